@@ -1,0 +1,118 @@
+"""The types that flow through mmft, one per arrow:
+
+    table -> Row -> Sample -> Batch -> Outputs -> losses, metrics -> Trainer
+
+Legend: B batch (rows of one rank's share of one optimizer step), H W picture height and width,
+L text tokens (padded up to a multiple of 8), N image tokens, D width, C classes.
+Every mask is True where there is something real.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class BadRow(NamedTuple):
+    """A row that cannot be used, and why. One line of `bad_rows.csv`."""
+
+    row: int
+    id: str
+    column: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One example as the table has it; nothing is opened or decoded yet.
+
+    `image` is an absolute path or the encoded bytes; None for `image` or `text` is a missing modality,
+    which is not an error. `label` is the table's own value.
+    """
+
+    row: int
+    id: str
+    image: str | bytes | None
+    text: str | None
+    label: Any = None
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One example, decoded. A sample with `bad` set carries nothing else and takes no part in the loss."""
+
+    row: int
+    pixel_values: Tensor | None = None  # (3, H, W) uint8; None: no picture
+    input_ids: Tensor | None = None  # (L,) int64, special tokens included; None: no text
+    target: Tensor | None = None  # as the task encodes it; () int64 for classification
+    weight: float = 1.0
+    bad: BadRow | None = None
+
+
+@dataclass(slots=True)
+class Batch:
+    """One rank's share of one optimizer step, or one evaluation batch; only rows that could be read.
+
+    `pixel_values` is None when no row of the batch has a picture, so that a table without pictures
+    costs no image encoder. Rows that could not be read are in `bad` and nowhere else.
+    """
+
+    pixel_values: Tensor | None  # (B, 3, H, W) uint8; zeros where a picture is missing
+    input_ids: Tensor  # (B, L) int64
+    attention_mask: Tensor  # (B, L) bool, True = real token
+    image_present: Tensor  # (B,) bool
+    text_present: Tensor  # (B,) bool
+    row: Tensor  # (B,) int64, the row number that a prediction is reported under
+    weight: Tensor  # (B,) float32
+    target: Tensor | None = None  # (B, ...) as the task encodes it
+    bad: tuple[BadRow, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    def _map(self, change: Any) -> Batch:
+        tensors = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "bad"}
+        return replace(self, **{name: None if t is None else change(t) for name, t in tensors.items()})
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+        """The same batch on `device`. Lightning calls this."""
+        return self._map(lambda t: t.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Batch:
+        """The same batch in page-locked memory. `DataLoader` calls this."""
+        return self._map(lambda t: t.pin_memory())
+
+    def split(self, size: int | None) -> Iterator[Batch]:
+        """Micro-batches of at most `size` rows (None: the batch itself), views in the same order.
+
+        The padded length stays that of the whole batch, so that a row's features do not depend on
+        the micro-batch it is in. An empty batch gives no micro-batch.
+        """
+        if size is None or size >= len(self):
+            if len(self):
+                yield self
+            return
+        for start in range(0, len(self), size):
+            part = self._map(lambda t, s=start: t[s : s + size])
+            yield replace(part, bad=())
+
+
+class Encoded(NamedTuple):
+    """What an image or text encoder returns. `pooled` is `(B, D)`, or `(B, 2 D)` for `pool=cls_mean`."""
+
+    tokens: Tensor  # (B, N, D) after the encoder's final norm
+    mask: Tensor  # (B, N) bool, True = real token
+    pooled: Tensor  # (B, D)
+
+
+class Outputs(NamedTuple):
+    """What the model returns."""
+
+    logits: Tensor  # (B, C) or what the task's head gives
+    image: Tensor  # (B, D_image) pooled
+    text: Tensor  # (B, D_text) pooled

@@ -1,0 +1,83 @@
+"""Which option of which group is described by which dataclass and builds which class.
+
+An option is one choice in a group of `conf/` (`optim=adamw`, `model/fusion=concat`). Its dataclass is
+registered here under the option's short name together with the class that it builds, named as text so
+that nothing heavy is imported before a run really starts. Nothing else is ever instantiated: a config
+or a checkpoint cannot name what to import.
+
+    @option("model/fusion", "concat", builds="mmft.models.fusion.concat:ConcatFusion")
+    @dataclass(kw_only=True)
+    class Concat(FusionConfig): ...
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields
+from importlib import import_module
+from typing import Any, ClassVar, NamedTuple, TypeVar
+
+
+class OptionConfig:
+    """Base of the dataclasses of options; `option` fills both attributes."""
+
+    group: ClassVar[str]
+    type: ClassVar[str]
+
+
+T = TypeVar("T", bound=OptionConfig)
+
+
+class Option(NamedTuple):
+    """One registered option."""
+
+    group: str
+    name: str
+    schema: type[OptionConfig]
+    builds: str  # "module:Class", imported only when built
+
+
+_OPTIONS: dict[str, dict[str, Option]] = {}
+
+
+def option(group: str, name: str, builds: str) -> Callable[[type[T]], type[T]]:
+    """Class decorator: registers a dataclass as option `name` of `group`.
+
+    Args:
+        group: path of the group below `conf/`, for example `model/fusion`.
+        name: the option's short name; the config's `type` key holds it.
+        builds: `module:Class` of what the option builds; its constructor takes every field but `type`.
+    """
+
+    def register(schema: type[T]) -> type[T]:
+        _OPTIONS.setdefault(group, {})[name] = Option(group, name, schema, builds)
+        schema.group, schema.type = group, name
+        return schema
+
+    return register
+
+
+def options(group: str) -> dict[str, Option]:
+    """The options of `group` by name, in the order of registration."""
+    return dict(_OPTIONS.get(group, {}))
+
+
+def groups() -> list[str]:
+    """All groups that have registered options."""
+    return list(_OPTIONS)
+
+
+def arguments(config: OptionConfig) -> dict[str, Any]:
+    """The fields of an option's dataclass as keyword arguments, one level deep."""
+    return {f.name: getattr(config, f.name) for f in fields(config)}  # type: ignore[arg-type]
+
+
+def build(config: OptionConfig, **context: Any) -> Any:
+    """Builds what the option `config` is registered to build.
+
+    Args:
+        config: an instance of a registered dataclass.
+        context: what is known only at run time (widths, label names), passed along by keyword.
+    """
+    module, _, name = _OPTIONS[config.group][config.type].builds.partition(":")
+    return getattr(import_module(module), name)(**arguments(config), **context)

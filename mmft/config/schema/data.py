@@ -1,0 +1,76 @@
+"""`data`: the table of rows, which column is which, how rows are split, read and batched."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from mmft.config.fields import field
+
+
+@dataclass(kw_only=True)
+class ColumnsConfig:
+    """`data.columns`: which column of the table is which. Never guessed."""
+
+    image: str | None = None
+    """Column of pictures: a path relative to the table's folder (or `data.root`), or encoded bytes."""
+    text: str | list[str] | None = None
+    """Column of texts, or several that are joined by a blank."""
+    label: str | None = None
+    """Column of labels; needed to train and to test."""
+    id: str | None = None
+    """Column of row ids; null: the row number."""
+    split: str | None = None
+    """Column that says `train`, `val` or `test`."""
+    weight: str | None = None
+    """Column of sample weights, numbers of at least 0."""
+    group: str | None = None
+    """Column of groups: rows of one group never go to different splits."""
+
+
+@dataclass(kw_only=True)
+class FractionsConfig:
+    """`data.fractions`: shares of the splits where neither a column nor files give them. They add up to 1."""
+
+    train: float = field(0.8, gt=0, le=1)
+    """Share of the rows to train on."""
+    val: float = field(0.1, ge=0, lt=1)
+    """Share of the rows to choose the best checkpoint on."""
+    test: float = field(0.1, ge=0, lt=1)
+    """Share of the rows that the finished model is tested on."""
+
+
+@dataclass(kw_only=True)
+class DataConfig:
+    """`data`: where the rows are and how they become batches."""
+
+    path: str | None = None
+    """CSV, TSV, JSONL or Parquet file with all rows."""
+    train: str | None = None
+    """File of the training rows, instead of `data.path`."""
+    val: str | None = None
+    """File of the validation rows, beside `data.train`."""
+    test: str | None = None
+    """File of the test rows, beside `data.train`."""
+    root: str | None = None
+    """Folder that picture paths are relative to; null: the table's own folder."""
+    columns: ColumnsConfig = field(factory=ColumnsConfig)
+    """Which column is which."""
+    fractions: FractionsConfig = field(factory=FractionsConfig)
+    """Shares of the splits where the table does not give them."""
+    limit: int | None = field(None, ge=1)
+    """At most so many rows of each split, drawn by `seed`; null: all."""
+    resize: Literal["squash", "crop", "pad"] = "squash"
+    """How a picture becomes square: squashed, centre-cropped, or padded with `data.background`."""
+    background: str = "white"
+    """Colour under transparent pixels and beside padded pictures, by name or `#rrggbb`."""
+    max_pixels: int = field(100_000_000, ge=1)
+    """A picture whose header says more pixels than this is bad, and is not decoded."""
+    max_bad_fraction: float = field(0.01, ge=0, le=1)
+    """A run ends with exit code 2 when more than this share of its rows is bad."""
+    batch_size: int = field(32, ge=1)
+    """Rows that one optimizer step sees, over all devices."""
+    micro_batch_size: int | None = field(None, ge=1)
+    """Rows that one device computes at once; null: all of its share."""
+    num_workers: int = field(0, ge=0)
+    """Processes that decode pictures; 0: the main process does."""

@@ -1,0 +1,113 @@
+"""The roots: what one command's config holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, make_dataclass
+from typing import Any, Literal, get_type_hints
+
+from mmft.config.fields import field
+from mmft.config.schema.data import ColumnsConfig, DataConfig
+from mmft.config.schema.model import ModelConfig
+from mmft.config.schema.optim import OptimConfig, ScheduleConfig
+from mmft.config.schema.task import TaskConfig
+from mmft.config.schema.trainer import CallbacksConfig, CheckpointConfig, LoggerConfig, TrainerConfig
+from mmft.config.schema.tune import TuneConfig
+
+
+@dataclass(kw_only=True)
+class PathsConfig:
+    """`paths`: where things are written."""
+
+    runs: str = "runs"
+    """Folder of the run folders."""
+
+
+@dataclass(kw_only=True)
+class TrainConfig:
+    """Everything that `mmft train` reads."""
+
+    name: str | None = None
+    """Name of the run, which is its folder's too; null: the experiment's."""
+    seed: int = field(0, ge=0, lt=2**63)
+    """Seed of weights, order, dropout and splits."""
+    init: str | None = None
+    """A run whose weights training starts from; not a resume."""
+    resume: str | None = None
+    """A run folder to go on with, or `last`: the newest unfinished run of this name."""
+    modality_report: bool = True
+    """After the test: what text only and picture only give, by a linear head on each tower's features."""
+    paths: PathsConfig = field(factory=PathsConfig)
+    """Where things are written."""
+    data: DataConfig
+    """Rows."""
+    model: ModelConfig
+    """Encoders and fusion."""
+    task: TaskConfig
+    """What is learned."""
+    tune: TuneConfig
+    """What is trained."""
+    optim: OptimConfig
+    """Optimizer."""
+    schedule: ScheduleConfig
+    """Learning rates by step."""
+    checkpoint: CheckpointConfig
+    """What is saved."""
+    callbacks: CallbacksConfig
+    """What happens beside the step."""
+    trainer: TrainerConfig
+    """How training runs."""
+    logger: LoggerConfig
+    """Where metrics go besides metrics.csv."""
+
+
+def _nullable(schema: type, name: str, doc: str, nested: dict[str, type], drop: set[str]) -> type:
+    """`schema` with every field optional: null means "as in the run"."""
+    hints = get_type_hints(schema)
+    made: list[Any] = []
+    for f in fields(schema):
+        if f.name in nested:
+            made.append((f.name, nested[f.name], field(factory=nested[f.name])))
+        elif f.name not in drop:
+            made.append((f.name, hints[f.name] | None, field(None, **f.metadata)))
+    return make_dataclass(name, made, kw_only=True, namespace={"__doc__": doc, "__module__": __name__})
+
+
+_DOC = "Each key left null is as in the run."
+DataColumns = _nullable(ColumnsConfig, "DataColumns", _DOC, nested={}, drop=set())
+RunData = _nullable(
+    DataConfig,
+    "RunData",
+    _DOC,
+    nested={"columns": DataColumns},
+    drop={"train", "val", "test", "fractions", "micro_batch_size"},
+)
+
+
+@dataclass(kw_only=True)
+class RunTrainerConfig:
+    """`trainer` of the commands that use a run."""
+
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    """`auto`: a GPU where there is one."""
+
+
+@dataclass(kw_only=True)
+class TestConfig:
+    """Everything that `mmft test` reads."""
+
+    run: str
+    """A run folder, or `last`: the newest under `paths.runs`."""
+    paths: PathsConfig = field(factory=PathsConfig)
+    """Where the runs are."""
+    data: Any = field(factory=RunData)
+    """The rows to test on; each key left null is as in the run."""
+    trainer: RunTrainerConfig = field(factory=RunTrainerConfig)
+    """Where it runs."""
+
+
+@dataclass(kw_only=True)
+class PredictConfig(TestConfig):
+    """Everything that `mmft predict` reads."""
+
+    out: str
+    """File of predictions, `.csv`, `.jsonl` or `.parquet` by its ending; `-`: CSV on stdout."""

@@ -1,0 +1,27 @@
+"""`task`: what is learned: loss, metrics, targets, answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from mmft.config.fields import field
+from mmft.config.registry import OptionConfig, option
+
+
+@dataclass(kw_only=True)
+class TaskConfig(OptionConfig):
+    """`task`: base of all tasks."""
+
+
+@option("task", "classification", builds="mmft.tasks.classification:Classification")
+@dataclass(kw_only=True)
+class ClassificationConfig(TaskConfig):
+    """One of several classes per row, by cross-entropy."""
+
+    labels: list[str] | None = None
+    """Label names in order; null: those of the training rows, sorted (numbers by value)."""
+    label_smoothing: float = field(0.0, ge=0, lt=1)
+    """Share of the target that is spread over all classes."""
+    class_weights: Literal["none", "balanced"] | list[float] = "none"
+    """`balanced`: rows / (classes x rows of the class) on the training rows; a list: one number per label."""

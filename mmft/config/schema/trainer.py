@@ -1,0 +1,83 @@
+"""`trainer`, `checkpoint`, `callbacks`, `logger`: how training runs, what it keeps and tells."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from mmft.config.fields import field
+from mmft.config.registry import OptionConfig, option
+
+
+@dataclass(kw_only=True)
+class TrainerConfig:
+    """`trainer`: passed on to Lightning's Trainer under the same names."""
+
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    """`auto`: a GPU where there is one."""
+    devices: int = field(1, ge=1, le=1)
+    """Number of devices."""
+    precision: Literal["auto", "32-true", "bf16-mixed", "64-true"] = "auto"
+    """`auto`: bf16-mixed where the processor or GPU has it in hardware, else 32-true."""
+    max_epochs: int = field(3, ge=1)
+    """Passes over the training rows."""
+    max_steps: int | None = field(None, ge=1)
+    """Optimizer steps after which training ends; null: as many as `max_epochs` take."""
+    val_every_epochs: int = field(1, ge=1)
+    """Validation after every so many epochs."""
+    log_every_steps: int = field(10, ge=1)
+    """A line in metrics.csv after every so many optimizer steps."""
+
+
+@dataclass(kw_only=True)
+class CheckpointConfig:
+    """`checkpoint`: when the state of training is saved, and which model is the finished one."""
+
+    every_steps: int | None = field(None, ge=1)
+    """Saved after every so many optimizer steps as well as after every epoch; null: after every epoch."""
+    use: Literal["best", "last"] = "best"
+    """The finished model: the best on the validation rows by `checkpoint.monitor`, or the last."""
+    monitor: str | None = None
+    """A validation metric, for example `accuracy`, `f1_macro` or `loss`; null: the task's own choice."""
+
+
+@dataclass(kw_only=True)
+class EarlyStoppingConfig:
+    """`callbacks.early_stopping`: stop when `checkpoint.monitor` no longer gets better."""
+
+    patience: int | None = field(None, ge=1)
+    """Validations without improvement after which training stops; null: never."""
+    min_delta: float = field(0.0, ge=0)
+    """What counts as an improvement."""
+
+
+@dataclass(kw_only=True)
+class GradientAccumulationConfig:
+    """`callbacks.gradient_accumulation`: the batch size as a function of the epoch."""
+
+    schedule: dict[int, int] | None = None
+    """Epoch (from 0) -> rows of one optimizer step from then on, for example `{0: 32, 2: 64}`;
+    null: `data.batch_size` throughout."""
+
+
+@dataclass(kw_only=True)
+class CallbacksConfig:
+    """`callbacks`: what happens beside the training step."""
+
+    early_stopping: EarlyStoppingConfig = field(factory=EarlyStoppingConfig)
+    """When to stop early."""
+    gradient_accumulation: GradientAccumulationConfig = field(factory=GradientAccumulationConfig)
+    """Batch size by epoch."""
+    progress: Literal["auto", "rich", "plain", "none"] = "auto"
+    """Progress on stderr: `auto` is `rich` (a bar) on a terminal, else `plain` lines."""
+
+
+@dataclass(kw_only=True)
+class LoggerConfig(OptionConfig):
+    """`logger`: where metrics go besides metrics.csv, which is always written."""
+
+
+@option("logger", "none", builds="mmft.training.loggers:no_logger")
+@dataclass(kw_only=True)
+class NoLoggerConfig(LoggerConfig):
+    """metrics.csv alone."""
