@@ -1,0 +1,1 @@
+"""Fusions: how two encoded modalities become one feature vector. One file per fusion."""

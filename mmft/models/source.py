@@ -1,0 +1,141 @@
+"""Where a pretrained encoder comes from: a local folder or a hub name, and which library made it.
+
+Every encoder is a local folder by the time it is built; a hub name is first downloaded (or found in the
+hub's cache). A folder's own `config.json` tells which library made it, and the SHA-256 of its weight
+files is what a saved run knows a frozen encoder by.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from mmft.errors import UserError
+
+Library = Literal["timm", "transformers"]
+_SMALL_FILES = ("*.json", "*.txt", "*.model")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A resolved encoder: the name as typed, the folder that holds it, and the library that made it."""
+
+    name: str
+    folder: Path
+    library: Library
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The folder's `config.json`."""
+        return _read_config(self.folder)
+
+    def content_hash(self) -> str:
+        """SHA-256 over the weight files' names and bytes, in the order of their names."""
+        return content_hash(self.folder)
+
+
+def resolve(name: str, key: str) -> Source:
+    """The encoder called `name`.
+
+    Args:
+        name: a folder, or a hub name (`timm/...`, `hf/owner/name`, `owner/name`, or timm's own short name).
+        key: the config key that the name was given under, for messages.
+
+    Raises:
+        UserError: the folder is no encoder's, or the hub does not have it or cannot be reached.
+    """
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return Source(name, path.resolve(), _library_of(path, key))
+    if name.startswith((".", "/", "~")) or path.exists():
+        raise UserError(f"{key}: {name} is not a folder. Give a folder with config.json and weights, or a hub name.")
+    folder = _download(name, key)
+    return Source(name, folder, _library_of(folder, key))
+
+
+def content_hash(folder: Path) -> str:
+    """SHA-256 over the names and bytes of the weight files in `folder`, in the order of their names."""
+    digest = hashlib.sha256()
+    for file in weight_files(folder):
+        digest.update(file.name.encode())
+        with file.open("rb") as stream:
+            while chunk := stream.read(1 << 22):
+                digest.update(chunk)
+    return digest.hexdigest()
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files that hold the weights: safetensors, or torch's where there are none."""
+    for pattern in ("*.safetensors", "*.bin", "*.pth"):
+        if found := sorted(folder.glob(pattern)):
+            return found
+    return []
+
+
+def find_by_hash(wanted: str, folders: Iterable[Path]) -> Path | None:
+    """The first of `folders`, or of the folders right below them, whose weights hash to `wanted`."""
+    for folder in folders:
+        if not folder.is_dir():
+            continue
+        for candidate in (folder, *sorted(p for p in folder.iterdir() if p.is_dir())):
+            if weight_files(candidate) and content_hash(candidate) == wanted:
+                return candidate.resolve()
+    return None
+
+
+def encoder_folders() -> list[Path]:
+    """The folders of `MMFT_ENCODERS`, separated like PATH."""
+    return [Path(p).expanduser() for p in os.environ.get("MMFT_ENCODERS", "").split(os.pathsep) if p]
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    return dict(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+
+
+def _library_of(folder: Path, key: str) -> Library:
+    try:
+        config = _read_config(folder)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{key}: {folder} has no readable config.json ({error}), so it is no encoder's folder.") from None
+    if "architecture" in config:
+        return "timm"
+    if "model_type" in config:
+        return "transformers"
+    raise UserError(f"{key}: {folder}/config.json has neither timm's `architecture` nor transformers' `model_type`.")
+
+
+def hub_repository(name: str) -> str:
+    """The hub repository that a name stands for: `timm/x` and timm's short names, `hf/owner/x`, `owner/x`."""
+    if name.startswith("hf/"):
+        return name.removeprefix("hf/")
+    short = name.removeprefix("timm/")
+    if name.startswith("timm/") or "/" not in name:
+        import timm
+
+        if timm.is_model(short.split(".")[0]):
+            tagged = short if "." in short else timm.get_pretrained_cfg(short)  # the architecture's default weights
+            tag = tagged if isinstance(tagged, str) else f"{short}.{tagged.tag}" if tagged and tagged.tag else short
+            return f"timm/{tag}"
+    return name
+
+
+def _download(name: str, key: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    repository = hub_repository(name)
+    try:
+        folder = Path(snapshot_download(repository, allow_patterns=[*_SMALL_FILES, "*.safetensors"]))
+        if not weight_files(folder):
+            folder = Path(snapshot_download(repository, allow_patterns=[*_SMALL_FILES, "*.bin"]))
+    except Exception as error:  # the hub's errors have no common base: network, name, permission, cache
+        raise UserError(
+            f"{key}: {name} is no folder here, and the hub did not give {repository} "
+            f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}). "
+            f"Without a network, download it elsewhere and give its folder: {key}=FOLDER"
+        ) from None
+    return folder

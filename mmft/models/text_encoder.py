@@ -1,0 +1,83 @@
+"""Text encoders: transformers models with their tokenizer.
+
+Legend: B batch, L text tokens, D width.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from mmft.batch import Encoded
+from mmft.errors import UserError
+from mmft.models.encoder import Encoder, check_pool, pool_tokens
+from mmft.models.source import Source, resolve
+from mmft.models.transformers_loading import load_transformers
+
+KEY = "model.text_encoder"
+_LONGEST = 512  # what "the encoder's own maximum" is cut to: some tokenizers say 10^30
+
+
+class TextEncoder(Encoder):
+    """Any transformers text encoder: BERT, RoBERTa, DeBERTa-v2, ModernBERT, CLIP text."""
+
+    def __init__(self, backbone: nn.Module, source: Source, tokenizer: Any, max_length: int | None, pool: str) -> None:
+        config: Any = backbone.config
+        super().__init__(backbone, source, int(config.hidden_size), check_pool(pool, KEY, True, auto="mean"))
+        self.tokenizer = tokenizer
+        self.max_length = _checked_length(max_length, _positions(config), tokenizer)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Encoded:
+        """(B, L) int64 and (B, L) bool -> tokens (B, L, D), mask (B, L), pooled (B, D)."""
+        backbone: Any = self.backbone
+        out = backbone(input_ids=input_ids, attention_mask=attention_mask.long())
+        tokens = out.last_hidden_state
+        return Encoded(tokens, attention_mask, pool_tokens(tokens, attention_mask, self.pool, prefix=0))
+
+
+def build_text_encoder(
+    name: str, max_length: int | None, pool: str, pretrained: bool, source: Source | None = None
+) -> TextEncoder:
+    """The text encoder that the config names, with its tokenizer.
+
+    Args:
+        name: a folder or hub name.
+        max_length: tokens that a text is cut to; None: the encoder's own maximum, at most 512.
+        pool: `auto` (mean), `cls`, `mean` or `cls_mean`.
+        pretrained: False gives random weights.
+        source: where it is, if that is known already.
+
+    Raises:
+        UserError: it cannot be found or built so.
+    """
+    source = source or resolve(name, KEY + ".name")
+    if source.library == "timm":
+        raise UserError(f"{KEY}.name={name} is a timm folder, which holds an image encoder.")
+    backbone = load_transformers(source, "text", pretrained, KEY)
+    return TextEncoder(backbone, source, load_tokenizer(source), max_length, pool)
+
+
+def load_tokenizer(source: Source) -> Any:
+    """The tokenizer in the encoder's folder."""
+    import transformers
+
+    try:
+        return transformers.AutoTokenizer.from_pretrained(source.folder)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{KEY}.name={source.name}: its folder has no tokenizer that loads: {error}") from None
+
+
+def _positions(config: Any) -> int:
+    positions = int(getattr(config, "max_position_embeddings", 0) or _LONGEST)
+    # RoBERTa's positions start behind the padding index, so that two of them are never used.
+    offset = int(config.pad_token_id) + 1 if config.model_type in ("roberta", "xlm-roberta", "camembert") else 0
+    return positions - offset
+
+
+def _checked_length(max_length: int | None, positions: int, tokenizer: Any) -> int:
+    if max_length is None:
+        return min(positions, int(tokenizer.model_max_length), _LONGEST)
+    if max_length > positions:
+        raise UserError(f"{KEY}.max_length={max_length}: this encoder has {positions} positions; at most that.")
+    return max_length
