@@ -86,6 +86,6 @@ class WarmupStableDecayConfig(ScheduleConfig):
     """Warm-up, the full rate, then a straight line down in the last share (Hu et al., 2024)."""
 
     decay: float = field(0.2, gt=0, le=1)
-    """Share of all optimizer steps that the last part takes."""
+    """Share of the steps after the warm-up that the last part takes."""
     min_factor: float = field(0.0, ge=0, le=1)
     """The last rate as a share of the full one."""

@@ -1,0 +1,69 @@
+"""The interface of a task.
+
+Legend: B batch, C outputs.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from torch import Tensor
+from torchmetrics import MetricCollection
+
+from mmft.batch import Batch, Outputs
+
+
+class Task(ABC):
+    """What is learned. Knows nothing of encoders, fusion or the trainer.
+
+    Attributes:
+        monitor: the validation metric that chooses the best checkpoint by default.
+        minimised: names of the metrics that are better when lower.
+        width: C, the number of outputs that the head must give; known after `fit`.
+    """
+
+    monitor: ClassVar[str]
+    minimised: ClassVar[frozenset[str]] = frozenset({"loss"})
+    width: int
+
+    @abstractmethod
+    def fit(self, labels: Sequence[Any]) -> None:
+        """Learns what it needs of the training rows' labels (names, weights). Raises UserError."""
+
+    @abstractmethod
+    def encode(self, label: Any) -> int:
+        """One label as a target. Raises ValueError with the reason where it is none."""
+
+    @abstractmethod
+    def loss_sum(self, outputs: Outputs, batch: Batch) -> Tensor:
+        """() the weighted sum of the rows' losses; `normaliser` of the logical batch divides it."""
+
+    @abstractmethod
+    def normaliser(self, batch: Batch) -> Tensor:
+        """() the sum of the weights that `loss_sum` gives the rows of `batch`."""
+
+    @abstractmethod
+    def metrics(self) -> MetricCollection:
+        """Fresh metrics, named as they are logged after the split's name."""
+
+    @abstractmethod
+    def update(self, metrics: MetricCollection, outputs: Outputs, batch: Batch) -> None:
+        """Adds the rows of `batch` to `metrics`."""
+
+    @abstractmethod
+    def scalars(self, metrics: MetricCollection) -> dict[str, float]:
+        """What `metrics` come to, as numbers."""
+
+    @abstractmethod
+    def answers(self, outputs: Outputs) -> list[dict[str, Any]]:
+        """One dict per row: `prediction`, `score`, and one `score_<label>` per label."""
+
+    @abstractmethod
+    def state(self) -> dict[str, Any]:
+        """What the finished model must keep, as JSON can hold it."""
+
+    @abstractmethod
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Takes what `state` gave."""

@@ -1,0 +1,1 @@
+"""Training: the LightningModule, the step's arithmetic, optimizers, schedules, checkpoints, metrics file."""

@@ -1,0 +1,57 @@
+"""The arithmetic of one optimizer step over a logical batch that is computed in micro-batches.
+
+The sum of the rows' losses is divided by the weight of the whole logical batch (all ranks, real rows), so
+that any split gives the gradient of the undivided batch up to rounding (compare transformers #34191, where
+each part was divided by its own count). Dropout is a pure function of (seed, step, rank, micro-batch), so
+that a resumed run draws what the undisturbed one would have drawn and no generator's state is saved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmft.batch import Batch
+
+LossSum = Callable[[Batch], Tensor]
+Backward = Callable[[Tensor], None]
+
+
+def seed_dropout(seed: int, step: int, rank: int, micro_batch: int) -> None:
+    """Seeds every device's generator from the four numbers (uint64, by numpy's SeedSequence)."""
+    state = np.random.SeedSequence([seed, step, rank, micro_batch]).generate_state(1, np.uint64)[0]
+    torch.manual_seed(int(state >> np.uint64(1)))
+
+
+def accumulate(
+    batch: Batch,
+    micro_batch_size: int | None,
+    total_weight: Tensor,
+    loss_sum: LossSum,
+    backward: Backward,
+    before_micro_batch: Callable[[int], None],
+) -> Tensor:
+    """Adds the gradient of this rank's share of a logical batch to the parameters' `.grad`.
+
+    Args:
+        batch: this rank's share, B rows, possibly none.
+        micro_batch_size: rows computed at once; None: all.
+        total_weight: () the weight of the whole logical batch over all ranks.
+        loss_sum: rows -> () the weighted sum of their losses.
+        backward: runs the backward pass of a loss.
+        before_micro_batch: called with the micro-batch's index; seeds dropout.
+
+    Returns:
+        () the share's part of the logical batch's mean loss, detached; 0 where there are no rows.
+    """
+    divisor = torch.where(total_weight > 0, total_weight, torch.ones_like(total_weight))
+    loss = torch.zeros_like(divisor)
+    for index, micro_batch in enumerate(batch.split(micro_batch_size)):
+        before_micro_batch(index)
+        part = loss_sum(micro_batch) / divisor
+        backward(part)
+        loss = loss + part.detach()
+    return loss

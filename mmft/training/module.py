@@ -1,0 +1,170 @@
+"""The LightningModule: model + task, one optimizer step per batch.
+
+One Lightning batch is one rank's share of one optimizer step (the logical batch). `training_step` gets it
+whole and optimizes by hand, so that `global_step`, schedules, logging and checkpoints all count optimizer
+steps and no state exists inside an accumulation window.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torch.optim import Optimizer
+from torchmetrics import MeanMetric
+
+from mmft.batch import Batch
+from mmft.errors import TrainingError
+from mmft.models.vision_language_model import VisionLanguageModel
+from mmft.tasks.base import Task
+from mmft.training.accumulation import accumulate, seed_dropout
+from mmft.tuning.plan import TuningPlan
+
+MakeOptimizer = Callable[[list[dict[str, Any]]], Optimizer]
+
+
+class FineTuning(pl.LightningModule):
+    """Trains a model on a task by a tuning plan.
+
+    Args:
+        model: the model.
+        task: loss and metrics.
+        plan: what is trained; its groups are the optimizer's.
+        make_optimizer: groups -> optimizer.
+        clip_norm: largest gradient norm; None: not clipped.
+        seed: seed of dropout.
+
+    Attributes:
+        micro_batch_size: rows computed at once; the `GradientAccumulation` callback sets it.
+    """
+
+    micro_batch_size: int | None = None
+
+    def __init__(
+        self,
+        model: VisionLanguageModel,
+        task: Task,
+        plan: TuningPlan,
+        make_optimizer: MakeOptimizer,
+        clip_norm: float | None,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.strict_loading = False  # checkpoints hold what is trained; on_load_checkpoint checks the names
+        self.model = model
+        self.task = task
+        self.plan = plan
+        self.clip_norm = clip_norm
+        self.seed = seed
+        self._make_optimizer = make_optimizer
+        self._parameters_to_clip = [p for group in plan.groups for p in group.parameters.values()]
+        self._unchecked_loss: Tensor | None = None
+        self.step_seconds: list[float] = []
+        self.metrics = task.metrics()
+        self.mean_loss = MeanMetric()
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """The plan's groups; `LearningRateWarmup` is the only writer of their rates."""
+        return self._make_optimizer(self.plan.optimizer_groups())
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002 - Lightning's signature
+        """One optimizer step over a logical batch of which `batch` is this rank's share."""
+        start = time.perf_counter()
+        optimizer: Any = self.optimizers()
+        self.check_loss()
+        optimizer.zero_grad()
+        step = self.global_step
+        loss = accumulate(
+            batch,
+            self.micro_batch_size,
+            total_weight=self.task.normaliser(batch),
+            loss_sum=lambda rows: self.task.loss_sum(self.model(rows), rows),
+            backward=self.manual_backward,
+            before_micro_batch=lambda index: seed_dropout(self.seed, step, self.global_rank, index),
+        )
+        norm = self._clip()
+        optimizer.step()
+        self._unchecked_loss = loss
+        self._log_step(loss, norm)
+        self.step_seconds.append(time.perf_counter() - start)
+
+    def _clip(self) -> Tensor:
+        largest = float("inf") if self.clip_norm is None else self.clip_norm
+        return torch.nn.utils.clip_grad_norm_(self._parameters_to_clip, largest)
+
+    def check_loss(self) -> None:
+        """Looks at the last step's loss, one step late so that a GPU is never waited for.
+
+        Raises:
+            TrainingError: it is not finite.
+        """
+        loss, self._unchecked_loss = self._unchecked_loss, None
+        if loss is not None and not torch.isfinite(loss):
+            raise TrainingError(
+                f"The loss of optimizer step {self.global_step} is {loss.item()}. The last checkpoint is from before "
+                "it. Try a lower optim.lr or optim.head_lr, a longer schedule.warmup, or trainer.precision=32-true."
+            )
+
+    def _log_step(self, loss: Tensor, norm: Tensor) -> None:
+        # `log` costs more than a small model's step, so it is called only where a line is written.
+        if self.global_step % self.trainer.log_every_n_steps == 0:
+            rates = {f"lr/{g['name']}": float(g["lr"]) for g in self.trainer.optimizers[0].param_groups}
+            self.log_dict({"train/loss": loss, "train/grad_norm": norm, **rates}, batch_size=1)
+
+    def _evaluate(self, batch: Batch) -> None:
+        if not len(batch):
+            return
+        outputs = self.model(batch)
+        self.task.update(self.metrics, outputs, batch)
+        weight = self.task.normaliser(batch)
+        if weight > 0:
+            self.mean_loss.update(self.task.loss_sum(outputs, batch) / weight, weight)
+
+    def _log_evaluation(self, split: str) -> None:
+        values = self.task.scalars(self.metrics) | {"loss": float(self.mean_loss.compute())}
+        self.log_dict({f"{split}/{name}": value for name, value in values.items()}, rank_zero_only=True)
+        self.metrics.reset()
+        self.mean_loss.reset()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002 - Lightning's signature
+        """Adds a batch of the validation rows to the metrics."""
+        self._evaluate(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs `val/...`."""
+        self._log_evaluation("val")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002 - Lightning's signature
+        """Adds a batch of the test rows to the metrics."""
+        self._evaluate(batch)
+
+    def on_test_epoch_end(self) -> None:
+        """Logs `test/...`."""
+        self._log_evaluation("test")
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keeps what is trained (and the buffers that training changes); what is frozen is known by its hash."""
+        self.check_loss()
+        kept = self.trained_names()
+        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in kept}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuses a checkpoint whose names are not exactly the trained ones."""
+        difference = set(checkpoint["state_dict"]) ^ self.trained_names()
+        if difference:
+            raise TrainingError(f"The checkpoint does not fit the model: {len(difference)} names, e.g. {min(difference)}.")
+
+    def trained_names(self) -> set[str]:
+        """State-dict names of trained parameters and of the buffers of parts that are trained."""
+        parts = {part for part, size in self.plan.trained.items() if size}
+        buffers = {n for n, _ in self.model.named_buffers() if n.partition(".")[0] in parts}
+        return {f"model.{n}" for n in (self.plan.names | buffers) if n in self._state_names()}
+
+    def _state_names(self) -> set[str]:
+        return set(self.model.state_dict().keys())

@@ -1,0 +1,93 @@
+"""Learning-rate schedules: pure functions of the optimizer step, all with a linear warm-up in front."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+
+from mmft.errors import UserError
+
+
+class Schedule(ABC):
+    """Gives the factor by which the base learning rate is multiplied at an optimizer step.
+
+    Args:
+        warmup: a share of all steps (below 1) or a number of steps.
+    """
+
+    def __init__(self, warmup: float) -> None:
+        self.warmup = warmup
+
+    def warmup_steps(self, total: int) -> int:
+        """Optimizer steps of the warm-up out of `total`.
+
+        Raises:
+            UserError: the warm-up is longer than training (never cut in silence).
+        """
+        steps = round(self.warmup * total) if self.warmup < 1 else int(self.warmup)
+        if steps > total:
+            raise UserError(f"schedule.warmup={self.warmup}: training has only {total} optimizer steps. Give a smaller one.")
+        return steps
+
+    def factor(self, step: int, total: int) -> float:
+        """The factor at `step` (from 0) of `total`; the last warm-up step has factor 1."""
+        warmup = self.warmup_steps(total)
+        if step < warmup:
+            return (step + 1) / warmup
+        return self.shape((step - warmup) / max(1, total - warmup))
+
+    @abstractmethod
+    def shape(self, progress: float) -> float:
+        """The factor at `progress` (0 to 1) through what follows the warm-up."""
+
+
+class Constant(Schedule):
+    """The full rate."""
+
+    def shape(self, progress: float) -> float:  # noqa: ARG002 - the base's signature
+        """Always 1."""
+        return 1.0
+
+
+class Cosine(Schedule):
+    """Half a cosine down to `min_factor` (Loshchilov and Hutter, 2017, arXiv 1608.03983)."""
+
+    def __init__(self, warmup: float, min_factor: float) -> None:
+        super().__init__(warmup)
+        self.min_factor = min_factor
+
+    def shape(self, progress: float) -> float:
+        """From 1 down to `min_factor`."""
+        return self.min_factor + (1 - self.min_factor) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+class Linear(Schedule):
+    """A straight line down to `min_factor`."""
+
+    def __init__(self, warmup: float, min_factor: float) -> None:
+        super().__init__(warmup)
+        self.min_factor = min_factor
+
+    def shape(self, progress: float) -> float:
+        """From 1 down to `min_factor`."""
+        return 1 - (1 - self.min_factor) * progress
+
+
+class WarmupStableDecay(Schedule):
+    """The full rate, then a straight line down in the last part (Hu et al., 2024, arXiv 2404.06395).
+
+    Args:
+        warmup: as in `Schedule`.
+        decay: share of what follows the warm-up that the last part takes.
+        min_factor: the last rate as a share of the full one.
+    """
+
+    def __init__(self, warmup: float, decay: float, min_factor: float) -> None:
+        super().__init__(warmup)
+        self.decay = decay
+        self.min_factor = min_factor
+
+    def shape(self, progress: float) -> float:
+        """1, then down to `min_factor`."""
+        into = max(0.0, (progress - (1 - self.decay)) / self.decay)
+        return 1 - (1 - self.min_factor) * into

@@ -1,0 +1,174 @@
+"""The tuning plan: which parameter is trained, by which method, in which named optimizer group.
+
+It is worked out once, before training. Every parameter is in exactly one group or frozen for good;
+`TuningPlan.table()` is what is printed and kept as `tuning.csv`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from torch import nn
+from torch.nn.modules.conv import _ConvNd
+
+from mmft.models.vision_language_model import PARTS, VisionLanguageModel, part_of
+from mmft.tuning.methods import TuningMethod
+
+# Decay is for matrices that multiply activations. By the module's type, not by its name: norms, biases,
+# embeddings, positions, class tokens and stand-ins have none, whatever a library calls them.
+_DECAYED = (nn.Linear, _ConvNd, nn.Bilinear, nn.MultiheadAttention)
+
+
+class Rates(NamedTuple):
+    """The learning rates and the decay that the config gives."""
+
+    lr: float | None
+    head_lr: float
+    layer_decay: float
+    weight_decay: float
+
+
+@dataclass
+class Group:
+    """One optimizer group: parameters of one part (and layer) with one rate and one decay."""
+
+    name: str
+    part: str
+    method: str
+    layers: str
+    lr: float
+    weight_decay: float
+    parameters: dict[str, nn.Parameter] = field(default_factory=dict)
+
+    @property
+    def size(self) -> int:
+        """Number of trained values."""
+        return sum(p.numel() for p in self.parameters.values())
+
+
+@dataclass
+class TuningPlan:
+    """All groups, and for every part how much of it is trained."""
+
+    groups: list[Group]
+    totals: dict[str, int]
+    trained: dict[str, int]
+    methods: dict[str, str]
+
+    @property
+    def names(self) -> set[str]:
+        """Names of all trained parameters."""
+        return {name for group in self.groups for name in group.parameters}
+
+    def optimizer_groups(self) -> list[dict[str, object]]:
+        """The groups as torch optimizers take them; `base_lr` is what a schedule's factor multiplies."""
+        return [
+            {
+                "name": g.name,
+                "params": list(g.parameters.values()),
+                "lr": g.lr,
+                "base_lr": g.lr,
+                "weight_decay": g.weight_decay,
+            }
+            for g in self.groups
+        ]
+
+    def table(self) -> list[dict[str, object]]:
+        """One line per group, and one per part that is frozen."""
+        rows = [
+            {
+                "part": g.part,
+                "method": g.method,
+                "layers": g.layers,
+                "group": g.name,
+                "tensors": len(g.parameters),
+                "trained": g.size,
+                "total": self.totals[g.part],
+                "lr": g.lr,
+                "weight_decay": g.weight_decay,
+            }
+            for g in self.groups
+        ]
+        frozen = [part for part in PARTS if not self.trained[part] and self.totals[part]]
+        for part in frozen:
+            line = dict.fromkeys(rows[0], "") if rows else {}
+            rows.append(line | {"part": part, "method": self.methods[part], "trained": 0, "total": self.totals[part]})
+        return rows
+
+
+def make_plan(model: VisionLanguageModel, methods: Mapping[str, TuningMethod], rates: Rates) -> TuningPlan:
+    """Works out the plan and applies it: sets `requires_grad` and marks frozen towers.
+
+    Args:
+        model: the model.
+        methods: the tuning method of `image_encoder` and of `text_encoder`.
+        rates: learning rates and decay.
+    """
+    decayed = _decayed_names(model)
+    depth = {part: getattr(model, part).layers() for part in methods}
+    trained = {part: methods[part].trained(getattr(model, part)) for part in methods}
+    groups: dict[str, Group] = {}
+    for name, parameter in model.named_parameters():
+        part = part_of(name)
+        inner = name.partition(".")[2]
+        if part in methods and inner not in trained[part]:
+            parameter.requires_grad_(False)
+            continue
+        layer = depth[part][inner] if part in methods else None
+        _put(groups, name, parameter, part, layer, methods, rates, decay=name in decayed, depths=depth)
+    for part in methods:
+        getattr(model, part).frozen = not trained[part]
+    ordered = sorted(groups.values(), key=lambda g: (PARTS.index(g.part), g.name))
+    return TuningPlan(ordered, _totals(model), _sum_by_part(ordered), {p: m.name for p, m in methods.items()})
+
+
+def _put(
+    groups: dict[str, Group],
+    name: str,
+    parameter: nn.Parameter,
+    part: str,
+    layer: int | None,
+    methods: Mapping[str, TuningMethod],
+    rates: Rates,
+    *,
+    decay: bool,
+    depths: Mapping[str, Mapping[str, int]],
+) -> None:
+    lr, method, layers = rates.head_lr, "full", "all"
+    path = part
+    if layer is not None:
+        method = methods[part].name
+        lr = methods[part].lr or rates.lr or methods[part].default_lr
+        if rates.layer_decay < 1:
+            lr *= rates.layer_decay ** (max(depths[part].values()) - layer)
+            layers, path = str(layer), f"{part}/layer_{layer:02d}"
+    key = path if decay else f"{path}/no_decay"
+    if key not in groups:
+        groups[key] = Group(key, part, method, layers, lr, rates.weight_decay if decay else 0.0)
+    groups[key].parameters[name] = parameter
+
+
+def _decayed_names(model: nn.Module) -> set[str]:
+    return {
+        f"{module_name}.{name}"
+        for module_name, module in model.named_modules()
+        if isinstance(module, _DECAYED) or type(module).__name__ == "Conv1D"  # transformers' linear of GPT-2
+        for name, p in module.named_parameters(recurse=False)
+        if p.ndim >= 2
+    }
+
+
+def _totals(model: nn.Module) -> dict[str, int]:
+    totals = dict.fromkeys(PARTS, 0)
+    for name, parameter in model.named_parameters():
+        totals[part_of(name)] += parameter.numel()
+    return totals
+
+
+def _sum_by_part(groups: Iterable[Group]) -> dict[str, int]:
+    sums = dict.fromkeys(PARTS, 0)
+    for group in groups:
+        sums[group.part] += group.size
+    return sums
