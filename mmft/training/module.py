@@ -1,4 +1,4 @@
-"""The LightningModule: model + task, one optimizer step per batch.
+"""The LightningModules: model + task, evaluated (`Evaluating`) and trained (`FineTuning`).
 
 One Lightning batch is one rank's share of one optimizer step (the logical batch). `training_step` gets it
 whole and optimizes by hand, so that `global_step`, schedules, logging and checkpoints all count optimizer
@@ -28,7 +28,73 @@ from mmft.tuning.plan import TuningPlan
 MakeOptimizer = Callable[[list[dict[str, Any]]], Optimizer]
 
 
-class FineTuning(pl.LightningModule):
+class Evaluating(pl.LightningModule):
+    """Evaluates a model on a task; all that `mmft test` needs.
+
+    Args:
+        model: the model.
+        task: loss and metrics.
+
+    Attributes:
+        results: the last evaluation's metrics by split (`val`, `test`).
+    """
+
+    def __init__(self, model: VisionLanguageModel, task: Task) -> None:
+        super().__init__()
+        self.model = model
+        self.task = task
+        self.results: dict[str, dict[str, float]] = {}
+        self.metrics = task.metrics()
+        self.mean_loss = MeanMetric()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002 - Lightning's signature
+        """Adds a batch of the validation rows to the metrics."""
+        self._evaluate(batch)
+
+    def on_validation_epoch_start(self) -> None:
+        """Starts from nothing, whatever an interrupted evaluation left."""
+        self.metrics.reset()
+        self.mean_loss.reset()
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs `val/...`."""
+        self._log_evaluation("val")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002 - Lightning's signature
+        """Adds a batch of the test rows to the metrics."""
+        self._evaluate(batch)
+
+    def on_test_epoch_start(self) -> None:
+        """Starts from nothing."""
+        self.on_validation_epoch_start()
+
+    def on_test_epoch_end(self) -> None:
+        """Logs `test/...`."""
+        self._log_evaluation("test")
+
+    def _evaluate(self, batch: Batch) -> None:
+        if not len(batch):
+            return
+        outputs = self.model(batch)
+        self.task.update(self.metrics, outputs, batch)
+        weight = self.task.normaliser(batch)
+        if weight > 0:
+            self.mean_loss.update(self.task.loss_sum(outputs, batch) / weight, weight)
+
+    def _log_evaluation(self, split: str) -> None:
+        values = self.task.scalars(self.metrics) | {"loss": float(self.mean_loss.compute())}
+        self.results[split] = values
+        named = {f"{split}/{name}": value for name, value in values.items()}
+        self.log_dict(named, logger=False, rank_zero_only=True)  # for EarlyStopping
+        self._write(named)
+
+    def _write(self, values: dict[str, float]) -> None:
+        """One line to every logger, under the number of optimizer steps done."""
+        for logger in self.trainer.loggers:
+            logger.log_metrics({"epoch": self.current_epoch, **values}, step=self.global_step)
+
+
+class FineTuning(Evaluating):
     """Trains a model on a task by a tuning plan.
 
     Args:
@@ -54,11 +120,9 @@ class FineTuning(pl.LightningModule):
         clip_norm: float | None,
         seed: int,
     ) -> None:
-        super().__init__()
+        super().__init__(model, task)
         self.automatic_optimization = False
         self.strict_loading = False  # checkpoints hold what is trained; on_load_checkpoint checks the names
-        self.model = model
-        self.task = task
         self.plan = plan
         self.clip_norm = clip_norm
         self.seed = seed
@@ -66,8 +130,6 @@ class FineTuning(pl.LightningModule):
         self._parameters_to_clip = [p for group in plan.groups for p in group.parameters.values()]
         self._unchecked_loss: Tensor | None = None
         self.step_seconds: list[float] = []
-        self.metrics = task.metrics()
-        self.mean_loss = MeanMetric()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The plan's groups; `LearningRateWarmup` is the only writer of their rates."""
@@ -112,41 +174,10 @@ class FineTuning(pl.LightningModule):
             )
 
     def _log_step(self, loss: Tensor, norm: Tensor) -> None:
-        # `log` costs more than a small model's step, so it is called only where a line is written.
+        # Lightning's `log` costs more than a small model's step, and counts steps in its own way on resume.
         if self.global_step % self.trainer.log_every_n_steps == 0:
             rates = {f"lr/{g['name']}": float(g["lr"]) for g in self.trainer.optimizers[0].param_groups}
-            self.log_dict({"train/loss": loss, "train/grad_norm": norm, **rates}, batch_size=1)
-
-    def _evaluate(self, batch: Batch) -> None:
-        if not len(batch):
-            return
-        outputs = self.model(batch)
-        self.task.update(self.metrics, outputs, batch)
-        weight = self.task.normaliser(batch)
-        if weight > 0:
-            self.mean_loss.update(self.task.loss_sum(outputs, batch) / weight, weight)
-
-    def _log_evaluation(self, split: str) -> None:
-        values = self.task.scalars(self.metrics) | {"loss": float(self.mean_loss.compute())}
-        self.log_dict({f"{split}/{name}": value for name, value in values.items()}, rank_zero_only=True)
-        self.metrics.reset()
-        self.mean_loss.reset()
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002 - Lightning's signature
-        """Adds a batch of the validation rows to the metrics."""
-        self._evaluate(batch)
-
-    def on_validation_epoch_end(self) -> None:
-        """Logs `val/...`."""
-        self._log_evaluation("val")
-
-    def test_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002 - Lightning's signature
-        """Adds a batch of the test rows to the metrics."""
-        self._evaluate(batch)
-
-    def on_test_epoch_end(self) -> None:
-        """Logs `test/...`."""
-        self._log_evaluation("test")
+            self._write({"train/loss": float(loss), "train/grad_norm": float(norm), **rates})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps what is trained (and the buffers that training changes); what is frozen is known by its hash."""

@@ -1,0 +1,93 @@
+"""`Checkpointing`: the last and the best state of training, for resuming and for the finished model."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+
+from mmft.files import link_files, replace_folder
+from mmft.training.csv_log import CsvLog
+from mmft.training.module import FineTuning
+
+log = logging.getLogger(__name__)
+
+
+class Checkpointing(pl.Callback):
+    """Saves `last` after every epoch (and every so many steps), and `best` by a validation metric.
+
+    Args:
+        folder: the run's `checkpoints` folder.
+        every_steps: also after every so many optimizer steps; None: only after epochs.
+        monitor: name of the validation metric.
+        minimised: True where a lower value is better.
+        metrics_file: its length is saved, so that a resumed run can cut it back.
+
+    Attributes:
+        best_value: the best value so far; None before the first validation.
+        best_step: optimizer steps done when it was reached; ties keep the earlier.
+    """
+
+    def __init__(
+        self, folder: Path, every_steps: int | None, monitor: str, minimised: bool, metrics_file: CsvLog
+    ) -> None:
+        self.folder = folder
+        self.every_steps = every_steps
+        self.monitor = monitor
+        self.minimised = minimised
+        self.metrics_file = metrics_file
+        self.best_value: float | None = None
+        self.best_step: int | None = None
+
+    @property
+    def last(self) -> Path:
+        """Folder of the last checkpoint."""
+        return self.folder / "last"
+
+    @property
+    def best(self) -> Path:
+        """Folder of the best checkpoint."""
+        return self.folder / "best"
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        """On resume: finishes the copy to `best` that a kill may have cut off."""
+        if trainer.global_step and self.best_step == trainer.global_step:
+            replace_folder(self.best, link_files(self.last))
+
+    def save_last(self, trainer: pl.Trainer) -> None:
+        """Saves the state after the optimizer step just done."""
+        trainer.save_checkpoint(self.last)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:  # noqa: ARG002
+        """Saves inside an epoch; its last step is saved by `on_train_epoch_end`, after validation."""
+        due = self.every_steps is not None and trainer.global_step % self.every_steps == 0
+        if due and not trainer.is_last_batch:
+            self.save_last(trainer)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Compares the validation with the best one."""
+        assert isinstance(pl_module, FineTuning)
+        value = pl_module.results["val"][self.monitor]
+        if self._is_better(value):
+            self.best_value, self.best_step = value, trainer.global_step
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        """Saves `last`, and the same files as `best` where this step is the best."""
+        self.save_last(trainer)
+        if self.best_step == trainer.global_step:
+            replace_folder(self.best, link_files(self.last))
+
+    def _is_better(self, value: float) -> bool:
+        if value != value or self.best_value is None:
+            return value == value  # a metric that is no number is never the best
+        return value < self.best_value if self.minimised else value > self.best_value
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best so far, and how long metrics.csv is."""
+        return {"best_value": self.best_value, "best_step": self.best_step, "metrics_rows": self.metrics_file.rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes what `state_dict` gave."""
+        self.best_value, self.best_step = state_dict["best_value"], state_dict["best_step"]

@@ -1,0 +1,79 @@
+"""Files and folders that are either there in full or not at all: written aside, flushed, renamed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes `text` (UTF-8) to `path`; a reader, or a kill at any moment, finds the old or the new text."""
+    aside = path.with_name(f".{path.name}.new")
+    with aside.open("w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    aside.replace(path)
+
+
+def replace_folder(target: Path, fill: Callable[[Path], None]) -> None:
+    """Makes `target` the folder that `fill` writes; at every moment `settled(target)` finds a whole one.
+
+    A folder cannot be renamed over another, so the old one steps aside for the blink between two renames.
+    """
+    target = Path(target)
+    settled(target)
+    aside, old = _aside(target), _old(target)
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    fill(aside)
+    for file in aside.rglob("*"):
+        _flush(file)
+    _flush(aside)
+    if target.exists():
+        target.rename(old)
+    aside.rename(target)
+    _flush(target.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def settled(target: Path) -> Path | None:
+    """`target` if it is there, after undoing what a kill inside `replace_folder` may have left; else None."""
+    old = _old(target)
+    if old.exists():
+        if target.exists():
+            shutil.rmtree(old)
+        else:
+            old.rename(target)
+    return target if target.exists() else None
+
+
+def link_files(source: Path) -> Callable[[Path], None]:
+    """A `fill` that hard-links the files of `source` (copies them where the file system has no links)."""
+
+    def fill(target: Path) -> None:
+        for file in source.iterdir():
+            try:
+                os.link(file, target / file.name)
+            except OSError:
+                shutil.copy2(file, target / file.name)
+
+    return fill
+
+
+def _aside(target: Path) -> Path:
+    return target.with_name(f".{target.name}.new")
+
+
+def _old(target: Path) -> Path:
+    return target.with_name(f".{target.name}.old")
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,48 @@
+"""Where messages go: stderr and the run's train.log. stdout is the command's own output."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from pathlib import Path
+
+# Lightning's and torch's hints that do not apply here, each with the reason.
+_IGNORED = (
+    ".*does not have many workers.*",  # data.num_workers is the user's to choose
+    ".*modules? in eval mode at the start of training.*",  # frozen encoders are, on purpose
+    ".*your dataloader is not resumable.*",  # ours is: the order is a function of the optimizer step
+    ".*smaller than the logging interval.*",
+    ".*The `srun` command is available.*",
+    ".*isinstance.treespec, LeafSpec.*",
+    ".*No positive samples in targets.*",  # AUROC of a class that a small split lacks
+    ".*were not found in .* will be ignored.*Average.*",
+    ".*Checkpoint directory .* exists and is not empty.*",
+)
+
+
+def configure(log_file: Path | None) -> None:
+    """Sends mmft's messages to stderr and, with times, to `log_file`; quiets the libraries."""
+    root = logging.getLogger("mmft")
+    close()
+    root.setLevel(logging.INFO)
+    root.propagate = False
+    terminal = logging.StreamHandler(sys.stderr)
+    terminal.setFormatter(logging.Formatter("%(message)s"))
+    root.addHandler(terminal)
+    if log_file is not None:
+        file = logging.FileHandler(log_file, encoding="utf-8")
+        file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        root.addHandler(file)
+    for name in ("lightning", "lightning.pytorch", "lightning.fabric", "transformers", "timm"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for pattern in _IGNORED:
+        warnings.filterwarnings("ignore", message=pattern)
+
+
+def close() -> None:
+    """Closes what `configure` opened, so that the next run of this process has its own log."""
+    root = logging.getLogger("mmft")
+    for handler in list(root.handlers):
+        root.removeHandler(handler)
+        handler.close()

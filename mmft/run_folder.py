@@ -1,0 +1,116 @@
+"""The run folder: what a run writes where, and how a run is found again. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from mmft.errors import UserError
+from mmft.files import write_text
+
+
+class RunFolder:
+    """One run's folder.
+
+    Args:
+        path: the folder; it exists, or its first file makes it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+
+    @property
+    def config(self) -> Path:
+        """The resolved config."""
+        return self.path / "config.yaml"
+
+    @property
+    def summary(self) -> Path:
+        """Status, metrics and figures."""
+        return self.path / "summary.json"
+
+    @property
+    def metrics(self) -> Path:
+        """Metrics by optimizer step."""
+        return self.path / "metrics.csv"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Checkpoints for resuming."""
+        return self.path / "checkpoints"
+
+    @property
+    def model(self) -> Path:
+        """The finished model."""
+        return self.path / "model"
+
+    def write_config(self, config: dict[str, Any], typed: list[str]) -> None:
+        """Writes config.yaml and overrides.yaml."""
+        import yaml
+
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_text(self.config, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+        write_text(self.path / "overrides.yaml", yaml.safe_dump(typed, allow_unicode=True))
+
+    def read_config(self) -> dict[str, Any]:
+        """config.yaml as plain values.
+
+        Raises:
+            UserError: there is none, or it cannot be read.
+        """
+        import yaml
+
+        try:
+            return dict(yaml.safe_load(self.config.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
+            raise UserError(f"{self.config} cannot be read ({error}); is {self.path} a run folder?") from None
+
+    def read_summary(self) -> dict[str, Any]:
+        """summary.json; empty where there is none."""
+        try:
+            return dict(json.loads(self.summary.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return {}
+
+    def update_summary(self, **values: Any) -> None:
+        """Sets keys of summary.json and leaves the others."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_text(self.summary, json.dumps(self.read_summary() | values, indent=2, ensure_ascii=False) + "\n")
+
+    def start(self, **values: Any) -> None:
+        """Writes the first summary of a run that starts or goes on."""
+        started = self.read_summary().get("started") or datetime.now(UTC).isoformat(timespec="microseconds")
+        self.update_summary(status="running", started=started, **values)
+
+
+def find_run(run: str, runs: Path) -> RunFolder:
+    """The run folder called `run`: a path, or `last`, the newest by start time under `runs`.
+
+    Raises:
+        UserError: there is none.
+    """
+    if run == "last":
+        if found := newest(all_runs(runs)):
+            return found
+        raise UserError(f"run=last: there is no run under {runs}. Train one, or set paths.runs.")
+    folder = RunFolder(Path(run).expanduser())
+    if not folder.config.exists():
+        raise UserError(f"run={run}: {folder.path} is no run folder (it has no config.yaml).")
+    return folder
+
+
+def all_runs(runs: Path) -> Iterator[RunFolder]:
+    """Every run folder below `runs`: `<name>/<date_time>` or, in a sweep, `<name>/<date_time>/<number>`."""
+    for folder, inner, files in os.walk(runs):
+        if "summary.json" in files:
+            inner.clear()  # nothing of a run's own folders is a run
+            yield RunFolder(Path(folder))
+
+
+def newest(runs: Iterator[RunFolder]) -> RunFolder | None:
+    """The run that started last."""
+    return max(runs, key=lambda run: run.read_summary().get("started", ""), default=None)

@@ -1,0 +1,85 @@
+"""Checkpoints as folders of safetensors and JSON; no pickle.
+
+`FolderCheckpointIO` is Lightning's plugin for it: what Lightning dumps (loops, optimizer, callbacks, the
+module's state dict) is a tree of plain values with tensors in it; the tensors go to `tensors.safetensors`
+under numbered names, the tree to `state.json`.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from mmft.errors import UserError
+from mmft.files import replace_folder, settled
+
+_TENSOR, _ITEMS = "__tensor__", "__items__"
+
+
+class FolderCheckpointIO(CheckpointIO):
+    """Saves and loads a checkpoint folder, whole or not at all."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:  # noqa: ARG002
+        """Writes `checkpoint` as the folder `path`."""
+        replace_folder(Path(path), lambda folder: write(folder, checkpoint))
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:  # noqa: ARG002
+        """Reads the folder `path`; tensors are on the CPU."""
+        return read(Path(path))
+
+    def remove_checkpoint(self, path: Any) -> None:
+        """Lightning asks for it; we replace folders and never remove one."""
+        raise UserError(f"{path}: mmft does not remove checkpoints.")
+
+
+def write(folder: Path, tree: dict[str, Any]) -> None:
+    """Writes a tree of plain values and tensors into `folder`."""
+    tensors: dict[str, Tensor] = {}
+    plain = _encode(tree, tensors)
+    save_file(tensors, folder / "tensors.safetensors")
+    (folder / "state.json").write_text(json.dumps(plain), encoding="utf-8")
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """Reads what `write` wrote.
+
+    Raises:
+        UserError: there is no whole checkpoint in `folder`.
+    """
+    if settled(folder) is None:
+        raise UserError(f"{folder}: there is no checkpoint here.")
+    tensors = load_file(folder / "tensors.safetensors")
+    return dict(_decode(json.loads((folder / "state.json").read_text(encoding="utf-8")), tensors))
+
+
+def _encode(value: Any, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        name = f"{len(tensors):06d}"
+        tensors[name] = value.detach().cpu().contiguous().clone()  # safetensors refuses shared storage
+        return {_TENSOR: name}
+    if isinstance(value, dict):
+        if all(isinstance(key, str) and not key.startswith("__") for key in value):
+            return {key: _encode(item, tensors) for key, item in value.items()}
+        return {_ITEMS: [[key, _encode(item, tensors)] for key, item in value.items()]}  # JSON keys are text
+    if isinstance(value, (list, tuple)):
+        return [_encode(item, tensors) for item in value]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise TypeError(f"A checkpoint holds plain values and tensors, not {type(value).__name__}.")
+
+
+def _decode(value: Any, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(value, dict):
+        if _TENSOR in value:
+            return tensors[value[_TENSOR]]
+        if _ITEMS in value:
+            return {key: _decode(item, tensors) for key, item in value[_ITEMS]}
+        return {key: _decode(item, tensors) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_decode(item, tensors) for item in value]
+    return value
