@@ -1,0 +1,137 @@
+"""What every test shares: the shapes sample, small encoders of every kind, the command in a subprocess.
+
+Everything is made on the spot by `tools/make_shapes.py`; a test that needs the real rows and encoders is
+marked `shared` and takes the fixture of that name.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+# One process per core with one thread each; set before anything imports torch. No test meets a network.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ |= {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline", "TOKENIZERS_PARALLELISM": "false"}
+for name in ("MMFT_ENCODERS", "MMFT_DEBUG"):
+    os.environ.pop(name, None)
+
+import pytest
+from make_shapes import Shapes, captions, make_shapes
+
+CHECKOUT = Path(__file__).parents[1]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--all", action="store_true", help="also the tests marked slow (make test-all)")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deselects, with a count in the summary, what cannot run here: never a silent skip."""
+    left_out = set()
+    if not os.environ.get("MMFT_SHARED"):
+        left_out.add("shared")
+    if not config.getoption("--all"):
+        left_out.add("slow")
+    dropped = [item for item in items if any(item.get_closest_marker(mark) for mark in left_out)]
+    config.hook.pytest_deselected(items=dropped)
+    items[:] = [item for item in items if item not in dropped]
+
+
+@pytest.fixture(autouse=True)
+def _restored() -> Iterator[None]:
+    """Environment, umask and working directory are afterwards as they were."""
+    environment, folder, umask = dict(os.environ), Path.cwd(), os.umask(0o022)
+    os.umask(umask)
+    yield
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(folder)
+    os.umask(umask)
+
+
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Shapes:
+    """The shapes sample: `.folder`, `.rows`, `.image_encoder`, `.text_encoder`. Not to be written to."""
+    return make_shapes(tmp_path_factory.mktemp("shapes"))
+
+
+EncoderFolder = Callable[..., Path]
+
+
+def _cached(make: Callable[..., Path], root: Path) -> EncoderFolder:
+    def folder(kind: str, width: int = 32, seed: int = 0) -> Path:
+        out = root / f"{kind}_{width}_{seed}"
+        return out if out.exists() else make(out, kind=kind, width=width, seed=seed)
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def image_encoder_folder(tmp_path_factory: pytest.TempPathFactory) -> EncoderFolder:
+    """`image_encoder_folder(kind, width=32, seed=0)`: one of `tiny_encoders.IMAGE_KINDS`, made once."""
+    from tiny_encoders import make_image_encoder
+
+    return _cached(make_image_encoder, tmp_path_factory.mktemp("image_encoders"))
+
+
+@pytest.fixture(scope="session")
+def text_encoder_folder(tmp_path_factory: pytest.TempPathFactory) -> EncoderFolder:
+    """`text_encoder_folder(kind, width=32, seed=0)`: one of `tiny_encoders.TEXT_KINDS`, made once."""
+    from tiny_encoders import make_text_encoder
+
+    def make(out: Path, **options: object) -> Path:
+        return make_text_encoder(out, captions(), **options)  # type: ignore[arg-type]
+
+    return _cached(make, tmp_path_factory.mktemp("text_encoders"))
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real rows and encoders; only for tests marked `shared`."""
+    return Path(os.environ["MMFT_SHARED"])
+
+
+class Finished(subprocess.CompletedProcess[str]):
+    """A finished command, with the CPU time of it and its children."""
+
+    cpu_seconds: float
+
+
+Mmft = Callable[..., Finished]
+
+
+@pytest.fixture(scope="session")
+def mmft() -> Mmft:
+    """`mmft("train", "seed=1", cwd=..., check=True)`: the command in a process of its own."""
+    return run_mmft
+
+
+def run_mmft(
+    *args: str | Path,
+    cwd: Path | None = None,
+    check: bool = True,
+    env: Mapping[str, str] | None = None,
+    timeout: float = 280,
+) -> Finished:
+    """Runs `python -m mmft ARGS`; with `check`, any exit code but 0 fails the test with what it printed."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(
+        [sys.executable, "-m", "mmft", *map(str, args)],
+        cwd=cwd,
+        env={**os.environ, **(env or {})},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        stdin=subprocess.DEVNULL,
+        check=False,
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    finished = Finished(done.args, done.returncode, done.stdout, done.stderr)
+    finished.cpu_seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    if check and done.returncode != 0:
+        pytest.fail(f"mmft {' '.join(map(str, args))} ended with {done.returncode}\n{done.stdout}\n{done.stderr}")
+    return finished
