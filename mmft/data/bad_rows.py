@@ -1,0 +1,90 @@
+"""`BadRows`: which rows could not be used and why, counted once each and listed in `bad_rows.csv`."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable
+from pathlib import Path
+
+from mmft.batch import BadRow
+from mmft.errors import UserError
+
+SHOWN = 5
+"""Bad rows that the error names; the file has all."""
+
+
+class BadRows:
+    """Collects bad rows over a run and its resumptions.
+
+    Args:
+        total: rows that could be bad.
+        max_fraction: `data.max_bad_fraction`.
+        path: the run's `bad_rows.csv`; what it lists already counts. None: no file.
+    """
+
+    def __init__(self, total: int, max_fraction: float, path: Path | None = None) -> None:
+        self.total, self.max_fraction, self.path = total, max_fraction, path
+        # Row and id: where each split has its own file, the same row number stands in each of them.
+        self._seen: dict[tuple[int, str], BadRow] = {}
+        if path is not None and path.exists():
+            self._read(path)
+
+    @property
+    def count(self) -> int:
+        """How many rows are bad."""
+        return len(self._seen)
+
+    def add(self, rows: Iterable[BadRow]) -> None:
+        """Counts and lists the rows that are not known yet."""
+        new: dict[tuple[int, str], BadRow] = {}
+        for row in rows:
+            clean = BadRow(row.row, _one_line(row.id), _one_line(row.column), _one_line(row.reason))
+            if (clean.row, clean.id) not in self._seen:
+                new.setdefault((clean.row, clean.id), clean)
+        self._seen.update(new)
+        if new and self.path is not None:
+            self._append(self.path, list(new.values()))
+
+    def check(self) -> None:
+        """Ends the run when there are too many.
+
+        Raises:
+            UserError: more than `max_fraction` of all rows are bad.
+        """
+        if self.count <= self.max_fraction * self.total:
+            return
+        lines = [
+            f"{self.count} of {self.total} rows are bad ({self.count / max(self.total, 1):.1%}), more than "
+            f"data.max_bad_fraction={self.max_fraction} allows; mend them, or type data.max_bad_fraction=1"
+        ]
+        lines += [_describe(row) for row in list(self._seen.values())[:SHOWN]]
+        if self.count > SHOWN:
+            lines.append(f"  and {self.count - SHOWN} more" + (f", in {self.path}" if self.path else ""))
+        raise UserError("\n".join(lines))
+
+    def _read(self, path: Path) -> None:
+        """Takes over what a run that was stopped has listed; a last line cut off by a kill is dropped."""
+        data = path.read_bytes()
+        whole = data[: data.rfind(b"\n") + 1]
+        if len(whole) < len(data):
+            path.write_bytes(whole)
+        for line in csv.DictReader(io.StringIO(whole.decode())):
+            row = BadRow(int(line["row"]), line["id"], line["column"], line["reason"])
+            self._seen[row.row, row.id] = row
+
+    def _append(self, path: Path, rows: list[BadRow]) -> None:
+        new = not path.exists() or path.stat().st_size == 0
+        with path.open("a", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerows([BadRow._fields, *rows] if new else rows)
+
+
+def _one_line(text: str) -> str:
+    """One row per line, so that a line cut off by a kill can be told from a whole one."""
+    return " ".join(text.encode(errors="replace").decode().split())
+
+
+def _describe(row: BadRow) -> str:
+    named = "" if row.id in ("", str(row.row)) else f" (id {row.id})"
+    return f"  row {row.row}{named}: {row.column + ': ' if row.column else ''}{row.reason}"

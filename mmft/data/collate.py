@@ -1,0 +1,85 @@
+"""`Collate`: samples -> `Batch`. Rows that could not be read go to `Batch.bad` and nowhere else.
+
+Legend: B good rows, L text tokens (padded up to a multiple of 8), H W picture height and width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from mmft.batch import Batch, Sample
+
+MULTIPLE = 8
+"""Texts are padded up to a multiple of this: few different lengths, and shapes that hardware likes."""
+
+
+class Collate:
+    """Callable `(samples) -> Batch`.
+
+    Args:
+        pad_id: fills up texts; the mask decides what is read.
+        empty: (L,) int32 tokens that stand for a missing text, with mask True: a row without any real
+            token makes softmax NaN. `Batch.text_present` says that there is none.
+        longest: tokens that the tokenizer's model can take; padding does not go beyond.
+        target: any target of the split, for the shape and type of an empty batch; None: there are none.
+    """
+
+    def __init__(
+        self, pad_id: int, empty: npt.NDArray[np.int32], longest: int | None = None, target: Tensor | None = None
+    ) -> None:
+        self.pad_id, self.longest, self.target = pad_id, longest, target
+        self.empty = torch.from_numpy(empty.astype(np.int64))
+
+    def __call__(self, samples: Sequence[Sample]) -> Batch:
+        """The good samples stacked, in their order, and the bad rows of the others."""
+        good = [sample for sample in samples if sample.bad is None]
+        input_ids, attention_mask = self._texts(good)
+        pixel_values, image_present = _pictures(good)
+        return Batch(
+            pixel_values=pixel_values,
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            image_present=image_present,
+            text_present=torch.tensor([sample.input_ids is not None for sample in good], dtype=torch.bool),
+            row=torch.tensor([sample.row for sample in good], dtype=torch.int64),
+            weight=torch.tensor([sample.weight for sample in good], dtype=torch.float32),
+            target=self._targets(good),
+            bad=tuple(sample.bad for sample in samples if sample.bad is not None),
+        )
+
+    def _texts(self, good: Sequence[Sample]) -> tuple[Tensor, Tensor]:
+        """Token ids (B, L) int64 and their mask (B, L) bool, True = real token."""
+        texts = [self.empty if sample.input_ids is None else sample.input_ids for sample in good]
+        length = self._padded(max((len(text) for text in texts), default=1))
+        input_ids = torch.full((len(texts), length), self.pad_id, dtype=torch.int64)
+        mask = torch.zeros((len(texts), length), dtype=torch.bool)
+        for at, text in enumerate(texts):
+            input_ids[at, : len(text)] = text
+            mask[at, : len(text)] = True
+        return input_ids, mask
+
+    def _padded(self, length: int) -> int:
+        padded = -(-length // MULTIPLE) * MULTIPLE
+        return padded if self.longest is None or padded <= self.longest else max(length, self.longest)
+
+    def _targets(self, good: Sequence[Sample]) -> Tensor | None:
+        """(B, ...) as the task encodes them."""
+        if self.target is None:
+            return None
+        targets = [sample.target for sample in good if sample.target is not None]
+        return torch.stack(targets) if targets else self.target.new_zeros((0, *self.target.shape))
+
+
+def _pictures(good: Sequence[Sample]) -> tuple[Tensor | None, Tensor]:
+    """Pictures (B, 3, H, W) uint8, zeros where one is missing, None where all are; and who has one, (B,)."""
+    pictures = [sample.pixel_values for sample in good]
+    present = torch.tensor([picture is not None for picture in pictures], dtype=torch.bool)
+    like = next((picture for picture in pictures if picture is not None), None)
+    if like is None:
+        return None, present
+    return torch.stack([torch.zeros_like(like) if picture is None else picture for picture in pictures]), present

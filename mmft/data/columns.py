@@ -1,0 +1,218 @@
+"""Gives raw columns the type of their role: texts and paths, pictures, labels, weights.
+
+Each function returns what it made and `{row: reason}` for the values that it could not use; those are
+null in what it made. A whole column of an impossible Arrow type raises `WrongType`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from datetime import date, time
+from numbers import Number
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow import types
+
+from mmft.data.formats import Column, text_chunk
+
+Reasons = dict[int, str]
+
+
+class WrongType(ValueError):
+    """The column's Arrow type cannot hold what its role needs; the message says which type it has."""
+
+
+class Pictures(NamedTuple):
+    """Where the pictures are: encoded bytes, paths, or either by row (null: look in the other)."""
+
+    data: pa.ChunkedArray | None
+    paths: pa.ChunkedArray | None
+
+
+class Labels(NamedTuple):
+    """Labels as the table has them; `mixed` ones are kept as JSON because Arrow columns have one type."""
+
+    values: pa.ChunkedArray
+    mixed: bool
+
+    def take(self, rows: npt.NDArray[np.int64]) -> list[Any]:
+        """The labels of `rows` as Python values; None for null, NaN and the empty string."""
+        values = self.values.take(pa.array(rows)).to_pylist()
+        if self.mixed:
+            values = [None if value is None else json.loads(value) for value in values]
+        return [None if is_null(value) or value == "" else value for value in values]
+
+
+def is_null(value: Any) -> bool:
+    """None, a NaN, or one of pandas' missing values (which compare unequal to themselves, or not at all)."""
+    if value is None or isinstance(value, (str, bytes, dict, list, tuple)):
+        return value is None
+    same = value == value
+    return type(value).__name__ in ("NAType", "NaTType") or (isinstance(same, (bool, np.bool_)) and not same)
+
+
+def as_strings(column: Column) -> tuple[pa.ChunkedArray, Reasons]:
+    """Texts, paths, ids, groups, split names: numbers and dates are written out, lists are not text."""
+    return _strings_from_list(column) if isinstance(column, list) else _strings_from_arrow(column)
+
+
+def _strings_from_list(values: Sequence[Any]) -> tuple[pa.ChunkedArray, Reasons]:
+    reasons: Reasons = {}
+    texts: list[str | None] = []
+    for row, value in enumerate(values):
+        usable = isinstance(value, (str, Number, np.generic, date, time)) and not isinstance(value, bytes)
+        if not usable and not is_null(value):
+            reasons[row] = f"{_kind(value)} where a text is needed"
+        texts.append(str(value) if usable and not is_null(value) else None)
+    array, broken = text_chunk(texts)
+    reasons.update(dict.fromkeys(broken, "not valid Unicode text"))
+    return pa.chunked_array([array]), reasons
+
+
+def _kind(value: Any) -> str:
+    return "an object" if isinstance(value, dict) else f"a {type(value).__name__}"
+
+
+def _strings_from_arrow(column: pa.ChunkedArray) -> tuple[pa.ChunkedArray, Reasons]:
+    column = _plain(column)
+    kind = column.type
+    if types.is_floating(kind):
+        column = pc.if_else(pc.is_nan(column), pa.scalar(None, kind), column)
+    if types.is_binary(kind) or types.is_large_binary(kind) or types.is_nested(kind):
+        raise WrongType(f"holds {kind}, not text")
+    return _only_unicode(column.cast(pa.large_string() if types.is_large_string(kind) else pa.string()))
+
+
+def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Dictionaries and views as ordinary arrays."""
+    if types.is_dictionary(column.type):
+        return column.cast(column.type.value_type)
+    if types.is_string_view(column.type):
+        return column.cast(pa.large_string())
+    return column.cast(pa.large_binary()) if types.is_binary_view(column.type) else column
+
+
+def _only_unicode(column: pa.ChunkedArray) -> tuple[pa.ChunkedArray, Reasons]:
+    """Nulls strings whose bytes are not UTF-8; Arrow itself would raise at each later access."""
+    try:
+        column.validate(full=True)
+        return column, {}
+    except pa.ArrowInvalid:
+        reasons: Reasons = {}
+        texts: list[str | None] = []
+        for row, value in enumerate(column.cast(pa.large_binary()).to_pylist()):
+            try:
+                texts.append(None if value is None else value.decode())
+            except UnicodeDecodeError:
+                reasons[row] = "not UTF-8 text"
+                texts.append(None)
+        return pa.chunked_array([pa.array(texts, pa.large_string())]), reasons
+
+
+def as_pictures(column: Column) -> tuple[Pictures, Reasons]:
+    """Paths, encoded bytes, or `{bytes, path}` as the `datasets` library writes them."""
+    return _pictures_from_list(column) if isinstance(column, list) else _pictures_from_arrow(column)
+
+
+def _pictures_from_list(values: Sequence[Any]) -> tuple[Pictures, Reasons]:
+    reasons: Reasons = {}
+    data: list[bytes | None] = []
+    paths: list[str | None] = []
+    for row, value in enumerate(values):
+        if isinstance(value, dict):
+            value = value.get("path") if value.get("bytes") is None else value["bytes"]
+        value = str(value) if hasattr(value, "__fspath__") else value
+        data.append(bytes(value) if isinstance(value, (bytes, bytearray, memoryview)) else None)
+        paths.append(value if isinstance(value, str) else None)
+        if data[-1] is None and paths[-1] is None and not is_null(value):
+            reasons[row] = f"{_kind(value)} where a path or encoded bytes are needed"
+    array, broken = text_chunk(paths)
+    reasons.update(dict.fromkeys(broken, "a path that is not valid Unicode text"))
+    encoded = pa.chunked_array([pa.array(data, pa.large_binary())])
+    return Pictures(None if encoded.null_count == len(encoded) else encoded, pa.chunked_array([array])), reasons
+
+
+def _pictures_from_arrow(column: pa.ChunkedArray) -> tuple[Pictures, Reasons]:
+    column = _plain(column)
+    kind = column.type
+    if types.is_binary(kind) or types.is_large_binary(kind):
+        return Pictures(column, None), {}
+    if types.is_string(kind) or types.is_large_string(kind) or types.is_null(kind):
+        paths, reasons = as_strings(column)
+        return Pictures(None, paths), reasons
+    if types.is_struct(kind) and {"bytes", "path"} & {kind.field(at).name for at in range(kind.num_fields)}:
+        return _pictures_from_struct(column)
+    raise WrongType(f"holds {kind}; a picture is a path, encoded bytes, or a struct of `bytes` and `path`")
+
+
+def _pictures_from_struct(column: pa.ChunkedArray) -> tuple[Pictures, Reasons]:
+    names = {column.type.field(at).name for at in range(column.type.num_fields)}
+    data = _plain(pc.struct_field(column, "bytes")) if "bytes" in names else None
+    if data is not None and types.is_null(data.type):
+        data = None
+    if data is not None and not (types.is_binary(data.type) or types.is_large_binary(data.type)):
+        raise WrongType(f"holds {column.type}, whose `bytes` are not binary")
+    paths, reasons = as_strings(pc.struct_field(column, "path")) if "path" in names else (None, {})
+    return Pictures(data, paths), reasons
+
+
+def as_labels(column: Column) -> tuple[Labels, Reasons]:
+    """Scalars of any kind, each kept as what it is; a list or an object is not a label."""
+    if isinstance(column, list):
+        return _labels_from_list(column)
+    column = _plain(column)
+    if types.is_nested(column.type) or types.is_binary(column.type) or types.is_large_binary(column.type):
+        raise WrongType(f"holds {column.type}; a label is a text, a number or true/false")
+    if types.is_string(column.type) or types.is_large_string(column.type):
+        values, reasons = as_strings(column)
+        return Labels(values, mixed=False), reasons
+    return Labels(column, mixed=False), {}
+
+
+def _labels_from_list(values: Sequence[Any]) -> tuple[Labels, Reasons]:
+    reasons: Reasons = {}
+    plain: list[Any] = []
+    for row, value in enumerate(values):
+        value = value.item() if isinstance(value, np.generic) else value
+        if not is_null(value) and not isinstance(value, (str, int, float)):
+            reasons[row] = f"{_kind(value)} where a label is needed"
+        plain.append(value if row not in reasons and not is_null(value) else None)
+    kinds = {type(value) for value in plain if value is not None}
+    try:
+        if len(kinds) > 1:  # Arrow would make 1.0 of 1 beside 2.5
+            raise pa.ArrowInvalid
+        return Labels(pa.chunked_array([pa.array(plain)]), mixed=False), reasons
+    except (pa.ArrowException, UnicodeEncodeError, OverflowError):
+        texts = [None if value is None else json.dumps(value) for value in plain]
+        return Labels(pa.chunked_array([pa.array(texts, pa.string())]), mixed=True), reasons
+
+
+def as_weights(column: Column) -> tuple[npt.NDArray[np.float64], Reasons]:
+    """Sample weights: finite numbers of at least 0. There is no weight that stands in for a missing one."""
+    values = column if isinstance(column, list) else _plain(column).to_pylist()
+    weights = np.ones(len(values), dtype=np.float64)
+    reasons: Reasons = {}
+    for row, value in enumerate(values):
+        weight = _number(value)
+        if weight is None:
+            reasons[row] = "no weight" if is_null(value) else f"weight {value!r:.40} is not a number"
+        elif not math.isfinite(weight) or weight < 0:
+            reasons[row] = f"weight {weight} is not a finite number of at least 0"
+        else:
+            weights[row] = weight
+    return weights, reasons
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, (bool, np.bool_)):
+        return None
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None

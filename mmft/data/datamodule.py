@@ -1,0 +1,123 @@
+"""`VisionLanguageData`: the splits as Lightning wants them, one training batch per optimizer step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lightning import LightningDataModule
+from torch.utils.data import DataLoader
+
+from mmft.batch import BadRow, Batch
+from mmft.config.schema.data import DataConfig
+from mmft.data.collate import Collate
+from mmft.data.loading import make_collate, make_dataset, make_loader
+from mmft.data.order import BatchSizes, LogicalBatches, evaluation_batches
+from mmft.data.splits import Split
+from mmft.data.targets import Encode
+from mmft.errors import UserError
+
+
+class VisionLanguageData(LightningDataModule):
+    """Data sets and loaders of the splits. Texts are tokenised and labels encoded once, right here.
+
+    The Trainer needs `use_distributed_sampler=False`: the batches are dealt to ranks here.
+
+    Args:
+        splits: by name; `train`, `val`, `test`.
+        config: the keys below `data`.
+        tokenizer: a fast tokenizer of transformers.
+        max_length: tokens of a text at most.
+        image_size: side of the pictures in pixels.
+        encode: the task's `encode(label)`; None: no targets.
+        seed: of the order of training rows.
+        batch_sizes: rows of one optimizer step by epoch, over all ranks.
+
+    Attributes:
+        train_batches: the batch sampler of the last `train_dataloader()`; its `epoch` and `start` say
+            what is iterated next.
+        rows: how many rows each split has.
+        table_bad: rows known to be bad before any picture is opened: by their table, or by their label.
+        texts_cut: by split, how many texts `max_length` cut.
+
+    Raises:
+        UserError: no row of a split has a usable label.
+    """
+
+    def __init__(
+        self,
+        splits: Mapping[str, Split],
+        config: DataConfig,
+        *,
+        tokenizer: Any,
+        max_length: int,
+        image_size: int,
+        encode: Encode | None,
+        seed: int,
+        batch_sizes: BatchSizes,
+    ) -> None:
+        super().__init__()
+        self.config, self.seed, self.batch_sizes = config, seed, batch_sizes
+        self.datasets = {
+            name: make_dataset(
+                split, config, tokenizer=tokenizer, max_length=max_length, image_size=image_size, encode=encode
+            )
+            for name, split in splits.items()
+        }
+        self._collates = {name: make_collate(data, tokenizer, max_length) for name, data in self.datasets.items()}
+        self.rows = {name: len(split) for name, split in splits.items()}
+        self.texts_cut = {name: data.tokens.cut for name, data in self.datasets.items()}
+        self.table_bad = self._known_bad()
+        self.train_batches: LogicalBatches | None = None
+        if encode is not None:
+            self._check_labels()
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """This rank's share of every logical batch, in the order of `train_batches.epoch`."""
+        rank, world = self._place()
+        before = self.train_batches
+        self.train_batches = LogicalBatches(self.rows["train"], self.batch_sizes, self.seed, rank, world)
+        if before is not None:  # Lightning may ask for the loader again; a resumption's place must hold
+            self.train_batches.epoch, self.train_batches.start = before.epoch, before.start
+        return self._loader("train", self.train_batches)
+
+    def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
+        """This rank's whole batches of the validation rows; nothing where there are none."""
+        return self._evaluation("val")
+
+    def test_dataloader(self) -> DataLoader[Batch] | list[Any]:
+        """This rank's whole batches of the test rows; nothing where there are none."""
+        return self._evaluation("test")
+
+    def _evaluation(self, name: str) -> DataLoader[Batch] | list[Any]:
+        if name not in self.datasets:
+            return []
+        return self._loader(name, evaluation_batches(self.rows[name], self.config.batch_size, *self._place()))
+
+    def _loader(self, name: str, batches: Any) -> DataLoader[Batch]:
+        pin = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        collate: Collate = self._collates[name]
+        return make_loader(self.datasets[name], batches, collate, num_workers=self.config.num_workers, pin=pin)
+
+    def _place(self) -> tuple[int, int]:
+        """Rank and number of ranks."""
+        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+
+    def _known_bad(self) -> list[BadRow]:
+        tables = {id(data.split.table): data.split.table for data in self.datasets.values()}
+        known = [bad for table in tables.values() for bad in table.bad.values()]
+        labels = [
+            bad for data in self.datasets.values() for row, bad in data.bad.items() if row not in data.split.table.bad
+        ]
+        return known + labels
+
+    def _check_labels(self) -> None:
+        messages = []
+        for name, data in self.datasets.items():
+            if data.targets is None:
+                reasons = "; ".join(sorted({bad.reason for bad in data.bad.values()})[:3])
+                messages.append(
+                    f"data.columns.label={data.split.table.columns.label}: no row of {name} is usable: {reasons}"
+                )
+        if messages:
+            raise UserError(messages)

@@ -1,0 +1,57 @@
+"""`RowDataset`: position in a split -> `Sample`, in the main process or in workers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from mmft.batch import BadRow, Sample
+from mmft.data.image import BadImage, ImageReader
+from mmft.data.splits import Split
+from mmft.data.text import Tokens
+
+
+class RowDataset(Dataset[Sample]):
+    """The rows of a split, decoded one at a time. A bad row gives a `Sample` that says so; nothing is
+    raised for it and no other row takes its place.
+
+    Args:
+        split: table and rows.
+        tokens: of the split's texts, by position.
+        reader: of pictures.
+        targets: (rows, ...) by position; None: there are none.
+        bad: more bad rows than the table's, by row number.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        tokens: Tokens,
+        reader: ImageReader,
+        targets: Tensor | None = None,
+        bad: Mapping[int, BadRow] | None = None,
+    ) -> None:
+        self.split, self.tokens, self.reader, self.targets = split, tokens, reader, targets
+        self.bad = {**(bad or {}), **split.table.bad}
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, position: int) -> Sample:
+        row = int(self.split.rows[position])
+        table = self.split.table
+        if row in self.bad:
+            return Sample(row, bad=self.bad[row])
+        source = table.image(row)
+        try:
+            pixels = None if source is None else self.reader(source)
+        except BadImage as error:
+            return Sample(row, bad=BadRow(row, table.id(row), table.columns.image or "", str(error)))
+        ids = self.tokens.of(position)
+        text = torch.from_numpy(ids.astype(np.int64)) if len(ids) else None
+        target = None if self.targets is None else self.targets[position]
+        return Sample(row, pixels, text, target, table.weight(row))

@@ -1,0 +1,98 @@
+"""Deals rows to splits by fractions: by the hash of their id or group, stratified by label."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mmft.data.hashing import unit_hashes
+from mmft.data.table import Table
+from mmft.errors import UserError
+
+Names = npt.NDArray[np.str_]
+
+
+def fraction_splits(table: Table, shares: Mapping[str, float], seed: int) -> list[str | None]:
+    """The split of every row.
+
+    Units (groups, or single rows) stand in each label's line in the order of their hashes, and the line
+    is cut at the shares. So the result does not depend on the order of the rows, and adding rows moves
+    only units next to a cut.
+
+    Args:
+        table: whose ids or groups are the units' names, and whose labels are the strata.
+        shares: by split, adding up to 1.
+        seed: of the run.
+
+    Raises:
+        UserError: the shares do not add up to 1, or ids that serve as names occur twice.
+    """
+    if abs(sum(shares.values()) - 1) > 1e-6:
+        given = ", ".join(f"{name}={share}" for name, share in shares.items())
+        raise UserError(f"data.fractions: {given} add up to {sum(shares.values()):g}, not to 1")
+    names, unit_of_row = np.unique(_unit_names(table), return_inverse=True)
+    sizes = np.bincount(unit_of_row)
+    strata = _strata(_labels_of_units(table, unit_of_row, len(names)))
+    hashes = unit_hashes(names.tolist(), seed, purpose="split")
+    cuts = np.cumsum([*shares.values()])[:-1]
+    split_of_unit = np.zeros(len(names), dtype=np.int64)
+    for label, units in strata.items():
+        line = np.array(units)[np.argsort(hashes[units], kind="stable")]
+        split_of_unit[line] = np.searchsorted(cuts, _places(sizes[line], label, seed), side="right")
+    order = list(shares)
+    return [order[at] for at in split_of_unit[unit_of_row]]
+
+
+def _places(sizes: npt.NDArray[np.int64], label: str, seed: int) -> npt.NDArray[np.float64]:
+    """Where in [0, 1) each unit of a label's line lies.
+
+    A point somewhere in each unit, the same for all units of the label, so that over many small labels
+    every split gets its share; the first unit lies at 0, so that no label is missing from training.
+    """
+    point = unit_hashes([label], seed, purpose="stratum")[0]
+    places = (np.cumsum(sizes) - sizes + point * sizes) / sizes.sum()
+    places[0] = 0.0
+    return places
+
+
+def _unit_names(table: Table) -> list[str]:
+    """A name per row: its group, or its id where it has none; in two name spaces.
+
+    Raises:
+        UserError: two rows without a group have the same id.
+    """
+    ids, groups = table.ids(), table.groups() or [None] * len(table)
+    twice = [id for id, count in Counter(i for i, g in zip(ids, groups, strict=True) if g is None).items() if count > 1]
+    if twice:
+        shown = ", ".join(map(repr, twice[:3]))
+        raise UserError(
+            f"data.columns.id={table.columns.id}: {len(twice)} ids of {table.where} occur twice ({shown}), "
+            "so rows cannot be split by them; make them unique, or name a data.columns.group"
+        )
+    return [f"id {i}" if g is None else f"group {g}" for i, g in zip(ids, groups, strict=True)]
+
+
+def _labels_of_units(table: Table, unit_of_row: npt.NDArray[np.int64], units: int) -> list[str]:
+    """The commonest label of each unit's rows; of several, the first by name."""
+    labels = [_name(label) for label in table.labels(np.arange(len(table)))]
+    counts: list[Counter[str]] = [Counter() for _ in range(units)]
+    for unit, label in zip(unit_of_row.tolist(), labels, strict=True):
+        counts[unit][label] += 1
+    return [min(count, key=lambda label, c=count: (-c[label], label)) for count in counts]  # type: ignore[misc]
+
+
+def _name(label: Any) -> str:
+    return f"{type(label).__name__} {label}"
+
+
+def _strata(labels: Sequence[str]) -> dict[str, list[int]]:
+    """Units by label; all in one line where most labels occur once, for then they are no classes
+    (regression, retrieval)."""
+    strata: dict[str, list[int]] = defaultdict(list)
+    for unit, label in enumerate(labels):
+        strata[label].append(unit)
+    return {"": list(range(len(labels)))} if len(strata) > len(labels) / 2 else dict(strata)

@@ -1,0 +1,22 @@
+"""Draws that depend on a row's name and the seed, not on where the row stands."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from hashlib import blake2b
+
+import numpy as np
+import numpy.typing as npt
+
+
+def unit_hashes(names: Sequence[str], seed: int, purpose: str) -> npt.NDArray[np.float64]:
+    """One number in [0, 1) per name, the same for ever for one (name, seed, purpose).
+
+    Args:
+        names: of rows, groups or labels.
+        seed: of the run.
+        purpose: keeps draws for different ends independent.
+    """
+    key = f"{purpose}:{seed}".encode()
+    digests = b"".join(blake2b(name.encode(errors="surrogatepass"), digest_size=8, key=key).digest() for name in names)
+    return (np.frombuffer(digests, dtype="<u8") >> np.uint64(11)) * 2.0**-53

@@ -1,0 +1,171 @@
+"""Reads one picture: encoded bytes or a file -> uint8 tensor of a fixed square size.
+
+Only Pillow's decoders for JPEG, PNG, WebP, GIF, BMP and TIFF are let in; the size is read from the header
+before anything is decoded. Normalising is the image encoder's business.
+"""
+
+from __future__ import annotations
+
+import io
+import stat
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image, ImageColor, UnidentifiedImageError
+from torch import Tensor
+from torchvision.transforms.v2 import functional as F
+
+from mmft.data.pixels import to_rgb
+from mmft.errors import UserError
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+Resize = Literal["squash", "crop", "pad"]
+
+_ORIENTATION = 0x0112  # the EXIF tag
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class BadImage(ValueError):
+    """The picture cannot be read; the message says why in a few words."""
+
+
+class ImageReader:
+    """Callable `(source) -> (3, H, W) uint8` with H = W = `image_size`.
+
+    Args:
+        image_size: side of the square that comes out, in pixels.
+        resize: `squash` ignores the aspect ratio, `crop` takes the centre square, `pad` adds bars.
+        background: colour under transparent pixels and of the bars, by name or `#rrggbb`.
+        max_pixels: a picture whose header says more is not decoded.
+
+    Raises:
+        UserError: `background` is no colour.
+    """
+
+    def __init__(self, image_size: int, resize: Resize, background: str, max_pixels: int) -> None:
+        self.image_size, self.resize, self.max_pixels = image_size, resize, max_pixels
+        try:
+            self.background = ImageColor.getrgb(background)[:3]
+        except ValueError as error:
+            raise UserError(f"data.background={background}: no colour; give a name or #rrggbb") from error
+
+    def __call__(self, source: str | bytes) -> Tensor:
+        """Reads a file's path or encoded bytes.
+
+        Raises:
+            BadImage: whatever is wrong with the picture.
+        """
+        data = source if isinstance(source, bytes) else _read(source)
+        if not data:
+            raise BadImage("empty file" if isinstance(source, str) else "no bytes")
+        with _no_pixel_limit():
+            picture = self._decode(data)
+        return self._fit(torch.from_numpy(np.array(picture)).permute(2, 0, 1))
+
+    def _decode(self, data: bytes) -> Image.Image:
+        """The upright RGB picture, for a large JPEG at a reduced scale."""
+        try:
+            with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
+                self._check_size(picture)
+                self._draft(picture)
+                picture.load()
+                self._check_size(picture)  # a GIF's first frame may be larger than its header says
+                return _upright(to_rgb(picture, self.background), picture)
+        except BadImage:
+            raise
+        except UnidentifiedImageError:
+            raise BadImage(f"not a picture ({', '.join(FORMATS)})") from None
+        except Exception as error:
+            # Pillow's plugins raise nearly anything for damaged files (OSError, SyntaxError, struct.error, ...).
+            raise BadImage(f"cannot be decoded: {str(error) or type(error).__name__}") from error
+
+    def _check_size(self, picture: Image.Image) -> None:
+        width, height = picture.size
+        if width < 1 or height < 1:
+            raise BadImage(f"{width} x {height} pixels")
+        if width * height > self.max_pixels:
+            raise BadImage(f"{width} x {height} pixels are more than data.max_pixels={self.max_pixels}")
+
+    def _draft(self, picture: Image.Image) -> None:
+        """Lets the JPEG decoder scale down by 2, 4 or 8 where twice the wanted resolution remains."""
+        width, height = picture.size
+        kept = max(width, height) if self.resize == "pad" else min(width, height)
+        scale = 2 * self.image_size / kept
+        if scale < 1:
+            picture.draft(None, (max(1, int(width * scale)), max(1, int(height * scale))))
+
+    def _fit(self, pixels: Tensor) -> Tensor:
+        """(3, h, w) of any size -> (3, H, W), in a channels-last view, which torch resizes twice as fast."""
+        height, width = pixels.shape[1:]
+        size = self.image_size
+        if self.resize == "crop":
+            # Cropped first: the shorter side decides, and a thin strip would grow beyond memory otherwise.
+            side = min(height, width)
+            pixels = pixels[:, (height - side) // 2 :, (width - side) // 2 :][:, :side, :side]
+        if self.resize != "pad":
+            return _scale(pixels, size, size).contiguous()
+        longer = max(height, width)
+        scaled = _scale(pixels, max(1, round(size * height / longer)), max(1, round(size * width / longer)))
+        top, left = (size - scaled.shape[1]) // 2, (size - scaled.shape[2]) // 2
+        padded = torch.tensor(self.background, dtype=torch.uint8)[:, None, None].repeat(1, size, size)
+        padded[:, top : top + scaled.shape[1], left : left + scaled.shape[2]] = scaled
+        return padded
+
+
+def _scale(pixels: Tensor, height: int, width: int) -> Tensor:
+    return F.resize(pixels, [height, width], interpolation=F.InterpolationMode.BICUBIC, antialias=True)
+
+
+def _read(path: str) -> bytes:
+    """The file's content; opening anything but a regular file could wait for ever."""
+    try:
+        status = Path(path).stat()
+        if stat.S_ISDIR(status.st_mode):
+            raise BadImage("a folder, not a file")
+        if not stat.S_ISREG(status.st_mode):
+            raise BadImage("not a regular file")
+        return Path(path).read_bytes()
+    except FileNotFoundError:
+        raise BadImage("no such file") from None
+    except PermissionError:
+        raise BadImage("no permission to read the file") from None
+    except BadImage:
+        raise
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        raise BadImage(f"cannot be opened: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _upright(rgb: Image.Image, picture: Image.Image) -> Image.Image:
+    """`rgb` turned as the EXIF data of `picture` say; unreadable EXIF data say nothing."""
+    try:
+        turn = _TURNS.get(picture.getexif().get(_ORIENTATION, 1))
+    except Exception:  # the parser raises nearly anything, and the pixels are good
+        return rgb
+    return rgb if turn is None else rgb.transpose(turn)
+
+
+_LOCK = threading.RLock()
+
+
+@contextmanager
+def _no_pixel_limit() -> Iterator[None]:
+    """Lifts Pillow's own limit, a global that warns or raises: `max_pixels` is the limit here."""
+    with _LOCK:
+        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = before

@@ -1,0 +1,114 @@
+"""From a split to an iterable of batches: tokens, targets, data set, collation, loader.
+
+`make_batches` is the whole way in one call; the data module builds on the same pieces.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from mmft.batch import Batch
+from mmft.config.schema.data import DataConfig
+from mmft.data.collate import Collate
+from mmft.data.dataset import RowDataset
+from mmft.data.image import ImageReader
+from mmft.data.order import evaluation_batches
+from mmft.data.splits import Split
+from mmft.data.targets import Encode, encode_targets
+from mmft.data.text import empty_text, pad_id, tokenize
+
+
+def make_dataset(
+    split: Split, config: DataConfig, *, tokenizer: Any, max_length: int, image_size: int, encode: Encode | None
+) -> RowDataset:
+    """The split's data set, its texts tokenised and its labels encoded once.
+
+    Args:
+        split: table and rows.
+        config: the keys below `data`.
+        tokenizer: a fast tokenizer of transformers.
+        max_length: tokens of a text at most.
+        image_size: side of the pictures in pixels.
+        encode: of the task; None: no targets.
+    """
+    # Says that the threads are meant, or the tokenizer warns in every worker that is forked afterwards.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    tokens = tokenize(split.table.texts(split.rows), tokenizer, max_length)
+    reader = ImageReader(image_size, config.resize, config.background, config.max_pixels)
+    targets, bad = (None, None) if encode is None else encode_targets(split, encode)
+    return RowDataset(split, tokens, reader, targets, bad)
+
+
+def make_collate(dataset: RowDataset, tokenizer: Any, max_length: int) -> Collate:
+    """The collation that fits the data set's tokenizer and targets."""
+    target = None if dataset.targets is None else dataset.targets[0]
+    return Collate(pad_id(tokenizer), empty_text(tokenizer, max_length), tokenizer.model_max_length, target)
+
+
+def make_loader(
+    dataset: RowDataset, batches: Iterable[Sequence[int]], collate: Collate, *, num_workers: int = 0, pin: bool = False
+) -> DataLoader[Batch]:
+    """A loader of the given batches of positions, the same batches for any number of workers.
+
+    Args:
+        dataset: of one split.
+        batches: positions of each batch; a sampler or a list.
+        collate: of the data set.
+        num_workers: processes that decode; 0: this one.
+        pin: into page-locked memory, for a GPU.
+    """
+    return DataLoader(
+        dataset,  # type: ignore[arg-type]
+        batch_sampler=batches,  # type: ignore[arg-type]
+        collate_fn=collate,
+        num_workers=num_workers,
+        persistent_workers=num_workers > 0,
+        pin_memory=pin,
+        worker_init_fn=_start_worker if num_workers else None,
+        # Arrays only: forking shares them. Elsewhere than on Linux system libraries do not survive it.
+        multiprocessing_context=("fork" if sys.platform == "linux" else "spawn") if num_workers else None,
+        # The loader draws a seed for its workers; from the global generator it would change dropout.
+        generator=torch.Generator().manual_seed(0),
+    )
+
+
+def make_batches(
+    split: Split,
+    config: DataConfig,
+    *,
+    tokenizer: Any,
+    max_length: int,
+    image_size: int,
+    encode: Encode | None = None,
+    batch_size: int | None = None,
+    pin: bool = False,
+) -> DataLoader[Batch]:
+    """All batches of a split in order, without Lightning.
+
+    Args:
+        split: table and rows.
+        config: the keys below `data`.
+        tokenizer: a fast tokenizer of transformers.
+        max_length: tokens of a text at most.
+        image_size: side of the pictures in pixels.
+        encode: of the task; None: no targets.
+        batch_size: rows of a batch; None: `data.batch_size`.
+        pin: into page-locked memory, for a GPU.
+    """
+    dataset = make_dataset(
+        split, config, tokenizer=tokenizer, max_length=max_length, image_size=image_size, encode=encode
+    )
+    batches = evaluation_batches(len(split), config.batch_size if batch_size is None else batch_size)
+    collate = make_collate(dataset, tokenizer, max_length)
+    return make_loader(dataset, batches, collate, num_workers=config.num_workers, pin=pin)
+
+
+def _start_worker(_: int) -> None:
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    torch.set_num_threads(1)

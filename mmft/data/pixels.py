@@ -1,0 +1,45 @@
+"""Turns a decoded picture of any Pillow mode into RGB, without clipping deep ones or losing transparency."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+Colour = tuple[int, ...]
+
+_ALPHA = ("RGBA", "LA", "PA", "RGBa", "La")
+
+
+def to_rgb(picture: Image.Image, background: Colour) -> Image.Image:
+    """`picture` in mode RGB, transparent pixels over `background`.
+
+    Args:
+        picture: loaded, in any mode.
+        background: red, green, blue from 0 to 255.
+    """
+    if picture.mode.startswith("I") or picture.mode == "F":
+        return _from_deep(picture).convert("RGB")
+    if picture.mode in _ALPHA or "transparency" in picture.info:
+        layer = picture.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layer.size, (*background, 255)), layer).convert("RGB")
+    return picture if picture.mode == "RGB" else picture.convert("RGB")
+
+
+def _from_deep(picture: Image.Image) -> Image.Image:
+    """8-bit grey of a 16-bit, 32-bit or float picture; Pillow's own conversion clips at 255."""
+    values = np.nan_to_num(np.asarray(picture).astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+    low, high = (0.0, 65535.0) if picture.mode.startswith("I;16") else _range(values)
+    scaled = (values - low) * (255.0 / (high - low))
+    return Image.fromarray(np.round(scaled.clip(0, 255)).astype(np.uint8))
+
+
+def _range(values: npt.NDArray[np.float64]) -> tuple[float, float]:
+    """Black and white of a picture whose mode has no range of its own: the first usual range that it
+    fits, else its darkest and brightest pixel."""
+    low, high = float(values.min()), float(values.max())
+    if low >= 0:
+        for white in (1.0, 255.0, 65535.0):
+            if high <= white:
+                return 0.0, white
+    return low, high

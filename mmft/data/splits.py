@@ -1,0 +1,174 @@
+"""Which rows train, which validate, which test: by a column, by files, or by fractions.
+
+DataConfig -> Table -> {"train": Split, "val": Split, "test": Split}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from mmft.config.schema.data import ColumnsConfig, DataConfig
+from mmft.data.fractions import fraction_splits
+from mmft.data.hashing import unit_hashes
+from mmft.data.table import SPLITS, Table
+from mmft.errors import UserError
+
+
+@dataclass(frozen=True)
+class Split:
+    """Some rows of a table, in the table's order; bad rows have their place among them."""
+
+    table: Table
+    rows: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+def load_splits(config: DataConfig, seed: int) -> dict[str, Split]:
+    """The splits that `data` describes, by name, of at most `data.limit` rows each.
+
+    Args:
+        config: the keys below `data`.
+        seed: of the run; fractions and limits are drawn by it.
+
+    Returns:
+        `train`, and `val` and `test` where there are any.
+
+    Raises:
+        UserError: keys that contradict each other, unusable files, no training rows, or no rows in a
+            split that was asked for.
+    """
+    _check_sources(config)
+    splits = _from_files(config) if config.path is None else _from_table(config, config.path, seed)
+    if config.limit is None:
+        return splits
+    return {name: _limited(split, config.limit, seed) for name, split in splits.items()}
+
+
+def load_rows(config: DataConfig, split: str | None) -> Split:
+    """The rows of one table that `mmft test` or `mmft predict` works on.
+
+    Args:
+        config: the keys below `data`; `data.path`, or with `split` that split's own file, is read.
+        split: `test`: the rows that the split column puts there, all rows where the table has no such
+            column; None: all rows, and only the columns of pictures, texts and ids are looked at.
+
+    Raises:
+        UserError: no file is given, it is unusable, or it has no rows in `split`.
+    """
+    key = "path" if config.path is not None or split is None else split
+    file = getattr(config, key)
+    if file is None:
+        raise UserError("data.path is null; give the file of the rows")
+    if split is None:
+        table = open_table(config, key, file, columns=inputs_only(config.columns))
+    else:
+        table = open_table(config, key, file, optional=("split", "weight", "group"))
+    names = table.splits() if key == "path" else None
+    if names is None or split is None:
+        return Split(table, np.arange(len(table)))
+    return _require(_by_name(table, names), [split], _no_such_split(table, names))[split]
+
+
+def inputs_only(columns: ColumnsConfig) -> ColumnsConfig:
+    """The columns that predicting needs: nothing that only training looks at may spoil a row."""
+    return replace(columns, label=None, split=None, weight=None, group=None)
+
+
+def open_table(
+    config: DataConfig,
+    key: str,
+    file: str,
+    *,
+    columns: ColumnsConfig | None = None,
+    optional: tuple[str, ...] = (),
+    prefix: str = "",
+) -> Table:
+    """The table that `data.<key>` names, see `Table.open`."""
+    root = None if config.root is None else Path(config.root)
+    columns = config.columns if columns is None else columns
+    return Table.open(Path(file), columns, root, key=f"data.{key}", optional=optional, prefix=prefix)
+
+
+def _check_sources(config: DataConfig) -> None:
+    """One table, or one file per split.
+
+    Raises:
+        UserError: neither or both are given.
+    """
+    messages: list[str] = []
+    files = [name for name in SPLITS if getattr(config, name) is not None]
+    if config.path is not None and files:
+        given = ", ".join(f"data.{name}" for name in files)
+        messages.append(f"data.path and {given} are both given; give one table or one file per split")
+    elif config.path is None and "train" not in files:
+        messages.append("data.path and data.train are both null; give a CSV, TSV, JSONL or Parquet file")
+    elif files and config.columns.split is not None:
+        messages.append(
+            f"data.columns.split={config.columns.split}: with one file per split the files are the splits; "
+            "type data.columns.split=null"
+        )
+    if messages:
+        raise UserError(messages)
+
+
+def _from_files(config: DataConfig) -> dict[str, Split]:
+    """One table per split. Where rows have no ids, their numbers get the split's name in front, since
+    the same number stands in each file."""
+    tables: dict[str, Table] = {}
+    messages: list[str] = []
+    for name in SPLITS:
+        file = getattr(config, name)
+        try:
+            if file is not None:
+                tables[name] = open_table(config, name, file, prefix=f"{name}:")
+        except UserError as error:
+            messages.extend(error.messages)
+    if messages:
+        raise UserError(messages)
+    return {name: Split(table, np.arange(len(table))) for name, table in tables.items()}
+
+
+def _from_table(config: DataConfig, file: str, seed: int) -> dict[str, Split]:
+    table = open_table(config, "path", file)
+    names = table.splits()
+    if names is not None:
+        return _require(_by_name(table, names), ["train"], _no_such_split(table, names))
+    shares = {name: float(getattr(config.fractions, name)) for name in SPLITS}
+    splits = _by_name(table, fraction_splits(table, shares, seed))
+    cause = f"data.fractions.{{}}: {len(table)} rows of {table.where} are too few for this share; none came out"
+    return _require(splits, [name for name in SPLITS if shares[name] > 0], cause)
+
+
+def _no_such_split(table: Table, names: Sequence[str | None]) -> str:
+    found = ", ".join(f"{name} {names.count(name)}" for name in SPLITS if name in names) or "none"
+    return f"data.columns.split={table.columns.split}: no row of {table.where} is in '{{}}'; rows by split: {found}"
+
+
+def _by_name(table: Table, names: list[str | None]) -> dict[str, Split]:
+    """The splits that have rows."""
+    array = np.array([name or "" for name in names])
+    splits = {name: Split(table, np.flatnonzero(array == name)) for name in SPLITS}
+    return {name: split for name, split in splits.items() if len(split)}
+
+
+def _require(splits: Mapping[str, Split], names: Sequence[str], cause: str) -> dict[str, Split]:
+    """`splits`, of which each of `names` must have rows; `cause` says, with `{}` for the name, why it has none."""
+    messages = [cause.format(name) for name in names if name not in splits]
+    if messages:
+        raise UserError(messages)
+    return dict(splits)
+
+
+def _limited(split: Split, limit: int, seed: int) -> Split:
+    """At most `limit` rows, those with the lowest hashes, in the table's order."""
+    if len(split) <= limit:
+        return split
+    hashes = unit_hashes([split.table.id(row) for row in split.rows], seed, purpose="limit")
+    return Split(split.table, np.sort(split.rows[np.argsort(hashes, kind="stable")[:limit]]))

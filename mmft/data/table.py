@@ -1,0 +1,295 @@
+"""`Table`: one row per example, in columns that are safe to share with forked workers.
+
+    file or rows -> Raw -> Table -> Row
+
+Columns are Arrow arrays: Python lists of objects would be copied page by page in every worker, because
+reading one counts a reference (pytorch #13246). Row numbers are those of the data rows from 0; a row
+that cannot be used stays in its place and is listed in `Table.bad`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from mmft.batch import BadRow, Row
+from mmft.config.schema.data import ColumnsConfig
+from mmft.data.columns import Labels, Pictures, Reasons, WrongType, as_labels, as_pictures, as_strings, as_weights
+from mmft.data.formats import Column, Raw, read_file
+from mmft.data.rows import read_rows
+from mmft.errors import UserError
+
+SPLITS = ("train", "val", "test")
+"""The words that a split column may hold."""
+
+_URL = r"^\s*[A-Za-z][A-Za-z0-9+.\-]+://"
+
+
+class Table:
+    """Rows of one file, or of memory; opened with `Table.open` or `Table.from_rows`.
+
+    Args:
+        raw: the columns as they were read.
+        columns: which column is which; those that `raw` does not have are taken for absent.
+        root: folder that relative picture paths start from.
+        where: the config key and the file, for messages.
+        prefix: stands in front of row numbers that serve as ids.
+    """
+
+    def __init__(self, raw: Raw, columns: ColumnsConfig, root: Path, where: str, prefix: str = "") -> None:
+        self.columns = columns
+        self.where = where
+        self.bad: dict[int, BadRow] = {}
+        self._length = raw.length
+        self._root = os.path.abspath(root)
+        self._prefix = prefix
+        self._problems: dict[int, tuple[str, str]] = dict(raw.problems)
+        self._raw = raw
+        self._fill(columns)
+        del self._raw
+        self._find_unusable()
+        self.bad = {row: BadRow(row, self.id(row), *why) for row, why in sorted(self._problems.items())}
+
+    @classmethod
+    def open(
+        cls,
+        path: Path,
+        columns: ColumnsConfig,
+        root: Path | None = None,
+        *,
+        key: str = "data.path",
+        optional: Collection[str] = (),
+        prefix: str = "",
+    ) -> Table:
+        """Reads a CSV, TSV, JSONL or Parquet file.
+
+        Args:
+            path: the file.
+            columns: which column is which.
+            root: folder that relative picture paths start from; None: the file's.
+            key: the config key that named the file.
+            optional: fields of `columns` whose column may be absent from the file.
+            prefix: stands in front of row numbers that serve as ids.
+
+        Raises:
+            UserError: the file or one of its columns is unusable as a whole.
+        """
+        where = f"{key}={path}"
+        roles = _roles(columns)
+        raw = read_file(path, set(roles), lambda names: _check_names(names, columns, optional, where), where)
+        return cls(raw, columns, root or path.parent, where, prefix)
+
+    @classmethod
+    def from_rows(
+        cls,
+        rows: Sequence[Mapping[str, Any]] | Any,
+        columns: ColumnsConfig,
+        root: Path | None = None,
+        *,
+        optional: Collection[str] = (),
+    ) -> Table:
+        """Takes rows in memory: mappings, a pandas DataFrame, or an Arrow table.
+
+        Args:
+            rows: the rows.
+            columns: which column is which.
+            root: folder that relative picture paths start from; None: the working directory.
+            optional: fields of `columns` whose column may be absent.
+
+        Raises:
+            UserError: there are no rows, or a column is missing or unusable as a whole.
+        """
+        raw = read_rows(rows, set(_roles(columns)), lambda names: _check_names(names, columns, optional, "rows"))
+        return cls(raw, columns, root or Path.cwd(), "rows")
+
+    def __len__(self) -> int:
+        return self._length
+
+    def row(self, row: int) -> Row:
+        """Row `row` as the table has it; for a bad row only what could be read."""
+        label = self.labels(np.array([row]))[0]
+        return Row(row, self.id(row), self.image(row), self.text(row), label, self.weight(row))
+
+    def id(self, row: int) -> str:
+        """The row's id, or its number where the table gives none."""
+        value = None if self._ids is None else self._ids[row].as_py()
+        return f"{self._prefix}{row}" if value is None else value
+
+    def image(self, row: int) -> str | bytes | None:
+        """Absolute path or encoded bytes of the row's picture; None: it has none."""
+        data, paths = self._pictures
+        encoded = None if data is None else data[row].as_py()
+        if encoded:
+            return bytes(encoded)
+        path = None if paths is None else paths[row].as_py()
+        return None if path is None or not path.strip() else os.path.join(self._root, path)
+
+    def text(self, row: int) -> str | None:
+        """The row's text columns joined by a blank; None: there is nothing but whitespace in them."""
+        return _join([column[row].as_py() for column in self._texts])
+
+    def texts(self, rows: npt.NDArray[np.int64]) -> list[str | None]:
+        """`text` of many rows at once."""
+        if not self._texts:
+            return [None] * len(rows)
+        taken = [column.take(pa.array(rows)).to_pylist() for column in self._texts]
+        return [_join(parts) for parts in zip(*taken, strict=True)]
+
+    def weight(self, row: int) -> float:
+        """The row's sample weight; 1 where the table gives none."""
+        return 1.0 if self._weights is None else float(self._weights[row])
+
+    def labels(self, rows: npt.NDArray[np.int64]) -> list[Any]:
+        """The labels of `rows` as the table has them (str, int, float, bool); None: no label."""
+        return [None] * len(rows) if self._labels is None else self._labels.take(rows)
+
+    def ids(self) -> list[str]:
+        """Every row's id."""
+        return [self.id(row) for row in range(len(self))]
+
+    def groups(self) -> list[str | None] | None:
+        """Every row's group (None: a group of its own); None without a group column."""
+        return None if self._groups is None else self._groups.to_pylist()
+
+    def splits(self) -> list[str | None] | None:
+        """Every row's split (None: the row is bad, its split unknown); None without a split column."""
+        return None if self._splits is None else self._splits.to_pylist()
+
+    def _fill(self, columns: ColumnsConfig) -> None:
+        """Gives every column the type of its role, and notes the values that do not fit."""
+        wrong: list[str] = []
+        self._texts = [c for name in text_columns(columns) if (c := self._take("text", name, as_strings, wrong))]
+        self._pictures: Pictures = self._take("image", columns.image, as_pictures, wrong) or Pictures(None, None)
+        self._labels: Labels | None = self._take("label", columns.label, as_labels, wrong)
+        self._weights: npt.NDArray[np.float64] | None = self._take("weight", columns.weight, as_weights, wrong)
+        self._ids: pa.ChunkedArray | None = self._take("id", columns.id, as_strings, wrong)
+        self._groups: pa.ChunkedArray | None = self._take("group", columns.group, as_strings, wrong)
+        self._splits: pa.ChunkedArray | None = self._take("split", columns.split, as_strings, wrong)
+        if wrong:
+            raise UserError(wrong)
+
+    def _take(self, role: str, name: str | None, convert: Any, wrong: list[str]) -> Any:
+        """The column in its role's type; None when it is absent."""
+        column: Column | None = None if name is None else self._raw.columns.get(name)
+        if column is None or name is None:
+            return None
+        try:
+            made, reasons = convert(column)
+        except WrongType as error:
+            wrong.append(f"data.columns.{role}={name}: in {self.where} the column {error}")
+            return None
+        self._note(name, reasons)
+        return made
+
+    def _note(self, column: str, reasons: Reasons) -> None:
+        """The first thing that is wrong with a row is what is reported of it."""
+        for row, reason in reasons.items():
+            self._problems.setdefault(row, (column, reason))
+
+    def _find_unusable(self) -> None:
+        """Notes addresses instead of paths, unknown split names, and rows with nothing in them."""
+        if self._pictures.paths is not None:
+            urls = _rows_where(pc.match_substring_regex(self._pictures.paths, _URL))
+            reason = "a URL, not a path; download the pictures and give their paths"
+            self._note(self.columns.image or "", dict.fromkeys(urls, reason))
+        self._find_unknown_splits()
+        filled = np.zeros(len(self), dtype=bool)
+        for column in [*self._texts, *self._pictures]:
+            if column is not None:
+                filled |= _filled(column)
+        self._note("", dict.fromkeys(np.flatnonzero(~filled).tolist(), "neither a picture nor a text"))
+
+    def _find_unknown_splits(self) -> None:
+        if self._splits is None:
+            return
+        known = pc.fill_null(pc.is_in(self._splits, pa.array(SPLITS, self._splits.type)), False)
+        unknown = _rows_where(pc.invert(known))
+        names = {row: self._splits[row].as_py() for row in unknown}
+        if len(unknown) == len(self):
+            seen = sorted({repr(name) for name in names.values()})[:5]
+            raise UserError(
+                f"data.columns.split={self.columns.split}: in {self.where} no row says "
+                f"{', '.join(SPLITS)}; it says {', '.join(seen)}"
+            )
+        allowed = f"allowed: {', '.join(SPLITS)}"
+        self._note(
+            self.columns.split or "",
+            {
+                row: f"no split; {allowed}" if name is None else f"split {name!r}; {allowed}"
+                for row, name in names.items()
+            },
+        )
+        self._splits = pc.if_else(known, self._splits, pa.scalar(None, self._splits.type))
+
+
+def text_columns(columns: ColumnsConfig) -> list[str]:
+    """The names of `columns.text` as a list."""
+    if columns.text is None:
+        return []
+    return [columns.text] if isinstance(columns.text, str) else list(columns.text)
+
+
+def _join(parts: Sequence[str | None]) -> str | None:
+    return " ".join(part for part in parts if part and not part.isspace()) or None
+
+
+def _rows_where(mask: pa.ChunkedArray) -> list[int]:
+    """The rows for which the mask is true; null counts as false."""
+    rows: list[int] = np.flatnonzero(pc.fill_null(mask, False).to_numpy()).tolist()
+    return rows
+
+
+def _filled(column: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
+    """(rows,) True = not null, not empty, and for text not only whitespace."""
+    text = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
+    length = pc.binary_length(pc.utf8_trim_whitespace(column) if text else column)
+    filled: npt.NDArray[np.bool_] = pc.fill_null(pc.greater(length, 0), False).to_numpy()
+    return filled
+
+
+def _roles(columns: ColumnsConfig) -> dict[str, list[str]]:
+    """The fields of `columns` that each column name is given in.
+
+    Raises:
+        UserError: there is neither a picture nor a text column.
+    """
+    roles: dict[str, list[str]] = {}
+    for role in ("image", "text", "label", "id", "split", "weight", "group"):
+        for name in text_columns(columns) if role == "text" else [getattr(columns, role)]:
+            if name is not None:
+                roles.setdefault(name, []).append(role)
+    if columns.image is None and not text_columns(columns):
+        raise UserError("data.columns.image and data.columns.text are both null; give one of them, or both")
+    return roles
+
+
+def _check_names(names: Sequence[str], columns: ColumnsConfig, optional: Collection[str], where: str) -> None:
+    """Every missing or doubled column at once.
+
+    Raises:
+        UserError: a wanted column is missing, or two columns have its name.
+    """
+    messages: list[str] = []
+    for name, roles in _roles(columns).items():
+        needed = [role for role in roles if role not in optional]
+        if name not in names and needed:
+            messages.append(f"data.columns.{needed[0]}={name}: {where} has no such column; {_offer(name, names)}")
+        elif names.count(name) > 1:
+            messages.append(f"data.columns.{roles[0]}={name}: {where} has {names.count(name)} columns of that name")
+    if messages:
+        raise UserError(messages)
+
+
+def _offer(name: str, names: Sequence[str]) -> str:
+    """The nearest names, then all there are (as many as can be read)."""
+    close = get_close_matches(name, names, n=3, cutoff=0.5)
+    shown = ", ".join(repr(other) for other in names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
+    return (f"nearest: {', '.join(close)}; " if close else "") + f"columns: {shown}"
