@@ -1,0 +1,9 @@
+"""`python -m mmft` is the command `mmft`."""
+
+from __future__ import annotations
+
+import sys
+
+from mmft.cli import main
+
+sys.exit(main())

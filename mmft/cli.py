@@ -1,0 +1,187 @@
+"""The command `mmft`: reads what was typed, validates it, and hands it to the sub-command.
+
+Nothing heavy is imported here: help costs a few milliseconds, a config error what composing costs, and
+torch is imported only when a run really starts. Exit codes stand in `mmft.errors.ExitCode`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING, NamedTuple
+
+from mmft.errors import ExitCode, MmftError, UserError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mmft.config.compose import Composed
+    from mmft.config.flags import Flags
+    from mmft.config.launch import Session
+
+
+class Command(NamedTuple):
+    """One sub-command."""
+
+    summary: str
+    module: str  # has a function of the command's name
+
+
+COMMANDS = {
+    "train": Command("fine-tune an image encoder and a text encoder on rows; writes a run folder", "mmft.train"),
+    "test": Command("evaluate a run on rows", "mmft.test"),
+    "predict": Command("predict every row of a table with a run", "mmft.predict"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command and gives its exit code.
+
+    Args:
+        argv: what was typed after `mmft`; None: the process's own.
+    """
+    try:
+        return _main(list(sys.argv[1:] if argv is None else argv))
+    except KeyboardInterrupt:
+        return ExitCode.INTERRUPTED
+    except BrokenPipeError:  # `mmft train --help | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.DONE
+    except Exception as error:
+        return report(error)
+
+
+def report(error: Exception) -> int:
+    """Says on stderr what went wrong, with a traceback only for defects, and gives the exit code."""
+    debug = os.environ.get("MMFT_DEBUG") == "1"
+    if debug or not isinstance(error, MmftError):
+        traceback.print_exception(error)
+    if not isinstance(error, MmftError):
+        print(f"mmft: error: this is a defect of mmft: {type(error).__name__}: {error}", file=sys.stderr)
+        return ExitCode.DEFECT
+    messages = error.messages if isinstance(error, UserError) else [str(error)]
+    print(_numbered(messages), file=sys.stderr)
+    return error.exit_code
+
+
+def _numbered(messages: list[str]) -> str:
+    if len(messages) == 1:
+        return f"mmft: error: {messages[0]}"
+    lines = [f"  {n}. {message}" for n, message in enumerate(messages, 1)]
+    return "\n".join([f"mmft: error: {len(messages)} things are wrong", *lines])
+
+
+def _main(argv: list[str]) -> int:
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        from mmft.config.help import overview
+
+        print(overview({name: command.summary for name, command in COMMANDS.items()}))
+        return ExitCode.DONE if argv else ExitCode.USER
+    name, *words = argv
+    if name in ("-sc", "--shell-completion"):  # as Hydra's completion scripts call it, without a sub-command
+        name, words = "train", argv
+    if name not in COMMANDS:
+        from mmft.config.wording import did_you_mean, listed
+
+        raise UserError(f"{name}: no such command.{did_you_mean(name, COMMANDS)} Commands: {listed(COMMANDS)}")
+    return _command(name, words)
+
+
+def _command(name: str, words: list[str]) -> int:
+    from mmft.config.flags import parse_flags
+
+    flags = parse_flags(words)
+    if flags.help:
+        from mmft.config.help import command_help
+
+        print(command_help(name, COMMANDS[name].summary))
+        return ExitCode.DONE
+    if flags.multirun and name != "train":
+        raise UserError(f"-m goes with mmft train, not with mmft {name}")
+    if flags.cfg or flags.info or flags.hydra_help or flags.completion:
+        return _show(name, flags)
+    from mmft.config.compose import compose
+
+    composed = compose(name, flags.overrides, flags.config_dirs, multirun=flags.multirun)
+    return _train(composed, flags) if name == "train" else _call(name, composed)
+
+
+def _show(name: str, flags: Flags) -> int:
+    """Prints the config or something about it instead of running."""
+    from mmft.config.launch import Session
+
+    lines = flags.overrides
+    if not flags.completion:
+        from mmft.config.compose import compose
+
+        lines = compose(name, flags.overrides, flags.config_dirs, partial=True).lines
+    with Session(name, flags.config_dirs) as session:
+        if flags.hydra_help:
+            session.help()
+        elif flags.completion:
+            session.completion(lines)
+        elif flags.info:
+            session.info(flags.info, lines)
+        elif flags.cfg:
+            session.show(flags.cfg, lines, resolve=flags.resolve)
+    return ExitCode.DONE
+
+
+def _call(name: str, composed: Composed, *args: Path) -> int:
+    """The command's function, whose module is imported only here."""
+    return int(getattr(import_module(COMMANDS[name].module), name)(composed, *args))
+
+
+def _train(composed: Composed, flags: Flags) -> int:
+    from mmft.config.folder import make_run_folder
+    from mmft.config.launch import Session
+
+    if composed.config.resume is not None:
+        resumed = import_module("mmft.resume").resolve(composed)
+        if resumed is not None:
+            return _call("train", *resumed)
+    folder = make_run_folder(composed, sweep=flags.multirun)
+    with Session("train", flags.config_dirs) as session:
+        return _sweep(session, composed, folder) if flags.multirun else _run(session, composed, folder)
+
+
+def _run(session: Session, composed: Composed, folder: Path) -> int:
+    """One run, as a Hydra job; what it raises comes out as it was raised."""
+    codes: list[int] = []
+    errors: list[Exception] = []
+
+    def job(again: Composed, where: Path) -> None:
+        try:
+            codes.append(_call("train", again, where))
+        except Exception as error:
+            errors.append(error)
+
+    session.run(composed, folder, job)
+    if errors:
+        raise errors[0]
+    return codes[0]
+
+
+def _sweep(session: Session, composed: Composed, folder: Path) -> int:
+    """All runs of a sweep, one after the other; one that fails does not stop the others.
+
+    Gives 0 if all ran, 2 if all that failed did so because of the config or the data, else 3.
+    """
+    codes: list[int] = []
+
+    def job(again: Composed, where: Path) -> None:
+        try:
+            codes.append(_call("train", again, where))
+        except Exception as error:
+            print(f"mmft: run {where.name} of the sweep failed", file=sys.stderr)
+            codes.append(report(error))
+
+    session.sweep(composed, folder, job)
+    print(folder)
+    failed = {code for code in codes if code != ExitCode.DONE}
+    if not failed:
+        return ExitCode.DONE
+    return ExitCode.USER if failed == {ExitCode.USER} else ExitCode.TRAINING

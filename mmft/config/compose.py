@@ -1,0 +1,206 @@
+"""From the command line to a typed config: compose leniently, then judge strictly, all errors at once.
+
+Hydra composes the chosen options; the overrides of values are then applied one by one, so that nothing
+stops at the first wrong key. `mmft.config.validate` and `mmft.config.checks` find what is wrong, and each
+message says where it came from: the override as typed, or the YAML file and line.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from mmft.config import checks, validate
+from mmft.config.interpolation import resolve
+from mmft.config.loader import ComposeError, Loader
+from mmft.config.overrides import Refused, Typed, is_hydra_override, read_overrides
+from mmft.config.provenance import Provenance
+from mmft.config.schema import COMMANDS
+from mmft.config.sources import Groups
+from mmft.config.validate import Problem
+from mmft.errors import UserError
+
+MOST_COMBINATIONS = 256  # of a sweep that are validated one by one
+
+
+@dataclass
+class Composed:
+    """A valid config, and how it came about.
+
+    Attributes:
+        command: `train`, `test` or `predict`.
+        config: the typed root (`TrainConfig` ...).
+        raw: the same as composed, interpolations unresolved.
+        typed: the overrides as typed.
+        choices: the option that each group has.
+        lines: the overrides in the spelling that Hydra applies without asking.
+    """
+
+    command: str
+    config: Any
+    raw: DictConfig
+    typed: list[str] = field(default_factory=list)
+    choices: dict[str, str] = field(default_factory=dict)
+    lines: list[str] = field(default_factory=list)
+
+    def resolved_for_disk(self) -> dict[str, Any]:
+        """The complete config as plain values; what depends on an environment variable stays unresolved."""
+        values = validate.to_dict(self.config)
+        raw = OmegaConf.to_container(self.raw, resolve=False)
+        for key in resolve(self.raw).env_keys:
+            _copy_value(raw, values, key.split("."))
+        return values
+
+
+def _copy_value(source: Any, target: Any, path: list[str]) -> None:
+    """Sets `target` at `path` to what `source` has there; a part of the path may be a list's index."""
+    *parents, last = path
+    for part in parents:
+        source = source[int(part) if isinstance(source, list) else part]
+        target = target[int(part) if isinstance(target, list) else part]
+    name: Any = int(last) if isinstance(target, list) else last
+    target[name] = source[name]
+
+
+def compose(
+    command: str,
+    overrides: Sequence[str],
+    config_dirs: Sequence[str | Path] = (),
+    *,
+    multirun: bool = False,
+    partial: bool = False,
+) -> Composed:
+    """Composes and validates a command's config.
+
+    Args:
+        command: `train`, `test` or `predict`.
+        overrides: as typed.
+        config_dirs: folders of YAML files that go in front of mmft's own.
+        multirun: comma lists are sweeps; every combination is validated, and the first is returned.
+        partial: what must be given may be missing, and files need not exist (to show a config).
+
+    Raises:
+        UserError: with everything that is wrong.
+    """
+    return _Composition(command, [Path(d) for d in config_dirs], multirun, partial).run(list(overrides))
+
+
+def recompose(
+    command: str, values: Mapping[str, Any] | DictConfig, typed: Sequence[str] = (), choices: Any = None
+) -> Composed:
+    """Validates a config that was composed before: a Hydra job's, or a run's config.yaml.
+
+    Raises:
+        UserError: with everything that is wrong.
+    """
+    raw = values if isinstance(values, DictConfig) else OmegaConf.create(dict(values))
+    config, problems = _judge(command, raw, partial=False)
+    if problems:
+        raise UserError(f"{p.key}: {p.text}" for p in problems)
+    return Composed(command, config, raw, list(typed), _own_choices(choices or {}))
+
+
+def _judge(command: str, raw: DictConfig, *, partial: bool) -> tuple[Any, list[Problem]]:
+    """The typed config, and everything that is wrong with it."""
+    resolved = resolve(raw)
+    unresolved = {p.key for p in resolved.problems}
+    result = validate.read(resolved.values, COMMANDS[command], partial=partial)
+    problems = resolved.problems + [p for p in result.problems if p.key not in unresolved]
+    if not partial:
+        problems += checks.check(result.config, {p.key for p in problems})
+    return result.config, problems
+
+
+def _own_choices(choices: Any) -> dict[str, str]:
+    return {str(g): str(o) for g, o in choices.items() if o is not None and str(g).split("/")[0] != "hydra"}
+
+
+class _Composition:
+    """One call of `compose`."""
+
+    def __init__(self, command: str, config_dirs: list[Path], multirun: bool, partial: bool) -> None:
+        missing = [str(d) for d in config_dirs if not d.is_dir()]
+        if missing:
+            raise UserError(f"--config-dir: {d} is no folder" for d in missing)
+        self.command, self.multirun, self.partial = command, multirun, partial
+        self.loader = Loader(config_dirs)
+        self.groups = Groups(config_dirs)
+        self.messages: list[str] = []
+        self.first: Composed | None = None
+
+    def run(self, overrides: list[str]) -> Composed:
+        """Composes and validates everything that the overrides ask for."""
+        for_hydra = [o for o in overrides if is_hydra_override(o)]
+        own = [o for o in overrides if not is_hydra_override(o)]
+        typed, refused = read_overrides(self.command, own, self.groups, multirun=self.multirun)
+        self.messages += [r.message for r in refused]
+        chosen = [t for t in typed if t.is_group]
+        values = [t for t in typed if not t.is_group]
+        for choice in itertools.product(*(t.lines for t in chosen)):
+            self._choice([*choice, *for_hydra], values, refused)
+        unique = list(dict.fromkeys(self.loader.repository.refused + self.messages))
+        if unique or self.first is None:
+            raise UserError(unique)
+        self.first.typed = overrides
+        self.first.lines = [*(t.line for t in typed), *for_hydra]
+        return self.first
+
+    def _choice(self, lines: list[str], values: list[Typed], refused: list[Refused]) -> None:
+        """One choice of options, with every combination of swept values."""
+        lines = [line for line in lines if not line.endswith("=null")]  # an optional group's default
+        try:
+            raw = self.loader.compose(self.command, lines)
+        except ComposeError as error:
+            self.messages.append(str(error))
+            return
+        choices = _own_choices(raw.hydra.runtime.choices)
+        OmegaConf.set_struct(raw, False)
+        del raw["hydra"]
+        provenance = Provenance(self.loader, self.command, lines, values)
+        for combination in _combinations(values):
+            own = copy.deepcopy(raw)
+            problems = [p for t, v in combination if (p := _apply(own, t, v))]
+            config, found = _judge(self.command, own, partial=self.partial)
+            problems += self._worth_saying(found, refused)
+            self.messages += [f"{p.key}: {p.text}{provenance.of(p.key)}" for p in problems]
+            self.first = self.first or Composed(self.command, config, own, choices=choices)
+
+    def _worth_saying(self, problems: list[Problem], refused: list[Refused]) -> Iterator[Problem]:
+        """Leaves out what is only wrong because an override or a file was refused."""
+        keys = [r.key.replace("/", ".") for r in refused]
+        unread = any("." not in k for k in keys) or bool(self.loader.repository.refused)
+        for problem in problems:
+            under = any(problem.key == k or problem.key.startswith(f"{k}.") for k in keys)
+            if not under and not (unread and problem.text.startswith(validate.MUST)):
+                yield problem
+
+
+def _apply(config: DictConfig, typed: Typed, value: Any) -> Problem | None:
+    """Sets one value as Hydra's `++key=value` does."""
+    try:
+        OmegaConf.update(config, typed.key, value, merge=True, force_add=True)
+    except (OmegaConfBaseException, ValueError, TypeError, AttributeError, RecursionError) as error:
+        return Problem(typed.key, f"cannot be set: {str(error).splitlines()[0]}")
+    return None
+
+
+def _combinations(values: list[Typed]) -> Iterator[list[tuple[Typed, Any]]]:
+    """Every combination of swept values; of a large sweep every value once, with the others' first."""
+    count = 1
+    for typed in values:
+        count *= len(typed.values)
+    if count <= MOST_COMBINATIONS:
+        yield from ([*zip(values, c, strict=True)] for c in itertools.product(*(t.values for t in values)))
+        return
+    first = [(t, t.values[0]) for t in values]
+    yield first
+    for i, typed in enumerate(values):
+        for value in typed.values[1:]:
+            yield [*first[:i], (typed, value), *first[i + 1 :]]

@@ -1,0 +1,42 @@
+"""The strings below the schemas' fields, read from the source: they are the documentation of every key."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import sys
+from functools import cache
+from typing import Any
+
+
+@cache
+def _module_docs(module: str) -> dict[str, dict[str, str]]:
+    """Class -> field -> the string below the field."""
+    tree = ast.parse(inspect.getsource(sys.modules[module]))
+    return {node.name: _class_docs(node) for node in tree.body if isinstance(node, ast.ClassDef)}
+
+
+def _class_docs(node: ast.ClassDef) -> dict[str, str]:
+    docs = {}
+    for target, text in zip(node.body, node.body[1:], strict=False):
+        documented = isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)
+        if isinstance(target, ast.AnnAssign) and isinstance(target.target, ast.Name) and documented:
+            docs[target.target.id] = " ".join(str(text.value.value).split())  # type: ignore[union-attr]
+    return docs
+
+
+def doc(owner: type, name: str) -> str:
+    """The documentation of one field, which may stand in a base class."""
+    for cls in getattr(owner, "documented_by", owner).__mro__:
+        found = _module_docs(cls.__module__).get(cls.__name__, {}) if cls.__module__.startswith("mmft") else {}
+        if name in found:
+            return found[name]
+    return ""
+
+
+def field_doc(root: type, key: str) -> str:
+    """The documentation of a dotted key."""
+    from mmft.config.walk import keys
+
+    found: Any = next(((owner, f.name) for name, owner, f, _ in keys(root) if name == key), None)
+    return "" if found is None else doc(*found)

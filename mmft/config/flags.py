@@ -1,0 +1,126 @@
+"""The flags after a sub-command. Those of Hydra that are of use, and none that would run foreign code."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mmft.config.wording import did_you_mean, listed
+from mmft.errors import UserError
+
+_REFUSED = {
+    "--config-path": "type --config-dir FOLDER for a folder of your own",
+    "-cp": "type --config-dir FOLDER for a folder of your own",
+    "--config-name": "the sub-command chooses the config; type experiment=NAME for one of your own",
+    "-cn": "the sub-command chooses the config; type experiment=NAME for one of your own",
+    "--experimental-rerun": "it loads a pickle, which can run anything; type resume=RUN, or the run's overrides.yaml",
+    "--package": "type --cfg job",
+    "-p": "type --cfg job",
+    "--version": "see pip show mmft",
+}
+_SHORT = {
+    "-h": "--help",
+    "-m": "--multirun",
+    "-r": "--run",
+    "-c": "--cfg",
+    "-i": "--info",
+    "-cd": "--config-dir",
+    "-sc": "--shell-completion",
+}
+_SWITCHES = {
+    "--help": "help",
+    "--multirun": "multirun",
+    "--run": "run",
+    "--resolve": "resolve",
+    "--hydra-help": "hydra_help",
+    "--shell-completion": "completion",
+}
+_CFG = ("job", "hydra", "all")
+_INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
+
+
+@dataclass
+class Flags:
+    """What was typed after the sub-command."""
+
+    overrides: list[str] = field(default_factory=list)
+    config_dirs: list[Path] = field(default_factory=list)
+    cfg: str | None = None
+    info: str | None = None
+    help: bool = False
+    multirun: bool = False
+    run: bool = False
+    resolve: bool = False
+    hydra_help: bool = False
+    completion: bool = False
+
+
+def parse_flags(words: Sequence[str]) -> Flags:
+    """Splits what was typed into flags and overrides.
+
+    Raises:
+        UserError: with every wrong flag.
+    """
+    flags, errors = Flags(), []
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("-"):
+            flags.overrides.append(word)
+            continue
+        name, given, value = word.partition("=")
+        name = _SHORT.get(name, name)
+        try:
+            _flag(flags, name, value if given else None, rest)
+        except ValueError as error:
+            errors.append(str(error))
+    errors += _conflicts(flags)
+    if errors:
+        raise UserError(errors)
+    return flags
+
+
+def _flag(flags: Flags, name: str, value: str | None, rest: list[str]) -> None:
+    """Takes one flag, and its value from `rest` where it needs one."""
+    if name in _REFUSED:
+        raise ValueError(f"{name} is not supported: {_REFUSED[name]}")
+    if name in _SWITCHES and value is None:
+        setattr(flags, _SWITCHES[name], True)
+    elif name == "--config-dir":
+        flags.config_dirs.insert(0, Path(_value(name, value, rest)))
+    elif name == "--cfg":
+        flags.cfg = _one_of(name, _value(name, value, rest), _CFG)
+    elif name == "--info":
+        follows = bool(rest) and rest[0] in _INFO
+        flags.info = _one_of(name, value or (rest.pop(0) if follows else "all"), _INFO)
+    else:
+        known = [*_SWITCHES, "--config-dir", "--cfg", "--info"]
+        raise ValueError(f"{name}: no such flag.{did_you_mean(name, known)} Flags: {listed(known)}")
+
+
+def _value(name: str, value: str | None, rest: list[str]) -> str:
+    if value is None and (not rest or rest[0].startswith("-")):
+        raise ValueError(f"{name} needs a value: {name} VALUE")
+    return rest.pop(0) if value is None else value
+
+
+def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> str:
+    if value not in allowed:
+        raise ValueError(f"{name} {value}: allowed is one of {listed(allowed)}.{did_you_mean(value, allowed)}")
+    return value
+
+
+def _conflicts(flags: Flags) -> list[str]:
+    chosen = {
+        "--run": flags.run,
+        "--multirun": flags.multirun,
+        "--cfg": flags.cfg is not None,
+        "--info": flags.info is not None,
+        "--shell-completion": flags.completion,
+    }
+    on = [name for name, given in chosen.items() if given]
+    errors = [f"{' and '.join(on)}: only one of them at a time"] if len(on) > 1 else []
+    if flags.resolve and flags.cfg is None:
+        errors.append("--resolve goes with --cfg: type --cfg job --resolve")
+    return errors

@@ -1,0 +1,122 @@
+"""Hydra's config loader over mmft's search path, with every file of a user inspected before it is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import version
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import ConfigRepository
+from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
+from hydra.core.object_type import ObjectType
+from hydra.core.plugins import Plugins
+from hydra.errors import ConfigCompositionException, HydraException
+from hydra.plugins.config_source import ConfigResult
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from mmft.config.sources import conf_dir
+from mmft.config.store import register
+from mmft.config.yaml_files import inspect
+
+_USER = "command-line"
+
+_HYDRA_NODE: dict[str, Any] = {
+    "launcher": {"_target_": "hydra._internal.core_plugins.basic_launcher.BasicLauncher"},
+    "sweeper": {
+        "_target_": "hydra._internal.core_plugins.basic_sweeper.BasicSweeper",
+        "max_batch_size": None,
+        "params": None,
+    },
+    "callbacks": {},
+    "searchpath": [],
+    "hydra_logging": {"version": 1, "root": None, "disable_existing_loggers": False},
+    "job_logging": {"version": 1, "root": None, "disable_existing_loggers": False},
+    "output_subdir": None,
+}
+"""What Hydra would instantiate or write: as shipped, or nothing is run."""
+
+
+class InspectedRepository(ConfigRepository):
+    """Loads nothing from a user's folder that `inspect` refuses; an empty config stands in for it.
+
+    Attributes:
+        refused: why files were refused.
+        files: the file that each loaded config came from.
+    """
+
+    def __init__(self, config_search_path: Any) -> None:
+        self.refused: list[str] = []
+        self.files: dict[str, Path] = {}
+        super().__init__(config_search_path)
+
+    def __deepcopy__(self, memo: Any) -> InspectedRepository:
+        """Hydra copies the repository for every composition; what was found stays in one place."""
+        return self
+
+    def load_config(self, config_path: str) -> ConfigResult | None:
+        """The config at `config_path`; None if there is none."""
+        source = self._find_object_source(config_path, ObjectType.CONFIG)
+        if isinstance(source, FileConfigSource):
+            name = config_path.removesuffix(".yaml")
+            file = Path(source.path) / f"{name}.yaml"
+            self.files[name] = file
+            if source.provider == _USER and (refused := inspect(file, name)):
+                self.refused.extend(r for r in refused if r not in self.refused)
+                return ConfigResult(_USER, str(file), OmegaConf.create(), {"package": None}, [])
+        return super().load_config(config_path)
+
+
+class Loader(ConfigLoaderImpl):
+    """Composes a command's config. Used for validating and by Hydra's own run alike."""
+
+    repository: InspectedRepository
+
+    def __init__(self, config_dirs: Sequence[Path] = ()) -> None:
+        version.setbase("1.3")
+        Plugins.instance()  # registers the kinds of sources
+        register()
+        path = ConfigSearchPathImpl()
+        path.append("hydra", "pkg://hydra.conf")
+        for folder in config_dirs:
+            path.append(_USER, f"file://{folder.absolute()}")
+        path.append("main", f"file://{conf_dir()}")
+        path.append("schema", "structured://")
+        super().__init__(path)
+        self.repository = InspectedRepository(path)
+
+    def compose(self, command: str, overrides: list[str]) -> DictConfig:
+        """The composed config with its `hydra` node.
+
+        Raises:
+            ComposeError: if the files do not fit together.
+        """
+        try:
+            config = self.load_configuration(command, overrides, RunMode.RUN)
+        except (HydraException, OmegaConfBaseException, ValueError, AssertionError, OSError) as error:
+            raise ComposeError(_reason(error)) from error
+        self._check_hydra(config)
+        return config
+
+    def _check_hydra(self, config: DictConfig) -> None:
+        node = OmegaConf.to_container(config.hydra, resolve=False)
+        assert isinstance(node, dict)
+        wrong = [key for key, expected in _HYDRA_NODE.items() if node.get(key) != expected]
+        wrong += [f"job.{key}" for key in ("env_set", "env_copy") if node["job"][key]]
+        if wrong:
+            raise ComposeError(f"hydra.{', hydra.'.join(wrong)}: Hydra's own settings are mmft's; take them out")
+
+
+class ComposeError(ConfigCompositionException):
+    """The files do not fit together; the message is for the user."""
+
+
+def _reason(error: BaseException) -> str:
+    """The message of the innermost cause, without Hydra's advice on search paths."""
+    while error.__cause__ is not None and not str(error):
+        error = error.__cause__
+    return " ".join(str(error).split("\nSearch path:")[0].split())

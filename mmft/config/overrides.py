@@ -1,0 +1,208 @@
+"""The overrides as typed: parsed one by one, so that every wrong one is named at once.
+
+What is right is handed on in one spelling: `group=option` for groups, `++key=value` for values, which
+Hydra applies whether it knows the key or not; `mmft.config.validate` is the one who judges keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, ValueType
+from hydra.errors import HydraException
+
+from mmft.config.interpolation import interpolations, texts_of
+from mmft.config.schema import COMMANDS
+from mmft.config.sources import Groups
+from mmft.config.validate import accepts_text
+from mmft.config.walk import NO_CODE, group_options, key_names, sections
+from mmft.config.wording import did_you_mean, listed, show
+
+HYDRA_KEYS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.verbose")
+OPTIONAL_GROUPS = ("experiment", "debug")  # these may be null
+
+
+def is_hydra_override(text: str) -> bool:
+    """Whether an override is one of the few of Hydra's own that are allowed."""
+    return text.partition("=")[0].lstrip("+") in HYDRA_KEYS and "${" not in text
+
+
+class Typed(NamedTuple):
+    """One override that can be composed."""
+
+    text: str  # as typed
+    key: str
+    is_group: bool
+    values: list[Any]  # one, or all of a sweep
+    line: str  # for Hydra, all values of a sweep in it
+    lines: list[str]  # for Hydra, one per value
+
+
+class Refused(NamedTuple):
+    """One override that cannot be composed, and why."""
+
+    key: str
+    message: str
+
+
+def read_overrides(
+    command: str, texts: Sequence[str], groups: Groups, *, multirun: bool = False
+) -> tuple[list[Typed], list[Refused]]:
+    """Parses what was typed.
+
+    Args:
+        command: whose config it is for.
+        texts: the overrides, `hydra.` ones left out.
+        groups: the groups and options that there are.
+        multirun: whether sweeps are allowed.
+    """
+    reader = _Reader(command, groups, multirun)
+    typed: list[Typed] = []
+    refused: list[Refused] = []
+    for text in texts:
+        try:
+            typed.append(reader.read(text))
+        except _Wrong as wrong:
+            refused.append(Refused(text.lstrip("+~").partition("=")[0], f"{wrong} (typed: {text})"))
+    return typed, refused
+
+
+class _Wrong(ValueError):
+    """An override that cannot be composed."""
+
+
+class _Reader:
+    def __init__(self, command: str, groups: Groups, multirun: bool) -> None:
+        self.root = COMMANDS[command]
+        self.command = command
+        self.groups = groups
+        self.multirun = multirun
+        self.parser = OverridesParser.create()
+
+    def read(self, text: str) -> Typed:
+        override = self._parse(text)
+        key = override.key_or_group
+        _refuse_code(key, override)
+        if override.package is not None:
+            raise _Wrong(f"{key}@{override.package}: a package cannot be chosen. Type {key}=OPTION")
+        is_group = self._is_group(key, override)
+        if override.is_delete():
+            raise _Wrong(self._no_deletion(key, is_group))
+        if is_group:
+            return self._group(text, key, self._values(text, key, override, is_group=True))
+        return self._value(text, key, override)
+
+    def _parse(self, text: str) -> Override:
+        if "=" not in text and not text.startswith("~"):
+            raise _Wrong(f"{text}: is no override.{self._near(text)} Type KEY=VALUE")
+        try:
+            return self.parser.parse_override(text)
+        except (HydraException, ValueError, RecursionError, AssertionError) as error:
+            key, _, value = text.partition("=")
+            reason = " ".join(str(error).split("\nSee https")[0].split())
+            quoted = value.replace("\\", "\\\\").replace("'", "\\'")
+            raise _Wrong(
+                f"{key}: cannot be read: {reason}. A value with blanks or special characters is quoted twice, "
+                f"for the shell and for mmft: \"{key}='{quoted}'\""
+            ) from error
+
+    def _is_group(self, key: str, override: Override) -> bool:
+        if isinstance(override.value(), dict):
+            return False
+        if "/" in key and not self.groups.exists(key):
+            near = did_you_mean(key, self.groups.names())
+            raise _Wrong(f"{key}: no such group.{near} Groups: {listed(self.groups.names())}")
+        return "." not in key and self.groups.exists(key)
+
+    def _values(self, text: str, key: str, override: Override, *, is_group: bool) -> list[Any]:
+        """The value, or all values of a sweep."""
+        if not override.is_sweep_override():
+            return [override.value()]
+        if not self.multirun:
+            given = text.partition("=")[2]
+            how = "" if is_group else f"; for a list, type {key}=[{given}]; for one text, type \"{key}='{given}'\""
+            raise _Wrong(f"{key}: several values are a sweep, which needs -m: mmft {self.command} -m {text}{how}")
+        if override.value_type == ValueType.GLOB_CHOICE_SWEEP and is_group:
+            return list(override._value.filter(self.groups.options(key)))  # type: ignore[union-attr]
+        if not override.is_discrete_sweep() or override.value_type == ValueType.GLOB_CHOICE_SWEEP:
+            raise _Wrong(f"{key}: a sweep needs its values listed: {key}=1,2,3 or {key}=range(1,4)")
+        values = [Override._convert_value(v) for v in override.sweep_iterator()]
+        if not values:
+            raise _Wrong(f"{key}: the sweep has no values")
+        return values
+
+    def _group(self, text: str, key: str, values: list[Any]) -> Typed:
+        if not self._has_groups():
+            raise _Wrong(f"{key}: mmft {self.command} has no groups. Type {key}.KEY=VALUE; see mmft {self.command} -h")
+        for value in values:
+            self._check_option(key, value)
+        names = ["null" if v is None else str(v) for v in values]
+        sign = "" if self._in_defaults(key) else "+"
+        lines = [f"{sign}{key}={name}" for name in names]
+        return Typed(text, key, True, values, f"{sign}{key}={','.join(names)}", lines)
+
+    def _has_groups(self) -> bool:
+        return any(group_options(path) for path in sections(self.root))
+
+    def _in_defaults(self, group: str) -> bool:
+        schema: Any = self.root
+        for part in group.split("/"):
+            schema = sections(schema).get(part) if isinstance(schema, type) else None
+        return schema is not None or group in OPTIONAL_GROUPS
+
+    def _check_option(self, group: str, value: Any) -> None:
+        if value is None and group in OPTIONAL_GROUPS:
+            return
+        names = self.groups.options(group)
+        if isinstance(value, list | dict) or value is None or "${" in str(value):
+            raise _Wrong(f"{group}: {show(value)} is no option; options: {listed(names)}")
+        if ".." in str(value) or str(value).startswith("/") or not self.groups.has(group, str(value)):
+            near = did_you_mean(str(value), names)
+            raise _Wrong(f"{group}: {show(value)} is no option of the group.{near} Options: {listed(names)}")
+
+    def _value(self, text: str, key: str, override: Override) -> Typed:
+        head, _, name = key.rpartition(".")
+        if name == "type" and group_options(head):
+            group = head.replace(".", "/")
+            raise _Wrong(f"{key}: an option is chosen by its group. Type {group}=NAME")
+        values = self._values(text, key, override, is_group=False)
+        errors = [e for t in texts_of(values) for e in interpolations(t).errors]
+        if errors:
+            raise _Wrong(f"{key}: {'; '.join(errors)}")
+        given = text.partition("=")[2]
+        if len(values) == 1 and type(values[0]) in (int, float) and accepts_text(self.root, key):
+            values, given = [given.strip()], f"'{given.strip()}'"  # 2026_11 is a name here, not 202611
+        lines = [f"++{key}={given}"] if len(values) == 1 else []
+        return Typed(text, key, False, values, f"++{key}={given}", lines)
+
+    def _no_deletion(self, key: str, is_group: bool) -> str:
+        if is_group:
+            return f"{key}: a group cannot be taken out; options: {listed(self.groups.options(key))}"
+        return f"{key}: a key cannot be taken out.{self._near(key)} Type {key}=null where null is allowed"
+
+    def _near(self, key: str) -> str:
+        return did_you_mean(key, [*key_names(self.root), *self.groups.names()])
+
+
+def _refuse_code(key: str, override: Override) -> None:
+    """Refuses what would change Hydra's own behaviour or name something to call."""
+    if key.split("/")[0].split(".")[0] in ("hydra", "schema"):
+        allowed = listed(HYDRA_KEYS)
+        raise _Wrong(f"{key}: cannot be overridden: launchers, sweepers and paths are mmft's; allowed: {allowed}")
+    named = NO_CODE.intersection([*key.replace("/", ".").split("."), *_keys_in(override.value())])
+    if named:
+        raise _Wrong(f"{key}: {listed(sorted(named))} is not allowed: nothing that a config names is called by mmft")
+
+
+def _keys_in(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield str(key)
+            yield from _keys_in(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _keys_in(inner)
+    elif hasattr(value, "list"):  # a choice sweep
+        yield from _keys_in([Override._convert_value(v) for v in value.list])

@@ -1,0 +1,52 @@
+"""Where the YAML files are: mmft's own `conf/`, and a user's folder in front of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+
+@cache
+def conf_dir() -> Path:
+    """`conf/` beside the package in a checkout, or inside the package in a wheel.
+
+    The checkout goes first: in an editable install hatchling also leaves a frozen copy in site-packages.
+    """
+    package = Path(__file__).resolve().parents[1]
+    checkout = package.parent
+    if (checkout / "conf" / "train.yaml").is_file() and (checkout / "pyproject.toml").is_file():
+        return checkout / "conf"
+    return package / "conf"
+
+
+class Groups:
+    """What groups and options there are in a list of folders, by looking at the folders alone."""
+
+    def __init__(self, config_dirs: Sequence[Path]) -> None:
+        self.folders = [*config_dirs, conf_dir()]
+
+    def exists(self, group: str) -> bool:
+        """Whether any folder has this group."""
+        return bool(group) and any((folder / group).is_dir() for folder in self.folders)
+
+    def options(self, group: str) -> list[str]:
+        """The names of a group's options, those in folders below it included (`sub/name`)."""
+        found: set[str] = set()
+        for folder in self.folders:
+            base = folder / group
+            found.update(p.relative_to(base).with_suffix("").as_posix() for p in base.glob("*.yaml"))
+        return sorted(found)
+
+    def has(self, group: str, option: str) -> bool:
+        """Whether a group has an option."""
+        return any((folder / group / f"{option}.yaml").is_file() for folder in self.folders)
+
+    def names(self) -> list[str]:
+        """All groups but Hydra's own."""
+        found = set()
+        for folder in self.folders:
+            for child in folder.rglob("*"):
+                if child.is_dir():
+                    found.add(child.relative_to(folder).as_posix())
+        return sorted(n for n in found if n.split("/")[0] not in ("hydra", "schema"))

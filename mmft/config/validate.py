@@ -1,0 +1,255 @@
+"""From a plain mapping to a typed config, strictly, with every error at once; and back.
+
+A schema is a dataclass: annotations say what a value may be, `field` its bounds, a missing default that
+it must be given. A section that is a group (`optim`) is read by the option that its `type` key names.
+Nothing is repaired: `"3.0"` is no whole number, `true` is no number, an unknown key is an error. A whole
+number is taken where a number is allowed, and a number where only a text is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import Field, dataclass, field, fields, is_dataclass
+from functools import cache
+from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_origin
+
+from mmft.config.registry import OptionConfig
+from mmft.config.walk import MISSING, NO_CODE, group_options, has_default, hints, is_group, key_names, sections
+from mmft.config.wording import bounds, describe, did_you_mean, listed, members, nearest, show, within
+from mmft.errors import UserError
+
+T = TypeVar("T")
+
+MUST = "must be given"  # begins the text of every problem that is a missing value
+
+
+class Problem(NamedTuple):
+    """One thing that is wrong: the dotted key, and what about it."""
+
+    key: str
+    text: str
+
+
+class WrongType(ValueError):
+    """A value that its type does not allow."""
+
+
+@dataclass
+class Validation:
+    """What reading a mapping gave: the config (None where it could not be built) and all problems."""
+
+    config: Any = None
+    problems: list[Problem] = field(default_factory=list)
+
+
+def read(values: Any, schema: type, *, partial: bool = False) -> Validation:
+    """Reads a plain mapping by a schema and finds everything that is wrong with it.
+
+    Args:
+        values: the mapping, interpolations resolved; `???` marks a value that must still be given.
+        schema: the dataclass of the command.
+        partial: values that must be given may still be missing.
+    """
+    reader = _Reader(schema, partial)
+    config = reader.section(values, schema, "")
+    return Validation(config, reader.problems)
+
+
+def parse(values: Mapping[str, Any], schema: type[T], source: str = "the config") -> T:
+    """Reads a complete mapping, for example a run's config.yaml.
+
+    Raises:
+        UserError: with everything that is wrong, naming `source`.
+    """
+    from mmft.config.checks import check
+
+    result = read(values, schema)
+    problems = result.problems + check(result.config, {p.key for p in result.problems})
+    if problems:
+        raise UserError(f"{p.key}: {p.text} (in {source})" for p in problems)
+    return result.config  # type: ignore[no-any-return]
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """The inverse of `parse`: plain values, with the `type` of every option."""
+    named = isinstance(config, OptionConfig)
+    values: dict[str, Any] = {"type": config.type} if named else {}
+    for f in fields(config):
+        value = getattr(config, f.name)
+        values[f.name] = to_dict(value) if is_dataclass(value) else value
+    return values
+
+
+@cache
+def accepts_text(schema: type, key: str) -> bool:
+    """Whether the value of a dotted key is a text and no number: `007` is then the text as typed."""
+    from mmft.config.walk import keys
+
+    found = [hints(owner)[f.name] for name, owner, f, _ in keys(schema) if name == key]
+    return any(str in members(h) and not {int, float} & set(members(h)) for h in found)
+
+
+class _Reader:
+    """Walks a mapping along a schema; wrong or missing values become None and a problem."""
+
+    def __init__(self, root: type, partial: bool) -> None:
+        self.root = root
+        self.partial = partial
+        self.problems: list[Problem] = []
+
+    def section(self, values: Any, schema: type, path: str) -> Any:
+        """A mapping as an instance of `schema`; None if it is no mapping or its option is unknown."""
+        if not isinstance(values, Mapping):
+            self._not_a_section(values, schema, path)
+            return None
+        given = dict(values)
+        if is_group(schema):
+            chosen = group_options(path).get(str(given.pop("type", None)))
+            if chosen is None:
+                self._unknown_option(values.get("type"), path)
+                return None
+            schema = chosen.schema
+        elif issubclass(schema, OptionConfig):
+            given.pop("type", None)
+        self._unknown_keys(given, schema, path)
+        return schema(**{f.name: self._field(given, schema, f, path) for f in fields(schema)})
+
+    def _field(self, given: dict[str, Any], schema: type, f: Field[Any], path: str) -> Any:
+        key = f"{path}.{f.name}" if path else f.name
+        inner = sections(schema).get(f.name)
+        if inner is not None:
+            return self.section(given.get(f.name, {}), inner, key)
+        value = given.get(f.name, MISSING)
+        if value == MISSING:
+            return self._missing(f, key)
+        return self._value(value, hints(schema)[f.name], f.metadata, key)
+
+    def _missing(self, f: Field[Any], key: str) -> Any:
+        if has_default(f):
+            return f.default_factory() if callable(f.default_factory) else f.default
+        if not self.partial:
+            from mmft.config.docs import field_doc
+
+            self._problem(key, f"{MUST}. {field_doc(self.root, key)} Type {key}=VALUE")
+        return None
+
+    def _value(self, value: Any, hint: Any, limits: Mapping[str, Any], key: str) -> Any:
+        allowed = describe(hint) + (f", {bounds(limits)}" if limits else "")
+        try:
+            value = convert(value, hint)
+        except WrongType:
+            near = did_you_mean(value, _choices(hint)) if isinstance(value, str) else ""
+            self._problem(key, f"{show(value)} is not allowed; allowed is {allowed}.{near}")
+            return None
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if number and not within(value, limits):
+            self._problem(key, f"{show(value)} is out of bounds; allowed is {allowed}")
+            return None
+        return value
+
+    def _unknown_keys(self, given: dict[str, Any], schema: type, path: str) -> None:
+        known = [f.name for f in fields(schema)]
+        for name, value in given.items():
+            if name not in known:
+                self._unknown_key(f"{path}.{name}" if path else str(name), str(name), value, schema)
+
+    def _unknown_key(self, key: str, name: str, value: Any, schema: type) -> None:
+        if name in NO_CODE:
+            self._problem(key, "is not allowed: nothing that a config names is imported or called by mmft")
+            return
+        if isinstance(value, Mapping) and value and not NO_CODE.isdisjoint(map(str, value)):
+            for inner, v in value.items():
+                self._unknown_key(f"{key}.{inner}", str(inner), v, schema)
+            return
+        if owner := _owner(key, schema):
+            self._problem(key, owner)
+            return
+        if isinstance(value, Mapping) and value:
+            for inner, v in value.items():
+                self._unknown_key(f"{key}.{inner}", str(inner), v, schema)
+            return
+        self._problem(key, f"no such key.{self._suggestion(key, schema)}")
+
+    def _suggestion(self, key: str, schema: type) -> str:
+        head, _, name = key.rpartition(".")
+        siblings = [f.name for f in fields(schema)]
+        near = nearest(name, siblings)
+        found = nearest(key, key_names(self.root)) if near is None else f"{head}.{near}".lstrip(".")
+        where = f"Keys of {head}" if head else "Keys and sections"
+        return (f" Did you mean {found}?" if found else "") + f" {where}: {listed(siblings)}"
+
+    def _not_a_section(self, values: Any, schema: type, path: str) -> None:
+        group = path.replace(".", "/")
+        if is_group(schema):
+            choose = f"choose an option with {group}=NAME, NAME one of {listed(group_options(path))}"
+        else:
+            choose = f"set one of its keys: {listed(f'{path}.{f.name}' for f in fields(schema))}"
+        self._problem(path or "(the config)", f"{show(values)} is not a section; {choose}")
+
+    def _unknown_option(self, name: Any, path: str) -> None:
+        group, names = path.replace(".", "/"), list(group_options(path))
+        if name in (None, MISSING):
+            self._problem(path, f"has no option. Type {group}=NAME, NAME one of {listed(names)}")
+        else:
+            near = did_you_mean(str(name), names)
+            self._problem(f"{path}.type", f"{show(name)} is no option of {group}.{near} Options: {listed(names)}")
+
+    def _problem(self, key: str, text: str) -> None:
+        self.problems.append(Problem(key, text))
+
+
+def _owner(key: str, schema: type) -> str | None:
+    """The message for a key that another option of the same group has."""
+    head, _, name = key.rpartition(".")
+    owners = [o for o, option in group_options(head).items() if name in hints(option.schema)]
+    if not owners:
+        return None
+    group, here = head.replace(".", "/"), getattr(schema, "type", "?")
+    belongs = " and ".join(f"{group}={o}" for o in owners)
+    return f"belongs to {belongs}, not to {group}={here}. Type {group}={owners[0]}, or leave {key} out"
+
+
+def _choices(hint: Any) -> list[str]:
+    return [str(c) for m in members(hint) if get_origin(m) is Literal for c in get_args(m)]
+
+
+def convert(value: Any, hint: Any) -> Any:
+    """The value as its type wants it, or `WrongType`. Of a union, an exact member goes before one that converts."""
+    for exact in (True, False):
+        for member in members(hint):
+            try:
+                return _convert_one(value, member, exact)
+            except WrongType:
+                continue
+    raise WrongType
+
+
+def _convert_one(value: Any, hint: Any, exact: bool) -> Any:
+    origin = get_origin(hint)
+    if origin is Literal:
+        return _same_type(value, get_args(hint))
+    if origin is list and isinstance(value, list):
+        return [convert(v, get_args(hint)[0]) for v in value]
+    if origin is dict and isinstance(value, Mapping):
+        key, inner = get_args(hint)
+        return {convert(k, key): convert(v, inner) for k, v in value.items()}
+    if origin is None and type(value) is hint:
+        return _finite(value)
+    if not exact and hint is float and type(value) is int:
+        return float(value)
+    if not exact and hint is str and type(value) in (int, float):
+        return str(value)
+    raise WrongType
+
+
+def _same_type(value: Any, allowed: tuple[Any, ...]) -> Any:
+    if any(value == a and type(value) is type(a) for a in allowed):
+        return value
+    raise WrongType
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise WrongType
+    return value

@@ -1,0 +1,73 @@
+"""How the schemas are read: fields, sections, groups, keys. Everything here is derived from the dataclasses."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import Field, fields, is_dataclass
+from functools import cache
+from typing import Any, get_type_hints
+
+from mmft.config.registry import Option, OptionConfig, groups, options
+
+MISSING = "???"  # OmegaConf's mark of a value that must be given
+
+NO_CODE = frozenset({"_target_", "_partial_", "_args_", "_recursive_", "_convert_"})
+"""Keys by which Hydra would import and call something; never allowed."""
+
+
+def has_default(f: Field[Any]) -> bool:
+    """Whether a field need not be given."""
+    return f.default is not dataclasses.MISSING or f.default_factory is not dataclasses.MISSING
+
+
+@cache
+def hints(schema: type) -> dict[str, Any]:
+    """The fields' types; a field typed `Any` with a dataclass as its factory has that dataclass as its type."""
+    found = get_type_hints(schema)
+    typed = {f.name: found[f.name] for f in fields(schema)}
+    for f in fields(schema):
+        if typed[f.name] is Any and is_dataclass(f.default_factory):
+            typed[f.name] = f.default_factory
+    return typed
+
+
+@cache
+def sections(schema: type) -> dict[str, type]:
+    """The fields that are schemas themselves, by name."""
+    return {name: hint for name, hint in hints(schema).items() if isinstance(hint, type) and is_dataclass(hint)}
+
+
+def is_group(schema: type) -> bool:
+    """Whether a section holds one of several options, told apart by its `type` key."""
+    return issubclass(schema, OptionConfig) and not hasattr(schema, "type")
+
+
+@cache
+def group_options(path: str) -> dict[str, Option]:
+    """The options of the group whose keys are under `path`, for example `tune.image_encoder`."""
+    group = path.replace(".", "/")
+    return options(group) if group in groups() else {}
+
+
+def keys(schema: type, prefix: str = "") -> Iterator[tuple[str, type, Field[Any], str | None]]:
+    """Every key below `schema` that holds a value: dotted key, its dataclass, its field, its option's name.
+
+    A group gives the keys of each of its options; the name is None outside of groups.
+    """
+    if is_group(schema):
+        for name, option in group_options(prefix.rstrip(".")).items():
+            for key, owner, f, _ in keys(option.schema, prefix):
+                yield key, owner, f, name
+        return
+    inner = sections(schema)
+    for f in fields(schema):
+        if f.name in inner:
+            yield from keys(inner[f.name], f"{prefix}{f.name}.")
+        else:
+            yield f"{prefix}{f.name}", schema, f, None
+
+
+def key_names(schema: type) -> list[str]:
+    """Every dotted key below `schema`, once, in order."""
+    return list(dict.fromkeys(key for key, *_ in keys(schema)))

@@ -1,0 +1,90 @@
+"""How messages about the config are worded, so that all of them read alike."""
+
+from __future__ import annotations
+
+import math
+import operator
+import types
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, Union, get_args, get_origin
+
+_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", type(None): "null"}
+_PLURAL = {int: "whole numbers", float: "numbers", str: "texts", bool: "truth values"}
+
+
+def nearest(name: str, names: Iterable[str]) -> str | None:
+    """The one of `names` that `name` most likely meant; None if none is near.
+
+    A name that ends the same way (`batch_size` for `data.batch_size`) is nearer than one spelt alike.
+    """
+    import difflib
+
+    known = list(names)
+    same_end = [k for k in known if k.split(".")[-1] == name.split(".")[-1]]
+    for pool, cutoff in ((same_end, 0.0 if len(same_end) == 1 else 0.5), (known, 0.7), (known, 0.6)):
+        if found := difflib.get_close_matches(name, pool, n=1, cutoff=cutoff):
+            return found[0]
+    return None
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """` Did you mean X?`, or nothing."""
+    found = nearest(name, names)
+    return "" if found is None else f" Did you mean {found}?"
+
+
+def listed(names: Iterable[Any]) -> str:
+    """`a, b, c`, or `(none)`."""
+    return ", ".join(str(n) for n in names) or "(none)"
+
+
+def members(hint: Any) -> tuple[Any, ...]:
+    """The alternatives of a union; a type that is none is its own only alternative."""
+    return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+
+
+def describe(hint: Any) -> str:
+    """What a type allows, in words: `a whole number or null`, `one of a, b`."""
+    parts = [m for m in members(hint) if not (m is int and float in members(hint))]
+    return " or ".join(_describe_one(p) for p in parts)
+
+
+def _describe_one(hint: Any) -> str:
+    if get_origin(hint) is Literal:
+        return f"one of {listed(get_args(hint))}"
+    if get_origin(hint) is list:
+        return f"a list of {_PLURAL[get_args(hint)[0]]}"
+    if get_origin(hint) is dict:
+        key, value = get_args(hint)
+        return f"a mapping of {_PLURAL[key]} to {_PLURAL[value]}"
+    return _WORDS[hint]
+
+
+_LIMITS = {
+    "ge": ("at least", operator.ge),
+    "gt": ("above", operator.gt),
+    "le": ("at most", operator.le),
+    "lt": ("below", operator.lt),
+}
+
+
+def bounds(limits: Mapping[str, Any]) -> str:
+    """Bounds in words: `at least 0 and below 1`; nothing if there are none."""
+    return " and ".join(f"{word} {limits[name]}" for name, (word, _) in _LIMITS.items() if name in limits)
+
+
+def within(value: float, limits: Mapping[str, Any]) -> bool:
+    """Whether a number is finite and within its bounds."""
+    return math.isfinite(value) and all(
+        holds(value, limits[name]) for name, (_, holds) in _LIMITS.items() if name in limits
+    )
+
+
+def show(value: Any) -> str:
+    """A value as one would type it, cut where it is long."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    text = repr(value) if isinstance(value, str) else str(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -1,0 +1,121 @@
+"""Looks at a user's YAML file before Hydra loads it: may it be loaded at all?
+
+Refused are anchors and aliases (a few lines of them expand to gigabytes), tags, anything about Hydra
+itself (a launcher, a search path or a callback would run code), keys such as `_target_`, and
+interpolations that mmft does not allow. Every message has the file and the line.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mmft.config.interpolation import interpolations
+from mmft.config.walk import NO_CODE
+
+LARGEST = 1_000_000  # bytes; a config has a few thousand
+_HYDRA = re.compile(r"(^|[/.@: ])hydra($|[/.@: ])")
+_HEADER = re.compile(r"^\s*#\s*@package\s+(\S+)")
+
+
+def inspect(path: Path, name: str) -> list[str]:
+    """All reasons why the file `path` may not be loaded; none if it may.
+
+    Args:
+        path: the file.
+        name: its name as Hydra knows it (`experiment/mine`).
+    """
+    if name.split("/")[0] in ("hydra", "schema"):
+        return [f"{path}: a folder named {name.split('/')[0]} in --config-dir is mmft's own; move the file"]
+    try:
+        if path.stat().st_size > LARGEST:
+            return [f"{path}: larger than {LARGEST} bytes, which no config is"]
+        text = path.read_text(encoding="utf-8")
+        if refused := list(_refused_tokens(text, path)):
+            return refused
+        return list(_refused_nodes(yaml.compose(text, Loader=yaml.SafeLoader), text, path))
+    except (OSError, UnicodeDecodeError) as error:
+        return [f"{path}: cannot be read: {error}"]
+    except yaml.YAMLError as error:
+        return [_syntax_error(error, path)]
+    except RecursionError:
+        return [f"{path}: nested too deeply"]
+
+
+def _syntax_error(error: yaml.YAMLError, path: Path) -> str:
+    mark = getattr(error, "problem_mark", None)
+    line = "" if mark is None else f":{mark.line + 1}"
+    return f"{path}{line}: is not valid YAML: {getattr(error, 'problem', None) or error}"
+
+
+def _refused_tokens(text: str, path: Path) -> Iterator[str]:
+    words: dict[type, str] = {
+        yaml.AnchorToken: "an anchor (&name)",
+        yaml.AliasToken: "an alias (*name)",
+        yaml.TagToken: "a tag (!name)",
+        yaml.DirectiveToken: "a directive (%NAME)",
+    }
+    for token in yaml.scan(text, Loader=yaml.SafeLoader):
+        if type(token) in words:
+            what = words[type(token)]
+            yield f"{path}:{token.start_mark.line + 1}: {what} is not allowed. Write the value out, or use ${{key}}"
+
+
+def _refused_nodes(root: Any, text: str, path: Path) -> Iterator[str]:
+    if root is None:
+        return
+    if not isinstance(root, yaml.MappingNode):
+        yield f"{path}:{root.start_mark.line + 1}: must be a mapping (key: value)"
+        return
+    for line in text.splitlines():
+        header = _HEADER.match(line)
+        if header and _HYDRA.search(header[1]):
+            yield f"{path}: @package {header[1]} is not allowed: Hydra's own settings are mmft's"
+    for key, value in root.value:
+        if key.value == "hydra":
+            yield f"{path}:{_line(key)}: hydra: is not allowed: Hydra's own settings are mmft's"
+        elif key.value == "defaults":
+            yield from _refused_defaults(value, path)
+    yield from _refused_values(root, path)
+
+
+def _refused_defaults(node: Any, path: Path) -> Iterator[str]:
+    """Entries of a defaults list: text, or a mapping of one group to an option or a list."""
+    if not isinstance(node, yaml.SequenceNode):
+        yield f"{path}:{_line(node)}: defaults must be a list"
+        return
+    for entry in node.value:
+        pairs = entry.value if isinstance(entry, yaml.MappingNode) else [(entry, None)]
+        if isinstance(entry, yaml.MappingNode) and len(pairs) != 1:
+            yield f"{path}:{_line(entry)}: an entry of defaults has one group, not {len(pairs)}"
+        for key, value in pairs:
+            if _HYDRA.search(str(key.value)):
+                yield f"{path}:{_line(key)}: {key.value} is not allowed: Hydra's own settings are mmft's"
+            if ".." in str(key.value) or (isinstance(value, yaml.ScalarNode) and ".." in value.value):
+                yield f"{path}:{_line(key)}: {key.value}: '..' is not allowed in a defaults list"
+
+
+def _refused_values(node: Any, path: Path) -> Iterator[str]:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            if key.value in NO_CODE:
+                yield f"{path}:{_line(key)}: {key.value} is not allowed: nothing that a config names is called"
+            if not isinstance(key, yaml.ScalarNode):
+                yield f"{path}:{_line(key)}: a key must be a single value"
+                continue
+            yield from _refused_values(key, path)
+            yield from _refused_values(value, path)
+    elif isinstance(node, yaml.SequenceNode):
+        for value in node.value:
+            yield from _refused_values(value, path)
+    elif isinstance(node, yaml.ScalarNode):
+        for error in interpolations(node.value).errors:
+            yield f"{path}:{_line(node)}: {error}"
+
+
+def _line(node: Any) -> int:
+    return int(node.start_mark.line) + 1
