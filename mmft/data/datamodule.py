@@ -34,8 +34,7 @@ class VisionLanguageData(LightningDataModule):
         batch_sizes: rows of one optimizer step by epoch, over all ranks.
 
     Attributes:
-        train_batches: the batch sampler of the last `train_dataloader()`; its `epoch` and `start` say
-            what is iterated next.
+        train_batches: the batch sampler of training; its `epoch` and `start` say what is iterated next.
         rows: how many rows each split has.
         table_bad: rows known to be bad before any picture is opened: by their table, or by their label.
         texts_cut: by split, how many texts `max_length` cut.
@@ -57,7 +56,7 @@ class VisionLanguageData(LightningDataModule):
         batch_sizes: BatchSizes,
     ) -> None:
         super().__init__()
-        self.config, self.seed, self.batch_sizes = config, seed, batch_sizes
+        self.config = config
         self.datasets = {
             name: make_dataset(
                 split, config, tokenizer=tokenizer, max_length=max_length, image_size=image_size, encode=encode
@@ -68,17 +67,13 @@ class VisionLanguageData(LightningDataModule):
         self.rows = {name: len(split) for name, split in splits.items()}
         self.texts_cut = {name: data.tokens.cut for name, data in self.datasets.items()}
         self.table_bad = self._known_bad()
-        self.train_batches: LogicalBatches | None = None
+        self.train_batches = LogicalBatches(self.rows.get("train", 0), batch_sizes, seed)
         if encode is not None:
             self._check_labels()
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """This rank's share of every logical batch, in the order of `train_batches.epoch`."""
-        rank, world = self._place()
-        before = self.train_batches
-        self.train_batches = LogicalBatches(self.rows["train"], self.batch_sizes, self.seed, rank, world)
-        if before is not None:  # Lightning may ask for the loader again; a resumption's place must hold
-            self.train_batches.epoch, self.train_batches.start = before.epoch, before.start
+        self.train_batches.rank, self.train_batches.world = self._place()
         return self._loader("train", self.train_batches)
 
     def val_dataloader(self) -> DataLoader[Batch] | list[Any]:

@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from mmft.data.delimited import records, split_header, unlimited_fields
 from mmft.errors import UserError
 
-Column = pa.ChunkedArray | list[Any]
+Column: TypeAlias = "pa.ChunkedArray | list[Any]"
 """A raw column: typed by Arrow (CSV, Parquet), or Python values of any kind (JSONL, rows in memory)."""
 
 Check = Callable[[Sequence[str]], None]

@@ -54,7 +54,7 @@ def _places(sizes: npt.NDArray[np.int64], label: str, seed: int) -> npt.NDArray[
     every split gets its share; the first unit lies at 0, so that no label is missing from training.
     """
     point = unit_hashes([label], seed, purpose="stratum")[0]
-    places = (np.cumsum(sizes) - sizes + point * sizes) / sizes.sum()
+    places: npt.NDArray[np.float64] = (np.cumsum(sizes) - sizes + point * sizes) / sizes.sum()
     places[0] = 0.0
     return places
 
@@ -66,7 +66,8 @@ def _unit_names(table: Table) -> list[str]:
         UserError: two rows without a group have the same id.
     """
     ids, groups = table.ids(), table.groups() or [None] * len(table)
-    twice = [id for id, count in Counter(i for i, g in zip(ids, groups, strict=True) if g is None).items() if count > 1]
+    counts = Counter(i for i, g in zip(ids, groups, strict=True) if g is None)
+    twice = [name for name, count in counts.items() if count > 1]
     if twice:
         shown = ", ".join(map(repr, twice[:3]))
         raise UserError(
@@ -91,7 +92,8 @@ def _name(label: Any) -> str:
 
 def _strata(labels: Sequence[str]) -> dict[str, list[int]]:
     """Units by label; all in one line where most labels occur once, for then they are no classes
-    (regression, retrieval)."""
+    (regression, retrieval).
+    """
     strata: dict[str, list[int]] = defaultdict(list)
     for unit, label in enumerate(labels):
         strata[label].append(unit)

@@ -19,4 +19,5 @@ def unit_hashes(names: Sequence[str], seed: int, purpose: str) -> npt.NDArray[np
     """
     key = f"{purpose}:{seed}".encode()
     digests = b"".join(blake2b(name.encode(errors="surrogatepass"), digest_size=8, key=key).digest() for name in names)
-    return (np.frombuffer(digests, dtype="<u8") >> np.uint64(11)) * 2.0**-53
+    words = np.frombuffer(digests, dtype="<u8") >> np.uint64(11)
+    return words.astype(np.float64) * np.float64(2.0**-53)

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageColor, UnidentifiedImageError
 from torch import Tensor
-from torchvision.transforms.v2 import functional as F
+from torchvision.transforms.v2 import functional as F  # type: ignore[import-untyped]
 
 from mmft.data.pixels import to_rgb
 from mmft.errors import UserError
@@ -126,7 +126,8 @@ class ImageReader:
 
 
 def _scale(pixels: Tensor, height: int, width: int) -> Tensor:
-    return F.resize(pixels, [height, width], interpolation=F.InterpolationMode.BICUBIC, antialias=True)
+    scaled: Tensor = F.resize(pixels, [height, width], interpolation=F.InterpolationMode.BICUBIC, antialias=True)
+    return scaled
 
 
 def _read(path: str) -> bytes:
@@ -152,7 +153,7 @@ def _upright(rgb: Image.Image, picture: Image.Image) -> Image.Image:
     """`rgb` turned as the EXIF data of `picture` say; unreadable EXIF data say nothing."""
     try:
         turn = _TURNS.get(picture.getexif().get(_ORIENTATION, 1))
-    except Exception:  # the parser raises nearly anything, and the pixels are good
+    except Exception:  # noqa: BLE001 - the parser raises nearly anything, and the pixels are good
         return rgb
     return rgb if turn is None else rgb.transpose(turn)
 

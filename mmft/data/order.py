@@ -88,5 +88,6 @@ class LogicalBatches(Sampler[list[int]]):
 
 def evaluation_batches(n: int, batch_size: int, rank: int = 0, world: int = 1) -> list[range]:
     """Batches of positions in order, made globally and dealt whole to ranks, so that padding does not
-    depend on how many ranks there are. Ranks may get different numbers of batches."""
+    depend on how many ranks there are. Ranks may get different numbers of batches.
+    """
     return [range(first, min(first + batch_size, n)) for first in range(rank * batch_size, n, world * batch_size)]

@@ -36,7 +36,8 @@ def _from_deep(picture: Image.Image) -> Image.Image:
 
 def _range(values: npt.NDArray[np.float64]) -> tuple[float, float]:
     """Black and white of a picture whose mode has no range of its own: the first usual range that it
-    fits, else its darkest and brightest pixel."""
+    fits, else its darkest and brightest pixel.
+    """
     low, high = float(values.min()), float(values.max())
     if low >= 0:
         for white in (1.0, 255.0, 65535.0):

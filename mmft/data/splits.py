@@ -120,7 +120,8 @@ def _check_sources(config: DataConfig) -> None:
 
 def _from_files(config: DataConfig) -> dict[str, Split]:
     """One table per split. Where rows have no ids, their numbers get the split's name in front, since
-    the same number stands in each file."""
+    the same number stands in each file.
+    """
     tables: dict[str, Table] = {}
     messages: list[str] = []
     for name in SPLITS:

@@ -55,7 +55,8 @@ def tokenize(texts: Sequence[str | None], tokenizer: Any, max_length: int) -> To
 
 def empty_text(tokenizer: Any, max_length: int) -> npt.NDArray[np.int32]:
     """(L,) the tokens of "", at least one: what stands in for a missing text, for without a real token
-    an attention row is all masked and its softmax is NaN."""
+    an attention row is all masked and its softmax is NaN.
+    """
     ids = tokenize([""], tokenizer, max_length).ids
     return ids if len(ids) else np.array([pad_id(tokenizer)], dtype=np.int32)
 

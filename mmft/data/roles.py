@@ -1,0 +1,67 @@
+"""Which column plays which role, and what to say when the table does not have it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from difflib import get_close_matches
+
+from mmft.config.schema.data import ColumnsConfig
+from mmft.errors import UserError
+
+SHOWN = 20
+"""Column names that a message lists."""
+
+
+def text_columns(columns: ColumnsConfig) -> list[str]:
+    """The names of `columns.text` as a list."""
+    if columns.text is None:
+        return []
+    return [columns.text] if isinstance(columns.text, str) else list(columns.text)
+
+
+def roles(columns: ColumnsConfig) -> dict[str, list[str]]:
+    """The fields of `columns` that each column name is given in.
+
+    Raises:
+        UserError: there is neither a picture nor a text column.
+    """
+    found: dict[str, list[str]] = {}
+    for role in ("image", "text", "label", "id", "split", "weight", "group"):
+        for name in text_columns(columns) if role == "text" else [getattr(columns, role)]:
+            if name is not None:
+                found.setdefault(name, []).append(role)
+    if columns.image is None and not text_columns(columns):
+        raise UserError("data.columns.image and data.columns.text are both null; give one of them, or both")
+    return found
+
+
+def check_names(names: Sequence[str], columns: ColumnsConfig, optional: Collection[str], where: str) -> None:
+    """Every missing or doubled column at once.
+
+    Args:
+        names: the table's columns.
+        columns: which column is which.
+        optional: fields of `columns` whose column may be absent.
+        where: the config key and the file, for messages.
+
+    Raises:
+        UserError: a wanted column is missing, or two columns have its name.
+    """
+    messages: list[str] = []
+    for name, found in roles(columns).items():
+        needed = [role for role in found if role not in optional]
+        if name not in names and needed:
+            messages.append(f"data.columns.{needed[0]}={name}: {where} has no such column; {_offer(name, names)}")
+        elif names.count(name) > 1:
+            messages.append(f"data.columns.{found[0]}={name}: {where} has {names.count(name)} columns of that name")
+    if messages:
+        raise UserError(messages)
+
+
+def _offer(name: str, names: Sequence[str]) -> str:
+    """The nearest names, then all there are (as many as can be read)."""
+    lower = {other.strip().lower(): other for other in names}
+    close = [lower[key] for key in get_close_matches(name.strip().lower(), list(lower), n=3, cutoff=0.5)]
+    shown = ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+    hint = "" if len(names) > 1 or ";" not in shown else " (it is divided by ';': save it with commas, or tabs as .tsv)"
+    return (f"nearest: {', '.join(close)}; " if close else "") + f"columns: {shown}{hint}"
