@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mmft.config import checks, validate
-from mmft.config.interpolation import resolve
+from mmft.config.interpolation import escaped, resolve
 from mmft.config.loader import ComposeError, Loader
 from mmft.config.overrides import Refused, Typed, is_hydra_override, read_overrides
 from mmft.config.provenance import Provenance
@@ -51,8 +51,11 @@ class Composed:
     lines: list[str] = field(default_factory=list)
 
     def resolved_for_disk(self) -> dict[str, Any]:
-        """The complete config as plain values; what depends on an environment variable stays unresolved."""
-        values = validate.to_dict(self.config)
+        """The complete config as plain values, from which `recompose` makes the same config again.
+
+        What depends on an environment variable stays unresolved; a literal `${` is escaped.
+        """
+        values: dict[str, Any] = escaped(validate.to_dict(self.config))
         raw = OmegaConf.to_container(self.raw, resolve=False)
         for key in resolve(self.raw).env_keys:
             _copy_value(raw, values, key.split("."))

@@ -7,6 +7,7 @@ references expand to is worked out beforehand, so that a config cannot blow up m
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -93,6 +94,15 @@ def texts_of(value: Any) -> Iterator[str]:
     elif isinstance(value, list):
         for inner in value:
             yield from texts_of(inner)
+
+
+def escaped(value: Any) -> Any:
+    """A plain value in which `${` is no interpolation: `\\${`, backslashes in front of it doubled."""
+    if isinstance(value, str):
+        return re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
+    if isinstance(value, dict):
+        return {key: escaped(inner) for key, inner in value.items()}
+    return [escaped(inner) for inner in value] if isinstance(value, list) else value
 
 
 @dataclass

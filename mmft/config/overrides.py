@@ -18,7 +18,7 @@ from mmft.config.schema import COMMANDS
 from mmft.config.sources import Groups
 from mmft.config.validate import accepts_text
 from mmft.config.walk import NO_CODE, group_options, key_names, sections
-from mmft.config.wording import did_you_mean, listed, show
+from mmft.config.wording import did_you_mean, listed, nearest, show
 
 HYDRA_KEYS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.verbose")
 OPTIONAL_GROUPS = ("experiment", "debug")  # these may be null
@@ -96,7 +96,7 @@ class _Reader:
 
     def _parse(self, text: str) -> Override:
         if "=" not in text and not text.startswith("~"):
-            raise _Wrong(f"{text}: is no override.{self._near(text)} Type KEY=VALUE")
+            raise _Wrong(f"{text}: is no override.{self._near(text)} Type {self._like(text)}=VALUE")
         try:
             return self.parser.parse_override(text)
         except (HydraException, ValueError, RecursionError, AssertionError) as error:
@@ -182,8 +182,14 @@ class _Reader:
             return f"{key}: a group cannot be taken out; options: {listed(self.groups.options(key))}"
         return f"{key}: a key cannot be taken out.{self._near(key)} Type {key}=null where null is allowed"
 
+    def _like(self, word: str) -> str:
+        return nearest(word, self._names()) or "KEY"
+
+    def _names(self) -> list[str]:
+        return [*key_names(self.root), *self.groups.names()]
+
     def _near(self, key: str) -> str:
-        return did_you_mean(key, [*key_names(self.root), *self.groups.names()])
+        return did_you_mean(key, self._names())
 
 
 def _refuse_code(key: str, override: Override) -> None:

@@ -24,9 +24,10 @@ class Provenance:
 
     def of(self, key: str) -> str:
         """` (typed: ...)`, ` (in FILE:LINE)`, or nothing where neither is known."""
-        for typed in reversed(self.values):
-            if typed.key == key or key.startswith(f"{typed.key}."):
-                return f" (typed: {typed.text})"
+        above = [t for t in self.values if t.key == key or key.startswith(f"{t.key}.")]
+        below = [t for t in self.values if t.key.startswith(f"{key}.")]
+        if above or below:
+            return f" (typed: {(above or below)[-1].text})"
         for package, file in reversed(self._files):
             line = _line_of(file, key.split("."), package)
             if line is not None:

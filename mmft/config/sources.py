@@ -31,22 +31,16 @@ class Groups:
         return bool(group) and any((folder / group).is_dir() for folder in self.folders)
 
     def options(self, group: str) -> list[str]:
-        """The names of a group's options, those in folders below it included (`sub/name`)."""
-        found: set[str] = set()
-        for folder in self.folders:
-            base = folder / group
-            found.update(p.relative_to(base).with_suffix("").as_posix() for p in base.glob("*.yaml"))
-        return sorted(found)
+        """The names of a group's options."""
+        return sorted({p.stem for folder in self.folders for p in (folder / group).glob("*.yaml")})
 
     def has(self, group: str, option: str) -> bool:
         """Whether a group has an option."""
         return any((folder / group / f"{option}.yaml").is_file() for folder in self.folders)
 
     def names(self) -> list[str]:
-        """All groups but Hydra's own."""
-        found = set()
-        for folder in self.folders:
-            for child in folder.rglob("*"):
-                if child.is_dir():
-                    found.add(child.relative_to(folder).as_posix())
-        return sorted(n for n in found if n.split("/")[0] not in ("hydra", "schema"))
+        """All groups but Hydra's own; of a user's folder only those at its top, for it may be any folder."""
+        *config_dirs, own = self.folders
+        found = {child.relative_to(own).as_posix() for child in own.rglob("*") if child.is_dir()}
+        found |= {child.name for folder in config_dirs for child in folder.iterdir() if child.is_dir()}
+        return sorted(n for n in found if n.split("/")[0] not in ("hydra", "schema") and not n.startswith("."))

@@ -30,7 +30,7 @@ def nearest(name: str, names: Iterable[str]) -> str | None:
 def did_you_mean(name: str, names: Iterable[str]) -> str:
     """` Did you mean X?`, or nothing."""
     found = nearest(name, names)
-    return "" if found is None else f" Did you mean {found}?"
+    return "" if found in (None, name) else f" Did you mean {found}?"
 
 
 def listed(names: Iterable[Any]) -> str:

@@ -1,0 +1,252 @@
+"""Checks of names, files and `data`: what belongs together, and what is there."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from mmft.config.checks import check_train, check_use
+from mmft.config.schema import PredictConfig, TestConfig, TrainConfig
+from mmft.config.schema.data import FractionsConfig
+from mmft.config.validate import MUST
+from mmft.config.wording import did_you_mean, listed, show
+
+_TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
+_PREDICTIONS = (".csv", ".jsonl", ".parquet")
+
+
+@check_train("name")
+def name_is_a_folder_name(c: TrainConfig) -> str | None:
+    """The name is a folder's."""
+    if c.name is None or re.fullmatch(r"[^=,:\s/\\\x00-\x1f]{1,200}", c.name) and c.name[0] not in ".-~":
+        return None
+    return (
+        f"{show(c.name)} cannot be a folder's name: 1 to 200 characters without '=', ',', ':', blanks and slashes, "
+        f"not beginning with '.', '-' or '~'. Type name={re.sub(r'[^0-9A-Za-z_.-]+', '_', c.name).strip('._-') or 'NAME'}"
+    )
+
+
+@check_train("resume", "init")
+def resume_or_init(c: TrainConfig) -> str | None:
+    """A run is gone on with, or another one's weights are started from."""
+    if c.resume is None or c.init is None:
+        return None
+    return "does not go with init: to go on with a run, type resume=RUN alone; to start from its weights, init=RUN alone"
+
+
+@check_train("resume")
+def resume_is_a_run(c: TrainConfig) -> str | None:
+    """`resume` names a run."""
+    return _no_run(c.resume)
+
+
+@check_train("init")
+def init_is_a_run(c: TrainConfig) -> str | None:
+    """`init` names a run."""
+    return _no_run(c.init)
+
+
+@check_use("run")
+def run_is_a_run(c: TestConfig) -> str | None:
+    """`run` names a run."""
+    return _no_run(c.run)
+
+
+def _no_run(run: str | None) -> str | None:
+    if run is None or run == "last" or Path(run).is_dir():
+        return None
+    return f"there is no folder {show(run)}{_here(run)}. Type a run folder, or last"
+
+
+def _here(path: str) -> str:
+    return "" if os.path.isabs(path) else f" in {Path.cwd()}"
+
+
+@check_train("paths.runs")
+def runs_is_a_folder(c: TrainConfig) -> str | None:
+    """Run folders can be made."""
+    if c.paths.runs and not Path(c.paths.runs).is_file():
+        return None
+    return f"{show(c.paths.runs)} is not a folder. Type paths.runs=FOLDER; it is made where it does not exist"
+
+
+@check_train("data.path", "data.train")
+def one_source_of_rows(c: TrainConfig) -> str | None:
+    """Rows come from one table, or from one file per split."""
+    if c.data.path is None and c.data.train is None:
+        return f"{MUST}: the table of rows. Type data.path=FILE, or data.train=FILE data.val=FILE data.test=FILE"
+    if c.data.path is not None and c.data.train is not None:
+        return "does not go with data.train: give one table (data.path), or one file per split (data.train ...)"
+    return None
+
+
+@check_train("data.val", "data.train")
+def val_beside_train(c: TrainConfig) -> str | None:
+    """`data.val` stands beside `data.train`."""
+    return _beside_train("data.val", c.data.val, c)
+
+
+@check_train("data.test", "data.train")
+def test_beside_train(c: TrainConfig) -> str | None:
+    """`data.test` stands beside `data.train`."""
+    return _beside_train("data.test", c.data.test, c)
+
+
+def _beside_train(key: str, value: str | None, c: TrainConfig) -> str | None:
+    if value is None or c.data.train is not None:
+        return None
+    return f"needs data.train: type data.train=FILE for the training rows, or leave {key} out"
+
+
+@check_train("data.train", "data.val", "data.test")
+def different_files(c: TrainConfig) -> str | None:
+    """No file is two splits."""
+    files = [os.path.realpath(f) for f in (c.data.train, c.data.val, c.data.test) if f is not None]
+    if len(set(files)) == len(files):
+        return None
+    return "data.train, data.val and data.test must be different files: a row must not be in two splits"
+
+
+@check_train("data.columns.split", "data.train")
+def split_column_or_files(c: TrainConfig) -> str | None:
+    """Splits come from a column or from files."""
+    if c.data.columns.split is None or c.data.train is None:
+        return None
+    return "does not go with data.train: the files are the splits. Leave data.columns.split out, or give data.path"
+
+
+@check_train("data.fractions", "data.columns.split", "data.train")
+def fractions_are_used(c: TrainConfig) -> str | None:
+    """Fractions are given only where nothing else gives the splits."""
+    given = "data.columns.split" if c.data.columns.split is not None else "data.train"
+    if c.data.fractions == FractionsConfig() or (c.data.columns.split is None and c.data.train is None):
+        return None
+    return f"changes nothing, because {given} says the splits. Leave one of them out"
+
+
+@check_train("data.fractions")
+def fractions_add_up(c: TrainConfig) -> str | None:
+    """The shares add up to 1."""
+    f = c.data.fractions
+    total = f.train + f.val + f.test
+    if math.isclose(total, 1.0, abs_tol=1e-6):
+        return None
+    return f"train {f.train} + val {f.val} + test {f.test} = {total:g}, which must be 1"
+
+
+@check_train("data.columns.image", "data.columns.text")
+def some_modality(c: TrainConfig) -> str | None:
+    """There is something to learn from."""
+    if c.data.columns.image is None and c.data.columns.text is None:
+        return f"{MUST}, or data.columns.text. Type data.columns.image=COLUMN data.columns.text=COLUMN"
+    return None
+
+
+@check_train("data.columns.label")
+def label_is_given(c: TrainConfig) -> str | None:
+    """There is something to learn."""
+    if c.data.columns.label is None:
+        return f"{MUST} to train. Type data.columns.label=COLUMN"
+    return None
+
+
+@check_train("data.columns")
+@check_use("data.columns")
+def columns_differ(c: Any) -> str | None:
+    """No column is two things; `id` and `group` may share one (all rows of a picture are a group)."""
+    columns = c.data.columns
+    texts = columns.text if isinstance(columns.text, list) else [columns.text]
+    named = [(getattr(columns, role), role) for role in ("image", "label", "split", "weight")]
+    roles: dict[str, list[str]] = {}
+    for column, role in [*named, *((text, "text") for text in texts)]:
+        if column is not None:
+            roles.setdefault(column, []).append(f"data.columns.{role}")
+    twice = [f"{show(column)} as {' and '.join(keys)}" for column, keys in roles.items() if len(keys) > 1]
+    return f"a column is named twice: {listed(twice)}" if twice else None
+
+
+@check_train("data.columns")
+@check_use("data.columns")
+def columns_have_names(c: Any) -> str | None:
+    """A column's name is not empty, nor is the list of texts."""
+    empty = [k for k, v in vars(c.data.columns).items() if v == "" or v == [] or (isinstance(v, list) and "" in v)]
+    if not empty:
+        return None
+    return f"{listed(f'data.columns.{k}' for k in empty)}: an empty name. Type COLUMN, or null for none"
+
+
+@check_train("data.background")
+@check_use("data.background")
+def background_is_a_colour(c: Any) -> str | None:
+    """Pillow knows the colour, and it is opaque."""
+    if c.data.background is None:
+        return None
+    from PIL import ImageColor
+
+    try:
+        if len(ImageColor.getrgb(c.data.background)) == 3:
+            return None
+    except ValueError:
+        pass
+    near = did_you_mean(c.data.background, ImageColor.colormap)
+    return f"{show(c.data.background)} is no colour.{near} Type a name (white, black, gray) or \"'#rrggbb'\""
+
+
+@check_train("data.micro_batch_size", "data.batch_size")
+def micro_batch_fits(c: TrainConfig) -> str | None:
+    """A micro-batch is a part of the batch."""
+    micro, batch = c.data.micro_batch_size, c.data.batch_size
+    if micro is None or micro <= batch:
+        return None
+    return f"{micro} is more than data.batch_size={batch}, of which it is a part; type {batch} or less, or null"
+
+
+@check_use("out", "data.path")
+def out_is_a_table(c: PredictConfig) -> str | None:
+    """Predictions can be written, and not over the rows."""
+    if c.out == "-":
+        return None
+    if Path(c.out).suffix.lower() not in _PREDICTIONS:
+        return f"{show(c.out)}: its ending says the format: {listed(_PREDICTIONS)}, or - for CSV on stdout"
+    if c.data.path is not None and os.path.realpath(c.out) == os.path.realpath(c.data.path):
+        return f"{show(c.out)} is data.path: the predictions would overwrite the rows"
+    if not Path(c.out).absolute().parent.is_dir():
+        return f"there is no folder {Path(c.out).parent}{_here(c.out)}; make it first"
+    return f"{show(c.out)} is a folder; type out=FILE" if Path(c.out).is_dir() else None
+
+
+def _table(key: str) -> Any:
+    """A check that a data file is there, for one key."""
+
+    def rule(c: Any) -> str | None:
+        value = getattr(c.data, key)
+        if value is None:
+            return None
+        path = Path(value)
+        if path.is_dir():
+            return f"{show(value)} is a folder; type data.{key}=FILE"
+        if not path.is_file():
+            near = [p.name for p in path.parent.glob("*")] if path.parent.is_dir() else []
+            return f"there is no file {show(value)}{_here(value)}.{did_you_mean(path.name, near)}"
+        if path.suffix.lower() not in _TABLES:
+            return f"{show(value)}: its ending says the format: {listed(_TABLES)}"
+        return None
+
+    return rule
+
+
+for _key in ("path", "train", "val", "test"):
+    check_train(f"data.{_key}")(_table(_key))
+check_use("data.path")(_table("path"))
+
+
+@check_train("data.root")
+@check_use("data.root")
+def root_is_a_folder(c: Any) -> str | None:
+    """Pictures have a folder."""
+    if c.data.root is None or Path(c.data.root).is_dir():
+        return None
+    return f"there is no folder {show(c.data.root)}{_here(c.data.root)}; null is the table's own folder"

@@ -1,0 +1,195 @@
+"""Checks of model, task, tuning, optimizer, schedule and trainer."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from mmft.config.checks import check_train
+from mmft.config.schema import TrainConfig
+from mmft.config.schema.model import ConcatConfig
+from mmft.config.schema.tune import FreezeConfig
+from mmft.config.wording import listed, show
+
+_LOCAL = ("/", "./", "../", "~")  # what begins like this can only be a folder
+
+
+@check_train("model.image_encoder.name")
+def image_encoder_is_there(c: TrainConfig) -> str | None:
+    """A local image encoder exists."""
+    return _no_encoder(c.model.image_encoder.name)
+
+
+@check_train("model.text_encoder.name")
+def text_encoder_is_there(c: TrainConfig) -> str | None:
+    """A local text encoder exists."""
+    return _no_encoder(c.model.text_encoder.name)
+
+
+def _no_encoder(name: str) -> str | None:
+    if not name.strip():
+        return "is empty. Type a folder or a hub name"
+    if os.environ.get("MMFT_ENCODERS"):  # it may have been moved there
+        return None
+    folder = Path(name)
+    if name.startswith(_LOCAL) and not folder.is_dir():
+        return f"there is no folder {show(name)}"
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        return f"{show(name)} is no encoder: it has no config.json"
+    return None
+
+
+@check_train("model.image_encoder.image_size", "model.image_encoder.name")
+def image_size_fits_the_patches(c: TrainConfig) -> str | None:
+    """A picture is a whole number of patches, where the name says how large they are."""
+    size, found = c.model.image_encoder.image_size, re.search(r"patch(\d+)", c.model.image_encoder.name)
+    patch = int(found[1]) if found else 1
+    if size is None or patch < 1 or size % patch == 0:
+        return None
+    below = size // patch * patch
+    return f"{size} is no multiple of the encoder's patch of {patch}; type {below or patch} or {below + patch}"
+
+
+@check_train("model.fusion.dropout", "model.dropout")
+def one_dropout(c: TrainConfig) -> str | None:
+    """`model.dropout` sets the fusion's too."""
+    dropout = getattr(c.model.fusion, "dropout", None)
+    if c.model.dropout is None or dropout in (ConcatConfig.dropout, c.model.dropout):
+        return None
+    return f"changes nothing, because model.dropout={c.model.dropout} sets dropout everywhere. Leave one of them out"
+
+
+@check_train("task.labels")
+def labels_differ(c: TrainConfig) -> str | None:
+    """There are at least two labels, each once."""
+    labels = getattr(c.task, "labels", None)
+    if labels is None or (len(labels) > 1 and len(set(labels)) == len(labels)):
+        return None
+    return f"{show(labels)}: at least two names, each once"
+
+
+@check_train("task.class_weights", "task.labels")
+def weights_match_labels(c: TrainConfig) -> str | None:
+    """A list of weights has one for each label, in a known order."""
+    labels, weights = getattr(c.task, "labels", None), getattr(c.task, "class_weights", None)
+    if not isinstance(weights, list):
+        return None
+    if labels is None:
+        return "a list needs to know the labels' order. Type task.labels=[a,b,...]"
+    if len(weights) != len(labels):
+        return f"{len(weights)} numbers for {len(labels)} labels of task.labels"
+    if min(weights, default=0) < 0 or not any(weights):
+        return f"{show(weights)}: each must be at least 0, and one of them above 0"
+    return None
+
+
+def _frozen(c: TrainConfig) -> bool:
+    return all(isinstance(t, FreezeConfig) for t in (c.tune.image_encoder, c.tune.text_encoder))
+
+
+@check_train("optim.lr", "tune")
+def lr_is_used(c: TrainConfig) -> str | None:
+    """`optim.lr` is some tower's rate."""
+    if c.optim.lr is None:
+        return None
+    if _frozen(c):
+        return "changes nothing, because both encoders are frozen. Type optim.head_lr for fusion and head, or tune=full"
+    towers = [t for t in (c.tune.image_encoder, c.tune.text_encoder) if not isinstance(t, FreezeConfig)]
+    if all(getattr(t, "lr", None) is not None for t in towers):
+        own = listed(f"tune.{t.group.split('/')[1]}.lr" for t in towers)
+        return f"changes nothing, because {own} is given. Leave one of them out"
+    return None
+
+
+@check_train("optim.layer_decay", "tune")
+def layer_decay_is_used(c: TrainConfig) -> str | None:
+    """`optim.layer_decay` has layers to act on."""
+    if c.optim.layer_decay == 1 or not _frozen(c):
+        return None
+    return "changes nothing, because both encoders are frozen. Leave it out, or type tune=full"
+
+
+@check_train("optim.nesterov", "optim.momentum")
+def nesterov_has_momentum(c: TrainConfig) -> str | None:
+    """Nesterov's momentum is a momentum."""
+    if not getattr(c.optim, "nesterov", False) or getattr(c.optim, "momentum", 0) > 0:
+        return None
+    return "needs optim.momentum above 0. Type optim.momentum=0.9"
+
+
+@check_train("schedule.warmup", "trainer.max_steps")
+def warmup_fits(c: TrainConfig) -> str | None:
+    """A warm-up is a share, or a whole number of steps that are fewer than all."""
+    warmup, steps = c.schedule.warmup, c.trainer.max_steps
+    if warmup < 1:
+        return None
+    if warmup != int(warmup):
+        return f"{warmup} is neither a share below 1 nor a whole number of optimizer steps. Type {int(warmup)} or 0.1"
+    if steps is not None and warmup >= steps:
+        return f"{warmup} steps of warm-up, but trainer.max_steps={steps}: the full rate would never be reached"
+    return None
+
+
+@check_train("schedule.decay", "schedule.warmup")
+def warmup_and_decay_fit(c: TrainConfig) -> str | None:
+    """Warm-up and decay do not overlap."""
+    warmup, decay = c.schedule.warmup, getattr(c.schedule, "decay", 0)
+    if warmup >= 1 or warmup + decay <= 1:
+        return None
+    return f"{decay} of the steps, after a warm-up of {warmup}: together at most 1"
+
+
+@check_train("callbacks.gradient_accumulation.schedule", "data.micro_batch_size", "trainer.max_epochs")
+def batch_schedule_is_whole(c: TrainConfig) -> str | None:
+    """The batch size is known from epoch 0 on, and every entry can come into force."""
+    schedule, micro = c.callbacks.gradient_accumulation.schedule, c.data.micro_batch_size
+    if schedule is None:
+        return None
+    if 0 not in schedule:
+        return f"says nothing of epoch 0. Type {{0:{c.data.batch_size},...}}"
+    epochs, last = sorted(schedule), c.trainer.max_epochs - 1
+    if epochs[0] < 0 or epochs[-1] > last:
+        return f"epochs {listed(e for e in epochs if not 0 <= e <= last)} do not happen; epochs are 0 to {last}"
+    if min(schedule.values()) < 1:
+        return f"{show(schedule)}: every batch size is at least 1"
+    if micro is not None and micro > min(schedule.values()):
+        return f"data.micro_batch_size={micro} is more than the batch of {min(schedule.values())}, of which it is a part"
+    return None
+
+
+def _no_val(c: TrainConfig) -> str | None:
+    """Why there are no validation rows, where that is known already."""
+    if c.data.train is not None and c.data.val is None:
+        return "there is no data.val"
+    if c.data.train is None and c.data.columns.split is None and c.data.fractions.val == 0:
+        return "data.fractions.val is 0"
+    return None
+
+
+_SPLITS = ("data.train", "data.val", "data.columns.split", "data.fractions")
+
+
+@check_train("callbacks.early_stopping.patience", *_SPLITS)
+def early_stopping_can_see(c: TrainConfig) -> str | None:
+    """Early stopping has validation rows."""
+    if c.callbacks.early_stopping.patience is None or (why := _no_val(c)) is None:
+        return None
+    return f"needs validation rows, but {why}"
+
+
+@check_train("checkpoint.monitor", *_SPLITS)
+def monitor_can_see(c: TrainConfig) -> str | None:
+    """The monitored metric has validation rows."""
+    if c.checkpoint.monitor is None or (why := _no_val(c)) is None:
+        return None
+    return f"needs validation rows, but {why}"
+
+
+@check_train("callbacks.early_stopping.min_delta", "callbacks.early_stopping.patience")
+def min_delta_is_used(c: TrainConfig) -> str | None:
+    """`min_delta` belongs to a patience."""
+    early = c.callbacks.early_stopping
+    if early.min_delta == 0 or early.patience is not None:
+        return None
+    return "changes nothing without callbacks.early_stopping.patience. Type callbacks.early_stopping.patience=3"
