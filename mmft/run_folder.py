@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -76,6 +76,11 @@ class RunFolder:
         except FileNotFoundError:
             return {}
 
+    @property
+    def is_completed(self) -> bool:
+        """True when the run has ended well."""
+        return self.read_summary().get("status") == "completed"
+
     def update_summary(self, **values: Any) -> None:
         """Sets keys of summary.json and leaves the others."""
         self.path.mkdir(parents=True, exist_ok=True)
@@ -111,6 +116,6 @@ def all_runs(runs: Path) -> Iterator[RunFolder]:
             yield RunFolder(Path(folder))
 
 
-def newest(runs: Iterator[RunFolder]) -> RunFolder | None:
+def newest(runs: Iterable[RunFolder]) -> RunFolder | None:
     """The run that started last."""
     return max(runs, key=lambda run: run.read_summary().get("started", ""), default=None)

@@ -56,19 +56,24 @@ def run_is_a_run(c: TestConfig) -> str | None:
 
 
 def _no_run(run: str | None) -> str | None:
-    if run is None or run == "last" or Path(run).is_dir():
+    if run is None or run == "last" or _path(run).is_dir():
         return None
     return f"there is no folder {show(run)}{_here(run)}. Type a run folder, or last"
 
 
+def _path(value: str) -> Path:
+    """A path as it is used: `~` is the home folder, which the shell leaves alone after a `=`."""
+    return Path(os.path.expanduser(value))
+
+
 def _here(path: str) -> str:
-    return "" if os.path.isabs(path) else f" in {Path.cwd()}"
+    return "" if _path(path).is_absolute() else f" in {Path.cwd()}"
 
 
 @check_train("paths.runs")
 def runs_is_a_folder(c: TrainConfig) -> str | None:
     """Run folders can be made."""
-    if c.paths.runs and not Path(c.paths.runs).is_file():
+    if c.paths.runs and not _path(c.paths.runs).is_file():
         return None
     return f"{show(c.paths.runs)} is not a folder. Type paths.runs=FOLDER; it is made where it does not exist"
 
@@ -104,7 +109,7 @@ def _beside_train(key: str, value: str | None, c: TrainConfig) -> str | None:
 @check_train("data.train", "data.val", "data.test")
 def different_files(c: TrainConfig) -> str | None:
     """No file is two splits."""
-    files = [os.path.realpath(f) for f in (c.data.train, c.data.val, c.data.test) if f is not None]
+    files = [os.path.realpath(_path(f)) for f in (c.data.train, c.data.val, c.data.test) if f is not None]
     if len(set(files)) == len(files):
         return None
     return "data.train, data.val and data.test must be different files: a row must not be in two splits"
@@ -209,13 +214,14 @@ def out_is_a_table(c: PredictConfig) -> str | None:
     """Predictions can be written, and not over the rows."""
     if c.out == "-":
         return None
-    if Path(c.out).suffix.lower() not in _PREDICTIONS:
+    out = _path(c.out)
+    if out.suffix.lower() not in _PREDICTIONS:
         return f"{show(c.out)}: its ending says the format: {listed(_PREDICTIONS)}, or - for CSV on stdout"
-    if c.data.path is not None and os.path.realpath(c.out) == os.path.realpath(c.data.path):
+    if c.data.path is not None and os.path.realpath(out) == os.path.realpath(_path(c.data.path)):
         return f"{show(c.out)} is data.path: the predictions would overwrite the rows"
-    if not Path(c.out).absolute().parent.is_dir():
-        return f"there is no folder {Path(c.out).parent}{_here(c.out)}; make it first"
-    return f"{show(c.out)} is a folder; type out=FILE" if Path(c.out).is_dir() else None
+    if not out.absolute().parent.is_dir():
+        return f"there is no folder {out.parent}{_here(c.out)}; make it first"
+    return f"{show(c.out)} is a folder; type out=FILE" if out.is_dir() else None
 
 
 def _table(key: str) -> Any:
@@ -225,7 +231,7 @@ def _table(key: str) -> Any:
         value = getattr(c.data, key)
         if value is None:
             return None
-        path = Path(value)
+        path = _path(value)
         if path.is_dir():
             return f"{show(value)} is a folder; type data.{key}=FILE"
         if not path.is_file():
@@ -247,6 +253,6 @@ check_use("data.path")(_table("path"))
 @check_use("data.root")
 def root_is_a_folder(c: Any) -> str | None:
     """Pictures have a folder."""
-    if c.data.root is None or Path(c.data.root).is_dir():
+    if c.data.root is None or _path(c.data.root).is_dir():
         return None
     return f"there is no folder {show(c.data.root)}{_here(c.data.root)}; null is the table's own folder"

@@ -32,7 +32,7 @@ def _no_encoder(name: str) -> str | None:
         return "is empty. Type a folder or a hub name"
     if os.environ.get("MMFT_ENCODERS"):  # it may have been moved there
         return None
-    folder = Path(name)
+    folder = Path(os.path.expanduser(name))
     if name.startswith(_LOCAL) and not folder.is_dir():
         return f"there is no folder {show(name)}"
     if folder.is_dir() and not (folder / "config.json").is_file():

@@ -67,17 +67,19 @@ def groups() -> list[str]:
     return list(_OPTIONS)
 
 
-def arguments(config: OptionConfig) -> dict[str, Any]:
-    """The fields of an option's dataclass as keyword arguments, one level deep."""
-    return {f.name: getattr(config, f.name) for f in fields(config)}  # type: ignore[arg-type]
+def arguments(config: Any, but: type | None = None) -> dict[str, Any]:
+    """The fields of a dataclass as keyword arguments, one level deep, without those of the base `but`."""
+    left_out = {f.name for f in fields(but)} if but is not None else set()
+    return {f.name: getattr(config, f.name) for f in fields(config) if f.name not in left_out}  # type: ignore[arg-type]
 
 
-def build(config: OptionConfig, **context: Any) -> Any:
+def build(config: OptionConfig, *, but: type | None = None, **context: Any) -> Any:
     """Builds what the option `config` is registered to build.
 
     Args:
         config: an instance of a registered dataclass.
+        but: a base whose fields are not passed, because someone else reads them.
         context: what is known only at run time (widths, label names), passed along by keyword.
     """
     module, _, name = _OPTIONS[config.group][config.type].builds.partition(":")
-    return getattr(import_module(module), name)(**arguments(config), **context)
+    return getattr(import_module(module), name)(**arguments(config, but), **context)

@@ -12,7 +12,7 @@ from mmft.batch import BadRow, Batch
 from mmft.config.schema.data import DataConfig
 from mmft.data.collate import Collate
 from mmft.data.loading import make_collate, make_dataset, make_loader
-from mmft.data.order import BatchSizes, LogicalBatches, evaluation_batches
+from mmft.data.order import LogicalBatches, StepPlan, evaluation_batches
 from mmft.data.splits import Split
 from mmft.data.targets import Encode
 from mmft.errors import UserError
@@ -53,10 +53,10 @@ class VisionLanguageData(LightningDataModule):
         image_size: int,
         encode: Encode | None,
         seed: int,
-        batch_sizes: BatchSizes,
+        plan: StepPlan,
     ) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.seed, self.plan = config, seed, plan
         self.datasets = {
             name: make_dataset(
                 split, config, tokenizer=tokenizer, max_length=max_length, image_size=image_size, encode=encode
@@ -67,24 +67,30 @@ class VisionLanguageData(LightningDataModule):
         self.rows = {name: len(split) for name, split in splits.items()}
         self.texts_cut = {name: data.tokens.cut for name, data in self.datasets.items()}
         self.table_bad = self._known_bad()
-        self.train_batches = LogicalBatches(self.rows.get("train", 0), batch_sizes, seed)
+        self._train_loader: DataLoader[Batch] | None = None  # one for the run, so that its workers live on
         if encode is not None:
             self._check_labels()
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """This rank's share of every logical batch, in the order of `train_batches.epoch`."""
-        self.train_batches.rank, self.train_batches.world = self._place()
-        return self._loader("train", self.train_batches)
+        """This rank's share of every logical batch, from the optimizer step on at which training stands.
+
+        It is one loader for the whole run, so that its workers live on when Lightning asks again.
+        """
+        if self._train_loader is None:
+            batches = LogicalBatches(self.plan, self.seed, self._steps_done, *self._place())
+            self._train_loader = self._loader("train", batches)
+        return self._train_loader
 
     def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
         """This rank's whole batches of the validation rows; nothing where there are none."""
-        return self._evaluation("val")
+        return self.evaluation_loader("val")
 
     def test_dataloader(self) -> DataLoader[Batch] | list[Any]:
         """This rank's whole batches of the test rows; nothing where there are none."""
-        return self._evaluation("test")
+        return self.evaluation_loader("test")
 
-    def _evaluation(self, name: str) -> DataLoader[Batch] | list[Any]:
+    def evaluation_loader(self, name: str) -> DataLoader[Batch] | list[Any]:
+        """This rank's whole batches of the split's rows, in order; nothing where there is no such split."""
         if name not in self.datasets:
             return []
         return self._loader(name, evaluation_batches(self.rows[name], self.config.batch_size, *self._place()))
@@ -93,6 +99,9 @@ class VisionLanguageData(LightningDataModule):
         pin = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
         collate: Collate = self._collates[name]
         return make_loader(self.datasets[name], batches, collate, num_workers=self.config.num_workers, pin=pin)
+
+    def _steps_done(self) -> int:
+        return 0 if self.trainer is None else self.trainer.global_step
 
     def _place(self) -> tuple[int, int]:
         """Rank and number of ranks."""

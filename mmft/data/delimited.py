@@ -73,28 +73,35 @@ def records(stream: Iterator[str], header: list[str], delimiter: str) -> Iterato
         delimiter: what stands between fields.
     """
     lines = _Lines(stream)
-    reader = csv.reader(lines, delimiter=delimiter)
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
     while True:
         lines.start_record()
-        fields = next(reader, None)
+        try:
+            fields = next(reader, None)
+        except csv.Error:
+            fields = _loosely(lines, delimiter)
         if fields is None:
             return
-        unclosed = lines.ended  # the reader asked for one more line inside this record: an open quote
-        if unclosed or len(fields) != len(header):
-            if fields:
-                yield Record([], _misfit(lines, len(fields), len(header), delimiter, unclosed))
-            continue
-        yield Record(fields, None)
+        if fields and len(fields) == len(header):
+            yield Record(fields, None)
+        elif fields or lines.record[0].strip():
+            yield Record([], _misfit(lines, len(fields), len(header), delimiter))
 
 
-def _misfit(lines: _Lines, found: int, width: int, delimiter: str, unclosed: bool) -> str:
+def _loosely(lines: _Lines, delimiter: str) -> list[str]:
+    """The fields of a record with a quote out of place (`"red" disc`), as other readers take it; none if it
+    spans lines, for then the quote may have opened in one record and closed in another."""
+    return next(csv.reader(lines.record, delimiter=delimiter)) if len(lines.record) == 1 and not lines.ended else []
+
+
+def _misfit(lines: _Lines, found: int, width: int, delimiter: str) -> str:
     """Why the record just read does not fit; gives lines back that a stray quote swallowed."""
     first = lines.number - len(lines.record) + 2  # 1-based, behind the header's line
     if len(lines.record) > 1 and _has_record(lines.record[1:], width, delimiter):
         lines.keep_first()
         return f"a quote that is opened in line {first} is not closed"
-    if unclosed:
-        return f"a quote that is opened in line {first} is never closed"
+    if not found:
+        return f"a quote that is opened in line {first} is not closed where the text ends"
     return f"{found} fields where the header has {width} (line {first})"
 
 

@@ -6,7 +6,7 @@ step without replaying, and any number of workers or ranks sees the same logical
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -53,36 +53,70 @@ def epoch_order(n: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
     return np.argsort(np.random.Philox(key=key).random_raw(n), kind="stable")
 
 
+class StepPlan:
+    """How many optimizer steps a run has, and where in the rows each of them stands.
+
+    Args:
+        rows: of the training split.
+        batch_sizes: rows of one step by epoch, over all ranks.
+        max_epochs: passes over the rows at most.
+        max_steps: optimizer steps at most; None: as many as the epochs take.
+
+    Attributes:
+        total: optimizer steps of the whole run.
+        epochs: epochs that are begun; the last may be cut short by `max_steps`.
+    """
+
+    def __init__(self, rows: int, batch_sizes: BatchSizes, max_epochs: int, max_steps: int | None = None) -> None:
+        self.rows, self.batch_sizes = rows, batch_sizes
+        steps = [steps_in_epoch(rows, batch_sizes.at(epoch)) for epoch in range(max_epochs)]
+        ends = np.minimum(np.cumsum(steps), np.iinfo(np.int64).max if max_steps is None else max_steps)
+        self._ends = np.unique(ends).tolist()  # optimizer steps done at the end of each epoch
+        self.total: int = self._ends[-1]
+        self.epochs = len(self._ends)
+
+    @property
+    def is_even(self) -> bool:
+        """True when every epoch has the same number of steps."""
+        return len({self.steps_in(epoch) for epoch in range(self.epochs)}) == 1
+
+    def steps_in(self, epoch: int) -> int:
+        """Optimizer steps of `epoch`; the last epoch's for any after it."""
+        epoch = min(epoch, self.epochs - 1)
+        return int(self._ends[epoch] - (self._ends[epoch - 1] if epoch else 0))
+
+    def locate(self, step: int) -> tuple[int, int]:
+        """The epoch that optimizer step `step` (from 0) is in, and how many steps of it come before."""
+        epoch = int(np.searchsorted(self._ends, step, side="right"))
+        return epoch, step - (self._ends[epoch - 1] if epoch else 0)
+
+
 class LogicalBatches(Sampler[list[int]]):
     """Batch sampler of training: this rank's share of every logical batch (one optimizer step).
 
-    Set `epoch` before an epoch, and `start` to the steps of it that are already done; `start` holds for
-    one iteration. A rank's share of a short last batch may be empty, so that all ranks take every step.
+    Where it goes on is a function of the optimizer steps done, so that it holds no state. A rank's share
+    of a short last batch may be empty, so that all ranks take every step.
 
     Args:
-        n: rows of the training split.
-        batch_sizes: rows of one step, over all ranks.
+        plan: rows, batch sizes, steps.
         seed: of the run.
+        steps_done: gives the optimizer steps done when an epoch's iteration begins.
         rank: which share is ours.
         world: how many shares there are.
     """
 
-    def __init__(self, n: int, batch_sizes: BatchSizes, seed: int, rank: int = 0, world: int = 1) -> None:
-        self.n, self.batch_sizes, self.seed = n, batch_sizes, seed
+    def __init__(self, plan: StepPlan, seed: int, steps_done: Callable[[], int], rank: int = 0, world: int = 1) -> None:
+        self.plan, self.seed, self.steps_done = plan, seed, steps_done
         self.rank, self.world = rank, world
-        self.epoch = 0
-        self.start = 0
 
     def __len__(self) -> int:
-        """Steps of `epoch` in full, whatever `start` is."""
-        return steps_in_epoch(self.n, self.batch_sizes.at(self.epoch))
+        """Steps of the epoch in full, however many of them are done."""
+        return self.plan.steps_in(self.plan.locate(self.steps_done())[0])
 
     def __iter__(self) -> Iterator[list[int]]:
-        # A generator, so that `start` is consumed by the first batch that is asked for: a DataLoader
-        # with workers calls iter() twice and uses only the second result.
-        start, self.start = self.start, 0
-        size, order = self.batch_sizes.at(self.epoch), epoch_order(self.n, self.seed, self.epoch)
-        for step in range(start, steps_in_epoch(self.n, size)):
+        epoch, start = self.plan.locate(self.steps_done())
+        size, order = self.plan.batch_sizes.at(epoch), epoch_order(self.plan.rows, self.seed, epoch)
+        for step in range(start, self.plan.steps_in(epoch)):
             yield order[step * size : (step + 1) * size][self.rank :: self.world].tolist()
 
 

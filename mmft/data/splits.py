@@ -30,6 +30,11 @@ class Split:
         return len(self.rows)
 
 
+def whole(table: Table) -> Split:
+    """All rows of a table."""
+    return Split(table, np.arange(len(table)))
+
+
 def load_splits(config: DataConfig, seed: int) -> dict[str, Split]:
     """The splits that `data` describes, by name, of at most `data.limit` rows each.
 
@@ -72,7 +77,7 @@ def load_rows(config: DataConfig, split: str | None) -> Split:
         table = open_table(config, key, file, optional=("split", "weight", "group"))
     names = table.splits() if key == "path" else None
     if names is None or split is None:
-        return Split(table, np.arange(len(table)))
+        return whole(table)
     return _require(_by_name(table, names), [split], _no_such_split(table, names))[split]
 
 
@@ -133,7 +138,7 @@ def _from_files(config: DataConfig) -> dict[str, Split]:
             messages.extend(error.messages)
     if messages:
         raise UserError(messages)
-    return {name: Split(table, np.arange(len(table))) for name, table in tables.items()}
+    return {name: whole(table) for name, table in tables.items()}
 
 
 def _from_table(config: DataConfig, file: str, seed: int) -> dict[str, Split]:

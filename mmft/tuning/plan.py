@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
@@ -61,6 +61,11 @@ class TuningPlan:
     def names(self) -> set[str]:
         """Names of all trained parameters."""
         return {name for group in self.groups for name in group.parameters}
+
+    def counts(self) -> dict[str, Any]:
+        """`total` and `trainable` parameters, and the same for every part."""
+        parts = {part: {"total": self.totals[part], "trainable": self.trained[part]} for part in PARTS}
+        return {"total": sum(self.totals.values()), "trainable": sum(self.trained.values()), **parts}
 
     def optimizer_groups(self) -> list[dict[str, object]]:
         """The groups as torch optimizers take them; `base_lr` is what a schedule's factor multiplies."""

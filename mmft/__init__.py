@@ -1,0 +1,20 @@
+"""mmft: fine-tunes a pretrained image encoder and a pretrained text encoder together on rows of pictures and text."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mmft.loaded_model import load
+
+__version__ = "0.1.0"
+__all__ = ["load"]
+
+
+def __getattr__(name: str) -> Any:
+    """`mmft.load`, which brings torch along, is imported when it is asked for."""
+    if name == "load":
+        from mmft.loaded_model import load
+
+        return load
+    raise AttributeError(f"module 'mmft' has no attribute {name!r}")

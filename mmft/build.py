@@ -1,0 +1,207 @@
+"""From a config to objects: the only place that instantiates what a config names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import EarlyStopping
+from torch import nn
+
+from mmft import clock
+from mmft.callbacks.bad_rows import BadRowReport
+from mmft.callbacks.checkpointing import Checkpointing
+from mmft.callbacks.gradient_accumulation import GradientAccumulation
+from mmft.callbacks.layer_freezing import LayerFreezing
+from mmft.callbacks.learning_rate_warmup import LearningRateWarmup
+from mmft.callbacks.progress import progress
+from mmft.callbacks.run_summary import RunSummary
+from mmft.callbacks.stopping import StopOnSignal
+from mmft.config import registry
+from mmft.config.schema.model import ModelConfig
+from mmft.config.schema.optim import OptimConfig
+from mmft.config.schema.root import TrainConfig
+from mmft.config.schema.task import TaskConfig
+from mmft.config.schema.trainer import CheckpointConfig, TrainerConfig
+from mmft.data.bad_rows import BadRows
+from mmft.data.datamodule import VisionLanguageData
+from mmft.data.order import BatchSizes, StepPlan
+from mmft.data.splits import Split
+from mmft.errors import UserError
+from mmft.models.image_encoder import build_image_encoder
+from mmft.models.source import Source
+from mmft.models.text_encoder import build_text_encoder
+from mmft.models.vision_language_model import VisionLanguageModel, set_dropout
+from mmft.run_folder import RunFolder
+from mmft.tasks.base import Task
+from mmft.training.checkpoint import FolderCheckpointIO
+from mmft.training.csv_log import CsvLog
+from mmft.training.module import FineTuning
+from mmft.tuning.plan import Rates, TuningPlan, make_plan
+
+
+def build_task(config: TaskConfig) -> Task:
+    """The task; its `fit` or `load_state` comes next."""
+    task: Task = registry.build(config)
+    return task
+
+
+def build_model(
+    config: ModelConfig, outputs: int, seed: int, sources: Mapping[str, Source] | None = None
+) -> VisionLanguageModel:
+    """The model, on the CPU, in float32.
+
+    Args:
+        config: `model`.
+        outputs: C, what the task needs of the head.
+        seed: seed of everything that starts from random weights.
+        sources: where the encoders are, if that is known already.
+    """
+    torch.manual_seed(seed)
+    known = sources or {}
+    image = build_image_encoder(**registry.arguments(config.image_encoder), source=known.get("image_encoder"))
+    text = build_text_encoder(**registry.arguments(config.text_encoder), source=known.get("text_encoder"))
+    torch.manual_seed(seed)  # the same fusion and head whatever the encoders drew
+    fusion = registry.build(config.fusion, image_width=image.pooled_width, text_width=text.pooled_width)
+    model = VisionLanguageModel(image, text, fusion, nn.Linear(fusion.width, outputs))
+    if config.dropout is not None:
+        set_dropout(model, config.dropout)
+    return model.train()
+
+
+def build_plan(config: TrainConfig, model: VisionLanguageModel) -> TuningPlan:
+    """What is trained; applied to the model."""
+    methods = {
+        "image_encoder": registry.build(config.tune.image_encoder),
+        "text_encoder": registry.build(config.tune.text_encoder),
+    }
+    optim = config.optim
+    return make_plan(model, methods, Rates(optim.lr, optim.head_lr, optim.layer_decay, optim.weight_decay))
+
+
+def build_data(
+    config: TrainConfig, splits: Mapping[str, Split], model: VisionLanguageModel, task: Task
+) -> VisionLanguageData:
+    """The data module, its texts tokenised."""
+    schedule = config.callbacks.gradient_accumulation.schedule or {0: config.data.batch_size}
+    plan = StepPlan(len(splits["train"]), BatchSizes(schedule), config.trainer.max_epochs, config.trainer.max_steps)
+    return VisionLanguageData(
+        splits,
+        config.data,
+        tokenizer=model.text_encoder.tokenizer,
+        max_length=model.text_encoder.max_length,
+        image_size=model.image_encoder.image_size,
+        encode=task.encode,
+        seed=config.seed,
+        plan=plan,
+    )
+
+
+def build_module(config: TrainConfig, model: VisionLanguageModel, task: Task, plan: TuningPlan) -> FineTuning:
+    """The LightningModule."""
+    # The fields of the group's base are the plan's and the step's; an option's own are its optimizer's.
+    make_optimizer = partial(registry.build, config.optim, but=OptimConfig)
+    return FineTuning(
+        model, task, plan, lambda groups: make_optimizer(groups=groups), config.optim.clip_norm, config.seed
+    )
+
+
+def monitor_of(config: CheckpointConfig, task: Task) -> tuple[str, bool]:
+    """The metric that chooses the best checkpoint, and whether it is better when lower.
+
+    Raises:
+        UserError: the task has no such metric.
+    """
+    name = (config.monitor or task.monitor).removeprefix("val/")
+    allowed = sorted([*(k for k in task.metrics() if k != "confusion_matrix"), "loss"])
+    if name not in allowed:
+        raise UserError(f"checkpoint.monitor={config.monitor}: this task has no such metric. There are: {', '.join(allowed)}.")
+    return name, name in task.minimised
+
+
+def build_callbacks(
+    config: TrainConfig, folder: RunFolder, data: VisionLanguageData, task: Task, log: CsvLog, bad: BadRows, job: clock.Spent
+) -> list[pl.Callback]:
+    """All callbacks, in the order in which Lightning calls them."""
+    monitor, minimised = monitor_of(config.checkpoint, task)
+    checkpointing = Checkpointing(folder.checkpoints, config.checkpoint.every_steps, monitor, minimised, log)
+    stopping = config.callbacks.early_stopping
+    early = [
+        EarlyStopping(
+            f"val/{monitor}", stopping.min_delta, stopping.patience, mode="min" if minimised else "max", check_finite=False
+        )
+        for _ in range(stopping.patience is not None and "val" in data.rows)
+    ]
+    return [
+        BadRowReport(bad),
+        LayerFreezing(),
+        LearningRateWarmup(registry.build(config.schedule), data.plan.total),
+        GradientAccumulation(config.data.micro_batch_size, data.plan.batch_sizes),
+        *early,
+        RunSummary(folder, job),
+        checkpointing,
+        StopOnSignal(checkpointing),
+        *progress(config.callbacks.progress),
+    ]
+
+
+def build_trainer(
+    config: TrainConfig, folder: RunFolder, data: VisionLanguageData, callbacks: list[pl.Callback], log: CsvLog
+) -> pl.Trainer:
+    """Lightning's Trainer. Clipping and accumulation are the step's own, checkpoints our callback's."""
+    settings = config.trainer
+    return pl.Trainer(
+        accelerator=settings.accelerator,
+        devices=settings.devices,
+        precision=settings.precision,
+        max_epochs=data.plan.epochs,
+        check_val_every_n_epoch=settings.val_every_epochs,
+        limit_val_batches=None if "val" in data.rows else 0,
+        log_every_n_steps=settings.log_every_steps,
+        reload_dataloaders_every_n_epochs=0 if data.plan.is_even else 1,
+        logger=[log, *registry.build(config.logger)],
+        callbacks=callbacks,
+        plugins=[FolderCheckpointIO()],
+        default_root_dir=folder.path,
+        enable_checkpointing=False,
+        enable_progress_bar=any(isinstance(c, pl.callbacks.ProgressBar) for c in callbacks),
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+    )
+
+
+def choose_hardware(config: TrainerConfig) -> None:
+    """Replaces `auto` by what this machine has: a GPU, and bf16 where it is done in hardware.
+
+    Raises:
+        UserError: a GPU is asked for and there is none.
+    """
+    has_gpu = torch.cuda.is_available()
+    if config.accelerator == "gpu" and not has_gpu:
+        raise UserError("trainer.accelerator=gpu: torch sees no GPU here. Type trainer.accelerator=auto or cpu.")
+    if config.accelerator == "auto":
+        config.accelerator = "gpu" if has_gpu else "cpu"
+    if config.precision == "auto":
+        config.precision = "bf16-mixed" if _has_bf16(config.accelerator) else "32-true"
+
+
+def _has_bf16(accelerator: str) -> bool:
+    if accelerator == "gpu":
+        return torch.cuda.get_device_capability()[0] >= 8
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def preload() -> None:
+    """Imports what torch and its friends would otherwise import inside the first step."""
+    import timm  # noqa: F401
+    import torch._dynamo  # noqa: F401 - torch.optim asks for it when the first optimizer is made
+    import transformers.models.auto.modeling_auto  # noqa: F401
+
+
+def device_of(accelerator: str) -> torch.device:
+    """`auto`, `cpu` or `gpu` as a device."""
+    gpu = accelerator == "gpu" or (accelerator == "auto" and torch.cuda.is_available())
+    return torch.device("cuda" if gpu else "cpu")

@@ -1,0 +1,110 @@
+"""The help texts: `mmft --help` and `mmft COMMAND --help`, made from the schemas. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Mapping
+from dataclasses import Field
+from typing import Any
+
+from mmft.config.docs import doc
+from mmft.config.fields import REQUIRED
+from mmft.config.registry import options
+from mmft.config.schema import COMMANDS
+from mmft.config.sources import Groups
+from mmft.config.walk import hints, keys
+from mmft.config.wording import bounds, describe, show
+
+_WIDTH = 110
+
+_EXAMPLES = {
+    "train": (
+        "mmft train experiment=shapes",
+        "mmft train data.path=rows.csv data.columns.image=image data.columns.text=title data.columns.label=label \\\n"
+        "      model.image_encoder.name=timm/vit_small_patch14_dinov2 model.text_encoder.name=hf/bert-base-uncased",
+        "mmft train experiment=shapes tune=head_only optim=sgd",
+        "mmft train -m experiment=shapes optim.lr=1e-4,1e-3 seed=0,1,2    (a sweep)",
+        "mmft train resume=last",
+    ),
+    "test": ("mmft test run=last", "mmft test run=runs/mine/2026-11-01_10-00-00 data.path=rows.csv"),
+    "predict": (
+        "mmft predict run=last data.path=new.csv out=predictions.csv",
+        "mmft predict run=last data.path=new.csv out=- | head",
+    ),
+}
+
+_FLAGS = {
+    "-m, --multirun": "sweep: one run for every combination of key=a,b,c (train only)",
+    "--cfg job": "print the complete config instead of running; --resolve: with interpolations resolved",
+    "--info defaults": "print which files the config is made of",
+    "--config-dir DIR": "a folder of your own YAML files (experiment/mine.yaml), in front of mmft's",
+    "-h, --help": "this text",
+    "--hydra-help": "Hydra's own help; -sc install=bash: tab completion",
+}
+
+
+def overview(commands: Mapping[str, str]) -> str:
+    """The text of `mmft --help`."""
+    lines = [
+        "mmft: fine-tunes an image encoder and a text encoder together, on rows of pictures and texts.",
+        "",
+        "usage: mmft COMMAND [KEY=VALUE ...] [GROUP=OPTION ...] [FLAGS]",
+        "",
+        *(f"  {name:<10}{summary}" for name, summary in commands.items()),
+        "",
+        "mmft COMMAND --help lists every key. Exit codes: 0 done, 1 a defect of mmft, 2 config or data are wrong,",
+        "3 training failed, 130 and 143 stopped. MMFT_DEBUG=1 shows tracebacks.",
+    ]
+    return "\n".join(lines)
+
+
+def command_help(command: str, summary: str) -> str:
+    """The text of `mmft COMMAND --help`: usage, examples, flags, groups, every key."""
+    return "\n".join(
+        [
+            f"mmft {command}: {summary}.",
+            "",
+            f"usage: mmft {command} [KEY=VALUE ...] [GROUP=OPTION ...] [FLAGS]",
+            "",
+            *(f"  {example}" for example in _EXAMPLES[command]),
+            "",
+            *_section("flags", _FLAGS),
+            *(_groups() if command == "train" else ()),
+            *_keys(COMMANDS[command]),
+        ]
+    )
+
+
+def _section(title: str, entries: Mapping[str, str]) -> Iterator[str]:
+    yield f"{title}:"
+    yield from (f"  {name:<22}{text}" for name, text in entries.items())
+    yield ""
+
+
+def _groups() -> Iterator[str]:
+    groups = Groups([])
+    yield from _section("groups (GROUP=OPTION)", {name: ", ".join(groups.options(name)) for name in groups.names()})
+
+
+def _keys(root: type) -> Iterator[str]:
+    """Every key, once for the options that have it with the same meaning."""
+    shown: dict[tuple[str, str], list[str | None]] = {}
+    for key, owner, f, option in keys(root):
+        shown.setdefault((key, _entry(owner, f)), []).append(option)
+    yield "keys (KEY=VALUE):"
+    for (key, entry), names in shown.items():
+        group = key.rpartition(".")[0].replace(".", "/")
+        only = "" if len(names) == len(options(group) or names) else f" ({group}={' '.join(map(str, names))} only)"
+        yield f"  {key}{only}"
+        yield entry
+
+
+def _entry(owner: type, f: Field[Any]) -> str:
+    limits = bounds(f.metadata)
+    allowed = describe(hints(owner)[f.name]) + (f", {limits}" if limits else "")
+    text = f"{allowed}; {_default(f)}. {doc(owner, f.name)}"
+    return textwrap.fill(text, _WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)
+
+
+def _default(f: Field[Any]) -> str:
+    return "must be given" if f.default is REQUIRED else f"default {show(f.default)}"

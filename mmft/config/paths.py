@@ -1,0 +1,27 @@
+"""Paths in a config are kept as typed; here they are made absolute for use."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+_FILES = ("path", "train", "val", "test", "root")
+
+
+def rebase(config: Any, base: Path) -> Any:
+    """A copy of a `TrainConfig` in which relative paths are taken from `base`.
+
+    An encoder's name is a path where there is such a folder; else it is a hub name and stays.
+    """
+    absolute = copy.deepcopy(config)
+    for name in _FILES:
+        value = getattr(absolute.data, name)
+        if value is not None:
+            setattr(absolute.data, name, str(base / Path(value).expanduser()))
+    for encoder in (absolute.model.image_encoder, absolute.model.text_encoder):
+        if (folder := base / Path(encoder.name).expanduser()).is_dir():
+            encoder.name = str(folder)
+    if absolute.init is not None:
+        absolute.init = str(base / Path(absolute.init).expanduser())
+    return absolute

@@ -1,0 +1,128 @@
+"""What each modality gives: the closing line of a run (DESIGN 8.4).
+
+The unimodal figures are those of a linear head, trained alone on one tower's final pooled features; this
+is cheap and says what the tower's features hold, not what a model fine-tuned on one modality would reach.
+
+Legend: R rows, D pooled width, C outputs.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from mmft.batch import Batch, Outputs
+from mmft.inference import outputs_of
+from mmft.models.vision_language_model import VisionLanguageModel
+from mmft.tasks.base import Task
+
+log = logging.getLogger(__name__)
+_L2 = 1e-2  # on standardised features, of the mean loss
+_MOST_ROWS = 20_000  # training rows; more tell a linear head little
+
+
+class Features(NamedTuple):
+    """Pooled features of a split."""
+
+    image: Tensor  # (R, D_image) float32
+    text: Tensor  # (R, D_text) float32
+    target: Tensor  # (R, ...)
+    weight: Tensor  # (R,)
+
+
+def modality_report(
+    model: VisionLanguageModel, task: Task, train: Iterable[Batch], test: Iterable[Batch], both: float, precision: str
+) -> dict[str, float]:
+    """The task's monitored metric on the test rows, for no modality, each alone, and the model's own.
+
+    Args:
+        model: the finished model, on the device where it is to run.
+        task: fitted.
+        train: batches of the training rows.
+        test: batches of the test rows.
+        both: the model's own figure.
+        precision: the run's.
+    """
+    device = next(model.parameters()).device
+    known = _features(model, train, device, precision, _MOST_ROWS)
+    asked = _features(model, test, device, precision, None)
+    nothing = torch.zeros(len(known.weight), 1), torch.zeros(len(asked.weight), 1)
+    figures = {
+        "majority": _linear_head(task, *nothing, known, asked),
+        "text": _linear_head(task, known.text, asked.text, known, asked),
+        "image": _linear_head(task, known.image, asked.image, known, asked),
+        "both": both,
+    }
+    log.info(
+        "test %s: majority class %.3f, text only %.3f, picture only %.3f, both %.3f "
+        "(text and picture only: a linear head on the tower's features)",
+        task.monitor,
+        *figures.values(),
+    )
+    return figures
+
+
+def _features(
+    model: VisionLanguageModel, batches: Iterable[Batch], device: torch.device, precision: str, most: int | None
+) -> Features:
+    parts: list[Features] = []
+    for batch, outputs in outputs_of(model, batches, device, precision):
+        if outputs is not None and batch.target is not None:
+            parts.append(Features(outputs.image.float().cpu(), outputs.text.float().cpu(), batch.target, batch.weight))
+        if most is not None and sum(len(part.weight) for part in parts) >= most:
+            break
+    return Features(*(torch.cat(column).clone() for column in zip(*parts, strict=True)))
+
+
+def _linear_head(task: Task, x: Tensor, x_test: Tensor, known: Features, asked: Features) -> float:
+    """Trains a linear head on features (R, D) to its optimum; its metric on the test features."""
+    mean, std = x.mean(0), x.std(0).clamp_min(1e-6)
+    with torch.enable_grad():
+        head = _fit(task, (x - mean) / std, known)
+    metrics = task.metrics()
+    with torch.no_grad():
+        task.update(metrics, _outputs(head((x_test - mean) / std)), _batch(asked))
+    return task.scalars(metrics)[task.monitor]
+
+
+def _fit(task: Task, x: Tensor, known: Features) -> nn.Linear:
+    head = nn.Linear(x.shape[1], task.width)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    optimizer = torch.optim.LBFGS(head.parameters(), max_iter=200, line_search_fn="strong_wolfe")
+    batch = _batch(known)
+    rows = task.normaliser(batch)
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = task.loss_sum(_outputs(head(x)), batch) / rows + 0.5 * _L2 * head.weight.square().sum()
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    optimizer.step(closure)  # type: ignore[arg-type]
+    return head
+
+
+def _outputs(logits: Tensor) -> Outputs:
+    return Outputs(logits, logits, logits)
+
+
+def _batch(features: Features) -> Batch:
+    """A batch that a task can score: targets and weights, no inputs."""
+    rows = len(features.weight)
+    nothing = torch.zeros(rows, 0, dtype=torch.long)
+    there = torch.ones(rows, dtype=torch.bool)
+    return Batch(
+        pixel_values=None,
+        input_ids=nothing,
+        attention_mask=nothing.bool(),
+        image_present=there,
+        text_present=there,
+        row=torch.arange(rows),
+        weight=features.weight,
+        target=features.target,
+    )

@@ -1,0 +1,123 @@
+"""`mmft predict run=RUN data.path=FILE out=FILE`: one output row for every input row, in the same order."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any, TextIO
+
+from mmft import logs
+from mmft.config.compose import Composed
+from mmft.config.schema import PredictConfig
+from mmft.data.splits import load_rows
+from mmft.errors import ExitCode, UserError
+from mmft.loaded_model import data_of_run, load
+
+log = logging.getLogger(__name__)
+Answer = dict[str, Any]
+
+
+def predict(composed: Composed) -> int:
+    """Predicts all rows of a table.
+
+    Returns:
+        The exit code. Bad rows are no failure: they have an `error` and no prediction.
+
+    Raises:
+        UserError: no such run, an unusable table, an unknown ending of `out`.
+    """
+    config: PredictConfig = composed.config
+    logs.configure(None)
+    write = writer_for(config.out)
+    model = load(config.run, config.paths.runs, config.trainer.accelerator)
+    data = data_of_run(model.saved, config.data)
+    if data.path is None:
+        raise UserError("data.path must be given: the table to predict. Type data.path=FILE.")
+    split = load_rows(data, None)
+    counted = _Counted(model.answers(split, data))
+    write(config.out, model.columns(), counted)
+    log.info("%d rows, %d of them with an error", counted.rows, counted.bad)
+    if config.out != "-":
+        print(config.out, flush=True)
+    return ExitCode.DONE
+
+
+class _Counted:
+    """Counts answers as they pass."""
+
+    def __init__(self, answers: Iterable[Answer]) -> None:
+        self._answers = answers
+        self.rows = self.bad = 0
+
+    def __iter__(self) -> Iterator[Answer]:
+        for answer in self._answers:
+            self.rows += 1
+            self.bad += answer["error"] is not None
+            yield answer
+
+
+def writer_for(out: str) -> Callable[[str, list[str], Iterable[Answer]], None]:
+    """The writer of a file by its ending; `-` is CSV on stdout.
+
+    Raises:
+        UserError: another ending, or there is no such folder.
+    """
+    writers = {".csv": _write_csv, ".jsonl": _write_jsonl, ".parquet": _write_parquet}
+    ending = ".csv" if out == "-" else Path(out).suffix.lower()
+    if ending not in writers:
+        raise UserError(f"out={out}: the ending must be one of {', '.join(writers)}, or out=- for CSV on stdout.")
+    if out != "-" and not Path(out).expanduser().parent.is_dir():
+        raise UserError(f"out={out}: there is no folder {Path(out).parent}.")
+    return writers[ending]
+
+
+@contextmanager
+def _opened(out: str) -> Iterator[TextIO]:
+    """stdout, or a file that takes its name only when it is whole."""
+    if out == "-":
+        yield sys.stdout
+        return
+    path = Path(out).expanduser()
+    aside = path.with_name(f".{path.name}.new")
+    with aside.open("w", newline="", encoding="utf-8") as stream:
+        yield stream
+    aside.replace(path)
+
+
+def _write_csv(out: str, columns: list[str], answers: Iterable[Answer]) -> None:
+    with _opened(out) as stream:
+        writer = csv.DictWriter(stream, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(answers)
+
+
+def _write_jsonl(out: str, columns: list[str], answers: Iterable[Answer]) -> None:  # noqa: ARG001 - one signature
+    with _opened(out) as stream:
+        stream.writelines(json.dumps(answer, ensure_ascii=False) + "\n" for answer in answers)
+
+
+def _write_parquet(out: str, columns: list[str], answers: Iterable[Answer]) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    kinds = {"row": pa.int64(), "id": pa.string(), "prediction": pa.string(), "error": pa.string()}
+    schema = pa.schema([(name, kinds.get(name, pa.float32())) for name in columns])
+    path = Path(out).expanduser()
+    aside = path.with_name(f".{path.name}.new")
+    with parquet.ParquetWriter(aside, schema) as writer:
+        for some in _batched(answers, 4096):  # one row group each
+            writer.write_table(pa.Table.from_pylist(some, schema=schema))
+    aside.replace(path)
+
+
+def _batched(answers: Iterable[Answer], size: int) -> Iterator[list[Answer]]:
+    """Lists of at most `size` answers (itertools has this from Python 3.12)."""
+    source = iter(answers)
+    while some := list(islice(source, size)):
+        yield some

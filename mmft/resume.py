@@ -1,0 +1,111 @@
+"""`resume=RUN` and `resume=last`: which run goes on, and with which config. Imports nothing heavy.
+
+A resumed run goes on with its own config. What is typed beside `resume` must agree with it, key by key;
+only what does not change the experiment may differ.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from mmft.config.compose import Composed, compose, recompose
+from mmft.config.folder import run_name
+from mmft.errors import UserError
+from mmft.run_folder import RunFolder, all_runs, find_run, newest
+
+# What may differ: where and how fast it runs, and who is told.
+_MAY_CHANGE = (
+    "resume",
+    "paths.runs",
+    "data.num_workers",
+    "trainer.accelerator",
+    "trainer.devices",
+    "trainer.log_every_steps",
+    "callbacks.progress",
+    "logger",
+)
+
+
+def resolve(composed: Composed) -> tuple[Composed, Path] | None:
+    """The config and the folder of the run that goes on; None: there is none to go on with, start anew.
+
+    Raises:
+        UserError: no such run, or something typed disagrees with its config.
+    """
+    folder = _find(composed)
+    if folder is None:
+        return None
+    if folder.is_completed:
+        return composed, folder.path  # `train` says so
+    saved = folder.read_config()
+    saved.pop("working_directory", None)
+    _refuse_changes(composed, saved, folder)
+    for key in _MAY_CHANGE:
+        if key in _typed_keys(composed):
+            _set(saved, key, _get(composed.resolved_for_disk(), key))
+    return recompose("train", saved, composed.typed, composed.choices), folder.path
+
+
+def _find(composed: Composed) -> RunFolder | None:
+    wanted, runs = composed.config.resume, Path(composed.config.paths.runs)
+    if wanted != "last":
+        return find_run(wanted, runs)
+    name = run_name(composed)
+    own = list(all_runs(runs / name))
+    unfinished = [run for run in own if not run.is_completed]
+    found = newest(unfinished) or newest(own)
+    if found is None:
+        print(f"resume=last: there is no run of {name} under {runs}; a new one starts.", file=sys.stderr)
+    return found
+
+
+def _refuse_changes(composed: Composed, saved: dict[str, Any], folder: RunFolder) -> None:
+    """Compares every key that the command line sets, directly or by choosing an option, with the run's."""
+    asked = _flat(composed.resolved_for_disk())
+    default = _flat(compose("train", [], partial=True).resolved_for_disk())
+    before = _flat(saved)
+    typed = _typed_keys(composed)
+    changed = [
+        key
+        for key, value in asked.items()
+        if (value != default.get(key) or key in typed) and value != before.get(key) and not _may_change(key)
+    ]
+    if changed:
+        raise UserError(
+            f"{key}: {folder.path} was started with {before.get(key)!r}, and {asked[key]!r} would be another "
+            "experiment. Leave it out, or start a new run without resume (init=RUN starts from its weights)."
+            for key in changed
+        )
+
+
+def _may_change(key: str) -> bool:
+    return any(key == free or key.startswith(free + ".") for free in _MAY_CHANGE)
+
+
+def _typed_keys(composed: Composed) -> set[str]:
+    return {typed.lstrip("+~").partition("=")[0] for typed in composed.typed}
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _get(values: dict[str, Any], key: str) -> Any:
+    for part in key.split("."):
+        values = values[part]
+    return values
+
+
+def _set(values: dict[str, Any], key: str, value: Any) -> None:
+    *parents, last = key.split(".")
+    for part in parents:
+        values = values[part]
+    values[last] = value

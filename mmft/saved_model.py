@@ -1,0 +1,176 @@
+"""The finished model as a folder: `model/` of a run. Can be moved; holds what was trained.
+
+    config.json          how the model is built, label names, how rows are read
+    model.safetensors    the trained parameters
+    image_encoder/       the encoder's own config files
+    text_encoder/        the same, and the tokenizer
+
+What was frozen is named by hub name, path relative to the run and content hash. It is looked for there and
+in the folders of `MMFT_ENCODERS`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from mmft.build import build_model, build_task
+from mmft.config.schema import TrainConfig
+from mmft.config.validate import read, to_dict
+from mmft.errors import UserError
+from mmft.files import replace_folder
+from mmft.models.source import Source, encoder_folders, find_by_hash, resolve, weight_files
+from mmft.models.vision_language_model import VisionLanguageModel
+from mmft.tasks.base import Task
+from mmft.tuning.plan import TuningPlan
+
+_TOWERS = ("image_encoder", "text_encoder")
+_WEIGHTS = "model.safetensors"
+
+
+@dataclass
+class SavedModel:
+    """A finished model, ready to use.
+
+    Attributes:
+        model: in eval mode, on the CPU.
+        task: knows the label names.
+        config: the config that it was trained with.
+        working_directory: what relative paths in `config` are relative to.
+    """
+
+    model: VisionLanguageModel
+    task: Task
+    config: TrainConfig
+    working_directory: Path
+
+
+def save_model(
+    folder: Path, model: VisionLanguageModel, task: Task, plan: TuningPlan, config: TrainConfig, cwd: Path
+) -> None:
+    """Writes the finished model to `folder`, whole or not at all."""
+    replace_folder(folder, lambda new: _fill(new, folder, model, task, plan, config, cwd))
+
+
+def _fill(
+    new: Path, final: Path, model: VisionLanguageModel, task: Task, plan: TuningPlan, config: TrainConfig, cwd: Path
+) -> None:
+    trained = _state_to_save(model, plan)
+    save_file(trained, new / _WEIGHTS)
+    bases = {tower: _base(getattr(model, tower).source, final, plan.trained[tower]) for tower in _TOWERS}
+    content = {
+        "format": 1,
+        "config": to_dict(config),
+        "working_directory": str(cwd),
+        "task": task.state(),
+        "encoders": bases,
+        "input": {"image_size": model.image_encoder.image_size, "max_length": model.text_encoder.max_length},
+    }
+    (new / "config.json").write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
+    for tower in _TOWERS:
+        _copy_small_files(getattr(model, tower).source.folder, new / tower)
+
+
+def _state_to_save(model: VisionLanguageModel, plan: TuningPlan) -> dict[str, Tensor]:
+    parts = {part for part, size in plan.trained.items() if size}
+    buffers = {name for name, _ in model.named_buffers() if name.partition(".")[0] in parts}
+    return {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items() if k in plan.names | buffers}
+
+
+def _base(source: Source, final: Path, trained: int) -> dict[str, Any]:
+    """What a tower needs besides its trained parameters."""
+    return {
+        "name": source.name,
+        "library": source.library,
+        "path": os.path.relpath(source.folder, final),
+        "sha256": source.content_hash() if weight_files(source.folder) else None,
+        "trained_parameters": trained,
+    }
+
+
+def _copy_small_files(source: Path, target: Path) -> None:
+    target.mkdir()
+    for file in source.iterdir():
+        if file.is_file() and file.suffix in (".json", ".txt", ".model") and not file.name.endswith(".index.json"):
+            shutil.copy2(file, target / file.name)
+
+
+def load_model(folder: Path) -> SavedModel:
+    """Reads a finished model.
+
+    Args:
+        folder: a `model/` folder.
+
+    Raises:
+        UserError: there is none, or a frozen encoder's weights cannot be found.
+    """
+    try:
+        content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder} holds no finished model ({error}). A run has one once it is completed.") from None
+    config = _read_config(content["config"], folder)
+    task = build_task(config.task)
+    task.load_state(content["task"])
+    state = load_file(folder / _WEIGHTS)
+    sources, pretrained = {}, {}
+    for tower in _TOWERS:
+        whole = Source(content["encoders"][tower]["name"], folder / tower, content["encoders"][tower]["library"])
+        pretrained[tower] = not content["encoders"][tower]["trained_parameters"]
+        sources[tower] = find_base(tower, content["encoders"][tower], folder) if pretrained[tower] else whole
+    _fix_input(config, content["input"], pretrained)
+    model = build_model(config.model, task.width, config.seed, sources)
+    _load_state(model, state, {tower for tower in _TOWERS if pretrained[tower]})
+    return SavedModel(model.eval(), task, config, Path(content["working_directory"]))
+
+
+def _read_config(values: dict[str, Any], folder: Path) -> TrainConfig:
+    # Not `parse`: the rows that the model was trained on need not be here any more.
+    result = read(values, TrainConfig)
+    if result.problems:
+        raise UserError(f"{p.key}: {p.text} (in {folder / 'config.json'})" for p in result.problems)
+    config: TrainConfig = result.config
+    return config
+
+
+def find_base(tower: str, base: Mapping[str, Any], folder: Path) -> Source:
+    """The folder of a frozen encoder: beside the run as it was, by name, or in `MMFT_ENCODERS`, by its hash."""
+    beside = (folder / base["path"]).resolve()
+    wanted = base["sha256"]
+    found = find_by_hash(wanted, [beside]) or find_by_hash(wanted, encoder_folders())
+    if found is None and not os.path.isabs(base["name"]) and not base["name"].startswith("."):
+        found = _from_hub(base["name"], wanted)
+    if found is None:
+        raise UserError(
+            f"model.{tower}: the frozen encoder {base['name']} (sha256 {wanted}) is neither at {beside} nor in a folder "
+            "of MMFT_ENCODERS. Type: MMFT_ENCODERS=FOLDER_WITH_IT mmft ..."
+        )
+    return Source(base["name"], found, base["library"])
+
+
+def _from_hub(name: str, wanted: str) -> Path | None:
+    try:
+        return find_by_hash(wanted, [resolve(name, "name").folder])
+    except UserError:
+        return None
+
+
+def _fix_input(config: TrainConfig, given: Mapping[str, int], pretrained: Mapping[str, bool]) -> None:
+    config.model.image_encoder.image_size = given["image_size"]
+    config.model.text_encoder.max_length = given["max_length"]
+    config.model.image_encoder.pretrained = pretrained["image_encoder"]
+    config.model.text_encoder.pretrained = pretrained["text_encoder"]
+
+
+def _load_state(model: nn.Module, state: dict[str, Tensor], from_base: set[str]) -> None:
+    missing, unexpected = model.load_state_dict(state, strict=False)
+    lost = [name for name in missing if name.partition(".")[0] not in from_base]
+    if lost or unexpected:
+        raise UserError(f"The model folder does not fit: missing {lost[:3]}, unexpected {list(unexpected)[:3]}.")

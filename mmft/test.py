@@ -1,0 +1,66 @@
+"""`mmft test run=RUN data.path=FILE`: evaluates a finished run on rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import lightning.pytorch as pl
+
+from mmft import logs
+from mmft.callbacks.bad_rows import BadRowReport
+from mmft.config.compose import Composed
+from mmft.config.schema import TestConfig
+from mmft.data.bad_rows import BadRows
+from mmft.data.loading import make_batches
+from mmft.data.splits import load_rows, load_splits
+from mmft.errors import ExitCode, UserError
+from mmft.loaded_model import data_of_run, load
+from mmft.training.module import Evaluating
+
+
+def test(composed: Composed) -> int:
+    """Prints the metrics on stdout, one `name value` per line.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        UserError: no such run, unusable rows, or too many bad ones.
+    """
+    config: TestConfig = composed.config
+    logs.configure(None)
+    model = load(config.run, config.paths.runs, config.trainer.accelerator)
+    data = data_of_run(model.saved, config.data)
+    if config.data.path is not None:
+        split = load_rows(data, "test")
+    else:
+        splits = load_splits(data, model.saved.config.seed)
+        if "test" not in splits:
+            raise UserError("The run's data has no test rows. Type data.path=FILE.")
+        split = splits["test"]
+    bad = BadRows(len(split), data.max_bad_fraction)
+    batches = make_batches(split, data, **model.input_options(), encode=model.saved.task.encode)
+    bad.add(batches.dataset.bad.values())
+    module = Evaluating(model.model, model.saved.task)
+    _trainer(model.device.type, model.precision, bad).test(module, batches, verbose=False)
+    for name, value in sorted(module.results["test"].items()):
+        print(f"{name} {value:.6f}")
+    print(f"rows {len(split) - bad.count}\nbad_rows {bad.count}", flush=True)
+    bad.check()
+    return ExitCode.DONE
+
+
+def _trainer(device: str, precision: str, bad: BadRows) -> pl.Trainer:
+    return pl.Trainer(
+        accelerator="gpu" if device == "cuda" else device,
+        devices=1,
+        precision=precision,  # type: ignore[arg-type]
+        callbacks=[BadRowReport(bad)],
+        logger=False,
+        default_root_dir=Path.cwd(),
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+

@@ -1,0 +1,190 @@
+"""`mmft train`: the whole program on one screen.
+
+config -> splits -> task -> model -> plan -> data -> module + callbacks + trainer -> fit -> best -> test -> model/
+"""
+
+from __future__ import annotations
+
+import logging
+import platform
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mmft import build, clock, logs
+from mmft.callbacks.checkpointing import Checkpointing
+from mmft.callbacks.stopping import Stopped
+from mmft.config.compose import Composed
+from mmft.config.paths import rebase
+from mmft.config.schema import TrainConfig
+from mmft.data.bad_rows import BadRows
+from mmft.data.datamodule import VisionLanguageData
+from mmft.data.splits import load_splits
+from mmft.errors import ExitCode, MmftError, TrainingError
+from mmft.files import settled
+from mmft.initialise import initialise_from
+from mmft.modality_report import modality_report
+from mmft.run_folder import RunFolder
+from mmft.saved_model import save_model
+from mmft.training.checkpoint import read
+from mmft.training.csv_log import CsvLog
+from mmft.training.module import FineTuning
+from mmft.tuning.table import show_plan, write_plan
+
+log = logging.getLogger(__name__)
+_jobs = 0
+
+
+def train(composed: Composed, path: Path) -> int:
+    """Trains by `composed` in the run folder `path`; prints the folder on stdout's last line.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        MmftError: config, data or training failed; summary.json says `failed` or `stopped`.
+    """
+    folder = RunFolder(path)
+    if folder.is_completed:
+        print(f"{folder.path} is already completed; there is nothing to resume.", file=sys.stderr)
+        print(folder.path, flush=True)
+        return ExitCode.DONE
+    job_started = _job_start()
+    base = _working_directory(folder)
+    with _recorded(folder):
+        build.preload()
+        build.choose_hardware(composed.config.trainer)
+        folder.write_config(_for_disk(composed, base), composed.typed)
+        run(composed.config, rebase(composed.config, base), folder, base, job_started)
+    print(folder.path, flush=True)
+    return ExitCode.DONE
+
+
+def run(typed: TrainConfig, config: TrainConfig, folder: RunFolder, base: Path, job_started: clock.Spent) -> None:
+    """The program: `config` is `typed` with its paths made absolute."""
+    splits = load_splits(config.data, config.seed)
+    task = build.build_task(config.task)
+    task.fit(splits["train"].table.labels(splits["train"].rows))
+    model = build.build_model(config.model, task.width, config.seed)
+    if config.init is not None:
+        initialise_from(Path(config.init), model, task)
+    plan = build.build_plan(config, model)
+    data = build.build_data(config, splits, model, task)
+    show_plan(plan)
+    write_plan(plan, folder.path / "tuning.csv")
+    bad = BadRows(sum(data.rows.values()), config.data.max_bad_fraction, folder.path / "bad_rows.csv")
+    bad.add(data.table_bad)
+    bad.check()
+    folder.update_summary(parameters=plan.counts(), rows={**data.rows, "bad": bad.count})
+    _tell(data)
+
+    module = build.build_module(config, model, task, plan)
+    last, rows_before = resume_point(folder)
+    metrics = CsvLog(folder.metrics, keep_rows=rows_before)
+    callbacks = build.build_callbacks(config, folder, data, task, metrics, bad, job_started)
+    trainer = build.build_trainer(config, folder, data, callbacks, metrics)
+    trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=False)
+    module.check_loss()
+
+    checkpointing = next(c for c in callbacks if isinstance(c, Checkpointing))
+    folder.update_summary(**finish(config, module, checkpointing))
+    if "test" in data.rows:
+        trainer.test(module, datamodule=data, verbose=False)
+        folder.update_summary(test=module.results["test"])
+    save_model(folder.model, model, task, plan, typed, base)
+    folder.update_summary(rows={**data.rows, "bad": bad.count})
+    if config.modality_report and "test" in data.rows:
+        model.to(build.device_of(config.trainer.accelerator))
+        loaders = data.evaluation_loader("train"), data.evaluation_loader("test")
+        both = module.results["test"][task.monitor]
+        report = modality_report(model, task, *loaders, both, config.trainer.precision)
+        folder.update_summary(modalities=report)
+    bad.check()
+
+
+def finish(config: TrainConfig, module: FineTuning, checkpointing: Checkpointing) -> dict[str, Any]:
+    """Puts the finished model's weights into `module`: the best, or the last."""
+    use_best = config.checkpoint.use == "best" and checkpointing.best_step is not None
+    if use_best:
+        module.load_state_dict(read(checkpointing.best)["state_dict"], strict=False)
+    step = checkpointing.best_step if use_best else module.trainer.global_step
+    log.info("the finished model is that of optimizer step %s", step)
+    return {"monitor": f"val/{checkpointing.monitor}", "best_step": step, "best_value": checkpointing.best_value}
+
+
+def resume_point(folder: RunFolder) -> tuple[Path | None, int | None]:
+    """The last checkpoint of a run that goes on and the rows of metrics.csv up to it; None, None: a new run.
+
+    A new run's folder is made for it alone, so that whatever is in it is an earlier attempt's.
+    """
+    if not folder.metrics.exists() and settled(folder.checkpoints / "last") is None:
+        return None, None
+    if settled(folder.checkpoints / "last") is None:
+        log.info("%s was stopped before its first checkpoint; it starts anew", folder.path)
+        return None, 0
+    last = folder.checkpoints / "last"
+    state = read(last)
+    resumed = [*folder.read_summary().get("resumed_from", []), state["global_step"]]
+    folder.update_summary(resumed_from=resumed)
+    log.info("resuming %s after optimizer step %d", folder.path, state["global_step"])
+    return last, state["callbacks"]["Checkpointing"]["metrics_rows"]
+
+
+def _working_directory(folder: RunFolder) -> Path:
+    """What relative paths are relative to: where the run was first started."""
+    return Path(folder.read_config()["working_directory"] if folder.config.exists() else Path.cwd())
+
+
+@contextmanager
+def _recorded(folder: RunFolder) -> Iterator[None]:
+    """Keeps `status` true to what happens, and the log open as long."""
+    folder.path.mkdir(parents=True, exist_ok=True)
+    logs.configure(folder.path / "train.log")
+    status = "failed"
+    try:
+        folder.start(versions=_versions())
+        yield
+        status = "completed"
+    except (Stopped, KeyboardInterrupt, SystemExit):
+        status = "stopped"
+        raise
+    except MmftError as error:
+        log.debug("failed: %s", error)
+        raise
+    except torch.OutOfMemoryError as error:
+        raise TrainingError(
+            f"Out of memory: {str(error).splitlines()[0]} Try a smaller data.micro_batch_size (the result stays the "
+            "same), a smaller model.image_encoder.image_size, or tune=head_only."
+        ) from error
+    finally:
+        folder.update_summary(status=status)
+        logs.close()
+
+
+def _job_start() -> clock.Spent:
+    """When this job began: with the process, unless it has run another job before (a sweep)."""
+    global _jobs
+    _jobs += 1
+    return clock.Spent(0.0, 0.0) if _jobs == 1 else clock.since_start()
+
+
+def _for_disk(composed: Composed, base: Path) -> dict[str, Any]:
+    return composed.resolved_for_disk() | {"working_directory": str(base)}
+
+
+def _tell(data: VisionLanguageData) -> None:
+    rows = "  ".join(f"{name} {count}" for name, count in data.rows.items())
+    log.info("rows: %s  optimizer steps: %d", rows, data.plan.total)
+    for split, cut in data.texts_cut.items():
+        if cut:
+            log.info("%d of %d texts of %s are cut by model.text_encoder.max_length", cut, data.rows[split], split)
+
+
+def _versions() -> dict[str, str]:
+    packages = ("mmft", "torch", "lightning", "transformers", "timm", "hydra-core")
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}

@@ -1,0 +1,41 @@
+"""The tuning plan as a table: on stderr for people, as tuning.csv for programs."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from mmft.tuning.plan import TuningPlan
+
+_COLUMNS = ("part", "method", "layers", "group", "tensors", "trained", "total", "lr", "weight_decay")
+
+
+def write_plan(plan: TuningPlan, path: Path) -> None:
+    """Writes one line per optimizer group, and one per frozen part."""
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, _COLUMNS)
+        writer.writeheader()
+        writer.writerows(plan.table())
+
+
+def show_plan(plan: TuningPlan) -> None:
+    """Prints what is trained."""
+    table = Table(title="What is trained", title_justify="left", box=None, pad_edge=False)
+    for column in _COLUMNS:
+        table.add_column(column, justify="left" if column in ("part", "method", "layers", "group") else "right")
+    for line in plan.table():
+        table.add_row(*(_shown(line[column]) for column in _COLUMNS))
+    counts = plan.counts()
+    share = counts["trainable"] / counts["total"]
+    table.caption = f"{counts['trainable']:,} of {counts['total']:,} parameters are trained ({share:.2%})"
+    table.caption_justify = "left"
+    Console(stderr=True, width=None if Console(stderr=True).is_terminal else 140).print(table)
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
