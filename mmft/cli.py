@@ -44,7 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: what was typed after `mmft`; None: the process's own.
     """
     try:
-        return _main(list(sys.argv[1:] if argv is None else argv))
+        code = _main(list(sys.argv[1:] if argv is None else argv))
+        sys.stdout.flush()  # a closed pipe shows here
+        return code
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED
     except BrokenPipeError:  # `mmft train --help | head`
@@ -81,8 +83,10 @@ def _main(argv: list[str]) -> int:
         print(overview({name: command.summary for name, command in COMMANDS.items()}))
         return ExitCode.DONE if argv else ExitCode.USER
     name, *words = argv
-    if name in ("-sc", "--shell-completion"):  # as Hydra's completion scripts call it, without a sub-command
-        name, words = "train", argv
+    if name in ("-sc", "--shell-completion"):
+        from mmft.config.completion import complete
+
+        return complete(words, list(COMMANDS))
     if name not in COMMANDS:
         from mmft.config.wording import did_you_mean, listed
 
@@ -101,28 +105,24 @@ def _command(name: str, words: list[str]) -> int:
         return ExitCode.DONE
     if flags.multirun and name != "train":
         raise UserError(f"-m goes with mmft train, not with mmft {name}")
-    if flags.cfg or flags.info or flags.hydra_help or flags.completion:
+    if flags.cfg or flags.info or flags.hydra_help:
         return _show(name, flags)
+    if name == "train":
+        return _train(flags)
     from mmft.config.compose import compose
 
-    composed = compose(name, flags.overrides, flags.config_dirs, multirun=flags.multirun)
-    return _train(composed, flags) if name == "train" else _call(name, composed)
+    return _call(name, compose(name, flags.overrides, flags.config_dirs))
 
 
 def _show(name: str, flags: Flags) -> int:
     """Prints the config or something about it instead of running."""
+    from mmft.config.compose import compose
     from mmft.config.launch import Session
 
-    lines = flags.overrides
-    if not flags.completion:
-        from mmft.config.compose import compose
-
-        lines = compose(name, flags.overrides, flags.config_dirs, partial=True).lines
+    lines = compose(name, flags.overrides, flags.config_dirs, partial=True).lines
     with Session(name, flags.config_dirs) as session:
         if flags.hydra_help:
             session.help()
-        elif flags.completion:
-            session.completion(lines)
         elif flags.info:
             session.info(flags.info, lines)
         elif flags.cfg:
@@ -135,14 +135,19 @@ def _call(name: str, composed: Composed, *args: Path) -> int:
     return int(getattr(import_module(COMMANDS[name].module), name)(composed, *args))
 
 
-def _train(composed: Composed, flags: Flags) -> int:
+def _train(flags: Flags) -> int:
+    """A run gone on with, a new run, or a sweep of runs."""
+    from mmft.config.compose import compose
     from mmft.config.folder import make_run_folder
     from mmft.config.launch import Session
 
-    if composed.config.resume is not None:
-        resumed = import_module("mmft.resume").resolve(composed)
+    if flags.resumes:
+        # What is not typed is as in the run, so that the config need not be complete.
+        partial = compose("train", flags.overrides, flags.config_dirs, partial=True)
+        resumed = import_module("mmft.resume").resolve(partial)
         if resumed is not None:
             return _call("train", *resumed)
+    composed = compose("train", flags.overrides, flags.config_dirs, multirun=flags.multirun)
     folder = make_run_folder(composed, sweep=flags.multirun)
     with Session("train", flags.config_dirs) as session:
         return _sweep(session, composed, folder) if flags.multirun else _run(session, composed, folder)
@@ -175,6 +180,8 @@ def _sweep(session: Session, composed: Composed, folder: Path) -> int:
     def job(again: Composed, where: Path) -> None:
         try:
             codes.append(_call("train", again, where))
+            if codes[-1] in (ExitCode.INTERRUPTED, ExitCode.TERMINATED):
+                raise SystemExit(codes[-1])
         except Exception as error:
             print(f"mmft: run {where.name} of the sweep failed", file=sys.stderr)
             codes.append(report(error))

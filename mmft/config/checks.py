@@ -20,16 +20,22 @@ class _Check(NamedTuple):
     keys: tuple[str, ...]
     rule: Rule
     train: bool
+    always: bool
 
 
 _CHECKS: list[_Check] = []
 
 
-def check_train(*keys: str) -> Callable[[Rule], Rule]:
-    """Registers a check of `mmft train`; the first of `keys` is reported."""
+def check_train(*keys: str, always: bool = False) -> Callable[[Rule], Rule]:
+    """Registers a check of `mmft train`; the first of `keys` is reported.
+
+    Args:
+        keys: what the check reads.
+        always: also checked where the config may be incomplete (`--cfg job`, `resume=RUN`).
+    """
 
     def register(rule: Rule) -> Rule:
-        _CHECKS.append(_Check(keys, rule, True))
+        _CHECKS.append(_Check(keys, rule, True, always))
         return rule
 
     return register
@@ -39,18 +45,19 @@ def check_use(*keys: str) -> Callable[[Rule], Rule]:
     """Registers a check of the commands that use a run; the first of `keys` is reported."""
 
     def register(rule: Rule) -> Rule:
-        _CHECKS.append(_Check(keys, rule, False))
+        _CHECKS.append(_Check(keys, rule, False, False))
         return rule
 
     return register
 
 
-def check(config: Any, wrong: set[str]) -> list[Problem]:
+def check(config: Any, wrong: set[str], *, partial: bool = False) -> list[Problem]:
     """All problems between the keys of a config.
 
     Args:
         config: the typed root.
         wrong: keys that are wrong by themselves; what reads them is not checked.
+        partial: the config may be incomplete; only what is wrong all the same is reported.
     """
     from mmft.config import checks_data, checks_training  # noqa: F401 - they register
 
@@ -59,7 +66,9 @@ def check(config: Any, wrong: set[str]) -> list[Problem]:
     paths = {key.removesuffix(".type") for key in wrong}
     train = isinstance(config, TrainConfig)
     problems = []
-    for keys, rule, for_train in _CHECKS:
+    for keys, rule, for_train, always in _CHECKS:
+        if partial and not always:
+            continue
         if for_train is train and _has(config, keys) and not any(_touches(k, p) for k in keys for p in paths):
             text = rule(config)
             if text is not None:

@@ -18,7 +18,7 @@ _TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 _PREDICTIONS = (".csv", ".jsonl", ".parquet")
 
 
-@check_train("name")
+@check_train("name", always=True)
 def name_is_a_folder_name(c: TrainConfig) -> str | None:
     """The name is a folder's."""
     if c.name is None or re.fullmatch(r"[^=,:\s/\\\x00-\x1f]{1,200}", c.name) and c.name[0] not in ".-~":
@@ -29,7 +29,7 @@ def name_is_a_folder_name(c: TrainConfig) -> str | None:
     )
 
 
-@check_train("resume", "init")
+@check_train("resume", "init", always=True)
 def resume_or_init(c: TrainConfig) -> str | None:
     """A run is gone on with, or another one's weights are started from."""
     if c.resume is None or c.init is None:

@@ -116,8 +116,7 @@ def _judge(command: str, raw: DictConfig, *, partial: bool) -> tuple[Any, list[P
     unresolved = {p.key for p in resolved.problems}
     result = validate.read(resolved.values, COMMANDS[command], partial=partial)
     problems = resolved.problems + [p for p in result.problems if p.key not in unresolved]
-    if not partial:
-        problems += checks.check(result.config, {p.key for p in problems})
+    problems += checks.check(result.config, {p.key for p in problems}, partial=partial)
     return result.config, problems
 
 
@@ -147,17 +146,16 @@ class _Composition:
         chosen = [t for t in typed if t.is_group]
         values = [t for t in typed if not t.is_group]
         for choice in itertools.product(*(t.lines for t in chosen)):
-            self._choice([*choice, *for_hydra], values, refused)
+            self._choice([*filter(None, choice), *for_hydra], values, refused)
         unique = list(dict.fromkeys(self.loader.repository.refused + self.messages))
         if unique or self.first is None:
             raise UserError(unique)
         self.first.typed = overrides
-        self.first.lines = [*(t.line for t in typed), *for_hydra]
+        self.first.lines = [*(t.line for t in typed if t.line), *for_hydra]
         return self.first
 
     def _choice(self, lines: list[str], values: list[Typed], refused: list[Refused]) -> None:
         """One choice of options, with every combination of swept values."""
-        lines = [line for line in lines if not line.endswith("=null")]  # an optional group's default
         try:
             raw = self.loader.compose(self.command, lines)
         except ComposeError as error:

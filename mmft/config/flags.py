@@ -26,7 +26,6 @@ _SHORT = {
     "-c": "--cfg",
     "-i": "--info",
     "-cd": "--config-dir",
-    "-sc": "--shell-completion",
 }
 _SWITCHES = {
     "--help": "help",
@@ -34,7 +33,6 @@ _SWITCHES = {
     "--run": "run",
     "--resolve": "resolve",
     "--hydra-help": "hydra_help",
-    "--shell-completion": "completion",
 }
 _CFG = ("job", "hydra", "all")
 _INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
@@ -53,7 +51,12 @@ class Flags:
     run: bool = False
     resolve: bool = False
     hydra_help: bool = False
-    completion: bool = False
+
+    @property
+    def resumes(self) -> bool:
+        """Whether a run is to be gone on with."""
+        given = [o.partition("=")[2] for o in self.overrides if o.lstrip("+").startswith("resume=")]
+        return bool(given) and given[-1] != "null"
 
 
 def parse_flags(words: Sequence[str]) -> Flags:
@@ -117,10 +120,11 @@ def _conflicts(flags: Flags) -> list[str]:
         "--multirun": flags.multirun,
         "--cfg": flags.cfg is not None,
         "--info": flags.info is not None,
-        "--shell-completion": flags.completion,
     }
     on = [name for name, given in chosen.items() if given]
     errors = [f"{' and '.join(on)}: only one of them at a time"] if len(on) > 1 else []
+    if flags.multirun and flags.resumes:
+        errors.append("-m does not go with resume=: go on with one run of the sweep at a time, resume=SWEEP/0")
     if flags.resolve and flags.cfg is None:
         errors.append("--resolve goes with --cfg: type --cfg job --resolve")
     return errors

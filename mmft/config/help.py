@@ -34,7 +34,7 @@ _EXAMPLES = {
 }
 
 _FLAGS = {
-    "-m, --multirun": "sweep: one run for every combination of key=a,b,c (train only)",
+    "-m, --multirun": "sweep: one run for every combination of key=a,b,c",
     "--cfg job": "print the complete config instead of running; --resolve: with interpolations resolved",
     "--info defaults": "print which files the config is made of",
     "--config-dir DIR": "a folder of your own YAML files (experiment/mine.yaml), in front of mmft's",
@@ -60,16 +60,18 @@ def overview(commands: Mapping[str, str]) -> str:
 
 def command_help(command: str, summary: str) -> str:
     """The text of `mmft COMMAND --help`: usage, examples, flags, groups, every key."""
+    grouped = command == "train"
+    flags = {name: text for name, text in _FLAGS.items() if grouped or "multirun" not in name}
     return "\n".join(
         [
             f"mmft {command}: {summary}.",
             "",
-            f"usage: mmft {command} [KEY=VALUE ...] [GROUP=OPTION ...] [FLAGS]",
+            f"usage: mmft {command} [KEY=VALUE ...] {'[GROUP=OPTION ...] ' if grouped else ''}[FLAGS]",
             "",
             *(f"  {example}" for example in _EXAMPLES[command]),
             "",
-            *_section("flags", _FLAGS),
-            *(_groups() if command == "train" else ()),
+            *_section("flags", flags),
+            *(_groups() if grouped else ()),
             *_keys(COMMANDS[command]),
         ]
     )
@@ -107,4 +109,6 @@ def _entry(owner: type, f: Field[Any]) -> str:
 
 
 def _default(f: Field[Any]) -> str:
-    return "must be given" if f.default is REQUIRED else f"default {show(f.default)}"
+    if f.default is REQUIRED:
+        return "must be given"
+    return f"default {f.default if isinstance(f.default, str) else show(f.default)}"

@@ -60,6 +60,8 @@ class InspectedRepository(ConfigRepository):
 
     def load_config(self, config_path: str) -> ConfigResult | None:
         """The config at `config_path`; None if there is none."""
+        if ".." in config_path.split("/"):
+            raise ComposeError(f"{config_path}: '..' is not allowed in the name of a config")
         source = self._find_object_source(config_path, ObjectType.CONFIG)
         if isinstance(source, FileConfigSource):
             name = config_path.removesuffix(".yaml")

@@ -36,8 +36,8 @@ class Typed(NamedTuple):
     key: str
     is_group: bool
     values: list[Any]  # one, or all of a sweep
-    line: str  # for Hydra, all values of a sweep in it
-    lines: list[str]  # for Hydra, one per value
+    line: str  # for Hydra, all values of a sweep in it; empty: nothing to say
+    lines: list[str]  # of a group, for Hydra, one per value
 
 
 class Refused(NamedTuple):
@@ -136,9 +136,11 @@ class _Reader:
     def _group(self, text: str, key: str, values: list[Any]) -> Typed:
         if not self._has_groups():
             raise _Wrong(f"{key}: mmft {self.command} has no groups. Type {key}.KEY=VALUE; see mmft {self.command} -h")
+        if values == [None] and key in OPTIONAL_GROUPS:
+            return Typed(text, key, True, values, "", [""])
         for value in values:
             self._check_option(key, value)
-        names = ["null" if v is None else str(v) for v in values]
+        names = [str(v) for v in values]
         sign = "" if self._in_defaults(key) else "+"
         lines = [f"{sign}{key}={name}" for name in names]
         return Typed(text, key, True, values, f"{sign}{key}={','.join(names)}", lines)
@@ -153,8 +155,6 @@ class _Reader:
         return schema is not None or group in OPTIONAL_GROUPS
 
     def _check_option(self, group: str, value: Any) -> None:
-        if value is None and group in OPTIONAL_GROUPS:
-            return
         names = self.groups.options(group)
         if isinstance(value, list | dict) or value is None or "${" in str(value):
             raise _Wrong(f"{group}: {show(value)} is no option; options: {listed(names)}")
@@ -174,8 +174,7 @@ class _Reader:
         given = text.partition("=")[2]
         if len(values) == 1 and type(values[0]) in (int, float) and accepts_text(self.root, key):
             values, given = [given.strip()], f"'{given.strip()}'"  # 2026_11 is a name here, not 202611
-        lines = [f"++{key}={given}"] if len(values) == 1 else []
-        return Typed(text, key, False, values, f"++{key}={given}", lines)
+        return Typed(text, key, False, values, f"++{key}={given}", [])
 
     def _no_deletion(self, key: str, is_group: bool) -> str:
         if is_group:

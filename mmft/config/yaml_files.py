@@ -95,8 +95,6 @@ def _refused_defaults(node: Any, path: Path) -> Iterator[str]:
         for key, value in pairs:
             if _HYDRA.search(str(key.value)):
                 yield f"{path}:{_line(key)}: {key.value} is not allowed: Hydra's own settings are mmft's"
-            if ".." in str(key.value) or (isinstance(value, yaml.ScalarNode) and ".." in value.value):
-                yield f"{path}:{_line(key)}: {key.value}: '..' is not allowed in a defaults list"
 
 
 def _refused_values(node: Any, path: Path) -> Iterator[str]:
