@@ -1,0 +1,147 @@
+"""The shape of the code: which way imports go, who builds, how long things are. Read by `ast`, nothing is imported.
+
+commands -> build -> {training, data, callbacks} -> {models, tuning, tasks} -> {batch, config, errors, ...}
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).parents[1]
+PACKAGE = CHECKOUT / "mmft"
+
+# A module may import its own layer and those below it. What is not named here belongs to the commands.
+LAYERS = [
+    {"batch", "config", "errors", "files", "clock", "logs", "run_folder"},
+    {"models", "tuning", "tasks"},
+    {"training", "data", "callbacks"},
+    {"build"},
+]
+COMMANDS = len(LAYERS)
+
+# Beyond the layers: room -> what it must not import.
+FORBIDDEN = {
+    "models": ["lightning", "pytorch_lightning", "hydra", "omegaconf", "mmft.tuning", "mmft.tasks"],
+    "tuning": ["lightning", "pytorch_lightning", "hydra", "omegaconf"],
+    "tasks": ["lightning", "pytorch_lightning", "hydra", "omegaconf"],
+    "training": ["hydra", "omegaconf"],
+    "callbacks": ["hydra", "omegaconf"],
+    "data": ["hydra", "omegaconf", "mmft.models", "mmft.tuning", "mmft.training", "mmft.callbacks"],
+    "config": ["torch", "lightning", "transformers", "timm", "peft", "wandb", "bitsandbytes"],
+}
+
+LONGEST_FILE, LONGEST_FUNCTION, USUAL_FUNCTION = 300, 60, 40
+
+
+def files(*folders: str) -> list[Path]:
+    """All Python files below these folders of the checkout."""
+    return sorted(path for folder in folders for path in (CHECKOUT / folder).rglob("*.py"))
+
+
+@cache
+def parsed(path: Path) -> ast.Module:
+    """The syntax tree of a file."""
+    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
+def room(module: str) -> str:
+    """The part of mmft that `module` belongs to: `mmft.data.rows` -> `data`; the package itself -> `__init__`."""
+    return [*module.split("."), "__init__"][1]
+
+
+def layer(module: str) -> int:
+    """The layer of a module of mmft, 0 the lowest."""
+    return next((number for number, names in enumerate(LAYERS) if room(module) in names), COMMANDS)
+
+
+def imported(path: Path) -> Iterator[tuple[str, int]]:
+    """Every module that a file imports, anywhere in it, with the line."""
+    for node in ast.walk(parsed(path)):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: a relative import"
+            # `from mmft import clock` imports mmft.clock, `from mmft.batch import Batch` mmft.batch
+            names = [f"mmft.{alias.name}" for alias in node.names] if node.module == "mmft" else [str(node.module)]
+            yield from ((name, node.lineno) for name in names)
+
+
+def module_name(path: Path) -> str:
+    """`mmft/data/rows.py` -> `mmft.data.rows`."""
+    parts = path.relative_to(CHECKOUT).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__")
+
+
+def belongs(module: str, parent: str) -> bool:
+    """Whether `module` is `parent` or lies below it."""
+    return module == parent or module.startswith(parent + ".")
+
+
+def test_imports_go_one_way() -> None:
+    wrong = [
+        f"{path.relative_to(CHECKOUT)}:{line} imports {name}, which lies above it"
+        for path in files("mmft")
+        for name, line in imported(path)
+        if belongs(name, "mmft") and layer(name) > layer(module_name(path))
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("part", FORBIDDEN)
+def test_rooms_do_not_know(part: str) -> None:
+    wrong = [
+        f"{path.relative_to(CHECKOUT)}:{line} imports {name}"
+        for path in files(f"mmft/{part}")
+        for name, line in imported(path)
+        if any(belongs(name, parent) for parent in FORBIDDEN[part])
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_only_build_instantiates_from_config() -> None:
+    """`registry.build` is called in build.py alone, and Hydra's `instantiate` nowhere."""
+    wrong = []
+    for path in files("mmft"):
+        for node in ast.walk(parsed(path)):
+            if isinstance(node, ast.ImportFrom):
+                taken = {f"{node.module}.{alias.name}" for alias in node.names}
+                used = bool(taken & {"mmft.config.registry.build", "hydra.utils.instantiate", "hydra.utils.call"})
+            else:
+                used = isinstance(node, ast.Attribute) and ast.unparse(node) in {"registry.build", "hydra.utils"}
+            if used and path != PACKAGE / "build.py":
+                wrong.append(f"{path.relative_to(CHECKOUT)}:{node.lineno} builds from config")  # type: ignore[attr-defined]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_functions_are_short() -> None:
+    lengths = {
+        f"{path.relative_to(CHECKOUT)}:{node.lineno} {node.name}": (node.end_lineno or 0) - node.lineno + 1
+        for path in files("mmft", "tools")
+        for node in ast.walk(parsed(path))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    }
+    too_long = {name: lines for name, lines in lengths.items() if lines > LONGEST_FUNCTION}
+    assert not too_long
+    long = {name: lines for name, lines in lengths.items() if lines > USUAL_FUNCTION}
+    assert len(long) <= 0.05 * len(lengths), long
+
+
+def test_files_are_short() -> None:
+    lengths = {path.relative_to(CHECKOUT): len(path.read_text().splitlines()) for path in files("mmft", "tools")}
+    assert not {str(name): lines for name, lines in lengths.items() if lines > LONGEST_FILE}
+
+
+def test_every_module_says_what_it_is() -> None:
+    silent = [
+        path for path in files("mmft", "tools", "tests") if parsed(path).body and not ast.get_docstring(parsed(path))
+    ]
+    assert not silent
+
+
+def test_no_utils() -> None:
+    assert not [path for path in files("mmft", "tools", "tests") if "utils" in path.as_posix()]
