@@ -89,8 +89,10 @@ def records(stream: Iterator[str], header: list[str], delimiter: str) -> Iterato
 
 
 def _loosely(lines: _Lines, delimiter: str) -> list[str]:
-    """The fields of a record with a quote out of place (`"red" disc`), as other readers take it; none if it
-    spans lines, for then the quote may have opened in one record and closed in another."""
+    """The fields of a record with a quote out of place (`"red" disc`), as other readers take it.
+
+    None if it spans lines, for then the quote may have opened in one record and closed in another.
+    """
     return next(csv.reader(lines.record, delimiter=delimiter)) if len(lines.record) == 1 and not lines.ended else []
 
 
