@@ -196,9 +196,10 @@ def _has_bf16(accelerator: str) -> bool:
 
 def preload() -> None:
     """Imports what torch and its friends would otherwise import inside the first step."""
-    import timm  # noqa: F401
-    import torch._dynamo  # noqa: F401 - torch.optim asks for it when the first optimizer is made
-    import transformers.models.auto.modeling_auto  # noqa: F401
+    with clock.importing():
+        import timm  # noqa: F401
+        import torch._dynamo  # noqa: F401 - torch.optim asks for it when the first optimizer is made
+        import transformers.models.auto.modeling_auto  # noqa: F401
 
 
 def device_of(accelerator: str) -> torch.device:

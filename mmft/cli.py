@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, NamedTuple
 
+from mmft import clock
 from mmft.errors import ExitCode, MmftError, UserError
 
 if TYPE_CHECKING:
@@ -132,7 +133,9 @@ def _show(name: str, flags: Flags) -> int:
 
 def _call(name: str, composed: Composed, *args: Path) -> int:
     """The command's function, whose module is imported only here."""
-    return int(getattr(import_module(COMMANDS[name].module), name)(composed, *args))
+    with clock.importing():
+        module = import_module(COMMANDS[name].module)
+    return int(getattr(module, name)(composed, *args))
 
 
 def _train(flags: Flags) -> int:

@@ -114,7 +114,8 @@ def finish(config: TrainConfig, module: FineTuning, checkpointing: Checkpointing
         module.load_state_dict(read(checkpointing.best)["state_dict"], strict=False)
     step = checkpointing.best_step if use_best else module.trainer.global_step
     log.info("the finished model is that of optimizer step %s", step)
-    return {"monitor": f"val/{checkpointing.monitor}", "best_step": step, "best_value": checkpointing.best_value}
+    found = {"monitor": f"val/{checkpointing.monitor}", "best_step": step, "best_value": checkpointing.best_value}
+    return found | ({"val": checkpointing.best_metrics} if use_best else {})
 
 
 def resume_point(folder: RunFolder) -> tuple[Path | None, int | None]:

@@ -28,6 +28,7 @@ class Checkpointing(pl.Callback):
     Attributes:
         best_value: the best value so far; None before the first validation.
         best_step: optimizer steps done when it was reached; ties keep the earlier.
+        best_metrics: all validation metrics at that step.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class Checkpointing(pl.Callback):
         self.metrics_file = metrics_file
         self.best_value: float | None = None
         self.best_step: int | None = None
+        self.best_metrics: dict[str, float] = {}
 
     @property
     def last(self) -> Path:
@@ -72,6 +74,7 @@ class Checkpointing(pl.Callback):
         value = pl_module.results["val"][self.monitor]
         if self._is_better(value):
             self.best_value, self.best_step = value, trainer.global_step
+            self.best_metrics = pl_module.results["val"]
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
         """Saves `last`, and the same files as `best` where this step is the best."""
@@ -86,8 +89,10 @@ class Checkpointing(pl.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """The best so far, and how long metrics.csv is."""
-        return {"best_value": self.best_value, "best_step": self.best_step, "metrics_rows": self.metrics_file.rows}
+        best = {"best_value": self.best_value, "best_step": self.best_step, "best_metrics": self.best_metrics}
+        return {**best, "metrics_rows": self.metrics_file.rows}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes what `state_dict` gave."""
         self.best_value, self.best_step = state_dict["best_value"], state_dict["best_step"]
+        self.best_metrics = state_dict["best_metrics"]

@@ -21,7 +21,7 @@ _PREDICTIONS = (".csv", ".jsonl", ".parquet")
 @check_train("name", always=True)
 def name_is_a_folder_name(c: TrainConfig) -> str | None:
     """The name is a folder's."""
-    if c.name is None or re.fullmatch(r"[^=,:\s/\\\x00-\x1f]{1,200}", c.name) and c.name[0] not in ".-~":
+    if c.name is None or (re.fullmatch(r"[^=,:\s/\\\x00-\x1f]{1,200}", c.name) and c.name[0] not in ".-~"):
         return None
     return (
         f"{show(c.name)} cannot be a folder's name: 1 to 200 characters without '=', ',', ':', blanks and slashes, "

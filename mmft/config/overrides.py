@@ -193,7 +193,7 @@ class _Reader:
 
 def _refuse_code(key: str, override: Override) -> None:
     """Refuses what would change Hydra's own behaviour or name something to call."""
-    if key.split("/")[0].split(".")[0] in ("hydra", "schema"):
+    if key.split("/", maxsplit=1)[0].split(".", maxsplit=1)[0] in ("hydra", "schema"):
         allowed = listed(HYDRA_KEYS)
         raise _Wrong(f"{key}: cannot be overridden: launchers, sweepers and paths are mmft's; allowed: {allowed}")
     named = NO_CODE.intersection([*key.replace("/", ".").split("."), *_keys_in(override.value())])

@@ -20,7 +20,7 @@ def nearest(name: str, names: Iterable[str]) -> str | None:
     import difflib
 
     known = list(names)
-    same_end = [k for k in known if k.split(".")[-1] == name.split(".")[-1]]
+    same_end = [k for k in known if k.split(".")[-1] == name.rsplit(".", maxsplit=1)[-1]]
     for pool, cutoff in ((same_end, 0.0 if len(same_end) == 1 else 0.5), (known, 0.7), (known, 0.6)):
         if found := difflib.get_close_matches(name, pool, n=1, cutoff=cutoff):
             return found[0]

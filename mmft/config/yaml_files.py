@@ -29,8 +29,8 @@ def inspect(path: Path, name: str) -> list[str]:
         path: the file.
         name: its name as Hydra knows it (`experiment/mine`).
     """
-    if name.split("/")[0] in ("hydra", "schema"):
-        return [f"{path}: a folder named {name.split('/')[0]} in --config-dir is mmft's own; move the file"]
+    if name.split("/", maxsplit=1)[0] in ("hydra", "schema"):
+        return [f"{path}: a folder named {name.split('/', maxsplit=1)[0]} in --config-dir is mmft's own; move the file"]
     try:
         if path.stat().st_size > LARGEST:
             return [f"{path}: larger than {LARGEST} bytes, which no config is"]

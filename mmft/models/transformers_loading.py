@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from mmft.clock import importing
 from mmft.errors import UserError
 from mmft.models.source import Source
 
@@ -22,12 +23,15 @@ def load_transformers(source: Source, tower: Tower, pretrained: bool, key: str) 
     Raises:
         UserError: transformers does not know it, or weights are missing from the file.
     """
-    import transformers
-
+    with importing():
+        import transformers
+    transformers.utils.logging.set_verbosity_error()  # what is left out of a checkpoint is left out on purpose
+    transformers.utils.logging.disable_progress_bar()
     try:
         config: Any = transformers.AutoConfig.from_pretrained(source.folder)
         config = getattr(config, f"{tower}_config", config)
-        model_class: Any = transformers.AutoModel._model_mapping[type(config)]
+        with importing():
+            model_class: Any = transformers.AutoModel._model_mapping[type(config)]
         options = {"add_pooling_layer": False} if "add_pooling_layer" in _arguments(model_class) else {}
         if not pretrained:
             model = model_class._from_config(config, dtype=torch.float32, **options)

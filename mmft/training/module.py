@@ -176,7 +176,8 @@ class FineTuning(Evaluating):
     def _log_step(self, loss: Tensor, norm: Tensor) -> None:
         # Lightning's `log` costs more than a small model's step, and counts steps in its own way on resume.
         if self.global_step % self.trainer.log_every_n_steps == 0:
-            rates = {f"lr/{g['name']}": float(g["lr"]) for g in self.trainer.optimizers[0].param_groups}
+            groups = self.trainer.optimizers[0].param_groups
+            rates = {f"lr/{g['name'].removesuffix('/no_decay')}": float(g["lr"]) for g in groups}
             self._write({"train/loss": float(loss), "train/grad_norm": float(norm), **rates})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
