@@ -23,9 +23,10 @@ def name_is_a_folder_name(c: TrainConfig) -> str | None:
     """The name is a folder's."""
     if c.name is None or (re.fullmatch(r"[^=,:\s/\\\x00-\x1f]{1,200}", c.name) and c.name[0] not in ".-~"):
         return None
+    better = re.sub(r"[^0-9A-Za-z_.-]+", "_", c.name).strip("._-") or "NAME"
     return (
         f"{show(c.name)} cannot be a folder's name: 1 to 200 characters without '=', ',', ':', blanks and slashes, "
-        f"not beginning with '.', '-' or '~'. Type name={re.sub(r'[^0-9A-Za-z_.-]+', '_', c.name).strip('._-') or 'NAME'}"
+        f"not beginning with '.', '-' or '~'. Type name={better}"
     )
 
 
@@ -34,7 +35,7 @@ def resume_or_init(c: TrainConfig) -> str | None:
     """A run is gone on with, or another one's weights are started from."""
     if c.resume is None or c.init is None:
         return None
-    return "does not go with init: to go on with a run, type resume=RUN alone; to start from its weights, init=RUN alone"
+    return "does not go with init. To go on with a run, type resume=RUN alone; to start from its weights, init=RUN"
 
 
 @check_train("resume")
@@ -63,7 +64,7 @@ def _no_run(run: str | None) -> str | None:
 
 def _path(value: str) -> Path:
     """A path as it is used: `~` is the home folder, which the shell leaves alone after a `=`."""
-    return Path(os.path.expanduser(value))
+    return Path(os.path.expanduser(value))  # noqa: PTH111 - `~nobody` is then a file that is not there
 
 
 def _here(path: str) -> str:
@@ -177,7 +178,7 @@ def columns_differ(c: Any) -> str | None:
 @check_use("data.columns")
 def columns_have_names(c: Any) -> str | None:
     """A column's name is not empty, nor is the list of texts."""
-    empty = [k for k, v in vars(c.data.columns).items() if v == "" or v == [] or (isinstance(v, list) and "" in v)]
+    empty = [k for k, v in vars(c.data.columns).items() if v in ("", []) or (isinstance(v, list) and "" in v)]
     if not empty:
         return None
     return f"{listed(f'data.columns.{k}' for k in empty)}: an empty name. Type COLUMN, or null for none"

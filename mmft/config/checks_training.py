@@ -32,7 +32,7 @@ def _no_encoder(name: str) -> str | None:
         return "is empty. Type a folder or a hub name"
     if os.environ.get("MMFT_ENCODERS"):  # it may have been moved there
         return None
-    folder = Path(os.path.expanduser(name))
+    folder = Path(os.path.expanduser(name))  # noqa: PTH111 - `~nobody` is then a folder that is not there
     if name.startswith(_LOCAL) and not folder.is_dir():
         return f"there is no folder {show(name)}"
     if folder.is_dir() and not (folder / "config.json").is_file():
@@ -153,8 +153,9 @@ def batch_schedule_is_whole(c: TrainConfig) -> str | None:
         return f"epochs {listed(e for e in epochs if not 0 <= e <= last)} do not happen; epochs are 0 to {last}"
     if min(schedule.values()) < 1:
         return f"{show(schedule)}: every batch size is at least 1"
-    if micro is not None and micro > min(schedule.values()):
-        return f"data.micro_batch_size={micro} is more than the batch of {min(schedule.values())}, of which it is a part"
+    least = min(schedule.values())
+    if micro is not None and micro > least:
+        return f"data.micro_batch_size={micro} is more than the batch of {least}, of which it is a part"
     return None
 
 

@@ -1,5 +1,6 @@
 """Tab completion: `eval "$(mmft -sc install=bash)"`. Hydra's scripts know nothing of sub-commands."""
 
+# ruff: noqa: T201 - the shell reads what is printed
 from __future__ import annotations
 
 import os

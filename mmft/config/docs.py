@@ -19,9 +19,10 @@ def _module_docs(module: str) -> dict[str, dict[str, str]]:
 def _class_docs(node: ast.ClassDef) -> dict[str, str]:
     docs = {}
     for target, text in zip(node.body, node.body[1:], strict=False):
-        documented = isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)
-        if isinstance(target, ast.AnnAssign) and isinstance(target.target, ast.Name) and documented:
-            docs[target.target.id] = " ".join(str(text.value.value).split())  # type: ignore[union-attr]
+        if not isinstance(target, ast.AnnAssign) or not isinstance(target.target, ast.Name):
+            continue
+        if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
+            docs[target.target.id] = " ".join(str(text.value.value).split())
     return docs
 
 

@@ -53,7 +53,7 @@ def interpolations(text: str) -> Used:
 
 def _collect(tree: Any, used: Used) -> None:
     """Walks a parse tree; the grammar's names are those of OmegaConf 2.3."""
-    from omegaconf.grammar_parser import OmegaConfGrammarParser as Grammar
+    from omegaconf.grammar.gen.OmegaConfGrammarParser import OmegaConfGrammarParser as Grammar
 
     if isinstance(tree, Grammar.InterpolationNodeContext):
         _collect_reference(tree.getText(), used)
@@ -97,7 +97,7 @@ def texts_of(value: Any) -> Iterator[str]:
 
 
 def escaped(value: Any) -> Any:
-    """A plain value in which `${` is no interpolation: `\\${`, backslashes in front of it doubled."""
+    """A plain value in which `${` is no interpolation: escaped, and backslashes in front of it doubled."""
     if isinstance(value, str):
         return re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
     if isinstance(value, dict):

@@ -70,7 +70,7 @@ def groups() -> list[str]:
 def arguments(config: Any, but: type | None = None) -> dict[str, Any]:
     """The fields of a dataclass as keyword arguments, one level deep, without those of the base `but`."""
     left_out = {f.name for f in fields(but)} if but is not None else set()
-    return {f.name: getattr(config, f.name) for f in fields(config) if f.name not in left_out}  # type: ignore[arg-type]
+    return {f.name: getattr(config, f.name) for f in fields(config) if f.name not in left_out}
 
 
 def build(config: OptionConfig, *, but: type | None = None, **context: Any) -> Any:

@@ -22,8 +22,7 @@ def default_values(schema: type) -> dict[str, Any]:
 
     Sections without a default (`model.image_encoder` in `model`) are left out: their own group brings them.
     """
-    named = issubclass(schema, OptionConfig) and hasattr(schema, "type")
-    values: dict[str, Any] = {"type": schema.type} if named else {}
+    values: dict[str, Any] = {"type": schema.type} if issubclass(schema, OptionConfig) else {}
     inner = sections(schema)
     for f in fields(schema):
         if f.name in inner:

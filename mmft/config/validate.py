@@ -110,8 +110,6 @@ class _Reader:
                 self._unknown_option(values.get("type"), path)
                 return None
             schema = chosen.schema
-        elif issubclass(schema, OptionConfig):
-            given.pop("type", None)
         self._unknown_keys(given, schema, path)
         return schema(**{f.name: self._field(given, schema, f, path) for f in fields(schema)})
 
@@ -157,19 +155,13 @@ class _Reader:
     def _unknown_key(self, key: str, name: str, value: Any, schema: type) -> None:
         if name in NO_CODE:
             self._problem(key, "is not allowed: nothing that a config names is imported or called by mmft")
-            return
-        if isinstance(value, Mapping) and value and not NO_CODE.isdisjoint(map(str, value)):
-            for inner, v in value.items():
-                self._unknown_key(f"{key}.{inner}", str(inner), v, schema)
-            return
-        if owner := _owner(key, schema):
+        elif owner := _owner(key, schema):
             self._problem(key, owner)
-            return
-        if isinstance(value, Mapping) and value:
+        elif isinstance(value, Mapping) and value:
             for inner, v in value.items():
                 self._unknown_key(f"{key}.{inner}", str(inner), v, schema)
-            return
-        self._problem(key, f"no such key.{self._suggestion(key, schema)}")
+        else:
+            self._problem(key, f"no such key.{self._suggestion(key, schema)}")
 
     def _suggestion(self, key: str, schema: type) -> str:
         head, _, name = key.rpartition(".")
@@ -202,7 +194,8 @@ class _Reader:
 def _owner(key: str, schema: type) -> str | None:
     """The message for a key that another option of the same group has."""
     head, _, name = key.rpartition(".")
-    owners = [o for o, option in group_options(head).items() if name in hints(option.schema)]
+    schemas: dict[str, Any] = {o: option.schema for o, option in group_options(head).items()}
+    owners = [o for o, found in schemas.items() if name in hints(found)]
     if not owners:
         return None
     group, here = head.replace(".", "/"), getattr(schema, "type", "?")

@@ -22,18 +22,19 @@ def has_default(f: Field[Any]) -> bool:
 
 
 @cache
-def hints(schema: type) -> dict[str, Any]:
+def hints(schema: Any) -> dict[str, Any]:
     """The fields' types; a field typed `Any` with a dataclass as its factory has that dataclass as its type."""
     found = get_type_hints(schema)
     typed = {f.name: found[f.name] for f in fields(schema)}
     for f in fields(schema):
-        if typed[f.name] is Any and is_dataclass(f.default_factory):
-            typed[f.name] = f.default_factory
+        factory: Any = f.default_factory
+        if typed[f.name] is Any and is_dataclass(factory):
+            typed[f.name] = factory
     return typed
 
 
 @cache
-def sections(schema: type) -> dict[str, type]:
+def sections(schema: Any) -> dict[str, type]:
     """The fields that are schemas themselves, by name."""
     return {name: hint for name, hint in hints(schema).items() if isinstance(hint, type) and is_dataclass(hint)}
 

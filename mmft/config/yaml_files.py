@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
+import yaml  # type: ignore[import-untyped]
 
 from mmft.config.interpolation import interpolations
 from mmft.config.walk import NO_CODE
@@ -29,8 +29,9 @@ def inspect(path: Path, name: str) -> list[str]:
         path: the file.
         name: its name as Hydra knows it (`experiment/mine`).
     """
-    if name.split("/", maxsplit=1)[0] in ("hydra", "schema"):
-        return [f"{path}: a folder named {name.split('/', maxsplit=1)[0]} in --config-dir is mmft's own; move the file"]
+    top = name.partition("/")[0]
+    if top in ("hydra", "schema"):
+        return [f"{path}: a folder named {top} in --config-dir is mmft's own; move the file"]
     try:
         if path.stat().st_size > LARGEST:
             return [f"{path}: larger than {LARGEST} bytes, which no config is"]
@@ -92,7 +93,7 @@ def _refused_defaults(node: Any, path: Path) -> Iterator[str]:
         pairs = entry.value if isinstance(entry, yaml.MappingNode) else [(entry, None)]
         if isinstance(entry, yaml.MappingNode) and len(pairs) != 1:
             yield f"{path}:{_line(entry)}: an entry of defaults has one group, not {len(pairs)}"
-        for key, value in pairs:
+        for key, _ in pairs:
             if _HYDRA.search(str(key.value)):
                 yield f"{path}:{_line(key)}: {key.value} is not allowed: Hydra's own settings are mmft's"
 

@@ -69,7 +69,8 @@ def _nullable(schema: type, name: str, doc: str, nested: dict[str, type], drop: 
             made.append((f.name, nested[f.name], field(factory=nested[f.name])))
         elif f.name not in drop:
             made.append((f.name, hints[f.name] | None, field(None, **f.metadata)))
-    return make_dataclass(name, made, kw_only=True, namespace={"__doc__": doc, "__module__": __name__, "documented_by": schema})
+    names = {"__doc__": doc, "__module__": __name__, "documented_by": schema}
+    return make_dataclass(name, made, kw_only=True, namespace=names)
 
 
 _DOC = "Each key left null is as in the run."
