@@ -43,4 +43,4 @@ def _range(values: npt.NDArray[np.float64]) -> tuple[float, float]:
         for white in (1.0, 255.0, 65535.0):
             if high <= white:
                 return 0.0, white
-    return low, high
+    return low, high if high > low else low + 1.0
