@@ -31,12 +31,12 @@ class VisionLanguageData(LightningDataModule):
         image_size: side of the pictures in pixels.
         encode: the task's `encode(label)`; None: no targets.
         seed: of the order of training rows.
-        batch_sizes: rows of one optimizer step by epoch, over all ranks.
+        plan: of the run's optimizer steps.
 
     Attributes:
-        train_batches: the batch sampler of training; its `epoch` and `start` say what is iterated next.
         rows: how many rows each split has.
-        table_bad: rows known to be bad before any picture is opened: by their table, or by their label.
+        table_bad: rows of the splits, or of no known split, that are bad by their table or label alone,
+            known before any picture is opened.
         texts_cut: by split, how many texts `max_length` cut.
 
     Raises:
@@ -108,12 +108,15 @@ class VisionLanguageData(LightningDataModule):
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
     def _known_bad(self) -> list[BadRow]:
+        """Bad rows of the splits, and those whose split their table does not tell."""
         tables = {id(data.split.table): data.split.table for data in self.datasets.values()}
-        known = [bad for table in tables.values() for bad in table.bad.values()]
-        labels = [
-            bad for data in self.datasets.values() for row, bad in data.bad.items() if row not in data.split.table.bad
+        nowhere = [
+            table.bad[row] for table in tables.values() for row, name in enumerate(table.splits() or []) if name is None
         ]
-        return known + labels
+        known = [
+            data.bad[row] for data in self.datasets.values() for row in data.split.rows.tolist() if row in data.bad
+        ]
+        return nowhere + known
 
     def _check_labels(self) -> None:
         messages = []

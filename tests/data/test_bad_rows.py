@@ -1,0 +1,58 @@
+"""Bad rows are counted once each, listed, found again by a resumed run, and too many of them end it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mmft.batch import BadRow
+from mmft.data.bad_rows import BadRows
+from mmft.errors import UserError
+
+ROWS = [BadRow(at, f"r{at}", "image", "no such file") for at in range(8)]
+
+
+def test_rows_are_listed_once(tmp_path: Path) -> None:
+    path = tmp_path / "bad_rows.csv"
+    bad = BadRows(100, 0.01, path)
+    assert not path.exists()
+    bad.add([ROWS[0], ROWS[0]])
+    bad.add(ROWS[:2])
+    assert bad.count == 2
+    assert path.read_text() == "row,id,column,reason\n0,r0,image,no such file\n1,r1,image,no such file\n"
+
+
+def test_the_same_number_in_another_file_is_another_row() -> None:
+    bad = BadRows(100, 1.0)
+    bad.add([BadRow(0, "train:0", "", "x"), BadRow(0, "val:0", "", "x")])
+    assert bad.count == 2
+
+
+def test_a_resumed_run_goes_on_with_the_list_even_after_a_torn_line(tmp_path: Path) -> None:
+    path = tmp_path / "bad_rows.csv"
+    odd = BadRow(9, 'nine, "9"\n', "te\nxt", "line\r\nbreak \ud800")
+    BadRows(100, 1.0, path).add([ROWS[0], odd])
+    with path.open("a") as file:
+        file.write("5,r5,ima")
+    again = BadRows(100, 1.0, path)
+    assert again.count == 2
+    again.add([ROWS[0], odd, ROWS[5]])
+    assert again.count == 3
+    assert len(path.read_text().splitlines()) == 4
+    path.write_text("row,id")
+    assert BadRows(1, 1.0, path).count == 0
+
+
+def test_too_many_end_the_run(tmp_path: Path) -> None:
+    bad = BadRows(100, 0.05, tmp_path / "bad_rows.csv")
+    bad.add(ROWS[:5])
+    bad.check()
+    bad.add(ROWS)
+    with pytest.raises(UserError) as caught:
+        bad.check()
+    text = str(caught.value)
+    assert "8 of 100 rows are bad (8.0%), more than data.max_bad_fraction=0.05 allows" in text
+    assert "row 0 (id r0): image: no such file" in text
+    assert "and 3 more, in " in text
+    BadRows(0, 0.0).check()

@@ -1,0 +1,153 @@
+"""From splits to batches: data set, targets, loaders, the same for any number of workers and ranks."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterable
+from dataclasses import fields
+from typing import Any
+
+import pytest
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from mmft.batch import BadRow, Batch
+from mmft.config.schema.data import DataConfig
+from mmft.data.datamodule import VisionLanguageData
+from mmft.data.loading import make_batches, make_dataset
+from mmft.data.order import BatchSizes, StepPlan
+from mmft.data.splits import load_rows, load_splits
+from mmft.errors import UserError
+
+CLASSES = ["disc", "cross"]
+
+
+def encode(label: Any) -> int:
+    if label not in CLASSES:
+        raise ValueError(f"label {label!r} was not in training" if label is not None else "no label")
+    return CLASSES.index(label)
+
+
+def module(config: DataConfig, tokenizer: PreTrainedTokenizerFast, encode: Any = encode) -> VisionLanguageData:
+    splits = load_splits(config, 0)
+    plan = StepPlan(len(splits["train"]), BatchSizes({0: config.batch_size}), max_epochs=2)
+    return VisionLanguageData(
+        splits, config, tokenizer=tokenizer, max_length=5, image_size=16, encode=encode, seed=0, plan=plan
+    )
+
+
+def equal(left: Iterable[Batch], right: Iterable[Batch]) -> bool:
+    def same(a: Any, b: Any) -> bool:
+        return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+
+    pairs = zip(left, right, strict=True)
+    return all(same(getattr(a, f.name), getattr(b, f.name)) for a, b in pairs for f in fields(Batch))
+
+
+def test_training_batches_hold_every_good_row_once(config: DataConfig, tokenizer: PreTrainedTokenizerFast) -> None:
+    data = module(config, tokenizer)
+    assert data.rows == {"train": 23, "val": 7, "test": 7}
+    assert data.table_bad == []
+    batches = list(data.train_dataloader())
+    assert len(batches) == 3
+    rows = torch.cat([batch.row for batch in batches]).tolist()
+    assert sorted([*rows, 4]) == data.datasets["train"].split.rows.tolist()
+    assert [bad for batch in batches for bad in batch.bad] == [BadRow(4, "r4", "image", "no such file")]
+    for batch in batches:
+        assert batch.target is not None
+        assert batch.target.tolist() == [row % 2 for row in batch.row.tolist()]
+        assert batch.image_present.tolist() == [row != 5 for row in batch.row.tolist()]
+        assert batch.text_present.tolist() == [row != 6 for row in batch.row.tolist()]
+
+
+def test_cut_texts_are_counted(config: DataConfig, tokenizer: PreTrainedTokenizerFast) -> None:
+    assert module(config, tokenizer).texts_cut == {"train": 22, "val": 7, "test": 7}
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_change_nothing(config: DataConfig, tokenizer: PreTrainedTokenizerFast, workers: int) -> None:
+    alone = module(config, tokenizer)
+    config.num_workers = workers
+    helped = module(config, tokenizer)
+    for name in ("train", "val", "test"):
+        left, right = (getattr(data, f"{name}_dataloader")() for data in (alone, helped))
+        for _ in range(2):
+            assert equal(left, right)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_loading_draws_nothing_from_the_global_generator(
+    config: DataConfig, tokenizer: PreTrainedTokenizerFast, workers: int
+) -> None:
+    config.num_workers = workers
+    data = module(config, tokenizer)
+    before = torch.get_rng_state()
+    for loader in (data.train_dataloader(), data.val_dataloader()):
+        list(loader)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_a_missing_split_gives_no_batches(config: DataConfig, tokenizer: PreTrainedTokenizerFast) -> None:
+    splits = {"train": load_splits(config, 0)["train"]}
+    plan = StepPlan(22, BatchSizes({0: 8}), max_epochs=1)
+    data = VisionLanguageData(
+        splits, config, tokenizer=tokenizer, max_length=5, image_size=16, encode=encode, seed=0, plan=plan
+    )
+    assert data.val_dataloader() == data.test_dataloader() == []
+
+
+def test_labels_that_cannot_be_encoded_make_bad_rows(config: DataConfig, tokenizer: PreTrainedTokenizerFast) -> None:
+    def only_disc(label: Any) -> int:
+        if label != "disc":
+            raise ValueError(f"label {label!r} was not in training")
+        return 0
+
+    data = module(config, tokenizer, only_disc)
+    train = data.datasets["train"].split.rows
+    bad = [row.row for row in data.table_bad]
+    assert sorted(bad) == [row for row in range(37) if row % 2]
+    assert data.table_bad[0] == BadRow(1, "r1", "label", "label 'cross' was not in training")
+    batches = list(data.train_dataloader())
+    assert sum(len(batch) for batch in batches) == sum(row % 2 == 0 for row in train.tolist()) - 1
+
+
+def test_no_usable_label_at_all_is_the_users_error(config: DataConfig, tokenizer: PreTrainedTokenizerFast) -> None:
+    def nothing(_: Any) -> int:
+        raise ValueError("unseen")
+
+    with pytest.raises(UserError) as caught:
+        module(config, tokenizer, nothing)
+    assert len(caught.value.messages) == 3
+    assert caught.value.messages[0] == "data.columns.label=label: no row of train is usable: unseen"
+
+
+def test_rows_without_a_known_split_count_as_bad(
+    config: DataConfig, tokenizer: PreTrainedTokenizerFast, tmp_path: Any
+) -> None:
+    with (tmp_path / "rows.csv").open("a") as file:
+        file.write("0.png,a,disc,r37,elsewhere\n0.png,a,disc\n")
+    assert [(bad.row, bad.column) for bad in module(config, tokenizer).table_bad] == [(37, "split"), (38, "")]
+
+
+def test_predicting_gives_every_row_in_order(config: DataConfig, tokenizer: PreTrainedTokenizerFast) -> None:
+    split = load_rows(config, None)
+    arguments = {"tokenizer": tokenizer, "max_length": 5, "image_size": 16}
+    batches = list(make_batches(split, config, **arguments))
+    assert [batch.target for batch in batches] == [None] * 5
+    rows = [row for batch in batches for row in [*batch.row.tolist(), *(bad.row for bad in batch.bad)]]
+    assert sorted(rows) == list(range(37))
+    good = torch.cat([batch.row for batch in batches])
+    assert (good.diff() > 0).all()
+    alone = next(iter(make_batches(split, config, **arguments, batch_size=1)))
+    assert batches[0].pixel_values is not None
+    assert alone.pixel_values is not None
+    assert torch.equal(batches[0].pixel_values[0], alone.pixel_values[0])
+
+
+def test_data_sets_can_be_sent_to_spawned_workers(config: DataConfig, tokenizer: PreTrainedTokenizerFast) -> None:
+    dataset = make_dataset(
+        load_splits(config, 0)["train"], config, tokenizer=tokenizer, max_length=5, image_size=16, encode=encode
+    )
+    again = pickle.loads(pickle.dumps(dataset))
+    assert torch.equal(again[0].pixel_values, dataset[0].pixel_values)
+    assert again[3].row == dataset[3].row
