@@ -22,6 +22,7 @@ for name in ("MMFT_ENCODERS", "MMFT_DEBUG"):
 import pytest
 from make_shapes import Shapes, captions, make_shapes
 
+pytest_plugins = ["runs"]  # the fixtures `train_run` and `shapes_overrides`
 CHECKOUT = Path(__file__).parents[1]
 
 

@@ -1,0 +1,73 @@
+"""Runs of `mmft train` inside the test's process, on the shapes sample."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+from torch import Tensor
+
+from mmft.config.compose import compose
+from mmft.train import train
+
+
+class Run:
+    """A finished run: its folder and what is in it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        return dict(json.loads((self.path / "summary.json").read_text()))
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """The last checkpoint's weights, which are training's own whatever the best was."""
+        return load_file(self.path / "checkpoints" / "last" / "tensors.safetensors")
+
+    @property
+    def metrics(self) -> str:
+        return (self.path / "metrics.csv").read_text()
+
+
+def same_weights(a: Run, b: Run) -> bool:
+    """Bit for bit, optimizer state included."""
+    one, other = a.weights, b.weights
+    return one.keys() == other.keys() and all(bool((one[k] == other[k]).all()) for k in one)
+
+
+TrainRun = Callable[..., Run]
+
+
+@pytest.fixture
+def shapes_overrides(shapes: Any) -> list[str]:
+    """The overrides that point `experiment=shapes` at the session's sample, for a quick run."""
+    return [
+        "experiment=shapes",
+        f"data.path={shapes.rows}",
+        f"model.image_encoder.name={shapes.image_encoder}",
+        f"model.text_encoder.name={shapes.text_encoder}",
+        "data.limit=48",
+        "trainer.max_epochs=2",
+        "callbacks.progress=none",
+        "modality_report=false",
+    ]
+
+
+@pytest.fixture
+def train_run(tmp_path: Path, shapes_overrides: list[str]) -> TrainRun:
+    """`train_run("seed=1", folder=None)`: trains and gives the run."""
+    numbers = itertools.count()
+
+    def run(*overrides: str, folder: Path | None = None) -> Run:
+        path = folder or tmp_path / f"run{next(numbers)}"
+        assert train(compose("train", [*shapes_overrides, *overrides]), path) == 0
+        return Run(path)
+
+    return run

@@ -1,0 +1,170 @@
+"""A run that was killed or stopped ends, once resumed, exactly where the undisturbed run ends."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mmft.callbacks.checkpointing import Checkpointing
+from mmft.callbacks.stopping import StopOnSignal, Stopped
+from mmft.config.compose import compose
+from mmft.errors import ExitCode, UserError
+from mmft.resume import resolve
+from mmft.train import train
+from runs import Run, TrainRun, same_weights
+
+STEPS = 6  # two epochs of three
+
+
+def in_a_child(work: Callable[[], object]) -> int:
+    """Runs `work` in a forked process; the status that the process ended with."""
+    child = os.fork()
+    if child == 0:
+        try:
+            work()
+        finally:
+            os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def killed_run(overrides: list[str], folder: Path, step: int, moment: str) -> None:
+    """Trains in a child that SIGKILLs itself at an optimizer step: before it saves, while, or after."""
+
+    def die(*_: Any) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def work() -> None:
+        save = Checkpointing.save_last
+
+        def save_and_die(self: Checkpointing, trainer: Any) -> None:
+            if trainer.global_step >= step and moment == "before":
+                die()
+            if trainer.global_step >= step and moment == "while":
+                import mmft.training.checkpoint as module
+
+                module.write = die
+            save(self, trainer)
+            if trainer.global_step >= step:
+                die()
+
+        Checkpointing.save_last = save_and_die
+        train(compose("train", overrides), folder)
+
+    assert in_a_child(work) == -signal.SIGKILL
+
+
+def resumed(overrides: list[str], folder: Path) -> Run:
+    """Goes on in this process, as `mmft train ... resume=FOLDER` does."""
+    found = resolve(compose("train", [*overrides, f"resume={folder}"]))
+    assert found is not None
+    assert train(*found) == 0
+    return Run(folder)
+
+
+def test_ten_kills_at_random_steps_end_bit_for_bit_as_undisturbed(
+    train_run: TrainRun, shapes_overrides: list[str], tmp_path: Path
+) -> None:
+    overrides = [*shapes_overrides, "checkpoint.every_steps=1", "trainer.log_every_steps=1"]
+    undisturbed = train_run(*overrides[len(shapes_overrides) :])
+    rng = random.Random(0)
+    for kill in range(10):
+        moment = ("before", "while", "after")[kill % 3]
+        step = rng.randint(1 if moment == "after" else 2, STEPS)  # at least one checkpoint is there
+        folder = tmp_path / f"killed{kill}"
+        killed_run(overrides, folder, step, moment)
+        run = resumed(overrides, folder)
+        assert run.summary["resumed_from"] == [step if moment == "after" else step - 1]
+        assert same_weights(run, undisturbed), (step, moment)
+        assert run.metrics == undisturbed.metrics, (step, moment)
+        assert run.summary["best_step"] == undisturbed.summary["best_step"]
+        assert run.summary["test"] == undisturbed.summary["test"]
+
+
+def test_checkpoints_after_epochs_alone_are_enough(train_run: TrainRun, shapes_overrides: list[str], tmp_path: Path) -> None:
+    undisturbed = train_run()
+    killed_run(shapes_overrides, tmp_path / "killed", STEPS // 2, "after")
+    run = resumed(shapes_overrides, tmp_path / "killed")
+    assert run.summary["resumed_from"] == [STEPS // 2]
+    assert same_weights(run, undisturbed)
+    assert run.metrics == undisturbed.metrics
+
+
+def test_a_kill_before_the_first_checkpoint_starts_anew(
+    train_run: TrainRun, shapes_overrides: list[str], tmp_path: Path
+) -> None:
+    undisturbed = train_run()
+    killed_run(shapes_overrides, tmp_path / "killed", 1, "before")
+    run = resumed(shapes_overrides, tmp_path / "killed")
+    assert "resumed_from" not in run.summary
+    assert same_weights(run, undisturbed)
+    assert run.metrics == undisturbed.metrics
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, ExitCode.TERMINATED), (signal.SIGINT, ExitCode.INTERRUPTED)]
+)
+@pytest.mark.parametrize("step", [2, 3])
+def test_signals_save_and_stop_with_their_own_code(
+    train_run: TrainRun,
+    shapes_overrides: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+    code: int,
+    step: int,
+) -> None:
+    undisturbed = train_run()
+    stop = StopOnSignal.on_train_batch_end
+
+    def send(self: StopOnSignal, trainer: Any, *args: Any) -> None:
+        if trainer.global_step == step:
+            os.kill(os.getpid(), number)
+        stop(self, trainer, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StopOnSignal, "on_train_batch_end", send)
+        with pytest.raises(Stopped) as stopped:
+            train_run(folder=tmp_path / "stopped")
+    assert stopped.value.exit_code == code
+    assert Run(tmp_path / "stopped").summary["status"] == "stopped"
+    assert signal.getsignal(number) not in (None, StopOnSignal._on_signal)
+    run = resumed(shapes_overrides, tmp_path / "stopped")
+    assert run.summary["resumed_from"] == [step]
+    assert same_weights(run, undisturbed)
+    assert run.metrics == undisturbed.metrics
+
+
+def test_what_is_typed_beside_resume_must_agree(train_run: TrainRun, shapes_overrides: list[str], tmp_path: Path) -> None:
+    killed_run(shapes_overrides, tmp_path / "killed", 3, "after")
+    here = f"resume={tmp_path / 'killed'}"
+    for wrong, key in (("optim.lr=0.5", "optim.lr"), ("optim=sgd", "optim.type"), ("data.batch_size=32", "data.batch_size")):
+        with pytest.raises(UserError, match=key):
+            resolve(compose("train", [*shapes_overrides, here, wrong]))
+    allowed = resolve(compose("train", [*shapes_overrides, here, "data.num_workers=1"]))
+    assert allowed is not None
+    assert allowed[0].config.data.num_workers == 1
+
+
+def test_last_is_the_newest_unfinished_run_of_the_name(
+    train_run: TrainRun, shapes_overrides: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = tmp_path / "runs"
+    overrides = [*shapes_overrides, f"paths.runs={runs}", "resume=last"]
+    assert resolve(compose("train", overrides)) is None
+    assert "a new one starts" in capsys.readouterr().err
+    killed_run(shapes_overrides, runs / "shapes" / "a", 3, "after")
+    train_run(folder=runs / "shapes" / "b")
+    found = resolve(compose("train", overrides))
+    assert found is not None
+    assert found[1] == runs / "shapes" / "a"
+    assert train(*found) == 0
+    found = resolve(compose("train", overrides))  # all are completed now
+    assert found is not None
+    assert train(*found) == 0
+    assert "already completed" in capsys.readouterr().err
