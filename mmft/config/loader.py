@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml  # type: ignore[import-untyped]
 from hydra import version
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import ConfigRepository
 from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
-from hydra._internal.core_plugins.file_config_source import FileConfigSource
 from hydra.core.object_type import ObjectType
 from hydra.core.plugins import Plugins
 from hydra.errors import ConfigCompositionException, HydraException
@@ -63,13 +63,13 @@ class InspectedRepository(ConfigRepository):
         if ".." in config_path.split("/"):
             raise ComposeError(f"{config_path}: '..' is not allowed in the name of a config")
         source = self._find_object_source(config_path, ObjectType.CONFIG)
-        if isinstance(source, FileConfigSource):
+        if source is not None and source.scheme() == "file":  # Hydra loads its plugins twice: no isinstance
             name = config_path.removesuffix(".yaml")
             file = Path(source.path) / f"{name}.yaml"
-            self.files[name] = file
             if source.provider == _USER and (refused := inspect(file, name)):
                 self.refused.extend(r for r in refused if r not in self.refused)
-                return ConfigResult(_USER, str(file), OmegaConf.create(), {"package": None}, [])
+                return ConfigResult(_USER, str(file), OmegaConf.create(), {"package": "_global_"}, [])
+            self.files[name] = file
         return super().load_config(config_path)
 
 
@@ -99,7 +99,7 @@ class Loader(ConfigLoaderImpl):
         """
         try:
             config = self.load_configuration(command, overrides, RunMode.RUN)
-        except (HydraException, OmegaConfBaseException, ValueError, AssertionError, OSError) as error:
+        except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, AssertionError, OSError) as error:
             raise ComposeError(_reason(error)) from error
         self._check_hydra(config)
         return config

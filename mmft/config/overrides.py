@@ -17,11 +17,10 @@ from mmft.config.interpolation import interpolations, texts_of
 from mmft.config.schema import COMMANDS
 from mmft.config.sources import Groups
 from mmft.config.validate import accepts_text
-from mmft.config.walk import NO_CODE, group_options, key_names, sections
+from mmft.config.walk import NO_CODE, OPTIONAL_GROUPS, group_options, key_names, sections
 from mmft.config.wording import did_you_mean, listed, nearest, show
 
 HYDRA_KEYS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.verbose")
-OPTIONAL_GROUPS = ("experiment", "debug")  # these may be null
 
 
 def is_hydra_override(text: str) -> bool:

@@ -12,6 +12,9 @@ from mmft.config.registry import Option, OptionConfig, groups, options
 
 MISSING = "???"  # OmegaConf's mark of a value that must be given
 
+OPTIONAL_GROUPS = ("experiment", "debug")
+"""Groups that are no section: their files set keys anywhere. They may be null."""
+
 NO_CODE = frozenset({"_target_", "_partial_", "_args_", "_recursive_", "_convert_"})
 """Keys by which Hydra would import and call something; never allowed."""
 

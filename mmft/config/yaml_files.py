@@ -15,7 +15,7 @@ from typing import Any
 import yaml  # type: ignore[import-untyped]
 
 from mmft.config.interpolation import interpolations
-from mmft.config.walk import NO_CODE
+from mmft.config.walk import NO_CODE, OPTIONAL_GROUPS
 
 LARGEST = 1_000_000  # bytes; a config has a few thousand
 _HYDRA = re.compile(r"(^|[/.@: ])hydra($|[/.@: ])")
@@ -72,10 +72,12 @@ def _refused_nodes(root: Any, text: str, path: Path) -> Iterator[str]:
     if not isinstance(root, yaml.MappingNode):
         yield f"{path}:{root.start_mark.line + 1}: must be a mapping (key: value)"
         return
-    for line in text.splitlines():
-        header = _HEADER.match(line)
-        if header and _HYDRA.search(header[1]):
-            yield f"{path}: @package {header[1]} is not allowed: Hydra's own settings are mmft's"
+    headers = [found[1] for line in text.splitlines() if (found := _HEADER.match(line))]
+    for package in headers:
+        if _HYDRA.search(package):
+            yield f"{path}: @package {package} is not allowed: Hydra's own settings are mmft's"
+    if path.parent.name in OPTIONAL_GROUPS and "_global_" not in headers:
+        yield f"{path}:1: its keys belong to the whole config. Type this as its first line: # @package _global_"
     for key, value in root.value:
         if key.value == "hydra":
             yield f"{path}:{_line(key)}: hydra: is not allowed: Hydra's own settings are mmft's"
@@ -100,7 +102,10 @@ def _refused_defaults(node: Any, path: Path) -> Iterator[str]:
 
 def _refused_values(node: Any, path: Path) -> Iterator[str]:
     if isinstance(node, yaml.MappingNode):
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
         for key, value in node.value:
+            if names.count(key.value) > 1:
+                yield f"{path}:{_line(key)}: {key.value} stands here {names.count(key.value)} times"
             if key.value in NO_CODE:
                 yield f"{path}:{_line(key)}: {key.value} is not allowed: nothing that a config names is called"
             if not isinstance(key, yaml.ScalarNode):

@@ -1,0 +1,227 @@
+"""Composing: every option file, DESIGN's example line, sweeps, a user's own folder, where messages point to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mmft.config import compose as composing
+from mmft.config.compose import Composed, compose, recompose
+from mmft.config.folder import make_run_folder, run_name
+from mmft.config.walk import OPTIONAL_GROUPS
+from mmft.config.schema import COMMANDS
+from mmft.config.sources import Groups, conf_dir
+from mmft.config.validate import to_dict
+from mmft.errors import UserError
+
+Compose = Callable[..., Composed]
+Refused = Callable[..., str]
+Own = Callable[[str, str], Path]
+
+# The keys that people script against, as in DESIGN section 5.
+PROMISED = """
+name=mine paths.runs=somewhere seed=0 init=null resume=null
+data=table data.path=rows.csv data.columns.image=image data.columns.text=title
+data.columns.label=label data.columns.split=split data.batch_size=32 data.micro_batch_size=null
+data.num_workers=0 data.limit=null data.max_pixels=100_000_000 data.background=white
+model.image_encoder.name=FOLDER_OR_NAME model.image_encoder.image_size=112 model.image_encoder.pool=auto
+model.text_encoder.name=FOLDER_OR_NAME model.text_encoder.max_length=32 model.text_encoder.pool=auto
+model.dropout=null model/fusion=concat task=classification tune=full
+optim=adamw optim.lr=null optim.head_lr=1e-3 optim.layer_decay=1.0 optim.clip_norm=1.0
+schedule=cosine schedule.warmup=0.1 checkpoint.every_steps=null checkpoint.use=best
+trainer=auto trainer.accelerator=auto trainer.devices=1 trainer.precision=auto
+trainer.max_epochs=3 trainer.max_steps=null logger=none
+"""
+
+
+def option_files() -> Iterator[tuple[str, str]]:
+    groups = Groups([])
+    for group in groups.names():
+        for name in groups.options(group):
+            yield group, name
+
+
+def test_promised_keys(folder: Path) -> None:
+    config = compose("train", PROMISED.split()).config
+    assert (config.name, config.data.max_pixels, config.optim.head_lr) == ("mine", 100_000_000, 1e-3)
+    assert config.data.path == "rows.csv"
+    assert folder == Path.cwd()
+
+
+@pytest.mark.parametrize(("group", "name"), list(option_files()))
+def test_every_option_composes(group: str, name: str, composed: Compose, folder: Path) -> None:
+    shapes = folder / ".cache" / "shapes"
+    for encoder in ("image_encoder", "text_encoder"):
+        (shapes / encoder).mkdir(parents=True)
+        (shapes / encoder / "config.json").write_text("{}")
+    (shapes / "rows.csv").touch()
+    result = compose("train", [f"{group}={name}"]) if group == "experiment" else composed(f"{group}={name}")
+    assert result.choices[group] == name
+    if group not in OPTIONAL_GROUPS:
+        assert name not in ("on", "off", "yes", "no", "null")
+
+
+def test_every_option_of_the_registry_has_a_file() -> None:
+    from mmft.config.registry import groups, options
+
+    for group in groups():
+        assert set(options(group)) == set(Groups([]).options(group))
+
+
+def test_files_hold_no_defaults() -> None:
+    """One number stands in one place: an option's file lists only what differs from its schema."""
+    from mmft.config.store import default_values, nodes
+
+    schemas = dict(nodes(COMMANDS["train"], "train"))
+    for group, name in option_files():
+        text = yaml.safe_load((conf_dir() / group / f"{name}.yaml").read_text())
+        schema = schemas.get(f"{group}/{name}") or schemas.get(group)
+        if schema is not None and group not in OPTIONAL_GROUPS:
+            repeated = {k for k, v in default_values(schema).items() if k in text and text[k] == v}
+            assert not repeated, f"{group}/{name}.yaml"
+
+
+def test_defaults_of_the_schema_arrive(composed: Compose) -> None:
+    config = composed().config
+    assert config.schedule.type == "cosine"
+    assert config.tune.text_encoder.type == "full"
+    assert config.callbacks.early_stopping.patience is None
+
+
+def test_a_tower_overrides_the_method_of_both(composed: Compose) -> None:
+    config = composed("tune=head_only", "tune/text_encoder=full").config
+    assert (config.tune.image_encoder.type, config.tune.text_encoder.type) == ("freeze", "full")
+
+
+def test_one_value_is_referred_to(composed: Compose) -> None:
+    config = composed("data.micro_batch_size=${data.batch_size}", "name=seed_${seed}").config
+    assert (config.data.micro_batch_size, config.name) == (32, "seed_0")
+
+
+def test_texts_stay_as_typed(composed: Compose) -> None:
+    """`2026_11` and `1.10` are texts where a text is wanted, not the numbers that YAML makes of them."""
+    config = composed("name=2026_11", "data.columns.label=1.10").config
+    assert (config.name, config.data.columns.label) == ("2026_11", "1.10")
+
+
+def test_plus_and_null_group_are_taken(composed: Compose) -> None:
+    result = composed("+seed=3", "++data.limit=5", "experiment=null")
+    assert (result.config.seed, result.config.data.limit) == (3, 5)
+    assert result.typed[-3:] == ["+seed=3", "++data.limit=5", "experiment=null"]
+
+
+def test_reads_its_own_config_back(composed: Compose) -> None:
+    result = composed("optim=sgd", "callbacks.gradient_accumulation.schedule={0:8,2:16}", "name='a\\${b}'")
+    again = recompose("train", yaml.safe_load(yaml.safe_dump(result.resolved_for_disk())))
+    assert again.config == result.config
+    assert again.config.name == "a${b}"
+    assert to_dict(again.config)["optim"]["type"] == "sgd"
+
+
+def test_environment_is_not_written_to_disk(composed: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MMFT_SECRET", "s3cret")
+    Path("s3cret/runs").mkdir(parents=True)
+    result = composed("paths.runs=${oc.env:MMFT_SECRET}/runs", "data.root=${paths.runs}/..", "data.columns.id=${seed}")
+    disk = result.resolved_for_disk()
+    assert result.config.paths.runs == "s3cret/runs"
+    assert disk["paths"]["runs"] == "${oc.env:MMFT_SECRET}/runs"
+    assert disk["data"]["columns"]["id"] == "0"
+    assert "s3cret" not in str(disk)
+
+
+def test_unset_variable(refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MMFT_NOWHERE", raising=False)
+    assert "MMFT_NOWHERE" in refused("name=${oc.env:MMFT_NOWHERE}")
+
+
+class TestSweep:
+    def test_every_combination_is_validated(self, refused: Refused) -> None:
+        message = refused("optim=adamw,sgd", "optim.momentum=0.5", multirun=True)
+        assert "belongs to optim=sgd, not to optim=adamw" in message
+        message = refused("schedule.warmup=1,20", "trainer.max_steps=10,30", multirun=True)
+        assert message.count("never be reached") == 1
+
+    def test_valid(self, composed: Compose) -> None:
+        result = composed("optim.lr=1e-5,3e-5", "seed=range(0,3)", "optim=glob(*)", multirun=True)
+        assert "++optim.lr=1e-5,3e-5" in result.lines
+        assert "optim=adamw,sgd" in result.lines
+
+    def test_large_sweeps_check_each_value(self, refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
+        calls = []
+        judge = composing._judge
+        monkeypatch.setattr(composing, "_judge", lambda *a, **k: calls.append(1) or judge(*a, **k))
+        message = refused("seed=range(0,30)", "data.batch_size=range(1,30)", "data.limit=3,x", multirun=True)
+        assert "'x' is not allowed" in message
+        assert len(calls) == 1 + 29 + 28 + 1
+
+    def test_what_cannot_be_swept(self, refused: Refused) -> None:
+        assert "listed" in refused("optim.lr=interval(0,1)", multirun=True)
+        assert "'x' is no option" in refused("optim=adamw,x", multirun=True)
+        assert "null is no option" in refused("experiment=shapes,null", multirun=True)
+
+
+class TestOwnFolder:
+    def test_experiment(self, own: Own, composed: Compose) -> None:
+        text = "# @package _global_\ndefaults:\n  - override /optim: sgd\noptim:\n  momentum: 0.5\n"
+        result = composed("experiment=mine", config_dirs=[own("experiment/mine", text)])
+        assert result.config.optim.momentum == 0.5
+        assert run_name(result) == "mine"
+
+    def test_goes_in_front_of_ours(self, own: Own, composed: Compose) -> None:
+        folder = own("optim/adamw", "defaults:\n  - /schema/optim/adamw@_here_\n  - _self_\nbeta1: 0.5\n")
+        assert composed(config_dirs=[folder]).config.optim.beta1 == 0.5
+
+    def test_own_group(self, own: Own, composed: Compose) -> None:
+        folder = own("mixin/small", "# @package _global_\ndata:\n  limit: 3\n")
+        assert composed("mixin=small", config_dirs=[folder]).config.data.limit == 3
+
+    def test_message_names_file_and_line(self, own: Own, refused: Refused) -> None:
+        text = "# @package _global_\ndata:\n  limit: 3\n  pth: x\noptim:\n  momentum: 1\n"
+        message = refused("experiment=mine", config_dirs=[own("experiment/mine", text)])
+        assert "data.pth: no such key. Did you mean data.path?" in message
+        assert "(in own/experiment/mine.yaml:4)" in message
+        assert "belongs to optim=sgd" in message
+        assert "mine.yaml:6)" in message
+
+    @pytest.mark.parametrize(
+        ("text", "expected"),
+        [
+            ("- a\n- b\n", "mine.yaml:1: must be a mapping"),
+            ("seed: 1\n  x: [\n", "mine.yaml:2: is not valid YAML"),
+            ("seed: 1\nseed: 2\n", "mine.yaml"),
+            ("seed: 1\n", "mine.yaml:1: its keys belong to the whole config"),
+            ("# @package _global_\ndefaults:\n  - override /optim: sdg\n", "optim/sdg"),
+            ("# @package _global_\ndefaults:\n  - override /optimm: sgd\n", "optimm"),
+            ("# @package _global_\ndefaults: optim\n", "mine.yaml:2: defaults must be a list"),
+        ],
+    )
+    def test_unreadable(self, text: str, expected: str, own: Own, refused: Refused) -> None:
+        assert expected in refused("experiment=mine", config_dirs=[own("experiment/mine", text)])
+
+    def test_no_folder(self, refused: Refused) -> None:
+        assert "--config-dir: gone is no folder" in refused(config_dirs=["gone"])
+
+
+class TestRunFolder:
+    def test_no_two_runs_share_one(self, composed: Compose) -> None:
+        result = composed("paths.runs=there", "name=mine")
+        first, second, third = (make_run_folder(result, sweep=False) for _ in range(3))
+        assert len({first, second, third}) == 3
+        assert first.parent == Path("there/mine")
+        assert not set("=,: ") & set(str(first))
+
+    def test_exactly(self, composed: Compose) -> None:
+        result = composed("hydra.run.dir='a b'")
+        folder = make_run_folder(result, sweep=False)
+        assert folder == Path("a b")
+        (folder / "file").touch()
+        with pytest.raises(UserError, match="not empty"):
+            make_run_folder(result, sweep=False)
+
+    def test_cannot_be_made(self, composed: Compose) -> None:
+        Path("runs").touch()
+        with pytest.raises(UserError, match="paths.runs"):
+            composed()

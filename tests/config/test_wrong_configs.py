@@ -1,0 +1,164 @@
+"""A table of wrong configs, and what their messages must say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+Refused = Callable[..., str]
+
+# What is typed beside a complete config -> what the message must contain.
+WRONG: dict[str, tuple[list[str], list[str]]] = {
+    # keys
+    "typo in a key": (["data.pth=x"], ["data.pth: no such key", "Did you mean data.path?", "typed: data.pth=x"]),
+    "typo behind +": (["+sede=3"], ["sede: no such key", "Did you mean seed?", "typed: +sede=3"]),
+    "typo in a section": (["trainr.max_epochs=3"], ["trainr.max_epochs: no such key", "Did you mean trainer.max_epochs?"]),
+    "section left out": (["batch_size=8"], ["batch_size: no such key", "Did you mean data.batch_size?"]),
+    "typo in a group": (["optimizer=sgd"], ["optimizer: no such key", "Did you mean optim?"]),
+    "typo in a nested group": (["model/fusoin=concat"], ["model/fusoin: no such group", "Did you mean model/fusion?"]),
+    "typo in an option": (["optim=sdg"], ["'sdg' is no option", "Did you mean sgd?", "adamw, sgd"]),
+    "unknown experiment": (["experiment=shaeps"], ["'shaeps' is no option", "Did you mean shapes?"]),
+    "option that does not exist": (["logger=wandb"], ["'wandb' is no option", "Options: none"]),
+    "another option's key": (["optim.momentum=0.5"], ["momentum", "belongs to optim=sgd, not to optim=adamw"]),
+    "another option's key, sgd": (["optim=sgd", "optim.beta1=0.5"], ["belongs to optim=adamw", "Type optim=adamw"]),
+    "frozen tower's rate": (["tune=head_only", "tune.image_encoder.lr=1"], ["belongs to tune/image_encoder=full"]),
+    "group written with a dot": (["tune.image_encoder=freeze"], ["choose an option with tune/image_encoder=NAME"]),
+    "section as a value": (["model.image_encoder=vit"], ["is not a section", "model.image_encoder.name"]),
+    "type instead of group": (["optim.type=sgd"], ["Type optim=NAME"]),
+    "key taken out": (["~optim.lr"], ["optim.lr: a key cannot be taken out", "optim.lr=null"]),
+    "group taken out": (["~logger"], ["logger: a group cannot be taken out"]),
+    "package": (["optim@second=sgd"], ["a package cannot be chosen", "Type optim=OPTION"]),
+    "no value": (["optim"], ["is no override", "Type optim=VALUE"]),
+    # values
+    "word for a whole number": (["trainer.max_epochs=three"], ["'three' is not allowed", "a whole number, at least 1"]),
+    "fraction for a whole number": (["trainer.max_epochs=2.0"], ["2.0 is not allowed", "a whole number"]),
+    "truth value for a whole number": (["seed=true"], ["seed: true is not allowed", "a whole number"]),
+    "word for a truth value": (["modality_report=1"], ["true or false"]),
+    "truth value for a text": (["data.columns.label=true"], ["true is not allowed", "a text or null"]),
+    "null where none is allowed": (["data.batch_size=null"], ["null is not allowed", "a whole number"]),
+    "nan": (["optim.lr=nan"], ["optim.lr: nan is not allowed"]),
+    "infinity": (["optim.clip_norm=inf"], ["inf is not allowed"]),
+    "below its bound": (["optim.head_lr=0"], ["0.0 is out of bounds", "above 0"]),
+    "above its bound": (["optim.beta1=1"], ["1.0 is out of bounds", "at least 0 and below 1"]),
+    "negative seed": (["seed=-1"], ["-1 is out of bounds"]),
+    "no such choice": (["trainer.precision=fp16"], ["'fp16' is not allowed", "bf16-mixed"]),
+    "choice with a typo": (["data.resize=squahs"], ["one of squash, crop, pad", "Did you mean squash?"]),
+    "list of the wrong type": (["task.class_weights=[a,b]"], ["a list of numbers"]),
+    "mapping of the wrong type": (["callbacks.gradient_accumulation.schedule={a:1}"], ["a mapping of whole numbers"]),
+    "value that cannot be read": (["data.root=a (1)"], ["data.root: cannot be read", "'a (1)'"]),
+    "not a colour": (["data.background=wihte"], ["no colour", "Did you mean white?"]),
+    "name that is no folder": (["name='a b/c'"], ["cannot be a folder's name", "name=a_b_c"]),
+    # files
+    "no such file": (["data.path=row.csv"], ["there is no file 'row.csv'", "Did you mean rows.csv?"]),
+    "folder for a file": (["data.path=pictures"], ["is a folder"]),
+    "no such folder": (["data.root=pics"], ["data.root: there is no folder 'pics'"]),
+    "no such encoder": (["model.image_encoder.name=./vit"], ["there is no folder './vit'"]),
+    "folder without an encoder": (["model.text_encoder.name=pictures"], ["no encoder", "config.json"]),
+    "no such run": (["init=runs/gone"], ["init: there is no folder 'runs/gone'"]),
+    # pairs
+    "table and files": (["data.train=val.csv"], ["data.path: does not go with data.train"]),
+    "no table": (["data.path=null"], ["must be given", "data.path=FILE"]),
+    "val without train": (["data.val=val.csv"], ["data.val: needs data.train"]),
+    "one file twice": (
+        ["data.path=null", "data.train=rows.csv", "data.val=rows.csv"],
+        ["must be different files"],
+    ),
+    "split column and files": (
+        ["data.path=null", "data.train=rows.csv", "data.columns.split=split"],
+        ["data.columns.split: does not go with data.train"],
+    ),
+    "fractions that do not add up": (["data.fractions.train=0.9"], ["= 1.1, which must be 1"]),
+    "fractions beside a split column": (
+        ["data.columns.split=split", "data.fractions.train=0.7", "data.fractions.val=0.2"],
+        ["data.fractions: changes nothing"],
+    ),
+    "neither picture nor text": (["data.columns.image=null", "data.columns.text=null"], ["data.columns.image=COLUMN"]),
+    "no label": (["data.columns.label=null"], ["data.columns.label: must be given to train"]),
+    "label as text": (["data.columns.text=[title,label]"], ["'label' as data.columns.label and data.columns.text"]),
+    "empty column": (["data.columns.text=[]"], ["data.columns.text: an empty name"]),
+    "micro-batch larger than the batch": (["data.micro_batch_size=64"], ["64 is more than data.batch_size=32"]),
+    "picture no multiple of the patch": (["model.image_encoder.image_size=100"], ["patch of 16", "96 or 112"]),
+    "dropout twice": (["model.dropout=0.3", "model.fusion.dropout=0.2"], ["changes nothing, because model.dropout=0.3"]),
+    "one label": (["task.labels=[cat]"], ["at least two names"]),
+    "weights without labels": (["task.class_weights=[1,2]"], ["Type task.labels="]),
+    "weights for other labels": (["task.class_weights=[1,2,3]", "task.labels=[a,b]"], ["3 numbers for 2 labels"]),
+    "rate of frozen encoders": (["tune=head_only", "optim.lr=1e-4"], ["optim.lr: changes nothing"]),
+    "decay of frozen encoders": (["tune=head_only", "optim.layer_decay=0.8"], ["optim.layer_decay: changes nothing"]),
+    "rate that both towers override": (
+        ["optim.lr=1e-4", "tune.image_encoder.lr=1e-5", "tune.text_encoder.lr=1e-5"],
+        ["optim.lr: changes nothing, because tune.image_encoder.lr, tune.text_encoder.lr"],
+    ),
+    "nesterov without momentum": (["optim=sgd", "optim.nesterov=true", "optim.momentum=0"], ["optim.momentum above 0"]),
+    "warm-up of a step and a half": (["schedule.warmup=1.5"], ["neither a share below 1 nor a whole number"]),
+    "warm-up longer than training": (["schedule.warmup=10", "trainer.max_steps=10"], ["would never be reached"]),
+    "warm-up and decay overlap": (["schedule=wsd", "schedule.warmup=0.9"], ["together at most 1"]),
+    "batch schedule without epoch 0": (["callbacks.gradient_accumulation.schedule={1:8}"], ["says nothing of epoch 0"]),
+    "batch schedule beyond the end": (["callbacks.gradient_accumulation.schedule={0:8,9:16}"], ["do not happen"]),
+    "empty batch": (["callbacks.gradient_accumulation.schedule={0:0}"], ["at least 1"]),
+    "batch smaller than a micro-batch": (
+        ["callbacks.gradient_accumulation.schedule={0:4}", "data.micro_batch_size=8"],
+        ["data.micro_batch_size=8 is more than the batch of 4"],
+    ),
+    "early stopping that cannot see": (
+        ["callbacks.early_stopping.patience=2", "data.fractions.val=0", "data.fractions.train=0.9"],
+        ["needs validation rows"],
+    ),
+    "min_delta without patience": (["callbacks.early_stopping.min_delta=0.1"], ["changes nothing without"]),
+    "resume and init": (["resume=run", "init=run"], ["resume: does not go with init"]),
+    # sweeps
+    "sweep without -m": (["optim.lr=1e-4,1e-3"], ["a sweep, which needs -m", "mmft train -m optim.lr=1e-4,1e-3"]),
+    "sweep of options without -m": (["optim=adamw,sgd"], ["needs -m"]),
+    # interpolations
+    "reference to nothing": (["name=${data.pth}"], ["there is no key data.pth", "Did you mean data.path?"]),
+    "reference to a section": (["name=${data}"], ["${data} is a whole section"]),
+    "cycle": (["init=${resume}", "resume=${init}"], ["init -> resume -> init"]),
+    "code in a resolver": (["name=${oc.decode:1}"], ["'${oc.decode:1}' is not allowed", "Allowed are"]),
+    "computed reference": (["name='${data.${task.type}}'"], ["must be written out"]),
+    "secret": (["name=${oc.env:AWS_SECRET_ACCESS_KEY}"], ["allowed are the variables HOME"]),
+    "reference of the wrong type": (["seed=${data.path}"], ["seed: 'rows.csv' is not allowed"]),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_message(case: str, refused: Refused) -> None:
+    overrides, expected = WRONG[case]
+    message = refused(*overrides)
+    for part in expected:
+        assert part in message
+
+
+def test_one_mistake_gives_one_message(refused: Refused) -> None:
+    """A mistake does not drag along what only follows from it."""
+    for case in ("typo in a key", "typo in an option", "no such file", "below its bound", "sweep without -m"):
+        assert len(refused(*WRONG[case][0]).splitlines()) == 1, case
+
+
+def test_all_at_once(refused: Refused) -> None:
+    cases = ("typo in a key", "typo in an option", "no such choice", "no such file", "sweep without -m", "code in a resolver")
+    message = refused(*(o for case in cases for o in WRONG[case][0]))
+    assert len(message.splitlines()) == len(cases)
+
+
+def test_what_must_be_given(refused: Refused) -> None:
+    message = refused(base=())
+    for key in ("model.image_encoder.name", "model.text_encoder.name", "data.path", "data.columns.label"):
+        assert f"{key}: must be given" in message
+        assert f"{key}=" in message
+
+
+USES = {
+    "no run": (["out=-"], "run: must be given"),
+    "no such run": (["run=gone", "out=-"], "run: there is no folder 'gone'"),
+    "a group": (["run=run", "out=-", "data=table"], "mmft predict has no groups"),
+    "unknown format": (["run=run", "out=p.xlsx"], ".csv, .jsonl, .parquet"),
+    "over the rows": (["run=run", "data.path=rows.csv", "out=./rows.csv"], "would overwrite the rows"),
+    "no such folder": (["run=run", "out=gone/p.csv"], "out: there is no folder gone"),
+    "key of training": (["run=run", "out=-", "optim.lr=1"], "optim.lr: no such key"),
+}
+
+
+@pytest.mark.parametrize("case", USES)
+def test_predict(case: str, refused: Refused) -> None:
+    overrides, expected = USES[case]
+    assert expected in refused(*overrides, base=(), command="predict")
