@@ -4,7 +4,7 @@ Nothing heavy is imported here: help costs a few milliseconds, a config error wh
 torch is imported only when a run really starts. Exit codes stand in `mmft.errors.ExitCode`.
 """
 
-# ruff: noqa: T201, BLE001 - the command prints, and every error becomes an exit code
+# ruff: noqa: BLE001 - every error becomes an exit code
 from __future__ import annotations
 
 import os

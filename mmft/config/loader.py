@@ -68,7 +68,7 @@ class InspectedRepository(ConfigRepository):
             file = Path(source.path) / f"{name}.yaml"
             if source.provider == _USER and (refused := inspect(file, name)):
                 self.refused.extend(r for r in refused if r not in self.refused)
-                return ConfigResult(_USER, str(file), OmegaConf.create(), {"package": "_global_"}, [])
+                return ConfigResult(_USER, str(file), OmegaConf.create(), {"package": "_global_"}, [], True)
             self.files[name] = file
         return super().load_config(config_path)
 

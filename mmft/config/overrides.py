@@ -6,6 +6,7 @@ Hydra applies whether it knows the key or not; `mmft.config.validate` is the one
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ from mmft.config.interpolation import interpolations, texts_of
 from mmft.config.schema import COMMANDS
 from mmft.config.sources import Groups
 from mmft.config.validate import accepts_text
-from mmft.config.walk import NO_CODE, OPTIONAL_GROUPS, group_options, key_names, sections
+from mmft.config.walk import DEEPEST, NO_CODE, OPTIONAL_GROUPS, group_options, key_names, sections
 from mmft.config.wording import did_you_mean, listed, nearest, show
 
 HYDRA_KEYS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.verbose")
@@ -96,6 +97,8 @@ class _Reader:
     def _parse(self, text: str) -> Override:
         if "=" not in text and not text.startswith("~"):
             raise _Wrong(f"{text}: is no override.{self._near(text)} Type {self._like(text)}=VALUE")
+        if _depth(text) > DEEPEST:
+            raise _Wrong(f"{text.partition('=')[0]}: nested too deeply")
         try:
             return self.parser.parse_override(text)
         except (HydraException, ValueError, RecursionError, AssertionError) as error:
@@ -198,6 +201,12 @@ def _refuse_code(key: str, override: Override) -> None:
     named = NO_CODE.intersection([*key.replace("/", ".").split("."), *_keys_in(override.value())])
     if named:
         raise _Wrong(f"{key}: {listed(sorted(named))} is not allowed: nothing that a config names is called by mmft")
+
+
+def _depth(text: str) -> int:
+    """How many brackets are open at once, at most."""
+    steps = ((c in "[{(") - (c in "]})") for c in text)
+    return max(itertools.accumulate(steps), default=0)
 
 
 def _keys_in(value: Any) -> Iterator[str]:

@@ -193,12 +193,14 @@ class _Reader:
 
 def _owner(key: str, schema: type) -> str | None:
     """The message for a key that another option of the same group has."""
+    if not issubclass(schema, OptionConfig):
+        return None
     head, _, name = key.rpartition(".")
     schemas: dict[str, Any] = {o: option.schema for o, option in group_options(head).items()}
     owners = [o for o, found in schemas.items() if name in hints(found)]
     if not owners:
         return None
-    group, here = head.replace(".", "/"), getattr(schema, "type", "?")
+    group, here = head.replace(".", "/"), schema.type
     belongs = " and ".join(f"{group}={o}" for o in owners)
     return f"belongs to {belongs}, not to {group}={here}. Type {group}={owners[0]}, or leave {key} out"
 

@@ -15,6 +15,8 @@ MISSING = "???"  # OmegaConf's mark of a value that must be given
 OPTIONAL_GROUPS = ("experiment", "debug")
 """Groups that are no section: their files set keys anywhere. They may be null."""
 
+DEEPEST = 16  # mappings and lists inside each other; a config has four
+
 NO_CODE = frozenset({"_target_", "_partial_", "_args_", "_recursive_", "_convert_"})
 """Keys by which Hydra would import and call something; never allowed."""
 

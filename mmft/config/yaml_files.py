@@ -15,7 +15,7 @@ from typing import Any
 import yaml  # type: ignore[import-untyped]
 
 from mmft.config.interpolation import interpolations
-from mmft.config.walk import NO_CODE, OPTIONAL_GROUPS
+from mmft.config.walk import DEEPEST, NO_CODE, OPTIONAL_GROUPS
 
 LARGEST = 1_000_000  # bytes; a config has a few thousand
 _HYDRA = re.compile(r"(^|[/.@: ])hydra($|[/.@: ])")
@@ -100,7 +100,9 @@ def _refused_defaults(node: Any, path: Path) -> Iterator[str]:
                 yield f"{path}:{_line(key)}: {key.value} is not allowed: Hydra's own settings are mmft's"
 
 
-def _refused_values(node: Any, path: Path) -> Iterator[str]:
+def _refused_values(node: Any, path: Path, depth: int = 0) -> Iterator[str]:
+    if depth > DEEPEST:
+        raise RecursionError
     if isinstance(node, yaml.MappingNode):
         names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
         for key, value in node.value:
@@ -111,11 +113,11 @@ def _refused_values(node: Any, path: Path) -> Iterator[str]:
             if not isinstance(key, yaml.ScalarNode):
                 yield f"{path}:{_line(key)}: a key must be a single value"
                 continue
-            yield from _refused_values(key, path)
-            yield from _refused_values(value, path)
+            yield from _refused_values(key, path, depth + 1)
+            yield from _refused_values(value, path, depth + 1)
     elif isinstance(node, yaml.SequenceNode):
         for value in node.value:
-            yield from _refused_values(value, path)
+            yield from _refused_values(value, path, depth + 1)
     elif isinstance(node, yaml.ScalarNode):
         for error in interpolations(node.value).errors:
             yield f"{path}:{_line(node)}: {error}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -105,16 +106,18 @@ def test_billion_laughs(own: Own, refused: Refused) -> None:
 def test_billion_laughs_by_interpolation(own: Own, refused: Refused) -> None:
     columns = ("image", "label", "id", "split", "weight", "group")
     text = "# @package _global_\ndata:\n  columns:\n    image: xxxxxxxxxx\n"
-    for before, after in zip(columns, columns[1:], strict=False):
+    for before, after in itertools.pairwise(columns):
         text += f"    {after}: {'${data.columns.' + before + '}' * 1}" + f"${{data.columns.{before}}}" * 40 + "\n"
     message = refused("experiment=mine", base=(), config_dirs=[own("experiment/mine", text)])
     assert "expands to more than" in message
 
 
 def test_deep_nesting(own: Own, refused: Refused) -> None:
-    text = f"# @package _global_\nx: {'[' * 5000}{']' * 5000}\n"
-    assert "nested too deeply" in refused("experiment=mine", config_dirs=[own("experiment/mine", text)])
-    assert "cannot be read" in refused(f"data.limit={'[' * 3000}{']' * 3000}")
+    for depth in (30, 1500):
+        nested = f"{'[' * depth}{']' * depth}"
+        folder = own("experiment/mine", f"# @package _global_\nx: {nested}\n")
+        assert "nested too deeply" in refused("experiment=mine", config_dirs=[folder])
+        assert "nested too deeply" in refused(f"data.limit={nested}")
 
 
 def test_large_file(own: Own, refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,6 +150,13 @@ def test_a_run_of_another_is_judged_like_any_config(folder: Path) -> None:
 
 
 def test_allowed_interpolations() -> None:
-    for text in ("${data.path}", "${.path}", "a${seed}b", "${now:%Y}", *(f"${{oc.env:{n}}}" for n in ENV_NAMES), "\\${x"):
+    for text in (
+        "${data.path}",
+        "${.path}",
+        "a${seed}b",
+        "${now:%Y}",
+        *(f"${{oc.env:{n}}}" for n in ENV_NAMES),
+        "\\${x",
+    ):
         assert not interpolations(text).errors, text
     assert interpolations("${oc.env:MMFT_X,default}").env == ["MMFT_X"]

@@ -13,7 +13,10 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
     # keys
     "typo in a key": (["data.pth=x"], ["data.pth: no such key", "Did you mean data.path?", "typed: data.pth=x"]),
     "typo behind +": (["+sede=3"], ["sede: no such key", "Did you mean seed?", "typed: +sede=3"]),
-    "typo in a section": (["trainr.max_epochs=3"], ["trainr.max_epochs: no such key", "Did you mean trainer.max_epochs?"]),
+    "typo in a section": (
+        ["trainr.max_epochs=3"],
+        ["trainr.max_epochs: no such key", "Did you mean trainer.max_epochs?"],
+    ),
     "section left out": (["batch_size=8"], ["batch_size: no such key", "Did you mean data.batch_size?"]),
     "typo in a group": (["optimizer=sgd"], ["optimizer: no such key", "Did you mean optim?"]),
     "typo in a nested group": (["model/fusoin=concat"], ["model/fusoin: no such group", "Did you mean model/fusion?"]),
@@ -79,7 +82,10 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
     "empty column": (["data.columns.text=[]"], ["data.columns.text: an empty name"]),
     "micro-batch larger than the batch": (["data.micro_batch_size=64"], ["64 is more than data.batch_size=32"]),
     "picture no multiple of the patch": (["model.image_encoder.image_size=100"], ["patch of 16", "96 or 112"]),
-    "dropout twice": (["model.dropout=0.3", "model.fusion.dropout=0.2"], ["changes nothing, because model.dropout=0.3"]),
+    "dropout twice": (
+        ["model.dropout=0.3", "model.fusion.dropout=0.2"],
+        ["changes nothing, because model.dropout=0.3"],
+    ),
     "one label": (["task.labels=[cat]"], ["at least two names"]),
     "weights without labels": (["task.class_weights=[1,2]"], ["Type task.labels="]),
     "weights for other labels": (["task.class_weights=[1,2,3]", "task.labels=[a,b]"], ["3 numbers for 2 labels"]),
@@ -135,7 +141,14 @@ def test_one_mistake_gives_one_message(refused: Refused) -> None:
 
 
 def test_all_at_once(refused: Refused) -> None:
-    cases = ("typo in a key", "typo in an option", "no such choice", "no such file", "sweep without -m", "code in a resolver")
+    cases = (
+        "typo in a key",
+        "typo in an option",
+        "no such choice",
+        "no such file",
+        "sweep without -m",
+        "code in a resolver",
+    )
     message = refused(*(o for case in cases for o in WRONG[case][0]))
     assert len(message.splitlines()) == len(cases)
 
