@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -162,9 +162,9 @@ def _run(session: Session, composed: Composed, folder: Path) -> int:
     codes: list[int] = []
     errors: list[Exception] = []
 
-    def job(again: Composed, where: Path) -> None:
+    def job(again: Callable[[], Composed], where: Path) -> None:
         try:
-            codes.append(_call("train", again, where))
+            codes.append(_call("train", again(), where))
         except Exception as error:
             errors.append(error)
 
@@ -181,9 +181,9 @@ def _sweep(session: Session, composed: Composed, folder: Path) -> int:
     """
     codes: list[int] = []
 
-    def job(again: Composed, where: Path) -> None:
+    def job(again: Callable[[], Composed], where: Path) -> None:
         try:
-            codes.append(_call("train", again, where))
+            codes.append(_call("train", again(), where))
             if codes[-1] in (ExitCode.INTERRUPTED, ExitCode.TERMINATED):
                 raise SystemExit(codes[-1])
         except Exception as error:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from mmft.cli import COMMANDS, main
+from mmft.config import folder as cli_folder
 from mmft.config.schema import COMMANDS as SCHEMAS
 from mmft.config.walk import key_names
 from mmft.errors import ExitCode, TrainingError, UserError
@@ -263,6 +264,18 @@ class TestTrain:
     def test_failed_trial_does_not_stop_the_others(self, head_lrs: str, code: int, training: Calls) -> None:
         assert main(["train", "-m", *COMPLETE, f"optim.head_lr={head_lrs}"]) == code
         assert len(training) == len(head_lrs.split(","))
+
+    def test_config_that_went_wrong_meanwhile(self, training: Calls, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A table that vanishes during a sweep fails the runs that want it, each by itself."""
+        make = cli_folder.make_run_folder
+
+        def vanish(*args: Any, **options: Any) -> Path:
+            Path("rows.csv").unlink()
+            return make(*args, **options)
+
+        monkeypatch.setattr(cli_folder, "make_run_folder", vanish)
+        assert main(["train", "-m", *COMPLETE, "seed=0,1"]) == ExitCode.USER
+        assert training == []
 
     @pytest.mark.parametrize("head_lrs", ["5,1", "7,1"])
     def test_ctrl_c_stops_the_sweep(self, head_lrs: str, training: Calls) -> None:

@@ -20,7 +20,8 @@ from omegaconf import DictConfig
 from mmft.config.compose import Composed, recompose
 from mmft.config.loader import Loader
 
-Job = Callable[[Composed, Path], None]
+Job = Callable[[Callable[[], Composed], Path], None]
+"""Gets what gives the job's config, judged once more (it may raise `UserError`), and the job's folder."""
 
 
 class Session:
@@ -41,7 +42,7 @@ class Session:
         """Runs one job in `folder`."""
 
         def task(config: DictConfig) -> None:
-            job(recompose(self.command, config, composed.typed, composed.choices), folder)
+            job(lambda: recompose(self.command, config, composed.typed, composed.choices), folder)
 
         overrides = [*composed.lines, f"hydra.run.dir={quoted(folder)}", "hydra.mode=RUN"]
         self.hydra.run(self.command, task, overrides)
@@ -55,7 +56,8 @@ class Session:
         def task(config: DictConfig) -> None:
             hydra = HydraConfig.get()
             typed = [str(o).lstrip("+") for o in hydra.overrides.task]
-            job(recompose(self.command, config, typed, hydra.runtime.choices), folder / str(hydra.job.num))
+            choices = hydra.runtime.choices
+            job(lambda: recompose(self.command, config, typed, choices), folder / str(hydra.job.num))
 
         overrides = [*composed.lines, f"hydra.sweep.dir={quoted(folder)}", "hydra.mode=MULTIRUN"]
         self.hydra.multirun(self.command, task, overrides)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml  # type: ignore[import-untyped]
+import yaml
 
 from mmft.config.interpolation import interpolations
 from mmft.config.walk import DEEPEST, NO_CODE, OPTIONAL_GROUPS
