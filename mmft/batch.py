@@ -58,13 +58,14 @@ class Sample:
 class Batch:
     """One rank's share of one optimizer step, or one evaluation batch; only rows that could be read.
 
-    `pixel_values` is None when no row of the batch has a picture, so that a table without pictures
-    costs no image encoder. Rows that could not be read are in `bad` and nowhere else.
+    `pixel_values` is None when no row of the batch has a picture, `input_ids` and `attention_mask` are when
+    none has a text, so that a modality that a table lacks costs and moves no encoder. Rows that could not be
+    read are in `bad` and nowhere else.
     """
 
     pixel_values: Tensor | None  # (B, 3, H, W) uint8; zeros where a picture is missing
-    input_ids: Tensor  # (B, L) int64
-    attention_mask: Tensor  # (B, L) bool, True = real token
+    input_ids: Tensor | None  # (B, L) int64; the empty text's tokens where a text is missing
+    attention_mask: Tensor | None  # (B, L) bool, True = real token
     image_present: Tensor  # (B,) bool
     text_present: Tensor  # (B,) bool
     row: Tensor  # (B,) int64, the row number that a prediction is reported under
@@ -76,8 +77,9 @@ class Batch:
         return len(self.row)
 
     def _map(self, change: Any) -> Batch:
-        tensors = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "bad"}
-        return replace(self, **{name: None if t is None else change(t) for name, t in tensors.items()})
+        tensors: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "bad"}
+        changed: dict[str, Any] = {name: None if t is None else change(t) for name, t in tensors.items()}
+        return replace(self, **changed)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """The same batch on `device`. Lightning calls this."""

@@ -104,7 +104,13 @@ def build_module(config: TrainConfig, model: VisionLanguageModel, task: Task, pl
     # The fields of the group's base are the plan's and the step's; an option's own are its optimizer's.
     make_optimizer = partial(registry.build, config.optim, but=OptimConfig)
     return FineTuning(
-        model, task, plan, lambda groups: make_optimizer(groups=groups), config.optim.clip_norm, config.seed
+        model,
+        task,
+        plan,
+        lambda groups: make_optimizer(groups=groups),
+        config.optim.clip_norm,
+        config.seed,
+        config.trainer.log_every_steps,
     )
 
 
@@ -115,36 +121,49 @@ def monitor_of(config: CheckpointConfig, task: Task) -> tuple[str, bool]:
         UserError: the task has no such metric.
     """
     name = (config.monitor or task.monitor).removeprefix("val/")
-    allowed = sorted([*(k for k in task.metrics() if k != "confusion_matrix"), "loss"])
+    allowed = sorted([*(str(k) for k in task.metrics() if k != "confusion_matrix"), "loss"])
     if name not in allowed:
-        raise UserError(f"checkpoint.monitor={config.monitor}: this task has no such metric. There are: {', '.join(allowed)}.")
+        raise UserError(
+            f"checkpoint.monitor={config.monitor}: this task has no such metric. There are: {', '.join(allowed)}."
+        )
     return name, name in task.minimised
 
 
 def build_callbacks(
-    config: TrainConfig, folder: RunFolder, data: VisionLanguageData, task: Task, log: CsvLog, bad: BadRows, job: clock.Spent
+    config: TrainConfig,
+    folder: RunFolder,
+    data: VisionLanguageData,
+    task: Task,
+    log: CsvLog,
+    bad: BadRows,
+    job: clock.Spent,
 ) -> list[pl.Callback]:
     """All callbacks, in the order in which Lightning calls them."""
     monitor, minimised = monitor_of(config.checkpoint, task)
     checkpointing = Checkpointing(folder.checkpoints, config.checkpoint.every_steps, monitor, minimised, log)
-    stopping = config.callbacks.early_stopping
-    early = [
-        EarlyStopping(
-            f"val/{monitor}", stopping.min_delta, stopping.patience, mode="min" if minimised else "max", check_finite=False
-        )
-        for _ in range(stopping.patience is not None and "val" in data.rows)
-    ]
     return [
         BadRowReport(bad),
         LayerFreezing(),
         LearningRateWarmup(registry.build(config.schedule), data.plan.total),
         GradientAccumulation(config.data.micro_batch_size, data.plan.batch_sizes),
-        *early,
+        *_early_stopping(config, monitor, minimised, data),
         RunSummary(folder, job),
         checkpointing,
         StopOnSignal(checkpointing),
         *progress(config.callbacks.progress),
     ]
+
+
+def _early_stopping(
+    config: TrainConfig, monitor: str, minimised: bool, data: VisionLanguageData
+) -> list[pl.Callback]:
+    settings = config.callbacks.early_stopping
+    if settings.patience is None:
+        return []
+    if "val" not in data.rows:
+        raise UserError(f"callbacks.early_stopping.patience={settings.patience}: there are no validation rows.")
+    mode = "min" if minimised else "max"
+    return [EarlyStopping(f"val/{monitor}", settings.min_delta, settings.patience, mode=mode, check_finite=False)]
 
 
 def build_trainer(
@@ -155,11 +174,10 @@ def build_trainer(
     return pl.Trainer(
         accelerator=settings.accelerator,
         devices=settings.devices,
-        precision=settings.precision,
+        precision=settings.precision,  # type: ignore[arg-type] # `choose_hardware` has replaced `auto`
         max_epochs=data.plan.epochs,
         check_val_every_n_epoch=settings.val_every_epochs,
         limit_val_batches=None if "val" in data.rows else 0,
-        log_every_n_steps=settings.log_every_steps,
         reload_dataloaders_every_n_epochs=0 if data.plan.is_even else 1,
         logger=[log, *registry.build(config.logger)],
         callbacks=callbacks,

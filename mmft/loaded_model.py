@@ -1,7 +1,7 @@
 """`mmft.load`: a finished run in Python.
 
-    model = mmft.load("runs/mine/2026-11-22_10-00-00")
-    model.predict([{"image": "a.jpg", "title": "a red bird"}])
+model = mmft.load("runs/mine/2026-11-22_10-00-00")
+model.predict([{"image": "a.jpg", "title": "a red bird"}])
 """
 
 from __future__ import annotations
@@ -145,4 +145,3 @@ def _as(rows: Any, answers: list[dict[str, Any]], columns: list[str]) -> Any:
 
         return pa.table(named)
     return answers
-

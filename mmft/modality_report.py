@@ -100,10 +100,10 @@ def _fit(task: Task, x: Tensor, known: Features) -> nn.Linear:
     def closure() -> Tensor:
         optimizer.zero_grad()
         loss = task.loss_sum(_outputs(head(x)), batch) / rows + 0.5 * _L2 * head.weight.square().sum()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         return loss
 
-    optimizer.step(closure)  # type: ignore[arg-type]
+    optimizer.step(closure)
     return head
 
 
@@ -114,12 +114,11 @@ def _outputs(logits: Tensor) -> Outputs:
 def _batch(features: Features) -> Batch:
     """A batch that a task can score: targets and weights, no inputs."""
     rows = len(features.weight)
-    nothing = torch.zeros(rows, 0, dtype=torch.long)
     there = torch.ones(rows, dtype=torch.bool)
     return Batch(
         pixel_values=None,
-        input_ids=nothing,
-        attention_mask=nothing.bool(),
+        input_ids=None,
+        attention_mask=None,
         image_present=there,
         text_present=there,
         row=torch.arange(rows),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -85,6 +86,12 @@ class RunFolder:
         """Sets keys of summary.json and leaves the others."""
         self.path.mkdir(parents=True, exist_ok=True)
         write_text(self.summary, json.dumps(self.read_summary() | values, indent=2, ensure_ascii=False) + "\n")
+
+    def write_tables(self, tables: dict[str, list[list[Any]]]) -> None:
+        """Writes each table as `<name>.csv`."""
+        for name, rows in tables.items():
+            with (self.path / f"{name}.csv").open("w", newline="", encoding="utf-8") as stream:
+                csv.writer(stream).writerows(rows)
 
     def start(self, **values: Any) -> None:
         """Writes the first summary of a run that starts or goes on."""

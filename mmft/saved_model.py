@@ -145,12 +145,12 @@ def find_base(tower: str, base: Mapping[str, Any], folder: Path) -> Source:
     beside = (folder / base["path"]).resolve()
     wanted = base["sha256"]
     found = find_by_hash(wanted, [beside]) or find_by_hash(wanted, encoder_folders())
-    if found is None and not os.path.isabs(base["name"]) and not base["name"].startswith("."):
+    if found is None and not Path(base["name"]).is_absolute() and not base["name"].startswith("."):
         found = _from_hub(base["name"], wanted)
     if found is None:
         raise UserError(
-            f"model.{tower}: the frozen encoder {base['name']} (sha256 {wanted}) is neither at {beside} nor in a folder "
-            "of MMFT_ENCODERS. Type: MMFT_ENCODERS=FOLDER_WITH_IT mmft ..."
+            f"model.{tower}: the frozen encoder {base['name']} (sha256 {wanted}) is neither at {beside} "
+            "nor in a folder of MMFT_ENCODERS. Type: MMFT_ENCODERS=FOLDER_WITH_IT mmft ..."
         )
     return Source(base["name"], found, base["library"])
 

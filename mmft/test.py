@@ -40,7 +40,6 @@ def test(composed: Composed) -> int:
         split = splits["test"]
     bad = BadRows(len(split), data.max_bad_fraction)
     batches = make_batches(split, data, **model.input_options(), encode=model.saved.task.encode)
-    bad.add(batches.dataset.bad.values())
     module = Evaluating(model.model, model.saved.task)
     _trainer(model.device.type, model.precision, bad).test(module, batches, verbose=False)
     for name, value in sorted(module.results["test"].items()):
@@ -63,4 +62,3 @@ def _trainer(device: str, precision: str, bad: BadRows) -> pl.Trainer:
         enable_model_summary=False,
         use_distributed_sampler=False,
     )
-

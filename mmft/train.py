@@ -56,7 +56,7 @@ def train(composed: Composed, path: Path) -> int:
         return ExitCode.DONE
     job_started = _job_start()
     base = _working_directory(folder)
-    with _recorded(folder):
+    with _recorded(folder, composed.config.seed):
         build.preload()
         build.choose_hardware(composed.config.trainer)
         folder.write_config(_for_disk(composed, base), composed.typed)
@@ -96,6 +96,7 @@ def run(typed: TrainConfig, config: TrainConfig, folder: RunFolder, base: Path, 
     if "test" in data.rows:
         trainer.test(module, datamodule=data, verbose=False)
         folder.update_summary(test=module.results["test"])
+        folder.write_tables(module.tables)
     save_model(folder.model, model, task, plan, typed, base)
     folder.update_summary(rows={**data.rows, "bad": bad.count})
     if config.modality_report and "test" in data.rows:
@@ -142,13 +143,13 @@ def _working_directory(folder: RunFolder) -> Path:
 
 
 @contextmanager
-def _recorded(folder: RunFolder) -> Iterator[None]:
+def _recorded(folder: RunFolder, seed: int) -> Iterator[None]:
     """Keeps `status` true to what happens, and the log open as long."""
     folder.path.mkdir(parents=True, exist_ok=True)
     logs.configure(folder.path / "train.log")
     status = "failed"
     try:
-        folder.start(versions=_versions())
+        folder.start(seed=seed, versions=_versions())
         yield
         status = "completed"
     except (Stopped, KeyboardInterrupt, SystemExit):

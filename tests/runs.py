@@ -32,6 +32,11 @@ class Run:
         return load_file(self.path / "checkpoints" / "last" / "tensors.safetensors")
 
     @property
+    def model_state(self) -> dict[str, Tensor]:
+        """The finished model's tensors."""
+        return load_file(self.path / "model" / "model.safetensors")
+
+    @property
     def metrics(self) -> str:
         return (self.path / "metrics.csv").read_text()
 

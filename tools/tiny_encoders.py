@@ -49,6 +49,16 @@ HF_TEXT: dict[str, tuple[type, type]] = {
     "clip": (hf.CLIPTextConfig, hf.CLIPTextModel),
 }
 
+# What makes a small one of its kind: DeBERTa is about relative positions.
+HF_TEXT_OPTIONS: dict[str, dict[str, Any]] = {
+    "deberta_v2": {
+        "relative_attention": True,
+        "position_buckets": 8,
+        "pos_att_type": ["p2c", "c2p"],
+        "share_att_key": True,
+    }
+}
+
 IMAGE_KINDS = [*TIMM, *HF_IMAGE]
 TEXT_KINDS = list(HF_TEXT)
 
@@ -122,11 +132,12 @@ def make_text_encoder(out: Path, captions: Iterable[str], seed: int = 0, kind: s
     config_class, model_class = HF_TEXT[kind]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model_class(_text_config(config_class, tokenizer, width)).save_pretrained(out)
+        config = _text_config(config_class, tokenizer, width, HF_TEXT_OPTIONS.get(kind, {}))
+        model_class(config).save_pretrained(out)
     return out
 
 
-def _text_config(config_class: type, tokenizer: Any, width: int) -> Any:
+def _text_config(config_class: type, tokenizer: Any, width: int, options: dict[str, Any]) -> Any:
     cls, sep = tokenizer.cls_token_id, tokenizer.sep_token_id
     ids = {
         "pad_token_id": tokenizer.pad_token_id,
@@ -144,4 +155,5 @@ def _text_config(config_class: type, tokenizer: Any, width: int) -> Any:
         # RoBERTa counts positions from behind its padding index
         max_position_embeddings=MAX_LENGTH + 2,
         **{name: number for name, number in ids.items() if number is not None},
+        **options,
     )

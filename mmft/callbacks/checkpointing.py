@@ -53,7 +53,7 @@ class Checkpointing(pl.Callback):
         """Folder of the best checkpoint."""
         return self.folder / "best"
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """On resume: finishes the copy to `best` that a kill may have cut off."""
         if trainer.global_step and self.best_step == trainer.global_step:
             replace_folder(self.best, link_files(self.last))
@@ -62,7 +62,7 @@ class Checkpointing(pl.Callback):
         """Saves the state after the optimizer step just done."""
         trainer.save_checkpoint(self.last)
 
-    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:  # noqa: ARG002
+    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
         """Saves inside an epoch; its last step is saved by `on_train_epoch_end`, after validation."""
         due = self.every_steps is not None and trainer.global_step % self.every_steps == 0
         if due and not trainer.is_last_batch:
@@ -76,7 +76,7 @@ class Checkpointing(pl.Callback):
             self.best_value, self.best_step = value, trainer.global_step
             self.best_metrics = pl_module.results["val"]
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Saves `last`, and the same files as `best` where this step is the best."""
         self.save_last(trainer)
         if self.best_step == trainer.global_step:

@@ -24,12 +24,12 @@ class GradientAccumulation(pl.Callback):
         self.micro_batch_size = micro_batch_size
         self.batch_sizes = batch_sizes
 
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Hands the micro-batch to the step."""
         assert isinstance(pl_module, FineTuning)
         pl_module.micro_batch_size = self.micro_batch_size
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Says so when the batch size changes."""
         epoch = trainer.current_epoch
         if epoch and self.batch_sizes.at(epoch) != self.batch_sizes.at(epoch - 1):

@@ -15,12 +15,12 @@ class LayerFreezing(pl.Callback):
     schedules) and compares no parameter values (which loses zero biases).
     """
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Sets `requires_grad`, after a strategy has wrapped the model."""
         assert isinstance(pl_module, FineTuning)
         for name, parameter in pl_module.model.named_parameters():
             parameter.requires_grad_(name in pl_module.plan.names)
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Sets train mode, in which a frozen encoder stays in eval mode by itself."""
         pl_module.train()

@@ -24,7 +24,9 @@ class LearningRateWarmup(pl.Callback):
         self.schedule = schedule
         self.total_steps = total_steps
 
-    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int) -> None:  # noqa: ARG002, E501
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
         """Writes the rates of the step that follows."""
         factor = self.schedule.factor(trainer.global_step, self.total_steps)
         for group in trainer.optimizers[0].param_groups:

@@ -22,11 +22,11 @@ class PlainProgress(pl.Callback):
     def __init__(self) -> None:
         self._said = 0.0
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Starts the ten seconds anew."""
         self._said = time.monotonic()
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:  # noqa: ARG002, E501
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """A line, if ten seconds have passed."""
         if time.monotonic() - self._said >= _EVERY_SECONDS:
             self._said = time.monotonic()

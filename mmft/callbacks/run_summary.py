@@ -33,11 +33,11 @@ class RunSummary(pl.Callback):
         self._step_seconds: list[float] = []
         self._startup: dict[str, float] = {}
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Starts the clock."""
         self._fit_start = time.perf_counter()
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:  # noqa: ARG002, E501
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Notes when the first optimizer step was done."""
         self._rows += len(batch)
         if not self._startup:
@@ -62,7 +62,7 @@ class RunSummary(pl.Callback):
         fit = state["fit_seconds"]
         self.folder.update_summary(
             optimizer_steps=trainer.global_step,
-            epochs=trainer.fit_loop.epoch_progress.current.processed,
+            epochs=trainer.current_epoch + 1,
             val=module.results.get("val", {}),
             train_seconds=state["train_seconds"],
             fit_seconds=fit,
@@ -81,7 +81,7 @@ class RunSummary(pl.Callback):
             "rows_seen": self._before["rows_seen"] + self._rows,
         }
 
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:  # noqa: ARG002
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Keeps hold of the module's step times."""
         if isinstance(pl_module, FineTuning):
             self._step_seconds = pl_module.step_seconds

@@ -34,22 +34,22 @@ class StopOnSignal(pl.Callback):
         self._received: int | None = None
         self._previous: dict[int, Any] = {}
 
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._received = number
         signal.signal(number, self._previous[number])
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Takes over both signals, from Lightning too, which would end with code 0."""
         for number in _CODES:
             self._previous[number] = signal.signal(number, self._on_signal)
 
-    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:  # noqa: ARG002
+    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
         """Saves and stops, unless the epoch ends here: then its validation and its own save come first."""
         if self._received is not None and not trainer.is_last_batch:
             self.checkpointing.save_last(trainer)
             self._stop(trainer)
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stops after the epoch's own save."""
         if self._received is not None:
             self._stop(trainer)
@@ -58,7 +58,7 @@ class StopOnSignal(pl.Callback):
         assert self._received is not None
         raise Stopped(self._received, trainer.global_step)
 
-    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:  # noqa: ARG002
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Gives the signals back."""
         for number, handler in self._previous.items():
             signal.signal(number, handler)

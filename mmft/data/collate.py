@@ -52,10 +52,12 @@ class Collate:
             bad=tuple(sample.bad for sample in samples if sample.bad is not None),
         )
 
-    def _texts(self, good: Sequence[Sample]) -> tuple[Tensor, Tensor]:
-        """Token ids (B, L) int64 and their mask (B, L) bool, True = real token."""
+    def _texts(self, good: Sequence[Sample]) -> tuple[Tensor | None, Tensor | None]:
+        """Token ids (B, L) int64 and their mask (B, L) bool, True = real token; None where no row has a text."""
+        if all(sample.input_ids is None for sample in good):
+            return None, None
         texts = [self.empty if sample.input_ids is None else sample.input_ids for sample in good]
-        length = self._padded(max((len(text) for text in texts), default=1))
+        length = self._padded(max(len(text) for text in texts))
         input_ids = torch.full((len(texts), length), self.pad_id, dtype=torch.int64)
         mask = torch.zeros((len(texts), length), dtype=torch.bool)
         for at, text in enumerate(texts):

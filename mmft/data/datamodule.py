@@ -78,27 +78,34 @@ class VisionLanguageData(LightningDataModule):
         """
         if self._train_loader is None:
             batches = LogicalBatches(self.plan, self.seed, self._steps_done, *self._place())
-            self._train_loader = self._loader("train", batches)
+            self._train_loader = self._loader("train", batches, persistent=True)
         return self._train_loader
 
     def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
         """This rank's whole batches of the validation rows; nothing where there are none."""
-        return self.evaluation_loader("val")
+        return self.evaluation_loader("val", persistent=True)
 
     def test_dataloader(self) -> DataLoader[Batch] | list[Any]:
         """This rank's whole batches of the test rows; nothing where there are none."""
         return self.evaluation_loader("test")
 
-    def evaluation_loader(self, name: str) -> DataLoader[Batch] | list[Any]:
-        """This rank's whole batches of the split's rows, in order; nothing where there is no such split."""
+    def evaluation_loader(self, name: str, persistent: bool = False) -> DataLoader[Batch] | list[Any]:
+        """This rank's whole batches of the split's rows, in order; nothing where there is no such split.
+
+        Args:
+            name: of the split.
+            persistent: see `make_loader`.
+        """
         if name not in self.datasets:
             return []
-        return self._loader(name, evaluation_batches(self.rows[name], self.config.batch_size, *self._place()))
+        batches = evaluation_batches(self.rows[name], self.config.batch_size, *self._place())
+        return self._loader(name, batches, persistent)
 
-    def _loader(self, name: str, batches: Any) -> DataLoader[Batch]:
+    def _loader(self, name: str, batches: Any, persistent: bool) -> DataLoader[Batch]:
         pin = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
         collate: Collate = self._collates[name]
-        return make_loader(self.datasets[name], batches, collate, num_workers=self.config.num_workers, pin=pin)
+        workers = self.config.num_workers
+        return make_loader(self.datasets[name], batches, collate, num_workers=workers, pin=pin, persistent=persistent)
 
     def _steps_done(self) -> int:
         return 0 if self.trainer is None else self.trainer.global_step

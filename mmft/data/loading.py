@@ -52,7 +52,13 @@ def make_collate(dataset: RowDataset, tokenizer: Any, max_length: int) -> Collat
 
 
 def make_loader(
-    dataset: RowDataset, batches: Iterable[Sequence[int]], collate: Collate, *, num_workers: int = 0, pin: bool = False
+    dataset: RowDataset,
+    batches: Iterable[Sequence[int]],
+    collate: Collate,
+    *,
+    num_workers: int = 0,
+    pin: bool = False,
+    persistent: bool = False,
 ) -> DataLoader[Batch]:
     """A loader of the given batches of positions, the same batches for any number of workers.
 
@@ -62,13 +68,16 @@ def make_loader(
         collate: of the data set.
         num_workers: processes that decode; 0: this one.
         pin: into page-locked memory, for a GPU.
+        persistent: keeps the workers from one pass over the loader to the next. Only for a Trainer's
+            loops, which stop them in the end: workers left to the garbage collector are waited for 5 s each,
+            because it closes their queues before it tells them to stop.
     """
     return DataLoader(
         dataset,  # type: ignore[arg-type]
         batch_sampler=batches,  # type: ignore[arg-type]
         collate_fn=collate,
         num_workers=num_workers,
-        persistent_workers=num_workers > 0,
+        persistent_workers=persistent and num_workers > 0,
         pin_memory=pin,
         worker_init_fn=_start_worker if num_workers else None,
         # Arrays only: forking shares them. Elsewhere than on Linux system libraries do not survive it.

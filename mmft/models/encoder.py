@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mmft.errors import UserError
-from mmft.models.layers import layer_of
+from mmft.models.layers import block_names, layer_of
 from mmft.models.source import Source
 
 
@@ -38,6 +38,11 @@ class Encoder(nn.Module):
     def pooled_width(self) -> int:
         """Width of `Encoded.pooled`."""
         return self.width * (2 if self.pool == "cls_mean" else 1)
+
+    @property
+    def top_layer(self) -> int:
+        """Number of the last layer, the final norm's; a tower whose blocks end in norms has none in it."""
+        return len(block_names(self.backbone)) + 1
 
     def layers(self) -> dict[str, int]:
         """Layer number of every parameter, by its name within this encoder."""

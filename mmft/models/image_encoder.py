@@ -44,7 +44,7 @@ class ImageEncoder(Encoder):
 class TimmImageEncoder(ImageEncoder):
     """Any timm model: ViTs give their tokens, ConvNets (and Swin) their last feature map as tokens."""
 
-    def __init__(self, backbone: nn.Module, source: Source, image_size: int, pool: str) -> None:
+    def __init__(self, backbone: Any, source: Source, image_size: int, pool: str) -> None:
         self.prefix = int(getattr(backbone, "num_prefix_tokens", 0))
         is_vit = hasattr(backbone, "num_prefix_tokens")
         has_class_token = getattr(backbone, "cls_token", None) is not None
@@ -128,10 +128,11 @@ def _build_timm(source: Source, image_size: int | None, pretrained: bool) -> tup
 
     own = source.config.get("pretrained_cfg", {}).get("input_size") or (3, 224, 224)
     size = image_size or int(own[-1])
-    folder, options = f"local-dir:{source.folder}", {"pretrained": pretrained, "num_classes": 0}
+    folder = f"local-dir:{source.folder}"
+    options: dict[str, Any] = {"pretrained": pretrained, "num_classes": 0}
     try:
         try:
-            model = timm.create_model(folder, img_size=size, **options)
+            model: Any = timm.create_model(folder, img_size=size, **options)
         except TypeError as error:  # ConvNets take any size and no such argument
             if "img_size" not in str(error):
                 raise
@@ -152,7 +153,9 @@ def _prefix_tokens(backbone: nn.Module) -> int:
 def _as_tokens(features: Tensor, width: int) -> Tensor:
     """A feature map (B, D, H, W) or (B, H, W, D) as tokens (B, H W, D)."""
     channels_first = features.shape[1] == width and features.shape[-1] != width
-    return features.flatten(2).transpose(1, 2) if channels_first or features.shape[-1] != width else features.flatten(1, 2)
+    return (
+        features.flatten(2).transpose(1, 2) if channels_first or features.shape[-1] != width else features.flatten(1, 2)
+    )
 
 
 def _side(size: Any) -> int:

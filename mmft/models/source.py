@@ -101,7 +101,9 @@ def _library_of(folder: Path, key: str) -> Library:
     try:
         config = _read_config(folder)
     except (OSError, ValueError) as error:
-        raise UserError(f"{key}: {folder} has no readable config.json ({error}), so it is no encoder's folder.") from None
+        raise UserError(
+            f"{key}: {folder} has no readable config.json ({error}), so it is no encoder's folder."
+        ) from None
     if "architecture" in config:
         return "timm"
     if "model_type" in config:
@@ -132,7 +134,7 @@ def _download(name: str, key: str) -> Path:
         folder = Path(snapshot_download(repository, allow_patterns=[*_SMALL_FILES, "*.safetensors"]))
         if not weight_files(folder):
             folder = Path(snapshot_download(repository, allow_patterns=[*_SMALL_FILES, "*.bin"]))
-    except Exception as error:  # the hub's errors have no common base: network, name, permission, cache
+    except Exception as error:  # noqa: BLE001 - the hub's errors have no common base: network, name, permission, cache
         raise UserError(
             f"{key}: {name} is no folder here, and the hub did not give {repository} "
             f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}). "

@@ -54,15 +54,15 @@ def _load(model_class: Any, source: Source, config: Any, options: dict[str, Any]
     return model
 
 
-def _strip_unused(model: nn.Module) -> None:
+def _strip_unused(model: Any) -> None:
     """Drops what never takes part in the output: it would be listed as trained and never get a gradient."""
     if isinstance(getattr(model, "pooler", None), nn.Module):
         model.pooler = None
     if getattr(model, "use_head", False):  # Siglip's attention pooling
         model.use_head, model.head = False, None
-    embeddings = getattr(model, "embeddings", None)
-    if isinstance(getattr(embeddings, "mask_token", None), nn.Parameter):  # only for masked pretraining
-        embeddings.mask_token.requires_grad_(False)
+    mask_token = getattr(getattr(model, "embeddings", None), "mask_token", None)
+    if isinstance(mask_token, nn.Parameter):  # only for masked pretraining
+        mask_token.requires_grad_(False)
 
 
 def _arguments(model_class: Any) -> Any:

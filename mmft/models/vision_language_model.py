@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from mmft.batch import Batch, Encoded, Outputs
-from mmft.models.encoder import Encoder
+from mmft.models.image_encoder import ImageEncoder
+from mmft.models.text_encoder import TextEncoder
 
 PARTS = ("image_encoder", "text_encoder", "fusion", "head")
 
@@ -45,7 +46,9 @@ class VisionLanguageModel(nn.Module):
         head: (B, F) -> (B, C).
     """
 
-    def __init__(self, image_encoder: Encoder, text_encoder: Encoder, fusion: nn.Module, head: nn.Module) -> None:
+    def __init__(
+        self, image_encoder: ImageEncoder, text_encoder: TextEncoder, fusion: nn.Module, head: nn.Module
+    ) -> None:
         super().__init__()
         self.image_encoder = image_encoder
         self.text_encoder = text_encoder
@@ -64,11 +67,15 @@ class VisionLanguageModel(nn.Module):
     def encode_image(self, batch: Batch) -> Encoded:
         """Tokens (B, N, D) of the pictures; the stand-in where a row has none."""
         encoded = None if batch.pixel_values is None else self.image_encoder(batch.pixel_values)
-        return self.missing_image(encoded, batch.image_present)
+        filled: Encoded = self.missing_image(encoded, batch.image_present)
+        return filled
 
     def encode_text(self, batch: Batch) -> Encoded:
         """Tokens (B, L, D) of the texts; the stand-in where a row has none."""
-        return self.missing_text(self.text_encoder(batch.input_ids, batch.attention_mask), batch.text_present)
+        there = batch.input_ids is not None
+        encoded = self.text_encoder(batch.input_ids, batch.attention_mask) if there else None
+        filled: Encoded = self.missing_text(encoded, batch.text_present)
+        return filled
 
 
 def part_of(name: str) -> str:

@@ -57,6 +57,10 @@ class Task(ABC):
         """What `metrics` come to, as numbers."""
 
     @abstractmethod
+    def tables(self, metrics: MetricCollection) -> dict[str, list[list[Any]]]:
+        """What `metrics` hold besides numbers: rows of a CSV file, header first, by the file's name."""
+
+    @abstractmethod
     def answers(self, outputs: Outputs) -> list[dict[str, Any]]:
         """One dict per row: `prediction`, `score`, and one `score_<label>` per label."""
 

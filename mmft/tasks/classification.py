@@ -122,7 +122,11 @@ class Classification(Task):
         c = self.width
         averaged = {
             f"{name}_{average}": metric(c, average=average)
-            for name, metric in (("precision", MulticlassPrecision), ("recall", MulticlassRecall), ("f1", MulticlassF1Score))
+            for name, metric in (
+                ("precision", MulticlassPrecision),
+                ("recall", MulticlassRecall),
+                ("f1", MulticlassF1Score),
+            )
             for average in ("macro", "weighted")
         }
         return MetricCollection(
@@ -144,6 +148,12 @@ class Classification(Task):
         """All but the confusion matrix."""
         computed = metrics.compute()
         return {name: float(value) for name, value in computed.items() if value.ndim == 0}
+
+    def tables(self, metrics: MetricCollection) -> dict[str, list[list[Any]]]:
+        """The confusion matrix: a row for each true label, a column for each predicted one."""
+        counts = metrics["confusion_matrix"].compute().tolist()
+        rows = [[name, *row] for name, row in zip(self.labels, counts, strict=True)]
+        return {"confusion_matrix": [["true / predicted", *self.labels], *rows]}
 
     def answers(self, outputs: Outputs) -> list[dict[str, Any]]:
         """The likeliest label, its probability, and every label's."""

@@ -24,11 +24,11 @@ _TENSOR, _ITEMS = "__tensor__", "__items__"
 class FolderCheckpointIO(CheckpointIO):
     """Saves and loads a checkpoint folder, whole or not at all."""
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:  # noqa: ARG002
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Writes `checkpoint` as the folder `path`."""
         replace_folder(Path(path), lambda folder: write(folder, checkpoint))
 
-    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:  # noqa: ARG002
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         """Reads the folder `path`; tensors are on the CPU."""
         return read(Path(path))
 

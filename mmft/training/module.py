@@ -37,6 +37,7 @@ class Evaluating(pl.LightningModule):
 
     Attributes:
         results: the last evaluation's metrics by split (`val`, `test`).
+        tables: the last evaluation's tables by name.
     """
 
     def __init__(self, model: VisionLanguageModel, task: Task) -> None:
@@ -44,10 +45,11 @@ class Evaluating(pl.LightningModule):
         self.model = model
         self.task = task
         self.results: dict[str, dict[str, float]] = {}
+        self.tables: dict[str, list[list[Any]]] = {}
         self.metrics = task.metrics()
         self.mean_loss = MeanMetric()
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002 - Lightning's signature
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Adds a batch of the validation rows to the metrics."""
         self._evaluate(batch)
 
@@ -60,7 +62,7 @@ class Evaluating(pl.LightningModule):
         """Logs `val/...`."""
         self._log_evaluation("val")
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002 - Lightning's signature
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Adds a batch of the test rows to the metrics."""
         self._evaluate(batch)
 
@@ -83,7 +85,7 @@ class Evaluating(pl.LightningModule):
 
     def _log_evaluation(self, split: str) -> None:
         values = self.task.scalars(self.metrics) | {"loss": float(self.mean_loss.compute())}
-        self.results[split] = values
+        self.results[split], self.tables = values, self.task.tables(self.metrics)
         named = {f"{split}/{name}": value for name, value in values.items()}
         self.log_dict(named, logger=False, rank_zero_only=True)  # for EarlyStopping
         self._write(named)
@@ -104,9 +106,11 @@ class FineTuning(Evaluating):
         make_optimizer: groups -> optimizer.
         clip_norm: largest gradient norm; None: not clipped.
         seed: seed of dropout.
+        log_every_steps: a line to the loggers after every so many optimizer steps.
 
     Attributes:
         micro_batch_size: rows computed at once; the `GradientAccumulation` callback sets it.
+        step_seconds: what each optimizer step took.
     """
 
     micro_batch_size: int | None = None
@@ -119,6 +123,7 @@ class FineTuning(Evaluating):
         make_optimizer: MakeOptimizer,
         clip_norm: float | None,
         seed: int,
+        log_every_steps: int,
     ) -> None:
         super().__init__(model, task)
         self.automatic_optimization = False
@@ -126,6 +131,7 @@ class FineTuning(Evaluating):
         self.plan = plan
         self.clip_norm = clip_norm
         self.seed = seed
+        self.log_every_steps = log_every_steps
         self._make_optimizer = make_optimizer
         self._parameters_to_clip = [p for group in plan.groups for p in group.parameters.values()]
         self._unchecked_loss: Tensor | None = None
@@ -135,7 +141,7 @@ class FineTuning(Evaluating):
         """The plan's groups; `LearningRateWarmup` is the only writer of their rates."""
         return self._make_optimizer(self.plan.optimizer_groups())
 
-    def training_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: ARG002 - Lightning's signature
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
         """One optimizer step over a logical batch of which `batch` is this rank's share."""
         start = time.perf_counter()
         optimizer: Any = self.optimizers()
@@ -175,7 +181,7 @@ class FineTuning(Evaluating):
 
     def _log_step(self, loss: Tensor, norm: Tensor) -> None:
         # Lightning's `log` costs more than a small model's step, and counts steps in its own way on resume.
-        if self.global_step % self.trainer.log_every_n_steps == 0:
+        if self.global_step % self.log_every_steps == 0:
             groups = self.trainer.optimizers[0].param_groups
             rates = {f"lr/{g['name'].removesuffix('/no_decay')}": float(g["lr"]) for g in groups}
             self._write({"train/loss": float(loss), "train/grad_norm": float(norm), **rates})
@@ -190,7 +196,9 @@ class FineTuning(Evaluating):
         """Refuses a checkpoint whose names are not exactly the trained ones."""
         difference = set(checkpoint["state_dict"]) ^ self.trained_names()
         if difference:
-            raise TrainingError(f"The checkpoint does not fit the model: {len(difference)} names, e.g. {min(difference)}.")
+            raise TrainingError(
+                f"The checkpoint does not fit the model: {len(difference)} names, e.g. {min(difference)}."
+            )
 
     def trained_names(self) -> set[str]:
         """State-dict names of trained parameters and of the buffers of parts that are trained."""

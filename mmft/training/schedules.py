@@ -26,7 +26,9 @@ class Schedule(ABC):
         """
         steps = round(self.warmup * total) if self.warmup < 1 else int(self.warmup)
         if steps > total:
-            raise UserError(f"schedule.warmup={self.warmup}: training has only {total} optimizer steps. Give a smaller one.")
+            raise UserError(
+                f"schedule.warmup={self.warmup}: training has only {total} optimizer steps. Give a smaller one."
+            )
         return steps
 
     def factor(self, step: int, total: int) -> float:
@@ -44,7 +46,7 @@ class Schedule(ABC):
 class Constant(Schedule):
     """The full rate."""
 
-    def shape(self, progress: float) -> float:  # noqa: ARG002 - the base's signature
+    def shape(self, progress: float) -> float:
         """Always 1."""
         return 1.0
 

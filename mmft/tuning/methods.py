@@ -45,6 +45,6 @@ class Freeze:
     default_lr = 0.0
     lr = None
 
-    def trained(self, tower: Encoder) -> set[str]:  # noqa: ARG002 - the protocol's signature
+    def trained(self, tower: Encoder) -> set[str]:
         """None."""
         return set()

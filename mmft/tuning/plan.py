@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
+from mmft.models.encoder import Encoder
 from mmft.models.vision_language_model import PARTS, VisionLanguageModel, part_of
 from mmft.tuning.methods import TuningMethod
 
@@ -112,47 +113,45 @@ def make_plan(model: VisionLanguageModel, methods: Mapping[str, TuningMethod], r
         rates: learning rates and decay.
     """
     decayed = _decayed_names(model)
-    depth = {part: getattr(model, part).layers() for part in methods}
-    trained = {part: methods[part].trained(getattr(model, part)) for part in methods}
+    towers = {part: _Tower(getattr(model, part), method, rates) for part, method in methods.items()}
     groups: dict[str, Group] = {}
     for name, parameter in model.named_parameters():
         part = part_of(name)
         inner = name.partition(".")[2]
-        if part in methods and inner not in trained[part]:
+        if part in towers and inner not in towers[part].trained:
             parameter.requires_grad_(False)
             continue
-        layer = depth[part][inner] if part in methods else None
-        _put(groups, name, parameter, part, layer, methods, rates, decay=name in decayed, depths=depth)
-    for part in methods:
-        getattr(model, part).frozen = not trained[part]
+        group = (
+            towers[part].group(part, inner) if part in towers else Group(part, part, "full", "all", rates.head_lr, 0)
+        )
+        if name in decayed:
+            group.weight_decay = rates.weight_decay
+        else:
+            group.name += "/no_decay"
+        groups.setdefault(group.name, group).parameters[name] = parameter
+    for part, tower in towers.items():
+        getattr(model, part).frozen = not tower.trained
     ordered = sorted(groups.values(), key=lambda g: (PARTS.index(g.part), g.name))
     return TuningPlan(ordered, _totals(model), _sum_by_part(ordered), {p: m.name for p, m in methods.items()})
 
 
-def _put(
-    groups: dict[str, Group],
-    name: str,
-    parameter: nn.Parameter,
-    part: str,
-    layer: int | None,
-    methods: Mapping[str, TuningMethod],
-    rates: Rates,
-    *,
-    decay: bool,
-    depths: Mapping[str, Mapping[str, int]],
-) -> None:
-    lr, method, layers = rates.head_lr, "full", "all"
-    path = part
-    if layer is not None:
-        method = methods[part].name
-        lr = methods[part].lr or rates.lr or methods[part].default_lr
-        if rates.layer_decay < 1:
-            lr *= rates.layer_decay ** (max(depths[part].values()) - layer)
-            layers, path = str(layer), f"{part}/layer_{layer:02d}"
-    key = path if decay else f"{path}/no_decay"
-    if key not in groups:
-        groups[key] = Group(key, part, method, layers, lr, rates.weight_decay if decay else 0.0)
-    groups[key].parameters[name] = parameter
+class _Tower:
+    """One tower under its method: what is trained, and the group that a parameter goes to."""
+
+    def __init__(self, encoder: Encoder, method: TuningMethod, rates: Rates) -> None:
+        self.method = method
+        self.trained = method.trained(encoder)
+        self._lr = method.lr or rates.lr or method.default_lr
+        self._decay = rates.layer_decay
+        self._layers, self._top = encoder.layers(), encoder.top_layer
+
+    def group(self, part: str, name: str) -> Group:
+        """An empty group for the parameter; with layer-wise rates there is one for each layer."""
+        if self._decay == 1:
+            return Group(part, part, self.method.name, "all", self._lr, 0.0)
+        layer = self._layers[name]
+        lr = self._lr * self._decay ** (self._top - layer)
+        return Group(f"{part}/layer_{layer:02d}", part, self.method.name, str(layer), lr, 0.0)
 
 
 def _decayed_names(model: nn.Module) -> set[str]:

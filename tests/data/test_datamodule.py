@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Iterable
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
@@ -44,6 +44,12 @@ def equal(left: Iterable[Batch], right: Iterable[Batch]) -> bool:
     return all(same(getattr(a, f.name), getattr(b, f.name)) for a, b in pairs for f in fields(Batch))
 
 
+def stop(loader: Any) -> None:
+    """What the Trainer's loops do in the end, see `make_loader`."""
+    if loader.num_workers and loader._iterator is not None:
+        loader._iterator._shutdown_workers()
+
+
 def test_training_batches_hold_every_good_row_once(config: DataConfig, tokenizer: PreTrainedTokenizerFast) -> None:
     data = module(config, tokenizer)
     assert data.rows == {"train": 23, "val": 7, "test": 7}
@@ -67,12 +73,13 @@ def test_cut_texts_are_counted(config: DataConfig, tokenizer: PreTrainedTokenize
 @pytest.mark.parametrize("workers", [1, 2])
 def test_workers_change_nothing(config: DataConfig, tokenizer: PreTrainedTokenizerFast, workers: int) -> None:
     alone = module(config, tokenizer)
-    config.num_workers = workers
-    helped = module(config, tokenizer)
+    helped = module(replace(config, num_workers=workers), tokenizer)
+    assert helped.train_dataloader().num_workers == workers != alone.train_dataloader().num_workers
     for name in ("train", "val", "test"):
         left, right = (getattr(data, f"{name}_dataloader")() for data in (alone, helped))
         for _ in range(2):
             assert equal(left, right)
+        stop(right)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -84,6 +91,7 @@ def test_loading_draws_nothing_from_the_global_generator(
     before = torch.get_rng_state()
     for loader in (data.train_dataloader(), data.val_dataloader()):
         list(loader)
+        stop(loader)
     assert torch.equal(before, torch.get_rng_state())
 
 

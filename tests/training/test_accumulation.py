@@ -57,7 +57,11 @@ def errors(grads: dict[str, Tensor], reference: dict[str, Tensor]) -> Iterator[t
     """Name, error, and what the issue allows it to be relative to, of every tensor."""
     total = total_norm(reference)
     for name, exact in reference.items():
-        yield name, float((grads[name].double() - exact.double()).norm()), max(float(exact.double().norm()), 1e-6 * total)
+        yield (
+            name,
+            float((grads[name].double() - exact.double()).norm()),
+            max(float(exact.double().norm()), 1e-6 * total),
+        )
 
 
 @pytest.mark.parametrize("size", [7, 1])

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from runs import Run, TrainRun, same_weights
 
 from mmft.callbacks.checkpointing import Checkpointing
 from mmft.callbacks.stopping import StopOnSignal, Stopped
@@ -17,7 +18,6 @@ from mmft.config.compose import compose
 from mmft.errors import ExitCode, UserError
 from mmft.resume import resolve
 from mmft.train import train
-from runs import Run, TrainRun, same_weights
 
 STEPS = 6  # two epochs of three
 
@@ -86,7 +86,9 @@ def test_ten_kills_at_random_steps_end_bit_for_bit_as_undisturbed(
         assert run.summary["test"] == undisturbed.summary["test"]
 
 
-def test_checkpoints_after_epochs_alone_are_enough(train_run: TrainRun, shapes_overrides: list[str], tmp_path: Path) -> None:
+def test_checkpoints_after_epochs_alone_are_enough(
+    train_run: TrainRun, shapes_overrides: list[str], tmp_path: Path
+) -> None:
     undisturbed = train_run()
     killed_run(shapes_overrides, tmp_path / "killed", STEPS // 2, "after")
     run = resumed(shapes_overrides, tmp_path / "killed")
@@ -140,10 +142,14 @@ def test_signals_save_and_stop_with_their_own_code(
     assert run.metrics == undisturbed.metrics
 
 
-def test_what_is_typed_beside_resume_must_agree(train_run: TrainRun, shapes_overrides: list[str], tmp_path: Path) -> None:
+def test_what_is_typed_beside_resume_must_agree(shapes_overrides: list[str], tmp_path: Path) -> None:
     killed_run(shapes_overrides, tmp_path / "killed", 3, "after")
     here = f"resume={tmp_path / 'killed'}"
-    for wrong, key in (("optim.lr=0.5", "optim.lr"), ("optim=sgd", "optim.type"), ("data.batch_size=32", "data.batch_size")):
+    for wrong, key in (
+        ("optim.lr=0.5", "optim.lr"),
+        ("optim=sgd", "optim.type"),
+        ("data.batch_size=32", "data.batch_size"),
+    ):
         with pytest.raises(UserError, match=key):
             resolve(compose("train", [*shapes_overrides, here, wrong]))
     allowed = resolve(compose("train", [*shapes_overrides, here, "data.num_workers=1"]))

@@ -26,4 +26,5 @@ class ConcatFusion(nn.Module):
     def forward(self, image: Encoded, text: Encoded) -> Tensor:
         """Pooled (B, D_i) and (B, D_t) -> (B, F)."""
         joined = torch.cat([image.pooled, text.pooled], dim=-1)  # (B, D_i + D_t)
-        return self.dropout(self.activation(self.linear(self.norm(joined))))
+        fused: Tensor = self.dropout(self.activation(self.linear(self.norm(joined))))
+        return fused
