@@ -164,13 +164,13 @@ class _Composition:
         choices = _own_choices(raw.hydra.runtime.choices)
         OmegaConf.set_struct(raw, False)
         del raw["hydra"]
-        provenance = Provenance(self.loader, self.command, lines, values)
+        provenance = Provenance(values, self.loader.merged)
         for combination in _combinations(values):
             own = copy.deepcopy(raw)
             problems = [p for t, v in combination if (p := _apply(own, t, v))]
             config, found = _judge(self.command, own, partial=self.partial)
             problems += self._worth_saying(found, refused)
-            self.messages += [f"{p.key}: {p.text}{provenance.of(p.key)}" for p in problems]
+            self.messages += [_message(p, provenance) for p in problems]
             self.first = self.first or Composed(self.command, config, own, choices=choices)
 
     def _worth_saying(self, problems: list[Problem], refused: list[Refused]) -> Iterator[Problem]:
@@ -181,6 +181,11 @@ class _Composition:
             under = any(problem.key == k or problem.key.startswith(f"{k}.") for k in keys)
             if not under and not (unread and problem.text.startswith(validate.MUST)):
                 yield problem
+
+
+def _message(problem: Problem, provenance: Provenance) -> str:
+    missing = problem.text.startswith(validate.MUST)
+    return f"{problem.key}: {problem.text}{'' if missing else provenance.of(problem.key)}"
 
 
 def _apply(config: DictConfig, typed: Typed, value: Any) -> Problem | None:

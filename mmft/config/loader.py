@@ -9,8 +9,9 @@ from typing import Any
 import yaml
 from hydra import version
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.config_repository import ConfigRepository
+from hydra._internal.config_repository import ConfigRepository, IConfigRepository
 from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
+from hydra.core.default_element import ResultDefault
 from hydra.core.object_type import ObjectType
 from hydra.core.plugins import Plugins
 from hydra.errors import ConfigCompositionException, HydraException
@@ -77,6 +78,8 @@ class Loader(ConfigLoaderImpl):
     """Composes a command's config. Used for validating and by Hydra's own run alike."""
 
     repository: InspectedRepository
+    merged: Sequence[tuple[list[str], Path]] = ()
+    """The package and the file of every config of the last composition, in the order of merging."""
 
     def __init__(self, config_dirs: Sequence[Path] = ()) -> None:
         version.setbase("1.3")
@@ -103,6 +106,15 @@ class Loader(ConfigLoaderImpl):
             raise ComposeError(_reason(error)) from error
         self._check_hydra(config)
         return config
+
+    def _compose_config_from_defaults_list(self, defaults: list[ResultDefault], repo: IConfigRepository) -> DictConfig:
+        files = self.repository.files
+        self.merged = [
+            (d.package.split(".") if d.package else [], files[d.config_path])
+            for d in defaults
+            if d.config_path in files
+        ]
+        return super()._compose_config_from_defaults_list(defaults, repo)
 
     def _check_hydra(self, config: DictConfig) -> None:
         node = OmegaConf.to_container(config.hydra, resolve=False)
