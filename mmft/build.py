@@ -154,9 +154,7 @@ def build_callbacks(
     ]
 
 
-def _early_stopping(
-    config: TrainConfig, monitor: str, minimised: bool, data: VisionLanguageData
-) -> list[pl.Callback]:
+def _early_stopping(config: TrainConfig, monitor: str, minimised: bool, data: VisionLanguageData) -> list[pl.Callback]:
     settings = config.callbacks.early_stopping
     if settings.patience is None:
         return []

@@ -184,11 +184,11 @@ def _sweep(session: Session, composed: Composed, folder: Path) -> int:
     def job(again: Callable[[], Composed], where: Path) -> None:
         try:
             codes.append(_call("train", again(), where))
-            if codes[-1] in (ExitCode.INTERRUPTED, ExitCode.TERMINATED):
-                raise SystemExit(codes[-1])
         except Exception as error:
             print(f"mmft: run {where.name} of the sweep failed", file=sys.stderr)
             codes.append(report(error))
+        if codes[-1] in (ExitCode.INTERRUPTED, ExitCode.TERMINATED):  # meant for the sweep, not for one run of it
+            raise SystemExit(codes[-1])
 
     session.sweep(composed, folder, job)
     print(folder)

@@ -30,18 +30,17 @@ def predict(composed: Composed) -> int:
         The exit code. Bad rows are no failure: they have an `error` and no prediction.
 
     Raises:
-        UserError: no such run, an unusable table, an unknown ending of `out`.
+        UserError: no such run, or an unusable table.
     """
     config: PredictConfig = composed.config
     logs.configure(None)
-    write = writer_for(config.out)
     model = load(config.run, config.paths.runs, config.trainer.accelerator)
     data = data_of_run(model.saved, config.data)
     if data.path is None:
         raise UserError("data.path must be given: the table to predict. Type data.path=FILE.")
     split = load_rows(data, None)
     counted = _Counted(model.answers(split, data))
-    write(config.out, model.columns(), counted)
+    _writer(config.out)(config.out, model.columns(), counted)
     log.info("%d rows, %d of them with an error", counted.rows, counted.bad)
     if config.out != "-":
         print(config.out, flush=True)
@@ -62,19 +61,9 @@ class _Counted:
             yield answer
 
 
-def writer_for(out: str) -> Callable[[str, list[str], Iterable[Answer]], None]:
-    """The writer of a file by its ending; `-` is CSV on stdout.
-
-    Raises:
-        UserError: another ending, or there is no such folder.
-    """
-    writers = {".csv": _write_csv, ".jsonl": _write_jsonl, ".parquet": _write_parquet}
-    ending = ".csv" if out == "-" else Path(out).suffix.lower()
-    if ending not in writers:
-        raise UserError(f"out={out}: the ending must be one of {', '.join(writers)}, or out=- for CSV on stdout.")
-    if out != "-" and not Path(out).expanduser().parent.is_dir():
-        raise UserError(f"out={out}: there is no folder {Path(out).parent}.")
-    return writers[ending]
+def _writer(out: str) -> Callable[[str, list[str], Iterable[Answer]], None]:
+    """The writer of a file by its ending, which the config's check has allowed; `-` is CSV on stdout."""
+    return {".jsonl": _write_jsonl, ".parquet": _write_parquet}.get(Path(out).suffix.lower(), _write_csv)
 
 
 @contextmanager

@@ -7,6 +7,8 @@ only what does not change the experiment may differ.
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import chdir, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,16 +42,17 @@ def resolve(composed: Composed) -> tuple[Composed, Path] | None:
     if folder.is_completed:
         return composed, folder.path  # `train` says so
     saved = folder.read_config()
-    saved.pop("working_directory", None)
+    base = Path(saved.pop("working_directory", Path.cwd()))
     _refuse_changes(composed, saved, folder)
     for key in _MAY_CHANGE:
-        if key in _typed_keys(composed):
+        if key in _typed_keys(composed) - {"resume", "paths.runs"}:  # of this start, not of the run
             _set(saved, key, _get(composed.resolved_for_disk(), key))
-    return recompose("train", saved, composed.typed, composed.choices), folder.path
+    with _in(base, folder):
+        return recompose("train", saved, composed.typed, composed.choices), folder.path.absolute()
 
 
 def _find(composed: Composed) -> RunFolder | None:
-    wanted, runs = composed.config.resume, Path(composed.config.paths.runs)
+    wanted, runs = composed.config.resume, Path(composed.config.paths.runs).expanduser()
     if wanted != "last":
         return find_run(wanted, runs)
     name = run_name(composed)
@@ -59,6 +62,18 @@ def _find(composed: Composed) -> RunFolder | None:
     if found is None:
         print(f"resume=last: there is no run of {name} under {runs}; a new one starts.", file=sys.stderr)
     return found
+
+
+@contextmanager
+def _in(base: Path, folder: RunFolder) -> Iterator[None]:
+    """Relative paths of the run's config are from where it was started."""
+    try:
+        with chdir(base):
+            yield
+    except FileNotFoundError:
+        raise UserError(
+            f"resume: {folder.path} was started in {base}, which is gone, and its paths are relative to it."
+        ) from None
 
 
 def _refuse_changes(composed: Composed, saved: dict[str, Any], folder: RunFolder) -> None:
