@@ -21,9 +21,13 @@ Backward = Callable[[Tensor], None]
 
 
 def seed_dropout(seed: int, step: int, rank: int, micro_batch: int) -> None:
-    """Seeds every device's generator from the four numbers (uint64, by numpy's SeedSequence)."""
+    """Seeds the generators of the CPU and of the GPUs in use from the four numbers, by numpy's SeedSequence."""
     state = np.random.SeedSequence([seed, step, rank, micro_batch]).generate_state(1, np.uint64)[0]
-    torch.manual_seed(int(state >> np.uint64(1)))
+    number = int(state >> np.uint64(1))
+    # Not torch.manual_seed: without a GPU it formats a stack trace each time, milliseconds of a small step.
+    torch.default_generator.manual_seed(number)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(number)
 
 
 def accumulate(
