@@ -196,7 +196,12 @@ def test_test_gives_the_runs_own_figures_and_other_rows_theirs(
     assert figures(f"data.path={table}", f"data.root={shapes.rows.parent}", "data.columns.id=null")["rows"] == 50
 
 
-ENCODERS = [("timm_vit", "bert", "full"), ("hf_dinov2", "roberta", "head_only"), ("timm_convnext", "clip", "head_only")]
+ENCODERS = [
+    ("timm_vit", "bert", "full"),
+    ("hf_dinov2", "roberta", "full"),
+    ("hf_siglip", "deberta_v2", "head_only"),
+    ("timm_convnext", "clip", "head_only"),
+]
 
 
 @pytest.mark.parametrize(("image", "text", "tune"), ENCODERS)

@@ -60,9 +60,9 @@ def _strip_unused(model: Any) -> None:
         model.pooler = None
     if getattr(model, "use_head", False):  # Siglip's attention pooling
         model.use_head, model.head = False, None
-    mask_token = getattr(getattr(model, "embeddings", None), "mask_token", None)
-    if isinstance(mask_token, nn.Parameter):  # only for masked pretraining
-        mask_token.requires_grad_(False)
+    embeddings: Any = getattr(model, "embeddings", None)
+    if isinstance(getattr(embeddings, "mask_token", None), nn.Parameter):  # only for masked pretraining
+        embeddings.mask_token = None
 
 
 def _arguments(model_class: Any) -> Any:
