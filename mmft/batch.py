@@ -82,8 +82,9 @@ class Batch:
         return replace(self, **changed)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
-        """The same batch on `device`. Lightning calls this."""
-        return self._map(lambda t: t.to(device, non_blocking=non_blocking))
+        """The same batch on `device`. Lightning calls this, and says non_blocking to tensors alone."""
+        to_gpu = torch.device(device).type == "cuda"  # from pinned memory, so that the copy need not be waited for
+        return self._map(lambda t: t.to(device, non_blocking=non_blocking or to_gpu))
 
     def pin_memory(self) -> Batch:
         """The same batch in page-locked memory. `DataLoader` calls this."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 
 import lightning.pytorch as pl
@@ -35,6 +35,7 @@ from mmft.models.source import Source
 from mmft.models.text_encoder import build_text_encoder
 from mmft.models.vision_language_model import VisionLanguageModel, set_dropout
 from mmft.run_folder import RunFolder
+from mmft.signals import StopRequest
 from mmft.tasks.base import Task
 from mmft.training.checkpoint import FolderCheckpointIO
 from mmft.training.csv_log import CsvLog
@@ -71,14 +72,22 @@ def build_model(
     return model.train()
 
 
-def build_plan(config: TrainConfig, model: VisionLanguageModel) -> TuningPlan:
-    """What is trained; applied to the model."""
+def build_plan(config: TrainConfig, model: VisionLanguageModel, changed: Iterable[str] = ()) -> TuningPlan:
+    """What is trained; applied to the model.
+
+    Args:
+        config: the whole config.
+        model: the model.
+        changed: towers whose weights come from another run.
+    """
     methods = {
         "image_encoder": registry.build(config.tune.image_encoder),
         "text_encoder": registry.build(config.tune.text_encoder),
     }
     optim = config.optim
-    return make_plan(model, methods, Rates(optim.lr, optim.head_lr, optim.layer_decay, optim.weight_decay))
+    plan = make_plan(model, methods, Rates(optim.lr, optim.head_lr, optim.layer_decay, optim.weight_decay))
+    plan.changed = {tower for tower in methods if not getattr(config.model, tower).pretrained} | set(changed)
+    return plan
 
 
 def build_data(
@@ -137,6 +146,7 @@ def build_callbacks(
     log: CsvLog,
     bad: BadRows,
     job: clock.Spent,
+    request: StopRequest,
 ) -> list[pl.Callback]:
     """All callbacks, in the order in which Lightning calls them."""
     monitor, minimised = monitor_of(config.checkpoint, task)
@@ -149,7 +159,7 @@ def build_callbacks(
         *_early_stopping(config, monitor, minimised, data),
         RunSummary(folder, job),
         checkpointing,
-        StopOnSignal(checkpointing),
+        StopOnSignal(checkpointing, request),
         *progress(config.callbacks.progress),
     ]
 
@@ -161,7 +171,16 @@ def _early_stopping(config: TrainConfig, monitor: str, minimised: bool, data: Vi
     if "val" not in data.rows:
         raise UserError(f"callbacks.early_stopping.patience={settings.patience}: there are no validation rows.")
     mode = "min" if minimised else "max"
-    return [EarlyStopping(f"val/{monitor}", settings.min_delta, settings.patience, mode=mode, check_finite=False)]
+    return [
+        EarlyStopping(
+            f"val/{monitor}",
+            settings.min_delta,
+            settings.patience,
+            mode=mode,
+            check_finite=False,
+            check_on_train_epoch_end=False,  # after validation, so that the checkpoint of the epoch knows of it
+        )
+    ]
 
 
 def build_trainer(

@@ -134,9 +134,12 @@ def _show(name: str, flags: Flags) -> int:
 
 def _call(name: str, composed: Composed, *args: Path) -> int:
     """The command's function, whose module is imported only here."""
-    with clock.importing():
-        module = import_module(COMMANDS[name].module)
-    return int(getattr(module, name)(composed, *args))
+    from mmft.signals import stop_signals
+
+    with stop_signals():
+        with clock.importing():
+            module = import_module(COMMANDS[name].module)
+        return int(getattr(module, name)(composed, *args))
 
 
 def _train(flags: Flags) -> int:

@@ -5,28 +5,34 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from mmft.errors import UserError
-from mmft.models.vision_language_model import VisionLanguageModel
-from mmft.run_folder import RunFolder
+from mmft.models.vision_language_model import VisionLanguageModel, part_of
+from mmft.run_folder import RunFolder, all_runs, newest
 from mmft.saved_model import load_model
 from mmft.tasks.base import Task
 
 log = logging.getLogger(__name__)
 
 
-def initialise_from(run: Path, model: VisionLanguageModel, task: Task) -> None:
+def initialise_from(run: str, runs: Path, model: VisionLanguageModel, task: Task) -> set[str]:
     """Copies the weights of a finished run into `model`; the head only where the labels are the same.
 
     Args:
-        run: a run folder, or its `model` folder.
+        run: a run folder, its `model` folder, or `last`: the newest completed run under `runs`.
+        runs: where `last` is looked for.
         model: built by this run's config.
         task: fitted on this run's labels.
+
+    Returns:
+        The towers whose weights are not their own source's any more.
 
     Raises:
         UserError: there is no finished model, or its encoders or fusion have other shapes.
     """
-    folder = RunFolder(run).model
-    saved = load_model(folder if folder.is_dir() else run)
+    saved = load_model(_model_folder(run, runs))
     same_labels = saved.task.state().get("labels") == task.state().get("labels")
     state = saved.model.state_dict()
     if not same_labels:
@@ -39,8 +45,19 @@ def initialise_from(run: Path, model: VisionLanguageModel, task: Task) -> None:
             f"init={run}: its model is another one: {len(wrong)} tensors differ in name or shape, e.g. {min(wrong)}. "
             "Give the same model.image_encoder, model.text_encoder and model/fusion."
         )
+    changed = {part_of(name) for name, value in state.items() if not torch.equal(value.to(ours[name]), ours[name])}
     model.load_state_dict(state, strict=False)
+    return changed & {"image_encoder", "text_encoder"}
 
 
-def _fits(name: str, state: dict, ours: dict) -> bool:  # type: ignore[type-arg]
+def _model_folder(run: str, runs: Path) -> Path:
+    if run != "last":
+        folder = RunFolder(Path(run)).model
+        return folder if folder.is_dir() else Path(run)
+    if found := newest(other for other in all_runs(runs) if other.is_completed):
+        return found.model
+    raise UserError(f"init=last: there is no completed run under {runs}.")
+
+
+def _fits(name: str, state: dict[str, Tensor], ours: dict[str, Tensor]) -> bool:
     return name in state and name in ours and state[name].shape == ours[name].shape

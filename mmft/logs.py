@@ -25,9 +25,10 @@ def configure(log_file: Path | None) -> None:
     """Sends mmft's messages to stderr and, with times, to `log_file`; quiets the libraries."""
     root = logging.getLogger("mmft")
     close()
-    root.setLevel(logging.INFO)
+    root.setLevel(logging.DEBUG)
     root.propagate = False
     terminal = logging.StreamHandler(sys.stderr)
+    terminal.setLevel(logging.INFO)  # the file also has what the command prints by itself: tables, errors
     terminal.setFormatter(logging.Formatter("%(message)s"))
     root.addHandler(terminal)
     if log_file is not None:

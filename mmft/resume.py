@@ -85,7 +85,10 @@ def _refuse_changes(composed: Composed, saved: dict[str, Any], folder: RunFolder
     changed = [
         key
         for key, value in asked.items()
-        if (value != default.get(key) or key in typed) and value != before.get(key) and not _may_change(key)
+        if (value != default.get(key) or key in typed)
+        and value != before.get(key)
+        and value != "auto"  # config.yaml has what it came to
+        and not _may_change(key)
     ]
     if changed:
         raise UserError(

@@ -50,12 +50,13 @@ class RunFolder:
         return self.path / "model"
 
     def write_config(self, config: dict[str, Any], typed: list[str]) -> None:
-        """Writes config.yaml and overrides.yaml."""
+        """Writes config.yaml, and overrides.yaml unless an earlier start of the run has."""
         import yaml
 
         self.path.mkdir(parents=True, exist_ok=True)
         write_text(self.config, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
-        write_text(self.path / "overrides.yaml", yaml.safe_dump(typed, allow_unicode=True))
+        if not (self.path / "overrides.yaml").exists():
+            write_text(self.path / "overrides.yaml", yaml.safe_dump(typed, allow_unicode=True))
 
     def read_config(self) -> dict[str, Any]:
         """config.yaml as plain values.

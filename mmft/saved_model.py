@@ -28,7 +28,7 @@ from mmft.config.validate import read, to_dict
 from mmft.errors import UserError
 from mmft.files import replace_folder
 from mmft.models.source import Source, encoder_folders, find_by_hash, resolve, weight_files
-from mmft.models.vision_language_model import VisionLanguageModel
+from mmft.models.vision_language_model import VisionLanguageModel, part_of
 from mmft.tasks.base import Task
 from mmft.tuning.plan import TuningPlan
 
@@ -63,9 +63,11 @@ def save_model(
 def _fill(
     new: Path, final: Path, model: VisionLanguageModel, task: Task, plan: TuningPlan, config: TrainConfig, cwd: Path
 ) -> None:
-    trained = _state_to_save(model, plan)
-    save_file(trained, new / _WEIGHTS)
-    bases = {tower: _base(getattr(model, tower).source, final, plan.trained[tower]) for tower in _TOWERS}
+    saved = plan.saved_names(model)
+    state = model.state_dict()
+    save_file({name: state[name].detach().cpu().contiguous() for name in sorted(saved)}, new / _WEIGHTS)
+    whole = {tower: all(name in saved for name in state if part_of(name) == tower) for tower in _TOWERS}
+    bases = {tower: _base(getattr(model, tower).source, final, whole[tower]) for tower in _TOWERS}
     content = {
         "format": 1,
         "config": to_dict(config),
@@ -79,20 +81,14 @@ def _fill(
         _copy_small_files(getattr(model, tower).source.folder, new / tower)
 
 
-def _state_to_save(model: VisionLanguageModel, plan: TuningPlan) -> dict[str, Tensor]:
-    parts = {part for part, size in plan.trained.items() if size}
-    buffers = {name for name, _ in model.named_buffers() if name.partition(".")[0] in parts}
-    return {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items() if k in plan.names | buffers}
-
-
-def _base(source: Source, final: Path, trained: int) -> dict[str, Any]:
-    """What a tower needs besides its trained parameters."""
+def _base(source: Source, final: Path, whole: bool) -> dict[str, Any]:
+    """Where a tower came from, and whether the folder holds the whole of it."""
     return {
         "name": source.name,
         "library": source.library,
         "path": os.path.relpath(source.folder, final),
         "sha256": source.content_hash() if weight_files(source.folder) else None,
-        "trained_parameters": trained,
+        "is_whole": whole,
     }
 
 
@@ -123,10 +119,12 @@ def load_model(folder: Path) -> SavedModel:
     sources, pretrained = {}, {}
     for tower in _TOWERS:
         whole = Source(content["encoders"][tower]["name"], folder / tower, content["encoders"][tower]["library"])
-        pretrained[tower] = not content["encoders"][tower]["trained_parameters"]
+        pretrained[tower] = not content["encoders"][tower]["is_whole"]
         sources[tower] = find_base(tower, content["encoders"][tower], folder) if pretrained[tower] else whole
     _fix_input(config, content["input"], pretrained)
     model = build_model(config.model, task.width, config.seed, sources)
+    if config.trainer.precision == "64-true":
+        model.double()
     _load_state(model, state, {tower for tower in _TOWERS if pretrained[tower]})
     return SavedModel(model.eval(), task, config, Path(content["working_directory"]))
 

@@ -17,8 +17,7 @@ from typing import Any
 import torch
 
 from mmft import build, clock, logs
-from mmft.callbacks.checkpointing import Checkpointing
-from mmft.callbacks.stopping import Stopped
+from mmft.callbacks.checkpointing import Checkpointing, copy_to_best
 from mmft.config.compose import Composed
 from mmft.config.paths import rebase
 from mmft.config.schema import TrainConfig
@@ -31,6 +30,7 @@ from mmft.initialise import initialise_from
 from mmft.modality_report import modality_report
 from mmft.run_folder import RunFolder
 from mmft.saved_model import save_model
+from mmft.signals import Stopped, StopRequest, stop_signals
 from mmft.training.checkpoint import read
 from mmft.training.csv_log import CsvLog
 from mmft.training.module import FineTuning
@@ -56,24 +56,25 @@ def train(composed: Composed, path: Path) -> int:
         return ExitCode.DONE
     job_started = _job_start()
     base = _working_directory(folder)
-    with _recorded(folder, composed.config.seed):
+    with stop_signals() as request, _recorded(folder, composed.config.seed):
         build.preload()
         build.choose_hardware(composed.config.trainer)
         folder.write_config(_for_disk(composed, base), composed.typed)
-        run(composed.config, rebase(composed.config, base), folder, base, job_started)
+        run(composed.config, rebase(composed.config, base), folder, base, job_started, request)
     print(folder.path, flush=True)
     return ExitCode.DONE
 
 
-def run(typed: TrainConfig, config: TrainConfig, folder: RunFolder, base: Path, job_started: clock.Spent) -> None:
+def run(
+    typed: TrainConfig, config: TrainConfig, folder: RunFolder, base: Path, job: clock.Spent, request: StopRequest
+) -> None:
     """The program: `config` is `typed` with its paths made absolute."""
     splits = load_splits(config.data, config.seed)
     task = build.build_task(config.task)
     task.fit(splits["train"].table.labels(splits["train"].rows))
     model = build.build_model(config.model, task.width, config.seed)
-    if config.init is not None:
-        initialise_from(Path(config.init), model, task)
-    plan = build.build_plan(config, model)
+    changed = set() if config.init is None else initialise_from(config.init, Path(config.paths.runs), model, task)
+    plan = build.build_plan(config, model, changed)
     data = build.build_data(config, splits, model, task)
     show_plan(plan)
     write_plan(plan, folder.path / "tuning.csv")
@@ -86,10 +87,10 @@ def run(typed: TrainConfig, config: TrainConfig, folder: RunFolder, base: Path, 
     module = build.build_module(config, model, task, plan)
     last, rows_before = resume_point(folder)
     metrics = CsvLog(folder.metrics, keep_rows=rows_before)
-    callbacks = build.build_callbacks(config, folder, data, task, metrics, bad, job_started)
+    callbacks = build.build_callbacks(config, folder, data, task, metrics, bad, job, request)
     trainer = build.build_trainer(config, folder, data, callbacks, metrics)
     trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=False)
-    module.check_loss()
+    module.check_finite()
 
     checkpointing = next(c for c in callbacks if isinstance(c, Checkpointing))
     folder.update_summary(**finish(config, module, checkpointing))
@@ -109,13 +110,14 @@ def run(typed: TrainConfig, config: TrainConfig, folder: RunFolder, base: Path, 
 
 
 def finish(config: TrainConfig, module: FineTuning, checkpointing: Checkpointing) -> dict[str, Any]:
-    """Puts the finished model's weights into `module`: the best, or the last."""
-    use_best = config.checkpoint.use == "best" and checkpointing.best_step is not None
+    """Puts the finished model's weights into `module`: the best, or the last. Gives what the summary says of it."""
+    best = checkpointing.best_step
+    use_best = config.checkpoint.use == "best" and best is not None
     if use_best:
         module.load_state_dict(read(checkpointing.best)["state_dict"], strict=False)
-    step = checkpointing.best_step if use_best else module.trainer.global_step
+    step = best if use_best else module.trainer.global_step
     log.info("the finished model is that of optimizer step %s", step)
-    found = {"monitor": f"val/{checkpointing.monitor}", "best_step": step, "best_value": checkpointing.best_value}
+    found = {"monitor": None if best is None else f"val/{checkpointing.monitor}", "best_step": best, "model_step": step}
     return found | ({"val": checkpointing.best_metrics} if use_best else {})
 
 
@@ -130,11 +132,14 @@ def resume_point(folder: RunFolder) -> tuple[Path | None, int | None]:
         log.info("%s was stopped before its first checkpoint; it starts anew", folder.path)
         return None, 0
     last = folder.checkpoints / "last"
-    state = read(last)
+    state = read(last, plain=True)
+    kept = state["callbacks"]["Checkpointing"]
+    if kept["best_step"] == state["global_step"]:
+        copy_to_best(folder.checkpoints)  # a kill may have cut the copy off
     resumed = [*folder.read_summary().get("resumed_from", []), state["global_step"]]
     folder.update_summary(resumed_from=resumed)
     log.info("resuming %s after optimizer step %d", folder.path, state["global_step"])
-    return last, state["callbacks"]["Checkpointing"]["metrics_rows"]
+    return last, kept["metrics_rows"]
 
 
 def _working_directory(folder: RunFolder) -> Path:
@@ -156,13 +161,19 @@ def _recorded(folder: RunFolder, seed: int) -> Iterator[None]:
         status = "stopped"
         raise
     except MmftError as error:
+        folder.update_summary(error=str(error))
         log.debug("failed: %s", error)
         raise
     except torch.OutOfMemoryError as error:
+        folder.update_summary(error=str(error))
         raise TrainingError(
             f"Out of memory: {str(error).splitlines()[0]} Try a smaller data.micro_batch_size (the result stays the "
             "same), a smaller model.image_encoder.image_size, or tune=head_only."
         ) from error
+    except Exception as error:
+        folder.update_summary(error=f"{type(error).__name__}: {error}")
+        log.debug("a defect of mmft", exc_info=True)
+        raise
     finally:
         folder.update_summary(status=status)
         logs.close()

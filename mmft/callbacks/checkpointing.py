@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,6 @@ import lightning.pytorch as pl
 from mmft.files import link_files, replace_folder
 from mmft.training.csv_log import CsvLog
 from mmft.training.module import FineTuning
-
-log = logging.getLogger(__name__)
 
 
 class Checkpointing(pl.Callback):
@@ -42,6 +39,7 @@ class Checkpointing(pl.Callback):
         self.best_value: float | None = None
         self.best_step: int | None = None
         self.best_metrics: dict[str, float] = {}
+        self._stopped_early = False
 
     @property
     def last(self) -> Path:
@@ -54,9 +52,8 @@ class Checkpointing(pl.Callback):
         return self.folder / "best"
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """On resume: finishes the copy to `best` that a kill may have cut off."""
-        if trainer.global_step and self.best_step == trainer.global_step:
-            replace_folder(self.best, link_files(self.last))
+        """On resume: a run that was stopped early stays stopped; Lightning keeps no trace of it."""
+        trainer.should_stop = trainer.should_stop or self._stopped_early
 
     def save_last(self, trainer: pl.Trainer) -> None:
         """Saves the state after the optimizer step just done."""
@@ -78,9 +75,10 @@ class Checkpointing(pl.Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Saves `last`, and the same files as `best` where this step is the best."""
+        self._stopped_early = trainer.should_stop
         self.save_last(trainer)
         if self.best_step == trainer.global_step:
-            replace_folder(self.best, link_files(self.last))
+            copy_to_best(self.folder)
 
     def _is_better(self, value: float) -> bool:
         if value != value or self.best_value is None:
@@ -90,9 +88,15 @@ class Checkpointing(pl.Callback):
     def state_dict(self) -> dict[str, Any]:
         """The best so far, and how long metrics.csv is."""
         best = {"best_value": self.best_value, "best_step": self.best_step, "best_metrics": self.best_metrics}
-        return {**best, "metrics_rows": self.metrics_file.rows}
+        return {**best, "metrics_rows": self.metrics_file.rows, "stopped_early": self._stopped_early}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes what `state_dict` gave."""
         self.best_value, self.best_step = state_dict["best_value"], state_dict["best_step"]
         self.best_metrics = state_dict["best_metrics"]
+        self._stopped_early = state_dict["stopped_early"]
+
+
+def copy_to_best(folder: Path) -> None:
+    """Makes `best` the same files as `last`, in a run's `checkpoints` folder."""
+    replace_folder(folder / "best", link_files(folder / "last"))

@@ -55,6 +55,11 @@ class RunSummary(pl.Callback):
         assert isinstance(pl_module, FineTuning)
         self.write(trainer, pl_module)
 
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Writes the summary of a run that stops or fails between two epochs."""
+        if isinstance(pl_module, FineTuning) and self._startup:
+            self.write(trainer, pl_module)
+
     def write(self, trainer: pl.Trainer, module: FineTuning) -> None:
         """Writes what is known now."""
         state = self.state_dict()

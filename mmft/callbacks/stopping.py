@@ -2,64 +2,50 @@
 
 from __future__ import annotations
 
-import signal
-from types import FrameType
 from typing import Any
 
 import lightning.pytorch as pl
 
 from mmft.callbacks.checkpointing import Checkpointing
-from mmft.errors import ExitCode, MmftError
-
-_CODES = {signal.SIGINT: ExitCode.INTERRUPTED, signal.SIGTERM: ExitCode.TERMINATED}
-
-
-class Stopped(MmftError):
-    """The run was asked to stop, and has saved."""
-
-    def __init__(self, number: int, step: int) -> None:
-        super().__init__(f"Stopped by {signal.Signals(number).name} after optimizer step {step}, which is saved.")
-        self.exit_code = _CODES[signal.Signals(number)]
+from mmft.signals import Stopped, StopRequest
 
 
 class StopOnSignal(pl.Callback):
-    """Waits for the step in progress; a second signal of the same kind ends the process at once.
+    """Looks after every optimizer step whether a signal was received.
 
     Args:
         checkpointing: saves the state.
+        request: where a signal is noted.
     """
 
-    def __init__(self, checkpointing: Checkpointing) -> None:
+    def __init__(self, checkpointing: Checkpointing, request: StopRequest) -> None:
         self.checkpointing = checkpointing
-        self._received: int | None = None
-        self._previous: dict[int, Any] = {}
-
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self._received = number
-        signal.signal(number, self._previous[number])
+        self.request = request
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Takes over both signals, from Lightning too, which would end with code 0."""
-        for number in _CODES:
-            self._previous[number] = signal.signal(number, self._on_signal)
+        """From here on a signal waits for the step in progress."""
+        self.request.waits = True
+        self.request.own()
 
     def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
         """Saves and stops, unless the epoch ends here: then its validation and its own save come first."""
-        if self._received is not None and not trainer.is_last_batch:
+        if self.request.number is not None and not trainer.is_last_batch:
             self.checkpointing.save_last(trainer)
             self._stop(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stops after the epoch's own save."""
-        if self._received is not None:
+        if self.request.number is not None:
             self._stop(trainer)
 
     def _stop(self, trainer: pl.Trainer) -> None:
-        assert self._received is not None
-        raise Stopped(self._received, trainer.global_step)
+        assert self.request.number is not None
+        raise Stopped(self.request.number, f" after optimizer step {trainer.global_step}, which is saved")
 
-    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Gives the signals back."""
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-        self._previous.clear()
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """From here on a signal ends the run at once; the last checkpoint is there."""
+        self.request.waits = False
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """The same when training ends otherwise."""
+        self.request.waits = False

@@ -22,6 +22,7 @@ def rebase(config: Any, base: Path) -> Any:
     for encoder in (absolute.model.image_encoder, absolute.model.text_encoder):
         if (folder := base / Path(encoder.name).expanduser()).is_dir():
             encoder.name = str(folder)
-    if absolute.init is not None:
+    absolute.paths.runs = str(base / Path(absolute.paths.runs).expanduser())
+    if absolute.init is not None and absolute.init != "last":
         absolute.init = str(base / Path(absolute.init).expanduser())
     return absolute

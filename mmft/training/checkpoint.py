@@ -8,6 +8,8 @@ under numbered names, the tree to `state.json`.
 from __future__ import annotations
 
 import json
+from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +36,7 @@ class FolderCheckpointIO(CheckpointIO):
 
     def remove_checkpoint(self, path: Any) -> None:
         """Lightning asks for it; we replace folders and never remove one."""
-        raise UserError(f"{path}: mmft does not remove checkpoints.")
+        raise NotADirectoryError(f"{path}: checkpoints are replaced as whole folders, never removed")
 
 
 def write(folder: Path, tree: dict[str, Any]) -> None:
@@ -45,15 +47,21 @@ def write(folder: Path, tree: dict[str, Any]) -> None:
     (folder / "state.json").write_text(json.dumps(plain), encoding="utf-8")
 
 
-def read(folder: Path) -> dict[str, Any]:
+def read(folder: Path, plain: bool = False) -> dict[str, Any]:
     """Reads what `write` wrote.
+
+    Args:
+        folder: of the checkpoint.
+        plain: True leaves the tensors out (None in their places) and costs next to nothing.
 
     Raises:
         UserError: there is no whole checkpoint in `folder`.
     """
     if settled(folder) is None:
         raise UserError(f"{folder}: there is no checkpoint here.")
-    tensors = load_file(folder / "tensors.safetensors")
+    tensors: Mapping[str, Tensor | None] = (
+        defaultdict(lambda: None) if plain else load_file(folder / "tensors.safetensors")
+    )
     return dict(_decode(json.loads((folder / "state.json").read_text(encoding="utf-8")), tensors))
 
 
@@ -73,7 +81,7 @@ def _encode(value: Any, tensors: dict[str, Tensor]) -> Any:
     raise TypeError(f"A checkpoint holds plain values and tensors, not {type(value).__name__}.")
 
 
-def _decode(value: Any, tensors: dict[str, Tensor]) -> Any:
+def _decode(value: Any, tensors: Mapping[str, Tensor | None]) -> Any:
     if isinstance(value, dict):
         if _TENSOR in value:
             return tensors[value[_TENSOR]]

@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from torchmetrics import MeanMetric
 
 from mmft.batch import Batch
-from mmft.errors import TrainingError
+from mmft.errors import TrainingError, UserError
 from mmft.models.vision_language_model import VisionLanguageModel
 from mmft.tasks.base import Task
 from mmft.training.accumulation import accumulate, seed_dropout
@@ -48,6 +48,7 @@ class Evaluating(pl.LightningModule):
         self.tables: dict[str, list[list[Any]]] = {}
         self.metrics = task.metrics()
         self.mean_loss = MeanMetric()
+        self._evaluated = 0
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Adds a batch of the validation rows to the metrics."""
@@ -55,6 +56,7 @@ class Evaluating(pl.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Starts from nothing, whatever an interrupted evaluation left."""
+        self._evaluated = 0
         self.metrics.reset()
         self.mean_loss.reset()
 
@@ -77,6 +79,7 @@ class Evaluating(pl.LightningModule):
     def _evaluate(self, batch: Batch) -> None:
         if not len(batch):
             return
+        self._evaluated += len(batch)
         outputs = self.model(batch)
         self.task.update(self.metrics, outputs, batch)
         weight = self.task.normaliser(batch)
@@ -84,6 +87,8 @@ class Evaluating(pl.LightningModule):
             self.mean_loss.update(self.task.loss_sum(outputs, batch) / weight, weight)
 
     def _log_evaluation(self, split: str) -> None:
+        if self._evaluated == 0:
+            raise UserError(f"No row of {split} could be read, so there is nothing to measure; see bad_rows.csv.")
         values = self.task.scalars(self.metrics) | {"loss": float(self.mean_loss.compute())}
         self.results[split], self.tables = values, self.task.tables(self.metrics)
         named = {f"{split}/{name}": value for name, value in values.items()}
@@ -134,7 +139,7 @@ class FineTuning(Evaluating):
         self.log_every_steps = log_every_steps
         self._make_optimizer = make_optimizer
         self._parameters_to_clip = [p for group in plan.groups for p in group.parameters.values()]
-        self._unchecked_loss: Tensor | None = None
+        self._unchecked: Tensor | None = None  # (2,) loss and gradient norm of the last step
         self.step_seconds: list[float] = []
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -145,7 +150,7 @@ class FineTuning(Evaluating):
         """One optimizer step over a logical batch of which `batch` is this rank's share."""
         start = time.perf_counter()
         optimizer: Any = self.optimizers()
-        self.check_loss()
+        self.check_finite()
         optimizer.zero_grad()
         step = self.global_step
         loss = accumulate(
@@ -158,7 +163,7 @@ class FineTuning(Evaluating):
         )
         norm = self._clip()
         optimizer.step()
-        self._unchecked_loss = loss
+        self._unchecked = torch.stack([loss, norm.to(loss)])
         self._log_step(loss, norm)
         self.step_seconds.append(time.perf_counter() - start)
 
@@ -166,17 +171,19 @@ class FineTuning(Evaluating):
         largest = float("inf") if self.clip_norm is None else self.clip_norm
         return torch.nn.utils.clip_grad_norm_(self._parameters_to_clip, largest)
 
-    def check_loss(self) -> None:
-        """Looks at the last step's loss, one step late so that a GPU is never waited for.
+    def check_finite(self) -> None:
+        """Looks at the last step's loss and gradient, before anything is saved and before the next step.
 
         Raises:
-            TrainingError: it is not finite.
+            TrainingError: one of them is not finite.
         """
-        loss, self._unchecked_loss = self._unchecked_loss, None
-        if loss is not None and not torch.isfinite(loss):
+        values, self._unchecked = self._unchecked, None
+        if values is not None and not torch.isfinite(values).all():
+            loss, norm = values.tolist()
             raise TrainingError(
-                f"The loss of optimizer step {self.global_step} is {loss.item()}. The last checkpoint is from before "
-                "it. Try a lower optim.lr or optim.head_lr, a longer schedule.warmup, or trainer.precision=32-true."
+                f"Optimizer step {self.global_step} has loss {loss} and gradient norm {norm}. The last checkpoint is "
+                "from before it. Try a lower optim.lr or optim.head_lr, a longer schedule.warmup, or "
+                "trainer.precision=32-true."
             )
 
     def _log_step(self, loss: Tensor, norm: Tensor) -> None:
@@ -187,24 +194,18 @@ class FineTuning(Evaluating):
             self._write({"train/loss": float(loss), "train/grad_norm": float(norm), **rates})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keeps what is trained (and the buffers that training changes); what is frozen is known by its hash."""
-        self.check_loss()
-        kept = self.trained_names()
+        """Keeps what the run has changed; what is frozen is known by its hash."""
+        self.check_finite()
+        kept = self._saved_names()
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in kept}
+        checkpoint["results"] = self.results
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuses a checkpoint whose names are not exactly the trained ones."""
-        difference = set(checkpoint["state_dict"]) ^ self.trained_names()
+        """Refuses a checkpoint whose names are not exactly those that the run changes."""
+        difference = set(checkpoint["state_dict"]) ^ self._saved_names()
         if difference:
-            raise TrainingError(
-                f"The checkpoint does not fit the model: {len(difference)} names, e.g. {min(difference)}."
-            )
+            raise TrainingError(f"The checkpoint does not fit: {len(difference)} names differ, e.g. {min(difference)}.")
+        self.results = checkpoint["results"]
 
-    def trained_names(self) -> set[str]:
-        """State-dict names of trained parameters and of the buffers of parts that are trained."""
-        parts = {part for part, size in self.plan.trained.items() if size}
-        buffers = {n for n, _ in self.model.named_buffers() if n.partition(".")[0] in parts}
-        return {f"model.{n}" for n in (self.plan.names | buffers) if n in self._state_names()}
-
-    def _state_names(self) -> set[str]:
-        return set(self.model.state_dict().keys())
+    def _saved_names(self) -> set[str]:
+        return {f"model.{name}" for name in self.plan.saved_names(self.model)}

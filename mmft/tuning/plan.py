@@ -51,17 +51,39 @@ class Group:
 
 @dataclass
 class TuningPlan:
-    """All groups, and for every part how much of it is trained."""
+    """All groups, and for every part how much of it is trained.
+
+    Attributes:
+        groups: the optimizer's groups.
+        totals: parameters of every part.
+        trained: how many of them are trained.
+        methods: the tuning method of each tower.
+        changed: parts whose weights are not their source's although they may be frozen (`init=RUN`, random ones).
+    """
 
     groups: list[Group]
     totals: dict[str, int]
     trained: dict[str, int]
     methods: dict[str, str]
+    changed: set[str] = field(default_factory=set)
 
     @property
     def names(self) -> set[str]:
         """Names of all trained parameters."""
         return {name for group in self.groups for name in group.parameters}
+
+    def saved_names(self, model: nn.Module) -> set[str]:
+        """State-dict names that a checkpoint and the finished model must hold: what this run has changed.
+
+        That is the trained parameters, the buffers of parts that are trained, and everything of `changed` parts.
+        """
+        buffers = {name for name, _ in model.named_buffers()}
+
+        def is_saved(name: str) -> bool:
+            part = part_of(name)
+            return name in self.names or part in self.changed or (name in buffers and self.trained[part] > 0)
+
+        return {name for name in model.state_dict() if is_saved(name)}
 
     def counts(self) -> dict[str, Any]:
         """`total` and `trainable` parameters, and the same for every part."""
@@ -141,7 +163,7 @@ class _Tower:
     def __init__(self, encoder: Encoder, method: TuningMethod, rates: Rates) -> None:
         self.method = method
         self.trained = method.trained(encoder)
-        self._lr = method.lr or rates.lr or method.default_lr
+        self._lr = next(lr for lr in (method.lr, rates.lr, method.default_lr) if lr is not None)
         self._decay = rates.layer_decay
         self._layers, self._top = encoder.layers(), encoder.top_layer
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import logging
+from io import StringIO
 from pathlib import Path
 
 from rich.console import Console
@@ -10,6 +12,7 @@ from rich.table import Table
 
 from mmft.tuning.plan import TuningPlan
 
+log = logging.getLogger(__name__)
 _COLUMNS = ("part", "method", "layers", "group", "tensors", "trained", "total", "lr", "weight_decay")
 
 
@@ -32,7 +35,13 @@ def show_plan(plan: TuningPlan) -> None:
     share = counts["trainable"] / counts["total"]
     table.caption = f"{counts['trainable']:,} of {counts['total']:,} parameters are trained ({share:.2%})"
     table.caption_justify = "left"
-    Console(stderr=True, width=None if Console(stderr=True).is_terminal else 140).print(table)
+    terminal = Console(stderr=True)
+    if not terminal.is_terminal:
+        terminal.width = 140
+    terminal.print(table)
+    with (copy := Console(width=140, file=StringIO())).capture() as text:
+        copy.print(table)
+    log.debug("%s", text.get())  # into train.log
 
 
 def _shown(value: object) -> str:

@@ -13,10 +13,11 @@ import pytest
 from runs import Run, TrainRun, same_weights
 
 from mmft.callbacks.checkpointing import Checkpointing
-from mmft.callbacks.stopping import StopOnSignal, Stopped
+from mmft.callbacks.stopping import StopOnSignal
 from mmft.config.compose import compose
 from mmft.errors import ExitCode, UserError
 from mmft.resume import resolve
+from mmft.signals import Stopped
 from mmft.train import train
 
 STEPS = 6  # two epochs of three
@@ -108,6 +109,66 @@ def test_a_kill_before_the_first_checkpoint_starts_anew(
     assert run.metrics == undisturbed.metrics
 
 
+def test_a_kill_between_last_and_best_when_the_last_step_is_the_best(
+    train_run: TrainRun, shapes_overrides: list[str], tmp_path: Path
+) -> None:
+    overrides = [*shapes_overrides, "trainer.max_epochs=1"]
+    undisturbed = train_run("trainer.max_epochs=1")
+    killed_run(overrides, tmp_path / "killed", STEPS // 2, "after")
+    assert not (tmp_path / "killed" / "checkpoints" / "best").exists()
+    run = resumed(overrides, tmp_path / "killed")
+    assert same_weights(run, undisturbed)
+    assert run.summary["test"] == undisturbed.summary["test"]
+    assert run.metrics == undisturbed.metrics
+
+
+def test_an_early_stop_stays_one(train_run: TrainRun, shapes_overrides: list[str], tmp_path: Path) -> None:
+    stops = ["callbacks.early_stopping.patience=1", "optim.lr=1e-9", "optim.head_lr=1e-9", "trainer.max_epochs=9"]
+    undisturbed = train_run(*stops)
+    overrides = [*shapes_overrides, *stops]
+    killed_run(overrides, tmp_path / "killed", undisturbed.summary["optimizer_steps"], "after")
+    run = resumed(overrides, tmp_path / "killed")
+    assert run.summary["optimizer_steps"] == undisturbed.summary["optimizer_steps"] == STEPS
+    assert same_weights(run, undisturbed)
+    assert run.metrics == undisturbed.metrics
+
+
+@pytest.mark.parametrize("step", [2, 4, 6])
+def test_uneven_epochs_and_rare_validations(
+    train_run: TrainRun, shapes_overrides: list[str], tmp_path: Path, step: int
+) -> None:
+    uneven = ["callbacks.gradient_accumulation.schedule={0: 12, 1: 24}", "trainer.max_epochs=4", "trainer.max_steps=9"]
+    overrides = [*uneven, "trainer.val_every_epochs=2", "checkpoint.every_steps=1", "data.num_workers=1"]
+    undisturbed = train_run(*overrides)
+    killed_run([*shapes_overrides, *overrides], tmp_path / "killed", step, "after")
+    run = resumed([*shapes_overrides, *overrides], tmp_path / "killed")
+    assert same_weights(run, undisturbed)
+    assert run.metrics == undisturbed.metrics
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize("where", ["test_step", "save_model", "load_splits"])
+def test_signals_outside_training_end_the_run_at_once(
+    train_run: TrainRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, code: int, where: str
+) -> None:
+    import mmft.train as program
+    from mmft.training.module import Evaluating
+
+    owner = Evaluating if where == "test_step" else program
+    plain = getattr(owner, where)
+
+    def interrupted(*args: Any) -> Any:
+        os.kill(os.getpid(), number)
+        return plain(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, where, interrupted)
+        with pytest.raises(Stopped) as stopped:
+            train_run(folder=tmp_path / "stopped")
+    assert stopped.value.exit_code == code
+    assert Run(tmp_path / "stopped").summary["status"] == "stopped"
+
+
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGTERM, ExitCode.TERMINATED), (signal.SIGINT, ExitCode.INTERRUPTED)]
 )
@@ -129,13 +190,14 @@ def test_signals_save_and_stop_with_their_own_code(
             os.kill(os.getpid(), number)
         stop(self, trainer, *args)
 
+    handler = signal.getsignal(number)
     with monkeypatch.context() as patch:
         patch.setattr(StopOnSignal, "on_train_batch_end", send)
         with pytest.raises(Stopped) as stopped:
             train_run(folder=tmp_path / "stopped")
     assert stopped.value.exit_code == code
     assert Run(tmp_path / "stopped").summary["status"] == "stopped"
-    assert signal.getsignal(number) not in (None, StopOnSignal._on_signal)
+    assert signal.getsignal(number) == handler
     run = resumed(shapes_overrides, tmp_path / "stopped")
     assert run.summary["resumed_from"] == [step]
     assert same_weights(run, undisturbed)

@@ -89,10 +89,10 @@ def test_a_frozen_tower_is_unchanged_by_training_buffers_too(
     hashes: list[str] = []
     build_plan = build.build_plan
 
-    def remember(config: Any, model: VisionLanguageModel) -> TuningPlan:
+    def remember(config: Any, model: VisionLanguageModel, changed: Any) -> TuningPlan:
         hashes.append(_hash(model.image_encoder.state_dict()))
         remembered.append(model)
-        return build_plan(config, model)
+        return build_plan(config, model, changed)
 
     remembered: list[VisionLanguageModel] = []
     monkeypatch.setattr(build, "build_plan", remember)
