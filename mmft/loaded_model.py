@@ -11,12 +11,11 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from mmft import build
 from mmft.config.schema.data import DataConfig
 from mmft.data.loading import make_batches
 from mmft.data.splits import Split, inputs_only, whole
 from mmft.data.table import Table
-from mmft.inference import outputs_of
+from mmft.inference import device_of, full_precision, has_bf16, outputs_of
 from mmft.models.vision_language_model import VisionLanguageModel
 from mmft.run_folder import find_run
 from mmft.saved_model import SavedModel, load_model
@@ -27,12 +26,16 @@ class LoadedModel:
 
     Attributes:
         saved: model, task, config.
+        device: where it runs.
         labels: label names, in the order of the scores.
+
+    Raises:
+        UserError: a GPU is asked for and there is none.
     """
 
     def __init__(self, saved: SavedModel, accelerator: str = "auto") -> None:
         self.saved = saved
-        self.device = build.device_of(accelerator)
+        self.device = device_of(accelerator)
         self.labels: list[str] = list(saved.task.state().get("labels", []))
 
     @property
@@ -41,7 +44,9 @@ class LoadedModel:
         return self.saved.model
 
     def predict(self, rows: Any, root: str | Path = ".") -> Any:
-        """Predicts rows, one answer for each in the same order.
+        """Predicts rows, one answer for each in the same order, in float32 (float64 after a run in 64-true).
+
+        The precision of training is left aside, so that a row's answer does not depend on the rows beside it.
 
         Args:
             rows: a list of dicts, a pandas DataFrame or an Arrow table, with the columns of the run.
@@ -58,7 +63,8 @@ class LoadedModel:
     def answers(self, split: Split, config: DataConfig) -> Iterator[dict[str, Any]]:
         """One answer per row of `split`, in order; a row that cannot be read has an `error` and no prediction."""
         model, task = self.saved.model, self.saved.task
-        for batch, outputs in outputs_of(model, self.batches(split, config), self.device, self.precision):
+        precision = full_precision(self.saved.config.trainer.precision)
+        for batch, outputs in outputs_of(model, self.batches(split, config), self.device, precision):
             found = {} if outputs is None else dict(zip(batch.row.tolist(), task.answers(outputs), strict=True))
             wrong = {bad.row: f"{bad.column}: {bad.reason}" if bad.column else bad.reason for bad in batch.bad}
             for row in sorted(found.keys() | wrong.keys()):
@@ -80,9 +86,10 @@ class LoadedModel:
         }
 
     @property
-    def precision(self) -> str:
-        """The run's precision, as far as this device has it."""
-        return self.saved.config.trainer.precision
+    def test_precision(self) -> str:
+        """What `mmft test` evaluates in: the run's precision if the device has it in hardware, else float32."""
+        precision = self.saved.config.trainer.precision
+        return precision if precision != "bf16-mixed" or has_bf16(self.device) else full_precision(precision)
 
     def columns(self) -> list[str]:
         """Names of an answer's columns."""
@@ -98,7 +105,8 @@ def load(run: str | Path, runs: str | Path = "runs", accelerator: str = "auto") 
         accelerator: `auto`, `cpu` or `gpu`.
 
     Raises:
-        UserError: there is no such run, it has no finished model, or a frozen encoder is not found.
+        UserError: there is no such run, it has no finished model, a frozen encoder is not found, or a GPU is
+            asked for and there is none.
     """
     folder = Path(run).expanduser()
     if (folder / "model.safetensors").exists():

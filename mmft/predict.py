@@ -68,15 +68,24 @@ def _writer(out: str) -> Callable[[str, list[str], Iterable[Answer]], None]:
 
 @contextmanager
 def _opened(out: str) -> Iterator[TextIO]:
-    """stdout, or a file that takes its name only when it is whole."""
+    """A stream for text: stdout for `-`, else a file aside of `out`."""
     if out == "-":
         yield sys.stdout
         return
-    path = Path(out).expanduser()
-    aside = path.with_name(f".{path.name}.new")
-    with aside.open("w", newline="", encoding="utf-8") as stream:
+    with _aside(Path(out)) as aside, aside.open("w", newline="", encoding="utf-8") as stream:
         yield stream
-    aside.replace(path)
+
+
+@contextmanager
+def _aside(path: Path) -> Iterator[Path]:
+    """A file to write that takes the name `path` once it is whole; nothing of it is left if that fails."""
+    path = path.expanduser()
+    aside = path.with_name(f".{path.name}.new")
+    try:
+        yield aside
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def _write_csv(out: str, columns: list[str], answers: Iterable[Answer]) -> None:
@@ -97,12 +106,9 @@ def _write_parquet(out: str, columns: list[str], answers: Iterable[Answer]) -> N
 
     kinds = {"row": pa.int64(), "id": pa.string(), "prediction": pa.string(), "error": pa.string()}
     schema = pa.schema([(name, kinds.get(name, pa.float32())) for name in columns])
-    path = Path(out).expanduser()
-    aside = path.with_name(f".{path.name}.new")
-    with parquet.ParquetWriter(aside, schema) as writer:
+    with _aside(Path(out)) as aside, parquet.ParquetWriter(aside, schema) as writer:
         for some in _batched(answers, 4096):  # one row group each
             writer.write_table(pa.Table.from_pylist(some, schema=schema))
-    aside.replace(path)
 
 
 def _batched(answers: Iterable[Answer], size: int) -> Iterator[list[Answer]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -10,12 +11,15 @@ from mmft import logs
 from mmft.callbacks.bad_rows import BadRowReport
 from mmft.config.compose import Composed
 from mmft.config.schema import TestConfig
+from mmft.config.schema.data import DataConfig
 from mmft.data.bad_rows import BadRows
 from mmft.data.loading import make_batches
-from mmft.data.splits import load_rows, load_splits
+from mmft.data.splits import Split, _limited, load_rows, load_splits
 from mmft.errors import ExitCode, UserError
 from mmft.loaded_model import data_of_run, load
 from mmft.training.module import Evaluating
+
+log = logging.getLogger(__name__)
 
 
 def test(composed: Composed) -> int:
@@ -31,22 +35,36 @@ def test(composed: Composed) -> int:
     logs.configure(None)
     model = load(config.run, config.paths.runs, config.trainer.accelerator)
     data = data_of_run(model.saved, config.data)
-    if config.data.path is not None:
-        split = load_rows(data, "test")
-    else:
-        splits = load_splits(data, model.saved.config.seed)
-        if "test" not in splits:
-            raise UserError("The run's data has no test rows. Type data.path=FILE.")
-        split = splits["test"]
+    split = _rows(data, model.saved.config.seed, other=config.data.path is not None)
     bad = BadRows(len(split), data.max_bad_fraction)
     batches = make_batches(split, data, **model.input_options(), encode=model.saved.task.encode)
     module = Evaluating(model.model, model.saved.task)
-    _trainer(model.device.type, model.precision, bad).test(module, batches, verbose=False)
+    _trainer(model.device.type, model.test_precision, bad).test(module, batches, verbose=False)
     for name, value in sorted(module.results["test"].items()):
         print(f"{name} {value:.6f}")
     print(f"rows {len(split) - bad.count}\nbad_rows {bad.count}", flush=True)
     bad.check()
     return ExitCode.DONE
+
+
+def _rows(data: DataConfig, seed: int, other: bool) -> Split:
+    """The rows to test on, at most `data.limit` of them.
+
+    Args:
+        data: the run's, with what was typed for this command.
+        seed: of the run; the limit is drawn by it, as in training.
+        other: whether they are another table's than the run's.
+    """
+    if other:
+        split = load_rows(data, "test")
+        if data.limit is None or len(split) <= data.limit:
+            return split
+        log.info("data.limit=%d: %d of %d rows are tested", data.limit, data.limit, len(split))
+        return _limited(split, data.limit, seed)
+    splits = load_splits(data, seed)
+    if "test" not in splits:
+        raise UserError("The run's data has no test rows. Type data.path=FILE.")
+    return splits["test"]
 
 
 def _trainer(device: str, precision: str, bad: BadRows) -> pl.Trainer:
