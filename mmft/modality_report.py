@@ -2,6 +2,8 @@
 
 The unimodal figures are those of a linear head, trained alone on one tower's final pooled features; this
 is cheap and says what the tower's features hold, not what a model fine-tuned on one modality would reach.
+The heads are trained with the task's own loss, class weights included; `majority` is the task's constant
+prediction (for classes the most frequent one), whatever they are.
 
 Legend: R rows, D pooled width, C outputs.
 """
@@ -9,13 +11,16 @@ Legend: R rows, D pooled width, C outputs.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from mmft.batch import Batch, Outputs
+from mmft.data.loading import make_loader
 from mmft.inference import outputs_of
 from mmft.models.vision_language_model import VisionLanguageModel
 from mmft.tasks.base import Task
@@ -42,17 +47,20 @@ def modality_report(
     Args:
         model: the finished model, on the device where it is to run.
         task: fitted.
-        train: batches of the training rows.
+        train: batches of the training rows; of many, some that are spread evenly over the table are taken.
         test: batches of the test rows.
         both: the model's own figure.
         precision: the run's.
     """
     device = next(model.parameters()).device
-    known = _features(model, train, device, precision, _MOST_ROWS)
-    asked = _features(model, test, device, precision, None)
-    nothing = torch.zeros(len(known.weight), 1), torch.zeros(len(asked.weight), 1)
+    known = _features(model, _spread(train, _MOST_ROWS), device, precision)
+    asked = _features(model, test, device, precision)
+    if known is None or asked is None:
+        log.warning("no modality report: no row of train or test could be read")
+        return {"both": both}
+    constant = task.constant_outputs(known.target, known.weight)
     figures = {
-        "majority": _linear_head(task, *nothing, known, asked),
+        "majority": _metric(task, constant.expand(len(asked.weight), -1), asked),
         "text": _linear_head(task, known.text, asked.text, known, asked),
         "image": _linear_head(task, known.image, asked.image, known, asked),
         "both": both,
@@ -67,15 +75,27 @@ def modality_report(
 
 
 def _features(
-    model: VisionLanguageModel, batches: Iterable[Batch], device: torch.device, precision: str, most: int | None
-) -> Features:
+    model: VisionLanguageModel, batches: Iterable[Batch], device: torch.device, precision: str
+) -> Features | None:
+    """Features of all rows that can be read; None where none can."""
     parts: list[Features] = []
     for batch, outputs in outputs_of(model, batches, device, precision):
         if outputs is not None and batch.target is not None:
             parts.append(Features(outputs.image.float().cpu(), outputs.text.float().cpu(), batch.target, batch.weight))
-        if most is not None and sum(len(part.weight) for part in parts) >= most:
-            break
-    return Features(*(torch.cat(column).clone() for column in zip(*parts, strict=True)))
+    return Features(*(torch.cat(column) for column in zip(*parts, strict=True))) if parts else None
+
+
+def _spread(loader: Iterable[Batch], most: int) -> Iterable[Batch]:
+    """About `most` rows of a loader at most: every k-th batch, since a table may be sorted by label."""
+    if not isinstance(loader, DataLoader) or loader.batch_sampler is None:
+        return loader
+    batches = list(loader.batch_sampler)
+    step = math.ceil(sum(map(len, batches)) / most)
+    if step <= 1:
+        return loader
+    dataset: Any = loader.dataset
+    collate: Any = loader.collate_fn
+    return make_loader(dataset, batches[::step], collate, num_workers=loader.num_workers, pin=loader.pin_memory)
 
 
 def _linear_head(task: Task, x: Tensor, x_test: Tensor, known: Features, asked: Features) -> float:
@@ -83,9 +103,14 @@ def _linear_head(task: Task, x: Tensor, x_test: Tensor, known: Features, asked: 
     mean, std = x.mean(0), x.std(0).clamp_min(1e-6)
     with torch.enable_grad():
         head = _fit(task, (x - mean) / std, known)
-    metrics = task.metrics()
     with torch.no_grad():
-        task.update(metrics, _outputs(head((x_test - mean) / std)), _batch(asked))
+        return _metric(task, head((x_test - mean) / std), asked)
+
+
+def _metric(task: Task, logits: Tensor, asked: Features) -> float:
+    """The monitored metric of outputs (R, C)."""
+    metrics = task.metrics()
+    task.update(metrics, _outputs(logits), _batch(asked))
     return task.scalars(metrics)[task.monitor]
 
 

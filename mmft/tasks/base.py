@@ -45,6 +45,13 @@ class Task(ABC):
         """() the sum of the weights that `loss_sum` gives the rows of `batch`."""
 
     @abstractmethod
+    def constant_outputs(self, target: Tensor, weight: Tensor) -> Tensor:
+        """Targets (R, ...) and weights (R,) of training rows -> (C,) the outputs of a model that sees no input.
+
+        Every row gets the same; it is what `monitor` makes best on the training rows. A figure to compare with.
+        """
+
+    @abstractmethod
     def metrics(self) -> MetricCollection:
         """Fresh metrics, named as they are logged after the split's name."""
 

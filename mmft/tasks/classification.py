@@ -5,9 +5,11 @@ Legend: B batch, C classes.
 
 from __future__ import annotations
 
+import logging
+import warnings
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -27,12 +29,22 @@ from mmft.batch import Batch, Outputs
 from mmft.errors import UserError
 from mmft.tasks.base import Task
 
+log = logging.getLogger(__name__)
+_RANKED = ("auroc", "average_precision")
+
 
 class Classification(Task):
     """Cross-entropy over C classes, with label smoothing, class weights and sample weights.
 
-    A row's loss is weighted by its sample weight times its class's weight, and the sum is divided by the
-    sum of these weights over the logical batch, as torch's own weighted mean does.
+    A row's loss is that of `torch.nn.functional.cross_entropy` with class weights and label smoothing, times
+    the row's sample weight. The sum is divided by the sum of sample weight times the target's class weight over
+    the logical batch: with sample weights of 1, torch's own weighted mean. As torch has it, the smoothed share
+    of the target is weighted by every class's weight, the rest by the target's.
+
+    Metrics by class are averaged over classes (`_macro`), or over rows (`_weighted`). `auroc` and
+    `average_precision` are one class against the others, averaged over the classes of which the split has
+    rows; nan where it has rows of only one. With two classes they are those of the second label, and so are
+    `precision`, `recall` and `f1`, which there are only then. Sample weights do not count in metrics.
 
     Args:
         labels: label names in order; None: those of the training rows, sorted (numbers by value).
@@ -41,7 +53,6 @@ class Classification(Task):
     """
 
     monitor = "accuracy"
-    minimised: ClassVar[frozenset[str]] = frozenset({"loss"})
 
     def __init__(
         self, labels: list[str] | None = None, label_smoothing: float = 0.0, class_weights: str | list[float] = "none"
@@ -49,13 +60,18 @@ class Classification(Task):
         self.label_smoothing = label_smoothing
         self._class_weights = class_weights
         self.labels: list[str] = list(labels or [])
-        self.weights: Tensor | None = None  # (C,) float32
         self._set_labels(self.labels)
+        self._set_weights(None)
+        self._told: set[str] = set()
 
     def _set_labels(self, labels: list[str]) -> None:
         self.labels = labels
         self.width = len(labels)
         self._index = {name: i for i, name in enumerate(labels)}
+
+    def _set_weights(self, weights: Tensor | None) -> None:
+        self.weights = weights  # (C,) float32
+        self._weights_on: dict[tuple[torch.device, torch.dtype], Tensor] = {}
 
     def fit(self, labels: Sequence[Any]) -> None:
         """Takes the label names (unless given) and the class weights from the training rows."""
@@ -69,7 +85,7 @@ class Classification(Task):
                 f"data.columns.label: the training rows have {self.width} class{'' if self.width == 1 else 'es'} "
                 f"({', '.join(self.labels) or 'none'}); classification needs at least two."
             )
-        self.weights = self._make_weights(counts)
+        self._set_weights(self._make_weights(counts))
 
     def _make_weights(self, counts: Counter[str]) -> Tensor | None:
         if self._class_weights == "none":
@@ -96,45 +112,65 @@ class Classification(Task):
     def loss_sum(self, outputs: Outputs, batch: Batch) -> Tensor:
         """Logits (B, C) and targets (B,) -> () sum over rows of weight times cross-entropy."""
         assert batch.target is not None
-        log_p = functional.log_softmax(self._float(outputs.logits), dim=-1)  # (B, C)
-        picked = log_p.gather(-1, batch.target.unsqueeze(-1)).squeeze(-1)  # (B,)
-        smooth = self.label_smoothing
-        losses = -((1 - smooth) * picked + smooth * log_p.mean(-1)) if smooth else -picked
-        return (losses * self._row_weights(batch, losses)).sum()
+        logits = self._float(outputs.logits)
+        losses = functional.cross_entropy(  # (B,)
+            logits,
+            batch.target,
+            self._class_weights_like(logits),
+            reduction="none",
+            label_smoothing=self.label_smoothing,
+        )
+        return (losses * batch.weight.to(losses.dtype)).sum()
 
     def normaliser(self, batch: Batch) -> Tensor:
         """() sum of sample weight times class weight."""
-        return self._row_weights(batch, batch.weight).sum()
-
-    def _row_weights(self, batch: Batch, like: Tensor) -> Tensor:
-        weight = batch.weight.to(like.dtype)
-        if self.weights is None:
-            return weight
         assert batch.target is not None
-        return weight * self.weights.to(like)[batch.target]
+        weights = self._class_weights_like(batch.weight)
+        return batch.weight.sum() if weights is None else (batch.weight * weights[batch.target]).sum()
+
+    def _class_weights_like(self, like: Tensor) -> Tensor | None:
+        """(C,) the class weights in the type of `like` and on its device, to which they are copied only once."""
+        if self.weights is None:
+            return None
+        key = like.device, like.dtype
+        if key not in self._weights_on:
+            with torch.inference_mode(False):  # or what validation has copied could not be trained with
+                self._weights_on[key] = self.weights.to(like.device, like.dtype)
+        return self._weights_on[key]
+
+    def constant_outputs(self, target: Tensor, weight: Tensor) -> Tensor:
+        """Targets (R,) and weights (R,) -> (C,) log frequencies of the classes; the most frequent is predicted."""
+        counts = torch.zeros(self.width).index_add(0, target, weight.float())
+        return (counts / counts.sum()).clamp_min(1e-9).log()
 
     @staticmethod
     def _float(logits: Tensor) -> Tensor:
         return logits if logits.dtype == torch.float64 else logits.float()  # bf16 is too coarse for a softmax
 
     def metrics(self) -> MetricCollection:
-        """Accuracy, precision, recall and F1 (macro and weighted), AUROC, average precision, confusion matrix."""
+        """Accuracy, precision, recall and F1 (macro and weighted), AUROC, average precision, confusion matrix.
+
+        With two classes also precision, recall and F1 of the second.
+        """
         c = self.width
+        averages: list[Literal["macro", "weighted", "none"]] = (
+            ["macro", "weighted", "none"] if c == 2 else ["macro", "weighted"]
+        )
         averaged = {
-            f"{name}_{average}": metric(c, average=average)
+            (name if average == "none" else f"{name}_{average}"): metric(c, average=average)
             for name, metric in (
                 ("precision", MulticlassPrecision),
                 ("recall", MulticlassRecall),
                 ("f1", MulticlassF1Score),
             )
-            for average in ("macro", "weighted")
+            for average in averages
         }
         return MetricCollection(
             {
                 "accuracy": MulticlassAccuracy(c, average="micro"),
                 **averaged,
-                "auroc": MulticlassAUROC(c),
-                "average_precision": MulticlassAveragePrecision(c),
+                "auroc": MulticlassAUROC(c, average=None),
+                "average_precision": MulticlassAveragePrecision(c, average=None),
                 "confusion_matrix": MulticlassConfusionMatrix(c),
             }
         )
@@ -146,8 +182,27 @@ class Classification(Task):
 
     def scalars(self, metrics: MetricCollection) -> dict[str, float]:
         """All but the confusion matrix."""
-        computed = metrics.compute()
-        return {name: float(value) for name, value in computed.items() if value.ndim == 0}
+        with warnings.catch_warnings():  # about missing classes, which `_ranked` looks after
+            warnings.filterwarnings("ignore", "(No (posi|nega)tive samples|Average precision score)", UserWarning)
+            computed: dict[str, Tensor] = metrics.compute()
+        counts = computed.pop("confusion_matrix").sum(1)  # (C,) rows of each class
+        ranked = {name: self._ranked(computed.pop(name), counts) for name in _RANKED}
+        single = {name: float(value if value.ndim == 0 else value[1]) for name, value in computed.items()}
+        return single | ranked
+
+    def _ranked(self, values: Tensor, counts: Tensor) -> float:
+        """A ranking metric by class (C,), as one number; `counts` (C,) are the rows of each class."""
+        told = (counts > 0) & (counts < counts.sum())  # a class is ranked against the rows of the others
+        self._tell([name for name, count in zip(self.labels, counts.tolist(), strict=True) if not count])
+        chosen = values[1:] if self.width == 2 else values
+        return float(chosen[told[-len(chosen) :]].mean())
+
+    def _tell(self, missing: list[str]) -> None:
+        """Says once of each class that there are no rows of it."""
+        if new := [name for name in missing if name not in self._told]:
+            self._told.update(new)
+            shown = ", ".join(new[:10]) + (f" and {len(new) - 10} more" if len(new) > 10 else "")
+            log.warning("no row to measure on is labelled %s: auroc and average_precision leave it out", shown)
 
     def tables(self, metrics: MetricCollection) -> dict[str, list[list[Any]]]:
         """The confusion matrix: a row for each true label, a column for each predicted one."""
@@ -175,7 +230,7 @@ class Classification(Task):
     def load_state(self, state: dict[str, Any]) -> None:
         """Takes the label names and class weights."""
         self._set_labels(list(state["labels"]))
-        self.weights = None if state["weights"] is None else torch.tensor(state["weights"])
+        self._set_weights(None if state["weights"] is None else torch.tensor(state["weights"]))
 
 
 def label_name(label: Any) -> str:

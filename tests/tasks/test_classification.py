@@ -1,0 +1,222 @@
+"""Classification against torch's cross-entropy and scikit-learn's metrics; labels, weights, state."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn import metrics as sk
+from torch import Tensor
+from torch.nn import functional
+
+from mmft.batch import Batch, Outputs
+from mmft.errors import UserError
+from mmft.tasks.classification import Classification
+
+R = 64
+
+
+def fitted(names: str, **options: Any) -> Classification:
+    """A task whose training rows have these labels, one letter each."""
+    task = Classification(**options)
+    task.fit(list(names))
+    return task
+
+
+def batch(target: Tensor, weight: Tensor | None = None) -> Batch:
+    rows = len(target)
+    there = torch.ones(rows, dtype=torch.bool)
+    weight = torch.ones(rows) if weight is None else weight
+    return Batch(None, None, None, there, there, torch.arange(rows), weight, target)
+
+
+def outputs(logits: Tensor) -> Outputs:
+    return Outputs(logits, logits, logits)
+
+
+def draw(classes: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits (R, C), targets (R,), sample weights (R,)."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(R, classes, generator=generator, dtype=torch.float64).to(dtype)
+    return logits, torch.randint(classes, (R,), generator=generator), torch.rand(R, generator=generator)
+
+
+class TestLoss:
+    @pytest.mark.parametrize("smoothing", [0.0, 0.1])
+    @pytest.mark.parametrize("weights", ["none", [0.5, 2.0, 0.0, 1.0]])
+    def test_is_torchs_mean(self, smoothing: float, weights: Any) -> None:
+        logits, target, _ = draw(4)
+        task = fitted("abcd", label_smoothing=smoothing, class_weights=weights)
+        ours = task.loss_sum(outputs(logits), batch(target)) / task.normaliser(batch(target))
+        as_tensor = None if weights == "none" else torch.tensor(weights, dtype=torch.float64)
+        expected = functional.cross_entropy(logits, target, as_tensor, label_smoothing=smoothing)
+        assert ours.item() == pytest.approx(expected.item(), abs=1e-12)
+
+    def test_a_row_of_weight_two_counts_as_two_rows(self) -> None:
+        logits, target, _ = draw(3)
+        task = fitted("aabc", class_weights="balanced", label_smoothing=0.1)
+        weight = torch.ones(R)
+        weight[:8] = 2
+        weight[8:12] = 0
+        kept = [*range(8), *range(8), *range(12, R)]
+        one, other = batch(target, weight), batch(target[kept])
+        assert task.normaliser(one).item() == pytest.approx(task.normaliser(other).item(), rel=1e-6)
+        sums = task.loss_sum(outputs(logits), one), task.loss_sum(outputs(logits[kept]), other)
+        assert sums[0].item() == pytest.approx(sums[1].item(), rel=1e-12)
+
+    def test_bf16_logits_are_scored_in_float32(self) -> None:
+        logits, target, _ = draw(3, torch.bfloat16)
+        assert fitted("abc").loss_sum(outputs(logits), batch(target)).dtype == torch.float32
+
+    def test_class_weights_that_validation_used_first_can_be_trained_with(self) -> None:
+        """A tensor made in inference mode cannot be saved for the backward pass."""
+        logits, target, _ = draw(3)
+        task = fitted("aabc", class_weights="balanced", label_smoothing=0.1)
+        with torch.inference_mode():
+            task.loss_sum(outputs(logits), batch(target))
+        logits.requires_grad_()
+        task.loss_sum(outputs(logits), batch(target)).backward()
+        assert logits.grad is not None
+        assert len(task._weights_on) == 1  # kept, not copied at each call
+
+
+def measured(task: Classification, logits: Tensor, target: Tensor) -> dict[str, float]:
+    metrics = task.metrics()
+    for part in range(0, R, 16):
+        task.update(metrics, outputs(logits[part : part + 16]), batch(target[part : part + 16]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        return task.scalars(metrics)
+
+
+def by_sklearn(logits: Tensor, target: Tensor) -> dict[str, float]:
+    """The same figures; ranking metrics over the classes that are there."""
+    scores, truth = logits.softmax(-1).numpy(), target.numpy()
+    guess = scores.argmax(1)
+    figures = {"accuracy": sk.accuracy_score(truth, guess)}
+    for average in ("macro", "weighted"):
+        for name in ("precision", "recall", "f1"):
+            value = getattr(sk, f"{name}_score")(truth, guess, average=average, zero_division=0)
+            figures[f"{name}_{average}"] = value
+    there = [k for k in range(scores.shape[1]) if (truth == k).any()]
+    figures["auroc"] = np.mean([sk.roc_auc_score(truth == k, scores[:, k]) for k in there])
+    figures["average_precision"] = np.mean([sk.average_precision_score(truth == k, scores[:, k]) for k in there])
+    return {name: float(value) for name, value in figures.items()}
+
+
+class TestMetrics:
+    @pytest.mark.parametrize("seed", range(3))
+    def test_all_classes(self, seed: int) -> None:
+        logits, target, _ = draw(5, seed=seed)
+        assert measured(fitted("abcde"), logits, target) == pytest.approx(by_sklearn(logits, target), abs=1e-6)
+
+    def test_classes_without_rows_are_left_out_and_named(self, caplog: pytest.LogCaptureFixture) -> None:
+        logits, target, _ = draw(6)
+        target = target % 3 + 1  # no rows of 0, 4 and 5
+        task = fitted("abcdef")
+        with caplog.at_level(logging.WARNING):
+            figures = measured(task, logits, target)
+            assert measured(task, logits, target) == figures
+        assert figures == pytest.approx(by_sklearn(logits, target), abs=1e-6)
+        assert [record.getMessage() for record in caplog.records] == [
+            "no row to measure on is labelled a, e, f: auroc and average_precision leave it out"
+        ]
+
+    def test_two_classes_have_the_second_labels_metrics(self) -> None:
+        logits, target, _ = draw(2)
+        scores, truth = logits.softmax(-1)[:, 1].numpy(), target.numpy()
+        guess = logits.argmax(1).numpy()
+        expected = by_sklearn(logits, target) | {
+            "precision": sk.precision_score(truth, guess),
+            "recall": sk.recall_score(truth, guess),
+            "f1": sk.f1_score(truth, guess),
+            "auroc": sk.roc_auc_score(truth, scores),
+            "average_precision": sk.average_precision_score(truth, scores),
+        }
+        assert measured(fitted("ab"), logits, target) == pytest.approx(expected, abs=1e-6)
+
+    @pytest.mark.parametrize("classes", ["ab", "abc"])
+    def test_one_class_alone_cannot_be_ranked(self, classes: str) -> None:
+        figures = measured(fitted(classes), torch.randn(R, len(classes)), torch.ones(R, dtype=torch.int64))
+        assert math.isnan(figures["auroc"])
+        assert math.isnan(figures["average_precision"])
+        assert 0 <= figures["accuracy"] <= 1
+
+    def test_the_confusion_matrix_has_true_labels_as_rows(self) -> None:
+        task = fitted("abc")
+        metrics = task.metrics()
+        task.update(metrics, outputs(torch.eye(3)[[1, 1, 2]]), batch(torch.tensor([0, 1, 2])))
+        header, *rows = task.tables(metrics)["confusion_matrix"]
+        assert header == ["true / predicted", "a", "b", "c"]
+        assert rows == [["a", 0, 1, 0], ["b", 0, 1, 0], ["c", 0, 0, 1]]
+
+
+class TestConstant:
+    def test_is_the_most_frequent_class_by_sample_weight(self) -> None:
+        task = fitted("abc", class_weights=[9.0, 1.0, 1.0], labels=["a", "b", "c"])
+        target = torch.tensor([0, 1, 1, 2])
+        assert task.constant_outputs(target, torch.ones(4)).argmax() == 1
+        constant = task.constant_outputs(target, torch.tensor([1.0, 1.0, 1.0, 5.0]))
+        assert constant.softmax(-1).tolist() == pytest.approx([1 / 8, 2 / 8, 5 / 8])
+
+    def test_a_class_without_weight_is_finite(self) -> None:
+        assert fitted("ab").constant_outputs(torch.tensor([0, 0]), torch.ones(2)).isfinite().all()
+
+
+class TestLabels:
+    def test_numbers_are_sorted_by_value_and_before_words(self) -> None:
+        task = Classification()
+        task.fit([10, "9", 2.0, "b", -1, 2, "a", None, 0.5])
+        assert task.labels == ["-1", "0.5", "2", "9", "10", "a", "b"]
+        assert task.encode(2.0) == task.encode("2") == 2
+
+    def test_a_given_order_is_kept(self) -> None:
+        task = fitted("abca", labels=["c", "a", "b"])
+        assert [task.encode(name) for name in "cab"] == [0, 1, 2]
+        logits = torch.tensor([[5.0, 0.0, 0.0]])
+        [answer] = task.answers(outputs(logits))
+        assert list(answer) == ["prediction", "score", "score_c", "score_a", "score_b"]
+        assert answer["prediction"] == "c"
+        assert answer["score"] == answer["score_c"] == pytest.approx(logits.softmax(-1)[0, 0].item())
+
+    def test_a_given_label_without_rows(self) -> None:
+        with pytest.raises(UserError, match=r"no training row is labelled 'z'. There are: \['a', 'b'\]"):
+            fitted("ab", labels=["a", "b", "z"])
+
+    @pytest.mark.parametrize(("label", "said"), [("z", "'z' is not among"), (None, "no label")])
+    def test_a_label_that_training_did_not_see(self, label: Any, said: str) -> None:
+        with pytest.raises(ValueError, match=said):
+            fitted("ab").encode(label)
+
+    def test_one_class_is_too_few(self) -> None:
+        with pytest.raises(UserError, match=r"have 1 class \(a\)"):
+            fitted("aaa")
+
+
+class TestClassWeights:
+    def test_balanced(self) -> None:
+        task = fitted("aaab", class_weights="balanced")
+        assert task.weights is not None
+        assert task.weights.tolist() == pytest.approx([4 / (2 * 3), 4 / (2 * 1)])
+
+    def test_a_list_of_the_wrong_length(self) -> None:
+        with pytest.raises(UserError, match=r"task.class_weights has 3 numbers for 2 labels \(a, b\)"):
+            fitted("ab", class_weights=[1.0, 2.0, 3.0])
+
+
+@pytest.mark.parametrize("weights", ["none", "balanced"])
+def test_the_state_goes_through_json(weights: str) -> None:
+    task = fitted("aabbbc", class_weights=weights, label_smoothing=0.1)
+    again = Classification(class_weights=weights, label_smoothing=0.1)
+    again.load_state(json.loads(json.dumps(task.state())))
+    assert (again.labels, again.width, again.encode("c")) == (task.labels, 3, 2)
+    logits, target, weight = draw(3)
+    for name in ("loss_sum", "normaliser"):
+        args = (outputs(logits), batch(target, weight)) if name == "loss_sum" else (batch(target, weight),)
+        assert torch.equal(getattr(again, name)(*args), getattr(task, name)(*args))
