@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -248,6 +249,31 @@ def _table(key: str) -> Any:
 for _key in ("path", "train", "val", "test"):
     check_train(f"data.{_key}")(_table(_key))
 check_use("data.path")(_table("path"))
+
+# What `mmft predict` does not look at, and why.
+_UNREAD = {
+    "limit": "mmft predict predicts every row of the table",
+    "max_bad_fraction": "mmft predict gives bad rows an error instead of a prediction, however many they are",
+    **dict.fromkeys(
+        ("columns.label", "columns.split", "columns.weight", "columns.group"),
+        "mmft predict looks at pictures, texts and ids alone",
+    ),
+}
+
+
+def _unread(key: str, why: str) -> Any:
+    """A check that a key is not given to `mmft predict`."""
+
+    def rule(c: TestConfig) -> str | None:
+        if not isinstance(c, PredictConfig) or attrgetter(key)(c.data) is None:
+            return None
+        return f"changes nothing, because {why}. Leave it out"
+
+    return rule
+
+
+for _key, _why in _UNREAD.items():
+    check_use(f"data.{_key}")(_unread(_key, _why))
 
 
 @check_train("data.root")

@@ -131,13 +131,13 @@ def warmup_fits(c: TrainConfig) -> str | None:
     return None
 
 
-@check_train("schedule.decay", "schedule.warmup")
-def warmup_and_decay_fit(c: TrainConfig) -> str | None:
-    """Warm-up and decay do not overlap."""
-    warmup, decay = c.schedule.warmup, getattr(c.schedule, "decay", 0)
-    if warmup >= 1 or warmup + decay <= 1:
+@check_train("trainer.val_every_epochs", "trainer.max_epochs")
+def some_validation(c: TrainConfig) -> str | None:
+    """There is a validation before training ends."""
+    every, epochs = c.trainer.val_every_epochs, c.trainer.max_epochs
+    if every <= epochs:
         return None
-    return f"{decay} of the steps, after a warm-up of {warmup}: together at most 1"
+    return f"{every} is more than trainer.max_epochs={epochs}: there would be no validation. Type {epochs} or less"
 
 
 @check_train("callbacks.gradient_accumulation.schedule", "data.micro_batch_size", "trainer.max_epochs")

@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
+from mmft.config.compose import Composed
+
 Refused = Callable[..., str]
 
 # What is typed beside a complete config -> what the message must contain.
@@ -98,7 +100,10 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
     "nesterov without momentum": (["optim=sgd", "optim.nesterov=true", "optim.momentum=0"], ["optim.momentum above 0"]),
     "warm-up of a step and a half": (["schedule.warmup=1.5"], ["neither a share below 1 nor a whole number"]),
     "warm-up longer than training": (["schedule.warmup=10", "trainer.max_steps=10"], ["would never be reached"]),
-    "warm-up and decay overlap": (["schedule=wsd", "schedule.warmup=0.9"], ["together at most 1"]),
+    "validation after the end": (
+        ["trainer.val_every_epochs=4"],
+        ["trainer.val_every_epochs: 4 is more than trainer.max_epochs=3", "Type 3 or less"],
+    ),
     "batch schedule without epoch 0": (["callbacks.gradient_accumulation.schedule={1:8}"], ["says nothing of epoch 0"]),
     "batch schedule beyond the end": (["callbacks.gradient_accumulation.schedule={0:8,9:16}"], ["do not happen"]),
     "empty batch": (["callbacks.gradient_accumulation.schedule={0:0}"], ["at least 1"]),
@@ -168,6 +173,14 @@ USES = {
     "over the rows": (["run=run", "data.path=rows.csv", "out=./rows.csv"], "would overwrite the rows"),
     "no such folder": (["run=run", "out=gone/p.csv"], "out: there is no folder gone"),
     "key of training": (["run=run", "out=-", "optim.lr=1"], "optim.lr: no such key"),
+    "fewer rows": (
+        ["run=run", "out=-", "data.path=rows.csv", "data.limit=3"],
+        "data.limit: changes nothing, because mmft predict",
+    ),
+    "label": (
+        ["run=run", "out=-", "data.path=rows.csv", "data.columns.label=a"],
+        "data.columns.label: changes nothing",
+    ),
 }
 
 
@@ -175,3 +188,8 @@ USES = {
 def test_predict(case: str, refused: Refused) -> None:
     overrides, expected = USES[case]
     assert expected in refused(*overrides, base=(), command="predict")
+
+
+def test_a_decay_may_take_all_that_follows_the_warm_up(composed: Callable[..., Composed]) -> None:
+    config = composed("schedule=wsd", "schedule.decay=1", "schedule.warmup=0.1").config
+    assert (config.schedule.decay, config.schedule.warmup) == (1, 0.1)
