@@ -21,10 +21,12 @@ class PlainProgress(pl.Callback):
 
     def __init__(self) -> None:
         self._said = 0.0
+        self._validated = False  # in this epoch
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Starts the ten seconds anew."""
         self._said = time.monotonic()
+        self._validated = False
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """A line, if ten seconds have passed."""
@@ -32,12 +34,16 @@ class PlainProgress(pl.Callback):
             self._said = time.monotonic()
             log.info("epoch %d  step %d/%s", trainer.current_epoch + 1, batch_idx + 1, trainer.num_training_batches)
 
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Notes that there are new metrics."""
+        self._validated = True
+
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """A line with the validation metrics."""
+        """A line, with the validation metrics if this epoch was validated."""
         assert isinstance(pl_module, FineTuning)
-        shown = {k: v for k, v in pl_module.results.get("val", {}).items() if k in ("loss", pl_module.task.monitor)}
-        said = "  ".join(f"val/{name} {value:.4f}" for name, value in shown.items())
-        log.info("epoch %d done  step %d  %s", trainer.current_epoch + 1, trainer.global_step, said)
+        results = pl_module.results["val"] if self._validated else {}
+        said = [f"val/{k} {v:.4f}" for k, v in results.items() if k in ("loss", pl_module.task.monitor)]
+        log.info("%s", "  ".join([f"epoch {trainer.current_epoch + 1} done", f"step {trainer.global_step}", *said]))
 
 
 def progress(kind: str) -> list[pl.Callback]:
