@@ -188,8 +188,9 @@ def _sweep(session: Session, composed: Composed, folder: Path) -> int:
         try:
             codes.append(_call("train", again(), where))
         except Exception as error:
-            print(f"mmft: run {where.name} of the sweep failed", file=sys.stderr)
             codes.append(report(error))
+            happened = "failed" if codes[-1] < ExitCode.INTERRUPTED else "was stopped; those after it are not started"
+            print(f"mmft: run {where.name} of the sweep {happened}", file=sys.stderr)
         if codes[-1] in (ExitCode.INTERRUPTED, ExitCode.TERMINATED):  # meant for the sweep, not for one run of it
             raise SystemExit(codes[-1])
 

@@ -30,6 +30,8 @@ def replace_folder(target: Path, fill: Callable[[Path], None]) -> None:
     aside.mkdir(parents=True)
     fill(aside)
     for file in aside.rglob("*"):
+        if file.is_file():  # safetensors writes files that only their owner can read
+            file.chmod(aside.stat().st_mode & 0o666)
         _flush(file)
     _flush(aside)
     if target.exists():

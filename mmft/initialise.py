@@ -37,7 +37,7 @@ def initialise_from(run: str, runs: Path, model: VisionLanguageModel, task: Task
     state = saved.model.state_dict()
     if not same_labels:
         state = {name: value for name, value in state.items() if not name.startswith("head.")}
-        log.info("init: %s has other labels; the head starts anew", run)
+        log.info("init: it has other labels; the head starts anew")
     ours = model.state_dict()
     wrong = [n for n in state.keys() | ours.keys() if not _fits(n, state, ours) and (same_labels or n[:5] != "head.")]
     if wrong:
@@ -45,6 +45,7 @@ def initialise_from(run: str, runs: Path, model: VisionLanguageModel, task: Task
             f"init={run}: its model is another one: {len(wrong)} tensors differ in name or shape, e.g. {min(wrong)}. "
             "Give the same model.image_encoder, model.text_encoder and model/fusion."
         )
+    log.info("init: %s from %s", "all weights" if same_labels else "all weights but the head's", run)
     changed = {part_of(name) for name, value in state.items() if not torch.equal(value.to(ours[name]), ours[name])}
     model.load_state_dict(state, strict=False)
     return changed & {"image_encoder", "text_encoder"}

@@ -60,7 +60,9 @@ def _find(composed: Composed) -> RunFolder | None:
     unfinished = [run for run in own if not run.is_completed]
     found = newest(unfinished) or newest(own)
     if found is None:
-        print(f"resume=last: there is no run of {name} under {runs}; a new one starts.", file=sys.stderr)
+        others = ", ".join(sorted(folder.name for folder in runs.iterdir() if folder.is_dir())) if runs.is_dir() else ""
+        there_are = f" (there are: {others}; name=... says which)" if others else ""
+        print(f"resume=last: no run is called {name} under {runs}{there_are}; a new one starts.", file=sys.stderr)
     return found
 
 

@@ -101,15 +101,17 @@ class RunFolder:
 
 
 def find_run(run: str, runs: Path) -> RunFolder:
-    """The run folder called `run`: a path, or `last`, the newest by start time under `runs`.
+    """The run folder called `run`: a path, or `last`, the newest by start time under `runs` that has a model.
+
+    A run that failed or was stopped has none, and does not hide the good one before it.
 
     Raises:
         UserError: there is none.
     """
     if run == "last":
-        if found := newest(all_runs(runs)):
+        if found := newest(one for one in all_runs(runs) if one.model.is_dir()):
             return found
-        raise UserError(f"run=last: there is no run under {runs}. Train one, or set paths.runs.")
+        raise UserError(f"run=last: there is no finished run under {runs}. Train one, or set paths.runs.")
     folder = RunFolder(Path(run).expanduser())
     if not folder.config.exists():
         raise UserError(f"run={run}: {folder.path} is no run folder (it has no config.yaml).")

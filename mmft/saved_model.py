@@ -120,7 +120,8 @@ def load_model(folder: Path) -> SavedModel:
     for tower in _TOWERS:
         whole = Source(content["encoders"][tower]["name"], folder / tower, content["encoders"][tower]["library"])
         pretrained[tower] = not content["encoders"][tower]["is_whole"]
-        sources[tower] = find_base(tower, content["encoders"][tower], folder) if pretrained[tower] else whole
+        typed = Path(content["working_directory"]) / content["encoders"][tower]["name"]
+        sources[tower] = find_base(tower, content["encoders"][tower], folder, typed) if pretrained[tower] else whole
     _fix_input(config, content["input"], pretrained)
     model = build_model(config.model, task.width, config.seed, sources)
     if config.trainer.precision == "64-true":
@@ -138,11 +139,11 @@ def _read_config(values: dict[str, Any], folder: Path) -> TrainConfig:
     return config
 
 
-def find_base(tower: str, base: Mapping[str, Any], folder: Path) -> Source:
-    """The folder of a frozen encoder: beside the run as it was, by name, or in `MMFT_ENCODERS`, by its hash."""
+def find_base(tower: str, base: Mapping[str, Any], folder: Path, typed: Path) -> Source:
+    """The folder of a frozen encoder, by its hash: beside the run as it was, as typed, in `MMFT_ENCODERS`, the hub."""
     beside = (folder / base["path"]).resolve()
     wanted = base["sha256"]
-    found = find_by_hash(wanted, [beside]) or find_by_hash(wanted, encoder_folders())
+    found = find_by_hash(wanted, [beside, typed, *encoder_folders()])
     if found is None and not Path(base["name"]).is_absolute() and not base["name"].startswith("."):
         found = _from_hub(base["name"], wanted)
     if found is None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -23,7 +23,7 @@ from mmft.config.paths import rebase
 from mmft.config.schema import TrainConfig
 from mmft.data.bad_rows import BadRows
 from mmft.data.datamodule import VisionLanguageData
-from mmft.data.splits import load_splits
+from mmft.data.splits import Split, groups_in_several_splits, load_splits
 from mmft.errors import ExitCode, MmftError, TrainingError
 from mmft.files import settled
 from mmft.initialise import initialise_from
@@ -82,7 +82,7 @@ def run(
     bad.add(data.table_bad)
     bad.check()
     folder.update_summary(parameters=plan.counts(), rows={**data.rows, "bad": bad.count})
-    _tell(data)
+    _tell(config, data, splits)
 
     module = build.build_module(config, model, task, plan)
     last, rows_before = resume_point(folder)
@@ -93,7 +93,9 @@ def run(
     module.check_finite()
 
     checkpointing = next(c for c in callbacks if isinstance(c, Checkpointing))
-    folder.update_summary(**finish(config, module, checkpointing))
+    if checkpointing.stopped_early:
+        log.info("stopped early after optimizer step %d of %d", trainer.global_step, data.plan.total)
+    folder.update_summary(stopped_early=checkpointing.stopped_early, **finish(config, module, checkpointing))
     if "test" in data.rows:
         trainer.test(module, datamodule=data, verbose=False)
         folder.update_summary(test=module.results["test"])
@@ -157,8 +159,9 @@ def _recorded(folder: RunFolder, seed: int) -> Iterator[None]:
         folder.start(seed=seed, versions=_versions())
         yield
         status = "completed"
-    except (Stopped, KeyboardInterrupt, SystemExit):
+    except (Stopped, KeyboardInterrupt, SystemExit) as stop:
         status = "stopped"
+        log.info("%s To go on: mmft train resume=%s", stop, folder.path)
         raise
     except MmftError as error:
         folder.update_summary(error=str(error))
@@ -190,12 +193,19 @@ def _for_disk(composed: Composed, base: Path) -> dict[str, Any]:
     return composed.resolved_for_disk() | {"working_directory": str(base)}
 
 
-def _tell(data: VisionLanguageData) -> None:
+def _tell(config: TrainConfig, data: VisionLanguageData, splits: Mapping[str, Split]) -> None:
+    """Says what is going to happen, and what a user should know of the rows."""
+    log.info("accelerator %s, precision %s", config.trainer.accelerator, config.trainer.precision)
     rows = "  ".join(f"{name} {count}" for name, count in data.rows.items())
     log.info("rows: %s  optimizer steps: %d", rows, data.plan.total)
     for split, cut in data.texts_cut.items():
         if cut:
             log.info("%d of %d texts of %s are cut by model.text_encoder.max_length", cut, data.rows[split], split)
+    if leaks := groups_in_several_splits(splits):
+        log.warning("%d groups of data.columns.group are in several splits, e.g. %s", len(leaks), min(leaks))
+    for modality, tower in (("image", "image_encoder"), ("text", "text_encoder")):
+        if getattr(config.data.columns, modality) is None:
+            log.warning("data.columns.%s is null: the %s gets nothing and does not change", modality, tower)
 
 
 def _versions() -> dict[str, str]:

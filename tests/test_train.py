@@ -248,7 +248,7 @@ def test_too_many_bad_rows_end_the_run(train_run: TrainRun, shapes: Any, tmp_pat
         writer.writeheader()
         writer.writerows(rows)
     place = [f"data.path={table}", f"data.root={shapes.rows.parent}", "data.limit=null"]
-    with pytest.raises(UserError, match=r"rows are bad .*data.max_bad_fraction"):
+    with pytest.raises(UserError, match=r"rows are known to be bad .*data.max_bad_fraction"):
         train_run(*place)
     run = train_run(*place, "data.max_bad_fraction=0.1")
     listed = list(csv.DictReader((run.path / "bad_rows.csv").open()))

@@ -26,6 +26,7 @@ class Checkpointing(pl.Callback):
         best_value: the best value so far; None before the first validation.
         best_step: optimizer steps done when it was reached; ties keep the earlier.
         best_metrics: all validation metrics at that step.
+        stopped_early: True once early stopping has ended training.
     """
 
     def __init__(
@@ -39,7 +40,7 @@ class Checkpointing(pl.Callback):
         self.best_value: float | None = None
         self.best_step: int | None = None
         self.best_metrics: dict[str, float] = {}
-        self._stopped_early = False
+        self.stopped_early = False
 
     @property
     def last(self) -> Path:
@@ -53,7 +54,7 @@ class Checkpointing(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """On resume: a run that was stopped early stays stopped; Lightning keeps no trace of it."""
-        trainer.should_stop = trainer.should_stop or self._stopped_early
+        trainer.should_stop = trainer.should_stop or self.stopped_early
 
     def save_last(self, trainer: pl.Trainer) -> None:
         """Saves the state after the optimizer step just done."""
@@ -75,7 +76,7 @@ class Checkpointing(pl.Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Saves `last`, and the same files as `best` where this step is the best."""
-        self._stopped_early = trainer.should_stop
+        self.stopped_early = trainer.should_stop
         self.save_last(trainer)
         if self.best_step == trainer.global_step:
             copy_to_best(self.folder)
@@ -88,13 +89,13 @@ class Checkpointing(pl.Callback):
     def state_dict(self) -> dict[str, Any]:
         """The best so far, and how long metrics.csv is."""
         best = {"best_value": self.best_value, "best_step": self.best_step, "best_metrics": self.best_metrics}
-        return {**best, "metrics_rows": self.metrics_file.rows, "stopped_early": self._stopped_early}
+        return {**best, "metrics_rows": self.metrics_file.rows, "stopped_early": self.stopped_early}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes what `state_dict` gave."""
         self.best_value, self.best_step = state_dict["best_value"], state_dict["best_step"]
         self.best_metrics = state_dict["best_metrics"]
-        self._stopped_early = state_dict["stopped_early"]
+        self.stopped_early = state_dict["stopped_early"]
 
 
 def copy_to_best(folder: Path) -> None:

@@ -33,4 +33,4 @@ class GradientAccumulation(pl.Callback):
         """Says so when the batch size changes."""
         epoch = trainer.current_epoch
         if epoch and self.batch_sizes.at(epoch) != self.batch_sizes.at(epoch - 1):
-            log.info("epoch %d: %d rows per optimizer step from here on", epoch, self.batch_sizes.at(epoch))
+            log.info("epoch %d: %d rows per optimizer step from here on", epoch + 1, self.batch_sizes.at(epoch))

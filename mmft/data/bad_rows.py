@@ -55,7 +55,7 @@ class BadRows:
         if self.count <= self.max_fraction * self.total:
             return
         lines = [
-            f"{self.count} of {self.total} rows are bad ({self.count / max(self.total, 1):.1%}), more than "
+            f"{self.count} of {self.total} rows are known to be bad ({self.count / max(self.total, 1):.1%}), more than "
             f"data.max_bad_fraction={self.max_fraction} allows; mend them, or type data.max_bad_fraction=1"
         ]
         lines += [_describe(row) for row in list(self._seen.values())[:SHOWN]]

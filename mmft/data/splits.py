@@ -56,6 +56,17 @@ def load_splits(config: DataConfig, seed: int) -> dict[str, Split]:
     return {name: _limited(split, config.limit, seed) for name, split in splits.items()}
 
 
+def groups_in_several_splits(splits: Mapping[str, Split]) -> set[str]:
+    """Groups with rows in more than one split of the same table: what one split learns leaks into another."""
+    owners: dict[str, set[str]] = {}
+    for name, split in splits.items():
+        groups = split.table.groups()
+        for row in split.rows.tolist() if groups is not None else ():
+            if groups is not None and (group := groups[row]) is not None:
+                owners.setdefault(group, set()).add(name)
+    return {group for group, names in owners.items() if len(names) > 1}
+
+
 def load_rows(config: DataConfig, split: str | None) -> Split:
     """The rows of one table that `mmft test` or `mmft predict` works on.
 

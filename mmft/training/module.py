@@ -188,7 +188,7 @@ class FineTuning(Evaluating):
 
     def _log_step(self, loss: Tensor, norm: Tensor) -> None:
         # Lightning's `log` costs more than a small model's step, and counts steps in its own way on resume.
-        if self.global_step % self.log_every_steps == 0:
+        if self.global_step == 1 or self.global_step % self.log_every_steps == 0:
             groups = self.trainer.optimizers[0].param_groups
             rates = {f"lr/{g['name'].removesuffix('/no_decay')}": float(g["lr"]) for g in groups}
             self._write({"train/loss": float(loss), "train/grad_norm": float(norm), **rates})

@@ -52,7 +52,7 @@ def test_too_many_end_the_run(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         bad.check()
     text = str(caught.value)
-    assert "8 of 100 rows are bad (8.0%), more than data.max_bad_fraction=0.05 allows" in text
+    assert "8 of 100 rows are known to be bad (8.0%), more than data.max_bad_fraction=0.05 allows" in text
     assert "row 0 (id r0): image: no such file" in text
     assert "and 3 more, in " in text
     BadRows(0, 0.0).check()

@@ -26,7 +26,7 @@ class TrainerConfig:
     val_every_epochs: int = field(1, ge=1)
     """Validation after every so many epochs."""
     log_every_steps: int = field(10, ge=1)
-    """A line in metrics.csv after every so many optimizer steps."""
+    """A line in metrics.csv after the first and every so many optimizer steps."""
 
 
 @dataclass(kw_only=True)
