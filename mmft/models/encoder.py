@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mmft.errors import UserError
-from mmft.models.layers import block_names, layer_of
+from mmft.models.layers import blocks, layer_of
 from mmft.models.source import Source
 
 
@@ -42,7 +42,7 @@ class Encoder(nn.Module):
     @property
     def top_layer(self) -> int:
         """Number of the last layer, the final norm's; a tower whose blocks end in norms has none in it."""
-        return len(block_names(self.backbone)) + 1
+        return len(blocks(self.backbone)) + 1
 
     def layers(self) -> dict[str, int]:
         """Layer number of every parameter, by its name within this encoder."""

@@ -1,6 +1,6 @@
-"""Image encoders: timm and transformers vision models, from uint8 pictures to tokens.
+"""Image encoders: timm and transformers vision models, from uint8 images to tokens.
 
-Legend: B batch, H W picture height and width, N image tokens, D width.
+Legend: B batch, H W image height and width, N image tokens, D width.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mmft.batch import Encoded
 from mmft.errors import UserError
 from mmft.models.encoder import Encoder, check_pool, pool_tokens
 from mmft.models.source import Source, resolve
-from mmft.models.transformers_loading import load_transformers
+from mmft.models.transformers_loading import load_transformers, pooled_norm
 
 log = logging.getLogger(__name__)
 KEY = "model.image_encoder"
@@ -26,7 +26,7 @@ _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 class ImageEncoder(Encoder):
-    """Base: normalises uint8 pictures on the device with the encoder's own mean and std."""
+    """Base: normalises uint8 images on the device with the encoder's own mean and std."""
 
     def __init__(self, backbone: nn.Module, source: Source, width: int, pool: str, image_size: int) -> None:
         super().__init__(backbone, source, width, pool)
@@ -40,34 +40,73 @@ class ImageEncoder(Encoder):
         mean, std = self.get_buffer("mean"), self.get_buffer("std")
         return (pixel_values.to(mean.dtype) - mean) / std
 
-
-class TimmImageEncoder(ImageEncoder):
-    """Any timm model: ViTs give their tokens, ConvNets (and Swin) their last feature map as tokens."""
-
-    def __init__(self, backbone: Any, source: Source, image_size: int, pool: str) -> None:
-        self.prefix = int(getattr(backbone, "num_prefix_tokens", 0))
-        is_vit = hasattr(backbone, "num_prefix_tokens")
-        has_class_token = getattr(backbone, "cls_token", None) is not None
-        pool = check_pool(pool, KEY, has_class_token, auto="cls" if has_class_token else "mean")
-        super().__init__(backbone, source, int(backbone.num_features), pool, image_size)
-        self.is_vit = is_vit
-
-    def forward(self, pixel_values: Tensor) -> Encoded:
-        """(B, 3, H, W) uint8 -> tokens (B, N, D), mask (B, N) all True, pooled (B, D)."""
-        backbone: Any = self.backbone
-        features = backbone.forward_features(self.normalise(pixel_values))
-        tokens = features if self.is_vit else _as_tokens(features, self.width)  # (B, N, D)
-        mask = tokens.new_ones(tokens.shape[:2], dtype=torch.bool)
-        if not self.is_vit:  # pooling and final norm of a ConvNet are in its head
-            return Encoded(tokens, mask, backbone.forward_head(features, pre_logits=True))
-        pooled = pool_tokens(tokens, mask, self.pool, self.prefix)
-        return Encoded(tokens, mask, self._final_norm(pooled))
-
-    def _final_norm(self, pooled: Tensor) -> Tensor:
-        norm = getattr(self.backbone, "fc_norm", None)  # MAE and BEiT normalise after pooling
+    def _normed(self, pooled: Tensor, norm: nn.Module | None) -> Tensor:
+        """(B, D) or (B, 2 D), each D of them through the norm that some encoders apply after pooling."""
         if norm is None or isinstance(norm, nn.Identity):
             return pooled
         return torch.cat([norm(part) for part in pooled.split(self.width, dim=-1)], dim=-1)
+
+
+class TimmImageEncoder(ImageEncoder):
+    """Any timm model: ViTs give their tokens, all others their last features as tokens.
+
+    A model with a class token, and any that says how many prefix tokens it has, is pooled here; for the
+    others `mean` is the pooling of their own head, which may end in a hidden layer (MobileNetV3): then
+    `pooled_width` is that layer's.
+    """
+
+    def __init__(self, backbone: Any, source: Source, image_size: int, pool: str) -> None:
+        has_class_token = getattr(backbone, "cls_token", None) is not None
+        prefix = int(getattr(backbone, "num_prefix_tokens", has_class_token))
+        own_pool = pool
+        pool = check_pool(pool, KEY, has_class_token, auto="cls" if has_class_token else "mean")
+        super().__init__(backbone, source, int(backbone.num_features), pool, image_size)
+        self.prefix = prefix
+        self.pools_tokens = has_class_token or hasattr(backbone, "num_prefix_tokens")
+        self._head_width = self.width
+        if not hasattr(backbone, "num_prefix_tokens"):
+            self._head_width = self._tried(own_pool)
+
+    @property
+    def pooled_width(self) -> int:
+        """Width of `Encoded.pooled`."""
+        return super().pooled_width if self.pools_tokens else self._head_width
+
+    def forward(self, pixel_values: Tensor) -> Encoded:
+        """(B, 3, H, W) uint8 -> tokens (B, N, D), mask (B, N) all True, pooled (B, pooled_width)."""
+        backbone: Any = self.backbone
+        features = backbone.forward_features(self.normalise(pixel_values))
+        last = getattr(backbone, "output_fmt", None) == "NHWC"  # timm's word for (B, H, W, D)
+        tokens = _as_tokens(features, self.width, channels_last=last)  # (B, N, D)
+        mask = tokens.new_ones(tokens.shape[:2], dtype=torch.bool)
+        if not self.pools_tokens:  # pooling and final norm of a ConvNet are in its head
+            return Encoded(tokens, mask, backbone.forward_head(features, pre_logits=True))
+        pooled = pool_tokens(tokens, mask, self.pool, self.prefix)
+        return Encoded(tokens, mask, self._normed(pooled, getattr(backbone, "fc_norm", None)))
+
+    def _tried(self, pool: str) -> int:
+        """The pooled width, from one image: what comes out of so many architectures is written down nowhere.
+
+        Raises:
+            UserError: the architecture does not take this image size, or gives no tokens that can be pooled so.
+        """
+        where = f"{KEY}.name={self.source.name}, image_size={self.image_size}"
+        backbone: Any = self.backbone
+        was = self.training
+        self.eval()
+        try:
+            with torch.no_grad():
+                size = self.image_size
+                features = backbone.forward_features(torch.zeros(1, 3, size, size))
+                if not isinstance(features, Tensor):
+                    raise UserError(f"{where}: it gives more than one set of tokens; choose another architecture.")
+                if self.pools_tokens and features.ndim == 3 and features.shape[1] <= self.prefix and self.pool != "cls":
+                    raise UserError(f"{KEY}.pool={pool}: this encoder gives its class token only; use cls.")
+                return int(self.width if self.pools_tokens else backbone.forward_head(features, True).shape[-1])
+        except (RuntimeError, AssertionError, ValueError) as error:
+            raise UserError(f"{where}: it does not take images of this size: {error}") from None
+        finally:
+            self.train(was)
 
 
 class TransformersImageEncoder(ImageEncoder):
@@ -75,28 +114,32 @@ class TransformersImageEncoder(ImageEncoder):
 
     def __init__(self, backbone: nn.Module, source: Source, image_size: int, pool: str) -> None:
         config: Any = backbone.config
-        self.prefix = _prefix_tokens(backbone)
-        pool = check_pool(pool, KEY, self.prefix > 0, auto="cls" if self.prefix else "mean")
-        width = getattr(config, "hidden_size", None) or config.hidden_sizes[-1]
-        super().__init__(backbone, source, int(width), pool, image_size)
+        prefix = _prefix_tokens(backbone)
+        pool = check_pool(pool, KEY, prefix > 0, auto="cls" if prefix else "mean")
+        width = _transformers_width(backbone, image_size)
+        super().__init__(backbone, source, width, pool, image_size)
+        self.prefix = prefix
         accepts = inspect.signature(backbone.forward).parameters
         self.options = {"interpolate_pos_encoding": True} if "interpolate_pos_encoding" in accepts else {}
+        self.takes_noise = config.model_type == "vit_mae"
         # CLIP applies its final norm to the class token only, outside last_hidden_state.
         self.norm_tokens = config.model_type == "clip_vision_model"
 
     def forward(self, pixel_values: Tensor) -> Encoded:
         """(B, 3, H, W) uint8 -> tokens (B, N, D), mask (B, N) all True, pooled (B, D)."""
         backbone: Any = self.backbone
-        features = backbone(pixel_values=self.normalise(pixel_values), **self.options).last_hidden_state
-        tokens = features if features.ndim == 3 else _as_tokens(features, self.width)  # (B, N, D)
+        pixels = self.normalise(pixel_values)
+        options = self.options | ({"noise": _in_order(backbone, pixels)} if self.takes_noise else {})
+        features = backbone(pixel_values=pixels, **options).last_hidden_state
+        tokens = _as_tokens(features, self.width, channels_last=False)  # (B, N, D)
         if self.norm_tokens:
             tokens = backbone.post_layernorm(tokens)
         mask = tokens.new_ones(tokens.shape[:2], dtype=torch.bool)
         pooled = pool_tokens(tokens, mask, self.pool, self.prefix)
-        norm = getattr(backbone, "layernorm", None)
-        if features.ndim == 4 and isinstance(norm, nn.LayerNorm):  # ConvNext normalises after pooling
-            pooled = norm(pooled)
-        return Encoded(tokens, mask, pooled)
+        norm = pooled_norm(backbone)
+        if features.ndim == 4 and isinstance(getattr(backbone, "layernorm", None), nn.LayerNorm):
+            norm = backbone.layernorm  # ConvNext normalises after pooling
+        return Encoded(tokens, mask, self._normed(pooled, norm))
 
 
 def build_image_encoder(
@@ -146,16 +189,47 @@ def _build_timm(source: Source, image_size: int | None, pretrained: bool) -> tup
 
 def _prefix_tokens(backbone: nn.Module) -> int:
     embeddings = getattr(backbone, "embeddings", None)
-    has_class = any(hasattr(embeddings, name) for name in ("cls_token", "class_embedding"))
-    return int(has_class) + int(getattr(backbone.config, "num_register_tokens", 0) or 0)
+    has_class = any(getattr(embeddings, name, None) is not None for name in ("cls_token", "class_embedding"))
+    distilled = getattr(embeddings, "distillation_token", None) is not None  # DeiT
+    return int(has_class) + int(distilled) + int(getattr(backbone.config, "num_register_tokens", 0) or 0)
 
 
-def _as_tokens(features: Tensor, width: int) -> Tensor:
-    """A feature map (B, D, H, W) or (B, H, W, D) as tokens (B, H W, D)."""
-    channels_first = features.shape[1] == width and features.shape[-1] != width
-    return (
-        features.flatten(2).transpose(1, 2) if channels_first or features.shape[-1] != width else features.flatten(1, 2)
-    )
+def _transformers_width(backbone: Any, image_size: int) -> int:
+    """D, from a ViT's config; from one image for all others (an EfficientNet's does not say it, a FocalNet's errs)."""
+    config = backbone.config
+    if isinstance(getattr(config, "num_attention_heads", None), int) and getattr(config, "hidden_size", None):
+        return int(config.hidden_size)
+    was = backbone.training
+    try:
+        with torch.no_grad():
+            features = backbone.eval()(pixel_values=torch.zeros(1, 3, image_size, image_size)).last_hidden_state
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"{KEY}.image_size={image_size}: it does not take images of this size: {error}") from None
+    finally:
+        backbone.train(was)
+    return int(features.shape[1] if features.ndim == 4 else features.shape[-1])
+
+
+def _in_order(backbone: Any, pixels: Tensor) -> Tensor:
+    """(B, N) rising numbers: ViT-MAE sorts its patches by noise, which is random where none is given."""
+    height, width = backbone.embeddings.patch_embeddings.patch_size
+    patches = (pixels.shape[-2] // height) * (pixels.shape[-1] // width)
+    return torch.arange(patches, device=pixels.device, dtype=torch.float32).expand(len(pixels), -1)
+
+
+def _as_tokens(features: Tensor, width: int, channels_last: bool) -> Tensor:
+    """Tokens (B, N, D) as they are, or a feature map (B, D, H, W) or (B, H, W, D) as tokens (B, H W, D).
+
+    Args:
+        features: tokens or a feature map.
+        width: D, which tells the two kinds of maps apart.
+        channels_last: the map is (B, H, W, D) for sure, also where H = D.
+    """
+    if features.ndim == 3:
+        return features
+    if channels_last or features.shape[1] != width:
+        return features.flatten(1, 2)
+    return features.flatten(2).transpose(1, 2)
 
 
 def _side(size: Any) -> int:

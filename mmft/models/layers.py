@@ -1,11 +1,16 @@
 """The ordered layers of an encoder, from its structure.
 
-Layer 0 is what comes before the blocks (patches, embeddings, positions, class tokens), layers 1 to n are
-the blocks (a ConvNet's stages), layer n + 1 is what comes after them (the final norm). Freezing and
-layer-wise learning rates speak of these numbers.
+Layer 0 is what comes before the blocks (patches, stem, embeddings, positions, class tokens), layers 1 to n
+are the blocks (a ConvNet's stages), layer n + 1 is what comes after them (the final norm). Freezing and
+layer-wise learning rates speak of these numbers. They come from the order in which the library registers
+its modules, which is the order in which it runs them, so that they never fall from one to the next.
 """
 
 from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from torch import nn
 
@@ -17,45 +22,83 @@ def layer_of(backbone: nn.Module) -> dict[str, int]:
     embeddings (DeBERTa's relative positions are used by every block but registered after them);
     else to the last layer.
     """
-    blocks = block_names(backbone)
-    names = [name for name, _ in backbone.named_parameters()]
-    inside = {name: i for name in names for i, b in enumerate(blocks, 1) if name.startswith(b + ".")}
-    first = min((names.index(name) for name in inside), default=len(names))
-    embeddings = {f"{m}.weight" for m, module in backbone.named_modules() if isinstance(module, nn.Embedding)}
-    last = len(blocks) + 1
-    return {
-        name: inside.get(name, 0 if index < first or name in embeddings else last) for index, name in enumerate(names)
-    }
+    found, places = blocks(backbone), _places(backbone)
+    embeddings = {m for m, module in backbone.named_modules() if isinstance(module, nn.Embedding)}
+    layers = {}
+    for name, _ in backbone.named_parameters():
+        owner = name.rpartition(".")[0]
+        inside = next((number for number, block in enumerate(found, 1) if places[owner] in block), None)
+        before = not found or places[owner] < found[0].start or owner in embeddings
+        layers[name] = inside if inside is not None else 0 if before else len(found) + 1
+    return layers
 
 
-def block_names(backbone: nn.Module) -> list[str]:
-    """The names of the blocks in order: timm's own list where it has one, else the largest list of modules."""
-    return _timm_blocks(backbone) or _largest_list(backbone)
+def blocks(backbone: nn.Module) -> list[range]:
+    """The blocks in order, each as the places of its modules in `named_modules()`; all have parameters.
+
+    timm says where its features come out (`feature_info`): in the children of one list (a ViT's blocks, a
+    ConvNeXt's stages), which are the blocks then, or at named places (a ResNet's layer1 to layer4), which
+    the blocks end at. Where it names nothing that exists, as for all of transformers, the largest list counts.
+    """
+    found = _named_by_timm(backbone) or _children(backbone, _largest_list(backbone))
+    filled = {place for name, place in _places(backbone).items() if _has_own_parameters(backbone, name)}
+    return [block for block in found if not filled.isdisjoint(block)]
 
 
-def _timm_blocks(backbone: nn.Module) -> list[str]:
-    info = getattr(backbone, "feature_info", None)
-    if not isinstance(info, list):
+def _named_by_timm(backbone: nn.Module) -> list[range]:
+    info: Any = getattr(backbone, "feature_info", None)
+    modules = dict(backbone.named_modules())
+    # mvitv2, hrnet and twins name modules that they do not have.
+    known = [e for e in info if e.get("module") in modules] if isinstance(info, list) else []
+    lists = Counter(_list_above(entry["module"]) for entry in known)
+    lists.pop("", None)
+    if lists:
+        return _children(backbone, lists.most_common(1)[0][0])  # of equals the first, whatever the hash seed
+    return _between(known, _places(backbone)) if len(known) > 1 else []
+
+
+def _list_above(name: str) -> str:
+    """`blocks` of `blocks.3.act`: what stands before the first number; empty where there is none."""
+    parts = name.split(".")
+    number = next((i for i, part in enumerate(parts) if part.isdigit()), 0)
+    return ".".join(parts[:number])
+
+
+def _between(known: list[Mapping[str, Any]], places: dict[str, int]) -> list[range]:
+    """Blocks that end where a feature comes out, and start where the one before ended."""
+    inside = [_inside(entry["module"], places) for entry in known]
+    stem = known[0].get("reduction", 0) <= 2  # half the pixels: no stage has run yet
+    starts = [inside[0].start, *(block.stop for block in inside[:-1])]
+    found = [range(start, block.stop) for start, block in zip(starts, inside, strict=True)]
+    return found[1:] if stem else found
+
+
+def _children(backbone: nn.Module, parent: str | None) -> list[range]:
+    if parent is None:
         return []
-    names = [entry["module"] for entry in info]
-    parents = {name.rpartition(".")[0] for name in names}
-    if parents == {""}:  # a ResNet: layer1 to layer4 stand at the top, beside a stem without parameters
-        return [name for name in names if _size(backbone.get_submodule(name))]
-    parent = next(iter(parents - {""}))
-    return [f"{parent}.{child}" for child, _ in backbone.get_submodule(parent).named_children()]
+    places = _places(backbone)
+    names = [f"{parent}.{child}" if parent else child for child, _ in backbone.get_submodule(parent).named_children()]
+    return [_inside(name, places) for name in names if name in places]
 
 
-def _largest_list(backbone: nn.Module) -> list[str]:
+def _largest_list(backbone: nn.Module) -> str | None:
     lists = [
-        (_size(module), name)
+        (sum(p.numel() for p in module.parameters()), -name.count("."), name)
         for name, module in backbone.named_modules()
         if isinstance(module, (nn.ModuleList, nn.Sequential)) and len(module) > 0
     ]
-    if not lists:
-        return []
-    _, parent = max(lists, key=lambda found: (found[0], -found[1].count(".")))
-    return [f"{parent}.{child}" for child, _ in backbone.get_submodule(parent).named_children()]
+    return max(lists)[2] if lists else None
 
 
-def _size(module: nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters())
+def _places(backbone: nn.Module) -> dict[str, int]:
+    return {name: place for place, (name, _) in enumerate(backbone.named_modules())}
+
+
+def _inside(name: str, places: Iterable[str]) -> range:
+    """The places of a module and of what is in it: they follow one another."""
+    own = [place for place, other in enumerate(places) if other == name or other.startswith(name + ".")]
+    return range(own[0], own[-1] + 1)
+
+
+def _has_own_parameters(backbone: nn.Module, name: str) -> bool:
+    return any(True for _ in backbone.get_submodule(name).parameters(recurse=False))

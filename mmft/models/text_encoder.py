@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from mmft.batch import Encoded
@@ -20,13 +21,26 @@ _LONGEST = 512  # what "the encoder's own maximum" is cut to: some tokenizers sa
 
 
 class TextEncoder(Encoder):
-    """Any transformers text encoder: BERT, RoBERTa, DeBERTa-v2, ModernBERT, CLIP text."""
+    """Any transformers text encoder: BERT, RoBERTa, DeBERTa-v2, ModernBERT, CLIP text.
+
+    Attributes:
+        tokenizer: the encoder's own; its `model_max_length` is at most `positions`, so that no padding exceeds them.
+        positions: the longest text that the encoder takes, in tokens.
+        max_length: tokens that a text is cut to.
+    """
 
     def __init__(self, backbone: nn.Module, source: Source, tokenizer: Any, max_length: int | None, pool: str) -> None:
         config: Any = backbone.config
         super().__init__(backbone, source, int(config.hidden_size), check_pool(pool, KEY, True, auto="mean"))
+        if self.pool != "mean" and _is_causal(backbone):
+            raise UserError(
+                f"{KEY}.pool={pool}: a token of {source.name} sees only those before it, so that its first token "
+                f"is the same for every text. Type {KEY}.pool=mean"
+            )
+        self.positions = _positions(config)
         self.tokenizer = tokenizer
-        self.max_length = _checked_length(max_length, _positions(config), tokenizer)
+        tokenizer.model_max_length = min(tokenizer.model_max_length, self.positions)
+        self.max_length = _checked_length(max_length, self.positions, tokenizer)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Encoded:
         """(B, L) int64 and (B, L) bool -> tokens (B, L, D), mask (B, L), pooled (B, D)."""
@@ -66,6 +80,16 @@ def load_tokenizer(source: Source) -> Any:
         return transformers.AutoTokenizer.from_pretrained(source.folder)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{KEY}.name={source.name}: its folder has no tokenizer that loads: {error}") from None
+
+
+def _is_causal(backbone: Any) -> bool:
+    """True where the first token's features do not change with the second token."""
+    was = backbone.training
+    ids = torch.tensor([[0, 1], [0, 2]])  # (2, 2)
+    with torch.no_grad():
+        out = backbone.eval()(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state  # (2, 2, D)
+    backbone.train(was)
+    return torch.equal(out[0, 0], out[1, 0])
 
 
 def _positions(config: Any) -> int:

@@ -32,7 +32,8 @@ def load_transformers(source: Source, tower: Tower, pretrained: bool, key: str) 
         config = getattr(config, f"{tower}_config", config)
         with importing():
             model_class: Any = transformers.AutoModel._model_mapping[type(config)]
-        options = {"add_pooling_layer": False} if "add_pooling_layer" in _arguments(model_class) else {}
+        _check_inputs(model_class, tower, source, key)
+        options = _pooling(model_class, config)
         if not pretrained:
             model = model_class._from_config(config, dtype=torch.float32, **options)
         else:
@@ -43,6 +44,36 @@ def load_transformers(source: Source, tower: Tower, pretrained: bool, key: str) 
     return model
 
 
+def _check_inputs(model_class: Any, tower: Tower, source: Source, key: str) -> None:
+    """Refuses the other kind of encoder, and one that needs more than pixels or ids, before weights are read."""
+    given = {"vision": "pixel_values", "text": "input_ids"}
+    accepts = inspect.signature(model_class.forward).parameters
+    if given[tower] not in accepts:
+        other = "text" if tower == "vision" else "image"
+        hint = f" It is a text encoder: model.{other}_encoder.name" if "input_ids" in accepts else ""
+        hint = f" It is an image encoder: model.{other}_encoder.name" if "pixel_values" in accepts else hint
+        raise UserError(f"{key}.name={source.name}: {model_class.__name__} does not take {given[tower]}.{hint}")
+    needs = [
+        name
+        for name, p in accepts.items()
+        if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD and name not in ("self", given[tower])
+    ]
+    if needs:
+        raise UserError(
+            f"{key}.name={source.name}: {model_class.__name__} also needs {', '.join(needs)}, which mmft does not "
+            "make. Choose an encoder that takes images of one size (Siglip, Dinov2, CLIP, any of timm)."
+            if tower == "vision"
+            else f"{key}.name={source.name}: {model_class.__name__} also needs {', '.join(needs)}."
+        )
+
+
+def _pooling(model_class: Any, config: Any) -> dict[str, Any]:
+    """Whether a pooler is built: only where the encoder's final norm is in it (BEiT, Data2Vec, Hiera)."""
+    if "add_pooling_layer" not in inspect.signature(model_class.__init__).parameters:
+        return {}
+    return {"add_pooling_layer": bool(getattr(config, "use_mean_pooling", config.model_type == "hiera"))}
+
+
 def _load(model_class: Any, source: Source, config: Any, options: dict[str, Any], key: str) -> Any:
     model, info = model_class.from_pretrained(
         source.folder, config=config, dtype=torch.float32, output_loading_info=True, **options
@@ -51,19 +82,27 @@ def _load(model_class: Any, source: Source, config: Any, options: dict[str, Any]
     missing = [name for name in info["missing_keys"] if not name.startswith(("pooler.", "head."))]
     if missing:
         raise UserError(f"{key}.name={source.name}: {len(missing)} weights are not in its files, first {missing[0]}.")
+    if any(name.startswith("pooler.") for name in info["missing_keys"]):  # saved without: there is no norm to keep
+        model.pooler = None
     return model
 
 
 def _strip_unused(model: Any) -> None:
     """Drops what never takes part in the output: it would be listed as trained and never get a gradient."""
-    if isinstance(getattr(model, "pooler", None), nn.Module):
+    pooler = getattr(model, "pooler", None)
+    # A ResNet calls its pooler, which has no parameters, unconditionally; a BEiT's holds the final norm.
+    if isinstance(pooler, nn.Module) and any(True for _ in pooler.parameters()) and pooled_norm(model) is None:
         model.pooler = None
     if getattr(model, "use_head", False):  # Siglip's attention pooling
         model.use_head, model.head = False, None
     embeddings: Any = getattr(model, "embeddings", None)
     if isinstance(getattr(embeddings, "mask_token", None), nn.Parameter):  # only for masked pretraining
         embeddings.mask_token = None
+    if hasattr(model.config, "mask_ratio"):  # ViT-MAE hides patches at random, also in eval mode
+        model.config.mask_ratio = 0.0
 
 
-def _arguments(model_class: Any) -> Any:
-    return inspect.signature(model_class.__init__).parameters
+def pooled_norm(model: Any) -> nn.LayerNorm | None:
+    """The final norm that a BEiT, a Data2Vec or a Hiera applies to its pooled features, in its pooler."""
+    norm = getattr(getattr(model, "pooler", None), "layernorm", None)
+    return norm if isinstance(norm, nn.LayerNorm) else None

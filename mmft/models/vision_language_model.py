@@ -1,46 +1,64 @@
 """The model: image encoder + text encoder -> fusion -> head.
 
-Legend: B batch, H W picture height and width, L text tokens, N tokens, D width, C outputs.
+Legend: B batch, H W image height and width, L text tokens, N tokens, D width, C outputs.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
 
 from mmft.batch import Batch, Encoded, Outputs
 from mmft.models.image_encoder import ImageEncoder
 from mmft.models.text_encoder import TextEncoder
 
 PARTS = ("image_encoder", "text_encoder", "fusion", "head")
+_RATES = ("drop_rate", "attn_drop_p", "attn_drop_rate", "proj_drop_rate")
+_DROPPED_OUT = ("out_drop", "attn_drop", "proj_drop", "resid_drop")
 
 
 class StandIn(nn.Module):
-    """The learned vector that takes a missing picture's or text's place."""
+    """The learned vector that takes a missing image's or text's place."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.vector = nn.Parameter(torch.zeros(width))
 
-    def forward(self, encoded: Encoded | None, present: Tensor) -> Encoded:
-        """Puts the stand-in where `present` (B,) is False; `encoded` is None where it is False everywhere.
+    def forward(self, encoded: Encoded | None, present: Tensor, rows: Tensor | None) -> Encoded:
+        """Puts the encoded rows in their places and the stand-in in all others.
 
-        A row that has the modality gets its own features unchanged; one that lacks it gets the vector,
-        an empty mask, and gives the encoder no gradient.
+        A row that has the modality gets its own features unchanged; one that lacks it gets the vector
+        and an empty mask over tokens of zeros.
+
+        Args:
+            encoded: of the R rows that have the modality; None where no row has it.
+            present: (B,) bool.
+            rows: (R,) the rows that have it; None: all do.
+
+        Returns:
+            tokens (B, N, D), mask (B, N), pooled (B, D).
         """
         if encoded is None:
             pooled = self.vector.expand(len(present), -1)
             return Encoded(pooled.unsqueeze(1), present.unsqueeze(1), pooled)
-        here = present.unsqueeze(-1)  # (B, 1)
-        pooled = torch.where(here, encoded.pooled, self.vector.to(encoded.pooled.dtype))
-        return Encoded(encoded.tokens, encoded.mask & here, pooled)
+        if rows is None:  # nothing to fill in; the vector gets a gradient of zeros, as in every other step
+            vector = self.vector.to(encoded.pooled.dtype)
+            return encoded._replace(pooled=torch.where(present.unsqueeze(-1), encoded.pooled, vector))
+        tokens, mask, pooled = encoded
+        size = len(present)
+        return Encoded(
+            tokens.new_zeros(size, *tokens.shape[1:]).index_copy(0, rows, tokens),
+            mask.new_zeros(size, *mask.shape[1:]).index_copy(0, rows, mask),
+            self.vector.to(pooled.dtype).repeat(size, 1).index_copy(0, rows, pooled),
+        )
 
 
 class VisionLanguageModel(nn.Module):
     """Couples two encoders through a fusion and a head.
 
     Args:
-        image_encoder: uint8 pictures (B, 3, H, W) -> Encoded.
+        image_encoder: uint8 images (B, 3, H, W) -> Encoded.
         text_encoder: ids and mask (B, L) -> Encoded.
         fusion: Encoded image and text -> (B, F).
         head: (B, F) -> (B, C).
@@ -58,24 +76,44 @@ class VisionLanguageModel(nn.Module):
         self.missing_text = StandIn(text_encoder.pooled_width)
 
     def forward(self, batch: Batch) -> Outputs:
-        """Pictures (B, 3, H, W) uint8 and texts (B, L) -> logits (B, C) and both pooled features."""
-        image = self.encode_image(batch)
-        text = self.encode_text(batch)
+        """Images (B, 3, H, W) uint8 and texts (B, L) -> logits (B, C) and both pooled features."""
+        # Both before any encoder runs: on a GPU, the second would wait for the first encoder.
+        image_rows, text_rows = present_rows(batch.image_present), present_rows(batch.text_present)
+        image = self.encode_image(batch, image_rows)
+        text = self.encode_text(batch, text_rows)
         fused = self.fusion(image, text)  # (B, F)
         return Outputs(self.head(fused), image.pooled, text.pooled)
 
-    def encode_image(self, batch: Batch) -> Encoded:
-        """Tokens (B, N, D) of the pictures; the stand-in where a row has none."""
-        encoded = None if batch.pixel_values is None else self.image_encoder(batch.pixel_values)
-        filled: Encoded = self.missing_image(encoded, batch.image_present)
+    def encode_image(self, batch: Batch, rows: Tensor | None) -> Encoded:
+        """Tokens (B, N, D) of the images; the stand-in where a row has none. `rows`: (R,) that have, None: all."""
+        encoded = None
+        if batch.pixel_values is not None and (rows is None or len(rows)):
+            encoded = self.image_encoder(_only(batch.pixel_values, rows))
+        filled: Encoded = self.missing_image(encoded, batch.image_present, rows)
         return filled
 
-    def encode_text(self, batch: Batch) -> Encoded:
-        """Tokens (B, L, D) of the texts; the stand-in where a row has none."""
-        there = batch.input_ids is not None
-        encoded = self.text_encoder(batch.input_ids, batch.attention_mask) if there else None
-        filled: Encoded = self.missing_text(encoded, batch.text_present)
+    def encode_text(self, batch: Batch, rows: Tensor | None) -> Encoded:
+        """Tokens (B, L, D) of the texts; the stand-in where a row has none. `rows`: (R,) that have, None: all."""
+        encoded = None
+        if batch.input_ids is not None and batch.attention_mask is not None and (rows is None or len(rows)):
+            encoded = self.text_encoder(_only(batch.input_ids, rows), _only(batch.attention_mask, rows))
+        filled: Encoded = self.missing_text(encoded, batch.text_present, rows)
         return filled
+
+
+def present_rows(present: Tensor) -> Tensor | None:
+    """The rows (R,) that have a modality, of `present` (B,) bool; None: all have it.
+
+    An encoder sees only these: zeros in the place of what is missing would change the other rows' features and
+    the running statistics of a BatchNorm. Reading the number of rows waits for the GPU once per modality and
+    micro-batch; nothing has been queued for the micro-batch yet.
+    """
+    rows = present.nonzero().squeeze(1)
+    return None if len(rows) == len(present) else rows
+
+
+def _only(values: Tensor, rows: Tensor | None) -> Tensor:
+    return values if rows is None else values[rows]
 
 
 def part_of(name: str) -> str:
@@ -85,10 +123,19 @@ def part_of(name: str) -> str:
 
 
 def set_dropout(model: nn.Module, probability: float) -> None:
-    """Sets every dropout of `model`, attention's included; stochastic depth is left alone."""
-    for module in model.modules():
-        if isinstance(module, (nn.Dropout, nn.Dropout1d, nn.Dropout2d)):
+    """Sets every dropout of `model`: of embeddings, attention weights, projections, MLPs, fusion and classifier.
+
+    Reached: all of torch's dropout modules, the rates that transformers and timm hand to functions
+    (`...dropout...`, `drop_rate`, `attn_drop_p`), and the places that hold an `nn.Identity` because the rate was 0
+    (ModernBERT's `out_drop`). Left alone: stochastic depth (`drop_path`), DropBlock and patch dropout, which are
+    other methods; a ConvNet that has no dropout in its blocks gets none.
+    """
+    for module in list(model.modules()):
+        if isinstance(module, _DropoutNd):
             module.p = probability
-        for name, value in vars(module).items():  # transformers passes some rates to functions
-            if "dropout" in name and isinstance(value, float):
+        for name, child in list(module.named_children()):
+            if name in _DROPPED_OUT and type(child) is nn.Identity:
+                setattr(module, name, nn.Dropout(probability).train(child.training))
+        for name, value in list(vars(module).items()):
+            if ("dropout" in name or name in _RATES) and type(value) in (int, float):  # no bool
                 setattr(module, name, probability)

@@ -9,7 +9,7 @@ import pytest
 import timm
 import torch
 import transformers
-from tiny_encoders import IMAGE_KINDS, MEAN, STD, TEXT_KINDS
+from tiny_encoders import IMAGE_KINDS, MAX_LENGTH, MEAN, STD, TEXT_KINDS
 
 from mmft.errors import UserError
 from mmft.models.image_encoder import build_image_encoder
@@ -18,7 +18,7 @@ from mmft.models.text_encoder import build_text_encoder
 B = 3
 
 
-def pictures(size: int) -> torch.Tensor:
+def images(size: int) -> torch.Tensor:
     return torch.randint(0, 256, (B, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
@@ -32,14 +32,14 @@ def test_image_tokens_are_the_librarys_own(kind: str, image_encoder_folder: Any)
     folder = image_encoder_folder(kind)
     encoder = build_image_encoder(str(folder), 32, "auto", pretrained=True).eval()
     with torch.no_grad():
-        got = encoder(pictures(32))
+        got = encoder(images(32))
         if kind.startswith("timm"):
             plain = timm.create_model(f"local-dir:{folder}", pretrained=True, num_classes=0).eval()
-            expected, pooled = plain.forward_features(normalised(pictures(32))), plain(normalised(pictures(32)))
+            expected, pooled = plain.forward_features(normalised(images(32))), plain(normalised(images(32)))
             assert torch.allclose(got.pooled, pooled, atol=1e-5)
         else:
             plain = transformers.AutoModel.from_pretrained(folder).eval()
-            out = plain(pixel_values=normalised(pictures(32)))
+            out = plain(pixel_values=normalised(images(32)))
             expected = out.last_hidden_state
             if kind == "hf_clip":
                 assert torch.allclose(got.pooled, out.pooler_output, atol=1e-5)  # the final norm is applied
@@ -55,7 +55,7 @@ def test_image_tokens_are_the_librarys_own(kind: str, image_encoder_folder: Any)
 def test_any_image_size(kind: str, image_encoder_folder: Any) -> None:
     encoder = build_image_encoder(str(image_encoder_folder(kind)), 48, "auto", pretrained=True).eval()
     with torch.no_grad():
-        assert encoder(pictures(48)).pooled.shape == (B, encoder.pooled_width)
+        assert encoder(images(48)).pooled.shape == (B, encoder.pooled_width)
 
 
 @pytest.mark.parametrize("pool", ["cls", "mean", "cls_mean"])
@@ -63,7 +63,7 @@ def test_any_image_size(kind: str, image_encoder_folder: Any) -> None:
 def test_pools_of_a_vit(kind: str, pool: str, image_encoder_folder: Any) -> None:
     encoder = build_image_encoder(str(image_encoder_folder(kind)), 32, pool, pretrained=True).eval()
     with torch.no_grad():
-        got = encoder(pictures(32))
+        got = encoder(images(32))
     cls, mean = got.tokens[:, 0], got.tokens[:, 1:].mean(1)
     expected = {"cls": cls, "mean": mean, "cls_mean": torch.cat([cls, mean], -1)}[pool]
     assert torch.allclose(got.pooled, expected, atol=1e-6)
@@ -74,8 +74,10 @@ def test_a_convnet_has_no_class_token(image_encoder_folder: Any) -> None:
         build_image_encoder(str(image_encoder_folder("timm_resnet")), 32, "cls", pretrained=True)
 
 
-@pytest.mark.parametrize("kind", TEXT_KINDS)
-@pytest.mark.parametrize("pool", ["cls", "mean"])
+@pytest.mark.parametrize(
+    ("kind", "pool"),
+    [(kind, pool) for kind in TEXT_KINDS for pool in ("cls", "mean") if (kind, pool) != ("clip", "cls")],
+)
 def test_text_is_the_librarys_own_and_padding_changes_nothing(kind: str, pool: str, text_encoder_folder: Any) -> None:
     folder = text_encoder_folder(kind)
     encoder = build_text_encoder(str(folder), 48, pool, pretrained=True).eval()
@@ -124,7 +126,7 @@ def test_every_trained_parameter_gets_a_gradient(image_encoder_folder: Any, text
     """Nothing that takes no part in the output (poolers, mask tokens, other heads) is left in a tower."""
     for kind in IMAGE_KINDS:
         encoder = build_image_encoder(str(image_encoder_folder(kind)), 32, "mean", pretrained=True)
-        encoder(pictures(32)).tokens.square().sum().backward()
+        encoder(images(32)).tokens.square().sum().backward()
         _expect_gradients(encoder, kind)
     for kind in TEXT_KINDS:
         text = build_text_encoder(str(text_encoder_folder(kind)), 48, "mean", pretrained=True)
@@ -185,3 +187,15 @@ def test_a_weight_that_the_file_lacks_is_an_error(text_encoder_folder: Any, tmp_
 def test_max_length_beyond_the_positions(text_encoder_folder: Any) -> None:
     with pytest.raises(UserError, match=r"model.text_encoder.max_length=9999: this encoder has \d+ positions"):
         build_text_encoder(str(text_encoder_folder("bert")), 9999, "auto", pretrained=True)
+
+
+@pytest.mark.parametrize("pool", ["cls", "cls_mean"])
+def test_a_causal_models_first_token_says_nothing(pool: str, text_encoder_folder: Any) -> None:
+    with pytest.raises(UserError, match=rf"model.text_encoder.pool={pool}: .* Type model.text_encoder.pool=mean"):
+        build_text_encoder(str(text_encoder_folder("clip")), 32, pool, pretrained=True)
+
+
+def test_the_tokenizer_never_pads_beyond_the_positions(text_encoder_folder: Any) -> None:
+    encoder = build_text_encoder(str(text_encoder_folder("roberta")), 32, "auto", pretrained=True)
+    assert encoder.positions == MAX_LENGTH + 2 - encoder.tokenizer.pad_token_id - 1
+    assert encoder.tokenizer.model_max_length == min(MAX_LENGTH, encoder.positions)

@@ -7,11 +7,15 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_encoders import IMAGE_KINDS, TEXT_KINDS
 
 from mmft import build
 from mmft.batch import Batch
 from mmft.config.compose import compose
-from mmft.models.vision_language_model import VisionLanguageModel, part_of
+from mmft.models.image_encoder import build_image_encoder
+from mmft.models.layers import blocks
+from mmft.models.text_encoder import build_text_encoder
+from mmft.models.vision_language_model import VisionLanguageModel, part_of, present_rows, set_dropout
 
 
 @pytest.fixture
@@ -75,6 +79,35 @@ def test_an_absent_side_gives_its_encoder_no_gradient_and_its_stand_in_one(
     assert not model.missing_text.vector.grad.any()
 
 
+def test_an_encoder_sees_only_the_rows_that_have_its_modality(
+    shapes_overrides: list[str], image_encoder_folder: Any, batch: Batch
+) -> None:
+    """In train mode a BatchNorm would mix the zeros of absent rows into the others' features and its buffers."""
+    folder = image_encoder_folder("timm_resnet")
+    config = compose("train", [*shapes_overrides, f"model.image_encoder.name={folder}", "model.dropout=0"]).config.model
+    some, alone = build.build_model(config, 6, seed=0), build.build_model(config, 6, seed=0)
+    rows = torch.tensor([0, 2])
+    present = torch.tensor([True, False, True, False])
+    with torch.no_grad():
+        out = some.encode_image(replace(batch, image_present=present), present_rows(present))
+        own = alone.image_encoder(batch.pixel_values[rows])
+    assert torch.equal(out.tokens[rows], own.tokens)
+    assert torch.equal(out.pooled[rows], own.pooled)
+    assert not out.tokens[~present].any()
+    assert out.mask.any(1).tolist() == present.tolist()
+    buffers = dict(some.image_encoder.named_buffers())
+    assert all(torch.equal(value, buffers[name]) for name, value in alone.image_encoder.named_buffers())
+
+
+def test_no_encoder_runs_where_no_row_has_its_modality(model: VisionLanguageModel, batch: Batch) -> None:
+    nowhere = torch.zeros(4, dtype=torch.bool)
+    calls: list[str] = []
+    for name in ("image_encoder", "text_encoder"):
+        model.get_submodule(name).register_forward_pre_hook(lambda *_, name=name: calls.append(name))
+    model(replace(batch, image_present=nowhere))
+    assert calls == ["text_encoder"]
+
+
 def test_dropout_is_set_everywhere(shapes_overrides: list[str], batch: Batch) -> None:
     config = compose("train", [*shapes_overrides, "model.dropout=0"]).config.model
     model = build.build_model(config, 6, seed=0)
@@ -87,13 +120,67 @@ def test_dropout_is_set_everywhere(shapes_overrides: list[str], batch: Batch) ->
     assert set(rates) == {0.5}
 
 
+@pytest.mark.parametrize("kind", [*IMAGE_KINDS, *TEXT_KINDS])
+def test_no_dropout_means_none(kind: str, encoder: Any) -> None:
+    """Also from an encoder whose own rates are not 0: timm's functional rates are numbers."""
+    tower, inputs = encoder(kind)
+    set_dropout(tower, 0.5)
+    set_dropout(tower, 0)
+    with torch.no_grad():
+        assert torch.equal(tower.train()(*inputs).pooled, tower(*inputs).pooled)
+
+
+@pytest.mark.parametrize("kind", ["timm_vit", "hf_dinov2", "hf_siglip", "hf_clip", *TEXT_KINDS])
+def test_dropout_acts_in_every_block(kind: str, encoder: Any) -> None:
+    """One block's dropout at a time: the same input gives two outputs. So do its attention's weights alone."""
+    tower, inputs = encoder(kind)
+    set_dropout(tower, 0.5)
+    modules = [module for _, module in tower.backbone.named_modules()]
+    for block in blocks(tower.backbone):
+        tower.eval()
+        for place in block:
+            modules[place].training = True
+        with torch.no_grad():
+            assert not torch.equal(tower(*inputs).tokens, tower(*inputs).tokens), modules[block.start]
+
+
+def test_dropout_reaches_what_is_an_identity_or_a_number(encoder: Any) -> None:
+    modernbert = encoder("modernbert")[0]
+    set_dropout(modernbert, 0.5)
+    assert [m.p for n, m in modernbert.named_modules() if n.endswith("out_drop")] == [0.5, 0.5]
+    resnet = encoder("timm_resnet")[0]
+    set_dropout(resnet, 0.5)
+    assert resnet.backbone.drop_rate == 0.5
+
+
+@pytest.fixture
+def encoder(image_encoder_folder: Any, text_encoder_folder: Any, batch: Batch) -> Any:
+    """`encoder(kind)`: one of the tiny kinds, and what it takes."""
+
+    def build_one(kind: str) -> tuple[Any, tuple[Any, ...]]:
+        if kind in IMAGE_KINDS:
+            folder = str(image_encoder_folder(kind))
+            return build_image_encoder(folder, 32, "auto", pretrained=True), (batch.pixel_values,)
+        text = build_text_encoder(str(text_encoder_folder(kind)), 32, "auto", pretrained=True)
+        return text, (batch.input_ids, batch.attention_mask)
+
+    return build_one
+
+
 def test_the_same_seed_gives_the_same_new_weights_whatever_the_encoders(
-    shapes_overrides: list[str],
+    shapes_overrides: list[str], image_encoder_folder: Any
 ) -> None:
-    config = compose("train", shapes_overrides).config.model
-    a, b, c = (build.build_model(config, 6, seed) for seed in (0, 0, 1))
-    assert torch.equal(a.head.weight, b.head.weight)
-    assert not torch.equal(a.head.weight, c.head.weight)
+    def new_weights(kind: str, seed: int) -> list[torch.Tensor]:
+        name = f"model.image_encoder.name={image_encoder_folder(kind)}"
+        # Random encoders draw from the generator, each as many numbers as it has weights.
+        overrides = [*shapes_overrides, name, "model.image_encoder.pretrained=false"]
+        model = build.build_model(compose("train", overrides).config.model, 6, seed)
+        return [*model.fusion.parameters(), *model.head.parameters()]
+
+    first, *others = (new_weights(kind, 0) for kind in ("timm_vit", "timm_resnet", "hf_dinov2"))
+    for other in others:
+        assert all(torch.equal(a, b) for a, b in zip(first, other, strict=True))
+    assert not torch.equal(first[-2], new_weights("timm_vit", 1)[-2])
 
 
 def test_every_parameter_belongs_to_a_part(model: VisionLanguageModel) -> None:
