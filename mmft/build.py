@@ -24,7 +24,7 @@ from mmft.config.schema.model import ModelConfig
 from mmft.config.schema.optim import OptimConfig
 from mmft.config.schema.root import TrainConfig
 from mmft.config.schema.task import TaskConfig
-from mmft.config.schema.trainer import CheckpointConfig, TrainerConfig
+from mmft.config.schema.trainer import CheckpointConfig
 from mmft.data.bad_rows import BadRows
 from mmft.data.datamodule import VisionLanguageData
 from mmft.data.order import BatchSizes, StepPlan
@@ -208,36 +208,9 @@ def build_trainer(
     )
 
 
-def choose_hardware(config: TrainerConfig) -> None:
-    """Replaces `auto` by what this machine has: a GPU, and bf16 where it is done in hardware.
-
-    Raises:
-        UserError: a GPU is asked for and there is none.
-    """
-    has_gpu = torch.cuda.is_available()
-    if config.accelerator == "gpu" and not has_gpu:
-        raise UserError("trainer.accelerator=gpu: torch sees no GPU here. Type trainer.accelerator=auto or cpu.")
-    if config.accelerator == "auto":
-        config.accelerator = "gpu" if has_gpu else "cpu"
-    if config.precision == "auto":
-        config.precision = "bf16-mixed" if _has_bf16(config.accelerator) else "32-true"
-
-
-def _has_bf16(accelerator: str) -> bool:
-    if accelerator == "gpu":
-        return torch.cuda.get_device_capability()[0] >= 8
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-
-
 def preload() -> None:
     """Imports what torch and its friends would otherwise import inside the first step."""
     with clock.importing():
         import timm  # noqa: F401
         import torch._dynamo  # noqa: F401 - torch.optim asks for it when the first optimizer is made
         import transformers.models.auto.modeling_auto  # noqa: F401
-
-
-def device_of(accelerator: str) -> torch.device:
-    """`auto`, `cpu` or `gpu` as a device."""
-    gpu = accelerator == "gpu" or (accelerator == "auto" and torch.cuda.is_available())
-    return torch.device("cuda" if gpu else "cpu")

@@ -7,27 +7,7 @@ from collections.abc import Iterable, Iterator
 import torch
 
 from mmft.batch import Batch, Outputs
-from mmft.errors import UserError
 from mmft.models.vision_language_model import VisionLanguageModel
-
-
-def device_of(accelerator: str) -> torch.device:
-    """`auto`, `cpu` or `gpu` as a device.
-
-    Raises:
-        UserError: a GPU is asked for and there is none.
-    """
-    has_gpu = torch.cuda.is_available()
-    if accelerator == "gpu" and not has_gpu:
-        raise UserError("trainer.accelerator=gpu: torch sees no GPU here. Type trainer.accelerator=auto or cpu.")
-    return torch.device("cuda" if has_gpu and accelerator != "cpu" else "cpu")
-
-
-def has_bf16(device: torch.device) -> bool:
-    """Whether the device computes bfloat16 in hardware; in software it is slow, and no nearer to a GPU's figures."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device)[0] >= 8
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def full_precision(precision: str) -> str:

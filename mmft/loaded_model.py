@@ -11,11 +11,13 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from mmft.config.paths import rebase
 from mmft.config.schema.data import DataConfig
 from mmft.data.loading import make_batches
 from mmft.data.splits import Split, inputs_only, whole
 from mmft.data.table import Table
-from mmft.inference import device_of, full_precision, has_bf16, outputs_of
+from mmft.hardware import device_of, has_bf16
+from mmft.inference import full_precision, outputs_of
 from mmft.models.vision_language_model import VisionLanguageModel
 from mmft.run_folder import find_run
 from mmft.saved_model import SavedModel, load_model
@@ -121,13 +123,16 @@ def data_of_run(saved: SavedModel, given: Any) -> DataConfig:
         saved: the run's model.
         given: `RunData`; a key left null is as in the run.
     """
-    from mmft.config.paths import rebase
-
     data: DataConfig = rebase(saved.config, saved.working_directory).data
-    if given.path is not None:
+    if given.path is not None and not is_own_table(data, given.path):
         data.train = data.val = data.test = data.root = None
     _overlay(data, given)
     return data
+
+
+def is_own_table(data: DataConfig, path: str) -> bool:
+    """Whether `path` is the table that the run was trained on; `data` is the run's, its paths absolute."""
+    return data.path is not None and Path(path).expanduser().resolve() == Path(data.path).resolve()
 
 
 def _overlay(target: Any, given: Any) -> None:

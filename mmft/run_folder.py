@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
@@ -86,7 +87,8 @@ class RunFolder:
     def update_summary(self, **values: Any) -> None:
         """Sets keys of summary.json and leaves the others."""
         self.path.mkdir(parents=True, exist_ok=True)
-        write_text(self.summary, json.dumps(self.read_summary() | values, indent=2, ensure_ascii=False) + "\n")
+        known = _without_nan(self.read_summary() | values)
+        write_text(self.summary, json.dumps(known, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
     def write_tables(self, tables: dict[str, list[list[Any]]]) -> None:
         """Writes each table as `<name>.csv`."""
@@ -98,6 +100,15 @@ class RunFolder:
         """Writes the first summary of a run that starts or goes on."""
         started = self.read_summary().get("started") or datetime.now(UTC).isoformat(timespec="microseconds")
         self.update_summary(status="running", started=started, **values)
+
+
+def _without_nan(value: Any) -> Any:
+    """Numbers that JSON cannot hold as null."""
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def find_run(run: str, runs: Path) -> RunFolder:

@@ -10,13 +10,14 @@ import lightning.pytorch as pl
 from mmft import logs
 from mmft.callbacks.bad_rows import BadRowReport
 from mmft.config.compose import Composed
+from mmft.config.paths import rebase
 from mmft.config.schema import TestConfig
 from mmft.config.schema.data import DataConfig
 from mmft.data.bad_rows import BadRows
 from mmft.data.loading import make_batches
-from mmft.data.splits import Split, _limited, load_rows, load_splits
+from mmft.data.splits import Split, limited, load_rows, load_splits
 from mmft.errors import ExitCode, UserError
-from mmft.loaded_model import data_of_run, load
+from mmft.loaded_model import data_of_run, is_own_table, load
 from mmft.training.module import Evaluating
 
 log = logging.getLogger(__name__)
@@ -34,8 +35,10 @@ def test(composed: Composed) -> int:
     config: TestConfig = composed.config
     logs.configure(None)
     model = load(config.run, config.paths.runs, config.trainer.accelerator)
+    own = rebase(model.saved.config, model.saved.working_directory).data
+    other = config.data.path is not None and not is_own_table(own, config.data.path)
     data = data_of_run(model.saved, config.data)
-    split = _rows(data, model.saved.config.seed, other=config.data.path is not None)
+    split = _rows(data, model.saved.config.seed, other)
     bad = BadRows(len(split), data.max_bad_fraction)
     batches = make_batches(split, data, **model.input_options(), encode=model.saved.task.encode)
     module = Evaluating(model.model, model.saved.task)
@@ -60,7 +63,8 @@ def _rows(data: DataConfig, seed: int, other: bool) -> Split:
         if data.limit is None or len(split) <= data.limit:
             return split
         log.info("data.limit=%d: %d of %d rows are tested", data.limit, data.limit, len(split))
-        return _limited(split, data.limit, seed)
+        return limited(split, data.limit, seed)
+    # The run's own table: of the rows that it was not trained on, however they were split off.
     splits = load_splits(data, seed)
     if "test" not in splits:
         raise UserError("The run's data has no test rows. Type data.path=FILE.")

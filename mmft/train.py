@@ -26,6 +26,7 @@ from mmft.data.datamodule import VisionLanguageData
 from mmft.data.splits import Split, groups_in_several_splits, load_splits
 from mmft.errors import ExitCode, MmftError, TrainingError
 from mmft.files import settled
+from mmft.hardware import choose_hardware, device_of
 from mmft.initialise import initialise_from
 from mmft.modality_report import modality_report
 from mmft.run_folder import RunFolder
@@ -58,7 +59,7 @@ def train(composed: Composed, path: Path) -> int:
     base = _working_directory(folder)
     with stop_signals() as request, _recorded(folder, composed.config.seed):
         build.preload()
-        build.choose_hardware(composed.config.trainer)
+        choose_hardware(composed.config.trainer)
         folder.write_config(_for_disk(composed, base), composed.typed)
         run(composed.config, rebase(composed.config, base), folder, base, job_started, request)
     print(folder.path, flush=True)
@@ -103,7 +104,7 @@ def run(
     save_model(folder.model, model, task, plan, typed, base)
     folder.update_summary(rows={**data.rows, "bad": bad.count})
     if config.modality_report and "test" in data.rows:
-        model.to(build.device_of(config.trainer.accelerator))
+        model.to(device_of(config.trainer.accelerator))
         loaders = data.evaluation_loader("train"), data.evaluation_loader("test")
         both = module.results["test"][task.monitor]
         report = modality_report(model, task, *loaders, both, config.trainer.precision)

@@ -262,6 +262,18 @@ def test_test_gives_the_runs_own_figures_and_other_rows_theirs(
     assert figures(f"data.path={table}", f"data.root={shapes.rows.parent}", "data.columns.id=null")["rows"] == 50
 
 
+def test_test_on_the_runs_own_table_takes_its_own_test_rows(
+    train_run: TrainRun, shapes: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not the rows that it was trained on, however they were split off."""
+    run = train_run("data.columns.split=null", "data.columns.id=id", "data.limit=null")
+    capsys.readouterr()
+    assert run_test(compose("test", [f"run={run.path}", f"data.path={shapes.rows}"])) == 0
+    lines = dict(line.split() for line in capsys.readouterr().out.splitlines())
+    assert int(lines["rows"]) == run.summary["rows"]["test"] < 240
+    assert float(lines["accuracy"]) == pytest.approx(run.summary["test"]["accuracy"], abs=1e-6)
+
+
 ENCODERS = [
     ("timm_vit", "bert", "full"),
     ("hf_dinov2", "roberta", "full"),

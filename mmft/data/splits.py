@@ -53,7 +53,7 @@ def load_splits(config: DataConfig, seed: int) -> dict[str, Split]:
     splits = _from_files(config) if config.path is None else _from_table(config, config.path, seed)
     if config.limit is None:
         return splits
-    return {name: _limited(split, config.limit, seed) for name, split in splits.items()}
+    return {name: limited(split, config.limit, seed) for name, split in splits.items()}
 
 
 def groups_in_several_splits(splits: Mapping[str, Split]) -> set[str]:
@@ -183,7 +183,7 @@ def _require(splits: Mapping[str, Split], names: Sequence[str], cause: str) -> d
     return dict(splits)
 
 
-def _limited(split: Split, limit: int, seed: int) -> Split:
+def limited(split: Split, limit: int, seed: int) -> Split:
     """At most `limit` rows, those with the lowest hashes, in the table's order."""
     if len(split) <= limit:
         return split

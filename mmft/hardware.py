@@ -1,0 +1,40 @@
+"""What this machine has: a GPU, bfloat16 in hardware. `auto` is resolved here."""
+
+from __future__ import annotations
+
+import torch
+
+from mmft.config.schema.trainer import TrainerConfig
+from mmft.errors import UserError
+
+
+def device_of(accelerator: str) -> torch.device:
+    """`auto`, `cpu` or `gpu` as a device.
+
+    Raises:
+        UserError: a GPU is asked for and there is none.
+    """
+    has_gpu = torch.cuda.is_available()
+    if accelerator == "gpu" and not has_gpu:
+        raise UserError("trainer.accelerator=gpu: torch sees no GPU here. Type trainer.accelerator=auto or cpu.")
+    return torch.device("cuda" if has_gpu and accelerator != "cpu" else "cpu")
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether the device computes bfloat16 in hardware; in software it is slow, and no nearer to a GPU's figures."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device)[0] >= 8
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def choose_hardware(config: TrainerConfig) -> torch.device:
+    """Replaces `auto` in `trainer` by what this machine has, so that config.yaml says what was used.
+
+    Raises:
+        UserError: a GPU is asked for and there is none.
+    """
+    device = device_of(config.accelerator)
+    config.accelerator = "gpu" if device.type == "cuda" else "cpu"
+    if config.precision == "auto":
+        config.precision = "bf16-mixed" if has_bf16(device) else "32-true"
+    return device
