@@ -99,7 +99,7 @@ class RunFolder:
     def start(self, **values: Any) -> None:
         """Writes the first summary of a run that starts or goes on."""
         started = self.read_summary().get("started") or datetime.now(UTC).isoformat(timespec="microseconds")
-        self.update_summary(status="running", started=started, **values)
+        self.update_summary(status="running", error=None, started=started, **values)
 
 
 def _without_nan(value: Any) -> Any:
