@@ -101,6 +101,9 @@ def run(
         trainer.test(module, datamodule=data, verbose=False)
         folder.update_summary(test=module.results["test"])
         folder.write_tables(module.tables)
+        log.info(
+            "test/%s %.4f  test/loss %.4f", task.monitor, *(module.results["test"][k] for k in (task.monitor, "loss"))
+        )
     save_model(folder.model, model, task, plan, typed, base)
     folder.update_summary(rows={**data.rows, "bad": bad.count})
     if config.modality_report and "test" in data.rows:

@@ -16,10 +16,28 @@ log = logging.getLogger(__name__)
 _EVERY_SECONDS = 10.0
 
 
-class PlainProgress(pl.Callback):
-    """A line after every epoch, and every ten seconds inside one."""
+class Bar(RichProgressBar):
+    """Lightning's bar, with epochs counted from 1 and the last validation beside it."""
 
-    def __init__(self) -> None:
+    def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
+        """The monitored metric and the loss of the last validation."""
+        assert isinstance(pl_module, FineTuning)
+        return {f"val/{name}": f"{value:.4f}" for name, value in _shown(pl_module).items()}
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        last = str(super()._get_train_description(current_epoch)).rpartition("/")[2]  # the number of epochs less one
+        return f"Epoch {current_epoch + 1}/{int(last) + 1}"
+
+
+class PlainProgress(pl.Callback):
+    """A line after every epoch, and every ten seconds inside one.
+
+    Args:
+        level: of logging; DEBUG sends the lines to train.log alone.
+    """
+
+    def __init__(self, level: int = logging.INFO) -> None:
+        self._level = level
         self._said = 0.0
         self._validated = False  # in this epoch
 
@@ -32,7 +50,8 @@ class PlainProgress(pl.Callback):
         """A line, if ten seconds have passed."""
         if time.monotonic() - self._said >= _EVERY_SECONDS:
             self._said = time.monotonic()
-            log.info("epoch %d  step %d/%s", trainer.current_epoch + 1, batch_idx + 1, trainer.num_training_batches)
+            steps = batch_idx + 1, trainer.num_training_batches
+            log.log(self._level, "epoch %d  step %d/%s", trainer.current_epoch + 1, *steps)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Notes that there are new metrics."""
@@ -41,9 +60,13 @@ class PlainProgress(pl.Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """A line, with the validation metrics if this epoch was validated."""
         assert isinstance(pl_module, FineTuning)
-        results = pl_module.results["val"] if self._validated else {}
-        said = [f"val/{k} {v:.4f}" for k, v in results.items() if k in ("loss", pl_module.task.monitor)]
-        log.info("%s", "  ".join([f"epoch {trainer.current_epoch + 1} done", f"step {trainer.global_step}", *said]))
+        said = [f"val/{k} {v:.4f}" for k, v in _shown(pl_module).items() if self._validated]
+        line = [f"epoch {trainer.current_epoch + 1} done", f"step {trainer.global_step}", *said]
+        log.log(self._level, "%s", "  ".join(line))
+
+
+def _shown(module: FineTuning) -> dict[str, float]:
+    return {k: v for k, v in module.results.get("val", {}).items() if k in ("loss", module.task.monitor)}
 
 
 def progress(kind: str) -> list[pl.Callback]:
@@ -51,5 +74,5 @@ def progress(kind: str) -> list[pl.Callback]:
     if kind == "auto":
         kind = "rich" if sys.stderr.isatty() else "plain"
     if kind == "rich":
-        return [RichProgressBar(console_kwargs={"stderr": True}), PlainProgress()]
+        return [Bar(console_kwargs={"stderr": True}), PlainProgress(logging.DEBUG)]
     return [PlainProgress()] if kind == "plain" else []
