@@ -150,25 +150,26 @@ class _Reader:
         known = [f.name for f in fields(schema)]
         for name, value in given.items():
             if name not in known:
-                self._unknown_key(f"{path}.{name}" if path else str(name), str(name), value, schema)
+                self._unknown_key(f"{path}.{name}" if path else str(name), str(name), value, schema, path)
 
-    def _unknown_key(self, key: str, name: str, value: Any, schema: type) -> None:
+    def _unknown_key(self, key: str, name: str, value: Any, schema: type, home: str) -> None:
+        """Notes a key, and what is below it, that `schema`, the section at `home`, does not have."""
         if name in NO_CODE:
             self._problem(key, "is not allowed: nothing that a config names is imported or called by mmft")
         elif owner := _owner(key, schema):
             self._problem(key, owner)
         elif isinstance(value, Mapping) and value:
             for inner, v in value.items():
-                self._unknown_key(f"{key}.{inner}", str(inner), v, schema)
+                self._unknown_key(f"{key}.{inner}", str(inner), v, schema, home)
         else:
-            self._problem(key, f"no such key.{self._suggestion(key, schema)}")
+            self._problem(key, f"no such key.{self._suggestion(key, schema, home)}")
 
-    def _suggestion(self, key: str, schema: type) -> str:
-        head, _, name = key.rpartition(".")
+    def _suggestion(self, key: str, schema: type, home: str) -> str:
         siblings = [f.name for f in fields(schema)]
-        near = nearest(name, siblings)
-        found = nearest(key, key_names(self.root)) if near is None else f"{head}.{near}".lstrip(".")
-        where = f"Keys of {head}" if head else "Keys and sections"
+        name = key.removeprefix(f"{home}.")
+        near = None if "." in name else nearest(name, siblings)
+        found = nearest(key, key_names(self.root)) if near is None else f"{home}.{near}".lstrip(".")
+        where = f"Keys of {home}" if home else "Keys and sections"
         return (f" Did you mean {found}?" if found else "") + f" {where}: {listed(siblings)}"
 
     def _not_a_section(self, values: Any, schema: type, path: str) -> None:
