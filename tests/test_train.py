@@ -21,6 +21,15 @@ DROPOUT = "model.dropout=0.2"
 PINNED = [1.777494, 1.943908, 1.7168, 1.700086, 1.610133, 1.792982]
 
 
+def table_of(rows: list[dict[str, str]], shapes: Any, folder: Path) -> list[str]:
+    """Writes the sample's rows as they are now; the overrides that name the table."""
+    with (folder / "rows.csv").open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    return [f"data.path={folder / 'rows.csv'}", f"data.root={shapes.rows.parent}"]
+
+
 def test_workers_and_repetition_change_nothing_and_the_seed_does(train_run: TrainRun) -> None:
     first, again = train_run(DROPOUT), train_run(DROPOUT)
     workers = train_run(DROPOUT, "data.num_workers=2")
@@ -133,17 +142,13 @@ def test_without_validation_rows_the_last_is_the_finished_model(
     train_run: TrainRun, shapes: Any, tmp_path: Path
 ) -> None:
     rows = [r for r in csv.DictReader(shapes.rows.open()) if r["split"] != "val"]
-    table = tmp_path / "rows.csv"
-    with table.open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
-    run = train_run(f"data.path={table}", f"data.root={shapes.rows.parent}")
+    place = table_of(rows, shapes, tmp_path)
+    run = train_run(*place)
     assert run.summary["model_step"] == run.summary["optimizer_steps"]
     assert run.summary["best_step"] is run.summary["monitor"] is None
     assert "val" not in run.summary["rows"]
     with pytest.raises(UserError, match=r"early_stopping.patience=2: there are no validation rows"):
-        train_run(f"data.path={table}", f"data.root={shapes.rows.parent}", "callbacks.early_stopping.patience=2")
+        train_run(*place, "callbacks.early_stopping.patience=2")
 
 
 def test_the_best_checkpoint_is_the_finished_model(train_run: TrainRun) -> None:
@@ -230,24 +235,17 @@ def test_validation_rows_that_cannot_be_read_are_an_error(train_run: TrainRun, s
     rows = list(csv.DictReader(shapes.rows.open()))
     for row in rows:
         row["image"] = "gone.png" if row["split"] == "val" else row["image"]
-    with (tmp_path / "rows.csv").open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
+    place = table_of(rows, shapes, tmp_path)
     with pytest.raises(UserError, match="No row of val could be read"):
-        train_run(f"data.path={tmp_path / 'rows.csv'}", f"data.root={shapes.rows.parent}", "data.max_bad_fraction=1")
+        train_run(*place, "data.max_bad_fraction=1")
 
 
 def test_too_many_bad_rows_end_the_run(train_run: TrainRun, shapes: Any, tmp_path: Path) -> None:
     rows = list(csv.DictReader(shapes.rows.open()))
     for row in rows[:10]:
         row["image"] = "gone.png"
-    table = tmp_path / "rows.csv"
-    with table.open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
-    place = [f"data.path={table}", f"data.root={shapes.rows.parent}", "data.limit=null"]
+    place = table_of(rows, shapes, tmp_path)
+    place.append("data.limit=null")
     with pytest.raises(UserError, match=r"rows are known to be bad .*data.max_bad_fraction"):
         train_run(*place)
     run = train_run(*place, "data.max_bad_fraction=0.1")
@@ -270,12 +268,8 @@ def test_a_step_without_a_single_good_row_moves_nothing(train_run: TrainRun, sha
     for row in rows:
         if row["split"] == "train":
             row["image"] = "gone.png"
-    table = tmp_path / "rows.csv"
-    with table.open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
-    place = [f"data.path={table}", f"data.root={shapes.rows.parent}", "data.max_bad_fraction=1"]
+    place = table_of(rows, shapes, tmp_path)
+    place.append("data.max_bad_fraction=1")
     one = train_run(*place, "trainer.max_epochs=1")
     two = train_run(*place, "trainer.max_epochs=2")
     assert two.summary["optimizer_steps"] == 6

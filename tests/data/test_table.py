@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -54,18 +55,11 @@ def test_every_format_gives_the_same_rows(
 
 
 def test_from_rows_takes_mappings_arrow_and_pandas_alike(all_columns: ColumnsConfig) -> None:
-    pandas = pytest.importorskip("pandas") if _has_pandas() else None
-    kinds: list[Any] = [ROWS, pa.Table.from_pylist(ROWS)] + ([pandas.DataFrame(ROWS)] if pandas else [])
+    kinds: list[Any] = [ROWS, pa.Table.from_pylist(ROWS), pd.DataFrame(ROWS)]
     for rows in kinds:
         table = Table.from_rows(rows, all_columns, Path("/root"))
         assert [table.image(row) for row in range(3)] == ["/root/a.png", None, "/abs/c.png"]
         assert table.labels(every_row(table)) == ["x", "y", None]
-
-
-def _has_pandas() -> bool:
-    from importlib.util import find_spec
-
-    return find_spec("pandas") is not None
 
 
 def test_a_frame_with_mixed_columns_is_read_value_by_value() -> None:
