@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmft import build, clock, logs
 from mmft.callbacks.checkpointing import Checkpointing, copy_to_best
@@ -84,6 +85,10 @@ def run(
     bad.check()
     folder.update_summary(parameters=plan.counts(), rows={**data.rows, "bad": bad.count})
     _tell(config, data, splits)
+    if config.data.micro_batch_size is not None and any(
+        isinstance(m, _BatchNorm) and m.training for m in model.modules()
+    ):
+        log.warning("BatchNorm is trained on micro-batches: here the result depends on data.micro_batch_size")
 
     module = build.build_module(config, model, task, plan)
     last, rows_before = resume_point(folder)

@@ -301,3 +301,12 @@ def test_out_of_memory_is_a_training_error(
     with pytest.raises(TrainingError, match=r"Out of memory: .*data.micro_batch_size"):
         train_run(folder=tmp_path / "oom")
     assert json.loads((tmp_path / "oom" / "summary.json").read_text())["status"] == "failed"
+
+
+def test_a_trained_batch_norm_with_micro_batches_is_told(train_run: TrainRun, image_encoder_folder: Any) -> None:
+    resnet = f"model.image_encoder.name={image_encoder_folder('timm_resnet')}"
+    said = "BatchNorm is trained on micro-batches"
+    few = ["trainer.max_epochs=1", "data.micro_batch_size=8"]
+    assert said in (train_run(resnet, *few).path / "train.log").read_text()
+    frozen = train_run(resnet, *few, "tune/image_encoder=freeze")
+    assert said not in (frozen.path / "train.log").read_text()

@@ -153,6 +153,7 @@ def make_plan(model: VisionLanguageModel, methods: Mapping[str, TuningMethod], r
         groups.setdefault(group.name, group).parameters[name] = parameter
     for part, tower in towers.items():
         getattr(model, part).frozen = not tower.trained
+    model.train(model.training)  # a tower that is frozen now goes to eval mode
     ordered = sorted(groups.values(), key=lambda g: (PARTS.index(g.part), g.name))
     return TuningPlan(ordered, _totals(model), _sum_by_part(ordered), {p: m.name for p, m in methods.items()})
 
