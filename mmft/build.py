@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from functools import partial
 
 import lightning.pytorch as pl
 import torch
@@ -111,12 +110,11 @@ def build_data(
 def build_module(config: TrainConfig, model: VisionLanguageModel, task: Task, plan: TuningPlan) -> FineTuning:
     """The LightningModule."""
     # The fields of the group's base are the plan's and the step's; an option's own are its optimizer's.
-    make_optimizer = partial(registry.build, config.optim, but=OptimConfig)
     return FineTuning(
         model,
         task,
         plan,
-        lambda groups: make_optimizer(groups=groups),
+        lambda groups: registry.build(config.optim, but=OptimConfig, groups=groups),
         config.optim.clip_norm,
         config.seed,
         config.trainer.log_every_steps,
