@@ -21,6 +21,7 @@ from mmft.inference import full_precision, outputs_of
 from mmft.models.vision_language_model import VisionLanguageModel
 from mmft.run_folder import find_run
 from mmft.saved_model import SavedModel, load_model
+from mmft.shipped import located
 
 
 class LoadedModel:
@@ -110,10 +111,10 @@ def load(run: str | Path, runs: str | Path = "runs", accelerator: str = "auto") 
         UserError: there is no such run, it has no finished model, a frozen encoder is not found, or a GPU is
             asked for and there is none.
     """
-    folder = Path(run).expanduser()
+    folder = located(run)
     if (folder / "model.safetensors").exists():
         return LoadedModel(load_model(folder), accelerator)
-    return LoadedModel(load_model(find_run(str(run), Path(runs)).model), accelerator)
+    return LoadedModel(load_model(find_run(str(run), located(runs)).model), accelerator)
 
 
 def data_of_run(saved: SavedModel, given: Any) -> DataConfig:
@@ -127,12 +128,15 @@ def data_of_run(saved: SavedModel, given: Any) -> DataConfig:
     if given.path is not None and not is_own_table(data, given.path):
         data.train = data.val = data.test = data.root = None
     _overlay(data, given)
+    for name in ("path", "root"):
+        if getattr(given, name) is not None:
+            setattr(data, name, str(located(getattr(given, name))))
     return data
 
 
 def is_own_table(data: DataConfig, path: str) -> bool:
     """Whether `path` is the table that the run was trained on; `data` is the run's, its paths absolute."""
-    return data.path is not None and Path(path).expanduser().resolve() == Path(data.path).resolve()
+    return data.path is not None and located(path).resolve() == Path(data.path).resolve()
 
 
 def _overlay(target: Any, given: Any) -> None:

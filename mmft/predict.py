@@ -18,6 +18,7 @@ from mmft.config.schema import PredictConfig
 from mmft.data.splits import load_rows
 from mmft.errors import ExitCode, UserError
 from mmft.loaded_model import data_of_run, load
+from mmft.shipped import located
 
 log = logging.getLogger(__name__)
 Answer = dict[str, Any]
@@ -72,14 +73,13 @@ def _opened(out: str) -> Iterator[TextIO]:
     if out == "-":
         yield sys.stdout
         return
-    with _aside(Path(out)) as aside, aside.open("w", newline="", encoding="utf-8") as stream:
+    with _aside(located(out)) as aside, aside.open("w", newline="", encoding="utf-8") as stream:
         yield stream
 
 
 @contextmanager
 def _aside(path: Path) -> Iterator[Path]:
     """A file to write that takes the name `path` once it is whole; nothing of it is left if that fails."""
-    path = path.expanduser()
     aside = path.with_name(f".{path.name}.new")
     try:
         yield aside
@@ -106,7 +106,7 @@ def _write_parquet(out: str, columns: list[str], answers: Iterable[Answer]) -> N
 
     kinds = {"row": pa.int64(), "id": pa.string(), "prediction": pa.string(), "error": pa.string()}
     schema = pa.schema([(name, kinds.get(name, pa.float32())) for name in columns])
-    with _aside(Path(out)) as aside, parquet.ParquetWriter(aside, schema) as writer:
+    with _aside(located(out)) as aside, parquet.ParquetWriter(aside, schema) as writer:
         for some in _batched(answers, 4096):  # one row group each
             writer.write_table(pa.Table.from_pylist(some, schema=schema))
 

@@ -16,6 +16,7 @@ from mmft.config.compose import Composed, compose, recompose
 from mmft.config.folder import run_name
 from mmft.errors import UserError
 from mmft.run_folder import RunFolder, all_runs, find_run, newest
+from mmft.shipped import located
 
 # What may differ: where and how fast it runs, and who is told.
 _MAY_CHANGE = (
@@ -52,7 +53,7 @@ def resolve(composed: Composed) -> tuple[Composed, Path] | None:
 
 
 def _find(composed: Composed) -> RunFolder | None:
-    wanted, runs = composed.config.resume, Path(composed.config.paths.runs).expanduser()
+    wanted, runs = composed.config.resume, located(composed.config.paths.runs)
     if wanted != "last":
         return find_run(wanted, runs)
     name = run_name(composed)

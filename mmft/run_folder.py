@@ -13,6 +13,7 @@ from typing import Any
 
 from mmft.errors import UserError
 from mmft.files import write_text
+from mmft.shipped import located
 
 
 class RunFolder:
@@ -123,7 +124,7 @@ def find_run(run: str, runs: Path) -> RunFolder:
         if found := newest(one for one in all_runs(runs) if one.model.is_dir()):
             return found
         raise UserError(f"run=last: there is no finished run under {runs}. Train one, or set paths.runs.")
-    folder = RunFolder(Path(run).expanduser())
+    folder = RunFolder(located(run))
     if not folder.config.exists():
         raise UserError(f"run={run}: {folder.path} is no run folder (it has no config.yaml).")
     return folder

@@ -32,6 +32,7 @@ from mmft.initialise import initialise_from
 from mmft.modality_report import modality_report
 from mmft.run_folder import RunFolder
 from mmft.saved_model import save_model
+from mmft.shipped import located
 from mmft.signals import Stopped, StopRequest, stop_signals
 from mmft.training.checkpoint import read
 from mmft.training.csv_log import CsvLog
@@ -75,7 +76,7 @@ def run(
     task = build.build_task(config.task)
     task.fit(splits["train"].table.labels(splits["train"].rows))
     model = build.build_model(config.model, task.width, config.seed)
-    changed = set() if config.init is None else initialise_from(config.init, Path(config.paths.runs), model, task)
+    changed = set() if config.init is None else initialise_from(config.init, located(config.paths.runs), model, task)
     plan = build.build_plan(config, model, changed)
     data = build.build_data(config, splits, model, task)
     show_plan(plan)

@@ -14,6 +14,7 @@ from mmft.config.schema import PredictConfig, TestConfig, TrainConfig
 from mmft.config.schema.data import FractionsConfig
 from mmft.config.validate import MUST
 from mmft.config.wording import did_you_mean, listed, show
+from mmft.shipped import located
 
 _TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 _PREDICTIONS = (".csv", ".jsonl", ".parquet")
@@ -58,24 +59,19 @@ def run_is_a_run(c: TestConfig) -> str | None:
 
 
 def _no_run(run: str | None) -> str | None:
-    if run is None or run == "last" or _path(run).is_dir():
+    if run is None or run == "last" or located(run).is_dir():
         return None
     return f"there is no folder {show(run)}{_here(run)}. Type a run folder, or last"
 
 
-def _path(value: str) -> Path:
-    """A path as it is used: `~` is the home folder, which the shell leaves alone after a `=`."""
-    return Path(os.path.expanduser(value))  # noqa: PTH111 - `~nobody` is then a file that is not there
-
-
 def _here(path: str) -> str:
-    return "" if _path(path).is_absolute() else f" in {Path.cwd()}"
+    return "" if located(path).is_absolute() else f" in {Path.cwd()}"
 
 
 @check_train("paths.runs")
 def runs_is_a_folder(c: TrainConfig) -> str | None:
     """Run folders can be made."""
-    if c.paths.runs and not _path(c.paths.runs).is_file():
+    if c.paths.runs and not located(c.paths.runs).is_file():
         return None
     return f"{show(c.paths.runs)} is not a folder. Type paths.runs=FOLDER; it is made where it does not exist"
 
@@ -111,7 +107,7 @@ def _beside_train(key: str, value: str | None, c: TrainConfig) -> str | None:
 @check_train("data.train", "data.val", "data.test")
 def different_files(c: TrainConfig) -> str | None:
     """No file is two splits."""
-    files = [os.path.realpath(_path(f)) for f in (c.data.train, c.data.val, c.data.test) if f is not None]
+    files = [os.path.realpath(located(f)) for f in (c.data.train, c.data.val, c.data.test) if f is not None]
     if len(set(files)) == len(files):
         return None
     return "data.train, data.val and data.test must be different files: a row must not be in two splits"
@@ -216,10 +212,10 @@ def out_is_a_table(c: PredictConfig) -> str | None:
     """Predictions can be written, and not over the rows."""
     if c.out == "-":
         return None
-    out = _path(c.out)
+    out = located(c.out)
     if out.suffix.lower() not in _PREDICTIONS:
         return f"{show(c.out)}: its ending says the format: {listed(_PREDICTIONS)}, or - for CSV on stdout"
-    if c.data.path is not None and os.path.realpath(out) == os.path.realpath(_path(c.data.path)):
+    if c.data.path is not None and os.path.realpath(out) == os.path.realpath(located(c.data.path)):
         return f"{show(c.out)} is data.path: the predictions would overwrite the rows"
     if not out.absolute().parent.is_dir():
         return f"there is no folder {out.parent}{_here(c.out)}; make it first"
@@ -233,7 +229,7 @@ def _table(key: str) -> Any:
         value = getattr(c.data, key)
         if value is None:
             return None
-        path = _path(value)
+        path = located(value)
         if path.is_dir():
             return f"{show(value)} is a folder; type data.{key}=FILE"
         if not path.is_file():
@@ -280,6 +276,6 @@ for _key, _why in _UNREAD.items():
 @check_use("data.root")
 def root_is_a_folder(c: Any) -> str | None:
     """Pictures have a folder."""
-    if c.data.root is None or _path(c.data.root).is_dir():
+    if c.data.root is None or located(c.data.root).is_dir():
         return None
     return f"there is no folder {show(c.data.root)}{_here(c.data.root)}; null is the table's own folder"

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 import re
-from pathlib import Path
 
 from mmft.config.checks import check_train
 from mmft.config.schema import TrainConfig
 from mmft.config.schema.model import ConcatConfig
 from mmft.config.schema.tune import FreezeConfig
 from mmft.config.wording import listed, show
+from mmft.shipped import PREFIX, located
 
-_LOCAL = ("/", "./", "../", "~")  # what begins like this can only be a folder
+_LOCAL = ("/", "./", "../", "~", PREFIX)  # what begins like this can only be a folder
 
 
 @check_train("model.image_encoder.name")
@@ -32,7 +32,7 @@ def _no_encoder(name: str) -> str | None:
         return "is empty. Type a folder or a hub name"
     if os.environ.get("MMFT_ENCODERS"):  # it may have been moved there
         return None
-    folder = Path(os.path.expanduser(name))  # noqa: PTH111 - `~nobody` is then a folder that is not there
+    folder = located(name)
     if name.startswith(_LOCAL) and not folder.is_dir():
         return f"there is no folder {show(name)}"
     if folder.is_dir() and not (folder / "config.json").is_file():

@@ -27,6 +27,14 @@ from mmft.config.sources import Groups
 from mmft.config.validate import Problem
 from mmft.errors import UserError
 
+DEFAULT_EXPERIMENT = "experiment=clipart"
+"""What `mmft train` takes where nothing that is typed says what to train on.
+
+Not an entry of the defaults list: whoever names rows of their own must also name their columns and
+encoders, and not be given the sample's without a word.
+"""
+_ROWS = {"experiment", "data", "data.path", "data.train", "data.val", "data.test", "data.root"}
+
 MOST_COMBINATIONS = 256  # of a sweep that are validated one by one
 
 
@@ -141,6 +149,8 @@ class _Composition:
         """Composes and validates everything that the overrides ask for."""
         for_hydra = [o for o in overrides if is_hydra_override(o)]
         own = [o for o in overrides if not is_hydra_override(o)]
+        if self.command == "train" and not any(_names_rows(o) for o in own):
+            own.append(DEFAULT_EXPERIMENT)
         typed, refused = read_overrides(self.command, own, self.groups, multirun=self.multirun)
         self.messages += [r.message for r in refused]
         chosen = [t for t in typed if t.is_group]
@@ -181,6 +191,12 @@ class _Composition:
             under = any(problem.key == k or problem.key.startswith(f"{k}.") for k in keys)
             if not under and not (unread and problem.text.startswith(validate.MUST)):
                 yield problem
+
+
+def _names_rows(override: str) -> bool:
+    """Whether an override says what to train on, or how to read it."""
+    key = override.lstrip("+~").partition("=")[0].strip().replace("/", ".")
+    return key in _ROWS or key.startswith("data.columns")
 
 
 def _message(problem: Problem, provenance: Provenance) -> str:

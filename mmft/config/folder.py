@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mmft.config.compose import Composed
 from mmft.errors import UserError
+from mmft.shipped import located
 
 
 def run_name(composed: Composed) -> str:
@@ -28,7 +29,7 @@ def make_run_folder(composed: Composed, *, sweep: bool) -> Path:
     key = "hydra.sweep.dir" if sweep else "hydra.run.dir"
     wanted = [o.partition("=")[2].strip("'\"") for o in composed.typed if o.lstrip("+").startswith(f"{key}=")]
     try:
-        return _make_exactly(Path(wanted[-1]).expanduser(), key) if wanted else _make_dated(composed)
+        return _make_exactly(located(wanted[-1]), key) if wanted else _make_dated(composed)
     except OSError as error:
         where = key if wanted else "paths.runs"
         raise UserError(f"{where}: the folder {error.filename} cannot be made: {error.strerror}") from error
@@ -42,7 +43,7 @@ def _make_exactly(folder: Path, key: str) -> Path:
 
 
 def _make_dated(composed: Composed) -> Path:
-    parent = Path(composed.config.paths.runs).expanduser() / run_name(composed)
+    parent = located(composed.config.paths.runs) / run_name(composed)
     parent.mkdir(parents=True, exist_ok=True)
     stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     for suffix in ("", *(f"-{n}" for n in itertools.islice(itertools.count(1), 1000))):

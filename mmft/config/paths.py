@@ -6,6 +6,8 @@ import copy
 from pathlib import Path
 from typing import Any
 
+from mmft.shipped import located
+
 _FILES = ("path", "train", "val", "test", "root")
 
 
@@ -18,11 +20,11 @@ def rebase(config: Any, base: Path) -> Any:
     for name in _FILES:
         value = getattr(absolute.data, name)
         if value is not None:
-            setattr(absolute.data, name, str(base / Path(value).expanduser()))
+            setattr(absolute.data, name, str(located(value, base)))
     for encoder in (absolute.model.image_encoder, absolute.model.text_encoder):
-        if (folder := base / Path(encoder.name).expanduser()).is_dir():
+        if (folder := located(encoder.name, base)).is_dir():
             encoder.name = str(folder)
-    absolute.paths.runs = str(base / Path(absolute.paths.runs).expanduser())
+    absolute.paths.runs = str(located(absolute.paths.runs, base))
     if absolute.init is not None and absolute.init != "last":
-        absolute.init = str(base / Path(absolute.init).expanduser())
+        absolute.init = str(located(absolute.init, base))
     return absolute

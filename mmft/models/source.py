@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mmft.errors import UserError
+from mmft.shipped import PREFIX, SAMPLES, located
 
 Library = Literal["timm", "transformers"]
 _SMALL_FILES = ("*.json", "*.txt", "*.model")
@@ -49,10 +50,10 @@ def resolve(name: str, key: str) -> Source:
     Raises:
         UserError: the folder is no encoder's, or the hub does not have it or cannot be reached.
     """
-    path = Path(name).expanduser()
+    path = located(name)
     if path.is_dir():
         return Source(name, path.resolve(), _library_of(path, key))
-    if name.startswith((".", "/", "~")) or path.exists():
+    if name.startswith((".", "/", "~", PREFIX)) or path.exists():
         raise UserError(f"{key}: {name} is not a folder. Give a folder with config.json and weights, or a hub name.")
     folder = _download(name, key)
     return Source(name, folder, _library_of(folder, key))
@@ -89,8 +90,8 @@ def find_by_hash(wanted: str, folders: Iterable[Path]) -> Path | None:
 
 
 def encoder_folders() -> list[Path]:
-    """The folders of `MMFT_ENCODERS`, separated like PATH."""
-    return [Path(p).expanduser() for p in os.environ.get("MMFT_ENCODERS", "").split(os.pathsep) if p]
+    """The folders of `MMFT_ENCODERS`, separated like PATH, and mmft's own."""
+    return [*(located(p) for p in os.environ.get("MMFT_ENCODERS", "").split(os.pathsep) if p), SAMPLES]
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

@@ -1,0 +1,46 @@
+"""What the tiny encoders learn from: Debian packages of free pictures and of WordNet, unpacked, not installed.
+
+Each package's licence is in its own `usr/share/doc/<package>/copyright`; `LICENCES` is what NOTICE says of it.
+Needs `apt-get` and `dpkg-deb`, and `rsvg-convert` (Debian's librsvg2-bin) for drawings.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+LICENCES = {
+    "openclipart-png": "Open Clip Art Library 0.18, public domain",
+    "openclipart-svg": "Open Clip Art Library 0.18, public domain (its titles)",
+    "tuxpaint-stamps-default": "Tux Paint stamps, GPL-2 and public domain",
+    "fonts-noto-color-emoji": "Noto Color Emoji, SIL OFL 1.1 and Apache-2.0",
+    "oxygen-icon-theme": "Oxygen icons, LGPL-3+",
+    "gnome-icon-theme": "GNOME icons, GPL-2+ and GPL-3+",
+    "mate-icon-theme": "MATE icons, LGPL-3+ or CC-BY-SA",
+    "tango-icon-theme": "Tango icons, public domain",
+    "wordnet-base": "WordNet 3.0, WordNet licence (free for any purpose, with its notice)",
+}
+
+
+def fetch(work: Path) -> dict[str, Path]:
+    """Every package of `LICENCES`, unpacked under `work/sources`; what is there already is taken as it is.
+
+    Returns:
+        The folder of each package, by name.
+
+    Raises:
+        CalledProcessError: a package could not be downloaded (after `apt-get update`) or unpacked.
+    """
+    folders = {}
+    for package in LICENCES:
+        folder = work / "sources" / package
+        if not folder.is_dir():
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            subprocess.run(["apt-get", "download", "-q", package], cwd=folder.parent, check=True)
+            (archive,) = folder.parent.glob(f"{package}_*.deb")
+            unpacked = folder.with_suffix(".part")
+            subprocess.run(["dpkg-deb", "-x", str(archive), str(unpacked)], check=True)
+            archive.unlink()
+            unpacked.rename(folder)
+        folders[package] = folder
+    return folders
