@@ -8,8 +8,6 @@ ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-SHAPES := .cache/shapes
-SHAPES_MADE := $(SHAPES)/text_encoder/model.safetensors
 
 .DEFAULT_GOAL := help
 .PHONY: help setup train test test-all check clean
@@ -19,8 +17,8 @@ help:  ## this list
 
 setup: $(INSTALLED)  ## install mmft and what its tests need into .venv
 
-train: $(INSTALLED) $(SHAPES_MADE)  ## fine-tune on a small generated sample (a minute or two on two cores)
-	$(BIN)/mmft train experiment=shapes $(ARGS)
+train: $(INSTALLED)  ## fine-tune the shipped sample (about two minutes on two cores)
+	$(BIN)/mmft train $(ARGS)
 
 test: $(INSTALLED)  ## the tests, at most 10 minutes on two cores
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
@@ -38,10 +36,4 @@ clean:  ## remove .venv and .cache
 
 $(INSTALLED): pyproject.toml
 	@sh tools/setup.sh "$(PYTHON)" $(VENV)
-	@touch $@
-
-# The last file that make_shapes.py writes, so that an interrupted sample is made anew.
-$(SHAPES_MADE): tools/make_shapes.py tools/tiny_encoders.py tools/tiny_tokenizers.py | $(INSTALLED)
-	@echo "mmft ships no sample yet: generating 240 small pictures with texts, and two small encoders, in $(SHAPES)"
-	@$(BIN)/python tools/make_shapes.py $(SHAPES)
 	@touch $@

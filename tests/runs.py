@@ -52,12 +52,9 @@ TrainRun = Callable[..., Run]
 
 @pytest.fixture
 def shapes_overrides(shapes: Any) -> list[str]:
-    """The overrides that point `experiment=shapes` at the session's sample, for a quick run."""
+    """The overrides that train on the session's sample, for a quick run."""
     return [
-        "experiment=shapes",
-        f"data.path={shapes.rows}",
-        f"model.image_encoder.name={shapes.image_encoder}",
-        f"model.text_encoder.name={shapes.text_encoder}",
+        *shapes.overrides,
         "data.limit=48",
         "trainer.max_epochs=2",
         "callbacks.progress=none",

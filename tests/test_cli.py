@@ -319,7 +319,6 @@ def test_a_run_starts_within_three_seconds_of_cpu_besides_imports(
     mmft: Callable[..., Any], shapes: Any, tmp_path: Path
 ) -> None:
     """From typing to the first optimizer step (issue 2)."""
-    names = [f"model.image_encoder.name={shapes.image_encoder}", f"model.text_encoder.name={shapes.text_encoder}"]
-    run = mmft("train", "experiment=shapes", f"data.path={shapes.rows}", *names, "trainer.max_steps=1", cwd=tmp_path)
+    run = mmft("train", *shapes.overrides, "trainer.max_steps=1", cwd=tmp_path)
     summary = json.loads((tmp_path / run.stdout.splitlines()[-1] / "summary.json").read_text())
     assert 0 < summary["startup_cpu_seconds"] - summary["import_cpu_seconds"] <= 3

@@ -62,7 +62,7 @@ def test_command_runs_from_the_wheel_in_an_empty_folder(target: Path, tmp_path: 
     shown = run(target, tmp_path, "-m", "mmft", "--help")
     assert shown.returncode == 0, shown.stderr
     assert "train" in shown.stdout
-    composed = run(target, tmp_path, "-m", "mmft", "train", "experiment=shapes", "--cfg", "job")
+    composed = run(target, tmp_path, "-m", "mmft", "train", "--cfg", "job")
     assert composed.returncode == 0, composed.stderr
     assert "image_encoder:" in composed.stdout
     assert list(tmp_path.iterdir()) == []

@@ -65,6 +65,7 @@ def make_text_encoder(shared: Path, work: Path, out: Path) -> None:
     encoder.half().save_pretrained(out)
     for file in tokens.iterdir():
         shutil.copy(file, out)
+    (out / "model.safetensors").chmod(0o644)  # safetensors writes files that only their owner can read
 
 
 def make_image_encoder(shared: Path, work: Path, out: Path) -> None:
@@ -74,6 +75,7 @@ def make_image_encoder(shared: Path, work: Path, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     state = {name: value.half().contiguous() for name, value in student.encoder.state_dict().items()}
     save_file(state, out / "model.safetensors", metadata={"format": "pt"})
+    (out / "model.safetensors").chmod(0o644)
     (out / "config.json").write_text(json.dumps(_timm_config(), indent=2) + "\n", encoding="utf-8")
 
 

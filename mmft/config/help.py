@@ -19,11 +19,11 @@ _WIDTH = 110
 
 _EXAMPLES = {
     "train": (
-        "mmft train experiment=shapes",
+        "mmft train                                                  (the shipped sample)",
         "mmft train data.path=rows.csv data.columns.image=image data.columns.text=title data.columns.label=label \\\n"
         "      model.image_encoder.name=timm/vit_small_patch14_dinov2 model.text_encoder.name=hf/bert-base-uncased",
-        "mmft train experiment=shapes tune=head_only optim=sgd",
-        "mmft train -m experiment=shapes optim.lr=1e-4,1e-3 seed=0,1,2    (a sweep)",
+        "mmft train tune=head_only optim=sgd",
+        "mmft train -m optim.lr=1e-4,1e-3 seed=0,1,2    (a sweep)",
         "mmft train resume=last",
     ),
     "test": ("mmft test run=last", "mmft test run=runs/mine/2026-11-01_10-00-00 data.path=rows.csv"),

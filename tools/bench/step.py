@@ -102,7 +102,7 @@ def main() -> None:
             make_image_encoder(Path(scratch) / "image", width=64),
             make_text_encoder(Path(scratch) / "text", captions, width=64),
         )
-        cases = {"width 64, 2 layers": (["experiment=shapes", f"data.path={shapes.rows}"], *small, 32, 10 * args.steps)}
+        cases = {"width 64, 2 layers": (shapes.of_rows, *small, 32, 10 * args.steps)}
         if args.shared is not None:
             columns = {"image": "image", "text": "title", "label": "label", "split": "split"}
             rows = [f"data.path={args.shared / 'data/clipart/manifest.csv'}"]
