@@ -36,6 +36,7 @@ COMMANDS = {
     "train": Command("fine-tune an image encoder and a text encoder on rows; writes a run folder", "mmft.train"),
     "test": Command("evaluate a run on rows", "mmft.test"),
     "predict": Command("predict every row of a table with a run", "mmft.predict"),
+    "doctor": Command("look at this machine: packages, devices, folders, and what is wrong with them", "mmft.doctor"),
 }
 
 
@@ -85,6 +86,11 @@ def _main(argv: list[str]) -> int:
         print(overview({name: command.summary for name, command in COMMANDS.items()}))
         return ExitCode.DONE if argv else ExitCode.USER
     name, *words = argv
+    if name in ("-V", "--version", "version"):
+        from mmft import __version__
+
+        print(f"mmft {__version__}")
+        return ExitCode.DONE
     if name in ("-sc", "--shell-completion"):
         from mmft.config.completion import complete
 

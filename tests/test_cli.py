@@ -8,6 +8,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -59,13 +60,13 @@ def training(monkeypatch: pytest.MonkeyPatch) -> Calls:
 
 
 class TestHelp:
-    @pytest.mark.parametrize("args", [["--help"], ["train", "--help"], ["predict", "-h"]])
+    @pytest.mark.parametrize("args", [["--help"], ["--version"], ["train", "--help"], ["predict", "-h"]])
     def test_is_cheap(self, args: list[str], mmft: Callable[..., Any]) -> None:
         runs = [mmft(*args) for _ in range(3)]
         assert min(run.cpu_seconds for run in runs) <= 0.25
         assert runs[0].stderr == ""
 
-    @pytest.mark.parametrize("args", [["--help"], ["train", "--help"]])
+    @pytest.mark.parametrize("args", [["--help"], ["--version"], ["train", "--help"]])
     def test_imports_nothing_heavy(self, args: list[str]) -> None:
         loaded = modules_after(args)
         assert not {"hydra", "omegaconf", "yaml", *HEAVY} & loaded
@@ -82,6 +83,10 @@ class TestHelp:
         assert main(["-h"]) == ExitCode.DONE
         text = capsys.readouterr().out
         assert all(re.search(rf"^  {command} ", text, re.MULTILINE) for command in COMMANDS)
+
+    def test_version(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["--version"]) == ExitCode.DONE
+        assert capsys.readouterr().out == f"mmft {version('mmft')}\n"
 
     def test_nothing_typed(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert main([]) == ExitCode.USER
@@ -197,8 +202,8 @@ class TestShow:
 
     @pytest.mark.parametrize("command", COMMANDS)
     def test_resolved(self, command: str, capsys: pytest.CaptureFixture[str]) -> None:
-        assert main([command, "--cfg=job", "--resolve", "data.limit=3"]) == ExitCode.DONE
-        assert "limit: 3" in capsys.readouterr().out
+        assert main([command, "--cfg=job", "--resolve", "paths.runs=elsewhere"]) == ExitCode.DONE
+        assert "runs: elsewhere" in capsys.readouterr().out
 
     def test_completion(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
         for line, expected in (

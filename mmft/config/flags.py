@@ -17,7 +17,7 @@ _REFUSED = {
     "--experimental-rerun": "it loads a pickle, which can run anything; type resume=RUN, or the run's overrides.yaml",
     "--package": "type --cfg job",
     "-p": "type --cfg job",
-    "--version": "see pip show mmft",
+    "--version": "type mmft --version",
 }
 _SHORT = {
     "-h": "--help",

@@ -31,6 +31,7 @@ _EXAMPLES = {
         "mmft predict run=last data.path=new.csv out=predictions.csv",
         "mmft predict run=last data.path=new.csv out=- | head",
     ),
+    "doctor": ("mmft doctor", "mmft doctor paths.runs=/data/runs"),
 }
 
 _FLAGS = {
@@ -53,7 +54,7 @@ def overview(commands: Mapping[str, str]) -> str:
         *(f"  {name:<10}{summary}" for name, summary in commands.items()),
         "",
         "mmft COMMAND --help lists every key. Exit codes: 0 done, 1 a defect of mmft, 2 config or data are wrong,",
-        "3 training failed, 130 and 143 stopped. MMFT_DEBUG=1 shows tracebacks.",
+        "3 training failed, 130 and 143 stopped. MMFT_DEBUG=1 shows tracebacks. mmft --version says the version.",
     ]
     return "\n".join(lines)
 

@@ -4,8 +4,13 @@ To add an option: write its dataclass into the group's file with `@option(group,
 `conf/<group>/<name>.yaml` that extends it.
 """
 
-from mmft.config.schema.root import PredictConfig, TestConfig, TrainConfig
+from mmft.config.schema.root import DoctorConfig, PredictConfig, TestConfig, TrainConfig
 
-COMMANDS: dict[str, type] = {"train": TrainConfig, "test": TestConfig, "predict": PredictConfig}
+COMMANDS: dict[str, type] = {
+    "train": TrainConfig,
+    "test": TestConfig,
+    "predict": PredictConfig,
+    "doctor": DoctorConfig,
+}
 
-__all__ = ["COMMANDS", "PredictConfig", "TestConfig", "TrainConfig"]
+__all__ = ["COMMANDS", "DoctorConfig", "PredictConfig", "TestConfig", "TrainConfig"]

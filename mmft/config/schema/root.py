@@ -7,10 +7,11 @@ from typing import Any, Literal, get_type_hints
 
 from mmft.config.fields import field
 from mmft.config.schema.data import ColumnsConfig, DataConfig
+from mmft.config.schema.logger import LoggerConfig
 from mmft.config.schema.model import ModelConfig
 from mmft.config.schema.optim import OptimConfig, ScheduleConfig
 from mmft.config.schema.task import TaskConfig
-from mmft.config.schema.trainer import CallbacksConfig, CheckpointConfig, LoggerConfig, TrainerConfig
+from mmft.config.schema.trainer import CallbacksConfig, CheckpointConfig, TrainerConfig
 from mmft.config.schema.tune import TuneConfig
 
 
@@ -82,6 +83,14 @@ RunData = _nullable(
     nested={"columns": DataColumns},
     drop={"train", "val", "test", "fractions", "micro_batch_size"},
 )
+
+
+@dataclass(kw_only=True)
+class DoctorConfig:
+    """Everything that `mmft doctor` reads."""
+
+    paths: PathsConfig = field(factory=PathsConfig)
+    """Where runs would be written."""
 
 
 @dataclass(kw_only=True)

@@ -1,0 +1,1 @@
+"""What `mmft doctor` looks at: one function per thing, each gives `Finding`s."""
