@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mmft.config.compose import Composed
+    from mmft.config.filters import Filter
     from mmft.config.flags import Flags
     from mmft.config.launch import Session
 
@@ -36,6 +37,7 @@ COMMANDS = {
     "train": Command("fine-tune an image encoder and a text encoder on rows; writes a run folder", "mmft.train"),
     "test": Command("evaluate a run on rows", "mmft.test"),
     "predict": Command("predict every row of a table with a run", "mmft.predict"),
+    "runs": Command("list, filter, sort and compare runs", "mmft.runs"),
     "doctor": Command("look at this machine: packages, devices, folders, and what is wrong with them", "mmft.doctor"),
 }
 
@@ -117,6 +119,10 @@ def _command(name: str, words: list[str]) -> int:
         return _show(name, flags)
     if name == "train":
         return _train(flags)
+    if name == "runs":
+        from mmft.config.filters import compose_runs
+
+        return _call(name, *compose_runs(flags.overrides, flags.config_dirs))
     from mmft.config.compose import compose
 
     return _call(name, compose(name, flags.overrides, flags.config_dirs))
@@ -138,7 +144,7 @@ def _show(name: str, flags: Flags) -> int:
     return ExitCode.DONE
 
 
-def _call(name: str, composed: Composed, *args: Path) -> int:
+def _call(name: str, composed: Composed, *args: Path | list[Filter]) -> int:
     """The command's function, whose module is imported only here."""
     from mmft.signals import stop_signals
 

@@ -15,7 +15,7 @@ from typing import Any
 from mmft.config.compose import Composed, compose, recompose
 from mmft.config.folder import run_name
 from mmft.errors import UserError
-from mmft.run_folder import RunFolder, all_runs, find_run, newest
+from mmft.run_folder import RunFolder, all_runs, find_run, newest, newest_unfinished
 from mmft.shipped import located
 
 # What may differ: where and how fast it runs, and who is told.
@@ -58,8 +58,7 @@ def _find(composed: Composed) -> RunFolder | None:
         return find_run(wanted, runs)
     name = run_name(composed)
     own = list(all_runs(runs / name))
-    unfinished = [run for run in own if not run.is_completed]
-    found = newest(unfinished) or newest(own)
+    found = newest_unfinished(runs / name) or newest(own)
     if found is None:
         others = ", ".join(sorted(folder.name for folder in runs.iterdir() if folder.is_dir())) if runs.is_dir() else ""
         there_are = f" (there are: {others}; name=... says which)" if others else ""

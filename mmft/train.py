@@ -62,7 +62,7 @@ def train(composed: Composed, path: Path) -> int:
     with stop_signals() as request, _recorded(folder, composed.config.seed):
         build.preload()
         choose_hardware(composed.config.trainer)
-        folder.write_config(_for_disk(composed, base), composed.typed)
+        folder.write_config(_for_disk(composed, base), composed.typed, composed.choices)
         run(composed.config, rebase(composed.config, base), folder, base, job_started, request)
     print(folder.path, flush=True)
     return ExitCode.DONE

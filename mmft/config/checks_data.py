@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mmft.config.checks import check_train, check_use
-from mmft.config.schema import PredictConfig, TestConfig, TrainConfig
+from mmft.config.schema import PredictConfig, RunsConfig, TestConfig, TrainConfig
 from mmft.config.schema.data import FractionsConfig
 from mmft.config.validate import MUST
 from mmft.config.wording import did_you_mean, listed, show
@@ -217,6 +217,19 @@ def out_is_a_table(c: PredictConfig) -> str | None:
         return f"{show(c.out)}: its ending says the format: {listed(_PREDICTIONS)}, or - for CSV on stdout"
     if c.data.path is not None and os.path.realpath(out) == os.path.realpath(located(c.data.path)):
         return f"{show(c.out)} is data.path: the predictions would overwrite the rows"
+    if not out.absolute().parent.is_dir():
+        return f"there is no folder {out.parent}{_here(c.out)}; make it first"
+    return f"{show(c.out)} is a folder; type out=FILE" if out.is_dir() else None
+
+
+@check_use("out", "compare")
+def out_is_a_list(c: RunsConfig) -> str | None:
+    """The list of runs can be written."""
+    if c.out is None or c.out == "-":
+        return None
+    out = located(c.out)
+    if out.suffix.lower() not in (".csv", ".jsonl"):
+        return f"{show(c.out)}: its ending says the format: .csv or .jsonl, or - for CSV on stdout"
     if not out.absolute().parent.is_dir():
         return f"there is no folder {out.parent}{_here(c.out)}; make it first"
     return f"{show(c.out)} is a folder; type out=FILE" if out.is_dir() else None

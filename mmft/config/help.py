@@ -31,6 +31,13 @@ _EXAMPLES = {
         "mmft predict run=last data.path=new.csv out=predictions.csv",
         "mmft predict run=last data.path=new.csv out=- | head",
     ),
+    "runs": (
+        "mmft runs                                                   (newest first)",
+        "mmft runs name=mine status=completed tune=head_only seed=0,1 sort=test/accuracy limit=5",
+        "mmft runs compare=runs/mine/2026-11-01_10-00-00,last",
+        "mmft runs name=mine compare=all",
+        "mmft runs out=runs.csv",
+    ),
     "doctor": ("mmft doctor", "mmft doctor paths.runs=/data/runs"),
 }
 

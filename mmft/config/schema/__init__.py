@@ -4,13 +4,14 @@ To add an option: write its dataclass into the group's file with `@option(group,
 `conf/<group>/<name>.yaml` that extends it.
 """
 
-from mmft.config.schema.root import DoctorConfig, PredictConfig, TestConfig, TrainConfig
+from mmft.config.schema.root import DoctorConfig, PredictConfig, RunsConfig, TestConfig, TrainConfig
 
 COMMANDS: dict[str, type] = {
     "train": TrainConfig,
     "test": TestConfig,
     "predict": PredictConfig,
+    "runs": RunsConfig,
     "doctor": DoctorConfig,
 }
 
-__all__ = ["COMMANDS", "DoctorConfig", "PredictConfig", "TestConfig", "TrainConfig"]
+__all__ = ["COMMANDS", "DoctorConfig", "PredictConfig", "RunsConfig", "TestConfig", "TrainConfig"]

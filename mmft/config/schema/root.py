@@ -86,6 +86,25 @@ RunData = _nullable(
 
 
 @dataclass(kw_only=True)
+class RunsConfig:
+    """Everything that `mmft runs` reads; any other key that is typed filters the runs by their own configs."""
+
+    paths: PathsConfig = field(factory=PathsConfig)
+    """Where the runs are."""
+    status: Literal["running", "completed", "stopped", "failed"] | None = None
+    """Only runs of this status."""
+    sort: str = "started"
+    """`started` (newest first), `name`, `status`, `seconds`, a metric such as `test/accuracy` (best first), or a
+    key of the runs' configs."""
+    limit: int | None = field(None, ge=1)
+    """At most so many runs, counted after sorting; null: all."""
+    compare: str | list[str] | None = None
+    """Runs to put side by side, `RUN,RUN,...` or a sweep's folder; `all`: those that the filters leave."""
+    out: str | None = None
+    """null: a table for people; `-`: CSV on stdout; a `.csv` or `.jsonl` file, by its ending."""
+
+
+@dataclass(kw_only=True)
 class DoctorConfig:
     """Everything that `mmft doctor` reads."""
 
