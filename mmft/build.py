@@ -15,6 +15,7 @@ from mmft.callbacks.checkpointing import Checkpointing
 from mmft.callbacks.gradient_accumulation import GradientAccumulation
 from mmft.callbacks.layer_freezing import LayerFreezing
 from mmft.callbacks.learning_rate_warmup import LearningRateWarmup
+from mmft.callbacks.profiling import profiling
 from mmft.callbacks.progress import progress
 from mmft.callbacks.run_summary import RunSummary
 from mmft.callbacks.stopping import StopOnSignal
@@ -158,6 +159,7 @@ def build_callbacks(
         RunSummary(folder, job),
         checkpointing,
         StopOnSignal(checkpointing, request),
+        *profiling(folder.path / "profile", config.callbacks.profile.steps, config.callbacks.profile.after),
         *progress(config.callbacks.progress),
     ]
 

@@ -27,6 +27,7 @@ _MAY_CHANGE = (
     "trainer.devices",
     "trainer.log_every_steps",
     "callbacks.progress",
+    "callbacks.profile",
     "logger",
 )
 

@@ -207,32 +207,38 @@ def micro_batch_fits(c: TrainConfig) -> str | None:
     return f"{micro} is more than data.batch_size={batch}, of which it is a part; type {batch} or less, or null"
 
 
+@check_train("data.overfit", "data.limit")
+def overfit_or_limit(c: TrainConfig) -> str | None:
+    """One number says how many rows there are."""
+    both = c.data.overfit is not None and c.data.limit is not None
+    return "does not go with data.limit: it is the number of rows itself. Leave one of them out" if both else None
+
+
 @check_use("out", "data.path")
 def out_is_a_table(c: PredictConfig) -> str | None:
     """Predictions can be written, and not over the rows."""
-    if c.out == "-":
-        return None
-    out = located(c.out)
-    if out.suffix.lower() not in _PREDICTIONS:
-        return f"{show(c.out)}: its ending says the format: {listed(_PREDICTIONS)}, or - for CSV on stdout"
-    if c.data.path is not None and os.path.realpath(out) == os.path.realpath(located(c.data.path)):
+    rows = c.data.path
+    if c.out != "-" and rows is not None and os.path.realpath(located(c.out)) == os.path.realpath(located(rows)):
         return f"{show(c.out)} is data.path: the predictions would overwrite the rows"
-    if not out.absolute().parent.is_dir():
-        return f"there is no folder {out.parent}{_here(c.out)}; make it first"
-    return f"{show(c.out)} is a folder; type out=FILE" if out.is_dir() else None
+    return _not_to_be_written(c.out, _PREDICTIONS)
 
 
 @check_use("out", "compare")
 def out_is_a_list(c: RunsConfig) -> str | None:
     """The list of runs can be written."""
-    if c.out is None or c.out == "-":
+    return None if c.out is None else _not_to_be_written(c.out, (".csv", ".jsonl"))
+
+
+def _not_to_be_written(typed: str, endings: tuple[str, ...]) -> str | None:
+    """Why a file for `out` cannot be written."""
+    out = located(typed)
+    if typed == "-":
         return None
-    out = located(c.out)
-    if out.suffix.lower() not in (".csv", ".jsonl"):
-        return f"{show(c.out)}: its ending says the format: .csv or .jsonl, or - for CSV on stdout"
+    if out.suffix.lower() not in endings:
+        return f"{show(typed)}: its ending says the format: {listed(endings)}, or - for CSV on stdout"
     if not out.absolute().parent.is_dir():
-        return f"there is no folder {out.parent}{_here(c.out)}; make it first"
-    return f"{show(c.out)} is a folder; type out=FILE" if out.is_dir() else None
+        return f"there is no folder {out.parent}{_here(typed)}; make it first"
+    return f"{show(typed)} is a folder; type out=FILE" if out.is_dir() else None
 
 
 def _table(key: str) -> Any:

@@ -187,6 +187,18 @@ def monitor_can_see(c: TrainConfig) -> str | None:
     return f"needs validation rows, but {why}"
 
 
+@check_train("callbacks.profile.steps", "callbacks.profile.after", "trainer.max_steps")
+def profile_happens(c: TrainConfig) -> str | None:
+    """The steps to profile are among those of the run."""
+    profile, steps = c.callbacks.profile, c.trainer.max_steps
+    if profile.steps is None or steps is None or profile.after + profile.steps <= steps:
+        return None
+    return (
+        f"{profile.steps} after callbacks.profile.after={profile.after} are more than trainer.max_steps={steps}. "
+        f"Type trainer.max_steps={profile.after + profile.steps}"
+    )
+
+
 @check_train("callbacks.early_stopping.min_delta", "callbacks.early_stopping.patience")
 def min_delta_is_used(c: TrainConfig) -> str | None:
     """`min_delta` belongs to a patience."""

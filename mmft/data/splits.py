@@ -38,6 +38,8 @@ def whole(table: Table) -> Split:
 def load_splits(config: DataConfig, seed: int) -> dict[str, Split]:
     """The splits that `data` describes, by name, of at most `data.limit` rows each.
 
+    With `data.overfit` all three are the same training rows.
+
     Args:
         config: the keys below `data`.
         seed: of the run; fractions and limits are drawn by it.
@@ -51,6 +53,8 @@ def load_splits(config: DataConfig, seed: int) -> dict[str, Split]:
     """
     _check_sources(config)
     splits = _from_files(config) if config.path is None else _from_table(config, config.path, seed)
+    if config.overfit is not None:
+        return dict.fromkeys(SPLITS, limited(splits["train"], config.overfit, seed))
     if config.limit is None:
         return splits
     return {name: limited(split, config.limit, seed) for name, split in splits.items()}
@@ -59,7 +63,8 @@ def load_splits(config: DataConfig, seed: int) -> dict[str, Split]:
 def groups_in_several_splits(splits: Mapping[str, Split]) -> set[str]:
     """Groups with rows in more than one split of the same table: what one split learns leaks into another."""
     owners: dict[str, set[str]] = {}
-    for name, split in splits.items():
+    different = {id(split): (name, split) for name, split in splits.items()}  # with `data.overfit` they are one
+    for name, split in different.values():
         groups = split.table.groups()
         for row in split.rows.tolist() if groups is not None else ():
             if groups is not None and (group := groups[row]) is not None:

@@ -57,7 +57,7 @@ def test_numbers_are_typed_as_their_key_is() -> None:
         ("optim=gone,sgd", "'gone' is no option"),
         ("optim.type=sgd", "Type optim=NAME"),
         ("limit=0", "at least 1"),
-        ("out=runs.txt", ".csv or .jsonl"),
+        ("out=runs.txt", ".csv, .jsonl, or - for CSV"),
         ("out=gone/runs.csv", "there is no folder gone"),
         ("last", "is no override"),
         ("+_target_=os.system", "_target_ is not allowed"),

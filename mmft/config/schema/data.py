@@ -60,6 +60,9 @@ class DataConfig:
     """Shares of the splits where the table does not give them."""
     limit: int | None = field(None, ge=1)
     """At most so many rows of each split, drawn by `seed`; null: all."""
+    overfit: int | None = field(None, ge=2)
+    """So many training rows are all there is: trained, validated and tested on, to see that anything is learned
+    (`debug=overfit`); null: no."""
     resize: Literal["squash", "crop", "pad"] = "squash"
     """How a picture becomes square: squashed, centre-cropped, or padded with `data.background`."""
     background: str = "white"

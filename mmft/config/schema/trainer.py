@@ -61,6 +61,16 @@ class GradientAccumulationConfig:
 
 
 @dataclass(kw_only=True)
+class ProfileConfig:
+    """`callbacks.profile`: where the time of a few optimizer steps goes, in the run folder's `profile/`."""
+
+    steps: int | None = field(None, ge=1)
+    """Optimizer steps that are profiled; null: none."""
+    after: int = field(3, ge=0)
+    """Optimizer steps before them, which are not: the first are slower than all others."""
+
+
+@dataclass(kw_only=True)
 class CallbacksConfig:
     """`callbacks`: what happens beside the training step."""
 
@@ -68,6 +78,8 @@ class CallbacksConfig:
     """When to stop early."""
     gradient_accumulation: GradientAccumulationConfig = field(factory=GradientAccumulationConfig)
     """Batch size by epoch."""
+    profile: ProfileConfig = field(factory=ProfileConfig)
+    """What is profiled."""
     progress: Literal["auto", "rich", "plain", "none"] = "auto"
     """Progress on stderr: `auto` is `rich` (a bar) on a terminal, else `plain` lines."""
 
