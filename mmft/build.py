@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.loggers import Logger
 from torch import nn
 
 from mmft import clock
@@ -20,6 +21,7 @@ from mmft.callbacks.progress import progress
 from mmft.callbacks.run_summary import RunSummary
 from mmft.callbacks.stopping import StopOnSignal
 from mmft.config import registry
+from mmft.config.schema.logger import LoggerConfig
 from mmft.config.schema.model import ModelConfig
 from mmft.config.schema.optim import OptimConfig
 from mmft.config.schema.root import TrainConfig
@@ -39,6 +41,7 @@ from mmft.signals import StopRequest
 from mmft.tasks.base import Task
 from mmft.training.checkpoint import FolderCheckpointIO
 from mmft.training.csv_log import CsvLog
+from mmft.training.loggers.base import RunLogger
 from mmft.training.module import FineTuning
 from mmft.tuning.plan import Rates, TuningPlan, make_plan
 
@@ -183,8 +186,18 @@ def _early_stopping(config: TrainConfig, monitor: str, minimised: bool, data: Vi
     ]
 
 
+def build_logger(config: LoggerConfig) -> RunLogger:
+    """The logger besides metrics.csv; its `start` comes next."""
+    logger: RunLogger = registry.build(config)
+    return logger
+
+
 def build_trainer(
-    config: TrainConfig, folder: RunFolder, data: VisionLanguageData, callbacks: list[pl.Callback], log: CsvLog
+    config: TrainConfig,
+    folder: RunFolder,
+    data: VisionLanguageData,
+    callbacks: list[pl.Callback],
+    loggers: list[Logger],
 ) -> pl.Trainer:
     """Lightning's Trainer. Clipping and accumulation are the step's own, checkpoints our callback's."""
     settings = config.trainer
@@ -196,7 +209,7 @@ def build_trainer(
         check_val_every_n_epoch=settings.val_every_epochs,
         limit_val_batches=None if "val" in data.rows else 0,
         reload_dataloaders_every_n_epochs=0 if data.plan.is_even else 1,
-        logger=[log, *registry.build(config.logger)],
+        logger=loggers,
         callbacks=callbacks,
         plugins=[FolderCheckpointIO()],
         default_root_dir=folder.path,

@@ -46,3 +46,14 @@ class TrainingError(MmftError):
     """Training failed although configuration and data were right (non-finite loss, out of memory)."""
 
     exit_code = ExitCode.TRAINING
+
+
+def exit_code_of(error: BaseException | None) -> int:
+    """The exit code of a command that ends with `error`; None: it ends well."""
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else ExitCode.DONE if error.code is None else ExitCode.DEFECT
+    if isinstance(error, MmftError):
+        return error.exit_code
+    if isinstance(error, KeyboardInterrupt):
+        return ExitCode.INTERRUPTED
+    return ExitCode.DONE if error is None else ExitCode.DEFECT

@@ -51,6 +51,12 @@ class RunFolder:
         """The finished model."""
         return self.path / "model"
 
+    @property
+    def sweep(self) -> str | None:
+        """`name/date_time` of the sweep that the run is a job of; None: of none."""
+        parent = self.path.absolute().parent
+        return f"{parent.parent.name}/{parent.name}" if (parent / "sweep.json").is_file() else None
+
     def write_config(self, config: dict[str, Any], typed: list[str], choices: dict[str, str]) -> None:
         """Writes config.yaml, and what was typed and chosen unless an earlier start of the run has.
 

@@ -14,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as pl
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -30,14 +31,16 @@ from mmft.files import settled
 from mmft.hardware import choose_hardware, device_of
 from mmft.initialise import initialise_from
 from mmft.modality_report import modality_report
+from mmft.prediction_sample import sample_predictions
 from mmft.run_folder import RunFolder
 from mmft.saved_model import save_model
 from mmft.shipped import located
 from mmft.signals import Stopped, StopRequest, stop_signals
 from mmft.training.checkpoint import read
 from mmft.training.csv_log import CsvLog
+from mmft.training.loggers.base import RunLogger
 from mmft.training.module import FineTuning
-from mmft.tuning.table import show_plan, write_plan
+from mmft.tuning.table import plan_rows, show_plan, write_plan
 
 log = logging.getLogger(__name__)
 _jobs = 0
@@ -59,17 +62,25 @@ def train(composed: Composed, path: Path) -> int:
         return ExitCode.DONE
     job_started = _job_start()
     base = _working_directory(folder)
-    with stop_signals() as request, _recorded(folder, composed.config.seed):
+    logger = build.build_logger(composed.config.logger)
+    with stop_signals() as request, logger, _recorded(folder, composed.config.seed):
         build.preload()
         choose_hardware(composed.config.trainer)
         folder.write_config(_for_disk(composed, base), composed.typed, composed.choices)
-        run(composed.config, rebase(composed.config, base), folder, base, job_started, request)
+        logger.start(folder, _for_disk(composed, base))
+        run(composed.config, rebase(composed.config, base), folder, base, job_started, request, logger)
     print(folder.path, flush=True)
     return ExitCode.DONE
 
 
 def run(
-    typed: TrainConfig, config: TrainConfig, folder: RunFolder, base: Path, job: clock.Spent, request: StopRequest
+    typed: TrainConfig,
+    config: TrainConfig,
+    folder: RunFolder,
+    base: Path,
+    job: clock.Spent,
+    request: StopRequest,
+    logger: RunLogger,
 ) -> None:
     """The program: `config` is `typed` with its paths made absolute."""
     splits = load_splits(config.data, config.seed)
@@ -81,6 +92,7 @@ def run(
     data = build.build_data(config, splits, model, task)
     show_plan(plan)
     write_plan(plan, folder.path / "tuning.csv")
+    logger.log_table("tuning", plan_rows(plan))
     bad = BadRows(sum(data.rows.values()), config.data.max_bad_fraction, folder.path / "bad_rows.csv")
     bad.add(data.table_bad)
     bad.check()
@@ -95,7 +107,7 @@ def run(
     last, rows_before = resume_point(folder)
     metrics = CsvLog(folder.metrics, keep_rows=rows_before)
     callbacks = build.build_callbacks(config, folder, data, task, metrics, bad, job, request)
-    trainer = build.build_trainer(config, folder, data, callbacks, metrics)
+    trainer = build.build_trainer(config, folder, data, callbacks, [metrics, logger])
     trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=False)
     module.check_finite()
 
@@ -104,13 +116,11 @@ def run(
         log.info("stopped early after optimizer step %d of %d", trainer.global_step, data.plan.total)
     folder.update_summary(stopped_early=checkpointing.stopped_early, **finish(config, module, checkpointing))
     if "test" in data.rows:
-        trainer.test(module, datamodule=data, verbose=False)
-        folder.update_summary(test=module.results["test"])
-        folder.write_tables(module.tables)
-        log.info(
-            "test/%s %.4f  test/loss %.4f", task.monitor, *(module.results["test"][k] for k in (task.monitor, "loss"))
-        )
+        evaluate(trainer, module, data, folder, logger)
     save_model(folder.model, model, task, plan, typed, base)
+    logger.log_model(folder.model)
+    if "test" in data.rows and logger.predictions:
+        logger.log_predictions(sample_predictions(model, task, splits["test"], config, logger.predictions))
     folder.update_summary(rows={**data.rows, "bad": bad.count})
     if config.modality_report and "test" in data.rows:
         model.to(device_of(config.trainer.accelerator))
@@ -131,6 +141,19 @@ def finish(config: TrainConfig, module: FineTuning, checkpointing: Checkpointing
     log.info("the finished model is that of optimizer step %s", step)
     found = {"monitor": None if best is None else f"val/{checkpointing.monitor}", "best_step": best, "model_step": step}
     return found | ({"val": checkpointing.best_metrics} if use_best else {})
+
+
+def evaluate(
+    trainer: pl.Trainer, module: FineTuning, data: VisionLanguageData, folder: RunFolder, logger: RunLogger
+) -> None:
+    """Tests the finished model on the test rows; what comes out goes into the run folder and to the logger."""
+    trainer.test(module, datamodule=data, verbose=False)
+    found, monitor = module.results["test"], module.task.monitor
+    folder.update_summary(test=found)
+    folder.write_tables(module.tables)
+    for name, rows in module.tables.items():
+        logger.log_table(f"test/{name}", rows)
+    log.info("test/%s %.4f  test/loss %.4f", monitor, found[monitor], found["loss"])
 
 
 def resume_point(folder: RunFolder) -> tuple[Path | None, int | None]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+from importlib.util import find_spec
 
 from mmft.config.checks import check_train
 from mmft.config.schema import TrainConfig
+from mmft.config.schema.logger import TensorBoardConfig
 from mmft.config.schema.model import ConcatConfig
 from mmft.config.schema.tune import FreezeConfig
 from mmft.config.wording import listed, show
@@ -97,7 +99,7 @@ def lr_is_used(c: TrainConfig) -> str | None:
         return "changes nothing, because both encoders are frozen. Type optim.head_lr for fusion and head, or tune=full"
     towers = [t for t in (c.tune.image_encoder, c.tune.text_encoder) if not isinstance(t, FreezeConfig)]
     if all(getattr(t, "lr", None) is not None for t in towers):
-        own = listed(f"tune.{t.group.split('/')[1]}.lr" for t in towers)
+        own = listed(f"tune.{t.group_path.split('/')[1]}.lr" for t in towers)
         return f"changes nothing, because {own} is given. Leave one of them out"
     return None
 
@@ -197,6 +199,23 @@ def profile_happens(c: TrainConfig) -> str | None:
         f"{profile.steps} after callbacks.profile.after={profile.after} are more than trainer.max_steps={steps}. "
         f"Type trainer.max_steps={profile.after + profile.steps}"
     )
+
+
+@check_train("logger")
+def tensorboard_is_there(c: TrainConfig) -> str | None:
+    """TensorBoard is a package of its own."""
+    if not isinstance(c.logger, TensorBoardConfig) or find_spec("tensorboard") is not None:
+        return None
+    return "tensorboard is not installed. Type: pip install tensorboard"
+
+
+@check_train("logger.project")
+def wandb_project_is_a_name(c: TrainConfig) -> str | None:
+    """A project's name is part of an address."""
+    project = getattr(c.logger, "project", None)
+    if project is None or (project.strip() and not set(project) & set("/\\#?%:")):
+        return None
+    return f"{show(project)} is no name of a wandb project: none of / \\ # ? % : may be in it"
 
 
 @check_train("callbacks.early_stopping.min_delta", "callbacks.early_stopping.patience")

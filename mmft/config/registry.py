@@ -21,7 +21,7 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 class OptionConfig:
     """Base of the dataclasses of options; `option` fills both attributes."""
 
-    group: ClassVar[str]
+    group_path: ClassVar[str]
     type: ClassVar[str]
 
 
@@ -51,7 +51,7 @@ def option(group: str, name: str, builds: str) -> Callable[[type[T]], type[T]]:
 
     def register(schema: type[T]) -> type[T]:
         _OPTIONS.setdefault(group, {})[name] = Option(group, name, schema, builds)
-        schema.group, schema.type = group, name
+        schema.group_path, schema.type = group, name
         return schema
 
     return register
@@ -81,5 +81,5 @@ def build(config: OptionConfig, *, but: type | None = None, **context: Any) -> A
         but: a base whose fields are not passed, because someone else reads them.
         context: what is known only at run time (widths, label names), passed along by keyword.
     """
-    module, _, name = _OPTIONS[config.group][config.type].builds.partition(":")
+    module, _, name = _OPTIONS[config.group_path][config.type].builds.partition(":")
     return getattr(import_module(module), name)(**arguments(config, but), **context)

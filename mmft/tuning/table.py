@@ -16,12 +16,15 @@ log = logging.getLogger(__name__)
 _COLUMNS = ("part", "method", "layers", "group", "tensors", "trained", "total", "lr", "weight_decay")
 
 
+def plan_rows(plan: TuningPlan) -> list[list[object]]:
+    """The table as rows, the header first."""
+    return [list(_COLUMNS), *([line[column] for column in _COLUMNS] for line in plan.table())]
+
+
 def write_plan(plan: TuningPlan, path: Path) -> None:
     """Writes one line per optimizer group, and one per frozen part."""
     with path.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, _COLUMNS)
-        writer.writeheader()
-        writer.writerows(plan.table())
+        csv.writer(stream).writerows(plan_rows(plan))
 
 
 def show_plan(plan: TuningPlan) -> None:

@@ -24,7 +24,7 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
     "typo in a nested group": (["model/fusoin=concat"], ["model/fusoin: no such group", "Did you mean model/fusion?"]),
     "typo in an option": (["optim=sdg"], ["'sdg' is no option", "Did you mean sgd?", "adamw, sgd"]),
     "unknown experiment": (["experiment=shaeps"], ["'shaeps' is no option", "Did you mean shapes?"]),
-    "option that does not exist": (["logger=wandb"], ["'wandb' is no option", "Options: none"]),
+    "option that does not exist": (["logger=comet"], ["'comet' is no option", "Options: none"]),
     "another option's key": (["optim.momentum=0.5"], ["momentum", "belongs to optim=sgd, not to optim=adamw"]),
     "another option's key, sgd": (["optim=sgd", "optim.beta1=0.5"], ["belongs to optim=adamw", "Type optim=adamw"]),
     "frozen tower's rate": (["tune=head_only", "tune.image_encoder.lr=1"], ["belongs to tune/image_encoder=full"]),

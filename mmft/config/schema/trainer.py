@@ -1,4 +1,4 @@
-"""`trainer`, `checkpoint`, `callbacks`, `logger`: how training runs, what it keeps and tells."""
+"""`trainer`, `checkpoint`, `callbacks`: how training runs, what it keeps and tells."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mmft.config.fields import field
-from mmft.config.registry import OptionConfig, option
 
 
 @dataclass(kw_only=True)
@@ -82,14 +81,3 @@ class CallbacksConfig:
     """What is profiled."""
     progress: Literal["auto", "rich", "plain", "none"] = "auto"
     """Progress on stderr: `auto` is `rich` (a bar) on a terminal, else `plain` lines."""
-
-
-@dataclass(kw_only=True)
-class LoggerConfig(OptionConfig):
-    """`logger`: where metrics go besides metrics.csv, which is always written."""
-
-
-@option("logger", "none", builds="mmft.training.loggers:no_logger")
-@dataclass(kw_only=True)
-class NoLoggerConfig(LoggerConfig):
-    """metrics.csv alone."""

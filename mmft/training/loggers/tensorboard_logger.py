@@ -1,0 +1,82 @@
+"""TensorBoard: `logger=tensorboard` writes event files into the run folder; `tensorboard --logdir runs` shows them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmft import clock
+from mmft.run_folder import RunFolder
+from mmft.training.loggers.base import Prediction, RunLogger
+
+
+class TensorBoardLogger(RunLogger):
+    """Event files by optimizer step. TensorBoard has no tables; they are texts here.
+
+    Args:
+        predictions: rows of the table of test predictions, and pictures beside it.
+    """
+
+    def __init__(self, predictions: int) -> None:
+        super().__init__(predictions)
+        self._folder: Path | None = None
+        self._opened: Any = None
+        self._resumes = False
+        self._step = 0
+        self._newest: dict[str, int] = {}  # the step of every metric's last point
+
+    def start(self, folder: RunFolder, config: Mapping[str, Any]) -> None:
+        """Writes the config, unless the run has done so before."""
+        import yaml
+
+        self._folder = folder.path
+        self._resumes = any(folder.path.glob("events.out.tfevents.*"))
+        if not self._resumes:
+            text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
+            self._writer(0).add_text("config", "\n".join(f"    {line}" for line in text.splitlines()), 0)
+
+    def _writer(self, step: int) -> Any:
+        """Opened where a resumed run writes first: what is there from this step on, it repeats."""
+        if self._opened is None:
+            with clock.importing():
+                from torch.utils.tensorboard import SummaryWriter
+
+            self._opened = SummaryWriter(str(self._folder), purge_step=step if self._resumes else None)
+        return self._opened
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """A point on every metric's curve."""
+        self._step = self._step if step is None else step
+        for name, value in metrics.items():
+            if self._newest.get(name) != self._step:  # `epoch` comes along with training's and validation's
+                self._newest[name] = self._step
+                self._writer(self._step).add_scalar(name, value, self._step)
+
+    def log_table(self, name: str, rows: Sequence[Sequence[Any]]) -> None:
+        """A table as Markdown."""
+        if self._resumes and self._step == 0:
+            return  # the run has had it
+        lines = ["|".join(map(_cell, row)) for row in rows]
+        lines.insert(1, "|".join("-" for _ in rows[0]))
+        self._writer(self._step).add_text(name, "\n".join(f"|{line}|" for line in lines), self._step)
+
+    def log_predictions(self, rows: Sequence[Prediction]) -> None:
+        """The table, and each picture under a name that says its row, label and prediction."""
+        shown = [name for name in Prediction._fields if name != "image"]
+        self.log_table("test/predictions", [shown, *([getattr(row, name) for name in shown] for row in rows)])
+        for row in rows:
+            if row.image is not None:
+                named = re.sub(r"[^-\w.]", "_", f"row_{row.row}_{row.label}_predicted_{row.prediction}")
+                self._writer(self._step).add_image(f"test_predictions/{named}", row.image, self._step)
+
+    def finish(self, exit_code: int) -> None:
+        """Closes the file."""
+        if self._opened is not None:
+            self._opened.close()
+
+
+def _cell(value: Any) -> str:
+    shown = f"{value:.4g}" if isinstance(value, float) else "" if value is None else str(value)
+    return re.sub(r"\s+", " ", shown).replace("|", "\\|")

@@ -1,0 +1,194 @@
+"""Weights & Biases: `logger=wandb`, and `logger=wandb_offline`, whose runs `wandb sync` uploads later.
+
+All of a run is below `<run folder>/wandb`; its id is kept in summary.json, so that a resumed run goes on under
+it. wandb cannot go on offline: the second segment is a folder of its own with the same id.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mmft import clock
+from mmft.errors import UserError
+from mmft.run_folder import RunFolder
+from mmft.training.loggers.base import Prediction, RunLogger, run_title
+
+log = logging.getLogger(__name__)
+_PROJECT = "mmft"
+_LOGIN_SECONDS = 30.0  # that a server may take to answer; wandb's own 90 are long to look at nothing
+
+
+class WandbLogger(RunLogger):
+    """One wandb run for one run of ours. wandb's step is the optimizer step.
+
+    Args:
+        offline: nothing is sent.
+        project: null: `WANDB_PROJECT`, else `mmft`.
+        entity: user or team; null: `WANDB_ENTITY`, else the login's own.
+        group: null: the sweep's folder, outside of a sweep `WANDB_RUN_GROUP`.
+        tags: of the run; none: `WANDB_TAGS`.
+        predictions: rows of the table of test predictions.
+        log_model: whether the finished model becomes an artifact.
+    """
+
+    def __init__(
+        self,
+        offline: bool,
+        project: str | None,
+        entity: str | None,
+        group: str | None,
+        tags: list[str],
+        predictions: int,
+        log_model: bool,
+    ) -> None:
+        super().__init__(predictions)
+        self.offline = offline
+        self.keeps_model = log_model
+        self._named = {"entity": entity, "project": project, "group": group, "tags": tags or None}
+        self._run: Any = None
+        self._step = 0
+        self._resumes = False
+
+    def start(self, folder: RunFolder, config: Mapping[str, Any]) -> None:
+        """Opens the run, under the id that it had before."""
+        with clock.importing():
+            import wandb
+        self._folder = folder
+        known = folder.read_summary().get("wandb") or {}
+        self._resumes = "id" in known
+        named = (
+            self._named
+            | {
+                "project": self._named["project"] or os.environ.get("WANDB_PROJECT") or _PROJECT,
+                "group": self._named["group"] or folder.sweep,
+                "mode": "offline" if self.offline else None,  # None: WANDB_MODE, which may say offline
+                "id": known.get("id") or uuid.uuid4().hex[:8],
+            }
+        )
+        settings: dict[str, Any] = {} if "WANDB_INIT_TIMEOUT" in os.environ else {"init_timeout": _LOGIN_SECONDS}
+        try:
+            with _no_questions():
+                wandb.setup(settings=wandb.Settings(show_info=False))  # we say where the run is; warnings are shown
+                self._run = wandb.init(
+                    **named,
+                    name=run_title(folder),
+                    dir=str(folder.path),
+                    resume="allow",
+                    reinit="create_new",  # the caller may have a run of its own
+                    config=dict(config),
+                    job_type="train",
+                    settings=wandb.Settings(**settings),
+                )
+        except (wandb.errors.Error, ValueError) as error:
+            raise UserError(_cannot_start(error)) from error
+        url = None if self._run.offline else self._run.url
+        folder.update_summary(wandb={"id": self._run.id, "project": self._run.project, "url": url})
+        if self._run.offline:
+            log.info("wandb: offline; to upload: wandb sync %s", Path(self._run.settings.sync_dir).absolute())
+        else:
+            log.info("wandb: %s", url or "disabled by WANDB_MODE")
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """One row of the run's history."""
+        self._step = self._step if step is None else step
+        self._log(metrics)
+
+    def _log(self, values: Mapping[str, Any]) -> None:
+        # A run that goes on from before its last row repeats steps, with the same numbers; wandb refuses them.
+        if self._run is not None and self._step >= self._run.step:
+            self._run.log(dict(values), step=self._step)
+
+    def log_table(self, name: str, rows: Sequence[Sequence[Any]]) -> None:
+        """A table in the run's history."""
+        if self._run is None or (self._resumes and self._step == 0):
+            return  # the run has had it
+        import wandb
+
+        with self._staged_here():
+            self._log({name: wandb.Table(columns=list(rows[0]), data=[*map(list, rows[1:])], allow_mixed_types=True)})
+
+    def log_predictions(self, rows: Sequence[Prediction]) -> None:
+        """`test/predictions`, with the pictures as the model saw them."""
+        if self._run is None:
+            return
+        import wandb
+        from PIL import Image
+
+        def picture(row: Prediction) -> Any:
+            return None if row.image is None else wandb.Image(Image.fromarray(row.image.permute(1, 2, 0).numpy()))
+
+        data = [list(row._replace(image=picture(row))) for row in rows]
+        with self._staged_here():
+            self._log({"test/predictions": wandb.Table(columns=list(Prediction._fields), data=data)})
+
+    def log_model(self, folder: Path) -> None:
+        """The finished model as an artifact; its files are read from where they are."""
+        if self._run is None or not self.keeps_model:
+            return
+        import wandb
+
+        with self._staged_here():
+            artifact = wandb.Artifact(f"model-{self._run.id}", type="model")
+            artifact.add_dir(str(folder), policy="immutable")
+            self._run.log_artifact(artifact)
+
+    def finish(self, exit_code: int) -> None:
+        """Closes the run; its summary gets ours under `run`."""
+        if self._run is None:
+            return
+        run, self._run = self._run, None
+        known = self._folder.read_summary()
+        run.summary.update({"run": {key: value for key, value in known.items() if key != "wandb"}})
+        run.finish(exit_code=exit_code)
+        import wandb
+
+        if wandb.run is None:  # no run of the caller's own
+            wandb.teardown()  # waits for wandb's process, which writes a moment later than `finish` returns
+
+    @contextmanager
+    def _staged_here(self) -> Iterator[None]:
+        """Pictures and files wait for their upload in the run folder, not in the home of a machine that may go."""
+        before = os.environ.get("WANDB_DATA_DIR")
+        os.environ["WANDB_DATA_DIR"] = before or str(self._folder.path.absolute() / "wandb")
+        try:
+            yield
+        finally:
+            if before is None:
+                del os.environ["WANDB_DATA_DIR"]
+
+
+@contextmanager
+def _no_questions() -> Iterator[None]:
+    """Keeps wandb from asking for a login where there is a terminal: a run would wait for the answer for ever."""
+    terminal = sys.stdin
+    with Path(os.devnull).open(encoding="utf-8") as nothing:
+        sys.stdin = nothing
+        try:
+            yield
+        finally:
+            sys.stdin = terminal
+
+
+def _cannot_start(error: Exception) -> str:
+    said = str(error).split("\nConsider")[0].strip().rstrip(".")
+    return (
+        f"logger=wandb: {said}. Type `wandb login` once on this machine or set WANDB_API_KEY; without a network "
+        "type logger=wandb_offline, and `wandb sync` uploads the run later; or logger=none"
+    )
+
+
+def online(**options: Any) -> WandbLogger:
+    """Sends as the run goes on, unless WANDB_MODE says otherwise."""
+    return WandbLogger(offline=False, **options)
+
+
+def offline(**options: Any) -> WandbLogger:
+    """Writes what `wandb sync` sends later."""
+    return WandbLogger(offline=True, **options)
