@@ -208,7 +208,7 @@ class TestShow:
     def test_completion(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
         for line, expected in (
             ("mmft tr", "train"),
-            ("mmft train optim=", "optim=adamw optim=sgd"),
+            ("mmft train optim=", "optim=adamw\noptim=sgd"),
             ("mmft train trainer.max_e", "trainer.max_epochs="),
             ("mmft predict ou", "out="),
             ("mmft gone x", ""),
@@ -216,6 +216,10 @@ class TestShow:
             monkeypatch.setenv("COMP_LINE", line)
             assert main(["-sc", "query=bash"]) == ExitCode.DONE
             assert capsys.readouterr().out.strip() == expected
+
+    def test_completion_is_cheap(self, mmft: Callable[..., Any]) -> None:
+        line = {"COMP_LINE": "mmft train trainer.max_e"}
+        assert min(mmft("-sc", "query=bash", env=line).cpu_seconds for _ in range(3)) <= 0.25
 
 
 class TestTrain:

@@ -27,15 +27,15 @@ _SHORT = {
     "-i": "--info",
     "-cd": "--config-dir",
 }
-_SWITCHES = {
+SWITCHES = {
     "--help": "help",
     "--multirun": "multirun",
     "--run": "run",
     "--resolve": "resolve",
     "--hydra-help": "hydra_help",
 }
-_CFG = ("job", "hydra", "all")
-_INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
+CFG = ("job", "hydra", "all")
+INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 
 
 @dataclass
@@ -88,17 +88,17 @@ def _flag(flags: Flags, name: str, value: str | None, rest: list[str]) -> None:
     """Takes one flag, and its value from `rest` where it needs one."""
     if name in _REFUSED:
         raise ValueError(f"{name} is not supported: {_REFUSED[name]}")
-    if name in _SWITCHES and value is None:
-        setattr(flags, _SWITCHES[name], True)
+    if name in SWITCHES and value is None:
+        setattr(flags, SWITCHES[name], True)
     elif name == "--config-dir":
         flags.config_dirs.insert(0, Path(_value(name, value, rest)))
     elif name == "--cfg":
-        flags.cfg = _one_of(name, _value(name, value, rest), _CFG)
+        flags.cfg = _one_of(name, _value(name, value, rest), CFG)
     elif name == "--info":
-        follows = bool(rest) and rest[0] in _INFO
-        flags.info = _one_of(name, value or (rest.pop(0) if follows else "all"), _INFO)
+        follows = bool(rest) and rest[0] in INFO
+        flags.info = _one_of(name, value or (rest.pop(0) if follows else "all"), INFO)
     else:
-        known = [*_SWITCHES, "--config-dir", "--cfg", "--info"]
+        known = [*SWITCHES, "--config-dir", "--cfg", "--info"]
         raise ValueError(f"{name}: no such flag.{did_you_mean(name, known)} Flags: {listed(known)}")
 
 

@@ -47,7 +47,7 @@ _FLAGS = {
     "--info defaults": "print which files the config is made of",
     "--config-dir DIR": "a folder of your own YAML files (experiment/mine.yaml), in front of mmft's",
     "-h, --help": "this text",
-    "--hydra-help": "Hydra's own help; -sc install=bash: tab completion",
+    "--hydra-help": "Hydra's own help",
 }
 
 
@@ -62,6 +62,7 @@ def overview(commands: Mapping[str, str]) -> str:
         "",
         "mmft COMMAND --help lists every key. Exit codes: 0 done, 1 a defect of mmft, 2 config or data are wrong,",
         "3 training failed, 130 and 143 stopped. MMFT_DEBUG=1 shows tracebacks. mmft --version says the version.",
+        'Tab completion, in ~/.bashrc: eval "$(mmft -sc install=bash)"',
     ]
     return "\n".join(lines)
 

@@ -75,10 +75,6 @@ class Session:
         parser = get_args_parser()
         self.hydra.hydra_help(self.command, args_parser=parser, args=parser.parse_args([]))
 
-    def completion(self, words: list[str]) -> None:
-        """Answers a shell's completion script."""
-        self.hydra.shell_completion(self.command, words)
-
 
 def quoted(path: Path) -> str:
     """A path as the value of an override, whatever characters it has."""
