@@ -37,7 +37,7 @@ COMMANDS = {
     "train": Command("fine-tune an image encoder and a text encoder on rows; writes a run folder", "mmft.train"),
     "test": Command("evaluate a run on rows", "mmft.test"),
     "predict": Command("predict every row of a table with a run", "mmft.predict"),
-    "runs": Command("list, filter, sort and compare runs", "mmft.runs"),
+    "runs": Command("list, sort and compare runs; any KEY=VALUE of mmft train is a filter", "mmft.runs"),
     "doctor": Command("look at this machine: packages, devices, folders, and what is wrong with them", "mmft.doctor"),
 }
 

@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from mmft.config.schema import TrainConfig
+from mmft.config.walk import key_names
 from mmft.config.wording import show
 from mmft.listing.found import MISSING, FoundRun, value_of
 
@@ -114,7 +116,9 @@ def comparison(runs: Sequence[FoundRun]) -> tuple[list[str], list[list[Any]]]:
     configs = [flat(run.config) | {"name": run.name} for run in runs]
     figures = [_figures(run) for run in runs]
     lines: list[list[Any]] = []
-    for key in dict.fromkeys(key for config in configs for key in config):
+    places = {key: place for place, key in enumerate(key_names(TrainConfig))}
+    known = {key for config in configs for key in config}
+    for key in sorted(known, key=lambda key: (places.get(key, len(places)), key)):
         values = [config.get(key, MISSING) for config in configs]
         if any(value != values[0] for value in values):
             lines.append([key, *values])
