@@ -20,6 +20,7 @@ from mmft.callbacks.profiling import profiling
 from mmft.callbacks.progress import progress
 from mmft.callbacks.run_summary import RunSummary
 from mmft.callbacks.stopping import StopOnSignal
+from mmft.callbacks.time_limit import time_limit
 from mmft.config import registry
 from mmft.config.schema.logger import LoggerConfig
 from mmft.config.schema.model import ModelConfig
@@ -36,6 +37,7 @@ from mmft.models.image_encoder import build_image_encoder
 from mmft.models.source import Source
 from mmft.models.text_encoder import build_text_encoder
 from mmft.models.vision_language_model import VisionLanguageModel, set_dropout
+from mmft.ranks import started
 from mmft.run_folder import RunFolder
 from mmft.signals import StopRequest
 from mmft.tasks.base import Task
@@ -43,6 +45,7 @@ from mmft.training.checkpoint import FolderCheckpointIO
 from mmft.training.csv_log import CsvLog
 from mmft.training.loggers.base import RunLogger
 from mmft.training.module import FineTuning
+from mmft.training.strategies import SummedGradients
 from mmft.tuning.plan import Rates, TuningPlan, make_plan
 
 
@@ -152,7 +155,9 @@ def build_callbacks(
 ) -> list[pl.Callback]:
     """All callbacks, in the order in which Lightning calls them."""
     monitor, minimised = monitor_of(config.checkpoint, task)
-    checkpointing = Checkpointing(folder.checkpoints, config.checkpoint.every_steps, monitor, minimised, log)
+    checkpointing = Checkpointing(
+        folder.checkpoints, config.checkpoint.every_steps, config.checkpoint.every_minutes, monitor, minimised, log
+    )
     return [
         BadRowReport(bad),
         LayerFreezing(),
@@ -162,8 +167,9 @@ def build_callbacks(
         RunSummary(folder, job),
         checkpointing,
         StopOnSignal(checkpointing, request),
+        *time_limit(config.trainer.max_time),
         *profiling(folder.path / "profile", config.callbacks.profile.steps, config.callbacks.profile.after),
-        *progress(config.callbacks.progress),
+        *progress(config.callbacks.progress if folder.writes else "none"),
     ]
 
 
@@ -200,10 +206,12 @@ def build_trainer(
     loggers: list[Logger],
 ) -> pl.Trainer:
     """Lightning's Trainer. Clipping and accumulation are the step's own, checkpoints our callback's."""
-    settings = config.trainer
+    settings, ranks = config.trainer, started()
     return pl.Trainer(
         accelerator=settings.accelerator,
-        devices=settings.devices,
+        devices=ranks.local_world,
+        num_nodes=ranks.nodes,
+        strategy="auto" if ranks.world == 1 else SummedGradients(settings.rank_timeout),
         precision=settings.precision,  # type: ignore[arg-type] # `choose_hardware` has replaced `auto`
         max_epochs=data.plan.epochs,
         check_val_every_n_epoch=settings.val_every_epochs,

@@ -155,7 +155,32 @@ def _call(name: str, composed: Composed, *args: Path | list[Filter]) -> int:
 
 
 def _train(flags: Flags) -> int:
-    """A run gone on with, a new run, or a sweep of runs."""
+    """A run gone on with, a new run, or a sweep of runs; of ranks that are there already, only the first reads this."""
+    from mmft.ranks import started
+
+    ranks = started()
+    if ranks.world == 1:
+        return _lead(flags)
+    from mmft import leading
+
+    return leading.lead(lambda: _lead(flags)) if ranks.is_first else leading.follow()
+
+
+def _job(composed: Composed, folder: Path) -> int:
+    """One run: in this process, or in one for each device."""
+    from mmft.ranks import started
+
+    if started().world > 1:
+        import_module("mmft.leading").announce(composed, folder)
+        return _call("train", composed, folder)
+    from mmft.supervisor import devices_of, supervise
+
+    world = devices_of(composed)
+    return _call("train", composed, folder) if world == 1 else supervise(composed, folder, world)
+
+
+def _lead(flags: Flags) -> int:
+    """Everything that `mmft train` may be asked for."""
     from mmft.config.compose import compose
     from mmft.config.folder import make_run_folder
     from mmft.config.launch import Session
@@ -165,7 +190,7 @@ def _train(flags: Flags) -> int:
         partial = compose("train", flags.overrides, flags.config_dirs, partial=True)
         resumed = import_module("mmft.resume").resolve(partial)
         if resumed is not None:
-            return _call("train", *resumed)
+            return _job(*resumed)
     composed = compose("train", flags.overrides, flags.config_dirs, multirun=flags.multirun)
     folder = make_run_folder(composed, sweep=flags.multirun)
     with Session("train", flags.config_dirs) as session:
@@ -179,7 +204,7 @@ def _run(session: Session, composed: Composed, folder: Path) -> int:
 
     def job(again: Callable[[], Composed], where: Path) -> None:
         try:
-            codes.append(_call("train", again(), where))
+            codes.append(_job(again(), where))
         except Exception as error:
             errors.append(error)
 
@@ -198,7 +223,7 @@ def _sweep(session: Session, composed: Composed, folder: Path) -> int:
 
     def job(again: Callable[[], Composed], where: Path) -> None:
         try:
-            codes.append(_call("train", again(), where))
+            codes.append(_job(again(), where))
         except Exception as error:
             codes.append(report(error))
             happened = "failed" if codes[-1] < ExitCode.INTERRUPTED else "was stopped; those after it are not started"

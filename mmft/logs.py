@@ -12,6 +12,7 @@ _IGNORED = (
     ".*does not have many workers.*",  # data.num_workers is the user's to choose
     ".*modules? in eval mode at the start of training.*",  # frozen encoders are, on purpose
     ".*your dataloader is not resumable.*",  # ours is: the order is a function of the optimizer step
+    ".*recommended to use `self.log.*sync_dist.*",  # every rank has the same value already
     ".*smaller than the logging interval.*",
     ".*The `srun` command is available.*",
     ".*isinstance.treespec, LeafSpec.*",
@@ -21,8 +22,13 @@ _IGNORED = (
 )
 
 
-def configure(log_file: Path | None) -> None:
-    """Sends mmft's messages to stderr and, with times, to `log_file`; quiets the libraries."""
+def configure(log_file: Path | None, rank: int = 0) -> None:
+    """Sends mmft's messages to stderr and, with times, to `log_file`; quiets the libraries.
+
+    Args:
+        log_file: the run's; None: there is none.
+        rank: any but the first says nothing on stderr, and has a file of its own if there is a warning.
+    """
     root = logging.getLogger("mmft")
     close()
     root.setLevel(logging.DEBUG)
@@ -30,9 +36,12 @@ def configure(log_file: Path | None) -> None:
     terminal = logging.StreamHandler(sys.stderr)
     terminal.setLevel(logging.INFO)  # the file also has what the command prints by itself: tables, errors
     terminal.setFormatter(logging.Formatter("%(message)s"))
-    root.addHandler(terminal)
+    if rank == 0:
+        root.addHandler(terminal)
     if log_file is not None:
-        file = logging.FileHandler(log_file, encoding="utf-8")
+        own = log_file if rank == 0 else log_file.with_suffix(f".rank{rank}.log")
+        file = logging.FileHandler(own, encoding="utf-8", delay=rank > 0)
+        file.setLevel(logging.DEBUG if rank == 0 else logging.WARNING)
         file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         root.addHandler(file)
     for name in ("lightning", "lightning.pytorch", "lightning.fabric", "transformers", "timm"):

@@ -21,10 +21,12 @@ class RunFolder:
 
     Args:
         path: the folder; it exists, or its first file makes it.
+        writes: False leaves all writing to another rank.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, writes: bool = True) -> None:
         self.path = Path(path)
+        self.writes = writes
 
     @property
     def config(self) -> Path:
@@ -40,6 +42,11 @@ class RunFolder:
     def metrics(self) -> Path:
         """Metrics by optimizer step."""
         return self.path / "metrics.csv"
+
+    @property
+    def bad_rows(self) -> Path:
+        """Rows that could not be used, where there are any."""
+        return self.path / "bad_rows.csv"
 
     @property
     def checkpoints(self) -> Path:
@@ -67,6 +74,8 @@ class RunFolder:
         """
         import yaml
 
+        if not self.writes:
+            return
         self.path.mkdir(parents=True, exist_ok=True)
         write_text(self.config, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
         if not (self.path / "overrides.yaml").exists():
@@ -108,13 +117,15 @@ class RunFolder:
 
     def update_summary(self, **values: Any) -> None:
         """Sets keys of summary.json and leaves the others."""
+        if not self.writes:
+            return
         self.path.mkdir(parents=True, exist_ok=True)
         known = _without_nan(self.read_summary() | values)
         write_text(self.summary, json.dumps(known, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
     def write_tables(self, tables: dict[str, list[list[Any]]]) -> None:
         """Writes each table as `<name>.csv`."""
-        for name, rows in tables.items():
+        for name, rows in tables.items() if self.writes else ():
             with (self.path / f"{name}.csv").open("w", newline="", encoding="utf-8") as stream:
                 csv.writer(stream).writerows(rows)
 

@@ -32,11 +32,13 @@ from mmft.hardware import choose_hardware, device_of
 from mmft.initialise import initialise_from
 from mmft.modality_report import modality_report
 from mmft.prediction_sample import sample_predictions
+from mmft.ranks import started
 from mmft.run_folder import RunFolder
 from mmft.saved_model import save_model
 from mmft.shipped import located
 from mmft.signals import Stopped, StopRequest, stop_signals
 from mmft.training.checkpoint import read
+from mmft.training.collectives import end_collectives
 from mmft.training.csv_log import CsvLog
 from mmft.training.loggers.base import RunLogger
 from mmft.training.module import FineTuning
@@ -55,21 +57,23 @@ def train(composed: Composed, path: Path) -> int:
     Raises:
         MmftError: config, data or training failed; summary.json says `failed` or `stopped`.
     """
-    folder = RunFolder(path)
+    ranks = started()
+    folder = RunFolder(path, writes=ranks.is_first)
     if folder.is_completed:
         print(f"{folder.path} is already completed; there is nothing to resume.", file=sys.stderr)
         print(folder.path, flush=True)
         return ExitCode.DONE
     job_started = _job_start()
     base = _working_directory(folder)
-    logger = build.build_logger(composed.config.logger)
-    with stop_signals() as request, logger, _recorded(folder, composed.config.seed):
+    logger = build.build_logger(composed.config.logger) if ranks.is_first else RunLogger()
+    with stop_signals() as request, logger, _recorded(folder, composed.config.seed, ranks.rank):
         build.preload()
         choose_hardware(composed.config.trainer)
         folder.write_config(_for_disk(composed, base), composed.typed, composed.choices)
         logger.start(folder, _for_disk(composed, base))
         run(composed.config, rebase(composed.config, base), folder, base, job_started, request, logger)
-    print(folder.path, flush=True)
+    if ranks.is_first:
+        print(folder.path, flush=True)
     return ExitCode.DONE
 
 
@@ -90,10 +94,11 @@ def run(
     changed = set() if config.init is None else initialise_from(config.init, located(config.paths.runs), model, task)
     plan = build.build_plan(config, model, changed)
     data = build.build_data(config, splits, model, task)
-    show_plan(plan)
-    write_plan(plan, folder.path / "tuning.csv")
+    if folder.writes:
+        show_plan(plan)
+        write_plan(plan, folder.path / "tuning.csv")
     logger.log_table("tuning", plan_rows(plan))
-    bad = BadRows(sum(data.rows.values()), config.data.max_bad_fraction, folder.path / "bad_rows.csv")
+    bad = BadRows(sum(data.rows.values()), config.data.max_bad_fraction, folder.bad_rows if folder.writes else None)
     bad.add(data.table_bad)
     bad.check()
     folder.update_summary(parameters=plan.counts(), rows={**data.rows, "bad": bad.count})
@@ -105,7 +110,7 @@ def run(
 
     module = build.build_module(config, model, task, plan)
     last, rows_before = resume_point(folder)
-    metrics = CsvLog(folder.metrics, keep_rows=rows_before)
+    metrics = CsvLog(folder.metrics, keep_rows=rows_before, writes=folder.writes)
     callbacks = build.build_callbacks(config, folder, data, task, metrics, bad, job, request)
     trainer = build.build_trainer(config, folder, data, callbacks, [metrics, logger])
     trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=False)
@@ -117,6 +122,9 @@ def run(
     folder.update_summary(stopped_early=checkpointing.stopped_early, **finish(config, module, checkpointing))
     if "test" in data.rows:
         evaluate(trainer, module, data, folder, logger)
+    end_collectives()
+    if not folder.writes:  # what is left takes one rank
+        return
     save_model(folder.model, model, task, plan, typed, base)
     logger.log_model(folder.model)
     if "test" in data.rows and logger.predictions:
@@ -124,7 +132,7 @@ def run(
     folder.update_summary(rows={**data.rows, "bad": bad.count})
     if config.modality_report and "test" in data.rows:
         model.to(device_of(config.trainer.accelerator))
-        loaders = data.evaluation_loader("train"), data.evaluation_loader("test")
+        loaders = data.evaluation_loader("train", whole=True), data.evaluation_loader("test", whole=True)
         both = module.results["test"][task.monitor]
         report = modality_report(model, task, *loaders, both, config.trainer.precision)
         folder.update_summary(modalities=report)
@@ -183,10 +191,10 @@ def _working_directory(folder: RunFolder) -> Path:
 
 
 @contextmanager
-def _recorded(folder: RunFolder, seed: int) -> Iterator[None]:
+def _recorded(folder: RunFolder, seed: int, rank: int) -> Iterator[None]:
     """Keeps `status` true to what happens, and the log open as long."""
     folder.path.mkdir(parents=True, exist_ok=True)
-    logs.configure(folder.path / "train.log")
+    logs.configure(folder.path / "train.log", rank)
     status = "failed"
     try:
         folder.start(seed=seed, versions=_versions())

@@ -28,7 +28,7 @@ from safetensors.torch import save_file
 SAMPLES = Path(__file__).parents[1] / "mmft" / "samples"
 IMAGE_TEACHER, TEXT_TEACHER = "encoders/dinov2-small-timm", "encoders/minilm-l6"
 IMAGE_STUDENT, TEXT_STUDENT = "dinov2-tiny", "minilm-tiny"
-STEPS = {"text": 4500, "image": 4000}
+TEXT_STEPS, IMAGE_STEPS = (4500, 4000), 3000
 
 
 def main() -> None:
@@ -59,7 +59,7 @@ def make_text_encoder(shared: Path, work: Path, out: Path) -> None:
     if not (tokens / "tokenizer.json").is_file():
         texts.train_tokenizer(found, language.VOCABULARY, tokens)
     tokenizer = hf.AutoTokenizer.from_pretrained(tokens)
-    student = language.distill(shared / TEXT_TEACHER, tokenizer, found.every(), STEPS["text"], work)
+    student = language.distill(shared / TEXT_TEACHER, tokenizer, found.every(), found.titles, TEXT_STEPS, work)
     encoder = student.encoder
     encoder.config.hidden_dropout_prob = encoder.config.attention_probs_dropout_prob = 0.1  # for fine-tuning
     encoder.half().save_pretrained(out)
@@ -71,7 +71,7 @@ def make_text_encoder(shared: Path, work: Path, out: Path) -> None:
 def make_image_encoder(shared: Path, work: Path, out: Path) -> None:
     """Trains the image student and writes it in timm's format in half precision."""
     pictures = collect_pictures(fetch(work), read_clipart(shared), work)
-    student = vision.distill(shared / IMAGE_TEACHER, pictures, STEPS["image"], work)
+    student = vision.distill(shared / IMAGE_TEACHER, pictures, IMAGE_STEPS, work)
     out.mkdir(parents=True, exist_ok=True)
     state = {name: value.half().contiguous() for name, value in student.encoder.state_dict().items()}
     save_file(state, out / "model.safetensors", metadata={"format": "pt"})

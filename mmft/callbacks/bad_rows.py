@@ -6,11 +6,13 @@ from typing import Any
 
 import lightning.pytorch as pl
 
+from mmft.batch import BadRow
 from mmft.data.bad_rows import BadRows
+from mmft.training.collectives import gathered, is_distributed
 
 
 class BadRowReport(pl.Callback):
-    """Collects the bad rows of every batch.
+    """Collects the bad rows of every batch, and before every save and after every evaluation those of all ranks.
 
     Args:
         bad_rows: where they are kept; its `check` raises UserError when there are too many.
@@ -18,11 +20,32 @@ class BadRowReport(pl.Callback):
 
     def __init__(self, bad_rows: BadRows) -> None:
         self.bad_rows = bad_rows
+        self._own: list[BadRow] = []  # not told to the other ranks yet
 
     def _collect(self, batch: Any) -> None:
         if batch.bad:
             self.bad_rows.add(batch.bad)
             self.bad_rows.check()
+            if is_distributed():
+                self._own += batch.bad
+
+    def _tell(self) -> None:
+        if is_distributed():
+            self.bad_rows.add(row for rank in gathered(self._own) for row in rank)
+            self._own = []
+            self.bad_rows.check()
+
+    def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        """What a resumed run does not see again is listed."""
+        self._tell()
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """All ranks know what any has seen."""
+        self._tell()
+
+    def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """All ranks know what any has seen."""
+        self._tell()
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ class Checkpointing(pl.Callback):
     Args:
         folder: the run's `checkpoints` folder.
         every_steps: also after every so many optimizer steps; None: only after epochs.
+        every_minutes: also when so many minutes have passed since the last time; None: not by the clock.
         monitor: name of the validation metric.
         minimised: True where a lower value is better.
         metrics_file: its length is saved, so that a resumed run can cut it back.
@@ -30,10 +32,18 @@ class Checkpointing(pl.Callback):
     """
 
     def __init__(
-        self, folder: Path, every_steps: int | None, monitor: str, minimised: bool, metrics_file: CsvLog
+        self,
+        folder: Path,
+        every_steps: int | None,
+        every_minutes: float | None,
+        monitor: str,
+        minimised: bool,
+        metrics_file: CsvLog,
     ) -> None:
         self.folder = folder
         self.every_steps = every_steps
+        self.every_minutes = every_minutes
+        self._saved = time.monotonic()
         self.monitor = monitor
         self.minimised = minimised
         self.metrics_file = metrics_file
@@ -59,10 +69,15 @@ class Checkpointing(pl.Callback):
     def save_last(self, trainer: pl.Trainer) -> None:
         """Saves the state after the optimizer step just done."""
         trainer.save_checkpoint(self.last)
+        self._saved = time.monotonic()
 
-    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
         """Saves inside an epoch; its last step is saved by `on_train_epoch_end`, after validation."""
+        assert isinstance(pl_module, FineTuning)
+        if self.every_minutes is not None and time.monotonic() - self._saved > 60 * self.every_minutes:
+            pl_module.agreement.wish("save")
         due = self.every_steps is not None and trainer.global_step % self.every_steps == 0
+        due = pl_module.agreement.take("save") or due
         if due and not trainer.is_last_batch:
             self.save_last(trainer)
 
@@ -79,7 +94,9 @@ class Checkpointing(pl.Callback):
         self.stopped_early = trainer.should_stop
         self.save_last(trainer)
         if self.best_step == trainer.global_step:
-            copy_to_best(self.folder)
+            if trainer.is_global_zero:
+                copy_to_best(self.folder)
+            trainer.strategy.barrier()  # before a rank reads it
 
     def _is_better(self, value: float) -> bool:
         if value != value or self.best_value is None:

@@ -53,6 +53,15 @@ def image_size_fits_the_patches(c: TrainConfig) -> str | None:
     return f"{size} is no multiple of the encoder's patch of {patch}; type {below or patch} or {below + patch}"
 
 
+@check_train("trainer.max_time")
+def max_time_is_a_time(c: TrainConfig) -> str | None:
+    """The time limit can be read."""
+    given = c.trainer.max_time
+    if given is None or re.fullmatch(r"(\d+:)?\d+:[0-5]?\d:[0-5]?\d", given):
+        return None
+    return f"{show(given)} is no time; type HH:MM:SS or DD:HH:MM:SS, for example trainer.max_time=01:30:00"
+
+
 @check_train("model.fusion.dropout", "model.dropout")
 def one_dropout(c: TrainConfig) -> str | None:
     """`model.dropout` sets the fusion's too."""
@@ -189,18 +198,6 @@ def monitor_can_see(c: TrainConfig) -> str | None:
     return f"needs validation rows, but {why}"
 
 
-@check_train("callbacks.profile.steps", "callbacks.profile.after", "trainer.max_steps")
-def profile_happens(c: TrainConfig) -> str | None:
-    """The steps to profile are among those of the run."""
-    profile, steps = c.callbacks.profile, c.trainer.max_steps
-    if profile.steps is None or steps is None or profile.after + profile.steps <= steps:
-        return None
-    return (
-        f"{profile.steps} after callbacks.profile.after={profile.after} are more than trainer.max_steps={steps}. "
-        f"Type trainer.max_steps={profile.after + profile.steps}"
-    )
-
-
 @check_train("logger")
 def tensorboard_is_there(c: TrainConfig) -> str | None:
     """TensorBoard is a package of its own."""
@@ -216,6 +213,18 @@ def wandb_project_is_a_name(c: TrainConfig) -> str | None:
     if project is None or (project.strip() and not set(project) & set("/\\#?%:")):
         return None
     return f"{show(project)} is no name of a wandb project: none of / \\ # ? % : may be in it"
+
+
+@check_train("callbacks.profile.steps", "callbacks.profile.after", "trainer.max_steps")
+def profile_happens(c: TrainConfig) -> str | None:
+    """The steps to profile are among those of the run."""
+    profile, steps = c.callbacks.profile, c.trainer.max_steps
+    if profile.steps is None or steps is None or profile.after + profile.steps <= steps:
+        return None
+    return (
+        f"{profile.steps} after callbacks.profile.after={profile.after} are more than trainer.max_steps={steps}. "
+        f"Type trainer.max_steps={profile.after + profile.steps}"
+    )
 
 
 @check_train("callbacks.early_stopping.min_delta", "callbacks.early_stopping.patience")

@@ -89,16 +89,20 @@ class VisionLanguageData(LightningDataModule):
         """This rank's whole batches of the test rows; nothing where there are none."""
         return self.evaluation_loader("test")
 
-    def evaluation_loader(self, name: str, persistent: bool = False) -> DataLoader[Batch] | list[Any]:
+    def evaluation_loader(
+        self, name: str, persistent: bool = False, whole: bool = False
+    ) -> DataLoader[Batch] | list[Any]:
         """This rank's whole batches of the split's rows, in order; nothing where there is no such split.
 
         Args:
             name: of the split.
             persistent: see `make_loader`.
+            whole: all batches, those of the other ranks too.
         """
         if name not in self.datasets:
             return []
-        batches = evaluation_batches(self.rows[name], self.config.batch_size, *self._place())
+        place = (0, 1) if whole else self._place()
+        batches = evaluation_batches(self.rows[name], self.config.batch_size, *place)
         return self._loader(name, batches, persistent)
 
     def _loader(self, name: str, batches: Any, persistent: bool) -> DataLoader[Batch]:

@@ -42,7 +42,10 @@ class Task(ABC):
 
     @abstractmethod
     def normaliser(self, batch: Batch) -> Tensor:
-        """() the sum of the weights that `loss_sum` gives the rows of `batch`."""
+        """() float64 the sum of the weights that `loss_sum` gives the rows of `batch`.
+
+        In float64, so that the sum of ranks' sums is that of one process.
+        """
 
     @abstractmethod
     def constant_outputs(self, target: Tensor, weight: Tensor) -> Tensor:

@@ -123,10 +123,11 @@ class Classification(Task):
         return (losses * batch.weight.to(losses.dtype)).sum()
 
     def normaliser(self, batch: Batch) -> Tensor:
-        """() sum of sample weight times class weight."""
+        """() float64 sum of sample weight times class weight."""
         assert batch.target is not None
-        weights = self._class_weights_like(batch.weight)
-        return batch.weight.sum() if weights is None else (batch.weight * weights[batch.target]).sum()
+        weight = batch.weight.double()
+        weights = self._class_weights_like(weight)
+        return weight.sum() if weights is None else (weight * weights[batch.target]).sum()
 
     def _class_weights_like(self, like: Tensor) -> Tensor | None:
         """(C,) the class weights in the type of `like` and on its device, to which they are copied only once."""

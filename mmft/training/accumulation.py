@@ -43,7 +43,7 @@ def accumulate(
     Args:
         batch: this rank's share, B rows, possibly none.
         micro_batch_size: rows computed at once; None: all.
-        total_weight: () the weight of the whole logical batch over all ranks.
+        total_weight: () float64 the weight of the whole logical batch over all ranks.
         loss_sum: rows -> () the weighted sum of their losses.
         backward: runs the backward pass of a loss.
         before_micro_batch: called with the micro-batch's index; seeds dropout.
@@ -55,7 +55,8 @@ def accumulate(
     loss = torch.zeros_like(divisor)
     for index, micro_batch in enumerate(batch.split(micro_batch_size)):
         before_micro_batch(index)
-        part = loss_sum(micro_batch) / divisor
+        total = loss_sum(micro_batch)
+        part = total / divisor.to(total)
         backward(part)
         loss = loss + part.detach()
     return loss

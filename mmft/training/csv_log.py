@@ -21,14 +21,15 @@ class CsvLog(Logger):
     Args:
         path: the file.
         keep_rows: rows that a resumed run keeps of an existing file; None: all.
+        writes: False leaves the file to another rank.
     """
 
-    def __init__(self, path: Path, keep_rows: int | None = None) -> None:
+    def __init__(self, path: Path, keep_rows: int | None = None, writes: bool = True) -> None:
         super().__init__()
-        self.path = path
+        self.path, self.writes = path, writes
         self._columns: list[str] = []
         self.rows = 0
-        if path.exists():
+        if writes and path.exists():
             with path.open(newline="", encoding="utf-8") as stream:
                 old = list(csv.reader(stream))
             self._columns, kept = old[0], old[1:][:keep_rows]
@@ -50,6 +51,8 @@ class CsvLog(Logger):
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """One row: `step` (optimizer steps done) and the metrics."""
+        if not self.writes:
+            return
         row = {"step": step, **metrics}
         if new := [name for name in row if name not in self._columns]:
             rows = self._read()

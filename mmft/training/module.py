@@ -7,6 +7,7 @@ steps and no state exists inside an accumulation window.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -16,13 +17,15 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import Optimizer
-from torchmetrics import MeanMetric
 
 from mmft.batch import Batch
 from mmft.errors import TrainingError, UserError
 from mmft.models.vision_language_model import VisionLanguageModel
 from mmft.tasks.base import Task
 from mmft.training.accumulation import accumulate, seed_dropout
+from mmft.training.agreement import Agreement
+from mmft.training.collectives import average_statistics, gathered, sum_gradients, summed
+from mmft.training.merging import merge_metrics
 from mmft.tuning.plan import TuningPlan
 
 MakeOptimizer = Callable[[list[dict[str, Any]]], Optimizer]
@@ -47,18 +50,16 @@ class Evaluating(pl.LightningModule):
         self.results: dict[str, dict[str, float]] = {}
         self.tables: dict[str, list[list[Any]]] = {}
         self.metrics = task.metrics()
-        self.mean_loss = MeanMetric()
-        self._evaluated = 0
+        self._losses: list[tuple[int, Tensor, Tensor]] = []  # number of the batch, () loss sum, () weight
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Adds a batch of the validation rows to the metrics."""
-        self._evaluate(batch)
+        self._evaluate(batch, batch_idx)
 
     def on_validation_epoch_start(self) -> None:
         """Starts from nothing, whatever an interrupted evaluation left."""
-        self._evaluated = 0
+        self._losses = []
         self.metrics.reset()
-        self.mean_loss.reset()
 
     def on_validation_epoch_end(self) -> None:
         """Logs `val/...`."""
@@ -66,7 +67,7 @@ class Evaluating(pl.LightningModule):
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Adds a batch of the test rows to the metrics."""
-        self._evaluate(batch)
+        self._evaluate(batch, batch_idx)
 
     def on_test_epoch_start(self) -> None:
         """Starts from nothing."""
@@ -76,28 +77,40 @@ class Evaluating(pl.LightningModule):
         """Logs `test/...`."""
         self._log_evaluation("test")
 
-    def _evaluate(self, batch: Batch) -> None:
+    def _evaluate(self, batch: Batch, index: int) -> None:
         if not len(batch):
             return
-        self._evaluated += len(batch)
         outputs = self.model(batch)
         self.task.update(self.metrics, outputs, batch)
-        weight = self.task.normaliser(batch)
-        if weight > 0:
-            self.mean_loss.update(self.task.loss_sum(outputs, batch) / weight, weight)
+        number = index * self.trainer.world_size + self.global_rank  # among all ranks' batches
+        self._losses.append((number, self.task.loss_sum(outputs, batch), self.task.normaliser(batch)))
+
+    def _mean_loss(self) -> float | None:
+        """The mean loss over all ranks' rows, added up in the order of batches: the same for any number of ranks.
+
+        None: there was no row. nan: no row has a weight.
+        """
+        own = [(number, float(loss), float(weight)) for number, loss, weight in self._losses]
+        parts = sorted(part for rank in gathered(own) for part in rank)
+        weight = math.fsum(part[2] for part in parts)
+        if not parts:
+            return None
+        return math.fsum(part[1] for part in parts) / weight if weight > 0 else math.nan
 
     def _log_evaluation(self, split: str) -> None:
-        if self._evaluated == 0:
+        loss = self._mean_loss()
+        if loss is None:
             raise UserError(f"No row of {split} could be read, so there is nothing to measure; see bad_rows.csv.")
-        values = self.task.scalars(self.metrics) | {"loss": float(self.mean_loss.compute())}
+        merge_metrics(self.metrics, [number for number, _, _ in self._losses])
+        values = self.task.scalars(self.metrics) | {"loss": loss}
         self.results[split], self.tables = values, self.task.tables(self.metrics)
         named = {f"{split}/{name}": value for name, value in values.items()}
-        self.log_dict(named, logger=False, rank_zero_only=True)  # for EarlyStopping
+        self.log_dict(named, logger=False)  # for EarlyStopping; the same on every rank
         self._write(named)
 
     def _write(self, values: dict[str, float]) -> None:
         """One line to every logger, under the number of optimizer steps done."""
-        for logger in self.trainer.loggers:
+        for logger in self.trainer.loggers if self.trainer.is_global_zero else ():
             logger.log_metrics({"epoch": self.current_epoch, **values}, step=self.global_step)
 
 
@@ -138,13 +151,18 @@ class FineTuning(Evaluating):
         self.seed = seed
         self.log_every_steps = log_every_steps
         self._make_optimizer = make_optimizer
-        self._parameters_to_clip = [p for group in plan.groups for p in group.parameters.values()]
-        self._unchecked: Tensor | None = None  # (2,) loss and gradient norm of the last step
+        self._trained = [p for group in plan.groups for p in group.parameters.values()]
+        self._unchecked: Tensor | None = None  # (2 + W,) the last step's loss, gradient norm, and ranks' wishes
+        self.agreement = Agreement(alone=True)
         self.step_seconds: list[float] = []
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The plan's groups; `LearningRateWarmup` is the only writer of their rates."""
         return self._make_optimizer(self.plan.optimizer_groups())
+
+    def on_fit_start(self) -> None:
+        """From here on it is known how many ranks there are."""
+        self.agreement = Agreement(alone=self.trainer.world_size == 1)
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """One optimizer step over a logical batch of which `batch` is this rank's share."""
@@ -153,23 +171,27 @@ class FineTuning(Evaluating):
         self.check_finite()
         optimizer.zero_grad()
         step = self.global_step
+        weight = self.task.normaliser(batch)
+        told = summed(torch.cat([weight[None], self.agreement.as_tensor(weight)]))
         loss = accumulate(
             batch,
             self.micro_batch_size,
-            total_weight=self.task.normaliser(batch),
+            total_weight=told[0],
             loss_sum=lambda rows: self.task.loss_sum(self.model(rows), rows),
             backward=self.manual_backward,
             before_micro_batch=lambda index: seed_dropout(self.seed, step, self.global_rank, index),
         )
+        sum_gradients(self._trained)
         norm = self._clip()
         optimizer.step()
-        self._unchecked = torch.stack([loss, norm.to(loss)])
+        average_statistics(self.model)
+        self._unchecked = torch.cat([torch.stack([loss, norm.to(loss)]), told[1:].to(loss)])
         self._log_step(loss, norm)
         self.step_seconds.append(time.perf_counter() - start)
 
     def _clip(self) -> Tensor:
         largest = float("inf") if self.clip_norm is None else self.clip_norm
-        return torch.nn.utils.clip_grad_norm_(self._parameters_to_clip, largest)
+        return torch.nn.utils.clip_grad_norm_(self._trained, largest)
 
     def check_finite(self) -> None:
         """Looks at the last step's loss and gradient, before anything is saved and before the next step.
@@ -178,8 +200,11 @@ class FineTuning(Evaluating):
             TrainingError: one of them is not finite.
         """
         values, self._unchecked = self._unchecked, None
-        if values is not None and not torch.isfinite(values).all():
-            loss, norm = values.tolist()
+        if values is None:
+            return
+        loss, norm, *wishes = values.tolist()
+        self.agreement.settle(wishes)
+        if not (math.isfinite(loss) and math.isfinite(norm)):
             raise TrainingError(
                 f"Optimizer step {self.global_step} has loss {loss} and gradient norm {norm}. The last checkpoint is "
                 "from before it. Try a lower optim.lr or optim.head_lr, a longer schedule.warmup, or "
@@ -189,6 +214,7 @@ class FineTuning(Evaluating):
     def _log_step(self, loss: Tensor, norm: Tensor) -> None:
         # Lightning's `log` costs more than a small model's step, and counts steps in its own way on resume.
         if self.global_step == 1 or self.global_step % self.log_every_steps == 0:
+            loss = summed(loss)
             groups = self.trainer.optimizers[0].param_groups
             rates = {f"lr/{g['name'].removesuffix('/no_decay')}": float(g["lr"]) for g in groups}
             self._write({"train/loss": float(loss), "train/grad_norm": float(norm), **rates})

@@ -19,6 +19,7 @@ from wandb_file import WandbFile
 
 from mmft.config.compose import compose
 from mmft.errors import ExitCode, TrainingError, UserError
+from mmft.ranks import Ranks
 from mmft.signals import Stopped
 from mmft.training.loggers.base import RunLogger
 from mmft.training.module import FineTuning
@@ -179,6 +180,16 @@ def test_a_resumed_run_goes_on_under_its_id(shapes_overrides: list[str], tmp_pat
         if step > 3:
             assert {k: written.history[step][k] for k in values} == pytest.approx(values), step
     assert not any("tuning" in name for row in written.history.values() for name in row)
+
+
+@pytest.mark.parametrize("logger", ["wandb_offline", "tensorboard"])
+def test_another_rank_says_nothing(
+    train_run: TrainRun, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, logger: str
+) -> None:
+    monkeypatch.setattr("mmft.train.started", lambda: Ranks(rank=1))
+    train_run(f"logger={logger}", "trainer.max_epochs=1", folder=tmp_path / "run")
+    assert not list((tmp_path / "run").rglob("*wandb*"))
+    assert not list((tmp_path / "run").glob("events.*"))
 
 
 def test_a_logger_that_cannot_finish_does_not_fail_the_run(

@@ -7,6 +7,7 @@ https://github.com/MinishLab/model2vec), and a BERT layer of small weights hardl
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from distill.texts import MAX_TOKENS
 
 WIDTH, LAYERS, HEADS, VOCABULARY = 192, 4, 3, 11_500
 BATCH, CHUNK = 256, 4096
+SHORT = 9  # tokens, [CLS] and [SEP] included
 
 
 class Student(nn.Module):
@@ -109,8 +111,20 @@ def start_embeddings(student: Student, tokenizer: Any, teacher: Path) -> None:
         weight[tokenizer.pad_token_id] = 0
 
 
-def distill(teacher: Path, tokenizer: Any, texts: list[str], steps: int, work: Path) -> Student:
-    """Trains the student on all `texts` for `steps` batches of 256; resumable."""
+def distill(
+    teacher: Path, tokenizer: Any, texts: list[str], titles: list[str], steps: tuple[int, int], work: Path
+) -> Student:
+    """Trains the student; resumable.
+
+    Args:
+        teacher: the teacher's folder.
+        tokenizer: the student's.
+        texts: all texts, which the first steps see.
+        titles: those of `texts` that are titles; the last steps see them ten times as often, and nothing that is
+            longer than titles are.
+        steps: how many batches of 256 there are of all texts, and then of short ones.
+        work: folder of the states.
+    """
     answers = targets(teacher, texts, work)
     units = torch.from_numpy(answers.astype(np.float32))
     units = F.normalize(units, dim=-1)
@@ -120,10 +134,11 @@ def distill(teacher: Path, tokenizer: Any, texts: list[str], steps: int, work: P
     if not (work / "text.pt").is_file():
         start_embeddings(student, tokenizer, teacher)
     ids = tokenizer(texts, truncation=True, max_length=MAX_TOKENS)["input_ids"]
-    stream = _length_grouped(ids, steps)
+    known = set(titles)
+    weight = [10 if text in known else 1 for text in texts]
+    short = np.repeat(np.arange(len(texts)), [w * (len(row) <= SHORT) for w, row in zip(weight, ids, strict=True)])
 
-    def loss_at(step: int) -> Tensor:
-        rows = stream[step]
+    def loss_of(rows: np.ndarray) -> Tensor:
         said = student(_padded([ids[i] for i in rows]))
         wanted = units[rows]
         direct = F.mse_loss(said, (wanted - mean) / std)
@@ -131,17 +146,23 @@ def distill(teacher: Path, tokenizer: Any, texts: list[str], steps: int, work: P
         relations = F.mse_loss(said @ said.T, wanted @ wanted.T)
         return direct + 20 * relations
 
-    fit("text", student, loss_at, steps, lr=1e-3, decay=0.01, work=work)
+    for name, which, count, lr in (("text", np.arange(len(texts)), steps[0], 1e-3), ("short", short, steps[1], 5e-4)):
+        stream = _length_grouped(ids, which, count)
+        fit(name, student, _of(stream, loss_of), count, lr=lr, decay=0.01, work=work)
     return student
 
 
-def _length_grouped(ids: list[list[int]], steps: int) -> list[np.ndarray]:
-    """The rows of each step: 16 batches are drawn at once and dealt by length, which saves half the padding."""
+def _of(stream: list[np.ndarray], loss_of: Callable[[np.ndarray], Tensor]) -> Callable[[int], Tensor]:
+    return lambda step: loss_of(stream[step])
+
+
+def _length_grouped(ids: list[list[int]], which: np.ndarray, steps: int) -> list[np.ndarray]:
+    """The rows of each step, out of `which`: 16 batches are drawn at once and dealt by length, against padding."""
     lengths = np.array([len(row) for row in ids])
-    pools = batches(len(ids), 16 * BATCH, seed=0)
+    pools = batches(len(which), 16 * BATCH, seed=0)
     out: list[np.ndarray] = []
     while len(out) < steps:
-        pool = next(pools)
+        pool = which[next(pools)]
         dealt = np.split(pool[np.argsort(lengths[pool], kind="stable")], 16)
         out.extend(dealt[i] for i in np.random.default_rng(len(out)).permutation(16))
     return out[:steps]

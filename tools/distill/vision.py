@@ -28,7 +28,7 @@ TEACHER_SIZE = 2 * 14 * GRID
 MODEL_ARGS: dict[str, Any] = {"img_size": SIZE, "depth": LAYERS}
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 BATCH, TEACHER_BATCH = 128, 64
-VIEWS = 4
+VIEWS = 3
 
 
 class Student(nn.Module):

@@ -14,14 +14,19 @@ class TrainerConfig:
 
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     """`auto`: a GPU where there is one."""
-    devices: int = field(1, ge=1, le=1)
-    """Number of devices."""
+    devices: int | None = field(1, ge=1)
+    """Devices of this machine, with one process (rank) each; null: all its GPUs. Started by torchrun or srun: as many
+    as they start."""
+    rank_timeout: float = field(600.0, gt=0)
+    """Seconds after which a rank that others wait for ends the run, which then names it."""
     precision: Literal["auto", "32-true", "bf16-mixed", "64-true"] = "auto"
     """`auto`: bf16-mixed where the processor or GPU has it in hardware, else 32-true."""
     max_epochs: int = field(3, ge=1)
     """Passes over the training rows."""
     max_steps: int | None = field(None, ge=1)
     """Optimizer steps after which training ends; null: as many as `max_epochs` take."""
+    max_time: str | None = None
+    """Time after which training ends and the model is finished, `HH:MM:SS` or `DD:HH:MM:SS`; null: no limit."""
     val_every_epochs: int = field(1, ge=1)
     """Validation after every so many epochs."""
     log_every_steps: int = field(10, ge=1)
@@ -34,6 +39,8 @@ class CheckpointConfig:
 
     every_steps: int | None = field(None, ge=1)
     """Saved after every so many optimizer steps as well as after every epoch; null: after every epoch."""
+    every_minutes: float | None = field(None, gt=0)
+    """Saved whenever so many minutes have passed since the last time, too; null: not by the clock."""
     use: Literal["best", "last"] = "best"
     """The finished model: the best on the validation rows by `checkpoint.monitor`, or the last."""
     monitor: str | None = None

@@ -1,0 +1,58 @@
+"""`TimeLimit`: training ends when its time is up, on all ranks at the same step, and the model is finished."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+import lightning.pytorch as pl
+
+from mmft.training.module import FineTuning
+
+log = logging.getLogger(__name__)
+
+
+class TimeLimit(pl.Callback):
+    """Ends training as early stopping does: after the step in progress, with a validation and a save.
+
+    Args:
+        seconds: of training; a resumed run counts those before it too.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._before = 0.0
+        self._start = 0.0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Starts the clock."""
+        self._start = time.monotonic()
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
+        """Looks at the clock."""
+        assert isinstance(pl_module, FineTuning)
+        if self._elapsed() > self.seconds:
+            pl_module.agreement.wish("end")
+        if pl_module.agreement.take("end"):
+            log.info("trainer.max_time is over after optimizer step %d", trainer.global_step)
+            trainer.should_stop = True
+
+    def _elapsed(self) -> float:
+        return self._before + (time.monotonic() - self._start if self._start else 0.0)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The time so far."""
+        return {"seconds": self._elapsed()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes what `state_dict` gave."""
+        self._before = state_dict["seconds"]
+
+
+def time_limit(given: str | None) -> list[TimeLimit]:
+    """The callback for `HH:MM:SS` or `DD:HH:MM:SS`; none for None."""
+    if given is None:
+        return []
+    seconds, minutes, hours, days = ([int(part) for part in reversed(given.split(":"))] + [0])[:4]
+    return [TimeLimit(((24 * days + hours) * 60 + minutes) * 60 + seconds)]

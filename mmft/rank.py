@@ -1,0 +1,64 @@
+"""`python -m mmft.rank`: one rank of a run, as `mmft.supervisor` starts it. Reads the job from its stdin."""
+
+# ruff: noqa: BLE001 - every error is told to the supervisor
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+
+from mmft.config.compose import recompose
+from mmft.errors import ExitCode, MmftError, UserError
+from mmft.ranks import HEARTBEAT_FD
+
+
+def main() -> int:
+    """Trains, tells the supervisor how it ended, and gives the exit code."""
+    job = json.load(sys.stdin)
+    _end_with_parent()
+    try:
+        composed = recompose("train", job["values"], job["typed"], job["choices"])
+        from mmft.train import train
+
+        return _tell(train(composed, Path(job["folder"])), [])
+    except KeyboardInterrupt:
+        return _tell(ExitCode.INTERRUPTED, ["Stopped by SIGINT."])
+    except UserError as error:
+        return _tell(error.exit_code, error.messages)
+    except MmftError as error:
+        return _tell(error.exit_code, [str(error)])
+    except Exception as error:
+        where = "".join(traceback.format_exception(error))
+        return _tell(ExitCode.DEFECT, [f"this is a defect of mmft: {type(error).__name__}: {error}\n{where}"])
+
+
+def _tell(code: int, messages: list[str]) -> int:
+    try:
+        os.write(int(os.environ[HEARTBEAT_FD]), json.dumps({"code": int(code), "messages": messages}).encode())
+    except (OSError, KeyError):
+        print(*messages, sep="\n", file=sys.stderr)  # noqa: T201 - nobody else is there to say it
+    return int(code)
+
+
+def _end_with_parent() -> None:
+    """A supervisor that is killed takes its ranks with it, workers included."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os.killpg(os.getpgid(0), signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stdout.flush()
+    # Threads of a process group that has lost its peers would hold an ordinary exit up.
+    os._exit(code)

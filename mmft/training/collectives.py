@@ -1,0 +1,109 @@
+"""What ranks tell each other. With one rank each function gives back what it got, without torch.distributed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+import torch
+from torch import Tensor, distributed, nn
+from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
+from torch.nn import Parameter
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from mmft.ranks import beat
+
+T = TypeVar("T")
+BUCKET_BYTES = 32 * 2**20
+
+
+def is_distributed() -> bool:
+    """Whether there are other ranks to talk to."""
+    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+
+
+def end_collectives() -> None:
+    """Leaves the other ranks, which may end; a process that runs another job joins anew."""
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.barrier()
+        distributed.destroy_process_group()
+    beat("idle")
+
+
+def summed(values: Tensor) -> Tensor:
+    """The element-wise sum of all ranks' `values`, the same on every rank."""
+    if is_distributed():
+        values = values.clone()
+        beat("wait")
+        distributed.all_reduce(values)
+        beat("run")
+    return values
+
+
+def gathered(value: T) -> list[T]:
+    """Every rank's plain value, in the order of ranks, on every rank."""
+    if not is_distributed():
+        return [value]
+    everyone: list[T] = [value] * distributed.get_world_size()
+    beat("wait")
+    distributed.all_gather_object(everyone, value)
+    beat("run")
+    return everyone
+
+
+def sum_gradients(parameters: Sequence[Parameter]) -> None:
+    """Replaces each parameter's gradient by the sum over all ranks.
+
+    Not DistributedDataParallel: that divides by the number of ranks whatever their shares weigh, wants every
+    parameter in every backward pass or searches the graph for those that are not, and breaks where a parameter
+    is thawed after the wrap. A parameter to which no rank has a gradient keeps none, as with one process, so
+    that the optimizer leaves it alone there too.
+
+    Args:
+        parameters: the same, in the same order, on every rank.
+    """
+    if not is_distributed() or not parameters:
+        return
+    device = parameters[0].device
+    used = summed(torch.tensor([p.grad is not None for p in parameters], dtype=torch.int32, device=device))
+    gradients: list[Tensor] = []
+    for parameter, count in zip(parameters, used.tolist(), strict=True):
+        if count and parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        if count and parameter.grad is not None:
+            gradients.append(parameter.grad)
+    beat("wait")
+    buckets = [(bucket, _flatten_dense_tensors(bucket)) for bucket in _buckets(gradients)]
+    for work in [distributed.all_reduce(flat, async_op=True) for _, flat in buckets]:
+        work.wait()
+    for bucket, flat in buckets:
+        torch._foreach_copy_(bucket, list(_unflatten_dense_tensors(flat, bucket)))
+    beat("run")
+
+
+def average_statistics(model: nn.Module) -> None:
+    """Replaces running statistics that are being trained by their mean over ranks, so that ranks stay equal.
+
+    Each rank's come from its own rows; they are those of the whole batch only nearly, as micro-batches' are.
+    """
+    if not is_distributed():
+        return
+    for module in model.modules():
+        if isinstance(module, _BatchNorm) and module.training and module.running_mean is not None:
+            for running in (module.running_mean, module.running_var):
+                assert running is not None
+                running.copy_(summed(running) / distributed.get_world_size())
+
+
+def _buckets(gradients: list[Tensor]) -> list[list[Tensor]]:
+    """Neighbours of one dtype, up to `BUCKET_BYTES` together: large messages, and the first goes out early."""
+    buckets: list[list[Tensor]] = []
+    room = 0
+    for gradient in gradients:
+        size = gradient.numel() * gradient.element_size()
+        if not buckets or size > room or buckets[-1][0].dtype != gradient.dtype:
+            buckets.append([])
+            room = BUCKET_BYTES
+        buckets[-1].append(gradient)
+        room -= size
+    return buckets

@@ -1,0 +1,64 @@
+"""Two ranks compute what one process computes. One pair of processes serves all tests."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from make_shapes import Shapes
+
+WORKER = Path(__file__).with_name("two_ranks.py")
+
+
+@pytest.fixture(scope="module")
+def ranks(shapes: Shapes, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What each rank found."""
+    out = tmp_path_factory.mktemp("two_ranks")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = os.environ | {
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "OMP_NUM_THREADS": "1",
+    }
+    command = [sys.executable, str(WORKER), str(out), *shapes.overrides]
+    both = [subprocess.Popen(command, env=shared | {"RANK": str(rank)}) for rank in range(2)]
+    assert [process.wait(500) for process in both] == [0, 0]
+    return [json.loads((out / f"{rank}.json").read_text()) for rank in range(2)]
+
+
+def test_gradients_are_those_of_one_process(ranks: list[dict[str, Any]]) -> None:
+    for found in ranks:
+        assert len(found["gradients"]) == 6
+        for name, error in found["gradients"].items():
+            assert error <= (1e-5 if name.startswith("float32") else 1e-10), name
+
+
+def test_metrics_are_those_of_one_process(ranks: list[dict[str, Any]]) -> None:
+    for found in ranks:
+        assert len(found["evaluation"]) == 37 * 8
+        assert max(found["evaluation"].values()) <= 1e-12
+
+
+def test_a_parameter_that_no_rank_used_keeps_no_gradient(ranks: list[dict[str, Any]]) -> None:
+    assert [found["unused"] for found in ranks] == [{"none": True, "one": True, "both": True}] * 2
+
+
+def test_a_wish_of_one_rank_is_taken_by_all_at_one_step_and_once(ranks: list[dict[str, Any]]) -> None:
+    assert [found["agreed"] for found in ranks] == [[[False, False], [True, False], [False, False]]] * 2
+
+
+def test_trained_statistics_are_averaged(ranks: list[dict[str, Any]]) -> None:
+    assert [found["statistics"] for found in ranks] == [[1.0], [1.0]]
+
+
+def test_everyone_gets_every_value(ranks: list[dict[str, Any]]) -> None:
+    assert [found["gathered"] for found in ranks] == [[0, 1], [0, 1]]
