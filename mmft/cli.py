@@ -7,6 +7,7 @@ torch is imported only when a run really starts. Exit codes stand in `mmft.error
 # ruff: noqa: BLE001 - every error becomes an exit code
 from __future__ import annotations
 
+import json
 import os
 import sys
 import traceback
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from mmft import clock
 from mmft.errors import ExitCode, MmftError, UserError
+from mmft.files import write_text
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -231,6 +233,7 @@ def _sweep(session: Session, composed: Composed, folder: Path) -> int:
         if codes[-1] in (ExitCode.INTERRUPTED, ExitCode.TERMINATED):  # meant for the sweep, not for one run of it
             raise SystemExit(codes[-1])
 
+    write_text(folder / "sweep.json", json.dumps({"overrides": composed.typed}, indent=2) + "\n")
     session.sweep(composed, folder, job)
     print(folder)
     failed = {code for code in codes if code != ExitCode.DONE}

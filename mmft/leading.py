@@ -6,21 +6,24 @@ whatever its sweeper draws.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from torch import distributed
-
 from mmft.config.compose import Composed, recompose
 from mmft.errors import ExitCode, MmftError
+from mmft.ranks import started
+from mmft.training.rendezvous import store
+
+_jobs = 0
 
 
 def announce(composed: Composed, folder: Path) -> None:
     """Tells the other ranks what is trained next."""
     values = composed.resolved_for_disk()
-    job = {"values": values, "typed": composed.typed, "choices": composed.choices, "folder": str(folder.absolute())}
-    _exchange(job)
+    _say({"values": values, "typed": composed.typed, "choices": composed.choices, "folder": str(folder.absolute())})
 
 
 def lead(command: Callable[[], int]) -> int:
@@ -32,7 +35,9 @@ def lead(command: Callable[[], int]) -> int:
         code = error.exit_code
         raise
     finally:
-        _exchange({"end": int(code)})
+        _say({"end": int(code)})
+        for rank in range(1, started().world):  # the store ends with its process, so that they must have read it
+            store().wait([f"bye{rank}"], timedelta(seconds=60))
     return code
 
 
@@ -40,23 +45,24 @@ def follow() -> int:
     """Does the leader's jobs until there are no more; gives the leader's exit code."""
     from mmft.train import train
 
-    while "end" not in (job := _exchange({})):
+    while "end" not in (job := _hear()):
         try:
             train(recompose("train", job["values"], job["typed"], job["choices"]), Path(job["folder"]))
         except MmftError as error:
             if error.exit_code >= ExitCode.INTERRUPTED:
                 raise
             # the leader says what went wrong, and whether there is another job
+    store().set(f"bye{started().rank}", "")
     return int(job["end"])
 
 
-def _exchange(job: dict[str, Any]) -> dict[str, Any]:
-    """The leader's `job`, on every rank. Training makes a process group of its own, for its own device."""
-    distributed.init_process_group("gloo")
-    try:
-        box = [job]
-        distributed.broadcast_object_list(box, src=0)
-        distributed.barrier()
-        return box[0]
-    finally:
-        distributed.destroy_process_group()
+def _say(job: dict[str, Any]) -> None:
+    global _jobs
+    store().set(f"job{_jobs}", json.dumps(job))
+    _jobs += 1
+
+
+def _hear() -> dict[str, Any]:
+    global _jobs
+    _jobs += 1
+    return dict(json.loads(store().get(f"job{_jobs - 1}")))

@@ -112,7 +112,7 @@ def supervise(composed: Composed, path: Path, world: int) -> int:
 
     handlers = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        failure = _watch(ranks, composed.config.trainer.rank_timeout, received)
+        failure = _watch(ranks, path, composed.config.trainer.rank_timeout, received)
     finally:
         _end(ranks)
         for number, handler in handlers.items():
@@ -152,7 +152,7 @@ def _start_rank(number: int, environment: dict[str, str], job: bytes) -> Rank:
     return Rank(number, process, listens)
 
 
-def _watch(ranks: list[Rank], timeout: float, received: list[int]) -> MmftError | None:
+def _watch(ranks: list[Rank], path: Path, timeout: float, received: list[int]) -> MmftError | None:
     """Until all ranks have ended or one has failed; gives what failed."""
     selector = selectors.DefaultSelector()
     for rank in ranks:
@@ -164,17 +164,17 @@ def _watch(ranks: list[Rank], timeout: float, received: list[int]) -> MmftError 
                 selector.unregister(key.fileobj)
         failed = [rank for rank in ranks if rank.process.poll() not in (None, 0)]
         if failed:
-            return _failure(failed[0], ranks, received)
+            return _failure(failed[0], ranks, path, received)
         if stalled := _stalled(ranks, timeout):
             return TrainingError(
                 f"{' and '.join(rank.name for rank in stalled)} did not come on for {timeout:g} s "
                 "(trainer.rank_timeout) while the others waited. All ranks are ended."
             )
     failed = [rank for rank in ranks if rank.process.returncode != 0]
-    return _failure(failed[0], ranks, received) if failed else None
+    return _failure(failed[0], ranks, path, received) if failed else None
 
 
-def _failure(first: Rank, ranks: list[Rank], received: list[int]) -> MmftError:
+def _failure(first: Rank, ranks: list[Rank], path: Path, received: list[int]) -> MmftError:
     """What the rank that failed first has said; waits a little for one that says more."""
     end = time.monotonic() + GRACE
     while time.monotonic() < end and any(rank.process.poll() is None for rank in ranks):
@@ -186,7 +186,9 @@ def _failure(first: Rank, ranks: list[Rank], received: list[int]) -> MmftError:
     code = first.process.returncode
     if code < 0 and not received:
         dead = f"{first.name} was killed by {signal.Signals(-code).name}"
-        return TrainingError(f"{dead}. All ranks are ended; the last checkpoint is there: mmft train resume=RUN")
+        return TrainingError(
+            f"{dead}. All ranks are ended; to go on from the last checkpoint: mmft train resume={path}"
+        )
     told = [result for rank in (first, *ranks) if (result := rank.result) and result["code"]]
     told.sort(key=lambda result: result["code"] == ExitCode.DEFECT)  # what a lost peer's error is, too
     if told:

@@ -71,7 +71,10 @@ def train(composed: Composed, path: Path) -> int:
         choose_hardware(composed.config.trainer)
         folder.write_config(_for_disk(composed, base), composed.typed, composed.choices)
         logger.start(folder, _for_disk(composed, base))
-        run(composed.config, rebase(composed.config, base), folder, base, job_started, request, logger)
+        try:
+            run(composed.config, rebase(composed.config, base), folder, base, job_started, request, logger)
+        finally:
+            end_collectives(together=False)
     if ranks.is_first:
         print(folder.path, flush=True)
     return ExitCode.DONE
@@ -122,7 +125,7 @@ def run(
     folder.update_summary(stopped_early=checkpointing.stopped_early, **finish(config, module, checkpointing))
     if "test" in data.rows:
         evaluate(trainer, module, data, folder, logger)
-    end_collectives()
+    end_collectives(together=True)
     if not folder.writes:  # what is left takes one rank
         return
     save_model(folder.model, model, task, plan, typed, base)

@@ -22,10 +22,15 @@ def is_distributed() -> bool:
     return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
 
 
-def end_collectives() -> None:
-    """Leaves the other ranks, which may end; a process that runs another job joins anew."""
+def end_collectives(*, together: bool) -> None:
+    """Leaves the other ranks, which may end; a process that runs another job joins anew.
+
+    Args:
+        together: waits for the others first; False after an error, when they may be gone.
+    """
     if distributed.is_available() and distributed.is_initialized():
-        distributed.barrier()
+        if together:
+            distributed.barrier()
         distributed.destroy_process_group()
     beat("idle")
 

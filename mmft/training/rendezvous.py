@@ -1,0 +1,44 @@
+"""Where ranks meet: one store for the life of the process, and a process group of its own for each job.
+
+torch's own way, `env://`, leaves the addresses of a group's sockets in the store, and a second group of the same
+processes (another job of a sweep) would then connect to the first one's.
+"""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+from functools import cache
+
+from torch import distributed
+from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
+
+from mmft.ranks import started
+
+_groups = 0
+
+
+@cache
+def store() -> Store:
+    """The store at `MASTER_ADDR:MASTER_PORT`: torchrun's, or one that the first rank opens."""
+    ranks = started()
+    torchrun = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    server = TCPStore(
+        os.environ["MASTER_ADDR"],
+        int(os.environ["MASTER_PORT"]),
+        ranks.world,
+        is_master=ranks.is_first and not torchrun,
+        timeout=timedelta(days=30),  # a rank that leads may be busy for long
+    )
+    return PrefixStore(f"mmft/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", server)
+
+
+def join(backend: str, timeout: timedelta) -> None:
+    """Makes this process's next group, unless it is in one; every rank makes the same ones in the same order."""
+    global _groups
+    if distributed.is_initialized():  # Lightning asks again when it tests what it has fitted
+        return
+    _groups += 1
+    ranks = started()
+    own = PrefixStore(f"group{_groups}", store())
+    distributed.init_process_group(backend, store=own, rank=ranks.rank, world_size=ranks.world, timeout=timeout)
