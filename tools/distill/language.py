@@ -112,7 +112,7 @@ def start_embeddings(student: Student, tokenizer: Any, teacher: Path) -> None:
 
 
 def distill(
-    teacher: Path, tokenizer: Any, texts: list[str], titles: list[str], steps: tuple[int, int], work: Path
+    teacher: Path, tokenizer: Any, texts: list[str], titles: list[str], steps: tuple[int, ...], work: Path
 ) -> Student:
     """Trains the student; resumable.
 
@@ -122,7 +122,7 @@ def distill(
         texts: all texts, which the first steps see.
         titles: those of `texts` that are titles; the last steps see them ten times as often, and nothing that is
             longer than titles are.
-        steps: how many batches of 256 there are of all texts, and then of short ones.
+        steps: how many batches of 256 there are of all texts, and then, round by round, of short ones.
         work: folder of the states.
     """
     answers = targets(teacher, texts, work)
@@ -131,7 +131,7 @@ def distill(
     mean, std = units.mean(0), units.std(0).clamp_min(1e-3)  # one dimension of MiniLM is constant
     torch.manual_seed(0)
     student = Student(len(tokenizer), units.shape[1])
-    if not (work / "text.pt").is_file():
+    if not (work / "text0.pt").is_file():
         start_embeddings(student, tokenizer, teacher)
     ids = tokenizer(texts, truncation=True, max_length=MAX_TOKENS)["input_ids"]
     known = set(titles)
@@ -146,9 +146,10 @@ def distill(
         relations = F.mse_loss(said @ said.T, wanted @ wanted.T)
         return direct + 20 * relations
 
-    for name, which, count, lr in (("text", np.arange(len(texts)), steps[0], 1e-3), ("short", short, steps[1], 5e-4)):
-        stream = _length_grouped(ids, which, count)
-        fit(name, student, _of(stream, loss_of), count, lr=lr, decay=0.01, work=work)
+    for number, count in enumerate(steps):
+        stream = _length_grouped(ids, short if number else np.arange(len(texts)), count, seed=number)
+        lr = 5e-4 if number else 1e-3
+        fit(f"text{number}", student, _of(stream, loss_of), count, lr=lr, decay=0.01, work=work)
     return student
 
 
@@ -156,10 +157,10 @@ def _of(stream: list[np.ndarray], loss_of: Callable[[np.ndarray], Tensor]) -> Ca
     return lambda step: loss_of(stream[step])
 
 
-def _length_grouped(ids: list[list[int]], which: np.ndarray, steps: int) -> list[np.ndarray]:
+def _length_grouped(ids: list[list[int]], which: np.ndarray, steps: int, seed: int) -> list[np.ndarray]:
     """The rows of each step, out of `which`: 16 batches are drawn at once and dealt by length, against padding."""
     lengths = np.array([len(row) for row in ids])
-    pools = batches(len(which), 16 * BATCH, seed=0)
+    pools = batches(len(which), 16 * BATCH, seed)
     out: list[np.ndarray] = []
     while len(out) < steps:
         pool = which[next(pools)]

@@ -147,26 +147,30 @@ def _take(mine: Any, theirs: Any, outputs: Tensor, inputs: Tensor | None = None,
     mine.bias.copy_(theirs.bias[outputs] * factor)
 
 
-def distill(teacher_folder: Path, pictures: np.ndarray, steps: int, work: Path) -> Student:
-    """Trains the student for `steps` batches of 128; another view comes in after each eighth of them; resumable."""
+def distill(teacher_folder: Path, pictures: np.ndarray, rounds: tuple[int, ...], work: Path) -> Student:
+    """Trains the student; resumable.
+
+    Args:
+        teacher_folder: the teacher's timm folder.
+        pictures: (N, S, S, 3) uint8.
+        rounds: batches of 128 in each round, which has a schedule of its own. In the first another view comes in
+            after each eighth of them.
+        work: folder of the answers and states.
+    """
     tokens = [targets(teacher_folder, pictures, 0, work)]
     some = tokens[0][:: max(1, len(pictures) // 2000)].astype(np.float32)
     means = [torch.from_numpy(part.mean((0, 1))) for part in (some[:, :1], some[:, 1:])]
     stds = [torch.from_numpy(part.std((0, 1))).clamp_min(1e-2) for part in (some[:, :1], some[:, 1:])]
     torch.manual_seed(0)
     student = Student(some.shape[-1])
-    if not (work / "vision.pt").is_file():
+    if not (work / "image0.pt").is_file():
         start_from_teacher(student.encoder, load_teacher(teacher_folder))
-    stream = batches(len(pictures), BATCH, seed=0)
-    order = [next(stream) for _ in range(steps)]
 
-    def loss_at(step: int) -> Tensor:
-        rng = np.random.default_rng((1, step))
-        views = min(VIEWS, 1 + 8 * step // steps)
+    def loss_of(rows: np.ndarray, rng: np.random.Generator, views: int) -> Tensor:
         while len(tokens) < views:
             tokens.append(targets(teacher_folder, pictures, len(tokens), work))
         view = int(rng.integers(views))
-        rows = np.sort(order[step])
+        rows = np.sort(rows)
         pixels = normalised(crops(pictures, rows, view, SIZE))
         wanted = torch.from_numpy(tokens[view][rows]).float()
         patches = wanted[:, 1:]
@@ -180,5 +184,13 @@ def distill(teacher_folder: Path, pictures: np.ndarray, steps: int, work: Path) 
         there = F.normalize((wanted[:, 0] - means[0]) / stds[0], dim=-1)
         return whole + parts + 5 * F.mse_loss(said @ said.T, there @ there.T)
 
-    fit("vision", student, loss_at, steps, lr=1e-3, decay=0.05, work=work)
+    for number, steps in enumerate(rounds):
+        stream = batches(len(pictures), BATCH, seed=number)
+        order = [next(stream) for _ in range(steps)]
+
+        def loss_at(step: int, order: list[np.ndarray] = order, number: int = number, steps: int = steps) -> Tensor:
+            views = VIEWS if number else min(VIEWS, 1 + 8 * step // steps)
+            return loss_of(order[step], np.random.default_rng((1 + number, step)), views)
+
+        fit(f"image{number}", student, loss_at, steps, lr=5e-4 if number else 1e-3, decay=0.05, work=work)
     return student
