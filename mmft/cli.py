@@ -216,6 +216,15 @@ def _run(session: Session, composed: Composed, folder: Path) -> int:
     return codes[0]
 
 
+def _report_sweep(folder: Path) -> None:
+    from mmft.listing.sweep import Sweep
+
+    sweep = Sweep(folder)
+    if sweep.jobs:
+        sweep.write()
+        print(sweep.table())
+
+
 def _sweep(session: Session, composed: Composed, folder: Path) -> int:
     """All runs of a sweep, one after the other; one that fails does not stop the others.
 
@@ -234,7 +243,10 @@ def _sweep(session: Session, composed: Composed, folder: Path) -> int:
             raise SystemExit(codes[-1])
 
     write_text(folder / "sweep.json", json.dumps({"overrides": composed.typed}, indent=2) + "\n")
-    session.sweep(composed, folder, job)
+    try:
+        session.sweep(composed, folder, job)
+    finally:  # a sweep that is stopped has jobs that are done
+        _report_sweep(folder)
     print(folder)
     failed = {code for code in codes if code != ExitCode.DONE}
     if not failed:

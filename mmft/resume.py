@@ -12,7 +12,7 @@ from contextlib import chdir, contextmanager
 from pathlib import Path
 from typing import Any
 
-from mmft.config.compose import Composed, compose, recompose
+from mmft.config.compose import Composed, compose, names_rows, recompose
 from mmft.config.folder import run_name
 from mmft.errors import UserError
 from mmft.run_folder import RunFolder, all_runs, find_run, newest, newest_unfinished
@@ -82,7 +82,8 @@ def _in(base: Path, folder: RunFolder) -> Iterator[None]:
 def _refuse_changes(composed: Composed, saved: dict[str, Any], folder: RunFolder) -> None:
     """Compares every key that the command line sets, directly or by choosing an option, with the run's."""
     asked = _flat(composed.resolved_for_disk())
-    default = _flat(compose("train", [], partial=True).resolved_for_disk())
+    bare = ["data=table"] if any(names_rows(typed) for typed in composed.typed) else []
+    default = _flat(compose("train", bare, partial=True).resolved_for_disk())
     before = _flat(saved)
     typed = _typed_keys(composed)
     changed = [

@@ -193,8 +193,11 @@ class TestShow:
         import yaml
 
         shown = yaml.safe_load(done.stdout)
-        assert shown["model"]["image_encoder"]["name"] == "???"
-        assert (shown["trainer"]["max_epochs"], shown["optim"]["type"]) == (3, "adamw")
+        assert shown["model"]["image_encoder"]["name"] == "mmft:dinov2-tiny"  # nothing names other rows
+        assert (shown["data"]["path"], shown["optim"]["type"]) == ("mmft:clipart.parquet", "adamw")
+        own = yaml.safe_load(mmft("train", "--cfg", "job", "data=table").stdout)
+        assert own["model"]["image_encoder"]["name"] == "???"
+        assert own["trainer"]["max_epochs"] == 3
 
     def test_is_validated(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["train", "--cfg", "job", "seeed=1"]) == ExitCode.USER
@@ -310,7 +313,7 @@ class TestTrain:
         (tmp_path / "runs").mkdir()
         assert main(["train", "resume=runs"]) == ExitCode.DONE
         assert training[0][1] == tmp_path
-        assert main(["train", "resume=last"]) == ExitCode.USER  # none to go on with, and too little to start anew
+        assert main(["train", "resume=last", "data=table"]) == ExitCode.USER  # none, and too little to start anew
         assert main(["train", "resume=last", *COMPLETE]) == ExitCode.DONE
         assert len(asked) == 3
         assert len(training) == 2

@@ -56,6 +56,13 @@ def test_wheel_holds_the_package_and_nothing_else(target: Path) -> None:
     assert modules == {str(path.relative_to(target)) for path in (target / "mmft").rglob("*.py")}
 
 
+def test_wheel_holds_the_samples_and_is_small_enough(wheel: Path, target: Path) -> None:
+    assert wheel.stat().st_size <= 25e6
+    for path in (CHECKOUT / "mmft" / "samples").rglob("*"):
+        if path.is_file():
+            assert (target / path.relative_to(CHECKOUT)).read_bytes() == path.read_bytes()
+
+
 def test_command_runs_from_the_wheel_in_an_empty_folder(target: Path, tmp_path: Path) -> None:
     where = run(target, tmp_path, "-c", "import mmft; print(mmft.__file__)")
     assert Path(where.stdout.strip()).is_relative_to(target), where.stderr

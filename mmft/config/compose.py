@@ -149,7 +149,7 @@ class _Composition:
         """Composes and validates everything that the overrides ask for."""
         for_hydra = [o for o in overrides if is_hydra_override(o)]
         own = [o for o in overrides if not is_hydra_override(o)]
-        if self.command == "train" and not any(_names_rows(o) for o in own):
+        if self.command == "train" and not any(names_rows(o) for o in own):
             own.append(DEFAULT_EXPERIMENT)
         typed, refused = read_overrides(self.command, own, self.groups, multirun=self.multirun)
         self.messages += [r.message for r in refused]
@@ -193,7 +193,7 @@ class _Composition:
                 yield problem
 
 
-def _names_rows(override: str) -> bool:
+def names_rows(override: str) -> bool:
     """Whether an override says what to train on, or how to read it."""
     key = override.lstrip("+~").partition("=")[0].strip().replace("/", ".")
     return key in _ROWS or key.startswith("data.columns")

@@ -23,7 +23,7 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
     "typo in a group": (["optimizer=sgd"], ["optimizer: no such key", "Did you mean optim?"]),
     "typo in a nested group": (["model/fusoin=concat"], ["model/fusoin: no such group", "Did you mean model/fusion?"]),
     "typo in an option": (["optim=sdg"], ["'sdg' is no option", "Did you mean sgd?", "adamw, sgd"]),
-    "unknown experiment": (["experiment=shaeps"], ["'shaeps' is no option", "Did you mean shapes?"]),
+    "unknown experiment": (["experiment=clipatr"], ["'clipatr' is no option", "Did you mean clipart?"]),
     "option that does not exist": (["logger=comet"], ["'comet' is no option", "Options: none"]),
     "another option's key": (["optim.momentum=0.5"], ["momentum", "belongs to optim=sgd, not to optim=adamw"]),
     "another option's key, sgd": (["optim=sgd", "optim.beta1=0.5"], ["belongs to optim=adamw", "Type optim=adamw"]),
@@ -159,7 +159,7 @@ def test_all_at_once(refused: Refused) -> None:
 
 
 def test_what_must_be_given(refused: Refused) -> None:
-    message = refused(base=())
+    message = refused("data=table", base=())
     for key in ("model.image_encoder.name", "model.text_encoder.name", "data.path", "data.columns.label"):
         assert f"{key}: must be given" in message
         assert f"{key}=" in message
