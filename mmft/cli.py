@@ -163,7 +163,7 @@ def _train(flags: Flags) -> int:
     ranks = started()
     if ranks.world == 1:
         return _lead(flags)
-    from mmft import leading
+    from mmft.processes import leading
 
     return leading.lead(lambda: _lead(flags)) if ranks.is_first else leading.follow()
 
@@ -173,9 +173,9 @@ def _job(composed: Composed, folder: Path) -> int:
     from mmft.ranks import started
 
     if started().world > 1:
-        import_module("mmft.leading").announce(composed, folder)
+        import_module("mmft.processes.leading").announce(composed, folder)
         return _call("train", composed, folder)
-    from mmft.supervisor import devices_of, supervise
+    from mmft.processes.supervisor import devices_of, supervise
 
     world = devices_of(composed)
     return _call("train", composed, folder) if world == 1 else supervise(composed, folder, world)
@@ -183,7 +183,7 @@ def _job(composed: Composed, folder: Path) -> int:
 
 def _lead(flags: Flags) -> int:
     """Everything that `mmft train` may be asked for."""
-    from mmft.config.compose import compose
+    from mmft.config.compose import DEFAULT_EXPERIMENT, compose
     from mmft.config.folder import make_run_folder
     from mmft.config.launch import Session
 
@@ -194,6 +194,8 @@ def _lead(flags: Flags) -> int:
         if resumed is not None:
             return _job(*resumed)
     composed = compose("train", flags.overrides, flags.config_dirs, multirun=flags.multirun)
+    if DEFAULT_EXPERIMENT in composed.lines and DEFAULT_EXPERIMENT not in composed.typed:
+        print(f"Nothing typed names rows to train on: {DEFAULT_EXPERIMENT}, the shipped sample.", file=sys.stderr)
     folder = make_run_folder(composed, sweep=flags.multirun)
     with Session("train", flags.config_dirs) as session:
         return _sweep(session, composed, folder) if flags.multirun else _run(session, composed, folder)

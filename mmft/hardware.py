@@ -27,12 +27,22 @@ def has_bf16(device: torch.device) -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
-def choose_hardware(config: TrainerConfig) -> torch.device:
+def choose_hardware(config: TrainerConfig, ranks: int = 1) -> torch.device:
     """Replaces `auto` in `trainer` by what this machine has, so that config.yaml says what was used.
 
+    Args:
+        config: `trainer`; changed in place.
+        ranks: processes of this run on this machine.
+
     Raises:
-        UserError: a GPU is asked for and there is none.
+        UserError: a GPU is asked for and there is none, or more devices than there are processes.
     """
+    if ranks == 1 and (config.devices or 1) > 1:
+        raise UserError(
+            f"trainer.devices={config.devices}: this is one process. The command `mmft train` starts as many as are "
+            "wanted; from Python, start this program with torchrun."
+        )
+    config.devices = ranks
     device = device_of(config.accelerator)
     config.accelerator = "gpu" if device.type == "cuda" else "cpu"
     if config.precision == "auto":

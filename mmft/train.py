@@ -68,7 +68,7 @@ def train(composed: Composed, path: Path) -> int:
     logger = build.build_logger(composed.config.logger) if ranks.is_first else RunLogger()
     with stop_signals() as request, logger, _recorded(folder, composed.config.seed, ranks.rank):
         build.preload()
-        choose_hardware(composed.config.trainer)
+        choose_hardware(composed.config.trainer, ranks.local_world)
         folder.write_config(_for_disk(composed, base), composed.typed, composed.choices)
         logger.start(folder, _for_disk(composed, base))
         try:

@@ -16,7 +16,7 @@ from mmft.training.rendezvous import join
 class SummedGradients(DDPStrategy):
     """DDP without the wrapper: `collectives.sum_gradients` is called by the step, once, after its micro-batches.
 
-    The ranks are there already: `mmft.supervisor` or torchrun started them.
+    The ranks are there already: `mmft.processes.supervisor` or torchrun started them.
 
     Args:
         timeout: seconds after which a collective that a rank does not join is an error. A supervisor, who can say

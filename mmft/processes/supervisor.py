@@ -138,7 +138,7 @@ def _start(composed: Composed, path: Path, world: int) -> list[Rank]:
 def _start_rank(number: int, environment: dict[str, str], job: bytes) -> Rank:
     listens, speaks = os.pipe()
     process = subprocess.Popen(
-        [sys.executable, "-m", "mmft.rank"],
+        [sys.executable, "-m", "mmft.processes.rank"],
         env=environment | {"RANK": str(number), "LOCAL_RANK": str(number), HEARTBEAT_FD: str(speaks)},
         stdin=subprocess.PIPE,
         stdout=None if number == 0 else subprocess.DEVNULL,

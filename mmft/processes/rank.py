@@ -1,4 +1,4 @@
-"""`python -m mmft.rank`: one rank of a run, as `mmft.supervisor` starts it. Reads the job from its stdin."""
+"""`python -m mmft.processes.rank`: one rank of a run, as `supervisor` starts it. Reads the job from its stdin."""
 
 # ruff: noqa: BLE001 - every error is told to the supervisor
 from __future__ import annotations
