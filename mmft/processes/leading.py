@@ -12,8 +12,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from mmft.config.compose import Composed, recompose
+from mmft.config.compose import Composed
 from mmft.errors import ExitCode, MmftError
+from mmft.processes.job import packed, unpacked
 from mmft.ranks import started
 from mmft.training.rendezvous import store
 
@@ -22,8 +23,7 @@ _jobs = 0
 
 def announce(composed: Composed, folder: Path) -> None:
     """Tells the other ranks what is trained next."""
-    values = composed.resolved_for_disk()
-    _say({"values": values, "typed": composed.typed, "choices": composed.choices, "folder": str(folder.absolute())})
+    _say(packed(composed, folder))
 
 
 def lead(command: Callable[[], int]) -> int:
@@ -47,7 +47,7 @@ def follow() -> int:
 
     while "end" not in (job := _hear()):
         try:
-            train(recompose("train", job["values"], job["typed"], job["choices"]), Path(job["folder"]))
+            train(*unpacked(job))
         except MmftError as error:
             if error.exit_code >= ExitCode.INTERRUPTED:
                 raise

@@ -10,10 +10,9 @@ import sys
 import threading
 import time
 import traceback
-from pathlib import Path
 
-from mmft.config.compose import recompose
 from mmft.errors import ExitCode, MmftError, UserError
+from mmft.processes.job import unpacked
 from mmft.ranks import HEARTBEAT_FD
 
 
@@ -22,10 +21,10 @@ def main() -> int:
     job = json.load(sys.stdin)
     _end_with_parent()
     try:
-        composed = recompose("train", job["values"], job["typed"], job["choices"])
+        composed, folder = unpacked(job)
         from mmft.train import train
 
-        return _tell(train(composed, Path(job["folder"])), [])
+        return _tell(train(composed, folder), [])
     except KeyboardInterrupt:
         return _tell(ExitCode.INTERRUPTED, ["Stopped by SIGINT."])
     except UserError as error:

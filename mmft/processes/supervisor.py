@@ -23,6 +23,7 @@ from typing import Any
 
 from mmft.config.compose import Composed
 from mmft.errors import ExitCode, MmftError, TrainingError, UserError
+from mmft.processes.job import packed
 from mmft.ranks import HEARTBEAT_FD
 from mmft.run_folder import RunFolder
 
@@ -124,8 +125,7 @@ def supervise(composed: Composed, path: Path, world: int) -> int:
 
 
 def _start(composed: Composed, path: Path, world: int) -> list[Rank]:
-    values = composed.resolved_for_disk()
-    job = {"values": values, "typed": composed.typed, "choices": composed.choices, "folder": str(path.absolute())}
+    job = packed(composed, path)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
