@@ -69,8 +69,9 @@ def train(composed: Composed, path: Path) -> int:
     with stop_signals() as request, logger, _recorded(folder, composed.config.seed, ranks.rank):
         build.preload()
         choose_hardware(composed.config.trainer, ranks.local_world)
-        folder.write_config(_for_disk(composed, base), composed.typed, composed.choices)
-        logger.start(folder, _for_disk(composed, base))
+        resolved = composed.resolved_for_disk() | {"working_directory": str(base)}
+        folder.write_config(resolved, composed.typed, composed.choices)
+        logger.start(folder, resolved)
         try:
             run(composed.config, rebase(composed.config, base), folder, base, job_started, request, logger)
         finally:
@@ -180,7 +181,7 @@ def resume_point(folder: RunFolder) -> tuple[Path | None, int | None]:
     last = folder.checkpoints / "last"
     state = read(last, plain=True)
     kept = state["callbacks"]["Checkpointing"]
-    if kept["best_step"] == state["global_step"]:
+    if folder.writes and kept["best_step"] == state["global_step"]:
         copy_to_best(folder.checkpoints)  # a kill may have cut the copy off
     resumed = [*folder.read_summary().get("resumed_from", []), state["global_step"]]
     folder.update_summary(resumed_from=resumed)
@@ -231,10 +232,6 @@ def _job_start() -> clock.Spent:
     global _jobs
     _jobs += 1
     return clock.Spent(0.0, 0.0) if _jobs == 1 else clock.since_start()
-
-
-def _for_disk(composed: Composed, base: Path) -> dict[str, Any]:
-    return composed.resolved_for_disk() | {"working_directory": str(base)}
 
 
 def _tell(config: TrainConfig, data: VisionLanguageData, splits: Mapping[str, Split]) -> None:
