@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 from mmft import clock
 from mmft.run_folder import RunFolder
 from mmft.training.loggers.base import Prediction, RunLogger
+
+EVENTS = "events.out.tfevents.*"
 
 
 class TensorBoardLogger(RunLogger):
@@ -32,7 +35,7 @@ class TensorBoardLogger(RunLogger):
         import yaml
 
         self._folder = folder.path
-        self._resumes = any(folder.path.glob("events.out.tfevents.*"))
+        self._resumes = any(folder.path.glob(EVENTS))
         if not self._resumes:
             text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
             self._writer(0).add_text("config", "\n".join(f"    {line}" for line in text.splitlines()), 0)
@@ -43,8 +46,16 @@ class TensorBoardLogger(RunLogger):
             with clock.importing():
                 from torch.utils.tensorboard import SummaryWriter
 
+            self._after_earlier_files()
             self._opened = SummaryWriter(str(self._folder), purge_step=step if self._resumes else None)
         return self._opened
+
+    def _after_earlier_files(self) -> None:
+        """TensorBoard reads files in the order of their names, which begin with the second they were made in and go
+        on with the process's number: two of one second may be read the wrong way round."""
+        assert self._folder is not None
+        while any(int(file.name.split(".")[3]) == int(time.time()) for file in self._folder.glob(EVENTS)):
+            time.sleep(0.05)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """A point on every metric's curve."""
