@@ -9,7 +9,6 @@ from importlib.util import find_spec
 from mmft.config.checks import check_train
 from mmft.config.schema import TrainConfig
 from mmft.config.schema.logger import TensorBoardConfig
-from mmft.config.schema.model import ConcatConfig
 from mmft.config.schema.tune import FreezeConfig
 from mmft.config.wording import listed, show
 from mmft.shipped import PREFIX, located
@@ -66,9 +65,20 @@ def max_time_is_a_time(c: TrainConfig) -> str | None:
 def one_dropout(c: TrainConfig) -> str | None:
     """`model.dropout` sets the fusion's too."""
     dropout = getattr(c.model.fusion, "dropout", None)
-    if c.model.dropout is None or dropout in (ConcatConfig.dropout, c.model.dropout):
+    default = getattr(type(c.model.fusion), "dropout", None)
+    if c.model.dropout is None or dropout in (default, c.model.dropout):
         return None
     return f"changes nothing, because model.dropout={c.model.dropout} sets dropout everywhere. Leave one of them out"
+
+
+@check_train("model.fusion.heads", "model.fusion.width")
+def heads_share_the_width(c: TrainConfig) -> str | None:
+    """Every attention head gets the same part of the width."""
+    heads, width = getattr(c.model.fusion, "heads", 1), getattr(c.model.fusion, "width", 1)
+    if width % heads == 0:
+        return None
+    more = -(-width // heads) * heads
+    return f"{heads} heads cannot share model.fusion.width={width} evenly. Type model.fusion.width={more}"
 
 
 @check_train("task.labels")
@@ -172,14 +182,16 @@ def batch_schedule_is_whole(c: TrainConfig) -> str | None:
 
 def _no_val(c: TrainConfig) -> str | None:
     """Why there are no validation rows, where that is known already."""
-    if c.data.train is not None and c.data.val is None:
+    if c.data.folds is not None and c.data.test is not None:
+        return None  # the fold that is held out
+    if c.data.folds is None and c.data.train is not None and c.data.val is None:
         return "there is no data.val"
-    if c.data.train is None and c.data.columns.split is None and c.data.fractions.val == 0:
+    if (c.data.train is None or c.data.folds) and c.data.columns.split is None and c.data.fractions.val == 0:
         return "data.fractions.val is 0"
     return None
 
 
-_SPLITS = ("data.train", "data.val", "data.columns.split", "data.fractions")
+_SPLITS = ("data.train", "data.val", "data.test", "data.columns.split", "data.fractions", "data.folds")
 
 
 @check_train("callbacks.early_stopping.patience", *_SPLITS)

@@ -16,8 +16,14 @@ from mmft.errors import UserError
 Names = npt.NDArray[np.str_]
 
 
-def fraction_splits(table: Table, shares: Mapping[str, float], seed: int) -> list[str | None]:
-    """The split of every row.
+def fraction_splits(
+    table: Table,
+    shares: Mapping[str, float],
+    seed: int,
+    rows: npt.NDArray[np.int64] | None = None,
+    purpose: str = "split",
+) -> Names:
+    """The name of the share that each row falls in.
 
     Units (groups, or single rows) stand in each label's line in the order of their hashes, and the line
     is cut at the shares. So the result does not depend on the order of the rows, and adding rows moves
@@ -25,8 +31,14 @@ def fraction_splits(table: Table, shares: Mapping[str, float], seed: int) -> lis
 
     Args:
         table: whose ids or groups are the units' names, and whose labels are the strata.
-        shares: by split, adding up to 1.
+        shares: by name, adding up to 1.
         seed: of the run.
+        rows: to deal; None: all.
+        purpose: `split`: the first unit of every label falls in the first share, so that training has it. Under
+            another name the draw is another one.
+
+    Returns:
+        (rows,) str.
 
     Raises:
         UserError: the shares do not add up to 1, or ids that serve as names occur twice.
@@ -34,28 +46,29 @@ def fraction_splits(table: Table, shares: Mapping[str, float], seed: int) -> lis
     if abs(sum(shares.values()) - 1) > 1e-6:
         given = ", ".join(f"{name}={share}" for name, share in shares.items())
         raise UserError(f"data.fractions: {given} add up to {sum(shares.values()):g}, not to 1")
-    names, unit_of_row = np.unique(_unit_names(table), return_inverse=True)
+    rows = np.arange(len(table)) if rows is None else rows
+    names, unit_of_row = np.unique(np.array(_unit_names(table))[rows], return_inverse=True)
     sizes = np.bincount(unit_of_row)
-    strata = _strata(_labels_of_units(table, unit_of_row, len(names)))
-    hashes = unit_hashes(names.tolist(), seed, purpose="split")
+    strata = _strata(_labels_of_units(table.labels(rows), unit_of_row, len(names)))
+    hashes = unit_hashes(names.tolist(), seed, purpose)
     cuts = np.cumsum([*shares.values()])[:-1]
     split_of_unit = np.zeros(len(names), dtype=np.int64)
     for label, units in strata.items():
         line = np.array(units)[np.argsort(hashes[units], kind="stable")]
-        split_of_unit[line] = np.searchsorted(cuts, _places(sizes[line], label, seed), side="right")
-    order = list(shares)
-    return [order[at] for at in split_of_unit[unit_of_row]]
+        split_of_unit[line] = np.searchsorted(cuts, _places(sizes[line], label, seed, purpose), side="right")
+    return np.array(list(shares))[split_of_unit[unit_of_row]]
 
 
-def _places(sizes: npt.NDArray[np.int64], label: str, seed: int) -> npt.NDArray[np.float64]:
+def _places(sizes: npt.NDArray[np.int64], label: str, seed: int, purpose: str) -> npt.NDArray[np.float64]:
     """Where in [0, 1) each unit of a label's line lies.
 
     A point somewhere in each unit, the same for all units of the label, so that over many small labels
-    every split gets its share; the first unit lies at 0, so that no label is missing from training.
+    every split gets its share; to split, the first unit lies at 0, so that no label is missing from training.
     """
     point = unit_hashes([label], seed, purpose="stratum")[0]
     places: npt.NDArray[np.float64] = (np.cumsum(sizes) - sizes + point * sizes) / sizes.sum()
-    places[0] = 0.0
+    if purpose == "split":
+        places[0] = 0.0
     return places
 
 
@@ -77,9 +90,9 @@ def _unit_names(table: Table) -> list[str]:
     return [f"id {i}" if g is None else f"group {g}" for i, g in zip(ids, groups, strict=True)]
 
 
-def _labels_of_units(table: Table, unit_of_row: npt.NDArray[np.int64], units: int) -> list[str]:
+def _labels_of_units(of_rows: Sequence[Any], unit_of_row: npt.NDArray[np.int64], units: int) -> list[str]:
     """The commonest label of each unit's rows; of several, the first by name."""
-    labels = [_name(label) for label in table.labels(np.arange(len(table)))]
+    labels = [_name(label) for label in of_rows]
     counts: list[Counter[str]] = [Counter() for _ in range(units)]
     for unit, label in zip(unit_of_row.tolist(), labels, strict=True):
         counts[unit][label] += 1

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mmft.config.schema.data import ColumnsConfig, DataConfig
+from mmft.data.folds import fold_splits
 from mmft.data.fractions import fraction_splits
 from mmft.data.hashing import unit_hashes
 from mmft.data.table import SPLITS, Table
@@ -42,7 +43,7 @@ def load_splits(config: DataConfig, seed: int) -> dict[str, Split]:
 
     Args:
         config: the keys below `data`.
-        seed: of the run; fractions and limits are drawn by it.
+        seed: of the run; fractions, folds and limits are drawn by it.
 
     Returns:
         `train`, and `val` and `test` where there are any.
@@ -52,7 +53,7 @@ def load_splits(config: DataConfig, seed: int) -> dict[str, Split]:
             split that was asked for.
     """
     _check_sources(config)
-    splits = _from_files(config) if config.path is None else _from_table(config, config.path, seed)
+    splits = _from_files(config, seed) if config.path is None else _from_table(config, config.path, seed)
     if config.overfit is not None:
         return dict.fromkeys(SPLITS, limited(splits["train"], config.overfit, seed))
     if config.limit is None:
@@ -139,7 +140,7 @@ def _check_sources(config: DataConfig) -> None:
         raise UserError(messages)
 
 
-def _from_files(config: DataConfig) -> dict[str, Split]:
+def _from_files(config: DataConfig, seed: int) -> dict[str, Split]:
     """One table per split. Where rows have no ids, their numbers get the split's name in front, since
     the same number stands in each file.
     """
@@ -154,12 +155,17 @@ def _from_files(config: DataConfig) -> dict[str, Split]:
             messages.extend(error.messages)
     if messages:
         raise UserError(messages)
-    return {name: whole(table) for name, table in tables.items()}
+    splits = {name: whole(table) for name, table in tables.items()}
+    if config.folds is None:
+        return splits
+    return splits | _folded(tables["train"], None, "test" in tables, config, seed)
 
 
 def _from_table(config: DataConfig, file: str, seed: int) -> dict[str, Split]:
     table = open_table(config, "path", file)
     names = table.splits()
+    if config.folds is not None:
+        return _folded(table, names, "test" in (names or ()), config, seed)
     if names is not None:
         return _require(_by_name(table, names), ["train"], _no_such_split(table, names))
     shares = {name: float(getattr(config.fractions, name)) for name in SPLITS}
@@ -168,14 +174,23 @@ def _from_table(config: DataConfig, file: str, seed: int) -> dict[str, Split]:
     return _require(splits, [name for name in SPLITS if shares[name] > 0], cause)
 
 
+def _folded(
+    table: Table, names: Sequence[str | None] | None, has_test: bool, config: DataConfig, seed: int
+) -> dict[str, Split]:
+    """The splits when one fold is held out; a test split of another table is not among them."""
+    splits = _by_name(table, fold_splits(table, names, has_test, config, seed))
+    cause = f"data.fold={config.fold}: {len(table)} rows of {table.where} are too few for data.folds={config.folds}"
+    return _require(splits, ["train", "val" if has_test else "test"], f"{cause}; none of them came out as {{}}")
+
+
 def _no_such_split(table: Table, names: Sequence[str | None]) -> str:
     found = ", ".join(f"{name} {names.count(name)}" for name in SPLITS if name in names) or "none"
     return f"data.columns.split={table.columns.split}: no row of {table.where} is in '{{}}'; rows by split: {found}"
 
 
-def _by_name(table: Table, names: list[str | None]) -> dict[str, Split]:
+def _by_name(table: Table, names: Sequence[str | None] | npt.NDArray[np.str_]) -> dict[str, Split]:
     """The splits that have rows."""
-    array = np.array([name or "" for name in names])
+    array = np.array([str(name or "") for name in names])
     splits = {name: Split(table, np.flatnonzero(array == name)) for name in SPLITS}
     return {name: split for name, split in splits.items() if len(split)}
 

@@ -77,10 +77,11 @@ def test_every_field_is_read(
     train_run("schedule=wsd", "logger=wandb_offline")
     rows = [f"data.root={shapes.rows.parent}", "data.columns.split=null", "trainer.max_epochs=1"]
     train_run(*rows, "logger=tensorboard")  # by fractions
-    parts = {name: tmp_path / f"{name}.csv" for name in ("train", "val", "test")}
+    parts = {name: tmp_path / f"{name}.csv" for name in ("train", "test")}
     for name, file in parts.items():
         pd.read_csv(shapes.rows).query(f"split == '{name}'").to_csv(file, index=False)
-    train_run(*rows, "data.path=null", *(f"data.{name}={file}" for name, file in parts.items()))
+    files = [f"data.{name}={file}" for name, file in parts.items()]
+    train_run(*rows, "data.path=null", *files, "data.folds=2", "data.fold=1")
     expected = {(schema.__name__, f.name) for schema in schemas(COMMANDS["train"]) for f in dataclasses.fields(schema)}
     # `resume` is read by the command before training; tests/training/test_resume.py shows it.
     elsewhere = {("TrainConfig", "resume"), ("TrainConfig", "name"), ("TrainConfig", "paths"), ("PathsConfig", "runs")}

@@ -58,6 +58,12 @@ class DataConfig:
     """Which column is which."""
     fractions: FractionsConfig = field(factory=FractionsConfig)
     """Shares of the splits where the table does not give them."""
+    folds: int | None = field(None, ge=2)
+    """Cross-validation: the rows are dealt to so many folds, by id or group and label, and each is held out in a run
+    of its own (`-m data.folds=5 data.fold=0,1,2,3,4`); null: no."""
+    fold: int | None = field(None, ge=0)
+    """The fold that is held out, from 0: as the test split, with `data.fractions` of the others' rows to validate on;
+    where the table says what `test` is, as the validation split, and `test` stays."""
     limit: int | None = field(None, ge=1)
     """At most so many rows of each split, drawn by `seed`; null: all."""
     overfit: int | None = field(None, ge=2)

@@ -1,0 +1,48 @@
+"""Cross-validation: deals rows to folds and holds one of them out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from mmft.config.schema.data import DataConfig
+from mmft.data.fractions import Names, fraction_splits
+from mmft.data.table import Table
+
+
+def fold_splits(
+    table: Table, known: Sequence[str | None] | None, has_test: bool, config: DataConfig, seed: int
+) -> Names:
+    """The split of every row when fold `data.fold` of `data.folds` is held out.
+
+    Units (groups, or single rows) are dealt to folds by the hash of their name, stratified by label; each is in one
+    fold, and over all folds each row is held out once. Rows that `known` calls `test` are in no fold.
+
+    Args:
+        table: the rows.
+        known: `train`, `val`, `test` or None (unknown) by row, if a column says so; `train` and `val` rows are dealt.
+        has_test: there are test rows, in this table or another: the fold is held out as `val`. Otherwise it is
+            `test`, and the rest is parted as `train` is to `val` in `data.fractions`.
+        config: the keys below `data`.
+        seed: of the run.
+
+    Returns:
+        (rows,) str, empty where the split is unknown.
+
+    Raises:
+        UserError: ids that serve as names occur twice.
+    """
+    names = np.array(["train"] * len(table) if known is None else [name or "" for name in known], dtype="<U5")
+    dealt = np.flatnonzero((names == "train") | (names == "val"))
+    folds, fractions = config.folds or 1, config.fractions
+    shares = {str(number): 1 / folds for number in range(folds)}
+    held = fraction_splits(table, shares, seed, dealt, purpose=f"{folds} folds") == str(config.fold)
+    if has_test:
+        names[dealt] = np.where(held, "val", "train")
+        return names
+    names[dealt[held]] = "test"
+    rest = dealt[~held]
+    train = fractions.train / (fractions.train + fractions.val)
+    names[rest] = fraction_splits(table, {"train": train, "val": 1 - train}, seed, rest)
+    return names
