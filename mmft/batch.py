@@ -113,9 +113,19 @@ class Encoded(NamedTuple):
     pooled: Tensor  # (B, D)
 
 
+class Widths(NamedTuple):
+    """The widths of what an encoder returns: `tokens` is D of `Encoded.tokens`, `pooled` that of `Encoded.pooled`.
+
+    They differ where pooling puts two vectors side by side (`cls_mean`) or ends in a hidden layer (MobileNetV3).
+    """
+
+    tokens: int
+    pooled: int
+
+
 class Outputs(NamedTuple):
     """What the model returns."""
 
     logits: Tensor  # (B, C) or what the task's head gives
-    image: Tensor  # (B, D_image) pooled
-    text: Tensor  # (B, D_text) pooled
+    image: Tensor  # (B, D_image) pooled; the stand-in where a row has none, zeros if the fusion reads tokens
+    text: Tensor  # (B, D_text) pooled; the same

@@ -71,7 +71,7 @@ def build_model(
     image = build_image_encoder(**registry.arguments(config.image_encoder), source=known.get("image_encoder"))
     text = build_text_encoder(**registry.arguments(config.text_encoder), source=known.get("text_encoder"))
     torch.manual_seed(seed)  # the same fusion and head whatever the encoders drew
-    fusion = registry.build(config.fusion, image_width=image.pooled_width, text_width=text.pooled_width)
+    fusion = registry.build(config.fusion, image=image.widths, text=text.widths)
     model = VisionLanguageModel(image, text, fusion, nn.Linear(fusion.width, outputs))
     if config.dropout is not None:
         set_dropout(model, config.dropout)

@@ -10,6 +10,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from mmft.batch import Widths
 from mmft.errors import UserError
 from mmft.models.layers import blocks, layer_of
 from mmft.models.source import Source
@@ -38,6 +39,11 @@ class Encoder(nn.Module):
     def pooled_width(self) -> int:
         """Width of `Encoded.pooled`."""
         return self.width * (2 if self.pool == "cls_mean" else 1)
+
+    @property
+    def widths(self) -> Widths:
+        """What a fusion must know of it."""
+        return Widths(self.width, self.pooled_width)
 
     @property
     def top_layer(self) -> int:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from mmft.batch import Encoded
 from mmft.errors import UserError
@@ -45,6 +46,16 @@ class ImageEncoder(Encoder):
         if norm is None or isinstance(norm, nn.Identity):
             return pooled
         return torch.cat([norm(part) for part in pooled.split(self.width, dim=-1)], dim=-1)
+
+    def _normed_tokens(self, tokens: Tensor, norm: nn.Module | None) -> Tensor:
+        """(B, N, D) through the norm that an encoder applies only after pooling.
+
+        So a token has the final norm's scale, and every parameter takes part also where a fusion reads tokens alone.
+        """
+        if not isinstance(norm, nn.LayerNorm) or norm.normalized_shape != (self.width,):
+            return tokens
+        # Not `norm(tokens)`: that of a timm ConvNet wants (B, D, H, W).
+        return functional.layer_norm(tokens, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
 
 
 class TimmImageEncoder(ImageEncoder):
@@ -80,9 +91,11 @@ class TimmImageEncoder(ImageEncoder):
         tokens = _as_tokens(features, self.width, channels_last=last)  # (B, N, D)
         mask = tokens.new_ones(tokens.shape[:2], dtype=torch.bool)
         if not self.pools_tokens:  # pooling and final norm of a ConvNet are in its head
-            return Encoded(tokens, mask, backbone.forward_head(features, pre_logits=True))
-        pooled = pool_tokens(tokens, mask, self.pool, self.prefix)
-        return Encoded(tokens, mask, self._normed(pooled, getattr(backbone, "fc_norm", None)))
+            norm = getattr(getattr(backbone, "head", None), "norm", None)
+            return Encoded(self._normed_tokens(tokens, norm), mask, backbone.forward_head(features, pre_logits=True))
+        norm = getattr(backbone, "fc_norm", None)
+        pooled = self._normed(pool_tokens(tokens, mask, self.pool, self.prefix), norm)
+        return Encoded(self._normed_tokens(tokens, norm), mask, pooled)
 
     def _tried(self, pool: str) -> int:
         """The pooled width, from one image: what comes out of so many architectures is written down nowhere.
@@ -139,7 +152,7 @@ class TransformersImageEncoder(ImageEncoder):
         norm = pooled_norm(backbone)
         if features.ndim == 4 and isinstance(getattr(backbone, "layernorm", None), nn.LayerNorm):
             norm = backbone.layernorm  # ConvNext normalises after pooling
-        return Encoded(tokens, mask, self._normed(pooled, norm))
+        return Encoded(self._normed_tokens(tokens, norm), mask, self._normed(pooled, norm))
 
 
 def build_image_encoder(

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
-from mmft.batch import Batch, Encoded, Outputs
+from mmft.batch import Batch, Encoded, Outputs, Widths
+from mmft.models.fusion.base import Fusion, Reads
 from mmft.models.image_encoder import ImageEncoder
 from mmft.models.text_encoder import TextEncoder
 
@@ -19,17 +20,25 @@ _DROPPED_OUT = ("out_drop", "attn_drop", "proj_drop", "resid_drop")
 
 
 class StandIn(nn.Module):
-    """The learned vector that takes a missing image's or text's place."""
+    """The learned vector that takes a missing image's or text's place.
 
-    def __init__(self, width: int) -> None:
+    For a fusion that reads pooled features it is a pooled feature. For one that reads tokens it is a token, the only
+    one of the row's modality: so what is missing is told in both cases, and no row's tokens are all masked, which
+    would make a softmax over one modality NaN. What the fusion does not read is zeros.
+    """
+
+    def __init__(self, widths: Widths, reads: Reads) -> None:
+        """Args are the encoder's widths, and which of its outputs the fusion reads."""
         super().__init__()
-        self.vector = nn.Parameter(torch.zeros(width))
+        self.widths = widths
+        self.reads = reads
+        self.vector = nn.Parameter(torch.zeros(widths.tokens if reads == "tokens" else widths.pooled))
 
     def forward(self, encoded: Encoded | None, present: Tensor, rows: Tensor | None) -> Encoded:
         """Puts the encoded rows in their places and the stand-in in all others.
 
-        A row that has the modality gets its own features unchanged; one that lacks it gets the vector
-        and an empty mask over tokens of zeros.
+        A row that has the modality gets its own features unchanged. Where all have it the vector gets a gradient of
+        zeros, as in every other step.
 
         Args:
             encoded: of the R rows that have the modality; None where no row has it.
@@ -39,19 +48,25 @@ class StandIn(nn.Module):
         Returns:
             tokens (B, N, D), mask (B, N), pooled (B, D).
         """
-        if encoded is None:
-            pooled = self.vector.expand(len(present), -1)
-            return Encoded(pooled.unsqueeze(1), present.unsqueeze(1), pooled)
-        if rows is None:  # nothing to fill in; the vector gets a gradient of zeros, as in every other step
-            vector = self.vector.to(encoded.pooled.dtype)
-            return encoded._replace(pooled=torch.where(present.unsqueeze(-1), encoded.pooled, vector))
-        tokens, mask, pooled = encoded
+        tokens, mask, pooled = self._in_their_places(encoded, present, rows)
+        there = present.unsqueeze(-1)  # (B, 1)
+        if self.reads == "pooled":
+            return Encoded(tokens, mask, torch.where(there, pooled, self.vector.to(pooled.dtype)))
+        first = torch.where(there, tokens[:, 0], self.vector.to(tokens.dtype))  # (B, D)
+        tokens = torch.cat([first.unsqueeze(1), tokens[:, 1:]], dim=1)
+        return Encoded(tokens, torch.cat([mask[:, :1] | ~there, mask[:, 1:]], dim=1), pooled)
+
+    def _in_their_places(self, encoded: Encoded | None, present: Tensor, rows: Tensor | None) -> Encoded:
+        """All B rows; zeros and an empty mask for those that lack the modality."""
         size = len(present)
-        return Encoded(
-            tokens.new_zeros(size, *tokens.shape[1:]).index_copy(0, rows, tokens),
-            mask.new_zeros(size, *mask.shape[1:]).index_copy(0, rows, mask),
-            self.vector.to(pooled.dtype).repeat(size, 1).index_copy(0, rows, pooled),
-        )
+        if encoded is None:
+            zeros = self.vector.detach().new_zeros
+            return Encoded(
+                zeros(size, 1, self.widths.tokens), torch.zeros_like(present)[:, None], zeros(size, self.widths.pooled)
+            )
+        if rows is None:
+            return encoded
+        return Encoded(*(part.new_zeros(size, *part.shape[1:]).index_copy(0, rows, part) for part in encoded))
 
 
 class VisionLanguageModel(nn.Module):
@@ -64,16 +79,14 @@ class VisionLanguageModel(nn.Module):
         head: (B, F) -> (B, C).
     """
 
-    def __init__(
-        self, image_encoder: ImageEncoder, text_encoder: TextEncoder, fusion: nn.Module, head: nn.Module
-    ) -> None:
+    def __init__(self, image_encoder: ImageEncoder, text_encoder: TextEncoder, fusion: Fusion, head: nn.Module) -> None:
         super().__init__()
         self.image_encoder = image_encoder
         self.text_encoder = text_encoder
         self.fusion = fusion
         self.head = head
-        self.missing_image = StandIn(image_encoder.pooled_width)
-        self.missing_text = StandIn(text_encoder.pooled_width)
+        self.missing_image = StandIn(image_encoder.widths, fusion.reads)
+        self.missing_text = StandIn(text_encoder.widths, fusion.reads)
 
     def forward(self, batch: Batch) -> Outputs:
         """Images (B, 3, H, W) uint8 and texts (B, L) -> logits (B, C) and both pooled features."""

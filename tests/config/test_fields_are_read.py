@@ -73,8 +73,8 @@ def test_every_field_is_read(
     monkeypatch.setattr(registry, "arguments", noted)
     first = train_run("callbacks.early_stopping.patience=3", "optim.lr=null", "tune.image_encoder.lr=1e-3")
     train_run("optim=sgd", "schedule=constant", f"init={first.path}", "tune=head_only", "optim.lr=null")
-    train_run("schedule=linear", "logger=wandb")  # WANDB_MODE is offline in tests
-    train_run("schedule=wsd", "logger=wandb_offline")
+    train_run("schedule=linear", "logger=wandb", "model/fusion=gated")  # WANDB_MODE is offline in tests
+    train_run("schedule=wsd", "logger=wandb_offline", "model/fusion=merged")
     rows = [f"data.root={shapes.rows.parent}", "data.columns.split=null", "trainer.max_epochs=1"]
     train_run(*rows, "logger=tensorboard")  # by fractions
     parts = {name: tmp_path / f"{name}.csv" for name in ("train", "test")}

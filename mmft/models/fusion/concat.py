@@ -8,18 +8,21 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mmft.batch import Encoded
+from mmft.batch import Encoded, Widths
+from mmft.models.fusion.base import Fusion
 
 
-class ConcatFusion(nn.Module):
+class ConcatFusion(Fusion):
     """LayerNorm, linear, GELU and dropout over `[image, text]`."""
 
-    def __init__(self, image_width: int, text_width: int, hidden: int, dropout: float) -> None:
-        """Args are the pooled widths, the width F of the hidden layer, and the dropout behind it."""
+    reads = "pooled"
+
+    def __init__(self, image: Widths, text: Widths, hidden: int, dropout: float) -> None:
+        """Args are the encoders' widths, the width F of the hidden layer, and the dropout behind it."""
         super().__init__()
         self.width = hidden
-        self.norm = nn.LayerNorm(image_width + text_width)
-        self.linear = nn.Linear(image_width + text_width, hidden)
+        self.norm = nn.LayerNorm(image.pooled + text.pooled)
+        self.linear = nn.Linear(image.pooled + text.pooled, hidden)
         self.activation = nn.GELU()
         self.dropout = nn.Dropout(dropout)
 
