@@ -111,6 +111,7 @@ def build_data(
         encode=task.encode,
         seed=config.seed,
         plan=plan,
+        classes_of=task.classes,
     )
 
 

@@ -105,6 +105,20 @@ def weights_match_labels(c: TrainConfig) -> str | None:
     return None
 
 
+@check_train("data.sampler", "task")
+def sampler_has_classes(c: TrainConfig) -> str | None:
+    """There are classes to balance, and nothing else balances them too."""
+    if c.data.sampler != "balanced":
+        return None
+    if not c.task.has_classes:
+        return (
+            f"balanced needs a class for every row, which task={c.task.type} does not have. Type data.sampler=shuffled"
+        )
+    if getattr(c.task, "class_weights", "none") == "balanced":
+        return "balanced does not go with task.class_weights=balanced, which would count rare classes twice. Choose one"
+    return None
+
+
 def _frozen(c: TrainConfig) -> bool:
     return all(isinstance(t, FreezeConfig) for t in (c.tune.image_encoder, c.tune.text_encoder))
 

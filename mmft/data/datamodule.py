@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
+import numpy as np
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
 from mmft.batch import BadRow, Batch
 from mmft.config.schema.data import DataConfig
+from mmft.data.balance import BalancedOrder
 from mmft.data.collate import Collate
 from mmft.data.loading import make_collate, make_dataset, make_loader
-from mmft.data.order import LogicalBatches, StepPlan, evaluation_batches
+from mmft.data.order import LogicalBatches, Order, StepPlan, epoch_order, evaluation_batches
 from mmft.data.splits import Split
-from mmft.data.targets import Encode
+from mmft.data.targets import ClassesOf, Encode
 from mmft.errors import UserError
+
+log = logging.getLogger(__name__)
 
 
 class VisionLanguageData(LightningDataModule):
@@ -32,6 +38,7 @@ class VisionLanguageData(LightningDataModule):
         encode: the task's `encode(label)`; None: no targets.
         seed: of the order of training rows.
         plan: of the run's optimizer steps.
+        classes_of: the task's `classes`, for `data.sampler=balanced`; None: there are none.
 
     Attributes:
         rows: how many rows each split has.
@@ -40,7 +47,7 @@ class VisionLanguageData(LightningDataModule):
         texts_cut: by split, how many texts `max_length` cut.
 
     Raises:
-        UserError: no row of a split has a usable label.
+        UserError: no row of a split has a usable label, or `data.sampler` wants classes that there are not.
     """
 
     def __init__(
@@ -54,9 +61,10 @@ class VisionLanguageData(LightningDataModule):
         encode: Encode | None,
         seed: int,
         plan: StepPlan,
+        classes_of: ClassesOf | None = None,
     ) -> None:
         super().__init__()
-        self.config, self.seed, self.plan = config, seed, plan
+        self.config, self.plan = config, plan
         self.datasets = {
             name: make_dataset(
                 split, config, tokenizer=tokenizer, max_length=max_length, image_size=image_size, encode=encode
@@ -70,6 +78,9 @@ class VisionLanguageData(LightningDataModule):
         self._train_loader: DataLoader[Batch] | None = None  # one for the run, so that its workers live on
         if encode is not None:
             self._check_labels()
+        self._order: Order = partial(epoch_order, plan.rows, seed)
+        if config.sampler == "balanced":
+            self._order = self._balanced(classes_of, seed)
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """This rank's share of every logical batch, from the optimizer step on at which training stands.
@@ -77,7 +88,7 @@ class VisionLanguageData(LightningDataModule):
         It is one loader for the whole run, so that its workers live on when Lightning asks again.
         """
         if self._train_loader is None:
-            batches = LogicalBatches(self.plan, self.seed, self._steps_done, *self._place())
+            batches = LogicalBatches(self.plan, self._order, self._steps_done, *self._place())
             self._train_loader = self._loader("train", batches, persistent=True)
         return self._train_loader
 
@@ -117,6 +128,23 @@ class VisionLanguageData(LightningDataModule):
     def _place(self) -> tuple[int, int]:
         """Rank and number of ranks."""
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+
+    def _balanced(self, classes_of: ClassesOf | None, seed: int) -> Order:
+        """The order in which all classes of the training rows come equally often."""
+        data = self.datasets["train"]
+        found = None if classes_of is None or data.targets is None else classes_of(data.targets)
+        if found is None:
+            raise UserError("data.sampler=balanced: the task has no classes. Type data.sampler=shuffled")
+        good = np.array([row not in data.bad for row in data.split.rows.tolist()])
+        order = BalancedOrder(np.where(good, found.numpy(), -1), seed)
+        log.info(
+            "data.sampler=balanced: an epoch draws %d rows, as many of each of %d classes, which have %d to %d rows",
+            len(data),
+            len(order.sizes),
+            order.sizes.min(),
+            order.sizes.max(),
+        )
+        return order
 
     def _known_bad(self) -> list[BadRow]:
         """Bad rows of the splits, and those whose split their table does not tell."""

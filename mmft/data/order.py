@@ -12,6 +12,9 @@ import numpy as np
 import numpy.typing as npt
 from torch.utils.data import Sampler
 
+Order = Callable[[int], npt.NDArray[np.int64]]
+"""`epoch -> (rows,) positions`."""
+
 
 class BatchSizes:
     """Rows of one optimizer step, by epoch.
@@ -38,9 +41,6 @@ def steps_in_epoch(rows: int, batch_size: int) -> int:
 def epoch_order(n: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
     """A permutation of `n` positions, the same for ever for one (seed, epoch).
 
-    It sorts raw words of the counter-based generator Philox (Salmon et al., SC 2011) instead of calling
-    `permutation`, whose stream NumPy may change between versions.
-
     Args:
         n: how many positions.
         seed: of the run, from 0 below 2**63.
@@ -49,8 +49,26 @@ def epoch_order(n: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
     Returns:
         (n,) int64.
     """
-    key = np.array([seed, epoch], dtype=np.uint64)
-    return np.argsort(np.random.Philox(key=key).random_raw(n), kind="stable")
+    return philox_order(n, seed, epoch, (0, 0))
+
+
+def philox_order(n: int, seed: int, number: int, stream: tuple[int, int]) -> npt.NDArray[np.int64]:
+    """A permutation of `n` positions, the same for ever for one (seed, number, stream).
+
+    It sorts raw words of the counter-based generator Philox (Salmon et al., SC 2011) instead of calling
+    `permutation`, whose stream NumPy may change between versions.
+
+    Args:
+        n: how many positions.
+        seed: of the run, from 0 below 2**63.
+        number: of the permutation, from 0.
+        stream: the upper half of the generator's counter: other numbers, other words.
+
+    Returns:
+        (n,) int64.
+    """
+    key, counter = np.array([seed, number], dtype=np.uint64), np.array([0, 0, *stream], dtype=np.uint64)
+    return np.argsort(np.random.Philox(key=key, counter=counter).random_raw(n), kind="stable")
 
 
 class StepPlan:
@@ -99,14 +117,16 @@ class LogicalBatches(Sampler[list[int]]):
 
     Args:
         plan: rows, batch sizes, steps.
-        seed: of the run.
+        order: gives the positions of an epoch, as many as the plan's rows.
         steps_done: gives the optimizer steps done when an epoch's iteration begins.
         rank: which share is ours.
         world: how many shares there are.
     """
 
-    def __init__(self, plan: StepPlan, seed: int, steps_done: Callable[[], int], rank: int = 0, world: int = 1) -> None:
-        self.plan, self.seed, self.steps_done = plan, seed, steps_done
+    def __init__(
+        self, plan: StepPlan, order: Order, steps_done: Callable[[], int], rank: int = 0, world: int = 1
+    ) -> None:
+        self.plan, self.order, self.steps_done = plan, order, steps_done
         self.rank, self.world = rank, world
 
     def __len__(self) -> int:
@@ -115,7 +135,7 @@ class LogicalBatches(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         epoch, start = self.plan.locate(self.steps_done())
-        size, order = self.plan.batch_sizes.at(epoch), epoch_order(self.plan.rows, self.seed, epoch)
+        size, order = self.plan.batch_sizes.at(epoch), self.order(epoch)
         for step in range(start, self.plan.steps_in(epoch)):
             yield order[step * size : (step + 1) * size][self.rank :: self.world].tolist()
 

@@ -14,6 +14,9 @@ from mmft.data.splits import Split
 Encode = Callable[[Any], Any]
 """A task's `encode(label)`: what `torch.as_tensor` takes; raises `ValueError(reason)`."""
 
+ClassesOf = Callable[[Tensor], Tensor | None]
+"""A task's `classes(targets)`: (R, ...) targets -> (R,) int64 classes; None: the task has none."""
+
 
 def encode_targets(split: Split, encode: Encode) -> tuple[Tensor | None, dict[int, BadRow]]:
     """Targets by position.

@@ -37,6 +37,13 @@ class Task(ABC):
         """One label as a target. Raises ValueError with the reason where it is none."""
 
     @abstractmethod
+    def classes(self, target: Tensor) -> Tensor | None:
+        """Targets (R, ...) -> (R,) int64 the class of each row, for `data.sampler=balanced`; None: there are none.
+
+        A task that has them says `has_classes` in its config, too.
+        """
+
+    @abstractmethod
     def loss_sum(self, outputs: Outputs, batch: Batch) -> Tensor:
         """() the weighted sum of the rows' losses; `normaliser` of the logical batch divides it."""
 

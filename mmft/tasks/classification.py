@@ -109,6 +109,10 @@ class Classification(Task):
             raise ValueError(f"label {name!r} is not among the training rows' labels")
         return self._index[name]
 
+    def classes(self, target: Tensor) -> Tensor:
+        """Targets (R,) are classes."""
+        return target
+
     def loss_sum(self, outputs: Outputs, batch: Batch) -> Tensor:
         """Logits (B, C) and targets (B,) -> () sum over rows of weight times cross-entropy."""
         assert batch.target is not None

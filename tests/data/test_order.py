@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import chain
 
 import numpy as np
@@ -12,7 +13,7 @@ from mmft.data.order import BatchSizes, LogicalBatches, StepPlan, epoch_order, e
 
 def batches(n: int = 22, size: int = 5, done: int = 0, rank: int = 0, world: int = 1, seed: int = 3) -> list[list[int]]:
     plan = StepPlan(n, BatchSizes({0: size}), max_epochs=3)
-    return list(LogicalBatches(plan, seed, lambda: done, rank, world))
+    return list(LogicalBatches(plan, partial(epoch_order, n, seed), lambda: done, rank, world))
 
 
 def test_an_order_is_a_permutation_and_pure() -> None:
@@ -55,7 +56,7 @@ def test_batch_sizes_by_epoch() -> None:
     plan = StepPlan(22, sizes, max_epochs=4)
     assert [plan.steps_in(epoch) for epoch in range(4)] == [6, 6, 2, 2]
     assert plan.locate(13) == (2, 1)
-    assert [len(batch) for batch in LogicalBatches(plan, 0, lambda: 13)] == [6]
+    assert [len(batch) for batch in LogicalBatches(plan, partial(epoch_order, 22, 0), lambda: 13)] == [6]
     for wrong in ({}, {1: 4}, {0: 0}, {0: 4, -1: 3}):
         with pytest.raises(ValueError, match="batch sizes"):
             BatchSizes(wrong)
@@ -64,7 +65,7 @@ def test_batch_sizes_by_epoch() -> None:
 def test_max_steps_cuts_the_last_epoch() -> None:
     plan = StepPlan(22, BatchSizes({0: 5}), max_epochs=9, max_steps=7)
     assert (plan.total, plan.epochs, plan.steps_in(1)) == (7, 2, 2)
-    assert len(list(LogicalBatches(plan, 0, lambda: 5))) == 2
+    assert len(list(LogicalBatches(plan, partial(epoch_order, 22, 0), lambda: 5))) == 2
 
 
 def test_evaluation_batches_are_dealt_whole() -> None:

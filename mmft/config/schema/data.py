@@ -77,6 +77,9 @@ class DataConfig:
     """A picture whose header says more pixels than this is bad, and is not decoded."""
     max_bad_fraction: float = field(0.01, ge=0, le=1)
     """A run ends with exit code 2 when more than this share of its rows is bad."""
+    sampler: Literal["shuffled", "balanced"] = "shuffled"
+    """Training rows of an epoch: `shuffled` each once; `balanced` as many, of every class the same number, so that
+    rare ones come several times and common ones in turns."""
     batch_size: int = field(32, ge=1)
     """Rows that one optimizer step sees, over all devices."""
     micro_batch_size: int | None = field(None, ge=1)

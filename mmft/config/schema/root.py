@@ -81,7 +81,7 @@ RunData = _nullable(
     "RunData",
     _DOC,
     nested={"columns": DataColumns},
-    drop={"train", "val", "test", "fractions", "folds", "fold", "micro_batch_size", "overfit"},
+    drop={"train", "val", "test", "fractions", "folds", "fold", "sampler", "micro_batch_size", "overfit"},
 )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from mmft.config.fields import field
 from mmft.config.registry import OptionConfig, option
@@ -13,11 +13,15 @@ from mmft.config.registry import OptionConfig, option
 class TaskConfig(OptionConfig):
     """`task`: base of all tasks."""
 
+    has_classes: ClassVar[bool] = False  # whether each row is of one class; what the task itself says in `Task.classes`
+
 
 @option("task", "classification", builds="mmft.tasks.classification:Classification")
 @dataclass(kw_only=True)
 class ClassificationConfig(TaskConfig):
     """One of several classes per row, by cross-entropy."""
+
+    has_classes = True
 
     labels: list[str] | None = None
     """Label names in order; null: those of the training rows, sorted (numbers by value)."""
