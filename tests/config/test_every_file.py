@@ -1,0 +1,151 @@
+"""Every file of `conf/` is composed, validated and built; every experiment is trained in its `debug=fast` form.
+
+The files are found by walking `conf/`, so that a new one is tested from its first day.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from make_shapes import Shapes
+from runs import Run
+
+from mmft import build, clock
+from mmft.config import registry
+from mmft.config.compose import Composed, compose
+from mmft.config.paths import rebase
+from mmft.config.schema import COMMANDS, TrainConfig
+from mmft.config.sources import conf_dir
+from mmft.config.validate import parse
+from mmft.config.walk import has_default
+from mmft.data.bad_rows import BadRows
+from mmft.data.splits import load_splits
+from mmft.errors import UserError
+from mmft.hardware import choose_hardware
+from mmft.run_folder import RunFolder
+from mmft.signals import StopRequest
+from mmft.train import train
+from mmft.training.csv_log import CsvLog
+
+# Folders of conf/ that hold no options of a Hydra group, and who tests their files.
+NOT_GROUPS = {"sweep": "settings of `mmft train -m`, read by mmft.sweeping and tested with it"}
+
+FILES = [path.relative_to(conf_dir()).with_suffix("") for path in sorted(conf_dir().rglob("*.yaml"))]
+ROOTS = [file.name for file in FILES if len(file.parts) == 1]
+OPTIONS = [
+    (file.parent.as_posix(), file.name) for file in FILES if len(file.parts) > 1 and file.parts[0] not in NOT_GROUPS
+]
+EXPERIMENTS = [name for group, name in OPTIONS if group == "experiment"]
+OF_HYDRA = [(group, name) for group, name in OPTIONS if group.split("/")[0] == "hydra"]
+OF_TRAIN = [option for option in OPTIONS if option not in OF_HYDRA and option[0] != "experiment"]
+
+
+def _ids(options: list[tuple[str, str]]) -> list[str]:
+    return [f"{group}={name}" for group, name in options]
+
+
+def test_no_file_is_left_out() -> None:
+    tested = {*ROOTS, *(f"{group}/{name}" for group, name in [*OF_TRAIN, *OF_HYDRA])}
+    tested |= {f"experiment/{name}" for name in EXPERIMENTS}
+    others = {file.as_posix() for file in FILES} - tested
+    assert {file.split("/")[0] for file in others} <= set(NOT_GROUPS)
+    assert [p for p in conf_dir().rglob("*") if p.is_file() and p.suffix != ".yaml"] == []
+
+
+def defaults_of(root: str) -> list[Any]:
+    """The defaults list of a command's file."""
+    return list(yaml.safe_load((conf_dir() / f"{root}.yaml").read_text())["defaults"])
+
+
+@pytest.mark.parametrize("name", ROOTS)
+def test_root(name: str, shapes: Shapes, tmp_path: Path) -> None:
+    """A command's file gives its config; any other stands in the defaults list of a command's."""
+    if name not in COMMANDS:
+        assert any(name in defaults_of(command) for command in COMMANDS)
+        return
+    given = {"run": f"run={tmp_path}", "out": "out=-"}
+    must = [f.name for f in dataclasses.fields(COMMANDS[name]) if not has_default(f)]
+    rows = shapes.overrides if issubclass(COMMANDS[name], TrainConfig) else []
+    composed = compose(name, [*rows, *(given[key] for key in must if key in given)])
+    assert type(composed.config) is COMMANDS[name]
+    _reads_its_own_config_back(composed)
+
+
+def _reads_its_own_config_back(composed: Composed) -> None:
+    assert parse(composed.resolved_for_disk(), COMMANDS[composed.command]) == composed.config
+
+
+@pytest.mark.parametrize(("group", "name"), OF_HYDRA, ids=_ids(OF_HYDRA))
+def test_option_of_hydra(group: str, name: str, shapes: Shapes) -> None:
+    """Hydra's own node is no choice of the user's; launchers and sweepers are chosen for a sweep."""
+    if group == "hydra":
+        assert {"hydra": name} in defaults_of("train")
+        return
+    assert compose("train", [*shapes.overrides, f"{group}={name}"], multirun=True).config.seed == 0
+
+
+@pytest.mark.parametrize(("group", "name"), OF_TRAIN, ids=_ids(OF_TRAIN))
+def test_option(group: str, name: str, shapes: Shapes, tmp_path: Path) -> None:
+    """On the shapes sample: the option is the one that the config has, and all that a run needs is built from it."""
+    values = yaml.safe_load((conf_dir() / group / f"{name}.yaml").read_text())
+    brings_rows = group == "data" and "path" in values
+    keys = (
+        "name",
+        "model.image_encoder",
+        "model.text_encoder",
+        *([] if brings_rows else ["data.path", "data.columns"]),
+    )
+    composed = compose("train", [*(o for o in shapes.overrides if o.startswith(keys)), f"{group}={name}"])
+    assert composed.choices[group] == name
+    chosen = composed.config
+    for part in group.split("/") if registry.options(group) else ():
+        chosen = getattr(chosen, part)
+    assert not registry.options(group) or chosen.type == name
+    _reads_its_own_config_back(composed)
+    config = rebase(composed.config, Path.cwd())
+    if config.trainer.accelerator == "gpu" and not torch.cuda.is_available():
+        with pytest.raises(UserError, match="torch sees no GPU here"):
+            choose_hardware(config.trainer)
+        config.trainer.accelerator = "cpu"
+    config.trainer.devices = 1  # what one process can build
+    choose_hardware(config.trainer)
+    _build(config, RunFolder(tmp_path / "run"))
+
+
+def _build(config: TrainConfig, folder: RunFolder) -> None:
+    """What `mmft train` builds before its first step."""
+    splits = load_splits(config.data, config.seed)
+    task = build.build_task(config.task)
+    task.fit(splits["train"].table.labels(splits["train"].rows))
+    model = build.build_model(config.model, task.width, config.seed)
+    plan = build.build_plan(config, model)
+    data = build.build_data(config, splits, model, task)
+    module = build.build_module(config, model, task, plan)
+    optimizer: Any = module.configure_optimizers()
+    assert [group["name"] for group in optimizer.param_groups] == [group.name for group in plan.groups]
+    bad = BadRows(sum(data.rows.values()), config.data.max_bad_fraction, None)
+    log = CsvLog(folder.metrics, keep_rows=None, writes=False)
+    spent, request = clock.Spent(0.0, 0.0), StopRequest()
+    callbacks = build.build_callbacks(config, folder, data, task, log, bad, spent, request)
+    loggers = [log, build.build_logger(config.logger)]
+    trainer = build.build_trainer(config, folder, data, callbacks, loggers)
+    assert trainer.max_epochs == data.plan.epochs
+    assert all(callback in trainer.callbacks for callback in callbacks)
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_experiment(name: str, tmp_path: Path) -> None:
+    """As a user would try it, in an empty folder: what it names must be shipped with mmft."""
+    os.chdir(tmp_path)
+    typed = [f"experiment={name}", "debug=fast", "callbacks.progress=none", "trainer.accelerator=cpu"]
+    assert train(compose("train", typed), tmp_path / "run") == 0
+    run = Run(tmp_path / "run")
+    assert run.summary["status"] == "completed"
+    assert run.summary["optimizer_steps"] == 2
+    assert run.summary["test"]
