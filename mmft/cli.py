@@ -37,6 +37,10 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "train": Command("fine-tune an image encoder and a text encoder on rows; writes a run folder", "mmft.train"),
+    "check": Command(
+        "look at config, rows and model without training: every error, bad and repeated rows, what would be trained",
+        "mmft.check",
+    ),
     "test": Command("evaluate a run on rows", "mmft.test"),
     "predict": Command("predict every row of a table with a run", "mmft.predict"),
     "runs": Command("list, sort and compare runs; any KEY=VALUE of mmft train is a filter", "mmft.runs"),

@@ -25,7 +25,7 @@ from mmft.config.paths import rebase
 from mmft.config.schema import TrainConfig
 from mmft.data.bad_rows import BadRows
 from mmft.data.datamodule import VisionLanguageData
-from mmft.data.splits import Split, groups_in_several_splits, load_splits
+from mmft.data.splits import Split, groups_of_earlier_splits, load_splits
 from mmft.errors import ExitCode, MmftError, TrainingError
 from mmft.files import settled
 from mmft.hardware import choose_hardware, device_of
@@ -242,8 +242,8 @@ def _tell(config: TrainConfig, data: VisionLanguageData, splits: Mapping[str, Sp
     for split, cut in data.texts_cut.items():
         if cut:
             log.info("%d of %d texts of %s are cut by model.text_encoder.max_length", cut, data.rows[split], split)
-    if leaks := groups_in_several_splits(splits):
-        log.warning("%d groups of data.columns.group are in several splits, e.g. %s", len(leaks), min(leaks))
+    if leaks := len(list(groups_of_earlier_splits(splits))):
+        log.warning("%d rows are of groups that an earlier split has rows of too; mmft check lists them", leaks)
     for modality, tower in (("image", "image_encoder"), ("text", "text_encoder")):
         if getattr(config.data.columns, modality) is None:
             log.warning("data.columns.%s is null: the %s gets nothing and does not change", modality, tower)

@@ -14,7 +14,7 @@ from runs import Run
 from mmft.config.compose import compose
 from mmft.config.schema.data import ColumnsConfig, DataConfig
 from mmft.config.sources import Groups
-from mmft.data.splits import groups_in_several_splits, load_splits
+from mmft.data.splits import groups_of_earlier_splits, load_splits
 from mmft.errors import UserError
 from mmft.test import test as run_test
 from mmft.train import train
@@ -65,7 +65,7 @@ def test_overfit(debug: Debug, capsys: pytest.CaptureFixture[str]) -> None:
     assert by_step[0] > 1
     assert max(by_step[-4:]) < 0.1
     assert run.summary["test"]["accuracy"] == 1.0
-    assert "several splits" not in (run.path / "train.log").read_text()
+    assert "earlier split" not in (run.path / "train.log").read_text()
     capsys.readouterr()
     assert run_test(compose("test", [f"run={run.path}"])) == 0
     assert "accuracy 1.000000\n" in (said := capsys.readouterr().out)
@@ -92,7 +92,7 @@ def test_rows_of_overfit(shapes: Shapes) -> None:
     )
     assert len(splits["train"]) == 5
     assert set(splits["train"].rows) <= set(whole["train"].rows)
-    assert groups_in_several_splits(splits) == set()
+    assert list(groups_of_earlier_splits(splits)) == []
 
 
 @pytest.mark.parametrize(

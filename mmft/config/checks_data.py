@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from mmft.config.checks import check_train, check_use
-from mmft.config.schema import PredictConfig, RunsConfig, TestConfig, TrainConfig
+from mmft.config.schema import CheckConfig, PredictConfig, RunsConfig, TestConfig, TrainConfig
 from mmft.config.validate import MUST
 from mmft.config.wording import did_you_mean, listed, show
 from mmft.shipped import located
 
 _TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 _PREDICTIONS = (".csv", ".jsonl", ".parquet")
+_LISTS = (".csv", ".jsonl")
 
 
 @check_train("name", always=True)
@@ -153,7 +154,26 @@ def out_is_a_table(c: PredictConfig) -> str | None:
 @check_use("out", "compare")
 def out_is_a_list(c: RunsConfig) -> str | None:
     """The list of runs can be written."""
-    return None if c.out is None else _not_to_be_written(c.out, (".csv", ".jsonl"))
+    return None if c.out is None else _not_to_be_written(c.out, _LISTS)
+
+
+@check_train("out", "audit", "data")
+def findings_can_be_written(c: CheckConfig) -> str | None:
+    """The findings can be written, and not over the rows."""
+    if c.out is None:
+        return None
+    rows = {os.path.realpath(located(f)) for f in (c.data.path, c.data.train, c.data.val, c.data.test) if f}
+    if os.path.realpath(located(c.out)) in rows:
+        return f"{show(c.out)} is the table of rows, which the findings would overwrite"
+    if c.out == "-":
+        return "findings are printed anyway; type out=FILE, or audit.shown=null to see all of them"
+    return _not_to_be_written(c.out, _LISTS)
+
+
+@check_train("resume", "audit")
+def check_comes_first(c: CheckConfig) -> str | None:
+    """A run that is gone on with was checked by starting it."""
+    return None if c.resume is None else "mmft check looks at what would be trained anew. Leave it out"
 
 
 def _not_to_be_written(typed: str, endings: tuple[str, ...]) -> str | None:

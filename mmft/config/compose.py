@@ -22,7 +22,7 @@ from mmft.config.interpolation import escaped, resolve
 from mmft.config.loader import ComposeError, Loader
 from mmft.config.overrides import Refused, Typed, is_hydra_override, read_overrides
 from mmft.config.provenance import Provenance
-from mmft.config.schema import COMMANDS
+from mmft.config.schema import COMMANDS, trains
 from mmft.config.sources import Groups
 from mmft.config.validate import Problem
 from mmft.errors import UserError
@@ -149,7 +149,7 @@ class _Composition:
         """Composes and validates everything that the overrides ask for."""
         for_hydra = [o for o in overrides if is_hydra_override(o)]
         own = [o for o in overrides if not is_hydra_override(o)]
-        if self.command == "train" and not any(names_rows(o) for o in own):
+        if trains(self.command) and not any(names_rows(o) for o in own):
             own.append(DEFAULT_EXPERIMENT)
         typed, refused = read_overrides(self.command, own, self.groups, multirun=self.multirun)
         self.messages += [r.message for r in refused]

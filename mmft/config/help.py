@@ -10,7 +10,7 @@ from typing import Any
 from mmft.config.docs import doc
 from mmft.config.fields import REQUIRED
 from mmft.config.registry import options
-from mmft.config.schema import COMMANDS
+from mmft.config.schema import COMMANDS, trains
 from mmft.config.sources import Groups
 from mmft.config.walk import hints, keys
 from mmft.config.wording import bounds, describe, show
@@ -25,6 +25,12 @@ _EXAMPLES = {
         "mmft train tune=head_only optim=sgd",
         "mmft train -m optim.lr=1e-4,1e-3 seed=0,1,2    (a sweep)",
         "mmft train resume=last",
+    ),
+    "check": (
+        "mmft check                                                  (the shipped sample)",
+        "mmft check data.path=rows.csv data.columns.image=image data.columns.text=title data.columns.label=label \\\n"
+        "      model.image_encoder.name=timm/vit_small_patch14_dinov2 model.text_encoder.name=hf/bert-base-uncased",
+        "mmft check experiment=mine --config-dir=configs out=findings.csv",
     ),
     "test": ("mmft test run=last", "mmft test run=runs/mine/2026-11-01_10-00-00 data.path=rows.csv"),
     "predict": (
@@ -69,8 +75,8 @@ def overview(commands: Mapping[str, str]) -> str:
 
 def command_help(command: str, summary: str) -> str:
     """The text of `mmft COMMAND --help`: usage, examples, flags, groups, every key."""
-    grouped = command == "train"
-    flags = {name: text for name, text in _FLAGS.items() if grouped or "multirun" not in name}
+    grouped = trains(command)
+    flags = {name: text for name, text in _FLAGS.items() if command == "train" or "multirun" not in name}
     return "\n".join(
         [
             f"mmft {command}: {summary}.",

@@ -35,6 +35,11 @@ class BadRows:
         """How many rows are bad."""
         return len(self._seen)
 
+    @property
+    def rows(self) -> list[BadRow]:
+        """What is wrong with each, in the order of finding."""
+        return list(self._seen.values())
+
     def add(self, rows: Iterable[BadRow]) -> None:
         """Counts and lists the rows that are not known yet."""
         new: dict[tuple[int, str], BadRow] = {}
@@ -58,7 +63,7 @@ class BadRows:
             f"{self.count} of {self.total} rows are known to be bad ({self.count / max(self.total, 1):.1%}), more than "
             f"data.max_bad_fraction={self.max_fraction} allows; mend them, or type data.max_bad_fraction=1"
         ]
-        lines += [_describe(row) for row in list(self._seen.values())[:SHOWN]]
+        lines += [_describe(row) for row in self.rows[:SHOWN]]
         if self.count > SHOWN:
             lines.append(f"  and {self.count - SHOWN} more" + (f", in {self.path}" if self.path else ""))
         raise UserError("\n".join(lines))

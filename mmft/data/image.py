@@ -125,6 +125,20 @@ class ImageReader:
         return padded
 
 
+def picture_size(source: str | bytes) -> tuple[int, int]:
+    """Width and height in pixels, as the header of a file or of encoded bytes says; nothing is decoded.
+
+    Raises:
+        BadImage: it cannot be read.
+    """
+    data = source if isinstance(source, bytes) else _read(source)
+    try:
+        with _no_pixel_limit(), Image.open(io.BytesIO(data), formats=FORMATS) as picture:
+            return picture.size
+    except Exception as error:
+        raise BadImage(f"cannot be read: {error}") from error
+
+
 def _scale(pixels: Tensor, height: int, width: int) -> Tensor:
     scaled: Tensor = F.resize(pixels, [height, width], interpolation=F.InterpolationMode.BICUBIC, antialias=True)
     return scaled

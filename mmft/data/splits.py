@@ -5,7 +5,7 @@ DataConfig -> Table -> {"train": Split, "val": Split, "test": Split}
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -61,16 +61,27 @@ def load_splits(config: DataConfig, seed: int) -> dict[str, Split]:
     return {name: limited(split, config.limit, seed) for name, split in splits.items()}
 
 
-def groups_in_several_splits(splits: Mapping[str, Split]) -> set[str]:
-    """Groups with rows in more than one split of the same table: what one split learns leaks into another."""
-    owners: dict[str, set[str]] = {}
-    different = {id(split): (name, split) for name, split in splits.items()}  # with `data.overfit` they are one
-    for name, split in different.values():
+def different(splits: Mapping[str, Split]) -> dict[str, Split]:
+    """The splits that are rows of their own: with `data.overfit` all are the same ones, those to train on."""
+    first: dict[int, str] = {}
+    return {name: split for name, split in splits.items() if first.setdefault(id(split), name) == name}
+
+
+def groups_of_earlier_splits(splits: Mapping[str, Split]) -> Iterator[tuple[str, int, str]]:
+    """Rows whose group has rows in an earlier split of the same table: what one split learns leaks into another.
+
+    Args:
+        splits: by name, in order.
+
+    Returns:
+        (split, position, earlier split) of each such row.
+    """
+    owners: dict[str, str] = {}
+    for name, split in different(splits).items():
         groups = split.table.groups()
-        for row in split.rows.tolist() if groups is not None else ():
-            if groups is not None and (group := groups[row]) is not None:
-                owners.setdefault(group, set()).add(name)
-    return {group for group, names in owners.items() if len(names) > 1}
+        for position, row in enumerate(split.rows.tolist() if groups is not None else ()):
+            if groups is not None and (group := groups[row]) is not None and owners.setdefault(group, name) != name:
+                yield name, position, owners[group]
 
 
 def load_rows(config: DataConfig, split: str | None) -> Split:

@@ -53,6 +53,12 @@ def tokenize(texts: Sequence[str | None], tokenizer: Any, max_length: int) -> To
     return Tokens(flat, np.concatenate([[0], np.cumsum(lengths)]), cut)
 
 
+def full_lengths(texts: Sequence[str | None], tokenizer: Any) -> npt.NDArray[np.int64]:
+    """(texts,) how many tokens each text has when nothing is cut, special ones included; 0: there is no text."""
+    tokens = tokenize(texts, tokenizer, max_length=np.iinfo(np.int32).max)
+    return np.diff(tokens.offsets)
+
+
 def empty_text(tokenizer: Any, max_length: int) -> npt.NDArray[np.int32]:
     """(L,) the tokens of "", at least one: what stands in for a missing text, for without a real token
     an attention row is all masked and its softmax is NaN.

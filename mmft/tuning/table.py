@@ -27,8 +27,8 @@ def write_plan(plan: TuningPlan, path: Path) -> None:
         csv.writer(stream).writerows(plan_rows(plan))
 
 
-def show_plan(plan: TuningPlan) -> None:
-    """Prints what is trained."""
+def plan_table(plan: TuningPlan) -> Table:
+    """What is trained, for people."""
     table = Table(title="What is trained", title_justify="left", box=None, pad_edge=False)
     for column in _COLUMNS:
         table.add_column(column, justify="left" if column in ("part", "method", "layers", "group") else "right")
@@ -38,13 +38,19 @@ def show_plan(plan: TuningPlan) -> None:
     share = counts["trainable"] / counts["total"]
     table.caption = f"{counts['trainable']:,} of {counts['total']:,} parameters are trained ({share:.2%})"
     table.caption_justify = "left"
+    return table
+
+
+def show_plan(plan: TuningPlan) -> None:
+    """Prints what is trained on stderr, and into train.log."""
+    table = plan_table(plan)
     terminal = Console(stderr=True)
     if not terminal.is_terminal:
         terminal.width = 140
     terminal.print(table)
     with (copy := Console(width=140, file=StringIO())).capture() as text:
         copy.print(table)
-    log.debug("%s", text.get())  # into train.log
+    log.debug("%s", text.get())
 
 
 def _shown(value: object) -> str:

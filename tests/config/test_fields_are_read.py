@@ -12,9 +12,11 @@ import pandas as pd
 import pytest
 from runs import TrainRun
 
+from mmft.check import check
 from mmft.config import checks_data, registry
 from mmft.config.compose import Composed, compose
 from mmft.config.schema import COMMANDS
+from mmft.config.schema.root import AuditConfig
 from mmft.config.walk import sections
 from mmft.predict import predict
 from mmft.test import test as run_test
@@ -113,3 +115,9 @@ def test_every_field_of_a_command_that_uses_a_run_is_read(
     refused = {tuple(key.rpartition(".")[::2]) for key in checks_data._UNREAD} if command == "predict" else set()
     refused = {({"": "DataConfig", "columns": "ColumnsConfig"}[section], name) for section, name in refused}
     assert sorted(expected - read - refused) == []
+
+
+def test_every_field_of_check_is_read(shapes_overrides: list[str], read: set[tuple[str, str]], tmp_path: Path) -> None:
+    assert check(compose("check", [*shapes_overrides, f"out={tmp_path / 'found.csv'}"])) == 0
+    expected = {("AuditConfig", f.name) for f in dataclasses.fields(AuditConfig)} | {("CheckConfig", "out")}
+    assert sorted(expected - read) == []

@@ -4,14 +4,21 @@ To add an option: write its dataclass into the group's file with `@option(group,
 `conf/<group>/<name>.yaml` that extends it.
 """
 
-from mmft.config.schema.root import DoctorConfig, PredictConfig, RunsConfig, TestConfig, TrainConfig
+from mmft.config.schema.root import CheckConfig, DoctorConfig, PredictConfig, RunsConfig, TestConfig, TrainConfig
 
 COMMANDS: dict[str, type] = {
     "train": TrainConfig,
+    "check": CheckConfig,
     "test": TestConfig,
     "predict": PredictConfig,
     "runs": RunsConfig,
     "doctor": DoctorConfig,
 }
 
-__all__ = ["COMMANDS", "DoctorConfig", "PredictConfig", "RunsConfig", "TestConfig", "TrainConfig"]
+
+def trains(command: str) -> bool:
+    """Whether a command's config is that of a training run."""
+    return issubclass(COMMANDS[command], TrainConfig)
+
+
+__all__ = ["COMMANDS", "CheckConfig", "DoctorConfig", "PredictConfig", "RunsConfig", "TestConfig", "TrainConfig", "trains"]

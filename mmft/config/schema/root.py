@@ -61,6 +61,31 @@ class TrainConfig:
     """Where metrics go besides metrics.csv."""
 
 
+@dataclass(kw_only=True)
+class AuditConfig:
+    """`audit`: what `mmft check` looks for in the rows."""
+
+    pictures: bool = True
+    """Open every picture; false: only what the table itself tells is looked at."""
+    picture_bits: int = field(24, ge=0, le=96)
+    """Pictures of two splits are similar when at most so many of their hashes' 256 bits differ, and their colours
+    hardly do."""
+    text_likeness: float = field(0.8, gt=0, le=1)
+    """Texts of two splits are similar when they share so much of their three-letter pieces."""
+    shown: int | None = field(5, ge=0)
+    """Rows that are printed of each kind of finding; null: all."""
+
+
+@dataclass(kw_only=True)
+class CheckConfig(TrainConfig):
+    """Everything that `mmft check` reads: the config of `mmft train`, and what to look for."""
+
+    audit: AuditConfig = field(factory=AuditConfig)
+    """What is looked for."""
+    out: str | None = None
+    """File of all findings, one row each, `.csv` or `.jsonl` by its ending; null: they are only printed."""
+
+
 def _nullable(schema: type, name: str, doc: str, nested: dict[str, type], drop: set[str]) -> type:
     """`schema` with every field optional: null means "as in the run"."""
     hints = get_type_hints(schema)

@@ -1,0 +1,76 @@
+"""`Finding`: one thing about one row."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from mmft.files import write_text
+
+KINDS = {
+    "bad row": "cannot be used; mmft leaves them out of training and lists them in bad_rows.csv",
+    "blank picture": "have a picture of one colour",
+    "small picture": "have a picture that is less than a quarter of the wanted size on its shorter side",
+    "cut text": "have a text that model.text_encoder.max_length cuts",
+    "duplicate": "repeat the picture and the text of an earlier row of their split",
+    "label conflict": "have the picture and the text of an earlier row, and another label",
+    "leak": "have the picture and the text of a row of an earlier split: what is tested was trained on",
+    "same picture": "have the picture of a row of an earlier split",
+    "similar picture": "have nearly the picture of a row of an earlier split (perceptual hash and colours)",
+    "same text": "have the text of a row of an earlier split",
+    "similar text": "have nearly the text of a row of an earlier split (three-letter pieces in common)",
+    "group in two splits": "are of a group that an earlier split has rows of too",
+}
+"""What can be found, in the order of telling, and what is said of the rows. `train` is earlier than `val`, `val` than
+`test`."""
+
+
+class Finding(NamedTuple):
+    """One row, or two that have something in common.
+
+    Attributes:
+        kind: one of `KINDS`.
+        split: of the row; empty where its split is unknown.
+        row: its number.
+        id: its id.
+        other_split: of the row that it is like; empty where there is none.
+        other_row: None where there is none.
+        other_id: its id.
+        detail: what else there is to say.
+    """
+
+    kind: str
+    split: str
+    row: int
+    id: str
+    other_split: str = ""
+    other_row: int | None = None
+    other_id: str = ""
+    detail: str = ""
+
+    def __str__(self) -> str:
+        """One line for people."""
+        where = _place(self.split, self.row, self.id)
+        like = "" if self.other_row is None else f"  ~  {_place(self.other_split, self.other_row, self.other_id)}"
+        return f"{where}{like}{'  ' if self.detail else ''}{self.detail}"
+
+
+def _place(split: str, row: int, name: str) -> str:
+    named = "" if name in ("", str(row)) else f" (id {name})"
+    return f"{split} row {row}{named}".lstrip()
+
+
+def write_findings(findings: Sequence[Finding], path: Path) -> None:
+    """Writes all of them, one line each: CSV or JSON lines, by the ending of `path`."""
+    if path.suffix.lower() == ".jsonl":
+        write_text(path, "".join(json.dumps(finding._asdict(), ensure_ascii=False) + "\n" for finding in findings))
+        return
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(Finding._fields)
+    writer.writerows(findings)
+    write_text(path, text.getvalue())
