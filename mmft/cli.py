@@ -16,7 +16,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, NamedTuple
 
 from mmft import clock
-from mmft.errors import ExitCode, MmftError, UserError
+from mmft.errors import ExitCode, MmftError, UserError, dead_workers
 from mmft.files import write_text
 
 if TYPE_CHECKING:
@@ -129,9 +129,17 @@ def _command(name: str, words: list[str]) -> int:
         from mmft.config.filters import compose_runs
 
         return _call(name, *compose_runs(flags.overrides, flags.config_dirs))
-    from mmft.config.compose import compose
+    return _call(name, _composed(name, flags))
 
-    return _call(name, compose(name, flags.overrides, flags.config_dirs))
+
+def _composed(name: str, flags: Flags) -> Composed:
+    """The command's config; says what was taken because nothing was typed."""
+    from mmft.config.compose import DEFAULT_EXPERIMENT, compose
+
+    composed = compose(name, flags.overrides, flags.config_dirs, multirun=flags.multirun)
+    if DEFAULT_EXPERIMENT in composed.lines and DEFAULT_EXPERIMENT not in composed.typed:
+        print(f"Nothing typed names rows: {DEFAULT_EXPERIMENT}, the shipped sample.", file=sys.stderr)
+    return composed
 
 
 def _show(name: str, flags: Flags) -> int:
@@ -154,7 +162,7 @@ def _call(name: str, composed: Composed, *args: Path | list[Filter]) -> int:
     """The command's function, whose module is imported only here."""
     from mmft.signals import stop_signals
 
-    with stop_signals():
+    with stop_signals(), dead_workers():
         with clock.importing():
             module = import_module(COMMANDS[name].module)
         return int(getattr(module, name)(composed, *args))
@@ -187,7 +195,7 @@ def _job(composed: Composed, folder: Path) -> int:
 
 def _lead(flags: Flags) -> int:
     """Everything that `mmft train` may be asked for."""
-    from mmft.config.compose import DEFAULT_EXPERIMENT, compose
+    from mmft.config.compose import compose
     from mmft.config.folder import make_run_folder
     from mmft.config.launch import Session
 
@@ -197,9 +205,7 @@ def _lead(flags: Flags) -> int:
         resumed = import_module("mmft.resume").resolve(partial)
         if resumed is not None:
             return _job(*resumed)
-    composed = compose("train", flags.overrides, flags.config_dirs, multirun=flags.multirun)
-    if DEFAULT_EXPERIMENT in composed.lines and DEFAULT_EXPERIMENT not in composed.typed:
-        print(f"Nothing typed names rows to train on: {DEFAULT_EXPERIMENT}, the shipped sample.", file=sys.stderr)
+    composed = _composed("train", flags)
     folder = make_run_folder(composed, sweep=flags.multirun)
     with Session("train", flags.config_dirs) as session:
         return _sweep(session, composed, folder) if flags.multirun else _run(session, composed, folder)

@@ -6,7 +6,8 @@ the configuration and the data were right is a `TrainingError`. Any other except
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from enum import IntEnum
 
 
@@ -46,6 +47,24 @@ class TrainingError(MmftError):
     """Training failed although configuration and data were right (non-finite loss, out of memory)."""
 
     exit_code = ExitCode.TRAINING
+
+
+@contextmanager
+def dead_workers() -> Iterator[None]:
+    """Says in the user's words that a process of `data.num_workers` has died; torch raises it wherever it learns of it.
+
+    Raises:
+        TrainingError: instead of torch's RuntimeError.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        raise TrainingError(
+            f"A process that decodes pictures has died: {str(error).splitlines()[0].strip()} Most often the memory is "
+            "too small: type a smaller data.num_workers."
+        ) from error
 
 
 def exit_code_of(error: BaseException | None) -> int:

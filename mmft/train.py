@@ -26,7 +26,7 @@ from mmft.config.schema import TrainConfig
 from mmft.data.bad_rows import BadRows
 from mmft.data.datamodule import VisionLanguageData
 from mmft.data.splits import Split, groups_of_earlier_splits, load_splits
-from mmft.errors import ExitCode, MmftError, TrainingError
+from mmft.errors import ExitCode, MmftError, TrainingError, dead_workers
 from mmft.files import settled
 from mmft.hardware import choose_hardware, device_of
 from mmft.initialise import initialise_from
@@ -202,7 +202,8 @@ def _recorded(folder: RunFolder, seed: int, rank: int) -> Iterator[None]:
     status = "failed"
     try:
         folder.start(seed=seed, versions=_versions())
-        yield
+        with dead_workers():
+            yield
         status = "completed"
     except (Stopped, KeyboardInterrupt, SystemExit) as stop:
         status = "stopped"
