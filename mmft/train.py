@@ -25,6 +25,7 @@ from mmft.config.paths import rebase
 from mmft.config.schema import TrainConfig
 from mmft.data.bad_rows import BadRows
 from mmft.data.datamodule import VisionLanguageData
+from mmft.data.kept import KEPT
 from mmft.data.splits import Split, groups_of_earlier_splits, load_splits
 from mmft.errors import ExitCode, MmftError, TrainingError, dead_workers
 from mmft.files import settled
@@ -68,6 +69,7 @@ def train(composed: Composed, path: Path) -> int:
     logger = build.build_logger(composed.config.logger) if ranks.is_first else RunLogger()
     with stop_signals() as request, logger, _recorded(folder, composed.config.seed, ranks.rank):
         build.preload()
+        KEPT.next_job()
         choose_hardware(composed.config.trainer, ranks.local_world)
         resolved = composed.resolved_for_disk() | {"working_directory": str(base)}
         folder.write_config(resolved, composed.typed, composed.choices)

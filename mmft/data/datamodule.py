@@ -15,11 +15,13 @@ from mmft.batch import BadRow, Batch
 from mmft.config.schema.data import DataConfig
 from mmft.data.balance import BalancedOrder
 from mmft.data.collate import Collate
+from mmft.data.dataset import RowDataset
 from mmft.data.loading import make_collate, make_dataset, make_loader
 from mmft.data.order import LogicalBatches, Order, StepPlan, epoch_order, evaluation_batches
 from mmft.data.splits import Split
 from mmft.data.targets import ClassesOf, Encode
 from mmft.errors import UserError
+from mmft.ranks import started
 
 log = logging.getLogger(__name__)
 
@@ -65,12 +67,19 @@ class VisionLanguageData(LightningDataModule):
     ) -> None:
         super().__init__()
         self.config, self.plan = config, plan
-        self.datasets = {
-            name: make_dataset(
-                split, config, tokenizer=tokenizer, max_length=max_length, image_size=image_size, encode=encode
+        room = int(config.picture_memory * 2**30) // started().local_world
+        self.datasets: dict[str, RowDataset] = {}
+        for name, split in splits.items():
+            self.datasets[name] = make_dataset(
+                split,
+                config,
+                tokenizer=tokenizer,
+                max_length=max_length,
+                image_size=image_size,
+                encode=encode,
+                picture_bytes=room,
             )
-            for name, split in splits.items()
-        }
+            room -= self.datasets[name].pictures.bytes
         self._collates = {name: make_collate(data, tokenizer, max_length) for name, data in self.datasets.items()}
         self.rows = {name: len(split) for name, split in splits.items()}
         self.texts_cut = {name: data.tokens.cut for name, data in self.datasets.items()}

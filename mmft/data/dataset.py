@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from mmft.batch import BadRow, Sample
-from mmft.data.image import BadImage, ImageReader
+from mmft.data.image import BadImage
+from mmft.data.picture_memory import PictureMemory
 from mmft.data.splits import Split
 from mmft.data.text import Tokens
 
@@ -22,7 +23,7 @@ class RowDataset(Dataset[Sample]):
     Args:
         split: table and rows.
         tokens: of the split's texts, by position.
-        reader: of pictures.
+        pictures: gives the picture of a position.
         targets: (rows, ...) by position; None: there are none.
         bad: more bad rows than the table's, by row number.
     """
@@ -31,11 +32,11 @@ class RowDataset(Dataset[Sample]):
         self,
         split: Split,
         tokens: Tokens,
-        reader: ImageReader,
+        pictures: PictureMemory,
         targets: Tensor | None = None,
         bad: Mapping[int, BadRow] | None = None,
     ) -> None:
-        self.split, self.tokens, self.reader, self.targets = split, tokens, reader, targets
+        self.split, self.tokens, self.pictures, self.targets = split, tokens, pictures, targets
         self.bad = {**(bad or {}), **split.table.bad}
 
     def __len__(self) -> int:
@@ -46,9 +47,8 @@ class RowDataset(Dataset[Sample]):
         table = self.split.table
         if row in self.bad:
             return Sample(row, bad=self.bad[row])
-        source = table.image(row)
         try:
-            pixels = None if source is None else self.reader(source)
+            pixels = None if table.image(row) is None else self.pictures(position)
         except BadImage as error:
             return Sample(row, bad=BadRow(row, table.id(row), table.columns.image or "", str(error)))
         ids = self.tokens.of(position)

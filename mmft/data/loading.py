@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Sequence
+from hashlib import blake2b
 from typing import Any
 
 import torch
@@ -18,14 +19,23 @@ from mmft.config.schema.data import DataConfig
 from mmft.data.collate import Collate
 from mmft.data.dataset import RowDataset
 from mmft.data.image import ImageReader
+from mmft.data.kept import KEPT
 from mmft.data.order import evaluation_batches
+from mmft.data.picture_memory import PictureMemory
 from mmft.data.splits import Split
 from mmft.data.targets import Encode, encode_targets
-from mmft.data.text import empty_text, pad_id, tokenize
+from mmft.data.text import Tokens, empty_text, identity_of, pad_id, tokenize
 
 
 def make_dataset(
-    split: Split, config: DataConfig, *, tokenizer: Any, max_length: int, image_size: int, encode: Encode | None
+    split: Split,
+    config: DataConfig,
+    *,
+    tokenizer: Any,
+    max_length: int,
+    image_size: int,
+    encode: Encode | None,
+    picture_bytes: int = 0,
 ) -> RowDataset:
     """The split's data set, its texts tokenised and its labels encoded once.
 
@@ -36,13 +46,33 @@ def make_dataset(
         max_length: tokens of a text at most.
         image_size: side of the pictures in pixels.
         encode: of the task; None: no targets.
+        picture_bytes: room for decoded pictures; 0: they are decoded each time.
     """
     # Says that the threads are meant, or the tokenizer warns in every worker that is forked afterwards.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    tokens = tokenize(split.table.texts(split.rows), tokenizer, max_length)
     reader = ImageReader(image_size, config.resize, config.background, config.max_pixels)
+    tokens, pictures = _prepared(split, reader, tokenizer, max_length, picture_bytes)
     targets, bad = (None, None) if encode is None else encode_targets(split, encode)
-    return RowDataset(split, tokens, reader, targets, bad)
+    return RowDataset(split, tokens, pictures, targets, bad)
+
+
+def _prepared(
+    split: Split, reader: ImageReader, tokenizer: Any, max_length: int, picture_bytes: int
+) -> tuple[Tokens, PictureMemory]:
+    """Tokens and the memory of pictures; where the table is a file that the job before had too, its own."""
+
+    def tokens() -> Tokens:
+        return tokenize(split.table.texts(split.rows), tokenizer, max_length)
+
+    if split.table.identity is None or not picture_bytes:
+        return tokens(), PictureMemory(split, reader, picture_bytes)
+    rows = split.table.identity, blake2b(split.rows.tobytes()).digest()
+    made = KEPT.get(("tokens", rows, identity_of(tokenizer), max_length), tokens)
+    pictures = KEPT.get(
+        ("pictures", rows, *vars(reader).values(), picture_bytes), lambda: PictureMemory(split, reader, picture_bytes)
+    )
+    pictures.check_files()
+    return made, pictures
 
 
 def make_collate(dataset: RowDataset, tokenizer: Any, max_length: int) -> Collate:

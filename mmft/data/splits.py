@@ -16,6 +16,7 @@ from mmft.config.schema.data import ColumnsConfig, DataConfig
 from mmft.data.folds import fold_splits
 from mmft.data.fractions import fraction_splits
 from mmft.data.hashing import unit_hashes
+from mmft.data.kept import KEPT, stamp
 from mmft.data.table import SPLITS, Table
 from mmft.errors import UserError
 
@@ -123,10 +124,17 @@ def open_table(
     optional: tuple[str, ...] = (),
     prefix: str = "",
 ) -> Table:
-    """The table that `data.<key>` names, see `Table.open`."""
+    """The table that `data.<key>` names, see `Table.open`; the one that the job before has read, if it is the same."""
     root = None if config.root is None else Path(config.root)
     columns = config.columns if columns is None else columns
-    return Table.open(Path(file), columns, root, key=f"data.{key}", optional=optional, prefix=prefix)
+    identity = stamp(file), repr(columns), None if root is None else str(root.absolute()), key, optional, prefix
+
+    def opened() -> Table:
+        table = Table.open(Path(file), columns, root, key=f"data.{key}", optional=optional, prefix=prefix)
+        table.identity = identity
+        return table
+
+    return KEPT.get(("table", identity), opened)
 
 
 def _check_sources(config: DataConfig) -> None:

@@ -10,7 +10,7 @@ that cannot be used stays in its place and is listed in `Table.bad`.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +42,14 @@ class Table:
         root: folder that relative picture paths start from.
         where: the config key and the file, for messages.
         prefix: stands in front of row numbers that serve as ids.
+
+    Attributes:
+        bad: rows that cannot be used, by number.
+        identity: the same for two tables only if their rows are the same; None: of rows in memory nothing is known.
     """
 
     def __init__(self, raw: Raw, columns: ColumnsConfig, root: Path, where: str, prefix: str = "") -> None:
+        self.identity: Hashable = None
         self.columns = columns
         self.where = where
         self.bad: dict[int, BadRow] = {}

@@ -6,6 +6,7 @@ Tokenising in forked workers can deadlock, and lists of token lists would be cop
 from __future__ import annotations
 
 from collections.abc import Sequence
+from hashlib import blake2b
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -70,6 +71,14 @@ def empty_text(tokenizer: Any, max_length: int) -> npt.NDArray[np.int32]:
 def pad_id(tokenizer: Any) -> int:
     """The id that fills up a batch; any id will do where the tokenizer has none, since the mask decides."""
     return 0 if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
+
+
+def identity_of(tokenizer: Any) -> bytes:
+    """The same for two tokenizers that give the same tokens: vocabulary, rules and special tokens."""
+    rules = tokenizer.backend_tokenizer
+    rules.no_truncation()  # what the last call has left; each call says it anew
+    rules.no_padding()
+    return blake2b(rules.to_str().encode(), digest_size=16).digest()
 
 
 def _encode(texts: list[str], tokenizer: Any, max_length: int) -> tuple[list[list[int]], int]:

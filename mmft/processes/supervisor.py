@@ -248,5 +248,9 @@ def _end(ranks: list[Rank]) -> None:
 
 def _record(folder: RunFolder, failure: MmftError) -> None:
     """The first rank may have been ended before it could write how."""
-    if folder.read_summary().get("status") in ("running", "failed") and failure.exit_code < ExitCode.INTERRUPTED:
+    status = folder.read_summary().get("status")
+    if failure.exit_code >= ExitCode.INTERRUPTED:
+        if status == "running":
+            folder.update_summary(status="stopped")
+    elif status in ("running", "failed"):
         folder.update_summary(status="failed", error=str(failure))

@@ -18,6 +18,7 @@ from mmft.config.compose import Composed, compose
 from mmft.config.schema import COMMANDS
 from mmft.config.schema.root import AuditConfig
 from mmft.config.walk import sections
+from mmft.data.kept import KEPT
 from mmft.predict import predict
 from mmft.test import test as run_test
 
@@ -103,6 +104,8 @@ def test_every_field_of_a_command_that_uses_a_run_is_read(
     """Keys below `data` go over to the run's own `DataConfig`, where this command must read them, or refuse them."""
     run = train_run("trainer.max_epochs=1")
     read.clear()
+    for _ in range(2):
+        KEPT.next_job()  # the table is read again
     more = [f"out={tmp_path / 'out.csv'}"] if command == "predict" else []
     assert function(compose(command, [f"run={run.path}", f"data.path={shapes.rows}", *more])) == 0
     copied = {"RunData": "DataConfig", "DataColumns": "ColumnsConfig"}

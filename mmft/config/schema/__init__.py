@@ -21,4 +21,13 @@ def trains(command: str) -> bool:
     return issubclass(COMMANDS[command], TrainConfig)
 
 
-__all__ = ["COMMANDS", "CheckConfig", "DoctorConfig", "PredictConfig", "RunsConfig", "TestConfig", "TrainConfig", "trains"]
+__all__ = [
+    "COMMANDS",
+    "CheckConfig",
+    "DoctorConfig",
+    "PredictConfig",
+    "RunsConfig",
+    "TestConfig",
+    "TrainConfig",
+    "trains",
+]

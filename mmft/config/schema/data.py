@@ -75,6 +75,9 @@ class DataConfig:
     """Colour under transparent pixels and beside padded pictures, by name or `#rrggbb`."""
     max_pixels: int = field(100_000_000, ge=1)
     """A picture whose header says more pixels than this is bad, and is not decoded."""
+    picture_memory: float = field(1.0, ge=0)
+    """Decoded pictures are kept in memory for later epochs and for later jobs of a sweep, as many as fit into so many
+    GiB; 0: none."""
     max_bad_fraction: float = field(0.01, ge=0, le=1)
     """A run ends with exit code 2 when more than this share of its rows is bad."""
     sampler: Literal["shuffled", "balanced"] = "shuffled"

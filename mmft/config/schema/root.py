@@ -106,7 +106,10 @@ RunData = _nullable(
     "RunData",
     _DOC,
     nested={"columns": DataColumns},
-    drop={"train", "val", "test", "fractions", "folds", "fold", "sampler", "micro_batch_size", "overfit"},
+    drop={
+        *("train", "val", "test", "fractions", "folds", "fold"),
+        *("sampler", "micro_batch_size", "overfit", "picture_memory"),
+    },
 )
 
 

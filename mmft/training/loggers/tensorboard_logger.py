@@ -52,7 +52,8 @@ class TensorBoardLogger(RunLogger):
 
     def _after_earlier_files(self) -> None:
         """TensorBoard reads files in the order of their names, which begin with the second they were made in and go
-        on with the process's number: two of one second may be read the wrong way round."""
+        on with the process's number: two of one second may be read the wrong way round.
+        """
         assert self._folder is not None
         while any(int(file.name.split(".")[3]) == int(time.time()) for file in self._folder.glob(EVENTS)):
             time.sleep(0.05)
