@@ -18,6 +18,7 @@ from mmft.callbacks.layer_freezing import LayerFreezing
 from mmft.callbacks.learning_rate_warmup import LearningRateWarmup
 from mmft.callbacks.profiling import profiling
 from mmft.callbacks.progress import progress
+from mmft.callbacks.pruning import pruning
 from mmft.callbacks.run_summary import RunSummary
 from mmft.callbacks.stopping import StopOnSignal
 from mmft.callbacks.time_limit import time_limit
@@ -168,6 +169,7 @@ def build_callbacks(
         RunSummary(folder, job),
         checkpointing,
         StopOnSignal(checkpointing, request),
+        *pruning(folder.path, monitor, "val" in data.rows, folder.writes),
         *time_limit(config.trainer.max_time),
         *profiling(folder.path / "profile", config.callbacks.profile.steps, config.callbacks.profile.after),
         *progress(config.callbacks.progress if folder.writes else "none"),

@@ -7,17 +7,16 @@ torch is imported only when a run really starts. Exit codes stand in `mmft.error
 # ruff: noqa: BLE001 - every error becomes an exit code
 from __future__ import annotations
 
-import json
 import os
 import sys
-import traceback
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, NamedTuple
 
 from mmft import clock
-from mmft.errors import ExitCode, MmftError, UserError, dead_workers
-from mmft.files import write_text
+from mmft.errors import ExitCode, UserError, dead_workers
+from mmft.messages import report
+from mmft.signals import stop_signals
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -65,26 +64,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return ExitCode.DONE
     except Exception as error:
         return report(error)
-
-
-def report(error: Exception) -> int:
-    """Says on stderr what went wrong, with a traceback only for defects, and gives the exit code."""
-    debug = os.environ.get("MMFT_DEBUG") == "1"
-    if debug or not isinstance(error, MmftError):
-        traceback.print_exception(error)
-    if not isinstance(error, MmftError):
-        print(f"mmft: error: this is a defect of mmft: {type(error).__name__}: {error}", file=sys.stderr)
-        return ExitCode.DEFECT
-    messages = error.messages if isinstance(error, UserError) else [str(error)]
-    print(_numbered(messages), file=sys.stderr)
-    return error.exit_code
-
-
-def _numbered(messages: list[str]) -> str:
-    if len(messages) == 1:
-        return f"mmft: error: {messages[0]}"
-    lines = [f"  {n}. {message}" for n, message in enumerate(messages, 1)]
-    return "\n".join([f"mmft: error: {len(messages)} things are wrong", *lines])
 
 
 def _main(argv: list[str]) -> int:
@@ -158,10 +137,8 @@ def _show(name: str, flags: Flags) -> int:
     return ExitCode.DONE
 
 
-def _call(name: str, composed: Composed, *args: Path | list[Filter]) -> int:
+def _call(name: str, composed: Composed, *args: list[Filter]) -> int:
     """The command's function, whose module is imported only here."""
-    from mmft.signals import stop_signals
-
     with stop_signals(), dead_workers():
         with clock.importing():
             module = import_module(COMMANDS[name].module)
@@ -180,45 +157,37 @@ def _train(flags: Flags) -> int:
     return leading.lead(lambda: _lead(flags)) if ranks.is_first else leading.follow()
 
 
-def _job(composed: Composed, folder: Path) -> int:
-    """One run: in this process, or in one for each device."""
-    from mmft.ranks import started
-
-    if started().world > 1:
-        import_module("mmft.processes.leading").announce(composed, folder)
-        return _call("train", composed, folder)
-    from mmft.processes.supervisor import devices_of, supervise
-
-    world = devices_of(composed)
-    return _call("train", composed, folder) if world == 1 else supervise(composed, folder, world)
-
-
 def _lead(flags: Flags) -> int:
     """Everything that `mmft train` may be asked for."""
     from mmft.config.compose import compose
     from mmft.config.folder import make_run_folder
     from mmft.config.launch import Session
+    from mmft.processes.start import train_job
 
     if flags.resumes:
         # What is not typed is as in the run, so that the config need not be complete.
         partial = compose("train", flags.overrides, flags.config_dirs, partial=True)
         resumed = import_module("mmft.resume").resolve(partial)
         if resumed is not None:
-            return _job(*resumed)
+            return train_job(*resumed)
     composed = _composed("train", flags)
-    folder = make_run_folder(composed, sweep=flags.multirun)
+    if flags.multirun:
+        return int(import_module("mmft.sweeping.sweep").sweep(composed, flags.config_dirs))
+    folder = make_run_folder(composed, sweep=False)
     with Session("train", flags.config_dirs) as session:
-        return _sweep(session, composed, folder) if flags.multirun else _run(session, composed, folder)
+        return _run(session, composed, folder)
 
 
 def _run(session: Session, composed: Composed, folder: Path) -> int:
     """One run, as a Hydra job; what it raises comes out as it was raised."""
+    from mmft.processes.start import train_job
+
     codes: list[int] = []
     errors: list[Exception] = []
 
     def job(again: Callable[[], Composed], where: Path) -> None:
         try:
-            codes.append(_job(again(), where))
+            codes.append(train_job(again(), where))
         except Exception as error:
             errors.append(error)
 
@@ -226,41 +195,3 @@ def _run(session: Session, composed: Composed, folder: Path) -> int:
     if errors:
         raise errors[0]
     return codes[0]
-
-
-def _report_sweep(folder: Path) -> None:
-    from mmft.listing.sweep import Sweep
-
-    sweep = Sweep(folder)
-    if sweep.jobs:
-        sweep.write()
-        print(sweep.table())
-
-
-def _sweep(session: Session, composed: Composed, folder: Path) -> int:
-    """All runs of a sweep, one after the other; one that fails does not stop the others.
-
-    Gives 0 if all ran, 2 if all that failed did so because of the config or the data, else 3.
-    """
-    codes: list[int] = []
-
-    def job(again: Callable[[], Composed], where: Path) -> None:
-        try:
-            codes.append(_job(again(), where))
-        except Exception as error:
-            codes.append(report(error))
-            happened = "failed" if codes[-1] < ExitCode.INTERRUPTED else "was stopped; those after it are not started"
-            print(f"mmft: run {where.name} of the sweep {happened}", file=sys.stderr)
-        if codes[-1] in (ExitCode.INTERRUPTED, ExitCode.TERMINATED):  # meant for the sweep, not for one run of it
-            raise SystemExit(codes[-1])
-
-    write_text(folder / "sweep.json", json.dumps({"overrides": composed.typed}, indent=2) + "\n")
-    try:
-        session.sweep(composed, folder, job)
-    finally:  # a sweep that is stopped has jobs that are done
-        _report_sweep(folder)
-    print(folder)
-    failed = {code for code in codes if code != ExitCode.DONE}
-    if not failed:
-        return ExitCode.DONE
-    return ExitCode.USER if failed == {ExitCode.USER} else ExitCode.TRAINING

@@ -6,6 +6,8 @@ A rank is one process with one device. What is written, printed or logged is the
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 HEARTBEAT_FD = "MMFT_HEARTBEAT_FD"
@@ -44,6 +46,17 @@ def started() -> Ranks:
     world = int(os.environ["WORLD_SIZE"])
     local = int(os.environ.get("LOCAL_RANK", os.environ["RANK"]))
     return Ranks(int(os.environ["RANK"]), world, local, int(os.environ.get("LOCAL_WORLD_SIZE", world)))
+
+
+@contextmanager
+def environment_kept() -> Iterator[None]:
+    """The environment is afterwards as before: Lightning takes WORLD_SIZE away, which a sweep's next run needs."""
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def _adopt_slurm() -> None:

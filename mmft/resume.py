@@ -59,7 +59,7 @@ def _find(composed: Composed) -> RunFolder | None:
         return find_run(wanted, runs)
     name = run_name(composed)
     own = list(all_runs(runs / name))
-    found = newest_unfinished(runs / name) or newest(own)
+    found = newest_unfinished(runs / name) or newest(run for run in own if run.is_completed)
     if found is None:
         others = ", ".join(sorted(folder.name for folder in runs.iterdir() if folder.is_dir())) if runs.is_dir() else ""
         there_are = f" (there are: {others}; name=... says which)" if others else ""

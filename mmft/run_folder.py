@@ -177,4 +177,4 @@ def newest(runs: Iterable[RunFolder]) -> RunFolder | None:
 
 def newest_unfinished(runs: Path) -> RunFolder | None:
     """The run below `runs` that `resume=last` goes on with; None: all are completed, or there is none."""
-    return newest(run for run in all_runs(runs) if not run.is_completed)
+    return newest(run for run in all_runs(runs) if run.peek().get("status") not in ("completed", "pruned"))

@@ -20,6 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmft import build, clock, logs
 from mmft.callbacks.checkpointing import Checkpointing, copy_to_best
+from mmft.callbacks.pruning import Pruned
 from mmft.config.compose import Composed
 from mmft.config.paths import rebase
 from mmft.config.schema import TrainConfig
@@ -207,6 +208,10 @@ def _recorded(folder: RunFolder, seed: int, rank: int) -> Iterator[None]:
         with dead_workers():
             yield
         status = "completed"
+    except Pruned as pruned:  # how a trial of a search may end, and nothing to raise
+        status = "pruned"
+        folder.update_summary(**pruned.summary)
+        log.info("%s", pruned)
     except (Stopped, KeyboardInterrupt, SystemExit) as stop:
         status = "stopped"
         log.info("%s To go on: mmft train resume=%s", stop, folder.path)

@@ -18,6 +18,7 @@ import pytest
 from mmft.cli import COMMANDS, main
 from mmft.config import folder as cli_folder
 from mmft.config.schema import COMMANDS as SCHEMAS
+from mmft.config.schema.sweep import MultirunConfig
 from mmft.config.walk import key_names
 from mmft.errors import ExitCode, TrainingError, UserError
 
@@ -78,6 +79,14 @@ class TestHelp:
         for key in key_names(SCHEMAS[command]):
             assert re.search(rf"^  {re.escape(key)}( \(|$)", text, re.MULTILINE), key
         assert max(map(len, text.splitlines())) <= 120
+
+    def test_lists_what_goes_with_a_sweep(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["train", "--help"]) == ExitCode.DONE
+        text = capsys.readouterr().out
+        for key in key_names(MultirunConfig):
+            assert re.search(rf"^  {re.escape(key)}( \(|$)", text, re.MULTILINE), key
+        assert "hydra/sweeper         basic, optuna" in text
+        assert " sweep " not in text.partition("groups (GROUP=OPTION):")[2].partition("keys (KEY=VALUE):")[0]
 
     def test_overview(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["-h"]) == ExitCode.DONE

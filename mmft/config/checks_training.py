@@ -194,7 +194,7 @@ def batch_schedule_is_whole(c: TrainConfig) -> str | None:
     return None
 
 
-def _no_val(c: TrainConfig) -> str | None:
+def no_val(c: TrainConfig) -> str | None:
     """Why there are no validation rows, where that is known already."""
     if c.data.folds is not None and c.data.test is not None:
         return None  # the fold that is held out
@@ -211,7 +211,7 @@ _SPLITS = ("data.train", "data.val", "data.test", "data.columns.split", "data.fr
 @check_train("callbacks.early_stopping.patience", *_SPLITS)
 def early_stopping_can_see(c: TrainConfig) -> str | None:
     """Early stopping has validation rows."""
-    if c.callbacks.early_stopping.patience is None or (why := _no_val(c)) is None:
+    if c.callbacks.early_stopping.patience is None or (why := no_val(c)) is None:
         return None
     return f"needs validation rows, but {why}"
 
@@ -219,7 +219,7 @@ def early_stopping_can_see(c: TrainConfig) -> str | None:
 @check_train("checkpoint.monitor", *_SPLITS)
 def monitor_can_see(c: TrainConfig) -> str | None:
     """The monitored metric has validation rows."""
-    if c.checkpoint.monitor is None or (why := _no_val(c)) is None:
+    if c.checkpoint.monitor is None or (why := no_val(c)) is None:
         return None
     return f"needs validation rows, but {why}"
 

@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from mmft.config.flags import CFG, INFO, SWITCHES
+from mmft.config.registry import options
 from mmft.config.schema import COMMANDS, TrainConfig
+from mmft.config.schema.sweep import MultirunConfig
 from mmft.config.sources import Groups
 from mmft.config.walk import group_options, hints, key_names, keys, sections
 from mmft.config.wording import listed, members
@@ -85,6 +87,8 @@ def candidates(line: str, commands: Sequence[str]) -> list[str]:
     if before[-1] in ("--config-dir", "-cd"):
         return _paths(word)
     groups = Groups(_config_dirs(before))
+    if {"-m", "--multirun"}.intersection(before) and word and "hydra".startswith(word[:5]):
+        return _of_sweep(word)
     key, given, value = word.partition("=")
     if not given:
         return _names(before[1], word, groups)
@@ -124,6 +128,11 @@ def _names(command: str, word: str, groups: Groups) -> list[str]:
     """Keys and groups that begin with a word, up to the next dot or slash."""
     names = [name for root in _roots(command) for name in key_names(root)]
     names += groups.names() if _has_groups(command) else []
+    return _steps(word, names)
+
+
+def _steps(word: str, names: Iterable[str]) -> list[str]:
+    """The names that begin with a word, up to the next dot or slash."""
     found = set()
     for name in names:
         if name.startswith(word):
@@ -131,6 +140,18 @@ def _names(command: str, word: str, groups: Groups) -> list[str]:
             part = word + (step[0] if step else "")
             found.add(part if part.endswith((".", "/")) else f"{part}=")
     return sorted(found)
+
+
+def _of_sweep(word: str) -> list[str]:
+    """The same for what goes with -m alone: groups at once, keys by their steps."""
+    key, given, value = word.partition("=")
+    groups = ("hydra/sweeper", "hydra/launcher")
+    if given and key in groups:
+        return [f"{key}={found}" for found in _beginning(value, options(key))]
+    if given:
+        allowed = [m for n, owner, f, _ in keys(MultirunConfig) if n == key for m in members(hints(owner)[f.name])]
+        return [f"{key}={found}" for found in _beginning(value, {text for hint in allowed for text in _words(hint)})]
+    return _steps(word, [*groups, *key_names(MultirunConfig)])
 
 
 def _values(command: str, key: str, word: str, groups: Groups) -> list[str]:

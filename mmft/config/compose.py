@@ -23,7 +23,9 @@ from mmft.config.loader import ComposeError, Loader
 from mmft.config.overrides import Refused, Typed, is_hydra_override, read_overrides
 from mmft.config.provenance import Provenance
 from mmft.config.schema import COMMANDS, trains
+from mmft.config.schema.sweep import HydraConfig
 from mmft.config.sources import Groups
+from mmft.config.sweeps import is_sweep_override, read_sweep
 from mmft.config.validate import Problem
 from mmft.errors import UserError
 
@@ -49,6 +51,8 @@ class Composed:
         typed: the overrides as typed.
         choices: the option that each group has.
         lines: the overrides in the spelling that Hydra applies without asking.
+        parsed: the overrides as they were read, with the values of a sweep.
+        sweep: who makes a sweep's runs, and where; None: there is no sweep.
     """
 
     command: str
@@ -57,6 +61,8 @@ class Composed:
     typed: list[str] = field(default_factory=list)
     choices: dict[str, str] = field(default_factory=dict)
     lines: list[str] = field(default_factory=list)
+    parsed: list[Typed] = field(default_factory=list)
+    sweep: HydraConfig | None = None
 
     def resolved_for_disk(self) -> dict[str, Any]:
         """The complete config as plain values, from which `recompose` makes the same config again.
@@ -149,9 +155,14 @@ class _Composition:
         """Composes and validates everything that the overrides ask for."""
         for_hydra = [o for o in overrides if is_hydra_override(o)]
         own = [o for o in overrides if not is_hydra_override(o)]
+        sweeps = [o for o in own if self.command == "train" and is_sweep_override(o)]
+        own = [o for o in own if o not in sweeps]
+        sweep, wrong = read_sweep(sweeps, multirun=self.multirun)
+        self.messages += wrong
         if trains(self.command) and not any(names_rows(o) for o in own):
             own.append(DEFAULT_EXPERIMENT)
-        typed, refused = read_overrides(self.command, own, self.groups, multirun=self.multirun)
+        search = any(o.partition("=")[2] == "optuna" for o in sweeps)
+        typed, refused = read_overrides(self.command, own, self.groups, multirun=self.multirun, search=search)
         self.messages += [r.message for r in refused]
         chosen = [t for t in typed if t.is_group]
         values = [t for t in typed if not t.is_group]
@@ -162,6 +173,7 @@ class _Composition:
             raise UserError(unique)
         self.first.typed = overrides
         self.first.lines = [*(t.line for t in typed if t.line), *for_hydra]
+        self.first.parsed, self.first.sweep = typed, sweep if self.multirun else None
         return self.first
 
     def _choice(self, lines: list[str], values: list[Typed], refused: list[Refused]) -> None:

@@ -18,16 +18,24 @@ def run_name(composed: Composed) -> str:
     return composed.choices.get("experiment", composed.command).rpartition("/")[2]
 
 
+STUDY = "study.db"
+"""In a sweep's folder: the trials of a search, which can go on there."""
+
+
 def make_run_folder(composed: Composed, *, sweep: bool) -> Path:
     """Makes a new folder for a run or a sweep, and never one that another run has.
 
-    Two runs that begin in the same second get `<date_time>` and `<date_time>-1`.
+    Two runs that begin in the same second get `<date_time>` and `<date_time>-1`. A search goes on in the folder of
+    an earlier one if that is what `hydra.sweep.dir` names.
 
     Raises:
         UserError: if the folder cannot be made.
     """
     key = "hydra.sweep.dir" if sweep else "hydra.run.dir"
     wanted = [o.partition("=")[2].strip("'\"") for o in composed.typed if o.lstrip("+").startswith(f"{key}=")]
+    searches = composed.sweep is not None and composed.sweep.sweeper.type == "optuna"
+    if wanted and searches and (located(wanted[-1]) / STUDY).is_file():
+        return located(wanted[-1])
     try:
         return _make_exactly(located(wanted[-1]), key) if wanted else _make_dated(composed)
     except OSError as error:

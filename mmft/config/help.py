@@ -11,6 +11,7 @@ from mmft.config.docs import doc
 from mmft.config.fields import REQUIRED
 from mmft.config.registry import options
 from mmft.config.schema import COMMANDS, trains
+from mmft.config.schema.sweep import MultirunConfig
 from mmft.config.sources import Groups
 from mmft.config.walk import hints, keys
 from mmft.config.wording import bounds, describe, show
@@ -24,6 +25,8 @@ _EXAMPLES = {
         "      model.image_encoder.name=timm/vit_small_patch14_dinov2 model.text_encoder.name=hf/bert-base-uncased",
         "mmft train tune=head_only optim=sgd",
         "mmft train -m optim.lr=1e-4,1e-3 seed=0,1,2    (a sweep)",
+        "mmft train -m hydra/sweeper=optuna 'optim.lr=tag(log, interval(1e-5, 1e-3))' optim=adamw,sgd    (a search)",
+        "mmft train -m hydra/launcher=joblib hydra.launcher.n_jobs=4 seed=range(0,8)",
         "mmft train resume=last",
     ),
     "check": (
@@ -87,7 +90,8 @@ def command_help(command: str, summary: str) -> str:
             "",
             *_section("flags", flags),
             *(_groups() if grouped else ()),
-            *_keys(COMMANDS[command]),
+            *_keys(COMMANDS[command], "keys (KEY=VALUE):"),
+            *(("", *_sweep()) if command == "train" else ()),
         ]
     )
 
@@ -103,12 +107,19 @@ def _groups() -> Iterator[str]:
     yield from _section("groups (GROUP=OPTION)", {name: ", ".join(groups.options(name)) for name in groups.names()})
 
 
-def _keys(root: type) -> Iterator[str]:
+def _sweep() -> Iterator[str]:
+    """What goes with -m alone."""
+    groups = ("hydra/sweeper", "hydra/launcher")
+    yield from _section("with -m, groups", {name: ", ".join(options(name)) for name in groups})
+    yield from _keys(MultirunConfig, "with -m, keys:")
+
+
+def _keys(root: type, title: str) -> Iterator[str]:
     """Every key, once for the options that have it with the same meaning."""
     shown: dict[tuple[str, str], list[str | None]] = {}
     for key, owner, f, option in keys(root):
         shown.setdefault((key, _entry(owner, f)), []).append(option)
-    yield "keys (KEY=VALUE):"
+    yield title
     for (key, entry), names in shown.items():
         group = key.rpartition(".")[0].replace(".", "/")
         only = "" if len(names) == len(options(group) or names) else f" ({group}={' '.join(map(str, names))} only)"

@@ -1,7 +1,8 @@
-"""Hands a validated config to Hydra: one job, or a sweep of jobs.
+"""Hands a validated config to Hydra: one job, or something to be shown of it.
 
 Hydra's own classes are driven directly instead of through `hydra.main`, which would read `sys.argv`
-again, exit with code 1 on every error, and put a user's `--config-dir` behind mmft's folder.
+again, exit with code 1 on every error, and put a user's `--config-dir` behind mmft's folder. Sweeps are
+`mmft.sweeping`'s.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from typing import Any
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import DictConfig
 
@@ -46,21 +46,6 @@ class Session:
 
         overrides = [*composed.lines, f"hydra.run.dir={quoted(folder)}", "hydra.mode=RUN"]
         self.hydra.run(self.command, task, overrides)
-
-    def sweep(self, composed: Composed, folder: Path, job: Job) -> None:
-        """Runs one job for every combination of swept values, in `folder/0`, `folder/1`, ...
-
-        The job must not raise: Hydra would end the sweep after it.
-        """
-
-        def task(config: DictConfig) -> None:
-            hydra = HydraConfig.get()
-            typed = [str(o).lstrip("+") for o in hydra.overrides.task]
-            choices = hydra.runtime.choices
-            job(lambda: recompose(self.command, config, typed, choices), folder / str(hydra.job.num))
-
-        overrides = [*composed.lines, f"hydra.sweep.dir={quoted(folder)}", "hydra.mode=MULTIRUN"]
-        self.hydra.multirun(self.command, task, overrides)
 
     def show(self, kind: str, overrides: list[str], *, resolve: bool) -> None:
         """Prints the config: `job`, `hydra` or `all`."""

@@ -16,6 +16,7 @@ from hydra.errors import HydraException
 
 from mmft.config.interpolation import interpolations, texts_of
 from mmft.config.schema import COMMANDS
+from mmft.config.search import Span, span_of
 from mmft.config.sources import Groups
 from mmft.config.validate import accepts_text
 from mmft.config.walk import DEEPEST, NO_CODE, OPTIONAL_GROUPS, group_options, key_names, sections
@@ -35,9 +36,11 @@ class Typed(NamedTuple):
     text: str  # as typed
     key: str
     is_group: bool
-    values: list[Any]  # one, or all of a sweep
+    values: list[Any]  # one, or all of a sweep; of a span both ends
     line: str  # for Hydra, all values of a sweep in it; empty: nothing to say
     lines: list[str]  # of a group, for Hydra, one per value
+    texts: list[str]  # an override for each value, as one would type it alone
+    span: Span | None = None  # what a search draws the value from, instead of from `texts`
 
 
 class Refused(NamedTuple):
@@ -48,7 +51,7 @@ class Refused(NamedTuple):
 
 
 def read_overrides(
-    command: str, texts: Sequence[str], groups: Groups, *, multirun: bool = False
+    command: str, texts: Sequence[str], groups: Groups, *, multirun: bool = False, search: bool = False
 ) -> tuple[list[Typed], list[Refused]]:
     """Parses what was typed.
 
@@ -57,28 +60,50 @@ def read_overrides(
         texts: the overrides, `hydra.` ones left out.
         groups: the groups and options that there are.
         multirun: whether sweeps are allowed.
+        search: whether intervals are, too.
     """
-    reader = _Reader(command, groups, multirun)
+    reader = _Reader(command, groups, multirun, search)
     typed: list[Typed] = []
     refused: list[Refused] = []
     for text in texts:
         try:
             typed.append(reader.read(text))
-        except _Wrong as wrong:
+        except Wrong as wrong:
             refused.append(Refused(text.lstrip("+~").partition("=")[0], f"{wrong} (typed: {text})"))
     return typed, refused
 
 
-class _Wrong(ValueError):
+class Wrong(ValueError):
     """An override that cannot be composed."""
 
 
+def parse_override(parser: OverridesParser, text: str) -> Override:
+    """One override, by Hydra's own grammar.
+
+    Raises:
+        Wrong: it cannot be read.
+    """
+    key, _, value = text.partition("=")
+    if _depth(text) > DEEPEST:
+        raise Wrong(f"{key}: nested too deeply")
+    try:
+        return parser.parse_override(text)
+    except (HydraException, ValueError, RecursionError, AssertionError) as error:
+        reason = " ".join(str(error).split("\nSee https")[0].split())
+        quoted = value.replace("\\", "\\\\").replace("'", "\\'")
+        raise Wrong(
+            f"{key}: cannot be read: {reason}. A value with blanks or special characters is quoted twice, "
+            f"for the shell and for mmft: \"{key}='{quoted}'\""
+        ) from error
+
+
 class _Reader:
-    def __init__(self, command: str, groups: Groups, multirun: bool) -> None:
+    def __init__(self, command: str, groups: Groups, multirun: bool, search: bool) -> None:
         self.root = COMMANDS[command]
         self.command = command
         self.groups = groups
         self.multirun = multirun
+        self.search = search
         self.parser = OverridesParser.create()
 
     def read(self, text: str) -> Typed:
@@ -86,36 +111,25 @@ class _Reader:
         key = override.key_or_group
         _refuse_code(key, override)
         if override.package is not None:
-            raise _Wrong(f"{key}@{override.package}: a package cannot be chosen. Type {key}=OPTION")
+            raise Wrong(f"{key}@{override.package}: a package cannot be chosen. Type {key}=OPTION")
         is_group = self._is_group(key, override)
         if override.is_delete():
-            raise _Wrong(self._no_deletion(key, is_group))
+            raise Wrong(self._no_deletion(key, is_group))
         if is_group:
             return self._group(text, key, self._values(text, key, override, is_group=True))
         return self._value(text, key, override)
 
     def _parse(self, text: str) -> Override:
         if "=" not in text and not text.startswith("~"):
-            raise _Wrong(f"{text}: is no override.{self._near(text)} Type {self._like(text)}=VALUE")
-        if _depth(text) > DEEPEST:
-            raise _Wrong(f"{text.partition('=')[0]}: nested too deeply")
-        try:
-            return self.parser.parse_override(text)
-        except (HydraException, ValueError, RecursionError, AssertionError) as error:
-            key, _, value = text.partition("=")
-            reason = " ".join(str(error).split("\nSee https")[0].split())
-            quoted = value.replace("\\", "\\\\").replace("'", "\\'")
-            raise _Wrong(
-                f"{key}: cannot be read: {reason}. A value with blanks or special characters is quoted twice, "
-                f"for the shell and for mmft: \"{key}='{quoted}'\""
-            ) from error
+            raise Wrong(f"{text}: is no override.{self._near(text)} Type {self._like(text)}=VALUE")
+        return parse_override(self.parser, text)
 
     def _is_group(self, key: str, override: Override) -> bool:
         if isinstance(override.value(), dict):
             return False
         if "/" in key and not self.groups.exists(key):
             near = did_you_mean(key, self.groups.names())
-            raise _Wrong(f"{key}: no such group.{near} Groups: {listed(self.groups.names())}")
+            raise Wrong(f"{key}: no such group.{near} Groups: {listed(self.groups.names())}")
         return "." not in key and self.groups.exists(key)
 
     def _values(self, text: str, key: str, override: Override, *, is_group: bool) -> list[Any]:
@@ -125,27 +139,28 @@ class _Reader:
         if not self.multirun:
             given = text.partition("=")[2]
             how = "" if is_group else f"; for a list, type {key}=[{given}]; for one text, type \"{key}='{given}'\""
-            raise _Wrong(f"{key}: several values are a sweep, which needs -m: mmft {self.command} -m {text}{how}")
+            raise Wrong(f"{key}: several values are a sweep, which needs -m: mmft {self.command} -m {text}{how}")
         if override.value_type == ValueType.GLOB_CHOICE_SWEEP and is_group:
             return list(override._value.filter(self.groups.options(key)))  # type: ignore[union-attr]
         if not override.is_discrete_sweep() or override.value_type == ValueType.GLOB_CHOICE_SWEEP:
-            raise _Wrong(f"{key}: a sweep needs its values listed: {key}=1,2,3 or {key}=range(1,4)")
+            draws = "; hydra/sweeper=optuna also draws from an interval" if override.is_interval_sweep() else ""
+            raise Wrong(f"{key}: a sweep needs its values listed: {key}=1,2,3 or {key}=range(1,4){draws}")
         values = [Override._convert_value(v) for v in override.sweep_iterator()]
         if not values:
-            raise _Wrong(f"{key}: the sweep has no values")
+            raise Wrong(f"{key}: the sweep has no values")
         return values
 
     def _group(self, text: str, key: str, values: list[Any]) -> Typed:
         if not self._has_groups():
-            raise _Wrong(f"{key}: mmft {self.command} has no groups. Type {key}.KEY=VALUE; see mmft {self.command} -h")
+            raise Wrong(f"{key}: mmft {self.command} has no groups. Type {key}.KEY=VALUE; see mmft {self.command} -h")
         if values == [None] and key in OPTIONAL_GROUPS:
-            return Typed(text, key, True, values, "", [""])
+            return Typed(text, key, True, values, "", [""], [f"{key}=null"])
         for value in values:
             self._check_option(key, value)
         names = [str(v) for v in values]
         sign = "" if self._in_defaults(key) else "+"
         lines = [f"{sign}{key}={name}" for name in names]
-        return Typed(text, key, True, values, f"{sign}{key}={','.join(names)}", lines)
+        return Typed(text, key, True, values, f"{sign}{key}={','.join(names)}", lines, [f"{key}={n}" for n in names])
 
     def _has_groups(self) -> bool:
         return any(group_options(path) for path in sections(self.root))
@@ -159,24 +174,35 @@ class _Reader:
     def _check_option(self, group: str, value: Any) -> None:
         names = self.groups.options(group)
         if isinstance(value, list | dict) or value is None or "${" in str(value):
-            raise _Wrong(f"{group}: {show(value)} is no option; options: {listed(names)}")
+            raise Wrong(f"{group}: {show(value)} is no option; options: {listed(names)}")
         if ".." in str(value) or str(value).startswith("/") or not self.groups.has(group, str(value)):
             near = did_you_mean(str(value), names)
-            raise _Wrong(f"{group}: {show(value)} is no option of the group.{near} Options: {listed(names)}")
+            raise Wrong(f"{group}: {show(value)} is no option of the group.{near} Options: {listed(names)}")
 
     def _value(self, text: str, key: str, override: Override) -> Typed:
         head, _, name = key.rpartition(".")
         if name == "type" and group_options(head):
             group = head.replace(".", "/")
-            raise _Wrong(f"{key}: an option is chosen by its group. Type {group}=NAME")
-        values = self._values(text, key, override, is_group=False)
+            raise Wrong(f"{key}: an option is chosen by its group. Type {group}=NAME")
+        span = self._span(key, override)
+        values = self._values(text, key, override, is_group=False) if span is None else [span.low, span.high]
         errors = [e for t in texts_of(values) for e in interpolations(t).errors]
         if errors:
-            raise _Wrong(f"{key}: {'; '.join(errors)}")
+            raise Wrong(f"{key}: {'; '.join(errors)}")
         given = text.partition("=")[2]
         if len(values) == 1 and type(values[0]) in (int, float) and accepts_text(self.root, key):
             values, given = [given.strip()], f"'{given.strip()}'"  # 2026_11 is a name here, not 202611
-        return Typed(text, key, False, values, f"++{key}={given}", [])
+        swept = override.is_sweep_override() and not override.is_interval_sweep()
+        texts = [f"{key}={v}" for v in override.sweep_string_iterator()] if swept else [text.lstrip("+")]
+        return Typed(text, key, False, values, f"++{key}={given}", [], texts, span)
+
+    def _span(self, key: str, override: Override) -> Span | None:
+        if not (self.search and self.multirun):
+            return None
+        try:
+            return span_of(self.root, key, override)
+        except ValueError as error:
+            raise Wrong(f"{key}: {error}") from error
 
     def _no_deletion(self, key: str, is_group: bool) -> str:
         if is_group:
@@ -196,11 +222,11 @@ class _Reader:
 def _refuse_code(key: str, override: Override) -> None:
     """Refuses what would change Hydra's own behaviour or name something to call."""
     if key.split("/", maxsplit=1)[0].split(".", maxsplit=1)[0] in ("hydra", "schema"):
-        allowed = listed(HYDRA_KEYS)
-        raise _Wrong(f"{key}: cannot be overridden: launchers, sweepers and paths are mmft's; allowed: {allowed}")
+        allowed = listed([*HYDRA_KEYS, "and with mmft train -m hydra/sweeper, hydra/launcher and their keys"])
+        raise Wrong(f"{key}: cannot be overridden: Hydra's own settings are mmft's; allowed: {allowed}")
     named = NO_CODE.intersection([*key.replace("/", ".").split("."), *_keys_in(override.value())])
     if named:
-        raise _Wrong(f"{key}: {listed(sorted(named))} is not allowed: nothing that a config names is called by mmft")
+        raise Wrong(f"{key}: {listed(sorted(named))} is not allowed: nothing that a config names is called by mmft")
 
 
 def _depth(text: str) -> int:

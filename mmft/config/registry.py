@@ -40,13 +40,14 @@ class Option(NamedTuple):
 _OPTIONS: dict[str, dict[str, Option]] = {}
 
 
-def option(group: str, name: str, builds: str) -> Callable[[type[T]], type[T]]:
+def option(group: str, name: str, builds: str = "") -> Callable[[type[T]], type[T]]:
     """Class decorator: registers a dataclass as option `name` of `group`.
 
     Args:
         group: path of the group below `conf/`, for example `model/fusion`.
         name: the option's short name; the config's `type` key holds it.
-        builds: `module:Class` of what the option builds; its constructor takes every field but `type`.
+        builds: `module:Class` of what the option builds; its constructor takes every field but `type`. Empty: the
+            command itself reads the option.
     """
 
     def register(schema: type[T]) -> type[T]:
@@ -67,6 +68,12 @@ def groups() -> list[str]:
     return list(_OPTIONS)
 
 
+def class_of(config: OptionConfig) -> Any:
+    """The class that the option `config` is registered to build; imports its module."""
+    module, _, name = _OPTIONS[config.group_path][config.type].builds.partition(":")
+    return getattr(import_module(module), name)
+
+
 def arguments(config: Any, but: type | None = None) -> dict[str, Any]:
     """The fields of a dataclass as keyword arguments, one level deep, without those of the base `but`."""
     left_out = {f.name for f in fields(but)} if but is not None else set()
@@ -81,5 +88,4 @@ def build(config: OptionConfig, *, but: type | None = None, **context: Any) -> A
         but: a base whose fields are not passed, because someone else reads them.
         context: what is known only at run time (widths, label names), passed along by keyword.
     """
-    module, _, name = _OPTIONS[config.group_path][config.type].builds.partition(":")
-    return getattr(import_module(module), name)(**arguments(config, but), **context)
+    return class_of(config)(**arguments(config, but), **context)

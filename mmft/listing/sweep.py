@@ -60,13 +60,18 @@ class Sweep:
             groups.setdefault(tuple(typed.get(key, "") for key in keys), []).append(job)
         metric = next((job.monitor for job in self.jobs if job.monitor), "")
         by = f"val/{metric}" if any(f"val/{metric}" in job.metrics for job in self.jobs) else f"test/{metric}"
-        ordered = sorted(groups.items(), key=lambda item: _rank(_mean(item[1], by), by))
+        ordered = sorted(groups.items(), key=lambda item: (not _through(item[1]), _rank(_mean(item[1], by), by)))
         header = ["jobs", *keys, "runs", f"val/{metric}", f"test/{metric}"]
         lines = [
-            [_names(jobs), *values, _count(jobs), *(_spread(jobs, f"{s}/{metric}") for s in ("val", "test"))]
+            [
+                _names(jobs),
+                *map(_short, values),
+                _count(jobs),
+                *(_spread(jobs, f"{s}/{metric}") for s in ("val", "test")),
+            ]
             for values, jobs in ordered
         ]
-        best = [job for job in ordered[0][1] if by in job.metrics] if ordered else []
+        best = [job for job in _through(ordered[0][1]) if by in job.metrics] if ordered else []
         text = aligned([header, *lines])
         return f"{text}\n{self._command(min(best, key=lambda job: _rank(job.metrics[by], by)))}" if best else text
 
@@ -107,9 +112,26 @@ def _spread(jobs: Sequence[FoundRun], name: str) -> str:
     return f"{statistics.mean(values):.4f}" + (f" +/- {statistics.stdev(values):.4f}" if len(values) > 1 else "")
 
 
+def _through(jobs: Sequence[FoundRun]) -> list[FoundRun]:
+    """Those that were not ended early: a search's pruned trials are compared with nothing."""
+    return [job for job in jobs if job.status != "pruned"]
+
+
 def _count(jobs: Sequence[FoundRun]) -> str:
+    """How many are completed, or what all are instead."""
     done = sum(job.status == "completed" for job in jobs)
-    return str(done) if done == len(jobs) else f"{done} of {len(jobs)}"
+    if done == len(jobs):
+        return str(done)
+    ends = {job.status for job in jobs}
+    return ends.pop() if len(ends) == 1 else f"{done} of {len(jobs)}"
+
+
+def _short(value: str) -> str:
+    """A number that a search has drawn, with the digits that one can read; sweep.csv has all."""
+    try:
+        return f"{float(value):.4g}" if len(value) > 10 else value
+    except ValueError:
+        return value
 
 
 def _names(jobs: Sequence[FoundRun]) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 from mmft.config.compose import Composed
 from mmft.errors import ExitCode, MmftError
 from mmft.processes.job import packed, unpacked
-from mmft.ranks import started
+from mmft.ranks import environment_kept, started
 from mmft.training.rendezvous import store
 
 _jobs = 0
@@ -47,7 +47,8 @@ def follow() -> int:
 
     while "end" not in (job := _hear()):
         try:
-            train(*unpacked(job))
+            with environment_kept():
+                train(*unpacked(job))
         except MmftError as error:
             if error.exit_code >= ExitCode.INTERRUPTED:
                 raise

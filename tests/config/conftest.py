@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from omegaconf import DictConfig
+from composed_once import compose_once
 
 from mmft.config.compose import Composed, compose
-from mmft.config.loader import Loader
 from mmft.errors import UserError
 
 COMPLETE = (
@@ -78,20 +76,4 @@ def own(folder: Path) -> Callable[[str, str], Path]:
 
 @pytest.fixture(autouse=True)
 def _composed_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same options of mmft's own are composed by Hydra once for all tests here: 0.15 s each time."""
-    genuine = Loader.compose
-
-    def compose_once(self: Loader, command: str, overrides: list[str]) -> DictConfig:
-        own = any(source.provider == "command-line" for source in self.get_sources())
-        key = (command, *overrides)
-        if own or key not in _COMPOSED:
-            config = genuine(self, command, overrides)
-            if own:
-                return config
-            _COMPOSED[key] = config
-        return copy.deepcopy(_COMPOSED[key])
-
-    monkeypatch.setattr(Loader, "compose", compose_once)
-
-
-_COMPOSED: dict[tuple[str, ...], DictConfig] = {}
+    compose_once(monkeypatch)

@@ -51,6 +51,13 @@ def complete(line: str) -> list[str]:
         ("mmft train optim=", ["optim=adamw", "optim=sgd"]),
         ("mmft train -m optim=adamw,s", ["optim=adamw,sgd"]),
         ("mmft train debug=o", ["debug=overfit"]),
+        ("mmft train swee", []),  # conf/sweep is for wandb
+        ("mmft train -m hyd", ["hydra.", "hydra/"]),
+        ("mmft train -m hydra/", ["hydra/launcher=", "hydra/sweeper="]),
+        ("mmft train -m hydra/sweeper=o", ["hydra/sweeper=optuna"]),
+        ("mmft train --multirun hydra.sweeper.n_t", ["hydra.sweeper.n_trials="]),
+        ("mmft train -m hydra.sweeper.sampler=", [f"hydra.sweeper.sampler={n}" for n in ("gp", "random", "tpe")]),
+        ("mmft train hydra/sweeper=o", []),
         ("mmft train checkpoint.use=", ["checkpoint.use=best", "checkpoint.use=last"]),
         ("mmft train modality_report=t", ["modality_report=true"]),
         ("mmft train data.path=ro", ["data.path=rows.csv"]),

@@ -63,7 +63,8 @@ def test_every_option_of_the_registry_has_a_file() -> None:
     from mmft.config.registry import groups, options
 
     for group in groups():
-        assert set(options(group)) == set(Groups([]).options(group))
+        if not group.startswith("hydra/"):  # a sweep's own, which Hydra never sees: tests/sweeping
+            assert set(options(group)) == set(Groups([]).options(group))
 
 
 def test_files_hold_no_defaults() -> None:

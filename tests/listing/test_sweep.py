@@ -61,7 +61,7 @@ def test_failed_jobs_are_listed(job: Job, tmp_path: Path) -> None:
     sweep = Sweep(tmp_path)
     table = sweep.table().splitlines()
     assert table[1].split()[:5] == ["1,2", "1e-4", "1", "of", "2"]
-    assert table[2].split()[-2:] == ["-", "-"]
+    assert table[2].split()[-3:] == ["failed", "-", "-"]
     rows = list(csv.DictReader(sweep.write().open()))
     assert [row["status"] for row in rows] == ["failed", "completed", "failed"]
     assert [row["optim.lr"] for row in rows] == ["9", "1e-4", "1e-4"]
@@ -73,3 +73,17 @@ def test_a_sweep_of_nothing_but_failures_names_no_best(job: Job, tmp_path: Path)
     job(0, None, "seed=0", status="failed")
     job(1, None, "seed=1", status="failed")
     assert "best" not in Sweep(tmp_path).table()
+
+
+def test_pruned_trials_come_after_those_that_were_trained_to_the_end(job: Job, tmp_path: Path) -> None:
+    job(0, 0.9, "optim.lr=0.00012520653814999459", status="pruned")
+    job(1, 0.5, "optim.lr=1e-3")
+    job(2, None, "optim.lr=1e-2", status="failed")
+    header, best, *others, command = Sweep(tmp_path).table().splitlines()
+    assert header.split()[2] == "runs"
+    assert best.split()[:3] == ["1", "1e-3", "1"]
+    assert sorted(line.split()[:3] for line in others) == [["0", "0.0001252", "pruned"], ["2", "1e-2", "failed"]]
+    assert command == "job 1 is the best; to run it again: mmft train optim.lr=1e-3"
+    rows = list(csv.DictReader(Sweep(tmp_path).write().open()))
+    assert [row["status"] for row in rows] == ["pruned", "completed", "failed"]
+    assert rows[0]["optim.lr"] == "0.00012520653814999459"

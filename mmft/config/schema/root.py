@@ -119,7 +119,7 @@ class RunsConfig:
 
     paths: PathsConfig = field(factory=PathsConfig)
     """Where the runs are."""
-    status: Literal["running", "completed", "stopped", "failed"] | None = None
+    status: Literal["running", "completed", "stopped", "failed", "pruned"] | None = None
     """Only runs of this status."""
     sort: str = "started"
     """`started` (newest first), `name`, `status`, `seconds`, a metric such as `test/accuracy` (best first), or a

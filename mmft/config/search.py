@@ -1,0 +1,71 @@
+"""`Span`: the numbers that a search may draw from, as `interval`, `range` and `tag(log, ...)` say them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep, Sweep
+
+from mmft.config.walk import hints, keys
+from mmft.config.wording import members
+
+
+class Span(NamedTuple):
+    """All numbers from `low` to `high`, both included; whole ones where both are whole numbers' type."""
+
+    low: int | float
+    high: int | float
+    step: int | float | None = None
+    log: bool = False
+
+
+def takes_fractions(schema: type, key: str) -> bool:
+    """Whether the value of a dotted key may be a number that is not whole."""
+    return any(float in members(hints(owner)[f.name]) for name, owner, f, _ in keys(schema) if name == key)
+
+
+def span_of(schema: type, key: str, override: Override) -> Span | None:
+    """What a search draws the key from; None: from values that are listed, each by itself.
+
+    Raises:
+        ValueError: with the reason why nothing can be drawn from it.
+    """
+    sweep: Any = override._value
+    if not isinstance(sweep, Sweep):
+        return None
+    if getattr(sweep, "shuffle", False):
+        raise ValueError("shuffle says nothing to a search, which has an order of its own. Type choice(...)")
+    log = "log" in sweep.tags
+    if unknown := sweep.tags - {"log"}:
+        raise ValueError(f"tag({', '.join(sorted(unknown))}, ...) is not known; there is tag(log, interval(LOW, HIGH))")
+    if isinstance(sweep, IntervalSweep):
+        return _checked(Span(*_ends(sweep, takes_fractions(schema, key)), log=log))
+    if isinstance(sweep, RangeSweep):
+        values = list(override.sweep_iterator())
+        if len(values) < 2:
+            return None
+        low, high = sorted((values[0], values[-1]))  # type: ignore[type-var]
+        step = abs(sweep.step)
+        whole = isinstance(low, int) and isinstance(high, int)
+        return _checked(Span(low, high, 1 if log and whole else step, log))  # type: ignore[arg-type]
+    if log:
+        raise ValueError("tag(log, ...) goes with interval(LOW, HIGH) or range(LOW, HIGH), not with listed values")
+    return None
+
+
+def _ends(sweep: IntervalSweep, fractions: bool) -> tuple[int | float, int | float]:
+    """Hydra reads the ends as fractions; a key that takes whole numbers only gets whole ones."""
+    ends: Any = (sweep.start, sweep.end)
+    if fractions and not all(type(end) is int for end in ends):
+        return float(ends[0]), float(ends[1])
+    low, high = (int(end) if math.isfinite(end) and end == int(end) else end for end in ends)
+    return low, high
+
+
+def _checked(span: Span) -> Span:
+    if not (math.isfinite(span.low) and math.isfinite(span.high) and span.low < span.high):
+        raise ValueError(f"from {span.low} to {span.high} there is nothing: the first number must be the lower")
+    if span.log and span.low <= 0:
+        raise ValueError(f"tag(log, ...) needs numbers above 0, and the lowest is {span.low}")
+    return span

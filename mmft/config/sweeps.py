@@ -1,0 +1,114 @@
+"""What is typed of a sweep's own: `hydra/sweeper`, `hydra/launcher`, and the keys below them.
+
+They are judged like every other key, but are no part of a run's config, and Hydra never sees them: its `hydra` node
+stays as shipped, so that nothing that is typed names a class to import.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from importlib.util import find_spec
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from mmft.config import validate
+from mmft.config.overrides import Wrong, parse_override
+from mmft.config.schema.sweep import HydraConfig, JoblibLauncherConfig, MultirunConfig, OptunaSweeperConfig
+from mmft.config.store import default_values
+from mmft.config.validate import Problem
+from mmft.config.walk import group_options
+
+GROUPS = ("hydra/sweeper", "hydra/launcher")
+_PACKAGES = {"optuna": "optuna", "joblib": "joblib", "submitit_local": "submitit", "submitit_slurm": "submitit"}
+"""Option -> the package, and the extra of mmft's, that it needs."""
+
+
+def is_sweep_override(text: str) -> bool:
+    """Whether an override is the sweep's own."""
+    key = text.partition("=")[0].lstrip("+")
+    return key in GROUPS or any(key == (own := g.replace("/", ".")) or key.startswith(f"{own}.") for g in GROUPS)
+
+
+def read_sweep(texts: Sequence[str], *, multirun: bool) -> tuple[HydraConfig, list[str]]:
+    """The sweeper and the launcher.
+
+    Args:
+        texts: the overrides of which `is_sweep_override` is true, as typed.
+        multirun: whether there is a sweep.
+
+    Returns:
+        The settings, and everything that is wrong with them: then the settings are the defaults.
+    """
+    chosen: dict[str, Any] = dict.fromkeys(GROUPS, "basic")
+    values: list[tuple[str, Any, str]] = []
+    problems: list[Problem] = []
+    parser = OverridesParser.create()
+    for text in texts:
+        key = text.partition("=")[0].lstrip("+")
+        try:
+            override = parse_override(parser, text)
+            if not multirun:
+                raise Wrong(f"{key}: belongs to a sweep, which needs -m: mmft train -m {text}")
+            if override.is_sweep_override() or "${" in text:
+                raise Wrong(f"{key}: is one plain value, the same for the whole sweep")
+        except Wrong as wrong:
+            problems.append(Problem("", str(wrong)))
+            continue
+        if key in GROUPS:
+            chosen[key] = override.value()
+        else:
+            values.append((key, override.value(), text))
+    tree = {"hydra": {group.partition("/")[2]: _defaults(group, chosen[group]) for group in GROUPS}}
+    for key, value, _ in values:
+        _set(tree, key.split("."), value)
+    result = validate.read(tree, MultirunConfig)
+    problems += result.problems
+    problems += [] if problems else _check(result.config.hydra)
+    if problems:
+        typed = {key: text for key, _, text in values}
+        return read_sweep([], multirun=True)[0], [_message(problem, typed) for problem in problems]
+    return result.config.hydra, []
+
+
+def _defaults(group: str, name: Any) -> dict[str, Any]:
+    """The option's section with its defaults; what is no option is left to be judged."""
+    option = group_options(group.replace("/", ".")).get(str(name))
+    return {"type": name} if option is None else default_values(option.schema)
+
+
+def _set(tree: dict[str, Any], path: list[str], value: Any) -> None:
+    *parents, last = path
+    for name in parents:
+        inner = tree.get(name)
+        tree[name] = inner if isinstance(inner, dict) else {}
+        tree = tree[name]
+    tree[last] = value
+
+
+def _message(problem: Problem, typed: dict[str, str]) -> str:
+    if not problem.key:
+        return problem.text
+    where = f" (typed: {typed[problem.key]})" if problem.key in typed else ""
+    return f"{problem.key}: {problem.text}{where}"
+
+
+def _check(settings: HydraConfig) -> list[Problem]:
+    """What can be wrong with options that are right by themselves: a package or a cluster that is not there."""
+    problems = []
+    for group, option in (("hydra/sweeper", settings.sweeper), ("hydra/launcher", settings.launcher)):
+        package = _PACKAGES.get(option.type)
+        if package is not None and find_spec(package) is None:
+            text = f"{option.type} needs {package}, which is not installed. Type: pip install 'mmft[{package}]'"
+            problems.append(Problem(group, text))
+    if isinstance(settings.launcher, JoblibLauncherConfig) and settings.launcher.n_jobs == 0:
+        problems.append(Problem("hydra.launcher.n_jobs", "0 runs at the same time are none; type 1 or more, or -1"))
+    sampler = settings.sweeper.sampler if isinstance(settings.sweeper, OptunaSweeperConfig) else ""
+    if sampler == "gp" and find_spec("scipy") is None:
+        text = f"{sampler} needs scipy, which is not installed. Type: pip install 'mmft[optuna]'"
+        problems.append(Problem("hydra.sweeper.sampler", text))
+    if settings.launcher.type == "submitit_slurm" and shutil.which("srun") is None:
+        text = "submitit_slurm: there is no srun on this machine. Type it on a node of a SLURM cluster"
+        problems.append(Problem("hydra/launcher", text))
+    return problems

@@ -1,0 +1,34 @@
+"""How the command says on stderr what went wrong, and which exit code that is."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+from mmft.errors import ExitCode, MmftError, UserError
+
+
+def report(error: Exception) -> int:
+    """Says on stderr what went wrong, with a traceback only for defects, and gives the exit code."""
+    debug = os.environ.get("MMFT_DEBUG") == "1"
+    if debug or not isinstance(error, MmftError):
+        traceback.print_exception(error)
+    if not isinstance(error, MmftError):
+        print(f"mmft: error: this is a defect of mmft: {type(error).__name__}: {error}", file=sys.stderr)
+        return ExitCode.DEFECT
+    report_messages(error.messages if isinstance(error, UserError) else [str(error)])
+    return error.exit_code
+
+
+def report_messages(messages: Sequence[str]) -> None:
+    """Says on stderr what went wrong."""
+    print(_numbered(messages), file=sys.stderr)
+
+
+def _numbered(messages: Sequence[str]) -> str:
+    if len(messages) == 1:
+        return f"mmft: error: {messages[0]}"
+    lines = [f"  {n}. {message}" for n, message in enumerate(messages, 1)]
+    return "\n".join([f"mmft: error: {len(messages)} things are wrong", *lines])

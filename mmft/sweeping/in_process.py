@@ -1,0 +1,29 @@
+"""`hydra/launcher=basic`: one run after the other, in this process (or in its ranks, where a run has several)."""
+
+# ruff: noqa: BLE001 - every error becomes an exit code
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from mmft.messages import report
+from mmft.processes.start import train_job
+from mmft.sweeping.job import Ask, Job, Result
+
+
+class InProcess:
+    """Makes the runs here."""
+
+    def run(self, ask: Ask) -> Iterator[Result]:
+        """One after the other; a run that fails says why, and does not stop the others."""
+        while (job := ask()) is not None:
+            result = Result(job, _code(job))
+            yield result
+            if result.stopped:
+                return
+
+
+def _code(job: Job) -> int:
+    try:
+        return train_job(job.compose(), job.folder)
+    except Exception as error:
+        return report(error)

@@ -1,0 +1,107 @@
+"""A run as a trial of a search: what it tells the study while it trains, and what the study answers.
+
+The sweep leaves `trial.json` in the run folder; the run's first rank, in whatever process, finds the study by it.
+optuna is imported only where there is one.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmft.files import write_text
+
+if TYPE_CHECKING:
+    from optuna.pruners import BasePruner
+    from optuna.storages import RDBStorage
+
+NAME = "mmft"
+"""The study's in its file."""
+_FILE = "trial.json"
+_LOCKED = 120.0  # seconds that a process waits for others that write
+
+log = logging.getLogger(__name__)
+
+
+def open_storage(file: Path) -> RDBStorage:
+    """The SQLite file of a study; made if it is not there."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+    arguments = {"connect_args": {"timeout": _LOCKED}}
+    return optuna.storages.RDBStorage(f"sqlite:///{file.absolute()}", engine_kwargs=arguments)
+
+
+def make_pruner(name: str, startup_trials: int, warmup_epochs: int, max_epochs: int) -> BasePruner:
+    """The pruner `none`, `median` or `hyperband`, which counts in epochs."""
+    import optuna
+
+    if name == "median":
+        return optuna.pruners.MedianPruner(startup_trials, warmup_epochs)
+    if name == "hyperband":
+        return optuna.pruners.HyperbandPruner(warmup_epochs + 1, max(max_epochs, warmup_epochs + 1))
+    return optuna.pruners.NopPruner()
+
+
+def mark_as_trial(folder: Path, study: Path, number: int, pruner: dict[str, Any]) -> None:
+    """Makes the run in `folder` trial `number` of the study in the file `study`.
+
+    Args:
+        folder: the run's.
+        study: in the folder above it.
+        number: among the study's trials.
+        pruner: the arguments of `make_pruner`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    record = {"study": f"../{study.name}", "number": number, "pruner": pruner}
+    write_text(folder / _FILE, json.dumps(record, indent=2) + "\n")
+
+
+def is_trial(folder: Path) -> bool:
+    """Whether a run is a trial of a search."""
+    return (folder / _FILE).is_file()
+
+
+class Trial:
+    """One trial, as the run knows it.
+
+    Args:
+        folder: the run's, with what `mark_as_trial` wrote.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        import optuna
+
+        record = json.loads((folder / _FILE).read_text(encoding="utf-8"))
+        self.number = int(record["number"])
+        self._storage = open_storage(folder / record["study"])
+        pruner = make_pruner(**record["pruner"])
+        self._study = optuna.load_study(study_name=NAME, storage=self._storage, pruner=pruner)
+        found = next(trial for trial in self._study.get_trials(deepcopy=False) if trial.number == self.number)
+        self._trial = optuna.trial.Trial(self._study, found._trial_id)
+        self._over = found.state.is_finished()
+        self._reported = set(found.intermediate_values)
+        if self._over:
+            log.info("this trial of the search is over; what comes now is not told the study")
+
+    def report(self, value: float, epochs: int) -> bool:
+        """Tells a validation; gives whether the trial is to end here.
+
+        Args:
+            value: of the monitored metric.
+            epochs: that are done.
+        """
+        if self._over:
+            return False
+        if epochs not in self._reported:  # a run that was stopped may come here again
+            self._trial.report(value, epochs)
+        return self._trial.should_prune()
+
+    def close(self) -> None:
+        """Gives the file back."""
+        self._storage.remove_session()
+        self._storage.engine.dispose()
