@@ -19,7 +19,7 @@ from mmft.ranks import HEARTBEAT_FD
 def main() -> int:
     """Trains, tells the supervisor how it ended, and gives the exit code."""
     job = json.load(sys.stdin)
-    _end_with_parent()
+    end_with_parent()
     try:
         composed, folder = unpacked(job)
         from mmft.train import train
@@ -44,7 +44,7 @@ def _tell(code: int, messages: list[str]) -> int:
     return int(code)
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """A supervisor that is killed takes its ranks with it, workers included."""
     parent = os.getppid()
 
