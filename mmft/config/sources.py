@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
+NO_GROUPS = ("hydra", "schema", "sweep")
+"""Folders of conf/ that are no groups: Hydra's own, and `wandb sweep`'s files."""
+
 
 @cache
 def conf_dir() -> Path:
@@ -28,7 +31,8 @@ class Groups:
 
     def exists(self, group: str) -> bool:
         """Whether any folder has this group."""
-        return bool(group) and any((folder / group).is_dir() for folder in self.folders)
+        first = group.partition("/")[0]
+        return bool(group) and first != "sweep" and any((folder / group).is_dir() for folder in self.folders)
 
     def options(self, group: str) -> list[str]:
         """The names of a group's options."""
@@ -43,4 +47,4 @@ class Groups:
         *config_dirs, own = self.folders
         found = {child.relative_to(own).as_posix() for child in own.rglob("*") if child.is_dir()}
         found |= {child.name for folder in config_dirs for child in folder.iterdir() if child.is_dir()}
-        return sorted(n for n in found if n.split("/")[0] not in ("hydra", "schema") and not n.startswith("."))
+        return sorted(n for n in found if n.split("/")[0] not in NO_GROUPS and not n.startswith("."))
