@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
@@ -28,7 +29,7 @@ from mmft.config.schema.model import ModelConfig
 from mmft.config.schema.optim import OptimConfig
 from mmft.config.schema.root import TrainConfig
 from mmft.config.schema.task import TaskConfig
-from mmft.config.schema.trainer import CheckpointConfig
+from mmft.config.schema.trainer import CheckpointConfig, TrainerConfig
 from mmft.data.bad_rows import BadRows
 from mmft.data.datamodule import VisionLanguageData
 from mmft.data.order import BatchSizes, StepPlan
@@ -46,7 +47,7 @@ from mmft.training.checkpoint import FolderCheckpointIO
 from mmft.training.csv_log import CsvLog
 from mmft.training.loggers.base import RunLogger
 from mmft.training.module import FineTuning
-from mmft.training.strategies import SummedGradients
+from mmft.training.strategies import ShardedModel, SummedGradients
 from mmft.tuning.plan import Rates, TuningPlan, make_plan
 
 
@@ -127,6 +128,7 @@ def build_module(config: TrainConfig, model: VisionLanguageModel, task: Task, pl
         config.optim.clip_norm,
         config.seed,
         config.trainer.log_every_steps,
+        shards=config.trainer.strategy == "fsdp",
     )
 
 
@@ -214,7 +216,7 @@ def build_trainer(
         accelerator=settings.accelerator,
         devices=ranks.local_world,
         num_nodes=ranks.nodes,
-        strategy="auto" if ranks.world == 1 else SummedGradients(settings.rank_timeout),
+        strategy=_strategy(settings, ranks.world),
         precision=settings.precision,  # type: ignore[arg-type] # `choose_hardware` has replaced `auto`
         max_epochs=data.plan.epochs,
         check_val_every_n_epoch=settings.val_every_epochs,
@@ -229,7 +231,15 @@ def build_trainer(
         enable_model_summary=False,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
+        inference_mode=settings.strategy != "fsdp",  # weights put together in it could not be trained with afterwards
     )
+
+
+def _strategy(config: TrainerConfig, ranks: int) -> Any:
+    """How Lightning runs this number of ranks."""
+    if config.strategy == "fsdp":
+        return ShardedModel(ranks, config.rank_timeout)
+    return "auto" if ranks == 1 else SummedGradients(config.rank_timeout)
 
 
 def preload() -> None:

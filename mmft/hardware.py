@@ -6,6 +6,7 @@ import torch
 
 from mmft.config.schema.trainer import TrainerConfig
 from mmft.errors import UserError
+from mmft.ranks import started
 
 
 def device_of(accelerator: str) -> torch.device:
@@ -41,6 +42,11 @@ def choose_hardware(config: TrainerConfig, ranks: int = 1) -> torch.device:
         raise UserError(
             f"trainer.devices={config.devices}: this is one process. The command `mmft train` starts as many as are "
             "wanted; from Python, start this program with torchrun."
+        )
+    if config.strategy == "fsdp" and started().world == 1:
+        raise UserError(
+            "trainer.strategy=fsdp parts the model among devices, and there is one process with one. "
+            "Type trainer=auto, or on a CPU trainer.accelerator=cpu trainer.devices=2."
         )
     config.devices = ranks
     device = device_of(config.accelerator)

@@ -25,6 +25,7 @@ _MAY_CHANGE = (
     "data.num_workers",
     "trainer.accelerator",
     "trainer.devices",
+    "trainer.strategy",
     "trainer.log_every_steps",
     "callbacks.progress",
     "callbacks.profile",

@@ -121,7 +121,7 @@ def run(
     callbacks = build.build_callbacks(config, folder, data, task, metrics, bad, job, request)
     trainer = build.build_trainer(config, folder, data, callbacks, [metrics, logger])
     trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=False)
-    module.check_finite()
+    model = module.finished()
 
     checkpointing = next(c for c in callbacks if isinstance(c, Checkpointing))
     if checkpointing.stopped_early:

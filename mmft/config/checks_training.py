@@ -11,6 +11,7 @@ from mmft.config.schema import TrainConfig
 from mmft.config.schema.logger import TensorBoardConfig
 from mmft.config.schema.tune import FreezeConfig
 from mmft.config.wording import listed, show
+from mmft.ranks import started
 from mmft.shipped import PREFIX, located
 
 _LOCAL = ("/", "./", "../", "~", PREFIX)  # what begins like this can only be a folder
@@ -151,6 +152,18 @@ def nesterov_has_momentum(c: TrainConfig) -> str | None:
     if not getattr(c.optim, "nesterov", False) or getattr(c.optim, "momentum", 0) > 0:
         return None
     return "needs optim.momentum above 0. Type optim.momentum=0.9"
+
+
+@check_train("trainer.strategy", "trainer.devices", "trainer.precision")
+def fsdp_has_shards(c: TrainConfig) -> str | None:
+    """There are ranks to share the model among, in a precision that Lightning takes for it."""
+    if c.trainer.strategy != "fsdp":
+        return None
+    if c.trainer.devices == 1 and started().world == 1:
+        return "fsdp parts the model among devices, and there is one. Type trainer.devices=2, or trainer=auto"
+    if c.trainer.precision == "64-true":
+        return "fsdp does not go with trainer.precision=64-true. Type trainer.precision=32-true, or trainer=ddp"
+    return None
 
 
 @check_train("schedule.warmup", "trainer.max_steps")

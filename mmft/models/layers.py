@@ -45,6 +45,16 @@ def blocks(backbone: nn.Module) -> list[range]:
     return [block for block in found if not filled.isdisjoint(block)]
 
 
+def block_modules(backbone: nn.Module) -> list[nn.Module]:
+    """The blocks that are one module each: a transformer's layers, a ConvNeXt's stages, but not a VGG's."""
+    names = [name for name, _ in backbone.named_modules()]
+    found = [(names[block.start], block) for block in blocks(backbone)]
+    modules = [backbone.get_submodule(name) for name, block in found if _inside(name, names) == block]
+    return [
+        module for module in modules if not isinstance(module, (nn.ModuleList, nn.ModuleDict))
+    ]  # nobody calls these
+
+
 def _named_by_timm(backbone: nn.Module) -> list[range]:
     info: Any = getattr(backbone, "feature_info", None)
     modules = dict(backbone.named_modules())

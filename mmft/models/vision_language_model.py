@@ -14,7 +14,8 @@ from mmft.models.fusion.base import Fusion, Reads
 from mmft.models.image_encoder import ImageEncoder
 from mmft.models.text_encoder import TextEncoder
 
-PARTS = ("image_encoder", "text_encoder", "fusion", "head")
+TOWERS = ("image_encoder", "text_encoder")
+PARTS = (*TOWERS, "fusion", "head")
 _RATES = ("drop_rate", "attn_drop_p", "attn_drop_rate", "proj_drop_rate")
 _DROPPED_OUT = ("out_drop", "attn_drop", "proj_drop", "resid_drop")
 
@@ -66,7 +67,8 @@ class StandIn(nn.Module):
             )
         if rows is None:
             return encoded
-        return Encoded(*(part.new_zeros(size, *part.shape[1:]).index_copy(0, rows, part) for part in encoded))
+        placed = Encoded(*(part.new_zeros(size, *part.shape[1:]).index_copy(0, rows, part) for part in encoded))
+        return placed._replace(mask=placed.mask & present[:, None])
 
 
 class VisionLanguageModel(nn.Module):
@@ -77,6 +79,10 @@ class VisionLanguageModel(nn.Module):
         text_encoder: ids and mask (B, L) -> Encoded.
         fusion: Encoded image and text -> (B, F).
         head: (B, F) -> (B, C).
+
+    Attributes:
+        always_encodes: towers that run although no row has their modality, on the first row's place, for nothing and
+            with gradients of zeros: where weights are sharded, other ranks wait for it. See `Shards.agree`.
     """
 
     def __init__(self, image_encoder: ImageEncoder, text_encoder: TextEncoder, fusion: Fusion, head: nn.Module) -> None:
@@ -87,6 +93,7 @@ class VisionLanguageModel(nn.Module):
         self.head = head
         self.missing_image = StandIn(image_encoder.widths, fusion.reads)
         self.missing_text = StandIn(text_encoder.widths, fusion.reads)
+        self.always_encodes: set[str] = set()
 
     def forward(self, batch: Batch) -> Outputs:
         """Images (B, 3, H, W) uint8 and texts (B, L) -> logits (B, C) and both pooled features."""
@@ -99,17 +106,23 @@ class VisionLanguageModel(nn.Module):
 
     def encode_image(self, batch: Batch, rows: Tensor | None) -> Encoded:
         """Tokens (B, N, D) of the images; the stand-in where a row has none. `rows`: (R,) that have, None: all."""
-        encoded = None
-        if batch.pixel_values is not None and (rows is None or len(rows)):
-            encoded = self.image_encoder(_only(batch.pixel_values, rows))
+        encoded, pixels = None, batch.pixel_values
+        if "image_encoder" in self.always_encodes and rows is not None and not len(rows):
+            size = self.image_encoder.image_size
+            rows, pixels = rows.new_zeros(1), batch.row.new_zeros(1, 3, size, size, dtype=torch.uint8)
+        if pixels is not None and (rows is None or len(rows)):
+            encoded = self.image_encoder(_only(pixels, rows))
         filled: Encoded = self.missing_image(encoded, batch.image_present, rows)
         return filled
 
     def encode_text(self, batch: Batch, rows: Tensor | None) -> Encoded:
         """Tokens (B, L, D) of the texts; the stand-in where a row has none. `rows`: (R,) that have, None: all."""
-        encoded = None
-        if batch.input_ids is not None and batch.attention_mask is not None and (rows is None or len(rows)):
-            encoded = self.text_encoder(_only(batch.input_ids, rows), _only(batch.attention_mask, rows))
+        encoded, ids, mask = None, batch.input_ids, batch.attention_mask
+        if "text_encoder" in self.always_encodes and rows is not None and not len(rows):
+            rows, ids = rows.new_zeros(1), batch.row.new_zeros(1, 8)
+            mask = torch.ones_like(ids, dtype=torch.bool)
+        if ids is not None and mask is not None and (rows is None or len(rows)):
+            encoded = self.text_encoder(_only(ids, rows), _only(mask, rows))
         filled: Encoded = self.missing_text(encoded, batch.text_present, rows)
         return filled
 

@@ -37,6 +37,7 @@ def accumulate(
     loss_sum: LossSum,
     backward: Backward,
     before_micro_batch: Callable[[int], None],
+    at_least: int = 0,
 ) -> Tensor:
     """Adds the gradient of this rank's share of a logical batch to the parameters' `.grad`.
 
@@ -47,16 +48,35 @@ def accumulate(
         loss_sum: rows -> () the weighted sum of their losses.
         backward: runs the backward pass of a loss.
         before_micro_batch: called with the micro-batch's index; seeds dropout.
+        at_least: so many micro-batches are computed; those that the share does not have are one row of nothing with
+            weight 0. Where weights are sharded, other ranks wait for them.
 
     Returns:
         () the share's part of the logical batch's mean loss, detached; 0 where there are no rows.
     """
     divisor = torch.where(total_weight > 0, total_weight, torch.ones_like(total_weight))
     loss = torch.zeros_like(divisor)
-    for index, micro_batch in enumerate(batch.split(micro_batch_size)):
+    micro_batches = list(batch.split(micro_batch_size))
+    micro_batches += [_nothing(batch)] * (at_least - len(micro_batches))
+    for index, micro_batch in enumerate(micro_batches):
         before_micro_batch(index)
         total = loss_sum(micro_batch)
         part = total / divisor.to(total)
         backward(part)
         loss = loss + part.detach()
     return loss
+
+
+def _nothing(batch: Batch) -> Batch:
+    """One row without a picture, a text or a weight, of the targets' kind that `batch` has."""
+    absent = batch.image_present.new_zeros(1)
+    return Batch(
+        pixel_values=None,
+        input_ids=None,
+        attention_mask=None,
+        image_present=absent,
+        text_present=absent,
+        row=batch.row.new_zeros(1),
+        weight=batch.weight.new_zeros(1),
+        target=None if batch.target is None else batch.target.new_zeros((1, *batch.target.shape[1:])),
+    )

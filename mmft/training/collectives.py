@@ -45,6 +45,16 @@ def summed(values: Tensor) -> Tensor:
     return values
 
 
+def largest(values: Tensor) -> Tensor:
+    """The element-wise largest of all ranks' `values`, the same on every rank."""
+    if is_distributed():
+        values = values.clone()
+        beat("wait")
+        distributed.all_reduce(values, distributed.ReduceOp.MAX)
+        beat("run")
+    return values
+
+
 def gathered(value: T) -> list[T]:
     """Every rank's plain value, in the order of ranks, on every rank."""
     if not is_distributed():

@@ -15,7 +15,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from mmft.batch import Batch
@@ -26,6 +26,7 @@ from mmft.training.accumulation import accumulate, seed_dropout
 from mmft.training.agreement import Agreement
 from mmft.training.collectives import average_statistics, gathered, sum_gradients, summed
 from mmft.training.merging import merge_metrics
+from mmft.training.sharding import Shards, full
 from mmft.tuning.plan import TuningPlan
 
 MakeOptimizer = Callable[[list[dict[str, Any]]], Optimizer]
@@ -51,6 +52,11 @@ class Evaluating(pl.LightningModule):
         self.tables: dict[str, list[list[Any]]] = {}
         self.metrics = task.metrics()
         self._losses: list[tuple[int, Tensor, Tensor]] = []  # number of the batch, () loss sum, () weight
+
+    @property
+    def evaluated(self) -> VisionLanguageModel:
+        """The model that an evaluation runs on."""
+        return self.model
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Adds a batch of the validation rows to the metrics."""
@@ -80,7 +86,7 @@ class Evaluating(pl.LightningModule):
     def _evaluate(self, batch: Batch, index: int) -> None:
         if not len(batch):
             return
-        outputs = self.model(batch)
+        outputs = self.evaluated(batch)
         self.task.update(self.metrics, outputs, batch)
         number = index * self.trainer.world_size + self.global_rank  # among all ranks' batches
         self._losses.append((number, self.task.loss_sum(outputs, batch), self.task.normaliser(batch)))
@@ -125,6 +131,7 @@ class FineTuning(Evaluating):
         clip_norm: largest gradient norm; None: not clipped.
         seed: seed of dropout.
         log_every_steps: a line to the loggers after every so many optimizer steps.
+        shards: every rank keeps a part of the model (`trainer=fsdp`).
 
     Attributes:
         micro_batch_size: rows computed at once; the `GradientAccumulation` callback sets it.
@@ -142,6 +149,7 @@ class FineTuning(Evaluating):
         clip_norm: float | None,
         seed: int,
         log_every_steps: int,
+        shards: bool = False,
     ) -> None:
         super().__init__(model, task)
         self.automatic_optimization = False
@@ -151,10 +159,45 @@ class FineTuning(Evaluating):
         self.seed = seed
         self.log_every_steps = log_every_steps
         self._make_optimizer = make_optimizer
-        self._trained = [p for group in plan.groups for p in group.parameters.values()]
+        self._to_be_sharded = shards
+        self._shards: Shards | None = None
+        self._whole: VisionLanguageModel | None = None  # while a sharded model is evaluated
+        self._trained = _parameters(plan)
         self._unchecked: Tensor | None = None  # (2 + W,) the last step's loss, gradient norm, and ranks' wishes
         self.agreement = Agreement(alone=True)
         self.step_seconds: list[float] = []
+
+    def configure_model(self) -> None:
+        """Shards the model, once its ranks know each other; `ShardedModel` calls this."""
+        if self._to_be_sharded and self._shards is None and self.device_mesh is not None:
+            self._shards = Shards(self.model, self.device_mesh["data_parallel"])
+            self.plan.rebind(self.model)
+            self._trained = _parameters(self.plan)
+
+    def finished(self) -> VisionLanguageModel:
+        """After training: the model, whole on every rank; looks at the last step, too (see `check_finite`)."""
+        self.check_finite()
+        if self._shards is not None:
+            self.model = self._shards.whole()
+        self._shards, self._to_be_sharded = None, False
+        return self.model
+
+    @property
+    def evaluated(self) -> VisionLanguageModel:
+        """The model, or a whole copy of a sharded one."""
+        return self.model if self._whole is None else self._whole
+
+    def on_validation_epoch_start(self) -> None:
+        """Starts from nothing; puts a sharded model's weights together."""
+        super().on_validation_epoch_start()
+        self._whole = None if self._shards is None else self._shards.whole()
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs `val/...`; lets go of what was put together."""
+        super().on_validation_epoch_end()
+        if self._shards is not None:
+            self._whole = None
+            self._shards.release()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The plan's groups; `LearningRateWarmup` is the only writer of their rates."""
@@ -180,8 +223,10 @@ class FineTuning(Evaluating):
             loss_sum=lambda rows: self.task.loss_sum(self.model(rows), rows),
             backward=self.manual_backward,
             before_micro_batch=lambda index: seed_dropout(self.seed, step, self.global_rank, index),
+            at_least=0 if self._shards is None else self._shards.agree(batch, self.micro_batch_size),
         )
-        sum_gradients(self._trained)
+        if self._shards is None:  # or the backward pass has done it
+            sum_gradients(self._trained)
         norm = self._clip()
         optimizer.step()
         average_statistics(self.model)
@@ -191,7 +236,8 @@ class FineTuning(Evaluating):
 
     def _clip(self) -> Tensor:
         largest = float("inf") if self.clip_norm is None else self.clip_norm
-        return torch.nn.utils.clip_grad_norm_(self._trained, largest)
+        norm: Tensor = full(torch.nn.utils.clip_grad_norm_(self._trained, largest))
+        return norm
 
     def check_finite(self) -> None:
         """Looks at the last step's loss and gradient, before anything is saved and before the next step.
@@ -222,16 +268,21 @@ class FineTuning(Evaluating):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps what the run has changed; what is frozen is known by its hash."""
         self.check_finite()
-        kept = self._saved_names()
+        kept = self.saved_names()
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in kept}
         checkpoint["results"] = self.results
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuses a checkpoint whose names are not exactly those that the run changes."""
-        difference = set(checkpoint["state_dict"]) ^ self._saved_names()
+        difference = set(checkpoint["state_dict"]) ^ self.saved_names()
         if difference:
             raise TrainingError(f"The checkpoint does not fit: {len(difference)} names differ, e.g. {min(difference)}.")
         self.results = checkpoint["results"]
 
-    def _saved_names(self) -> set[str]:
+    def saved_names(self) -> set[str]:
+        """Names of the state dict that a checkpoint holds."""
         return {f"model.{name}" for name in self.plan.saved_names(self.model)}
+
+
+def _parameters(plan: TuningPlan) -> list[nn.Parameter]:
+    return [p for group in plan.groups for p in group.parameters.values()]

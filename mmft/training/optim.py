@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch.distributed.tensor import DTensor
 from torch.optim import SGD, AdamW, Optimizer
 
 Groups = list[dict[str, Any]]
@@ -17,7 +18,8 @@ def adamw(groups: Groups, beta1: float, beta2: float, eps: float) -> Optimizer:
 
 def sgd(groups: Groups, momentum: float, nesterov: bool) -> Optimizer:
     """Stochastic gradient descent with momentum; fused on the CPU and on CUDA."""
-    return SGD(groups, lr=groups[0]["lr"], momentum=momentum, nesterov=nesterov, fused=_can_fuse(groups))
+    fused = _can_fuse(groups) and not any(isinstance(p, DTensor) for g in groups for p in g["params"])  # torch cannot
+    return SGD(groups, lr=groups[0]["lr"], momentum=momentum, nesterov=nesterov, fused=fused)
 
 
 def _can_fuse(groups: Groups) -> bool:

@@ -72,6 +72,12 @@ class TuningPlan:
         """Names of all trained parameters."""
         return {name for group in self.groups for name in group.parameters}
 
+    def rebind(self, model: nn.Module) -> None:
+        """Takes the parameters of `model` in place of those of the same names, which something has replaced."""
+        own = dict(model.named_parameters())
+        for group in self.groups:
+            group.parameters = {name: own[name] for name in group.parameters}
+
     def saved_names(self, model: nn.Module) -> set[str]:
         """State-dict names that a checkpoint and the finished model must hold: what this run has changed.
 

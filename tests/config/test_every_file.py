@@ -114,7 +114,12 @@ def test_option(group: str, name: str, shapes: Shapes, tmp_path: Path) -> None:
             choose_hardware(config.trainer)
         config.trainer.accelerator = "cpu"
     config.trainer.devices = 1  # what one process can build
-    choose_hardware(config.trainer)
+    if config.trainer.strategy == "fsdp":
+        with pytest.raises(UserError, match="there is one process with one"):
+            choose_hardware(config.trainer)
+        config.trainer.accelerator, config.trainer.precision = "cpu", "32-true"
+    else:
+        choose_hardware(config.trainer)
     _build(config, RunFolder(tmp_path / "run"))
 
 

@@ -10,12 +10,15 @@ from __future__ import annotations
 import copy
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor, distributed
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor
 
 from mmft import build
 from mmft.batch import Batch, Outputs
@@ -28,6 +31,7 @@ from mmft.training.accumulation import accumulate
 from mmft.training.agreement import Agreement
 from mmft.training.collectives import average_statistics, gathered, sum_gradients, summed
 from mmft.training.module import Evaluating
+from mmft.training.sharding import Shards, full, like
 
 ROWS = 32
 
@@ -36,6 +40,7 @@ class Case:
     """A model without dropout and the first rows of the sample, weighted and partly without a modality."""
 
     def __init__(self, overrides: list[str]) -> None:
+        self.overrides = overrides
         options = ["task.class_weights=balanced", "model.dropout=0", f"data.batch_size={ROWS}"]
         self.config = compose("train", [*overrides, *options]).config
         splits = load_splits(self.config.data, 0)
@@ -93,6 +98,67 @@ def gradient_errors(case: Case) -> dict[str, float]:
             ]
             found[f"{dtype} {rows} {micro}".removeprefix("torch.")] = max(errors)
     return found
+
+
+def sharded_errors(case: Case) -> dict[str, dict[str, float]]:
+    """How far an optimizer step of the sharded model is from one process's, by case.
+
+    Rows and micro-batches that leave a rank without any; modalities that one rank's rows lack, or all rows; an empty
+    logical batch; another fusion; frozen towers.
+    """
+    merged = ["model/fusion=merged", "model.fusion.width=32", "model.fusion.heads=2"]
+    other = Case([*case.overrides, *merged])
+    frozen = Case([*case.overrides, "tune=head_only", "optim.lr=null"])
+    one_rank = replace(case.batch, image_present=torch.arange(ROWS) % 2 == 0)  # the first rank's rows
+    no_image = replace(case.batch, image_present=torch.zeros(ROWS, dtype=torch.bool), pixel_values=None)
+    return {
+        "whole": sharded_step(case, case.batch, None, gather=True),
+        "micro-batches": sharded_step(case, rows_of(case.batch, list(range(13))), 3),
+        "one row": sharded_step(case, rows_of(case.batch, [0]), None),
+        "no row": sharded_step(case, rows_of(case.batch, []), None),
+        "pictures of one rank": sharded_step(case, one_rank, 4),
+        "no picture": sharded_step(case, no_image, 5),
+        "merged": sharded_step(other, rows_of(one_rank, list(range(31))), 4),
+        "head only": sharded_step(frozen, case.batch, 5),
+    }
+
+
+def sharded_step(case: Case, batch: Batch, micro: int | None, gather: bool = False) -> dict[str, float]:
+    """Names that have a gradient in one of both only; errors of the gradient, its norm, the weights after a step."""
+    plain, model = copy.deepcopy(case.model), copy.deepcopy(case.model)
+    expected = gradients(plain, case.task, batch, None, ranks=False)
+    rank, world = distributed.get_rank(), distributed.get_world_size()
+    share = rows_of(batch, list(range(len(batch)))[rank::world])
+    shards = Shards(model, init_device_mesh("cpu", (world,)))
+    accumulate(
+        share,
+        micro,
+        summed(case.task.normaliser(share)),
+        lambda rows: case.task.loss_sum(model(rows), rows),
+        lambda loss: loss.backward(),
+        lambda _: None,
+        at_least=shards.agree(share, micro),
+    )
+    found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    total = float(torch.stack([g.norm() for g in expected.values()] or [torch.ones(1)]).norm())
+    errors = {
+        "other names": float(len(found.keys() ^ expected.keys())),
+        "gradient": max((difference(found[name], g) for name, g in expected.items()), default=0.0) / total,
+    }
+    norms = [float(full(torch.nn.utils.clip_grad_norm_(m.parameters(), 0.5))) for m in (plain, model)]
+    for m in (plain, model):
+        torch.optim.SGD(m.parameters(), lr=0.5, fused=False).step()
+    wanted = plain.state_dict()
+    after = shards.whole().state_dict() if gather else model.state_dict()
+    errors["weights"] = max(difference(value, wanted[name]) for name, value in after.items())
+    return errors | {"norm": abs(norms[1] - norms[0]) / total}
+
+
+def difference(shard: Any, whole: Tensor) -> float:
+    """The largest difference of this rank's part of a tensor (or of a whole one) from the whole."""
+    own = like(whole, shard)
+    both = [t.to_local() if isinstance(t, DTensor) else t for t in (shard, own)]
+    return float((both[0] - both[1]).abs().max()) if both[0].numel() else 0.0
 
 
 class KnownLogits(torch.nn.Module):
@@ -200,6 +266,7 @@ def main() -> None:
         "agreed": agreed(),
         "statistics": statistics(),
         "gathered": gathered(distributed.get_rank()),
+        "sharded": sharded_errors(case),
     }
     (Path(out) / f"{distributed.get_rank()}.json").write_text(json.dumps(result))
     distributed.destroy_process_group()

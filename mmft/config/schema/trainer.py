@@ -17,6 +17,9 @@ class TrainerConfig:
     devices: int | None = field(1, ge=1)
     """Devices of this machine, with one process (rank) each; null: all its GPUs. Started by torchrun or srun: as many
     as they start."""
+    strategy: Literal["ddp", "fsdp"] = "ddp"
+    """What several devices keep: `ddp` each the whole model, `fsdp` each a part of its weights, gradients and optimizer
+    states, which they lend each other layer by layer: slower, for models that do not fit otherwise."""
     rank_timeout: float = field(600.0, gt=0)
     """Seconds after which a rank that others wait for ends the run, which then names it."""
     precision: Literal["auto", "32-true", "bf16-mixed", "64-true"] = "auto"

@@ -1,0 +1,134 @@
+"""A model of which every rank keeps a part: fully sharded data parallelism, ZeRO stage 3 (Rajbhandari et al. 2020,
+arXiv 1910.02054), by torch's `fully_shard` (Zhao et al. 2023, arXiv 2304.11277, in its second version).
+
+Weights, gradients and optimizer states are parted among ranks. A transformer block's weights are put together for
+its forward and its backward pass alone; what stands outside the blocks is one more unit. Gradients are added up over
+ranks by the backward pass itself, so that the step must not add them up again.
+
+Putting together is a collective: all ranks must run the same modules the same number of times. `Shards.agree` sees
+to that in training. An evaluation, of which ranks have different numbers of batches, runs on a whole copy that is
+made for it, and so does all that comes after training.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from mmft.batch import Batch
+from mmft.errors import UserError
+from mmft.models.layers import block_modules
+from mmft.models.vision_language_model import TOWERS, VisionLanguageModel
+from mmft.training.collectives import largest
+
+
+class Shards:
+    """Shards a model in place, and can make a whole one of it.
+
+    Args:
+        model: the same on every rank; its parameters are replaced by `DTensor`s.
+        mesh: all ranks, one dimension.
+
+    Raises:
+        UserError: the model trains a BatchNorm.
+    """
+
+    def __init__(self, model: VisionLanguageModel, mesh: DeviceMesh) -> None:
+        _check(model)
+        # About views among the outputs, such as a class token's features; nothing here is changed in place.
+        warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor", UserWarning)
+        self.model = model
+        self._whole = _skeleton(model)
+        for tower in TOWERS:
+            for block in block_modules(getattr(model, tower).backbone):
+                fully_shard(block, mesh=mesh, reshard_after_forward=True)
+        fully_shard(model, mesh=mesh, reshard_after_forward=False)  # the rest is needed to the end of the forward pass
+        for module in model.modules():
+            if isinstance(module, FSDPModule):  # a sum over ranks: the loss is divided by the logical batch's weight
+                module.set_gradient_divide_factor(1.0)
+                module.set_force_sum_reduction_for_comms(True)  # gloo has no other
+
+    def agree(self, batch: Batch, micro_batch_size: int | None) -> int:
+        """What all ranks do in an optimizer step, so that all join every collective.
+
+        A tower that some rank's share has rows for runs on every rank; one that none has rows for runs on none and
+        gets no gradient, as with one process.
+
+        Args:
+            batch: this rank's share.
+            micro_batch_size: rows computed at once; None: all.
+
+        Returns:
+            The number of micro-batches.
+        """
+        own = [
+            sum(1 for _ in batch.split(micro_batch_size)),
+            bool(batch.image_present.any()),
+            bool(batch.text_present.any()),
+        ]
+        count, *used = largest(torch.tensor(own, dtype=torch.int64, device=batch.row.device)).tolist()
+        self.model.always_encodes = {tower for tower, some in zip(TOWERS, used, strict=True) if some}
+        return int(count)
+
+    def whole(self) -> VisionLanguageModel:
+        """A model with the weights of this moment, all of them on every rank; `release` lets go of them."""
+        state = {name: full(value) for name, value in self.model.state_dict().items()}
+        self._whole.load_state_dict(state, assign=True)
+        return self._whole.to(next(iter(state.values())).device)
+
+    def release(self) -> None:
+        """Lets go of the whole model's weights."""
+        state = self._whole.state_dict()
+        self._whole.load_state_dict({name: value.to("meta") for name, value in state.items()}, assign=True)
+
+
+def full(value: Any) -> Any:
+    """A shard's whole tensor (a collective); anything else as it is."""
+    if not isinstance(value, DTensor):
+        return value
+    detached: Any = value.detach()
+    return detached.full_tensor()
+
+
+def like(value: Tensor, own: Tensor) -> Tensor:
+    """This rank's part of a whole tensor, sharded and placed as `own` is; no collective."""
+    value = value.to(own.device)
+    if not isinstance(own, DTensor):
+        return value
+    return distribute_tensor(value, own.device_mesh, own.placements, src_data_rank=None)
+
+
+def load_shards(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Copies whole tensors into the sharded (and other) tensors of the same names."""
+    own = module.state_dict()
+    with torch.no_grad():
+        for name, value in state.items():
+            own[name].copy_(like(value, own[name]))
+
+
+def _check(model: VisionLanguageModel) -> None:
+    for tower in TOWERS:
+        encoder = getattr(model, tower)
+        if not encoder.frozen and any(isinstance(m, _BatchNorm) for m in encoder.modules()):
+            raise UserError(
+                f"trainer=fsdp: model.{tower} {encoder.source.name} has a BatchNorm, whose statistics would count rows "
+                f"that only keep ranks together. Type trainer=ddp, or tune/{tower}=freeze."
+            )
+
+
+def _skeleton(model: VisionLanguageModel) -> VisionLanguageModel:
+    """A copy without its parameters' memory."""
+    meta: dict[int, Any] = {
+        id(p): nn.Parameter(torch.empty_like(p, device="meta"), p.requires_grad) for p in model.parameters()
+    }
+    meta[id(model.text_encoder.tokenizer)] = model.text_encoder.tokenizer
+    return copy.deepcopy(model, meta).eval()
