@@ -28,7 +28,7 @@ from safetensors.torch import save_file
 SAMPLES = Path(__file__).parents[1] / "mmft" / "samples"
 IMAGE_TEACHER, TEXT_TEACHER = "encoders/dinov2-small-timm", "encoders/minilm-l6"
 IMAGE_STUDENT, TEXT_STUDENT = "dinov2-tiny", "minilm-tiny"
-TEXT_STEPS, IMAGE_STEPS = (4500, 4000, 6000), (3000, 1800)
+TEXT_STEPS, IMAGE_STEPS = (4500, 4000, 6000), (3000, 1800, 2000)
 
 
 def main() -> None:

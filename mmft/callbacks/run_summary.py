@@ -11,6 +11,7 @@ import lightning.pytorch as pl
 import torch
 
 from mmft import clock
+from mmft.data.order import StepPlan
 from mmft.run_folder import RunFolder
 from mmft.training.module import FineTuning
 
@@ -38,8 +39,9 @@ class RunSummary(pl.Callback):
         self._fit_start = time.perf_counter()
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Notes when the first optimizer step was done."""
-        self._rows += len(batch)
+        """Counts all ranks' rows, and notes when the first optimizer step was done."""
+        plan: StepPlan = trainer.datamodule.plan  # type: ignore[attr-defined]
+        self._rows += plan.rows_at(trainer.global_step - 1)
         if not self._startup:
             startup = clock.since_start() - self.job_started
             imports = clock.spent_importing() - self.imports_before

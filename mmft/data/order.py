@@ -103,6 +103,12 @@ class StepPlan:
         epoch = min(epoch, self.epochs - 1)
         return int(self._ends[epoch] - (self._ends[epoch - 1] if epoch else 0))
 
+    def rows_at(self, step: int) -> int:
+        """Rows of optimizer step `step` (from 0), over all ranks."""
+        epoch, before = self.locate(step)
+        size = self.batch_sizes.at(epoch)
+        return min(size, self.rows - before * size)
+
     def locate(self, step: int) -> tuple[int, int]:
         """The epoch that optimizer step `step` (from 0) is in, and how many steps of it come before."""
         epoch = int(np.searchsorted(self._ends, step, side="right"))

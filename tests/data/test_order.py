@@ -56,6 +56,7 @@ def test_batch_sizes_by_epoch() -> None:
     plan = StepPlan(22, sizes, max_epochs=4)
     assert [plan.steps_in(epoch) for epoch in range(4)] == [6, 6, 2, 2]
     assert plan.locate(13) == (2, 1)
+    assert [plan.rows_at(step) for step in range(plan.total)] == [4, 4, 4, 4, 4, 2, 4, 4, 4, 4, 4, 2, 16, 6, 16, 6]
     assert [len(batch) for batch in LogicalBatches(plan, partial(epoch_order, 22, 0), lambda: 13)] == [6]
     for wrong in ({}, {1: 4}, {0: 0}, {0: 4, -1: 3}):
         with pytest.raises(ValueError, match="batch sizes"):

@@ -28,7 +28,8 @@ TEACHER_SIZE = 2 * 14 * GRID
 MODEL_ARGS: dict[str, Any] = {"img_size": SIZE, "depth": LAYERS}
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 BATCH, TEACHER_BATCH = 128, 64
-VIEWS = 3
+FIRST_VIEWS, MIXED, ALL_VIEWS = 3, 4, 7
+"""Views of the first two rounds; from this number on two pictures are mixed; views of the last round."""
 
 
 class Student(nn.Module):
@@ -66,15 +67,28 @@ def embed(encoder: Any, pixels: Iterator[Tensor]) -> tuple[np.ndarray, np.ndarra
 
 
 def crops(pictures: np.ndarray, rows: np.ndarray, view: int, size: int) -> np.ndarray:
-    """Pictures (R, size, size, 3) uint8 of a view: 0 is the whole picture, each other one crop of each picture."""
-    from PIL import Image
+    """Pictures (R, size, size, 3) uint8 of a view: 0 is the whole picture, each other one crop of each picture.
 
+    From view `MIXED` on, the crop is mixed with that of another picture: eight thousand pictures alone are learned by
+    heart ("Knowledge distillation: a good teacher is patient and consistent", https://arxiv.org/abs/2106.05237).
+    """
     out = np.empty((len(rows), size, size, 3), np.uint8)
     for place, row in enumerate(rows):
-        picture = Image.fromarray(np.asarray(pictures[row]))
-        box = _box(pictures.shape[1], view, int(row))
-        out[place] = np.asarray(picture.resize((size, size), Image.Resampling.BICUBIC, box=box))
+        out[place] = _crop(pictures, int(row), view, size)
+        if view >= MIXED:
+            rng = np.random.default_rng((view, int(row), 1))
+            other, share = int(rng.integers(len(pictures))), rng.uniform(0.5, 0.8)
+            mixed = share * out[place] + (1 - share) * _crop(pictures, other, view, size)
+            out[place] = np.rint(mixed).astype(np.uint8)
     return out
+
+
+def _crop(pictures: np.ndarray, row: int, view: int, size: int) -> np.ndarray:
+    from PIL import Image
+
+    picture = Image.fromarray(np.asarray(pictures[row]))
+    box = _box(pictures.shape[1], view, row)
+    return np.asarray(picture.resize((size, size), Image.Resampling.BICUBIC, box=box))
 
 
 def _box(side: int, view: int, row: int) -> tuple[float, float, float, float]:
@@ -154,7 +168,7 @@ def distill(teacher_folder: Path, pictures: np.ndarray, rounds: tuple[int, ...],
         teacher_folder: the teacher's timm folder.
         pictures: (N, S, S, 3) uint8.
         rounds: batches of 128 in each round, which has a schedule of its own. In the first another view comes in
-            after each eighth of them.
+            after each eighth of them; the third and later ones have mixed pictures too.
         work: folder of the answers and states.
     """
     tokens = [targets(teacher_folder, pictures, 0, work)]
@@ -189,7 +203,8 @@ def distill(teacher_folder: Path, pictures: np.ndarray, rounds: tuple[int, ...],
         order = [next(stream) for _ in range(steps)]
 
         def loss_at(step: int, order: list[np.ndarray] = order, number: int = number, steps: int = steps) -> Tensor:
-            views = VIEWS if number else min(VIEWS, 1 + 8 * step // steps)
+            first = FIRST_VIEWS if number else min(FIRST_VIEWS, 1 + 8 * step // steps)
+            views = ALL_VIEWS if number > 1 else first
             return loss_of(order[step], np.random.default_rng((1 + number, step)), views)
 
         fit(f"image{number}", student, loss_at, steps, lr=5e-4 if number else 1e-3, decay=0.05, work=work)
