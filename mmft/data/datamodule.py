@@ -16,6 +16,7 @@ from mmft.config.schema.data import DataConfig
 from mmft.data.balance import BalancedOrder
 from mmft.data.collate import Collate
 from mmft.data.dataset import RowDataset
+from mmft.data.kept import KEPT
 from mmft.data.loading import make_collate, make_dataset, make_loader
 from mmft.data.order import LogicalBatches, Order, StepPlan, epoch_order, evaluation_batches
 from mmft.data.splits import Split
@@ -80,6 +81,7 @@ class VisionLanguageData(LightningDataModule):
                 picture_bytes=room,
             )
             room -= self.datasets[name].pictures.bytes
+        KEPT.all_is_asked()
         self._collates = {name: make_collate(data, tokenizer, max_length) for name, data in self.datasets.items()}
         self.rows = {name: len(split) for name, split in splits.items()}
         self.texts_cut = {name: data.tokens.cut for name, data in self.datasets.items()}

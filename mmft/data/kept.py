@@ -21,8 +21,12 @@ class Kept:
         self._before: dict[Hashable, Any] = {}
 
     def next_job(self) -> None:
-        """What the job that ends now has not asked for is forgotten."""
+        """A job begins; it may have what the one before it has prepared."""
         self._before, self._now = self._now, {}
+
+    def all_is_asked(self) -> None:
+        """The job that runs now will not ask for more: what is left of the one before it is forgotten."""
+        self._before = {}
 
     def get(self, key: Hashable, make: Callable[[], T]) -> T:
         """What `make` has given for this key, in this job or the one before it."""
