@@ -23,9 +23,9 @@ from mmft.ranks import HEARTBEAT_FD
 _PR_SET_CHILD_SUBREAPER = 36
 
 
-def adopt_orphans() -> None:
-    """What outlives a command becomes a child of this process, so that `children` tells of it."""
-    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
+def adopt_orphans(on: bool) -> None:
+    """What outlives a command becomes a child of this process, so that `children` tells of it, and is to be buried."""
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, int(on))
 
 
 def children(pid: int) -> list[int]:

@@ -7,7 +7,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,12 +54,13 @@ class Bench:
 
 
 @pytest.fixture
-def bench(tmp_path: Path, shapes_overrides: list[str]) -> Callable[..., Bench]:
+def bench(tmp_path: Path, shapes_overrides: list[str]) -> Iterator[Callable[..., Bench]]:
     """`bench(override, ...)`: the bench of a setting."""
-    forked.adopt_orphans()
+    forked.adopt_orphans(True)
     build.preload()  # once, not in every command
     os.chdir(tmp_path)
-    return lambda *more: Bench(tmp_path, [*shapes_overrides, *QUIET, *more])
+    yield lambda *more: Bench(tmp_path, [*shapes_overrides, *QUIET, *more])
+    forked.adopt_orphans(False)
 
 
 def ends_as_undisturbed(bench: Bench, name: str) -> None:
