@@ -59,12 +59,21 @@ def dead_workers() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if not str(error).startswith("DataLoader worker"):
+        told = next((text for text in map(str, _chain(error)) if text.startswith("DataLoader worker")), None)
+        if told is None:
             raise
         raise TrainingError(
-            f"A process that decodes pictures has died: {str(error).splitlines()[0].strip()} Most often the memory is "
-            "too small: type a smaller data.num_workers."
+            f"A process that decodes pictures has died: {told.splitlines()[0].strip()} Most often the memory is too "
+            "small: type a smaller data.num_workers."
         ) from error
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """The error and what it was raised for or while handling: Lightning's clean-up may fail after the first one."""
+    found: BaseException | None = error
+    while found is not None:
+        yield found
+        found = found.__cause__ or found.__context__
 
 
 def exit_code_of(error: BaseException | None) -> int:
