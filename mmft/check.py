@@ -6,7 +6,6 @@ config -> splits -> task -> model -> plan -> rows -> one batch, as `mmft train` 
 from __future__ import annotations
 
 import sys
-from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -144,7 +143,6 @@ class _Check:
 
 def _tell(findings: list[Finding], shown: int | None) -> None:
     """Prints the findings by kind, some of each."""
-    counts = Counter(finding.kind for finding in findings)
     for kind, meaning in KINDS.items():
         found = [finding for finding in findings if finding.kind == kind]
         if not found:
@@ -152,8 +150,8 @@ def _tell(findings: list[Finding], shown: int | None) -> None:
         print(f"{kind}: {len(found):,} row{'s' * (len(found) > 1)} {meaning}")
         for finding in found[:shown]:
             print(f"    {finding}")
-        if shown is not None and counts[kind] > shown:
-            print(f"    and {counts[kind] - shown:,} more (audit.shown=null prints all, out=FILE writes them)")
+        if shown is not None and len(found) > shown:
+            print(f"    and {len(found) - shown:,} more (audit.shown=null prints all, out=FILE writes them)")
         print()
 
 
