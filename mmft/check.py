@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from mmft import build
-from mmft.audit.finding import KINDS, Finding, write_findings
+from mmft.audit.finding import KINDS, Finding
 from mmft.audit.labels import label_table
 from mmft.audit.rows import RowAudit
 from mmft.audit.trial import longest_rows, try_batch
@@ -25,6 +25,7 @@ from mmft.config.schema import CheckConfig
 from mmft.data.bad_rows import BadRows
 from mmft.data.splits import Split, load_splits
 from mmft.errors import ExitCode, UserError
+from mmft.files import write_records
 from mmft.hardware import choose_hardware
 from mmft.initialise import initialise_from
 from mmft.models.vision_language_model import VisionLanguageModel
@@ -71,7 +72,7 @@ class _Check:
             self._step(splits, model, task)
         _tell(findings, config.audit.shown)
         if self.out is not None:
-            write_findings(findings, self.out)
+            write_records(self.out, [finding._asdict() for finding in findings], Finding._fields)
             print(f"{len(findings):,} findings are in {self.out}", file=sys.stderr)
         if self.errors:
             raise UserError(self.errors)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 
 def write_text(path: Path, text: str) -> None:
@@ -79,3 +83,22 @@ def _flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def records_as_csv(records: Sequence[Mapping[str, Any]], columns: Iterable[str] = ()) -> str:
+    """Records as CSV: the given columns, then the others as they come."""
+    stream = io.StringIO()
+    names = dict.fromkeys([*columns, *(key for record in records for key in record)])
+    writer = csv.DictWriter(stream, list(names), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+    return stream.getvalue()
+
+
+def write_records(path: Path, records: Sequence[Mapping[str, Any]], columns: Iterable[str] = ()) -> None:
+    """Writes records, one line each: JSON lines where `path` ends in `.jsonl`, else CSV."""
+    if path.suffix.lower() == ".jsonl":
+        lines = (json.dumps(record, ensure_ascii=False, default=str) + "\n" for record in records)
+        write_text(path, "".join(lines))
+    else:
+        write_text(path, records_as_csv(records, columns))

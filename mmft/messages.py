@@ -1,11 +1,12 @@
 """How the command says on stderr what went wrong, and which exit code that is."""
 
+# ruff: noqa: BLE001 - every error becomes an exit code
 from __future__ import annotations
 
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from mmft.errors import ExitCode, MmftError, UserError
 
@@ -20,6 +21,21 @@ def report(error: Exception) -> int:
         return ExitCode.DEFECT
     report_messages(error.messages if isinstance(error, UserError) else [str(error)])
     return error.exit_code
+
+
+def outcome_of(work: Callable[[], int]) -> tuple[int, list[str]]:
+    """Runs `work` where another process speaks for this one: the exit code, and messages where it raised."""
+    try:
+        return int(work()), []
+    except KeyboardInterrupt:
+        return int(ExitCode.INTERRUPTED), ["Stopped by SIGINT."]
+    except UserError as error:
+        return int(error.exit_code), error.messages
+    except MmftError as error:
+        return int(error.exit_code), [str(error)]
+    except Exception as error:
+        where = "".join(traceback.format_exception(error))
+        return int(ExitCode.DEFECT), [f"this is a defect of mmft: {type(error).__name__}: {error}\n{where}"]
 
 
 def report_messages(messages: Sequence[str]) -> None:

@@ -5,9 +5,6 @@ The commands that it serves: `mmft test run=RUN`, `mmft train resume=RUN`, `mmft
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +15,7 @@ from mmft.config.filters import Filter
 from mmft.config.schema import RunsConfig, TrainConfig
 from mmft.config.walk import key_names
 from mmft.errors import ExitCode, UserError
-from mmft.files import write_text
+from mmft.files import records_as_csv, write_records
 from mmft.listing.found import MISSING, FoundRun, find_runs, sort_runs
 from mmft.listing.table import comparison, comparison_table, records, run_table
 from mmft.run_folder import RunFolder, all_runs, find_run
@@ -113,24 +110,10 @@ def _write(out: str | None, table: Any, lines: list[Record]) -> None:
     if out is None:
         print(table(), flush=True)
     elif out == "-":
-        print(_csv(lines), end="", flush=True)
+        print(records_as_csv(lines, () if lines else ("run",)), end="", flush=True)
     else:
-        jsonl = Path(out).suffix.lower() == ".jsonl"
-        write_text(located(out), "".join(_json(line) for line in lines) if jsonl else _csv(lines))
+        write_records(located(out), lines, () if lines else ("run",))
         print(out, flush=True)
-
-
-def _csv(lines: list[Record]) -> str:
-    stream = io.StringIO()
-    columns = dict.fromkeys(key for line in lines for key in line)
-    writer = csv.DictWriter(stream, list(columns) or ["run"], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    return stream.getvalue()
-
-
-def _json(line: Record) -> str:
-    return json.dumps(line, ensure_ascii=False, default=str) + "\n"
 
 
 def _say(text: str) -> None:

@@ -9,6 +9,15 @@ from omegaconf import DictConfig
 
 from mmft.config.loader import Loader
 
+COMPLETE = [
+    "data.path=rows.csv",
+    "data.columns.text=title",
+    "data.columns.label=label",
+    "model.image_encoder.name=a/b",
+    "model.text_encoder.name=c/d",
+]
+"""Overrides that make a config complete; neither rows nor encoders need be there to compose it."""
+
 _COMPOSED: dict[tuple[str, ...], DictConfig] = {}
 
 

@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from composed_once import COMPLETE
 
 from mmft.cli import COMMANDS, main
 from mmft.config import folder as cli_folder
@@ -23,13 +24,6 @@ from mmft.config.walk import key_names
 from mmft.errors import ExitCode, TrainingError, UserError
 
 HEAVY = ("torch", "lightning", "transformers", "timm", "peft", "wandb", "numpy", "pandas")
-COMPLETE = [
-    "data.path=rows.csv",
-    "data.columns.text=title",
-    "data.columns.label=label",
-    "model.image_encoder.name=a/b",
-    "model.text_encoder.name=c/d",
-]
 
 
 @pytest.fixture(autouse=True)

@@ -2,14 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
-
-from mmft.files import write_text
 
 KINDS = {
     "bad row": "cannot be used; mmft leaves them out of training and lists them in bad_rows.csv",
@@ -62,15 +55,3 @@ class Finding(NamedTuple):
 def _place(split: str, row: int, name: str) -> str:
     named = "" if name in ("", str(row)) else f" (id {name})"
     return f"{split} row {row}{named}".lstrip()
-
-
-def write_findings(findings: Sequence[Finding], path: Path) -> None:
-    """Writes all of them, one line each: CSV or JSON lines, by the ending of `path`."""
-    if path.suffix.lower() == ".jsonl":
-        write_text(path, "".join(json.dumps(finding._asdict(), ensure_ascii=False) + "\n" for finding in findings))
-        return
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(Finding._fields)
-    writer.writerows(findings)
-    write_text(path, text.getvalue())

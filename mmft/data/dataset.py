@@ -23,7 +23,7 @@ class RowDataset(Dataset[Sample]):
     Args:
         split: table and rows.
         tokens: of the split's texts, by position.
-        pictures: gives the picture of a position.
+        pictures: gives the picture of a position, or None.
         targets: (rows, ...) by position; None: there are none.
         bad: more bad rows than the table's, by row number.
     """
@@ -48,7 +48,7 @@ class RowDataset(Dataset[Sample]):
         if row in self.bad:
             return Sample(row, bad=self.bad[row])
         try:
-            pixels = None if table.image(row) is None else self.pictures(position)
+            pixels = self.pictures(position)
         except BadImage as error:
             return Sample(row, bad=BadRow(row, table.id(row), table.columns.image or "", str(error)))
         ids = self.tokens.of(position)

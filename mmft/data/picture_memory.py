@@ -15,7 +15,7 @@ from mmft.data.splits import Split
 
 
 class PictureMemory:
-    """Callable `(position) -> (3, H, W) uint8`, the picture of a row as `ImageReader` gives it; H = W = image size.
+    """Callable `(position) -> (3, H, W) uint8`, the picture of a row as `ImageReader` gives it; None: it has none.
 
     Rows are kept as they come, until the memory is full; what does not fit is decoded every time. Forked workers
     share the memory with each other and with later epochs (it is anonymous, so that no size of /dev/shm limits it),
@@ -37,20 +37,21 @@ class PictureMemory:
         """The room that they take when all are kept."""
         self._done = _shared(self.rows * 8).view(torch.int64)  # 0: not yet, otherwise the file's mark
 
-    def __call__(self, position: int) -> Tensor:
-        """The picture of the row at `position`, which has one.
+    def __call__(self, position: int) -> Tensor | None:
+        """The picture of the row at `position`; H = W = image size.
 
         Raises:
             BadImage: whatever is wrong with it; nothing is kept then.
         """
+        kept = position < self.rows
+        if kept and self._done[position]:
+            return self._pixels[position]
         source = self.split.table.image(int(self.split.rows[position]))
-        assert source is not None
-        if position >= self.rows:
-            return self.reader(source)
-        if not self._done[position]:
-            mark = _mark(source)
-            self._pixels[position] = self.reader(source)
-            self._done[position] = mark  # last, so that another worker never sees half a picture
+        if source is None or not kept:
+            return None if source is None else self.reader(source)
+        mark = _mark(source)
+        self._pixels[position] = self.reader(source)
+        self._done[position] = mark  # last, so that another worker never sees half a picture
         return self._pixels[position]
 
     @property

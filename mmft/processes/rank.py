@@ -1,6 +1,5 @@
 """`python -m mmft.processes.rank`: one rank of a run, as `supervisor` starts it. Reads the job from its stdin."""
 
-# ruff: noqa: BLE001 - every error is told to the supervisor
 from __future__ import annotations
 
 import json
@@ -9,9 +8,8 @@ import signal
 import sys
 import threading
 import time
-import traceback
 
-from mmft.errors import ExitCode, MmftError, UserError
+from mmft.messages import outcome_of
 from mmft.processes.job import unpacked
 from mmft.ranks import HEARTBEAT_FD
 
@@ -20,20 +18,14 @@ def main() -> int:
     """Trains, tells the supervisor how it ended, and gives the exit code."""
     job = json.load(sys.stdin)
     end_with_parent()
-    try:
+
+    def work() -> int:
         composed, folder = unpacked(job)
         from mmft.train import train
 
-        return _tell(train(composed, folder), [])
-    except KeyboardInterrupt:
-        return _tell(ExitCode.INTERRUPTED, ["Stopped by SIGINT."])
-    except UserError as error:
-        return _tell(error.exit_code, error.messages)
-    except MmftError as error:
-        return _tell(error.exit_code, [str(error)])
-    except Exception as error:
-        where = "".join(traceback.format_exception(error))
-        return _tell(ExitCode.DEFECT, [f"this is a defect of mmft: {type(error).__name__}: {error}\n{where}"])
+        return train(composed, folder)
+
+    return _tell(*outcome_of(work))
 
 
 def _tell(code: int, messages: list[str]) -> int:

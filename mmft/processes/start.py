@@ -7,7 +7,6 @@ from pathlib import Path
 
 from mmft import clock
 from mmft.config.compose import Composed
-from mmft.errors import dead_workers
 from mmft.ranks import environment_kept, started
 from mmft.signals import stop_signals
 
@@ -28,7 +27,7 @@ def train_job(composed: Composed, folder: Path) -> int:
 
 
 def _here(composed: Composed, folder: Path) -> int:
-    with stop_signals(), environment_kept(), dead_workers():
+    with stop_signals(), environment_kept():
         with clock.importing():
             module = import_module("mmft.train")
         return int(module.train(composed, folder))

@@ -4,18 +4,16 @@ A job travels as JSON text, and its result as an exit code with messages, so tha
 name of `Work`. What it prints goes to the job's log; the sweep's own process says what was asked for.
 """
 
-# ruff: noqa: BLE001 - every error is told to the sweep
 from __future__ import annotations
 
 import json
 import os
 import sys
-import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mmft.errors import ExitCode, MmftError, UserError
+from mmft.messages import outcome_of
 from mmft.processes.job import unpacked
 from mmft.processes.rank import end_with_parent
 
@@ -48,17 +46,7 @@ class Work:
         for name, value in self.environment.items():
             os.environ.pop(name, None)
             os.environ.update({name: value} if value is not None else {})
-        try:
-            return int(train_job(*unpacked(json.loads(job)))), []
-        except KeyboardInterrupt:
-            return int(ExitCode.INTERRUPTED), ["Stopped by SIGINT."]
-        except UserError as error:
-            return int(error.exit_code), error.messages
-        except MmftError as error:
-            return int(error.exit_code), [str(error)]
-        except Exception as error:
-            where = "".join(traceback.format_exception(error))
-            return int(ExitCode.DEFECT), [f"this is a defect of mmft: {type(error).__name__}: {error}\n{where}"]
+        return outcome_of(lambda: train_job(*unpacked(json.loads(job))))
 
     def checkpoint(self, job: str) -> Any:
         """The same job once more: the run goes on from its last checkpoint."""

@@ -14,20 +14,13 @@ from typing import Any
 import optuna
 import pytest
 import yaml
-from composed_once import compose_once
+from composed_once import COMPLETE, compose_once
 
 from mmft.cli import main
 from mmft.config import sweeps
 from mmft.errors import ExitCode, TrainingError
 from mmft.run_folder import RunFolder
 
-COMPLETE = [
-    "data.path=rows.csv",
-    "data.columns.text=title",
-    "data.columns.label=label",
-    "model.image_encoder.name=a/b",
-    "model.text_encoder.name=c/d",
-]
 OPTUNA = "hydra/sweeper=optuna"
 LR = "optim.lr=tag(log, interval(1e-5, 1e-3))"
 HERE = "hydra.sweep.dir=sweep"
