@@ -54,11 +54,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: what was typed after `mmft`; None: the process's own.
     """
     try:
-        code = _main(list(sys.argv[1:] if argv is None else argv))
-        sys.stdout.flush()  # a closed pipe shows here
-        return code
-    except KeyboardInterrupt:
-        return ExitCode.INTERRUPTED
+        with stop_signals() as request, request.told():
+            code = _main(list(sys.argv[1:] if argv is None else argv))
+            sys.stdout.flush()  # a closed pipe shows here
+            if code == ExitCode.DONE:
+                request.check()  # what has heard a signal and came to its end did not do all of a sweep
+            return code
     except BrokenPipeError:  # `mmft train --help | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.DONE
@@ -139,7 +140,7 @@ def _show(name: str, flags: Flags) -> int:
 
 def _call(name: str, composed: Composed, *args: list[Filter]) -> int:
     """The command's function, whose module is imported only here."""
-    with stop_signals(), dead_workers():
+    with dead_workers():
         with clock.importing():
             module = import_module(COMMANDS[name].module)
         return int(getattr(module, name)(composed, *args))

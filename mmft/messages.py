@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Callable, Sequence
 
 from mmft.errors import ExitCode, MmftError, UserError
+from mmft.signals import stop_signals
 
 
 def report(error: Exception) -> int:
@@ -26,9 +27,8 @@ def report(error: Exception) -> int:
 def outcome_of(work: Callable[[], int]) -> tuple[int, list[str]]:
     """Runs `work` where another process speaks for this one: the exit code, and messages where it raised."""
     try:
-        return int(work()), []
-    except KeyboardInterrupt:
-        return int(ExitCode.INTERRUPTED), ["Stopped by SIGINT."]
+        with stop_signals() as request, request.told():
+            return int(work()), []
     except UserError as error:
         return int(error.exit_code), error.messages
     except MmftError as error:

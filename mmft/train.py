@@ -68,7 +68,7 @@ def train(composed: Composed, path: Path) -> int:
     job_started = _job_start()
     base = _working_directory(folder)
     logger = build.build_logger(composed.config.logger) if ranks.is_first else RunLogger()
-    with stop_signals() as request, logger, _recorded(folder, composed.config.seed, ranks.rank):
+    with stop_signals() as request, logger, _recorded(folder, composed.config.seed, ranks.rank, request):
         build.preload()
         KEPT.next_job()
         choose_hardware(composed.config.trainer, ranks.local_world)
@@ -198,21 +198,21 @@ def _working_directory(folder: RunFolder) -> Path:
 
 
 @contextmanager
-def _recorded(folder: RunFolder, seed: int, rank: int) -> Iterator[None]:
+def _recorded(folder: RunFolder, seed: int, rank: int, request: StopRequest) -> Iterator[None]:
     """Keeps `status` true to what happens, and the log open as long."""
     folder.path.mkdir(parents=True, exist_ok=True)
     logs.configure(folder.path / "train.log", rank)
     status = "failed"
     try:
         folder.start(seed=seed, versions=_versions())
-        with dead_workers():
+        with request.told(), dead_workers():
             yield
         status = "completed"
     except Pruned as pruned:  # how a trial of a search may end, and nothing to raise
         status = "pruned"
         folder.update_summary(**pruned.summary)
         log.info("%s", pruned)
-    except (Stopped, KeyboardInterrupt, SystemExit) as stop:
+    except (Stopped, SystemExit) as stop:
         status = "stopped"
         log.info("%s To go on: mmft train resume=%s", stop, folder.path)
         raise
@@ -231,8 +231,9 @@ def _recorded(folder: RunFolder, seed: int, rank: int) -> Iterator[None]:
         log.debug("a defect of mmft", exc_info=True)
         raise
     finally:
-        folder.update_summary(status=status)
-        logs.close()
+        with request.held():
+            folder.update_summary(status=status)
+            logs.close()
 
 
 def _job_start() -> clock.Spent:

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mmft import cli
+from mmft import cli, signals
 from mmft.processes import rank, supervisor
 from mmft.ranks import HEARTBEAT_FD
 
@@ -57,6 +57,7 @@ class Forked:
         self.pid = os.fork()
         if self.pid == 0:
             code = 1
+            signals._owner = None  # its parent's
             try:
                 code = work()
             finally:

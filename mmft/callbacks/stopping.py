@@ -31,6 +31,7 @@ class StopOnSignal(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """From here on a signal waits for the step in progress."""
+        self.request.check()  # a library may have caught it
         self.request.waits = True
         self.request.own()
         beat("run")

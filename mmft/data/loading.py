@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from hashlib import blake2b
+from types import TracebackType
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from mmft.data.picture_memory import PictureMemory
 from mmft.data.splits import Split
 from mmft.data.targets import Encode, encode_targets
 from mmft.data.text import Tokens, empty_text, identity_of, pad_id, tokenize
+from mmft.signals import leave_signals_to_parent
 
 
 def make_dataset(
@@ -149,5 +151,16 @@ def make_batches(
 
 
 def _start_worker(_: int) -> None:
+    leave_signals_to_parent()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     torch.set_num_threads(1)
+    sys.excepthook = _unless_cut_off
+
+
+def _unless_cut_off(kind: type[BaseException], error: BaseException, where: TracebackType | None) -> None:
+    """A worker's own errors reach the command otherwise; here come those of the thread that hands batches over.
+
+    Where the command has ended, or another worker was killed, that thread finds nobody at the other end.
+    """
+    if not issubclass(kind, ConnectionError | EOFError):
+        sys.__excepthook__(kind, error, where)

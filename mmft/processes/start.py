@@ -27,7 +27,8 @@ def train_job(composed: Composed, folder: Path) -> int:
 
 
 def _here(composed: Composed, folder: Path) -> int:
-    with stop_signals(), environment_kept():
+    with stop_signals() as request, environment_kept():
+        request.check()
         with clock.importing():
             module = import_module("mmft.train")
         return int(module.train(composed, folder))

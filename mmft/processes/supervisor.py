@@ -18,7 +18,6 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from mmft.config.compose import Composed
@@ -26,6 +25,7 @@ from mmft.errors import ExitCode, MmftError, TrainingError, UserError
 from mmft.processes.job import packed
 from mmft.ranks import HEARTBEAT_FD
 from mmft.run_folder import RunFolder
+from mmft.signals import Stopped, StopRequest, stop_signals
 
 GRACE = 5.0
 """Seconds that the other ranks have to end by themselves, and then to end when asked."""
@@ -104,27 +104,24 @@ def supervise(composed: Composed, path: Path, world: int) -> int:
     Raises:
         MmftError: what a rank raised, or that one died or came no further.
     """
-    ranks = _start(composed, path, world)
-    received: list[int] = []
-
-    def forward(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - a handler's signature
-        received.append(number)
-        _signal(ranks, number)
-
-    handlers = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        failure = _watch(ranks, path, composed.config.trainer.rank_timeout, received)
-    finally:
-        _end(ranks)
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-    if failure is None:
-        return ExitCode.DONE
-    _record(RunFolder(path), failure)
-    raise failure
+    ranks: list[Rank] = []
+    with stop_signals() as request, request.passed_on(lambda number: _signal(ranks, number)):
+        request.check()
+        try:
+            _start(composed, path, world, ranks)
+            if request.number is not None:
+                _signal(ranks, request.number)  # not all of them were there when it came
+            failure = _watch(ranks, path, composed.config.trainer.rank_timeout, request)
+        finally:
+            _end(ranks)
+        if failure is None:
+            return ExitCode.DONE
+        _record(RunFolder(path), failure)
+        raise failure
 
 
-def _start(composed: Composed, path: Path, world: int) -> list[Rank]:
+def _start(composed: Composed, path: Path, world: int, ranks: list[Rank]) -> None:
+    """Starts them, each one added to `ranks` as soon as it is there."""
     job = packed(composed, path)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -132,7 +129,8 @@ def _start(composed: Composed, path: Path, world: int) -> list[Rank]:
     shared = {"WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1"}
     shared |= {"MASTER_PORT": str(port), "NODE_RANK": "0"}
     shared |= {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // world)))}
-    return [_start_rank(number, os.environ | shared, json.dumps(job).encode()) for number in range(world)]
+    for number in range(world):
+        ranks.append(_start_rank(number, os.environ | shared, json.dumps(job).encode()))  # noqa: PERF401 - a signal in between finds those that are there
 
 
 def _start_rank(number: int, environment: dict[str, str], job: bytes) -> Rank:
@@ -152,7 +150,7 @@ def _start_rank(number: int, environment: dict[str, str], job: bytes) -> Rank:
     return Rank(number, process, listens)
 
 
-def _watch(ranks: list[Rank], path: Path, timeout: float, received: list[int]) -> MmftError | None:
+def _watch(ranks: list[Rank], path: Path, timeout: float, request: StopRequest) -> MmftError | None:
     """Until all ranks have ended or one has failed; gives what failed."""
     selector = selectors.DefaultSelector()
     for rank in ranks:
@@ -164,17 +162,17 @@ def _watch(ranks: list[Rank], path: Path, timeout: float, received: list[int]) -
                 selector.unregister(key.fileobj)
         failed = [rank for rank in ranks if rank.process.poll() not in (None, 0)]
         if failed:
-            return _failure(failed[0], ranks, path, received)
+            return _failure(failed[0], ranks, path, request)
         if stalled := _stalled(ranks, timeout):
             return TrainingError(
                 f"{' and '.join(rank.name for rank in stalled)} did not come on for {timeout:g} s "
                 "(trainer.rank_timeout) while the others waited. All ranks are ended."
             )
     failed = [rank for rank in ranks if rank.process.returncode != 0]
-    return _failure(failed[0], ranks, path, received) if failed else None
+    return _failure(failed[0], ranks, path, request) if failed else None
 
 
-def _failure(first: Rank, ranks: list[Rank], path: Path, received: list[int]) -> MmftError:
+def _failure(first: Rank, ranks: list[Rank], path: Path, request: StopRequest) -> MmftError:
     """What the rank that failed first has said; waits a little for one that says more."""
     end = time.monotonic() + GRACE
     while time.monotonic() < end and any(rank.process.poll() is None for rank in ranks):
@@ -184,7 +182,7 @@ def _failure(first: Rank, ranks: list[Rank], path: Path, received: list[int]) ->
             os.set_blocking(rank.pipe, False)
             rank.listen()
     code = first.process.returncode
-    if code < 0 and not received:
+    if code < 0 and request.number is None:
         dead = f"{first.name} was killed by {signal.Signals(-code).name}"
         return TrainingError(
             f"{dead}. All ranks are ended; to go on from the last checkpoint: mmft train resume={path}"
@@ -193,6 +191,8 @@ def _failure(first: Rank, ranks: list[Rank], path: Path, received: list[int]) ->
     told.sort(key=lambda result: result["code"] == ExitCode.DEFECT)  # what a lost peer's error is, too
     if told:
         return Failed(told[0]["code"], told[0]["messages"])
+    if request.number is not None:  # it came before a rank could hear it
+        return Stopped(request.number)
     return Failed(ExitCode.DEFECT, [f"{first.name} ended with code {code} and did not say why."])
 
 

@@ -7,19 +7,17 @@
 from __future__ import annotations
 
 import json
-import signal
 import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
-from types import FrameType
 from typing import NamedTuple, Protocol
 
 from mmft.errors import ExitCode
 from mmft.messages import report, report_messages
 from mmft.processes.job import packed
 from mmft.run_folder import RunFolder
+from mmft.signals import stop_signals
 from mmft.sweeping.job import Ask, Job, Result
 from mmft.sweeping.worker import Outcome
 
@@ -54,7 +52,6 @@ class Parallel(ABC):
     def __init__(self, n_jobs: int) -> None:
         self.n_jobs = n_jobs
         self._running: list[_Running] = []
-        self._received: list[int] = []
 
     @abstractmethod
     def start(self, job: Job, text: str) -> Handle:
@@ -68,9 +65,9 @@ class Parallel(ABC):
     def run(self, ask: Ask) -> Iterator[Result]:
         """Gives each result as soon as it is there; asks for the next job when there is room."""
         more = True
-        with self._signals():
+        with stop_signals() as request, request.passed_on(self._stop):
             while more or self._running:
-                more = more and not self._received
+                more = more and request.number is None
                 while more and len(self._running) < self.n_jobs:
                     job = ask()
                     more = job is not None
@@ -106,21 +103,10 @@ class Parallel(ABC):
                 _record(RunFolder(running.job.folder), messages)
             yield Result(running.job, code)
 
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
+    def _stop(self, number: int) -> None:
         """Ctrl-C and SIGTERM go on to the jobs, which save; no more are started."""
-
-        def forward(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - a handler's signature
-            self._received.append(number)
-            for running in self._running:
-                running.handle.stop(number)
-
-        before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        for running in self._running:
+            running.handle.stop(number)
 
 
 def _record(folder: RunFolder, messages: list[str]) -> None:
