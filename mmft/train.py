@@ -137,7 +137,8 @@ def run(
     if "test" in data.rows and logger.predictions:
         logger.log_predictions(sample_predictions(model, task, splits["test"], config, logger.predictions))
     folder.update_summary(rows={**data.rows, "bad": bad.count})
-    if config.modality_report and "test" in data.rows:
+    wanted = folder.sweep is None if config.modality_report is None else config.modality_report
+    if wanted and "test" in data.rows:
         model.to(device_of(config.trainer.accelerator))
         loaders = data.evaluation_loader("train", whole=True), data.evaluation_loader("test", whole=True)
         both = module.results["test"][task.monitor]

@@ -30,6 +30,15 @@ def test_majority_is_the_most_frequent_label_though_classes_are_balanced(
     assert run.summary["modalities"]["majority"] == torch.tensor(test.count("other") / len(test)).item()
 
 
+def test_by_itself_a_run_is_reported_and_one_of_a_sweep_is_not(train_run: TrainRun, tmp_path: Path) -> None:
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep" / "sweep.json").write_text("{}")
+    short = ["trainer.max_epochs=1"]
+    assert "modalities" in train_run("modality_report=null", *short, folder=tmp_path / "alone").summary
+    assert "modalities" not in train_run("modality_report=null", *short, folder=tmp_path / "sweep" / "0").summary
+    assert "modalities" in train_run("modality_report=true", *short, folder=tmp_path / "sweep" / "1").summary
+
+
 class Numbers(torch.utils.data.Dataset[int]):
     def __getitem__(self, at: int) -> int:
         return at

@@ -35,8 +35,9 @@ class TrainConfig:
     """A run whose weights training starts from; not a resume."""
     resume: str | None = None
     """A run folder to go on with, or `last`: the newest unfinished run of this name."""
-    modality_report: bool = True
-    """After the test: what text only and picture only give, by a linear head on each tower's features."""
+    modality_report: bool | None = None
+    """After the test: what text only and picture only give, by a linear head on each tower's features; null: unless
+    the run is one of a sweep, which the pass over the training rows would hold up."""
     paths: PathsConfig = field(factory=PathsConfig)
     """Where things are written."""
     data: DataConfig
