@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import selectors
 import signal
@@ -27,6 +28,7 @@ from mmft.ranks import HEARTBEAT_FD
 from mmft.run_folder import RunFolder
 from mmft.signals import Stopped, StopRequest, stop_signals
 
+log = logging.getLogger(__name__)
 GRACE = 5.0
 """Seconds that the other ranks have to end by themselves, and then to end when asked."""
 _POLL = 0.2
@@ -115,6 +117,9 @@ def supervise(composed: Composed, path: Path, world: int) -> int:
         finally:
             _end(ranks)
         if failure is None:
+            return ExitCode.DONE
+        if ranks[0].process.returncode == ExitCode.DONE and RunFolder(path).is_completed:
+            log.warning("%s The run itself is complete.", failure)  # it ended badly after all was done
             return ExitCode.DONE
         _record(RunFolder(path), failure)
         raise failure
