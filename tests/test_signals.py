@@ -123,11 +123,12 @@ def test_a_rank_killed_at_any_moment(bench: Any) -> None:
         name, victim = f"killed{at}", at % 2
 
         def kill(run: forked.Forked, victim: int = victim) -> bool:
-            ranks = forked.children(run.pid)
-            if len(ranks) < 2:
-                return False
-            os.kill(ranks[victim], signal.SIGKILL)
-            return True
+            while run.poll() is None:  # a moment before there are any is no moment
+                if len(ranks := forked.children(run.pid)) == 2:
+                    os.kill(ranks[victim], signal.SIGKILL)
+                    return True
+                time.sleep(0.01)
+            return False
 
         code, killed = disturbed(table, name, draw.uniform(0, table.seconds), kill)
         if code == 3:
@@ -153,11 +154,12 @@ def test_a_worker_killed_at_any_moment(bench: Any) -> None:
         name = f"worker{at}"
 
         def kill(run: forked.Forked, at: int = at) -> bool:
-            workers = forked.children(run.pid)
-            if not workers:
-                return False
-            os.kill(workers[at % len(workers)], signal.SIGKILL)
-            return True
+            while run.poll() is None:  # a moment before there are any is no moment
+                if workers := forked.children(run.pid):
+                    os.kill(workers[at % len(workers)], signal.SIGKILL)
+                    return True
+                time.sleep(0.01)
+            return False
 
         code, _ = disturbed(table, name, draw.uniform(0, table.seconds), kill)
         if code == 3:
