@@ -214,7 +214,7 @@ class TestShow:
     def test_completion(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
         for line, expected in (
             ("mmft tr", "train"),
-            ("mmft train optim=", "optim=adamw\noptim=sgd"),
+            ("mmft train schedule=c", "schedule=constant\nschedule=cosine"),
             ("mmft train trainer.max_e", "trainer.max_epochs="),
             ("mmft predict ou", "out="),
             ("mmft gone x", ""),

@@ -48,7 +48,7 @@ def complete(line: str) -> list[str]:
         ("mmft train mod", ["modality_report=", "model.", "model/", "model="]),
         ("mmft train model/", ["model/fusion=", "model/image_encoder=", "model/text_encoder="]),
         ("mmft train tune", ["tune.", "tune/", "tune="]),
-        ("mmft train optim=", ["optim=adamw", "optim=sgd"]),
+        ("mmft train schedule=c", ["schedule=constant", "schedule=cosine"]),
         ("mmft train -m optim=adamw,s", ["optim=adamw,sgd"]),
         ("mmft train debug=o", ["debug=overfit"]),
         ("mmft train swee", []),  # conf/sweep is for wandb

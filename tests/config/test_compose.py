@@ -143,7 +143,7 @@ class TestSweep:
     def test_valid(self, composed: Compose) -> None:
         result = composed("optim.lr=1e-5,3e-5", "seed=range(0,3)", "optim=glob(*)", multirun=True)
         assert "++optim.lr=1e-5,3e-5" in result.lines
-        assert "optim=adamw,sgd" in result.lines
+        assert "optim=adamw,adamw_8bit,paged_adamw,paged_adamw_8bit,sgd" in result.lines
 
     def test_large_sweeps_check_each_value(self, refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
         calls = []

@@ -22,7 +22,7 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
     "section left out": (["batch_size=8"], ["batch_size: no such key", "Did you mean data.batch_size?"]),
     "typo in a group": (["optimizer=sgd"], ["optimizer: no such key", "Did you mean optim?"]),
     "typo in a nested group": (["model/fusoin=concat"], ["model/fusoin: no such group", "Did you mean model/fusion?"]),
-    "typo in an option": (["optim=sdg"], ["'sdg' is no option", "Did you mean sgd?", "adamw, sgd"]),
+    "typo in an option": (["optim=sdg"], ["'sdg' is no option", "Did you mean sgd?", "adamw, adamw_8bit"]),
     "unknown experiment": (["experiment=clipatr"], ["'clipatr' is no option", "Did you mean clipart?"]),
     "option that does not exist": (["logger=comet"], ["'comet' is no option", "Options: none"]),
     "another option's key": (["optim.momentum=0.5"], ["momentum", "belongs to optim=sgd, not to optim=adamw"]),
@@ -106,6 +106,14 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
         ["optim.lr: changes nothing, because tune.image_encoder.lr, tune.text_encoder.lr"],
     ),
     "nesterov without momentum": (["optim=sgd", "optim.nesterov=true", "optim.momentum=0"], ["optim.momentum above 0"]),
+    "8-bit optimizer of shards": (
+        ["optim=adamw_8bit", "trainer=fsdp", "trainer.devices=2"],
+        ["optim: adamw_8bit cannot update the parts of weights", "Type optim=adamw, or trainer=ddp"],
+    ),
+    "paged optimizer in 64 bit": (
+        ["optim=paged_adamw", "trainer.precision=64-true"],
+        ["optim: paged_adamw keeps its moments in 32 bit or 8", "Type optim=adamw, or trainer.precision=32-true"],
+    ),
     "warm-up of a step and a half": (["schedule.warmup=1.5"], ["neither a share below 1 nor a whole number"]),
     "warm-up longer than training": (["schedule.warmup=10", "trainer.max_steps=10"], ["would never be reached"]),
     "validation after the end": (

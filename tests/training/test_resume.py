@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from runs import Run, TrainRun, same_weights
 
 from mmft.callbacks.checkpointing import Checkpointing
@@ -94,6 +95,22 @@ def test_checkpoints_after_epochs_alone_are_enough(
     killed_run(shapes_overrides, tmp_path / "killed", STEPS // 2, "after")
     run = resumed(shapes_overrides, tmp_path / "killed")
     assert run.summary["resumed_from"] == [STEPS // 2]
+    assert same_weights(run, undisturbed)
+    assert run.metrics == undisturbed.metrics
+
+
+@pytest.mark.parametrize("optim", ["adamw_8bit", "paged_adamw", "paged_adamw_8bit"])
+def test_moments_of_bitsandbytes_come_back(
+    train_run: TrainRun, shapes_overrides: list[str], tmp_path: Path, optim: str
+) -> None:
+    typed = [f"optim={optim}", "checkpoint.every_steps=1"]
+    undisturbed = train_run(*typed)
+    in_8_bit = [t for t in undisturbed.weights.values() if t.dtype == torch.uint8]
+    assert bool(in_8_bit) == optim.endswith("8bit")
+    assert all(t.numel() >= 4096 for t in in_8_bit)
+    killed_run([*shapes_overrides, *typed], tmp_path / "killed", 4, "after")
+    run = resumed([*shapes_overrides, *typed], tmp_path / "killed")
+    assert run.summary["resumed_from"] == [4]
     assert same_weights(run, undisturbed)
     assert run.metrics == undisturbed.metrics
 

@@ -24,10 +24,9 @@ class OptimConfig(OptionConfig):
     """Decay of weight matrices; norms, biases, embeddings, positions and class tokens have none."""
 
 
-@option("optim", "adamw", builds="mmft.training.optim:adamw")
 @dataclass(kw_only=True)
-class AdamWConfig(OptimConfig):
-    """AdamW (Loshchilov and Hutter, 2019), fused where the device has it."""
+class _Adam(OptimConfig):
+    """What every AdamW has."""
 
     beta1: float = field(0.9, ge=0, lt=1)
     """Decay of the first moment."""
@@ -35,6 +34,30 @@ class AdamWConfig(OptimConfig):
     """Decay of the second moment."""
     eps: float = field(1e-8, gt=0)
     """Added to the denominator."""
+
+
+@option("optim", "adamw", builds="mmft.training.optim:adamw")
+@dataclass(kw_only=True)
+class AdamWConfig(_Adam):
+    """AdamW (Loshchilov and Hutter, 2019), fused where the device has it."""
+
+
+@option("optim", "adamw_8bit", builds="mmft.training.optim:adamw_8bit")
+@dataclass(kw_only=True)
+class AdamW8bitConfig(_Adam):
+    """AdamW with moments in 8 bit (Dettmers et al., 2022); tensors of fewer than 4,096 values keep 32 bit."""
+
+
+@option("optim", "paged_adamw", builds="mmft.training.optim:paged_adamw")
+@dataclass(kw_only=True)
+class PagedAdamWConfig(_Adam):
+    """AdamW whose moments a full GPU moves to the CPU's memory (Dettmers et al., 2023)."""
+
+
+@option("optim", "paged_adamw_8bit", builds="mmft.training.optim:paged_adamw_8bit")
+@dataclass(kw_only=True)
+class PagedAdamW8bitConfig(_Adam):
+    """`adamw_8bit` whose moments a full GPU moves to the CPU's memory."""
 
 
 @option("optim", "sgd", builds="mmft.training.optim:sgd")
