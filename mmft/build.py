@@ -36,6 +36,7 @@ from mmft.data.order import BatchSizes, StepPlan
 from mmft.data.splits import Split
 from mmft.errors import UserError
 from mmft.models.image_encoder import build_image_encoder
+from mmft.models.recompute import recompute_blocks
 from mmft.models.source import Source
 from mmft.models.text_encoder import build_text_encoder
 from mmft.models.vision_language_model import VisionLanguageModel, set_dropout
@@ -118,7 +119,9 @@ def build_data(
 
 
 def build_module(config: TrainConfig, model: VisionLanguageModel, task: Task, plan: TuningPlan) -> FineTuning:
-    """The LightningModule."""
+    """The LightningModule; from here on the blocks of a model under gradient checkpointing are computed twice."""
+    if config.trainer.gradient_checkpointing:
+        recompute_blocks(model)
     # The fields of the group's base are the plan's and the step's; an option's own are its optimizer's.
     return FineTuning(
         model,

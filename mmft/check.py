@@ -28,6 +28,7 @@ from mmft.errors import ExitCode, UserError
 from mmft.files import write_records
 from mmft.hardware import choose_hardware
 from mmft.initialise import initialise_from
+from mmft.models.recompute import recompute_blocks
 from mmft.models.vision_language_model import VisionLanguageModel
 from mmft.shipped import located
 from mmft.tasks.base import Task
@@ -134,6 +135,8 @@ class _Check:
         batch = longest_rows(data, min(share, config.data.micro_batch_size or share))
         if not len(batch):
             return
+        if config.trainer.gradient_checkpointing:
+            recompute_blocks(model)
         seconds = self._try(try_batch, model, task, batch, device, config.trainer.precision)
         if seconds is not None:
             planned = f"{data.plan.total:,} of {config.data.batch_size} rows, in {data.plan.epochs} epochs"

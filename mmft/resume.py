@@ -26,6 +26,7 @@ _MAY_CHANGE = (
     "trainer.accelerator",
     "trainer.devices",
     "trainer.strategy",
+    "trainer.gradient_checkpointing",
     "trainer.log_every_steps",
     "callbacks.progress",
     "callbacks.profile",

@@ -114,6 +114,10 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
         ["optim=paged_adamw", "trainer.precision=64-true"],
         ["optim: paged_adamw keeps its moments in 32 bit or 8", "Type optim=adamw, or trainer.precision=32-true"],
     ),
+    "activations that nobody keeps": (
+        ["tune=head_only", "trainer.gradient_checkpointing=true"],
+        ["trainer.gradient_checkpointing: changes nothing, because both encoders are frozen", "type tune=full"],
+    ),
     "warm-up of a step and a half": (["schedule.warmup=1.5"], ["neither a share below 1 nor a whole number"]),
     "warm-up longer than training": (["schedule.warmup=10", "trainer.max_steps=10"], ["would never be reached"]),
     "validation after the end": (

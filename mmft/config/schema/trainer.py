@@ -24,6 +24,9 @@ class TrainerConfig:
     """Seconds after which a rank that others wait for ends the run, which then names it."""
     precision: Literal["auto", "32-true", "bf16-mixed", "64-true"] = "auto"
     """`auto`: bf16-mixed where the processor or GPU has it in hardware, else 32-true."""
+    gradient_checkpointing: bool = False
+    """Keep no activations inside the encoders' blocks but compute them again in the backward pass: much less memory,
+    about a third more time, the same result."""
     max_epochs: int = field(3, ge=1)
     """Passes over the training rows."""
     max_steps: int | None = field(None, ge=1)

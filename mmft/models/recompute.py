@@ -1,0 +1,81 @@
+"""Gradient checkpointing: activations inside a block are let go of and computed again in the backward pass (Chen et al.
+2016, arXiv 1604.06174), by torch's non-reentrant `checkpoint`.
+
+A block's class is replaced by a subclass of it, so that names, state dicts, hooks and `isinstance` stay as they are,
+for timm and transformers alike, and a copy of the model is one too.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+from mmft.models.layers import block_modules
+from mmft.models.vision_language_model import TOWERS, VisionLanguageModel
+
+log = logging.getLogger(__name__)
+
+
+class Recomputed:
+    """What a block's class is mixed with; costs nothing where no gradient is wanted."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The block's own, whose activations are computed again, with the same dropout, for the backward pass."""
+        forward = super().forward  # type: ignore[misc] # of the block's class
+        if not torch.is_grad_enabled():
+            return forward(*args, **kwargs)
+
+        # Both in one place: the GPUs whose generators are replayed are looked for among positional arguments.
+        def run(given: tuple[Any, ...], named: dict[str, Any]) -> Any:
+            return forward(*given, **named)
+
+        return checkpoint(run, args, kwargs, use_reentrant=False, context_fn=partial(_contexts, self))
+
+
+def recompute_blocks(model: VisionLanguageModel) -> int:
+    """Makes every block of both encoders one that is computed twice.
+
+    Args:
+        model: is changed in place; its parameters and their names are not.
+
+    Returns:
+        The number of blocks. A trained tower without any is as before: that is told.
+    """
+    found = []
+    for tower in TOWERS:
+        blocks = block_modules(getattr(model, tower).backbone)
+        if not blocks and not getattr(model, tower).frozen:
+            log.warning("trainer.gradient_checkpointing: model.%s has no blocks that could be computed twice", tower)
+        found += blocks
+    for block in found:
+        kind = type(block)
+        if not isinstance(block, Recomputed):
+            block.__class__ = type(kind.__name__, (Recomputed, kind), {"__module__": kind.__module__})
+    return len(found)
+
+
+def _contexts(block: Any) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """What the first and the second forward pass run in."""
+    return nullcontext(), _statistics_kept(block)
+
+
+@contextmanager
+def _statistics_kept(block: nn.Module) -> Iterator[None]:
+    """A BatchNorm that is trained counts a batch once, although it sees it twice."""
+    norms = [m for m in block.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
+    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    try:
+        for norm in norms:  # the statistics themselves must be there: autograd keeps them, as in the first pass
+            norm.momentum, norm.num_batches_tracked = 0.0, None
+        yield
+    finally:
+        for norm, (momentum, counted) in zip(norms, before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, counted
