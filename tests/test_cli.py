@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import resource
@@ -281,8 +282,10 @@ class TestTrain:
         assert main(["train", "-m", *COMPLETE, f"optim.head_lr={head_lrs}"]) == code
         assert len(training) == len(head_lrs.split(","))
 
-    def test_config_that_went_wrong_meanwhile(self, training: Calls, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A table that vanishes during a sweep fails the runs that want it, each by itself."""
+    def test_config_that_went_wrong_meanwhile(
+        self, training: Calls, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """A table that vanishes during a sweep fails the runs that want it, each by itself, and sweep.csv says so."""
         make = cli_folder.make_run_folder
 
         def vanish(*args: Any, **options: Any) -> Path:
@@ -290,8 +293,15 @@ class TestTrain:
             return make(*args, **options)
 
         monkeypatch.setattr(cli_folder, "make_run_folder", vanish)
-        assert main(["train", "-m", *COMPLETE, "seed=0,1"]) == ExitCode.USER
+        assert main(["train", "-m", *COMPLETE, "optim.head_lr=1,2", "hydra.sweep.dir=sweep"]) == ExitCode.USER
         assert training == []
+        with Path("sweep/sweep.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        assert [(row["status"], row["optim.head_lr"]) for row in rows] == [("failed", "1"), ("failed", "2")]
+        assert all("there is no file 'rows.csv'" in row["error"] for row in rows)
+        out, err = capsys.readouterr()
+        assert out.splitlines()[0].split() == ["jobs", "optim.head_lr", "runs"]
+        assert "run 1 of the sweep begins: optim.head_lr=2\n" in err
 
     @pytest.mark.parametrize("head_lrs", ["5,1", "7,1"])
     def test_ctrl_c_stops_the_sweep(self, head_lrs: str, training: Calls) -> None:

@@ -47,7 +47,7 @@ _BASH = r"""_mmft_complete()
 complete -o nospace -F _mmft_complete mmft"""
 _SCRIPTS = {"bash": (_BASH, "complete -r mmft; unset -f _mmft_complete")}
 """Shell -> what installs the completion and what takes it away; only what a test runs is here."""
-_RUNS = ("run", "resume", "init", "compare")  # keys whose value may be `last`
+_RUNS = ("run", "resume", "init", "compare")  # keys whose value is a run folder or `last`
 
 
 def complete(words: Sequence[str], commands: Sequence[str]) -> int:
@@ -166,7 +166,8 @@ def _values(command: str, key: str, word: str, groups: Groups) -> list[str]:
         for member in members(hints(owner)[f.name])
     ]
     words = {text for hint in allowed for text in _words(hint)} | ({"last"} if key in _RUNS else set())
-    return _beginning(word, words) + (_paths(word) if str in allowed else [])
+    paths = _paths(word) if str in allowed else []
+    return _beginning(word, words) + [path for path in paths if key not in _RUNS or path.endswith("/")]
 
 
 def _words(hint: Any) -> list[str]:

@@ -98,7 +98,8 @@ def command_help(command: str, summary: str) -> str:
 
 def _section(title: str, entries: Mapping[str, str]) -> Iterator[str]:
     yield f"{title}:"
-    yield from (f"  {name:<22}{text}" for name, text in entries.items())
+    for name, text in entries.items():
+        yield textwrap.fill(text, _WIDTH, initial_indent=f"  {name:<22}", subsequent_indent=" " * 24)
     yield ""
 
 
@@ -123,7 +124,7 @@ def _keys(root: type, title: str) -> Iterator[str]:
     for (key, entry), names in shown.items():
         group = key.rpartition(".")[0].replace(".", "/")
         only = "" if len(names) == len(options(group) or names) else f" ({group}={' '.join(map(str, names))} only)"
-        yield f"  {key}{only}"
+        yield textwrap.fill(f"{key}{only}", _WIDTH, initial_indent="  ", subsequent_indent=" " * 4)
         yield entry
 
 

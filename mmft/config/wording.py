@@ -12,6 +12,22 @@ _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: 
 _PLURAL = {int: "whole numbers", float: "numbers", str: "texts", bool: "truth values"}
 
 
+_HABITS = {
+    "ckpt_path": "resume",
+    "epochs": "trainer.max_epochs",
+    "learning_rate": "optim.lr",
+    "lr": "optim.lr",
+    "output_dir": "paths.runs",
+    "task_name": "name",
+    "trainer.accumulate_grad_batches": "data.micro_batch_size",
+    "trainer.gpus": "trainer.devices",
+    "trainer.gradient_clip_val": "optim.clip_norm",
+    "trainer.limit_train_batches": "data.limit",
+    "trainer.log_every_n_steps": "trainer.log_every_steps",
+}
+"""What Lightning, lightning-hydra-template and transformers call a key of ours, where it is spelt unlike it."""
+
+
 def nearest(name: str, names: Iterable[str]) -> str | None:
     """The one of `names` that `name` most likely meant; None if none is near.
 
@@ -20,6 +36,8 @@ def nearest(name: str, names: Iterable[str]) -> str | None:
     import difflib
 
     known = list(names)
+    if _HABITS.get(name) in known:
+        return _HABITS[name]
     same_end = [k for k in known if k.split(".")[-1] == name.rsplit(".", maxsplit=1)[-1]]
     for pool, cutoff in ((same_end, 0.0 if len(same_end) == 1 else 0.5), (known, 0.7), (known, 0.6)):
         if found := difflib.get_close_matches(name, pool, n=1, cutoff=cutoff):

@@ -59,16 +59,12 @@ class Sweep:
         for job, typed in zip(self.jobs, self._typed, strict=True):
             groups.setdefault(tuple(typed.get(key, "") for key in keys), []).append(job)
         metric = next((job.monitor for job in self.jobs if job.monitor), "")
+        shown = [f"{split}/{metric}" for split in ("val", "test")] if metric else []
         by = f"val/{metric}" if any(f"val/{metric}" in job.metrics for job in self.jobs) else f"test/{metric}"
         ordered = sorted(groups.items(), key=lambda item: (not _through(item[1]), _rank(_mean(item[1], by), by)))
-        header = ["jobs", *keys, "runs", f"val/{metric}", f"test/{metric}"]
+        header = ["jobs", *keys, "runs", *shown]
         lines = [
-            [
-                _names(jobs),
-                *map(_short, values),
-                _count(jobs),
-                *(_spread(jobs, f"{s}/{metric}") for s in ("val", "test")),
-            ]
+            [_names(jobs), *map(_short, values), _count(jobs), *(_spread(jobs, name) for name in shown)]
             for values, jobs in ordered
         ]
         best = [job for job in _through(ordered[0][1]) if by in job.metrics] if ordered else []

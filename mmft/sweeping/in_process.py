@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mmft.messages import report
 from mmft.processes.start import train_job
 from mmft.sweeping.job import Ask, Job, Result
 
@@ -16,14 +15,14 @@ class InProcess:
     def run(self, ask: Ask) -> Iterator[Result]:
         """One after the other; a run that fails says why, and does not stop the others."""
         while (job := ask()) is not None:
-            result = Result(job, _code(job))
+            result = _made(job)
             yield result
             if result.stopped:
                 return
 
 
-def _code(job: Job) -> int:
+def _made(job: Job) -> Result:
     try:
-        return train_job(job.compose(), job.folder)
+        return Result(job, train_job(job.compose(), job.folder))
     except Exception as error:
-        return report(error)
+        return Result.raised(job, error)

@@ -8,7 +8,11 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from mmft.config.compose import Composed, compose
-from mmft.errors import ExitCode
+from mmft.config.overrides import Typed
+from mmft.errors import ExitCode, MmftError
+from mmft.files import write_text
+from mmft.messages import report
+from mmft.run_folder import RunFolder
 
 STOPPED = (ExitCode.INTERRUPTED, ExitCode.TERMINATED)
 
@@ -39,19 +43,49 @@ class Job:
 
 
 class Result(NamedTuple):
-    """How a job has ended."""
+    """How a job has ended.
+
+    Attributes:
+        job: the job.
+        code: its exit code.
+        messages: what went wrong, as far as the launcher knows it.
+    """
 
     job: Job
     code: int
+    messages: Sequence[str] = ()
+
+    @classmethod
+    def raised(cls, job: Job, error: Exception) -> Result:
+        """Of a job that ended with an error, which is said on stderr."""
+        text = str(error) if isinstance(error, MmftError) else f"{type(error).__name__}: {error}"
+        return cls(job, report(error), [text])
 
     @property
     def stopped(self) -> bool:
         """Whether the sweep was meant, not this run alone."""
         return self.code in STOPPED
 
+    def record(self) -> None:
+        """Writes into the run folder that the job failed, where it could not: it was refused, or its process died."""
+        import yaml
+
+        if self.code == ExitCode.DONE or self.stopped:
+            return
+        folder = RunFolder(self.job.folder)
+        if folder.peek().get("status") in (None, "running"):
+            folder.update_summary(status="failed", error="\n".join(self.messages))
+        if not (folder.path / "overrides.yaml").exists():
+            write_text(folder.path / "overrides.yaml", yaml.safe_dump([*self.job.overrides], allow_unicode=True))
+
 
 Ask = Callable[[], Job | None]
 """Gives the next job; None: there are no more."""
+
+
+def varies(typed: Typed) -> bool:
+    """Whether an override differs between a sweep's runs: it has several values, or a span of them."""
+    return typed.span is not None or len(typed.texts) > 1
 
 
 class Sweeper(Protocol):

@@ -7,16 +7,14 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
 from mmft.errors import ExitCode
-from mmft.messages import report, report_messages
+from mmft.messages import report_messages
 from mmft.processes.job import packed
-from mmft.run_folder import RunFolder
 from mmft.signals import stop_signals
 from mmft.sweeping.job import Ask, Job, Result
 from mmft.sweeping.worker import Outcome
@@ -83,8 +81,7 @@ class Parallel(ABC):
             text = json.dumps(packed(job.compose(), job.folder))
             self._running.append(_Running(job, self.start(job, text)))
         except Exception as error:
-            return Result(job, report(error))
-        print(f"mmft: run {job.number} of the sweep begins: {job.folder}", file=sys.stderr)
+            return Result.raised(job, error)
         return None
 
     def _ended(self) -> Iterator[Result]:
@@ -99,17 +96,9 @@ class Parallel(ABC):
                 print(running.job.folder, flush=True)
             else:
                 report_messages(messages)
-            if code in (ExitCode.TRAINING, ExitCode.DEFECT):
-                _record(RunFolder(running.job.folder), messages)
-            yield Result(running.job, code)
+            yield Result(running.job, code, messages)
 
     def _stop(self, number: int) -> None:
         """Ctrl-C and SIGTERM go on to the jobs, which save; no more are started."""
         for running in self._running:
             running.handle.stop(number)
-
-
-def _record(folder: RunFolder, messages: list[str]) -> None:
-    """A process that has died could not write how its run ended."""
-    if folder.peek().get("status") in (None, "running"):
-        folder.update_summary(status="failed", error="\n".join(messages))

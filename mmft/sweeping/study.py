@@ -22,7 +22,7 @@ from mmft.config.overrides import Typed
 from mmft.config.schema.sweep import BasicLauncherConfig, OptunaSweeperConfig
 from mmft.errors import ExitCode, UserError
 from mmft.run_folder import RunFolder
-from mmft.sweeping.job import Job, Result
+from mmft.sweeping.job import Job, Result, varies
 from mmft.training.trial import NAME, make_pruner, mark_as_trial, open_storage
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class StudySweeper:
         self.settings = composed.sweep.sweeper
         self.parallel = not isinstance(composed.sweep.launcher, BasicLauncherConfig)
         self.typed = list({typed.key: typed for typed in composed.parsed}.values())  # of a key typed twice, the last
-        self.space = {typed.key: _distribution(typed) for typed in self.typed if _is_searched(typed)}
+        self.space = {typed.key: _distribution(typed) for typed in self.typed if varies(typed)}
         _check(composed, self.space)
         self._lock = _locked(folder)
         _check_goes_on(composed, folder)
@@ -72,10 +72,10 @@ class StudySweeper:
         trials = self.study.get_trials(deepcopy=False)
         self._begun = [trial for trial in trials if not trial.state.is_finished()]
         if trials:
-            left = max(0, settings.n_trials - len(trials))
+            done, left = len(trials) - len(self._begun), max(0, settings.n_trials - len(trials))
             print(
-                f"{folder}: goes on after {len(trials) - len(self._begun)} trials; {len(self._begun)} had begun, "
-                f"{left} are left of hydra.sweeper.n_trials={settings.n_trials}.",
+                f"mmft: the search in {folder} goes on: of n_trials={settings.n_trials}, {done} are done, "
+                f"{len(self._begun)} had begun, {left} are to come.",
                 file=sys.stderr,
             )
 
@@ -113,10 +113,6 @@ class StudySweeper:
             return
         state = TrialState.PRUNED if status == "pruned" else TrialState.FAIL
         self.study.tell(result.job.number, state=state)
-
-
-def _is_searched(typed: Typed) -> bool:
-    return typed.span is not None or len(typed.texts) > 1
 
 
 def _distribution(typed: Typed) -> BaseDistribution:

@@ -20,7 +20,7 @@ from mmft.config.schema.sweep import JoblibLauncherConfig, OptunaSweeperConfig, 
 from mmft.errors import ExitCode, UserError
 from mmft.files import write_text
 from mmft.ranks import started
-from mmft.sweeping.job import Launcher, Result, Sweeper
+from mmft.sweeping.job import Ask, Job, Launcher, Result, Sweeper, varies
 
 RECORD = "sweep.json"
 
@@ -43,9 +43,11 @@ def sweep(composed: Composed, config_dirs: Sequence[Path]) -> int:
     write_text(folder / RECORD, json.dumps(record, indent=2) + "\n")
     results: list[Result] = []
     try:
-        with closing(_launcher(composed, folder).run(sweeper.ask)) as running:  # type: ignore[type-var]
+        ask = _announced(sweeper.ask, [typed.key for typed in composed.parsed if varies(typed)])
+        with closing(_launcher(composed, folder).run(ask)) as running:  # type: ignore[type-var]
             for result in running:
                 results.append(result)
+                result.record()
                 sweeper.tell(result)
                 _say(result)
     finally:  # a sweep that is stopped has jobs that are done
@@ -92,6 +94,19 @@ def _launcher(composed: Composed, folder: Path) -> Launcher:
     from mmft.sweeping.in_process import InProcess
 
     return InProcess()
+
+
+def _announced(ask: Ask, keys: Sequence[str]) -> Ask:
+    """`ask` that says of each job what it has of its own."""
+
+    def announce() -> Job | None:
+        job = ask()
+        if job is not None:
+            own = " ".join(text for text in job.overrides if text.partition("=")[0].lstrip("+") in keys)
+            print(f"mmft: run {job.number} of the sweep begins: {own or job.folder}", file=sys.stderr)
+        return job
+
+    return announce
 
 
 def _say(result: Result) -> None:

@@ -99,12 +99,15 @@ def ask(shapes_overrides: list[str], tmp_path: Path) -> Callable[..., Any]:
 
 def test_so_many_at_a_time(ask: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     launcher = Stand(2, {1: ExitCode.TRAINING})
-    results = [(result.job.number, result.code) for result in launcher.run(ask(4))]
-    assert results == [(1, 3), (2, 0), (3, 0), (0, 0)]
+    results = list(launcher.run(ask(4)))
+    assert [(result.job.number, result.code) for result in results] == [(1, 3), (2, 0), (3, 0), (0, 0)]
     assert launcher.most == 2
     out, err = capsys.readouterr()
     assert out.split() == [str(tmp_path / str(n)) for n in (2, 3, 0)]
     assert "mmft: error: a message" in err
+    for result in results:
+        result.record()
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["1"]
     assert json.loads((tmp_path / "1" / "summary.json").read_text()) == {"status": "failed", "error": "a message"}
 
 

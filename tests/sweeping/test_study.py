@@ -133,7 +133,7 @@ def test_a_search_goes_on_where_it_was(made: Made, capsys: pytest.CaptureFixture
     assert search(*given, "hydra.sweeper.n_trials=5", HERE) == ExitCode.DONE
     assert search(*given, "hydra.sweeper.n_trials=8", HERE) == ExitCode.DONE
     assert [path.name for _, path in made[8:]] == [str(n) for n in range(8)]
-    assert "goes on after 5 trials; 0 had begun, 3 are left" in capsys.readouterr().err
+    assert "n_trials=8, 5 are done, 0 had begun, 3 are to come." in capsys.readouterr().err
     assert [t.params for t in trials()] == [t.params for t in trials("whole")]
     assert [c.config.optim.lr for c, _ in made[8:]] == [c.config.optim.lr for c, _ in made[:8]]
     assert len(rows()) == 8

@@ -1,0 +1,37 @@
+"""What is suggested in the place of a name that is not there."""
+
+from __future__ import annotations
+
+import pytest
+
+from mmft.config.schema import TrainConfig
+from mmft.config.validate import read
+from mmft.config.walk import key_names
+from mmft.config.wording import _HABITS, did_you_mean
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("optim.lrr", "optim.lr"),
+        ("batch_size", "data.batch_size"),
+        ("lr", "optim.lr"),
+        ("trainer.gpus", "trainer.devices"),
+        ("trainer.gradient_clip_val", "optim.clip_norm"),
+        ("trainer.log_every_n_steps", "trainer.log_every_steps"),
+        ("trainer.check_val_every_n_epoch", "trainer.val_every_epochs"),
+    ],
+)
+def test_a_key_of_another_program(typed: str, meant: str) -> None:
+    assert did_you_mean(typed, key_names(TrainConfig)) == f" Did you mean {meant}?"
+
+
+def test_habits_are_no_keys_and_mean_some() -> None:
+    keys = set(key_names(TrainConfig))
+    assert keys.isdisjoint(_HABITS)
+    assert keys.issuperset(_HABITS.values())
+
+
+def test_the_message_names_it() -> None:
+    problems = read({"trainer": {"gradient_clip_val": 1.0}}, TrainConfig).problems
+    assert any(p.key == "trainer.gradient_clip_val" and "mean optim.clip_norm?" in p.text for p in problems)
