@@ -15,7 +15,7 @@ from mmft import clock
 from mmft.callbacks.bad_rows import BadRowReport
 from mmft.callbacks.checkpointing import Checkpointing
 from mmft.callbacks.gradient_accumulation import GradientAccumulation
-from mmft.callbacks.layer_freezing import LayerFreezing
+from mmft.callbacks.layer_freezing import LayerFreezing, own_warmups, start_steps
 from mmft.callbacks.learning_rate_warmup import LearningRateWarmup
 from mmft.callbacks.profiling import profiling
 from mmft.callbacks.progress import progress
@@ -23,13 +23,15 @@ from mmft.callbacks.pruning import pruning
 from mmft.callbacks.run_summary import RunSummary
 from mmft.callbacks.stopping import StopOnSignal
 from mmft.callbacks.time_limit import time_limit
+from mmft.callbacks.weight_averaging import WeightAveraging
 from mmft.config import registry
 from mmft.config.schema.logger import LoggerConfig
 from mmft.config.schema.model import ModelConfig
 from mmft.config.schema.optim import OptimConfig
 from mmft.config.schema.root import TrainConfig
 from mmft.config.schema.task import TaskConfig
-from mmft.config.schema.trainer import CheckpointConfig, TrainerConfig
+from mmft.config.schema.trainer import CheckpointConfig, EmaConfig, TrainerConfig
+from mmft.config.schema.tune import TuneConfig
 from mmft.data.bad_rows import BadRows
 from mmft.data.datamodule import VisionLanguageData
 from mmft.data.order import BatchSizes, StepPlan
@@ -39,7 +41,7 @@ from mmft.models.image_encoder import build_image_encoder
 from mmft.models.recompute import recompute_blocks
 from mmft.models.source import Source
 from mmft.models.text_encoder import build_text_encoder
-from mmft.models.vision_language_model import VisionLanguageModel, set_dropout
+from mmft.models.vision_language_model import TOWERS, VisionLanguageModel, set_dropout
 from mmft.ranks import started
 from mmft.run_folder import RunFolder
 from mmft.signals import StopRequest
@@ -49,6 +51,7 @@ from mmft.training.csv_log import CsvLog
 from mmft.training.loggers.base import RunLogger
 from mmft.training.module import FineTuning
 from mmft.training.strategies import ShardedModel, SummedGradients
+from mmft.tuning.methods.base import TuningMethod
 from mmft.tuning.plan import Rates, TuningPlan, make_plan
 
 
@@ -89,14 +92,34 @@ def build_plan(config: TrainConfig, model: VisionLanguageModel, changed: Iterabl
         model: the model.
         changed: towers whose weights come from another run.
     """
-    methods = {
-        "image_encoder": registry.build(config.tune.image_encoder),
-        "text_encoder": registry.build(config.tune.text_encoder),
-    }
     optim = config.optim
+    methods = apply_tuning(config, model)
     plan = make_plan(model, methods, Rates(optim.lr, optim.head_lr, optim.layer_decay, optim.weight_decay))
     plan.changed = {tower for tower in methods if not getattr(config.model, tower).pretrained} | set(changed)
     return plan
+
+
+def build_methods(tune: TuneConfig) -> dict[str, TuningMethod]:
+    """The tuning method of each tower; a key that it leaves null is as in `tune` itself."""
+    found: dict[str, TuningMethod] = {}
+    for tower in TOWERS:
+        own = getattr(tune, tower)
+        arguments = {name: getattr(tune, name, None) if v is None else v for name, v in registry.arguments(own).items()}
+        found[tower] = registry.class_of(own)(key=f"tune.{tower}", **arguments)
+    return found
+
+
+def apply_tuning(config: TrainConfig, model: VisionLanguageModel) -> dict[str, TuningMethod]:
+    """Puts into each tower what its tuning method adds; gives the methods.
+
+    Raises:
+        UserError: a method finds nothing to be applied to.
+    """
+    methods = build_methods(config.tune)
+    for tower, method in methods.items():
+        torch.manual_seed(config.seed)  # what a method adds is the same whatever was drawn before
+        method.apply(getattr(model, tower))
+    return methods
 
 
 def build_data(
@@ -155,6 +178,7 @@ def build_callbacks(
     folder: RunFolder,
     data: VisionLanguageData,
     task: Task,
+    plan: TuningPlan,
     log: CsvLog,
     bad: BadRows,
     job: clock.Spent,
@@ -162,15 +186,23 @@ def build_callbacks(
 ) -> list[pl.Callback]:
     """All callbacks, in the order in which Lightning calls them."""
     monitor, minimised = monitor_of(config.checkpoint, task)
+    joins = start_steps(plan, data.plan)
     checkpointing = Checkpointing(
-        folder.checkpoints, config.checkpoint.every_steps, config.checkpoint.every_minutes, monitor, minimised, log
+        folder.checkpoints,
+        config.checkpoint.every_steps,
+        config.checkpoint.every_minutes,
+        monitor,
+        minimised,
+        log,
+        _keep(config.checkpoint, data),
     )
     return [
         BadRowReport(bad),
-        LayerFreezing(),
-        LearningRateWarmup(registry.build(config.schedule), data.plan.total),
+        LayerFreezing(joins),
+        LearningRateWarmup(registry.build(config.schedule), data.plan.total, own_warmups(plan, joins)),
         GradientAccumulation(config.data.micro_batch_size, data.plan.batch_sizes),
         *_early_stopping(config, monitor, minimised, data),
+        *_weight_averaging(config.callbacks.ema),
         RunSummary(folder, job),
         checkpointing,
         StopOnSignal(checkpointing, request),
@@ -179,6 +211,17 @@ def build_callbacks(
         *profiling(folder.path / "profile", config.callbacks.profile.steps, config.callbacks.profile.after),
         *progress(config.callbacks.progress if folder.writes else "none"),
     ]
+
+
+def _keep(config: CheckpointConfig, data: VisionLanguageData) -> int:
+    """How many of the best checkpoints are kept."""
+    if config.keep > 1 and "val" not in data.rows:
+        raise UserError(f"checkpoint.keep={config.keep}: there are no validation rows to tell the best by.")
+    return config.keep
+
+
+def _weight_averaging(config: EmaConfig) -> list[pl.Callback]:
+    return [] if config.decay is None else [WeightAveraging(config.decay, config.warmup)]
 
 
 def _early_stopping(config: TrainConfig, monitor: str, minimised: bool, data: VisionLanguageData) -> list[pl.Callback]:

@@ -33,6 +33,7 @@ def initialise_from(run: str, runs: Path, model: VisionLanguageModel, task: Task
         UserError: there is no finished model, or its encoders or fusion have other shapes.
     """
     saved = load_model(_model_folder(run, runs))
+    saved.merge()
     same_labels = saved.task.state().get("labels") == task.state().get("labels")
     state = saved.model.state_dict()
     if not same_labels:

@@ -10,7 +10,7 @@ from pathlib import Path
 # Lightning's and torch's hints that do not apply here, each with the reason.
 _IGNORED = (
     ".*does not have many workers.*",  # data.num_workers is the user's to choose
-    ".*modules? in eval mode at the start of training.*",  # frozen encoders are, on purpose
+    r".*module(\(s\)|s)? in eval mode at the start of training.*",  # frozen encoders are, on purpose
     ".*your dataloader is not resumable.*",  # ours is: the order is a function of the optimizer step
     ".*recommended to use `self.log.*sync_dist.*",  # every rank has the same value already
     ".*smaller than the logging interval.*",
@@ -46,6 +46,8 @@ def configure(log_file: Path | None, rank: int = 0) -> None:
         root.addHandler(file)
     for name in ("lightning", "lightning.pytorch", "lightning.fabric", "transformers", "timm"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # Says for every layer that its inputs are float16 while they are multiplied; mmft.tuning.quantize says so once.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     for pattern in _IGNORED:
         warnings.filterwarnings("ignore", message=pattern)
 

@@ -22,7 +22,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from mmft.build import build_model, build_task
+from mmft.build import apply_tuning, build_model, build_task
 from mmft.config.schema import TrainConfig
 from mmft.config.validate import read, to_dict
 from mmft.errors import UserError
@@ -30,6 +30,7 @@ from mmft.files import replace_folder
 from mmft.models.source import Source, encoder_folders, find_by_hash, resolve, weight_files
 from mmft.models.vision_language_model import VisionLanguageModel, part_of
 from mmft.tasks.base import Task
+from mmft.tuning.methods.base import TuningMethod
 from mmft.tuning.plan import TuningPlan
 
 _TOWERS = ("image_encoder", "text_encoder")
@@ -45,12 +46,23 @@ class SavedModel:
         task: knows the label names.
         config: the config that it was trained with.
         working_directory: what relative paths in `config` are relative to.
+        methods: the tuning method of each tower.
     """
 
     model: VisionLanguageModel
     task: Task
     config: TrainConfig
     working_directory: Path
+    methods: Mapping[str, TuningMethod]
+
+    def merge(self) -> None:
+        """Puts what the tuning methods have added into the encoders' own weights, in float32.
+
+        Raises:
+            UserError: a method adds what an encoder has no place for.
+        """
+        for tower, method in self.methods.items():
+            method.merge(getattr(self.model, tower))
 
 
 def save_model(
@@ -124,10 +136,11 @@ def load_model(folder: Path) -> SavedModel:
         sources[tower] = find_base(tower, content["encoders"][tower], folder, typed) if pretrained[tower] else whole
     _fix_input(config, content["input"], pretrained)
     model = build_model(config.model, task.width, config.seed, sources)
+    methods = apply_tuning(config, model)
     if config.trainer.precision == "64-true":
         model.double()
     _load_state(model, state, {tower for tower in _TOWERS if pretrained[tower]})
-    return SavedModel(model.eval(), task, config, Path(content["working_directory"]))
+    return SavedModel(model.eval(), task, config, Path(content["working_directory"]), methods)
 
 
 def _read_config(values: dict[str, Any], folder: Path) -> TrainConfig:

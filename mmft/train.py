@@ -19,8 +19,9 @@ import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmft import build, clock, logs
-from mmft.callbacks.checkpointing import Checkpointing, copy_to_best
+from mmft.callbacks.checkpointing import Checkpointing, resumed_best, step_folder
 from mmft.callbacks.pruning import Pruned
+from mmft.callbacks.weight_averaging import validated_weights
 from mmft.config.compose import Composed
 from mmft.config.paths import rebase
 from mmft.config.schema import TrainConfig
@@ -44,6 +45,7 @@ from mmft.training.collectives import end_collectives
 from mmft.training.csv_log import CsvLog
 from mmft.training.loggers.base import RunLogger
 from mmft.training.module import FineTuning
+from mmft.training.soup import Ingredient, finish_with_soup
 from mmft.tuning.table import plan_rows, show_plan, write_plan
 
 log = logging.getLogger(__name__)
@@ -118,7 +120,7 @@ def run(
     module = build.build_module(config, model, task, plan)
     last, rows_before = resume_point(folder)
     metrics = CsvLog(folder.metrics, keep_rows=rows_before, writes=folder.writes)
-    callbacks = build.build_callbacks(config, folder, data, task, metrics, bad, job, request)
+    callbacks = build.build_callbacks(config, folder, data, task, plan, metrics, bad, job, request)
     trainer = build.build_trainer(config, folder, data, callbacks, [metrics, logger])
     trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=False)
     model = module.finished()
@@ -139,23 +141,23 @@ def run(
     folder.update_summary(rows={**data.rows, "bad": bad.count})
     wanted = folder.sweep is None if config.modality_report is None else config.modality_report
     if wanted and "test" in data.rows:
-        model.to(device_of(config.trainer.accelerator))
-        loaders = data.evaluation_loader("train", whole=True), data.evaluation_loader("test", whole=True)
-        both = module.results["test"][task.monitor]
-        report = modality_report(model, task, *loaders, both, config.trainer.precision)
-        folder.update_summary(modalities=report)
+        folder.update_summary(modalities=report(config, module, data))
     bad.check()
 
 
 def finish(config: TrainConfig, module: FineTuning, checkpointing: Checkpointing) -> dict[str, Any]:
-    """Puts the finished model's weights into `module`: the best, or the last. Gives what the summary says of it."""
-    best = checkpointing.best_step
+    """Puts the finished model's weights into `module`: best, last or a soup. Gives what the summary says of it."""
+    best, monitor = checkpointing.best_step, checkpointing.monitor
+    if config.checkpoint.use.startswith("soup") and best is not None:
+        kept = [Ingredient(**one, folder=step_folder(checkpointing.folder, one["step"])) for one in checkpointing.kept]
+        said = finish_with_soup(config.checkpoint.use, module, kept, monitor, checkpointing.minimised)
+        return {"monitor": f"val/{monitor}", "best_step": best, **said}
     use_best = config.checkpoint.use == "best" and best is not None
     if use_best:
-        module.load_state_dict(read(checkpointing.best)["state_dict"], strict=False)
+        module.load_state_dict(validated_weights(checkpointing.best), strict=False)
     step = best if use_best else module.trainer.global_step
     log.info("the finished model is that of optimizer step %s", step)
-    found = {"monitor": None if best is None else f"val/{checkpointing.monitor}", "best_step": best, "model_step": step}
+    found = {"monitor": None if best is None else f"val/{monitor}", "best_step": best, "model_step": step}
     return found | ({"val": checkpointing.best_metrics} if use_best else {})
 
 
@@ -172,6 +174,13 @@ def evaluate(
     log.info("test/%s %.4f  test/loss %.4f", monitor, found[monitor], found["loss"])
 
 
+def report(config: TrainConfig, module: FineTuning, data: VisionLanguageData) -> dict[str, float]:
+    """What each modality gives on the test rows."""
+    model, task = module.model.to(device_of(config.trainer.accelerator)), module.task
+    loaders = data.evaluation_loader("train", whole=True), data.evaluation_loader("test", whole=True)
+    return modality_report(model, task, *loaders, module.results["test"][task.monitor], config.trainer.precision)
+
+
 def resume_point(folder: RunFolder) -> tuple[Path | None, int | None]:
     """The last checkpoint of a run that goes on and the rows of metrics.csv up to it; None, None: a new run.
 
@@ -185,8 +194,8 @@ def resume_point(folder: RunFolder) -> tuple[Path | None, int | None]:
     last = folder.checkpoints / "last"
     state = read(last, plain=True)
     kept = state["callbacks"]["Checkpointing"]
-    if folder.writes and kept["best_step"] == state["global_step"]:
-        copy_to_best(folder.checkpoints)  # a kill may have cut the copy off
+    if folder.writes:
+        resumed_best(folder.checkpoints, kept, state["global_step"])  # a kill may have cut the copies off
     resumed = [*folder.read_summary().get("resumed_from", []), state["global_step"]]
     folder.update_summary(resumed_from=resumed)
     log.info("resuming %s after optimizer step %d", folder.path, state["global_step"])

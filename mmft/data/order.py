@@ -103,6 +103,10 @@ class StepPlan:
         epoch = min(epoch, self.epochs - 1)
         return int(self._ends[epoch] - (self._ends[epoch - 1] if epoch else 0))
 
+    def steps_before(self, epoch: int) -> int:
+        """Optimizer steps of all epochs before `epoch`; all of them where training ends earlier."""
+        return int(self._ends[min(epoch, self.epochs) - 1]) if epoch else 0
+
     def rows_at(self, step: int) -> int:
         """Rows of optimizer step `step` (from 0), over all ranks."""
         epoch, before = self.locate(step)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mmft.batch import Widths
 from mmft.errors import UserError
-from mmft.models.layers import blocks, layer_of
+from mmft.models.layers import blocks, layer_of, module_layers
 from mmft.models.source import Source
 
 
@@ -24,7 +24,9 @@ class Encoder(nn.Module):
         source: where it came from.
         width: D, the width of a token.
         pool: `cls`, `mean` or `cls_mean`.
-        frozen: True keeps it in eval mode whatever `train()` says (Lightning #18930).
+        live: layers that go to train mode; None: the whole tower. The others stay in eval mode whatever `train()`
+            says (Lightning #18930): their dropout is off, their running statistics stay.
+        adapters: names of modules that a tuning method has added, which go to train mode wherever they are.
     """
 
     def __init__(self, backbone: nn.Module, source: Source, width: int, pool: str) -> None:
@@ -33,7 +35,8 @@ class Encoder(nn.Module):
         self.source = source
         self.width = width
         self.pool = pool
-        self.frozen = False
+        self.live: frozenset[int] | None = None
+        self.adapters: set[str] = set()
 
     @property
     def pooled_width(self) -> int:
@@ -50,13 +53,26 @@ class Encoder(nn.Module):
         """Number of the last layer, the final norm's; a tower whose blocks end in norms has none in it."""
         return len(blocks(self.backbone)) + 1
 
+    @property
+    def frozen(self) -> bool:
+        """Whether nothing of it is trained."""
+        return self.live == frozenset() and not self.adapters
+
     def layers(self) -> dict[str, int]:
-        """Layer number of every parameter, by its name within this encoder."""
-        return {f"backbone.{name}": layer for name, layer in layer_of(self.backbone).items()}
+        """Layer number of every parameter, by its name within this encoder; 0 for what is not the backbone's."""
+        own = {name: 0 for name, _ in self.named_parameters()}
+        return own | {f"backbone.{name}": layer for name, layer in layer_of(self.backbone).items()}
 
     def train(self, mode: bool = True) -> Self:
-        """Sets train or eval mode; a frozen encoder stays in eval mode."""
-        return super().train(mode and not self.frozen)
+        """Sets train or eval mode; what is frozen stays in eval mode."""
+        super().train(mode and self.live is None)
+        if mode and self.live is not None:
+            for name in self.adapters:
+                self.get_submodule(name).train()
+            for name, layer in module_layers(self.backbone).items() if self.live else ():
+                if layer in self.live:
+                    self.backbone.get_submodule(name).train()
+        return self
 
 
 def pool_tokens(tokens: Tensor, mask: Tensor, how: str, prefix: int = 1) -> Tensor:

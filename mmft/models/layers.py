@@ -33,6 +33,27 @@ def layer_of(backbone: nn.Module) -> dict[str, int]:
     return layers
 
 
+def module_layers(backbone: nn.Module) -> dict[str, int]:
+    """The layer number of every module that is in one layer alone; what holds several of them is left out."""
+    found, places = blocks(backbone), _places(backbone)
+    embeddings = {m for m, module in backbone.named_modules() if isinstance(module, nn.Embedding)}
+    names = list(places)
+    above = {parent for block in found for parent in _parents(names[block.start])}
+    layers = {}
+    for name, place in places.items():
+        inside = next((number for number, block in enumerate(found, 1) if place in block), None)
+        before = not found or place < found[0].start or name in embeddings
+        if inside is not None or name not in above:
+            layers[name] = inside if inside is not None else 0 if before else len(found) + 1
+    return layers
+
+
+def _parents(name: str) -> list[str]:
+    """The modules that hold the module `name`, the root (an empty name) first."""
+    parts = name.split(".")
+    return [".".join(parts[:length]) for length in range(len(parts))] if name else []
+
+
 def blocks(backbone: nn.Module) -> list[range]:
     """The blocks in order, each as the places of its modules in `named_modules()`; all have parameters.
 

@@ -6,7 +6,8 @@ It is worked out once, before training. Every parameter is in exactly one group 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -14,8 +15,9 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from mmft.models.encoder import Encoder
+from mmft.models.layers import module_layers
 from mmft.models.vision_language_model import PARTS, VisionLanguageModel, part_of
-from mmft.tuning.methods import TuningMethod
+from mmft.tuning.methods.base import Start, TuningMethod, usable
 
 # Decay is for matrices that multiply activations. By the module's type, not by its name: norms, biases,
 # embeddings, positions, class tokens and stand-ins have none, whatever a library calls them.
@@ -33,7 +35,7 @@ class Rates(NamedTuple):
 
 @dataclass
 class Group:
-    """One optimizer group: parameters of one part (and layer) with one rate and one decay."""
+    """One optimizer group: parameters of one part (and layer) with one rate, one decay and one beginning."""
 
     name: str
     part: str
@@ -41,6 +43,7 @@ class Group:
     layers: str
     lr: float
     weight_decay: float
+    start: Start = field(default_factory=Start)
     parameters: dict[str, nn.Parameter] = field(default_factory=dict)
 
     @property
@@ -58,6 +61,7 @@ class TuningPlan:
         totals: parameters of every part.
         trained: how many of them are trained.
         methods: the tuning method of each tower.
+        usable: of each tower, the layer number of every parameter that takes part in the output, by name.
         changed: parts whose weights are not their source's although they may be frozen (`init=RUN`, random ones).
     """
 
@@ -65,6 +69,7 @@ class TuningPlan:
     totals: dict[str, int]
     trained: dict[str, int]
     methods: dict[str, str]
+    usable: dict[str, dict[str, int]]
     changed: set[str] = field(default_factory=set)
 
     @property
@@ -81,15 +86,54 @@ class TuningPlan:
     def saved_names(self, model: nn.Module) -> set[str]:
         """State-dict names that a checkpoint and the finished model must hold: what this run has changed.
 
-        That is the trained parameters, the buffers of parts that are trained, and everything of `changed` parts.
+        That is the trained parameters, the buffers of layers that are trained, and everything of `changed` parts.
         """
-        buffers = {name for name, _ in model.named_buffers()}
+        moving = self._moving_buffers(model)
 
         def is_saved(name: str) -> bool:
-            part = part_of(name)
-            return name in self.names or part in self.changed or (name in buffers and self.trained[part] > 0)
+            return name in self.names or name in moving or part_of(name) in self.changed
 
         return {name for name in model.state_dict() if is_saved(name)}
+
+    def _moving_buffers(self, model: nn.Module) -> set[str]:
+        live = {part: self.live(part, self.names) for part in self.usable}
+        layers = {part: module_layers(model.get_submodule(f"{part}.backbone")) for part in live}
+
+        def moves(name: str) -> bool:
+            part = part_of(name)
+            layers_trained = live.get(part)
+            if layers_trained is None:
+                return self.trained[part] > 0
+            module = name.rpartition(".")[0].removeprefix(f"{part}.backbone").removeprefix(".")
+            return layers[part].get(module) in layers_trained
+
+        return {name for name, _ in model.named_buffers() if moves(name)}
+
+    def live(self, part: str, active: Set[str]) -> frozenset[int] | None:
+        """The layers of a tower of which all parameters are among `active`; None: the whole tower.
+
+        Only these are in train mode: in the others dropout is off and running statistics stay.
+        """
+        usable = self.usable[part]
+        frozen = {layer for name, layer in usable.items() if f"{part}.{name}" not in active}
+        return frozenset(usable.values()) - frozen if frozen else None
+
+    def activate(self, model: VisionLanguageModel, active: Set[str]) -> None:
+        """Lets the parameters `active` have gradients, and no others, and sets train and eval mode to go with it."""
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name in active)
+        for part in self.usable:
+            getattr(model, part).live = self.live(part, active)
+        model.train(model.training)
+
+    def active(self, step: int, starts: Mapping[str, int]) -> set[str]:
+        """Names of the parameters that optimizer step `step` trains.
+
+        Args:
+            step: from 0.
+            starts: the first optimizer step of each group that does not begin with step 0, by its name.
+        """
+        return {name for group in self.groups if starts.get(group.name, 0) <= step for name in group.parameters}
 
     def counts(self) -> dict[str, Any]:
         """`total` and `trainable` parameters, and the same for every part."""
@@ -136,7 +180,7 @@ def make_plan(model: VisionLanguageModel, methods: Mapping[str, TuningMethod], r
     """Works out the plan and applies it: sets `requires_grad` and marks frozen towers.
 
     Args:
-        model: the model.
+        model: the model, its methods applied.
         methods: the tuning method of `image_encoder` and of `text_encoder`.
         rates: learning rates and decay.
     """
@@ -147,7 +191,6 @@ def make_plan(model: VisionLanguageModel, methods: Mapping[str, TuningMethod], r
         part = part_of(name)
         inner = name.partition(".")[2]
         if part in towers and inner not in towers[part].trained:
-            parameter.requires_grad_(False)
             continue
         group = (
             towers[part].group(part, inner) if part in towers else Group(part, part, "full", "all", rates.head_lr, 0)
@@ -157,11 +200,11 @@ def make_plan(model: VisionLanguageModel, methods: Mapping[str, TuningMethod], r
         else:
             group.name += "/no_decay"
         groups.setdefault(group.name, group).parameters[name] = parameter
-    for part, tower in towers.items():
-        getattr(model, part).frozen = not tower.trained
-    model.train(model.training)  # a tower that is frozen now goes to eval mode
     ordered = sorted(groups.values(), key=lambda g: (PARTS.index(g.part), g.name))
-    return TuningPlan(ordered, _totals(model), _sum_by_part(ordered), {p: m.name for p, m in methods.items()})
+    names = {part: method.name for part, method in methods.items()}
+    plan = TuningPlan(ordered, _totals(model), _sum_by_part(ordered), names, {p: t.usable for p, t in towers.items()})
+    plan.activate(model, plan.names)
+    return plan
 
 
 class _Tower:
@@ -170,17 +213,27 @@ class _Tower:
     def __init__(self, encoder: Encoder, method: TuningMethod, rates: Rates) -> None:
         self.method = method
         self.trained = method.trained(encoder)
+        self.starts = method.starts(encoder)
+        taking_part = usable(encoder)
+        self.usable = {name: layer for name, layer in encoder.layers().items() if name in taking_part}
         self._lr = next(lr for lr in (method.lr, rates.lr, method.default_lr) if lr is not None)
         self._decay = rates.layer_decay
         self._layers, self._top = encoder.layers(), encoder.top_layer
 
     def group(self, part: str, name: str) -> Group:
         """An empty group for the parameter; with layer-wise rates there is one for each layer."""
-        if self._decay == 1:
-            return Group(part, part, self.method.name, "all", self._lr, 0.0)
+        if self._decay == 1 and not self.starts:
+            return Group(part, part, self.method.name, self._span, self._lr, 0.0)
         layer = self._layers[name]
         lr = self._lr * self._decay ** (self._top - layer)
-        return Group(f"{part}/layer_{layer:02d}", part, self.method.name, str(layer), lr, 0.0)
+        start = self.starts.get(layer, Start())
+        return Group(f"{part}/layer_{layer:02d}", part, self.method.name, str(layer), lr, 0.0, start)
+
+    @property
+    def _span(self) -> str:
+        """The layers that are trained: `all`, or the first and the last."""
+        layers = {self._layers[name] for name in self.trained}
+        return "all" if layers == set(self._layers.values()) else f"{min(layers)}-{max(layers)}"
 
 
 def _decayed_names(model: nn.Module) -> set[str]:
@@ -196,7 +249,8 @@ def _decayed_names(model: nn.Module) -> set[str]:
 def _totals(model: nn.Module) -> dict[str, int]:
     totals = dict.fromkeys(PARTS, 0)
     for name, parameter in model.named_parameters():
-        totals[part_of(name)] += parameter.numel()
+        packed: Any = getattr(parameter, "quant_state", None)  # of two weights in a byte
+        totals[part_of(name)] += parameter.numel() if packed is None else math.prod(packed.shape)
     return totals
 
 

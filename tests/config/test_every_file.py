@@ -101,7 +101,8 @@ def test_option(group: str, name: str, shapes: Shapes, tmp_path: Path) -> None:
         "model.text_encoder",
         *([] if brings_rows else ["data.path", "data.columns"]),
     )
-    composed = compose("train", [*(o for o in shapes.overrides if o.startswith(keys)), f"{group}={name}"])
+    must = [f"{group.replace('/', '.')}.pattern=bias"] if name == "pattern" else []
+    composed = compose("train", [*(o for o in shapes.overrides if o.startswith(keys)), f"{group}={name}", *must])
     assert composed.choices[group] == name
     chosen = composed.config
     for part in group.split("/") if registry.options(group) else ():
@@ -137,7 +138,7 @@ def _build(config: TrainConfig, folder: RunFolder) -> None:
     bad = BadRows(sum(data.rows.values()), config.data.max_bad_fraction, None)
     log = CsvLog(folder.metrics, keep_rows=None, writes=False)
     spent, request = clock.Spent(0.0, 0.0), StopRequest()
-    callbacks = build.build_callbacks(config, folder, data, task, log, bad, spent, request)
+    callbacks = build.build_callbacks(config, folder, data, task, plan, log, bad, spent, request)
     loggers = [log, build.build_logger(config.logger)]
     trainer = build.build_trainer(config, folder, data, callbacks, loggers)
     assert trainer.max_epochs == data.plan.epochs

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 from runs import TrainRun
 
+from mmft import build
 from mmft.check import check
 from mmft.config import checks_data, registry
 from mmft.config.compose import Composed, compose
@@ -19,6 +20,7 @@ from mmft.config.schema import COMMANDS
 from mmft.config.schema.root import AuditConfig
 from mmft.config.walk import sections
 from mmft.data.kept import KEPT
+from mmft.models.vision_language_model import TOWERS
 from mmft.predict import predict
 from mmft.test import test as run_test
 
@@ -76,15 +78,21 @@ def test_every_field_is_read(
     monkeypatch.setattr(registry, "arguments", noted)
     first = train_run("callbacks.early_stopping.patience=3", "optim.lr=null", "tune.image_encoder.lr=1e-3")
     train_run("optim=sgd", "schedule=constant", f"init={first.path}", "tune=head_only", "optim.lr=null")
-    train_run("schedule=linear", "logger=wandb", "model/fusion=gated")  # WANDB_MODE is offline in tests
-    train_run("schedule=wsd", "logger=wandb_offline", "model/fusion=merged")
+    train_run(
+        "optim=adamw_8bit", "schedule=linear", "logger=wandb", "model/fusion=gated"
+    )  # WANDB_MODE is offline in tests
+    train_run("optim=paged_adamw", "schedule=wsd", "logger=wandb_offline", "model/fusion=merged")
     rows = [f"data.root={shapes.rows.parent}", "data.columns.split=null", "trainer.max_epochs=1"]
-    train_run(*rows, "logger=tensorboard")  # by fractions
+    train_run(*rows, "optim=paged_adamw_8bit", "logger=tensorboard")  # by fractions
     parts = {name: tmp_path / f"{name}.csv" for name in ("train", "test")}
     for name, file in parts.items():
         pd.read_csv(shapes.rows).query(f"split == '{name}'").to_csv(file, index=False)
     files = [f"data.{name}={file}" for name, file in parts.items()]
     train_run(*rows, "data.path=null", *files, "data.folds=2", "data.fold=1")
+    for name in registry.options("tune/image_encoder"):  # tests/tuning trains with each
+        must = [f"tune.{tower}.pattern=bias" for tower in TOWERS] if name == "pattern" else []
+        typed = [*shapes.overrides, *(f"tune/{tower}={name}" for tower in TOWERS), *must, "optim.lr=null"]
+        build.build_methods(compose("train", typed).config.tune)
     expected = {(schema.__name__, f.name) for schema in schemas(COMMANDS["train"]) for f in dataclasses.fields(schema)}
     # `resume` is read by the command before training; tests/training/test_resume.py shows it.
     elsewhere = {("TrainConfig", "resume"), ("TrainConfig", "name"), ("TrainConfig", "paths"), ("PathsConfig", "runs")}

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal, TypeVar
 
 from mmft.config.fields import field
 from mmft.config.registry import OptionConfig, option
+
+Targets = Literal["attention", "mlp", "all"]
+T = TypeVar("T", bound="TowerTuneConfig")
 
 
 @dataclass(kw_only=True)
@@ -13,47 +18,174 @@ class TowerTuneConfig(OptionConfig):
     """Base of the tuning methods of one tower."""
 
 
+def either_tower(name: str, builds: str) -> Callable[[type[T]], type[T]]:
+    """Class decorator: registers a method under `tune/image_encoder` and `tune/text_encoder`."""
+
+    def register(schema: type[T]) -> type[T]:
+        for tower in ("image_encoder", "text_encoder"):
+            own = {"__doc__": schema.__doc__, "__module__": schema.__module__}
+            option(f"tune/{tower}", name, builds)(type(f"{tower}_{schema.__name__}", (schema,), own))
+        return schema
+
+    return register
+
+
 @dataclass(kw_only=True)
-class FullConfig(TowerTuneConfig):
-    """Every parameter of the tower is trained."""
+class TrainedTowerConfig(TowerTuneConfig):
+    """Base of the methods that train something."""
 
     lr: float | None = field(None, gt=0)
-    """This tower's learning rate; null: `optim.lr`, and where that is null too, 5e-5."""
+    """This tower's learning rate; null: `optim.lr`, and where that is null too, the method's own: 5e-5 for an
+    encoder's weights, 5e-4 for biases, norms and what a method adds."""
 
 
+@either_tower("full", builds="mmft.tuning.methods.layers:Full")
+@dataclass(kw_only=True)
+class FullConfig(TrainedTowerConfig):
+    """Every parameter of the tower is trained."""
+
+
+@either_tower("freeze", builds="mmft.tuning.methods.layers:Freeze")
 @dataclass(kw_only=True)
 class FreezeConfig(TowerTuneConfig):
     """Nothing of the tower is trained: no gradient, no decay, eval mode, buffers unchanged."""
 
 
-@option("tune/image_encoder", "full", builds="mmft.tuning.methods:Full")
+@either_tower("last_n", builds="mmft.tuning.methods.layers:LastN")
 @dataclass(kw_only=True)
-class ImageFullConfig(FullConfig):
-    """Every parameter of the image encoder is trained."""
+class LastNConfig(TrainedTowerConfig):
+    """The last layers of the tower are trained."""
+
+    layers: int | None = field(None, ge=1)
+    """Layers (a ConvNet's: stages) from the top; null: `tune.layers`, and where that is null too, 1."""
 
 
-@option("tune/image_encoder", "freeze", builds="mmft.tuning.methods:Freeze")
+@either_tower("first_frozen", builds="mmft.tuning.methods.layers:FirstFrozen")
 @dataclass(kw_only=True)
-class ImageFreezeConfig(FreezeConfig):
-    """Nothing of the image encoder is trained."""
+class FirstFrozenConfig(TrainedTowerConfig):
+    """Embeddings and first layers of the tower stay, the others are trained."""
+
+    layers: int | None = field(None, ge=0)
+    """Layers (a ConvNet's: stages) from the bottom that stay; null: `tune.layers`, and where that is null too, 1."""
 
 
-@option("tune/text_encoder", "full", builds="mmft.tuning.methods:Full")
+@either_tower("pattern", builds="mmft.tuning.methods.layers:Pattern")
 @dataclass(kw_only=True)
-class TextFullConfig(FullConfig):
-    """Every parameter of the text encoder is trained."""
+class PatternConfig(TrainedTowerConfig):
+    """The parameters of the tower whose names a pattern finds are trained."""
+
+    pattern: str
+    """A regular expression, searched for in the library's names: `blocks\\.(10|11)\\.`, `mlp`, `bias$`."""
 
 
-@option("tune/text_encoder", "freeze", builds="mmft.tuning.methods:Freeze")
+@either_tower("gradual", builds="mmft.tuning.methods.layers:Gradual")
 @dataclass(kw_only=True)
-class TextFreezeConfig(FreezeConfig):
-    """Nothing of the text encoder is trained."""
+class GradualConfig(TrainedTowerConfig):
+    """The tower's layers join from the top down while training goes on."""
+
+    schedule: dict[int, int] | None = None
+    """How many of the last layers are trained from which epoch (or step) on, -1: the whole tower; for example
+    {0:1,1:3,2:-1}. null: `tune.schedule`, and where that is null too, the last one from 0 on, all from 1 on."""
+    unit: Literal["epoch", "step"] = "epoch"
+    """What the schedule counts."""
+    warmup: int = field(0, ge=0)
+    """Optimizer steps in which a layer that joins comes to its full rate."""
+
+
+@either_tower("bitfit", builds="mmft.tuning.methods.layers:BitFit")
+@dataclass(kw_only=True)
+class BitFitConfig(TrainedTowerConfig):
+    """The tower's biases are trained."""
+
+
+@either_tower("norms", builds="mmft.tuning.methods.layers:Norms")
+@dataclass(kw_only=True)
+class NormsConfig(TrainedTowerConfig):
+    """Weights and biases of the tower's norms are trained."""
+
+
+@dataclass(kw_only=True)
+class TargetedConfig(TrainedTowerConfig):
+    """Base of the methods that add something to linear layers of the tower."""
+
+    targets: Targets | None = None
+    """Which layers of every block: `attention`, `mlp` (all others), or `all`; the same on every encoder. null:
+    `tune.targets`, and where that is null too, attention (all of a ConvNet, which has none)."""
+    pattern: str | None = None
+    """Instead of `targets`: a regular expression, searched for in the library's names of the layers."""
+    biases: bool = False
+    """The tower's biases are trained too."""
+    norms: bool = False
+    """Weights and biases of the tower's norms are trained too."""
+
+
+@either_tower("lora", builds="mmft.tuning.methods.lora:LoRA")
+@dataclass(kw_only=True)
+class LoRAConfig(TargetedConfig):
+    """Low-rank additions to the tower's linear layers are trained (Hu et al. 2021, arXiv 2106.09685)."""
+
+    rank: int | None = field(None, ge=1)
+    """Rank of an addition; null: `tune.rank`, and where that is null too, 8."""
+    alpha: float | None = field(None, gt=0)
+    """An addition is multiplied by alpha / rank; null: `tune.alpha`, and where that is null too, twice the rank."""
+    dropout: float | None = field(None, ge=0, lt=1)
+    """Dropout in front of an addition; null: `tune.dropout`, and where that is null too, 0."""
+    rslora: bool = False
+    """Multiply by alpha / sqrt(rank) instead (Kalajdzievski 2023, arXiv 2312.03732)."""
+    dora: bool = False
+    """Train the weights' lengths apart from their directions (Liu et al. 2024, arXiv 2402.09353)."""
+
+
+@either_tower("lora_8bit", builds="mmft.tuning.methods.lora:LoRA8bit")
+@dataclass(kw_only=True)
+class LoRA8bitConfig(LoRAConfig):
+    """LoRA over frozen linear weights in 8 bits (Dettmers et al. 2022, arXiv 2208.07339)."""
+
+
+@either_tower("lora_4bit", builds="mmft.tuning.methods.lora:LoRA4bit")
+@dataclass(kw_only=True)
+class LoRA4bitConfig(LoRAConfig):
+    """LoRA over frozen linear weights in 4 bits, NF4 (QLoRA; Dettmers et al. 2023, arXiv 2305.14314)."""
+
+
+@either_tower("loha", builds="mmft.tuning.methods.lora:LoHa")
+@dataclass(kw_only=True)
+class LoHaConfig(TargetedConfig):
+    """Additions that are Hadamard products of two low ranks (Hyeon-Woo et al. 2022, arXiv 2108.06098)."""
+
+    rank: int | None = field(None, ge=1)
+    """Rank of each factor; null: `tune.rank`, and where that is null too, 8."""
+    alpha: float | None = field(None, gt=0)
+    """An addition is multiplied by alpha / rank; null: `tune.alpha`, and where that is null too, twice the rank."""
+    dropout: float | None = field(None, ge=0, lt=1)
+    """Share of an addition's rows left out in training; null: `tune.dropout`, and where that is null too, 0."""
+
+
+@either_tower("ia3", builds="mmft.tuning.methods.lora:IA3")
+@dataclass(kw_only=True)
+class IA3Config(TargetedConfig):
+    """One learned factor for every output of the tower's linear layers (Liu et al. 2022, arXiv 2205.05638)."""
 
 
 @dataclass(kw_only=True)
 class TuneConfig:
-    """`tune`: the method of each tower; fusion and head are always trained."""
+    """`tune`: the method of each tower; fusion and head are always trained.
 
+    A key here is for both towers, wherever a tower's method has the key and leaves it null.
+    """
+
+    layers: int | None = field(None, ge=0)
+    """Layers of `last_n` and `first_frozen`."""
+    schedule: dict[int, int] | None = None
+    """Of `gradual`."""
+    targets: Targets | None = None
+    """Of `lora` and its kin."""
+    rank: int | None = field(None, ge=1)
+    """Of `lora` and its kin."""
+    alpha: float | None = field(None, gt=0)
+    """Of `lora` and its kin."""
+    dropout: float | None = field(None, ge=0, lt=1)
+    """Of `lora` and its kin."""
     image_encoder: TowerTuneConfig
     """The image encoder's method."""
     text_encoder: TowerTuneConfig

@@ -1,0 +1,200 @@
+"""Methods that add something small to linear layers, through peft: LoRA, the same over 8 or 4 bits, LoHa, IA3."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from abc import abstractmethod
+from typing import Any, ClassVar
+
+from mmft.models.encoder import Encoder
+from mmft.tuning.methods.base import TuningMethod, usable
+from mmft.tuning.methods.layers import biases, norms
+from mmft.tuning.quantize import Bits, dequantize, quantize
+from mmft.tuning.targets import target_modules
+
+log = logging.getLogger(__name__)
+
+
+class Added(TuningMethod):
+    """Base: peft puts something into the tower's linear layers, and only that is trained.
+
+    Args:
+        key: as in `TuningMethod`.
+        targets: `attention`, `mlp` or `all`; None: attention, or all where there is none.
+        pattern: instead of it, a regular expression for the layers' names.
+        biases: the tower's biases are trained too.
+        norms: weights and biases of the tower's norms are trained too.
+        lr: as in `TuningMethod`.
+    """
+
+    default_lr = 5e-4
+    bits: ClassVar[Bits | None] = None
+
+    def __init__(
+        self,
+        key: str,
+        targets: str | None = None,
+        pattern: str | None = None,
+        biases: bool = False,
+        norms: bool = False,
+        lr: float | None = None,
+    ) -> None:
+        super().__init__(key, lr)
+        self.targets, self.pattern = targets, pattern
+        self.biases, self.norms = biases, norms
+
+    @abstractmethod
+    def config(self, modules: list[str]) -> Any:
+        """Peft's config for these modules."""
+
+    def apply(self, tower: Encoder) -> None:
+        """Quantizes the tower's linear layers if the method does, and puts peft's layers around the chosen ones."""
+        from peft import inject_adapter_in_model
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
+        modules = target_modules(tower, self.key, self.targets, self.pattern)
+        if self.bits is not None:
+            quantize(tower, self.bits)
+        taking_part = {id(p) for p in tower.parameters() if p.requires_grad}
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="peft")  # about how a model of its own would be saved
+            inject_adapter_in_model(self.config(modules), tower.backbone)
+        self._added = {name for name, p in tower.named_parameters() if p.requires_grad}
+        for parameter in tower.parameters():  # peft has frozen all others
+            parameter.requires_grad_(parameter.requires_grad or id(parameter) in taking_part)
+        tower.adapters = {name for name, module in tower.named_modules() if isinstance(module, BaseTunerLayer)}
+
+    def trained(self, tower: Encoder) -> set[str]:
+        """What was added, and biases and norms if they are asked for."""
+        found = set(self._added)
+        if self.biases:
+            found |= biases(tower)
+        if self.norms:
+            found |= norms(tower)
+        return found & usable(tower)
+
+    def merge(self, tower: Encoder) -> None:
+        """Adds what was learned to the weights, in float32, and takes peft's layers out."""
+        if self.bits is not None:
+            dequantize(tower)
+        for name in sorted(tower.adapters):
+            layer: Any = tower.get_submodule(name)
+            if self.bits is None:
+                layer.merge(safe_merge=True)
+            else:  # peft would quantize the sum again
+                layer.get_base_layer().weight.data += layer.get_delta_weight("default")
+            parent, _, child = name.rpartition(".")
+            setattr(tower.get_submodule(parent), child, layer.get_base_layer())
+        tower.adapters = set()
+
+
+class LoRA(Added):
+    """Low-rank adaptation (Hu et al. 2021, arXiv 2106.09685): W x + (alpha / rank) B A x, with B zero at first.
+
+    Args:
+        key: as in `TuningMethod`.
+        rank: of B A; None: 8.
+        alpha: see above; None: twice the rank.
+        dropout: in front of A; None: 0.
+        rslora: alpha / sqrt(rank) instead (arXiv 2312.03732).
+        dora: lengths and directions of the weights apart (arXiv 2402.09353).
+        others: as in `Added`.
+    """
+
+    name = "lora"
+
+    def __init__(
+        self,
+        key: str,
+        rank: int | None = None,
+        alpha: float | None = None,
+        dropout: float | None = None,
+        rslora: bool = False,
+        dora: bool = False,
+        **others: Any,
+    ) -> None:
+        super().__init__(key, **others)
+        self.rank = 8 if rank is None else rank
+        self.alpha = 2.0 * self.rank if alpha is None else alpha
+        self.dropout = dropout or 0.0
+        self.rslora, self.dora = rslora, dora
+
+    def config(self, modules: list[str]) -> Any:
+        """Peft's `LoraConfig`."""
+        from peft import LoraConfig
+
+        return LoraConfig(
+            r=self.rank,
+            lora_alpha=self.alpha,  # type: ignore[arg-type] # a float works as well
+            lora_dropout=self.dropout,
+            use_rslora=self.rslora,
+            use_dora=self.dora,
+            target_modules=modules,
+            bias="none",
+        )
+
+
+class LoRA8bit(LoRA):
+    """LoRA over frozen linear weights in 8 bits (Dettmers et al. 2022, arXiv 2208.07339)."""
+
+    name = "lora_8bit"
+    bits = 8
+
+
+class LoRA4bit(LoRA):
+    """LoRA over frozen linear weights in 4 bits, NF4 (Dettmers et al. 2023, arXiv 2305.14314)."""
+
+    name = "lora_4bit"
+    bits = 4
+
+
+class LoHa(Added):
+    """Low-rank Hadamard products (Hyeon-Woo et al. 2022, arXiv 2108.06098).
+
+    Args:
+        key: as in `TuningMethod`.
+        rank: of each factor; None: 8.
+        alpha: an addition is multiplied by alpha / rank; None: twice the rank.
+        dropout: share of an addition's rows that is left out in training; None: 0.
+        others: as in `Added`.
+    """
+
+    name = "loha"
+
+    def __init__(
+        self,
+        key: str,
+        rank: int | None = None,
+        alpha: float | None = None,
+        dropout: float | None = None,
+        **others: Any,
+    ) -> None:
+        super().__init__(key, **others)
+        self.rank = 8 if rank is None else rank
+        self.alpha = 2.0 * self.rank if alpha is None else alpha
+        self.dropout = dropout or 0.0
+
+    def config(self, modules: list[str]) -> Any:
+        """Peft's `LoHaConfig`."""
+        from peft import LoHaConfig
+
+        return LoHaConfig(
+            r=self.rank,
+            alpha=self.alpha,  # type: ignore[arg-type]
+            rank_dropout=self.dropout,
+            target_modules=modules,
+        )
+
+
+class IA3(Added):
+    """One learned factor for every output of the layers, 1 at first (Liu et al. 2022, arXiv 2205.05638)."""
+
+    name = "ia3"
+    default_lr = 5e-3
+
+    def config(self, modules: list[str]) -> Any:
+        """Peft's `IA3Config`; all layers are scaled at their output."""
+        from peft import IA3Config
+
+        return IA3Config(target_modules=modules, feedforward_modules=[])

@@ -1,0 +1,69 @@
+"""Which layers a method that adds something is put into, by names that mean the same on any encoder.
+
+What is in the blocks counts, and only that: a pooler or a head behind them may get no gradient, a patch embedding or a
+stem is not what these methods were made for. A linear layer below a module that is called attention (`attn`,
+`self_attn`, `attention`, `SelfAttention`) is one of `attention`; every other one is one of `mlp`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+
+from mmft.errors import UserError
+from mmft.models.encoder import Encoder
+from mmft.models.layers import module_layers
+
+_ATTENTION = re.compile(r"attn|attention", re.IGNORECASE)
+
+
+def target_modules(tower: Encoder, key: str, targets: str | None, pattern: str | None) -> list[str]:
+    """Names of modules of `tower.backbone`, in their order: linear layers, or a ConvNet's convolutions.
+
+    Args:
+        tower: before anything was added to it.
+        key: the config's key of the method, for messages.
+        targets: `attention`, `mlp`, `all`; None: attention, or all where there is none.
+        pattern: instead of it, a regular expression that is searched for in the names.
+
+    Raises:
+        UserError: there are none.
+    """
+    linear = dict(_of_blocks(tower))
+    attention = {name for name in linear if _ATTENTION.search(name)}
+    if pattern is not None:
+        chosen = [name for name in linear if re.search(pattern, name)]
+        return _some(chosen, f"{key}.pattern: {pattern!r} is found in no layer of {tower.source.name}", linear)
+    if targets is None:
+        targets = "attention" if attention else "all"
+    wanted = {"attention": attention, "mlp": linear.keys() - attention, "all": linear.keys()}[targets]
+    chosen = [name for name in linear if name in wanted]
+    return _some(chosen, f"{key}.targets={targets}: {tower.source.name} has no such layers", linear)
+
+
+def _of_blocks(tower: Encoder) -> Iterator[tuple[str, nn.Module]]:
+    """The linear layers of the blocks; where there are none, as in a ResNet, their convolutions."""
+    modules = dict(tower.backbone.named_modules())
+    inside = [name for name, layer in module_layers(tower.backbone).items() if 0 < layer < tower.top_layer]
+    linear = [(name, modules[name]) for name in inside if is_linear(modules[name])]
+    yield from linear or [(name, modules[name]) for name in inside if _is_plain_convolution(modules[name])]
+
+
+def is_linear(module: nn.Module) -> bool:
+    """A layer that multiplies by one matrix, and that its owner calls, so that another can take its place."""
+    return type(module) is nn.Linear or type(module).__name__ == "Conv1D"  # transformers' linear of GPT-2
+
+
+def _is_plain_convolution(module: Any) -> bool:
+    """No depthwise one, whose weights are no matrix of a rank worth lowering."""
+    return isinstance(module, nn.Conv2d) and module.groups == 1
+
+
+def _some(chosen: list[str], problem: str, there: dict[str, nn.Module]) -> list[str]:
+    if not chosen:
+        some = ", ".join(list(there)[:4])
+        raise UserError(f"{problem}; its blocks have {some or 'no linear layer and no convolution'}, ...")
+    return chosen
