@@ -1,12 +1,15 @@
-"""`Checkpointing`: the last and the best state of training, for resuming and for the finished model."""
+"""`Checkpointing`: the last and the best states of training, for resuming and for the finished model."""
 
 from __future__ import annotations
 
+import shutil
 import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+from lightning.pytorch.trainer.states import TrainerFn
 
 from mmft.files import link_files, replace_folder
 from mmft.training.csv_log import CsvLog
@@ -16,6 +19,8 @@ from mmft.training.module import FineTuning
 class Checkpointing(pl.Callback):
     """Saves `last` after every epoch (and every so many steps), and `best` by a validation metric.
 
+    With `keep` above 1 the best so many are there as `step_N` too, N optimizer steps done.
+
     Args:
         folder: the run's `checkpoints` folder.
         every_steps: also after every so many optimizer steps; None: only after epochs.
@@ -23,11 +28,13 @@ class Checkpointing(pl.Callback):
         monitor: name of the validation metric.
         minimised: True where a lower value is better.
         metrics_file: its length is saved, so that a resumed run can cut it back.
+        keep: how many of the best are kept.
 
     Attributes:
         best_value: the best value so far; None before the first validation.
         best_step: optimizer steps done when it was reached; ties keep the earlier.
         best_metrics: all validation metrics at that step.
+        kept: `step` and `metrics` of the best so many validations, best first; ties keep the earlier in front.
         stopped_early: True once early stopping has ended training.
     """
 
@@ -39,6 +46,7 @@ class Checkpointing(pl.Callback):
         monitor: str,
         minimised: bool,
         metrics_file: CsvLog,
+        keep: int = 1,
     ) -> None:
         self.folder = folder
         self.every_steps = every_steps
@@ -47,6 +55,8 @@ class Checkpointing(pl.Callback):
         self.monitor = monitor
         self.minimised = minimised
         self.metrics_file = metrics_file
+        self.keep = keep
+        self.kept: list[dict[str, Any]] = []
         self.best_value: float | None = None
         self.best_step: int | None = None
         self.best_metrics: dict[str, float] = {}
@@ -82,9 +92,15 @@ class Checkpointing(pl.Callback):
             self.save_last(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Compares the validation with the best one."""
+        """Compares the validation with the best ones, if it is one of training."""
         assert isinstance(pl_module, FineTuning)
+        if trainer.state.fn != TrainerFn.FITTING:
+            return
         value = pl_module.results["val"][self.monitor]
+        if value == value:
+            self.kept.append({"step": trainer.global_step, "metrics": pl_module.results["val"]})
+            self.kept.sort(key=lambda one: one["metrics"][self.monitor] * (1 if self.minimised else -1))
+            del self.kept[self.keep :]
         if self._is_better(value):
             self.best_value, self.best_step = value, trainer.global_step
             self.best_metrics = pl_module.results["val"]
@@ -93,9 +109,10 @@ class Checkpointing(pl.Callback):
         """Saves `last`, and the same files as `best` where this step is the best."""
         self.stopped_early = trainer.should_stop
         self.save_last(trainer)
-        if self.best_step == trainer.global_step:
+        kept = [one["step"] for one in self.kept] if self.keep > 1 else []
+        if trainer.global_step in {self.best_step, *kept}:
             if trainer.is_global_zero:
-                copy_to_best(self.folder)
+                settle_best(self.folder, trainer.global_step, self.best_step, kept)
             trainer.strategy.barrier()  # before a rank reads it
 
     def _is_better(self, value: float) -> bool:
@@ -106,15 +123,40 @@ class Checkpointing(pl.Callback):
     def state_dict(self) -> dict[str, Any]:
         """The best so far, and how long metrics.csv is."""
         best = {"best_value": self.best_value, "best_step": self.best_step, "best_metrics": self.best_metrics}
-        return {**best, "metrics_rows": self.metrics_file.rows, "stopped_early": self.stopped_early}
+        kept = self.kept if self.keep > 1 else []
+        return {**best, "kept": kept, "metrics_rows": self.metrics_file.rows, "stopped_early": self.stopped_early}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes what `state_dict` gave."""
         self.best_value, self.best_step = state_dict["best_value"], state_dict["best_step"]
         self.best_metrics = state_dict["best_metrics"]
+        self.kept = state_dict["kept"]
         self.stopped_early = state_dict["stopped_early"]
 
 
-def copy_to_best(folder: Path) -> None:
-    """Makes `best` the same files as `last`, in a run's `checkpoints` folder."""
-    replace_folder(folder / "best", link_files(folder / "last"))
+def settle_best(folder: Path, step: int, best: int | None, kept: Iterable[int]) -> None:
+    """Makes the best checkpoints those that the last one says there are; also what a kill in the middle of it has left.
+
+    Args:
+        folder: a run's `checkpoints`; `last` in it is of `step`, whose files are those of `best` and `step_N` too.
+        step: optimizer steps done.
+        best: those of the best.
+        kept: those of all that are kept as `step_N`.
+    """
+    wanted = {step_folder(folder, number).name: number for number in kept}
+    names = {"best": best, **wanted}
+    for name in [name for name, number in names.items() if number == step]:
+        replace_folder(folder / name, link_files(folder / "last"))
+    for other in folder.glob("step_*"):
+        if other.name not in wanted:
+            shutil.rmtree(other)
+
+
+def step_folder(folder: Path, step: int) -> Path:
+    """Where in a run's `checkpoints` one of the best so many is."""
+    return folder / f"step_{step}"
+
+
+def resumed_best(folder: Path, said: Mapping[str, Any], step: int) -> None:
+    """`settle_best` by what the checkpoint of `step` says of this callback."""
+    settle_best(folder, step, said["best_step"], [one["step"] for one in said["kept"]])

@@ -59,7 +59,13 @@ def check(config: Any, wrong: set[str], *, partial: bool = False) -> list[Proble
         wrong: keys that are wrong by themselves; what reads them is not checked.
         partial: the config may be incomplete; only what is wrong all the same is reported.
     """
-    from mmft.config import checks_data, checks_memory, checks_splits, checks_training  # noqa: F401 - they register
+    from mmft.config import (  # noqa: F401 - they register
+        checks_averages,
+        checks_data,
+        checks_memory,
+        checks_splits,
+        checks_training,
+    )
 
     if config is None:
         return []

@@ -218,10 +218,10 @@ def no_val(c: TrainConfig) -> str | None:
     return None
 
 
-_SPLITS = ("data.train", "data.val", "data.test", "data.columns.split", "data.fractions", "data.folds")
+SPLITS = ("data.train", "data.val", "data.test", "data.columns.split", "data.fractions", "data.folds")
 
 
-@check_train("callbacks.early_stopping.patience", *_SPLITS)
+@check_train("callbacks.early_stopping.patience", *SPLITS)
 def early_stopping_can_see(c: TrainConfig) -> str | None:
     """Early stopping has validation rows."""
     if c.callbacks.early_stopping.patience is None or (why := no_val(c)) is None:
@@ -229,7 +229,7 @@ def early_stopping_can_see(c: TrainConfig) -> str | None:
     return f"needs validation rows, but {why}"
 
 
-@check_train("checkpoint.monitor", *_SPLITS)
+@check_train("checkpoint.monitor", *SPLITS)
 def monitor_can_see(c: TrainConfig) -> str | None:
     """The monitored metric has validation rows."""
     if c.checkpoint.monitor is None or (why := no_val(c)) is None:

@@ -136,6 +136,31 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
         ["needs validation rows"],
     ),
     "min_delta without patience": (["callbacks.early_stopping.min_delta=0.1"], ["changes nothing without"]),
+    "average of shards": (
+        ["callbacks.ema.decay=0.9", "trainer=fsdp", "trainer.devices=2"],
+        ["callbacks.ema.decay: needs whole weights", "Type trainer=ddp"],
+    ),
+    "average that grows without a decay": (
+        ["callbacks.ema.warmup=false"],
+        ["callbacks.ema.warmup: changes nothing", "Type callbacks.ema.decay=0.999"],
+    ),
+    "a decay of nothing": (["callbacks.ema.decay=1"], ["1.0 is out of bounds", "above 0 and below 1"]),
+    "soup of one checkpoint": (
+        ["checkpoint.use=soup_greedy"],
+        ["checkpoint.keep: soup_greedy is the mean of at least 2 checkpoints. Type checkpoint.keep=3"],
+    ),
+    "soup of one validation": (
+        ["checkpoint.use=soup_uniform", "checkpoint.keep=3", "trainer.val_every_epochs=2"],
+        ["checkpoint.use: soup_uniform", "one in trainer.max_epochs=3", "Type trainer.max_epochs=4"],
+    ),
+    "soup that cannot see": (
+        ["checkpoint.use=soup_greedy", "checkpoint.keep=2", "data.fractions.val=0", "data.fractions.train=0.9"],
+        ["soup_greedy needs validation rows, but data.fractions.val is 0"],
+    ),
+    "keeping the best of nothing": (
+        ["checkpoint.keep=2", "data.fractions.val=0", "data.fractions.train=0.9"],
+        ["checkpoint.keep: the best so many needs validation rows"],
+    ),
     "resume and init": (["resume=run", "init=run"], ["resume: does not go with init"]),
     # sweeps
     "sweep without -m": (["optim.lr=1e-4,1e-3"], ["a sweep, which needs -m", "mmft train -m optim.lr=1e-4,1e-3"]),

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from make_shapes import Shapes
-from runs import TrainRun, same_weights
+from runs import TrainRun, killed_run, resumed, same_weights
 
 from mmft import build
 from mmft.config.checks import check
@@ -148,8 +148,6 @@ def test_labels_of_a_table(shapes_overrides: list[str], skewed: Path, caplog: py
 def test_a_resumed_run_is_the_same_bit_for_bit(
     train_run: TrainRun, shapes_overrides: list[str], skewed: Path, tmp_path: Path
 ) -> None:
-    from training.test_resume import killed_run, resumed
-
     typed = [f"data.path={skewed}", "data.sampler=balanced", "checkpoint.every_steps=1", "data.max_bad_fraction=1"]
     undisturbed = train_run(*typed)
     overrides = [*shapes_overrides, *typed]

@@ -13,8 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
-from runs import Run, TrainRun
-from training.test_resume import killed_run, resumed
+from runs import Run, TrainRun, killed_run, resumed
 from wandb_file import WandbFile
 
 from mmft.config.compose import compose

@@ -5,15 +5,13 @@ from __future__ import annotations
 import os
 import random
 import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from runs import Run, TrainRun, same_weights
+from runs import Run, TrainRun, killed_run, resumed, same_weights
 
-from mmft.callbacks.checkpointing import Checkpointing
 from mmft.callbacks.stopping import StopOnSignal
 from mmft.config.compose import compose
 from mmft.errors import ExitCode, UserError
@@ -22,51 +20,6 @@ from mmft.signals import Stopped
 from mmft.train import train
 
 STEPS = 6  # two epochs of three
-
-
-def in_a_child(work: Callable[[], object]) -> int:
-    """Runs `work` in a forked process; the status that the process ended with."""
-    child = os.fork()
-    if child == 0:
-        try:
-            work()
-        finally:
-            os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
-def killed_run(overrides: list[str], folder: Path, step: int, moment: str) -> None:
-    """Trains in a child that SIGKILLs itself at an optimizer step: before it saves, while, or after."""
-
-    def die(*_: Any) -> None:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    def work() -> None:
-        save = Checkpointing.save_last
-
-        def save_and_die(self: Checkpointing, trainer: Any) -> None:
-            if trainer.global_step >= step and moment == "before":
-                die()
-            if trainer.global_step >= step and moment == "while":
-                import mmft.training.checkpoint as module
-
-                module.write = die
-            save(self, trainer)
-            if trainer.global_step >= step:
-                die()
-
-        Checkpointing.save_last = save_and_die
-        train(compose("train", overrides), folder)
-
-    assert in_a_child(work) == -signal.SIGKILL
-
-
-def resumed(overrides: list[str], folder: Path) -> Run:
-    """Goes on in this process, as `mmft train ... resume=FOLDER` does."""
-    found = resolve(compose("train", [*overrides, f"resume={folder}"]))
-    assert found is not None
-    assert train(*found) == 0
-    return Run(folder)
 
 
 def test_ten_kills_at_random_steps_end_bit_for_bit_as_undisturbed(

@@ -47,8 +47,12 @@ class CheckpointConfig:
     """Saved after every so many optimizer steps as well as after every epoch; null: after every epoch."""
     every_minutes: float | None = field(None, gt=0)
     """Saved whenever so many minutes have passed since the last time, too; null: not by the clock."""
-    use: Literal["best", "last"] = "best"
-    """The finished model: the best on the validation rows by `checkpoint.monitor`, or the last."""
+    use: Literal["best", "last", "soup_uniform", "soup_greedy"] = "best"
+    """The finished model: the best on the validation rows by `checkpoint.monitor`, or the last; or the mean of the
+    weights of the `checkpoint.keep` best, all of them or, from best to worst, those that make it no worse on the
+    validation rows (model soups, Wortsman et al., 2022)."""
+    keep: int = field(1, ge=1)
+    """How many of the best checkpoints are kept; from 2 on each is a folder `step_N` beside `best` and `last`."""
     monitor: str | None = None
     """A validation metric, for example `accuracy`, `f1_macro` or `loss`; null: the task's own choice."""
 
@@ -83,11 +87,23 @@ class ProfileConfig:
 
 
 @dataclass(kw_only=True)
+class EmaConfig:
+    """`callbacks.ema`: the exponential moving average of the trained weights, which then is validated and finished."""
+
+    decay: float | None = field(None, gt=0, lt=1)
+    """Share of the average that an optimizer step leaves of it, such as 0.999; null: no average."""
+    warmup: bool = True
+    """In the t-th optimizer step at most (1 + t) / (10 + t) is left, so that the first weights are soon forgotten."""
+
+
+@dataclass(kw_only=True)
 class CallbacksConfig:
     """`callbacks`: what happens beside the training step."""
 
     early_stopping: EarlyStoppingConfig = field(factory=EarlyStoppingConfig)
     """When to stop early."""
+    ema: EmaConfig = field(factory=EmaConfig)
+    """Averaged weights."""
     gradient_accumulation: GradientAccumulationConfig = field(factory=GradientAccumulationConfig)
     """Batch size by epoch."""
     profile: ProfileConfig = field(factory=ProfileConfig)

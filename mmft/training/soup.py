@@ -1,0 +1,142 @@
+"""Soups: one model that is the mean of several checkpoints' weights (Wortsman et al. 2022, arXiv 2203.05482).
+
+Floating point tensors are averaged, a BatchNorm's running statistics among them: those of the mean weights would take
+another pass over the training rows. Whatever counts (integers) is the best checkpoint's.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+from torch import Tensor
+
+from mmft.callbacks.weight_averaging import validated_weights
+from mmft.training.module import FineTuning
+
+log = logging.getLogger(__name__)
+
+Weights = Mapping[str, Tensor]
+Metrics = dict[str, float]
+
+
+class Ingredient(NamedTuple):
+    """A checkpoint: the optimizer steps done, its validation metrics, where it is."""
+
+    step: int
+    metrics: Metrics
+    folder: Path
+
+
+class Soup:
+    """The mean of what was put in, of which the first is the best.
+
+    Args:
+        first: weights by name.
+    """
+
+    def __init__(self, first: Weights) -> None:
+        self.first = first
+        self._sums = {name: value.double() for name, value in first.items() if value.is_floating_point()}
+        self.count = 1
+
+    def with_(self, weights: Weights) -> Self:
+        """A soup with one more; this one stays as it is."""
+        more = type(self)(self.first)
+        more._sums = {name: value + weights[name].double() for name, value in self._sums.items()}
+        more.count = self.count + 1
+        return more
+
+    def weights(self) -> dict[str, Tensor]:
+        """The mean, added up in float64; in the dtypes of what was put in."""
+        means = {name: (value / self.count).to(self.first[name].dtype) for name, value in self._sums.items()}
+        return {**self.first, **means}
+
+
+class Cooked(NamedTuple):
+    """A finished soup: its weights, the optimizer steps that are in it, best first, and its validation metrics."""
+
+    weights: Weights
+    steps: list[int]
+    metrics: Metrics
+
+
+def uniform_soup(kept: Sequence[Ingredient], validate: Callable[[Weights], Metrics]) -> Cooked:
+    """The mean of all.
+
+    Args:
+        kept: best first.
+        validate: weights -> their metrics.
+    """
+    soup = Soup(validated_weights(kept[0].folder))
+    for other in kept[1:]:
+        soup = soup.with_(validated_weights(other.folder))
+    weights = soup.weights()
+    return Cooked(weights, [one.step for one in kept], validate(weights))
+
+
+def greedy_soup(
+    kept: Sequence[Ingredient], validate: Callable[[Weights], Metrics], monitor: str, minimised: bool
+) -> Cooked:
+    """The best, and from best to worst each of the others with which the soup is no worse on the validation rows.
+
+    Args:
+        kept: best first.
+        validate: weights -> their metrics; is asked once for each but the first.
+        monitor: the metric that decides; one that is no number is worse.
+        minimised: True where a lower value is better.
+    """
+    soup, steps, metrics = Soup(validated_weights(kept[0].folder)), [kept[0].step], kept[0].metrics
+    for other in kept[1:]:
+        tried = soup.with_(validated_weights(other.folder))
+        found = validate(tried.weights())
+        new, old = found[monitor], metrics[monitor]
+        taken = new <= old if minimised else new >= old
+        log.info("soup: step %d %s, val/%s %.4f", other.step, "goes in" if taken else "stays out", monitor, new)
+        if taken:
+            soup, steps, metrics = tried, [*steps, other.step], found
+    return Cooked(soup.weights(), steps, metrics)
+
+
+def finish_with_soup(
+    kind: str, module: FineTuning, kept: Sequence[Ingredient], monitor: str, minimised: bool
+) -> dict[str, Any]:
+    """Puts a soup of the run's best checkpoints into `module`, after training, on all ranks the same.
+
+    Args:
+        kind: `soup_uniform` or `soup_greedy`.
+        module: its trainer has fitted it, and has validation rows.
+        kept: best first, at least one.
+        monitor: the validation metric.
+        minimised: True where a lower value is better.
+
+    Returns:
+        What the summary says of it: `soup_steps`, and `val`, the soup's own metrics.
+    """
+    if len(kept) == 1:
+        log.warning("checkpoint.use=%s: only one checkpoint was validated, so that the soup is that one", kind)
+
+    def validate(weights: Weights) -> Metrics:
+        return _validated(module, weights)
+
+    greedy = kind == "soup_greedy"
+    cooked = greedy_soup(kept, validate, monitor, minimised) if greedy else uniform_soup(kept, validate)
+    module.load_state_dict(cooked.weights, strict=False)
+    both = cooked.metrics[monitor], kept[0].metrics[monitor]
+    steps = ", ".join(map(str, cooked.steps))
+    log.info("the finished model is the soup of optimizer steps %s: val/%s %.4f (best: %.4f)", steps, monitor, *both)
+    return {"model_step": None, "soup_steps": cooked.steps, "val": cooked.metrics}
+
+
+def _validated(module: FineTuning, weights: Weights) -> Metrics:
+    """The evaluation of every validation in training; the loggers, which go by optimizer steps, hear nothing."""
+    module.load_state_dict(weights, strict=False)
+    trainer: Any = module.trainer
+    loggers, trainer.loggers = trainer.loggers, []
+    try:
+        trainer.validate(module, datamodule=trainer.datamodule, verbose=False)
+    finally:
+        trainer.loggers = loggers
+    return module.results["val"]
