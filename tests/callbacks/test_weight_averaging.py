@@ -99,9 +99,13 @@ def test_the_best_is_the_average_of_its_step(train_run: TrainRun, seen: dict[str
     assert difference(best, finished) == 0
 
 
-@pytest.mark.parametrize("step", [2, 4, 6])
-def test_resume_is_exact(train_run: TrainRun, shapes_overrides: list[str], tmp_path: Path, step: int) -> None:
-    typed = [*EMA, "checkpoint.every_steps=1", "checkpoint.use=last"]
+@pytest.mark.parametrize(
+    ("step", "more"), [(2, []), (4, []), (6, []), (4, ["tune=gradual", "optim=adamw_8bit"]), (2, ["tune=lora"])]
+)
+def test_resume_is_exact(
+    train_run: TrainRun, shapes_overrides: list[str], tmp_path: Path, step: int, more: list[str]
+) -> None:
+    typed = [*EMA, "checkpoint.every_steps=1", "checkpoint.use=last", *more]
     undisturbed = train_run(*typed)
     killed_run([*shapes_overrides, *typed], tmp_path / "killed", step, "after")
     run = resumed([*shapes_overrides, *typed], tmp_path / "killed")
