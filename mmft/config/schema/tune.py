@@ -167,6 +167,20 @@ class IA3Config(TargetedConfig):
     """One learned factor for every output of the tower's linear layers (Liu et al. 2022, arXiv 2205.05638)."""
 
 
+@either_tower("adapters", builds="mmft.tuning.methods.adapters:Adapters")
+@dataclass(kw_only=True)
+class AdaptersConfig(TrainedTowerConfig):
+    """Bottleneck adapters in the tower's residual blocks are trained (Houlsby et al. 2019, arXiv 1902.00751)."""
+
+    kind: Literal["houlsby", "pfeiffer", "parallel"] = "pfeiffer"
+    """`houlsby`: after attention and after MLP; `pfeiffer`: after the MLP alone, in a ConvNet after every residual
+    branch (Pfeiffer et al. 2021, arXiv 2005.00247); `parallel`: beside the MLP (He et al. 2022, arXiv 2110.04366)."""
+    width: int | None = field(None, ge=1)
+    """Features of the bottleneck; null: `tune.width`, and where that is null too, 48."""
+    scale: float = field(1.0, gt=0)
+    """What an adapter gives is multiplied by it."""
+
+
 @dataclass(kw_only=True)
 class TuneConfig:
     """`tune`: the method of each tower; fusion and head are always trained.
@@ -186,6 +200,8 @@ class TuneConfig:
     """Of `lora` and its kin."""
     dropout: float | None = field(None, ge=0, lt=1)
     """Of `lora` and its kin."""
+    width: int | None = field(None, ge=1)
+    """Of `adapters`."""
     image_encoder: TowerTuneConfig
     """The image encoder's method."""
     text_encoder: TowerTuneConfig

@@ -1,0 +1,74 @@
+"""One forward pass of a tower over one small input: what no name and no type says is seen in it.
+
+Legend: B batch, N tokens, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Size, Tensor, nn
+
+from mmft.batch import Encoded
+from mmft.models.encoder import Encoder
+from mmft.models.image_encoder import ImageEncoder
+
+
+def run_once(tower: Encoder) -> Encoded:
+    """What the tower gives for one black picture, or one text of four tokens; in eval mode, without gradients.
+
+    Args:
+        tower: on any device; its modes are afterwards as they were.
+    """
+    like = next(tower.parameters())
+    modes = {module: module.training for module in tower.modules()}
+    given: tuple[Tensor, ...]
+    if isinstance(tower, ImageEncoder):
+        given = (torch.zeros(1, 3, tower.image_size, tower.image_size, dtype=torch.uint8, device=like.device),)
+    else:
+        ids = torch.arange(4, device=like.device).unsqueeze(0)  # (1, 4)
+        given = (ids, torch.ones_like(ids, dtype=torch.bool))
+    for module in modes:
+        module.training = False
+    try:
+        with torch.no_grad():
+            encoded: Encoded = tower(*given)
+            return encoded
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def shapes(tower: Encoder, modules: Iterable[nn.Module]) -> dict[nn.Module, list[tuple[Size | None, Size | None]]]:
+    """Of every call of these modules in one pass, the shape of the first input and of the (first) output.
+
+    None stands for what is no tensor; a module that is not called has an empty list.
+    """
+    found: dict[nn.Module, list[tuple[Size | None, Size | None]]] = {module: [] for module in modules}
+
+    def note(module: nn.Module, given: tuple[Any, ...], output: Any) -> None:
+        found[module].append((_shape(given[0] if given else None), _shape(first_of(output))))
+
+    hooks = [module.register_forward_hook(note) for module in found]
+    try:
+        run_once(tower)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
+
+
+def first_of(output: Any) -> Any:
+    """A module's output, or the first of several: some libraries' attention also gives its weights."""
+    return output[0] if isinstance(output, tuple) else output
+
+
+def replaced(output: Any, first: Tensor) -> Any:
+    """`output` with another first tensor."""
+    return (first, *output[1:]) if isinstance(output, tuple) else first
+
+
+def _shape(value: Any) -> Size | None:
+    return value.shape if isinstance(value, Tensor) else None
