@@ -17,6 +17,7 @@ from mmft.callbacks.checkpointing import Checkpointing
 from mmft.callbacks.gradient_accumulation import GradientAccumulation
 from mmft.callbacks.layer_freezing import LayerFreezing, own_warmups, start_steps
 from mmft.callbacks.learning_rate_warmup import LearningRateWarmup
+from mmft.callbacks.lora_8bit import LoRA8bit
 from mmft.callbacks.profiling import profiling
 from mmft.callbacks.progress import progress
 from mmft.callbacks.pruning import pruning
@@ -202,6 +203,7 @@ def build_callbacks(
         LearningRateWarmup(registry.build(config.schedule), data.plan.total, own_warmups(plan, joins)),
         GradientAccumulation(config.data.micro_batch_size, data.plan.batch_sizes),
         *_early_stopping(config, monitor, minimised, data),
+        *([LoRA8bit(folder)] if {"lora_8bit", "lora_4bit"} & set(plan.methods.values()) else []),
         *_weight_averaging(config.callbacks.ema),
         RunSummary(folder, job),
         checkpointing,

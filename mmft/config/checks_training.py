@@ -9,7 +9,6 @@ from importlib.util import find_spec
 from mmft.config.checks import check_train
 from mmft.config.schema import TrainConfig
 from mmft.config.schema.logger import TensorBoardConfig
-from mmft.config.schema.tune import FreezeConfig
 from mmft.config.wording import listed, show
 from mmft.ranks import started
 from mmft.shipped import PREFIX, located
@@ -118,32 +117,6 @@ def sampler_has_classes(c: TrainConfig) -> str | None:
     if getattr(c.task, "class_weights", "none") == "balanced":
         return "balanced does not go with task.class_weights=balanced, which would count rare classes twice. Choose one"
     return None
-
-
-def _frozen(c: TrainConfig) -> bool:
-    return all(isinstance(t, FreezeConfig) for t in (c.tune.image_encoder, c.tune.text_encoder))
-
-
-@check_train("optim.lr", "tune")
-def lr_is_used(c: TrainConfig) -> str | None:
-    """`optim.lr` is some tower's rate."""
-    if c.optim.lr is None:
-        return None
-    if _frozen(c):
-        return "changes nothing, because both encoders are frozen. Type optim.head_lr for fusion and head, or tune=full"
-    towers = [t for t in (c.tune.image_encoder, c.tune.text_encoder) if not isinstance(t, FreezeConfig)]
-    if all(getattr(t, "lr", None) is not None for t in towers):
-        own = listed(f"tune.{t.group_path.split('/')[1]}.lr" for t in towers)
-        return f"changes nothing, because {own} is given. Leave one of them out"
-    return None
-
-
-@check_train("optim.layer_decay", "tune")
-def layer_decay_is_used(c: TrainConfig) -> str | None:
-    """`optim.layer_decay` has layers to act on."""
-    if c.optim.layer_decay == 1 or not _frozen(c):
-        return None
-    return "changes nothing, because both encoders are frozen. Leave it out, or type tune=full"
 
 
 @check_train("optim.nesterov", "optim.momentum")

@@ -118,7 +118,7 @@ def load_shards(module: nn.Module, state: Mapping[str, Tensor]) -> None:
 def _check(model: VisionLanguageModel) -> None:
     for tower in TOWERS:
         encoder = getattr(model, tower)
-        if not encoder.frozen and any(isinstance(m, _BatchNorm) for m in encoder.modules()):
+        if any(isinstance(m, _BatchNorm) and m.training for m in encoder.modules()):
             raise UserError(
                 f"trainer=fsdp: model.{tower} {encoder.source.name} has a BatchNorm, whose statistics would count rows "
                 f"that only keep ranks together. Type trainer=ddp, or tune/{tower}=freeze."

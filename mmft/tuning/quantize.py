@@ -8,6 +8,7 @@ finished model is made again from its base and needs no quantized weights of its
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
@@ -18,41 +19,44 @@ from mmft.models.encoder import Encoder
 Bits = Literal[8, 4]
 
 
-def quantize(tower: Encoder, bits: Bits) -> None:
+def quantize(tower: Encoder, bits: Bits) -> int:
     """Puts a quantized layer in the place of every linear one of the tower's backbone.
 
     Args:
         tower: on the CPU, in float32; biases, norms and embeddings stay as they are.
         bits: 8 or 4.
+
+    Returns:
+        How many layers there are.
     """
-    for name, layer in list(tower.backbone.named_modules()):
-        if type(layer) is nn.Linear:
-            _replace(tower.backbone, name, _int8(layer) if bits == 8 else _nf4(layer))
+    layers = [(name, layer) for name, layer in tower.backbone.named_modules() if type(layer) is nn.Linear]
+    for name, layer in layers:
+        _replace(tower.backbone, name, _int8(layer) if bits == 8 else _nf4(layer))
     setattr(tower.backbone, f"is_loaded_in_{bits}bit", True)  # or peft takes them for plain linear layers
+    return len(layers)
 
 
 def dequantize(tower: Encoder) -> None:
     """Puts plain float32 linear layers in their places again, also below peft's."""
+    for name, layer in list(quantized_layers(tower.backbone)):
+        _replace(tower.backbone, name, _linear(layer))
+
+
+def quantized_layers(module: nn.Module) -> Iterator[tuple[str, Any]]:
+    """The quantized layers in `module`, by name."""
     from bitsandbytes.nn import modules as bnb
 
-    for name, module in list(tower.backbone.named_modules()):
-        layer: Any = module
+    for name, layer in module.named_modules():
         if isinstance(layer, bnb.Linear8bitLt | bnb.Linear4bit):
-            _replace(tower.backbone, name, _linear(layer))
+            yield name, layer
 
 
-def weight_bytes(tower: nn.Module) -> tuple[int, int]:
-    """Bytes of the linear weights and of their scales, and what they would be in float32."""
-    from bitsandbytes.nn import modules as bnb
-
-    own = whole = 0
-    for module in tower.modules():
-        layer: Any = module
-        if isinstance(layer, bnb.Linear8bitLt | bnb.Linear4bit):
-            kept = [layer.weight, *_scales(layer)]
-            own += sum(part.numel() * part.element_size() for part in kept)
-            whole += 4 * layer.in_features * layer.out_features
-    return own, whole
+def weight_bytes(module: nn.Module) -> tuple[int, int]:
+    """Bytes of the quantized weights and of their scales, and what they would be in float32."""
+    layers = [layer for _, layer in quantized_layers(module)]
+    parts = [part for layer in layers for part in (layer.weight, *_scales(layer))]
+    own = sum(part.numel() * part.element_size() for part in parts)
+    return own, sum(4 * layer.in_features * layer.out_features for layer in layers)
 
 
 def _scales(layer: Any) -> list[Tensor]:
@@ -72,6 +76,7 @@ def _int8(layer: nn.Linear) -> Any:
     )
     new.weight = bnb.Int8Params(layer.weight.detach().clone(), requires_grad=False, has_fp16_weights=False)
     new.bias = layer.bias
+    new.register_load_state_dict_pre_hook(_take_int8)
     return new.to("cpu").train(layer.training)  # which quantizes
 
 
@@ -86,7 +91,26 @@ def _nf4(layer: nn.Linear) -> Any:
     new = new.to("cpu").train(layer.training)
     # Or the first evaluation packs the weights anew, and training after it raises.
     new.support_avx512bf16_for_cpu = False
+    new.register_load_state_dict_pre_hook(_take_nf4)
     return new
+
+
+def _take_int8(layer: Any, *_: Any) -> None:
+    """Before weights are loaded: the first forward pass has moved the scales to where bitsandbytes loads none."""
+    if layer.weight.SCB is None:
+        layer.weight.CB, layer.weight.SCB = layer.weight.data, layer.state.SCB
+        layer.state.CB = layer.state.SCB = None
+
+
+def _take_nf4(layer: Any, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    """Before weights are loaded: bitsandbytes would take the packed numbers and leave the scales as they are."""
+    from bitsandbytes.nn.modules import Params4bit
+
+    scales = {name: state.pop(name) for name in list(state) if name.startswith(f"{prefix}weight.")}
+    if scales:
+        parts = {name.removeprefix(f"{prefix}weight."): value for name, value in scales.items()}
+        device = layer.weight.device
+        layer.weight = Params4bit.from_prequantized(state[f"{prefix}weight"], parts, device=device, module=layer)
 
 
 def _linear(quantized: nn.Module) -> nn.Linear:

@@ -105,6 +105,38 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
         ["optim.lr=1e-4", "tune.image_encoder.lr=1e-5", "tune.text_encoder.lr=1e-5"],
         ["optim.lr: changes nothing, because tune.image_encoder.lr, tune.text_encoder.lr"],
     ),
+    "rank of nobody": (["tune.rank=4"], ["tune.rank: changes nothing", "tune/image_encoder=full"]),
+    "rank that both towers override": (
+        ["tune=lora", "tune.rank=4", "tune.image_encoder.rank=2", "tune.text_encoder.rank=2"],
+        ["tune.rank: changes nothing, because the towers' own are given"],
+    ),
+    "layers by name and by pattern": (
+        ["tune=lora", "tune.text_encoder.targets=mlp", "tune.text_encoder.pattern=query"],
+        ["tune.text_encoder: pattern and targets both say"],
+    ),
+    "pattern that is none": (
+        ["tune/image_encoder=pattern", "tune.image_encoder.pattern='('"],
+        ["tune.image_encoder: pattern='(' is no regular expression"],
+    ),
+    "gradual without a beginning": (["tune=gradual", "tune.schedule={1:2}"], ["must say what is trained from 0 on"]),
+    "gradual that falls": (["tune=gradual", "tune.schedule={0:2,1:1}"], ["the numbers of layers must rise"]),
+    "gradual over shards": (
+        ["tune=gradual", "trainer=fsdp", "trainer.devices=2"],
+        ["gradual does not go with trainer=fsdp", "Type trainer=ddp"],
+    ),
+    "8 bits over shards": (
+        ["tune=lora_8bit", "trainer=fsdp", "trainer.devices=2"],
+        ["trainer=fsdp cannot part the weights of lora_8bit", "tune/text_encoder=lora"],
+    ),
+    "4 bits in float64": (["tune=lora_4bit", "trainer.precision=64-true"], ["lora_4bit has no use for"]),
+    "8 bits of random weights": (
+        ["tune/image_encoder=lora_8bit", "model.image_encoder.pretrained=false"],
+        ["model.image_encoder.pretrained=false leaves nothing", "Type tune/image_encoder=full"],
+    ),
+    "lengths of 8-bit weights": (
+        ["tune/text_encoder=lora_8bit", "tune.text_encoder.dora=true"],
+        ["tune.text_encoder: dora needs", "Type tune/text_encoder=lora"],
+    ),
     "nesterov without momentum": (["optim=sgd", "optim.nesterov=true", "optim.momentum=0"], ["optim.momentum above 0"]),
     "8-bit optimizer of shards": (
         ["optim=adamw_8bit", "trainer=fsdp", "trainer.devices=2"],

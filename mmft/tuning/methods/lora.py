@@ -54,8 +54,8 @@ class Added(TuningMethod):
         from peft.tuners.tuners_utils import BaseTunerLayer
 
         modules = target_modules(tower, self.key, self.targets, self.pattern)
-        if self.bits is not None:
-            quantize(tower, self.bits)
+        if self.bits is not None and not quantize(tower, self.bits):
+            raise self.error("", f"{tower.source.name} has no linear layers to quantize. Type tune/...=lora")
         taking_part = {id(p) for p in tower.parameters() if p.requires_grad}
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="peft")  # about how a model of its own would be saved
