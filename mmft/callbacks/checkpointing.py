@@ -130,7 +130,7 @@ class Checkpointing(pl.Callback):
         """Takes what `state_dict` gave."""
         self.best_value, self.best_step = state_dict["best_value"], state_dict["best_step"]
         self.best_metrics = state_dict["best_metrics"]
-        self.kept = state_dict["kept"]
+        self.kept = state_dict.get("kept", [])
         self.stopped_early = state_dict["stopped_early"]
 
 
@@ -159,4 +159,4 @@ def step_folder(folder: Path, step: int) -> Path:
 
 def resumed_best(folder: Path, said: Mapping[str, Any], step: int) -> None:
     """`settle_best` by what the checkpoint of `step` says of this callback."""
-    settle_best(folder, step, said["best_step"], [one["step"] for one in said["kept"]])
+    settle_best(folder, step, said["best_step"], [one["step"] for one in said.get("kept", [])])

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Self
 from torch import Tensor
 
 from mmft.callbacks.weight_averaging import validated_weights
+from mmft.ranks import beat
 from mmft.training.module import FineTuning
 
 log = logging.getLogger(__name__)
@@ -139,4 +140,5 @@ def _validated(module: FineTuning, weights: Weights) -> Metrics:
         trainer.validate(module, datamodule=trainer.datamodule, verbose=False)
     finally:
         trainer.loggers = loggers
+        beat("idle")  # as after training: no pass over test rows is timed
     return module.results["val"]
