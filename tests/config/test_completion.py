@@ -58,7 +58,7 @@ def complete(line: str) -> list[str]:
         ("mmft train --multirun hydra.sweeper.n_t", ["hydra.sweeper.n_trials="]),
         ("mmft train -m hydra.sweeper.sampler=", [f"hydra.sweeper.sampler={n}" for n in ("gp", "random", "tpe")]),
         ("mmft train hydra/sweeper=o", []),
-        ("mmft train checkpoint.use=", ["checkpoint.use=best", "checkpoint.use=last"]),
+        ("mmft train checkpoint.use=s", ["checkpoint.use=soup_greedy", "checkpoint.use=soup_uniform"]),
         ("mmft train modality_report=t", ["modality_report=true"]),
         ("mmft train data.path=ro", ["data.path=rows.csv"]),
         ("mmft train data.path=", ["data.path=null", "data.path=own/", "data.path=rows.csv", "data.path=runs/"]),
