@@ -28,6 +28,16 @@ def _config(typed: tuple[str, ...]) -> Any:
     return compose("train", typed).config
 
 
+def _like_a_pretrained_one(encoder: Encoder) -> None:
+    """Branches that count: at this width, numbers of 0.02 and norms of zero leave next to nothing of them."""
+    random = torch.Generator().manual_seed(4)
+    for module in encoder.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=1.5 * module.in_features**-0.5, generator=random)
+        elif isinstance(module, nn.BatchNorm2d):
+            nn.init.ones_(module.weight)
+
+
 def fitting(image_folder: Any, text_folder: Any, overrides: Iterable[str]) -> Fit:
     """`fit(kind, "adapters", "kind=houlsby")`: a small encoder with the method applied, as training has it."""
     rest = [o for o in overrides if not o.startswith("optim.lr")]
@@ -40,9 +50,7 @@ def fitting(image_folder: Any, text_folder: Any, overrides: Iterable[str]) -> Fi
             if is_image
             else build_text_encoder(str(text_folder(kind)), None, "auto", pretrained=True)
         )
-        for norm in encoder.modules():
-            if isinstance(norm, nn.BatchNorm2d):  # the last of a branch is zero at first, which no pretrained one is
-                nn.init.ones_(norm.weight)
+        _like_a_pretrained_one(encoder)
         typed = (f"tune/{part}={method}", *(f"tune.{part}.{key}" for key in keys))
         chosen = build.build_methods(_config((*rest, *typed)).tune)[part]
         torch.manual_seed(0)

@@ -32,7 +32,7 @@ class TextEncoder(Encoder):
     def __init__(self, backbone: nn.Module, source: Source, tokenizer: Any, max_length: int | None, pool: str) -> None:
         config: Any = backbone.config
         super().__init__(backbone, source, int(config.hidden_size), check_pool(pool, KEY, True, auto="mean"))
-        if self.pool != "mean" and _is_causal(backbone):
+        if self.pool != "mean" and is_causal(backbone):
             raise UserError(
                 f"{KEY}.pool={pool}: a token of {source.name} sees only those before it, so that its first token "
                 f"is the same for every text. Type {KEY}.pool=mean"
@@ -82,8 +82,8 @@ def load_tokenizer(source: Source) -> Any:
         raise UserError(f"{KEY}.name={source.name}: its folder has no tokenizer that loads: {error}") from None
 
 
-def _is_causal(backbone: Any) -> bool:
-    """True where the first token's features do not change with the second token."""
+def is_causal(backbone: Any) -> bool:
+    """Whether the first token's features stay as they are when the second token is another one."""
     was = backbone.training
     ids = torch.tensor([[0, 1], [0, 2]])  # (2, 2)
     with torch.no_grad():

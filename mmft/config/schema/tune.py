@@ -36,7 +36,7 @@ class TrainedTowerConfig(TowerTuneConfig):
 
     lr: float | None = field(None, gt=0)
     """This tower's learning rate; null: `optim.lr`, and where that is null too, the method's own: 5e-5 for an
-    encoder's weights, 5e-4 for biases, norms and what a method adds."""
+    encoder's weights, 5e-4 for biases, norms and layers that a method adds, 5e-3 for tokens and factors."""
 
 
 @either_tower("full", builds="mmft.tuning.methods.layers:Full")
@@ -181,6 +181,17 @@ class AdaptersConfig(TrainedTowerConfig):
     """What an adapter gives is multiplied by it."""
 
 
+@either_tower("prompt", builds="mmft.tuning.methods.prompts:PromptTuning")
+@dataclass(kw_only=True)
+class PromptConfig(TrainedTowerConfig):
+    """Learned tokens in front of the sequence are trained (arXiv 2104.08691; in pictures arXiv 2203.12119)."""
+
+    length: int | None = field(None, ge=1)
+    """How many; null: `tune.length`, and where that is null too, 10. They take none of the encoder's positions."""
+    deep: bool = True
+    """Every block gets tokens of its own; false: they go in before the first block, and stay to the last."""
+
+
 @dataclass(kw_only=True)
 class TuneConfig:
     """`tune`: the method of each tower; fusion and head are always trained.
@@ -202,6 +213,8 @@ class TuneConfig:
     """Of `lora` and its kin."""
     width: int | None = field(None, ge=1)
     """Of `adapters`."""
+    length: int | None = field(None, ge=1)
+    """Of `prompt`."""
     image_encoder: TowerTuneConfig
     """The image encoder's method."""
     text_encoder: TowerTuneConfig

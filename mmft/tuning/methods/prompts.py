@@ -1,0 +1,141 @@
+"""Prompt tuning: learned tokens in front of the sequence, which are gone again behind the last block.
+
+They go in behind the embeddings, so that they take none of an encoder's positions and the others keep theirs, and
+neither pooling nor fusion ever sees them. Ours for texts too: peft's go through the embeddings, take positions from
+the text, know no deep ones, and do not fit encoders that take nothing but ids (CLIP).
+
+Legend: B batch, N tokens, P prompts, D width.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mmft.models.encoder import Encoder
+from mmft.models.layers import block_modules, blocks
+from mmft.models.text_encoder import TextEncoder, is_causal
+from mmft.tuning.masks import with_tokens
+from mmft.tuning.methods.inserted import Inserted
+from mmft.tuning.probe import first_of, replaced, run_once, shapes
+
+_MASKS = ("attention_mask", "attn_mask")
+
+
+class Prompts(nn.Module):
+    """Learned tokens, small random numbers at first. Its other methods are hooks of blocks.
+
+    Args:
+        length: P.
+        width: D.
+        arguments: names of what a block's `forward` takes, the tokens first.
+        causal: a token sees only those before it.
+    """
+
+    def __init__(self, length: int, width: int, arguments: list[str], causal: bool) -> None:
+        super().__init__()
+        self.tokens = nn.Parameter(0.02 * torch.randn(length, width))
+        self.arguments = arguments
+        self.causal = causal
+
+    def put_in(self, block: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        """Before a block: (B, N, D) -> (B, P + N, D), and all that goes by N."""
+        tokens = given[0]
+        prompts = self.tokens.to(tokens.dtype).expand(len(tokens), -1, -1)  # (B, P, D)
+        return self._call(torch.cat([prompts, tokens], dim=1), given, named, tokens.shape[1])
+
+    def keep(self, block: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        """Before a block that is given the prompts already: only what goes by N grows."""
+        return self._call(given[0], given, named, given[0].shape[1] - len(self.tokens))
+
+    def take_out(self, block: nn.Module, given: tuple[Any, ...], output: Any) -> Any:
+        """Behind a block: (B, P + N, D) -> (B, N, D)."""
+        return replaced(output, first_of(output)[:, len(self.tokens) :])
+
+    def _call(self, tokens: Tensor, given: tuple[Any, ...], named: dict[str, Any], count: int) -> Any:
+        """The arguments of a block, by name but for the first, for more tokens than the `count` that it was told of."""
+        named = dict(zip(self.arguments[1:], given[1:], strict=False)) | named
+        for name in _MASKS:
+            if isinstance(named.get(name), Tensor):
+                named[name] = with_tokens(named[name], len(self.tokens), self.causal)
+        if isinstance(named.get("position_embeddings"), tuple):
+            named["position_embeddings"] = self._unrotated(named["position_embeddings"], count)
+        if named.get("relative_pos") is not None:
+            named["relative_pos"] = None  # DeBERTa's attention then makes it itself, for as many as there are
+        return (tokens,), named
+
+    def _unrotated(self, rotations: tuple[Tensor, ...], count: int) -> tuple[Tensor, ...]:
+        """Cosines and sines (..., N, D) -> (..., P + N, D): prompts are all at position 0.
+
+        Those of patches alone stay: whoever applies them leaves out what is in front.
+        """
+        if any(part.shape[-2] != count for part in rotations) or len(rotations) != 2:
+            return rotations
+        pad = (0, 0, len(self.tokens), 0)
+        return functional.pad(rotations[0], pad, value=1.0), functional.pad(rotations[1], pad, value=0.0)
+
+
+class PromptTuning(Inserted):
+    """Learned tokens (Lester et al. 2021, arXiv 2104.08691; in pictures Jia et al. 2022, arXiv 2203.12119).
+
+    Args:
+        key: as in `TuningMethod`.
+        length: how many; None: 10.
+        deep: every block gets its own (also Liu et al. 2022, arXiv 2110.07602), which replace what has become of those
+            of the block before; else they go in before the first block and stay to the last.
+        lr: as in `TuningMethod`.
+    """
+
+    name = "prompt"
+    default_lr = 5e-3
+
+    def __init__(self, key: str, length: int | None = None, deep: bool = True, lr: float | None = None) -> None:
+        super().__init__(key, lr)
+        self.length = 10 if length is None else length
+        self.deep = deep
+
+    def insert(self, tower: Encoder) -> list[nn.Module]:
+        """Prompts are children of their block, so that they have its layer number."""
+        found = self._blocks(tower)
+        before = run_once(tower).tokens.shape
+        causal = isinstance(tower, TextEncoder) and is_causal(tower.backbone)
+        added = [self._prompts(block, tower.width, causal) for block in (found if self.deep else found[:1])]
+        for number, block in enumerate(found):
+            own = added[number if self.deep else 0]
+            is_first, is_last = number == 0, number == len(found) - 1
+            block.register_forward_pre_hook(own.put_in if self.deep or is_first else own.keep, with_kwargs=True)
+            if self.deep or is_last:
+                block.register_forward_hook(own.take_out)
+        try:
+            after = run_once(tower).tokens.shape
+        except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
+            raise self.refusal(tower, f"its blocks take no more tokens than they expect: {error}", "lora") from None
+        if before != after:
+            raise self.refusal(tower, "it does not give the same tokens with prompts in its blocks", "lora")
+        return list(added)
+
+    def _blocks(self, tower: Encoder) -> list[nn.Module]:
+        found = block_modules(tower.backbone)
+        seen = shapes(tower, found)
+        calls = {shape for block in found for call in seen[block] for shape in call}
+        once = all(len(seen[block]) == 1 for block in found)
+        is_sequence = len(calls) == 1 and all(shape is not None and len(shape) == 3 for shape in calls)
+        if not found or len(found) < len(blocks(tower.backbone)) or not once or not is_sequence:
+            raise self.refusal(tower, "its blocks do not all pass on one sequence of tokens", "adapters", "lora")
+        encoder: Any = getattr(tower.backbone, "encoder", None)
+        if not self.deep and getattr(encoder, "conv", None) is not None:  # of the largest DeBERTa-v2
+            raise self.error("deep", f"{tower.source.name} has a convolution between its blocks. Type deep=true")
+        return found
+
+    def _prompts(self, block: nn.Module, width: int, causal: bool) -> Prompts:
+        for module in block.modules():
+            attention: Any = module
+            if isinstance(getattr(attention, "num_prefix_tokens", None), int):
+                attention.num_prefix_tokens += self.length  # what timm's rotary attention does not rotate
+        prompts = Prompts(self.length, width, list(inspect.signature(block.forward).parameters), causal)
+        block.add_module("prompts", prompts)
+        return prompts
