@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import io
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 
 def write_text(path: Path, text: str) -> None:
@@ -20,6 +22,29 @@ def write_text(path: Path, text: str) -> None:
         stream.flush()
         os.fsync(stream.fileno())
     aside.replace(path)
+
+
+def locked(path: Path, patience: float = 0.0) -> IO[str]:
+    """Locks the file `path` against other processes, until what is returned is closed or this process has ended.
+
+    Args:
+        path: made where it is not there.
+        patience: seconds to wait for another; processes that a killed one had forked hold its lock while they last.
+
+    Raises:
+        BlockingIOError: another process has it.
+    """
+    lock, end = path.open("w"), time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= end:
+                lock.close()
+                raise
+            time.sleep(0.1)
+        else:
+            return lock
 
 
 def replace_folder(target: Path, fill: Callable[[Path], None]) -> None:

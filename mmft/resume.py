@@ -45,6 +45,8 @@ def resolve(composed: Composed) -> tuple[Composed, Path] | None:
         return None
     if folder.is_completed:
         return composed, folder.path  # `train` says so
+    with folder.owned():
+        pass  # another process may be at it; `train` takes it for good
     saved = folder.read_config()
     base = Path(saved.pop("working_directory", Path.cwd()))
     _refuse_changes(composed, saved, folder)

@@ -7,13 +7,16 @@ import json
 import math
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from mmft.errors import UserError
-from mmft.files import write_text
+from mmft.files import locked, write_text
 from mmft.shipped import located
+
+_PATIENCE = 15.0  # seconds in which the picture workers of a process that was killed end
 
 
 class RunFolder:
@@ -128,6 +131,24 @@ class RunFolder:
         for name, rows in tables.items() if self.writes else ():
             with (self.path / f"{name}.csv").open("w", newline="", encoding="utf-8") as stream:
                 csv.writer(stream).writerows(rows)
+
+    @contextmanager
+    def owned(self) -> Iterator[None]:
+        """Keeps other processes from writing to the folder.
+
+        Raises:
+            UserError: one does.
+        """
+        if not self.writes:
+            yield
+            return
+        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            lock = locked(self.path / ".lock", patience=_PATIENCE)
+        except BlockingIOError:
+            raise UserError(f"resume: {self.path} is running in another process; wait for it, or stop it") from None
+        with lock:
+            yield
 
     def start(self, **values: Any) -> None:
         """Writes the first summary of a run that starts or goes on."""

@@ -35,7 +35,7 @@ from mmft.hardware import choose_hardware, device_of
 from mmft.initialise import initialise_from
 from mmft.modality_report import modality_report
 from mmft.prediction_sample import sample_predictions
-from mmft.ranks import started
+from mmft.ranks import Ranks, started
 from mmft.run_folder import RunFolder
 from mmft.saved_model import save_model
 from mmft.shipped import located
@@ -70,7 +70,12 @@ def train(composed: Composed, path: Path) -> int:
     job_started = _job_start()
     base = _working_directory(folder)
     logger = build.build_logger(composed.config.logger) if ranks.is_first else RunLogger()
-    with stop_signals() as request, logger, _recorded(folder, composed.config.seed, ranks.rank, request):
+    with (
+        stop_signals() as request,
+        folder.owned(),
+        logger,
+        _recorded(folder, composed.config.seed, ranks, request),
+    ):
         build.preload()
         KEPT.next_job()
         choose_hardware(composed.config.trainer, ranks.local_world)
@@ -208,10 +213,10 @@ def _working_directory(folder: RunFolder) -> Path:
 
 
 @contextmanager
-def _recorded(folder: RunFolder, seed: int, rank: int, request: StopRequest) -> Iterator[None]:
+def _recorded(folder: RunFolder, seed: int, ranks: Ranks, request: StopRequest) -> Iterator[None]:
     """Keeps `status` true to what happens, and the log open as long."""
     folder.path.mkdir(parents=True, exist_ok=True)
-    logs.configure(folder.path / "train.log", rank)
+    logs.configure(folder.path / "train.log", ranks.rank)
     status = "failed"
     try:
         folder.start(seed=seed, versions=_versions())

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forked import children
 from make_shapes import Shapes
 from safetensors.torch import load_file
 
@@ -140,6 +141,17 @@ def test_a_killed_rank_and_a_killed_supervisor_leave_nobody(start: Any, tmp_path
     assert f"rank 0 (process {pids[0]}) was killed by SIGKILL" in err
     assert gone(pids)
     assert summary_of(tmp_path)["status"] == "failed"
+    supervisor = start("trainer.max_epochs=200", TWO, "data.num_workers=1", f"resume={folder_of(tmp_path)}")
+    end = time.monotonic() + 100
+    everyone: list[int] = []
+    while len(everyone) < 4 and time.monotonic() < end:  # each rank with a worker
+        time.sleep(0.1)
+        ranks = ranks_of(supervisor)
+        everyone = [*ranks, *(worker for rank in ranks for worker in children(rank))]
+    assert len(everyone) >= 4
+    supervisor.kill()
+    supervisor.communicate(timeout=60)
+    assert gone(everyone)
 
 
 def test_what_one_rank_finds_wrong_is_told_once(start: Any) -> None:

@@ -6,7 +6,6 @@ any moment goes on where it was: with the trials that had begun, in their own fo
 
 from __future__ import annotations
 
-import fcntl
 import json
 import math
 import sys
@@ -21,6 +20,7 @@ from mmft.config.folder import STUDY
 from mmft.config.overrides import Typed
 from mmft.config.schema.sweep import BasicLauncherConfig, OptunaSweeperConfig
 from mmft.errors import ExitCode, UserError
+from mmft.files import locked
 from mmft.run_folder import RunFolder
 from mmft.sweeping.job import Job, Result, varies
 from mmft.training.trial import NAME, make_pruner, mark_as_trial, open_storage
@@ -173,12 +173,10 @@ def _check(composed: Composed, space: dict[str, Any]) -> None:
 
 def _locked(folder: Path) -> Any:
     """Keeps another sweep out of the folder for as long as this process lives."""
-    lock = (folder / f".{STUDY}.lock").open("w")
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+        return locked(folder / f".{STUDY}.lock")
+    except BlockingIOError:
         raise UserError(f"hydra.sweep.dir: a sweep is running in {folder}; wait for it, or stop it") from None
-    return lock
 
 
 def _check_goes_on(composed: Composed, folder: Path) -> None:

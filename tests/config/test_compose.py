@@ -53,7 +53,8 @@ def test_promised_keys(folder: Path) -> None:
 
 @pytest.mark.parametrize(("group", "name"), list(option_files()))
 def test_every_option_composes(group: str, name: str, composed: Compose) -> None:
-    result = compose("train", [f"{group}={name}"]) if group == "experiment" else composed(f"{group}={name}")
+    must = [f"{group.replace('/', '.')}.pattern=bias"] if name == "pattern" else []
+    result = compose("train", [f"{group}={name}"]) if group == "experiment" else composed(f"{group}={name}", *must)
     assert result.choices[group] == name
     if group not in OPTIONAL_GROUPS:
         assert name not in ("on", "off", "yes", "no", "null")

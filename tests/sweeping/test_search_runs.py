@@ -10,14 +10,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import forked
 import optuna
 import pytest
 import yaml
 
+import mmft.train as program
 from mmft.cli import main
 from mmft.config.compose import compose
 from mmft.config.folder import STUDY
 from mmft.errors import ExitCode, UserError
+from mmft.ranks import started
 from mmft.run_folder import newest_unfinished
 from mmft.train import train
 from mmft.training.trial import NAME, mark_as_trial, open_storage
@@ -114,6 +117,26 @@ def test_a_search_of_runs(
     assert "failed" in out
     with Path("sweep/sweep.csv").open() as file:
         assert [row["status"] for row in csv.DictReader(file)] == [s["status"] for s in summaries]
+
+
+def test_each_rank_trains_with_the_trials_rate(
+    shapes_overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, noted = program.run, tmp_path / "rates.txt"
+
+    def note(typed: Any, config: Any, folder: Any, *rest: Any) -> None:
+        with noted.open("a") as file:
+            file.write(f"{folder.path.name} {config.optim.lr} {started().rank}\n")
+        run(typed, config, folder, *rest)
+
+    monkeypatch.setattr(program, "run", note)
+    os.chdir(tmp_path)
+    given = [*shapes_overrides, *SEARCH, *TWO, LR, "trainer.max_epochs=1", "hydra.sweeper.sampler=random"]
+    assert forked.command(["train", "-m", *given], tmp_path / "out.txt").wait(200) == 0
+    lines = [tuple(line.split()) for line in noted.read_text().splitlines()]
+    rates = {str(trial.number): str(trial.params["optim.lr"]) for trial in study_of(tmp_path / "sweep").trials}
+    assert sorted(lines) == [(number, rates[number], rank) for number in "0123" for rank in "01"]
+    assert len(set(rates.values())) == 4
 
 
 def command(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:

@@ -16,6 +16,7 @@ from mmft.callbacks.stopping import StopOnSignal
 from mmft.config.compose import compose
 from mmft.errors import ExitCode, UserError
 from mmft.resume import resolve
+from mmft.run_folder import RunFolder
 from mmft.signals import Stopped
 from mmft.train import train
 
@@ -206,3 +207,20 @@ def test_last_is_the_newest_unfinished_run_of_the_name(
     assert found is not None
     assert train(*found) == 0
     assert "already completed" in capsys.readouterr().err
+
+
+def test_a_run_that_is_running_is_left_alone(
+    shapes_overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two processes in one folder would write everything twice."""
+    killed_run(shapes_overrides, tmp_path / "run", 3, "after")
+    monkeypatch.setattr("mmft.run_folder._PATIENCE", 0.0)
+    before = Run(tmp_path / "run").metrics
+    with RunFolder(tmp_path / "run").owned():
+        with pytest.raises(UserError, match="is running in another process"):
+            resumed(shapes_overrides, tmp_path / "run")
+        with pytest.raises(UserError, match="is running in another process"):
+            train(compose("train", shapes_overrides), tmp_path / "run")
+        assert Run(tmp_path / "run").metrics == before
+        assert Run(tmp_path / "run").summary["status"] == "running"
+    assert resumed(shapes_overrides, tmp_path / "run").summary["status"] == "completed"
