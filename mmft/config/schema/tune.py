@@ -36,7 +36,7 @@ class TrainedTowerConfig(TowerTuneConfig):
 
     lr: float | None = field(None, gt=0)
     """This tower's learning rate; null: `optim.lr`, and where that is null too, the method's own: 5e-5 for an
-    encoder's weights, 5e-4 for biases, norms and layers that a method adds, 5e-3 for tokens and factors."""
+    encoder's weights, 5e-4 for biases, norms and layers that a method adds, 5e-3 for tokens, keys and factors."""
 
 
 @either_tower("full", builds="mmft.tuning.methods.layers:Full")
@@ -192,6 +192,15 @@ class PromptConfig(TrainedTowerConfig):
     """Every block gets tokens of its own; false: they go in before the first block, and stay to the last."""
 
 
+@either_tower("prefix", builds="mmft.tuning.methods.prefix:PrefixTuning")
+@dataclass(kw_only=True)
+class PrefixConfig(TrainedTowerConfig):
+    """Learned keys and values in the attention of every block are trained (Li and Liang 2021, arXiv 2101.00190)."""
+
+    length: int | None = field(None, ge=1)
+    """How many in every block; null: `tune.length`, and where that is null too, 10."""
+
+
 @dataclass(kw_only=True)
 class TuneConfig:
     """`tune`: the method of each tower; fusion and head are always trained.
@@ -214,7 +223,7 @@ class TuneConfig:
     width: int | None = field(None, ge=1)
     """Of `adapters`."""
     length: int | None = field(None, ge=1)
-    """Of `prompt`."""
+    """Of `prompt` and `prefix`."""
     image_encoder: TowerTuneConfig
     """The image encoder's method."""
     text_encoder: TowerTuneConfig

@@ -1,0 +1,155 @@
+"""Prefix tuning: learned keys and values in front of those of the tokens, in the attention of every block.
+
+Timm and transformers alike hand queries, keys and values to torch's `scaled_dot_product_attention`; what is learned is
+put in front of them there, behind projections, norms and rotary positions. The sequence keeps its length, so that
+positions stay free, and nothing is pooled or handed on but the row's own tokens. Ours for texts too: peft's goes in as
+the cache of a decoder, which of the encoders only BERT and RoBERTa take, and which moves the positions of the text.
+
+Legend: B batch, A attention heads, Q queries, K keys, P prefix, E width of a head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from mmft.models.encoder import Encoder
+from mmft.models.text_encoder import TextEncoder
+from mmft.tuning.masks import causal_with_keys, with_keys
+from mmft.tuning.methods.inserted import Inserted
+from mmft.tuning.probe import run_once
+from mmft.tuning.sublayers import attention_modules
+
+_ATTENTION = functional.scaled_dot_product_attention
+
+
+class Prefix(nn.Module):
+    """Learned keys (A, P, E) and values (A, P, E), small random numbers at first.
+
+    Args:
+        keys: A and E of the keys.
+        values: A and E of the values.
+        length: P.
+    """
+
+    def __init__(self, keys: tuple[int, int], values: tuple[int, int], length: int) -> None:
+        super().__init__()
+        self.keys = nn.Parameter(0.02 * torch.randn(keys[0], length, keys[1]))
+        self.values = nn.Parameter(0.02 * torch.randn(values[0], length, values[1]))
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        **more: Any,
+    ) -> Tensor:
+        """Torch's attention, with the prefix, which every query sees.
+
+        Args:
+            query: (B, A, Q, E).
+            key: (B, A, K, E).
+            value: (B, A, K, E).
+            attn_mask: broadcasts to (B, A, Q, K).
+            dropout_p: as in torch.
+            is_causal: as in torch.
+            more: as in torch.
+
+        Returns:
+            (B, A, Q, E).
+        """
+        length = self.keys.shape[-2]
+        if attn_mask is not None:
+            attn_mask = with_keys(attn_mask, length)
+        elif is_causal:
+            attn_mask = causal_with_keys(query.shape[-2], length, query.device)
+        key = torch.cat([self.keys.to(key.dtype).expand(len(key), -1, -1, -1), key], dim=-2)
+        value = torch.cat([self.values.to(value.dtype).expand(len(value), -1, -1, -1), value], dim=-2)
+        return _ATTENTION(query, key, value, attn_mask=attn_mask, dropout_p=dropout_p, **more)
+
+
+class _Attending(TorchFunctionMode):
+    """While it lasts, torch's attention is another function."""
+
+    def __init__(self, attend: Any) -> None:
+        super().__init__()
+        self.attend = attend
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return (self.attend if func is _ATTENTION else func)(*args, **(kwargs or {}))
+
+
+class Prefixed:
+    """What an attention module's class is mixed with, so that its names, and copies of it, are as they would be."""
+
+    prefix: Prefix
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The module's own, with the prefix in its attention."""
+        with _Attending(self.prefix):
+            return super().forward(*args, **kwargs)  # type: ignore[misc] # of the module's class
+
+
+class PrefixTuning(Inserted):
+    """Learned keys and values in every block's attention (Li and Liang 2021, arXiv 2101.00190), without its MLP.
+
+    Args:
+        key: as in `TuningMethod`.
+        length: how many in every block; None: 10.
+        lr: as in `TuningMethod`.
+    """
+
+    name = "prefix"
+    default_lr = 5e-3
+
+    def __init__(self, key: str, length: int | None = None, lr: float | None = None) -> None:
+        super().__init__(key, lr)
+        self.length = 10 if length is None else length
+
+    def insert(self, tower: Encoder) -> list[nn.Module]:
+        """One for each attention module, as a child of it."""
+        modules = list(attention_modules(tower).values())
+        if not modules:
+            raise self.refusal(tower, "its blocks have no attention", "adapters", "lora")
+        added: list[nn.Module] = []
+        for module, calls in _calls(tower, modules).items():
+            if len(calls) != 1 or any(len(shape) != 4 for shape in calls[0]):
+                name = type(module).__name__
+                why = f"keys and values of its {name} are not handed to torch's attention"
+                raise self.refusal(tower, why, "prompt" if isinstance(tower, TextEncoder) else "adapters", "lora")
+            keys, values = ((shape[1], shape[3]) for shape in calls[0])
+            prefix = Prefix(keys, values, self.length)
+            module.add_module("prefix", prefix)
+            kind = type(module)
+            module.__class__ = type(kind.__name__, (Prefixed, kind), {"__module__": kind.__module__})
+            added.append(prefix)
+        return added
+
+
+def _calls(tower: Encoder, modules: Iterable[nn.Module]) -> dict[nn.Module, list[tuple[torch.Size, torch.Size]]]:
+    """The shapes of keys and values in every call of torch's attention that each module makes in one pass."""
+    found: dict[nn.Module, list[tuple[torch.Size, torch.Size]]] = {module: [] for module in modules}
+    inside: list[nn.Module] = []
+
+    def note(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if inside:
+            found[inside[-1]].append((key.shape, value.shape))
+        return _ATTENTION(query, key, value, *args, **kwargs)
+
+    hooks = [module.register_forward_pre_hook(lambda module, _: inside.append(module)) for module in found]
+    hooks += [module.register_forward_hook(lambda *_: inside.clear()) for module in found]
+    try:
+        with _Attending(note):
+            run_once(tower)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
