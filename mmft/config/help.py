@@ -40,6 +40,7 @@ _EXAMPLES = {
         "mmft predict run=last data.path=new.csv out=predictions.csv",
         "mmft predict run=last data.path=new.csv out=- | head",
     ),
+    "export": ("mmft export run=last", "mmft export run=runs/mine/2026-11-01_10-00-00 out=my_encoders"),
     "runs": (
         "mmft runs                                                   (newest first)",
         "mmft runs name=mine status=completed tune=head_only seed=0,1 sort=test/accuracy limit=5",

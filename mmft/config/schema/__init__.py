@@ -4,13 +4,22 @@ To add an option: write its dataclass into the group's file with `@option(group,
 `conf/<group>/<name>.yaml` that extends it.
 """
 
-from mmft.config.schema.root import CheckConfig, DoctorConfig, PredictConfig, RunsConfig, TestConfig, TrainConfig
+from mmft.config.schema.root import (
+    CheckConfig,
+    DoctorConfig,
+    ExportConfig,
+    PredictConfig,
+    RunsConfig,
+    TestConfig,
+    TrainConfig,
+)
 
 COMMANDS: dict[str, type] = {
     "train": TrainConfig,
     "check": CheckConfig,
     "test": TestConfig,
     "predict": PredictConfig,
+    "export": ExportConfig,
     "runs": RunsConfig,
     "doctor": DoctorConfig,
 }
@@ -25,6 +34,7 @@ __all__ = [
     "COMMANDS",
     "CheckConfig",
     "DoctorConfig",
+    "ExportConfig",
     "PredictConfig",
     "RunsConfig",
     "TestConfig",

@@ -134,6 +134,20 @@ class RunsConfig:
 
 
 @dataclass(kw_only=True)
+class ExportConfig:
+    """Everything that `mmft export` reads."""
+
+    run: str
+    """A run folder, or `last`: the newest finished run under `paths.runs`."""
+    out: str | None = None
+    """The folder to write; null: `export` in the run's folder. What an earlier export wrote there is replaced."""
+    format: Literal["hf"] = "hf"
+    """`hf`: encoder folders that timm and transformers load, what was added merged into float32 weights."""
+    paths: PathsConfig = field(factory=PathsConfig)
+    """Where the runs are."""
+
+
+@dataclass(kw_only=True)
 class DoctorConfig:
     """Everything that `mmft doctor` reads."""
 

@@ -1,0 +1,74 @@
+"""The model card of an exported run: what it is, how good it is, how to load it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from mmft.saved_model import SavedModel
+
+_LOADING = {
+    "timm": """import timm
+
+image_encoder = timm.create_model("local-dir:image_encoder", pretrained=True)""",
+    "image": """from transformers import AutoModel
+
+image_encoder = AutoModel.from_pretrained("image_encoder")""",
+    "text": """from transformers import AutoModel, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("text_encoder")
+text_encoder = AutoModel.from_pretrained("text_encoder")""",
+}
+
+
+def model_card(saved: SavedModel, summary: Mapping[str, Any], adapters: Iterable[str]) -> str:
+    """README.md in the form of the Hugging Face hub: YAML in front, Markdown behind.
+
+    Args:
+        saved: the finished model.
+        summary: the run's summary.json.
+        adapters: towers whose additions are written apart as well.
+    """
+    model = saved.model
+    towers = {"image_encoder": model.image_encoder, "text_encoder": model.text_encoder}
+    names = {tower: shown(encoder.source.name) for tower, encoder in towers.items()}
+    of_hub = [f"- {name}" for tower, name in names.items() if name == towers[tower].source.name]
+    front = ["---", "library_name: mmft", "tags: [mmft, image-text]", *(["base_model:", *of_hub] if of_hub else [])]
+    lines = [*front, "---", "", "# Encoders fine-tuned by mmft", ""]
+    lines += ["| | base | trained as |", "|---|---|---|"]
+    lines += [f"| {tower} | {names[tower]} | {saved.methods[tower].name} |" for tower in towers]
+    lines += [
+        "",
+        "What was added in training is merged into these float32 weights. Head and fusion stay in the run.",
+    ]
+    if adapters := list(adapters):
+        lines += [f"In `adapters/` ({', '.join(adapters)}) it is apart, in the format of peft, to be put on the base."]
+    lines += ["", "## Task", "", *_task(saved, summary), "", "## Use", "", "```python", *_loading(towers), "```", ""]
+    side, length = model.image_encoder.image_size, model.text_encoder.max_length
+    resize = saved.config.data.resize
+    lines += [f"Pictures were {side} x {side} pixels (resize: {resize}), texts at most {length} tokens. Pooling:"]
+    lines += [f"{model.image_encoder.pool} of the image tokens, {model.text_encoder.pool} of the text tokens.", ""]
+    return "\n".join(lines)
+
+
+def _task(saved: SavedModel, summary: Mapping[str, Any]) -> list[str]:
+    labels = saved.task.state().get("labels", [])
+    rows = summary.get("rows", {})
+    lines = [f"{saved.config.task.type}, trained on {rows.get('train', 0)} rows."]
+    if labels:
+        lines.append(f"Labels: {', '.join(map(str, labels))}.")
+    found = summary.get("test") or {}
+    if found:
+        lines += ["", "| metric | test |", "|---|---|"]
+        lines += [f"| {name} | {value:.4f} |" for name, value in found.items() if value is not None]
+    return lines
+
+
+def _loading(towers: Mapping[str, Any]) -> list[str]:
+    image = _LOADING["timm" if towers["image_encoder"].source.library == "timm" else "image"]
+    return [image, "", _LOADING["text"]]
+
+
+def shown(name: str) -> str:
+    """A folder's own name, and nothing of where it lies on this machine; a hub's name as it is."""
+    return name.rstrip("/").rpartition("/")[2] if name.startswith((".", "/", "~")) or "://" in name else name
