@@ -139,7 +139,7 @@ def test_a_resumed_run_is_the_undisturbed_one_bit_for_bit(typed: list[str], tmp_
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("more", [[], ["tune=head_only", "optim.lr=null"]])
+@pytest.mark.parametrize("more", [[], ["tune=head_only", "optim.lr=null"], ["tune=lora"]])
 def test_a_run_that_began_sharded_goes_on_in_one_process(more: list[str], typed: list[str], tmp_path: Path) -> None:
     """Checkpoints say nothing of shards: the end is that of a run in one process, to rounding."""
     sgd = ["optim=sgd", "optim.lr=0.05", "optim.head_lr=0.05", "model.dropout=0", "trainer.precision=32-true", *more]

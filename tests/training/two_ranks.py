@@ -104,11 +104,12 @@ def sharded_errors(case: Case) -> dict[str, dict[str, float]]:
     """How far an optimizer step of the sharded model is from one process's, by case.
 
     Rows and micro-batches that leave a rank without any; modalities that one rank's rows lack, or all rows; an empty
-    logical batch; another fusion; frozen towers.
+    logical batch; another fusion; frozen towers, and such with LoRA.
     """
     merged = ["model/fusion=merged", "model.fusion.width=32", "model.fusion.heads=2"]
     other = Case([*case.overrides, *merged])
     frozen = Case([*case.overrides, "tune=head_only", "optim.lr=null"])
+    added = Case([*case.overrides, "tune=lora"])
     one_rank = replace(case.batch, image_present=torch.arange(ROWS) % 2 == 0)  # the first rank's rows
     no_image = replace(case.batch, image_present=torch.zeros(ROWS, dtype=torch.bool), pixel_values=None)
     return {
@@ -120,6 +121,7 @@ def sharded_errors(case: Case) -> dict[str, dict[str, float]]:
         "no picture": sharded_step(case, no_image, 5),
         "merged": sharded_step(other, rows_of(one_rank, list(range(31))), 4),
         "head only": sharded_step(frozen, case.batch, 5),
+        "lora": sharded_step(added, case.batch, 5),
     }
 
 
