@@ -19,7 +19,9 @@ from mmft.errors import UserError
 from mmft.export import export
 from mmft.models.encoder import Encoder
 
-METHODS = ["full", "lora", "lora_8bit", "lora_4bit", "loha", "ia3", "last_n", "freeze"]
+METHODS = ["lora", "lora_8bit"]
+OTHERS = ["full", "lora_4bit", "loha", "ia3", "last_n", "freeze"]
+slow = pytest.mark.slow
 
 
 def inputs(encoder: Encoder) -> tuple[torch.Tensor, ...]:
@@ -38,7 +40,7 @@ def loaded(folder: Path) -> Any:
     return transformers.AutoModel.from_pretrained(folder).eval()
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [*METHODS, *(pytest.param(name, marks=slow) for name in OTHERS)])
 def test_plain_libraries_load_it(method: str, train_run: TrainRun, capsys: pytest.CaptureFixture[str]) -> None:
     typed = [f"tune/{tower}={method}" for tower in ("image_encoder", "text_encoder")]
     rate = [] if method == "freeze" else ["optim.lr=1e-2"]
@@ -61,8 +63,8 @@ def test_plain_libraries_load_it(method: str, train_run: TrainRun, capsys: pytes
     assert (out / "adapters").exists() == (method in ("lora", "lora_8bit", "lora_4bit", "loha", "ia3"))
 
 
-@pytest.mark.parametrize("method", ["lora", "loha", "ia3"])
-@pytest.mark.parametrize(("image", "text"), [("timm_vit", "bert"), ("hf_dinov2", "roberta")])
+@pytest.mark.parametrize("method", ["lora", pytest.param("loha", marks=slow), pytest.param("ia3", marks=slow)])
+@pytest.mark.parametrize(("image", "text"), [("timm_vit", "bert"), pytest.param("hf_dinov2", "roberta", marks=slow)])
 def test_peft_puts_the_adapter_on_the_base(
     method: str, image: str, text: str, train_run: TrainRun, image_encoder_folder: Any, text_encoder_folder: Any
 ) -> None:

@@ -121,6 +121,7 @@ def test_what_is_frozen_stays(name: str, method: str, shapes_overrides: list[str
         assert any(layers[key] < model.image_encoder.top_layer - 1 for key in layers)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tune", [["tune=last_n"], ["tune=gradual", "tune.schedule={0:1,1:-1}"], ["tune=lora"]])
 def test_a_resumed_run_has_the_same_frozen(
     tune: list[str], train_run: TrainRun, shapes_overrides: list[str], tmp_path: Path

@@ -39,8 +39,9 @@ METHODS = {
     "ia3": ["tune.targets=all"],
 }
 NOT_LINEAR = {("lora_8bit", "timm_resnet"), ("lora_4bit", "timm_resnet")}  # nothing but convolutions to quantize
+QUICK = {"timm_vit": ("full", "last_n", "lora", "lora_8bit", "ia3"), "bert": ("bitfit", "norms", "lora", "lora_4bit")}
 CELLS = [
-    pytest.param(method, kind, marks=[] if kind in ("timm_vit", "bert") else pytest.mark.slow)
+    pytest.param(method, kind, marks=[] if kind in QUICK and method in QUICK[kind] else pytest.mark.slow)
     for method in METHODS
     for kind in (*IMAGES, *TEXTS)
     if (method, kind) not in NOT_LINEAR
@@ -138,6 +139,7 @@ def test_one_step_changes_what_is_planned_and_it_learns(method: str, kind: str, 
     raise AssertionError(f"the loss falls to {ends} of what it was, at learning rates {LRS}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [*IMAGES, *TEXTS])
 @pytest.mark.parametrize("method", ["lora", "loha", "ia3"])
 def test_what_is_added_changes_nothing_at_first(method: str, kind: str, tower: Tower) -> None:
@@ -154,7 +156,9 @@ def test_what_cannot_be_quantized_is_refused(method: str, kind: str, tower: Towe
         tower(method, kind)
 
 
-@pytest.mark.parametrize("method", ["lora", "lora_8bit", "lora_4bit", "loha", "ia3"])
+@pytest.mark.parametrize(
+    "method", ["lora", "lora_8bit", *(pytest.param(m, marks=pytest.mark.slow) for m in ("lora_4bit", "loha", "ia3"))]
+)
 def test_a_run_comes_back_and_merges(method: str, train_run: TrainRun, shapes: Any) -> None:
     more = ["tune.targets=all", "optim.lr=1e-2", "trainer.max_epochs=3", "data.limit=null"]
     run = train_run(f"tune={method}", *more)
