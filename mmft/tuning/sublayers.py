@@ -71,8 +71,8 @@ def attention_modules(tower: Encoder) -> dict[str, nn.Module]:
 
 def _of_blocks(tower: Encoder) -> dict[str, nn.Module]:
     modules = dict(tower.backbone.named_modules())
-    layers = module_layers(tower.backbone)
-    return {name: modules[name] for name, layer in layers.items() if 0 < layer < tower.top_layer}
+    layers, top = module_layers(tower.backbone), tower.top_layer  # which costs a walk through the tower
+    return {name: modules[name] for name, layer in layers.items() if 0 < layer < top}
 
 
 def _transformers(block: nn.Module, attention: str) -> Branches | None:

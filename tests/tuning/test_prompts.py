@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers as hf
 from torch import Tensor, nn
 from torch.nn import functional
 from towers import Fit, batch, check_padding, check_training, features, randomise
@@ -159,16 +160,21 @@ def test_a_run_comes_back(check_saved: Callable[..., None]) -> None:
     check_saved("tune=prompt", "tune.length=3", "tune.text_encoder.deep=false")
 
 
-def test_rotary_positions_of_timm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its attention counts the tokens in front that it does not rotate."""
-    size = {"embed_dim": 32, "depth": 2, "num_heads": 2, "patch_size": 8, "img_size": 32}
-    pretrained = {"input_size": [3, 32, 32]}
-    config = {"architecture": "eva02_tiny_patch14_224", "model_args": size, "pretrained_cfg": pretrained}
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    encoder = build_image_encoder(str(tmp_path), 32, "auto", pretrained=False)
+@pytest.mark.parametrize("deep", [False, True])
+@pytest.mark.parametrize("library", ["timm", "transformers"])
+def test_rotary_positions_of_patches(library: str, deep: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They rotate patches alone, behind class tokens and prompts."""
+    if library == "timm":
+        size = {"embed_dim": 32, "depth": 2, "num_heads": 2, "patch_size": 8, "img_size": 32}
+        pretrained = {"input_size": [3, 32, 32]}
+        config = {"architecture": "eva02_tiny_patch14_224", "model_args": size, "pretrained_cfg": pretrained}
+        (tmp_path / "config.json").write_text(json.dumps(config))
+    else:
+        sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+        hf.DINOv3ViTModel(hf.DINOv3ViTConfig(**sizes, image_size=32, patch_size=8)).save_pretrained(tmp_path)
+    encoder = build_image_encoder(str(tmp_path), 32, "auto", pretrained=library == "transformers")
     before = features(encoder, "timm_vit")
-    method = PromptTuning("tune.image_encoder", P, deep=True)
-    method.apply(encoder)
+    PromptTuning("tune.image_encoder", P, deep).apply(encoder)
     assert not torch.equal(features(encoder, "timm_vit"), before)
     monkeypatch.setattr(functional, "scaled_dot_product_attention", _without_prompts)
     assert torch.allclose(features(encoder, "timm_vit"), before, atol=1e-5)

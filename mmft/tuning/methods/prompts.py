@@ -39,6 +39,7 @@ class Prompts(nn.Module):
     def __init__(self, length: int, width: int, arguments: list[str], causal: bool) -> None:
         super().__init__()
         self.tokens = nn.Parameter(0.02 * torch.randn(length, width))
+        self.length = length  # also while the tokens are sharded
         self.arguments = arguments
         self.causal = causal
 
@@ -50,18 +51,18 @@ class Prompts(nn.Module):
 
     def keep(self, block: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> Any:
         """Before a block that is given the prompts already: only what goes by N grows."""
-        return self._call(given[0], given, named, given[0].shape[1] - len(self.tokens))
+        return self._call(given[0], given, named, given[0].shape[1] - self.length)
 
     def take_out(self, block: nn.Module, given: tuple[Any, ...], output: Any) -> Any:
         """Behind a block: (B, P + N, D) -> (B, N, D)."""
-        return replaced(output, first_of(output)[:, len(self.tokens) :])
+        return replaced(output, first_of(output)[:, self.length :])
 
     def _call(self, tokens: Tensor, given: tuple[Any, ...], named: dict[str, Any], count: int) -> Any:
         """The arguments of a block, by name but for the first, for more tokens than the `count` that it was told of."""
         named = dict(zip(self.arguments[1:], given[1:], strict=False)) | named
         for name in _MASKS:
             if isinstance(named.get(name), Tensor):
-                named[name] = with_tokens(named[name], len(self.tokens), self.causal)
+                named[name] = with_tokens(named[name], self.length, self.causal)
         if isinstance(named.get("position_embeddings"), tuple):
             named["position_embeddings"] = self._unrotated(named["position_embeddings"], count)
         if named.get("relative_pos") is not None:
@@ -75,7 +76,7 @@ class Prompts(nn.Module):
         """
         if any(part.shape[-2] != count for part in rotations) or len(rotations) != 2:
             return rotations
-        pad = (0, 0, len(self.tokens), 0)
+        pad = (0, 0, self.length, 0)
         return functional.pad(rotations[0], pad, value=1.0), functional.pad(rotations[1], pad, value=0.0)
 
 
@@ -110,6 +111,10 @@ class PromptTuning(Inserted):
             block.register_forward_pre_hook(own.put_in if self.deep or is_first else own.keep, with_kwargs=True)
             if self.deep or is_last:
                 block.register_forward_hook(own.take_out)
+            for module in block.modules():
+                attention: Any = module
+                if isinstance(getattr(attention, "num_prefix_tokens", None), int):
+                    attention.num_prefix_tokens += self.length  # what timm's rotary attention does not rotate
         try:
             after = run_once(tower).tokens.shape
         except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
@@ -132,10 +137,6 @@ class PromptTuning(Inserted):
         return found
 
     def _prompts(self, block: nn.Module, width: int, causal: bool) -> Prompts:
-        for module in block.modules():
-            attention: Any = module
-            if isinstance(getattr(attention, "num_prefix_tokens", None), int):
-                attention.num_prefix_tokens += self.length  # what timm's rotary attention does not rotate
         prompts = Prompts(self.length, width, list(inspect.signature(block.forward).parameters), causal)
         block.add_module("prompts", prompts)
         return prompts
