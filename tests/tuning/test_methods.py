@@ -38,7 +38,11 @@ METHODS = {
     "loha": ["tune.targets=all"],
     "ia3": ["tune.targets=all"],
 }
-NOT_LINEAR = {("lora_8bit", "timm_resnet"), ("lora_4bit", "timm_resnet")}  # nothing but convolutions to quantize
+NOT_LINEAR = {
+    (m, k) for m in ("lora_8bit", "lora_4bit") for k in ("timm_resnet", "timm_convnext")
+}  # nothing but convolutions
+# The loss falls to half, but for the shifts of a random ResNet's BatchNorms, all that it has of biases.
+ENOUGH = {("bitfit", "timm_resnet"): 0.85}
 QUICK = {"timm_vit": ("full", "last_n", "lora", "lora_8bit", "ia3"), "bert": ("bitfit", "norms", "lora", "lora_4bit")}
 CELLS = [
     pytest.param(method, kind, marks=[] if kind in QUICK and method in QUICK[kind] else pytest.mark.slow)
@@ -58,7 +62,10 @@ def tower(image_encoder_folder: Any, text_encoder_folder: Any, shapes_overrides:
         torch.manual_seed(0)
         encoder: Encoder
         if kind in IMAGES:
-            part, encoder = "image_encoder", build_image_encoder(str(image_encoder_folder(kind)), 32, "auto", True)
+            part, encoder = (
+                "image_encoder",
+                build_image_encoder(str(image_encoder_folder(kind)), 32, "auto", True),
+            )
         else:
             part, encoder = "text_encoder", build_text_encoder(str(text_encoder_folder(kind)), 16, "auto", True)
         typed = [f"tune/{part}={method}", *(m.format(tower=f"tune.{part}") for m in (*METHODS[method], *more))]
@@ -80,7 +87,9 @@ def batch(kind: str) -> tuple[torch.Tensor, ...]:
     """Six inputs and their classes."""
     torch.manual_seed(1)
     if kind in IMAGES:
-        return torch.randint(0, 256, (6, 3, 32, 32), dtype=torch.uint8), torch.tensor([0, 1, 2, 0, 1, 2])
+        # Stripes of two colours each: of noise alone a random encoder's features are all the same.
+        colours = torch.randint(0, 256, (6, 3, 1, 2), dtype=torch.uint8)
+        return colours.repeat(1, 1, 32, 16), torch.tensor([0, 1, 2, 0, 1, 2])
     ids = torch.randint(5, 40, (6, 8))
     return ids, torch.ones_like(ids, dtype=torch.bool), torch.tensor([0, 1, 2, 0, 1, 2])
 
@@ -134,7 +143,7 @@ def test_one_step_changes_what_is_planned_and_it_learns(method: str, kind: str, 
     for lr in LRS:
         losses = learn(copy.deepcopy(encoder), kind, lr, 200)
         ends.append(losses[-1] / losses[0])
-        if ends[-1] < 0.5:
+        if ends[-1] < ENOUGH.get((method, kind), 0.5):
             return
     raise AssertionError(f"the loss falls to {ends} of what it was, at learning rates {LRS}")
 

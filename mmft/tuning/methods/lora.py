@@ -55,7 +55,9 @@ class Added(TuningMethod):
 
         modules = target_modules(tower, self.key, self.targets, self.pattern)
         if self.bits is not None and not quantize(tower, self.bits):
-            raise self.error("", f"{tower.source.name} has no linear layers to quantize. Type tune/...=lora")
+            raise self.error(
+                "", f"{tower.source.name} has no linear layers to quantize. Type {self.key.replace('.', '/')}=lora"
+            )
         taking_part = {id(p) for p in tower.parameters() if p.requires_grad}
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="peft")  # about how a model of its own would be saved
