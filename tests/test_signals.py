@@ -33,6 +33,7 @@ class Bench:
 
     def __init__(self, folder: Path, overrides: list[str]) -> None:
         self.folder, self.overrides = folder, overrides
+        assert self.start("first").wait() == 0, self.said("first")  # reads everything from the disk
         started = time.monotonic()
         assert self.start("undisturbed").wait() == 0, self.said("undisturbed")
         self.seconds = time.monotonic() - started
@@ -111,7 +112,7 @@ def test_a_signal_at_any_moment(bench: Any, number: int, expected: int, ranks: l
             assert (status, code) == ("stopped", expected), table.said(name)
         seen.append(status)
         ends_as_undisturbed(table, name)
-    assert seen.count("stopped") >= TIMES // 5, seen  # most moments are in the run
+    assert seen.count("stopped") >= TIMES // 10, seen  # the rest came before its folder, or after its end
 
 
 @pytest.mark.slow

@@ -47,7 +47,8 @@ def target_modules(tower: Encoder, key: str, targets: str | None, pattern: str |
 def _of_blocks(tower: Encoder) -> Iterator[tuple[str, nn.Module]]:
     """The linear layers of the blocks; where there are none, as in a ResNet, their convolutions."""
     modules = dict(tower.backbone.named_modules())
-    inside = [name for name, layer in module_layers(tower.backbone).items() if 0 < layer < tower.top_layer]
+    top = tower.top_layer
+    inside = [name for name, layer in module_layers(tower.backbone).items() if 0 < layer < top]
     linear = [(name, modules[name]) for name in inside if is_linear(modules[name])]
     yield from linear or [(name, modules[name]) for name in inside if _is_plain_convolution(modules[name])]
 
