@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from enum import IntEnum
+from multiprocessing import active_children
 
 
 class ExitCode(IntEnum):
@@ -62,6 +63,8 @@ def dead_workers() -> Iterator[None]:
         told = next((text for text in map(str, _chain(error)) if text.startswith("DataLoader worker")), None)
         if told is None:
             raise
+        for other in active_children():  # it may wait for ever for what the dead one held
+            other.kill()
         raise TrainingError(
             f"A process that decodes pictures has died: {told.splitlines()[0].strip()} Most often the memory is too "
             "small: type a smaller data.num_workers."

@@ -7,6 +7,7 @@ second one does not; a process that has others do the work passes them on.
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -126,6 +127,16 @@ def stop_signals() -> Iterator[StopRequest]:
 
 
 def leave_signals_to_parent() -> None:
-    """In a process that a command has forked, and will end: a terminal or a scheduler may signal all of them."""
+    """In a process that a command has forked, and will end: a terminal or a scheduler may signal all of them.
+
+    One SIGTERM may be a scheduler's; a second one is the parent's, to a process that does not end by itself.
+    """
+    heard: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - a handler's signature
+        heard.append(number)
+        if heard.count(signal.SIGTERM) > 1:
+            os._exit(ExitCode.TERMINATED)
+
     for number in _CODES:
-        signal.signal(number, signal.SIG_IGN)
+        signal.signal(number, note)
