@@ -8,7 +8,6 @@ adapters/TOWER/      what peft had added, in its own format, where there is some
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 from mmft import logs
@@ -22,8 +21,6 @@ from mmft.models.vision_language_model import TOWERS
 from mmft.run_folder import find_run
 from mmft.saved_model import load_model
 from mmft.shipped import located
-
-log = logging.getLogger(__name__)
 
 
 def export(composed: Composed) -> int:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from mmft.config.checks import check_train
+from mmft.config.checks_tune import encoders_are_frozen
 from mmft.config.schema import TrainConfig
-from mmft.config.schema.tune import FreezeConfig
 
 _OF_BITSANDBYTES = ("adamw_8bit", "paged_adamw", "paged_adamw_8bit")
 
@@ -27,7 +27,6 @@ def bitsandbytes_fits(c: TrainConfig) -> str | None:
 @check_train("trainer.gradient_checkpointing", "tune")
 def something_is_computed_twice(c: TrainConfig) -> str | None:
     """Some tower has a backward pass."""
-    frozen = all(isinstance(tower, FreezeConfig) for tower in (c.tune.image_encoder, c.tune.text_encoder))
-    if not c.trainer.gradient_checkpointing or not frozen:
+    if not c.trainer.gradient_checkpointing or not encoders_are_frozen(c):
         return None
     return "changes nothing, because both encoders are frozen and keep no activations. Leave it out, or type tune=full"

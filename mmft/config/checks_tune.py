@@ -23,7 +23,8 @@ _TOWERS = ("image_encoder", "text_encoder")
 _SHARED = [f.name for f in fields(TuneConfig) if f.name not in _TOWERS]
 
 
-def _frozen(c: TrainConfig) -> bool:
+def encoders_are_frozen(c: TrainConfig) -> bool:
+    """Whether nothing of either encoder is trained."""
     return all(isinstance(t, FreezeConfig) for t in (c.tune.image_encoder, c.tune.text_encoder))
 
 
@@ -32,7 +33,7 @@ def lr_is_used(c: TrainConfig) -> str | None:
     """`optim.lr` is some tower's rate."""
     if c.optim.lr is None:
         return None
-    if _frozen(c):
+    if encoders_are_frozen(c):
         return "changes nothing, because both encoders are frozen. Type optim.head_lr for fusion and head, or tune=full"
     towers = [t for t in (c.tune.image_encoder, c.tune.text_encoder) if not isinstance(t, FreezeConfig)]
     if all(getattr(t, "lr", None) is not None for t in towers):
@@ -44,7 +45,7 @@ def lr_is_used(c: TrainConfig) -> str | None:
 @check_train("optim.layer_decay", "tune")
 def layer_decay_is_used(c: TrainConfig) -> str | None:
     """`optim.layer_decay` has layers to act on."""
-    if c.optim.layer_decay == 1 or not _frozen(c):
+    if c.optim.layer_decay == 1 or not encoders_are_frozen(c):
         return None
     return "changes nothing, because both encoders are frozen. Leave it out, or type tune=full"
 

@@ -22,30 +22,27 @@ def layer_of(backbone: nn.Module) -> dict[str, int]:
     embeddings (DeBERTa's relative positions are used by every block but registered after them);
     else to the last layer.
     """
-    found, places = blocks(backbone), _places(backbone)
-    embeddings = {m for m, module in backbone.named_modules() if isinstance(module, nn.Embedding)}
-    layers = {}
-    for name, _ in backbone.named_parameters():
-        owner = name.rpartition(".")[0]
-        inside = next((number for number, block in enumerate(found, 1) if places[owner] in block), None)
-        before = not found or places[owner] < found[0].start or owner in embeddings
-        layers[name] = inside if inside is not None else 0 if before else len(found) + 1
-    return layers
+    numbers = _numbers(backbone, blocks(backbone))
+    return {name: numbers[name.rpartition(".")[0]] for name, _ in backbone.named_parameters()}
 
 
 def module_layers(backbone: nn.Module) -> dict[str, int]:
     """The layer number of every module that is in one layer alone; what holds several of them is left out."""
-    found, places = blocks(backbone), _places(backbone)
+    found, names = blocks(backbone), list(_places(backbone))
+    inside = {names[place] for block in found for place in block}
+    above = {parent for block in found for parent in _parents(names[block.start])} - inside
+    return {name: layer for name, layer in _numbers(backbone, found).items() if name not in above}
+
+
+def _numbers(backbone: nn.Module, found: list[range]) -> dict[str, int]:
+    """Of every module the layer that what it has of its own belongs to."""
     embeddings = {m for m, module in backbone.named_modules() if isinstance(module, nn.Embedding)}
-    names = list(places)
-    above = {parent for block in found for parent in _parents(names[block.start])}
-    layers = {}
-    for name, place in places.items():
+    numbers = {}
+    for name, place in _places(backbone).items():
         inside = next((number for number, block in enumerate(found, 1) if place in block), None)
         before = not found or place < found[0].start or name in embeddings
-        if inside is not None or name not in above:
-            layers[name] = inside if inside is not None else 0 if before else len(found) + 1
-    return layers
+        numbers[name] = inside if inside is not None else 0 if before else len(found) + 1
+    return numbers
 
 
 def _parents(name: str) -> list[str]:
@@ -74,6 +71,12 @@ def block_modules(backbone: nn.Module) -> list[nn.Module]:
     return [
         module for module in modules if not isinstance(module, (nn.ModuleList, nn.ModuleDict))
     ]  # nobody calls these
+
+
+def mix_in(module: nn.Module, kind: type) -> None:
+    """Puts `kind` in front of a module's class, so that its name, its state's names and copies of it stay right."""
+    own = type(module)
+    module.__class__ = type(own.__name__, (kind, own), {"__module__": own.__module__})
 
 
 def _named_by_timm(backbone: nn.Module) -> list[range]:

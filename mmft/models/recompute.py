@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from mmft.models.layers import block_modules
+from mmft.models.layers import block_modules, mix_in
 from mmft.models.vision_language_model import TOWERS, VisionLanguageModel
 
 log = logging.getLogger(__name__)
@@ -56,9 +56,8 @@ def recompute_blocks(model: VisionLanguageModel) -> int:
             log.warning("trainer.gradient_checkpointing: model.%s has no blocks that could be computed twice", tower)
         found += blocks
     for block in found:
-        kind = type(block)
         if not isinstance(block, Recomputed):
-            block.__class__ = type(kind.__name__, (Recomputed, kind), {"__module__": kind.__module__})
+            mix_in(block, Recomputed)
     return len(found)
 
 

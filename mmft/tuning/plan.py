@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from torch import nn
@@ -88,12 +89,8 @@ class TuningPlan:
 
         That is the trained parameters, the buffers of layers that are trained, and everything of `changed` parts.
         """
-        moving = self._moving_buffers(model)
-
-        def is_saved(name: str) -> bool:
-            return name in self.names or name in moving or part_of(name) in self.changed
-
-        return {name for name in model.state_dict() if is_saved(name)}
+        moved = self.names | self._moving_buffers(model)
+        return {name for name in model.state_dict() if name in moved or part_of(name) in self.changed}
 
     def _moving_buffers(self, model: nn.Module) -> set[str]:
         live = {part: self.live(part, self.names) for part in self.usable}
@@ -214,11 +211,10 @@ class _Tower:
         self.method = method
         self.trained = method.trained(encoder)
         self.starts = method.starts(encoder)
-        taking_part = usable(encoder)
-        self.usable = {name: layer for name, layer in encoder.layers().items() if name in taking_part}
+        self._layers, self._top = encoder.layers(), encoder.top_layer
+        self.usable = {name: self._layers[name] for name in usable(encoder)}
         self._lr = next(lr for lr in (method.lr, rates.lr, method.default_lr) if lr is not None)
         self._decay = rates.layer_decay
-        self._layers, self._top = encoder.layers(), encoder.top_layer
 
     def group(self, part: str, name: str) -> Group:
         """An empty group for the parameter; with layer-wise rates there is one for each layer."""
@@ -229,7 +225,7 @@ class _Tower:
         start = self.starts.get(layer, Start())
         return Group(f"{part}/layer_{layer:02d}", part, self.method.name, str(layer), lr, 0.0, start)
 
-    @property
+    @cached_property
     def _span(self) -> str:
         """The layers that are trained: `all`, or the first and the last."""
         layers = {self._layers[name] for name in self.trained}

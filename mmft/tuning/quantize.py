@@ -31,7 +31,7 @@ def quantize(tower: Encoder, bits: Bits) -> int:
     """
     layers = [(name, layer) for name, layer in tower.backbone.named_modules() if type(layer) is nn.Linear]
     for name, layer in layers:
-        _replace(tower.backbone, name, _int8(layer) if bits == 8 else _nf4(layer))
+        tower.backbone.set_submodule(name, _int8(layer) if bits == 8 else _nf4(layer))
     setattr(tower.backbone, f"is_loaded_in_{bits}bit", True)  # or peft takes them for plain linear layers
     return len(layers)
 
@@ -39,7 +39,7 @@ def quantize(tower: Encoder, bits: Bits) -> int:
 def dequantize(tower: Encoder) -> None:
     """Puts plain float32 linear layers in their places again, also below peft's."""
     for name, layer in list(quantized_layers(tower.backbone)):
-        _replace(tower.backbone, name, _linear(layer))
+        tower.backbone.set_submodule(name, _linear(layer))
 
 
 def quantized_layers(module: nn.Module) -> Iterator[tuple[str, Any]]:
@@ -127,8 +127,3 @@ def _linear(quantized: nn.Module) -> nn.Linear:
     new.weight = nn.Parameter(weight.float())
     new.bias = layer.bias
     return new
-
-
-def _replace(backbone: nn.Module, name: str, new: nn.Module) -> None:
-    parent, _, child = name.rpartition(".")
-    setattr(backbone.get_submodule(parent), child, new)

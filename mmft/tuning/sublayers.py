@@ -13,10 +13,8 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from mmft.models.encoder import Encoder
-from mmft.models.layers import module_layers
-from mmft.tuning.targets import is_linear
+from mmft.tuning.targets import ATTENTION, is_linear, modules_of_blocks
 
-_ATTENTION = re.compile(r"attn|attention", re.IGNORECASE)
 _MLP = re.compile(r"mlp|ffn|feed_?forward", re.IGNORECASE)
 
 
@@ -47,7 +45,7 @@ class Branches(NamedTuple):
 
 def branches(tower: Encoder) -> list[Branches]:
     """The residual blocks of a tower, in their order; empty where none is of a known structure."""
-    inside = _of_blocks(tower)
+    inside = modules_of_blocks(tower)
     attentions = attention_modules(tower)
     found: list[Branches | None]
     if attentions:
@@ -62,17 +60,11 @@ def branches(tower: Encoder) -> list[Branches]:
 def attention_modules(tower: Encoder) -> dict[str, nn.Module]:
     """The outermost modules in the blocks that are called attention and hold linear layers, by name."""
     found: dict[str, nn.Module] = {}
-    for name, module in _of_blocks(tower).items():
+    for name, module in modules_of_blocks(tower).items():
         is_inside = any(name.startswith(outer + ".") for outer in found)
-        if _ATTENTION.search(name.rpartition(".")[2]) and not is_inside and any(map(is_linear, module.modules())):
+        if ATTENTION.search(name.rpartition(".")[2]) and not is_inside and any(map(is_linear, module.modules())):
             found[name] = module
     return found
-
-
-def _of_blocks(tower: Encoder) -> dict[str, nn.Module]:
-    modules = dict(tower.backbone.named_modules())
-    layers, top = module_layers(tower.backbone), tower.top_layer  # which costs a walk through the tower
-    return {name: modules[name] for name, layer in layers.items() if 0 < layer < top}
 
 
 def _transformers(block: nn.Module, attention: str) -> Branches | None:

@@ -8,7 +8,6 @@ stem is not what these methods were made for. A linear layer below a module that
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from typing import Any
 
 from torch import nn
@@ -17,7 +16,7 @@ from mmft.errors import UserError
 from mmft.models.encoder import Encoder
 from mmft.models.layers import module_layers
 
-_ATTENTION = re.compile(r"attn|attention", re.IGNORECASE)
+ATTENTION = re.compile(r"attn|attention", re.IGNORECASE)
 
 
 def target_modules(tower: Encoder, key: str, targets: str | None, pattern: str | None) -> list[str]:
@@ -32,8 +31,8 @@ def target_modules(tower: Encoder, key: str, targets: str | None, pattern: str |
     Raises:
         UserError: there are none.
     """
-    linear = dict(_of_blocks(tower))
-    attention = {name for name in linear if _ATTENTION.search(name)}
+    linear = _matrices(tower)
+    attention = {name for name in linear if ATTENTION.search(name)}
     if pattern is not None:
         chosen = [name for name in linear if re.search(pattern, name)]
         return _some(chosen, f"{key}.pattern: {pattern!r} is found in no layer of {tower.source.name}", linear)
@@ -44,13 +43,18 @@ def target_modules(tower: Encoder, key: str, targets: str | None, pattern: str |
     return _some(chosen, f"{key}.targets={targets}: {tower.source.name} has no such layers", linear)
 
 
-def _of_blocks(tower: Encoder) -> Iterator[tuple[str, nn.Module]]:
-    """The linear layers of the blocks; where there are none, as in a ResNet, their convolutions."""
+def modules_of_blocks(tower: Encoder) -> dict[str, nn.Module]:
+    """Every module in the blocks of `tower.backbone`, the blocks among them, by name."""
     modules = dict(tower.backbone.named_modules())
-    top = tower.top_layer
-    inside = [name for name, layer in module_layers(tower.backbone).items() if 0 < layer < top]
-    linear = [(name, modules[name]) for name in inside if is_linear(modules[name])]
-    yield from linear or [(name, modules[name]) for name in inside if _is_plain_convolution(modules[name])]
+    layers, top = module_layers(tower.backbone), tower.top_layer  # which costs a walk through the tower
+    return {name: modules[name] for name, layer in layers.items() if 0 < layer < top}
+
+
+def _matrices(tower: Encoder) -> dict[str, nn.Module]:
+    """The linear layers of the blocks; where there are none, as in a ResNet, their convolutions."""
+    inside = modules_of_blocks(tower)
+    linear = {name: module for name, module in inside.items() if is_linear(module)}
+    return linear or {name: module for name, module in inside.items() if _is_plain_convolution(module)}
 
 
 def is_linear(module: nn.Module) -> bool:

@@ -34,8 +34,8 @@ class Freeze(TuningMethod):
         return set()
 
 
-class LastN(TuningMethod):
-    """The last layers are trained, and the norm behind them; a ConvNet's layers are its stages.
+class _ByLayer(TuningMethod):
+    """Base: a number of layers says what is trained; a ConvNet's layers are its stages.
 
     Args:
         key: as in `TuningMethod`.
@@ -43,12 +43,17 @@ class LastN(TuningMethod):
         lr: as in `TuningMethod`.
     """
 
-    name = "last_n"
     default_lr = 5e-5
 
     def __init__(self, key: str, layers: int | None = None, lr: float | None = None) -> None:
         super().__init__(key, lr)
         self.layers = 1 if layers is None else layers
+
+
+class LastN(_ByLayer):
+    """The last layers are trained, and the norm behind them."""
+
+    name = "last_n"
 
     def trained(self, tower: Encoder) -> set[str]:
         """Those of the last layers."""
@@ -60,21 +65,10 @@ class LastN(TuningMethod):
         return _from_layer(tower, tower.top_layer - self.layers)
 
 
-class FirstFrozen(TuningMethod):
-    """The embeddings and the first layers stay as they are, all others are trained.
-
-    Args:
-        key: as in `TuningMethod`.
-        layers: how many, from the bottom; None: 1; 0: the embeddings alone.
-        lr: as in `TuningMethod`.
-    """
+class FirstFrozen(_ByLayer):
+    """The embeddings and the first layers stay as they are, all others are trained; with 0 the embeddings alone do."""
 
     name = "first_frozen"
-    default_lr = 5e-5
-
-    def __init__(self, key: str, layers: int | None = None, lr: float | None = None) -> None:
-        super().__init__(key, lr)
-        self.layers = 1 if layers is None else layers
 
     def trained(self, tower: Encoder) -> set[str]:
         """Those above."""

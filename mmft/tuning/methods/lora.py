@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import warnings
 from abc import abstractmethod
 from typing import Any, ClassVar
@@ -12,8 +11,6 @@ from mmft.tuning.methods.base import TuningMethod, usable
 from mmft.tuning.methods.layers import biases, norms
 from mmft.tuning.quantize import Bits, dequantize, quantize
 from mmft.tuning.targets import target_modules
-
-log = logging.getLogger(__name__)
 
 
 class Added(TuningMethod):
@@ -86,25 +83,20 @@ class Added(TuningMethod):
                 layer.merge(safe_merge=True)
             else:  # peft would quantize the sum again
                 layer.get_base_layer().weight.data += layer.get_delta_weight("default")
-            parent, _, child = name.rpartition(".")
-            setattr(tower.get_submodule(parent), child, layer.get_base_layer())
+            tower.set_submodule(name, layer.get_base_layer())
         tower.adapters = set()
 
 
-class LoRA(Added):
-    """Low-rank adaptation (Hu et al. 2021, arXiv 2106.09685): W x + (alpha / rank) B A x, with B zero at first.
+class LowRank(Added):
+    """Base: what is added to a weight is of low rank, or made of such.
 
     Args:
         key: as in `TuningMethod`.
-        rank: of B A; None: 8.
-        alpha: see above; None: twice the rank.
-        dropout: in front of A; None: 0.
-        rslora: alpha / sqrt(rank) instead (arXiv 2312.03732).
-        dora: lengths and directions of the weights apart (arXiv 2402.09353).
+        rank: None: 8.
+        alpha: an addition is multiplied by alpha / rank; None: twice the rank.
+        dropout: None: 0.
         others: as in `Added`.
     """
-
-    name = "lora"
 
     def __init__(
         self,
@@ -112,14 +104,28 @@ class LoRA(Added):
         rank: int | None = None,
         alpha: float | None = None,
         dropout: float | None = None,
-        rslora: bool = False,
-        dora: bool = False,
         **others: Any,
     ) -> None:
         super().__init__(key, **others)
         self.rank = 8 if rank is None else rank
         self.alpha = 2.0 * self.rank if alpha is None else alpha
         self.dropout = dropout or 0.0
+
+
+class LoRA(LowRank):
+    """Low-rank adaptation (Hu et al. 2021, arXiv 2106.09685): W x + (alpha / rank) B A x, with B zero at first.
+
+    Args:
+        key: as in `TuningMethod`.
+        rslora: alpha / sqrt(rank) instead (arXiv 2312.03732).
+        dora: lengths and directions of the weights apart (arXiv 2402.09353).
+        others: as in `LowRank`; dropout is in front of A.
+    """
+
+    name = "lora"
+
+    def __init__(self, key: str, rslora: bool = False, dora: bool = False, **others: Any) -> None:
+        super().__init__(key, **others)
         self.rslora, self.dora = rslora, dora
 
     def config(self, modules: list[str]) -> Any:
@@ -151,31 +157,13 @@ class LoRA4bit(LoRA):
     bits = 4
 
 
-class LoHa(Added):
+class LoHa(LowRank):
     """Low-rank Hadamard products (Hyeon-Woo et al. 2022, arXiv 2108.06098).
 
-    Args:
-        key: as in `TuningMethod`.
-        rank: of each factor; None: 8.
-        alpha: an addition is multiplied by alpha / rank; None: twice the rank.
-        dropout: share of an addition's rows that is left out in training; None: 0.
-        others: as in `Added`.
+    The rank is that of each factor; dropout leaves out that share of an addition's rows in training.
     """
 
     name = "loha"
-
-    def __init__(
-        self,
-        key: str,
-        rank: int | None = None,
-        alpha: float | None = None,
-        dropout: float | None = None,
-        **others: Any,
-    ) -> None:
-        super().__init__(key, **others)
-        self.rank = 8 if rank is None else rank
-        self.alpha = 2.0 * self.rank if alpha is None else alpha
-        self.dropout = dropout or 0.0
 
     def config(self, modules: list[str]) -> Any:
         """Peft's `LoHaConfig`."""

@@ -19,6 +19,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from mmft.models.encoder import Encoder
+from mmft.models.layers import mix_in
 from mmft.models.text_encoder import TextEncoder
 from mmft.tuning.masks import causal_with_keys, with_keys
 from mmft.tuning.methods.inserted import Inserted
@@ -128,8 +129,7 @@ class PrefixTuning(Inserted):
             keys, values = ((shape[1], shape[3]) for shape in calls[0])
             prefix = Prefix(keys, values, self.length)
             module.add_module("prefix", prefix)
-            kind = type(module)
-            module.__class__ = type(kind.__name__, (Prefixed, kind), {"__module__": kind.__module__})
+            mix_in(module, Prefixed)
             added.append(prefix)
         return added
 
