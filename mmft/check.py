@@ -18,20 +18,21 @@ from mmft import build
 from mmft.audit.finding import KINDS, Finding
 from mmft.audit.labels import label_table
 from mmft.audit.rows import RowAudit
-from mmft.audit.trial import longest_rows, try_batch
+from mmft.audit.trial import Trial, longest_rows, try_steps
 from mmft.config.compose import Composed
 from mmft.config.paths import rebase
 from mmft.config.schema import CheckConfig
 from mmft.data.bad_rows import BadRows
+from mmft.data.datamodule import VisionLanguageData
 from mmft.data.splits import Split, load_splits
 from mmft.errors import ExitCode, UserError
 from mmft.files import write_records
 from mmft.hardware import choose_hardware
 from mmft.initialise import initialise_from
-from mmft.models.recompute import recompute_blocks
 from mmft.models.vision_language_model import VisionLanguageModel
 from mmft.shipped import located
 from mmft.tasks.base import Task
+from mmft.tuning.plan import TuningPlan
 from mmft.tuning.table import plan_table
 
 T = TypeVar("T")
@@ -66,11 +67,10 @@ class _Check:
         splits = self._try(load_splits, config.data, config.seed)
         fitted = splits is not None and self._fit(splits, task)
         model = self._try(build.build_model, config.model, task.width if fitted else 2, config.seed)
-        if model is not None:
-            self._plan(model, task)
+        plan = None if model is None else self._plan(model, task)
         findings = [] if splits is None else self._rows(splits, task if fitted else None, model)
-        if splits is not None and fitted and model is not None:
-            self._step(splits, model, task)
+        if splits is not None and fitted and model is not None and plan is not None:
+            self._step(splits, model, task, plan)
         _tell(findings, config.audit.shown)
         if self.out is not None:
             write_records(self.out, [finding._asdict() for finding in findings], Finding._fields)
@@ -96,7 +96,7 @@ class _Check:
         self._try(task.fit, train.table.labels(train.rows))
         return len(self.errors) == before
 
-    def _plan(self, model: VisionLanguageModel, task: Task) -> None:
+    def _plan(self, model: VisionLanguageModel, task: Task) -> TuningPlan | None:
         """What would be trained."""
         config = self.config
         changed = None
@@ -106,6 +106,7 @@ class _Check:
         if plan is not None:
             Console(width=140, file=sys.stdout).print(plan_table(plan))
             print(flush=True)
+        return plan
 
     def _rows(self, splits: Mapping[str, Split], task: Task | None, model: VisionLanguageModel | None) -> list[Finding]:
         """Everything that is found in the rows."""
@@ -123,26 +124,46 @@ class _Check:
         self._try(bad.check)
         return findings
 
-    def _step(self, splits: Mapping[str, Split], model: VisionLanguageModel, task: Task) -> None:
-        """One batch, as one device would compute it."""
+    def _step(self, splits: Mapping[str, Split], model: VisionLanguageModel, task: Task, plan: TuningPlan) -> None:
+        """Optimizer steps, as one device would compute them: their number, time and memory."""
         config, devices = self.config, self.config.trainer.devices or 1
-        config.trainer.devices = 1
+        sharded, config.trainer.devices, config.trainer.strategy = config.trainer.strategy == "fsdp", 1, "ddp"
         device = self._try(choose_hardware, config.trainer)
         data = self._try(build.build_data, config, splits, model, task)
         if device is None or data is None:
             return
         share = -(-config.data.batch_size // devices)
-        batch = longest_rows(data, min(share, config.data.micro_batch_size or share))
+        micro = config.data.micro_batch_size
+        batch = longest_rows(data, min(share, 2 * micro if micro else share))
         if not len(batch):
             return
-        if config.trainer.gradient_checkpointing:
-            recompute_blocks(model)
-        seconds = self._try(try_batch, model, task, batch, device, config.trainer.precision)
-        if seconds is not None:
+        module = build.build_module(config, model, task, plan)
+        module.micro_batch_size = micro
+        evaluated = longest_rows(data, config.data.batch_size if len(data.rows) > 1 else 1)
+        trial = self._try(try_steps, module, batch, evaluated, device, config.trainer.precision)
+        if trial is not None:
             planned = f"{data.plan.total:,} of {config.data.batch_size} rows, in {data.plan.epochs} epochs"
-            where = f"{device}, {config.trainer.precision}"
-            taken = f"{len(batch)} rows take {seconds:.2f} s forward and backward ({where})"
-            _say("steps", f"{planned}; {taken}, all about {_duration(seconds * share / len(batch) * data.plan.total)}")
+            taken = f"{len(batch)} rows take {trial.seconds:.2f} s ({device}, {config.trainer.precision})"
+            whole = _duration(trial.seconds * share / len(batch) * data.plan.total)
+            _say("steps", f"{planned}; {taken}, all about {whole}")
+            said = self._memory(trial, data, on_cpu=device.type == "cpu")
+            parted = f"\ntrainer.strategy=fsdp parts weights, gradients and optimizer among the {devices} devices"
+            _say("memory", said + parted * sharded)
+
+    def _memory(self, trial: Trial, data: VisionLanguageData, on_cpu: bool) -> str:
+        """What training adds to the memory that is in use before it begins."""
+        average = 0 if self.config.callbacks.ema.decay is None else trial.gradients
+        pictures = sum(rows.pictures.bytes for rows in data.datasets.values())
+        parts = {"gradients": trial.gradients, "optimizer": trial.optimizer}
+        parts |= {} if on_cpu else {"weights": trial.weights}
+        parts["activations and workspace"] = max(0, trial.grown - sum(parts.values()))
+        parts |= {"average of the weights": average} if average else {}
+        parts |= {"pictures that are kept": pictures} if on_cpu and pictures else {}
+        said = f"about {_mib(sum(parts.values()))} more than before training: "
+        said += ", ".join(f"{name} {_mib(size)}" for name, size in parts.items())
+        if on_cpu:
+            return f"{said}; the weights, {_mib(trial.weights)}, are there before"
+        return f"{said}; the computer keeps pictures in {_mib(pictures)} of its own"
 
 
 def _tell(findings: list[Finding], shown: int | None) -> None:
@@ -162,6 +183,10 @@ def _tell(findings: list[Finding], shown: int | None) -> None:
 def _say(name: str, text: str) -> None:
     first, *rest = text.splitlines()
     print("\n".join([f"{name:<10}{first}", *(f"{'':<10}{line}" for line in rest)]) + "\n", flush=True)
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:,.0f} MiB"
 
 
 def _duration(seconds: float) -> str:

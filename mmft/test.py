@@ -18,7 +18,7 @@ from mmft.data.loading import make_batches
 from mmft.data.splits import Split, limited, load_rows, load_splits
 from mmft.errors import ExitCode, UserError
 from mmft.loaded_model import data_of_run, is_own_table, load
-from mmft.training.module import Evaluating
+from mmft.training.evaluating import Evaluating
 
 log = logging.getLogger(__name__)
 

@@ -45,7 +45,8 @@ def test_what_is_printed(checked: Check, train_run: TrainRun, tmp_path: Path, mo
         assert name == "bad" or f"{name} {count}" in said
     assert f"{summary['parameters']['trainable']:,} of {summary['parameters']['total']:,}" in said
     assert f"steps     {summary['optimizer_steps']} of" in said
-    assert "4 rows take" in said
+    assert "8 rows take" in said  # two micro-batches
+    assert "memory    about " in said
     assert "pictures  " in said
     assert "texts     " in said
 

@@ -15,7 +15,8 @@ from runs import Run, TrainRun, same_weights
 import mmft
 from mmft.errors import TrainingError, UserError
 from mmft.train import train
-from mmft.training.module import Evaluating, FineTuning
+from mmft.training.evaluating import Evaluating
+from mmft.training.module import FineTuning
 
 DROPOUT = "model.dropout=0.2"
 PINNED = [1.777494, 1.943908, 1.7168, 1.700086, 1.610133, 1.792982]

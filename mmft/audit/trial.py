@@ -1,17 +1,41 @@
-"""One batch forward and backward, as a step of training would do it, and nothing is changed by it."""
+"""A few optimizer steps as training would do them, on the device: whether they fit, their time and their memory."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from mmft.batch import Batch
 from mmft.data.datamodule import VisionLanguageData
 from mmft.errors import UserError
-from mmft.models.vision_language_model import VisionLanguageModel
-from mmft.tasks.base import Task
+from mmft.memory import forget_peak, held_bytes, peak_bytes, release_unused
+from mmft.training.module import FineTuning
+
+_STEPS = 3  # by then the optimizer has its state, and glibc its pieces of memory
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What optimizer steps cost.
+
+    Attributes:
+        seconds: of the last one.
+        grown: bytes that the device, or on a CPU the process, held more at the peak than before.
+        weights, gradients, optimizer: bytes of the model, of what its trained part has for gradients, and of the
+            optimizer's state. On a CPU the weights are there before, so that `grown` is without them.
+    """
+
+    seconds: float
+    grown: int
+    weights: int
+    gradients: int
+    optimizer: int
 
 
 def longest_rows(data: VisionLanguageData, count: int) -> Batch:
@@ -29,44 +53,62 @@ def longest_rows(data: VisionLanguageData, count: int) -> Batch:
     return batch
 
 
-def try_batch(model: VisionLanguageModel, task: Task, batch: Batch, device: torch.device, precision: str) -> float:
-    """Runs the batch forward and backward twice.
+def try_steps(module: FineTuning, batch: Batch, evaluated: Batch, device: torch.device, precision: str) -> Trial:
+    """Does some optimizer steps, with learning rates of 0, and an evaluation.
+
+    Everything that is ever trained is trained in them. The memory is measured, not added up: on a CPU most of it can
+    be pieces that glibc keeps (MALLOC_MMAP_THRESHOLD_=1000000 in the environment halves it, and makes steps slower).
 
     Args:
-        model: is moved to `device`; its weights stay as they are.
-        task: fitted.
-        batch: at least one row.
+        module: its model is moved to `device` and keeps its weights.
+        batch: a share of a logical batch; at least one row. Two micro-batches show the whole cost.
+        evaluated: a batch of an evaluation.
         device: where training would run.
         precision: `32-true`, `64-true` or `bf16-mixed`.
-
-    Returns:
-        The seconds of the second time.
 
     Raises:
         UserError: the batch does not fit into memory, or its loss is not finite.
     """
+    release_unused()
+    forget_peak(device)
+    before, model = held_bytes(device), module.model
     model.to(device=device, dtype=torch.float64 if precision == "64-true" else torch.float32).train()
-    batch = batch.to(device)
+    module.plan.activate(model, module.plan.names)
     try:
-        _run(model, task, batch, precision)
-        started = time.perf_counter()
-        loss = _run(model, task, batch, precision)
-        seconds = time.perf_counter() - started
+        optimizer = _without_rates(module)
+        batch = batch.to(device)
+        for step in range(_STEPS):
+            started = time.perf_counter()
+            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-mixed"):
+                loss, _, _ = module.update(batch, optimizer, step, Tensor.backward)
+            last = float(loss)  # waits for a GPU
+            seconds = time.perf_counter() - started
+        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-mixed"):
+            model.eval()(evaluated.to(device))
+        trained = [p for p in model.parameters() if p.grad is not None]
+        state = [value for kept in optimizer.state.values() for value in kept.values() if isinstance(value, Tensor)]
+        grown = peak_bytes(device) - before
     except torch.OutOfMemoryError as error:
+        smaller = max(1, min(len(batch), module.micro_batch_size or len(batch)) // 4)
         raise UserError(
             f"data.micro_batch_size: a batch of {len(batch)} rows does not fit into the memory of {device}. Try a "
-            f"smaller one, such as data.micro_batch_size={max(1, len(batch) // 4)}; the result stays the same."
+            f"smaller one, such as data.micro_batch_size={smaller}; the result stays the same."
         ) from error
     finally:
         model.zero_grad(set_to_none=True)
-    if not np.isfinite(loss):
-        raise UserError(f"the loss of the first batch is {loss}: look at the encoders' weights and trainer.precision")
-    return seconds
+    if not np.isfinite(last):
+        raise UserError(f"the loss of the first batch is {last}: look at the encoders' weights and trainer.precision")
+    weights = [*chain(model.parameters(), model.buffers())]
+    return Trial(seconds, grown, _bytes(weights), _bytes(trained), _bytes(state))
 
 
-def _run(model: VisionLanguageModel, task: Task, batch: Batch, precision: str) -> float:
-    with torch.autocast(batch.row.device.type, torch.bfloat16, enabled=precision == "bf16-mixed"):
-        outputs = model(batch)
-        loss = task.loss_sum(outputs, batch) / task.normaliser(batch)
-    loss.backward()
-    return float(loss.detach())  # waits for a GPU
+def _without_rates(module: FineTuning) -> torch.optim.Optimizer:
+    optimizer = module.configure_optimizers()
+    assert isinstance(optimizer, torch.optim.Optimizer)
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+    return optimizer
+
+
+def _bytes(tensors: Sequence[Tensor]) -> int:
+    return sum(tensor.nbytes for tensor in tensors)

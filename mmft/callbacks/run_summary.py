@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import resource
 import statistics
 import time
 from typing import Any
 
 import lightning.pytorch as pl
-import torch
 
 from mmft import clock
 from mmft.data.order import StepPlan
+from mmft.memory import forget_peak, held_bytes, peak_bytes
 from mmft.run_folder import RunFolder
 from mmft.training.module import FineTuning
 
@@ -33,6 +32,7 @@ class RunSummary(pl.Callback):
         self._rows = 0
         self._step_seconds: list[float] = []
         self._startup: dict[str, float] = {}
+        self._held_before = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Starts the clock."""
@@ -75,7 +75,8 @@ class RunSummary(pl.Callback):
             fit_seconds=fit,
             median_step_seconds=median,
             samples_per_second=state["rows_seen"] / fit if fit else None,
-            peak_memory_bytes=peak_memory(trainer.strategy.root_device),
+            memory_before_fit_bytes=self._held_before,
+            peak_memory_bytes=peak_bytes(trainer.strategy.root_device),
             **self._startup,
         )
 
@@ -89,17 +90,14 @@ class RunSummary(pl.Callback):
         }
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Keeps hold of the module's step times."""
+        """Keeps hold of the module's step times, and notes what memory is taken before the model is on its device."""
         if isinstance(pl_module, FineTuning):
             self._step_seconds = pl_module.step_seconds
+        if stage == "fit":
+            device = trainer.strategy.root_device
+            forget_peak(device)
+            self._held_before = held_bytes(device)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes what `state_dict` gave."""
         self._before = state_dict
-
-
-def peak_memory(device: torch.device) -> int:
-    """Bytes: the most that torch held on a GPU, or that this process held in memory."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

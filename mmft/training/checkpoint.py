@@ -43,7 +43,7 @@ def write(folder: Path, tree: dict[str, Any]) -> None:
     """Writes a tree of plain values and tensors into `folder`."""
     tensors: dict[str, Tensor] = {}
     plain = _encode(tree, tensors)
-    save_file(tensors, folder / "tensors.safetensors")
+    save_file(_apart(tensors), folder / "tensors.safetensors")
     (folder / "state.json").write_text(json.dumps(plain), encoding="utf-8")
 
 
@@ -65,10 +65,21 @@ def read(folder: Path, plain: bool = False) -> dict[str, Any]:
     return dict(_decode(json.loads((folder / "state.json").read_text(encoding="utf-8")), tensors))
 
 
+def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same with storages of their own, as safetensors wants it; only what shares one is copied."""
+    taken: set[int] = set()
+    for name, tensor in tensors.items():
+        storage = tensor.untyped_storage().data_ptr()
+        if storage in taken:
+            tensors[name] = tensor.clone()
+        taken.add(storage)
+    return tensors
+
+
 def _encode(value: Any, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, Tensor):
         name = f"{len(tensors):06d}"
-        tensors[name] = value.detach().cpu().contiguous().clone()  # safetensors refuses shared storage
+        tensors[name] = value.detach().cpu().contiguous()
         return {_TENSOR: name}
     if isinstance(value, dict):
         if all(isinstance(key, str) and not key.startswith("__") for key in value):

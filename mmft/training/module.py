@@ -1,4 +1,4 @@
-"""The LightningModules: model + task, evaluated (`Evaluating`) and trained (`FineTuning`).
+"""`FineTuning`: the LightningModule that trains a model on a task by a tuning plan.
 
 One Lightning batch is one rank's share of one optimizer step (the logical batch). `training_step` gets it
 whole and optimizes by hand, so that `global_step`, schedules, logging and checkpoints all count optimizer
@@ -12,112 +12,23 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from mmft.batch import Batch
-from mmft.errors import TrainingError, UserError
+from mmft.errors import TrainingError
 from mmft.models.vision_language_model import VisionLanguageModel
 from mmft.tasks.base import Task
 from mmft.training.accumulation import accumulate, seed_dropout
 from mmft.training.agreement import Agreement
-from mmft.training.collectives import average_statistics, gathered, sum_gradients, summed
-from mmft.training.merging import merge_metrics
+from mmft.training.collectives import average_statistics, sum_gradients, summed
+from mmft.training.evaluating import Evaluating
 from mmft.training.sharding import Shards, full
 from mmft.tuning.plan import TuningPlan
 
 MakeOptimizer = Callable[[list[dict[str, Any]]], Optimizer]
-
-
-class Evaluating(pl.LightningModule):
-    """Evaluates a model on a task; all that `mmft test` needs.
-
-    Args:
-        model: the model.
-        task: loss and metrics.
-
-    Attributes:
-        results: the last evaluation's metrics by split (`val`, `test`).
-        tables: the last evaluation's tables by name.
-    """
-
-    def __init__(self, model: VisionLanguageModel, task: Task) -> None:
-        super().__init__()
-        self.model = model
-        self.task = task
-        self.results: dict[str, dict[str, float]] = {}
-        self.tables: dict[str, list[list[Any]]] = {}
-        self.metrics = task.metrics()
-        self._losses: list[tuple[int, Tensor, Tensor]] = []  # number of the batch, () loss sum, () weight
-
-    @property
-    def evaluated(self) -> VisionLanguageModel:
-        """The model that an evaluation runs on."""
-        return self.model
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Adds a batch of the validation rows to the metrics."""
-        self._evaluate(batch, batch_idx)
-
-    def on_validation_epoch_start(self) -> None:
-        """Starts from nothing, whatever an interrupted evaluation left."""
-        self._losses = []
-        self.metrics.reset()
-
-    def on_validation_epoch_end(self) -> None:
-        """Logs `val/...`."""
-        self._log_evaluation("val")
-
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Adds a batch of the test rows to the metrics."""
-        self._evaluate(batch, batch_idx)
-
-    def on_test_epoch_start(self) -> None:
-        """Starts from nothing."""
-        self.on_validation_epoch_start()
-
-    def on_test_epoch_end(self) -> None:
-        """Logs `test/...`."""
-        self._log_evaluation("test")
-
-    def _evaluate(self, batch: Batch, index: int) -> None:
-        if not len(batch):
-            return
-        outputs = self.evaluated(batch)
-        self.task.update(self.metrics, outputs, batch)
-        number = index * self.trainer.world_size + self.global_rank  # among all ranks' batches
-        self._losses.append((number, self.task.loss_sum(outputs, batch), self.task.normaliser(batch)))
-
-    def _mean_loss(self) -> float | None:
-        """The mean loss over all ranks' rows, added up in the order of batches: the same for any number of ranks.
-
-        None: there was no row. nan: no row has a weight.
-        """
-        own = [(number, float(loss), float(weight)) for number, loss, weight in self._losses]
-        parts = sorted(part for rank in gathered(own) for part in rank)
-        weight = math.fsum(part[2] for part in parts)
-        if not parts:
-            return None
-        return math.fsum(part[1] for part in parts) / weight if weight > 0 else math.nan
-
-    def _log_evaluation(self, split: str) -> None:
-        loss = self._mean_loss()
-        if loss is None:
-            raise UserError(f"No row of {split} could be read, so there is nothing to measure; see bad_rows.csv.")
-        merge_metrics(self.metrics, [number for number, _, _ in self._losses])
-        values = self.task.scalars(self.metrics) | {"loss": loss}
-        self.results[split], self.tables = values, self.task.tables(self.metrics)
-        named = {f"{split}/{name}": value for name, value in values.items()}
-        self.log_dict(named, logger=False)  # for EarlyStopping; the same on every rank
-        self._write(named)
-
-    def _write(self, values: dict[str, float]) -> None:
-        """One line to every logger, under the number of optimizer steps done."""
-        for logger in self.trainer.loggers if self.trainer.is_global_zero else ():
-            logger.log_metrics({"epoch": self.current_epoch, **values}, step=self.global_step)
 
 
 class FineTuning(Evaluating):
@@ -210,10 +121,28 @@ class FineTuning(Evaluating):
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """One optimizer step over a logical batch of which `batch` is this rank's share."""
         start = time.perf_counter()
-        optimizer: Any = self.optimizers()
         self.check_finite()
+        optimizer: Any = self.optimizers()
+        loss, norm, wishes = self.update(batch, optimizer, self.global_step, self.manual_backward)
+        self._unchecked = torch.cat([torch.stack([loss, norm.to(loss)]), wishes.to(loss)])
+        self._log_step(loss, norm)
+        self.step_seconds.append(time.perf_counter() - start)
+
+    def update(
+        self, batch: Batch, optimizer: Any, step: int, backward: Callable[[Tensor], None]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The arithmetic of an optimizer step; what `mmft check` tries, too.
+
+        Args:
+            batch: this rank's share of the logical batch.
+            optimizer: of the plan's groups.
+            step: its number, from 0.
+            backward: runs the backward pass of a loss.
+
+        Returns:
+            () this rank's part of the loss, () the gradient's norm over all ranks, (W,) the ranks' wishes.
+        """
         optimizer.zero_grad()
-        step = self.global_step
         weight = self.task.normaliser(batch)
         told = summed(torch.cat([weight[None], self.agreement.as_tensor(weight)]))
         loss = accumulate(
@@ -221,7 +150,7 @@ class FineTuning(Evaluating):
             self.micro_batch_size,
             total_weight=told[0],
             loss_sum=lambda rows: self.task.loss_sum(self.model(rows), rows),
-            backward=self.manual_backward,
+            backward=backward,
             before_micro_batch=lambda index: seed_dropout(self.seed, step, self.global_rank, index),
             at_least=0 if self._shards is None else self._shards.agree(batch, self.micro_batch_size),
         )
@@ -230,9 +159,7 @@ class FineTuning(Evaluating):
         norm = self._clip()
         optimizer.step()
         average_statistics(self.model)
-        self._unchecked = torch.cat([torch.stack([loss, norm.to(loss)]), told[1:].to(loss)])
-        self._log_step(loss, norm)
-        self.step_seconds.append(time.perf_counter() - start)
+        return loss, norm, told[1:]
 
     def _clip(self) -> Tensor:
         largest = float("inf") if self.clip_norm is None else self.clip_norm

@@ -123,7 +123,7 @@ def test_signals_outside_training_end_the_run_at_once(
     train_run: TrainRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, code: int, where: str
 ) -> None:
     import mmft.train as program
-    from mmft.training.module import Evaluating
+    from mmft.training.evaluating import Evaluating
 
     owner = Evaluating if where == "test_step" else program
     plain = getattr(owner, where)

@@ -1,21 +1,24 @@
 """What two ranks compute, beside what one process computes; run by test_two_ranks.py, as one pair of processes.
 
-    python two_ranks.py OUT OVERRIDES...      with RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT set
+    python two_ranks.py OUT RESNET OVERRIDES...      with what torchrun sets: RANK, LOCAL_RANK, WORLD_SIZE, MASTER_...
 
-Each rank writes OUT/<rank>.json.
+RESNET is the folder of an image encoder with running statistics. Each rank writes OUT/<rank>.json.
 """
 
 from __future__ import annotations
 
 import copy
 import json
+import os
 import sys
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import torch
+from thawing import thawed_alone, thawed_together
 from torch import Tensor, distributed
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
@@ -29,8 +32,9 @@ from mmft.models.vision_language_model import VisionLanguageModel
 from mmft.tasks.base import Task
 from mmft.training.accumulation import accumulate
 from mmft.training.agreement import Agreement
-from mmft.training.collectives import average_statistics, gathered, sum_gradients, summed
-from mmft.training.module import Evaluating
+from mmft.training.collectives import average_statistics, end_collectives, gathered, sum_gradients, summed
+from mmft.training.evaluating import Evaluating
+from mmft.training.rendezvous import join
 from mmft.training.sharding import Shards, full, like
 
 ROWS = 32
@@ -249,7 +253,7 @@ def statistics() -> list[float]:
 
 def main() -> None:
     """One rank."""
-    out, *overrides = sys.argv[1:]
+    out, resnet, *overrides = sys.argv[1:]
     torch.set_num_threads(1)
     case = Case(overrides)
     # what one process says, before there are two
@@ -260,7 +264,8 @@ def main() -> None:
         for rows in range(1, 38)
         for size in range(1, 9)
     }
-    distributed.init_process_group("gloo")
+    alone = thawed_alone(overrides, Path(out))
+    join("gloo", timedelta(minutes=5))
     result = {
         "gradients": gradient_errors(case),
         "evaluation": evaluation_differences(case, expected),
@@ -270,8 +275,9 @@ def main() -> None:
         "gathered": gathered(distributed.get_rank()),
         "sharded": sharded_errors(case),
     }
-    (Path(out) / f"{distributed.get_rank()}.json").write_text(json.dumps(result))
-    distributed.destroy_process_group()
+    end_collectives(together=True)
+    result["thawed"] = {"alone": alone, **thawed_together(overrides, Path(out), resnet)}
+    (Path(out) / f"{os.environ['RANK']}.json").write_text(json.dumps(result))
 
 
 if __name__ == "__main__":

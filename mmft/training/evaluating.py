@@ -1,0 +1,104 @@
+"""`Evaluating`: the LightningModule that measures a model on a task."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import lightning.pytorch as pl
+from torch import Tensor
+
+from mmft.batch import Batch
+from mmft.errors import UserError
+from mmft.models.vision_language_model import VisionLanguageModel
+from mmft.tasks.base import Task
+from mmft.training.collectives import gathered
+from mmft.training.merging import merge_metrics
+
+
+class Evaluating(pl.LightningModule):
+    """Evaluates a model on a task; all that `mmft test` needs.
+
+    Args:
+        model: the model.
+        task: loss and metrics.
+
+    Attributes:
+        results: the last evaluation's metrics by split (`val`, `test`).
+        tables: the last evaluation's tables by name.
+    """
+
+    def __init__(self, model: VisionLanguageModel, task: Task) -> None:
+        super().__init__()
+        self.model = model
+        self.task = task
+        self.results: dict[str, dict[str, float]] = {}
+        self.tables: dict[str, list[list[Any]]] = {}
+        self.metrics = task.metrics()
+        self._losses: list[tuple[int, Tensor, Tensor]] = []  # number of the batch, () loss sum, () weight
+
+    @property
+    def evaluated(self) -> VisionLanguageModel:
+        """The model that an evaluation runs on."""
+        return self.model
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Adds a batch of the validation rows to the metrics."""
+        self._evaluate(batch, batch_idx)
+
+    def on_validation_epoch_start(self) -> None:
+        """Starts from nothing, whatever an interrupted evaluation left."""
+        self._losses = []
+        self.metrics.reset()
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs `val/...`."""
+        self._log_evaluation("val")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Adds a batch of the test rows to the metrics."""
+        self._evaluate(batch, batch_idx)
+
+    def on_test_epoch_start(self) -> None:
+        """Starts from nothing."""
+        self.on_validation_epoch_start()
+
+    def on_test_epoch_end(self) -> None:
+        """Logs `test/...`."""
+        self._log_evaluation("test")
+
+    def _evaluate(self, batch: Batch, index: int) -> None:
+        if not len(batch):
+            return
+        outputs = self.evaluated(batch)
+        self.task.update(self.metrics, outputs, batch)
+        number = index * self.trainer.world_size + self.global_rank  # among all ranks' batches
+        self._losses.append((number, self.task.loss_sum(outputs, batch), self.task.normaliser(batch)))
+
+    def _mean_loss(self) -> float | None:
+        """The mean loss over all ranks' rows, added up in the order of batches: the same for any number of ranks.
+
+        None: there was no row. nan: no row has a weight.
+        """
+        own = [(number, float(loss), float(weight)) for number, loss, weight in self._losses]
+        parts = sorted(part for rank in gathered(own) for part in rank)
+        weight = math.fsum(part[2] for part in parts)
+        if not parts:
+            return None
+        return math.fsum(part[1] for part in parts) / weight if weight > 0 else math.nan
+
+    def _log_evaluation(self, split: str) -> None:
+        loss = self._mean_loss()
+        if loss is None:
+            raise UserError(f"No row of {split} could be read, so there is nothing to measure; see bad_rows.csv.")
+        merge_metrics(self.metrics, [number for number, _, _ in self._losses])
+        values = self.task.scalars(self.metrics) | {"loss": loss}
+        self.results[split], self.tables = values, self.task.tables(self.metrics)
+        named = {f"{split}/{name}": value for name, value in values.items()}
+        self.log_dict(named, logger=False)  # for EarlyStopping; the same on every rank
+        self._write(named)
+
+    def _write(self, values: dict[str, float]) -> None:
+        """One line to every logger, under the number of optimizer steps done."""
+        for logger in self.trainer.loggers if self.trainer.is_global_zero else ():
+            logger.log_metrics({"epoch": self.current_epoch, **values}, step=self.global_step)
