@@ -12,12 +12,13 @@ from typing import Any
 
 import pytest
 from make_shapes import Shapes
+from safetensors.torch import load_file
 
 WORKER = Path(__file__).with_name("two_ranks.py")
 
 
 @pytest.fixture(scope="module")
-def ranks(shapes: Shapes, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+def ranks(shapes: Shapes, image_encoder_folder: Any, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each rank found."""
     out = tmp_path_factory.mktemp("two_ranks")
     with socket.socket() as free:
@@ -29,8 +30,8 @@ def ranks(shapes: Shapes, tmp_path_factory: pytest.TempPathFactory) -> list[dict
         "MASTER_PORT": str(port),
         "OMP_NUM_THREADS": "1",
     }
-    command = [sys.executable, str(WORKER), str(out), *shapes.overrides]
-    both = [subprocess.Popen(command, env=shared | {"RANK": str(rank)}) for rank in range(2)]
+    command = [sys.executable, str(WORKER), str(out), str(image_encoder_folder("timm_resnet")), *shapes.overrides]
+    both = [subprocess.Popen(command, env=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(2)]
     assert [process.wait(500) for process in both] == [0, 0]
     return [json.loads((out / f"{rank}.json").read_text()) for rank in range(2)]
 
@@ -71,3 +72,42 @@ def test_a_sharded_step_is_that_of_one_process(ranks: list[dict[str, Any]]) -> N
         for name, errors in found["sharded"].items():
             assert errors["other names"] == 0, name
             assert max(errors.values()) <= 1e-5, (name, errors)
+
+
+def differences(one: str, other: str) -> dict[str, float]:
+    """The largest difference of each parameter and buffer in two files."""
+    a, b = load_file(one), load_file(other)
+    assert a.keys() == b.keys()
+    return {name: float((a[name].double() - b[name].double()).abs().max()) for name in a}
+
+
+@pytest.mark.parametrize("kind", ["vit", "resnet"])
+def test_layers_that_join_leave_the_ranks_equal(kind: str, ranks: list[dict[str, Any]]) -> None:
+    """Every parameter and buffer, running statistics too, when training has ended."""
+    one, other = (found["thawed"][kind]["state"] for found in ranks)
+    assert set(differences(one, other).values()) == {0.0}
+
+
+@pytest.mark.parametrize("kind", ["vit", "resnet"])
+def test_layers_join_at_epoch_1_and_not_before(kind: str, ranks: list[dict[str, Any]]) -> None:
+    for found in ranks:
+        run = found["thawed"][kind]
+        joining = set(run["joining"])
+        before, after = map(set, run["moved"])
+        assert {name.split(".")[0] for name in joining} == {"image_encoder", "text_encoder"}
+        assert joining.isdisjoint(before)
+        assert joining <= after
+        own = {name.rpartition(".")[0] for name in joining}
+        statistics = {
+            name for name in load_file(run["state"]) if ".running_" in name and name.rpartition(".")[0] in own
+        }
+        assert bool(statistics) == (kind == "resnet")
+        assert statistics.isdisjoint(before)
+        assert statistics <= after
+
+
+def test_a_run_in_which_layers_join_is_that_of_one_process(ranks: list[dict[str, Any]]) -> None:
+    for found in ranks:
+        alone, together = (found["thawed"][name] for name in ("alone", "vit"))
+        assert max(differences(alone["state"], together["state"]).values()) < 1e-5
+        assert (alone["joining"], alone["moved"]) == (together["joining"], together["moved"])
