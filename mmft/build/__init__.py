@@ -1,0 +1,22 @@
+"""From a config to objects: the only room that instantiates what a config names."""
+
+from __future__ import annotations
+
+from mmft.build.callbacks import build_callbacks, monitor_of
+from mmft.build.model import apply_tuning, build_methods, build_model, build_plan, build_task
+from mmft.build.training import build_data, build_logger, build_module, build_trainer, preload
+
+__all__ = [
+    "apply_tuning",
+    "build_callbacks",
+    "build_data",
+    "build_logger",
+    "build_methods",
+    "build_model",
+    "build_module",
+    "build_plan",
+    "build_task",
+    "build_trainer",
+    "monitor_of",
+    "preload",
+]

@@ -1,0 +1,88 @@
+"""From a config to task, model and tuning plan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import nn
+
+from mmft.config import registry
+from mmft.config.schema.model import ModelConfig
+from mmft.config.schema.root import TrainConfig
+from mmft.config.schema.task import TaskConfig
+from mmft.config.schema.tune import TuneConfig
+from mmft.models.image_encoder import build_image_encoder
+from mmft.models.source import Source
+from mmft.models.text_encoder import build_text_encoder
+from mmft.models.vision_language_model import TOWERS, VisionLanguageModel, set_dropout
+from mmft.tasks.base import Task
+from mmft.tuning.methods.base import TuningMethod
+from mmft.tuning.plan import Rates, TuningPlan, make_plan
+
+
+def build_task(config: TaskConfig) -> Task:
+    """The task; its `fit` or `load_state` comes next."""
+    task: Task = registry.build(config)
+    return task
+
+
+def build_model(
+    config: ModelConfig, outputs: int, seed: int, sources: Mapping[str, Source] | None = None
+) -> VisionLanguageModel:
+    """The model, on the CPU, in float32.
+
+    Args:
+        config: `model`.
+        outputs: C, what the task needs of the head.
+        seed: seed of everything that starts from random weights.
+        sources: where the encoders are, if that is known already.
+    """
+    torch.manual_seed(seed)
+    known = sources or {}
+    image = build_image_encoder(**registry.arguments(config.image_encoder), source=known.get("image_encoder"))
+    text = build_text_encoder(**registry.arguments(config.text_encoder), source=known.get("text_encoder"))
+    torch.manual_seed(seed)  # the same fusion and head whatever the encoders drew
+    fusion = registry.build(config.fusion, image=image.widths, text=text.widths)
+    model = VisionLanguageModel(image, text, fusion, nn.Linear(fusion.width, outputs))
+    if config.dropout is not None:
+        set_dropout(model, config.dropout)
+    return model.train()
+
+
+def build_plan(config: TrainConfig, model: VisionLanguageModel, changed: Iterable[str] = ()) -> TuningPlan:
+    """What is trained; applied to the model.
+
+    Args:
+        config: the whole config.
+        model: the model.
+        changed: towers whose weights come from another run.
+    """
+    optim = config.optim
+    methods = apply_tuning(config, model)
+    plan = make_plan(model, methods, Rates(optim.lr, optim.head_lr, optim.layer_decay, optim.weight_decay))
+    plan.changed = {tower for tower in methods if not getattr(config.model, tower).pretrained} | set(changed)
+    return plan
+
+
+def build_methods(tune: TuneConfig) -> dict[str, TuningMethod]:
+    """The tuning method of each tower; a key that it leaves null is as in `tune` itself."""
+    found: dict[str, TuningMethod] = {}
+    for tower in TOWERS:
+        own = getattr(tune, tower)
+        arguments = {name: getattr(tune, name, None) if v is None else v for name, v in registry.arguments(own).items()}
+        found[tower] = registry.class_of(own)(key=f"tune.{tower}", **arguments)
+    return found
+
+
+def apply_tuning(config: TrainConfig, model: VisionLanguageModel) -> dict[str, TuningMethod]:
+    """Puts into each tower what its tuning method adds; gives the methods.
+
+    Raises:
+        UserError: a method finds nothing to be applied to.
+    """
+    methods = build_methods(config.tune)
+    for tower, method in methods.items():
+        torch.manual_seed(config.seed)  # what a method adds is the same whatever was drawn before
+        method.apply(getattr(model, tower))
+    return methods

@@ -1,0 +1,118 @@
+"""From a config to data module, LightningModule, loggers and Trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.loggers import Logger
+
+from mmft import clock
+from mmft.config import registry
+from mmft.config.schema.logger import LoggerConfig
+from mmft.config.schema.optim import OptimConfig
+from mmft.config.schema.root import TrainConfig
+from mmft.config.schema.trainer import TrainerConfig
+from mmft.data.datamodule import VisionLanguageData
+from mmft.data.order import BatchSizes, StepPlan
+from mmft.data.splits import Split
+from mmft.models.recompute import recompute_blocks
+from mmft.models.vision_language_model import VisionLanguageModel
+from mmft.ranks import started
+from mmft.run_folder import RunFolder
+from mmft.tasks.base import Task
+from mmft.training.checkpoint import FolderCheckpointIO
+from mmft.training.loggers.base import RunLogger
+from mmft.training.module import FineTuning
+from mmft.training.strategies import ShardedModel, SummedGradients
+from mmft.tuning.plan import TuningPlan
+
+
+def build_data(
+    config: TrainConfig, splits: Mapping[str, Split], model: VisionLanguageModel, task: Task
+) -> VisionLanguageData:
+    """The data module, its texts tokenised."""
+    schedule = config.callbacks.gradient_accumulation.schedule or {0: config.data.batch_size}
+    plan = StepPlan(len(splits["train"]), BatchSizes(schedule), config.trainer.max_epochs, config.trainer.max_steps)
+    return VisionLanguageData(
+        splits,
+        config.data,
+        tokenizer=model.text_encoder.tokenizer,
+        max_length=model.text_encoder.max_length,
+        image_size=model.image_encoder.image_size,
+        encode=task.encode,
+        seed=config.seed,
+        plan=plan,
+        classes_of=task.classes,
+    )
+
+
+def build_module(config: TrainConfig, model: VisionLanguageModel, task: Task, plan: TuningPlan) -> FineTuning:
+    """The LightningModule; from here on the blocks of a model under gradient checkpointing are computed twice."""
+    if config.trainer.gradient_checkpointing:
+        recompute_blocks(model)
+    # The fields of the group's base are the plan's and the step's; an option's own are its optimizer's.
+    return FineTuning(
+        model,
+        task,
+        plan,
+        lambda groups: registry.build(config.optim, but=OptimConfig, groups=groups),
+        config.optim.clip_norm,
+        config.seed,
+        config.trainer.log_every_steps,
+        shards=config.trainer.strategy == "fsdp",
+    )
+
+
+def build_logger(config: LoggerConfig) -> RunLogger:
+    """The logger besides metrics.csv; its `start` comes next."""
+    logger: RunLogger = registry.build(config)
+    return logger
+
+
+def build_trainer(
+    config: TrainConfig,
+    folder: RunFolder,
+    data: VisionLanguageData,
+    callbacks: list[pl.Callback],
+    loggers: list[Logger],
+) -> pl.Trainer:
+    """Lightning's Trainer. Clipping and accumulation are the step's own, checkpoints our callback's."""
+    settings, ranks = config.trainer, started()
+    return pl.Trainer(
+        accelerator=settings.accelerator,
+        devices=ranks.local_world,
+        num_nodes=ranks.nodes,
+        strategy=_strategy(settings, ranks.world),
+        precision=settings.precision,  # type: ignore[arg-type] # `choose_hardware` has replaced `auto`
+        max_epochs=data.plan.epochs,
+        check_val_every_n_epoch=settings.val_every_epochs,
+        limit_val_batches=None if "val" in data.rows else 0,
+        reload_dataloaders_every_n_epochs=0 if data.plan.is_even else 1,
+        logger=loggers,
+        callbacks=callbacks,
+        plugins=[FolderCheckpointIO()],
+        default_root_dir=folder.path,
+        enable_checkpointing=False,
+        enable_progress_bar=any(isinstance(c, pl.callbacks.ProgressBar) for c in callbacks),
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        inference_mode=settings.strategy != "fsdp",  # weights put together in it could not be trained with afterwards
+    )
+
+
+def _strategy(config: TrainerConfig, ranks: int) -> Any:
+    """How Lightning runs this number of ranks."""
+    if config.strategy == "fsdp":
+        return ShardedModel(ranks, config.rank_timeout)
+    return "auto" if ranks == 1 else SummedGradients(config.rank_timeout)
+
+
+def preload() -> None:
+    """Imports what torch and its friends would otherwise import inside the first step."""
+    with clock.importing():
+        import timm  # noqa: F401
+        import torch._dynamo  # noqa: F401 - torch.optim asks for it when the first optimizer is made
+        import transformers.models.auto.modeling_auto  # noqa: F401
