@@ -50,6 +50,7 @@ def test_what_is_wrong_is_said_below(said: Callable[..., tuple[int, str]]) -> No
     assert text.endswith("Training cannot work here: torchvision.\n")
 
 
+@pytest.mark.slow
 def test_a_torchvision_of_another_torch(mmft: Callable[..., Any], tmp_path: Path) -> None:
     """The whole command, with the trap that an installation most often has (LESSONS): exit code 2, no traceback."""
     trap = tmp_path / "trap" / "torchvision.py"

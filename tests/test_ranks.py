@@ -119,6 +119,7 @@ def test_a_signal_saves_on_all_ranks_and_the_run_goes_on_where_it_was(start: Any
     assert again.returncode == 130
 
 
+@pytest.mark.slow
 def test_a_rank_that_dies_or_stops_ends_the_job_by_name(start: Any, tmp_path: Path) -> None:
     run = start("trainer.max_epochs=200", TWO, "trainer.rank_timeout=4")
     wait_for_training(tmp_path)
@@ -131,6 +132,7 @@ def test_a_rank_that_dies_or_stops_ends_the_job_by_name(start: Any, tmp_path: Pa
     assert "did not come on" in summary_of(tmp_path)["error"]
 
 
+@pytest.mark.slow
 def test_a_killed_rank_and_a_killed_supervisor_leave_nobody(start: Any, tmp_path: Path) -> None:
     run = start("trainer.max_epochs=200", TWO, "data.num_workers=1")
     wait_for_training(tmp_path)

@@ -217,6 +217,7 @@ def on_a_terminal(command: list[str], cwd: Path, timeout: float = 120) -> tuple[
     return process.wait(timeout), said.decode()
 
 
+@pytest.mark.slow
 def test_without_a_login_the_error_says_what_to_type(shapes_overrides: list[str], tmp_path: Path) -> None:
     command = [sys.executable, "-m", "mmft", "train", *shapes_overrides, "logger=wandb"]
     code, said = on_a_terminal(command, tmp_path)
@@ -226,6 +227,7 @@ def test_without_a_login_the_error_says_what_to_type(shapes_overrides: list[str]
     assert "Traceback" not in said
 
 
+@pytest.mark.slow
 def test_without_a_network_the_error_says_what_to_type(
     shapes_overrides: list[str], tmp_path: Path, mmft: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
