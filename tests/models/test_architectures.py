@@ -13,6 +13,7 @@ import pytest
 import timm
 import torch
 import transformers as hf
+from tiny_transformers import IMAGES, REFUSED
 from torch import nn
 
 from mmft.errors import UserError
@@ -173,52 +174,27 @@ def test_layers_do_not_depend_on_the_hash_seed() -> None:
     assert {n for name, n in layers.items() if name.startswith("stem.")} == {0}
 
 
-VIT = {
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 64,
-    "image_size": 32,
-    "patch_size": 8,
-}
-STAGES = {"hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 1, 1]}
-# Name: config, model, and whether its own pooler is our mean.
-TRANSFORMERS: dict[str, tuple[Any, Any, bool]] = {
-    "resnet": (hf.ResNetConfig(embedding_size=8, **STAGES), hf.ResNetModel, True),
-    "regnet": (hf.RegNetConfig(embedding_size=8, groups_width=8, **STAGES), hf.RegNetModel, True),
-    "convnext": (hf.ConvNextConfig(**STAGES), hf.ConvNextModel, True),
-    "efficientnet": (
-        hf.EfficientNetConfig(width_coefficient=0.25, depth_coefficient=0.3, hidden_dim=320),
-        hf.EfficientNetModel,
-        True,
-    ),
-    "mobilenet_v2": (hf.MobileNetV2Config(depth_multiplier=0.35), hf.MobileNetV2Model, True),
-    "focalnet": (
-        hf.FocalNetConfig(embed_dim=16, depths=[1, 1], focal_levels=[1, 1], focal_windows=[3, 3]),
-        hf.FocalNetModel,
-        True,
-    ),
-    "swin": (
-        hf.SwinConfig(image_size=64, embed_dim=16, depths=[1, 1], num_heads=[2, 2], window_size=4),
-        hf.SwinModel,
-        True,
-    ),
-    "hiera": (
-        hf.HieraConfig(embed_dim=16, image_size=[64, 64], depths=[1, 1, 1, 1], num_heads=[1, 2, 4, 8]),
-        hf.HieraModel,
-        True,
-    ),
-    "beit": (hf.BeitConfig(**VIT), hf.BeitModel, True),
-    "data2vec": (hf.Data2VecVisionConfig(**VIT), hf.Data2VecVisionModel, True),
-    "mae": (hf.ViTMAEConfig(**VIT), hf.ViTMAEModel, False),
-    "deit": (hf.DeiTConfig(**VIT), hf.DeiTModel, False),
+# Of the architectures in tiny_transformers: whether its own pooler is our mean.
+TRANSFORMERS = {
+    "resnet": True,
+    "regnet": True,
+    "convnext": True,
+    "efficientnet": True,
+    "mobilenet_v2": True,
+    "focalnet": True,
+    "swin": True,
+    "hiera": True,
+    "beit": True,
+    "data2vec": True,
+    "mae": False,
+    "deit": False,
 }
 
 
 @pytest.mark.parametrize("kind", TRANSFORMERS)
 def test_transformers_models(kind: str, tmp_path: Path) -> None:
-    config, model_class, is_mean = TRANSFORMERS[kind]
-    plain = model_class(config, **({"add_pooling_layer": True} if kind == "data2vec" else {})).eval()
+    options = {"add_pooling_layer": True} if kind == "data2vec" else {}
+    plain = hf.AutoModel.from_config(IMAGES[kind](), **options).eval()
     for norm in [m for m in plain.modules() if isinstance(m, nn.LayerNorm)]:
         nn.init.normal_(norm.weight, 1, 0.1)
     plain.save_pretrained(tmp_path)
@@ -228,7 +204,7 @@ def test_transformers_models(kind: str, tmp_path: Path) -> None:
     with torch.no_grad():
         a, b = encoder(images(64)), encoder(images(64))
         assert torch.equal(a.tokens, b.tokens)
-        if is_mean:
+        if TRANSFORMERS[kind]:
             options = {"interpolate_pos_encoding": True} if kind in ("beit", "data2vec", "hiera") else {}
             own = plain(pixel_values=encoder.normalise(images(64)), **options).pooler_output
             assert torch.allclose(a.pooled, own.flatten(1), atol=1e-5)
@@ -244,6 +220,6 @@ def test_the_wrong_kind_of_encoder(tmp_path: Path, text_encoder_folder: Any, ima
         build_image_encoder(str(text_encoder_folder("bert")), 32, "auto", pretrained=True)
     with pytest.raises(UserError, match=r"model.text_encoder.name=.* Dinov2Model .* model.image_encoder.name"):
         build_text_encoder(str(image_encoder_folder("hf_dinov2")), 32, "auto", pretrained=True)
-    hf.Siglip2VisionModel(hf.Siglip2VisionConfig(num_patches=16, **{**VIT, "image_size": 32})).save_pretrained(tmp_path)
+    REFUSED["siglip2"][1]().save_pretrained(tmp_path)
     with pytest.raises(UserError, match=r"also needs pixel_attention_mask, spatial_shapes"):
         build_image_encoder(str(tmp_path), 32, "auto", pretrained=True)

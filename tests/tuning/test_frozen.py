@@ -5,17 +5,23 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
 import torch
+from make_shapes import captions
 from runs import TrainRun, killed_run, resumed
+from tiny_transformers import IMAGE_SIZE, IMAGES, REFUSED, TEXTS, write_image_encoder, write_text_encoder
 from torch import Tensor, nn
 
 from mmft import build
 from mmft.batch import Batch
+from mmft.callbacks.checkpointing import Checkpointing
 from mmft.config.compose import compose
+from mmft.errors import UserError
 from mmft.models.vision_language_model import VisionLanguageModel
+from mmft.train import train
 from mmft.tuning.plan import TuningPlan
 
 # Architecture and a size that it takes; 32 of them, of every family.
@@ -52,6 +58,15 @@ SLOW = {
 }
 TABLE = [*FAST, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
 
+# Transformers' architectures by tower; of 46 of them under two methods, two cells are fast.
+QUICK = {("image_encoder", "resnet", "last_n"), ("text_encoder", "distilbert", "freeze")}
+CELLS = [
+    pytest.param(*cell, marks=[] if cell in QUICK else pytest.mark.slow)
+    for tower, kinds in (("image_encoder", IMAGES), ("text_encoder", TEXTS))
+    for kind in kinds
+    for cell in ((tower, kind, "freeze"), (tower, kind, "last_n"))
+]
+
 
 def digests(model: nn.Module) -> dict[str, str]:
     """SHA-256 of every parameter and buffer."""
@@ -76,7 +91,7 @@ def batch(size: int) -> Batch:
     )
 
 
-def train(model: VisionLanguageModel, plan: TuningPlan, size: int) -> Tensor:
+def take_steps(model: VisionLanguageModel, plan: TuningPlan, size: int) -> Tensor:
     """Two steps, an evaluation, and two more, with momentum and decay."""
     optimizer = torch.optim.SGD(plan.optimizer_groups(), lr=1e-3, momentum=0.9, weight_decay=0.1)  # type: ignore[arg-type]
     loss = torch.zeros(())
@@ -106,19 +121,72 @@ def test_what_is_frozen_stays(name: str, method: str, shapes_overrides: list[str
     model = build.build_model(chosen.model, 3, 0)
     plan = build.build_plan(chosen, model)
     before = digests(model.image_encoder)
-    loss = train(model, plan, size)
+    loss = take_steps(model, plan, size)
     assert loss.isfinite()
-    changed = {key for key, value in digests(model.image_encoder).items() if value != before[key]}
-    trained = {key.removeprefix("image_encoder.") for key in plan.names if key.startswith("image_encoder.")}
-    moving = {key.removeprefix("image_encoder.") for key in plan.saved_names(model)}  # with statistics of live layers
+    check_frozen(model, plan, "image_encoder", method, before)
+
+
+def check_frozen(model: VisionLanguageModel, plan: TuningPlan, tower: str, method: str, before: dict[str, str]) -> None:
+    """Of a tower, what `freeze` or `last_n` trains has changed since `before`, and nothing else."""
+    encoder: Any = getattr(model, tower)
+    changed = {key for key, value in digests(encoder).items() if value != before[key]}
+    trained = {key.removeprefix(f"{tower}.") for key in plan.names if key.startswith(f"{tower}.")}
+    moving = {key.removeprefix(f"{tower}.") for key in plan.saved_names(model)}  # with statistics of live layers
     assert changed <= (trained | moving)
     if method == "freeze":
         assert changed == trained == set()
     else:
-        layers = model.image_encoder.layers()
+        layers = encoder.layers()
         assert changed & trained
-        assert {layers[key] for key in trained} <= {model.image_encoder.top_layer - 1, model.image_encoder.top_layer}
-        assert any(layers[key] < model.image_encoder.top_layer - 1 for key in layers)
+        assert {layers[key] for key in trained} <= {encoder.top_layer - 1, encoder.top_layer}
+        assert any(layers[key] < encoder.top_layer - 1 for key in layers)
+
+
+class Cut(Exception):
+    """Ends a run between two epochs."""
+
+
+@pytest.mark.parametrize(("tower", "kind", "method"), CELLS)
+def test_what_is_frozen_stays_in_a_run_that_is_cut_and_resumed(
+    tower: str, kind: str, method: str, shapes_overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Real runs of transformers' architectures: two epochs, a validation after each, a resume between them."""
+    is_image = tower == "image_encoder"
+    folder = tmp_path / "encoder"
+    write_image_encoder(kind, folder) if is_image else write_text_encoder(kind, captions(), folder)
+    typed = [*shapes_overrides, f"model.{tower}.name={folder}", f"tune/{tower}={method}", "optim.weight_decay=0.5"]
+    typed += [f"model.image_encoder.image_size={IMAGE_SIZE}"] if is_image else []
+    seen: list[tuple[VisionLanguageModel, TuningPlan, dict[str, str]]] = []
+    build_plan, save_last = build.build_plan, Checkpointing.save_last
+
+    def remember(config: Any, model: VisionLanguageModel, changed: Any) -> TuningPlan:
+        seen.append((model, build_plan(config, model, changed), digests(getattr(model, tower))))
+        return seen[-1][1]
+
+    def save_and_end(self: Checkpointing, trainer: Any) -> None:
+        save_last(self, trainer)
+        raise Cut
+
+    monkeypatch.setattr(build, "build_plan", remember)
+    with monkeypatch.context() as cut:
+        cut.setattr(Checkpointing, "save_last", save_and_end)
+        with pytest.raises(Cut):
+            train(compose("train", typed), tmp_path / "run")
+    run = resumed(typed, tmp_path / "run")
+    assert run.summary["resumed_from"] == [run.summary["optimizer_steps"] // 2]
+    first, second = seen
+    assert first[2] == second[2]
+    for model, plan, before in seen:
+        check_frozen(model, plan, tower, method, before)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_is_refused(kind: str, shapes_overrides: list[str], tmp_path: Path) -> None:
+    tower, make, message = REFUSED[kind]
+    make().save_pretrained(tmp_path / "encoder")
+    with pytest.raises(UserError, match=rf"^model\.{tower}\.name=.*: {message}"):
+        train(compose("train", [*shapes_overrides, f"model.{tower}.name={tmp_path / 'encoder'}"]), tmp_path / "run")
 
 
 @pytest.mark.slow
