@@ -34,7 +34,7 @@ def initialise_from(run: str, runs: Path, model: VisionLanguageModel, task: Task
     """
     saved = load_model(_model_folder(run, runs))
     saved.merge()
-    same_labels = saved.task.state().get("labels") == task.state().get("labels")
+    same_labels = task.same_outputs(saved.task.state())
     state = saved.model.state_dict()
     if not same_labels:
         state = {name: value for name, value in state.items() if not name.startswith("head.")}

@@ -30,7 +30,7 @@ class LoadedModel:
     Attributes:
         saved: model, task, config.
         device: where it runs.
-        labels: label names, in the order of the scores.
+        labels: label names, in the order of the scores; none where the task has no labels.
 
     Raises:
         UserError: a GPU is asked for and there is none.
@@ -56,7 +56,8 @@ class LoadedModel:
             root: folder that picture paths are relative to.
 
         Returns:
-            The answers in the type of `rows`: `row`, `id`, `prediction`, `score`, `score_<label>`, `error`.
+            The answers in the type of `rows`: `row`, `id`, `prediction`, `score`, `error`, and what
+            the task adds, such as `score_<label>`.
         """
         config = self.saved.config.data
         table = Table.from_rows(rows, inputs_only(config.columns), Path(root))
@@ -96,7 +97,7 @@ class LoadedModel:
 
     def columns(self) -> list[str]:
         """Names of an answer's columns."""
-        return ["row", "id", "prediction", "score", *(f"score_{name}" for name in self.labels), "error"]
+        return ["row", "id", *self.saved.task.answer_columns, "error"]
 
 
 def load(run: str | Path, runs: str | Path = "runs", accelerator: str = "auto") -> LoadedModel:

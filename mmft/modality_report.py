@@ -60,15 +60,16 @@ def modality_report(
         return {"both": both}
     constant = task.constant_outputs(known.target, known.weight)
     figures = {
-        "majority": _metric(task, constant.expand(len(asked.weight), -1), asked),
+        task.constant.partition(" ")[0]: _metric(task, constant.expand(len(asked.weight), -1), asked),
         "text": _linear_head(task, known.text, asked.text, known, asked),
         "image": _linear_head(task, known.image, asked.image, known, asked),
         "both": both,
     }
     log.info(
-        "test %s: majority class %.3f, text only %.3f, picture only %.3f, both %.3f "
+        "test %s: %s %.3f, text only %.3f, picture only %.3f, both %.3f "
         "(text and picture only: a linear head on the tower's features)",
         task.monitor,
+        task.constant,
         *figures.values(),
     )
     return figures

@@ -154,3 +154,23 @@ def test_the_same_rows_for_all_splits_leak_nothing(checked: Check) -> None:
     code, said = checked("data.limit=null", "data.overfit=8")
     assert code == 0
     assert "leak" not in said
+
+
+def test_what_several_devices_would_do_is_tried_on_one(checked: Check) -> None:
+    code, said = checked("trainer.accelerator=cpu", "trainer.devices=2", "trainer.strategy=fsdp", "data.batch_size=8")
+    assert code == 0
+    assert "4 rows take" in said
+    assert "fsdp parts weights, gradients and optimizer among the 2 devices" in said
+
+
+def test_numbers_are_shown_by_their_quartiles(checked: Check, shapes: Shapes, tmp_path: Path) -> None:
+    frame = pd.read_csv(shapes.rows)
+    frame["size"] = range(len(frame))
+    frame.to_csv(tmp_path / "rows.csv", index=False)
+    rows = [f"data.path={tmp_path / 'rows.csv'}", f"data.root={shapes.rows.parent}", "data.columns.label=[size]"]
+    code, said = checked(*rows, "task=regression", "data.limit=null")
+    assert code == 0
+    train = frame.loc[frame["split"] == "train", "size"]
+    expected = ["size", "train", str(len(train)), *(f"{v:.4g}" for v in (train.mean(), train.std(ddof=0)))]
+    expected += [f"{train.quantile(q):.4g}" for q in (0, 0.25, 0.5, 0.75, 1)]
+    assert expected in [line.split() for line in said.splitlines()]

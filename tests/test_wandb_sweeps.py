@@ -23,6 +23,7 @@ from wandb_file import WandbFile
 
 from mmft.config.compose import compose
 from mmft.config.sources import Groups, conf_dir
+from mmft.metric_names import lower_is_better
 from mmft.tasks.classification import Classification
 
 FILES = sorted((conf_dir() / "sweep").glob("*.yaml"))
@@ -98,7 +99,7 @@ def test_the_metric_is_one_that_is_logged(sweep: dict[str, Any]) -> None:
     split, _, name = sweep["metric"]["name"].partition("/")
     assert split == "val"
     assert name in [*map(str, task.metrics()), "loss"]
-    assert sweep["metric"]["goal"] == ("minimize" if name in task.minimised else "maximize")
+    assert sweep["metric"]["goal"] == ("minimize" if lower_is_better(name) else "maximize")
 
 
 def test_they_are_no_group() -> None:

@@ -6,6 +6,10 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
+from mmft.data.roles import names_of
 from mmft.data.splits import Split
 from mmft.listing.table import aligned
 
@@ -22,6 +26,35 @@ def label_table(splits: Mapping[str, Split]) -> str:
         rest = [label for label, _ in total.most_common()[MOST:]]
         lines.append([f"{len(rest)} others", *(str(sum(counts[name][label] for label in rest)) for name in splits)])
     return aligned([["label", *splits], *lines], right=range(1, len(splits) + 1))
+
+
+def number_table(splits: Mapping[str, Split]) -> str:
+    """For each column of numbers and each split: how many there are, their mean, deviation, quartiles and extremes."""
+    header = ["label", "split", "numbers", "mean", "std", "min", "25%", "50%", "75%", "max"]
+    lines = []
+    for name, split in splits.items():
+        for column, numbers in _numbers(split).items():
+            spread = np.quantile(numbers, [0, 0.25, 0.5, 0.75, 1]) if len(numbers) else np.full(5, np.nan)
+            mean, std = (numbers.mean(), numbers.std()) if len(numbers) else (np.nan, np.nan)
+            lines.append([column, name, f"{len(numbers):,}", *(f"{value:.4g}" for value in (mean, std, *spread))])
+    return aligned([header, *sorted(lines, key=lambda line: line[0])], right=range(2, len(header)))
+
+
+def _numbers(split: Split) -> dict[str, npt.NDArray[np.float64]]:
+    """By column the finite numbers of a split's labels."""
+    names = names_of(split.table.columns.label)
+    labels = split.table.labels(split.rows)
+    rows = [list(label.values()) if isinstance(label, dict) else [label] for label in labels]
+    columns = zip(*([_number(value) for value in row] for row in rows), strict=True)
+    found = {name: np.array(column) for name, column in zip(names, columns, strict=True)}
+    return {name: column[np.isfinite(column)] for name, column in found.items()}
+
+
+def _number(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return float("nan")
 
 
 def _share(count: Counter[str], label: str) -> str:

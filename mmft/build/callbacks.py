@@ -25,6 +25,7 @@ from mmft.config.schema.trainer import CheckpointConfig, EmaConfig
 from mmft.data.bad_rows import BadRows
 from mmft.data.datamodule import VisionLanguageData
 from mmft.errors import UserError
+from mmft.metric_names import lower_is_better
 from mmft.run_folder import RunFolder
 from mmft.signals import StopRequest
 from mmft.tasks.base import Task
@@ -44,7 +45,7 @@ def monitor_of(config: CheckpointConfig, task: Task) -> tuple[str, bool]:
         raise UserError(
             f"checkpoint.monitor={config.monitor}: this task has no such metric. There are: {', '.join(allowed)}."
         )
-    return name, name in task.minimised
+    return name, lower_is_better(name)
 
 
 def build_callbacks(

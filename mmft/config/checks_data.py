@@ -96,11 +96,10 @@ def label_is_given(c: TrainConfig) -> str | None:
 def columns_differ(c: Any) -> str | None:
     """No column is two things; `id` and `group` may share one (all rows of a picture are a group)."""
     columns = c.data.columns
-    texts = columns.text if isinstance(columns.text, list) else [columns.text]
-    named = [(getattr(columns, role), role) for role in ("image", "label", "split", "weight")]
     roles: dict[str, list[str]] = {}
-    for column, role in [*named, *((text, "text") for text in texts)]:
-        if column is not None:
+    for role in ("image", "label", "split", "weight", "text"):
+        given = getattr(columns, role)
+        for column in given if isinstance(given, list) else [given] * (given is not None):
             roles.setdefault(column, []).append(f"data.columns.{role}")
     twice = [f"{show(column)} as {' and '.join(keys)}" for column, keys in roles.items() if len(keys) > 1]
     return f"a column is named twice: {listed(twice)}" if twice else None

@@ -105,6 +105,22 @@ def weights_match_labels(c: TrainConfig) -> str | None:
     return None
 
 
+@check_train("task.huber_delta", "task.loss")
+def huber_delta_is_used(c: TrainConfig) -> str | None:
+    """Huber's loss is the loss."""
+    if getattr(c.task, "huber_delta", None) is None or getattr(c.task, "loss", "") == "huber":
+        return None
+    return f"changes nothing, because task.loss={getattr(c.task, 'loss', '')}. Type task.loss=huber, or leave it out"
+
+
+@check_train("data.columns.label", "task")
+def label_columns_fit(c: TrainConfig) -> str | None:
+    """A task of one target has one column."""
+    if not isinstance(c.data.columns.label, list) or c.task.several_columns:
+        return None
+    return f"a list is for a task with several targets; task={c.task.type} has one. Type data.columns.label=COLUMN"
+
+
 @check_train("data.sampler", "task")
 def sampler_has_classes(c: TrainConfig) -> str | None:
     """There are classes to balance, and nothing else balances them too."""

@@ -49,6 +49,17 @@ class Labels(NamedTuple):
         return [None if is_null(value) or value == "" else value for value in values]
 
 
+class LabelColumns(NamedTuple):
+    """Several label columns by name; a row's label is a dict of them."""
+
+    columns: dict[str, Labels]
+
+    def take(self, rows: npt.NDArray[np.int64]) -> list[Any]:
+        """One dict per row; None for a null in it."""
+        taken = [column.take(rows) for column in self.columns.values()]
+        return [dict(zip(self.columns, values, strict=True)) for values in zip(*taken, strict=True)]
+
+
 def is_null(value: Any) -> bool:
     """None, a NaN, or one of pandas' missing values (which compare unequal to themselves, or not at all)."""
     if value is None or isinstance(value, (str, bytes, dict, list, tuple)):

@@ -12,11 +12,11 @@ SHOWN = 20
 """Column names that a message lists."""
 
 
-def text_columns(columns: ColumnsConfig) -> list[str]:
-    """The names of `columns.text` as a list."""
-    if columns.text is None:
+def names_of(given: str | list[str] | None) -> list[str]:
+    """The column names that a role is given, as a list."""
+    if given is None:
         return []
-    return [columns.text] if isinstance(columns.text, str) else list(columns.text)
+    return [given] if isinstance(given, str) else list(given)
 
 
 def roles(columns: ColumnsConfig) -> dict[str, list[str]]:
@@ -27,10 +27,9 @@ def roles(columns: ColumnsConfig) -> dict[str, list[str]]:
     """
     found: dict[str, list[str]] = {}
     for role in ("image", "text", "label", "id", "split", "weight", "group"):
-        for name in text_columns(columns) if role == "text" else [getattr(columns, role)]:
-            if name is not None:
-                found.setdefault(name, []).append(role)
-    if columns.image is None and not text_columns(columns):
+        for name in names_of(getattr(columns, role)):
+            found.setdefault(name, []).append(role)
+    if columns.image is None and not names_of(columns.text):
         raise UserError("data.columns.image and data.columns.text are both null; give one of them, or both")
     return found
 

@@ -21,9 +21,19 @@ import pyarrow.compute as pc
 
 from mmft.batch import BadRow, Row
 from mmft.config.schema.data import ColumnsConfig
-from mmft.data.columns import Labels, Pictures, Reasons, WrongType, as_labels, as_pictures, as_strings, as_weights
+from mmft.data.columns import (
+    LabelColumns,
+    Labels,
+    Pictures,
+    Reasons,
+    WrongType,
+    as_labels,
+    as_pictures,
+    as_strings,
+    as_weights,
+)
 from mmft.data.formats import Column, Raw, read_file
-from mmft.data.roles import check_names, roles, text_columns
+from mmft.data.roles import check_names, names_of, roles
 from mmft.data.rows import read_rows
 from mmft.errors import UserError
 
@@ -152,7 +162,10 @@ class Table:
         return 1.0 if self._weights is None else float(self._weights[row])
 
     def labels(self, rows: npt.NDArray[np.int64]) -> list[Any]:
-        """The labels of `rows` as the table has them (str, int, float, bool); None: no label."""
+        """The labels of `rows` as the table has them (str, int, float, bool); None: no label.
+
+        Where `data.columns.label` is a list, each is a dict of the columns' values.
+        """
         return [None] * len(rows) if self._labels is None else self._labels.take(rows)
 
     def ids(self) -> list[str]:
@@ -171,9 +184,9 @@ class Table:
     def _fill(self, columns: ColumnsConfig) -> None:
         """Gives every column the type of its role, and notes the values that do not fit."""
         wrong: list[str] = []
-        self._texts = [c for name in text_columns(columns) if (c := self._take("text", name, as_strings, wrong))]
+        self._texts = [c for name in names_of(columns.text) if (c := self._take("text", name, as_strings, wrong))]
         self._pictures: Pictures = self._take("image", columns.image, as_pictures, wrong) or Pictures(None, None)
-        self._labels: Labels | None = self._take("label", columns.label, as_labels, wrong)
+        self._labels = self._take_labels(columns, wrong)
         self._weights: npt.NDArray[np.float64] | None = self._take("weight", columns.weight, as_weights, wrong)
         self._ids: pa.ChunkedArray | None = self._take("id", columns.id, as_strings, wrong)
         self._groups: pa.ChunkedArray | None = self._take("group", columns.group, as_strings, wrong)
@@ -193,6 +206,13 @@ class Table:
             return None
         self._note(name, reasons)
         return made
+
+    def _take_labels(self, columns: ColumnsConfig, wrong: list[str]) -> Labels | LabelColumns | None:
+        if not isinstance(columns.label, list):
+            single: Labels | None = self._take("label", columns.label, as_labels, wrong)
+            return single
+        found = {name: self._take("label", name, as_labels, wrong) for name in columns.label}
+        return None if None in found.values() else LabelColumns(found)
 
     def _note(self, column: str, reasons: Reasons) -> None:
         """The first thing that is wrong with a row is what is reported of it."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mmft.batch import BadRow
+from mmft.data.roles import names_of
 from mmft.data.splits import Split
 
 Encode = Callable[[Any], Any]
@@ -38,7 +39,7 @@ def encode_targets(split: Split, encode: Encode) -> tuple[Tensor | None, dict[in
         try:
             encoded[position] = torch.as_tensor(encode(label))
         except ValueError as error:
-            bad[row] = BadRow(row, table.id(row), table.columns.label or "", str(error))
+            bad[row] = BadRow(row, table.id(row), ", ".join(names_of(table.columns.label)), str(error))
     if not encoded:
         return None, bad
     like = next(iter(encoded.values()))

@@ -12,6 +12,7 @@ from typing import Any
 
 from mmft.config.filters import Filter
 from mmft.errors import UserError
+from mmft.metric_names import lower_is_better
 from mmft.run_folder import RunFolder, all_runs, find_run, newest_unfinished
 
 MISSING = object()
@@ -168,7 +169,7 @@ def sort_runs(runs: Sequence[FoundRun], by: str, keys: Sequence[str]) -> list[Fo
         )
     have = [run for run in runs if value_of(run, by) is not None]
     lacking = [run for run in runs if value_of(run, by) is None]
-    best_is_high = by in metrics and not by.endswith("loss")  # of the tasks' metrics only a loss is better when lower
+    best_is_high = by in metrics and not lower_is_better(by)
     return sorted(have, key=lambda run: _comparable(value_of(run, by)), reverse=best_is_high) + lacking
 
 

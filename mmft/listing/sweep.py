@@ -14,6 +14,7 @@ import yaml
 from mmft.files import write_text
 from mmft.listing.found import FoundRun
 from mmft.listing.table import aligned
+from mmft.metric_names import lower_is_better
 from mmft.run_folder import RunFolder
 
 SEEDS = ("seed", "data.fold")
@@ -98,7 +99,7 @@ def _rank(value: float | None, name: str) -> tuple[bool, float]:
     """Smaller is better; nothing is last."""
     if value is None:
         return (True, 0.0)
-    return (False, value if name.endswith("loss") else -value)
+    return (False, value if lower_is_better(name) else -value)
 
 
 def _spread(jobs: Sequence[FoundRun], name: str) -> str:

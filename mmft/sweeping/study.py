@@ -21,6 +21,7 @@ from mmft.config.overrides import Typed
 from mmft.config.schema.sweep import BasicLauncherConfig, OptunaSweeperConfig
 from mmft.errors import ExitCode, UserError
 from mmft.files import locked
+from mmft.metric_names import lower_is_better
 from mmft.run_folder import RunFolder
 from mmft.sweeping.job import Job, Result, varies
 from mmft.training.trial import NAME, make_pruner, mark_as_trial, open_storage
@@ -155,7 +156,7 @@ def _objective(composed: Composed) -> tuple[str, Literal["minimize", "maximize"]
     """The validation metric that trials are compared by, and the direction that is better."""
     task = registry.class_of(composed.config.task)
     monitor = str(composed.config.checkpoint.monitor or task.monitor).removeprefix("val/")
-    return monitor, "minimize" if monitor in task.minimised else "maximize"
+    return monitor, "minimize" if lower_is_better(monitor) else "maximize"
 
 
 def _check(composed: Composed, space: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ Legend: B batch, C outputs.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -20,12 +20,12 @@ class Task(ABC):
 
     Attributes:
         monitor: the validation metric that chooses the best checkpoint by default.
-        minimised: names of the metrics that are better when lower.
+        constant: what a prediction that sees no input is called; see `constant_outputs`.
         width: C, the number of outputs that the head must give; known after `fit`.
     """
 
     monitor: ClassVar[str]
-    minimised: ClassVar[frozenset[str]] = frozenset({"loss"})
+    constant: ClassVar[str]
     width: int
 
     @abstractmethod
@@ -33,8 +33,8 @@ class Task(ABC):
         """Learns what it needs of the training rows' labels (names, weights). Raises UserError."""
 
     @abstractmethod
-    def encode(self, label: Any) -> int:
-        """One label as a target. Raises ValueError with the reason where it is none."""
+    def encode(self, label: Any) -> Any:
+        """One label as a target, for `torch.as_tensor`. Raises ValueError with the reason where it is none."""
 
     @abstractmethod
     def classes(self, target: Tensor) -> Tensor | None:
@@ -77,9 +77,14 @@ class Task(ABC):
     def tables(self, metrics: MetricCollection) -> dict[str, list[list[Any]]]:
         """What `metrics` hold besides numbers: rows of a CSV file, header first, by the file's name."""
 
+    @property
+    @abstractmethod
+    def answer_columns(self) -> list[str]:
+        """What `answers` have: `prediction` and `score`, and what the task adds."""
+
     @abstractmethod
     def answers(self, outputs: Outputs) -> list[dict[str, Any]]:
-        """One dict per row: `prediction`, `score`, and one `score_<label>` per label."""
+        """One dict per row, with `answer_columns` as its keys."""
 
     @abstractmethod
     def state(self) -> dict[str, Any]:
@@ -88,3 +93,7 @@ class Task(ABC):
     @abstractmethod
     def load_state(self, state: dict[str, Any]) -> None:
         """Takes what `state` gave."""
+
+    @abstractmethod
+    def same_outputs(self, state: Mapping[str, Any]) -> bool:
+        """Whether another run's task, of which this is the `state`, means the same by each output of the head."""

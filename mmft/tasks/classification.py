@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -53,6 +53,7 @@ class Classification(Task):
     """
 
     monitor = "accuracy"
+    constant = "majority class"
 
     def __init__(
         self, labels: list[str] | None = None, label_smoothing: float = 0.0, class_weights: str | list[float] = "none"
@@ -215,6 +216,11 @@ class Classification(Task):
         rows = [[name, *row] for name, row in zip(self.labels, counts, strict=True)]
         return {"confusion_matrix": [["true / predicted", *self.labels], *rows]}
 
+    @property
+    def answer_columns(self) -> list[str]:
+        """`prediction`, `score`, and one `score_<label>` per label."""
+        return ["prediction", "score", *(f"score_{name}" for name in self.labels)]
+
     def answers(self, outputs: Outputs) -> list[dict[str, Any]]:
         """The likeliest label, its probability, and every label's."""
         probabilities = self._float(outputs.logits).softmax(-1).cpu()  # (B, C)
@@ -236,6 +242,10 @@ class Classification(Task):
         """Takes the label names and class weights."""
         self._set_labels(list(state["labels"]))
         self._set_weights(None if state["weights"] is None else torch.tensor(state["weights"]))
+
+    def same_outputs(self, state: Mapping[str, Any]) -> bool:
+        """Whether the labels are the same."""
+        return bool(state.get("labels") == self.labels)
 
 
 def label_name(label: Any) -> str:

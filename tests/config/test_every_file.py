@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 import yaml
@@ -102,6 +103,7 @@ def test_option(group: str, name: str, shapes: Shapes, tmp_path: Path) -> None:
         *([] if brings_rows else ["data.path", "data.columns"]),
     )
     must = [f"{group.replace('/', '.')}.pattern=bias"] if name == "pattern" else []
+    must += _with_numbers(shapes, tmp_path) if name == "regression" else []
     composed = compose("train", [*(o for o in shapes.overrides if o.startswith(keys)), f"{group}={name}", *must])
     assert composed.choices[group] == name
     chosen = composed.config
@@ -122,6 +124,13 @@ def test_option(group: str, name: str, shapes: Shapes, tmp_path: Path) -> None:
     else:
         choose_hardware(config.trainer)
     _build(config, RunFolder(tmp_path / "run"))
+
+
+def _with_numbers(shapes: Shapes, folder: Path) -> list[str]:
+    """The rows with a column of numbers as their label."""
+    frame = pd.read_csv(shapes.rows).reset_index(names="number")
+    frame.to_csv(folder / "numbers.csv", index=False)
+    return [f"data.path={folder / 'numbers.csv'}", f"data.root={shapes.rows.parent}", "data.columns.label=number"]
 
 
 def _build(config: TrainConfig, folder: RunFolder) -> None:

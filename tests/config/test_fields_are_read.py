@@ -95,6 +95,8 @@ def test_every_field_is_read(
         must = [f"tune.{tower}.pattern=bias" for tower in TOWERS] if name == "pattern" else []
         typed = [*shapes.overrides, *(f"tune/{tower}={name}" for tower in TOWERS), *must, "optim.lr=null"]
         build.build_methods(compose("train", typed).config.tune)
+    for name in registry.options("task"):  # tests/tasks trains with each
+        build.build_task(compose("train", [*shapes.overrides, f"task={name}"]).config.task)
     expected = {(schema.__name__, f.name) for schema in schemas(COMMANDS["train"]) for f in dataclasses.fields(schema)}
     # `resume` is read by the command before training; tests/training/test_resume.py shows it.
     elsewhere = {("TrainConfig", "resume"), ("TrainConfig", "name"), ("TrainConfig", "paths"), ("PathsConfig", "runs")}

@@ -16,8 +16,8 @@ class ColumnsConfig:
     """Column of pictures: a path relative to the table's folder (or `data.root`), or encoded bytes."""
     text: str | list[str] | None = None
     """Column of texts, or several that are joined by a blank."""
-    label: str | None = None
-    """Column of labels; needed to train and to test."""
+    label: str | list[str] | None = None
+    """Column of labels; needed to train and to test. Several for a task that has several targets."""
     id: str | None = None
     """Column of row ids; null: the row number."""
     split: str | None = None

@@ -14,6 +14,7 @@ class TaskConfig(OptionConfig):
     """`task`: base of all tasks."""
 
     has_classes: ClassVar[bool] = False  # whether each row is of one class; what the task itself says in `Task.classes`
+    several_columns: ClassVar[bool] = False  # whether `data.columns.label` may name several
 
 
 @option("task", "classification", builds="mmft.tasks.classification:Classification")
@@ -29,3 +30,18 @@ class ClassificationConfig(TaskConfig):
     """Share of the target that is spread over all classes."""
     class_weights: Literal["none", "balanced"] | list[float] = "none"
     """`balanced`: rows / (classes x rows of the class) on the training rows; a list: one number per label."""
+
+
+@option("task", "regression", builds="mmft.tasks.regression:Regression")
+@dataclass(kw_only=True)
+class RegressionConfig(TaskConfig):
+    """A number per row, or several (`data.columns.label=[a,b]`)."""
+
+    several_columns = True
+
+    loss: Literal["mse", "l1", "huber"] = "mse"
+    """Squared error, absolute error, or Huber's: squared where it is small, absolute where it is large."""
+    huber_delta: float | None = field(None, gt=0)
+    """Where Huber's loss goes over, in standard deviations of the target if they are scaled; null: 1."""
+    scale: Literal["standard", "none"] = "standard"
+    """`standard`: the model learns targets of mean 0 and deviation 1; predictions are in the targets' own units."""

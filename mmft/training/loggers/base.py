@@ -34,7 +34,7 @@ class Prediction(NamedTuple):
     text: str | None
     label: str
     prediction: str
-    score: float
+    score: float | None  # the task has none
 
 
 class RunLogger(Logger):

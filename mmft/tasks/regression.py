@@ -1,0 +1,240 @@
+"""Regression: one number per row, or several.
+
+Legend: B batch, R rows, T targets.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torchmetrics import Metric, MetricCollection
+from torchmetrics.functional import pearson_corrcoef, r2_score, spearman_corrcoef
+
+from mmft.batch import Batch, Outputs
+from mmft.errors import UserError
+from mmft.tasks.base import Task
+
+_METRICS = ("rmse", "mae", "r2", "pearson", "spearman")
+
+
+class Regression(Task):
+    """Squared, absolute or Huber error of T targets.
+
+    The model learns targets from which the training rows' mean is taken and which are divided by their standard
+    deviation (unless `scale` says `none`); both are kept with the model, and predictions and metrics are in the
+    targets' own units. A row's loss is the mean over its targets, times its sample weight.
+
+    With several targets `rmse` and `mae` are means of each target's error in units of its standard deviation over
+    the training rows, so that none counts for more because of its unit; `r2`, `pearson` and `spearman` are means over
+    targets. What each target's are by itself, in its own units, is in the table `targets`. Where a split has one
+    row, or a target or its predictions do not vary in it, a correlation (and R2 of such a target) is nan. Sample
+    weights do not count in metrics.
+
+    Args:
+        loss: `mse`, `l1` or `huber`.
+        huber_delta: where Huber's loss goes from squared to absolute, in the units that the model learns in.
+        scale: `standard` or `none`.
+    """
+
+    monitor = "rmse"
+    constant = "mean"
+
+    def __init__(self, loss: str = "mse", huber_delta: float | None = None, scale: str = "standard") -> None:
+        self._loss, self._scale = loss, scale
+        self.delta = 1.0 if huber_delta is None else huber_delta
+        self._set([""], [0.0], [1.0])
+
+    def _set(self, names: list[str], mean: list[float], std: list[float]) -> None:
+        self.names, self.width = names, len(names)
+        self.mean, self.std = torch.tensor(mean, dtype=torch.float64), torch.tensor(std, dtype=torch.float64)  # (T,)
+
+    def fit(self, labels: Sequence[Any]) -> None:
+        """Takes the targets' names, means and standard deviations from the training rows."""
+        usable, reason = [], "no label"
+        for label in labels:
+            try:
+                usable.append(_numbers(label))
+            except ValueError as error:
+                reason = str(error)
+        if not usable:
+            raise UserError(f"data.columns.label: no training row has a number as its label: {reason}.")
+        values = torch.tensor([list(numbers.values()) for numbers in usable], dtype=torch.float64)  # (R, T)
+        names, std = list(usable[0]), values.std(0, correction=0)
+        for name, spread, first in zip(names, std.tolist(), values[0].tolist(), strict=True):
+            if spread == 0:
+                which = f" in column {name}" if name else ""
+                raise UserError(f"data.columns.label: all training rows have the same number{which}, {first:g}.")
+        if self._scale == "none":
+            self._set(names, [0.0] * len(names), [1.0] * len(names))
+        else:
+            self._set(names, values.mean(0).tolist(), std.tolist())
+        self._spread = std
+
+    def encode(self, label: Any) -> list[float]:
+        """(T,) the targets as the model learns them."""
+        values = torch.tensor(list(_numbers(label).values()), dtype=torch.float64)
+        scaled: list[float] = ((values - self.mean) / self.std).tolist()
+        return scaled
+
+    def classes(self, target: Tensor) -> None:
+        """There are none."""
+
+    def loss_sum(self, outputs: Outputs, batch: Batch) -> Tensor:
+        """Outputs (B, T) and targets (B, T) -> () sum over rows of weight times the mean error of the targets."""
+        assert batch.target is not None
+        found = _float(outputs.logits)
+        target = batch.target.to(found.dtype)
+        if self._loss == "mse":
+            errors = functional.mse_loss(found, target, reduction="none")
+        elif self._loss == "l1":
+            errors = functional.l1_loss(found, target, reduction="none")
+        else:
+            errors = functional.huber_loss(found, target, reduction="none", delta=self.delta)
+        return (errors.mean(1) * batch.weight.to(found.dtype)).sum()
+
+    def normaliser(self, batch: Batch) -> Tensor:
+        """() float64 sum of sample weights."""
+        return batch.weight.double().sum()
+
+    def constant_outputs(self, target: Tensor, weight: Tensor) -> Tensor:
+        """Targets (R, T) and weights (R,) -> (T,) their weighted mean."""
+        share = weight / weight.sum()
+        return (target.to(weight) * share[:, None]).sum(0)
+
+    def metrics(self) -> MetricCollection:
+        """Root mean squared and mean absolute error, R2, Pearson's and Spearman's correlation."""
+        return MetricCollection({name: _OverRows(self, name) for name in _METRICS})
+
+    def update(self, metrics: MetricCollection, outputs: Outputs, batch: Batch) -> None:
+        """Adds predictions (B, T) and targets (B, T), in their own units."""
+        assert batch.target is not None
+        metrics.update(self.unscaled(outputs.logits), self.unscaled(batch.target))
+
+    def unscaled(self, values: Tensor) -> Tensor:
+        """(..., T) what the model learns -> (..., T) float64 in the targets' own units."""
+        return values.double() * self.std.to(values.device) + self.mean.to(values.device)
+
+    def scalars(self, metrics: MetricCollection) -> dict[str, float]:
+        """One number each."""
+        return {name: float(value) for name, value in metrics.compute().items()}
+
+    def tables(self, metrics: MetricCollection) -> dict[str, list[list[Any]]]:
+        """With several targets, `targets`: the metrics of each by itself, in its own units."""
+        if self.width == 1:
+            return {}
+        single = {name: cast("_OverRows", metrics[name]).of_targets().tolist() for name in _METRICS}
+        rows = [[target, *(single[name][t] for name in _METRICS)] for t, target in enumerate(self.names)]
+        return {"targets": [["target", *_METRICS], *rows]}
+
+    @property
+    def answer_columns(self) -> list[str]:
+        """`prediction`, an empty `score`, and with several targets a column for each."""
+        several = [f"prediction_{name}" for name in self.names] if self.width > 1 else []
+        return ["prediction", "score", *several]
+
+    def answers(self, outputs: Outputs) -> list[dict[str, Any]]:
+        """The numbers in their own units; with several targets also as one JSON object."""
+        found = self.unscaled(outputs.logits).cpu().tolist()
+        if self.width == 1:
+            return [{"prediction": row[0], "score": None} for row in found]
+        named = [dict(zip(self.names, row, strict=True)) for row in found]
+        return [
+            {"prediction": json.dumps(row), "score": None, **{f"prediction_{name}": v for name, v in row.items()}}
+            for row in named
+        ]
+
+    def state(self) -> dict[str, Any]:
+        """The targets' names, means and deviations, and their spread over the training rows."""
+        return {
+            "targets": self.names,
+            "mean": self.mean.tolist(),
+            "std": self.std.tolist(),
+            "spread": self._spread.tolist(),
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Takes them."""
+        self._set(list(state["targets"]), state["mean"], state["std"])
+        self._spread = torch.tensor(state["spread"], dtype=torch.float64)
+
+    def same_outputs(self, state: Mapping[str, Any]) -> bool:
+        """Whether the targets and their scale are the same."""
+        return all(state.get(name) == self.state()[name] for name in ("targets", "mean", "std"))
+
+
+class _OverRows(Metric):
+    """One metric over all rows; rows are kept, so that the order in which ranks saw them changes nothing.
+
+    Args:
+        task: fitted.
+        name: one of `_METRICS`.
+    """
+
+    found: list[Tensor]
+    target: list[Tensor]
+
+    def __init__(self, task: Regression, name: str) -> None:
+        super().__init__()
+        self._task, self._name = task, name
+        self.add_state("found", [], dist_reduce_fx="cat")
+        self.add_state("target", [], dist_reduce_fx="cat")
+
+    def update(self, found: Tensor, target: Tensor) -> None:
+        """Adds rows (B, T) float64."""
+        self.found.append(found)
+        self.target.append(target)
+
+    def compute(self) -> Tensor:
+        """() the mean over targets."""
+        each = self.of_targets()
+        if self._name in ("rmse", "mae") and len(each) > 1:
+            each = each / self._task._spread.to(each.device)
+        return each.mean()
+
+    def of_targets(self) -> Tensor:
+        """(T,) float64 each target's, in its own units."""
+        found, target = torch.cat(self.found), torch.cat(self.target)
+        if self._name == "rmse":
+            return (found - target).square().mean(0).sqrt()
+        if self._name == "mae":
+            return (found - target).abs().mean(0)
+        return torch.stack([_related(self._name, found[:, t], target[:, t]) for t in range(found.shape[1])])
+
+
+def _related(name: str, found: Tensor, target: Tensor) -> Tensor:
+    """() R2 or a correlation of predictions (R,) and targets (R,); nan where it is not defined."""
+    fixed = [target] if name == "r2" else [target, found]
+    if len(target) < 2 or any(bool((values == values[0]).all()) for values in fixed):
+        return target.new_tensor(math.nan)
+    measure = {"r2": r2_score, "pearson": pearson_corrcoef, "spearman": spearman_corrcoef}[name]
+    value: Tensor = measure(found, target)
+    return value
+
+
+def _numbers(label: Any) -> dict[str, float]:
+    """The targets of one row by column; one column alone has the name "". Raises ValueError with the reason."""
+    if not isinstance(label, dict):
+        return {"": _number(label, "")}
+    return {name: _number(value, f"{name}: ") for name, value in label.items()}
+
+
+def _number(value: Any, where: str) -> float:
+    if value is None:
+        raise ValueError(f"{where}no label")
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{where}label {value!r:.40} is not a number") from None
+    if not math.isfinite(number):
+        raise ValueError(f"{where}label {value!r:.40} is not a finite number")
+    return number
+
+
+def _float(logits: Tensor) -> Tensor:
+    return logits if logits.dtype == torch.float64 else logits.float()  # bf16 is too coarse for an error
