@@ -21,7 +21,7 @@ _LONGEST = 512  # what "the encoder's own maximum" is cut to: some tokenizers sa
 
 
 class TextEncoder(Encoder):
-    """Any transformers text encoder: BERT, RoBERTa, DeBERTa-v2, ModernBERT, CLIP text.
+    """Any transformers text encoder: BERT, RoBERTa, DeBERTa-v2, ModernBERT, CLIP and SigLIP text.
 
     Attributes:
         tokenizer: the encoder's own; its `model_max_length` is at most `positions`, so that no padding exceeds them.

@@ -31,7 +31,7 @@ def load_transformers(source: Source, tower: Tower, pretrained: bool, key: str) 
         config: Any = transformers.AutoConfig.from_pretrained(source.folder)
         config = getattr(config, f"{tower}_config", config)
         with importing():
-            model_class: Any = transformers.AutoModel._model_mapping[type(config)]
+            model_class = _class_of(transformers, config)
         _check_inputs(model_class, tower, source, key)
         options = _pooling(model_class, config)
         if not pretrained:
@@ -42,6 +42,15 @@ def load_transformers(source: Source, tower: Tower, pretrained: bool, key: str) 
         raise UserError(f"{key}.name={source.name}: transformers cannot load it: {error}") from None
     _strip_unused(model)
     return model
+
+
+def _class_of(transformers: Any, config: Any) -> Any:
+    """The model class of a config; AutoModel knows none for some towers of a pair (SigLIP's text, ChineseCLIP's)."""
+    kind = type(config)
+    by_name = getattr(transformers, kind.__name__.replace("Config", "Model"), None)
+    if kind not in transformers.AutoModel._model_mapping and by_name is not None:
+        return by_name
+    return transformers.AutoModel._model_mapping[kind]
 
 
 def _check_inputs(model_class: Any, tower: Tower, source: Source, key: str) -> None:
@@ -95,6 +104,8 @@ def _strip_unused(model: Any) -> None:
         model.pooler = None
     if getattr(model, "use_head", False):  # Siglip's attention pooling
         model.use_head, model.head = False, None
+    if isinstance(getattr(model, "head", None), nn.Linear):  # of SigLIP's text tower, on its last token
+        model.head = nn.Identity()
     embeddings: Any = getattr(model, "embeddings", None)
     if isinstance(getattr(embeddings, "mask_token", None), nn.Parameter):  # only for masked pretraining
         embeddings.mask_token = None
