@@ -127,7 +127,8 @@ class _Check:
     def _step(self, splits: Mapping[str, Split], model: VisionLanguageModel, task: Task, plan: TuningPlan) -> None:
         """Optimizer steps, as one device would compute them: their number, time and memory."""
         config, devices = self.config, self.config.trainer.devices or 1
-        sharded, config.trainer.devices, config.trainer.strategy = config.trainer.strategy == "fsdp", 1, "ddp"
+        sharded = config.trainer.strategy == "fsdp"
+        config.trainer.devices, config.trainer.strategy = 1, "ddp"
         device = self._try(choose_hardware, config.trainer)
         data = self._try(build.build_data, config, splits, model, task)
         if device is None or data is None:
