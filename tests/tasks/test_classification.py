@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scored import batch, outputs
 from sklearn import metrics as sk
 from torch import Tensor
 from torch.nn import functional
 
-from mmft.batch import Batch, Outputs
 from mmft.errors import UserError
 from mmft.tasks.classification import Classification
 
@@ -27,17 +27,6 @@ def fitted(names: str, **options: Any) -> Classification:
     task = Classification(**options)
     task.fit(list(names))
     return task
-
-
-def batch(target: Tensor, weight: Tensor | None = None) -> Batch:
-    rows = len(target)
-    there = torch.ones(rows, dtype=torch.bool)
-    weight = torch.ones(rows) if weight is None else weight
-    return Batch(None, None, None, there, there, torch.arange(rows), weight, target)
-
-
-def outputs(logits: Tensor) -> Outputs:
-    return Outputs(logits, logits, logits)
 
 
 def draw(classes: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:

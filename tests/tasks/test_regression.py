@@ -15,12 +15,12 @@ import torch
 from make_shapes import Shapes
 from runs import TrainRun
 from scipy import stats
+from scored import batch, outputs
 from sklearn import metrics as sk
 from torch import Tensor
 from torch.nn import functional
 
 import mmft
-from mmft.batch import Batch, Outputs
 from mmft.config.compose import compose
 from mmft.errors import UserError
 from mmft.tasks.regression import Regression
@@ -33,17 +33,6 @@ def fitted(labels: list[Any], **options: Any) -> Regression:
     task = Regression(**options)
     task.fit(labels)
     return task
-
-
-def batch(target: Tensor, weight: Tensor | None = None) -> Batch:
-    rows = len(target)
-    there = torch.ones(rows, dtype=torch.bool)
-    weight = torch.ones(rows) if weight is None else weight
-    return Batch(None, None, None, there, there, torch.arange(rows), weight, target)
-
-
-def outputs(logits: Tensor) -> Outputs:
-    return Outputs(logits, logits, logits)
 
 
 def measured(task: Regression, found: Tensor, target: Tensor, parts: int = 3) -> dict[str, float]:
