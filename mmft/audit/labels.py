@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mmft.data.roles import names_of
+from mmft.config.schema.data import names_of
 from mmft.data.splits import Split
 from mmft.listing.table import aligned
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from mmft.config.checks import check_train, check_use
 from mmft.config.schema import CheckConfig, PredictConfig, RunsConfig, TestConfig, TrainConfig
+from mmft.config.schema.data import names_of
 from mmft.config.validate import MUST
 from mmft.config.wording import did_you_mean, listed, show
 from mmft.shipped import located
@@ -98,8 +99,7 @@ def columns_differ(c: Any) -> str | None:
     columns = c.data.columns
     roles: dict[str, list[str]] = {}
     for role in ("image", "label", "split", "weight", "text"):
-        given = getattr(columns, role)
-        for column in given if isinstance(given, list) else [given] * (given is not None):
+        for column in names_of(getattr(columns, role)):
             roles.setdefault(column, []).append(f"data.columns.{role}")
     twice = [f"{show(column)} as {' and '.join(keys)}" for column, keys in roles.items() if len(keys) > 1]
     return f"a column is named twice: {listed(twice)}" if twice else None

@@ -5,18 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from difflib import get_close_matches
 
-from mmft.config.schema.data import ColumnsConfig
+from mmft.config.schema.data import ColumnsConfig, names_of
 from mmft.errors import UserError
 
 SHOWN = 20
 """Column names that a message lists."""
-
-
-def names_of(given: str | list[str] | None) -> list[str]:
-    """The column names that a role is given, as a list."""
-    if given is None:
-        return []
-    return [given] if isinstance(given, str) else list(given)
 
 
 def roles(columns: ColumnsConfig) -> dict[str, list[str]]:

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mmft.batch import BadRow, Row
-from mmft.config.schema.data import ColumnsConfig
+from mmft.config.schema.data import ColumnsConfig, names_of
 from mmft.data.columns import (
     LabelColumns,
     Labels,
@@ -33,7 +33,7 @@ from mmft.data.columns import (
     as_weights,
 )
 from mmft.data.formats import Column, Raw, read_file
-from mmft.data.roles import check_names, names_of, roles
+from mmft.data.roles import check_names, roles
 from mmft.data.rows import read_rows
 from mmft.errors import UserError
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mmft.batch import BadRow
-from mmft.data.roles import names_of
+from mmft.config.schema.data import names_of
 from mmft.data.splits import Split
 
 Encode = Callable[[Any], Any]

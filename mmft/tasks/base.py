@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 from torchmetrics import MetricCollection
 
@@ -97,3 +98,8 @@ class Task(ABC):
     @abstractmethod
     def same_outputs(self, state: Mapping[str, Any]) -> bool:
         """Whether another run's task, of which this is the `state`, means the same by each output of the head."""
+
+
+def at_least_float32(logits: Tensor) -> Tensor:
+    """Outputs in the precision that losses and metrics need; bfloat16 is too coarse for a softmax or an error."""
+    return logits if logits.dtype == torch.float64 else logits.float()

@@ -27,7 +27,7 @@ from torchmetrics.classification import (
 
 from mmft.batch import Batch, Outputs
 from mmft.errors import UserError
-from mmft.tasks.base import Task
+from mmft.tasks.base import Task, at_least_float32
 
 log = logging.getLogger(__name__)
 _RANKED = ("auroc", "average_precision")
@@ -117,7 +117,7 @@ class Classification(Task):
     def loss_sum(self, outputs: Outputs, batch: Batch) -> Tensor:
         """Logits (B, C) and targets (B,) -> () sum over rows of weight times cross-entropy."""
         assert batch.target is not None
-        logits = self._float(outputs.logits)
+        logits = at_least_float32(outputs.logits)
         losses = functional.cross_entropy(  # (B,)
             logits,
             batch.target,
@@ -148,10 +148,6 @@ class Classification(Task):
         """Targets (R,) and weights (R,) -> (C,) log frequencies of the classes; the most frequent is predicted."""
         counts = torch.zeros(self.width).index_add(0, target, weight.float())
         return (counts / counts.sum()).clamp_min(1e-9).log()
-
-    @staticmethod
-    def _float(logits: Tensor) -> Tensor:
-        return logits if logits.dtype == torch.float64 else logits.float()  # bf16 is too coarse for a softmax
 
     def metrics(self) -> MetricCollection:
         """Accuracy, precision, recall and F1 (macro and weighted), AUROC, average precision, confusion matrix.
@@ -184,7 +180,7 @@ class Classification(Task):
     def update(self, metrics: MetricCollection, outputs: Outputs, batch: Batch) -> None:
         """Adds probabilities (B, C) and targets (B,)."""
         assert batch.target is not None
-        metrics.update(self._float(outputs.logits).softmax(-1), batch.target)
+        metrics.update(at_least_float32(outputs.logits).softmax(-1), batch.target)
 
     def scalars(self, metrics: MetricCollection) -> dict[str, float]:
         """All but the confusion matrix."""
@@ -223,7 +219,7 @@ class Classification(Task):
 
     def answers(self, outputs: Outputs) -> list[dict[str, Any]]:
         """The likeliest label, its probability, and every label's."""
-        probabilities = self._float(outputs.logits).softmax(-1).cpu()  # (B, C)
+        probabilities = at_least_float32(outputs.logits).softmax(-1).cpu()  # (B, C)
         scores, classes = probabilities.max(-1)
         return [
             {

@@ -18,7 +18,7 @@ from torchmetrics.functional import pearson_corrcoef, r2_score, spearman_corrcoe
 
 from mmft.batch import Batch, Outputs
 from mmft.errors import UserError
-from mmft.tasks.base import Task
+from mmft.tasks.base import Task, at_least_float32
 
 _METRICS = ("rmse", "mae", "r2", "pearson", "spearman")
 
@@ -88,7 +88,7 @@ class Regression(Task):
     def loss_sum(self, outputs: Outputs, batch: Batch) -> Tensor:
         """Outputs (B, T) and targets (B, T) -> () sum over rows of weight times the mean error of the targets."""
         assert batch.target is not None
-        found = _float(outputs.logits)
+        found = at_least_float32(outputs.logits)
         target = batch.target.to(found.dtype)
         if self._loss == "mse":
             errors = functional.mse_loss(found, target, reduction="none")
@@ -234,7 +234,3 @@ def _number(value: Any, where: str) -> float:
     if not math.isfinite(number):
         raise ValueError(f"{where}label {value!r:.40} is not a finite number")
     return number
-
-
-def _float(logits: Tensor) -> Tensor:
-    return logits if logits.dtype == torch.float64 else logits.float()  # bf16 is too coarse for an error

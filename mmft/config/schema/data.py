@@ -28,6 +28,13 @@ class ColumnsConfig:
     """Column of groups: rows of one group never go to different splits."""
 
 
+def names_of(given: str | list[str] | None) -> list[str]:
+    """The column names that a role is given, as a list."""
+    if given is None:
+        return []
+    return [given] if isinstance(given, str) else list(given)
+
+
 @dataclass(kw_only=True)
 class FractionsConfig:
     """`data.fractions`: shares of the splits where neither a column nor files give them. They add up to 1."""
