@@ -36,7 +36,8 @@ class TrainedTowerConfig(TowerTuneConfig):
 
     lr: float | None = field(None, gt=0)
     """This tower's learning rate; null: `optim.lr`, and where that is null too, the method's own: 5e-5 for an
-    encoder's weights, 5e-4 for biases, norms and layers that a method adds, 5e-3 for tokens, keys and factors."""
+    encoder's weights, 2e-3 for LoRA, 5e-4 for biases, norms and other layers that a method adds, 5e-3 for tokens,
+    keys and factors."""
 
 
 @either_tower("full", builds="mmft.tuning.methods.layers:Full")

@@ -123,6 +123,9 @@ class LoRA(LowRank):
     """
 
     name = "lora"
+    # Chosen on validation rows with DINOv2-small and MiniLM-L6, rank 8: 0.787 at 5e-4, 0.807 at 2e-3, mean of 3 seeds;
+    # 4e-3 is too much. On the shipped sample 0.750 and 0.766.
+    default_lr = 2e-3
 
     def __init__(self, key: str, rslora: bool = False, dora: bool = False, **others: Any) -> None:
         super().__init__(key, **others)
