@@ -42,6 +42,15 @@ class Row:
     weight: float = 1.0
 
 
+class Pair(NamedTuple):
+    """What makes a row's picture and text belong together: the target of a task over pairs, before it is encoded."""
+
+    image: str | bytes | None
+    text: str | None
+    group: str | None
+    label: Any
+
+
 @dataclass(frozen=True, slots=True)
 class Sample:
     """One example, decoded. A sample with `bad` set carries nothing else and takes no part in the loss."""
@@ -121,6 +130,14 @@ class Widths(NamedTuple):
 
     tokens: int
     pooled: int
+
+
+class Fused(NamedTuple):
+    """What the fusion makes of a batch, before the head. `image` and `text` are as in `Outputs`."""
+
+    features: Tensor  # (B, F)
+    image: Tensor  # (B, D_image)
+    text: Tensor  # (B, D_text)
 
 
 class Outputs(NamedTuple):

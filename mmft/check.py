@@ -25,6 +25,7 @@ from mmft.config.schema import CheckConfig
 from mmft.data.bad_rows import BadRows
 from mmft.data.datamodule import VisionLanguageData
 from mmft.data.splits import Split, load_splits
+from mmft.data.targets import Encode
 from mmft.errors import ExitCode, UserError
 from mmft.files import write_records
 from mmft.hardware import choose_hardware
@@ -66,7 +67,7 @@ class _Check:
         task = build.build_task(config.task)
         splits = self._try(load_splits, config.data, config.seed)
         fitted = splits is not None and self._fit(splits, task)
-        model = self._try(build.build_model, config.model, task.width if fitted else 2, config.seed)
+        model = self._try(build.build_model, config.model, task.make_head if fitted else 2, config.seed)
         plan = None if model is None else self._plan(model, task)
         findings = [] if splits is None else self._rows(splits, task if fitted else None, model)
         if splits is not None and fitted and model is not None and plan is not None:
@@ -112,7 +113,7 @@ class _Check:
         """Everything that is found in the rows."""
         config = self.config
         size = model.image_encoder.image_size if model else config.model.image_encoder.image_size or _USUAL_SIZE
-        audit = RowAudit(splits, config.data, config.audit, size, task.encode if task else None)
+        audit = RowAudit(splits, config.data, config.audit, size, Encode.of(task) if task else None)
         with Progress(console=Console(stderr=True), transient=True) as progress:
             audit.pictures(partial(progress.advance, progress.add_task("pictures", total=audit.rows)))
         text = model.text_encoder if model else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-_LOWER = frozenset({"loss", "rmse", "mae"})
+_LOWER = frozenset({"loss", "rmse", "mae", "median_rank"})
 
 
 def lower_is_better(name: str) -> bool:

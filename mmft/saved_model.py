@@ -135,7 +135,7 @@ def load_model(folder: Path) -> SavedModel:
         typed = Path(content["working_directory"]) / content["encoders"][tower]["name"]
         sources[tower] = find_base(tower, content["encoders"][tower], folder, typed) if pretrained[tower] else whole
     _fix_input(config, content["input"], pretrained)
-    model = build_model(config.model, task.width, config.seed, sources)
+    model = build_model(config.model, task.make_head, config.seed, sources)
     methods = apply_tuning(config, model)
     if config.trainer.precision == "64-true":
         model.double()

@@ -16,6 +16,7 @@ from mmft.config.schema.data import DataConfig
 from mmft.data.bad_rows import BadRows
 from mmft.data.loading import make_batches
 from mmft.data.splits import Split, limited, load_rows, load_splits
+from mmft.data.targets import Encode
 from mmft.errors import ExitCode, UserError
 from mmft.loaded_model import data_of_run, is_own_table, load
 from mmft.training.evaluating import Evaluating
@@ -40,7 +41,7 @@ def test(composed: Composed) -> int:
     data = data_of_run(model.saved, config.data)
     split = _rows(data, model.saved.config.seed, other)
     bad = BadRows(len(split), data.max_bad_fraction)
-    batches = make_batches(split, data, **model.input_options(), encode=model.saved.task.encode)
+    batches = make_batches(split, data, **model.input_options(), encode=Encode.of(model.saved.task))
     module = Evaluating(model.model, model.saved.task)
     _trainer(model.device.type, model.test_precision, bad).test(module, batches, verbose=False)
     for name, value in sorted(module.results["test"].items()):

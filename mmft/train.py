@@ -104,7 +104,7 @@ def run(
     splits = load_splits(config.data, config.seed)
     task = build.build_task(config.task)
     task.fit(splits["train"].table.labels(splits["train"].rows))
-    model = build.build_model(config.model, task.width, config.seed)
+    model = build.build_model(config.model, task.make_head, config.seed)
     changed = set() if config.init is None else initialise_from(config.init, located(config.paths.runs), model, task)
     plan = build.build_plan(config, model, changed)
     data = build.build_data(config, splits, model, task)
@@ -145,7 +145,7 @@ def run(
         logger.log_predictions(sample_predictions(model, task, splits["test"], config, logger.predictions))
     folder.update_summary(rows={**data.rows, "bad": bad.count})
     wanted = folder.sweep is None if config.modality_report is None else config.modality_report
-    if wanted and "test" in data.rows:
+    if wanted and "test" in data.rows and not task.over_pairs:
         folder.update_summary(modalities=report(config, module, data))
     bad.check()
 

@@ -40,7 +40,7 @@ def monitor_of(config: CheckpointConfig, task: Task) -> tuple[str, bool]:
         UserError: the task has no such metric.
     """
     name = (config.monitor or task.monitor).removeprefix("val/")
-    allowed = sorted([*(str(k) for k in task.metrics() if k != "confusion_matrix"), "loss"])
+    allowed = sorted([*task.metric_names(), "loss"])
     if name not in allowed:
         raise UserError(
             f"checkpoint.monitor={config.monitor}: this task has no such metric. There are: {', '.join(allowed)}."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import nn
@@ -28,23 +28,31 @@ def build_task(config: TaskConfig) -> Task:
 
 
 def build_model(
-    config: ModelConfig, outputs: int, seed: int, sources: Mapping[str, Source] | None = None
+    config: ModelConfig,
+    head: int | Callable[[int], nn.Module],
+    seed: int,
+    sources: Mapping[str, Source] | None = None,
 ) -> VisionLanguageModel:
     """The model, on the CPU, in float32.
 
     Args:
         config: `model`.
-        outputs: C, what the task needs of the head.
+        head: the task's `make_head`, which takes the width of the fused features; a number: a linear one's outputs C.
         seed: seed of everything that starts from random weights.
         sources: where the encoders are, if that is known already.
     """
     torch.manual_seed(seed)
     known = sources or {}
-    image = build_image_encoder(**registry.arguments(config.image_encoder), source=known.get("image_encoder"))
+    image = build_image_encoder(
+        **registry.arguments(config.image_encoder),
+        source=known.get("image_encoder"),
+        auto_pool=config.fusion.image_pool,
+    )
     text = build_text_encoder(**registry.arguments(config.text_encoder), source=known.get("text_encoder"))
     torch.manual_seed(seed)  # the same fusion and head whatever the encoders drew
     fusion = registry.build(config.fusion, image=image.widths, text=text.widths)
-    model = VisionLanguageModel(image, text, fusion, nn.Linear(fusion.width, outputs))
+    made = nn.Linear(fusion.width, head) if isinstance(head, int) else head(fusion.width)
+    model = VisionLanguageModel(image, text, fusion, made)
     if config.dropout is not None:
         set_dropout(model, config.dropout)
     return model.train()

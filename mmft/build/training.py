@@ -17,6 +17,7 @@ from mmft.config.schema.trainer import TrainerConfig
 from mmft.data.datamodule import VisionLanguageData
 from mmft.data.order import BatchSizes, StepPlan
 from mmft.data.splits import Split
+from mmft.data.targets import Encode
 from mmft.models.recompute import recompute_blocks
 from mmft.models.vision_language_model import VisionLanguageModel
 from mmft.ranks import started
@@ -41,7 +42,7 @@ def build_data(
         tokenizer=model.text_encoder.tokenizer,
         max_length=model.text_encoder.max_length,
         image_size=model.image_encoder.image_size,
-        encode=task.encode,
+        encode=Encode.of(task),
         seed=config.seed,
         plan=plan,
         classes_of=task.classes,

@@ -19,7 +19,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mmft.batch import BadRow, Row
+from mmft.batch import BadRow, Pair, Row
 from mmft.config.schema.data import ColumnsConfig, names_of
 from mmft.data.columns import (
     LabelColumns,
@@ -167,6 +167,12 @@ class Table:
         Where `data.columns.label` is a list, each is a dict of the columns' values.
         """
         return [None] * len(rows) if self._labels is None else self._labels.take(rows)
+
+    def pairs(self, rows: npt.NDArray[np.int64]) -> list[Pair]:
+        """What makes picture and text of each of `rows` belong together."""
+        groups = [None] * len(rows) if self._groups is None else self._groups.take(pa.array(rows)).to_pylist()
+        pictures = [self.image(row) for row in rows.tolist()]
+        return [Pair(*parts) for parts in zip(pictures, self.texts(rows), groups, self.labels(rows), strict=True)]
 
     def ids(self) -> list[str]:
         """Every row's id."""

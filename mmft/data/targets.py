@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -12,8 +12,32 @@ from mmft.batch import BadRow
 from mmft.config.schema.data import names_of
 from mmft.data.splits import Split
 
-Encode = Callable[[Any], Any]
-"""A task's `encode(label)`: what `torch.as_tensor` takes; raises `ValueError(reason)`."""
+
+class Encodes(Protocol):
+    """What is asked of a task here."""
+
+    over_pairs: ClassVar[bool]
+
+    def encode(self, label: Any) -> Any:
+        """A label, or a `Pair` if the task is over pairs, as a target."""
+
+
+class Encode(NamedTuple):
+    """How a row's target is made.
+
+    Attributes:
+        function: a task's `encode`: gives what `torch.as_tensor` takes; raises `ValueError(reason)`.
+        of_pairs: it takes a `Pair` instead of a label.
+    """
+
+    function: Callable[[Any], Any]
+    of_pairs: bool = False
+
+    @classmethod
+    def of(cls, task: Encodes) -> Encode:
+        """The task's."""
+        return cls(task.encode, task.over_pairs)
+
 
 ClassesOf = Callable[[Tensor], Tensor | None]
 """A task's `classes(targets)`: (R, ...) targets -> (R,) int64 classes; None: the task has none."""
@@ -24,7 +48,7 @@ def encode_targets(split: Split, encode: Encode) -> tuple[Tensor | None, dict[in
 
     Args:
         split: the rows.
-        encode: of the task.
+        encode: the task's.
 
     Returns:
         `(rows, ...)` targets, zeros where there is none (None: no row has one), and by row number what
@@ -33,13 +57,15 @@ def encode_targets(split: Split, encode: Encode) -> tuple[Tensor | None, dict[in
     table = split.table
     bad: dict[int, BadRow] = {}
     encoded: dict[int, Tensor] = {}
-    for position, (row, label) in enumerate(zip(split.rows.tolist(), table.labels(split.rows), strict=True)):
+    given = table.pairs(split.rows) if encode.of_pairs else table.labels(split.rows)
+    for position, (row, label) in enumerate(zip(split.rows.tolist(), given, strict=True)):
         if row in table.bad:
             continue
         try:
-            encoded[position] = torch.as_tensor(encode(label))
+            encoded[position] = torch.as_tensor(encode.function(label))
         except ValueError as error:
-            bad[row] = BadRow(row, table.id(row), ", ".join(names_of(table.columns.label)), str(error))
+            column = "" if encode.of_pairs else ", ".join(names_of(table.columns.label))
+            bad[row] = BadRow(row, table.id(row), column, str(error))
     if not encoded:
         return None, bad
     like = next(iter(encoded.values()))

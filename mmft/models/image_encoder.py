@@ -66,11 +66,11 @@ class TimmImageEncoder(ImageEncoder):
     `pooled_width` is that layer's.
     """
 
-    def __init__(self, backbone: Any, source: Source, image_size: int, pool: str) -> None:
+    def __init__(self, backbone: Any, source: Source, image_size: int, pool: str, auto_pool: str = "cls") -> None:
         has_class_token = getattr(backbone, "cls_token", None) is not None
         prefix = int(getattr(backbone, "num_prefix_tokens", has_class_token))
         own_pool = pool
-        pool = check_pool(pool, KEY, has_class_token, auto="cls" if has_class_token else "mean")
+        pool = check_pool(pool, KEY, has_class_token, auto=auto_pool if has_class_token else "mean")
         super().__init__(backbone, source, int(backbone.num_features), pool, image_size)
         self.prefix = prefix
         self.pools_tokens = has_class_token or hasattr(backbone, "num_prefix_tokens")
@@ -125,10 +125,10 @@ class TimmImageEncoder(ImageEncoder):
 class TransformersImageEncoder(ImageEncoder):
     """Any transformers vision model: Dinov2, ViT, Siglip, CLIP vision, ConvNext, ResNet."""
 
-    def __init__(self, backbone: nn.Module, source: Source, image_size: int, pool: str) -> None:
+    def __init__(self, backbone: nn.Module, source: Source, image_size: int, pool: str, auto_pool: str = "cls") -> None:
         config: Any = backbone.config
         prefix = _prefix_tokens(backbone)
-        pool = check_pool(pool, KEY, prefix > 0, auto="cls" if prefix else "mean")
+        pool = check_pool(pool, KEY, prefix > 0, auto=auto_pool if prefix else "mean")
         width = _transformers_width(backbone, image_size)
         super().__init__(backbone, source, width, pool, image_size)
         self.prefix = prefix
@@ -156,7 +156,12 @@ class TransformersImageEncoder(ImageEncoder):
 
 
 def build_image_encoder(
-    name: str, image_size: int | None, pool: str, pretrained: bool, source: Source | None = None
+    name: str,
+    image_size: int | None,
+    pool: str,
+    pretrained: bool,
+    source: Source | None = None,
+    auto_pool: str = "cls",
 ) -> ImageEncoder:
     """The image encoder that the config names.
 
@@ -166,6 +171,7 @@ def build_image_encoder(
         pool: `auto`, `cls`, `mean` or `cls_mean`.
         pretrained: False gives random weights.
         source: where it is, if that is known already.
+        auto_pool: what `auto` means for an encoder with a class token: `cls` or `cls_mean`; without one it is `mean`.
 
     Raises:
         UserError: it cannot be found or built so.
@@ -173,10 +179,10 @@ def build_image_encoder(
     source = source or resolve(name, KEY + ".name")
     if source.library == "timm":
         backbone, size = _build_timm(source, image_size, pretrained)
-        return TimmImageEncoder(backbone, source, size, pool)
+        return TimmImageEncoder(backbone, source, size, pool, auto_pool)
     backbone = load_transformers(source, "vision", pretrained, KEY)
     size = image_size or getattr(backbone.config, "image_size", None) or 224
-    return TransformersImageEncoder(backbone, source, _side(size), pool)
+    return TransformersImageEncoder(backbone, source, _side(size), pool, auto_pool)
 
 
 def _build_timm(source: Source, image_size: int | None, pretrained: bool) -> tuple[nn.Module, int]:

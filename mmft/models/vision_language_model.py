@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
-from mmft.batch import Batch, Encoded, Outputs, Widths
+from mmft.batch import Batch, Encoded, Fused, Outputs, Widths
 from mmft.models.fusion.base import Fusion, Reads
 from mmft.models.image_encoder import ImageEncoder
 from mmft.models.text_encoder import TextEncoder
@@ -97,12 +97,16 @@ class VisionLanguageModel(nn.Module):
 
     def forward(self, batch: Batch) -> Outputs:
         """Images (B, 3, H, W) uint8 and texts (B, L) -> logits (B, C) and both pooled features."""
+        fused = self.fuse(batch)
+        return Outputs(self.head(fused.features), fused.image, fused.text)
+
+    def fuse(self, batch: Batch) -> Fused:
+        """All but the head: each row's features (B, F) come from that row alone."""
         # Both before any encoder runs: on a GPU, the second would wait for the first encoder.
         image_rows, text_rows = present_rows(batch.image_present), present_rows(batch.text_present)
         image = self.encode_image(batch, image_rows)
         text = self.encode_text(batch, text_rows)
-        fused = self.fusion(image, text)  # (B, F)
-        return Outputs(self.head(fused), image.pooled, text.pooled)
+        return Fused(self.fusion(image, text), image.pooled, text.pooled)
 
     def encode_image(self, batch: Batch, rows: Tensor | None) -> Encoded:
         """Tokens (B, N, D) of the images; the stand-in where a row has none. `rows`: (R,) that have, None: all."""

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
 from mmft.batch import Batch, Outputs
@@ -23,11 +23,17 @@ class Task(ABC):
         monitor: the validation metric that chooses the best checkpoint by default.
         constant: what a prediction that sees no input is called; see `constant_outputs`.
         width: C, the number of outputs that the head must give; known after `fit`.
+        over_pairs: whether it is a `PairTask`.
     """
 
     monitor: ClassVar[str]
     constant: ClassVar[str]
     width: int
+    over_pairs: ClassVar[bool] = False
+
+    def make_head(self, width: int) -> nn.Module:
+        """What turns fused features (B, width) into outputs (B, C): a linear layer."""
+        return nn.Linear(width, self.width)
 
     @abstractmethod
     def fit(self, labels: Sequence[Any]) -> None:
@@ -74,6 +80,10 @@ class Task(ABC):
     def scalars(self, metrics: MetricCollection) -> dict[str, float]:
         """What `metrics` come to, as numbers."""
 
+    def metric_names(self) -> list[str]:
+        """The names of `scalars`."""
+        return [str(name) for name in self.metrics()]
+
     @abstractmethod
     def tables(self, metrics: MetricCollection) -> dict[str, list[list[Any]]]:
         """What `metrics` hold besides numbers: rows of a CSV file, header first, by the file's name."""
@@ -98,6 +108,44 @@ class Task(ABC):
     @abstractmethod
     def same_outputs(self, state: Mapping[str, Any]) -> bool:
         """Whether another run's task, of which this is the `state`, means the same by each output of the head."""
+
+
+class PairTask(Task):
+    """A task whose loss is over all pairs of the logical batch's rows.
+
+    Its `encode` takes a `Pair`. Fused features and head must be such that a row's outputs come from that row alone.
+    """
+
+    over_pairs = True
+
+    @abstractmethod
+    def pair_loss_sum(self, outputs: Outputs, batch: Batch, own: slice) -> Tensor:
+        """() the weighted sum of the losses of the rows `own`, each against all rows.
+
+        Args:
+            outputs: of all R rows of the logical batch.
+            batch: their targets and weights.
+            own: the rows of this rank.
+        """
+
+    def loss_sum(self, outputs: Outputs, batch: Batch) -> Tensor:
+        """() the weighted sum of the losses where the batch is all there is."""
+        return self.pair_loss_sum(outputs, batch, slice(None))
+
+    def normaliser(self, batch: Batch) -> Tensor:
+        """() float64 sum of sample weights."""
+        return batch.weight.double().sum()
+
+    def classes(self, target: Tensor) -> None:
+        """There are none."""
+
+    def constant_outputs(self, target: Tensor, weight: Tensor) -> Tensor:  # noqa: ARG002 - the same for all
+        """(2,) the same for every picture and every text."""
+        return torch.zeros(2)
+
+    def tables(self, metrics: MetricCollection) -> dict[str, list[list[Any]]]:  # noqa: ARG002 - there are none
+        """There are none."""
+        return {}
 
 
 def at_least_float32(logits: Tensor) -> Tensor:

@@ -206,6 +206,10 @@ class Classification(Task):
             shown = ", ".join(new[:10]) + (f" and {len(new) - 10} more" if len(new) > 10 else "")
             log.warning("no row to measure on is labelled %s: auroc and average_precision leave it out", shown)
 
+    def metric_names(self) -> list[str]:
+        """All but the confusion matrix."""
+        return [name for name in super().metric_names() if name != "confusion_matrix"]
+
     def tables(self, metrics: MetricCollection) -> dict[str, list[list[Any]]]:
         """The confusion matrix: a row for each true label, a column for each predicted one."""
         counts = metrics["confusion_matrix"].compute().tolist()

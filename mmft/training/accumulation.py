@@ -54,7 +54,7 @@ def accumulate(
     Returns:
         () the share's part of the logical batch's mean loss, detached; 0 where there are no rows.
     """
-    divisor = torch.where(total_weight > 0, total_weight, torch.ones_like(total_weight))
+    divisor = divisor_of(total_weight)
     loss = torch.zeros_like(divisor)
     micro_batches = list(batch.split(micro_batch_size))
     micro_batches += [_nothing(batch)] * (at_least - len(micro_batches))
@@ -65,6 +65,11 @@ def accumulate(
         backward(part)
         loss = loss + part.detach()
     return loss
+
+
+def divisor_of(total_weight: Tensor) -> Tensor:
+    """() what a logical batch's sum of losses is divided by: its weight, or 1 where no row has one."""
+    return torch.where(total_weight > 0, total_weight, torch.ones_like(total_weight))
 
 
 def _nothing(batch: Batch) -> Batch:

@@ -66,6 +66,29 @@ def gathered(value: T) -> list[T]:
     return everyone
 
 
+def gathered_rows(rows: Tensor) -> tuple[Tensor, slice]:
+    """All ranks' rows, in the order of ranks, and where this rank's are among them.
+
+    Args:
+        rows: (B, ...); each rank may have another B, none of them a graph.
+
+    Returns:
+        (R, ...) a tensor of its own, the same on every rank, and the B of them that are this rank's.
+    """
+    if not is_distributed():
+        return rows.detach().clone(), slice(0, len(rows))
+    counts = gathered(len(rows))
+    padded = rows.new_zeros(max(counts), *rows.shape[1:])
+    padded[: len(rows)] = rows.detach()
+    everyone = [torch.empty_like(padded) for _ in counts]
+    beat("wait")
+    distributed.all_gather(everyone, padded)
+    beat("run")
+    first = sum(counts[: distributed.get_rank()])
+    together = torch.cat([part[:count] for part, count in zip(everyone, counts, strict=True)])
+    return together, slice(first, first + len(rows))
+
+
 def sum_gradients(parameters: Sequence[Parameter]) -> None:
     """Replaces each parameter's gradient by the sum over all ranks.
 

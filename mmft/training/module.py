@@ -20,11 +20,12 @@ from torch.optim import Optimizer
 from mmft.batch import Batch
 from mmft.errors import TrainingError
 from mmft.models.vision_language_model import VisionLanguageModel
-from mmft.tasks.base import Task
+from mmft.tasks.base import PairTask, Task
 from mmft.training.accumulation import accumulate, seed_dropout
 from mmft.training.agreement import Agreement
 from mmft.training.collectives import average_statistics, sum_gradients, summed
 from mmft.training.evaluating import Evaluating
+from mmft.training.gradient_cache import accumulate_pairs
 from mmft.training.sharding import Shards, full
 from mmft.tuning.plan import TuningPlan
 
@@ -145,21 +146,39 @@ class FineTuning(Evaluating):
         optimizer.zero_grad()
         weight = self.task.normaliser(batch)
         told = summed(torch.cat([weight[None], self.agreement.as_tensor(weight)]))
-        loss = accumulate(
-            batch,
-            self.micro_batch_size,
-            total_weight=told[0],
-            loss_sum=lambda rows: self.task.loss_sum(self.model(rows), rows),
-            backward=backward,
-            before_micro_batch=lambda index: seed_dropout(self.seed, step, self.global_rank, index),
-            at_least=0 if self._shards is None else self._shards.agree(batch, self.micro_batch_size),
-        )
+        loss = self._backward(batch, step, told[0], backward)
         if self._shards is None:  # or the backward pass has done it
             sum_gradients(self._trained)
         norm = self._clip()
         optimizer.step()
         average_statistics(self.model)
         return loss, norm, told[1:]
+
+    def _backward(self, batch: Batch, step: int, weight: Tensor, backward: Callable[[Tensor], None]) -> Tensor:
+        """Adds this rank's part of the gradient; gives its part of the loss. `weight`: of the logical batch."""
+
+        def before_micro_batch(index: int) -> None:
+            seed_dropout(self.seed, step, self.global_rank, index)
+
+        if isinstance(self.task, PairTask):
+            return accumulate_pairs(
+                batch,
+                self.micro_batch_size,
+                weight,
+                self.model,
+                self.task.pair_loss_sum,
+                backward,
+                before_micro_batch,
+            )
+        return accumulate(
+            batch,
+            self.micro_batch_size,
+            weight,
+            lambda rows: self.task.loss_sum(self.model(rows), rows),
+            backward,
+            before_micro_batch,
+            at_least=0 if self._shards is None else self._shards.agree(batch, self.micro_batch_size),
+        )
 
     def _clip(self) -> Tensor:
         largest = float("inf") if self.clip_norm is None else self.clip_norm

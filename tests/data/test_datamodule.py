@@ -17,6 +17,7 @@ from mmft.data.datamodule import VisionLanguageData
 from mmft.data.loading import make_batches, make_dataset
 from mmft.data.order import BatchSizes, StepPlan
 from mmft.data.splits import load_rows, load_splits
+from mmft.data.targets import Encode
 from mmft.errors import UserError
 
 CLASSES = ["disc", "cross"]
@@ -32,7 +33,7 @@ def module(config: DataConfig, tokenizer: PreTrainedTokenizerFast, encode: Any =
     splits = load_splits(config, 0)
     plan = StepPlan(len(splits["train"]), BatchSizes({0: config.batch_size}), max_epochs=2)
     return VisionLanguageData(
-        splits, config, tokenizer=tokenizer, max_length=5, image_size=16, encode=encode, seed=0, plan=plan
+        splits, config, tokenizer=tokenizer, max_length=5, image_size=16, encode=Encode(encode), seed=0, plan=plan
     )
 
 
@@ -99,7 +100,7 @@ def test_a_missing_split_gives_no_batches(config: DataConfig, tokenizer: PreTrai
     splits = {"train": load_splits(config, 0)["train"]}
     plan = StepPlan(22, BatchSizes({0: 8}), max_epochs=1)
     data = VisionLanguageData(
-        splits, config, tokenizer=tokenizer, max_length=5, image_size=16, encode=encode, seed=0, plan=plan
+        splits, config, tokenizer=tokenizer, max_length=5, image_size=16, encode=Encode(encode), seed=0, plan=plan
     )
     assert data.val_dataloader() == data.test_dataloader() == []
 
@@ -154,7 +155,7 @@ def test_predicting_gives_every_row_in_order(config: DataConfig, tokenizer: PreT
 
 def test_data_sets_can_be_sent_to_spawned_workers(config: DataConfig, tokenizer: PreTrainedTokenizerFast) -> None:
     dataset = make_dataset(
-        load_splits(config, 0)["train"], config, tokenizer=tokenizer, max_length=5, image_size=16, encode=encode
+        load_splits(config, 0)["train"], config, tokenizer=tokenizer, max_length=5, image_size=16, encode=Encode(encode)
     )
     again = pickle.loads(pickle.dumps(dataset))
     assert torch.equal(again[0].pixel_values, dataset[0].pixel_values)

@@ -29,6 +29,7 @@ def ranks(shapes: Shapes, image_encoder_folder: Any, tmp_path_factory: pytest.Te
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
         "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(Path(__file__).parents[1]),  # where pairing.py is
     }
     command = [sys.executable, str(WORKER), str(out), str(image_encoder_folder("timm_resnet")), *shapes.overrides]
     both = [subprocess.Popen(command, env=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(2)]
@@ -41,6 +42,13 @@ def test_gradients_are_those_of_one_process(ranks: list[dict[str, Any]]) -> None
         assert len(found["gradients"]) == 6
         for name, error in found["gradients"].items():
             assert error <= (1e-5 if name.startswith("float32") else 1e-10), name
+
+
+def test_gradients_of_a_loss_over_pairs_are_those_of_one_graph(ranks: list[dict[str, Any]]) -> None:
+    for found in ranks:
+        assert len(found["pairs"]) == 8
+        for name, error in found["pairs"].items():
+            assert error <= 1e-10, name
 
 
 def test_metrics_are_those_of_one_process(ranks: list[dict[str, Any]]) -> None:

@@ -18,6 +18,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from pairing import pair_errors
 from thawing import thawed_alone, thawed_together
 from torch import Tensor, distributed
 from torch.distributed.device_mesh import init_device_mesh
@@ -268,6 +269,7 @@ def main() -> None:
     join("gloo", timedelta(minutes=5))
     result = {
         "gradients": gradient_errors(case),
+        "pairs": pair_errors(overrides),
         "evaluation": evaluation_differences(case, expected),
         "unused": unused(),
         "agreed": agreed(),

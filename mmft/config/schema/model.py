@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from mmft.config.fields import field
 from mmft.config.registry import OptionConfig, option
@@ -20,7 +20,8 @@ class ImageEncoderConfig:
     image_size: int | None = field(None, ge=8)
     """Height and width in pixels; positions are resampled; null: the encoder's own."""
     pool: Pool = "auto"
-    """`cls` class token, `mean` of the patches, `cls_mean` both; auto: class token where there is one."""
+    """`cls` class token, `mean` of the patches, `cls_mean` both; auto: class token where there is one, with the mean
+    for `model/fusion=dual`."""
     pretrained: bool = True
     """false: the architecture with random weights."""
 
@@ -42,6 +43,9 @@ class TextEncoderConfig:
 @dataclass(kw_only=True)
 class FusionConfig(OptionConfig):
     """`model/fusion`: how two encoded modalities become one feature vector."""
+
+    for_pairs: ClassVar[bool] = False  # whether it is for tasks over pairs of rows, and for them alone
+    image_pool: ClassVar[str] = "cls"  # what `model.image_encoder.pool=auto` means where there is a class token
 
 
 @option("model/fusion", "concat", builds="mmft.models.fusion.concat:ConcatFusion")
@@ -79,6 +83,22 @@ class MergedConfig(FusionConfig):
     """Attention heads of each block; they share `width` evenly."""
     dropout: float = field(0.1, ge=0, lt=1)
     """Dropout of tokens, attention weights and both branches of each block; `model.dropout` overrides it."""
+
+
+@option("model/fusion", "dual", builds="mmft.models.fusion.dual:DualFusion")
+@dataclass(kw_only=True)
+class DualConfig(FusionConfig):
+    """None: each pooled feature is projected to one shared space, by itself. For `task=contrastive`."""
+
+    for_pairs = True
+    image_pool = "cls_mean"
+
+    width: int = field(256, ge=1)
+    """Width of the shared space."""
+    hidden: int | None = field(None, ge=1)
+    """Width of a hidden layer in both projections, with GELU; null: they are linear."""
+    dropout: float = field(0.1, ge=0, lt=1)
+    """Dropout before the last linear layer; `model.dropout` overrides it."""
 
 
 @dataclass(kw_only=True)

@@ -14,6 +14,7 @@ class TaskConfig(OptionConfig):
     """`task`: base of all tasks."""
 
     has_classes: ClassVar[bool] = False  # whether each row is of one class; what the task itself says in `Task.classes`
+    over_pairs: ClassVar[bool] = False  # whether its loss is over all pairs of rows; what the task says, too
     several_columns: ClassVar[bool] = False  # whether `data.columns.label` may name several
 
 
@@ -45,3 +46,16 @@ class RegressionConfig(TaskConfig):
     """Where Huber's loss goes over, in standard deviations of the target if they are scaled; null: 1."""
     scale: Literal["standard", "none"] = "standard"
     """`standard`: the model learns targets of mean 0 and deviation 1; predictions are in the targets' own units."""
+
+
+@option("task", "contrastive", builds="mmft.tasks.contrastive:Contrastive")
+@dataclass(kw_only=True)
+class ContrastiveConfig(TaskConfig):
+    """Which picture and which text belong together, over all pairs of a batch; needs no label."""
+
+    over_pairs = True
+
+    loss: Literal["info_nce", "sigmoid"] = "info_nce"
+    """`info_nce`: each row among all others, both ways (CLIP); `sigmoid`: each pair by itself (SigLIP)."""
+    temperature: float | None = field(None, gt=0)
+    """What similarities are divided by at first; it is learned; null: 0.07, or 0.1 for `sigmoid`."""

@@ -1,0 +1,50 @@
+"""Checks of tasks over pairs of rows: what they need, and what does not go with them."""
+
+from __future__ import annotations
+
+from mmft.config.checks import check_train
+from mmft.config.registry import options
+from mmft.config.schema import TrainConfig
+from mmft.config.validate import MUST
+from mmft.config.wording import listed
+
+
+@check_train("model.fusion", "task")
+def fusion_fits_the_task(c: TrainConfig) -> str | None:
+    """A task over pairs compares each picture with each text; any other has a head on both together."""
+    if c.task.over_pairs == c.model.fusion.for_pairs:
+        return None
+    fitting = [name for name, o in options("model/fusion").items() if o.schema.for_pairs == c.task.over_pairs]  # type: ignore[attr-defined]
+    if c.task.over_pairs:
+        why = "compares every picture with every text, so that each must be embedded by itself"
+    else:
+        why = "has one answer for a row's picture and text together"
+    return (
+        f"{c.model.fusion.type} does not go with task={c.task.type}, which {why}. "
+        f"Type model/fusion={fitting[0]} (fitting: {listed(fitting)})"
+    )
+
+
+@check_train("data.columns", "task")
+def both_modalities(c: TrainConfig) -> str | None:
+    """A pair has a picture and a text."""
+    missing = [name for name in ("image", "text") if getattr(c.data.columns, name) is None]
+    if len(missing) != 1 or not c.task.over_pairs:
+        return None
+    return f"{MUST}: task={c.task.type} pairs pictures with texts. Type data.columns.{missing[0]}=COLUMN"
+
+
+@check_train("trainer.strategy", "task")
+def pairs_are_not_sharded(c: TrainConfig) -> str | None:
+    """Gradient caching fuses without the model's `forward`, around which sharded weights are put together."""
+    if c.trainer.strategy != "fsdp" or not c.task.over_pairs:
+        return None
+    return f"fsdp does not go with task={c.task.type} yet. Type trainer.strategy=ddp"
+
+
+@check_train("modality_report", "task")
+def pairs_have_no_report(c: TrainConfig) -> str | None:
+    """What one modality alone gives is asked of tasks that can be done with one."""
+    if not c.modality_report or not c.task.over_pairs:
+        return None
+    return f"true changes nothing, because task={c.task.type} needs both modalities. Leave it out"

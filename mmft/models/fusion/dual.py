@@ -1,0 +1,46 @@
+"""Dual fusion, which is none: two projections to one space, in which inner products compare (CLIP, arXiv 2103.00020).
+
+Legend: B batch, D_i D_t pooled widths of image and text, P width of the shared space.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mmft.batch import Encoded, Widths
+from mmft.models.fusion.base import Fusion
+
+
+class DualFusion(Fusion):
+    """LayerNorm, dropout and a projection of each pooled feature, scaled to length 1.
+
+    Nothing of a row's image reaches its text's embedding or the other way round, so that any image can be compared
+    with any text. The norm is for pretrained features of whatever scale.
+    """
+
+    reads = "pooled"
+
+    def __init__(self, image: Widths, text: Widths, width: int, hidden: int | None, dropout: float) -> None:
+        """Args are the encoders' widths, P, the width of a hidden layer (None: there is none), and dropout."""
+        super().__init__()
+        self.width = 2 * width
+        self.image = _projection(image.pooled, width, hidden, dropout)
+        self.text = _projection(text.pooled, width, hidden, dropout)
+
+    def forward(self, image: Encoded, text: Encoded) -> Tensor:
+        """Pooled (B, D_i) and (B, D_t) -> (B, 2 P): the image's embedding, then the text's, each of length 1."""
+        projected = self.image(image.pooled), self.text(text.pooled)
+        return torch.cat([functional.normalize(_at_least_float32(x), dim=-1) for x in projected], dim=-1)
+
+
+def _projection(given: int, width: int, hidden: int | None, dropout: float) -> nn.Sequential:
+    layers: list[nn.Module] = [nn.LayerNorm(given)]
+    if hidden is not None:
+        layers += [nn.Linear(given, hidden), nn.GELU()]
+    return nn.Sequential(*layers, nn.Dropout(dropout), nn.Linear(given if hidden is None else hidden, width))
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float64 else x.float()

@@ -1,0 +1,153 @@
+"""Retrieval over a whole split, both ways, in blocks: which picture belongs to a text and which text to a picture.
+
+Legend: R rows, Q queries, G gallery, P width of the embeddings.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+_CUTS = (1, 5, 10)
+_WAYS = ("image_to_text", "text_to_image")
+_BLOCK = 2**24  # similarities computed at once: 64 MiB
+_Ints = npt.NDArray[np.int64]
+
+
+class RetrievalMetric(Metric):
+    """Recall at 1, 5 and 10, median rank and mean reciprocal rank of the best-placed positive, both ways.
+
+    A picture that several rows have is one query and one entry of the gallery, and so is a text: a picture's positives
+    are the texts of all its rows and all texts of its rows' groups, so that a picture with five captions is found by
+    each of them. Entries that score the same are placed before the positive: what gives all the same score has found
+    nothing. The order of rows changes nothing.
+    """
+
+    image: list[Tensor]
+    text: list[Tensor]
+    identity: list[Tensor]
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ("image", "text", "identity"):
+            self.add_state(name, [], dist_reduce_fx="cat")
+
+    @staticmethod
+    def names() -> list[str]:
+        """What `compute` gives."""
+        each = [*(f"recall@{k}" for k in _CUTS), "median_rank", "mrr"]
+        return [*(f"{way}/{name}" for way in _WAYS for name in each), "mean_recall"]
+
+    def update(self, image: Tensor, text: Tensor, identity: Tensor) -> None:
+        """Adds rows: embeddings (B, P) of length 1, and (B, 3) int64 of the picture, the text and the group (or -1)."""
+        self.image.append(image.float())
+        self.text.append(text.float())
+        self.identity.append(identity)
+
+    def compute(self) -> dict[str, Tensor]:
+        """() float64 each, by name."""
+        image, text, identity = (torch.cat(part) for part in (self.image, self.text, self.identity))
+        links = Links.of(identity.cpu().numpy())
+        pictures, texts = image[links.first_picture], text[links.first_text]
+        found: dict[str, Tensor] = {}
+        both = ranks(pictures, texts, links.texts_of_picture), ranks(texts, pictures, links.pictures_of_text)
+        for way, rank in zip(_WAYS, both, strict=True):
+            found |= {f"{way}/recall@{k}": (rank <= k).double().mean() for k in _CUTS}
+            found[f"{way}/median_rank"] = rank.double().quantile(0.5)
+            found[f"{way}/mrr"] = (1 / rank.double()).mean()
+        recalls = [value for name, value in found.items() if "recall@" in name]
+        return found | {"mean_recall": torch.stack(recalls).mean()}
+
+
+class Sparse(NamedTuple):
+    """A set of numbers for each of Q queries: those of query q are `values[offsets[q]:offsets[q + 1]]`."""
+
+    offsets: _Ints  # (Q + 1,)
+    values: _Ints
+
+    @classmethod
+    def of(cls, keys: _Ints, values: _Ints, size: int) -> Sparse:
+        """From (key, value) pairs, keys below `size`."""
+        order = np.argsort(keys, kind="stable")
+        offsets = np.searchsorted(keys[order], np.arange(size + 1))
+        return cls(offsets, values[order])
+
+    def of_all(self, queries: _Ints) -> tuple[_Ints, _Ints]:
+        """For some queries: which of them (its place in `queries`), and a value of its, for all of their values."""
+        counts = self.offsets[queries + 1] - self.offsets[queries]
+        places = np.repeat(np.arange(len(queries)), counts)
+        starts = np.repeat(self.offsets[queries] - (np.cumsum(counts) - counts), counts)
+        return places, self.values[starts + np.arange(len(places))]
+
+
+class Positives(NamedTuple):
+    """What belongs to each query: by its own rows, and by the groups of its rows."""
+
+    by_row: Sparse
+    groups: Sparse
+    of_group: Sparse
+
+    def of_block(self, queries: _Ints) -> tuple[_Ints, _Ints]:
+        """Places in `queries` and entries of the gallery, for each positive pair; some come twice."""
+        place, entry = self.by_row.of_all(queries)
+        grouped, group = self.groups.of_all(queries)
+        inner, grouped_entry = self.of_group.of_all(group)
+        return np.concatenate([place, grouped[inner]]), np.concatenate([entry, grouped_entry])
+
+
+class Links(NamedTuple):
+    """Distinct pictures and texts among the rows, and what belongs together."""
+
+    first_picture: _Ints  # (pictures,) the first row that has it
+    first_text: _Ints  # (texts,)
+    texts_of_picture: Positives
+    pictures_of_text: Positives
+
+    @classmethod
+    def of(cls, identity: _Ints) -> Links:
+        """From (R, 3): picture, text and group of each row; a group of -1 is none."""
+        (_, first_picture, picture), (_, first_text, text), (_, _, group) = (
+            np.unique(column, return_index=True, return_inverse=True) for column in identity.T
+        )
+        grouped = identity[:, 2] >= 0
+        groups = int(group.max()) + 1
+
+        def positives(query: _Ints, entry: _Ints, queries: int) -> Positives:
+            return Positives(
+                Sparse.of(query, entry, queries),
+                Sparse.of(query[grouped], group[grouped], queries),
+                Sparse.of(group[grouped], entry[grouped], groups),
+            )
+
+        return cls(
+            first_picture,
+            first_text,
+            positives(picture, text, len(first_picture)),
+            positives(text, picture, len(first_text)),
+        )
+
+
+def ranks(queries: Tensor, gallery: Tensor, positives: Positives) -> Tensor:
+    """(Q,) int64 the place, from 1, of each query's best positive among what does not belong to it.
+
+    Args:
+        queries: (Q, P).
+        gallery: (G, P).
+        positives: of each query.
+    """
+    size = max(1, _BLOCK // len(gallery))
+    found = []
+    for first in range(0, len(queries), size):
+        block = queries[first : first + size]
+        place, entry = positives.of_block(np.arange(first, first + len(block)))
+        belongs = torch.zeros(len(block), len(gallery), dtype=torch.bool, device=gallery.device)
+        belongs[torch.from_numpy(place).to(gallery.device), torch.from_numpy(entry).to(gallery.device)] = True
+        scores = block @ gallery.T  # (q, G)
+        best = scores.masked_fill(~belongs, -torch.inf).amax(1, keepdim=True)
+        found.append(((scores >= best) & ~belongs).sum(1) + 1)
+    return torch.cat(found)
