@@ -15,7 +15,7 @@ from torchmetrics import Metric
 
 _CUTS = (1, 5, 10)
 _WAYS = ("image_to_text", "text_to_image")
-_BLOCK = 2**24  # similarities computed at once: 64 MiB
+_BLOCK = 2**23  # similarities computed at once: 32 MiB
 _Ints = npt.NDArray[np.int64]
 
 
@@ -141,13 +141,15 @@ def ranks(queries: Tensor, gallery: Tensor, positives: Positives) -> Tensor:
         positives: of each query.
     """
     size = max(1, _BLOCK // len(gallery))
-    found = []
+    found = torch.empty(len(queries), dtype=torch.int64, device=queries.device)
+    scores = queries.new_empty(min(size, len(queries)), len(gallery))  # one for all blocks
     for first in range(0, len(queries), size):
         block = queries[first : first + size]
-        place, entry = positives.of_block(np.arange(first, first + len(block)))
-        belongs = torch.zeros(len(block), len(gallery), dtype=torch.bool, device=gallery.device)
-        belongs[torch.from_numpy(place).to(gallery.device), torch.from_numpy(entry).to(gallery.device)] = True
-        scores = block @ gallery.T  # (q, G)
-        best = scores.masked_fill(~belongs, -torch.inf).amax(1, keepdim=True)
-        found.append(((scores >= best) & ~belongs).sum(1) + 1)
-    return torch.cat(found)
+        pairs = positives.of_block(np.arange(first, first + len(block)))
+        place, entry = (torch.from_numpy(part).to(queries.device) for part in pairs)
+        of_block = torch.mm(block, gallery.T, out=scores[: len(block)])  # (q, G)
+        best = queries.new_full((len(block),), -torch.inf)
+        best.scatter_reduce_(0, place, of_block[place, entry], "amax")
+        of_block[place, entry] = -torch.inf
+        found[first : first + size] = (of_block >= best[:, None]).sum(1) + 1
+    return found

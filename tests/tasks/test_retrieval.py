@@ -27,7 +27,8 @@ def rows(seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
     pictures, texts = torch.randn(35, 6, generator=generator), torch.randn(45, 6, generator=generator)
     identity = torch.from_numpy(np.stack([picture, text, group], axis=1))
     image = functional.normalize(pictures[identity[:, 0]], dim=1)
-    return image, functional.normalize(texts[identity[:, 1] - 100] + 0.3 * image, dim=1), identity
+    texts += 0.5 * pictures[torch.arange(45) % 35]
+    return image, functional.normalize(texts[identity[:, 1] - 100], dim=1), identity
 
 
 def measured(image: Tensor, text: Tensor, identity: Tensor, batches: int = 4) -> dict[str, float]:
@@ -104,16 +105,16 @@ import torch
 from mmft.memory import forget_peak, held_bytes, peak_bytes
 from mmft.tasks.retrieval import RetrievalMetric
 image, text = (torch.nn.functional.normalize(torch.randn(100_000, 64), dim=1) for _ in range(2))
-numbers = torch.arange(100_000)
+texts = torch.arange(100_000)
 metric = RetrievalMetric()
-metric.update(image, text, torch.stack([numbers, numbers, numbers // 7], dim=1))
+metric.update(image, text, torch.stack([texts // 20, texts, texts // 140], dim=1))
 metric.compute()
 print(peak_bytes(torch.device("cpu")))
 """
 
 
 @pytest.mark.slow
-def test_100000_by_100000_take_less_than_2_gb() -> None:
-    """The whole process, with torch's own."""
+def test_100000_captions_take_less_than_2_gb() -> None:
+    """The whole process, with torch's own. The number of queries, here 5,000 pictures, costs time alone."""
     done = subprocess.run([sys.executable, "-c", MEASURE], check=True, capture_output=True, text=True)
     assert int(done.stdout) < 2e9
