@@ -16,7 +16,7 @@ from rich.progress import Progress
 
 from mmft import build
 from mmft.audit.finding import KINDS, Finding
-from mmft.audit.labels import label_table, number_table
+from mmft.audit.labels import label_table, number_table, pair_table
 from mmft.audit.rows import RowAudit
 from mmft.audit.trial import Trial, longest_rows, try_steps
 from mmft.config.compose import Composed
@@ -92,7 +92,10 @@ class _Check:
     def _fit(self, splits: Mapping[str, Split], task: Task) -> bool:
         """Rows and labels; whether the task can be learned from them."""
         _say("rows", "  ".join(f"{name} {len(split):,}" for name, split in splits.items()))
-        _say("labels", label_table(splits) if self.config.task.has_classes else number_table(splits))
+        if task.over_pairs:
+            _say("pairs", pair_table(splits))
+        else:
+            _say("labels", label_table(splits) if self.config.task.has_classes else number_table(splits))
         before, train = len(self.errors), splits["train"]
         self._try(task.fit, train.table.labels(train.rows))
         return len(self.errors) == before

@@ -9,7 +9,8 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -127,3 +128,14 @@ def write_records(path: Path, records: Sequence[Mapping[str, Any]], columns: Ite
         write_text(path, "".join(lines))
     else:
         write_text(path, records_as_csv(records, columns))
+
+
+@contextmanager
+def written_aside(path: Path) -> Iterator[Path]:
+    """A file to write that takes the name `path` once it is whole; nothing of it is left if that fails."""
+    new = path.with_name(f".{path.name}.new")
+    try:
+        yield new
+        new.replace(path)
+    finally:
+        new.unlink(missing_ok=True)

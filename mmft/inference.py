@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
 
 import torch
 
-from mmft.batch import Batch, Outputs
+from mmft.batch import Batch, Fused, Outputs
 from mmft.models.vision_language_model import VisionLanguageModel
+
+T = TypeVar("T")
 
 
 def full_precision(precision: str) -> str:
@@ -30,14 +33,30 @@ def outputs_of(
         device: where it runs.
         precision: `32-true`, `64-true` or `bf16-mixed`.
     """
+    return _each(model, batches, device, precision, model.__call__)
+
+
+def fused_of(
+    model: VisionLanguageModel, batches: Iterable[Batch], device: torch.device, precision: str
+) -> Iterator[tuple[Batch, Fused | None]]:
+    """As `outputs_of`, what the model makes of each batch before the head."""
+    return _each(model, batches, device, precision, model.fuse)
+
+
+def _each(
+    model: VisionLanguageModel,
+    batches: Iterable[Batch],
+    device: torch.device,
+    precision: str,
+    compute: Callable[[Batch], T],
+) -> Iterator[tuple[Batch, T | None]]:
     model.to(device=device, dtype=torch.float64 if precision == "64-true" else torch.float32).eval()
     for batch in batches:
-        yield batch, _forward(model, batch.to(device), precision) if len(batch) else None
+        yield batch, _computed(compute, batch.to(device), precision) if len(batch) else None
 
 
-def _forward(model: VisionLanguageModel, batch: Batch, precision: str) -> Outputs:
+def _computed(compute: Callable[[Batch], T], batch: Batch, precision: str) -> T:
     # The modes end with the batch: around a `yield` they would hold for the caller's code as well.
     autocast = torch.autocast(batch.row.device.type, torch.bfloat16, enabled=precision == "bf16-mixed")
     with torch.inference_mode(), autocast:
-        outputs: Outputs = model(batch)
-        return outputs
+        return compute(batch)

@@ -6,18 +6,23 @@ model.predict([{"image": "a.jpg", "title": "a red bird"}])
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from mmft.batch import Batch, Fused
 from mmft.config.paths import rebase
 from mmft.config.schema.data import DataConfig
 from mmft.data.loading import make_batches
 from mmft.data.splits import Split, inputs_only, whole
 from mmft.data.table import Table
 from mmft.hardware import device_of, has_bf16
-from mmft.inference import full_precision, outputs_of
+from mmft.inference import full_precision, fused_of, outputs_of
 from mmft.models.vision_language_model import VisionLanguageModel
 from mmft.run_folder import find_run
 from mmft.saved_model import SavedModel, load_model
@@ -70,11 +75,56 @@ class LoadedModel:
         precision = full_precision(self.saved.config.trainer.precision)
         for batch, outputs in outputs_of(model, self.batches(split, config), self.device, precision):
             found = {} if outputs is None else dict(zip(batch.row.tolist(), task.answers(outputs), strict=True))
-            wrong = {bad.row: f"{bad.column}: {bad.reason}" if bad.column else bad.reason for bad in batch.bad}
-            for row in sorted(found.keys() | wrong.keys()):
-                empty = dict.fromkeys(self.columns())
-                answer = found.get(row, {}) | {"error": wrong.get(row)}
-                yield empty | {"row": row, "id": split.table.id(row)} | answer
+            if task.over_pairs:  # a row that lacks a modality is no pair
+                found |= {row: {} for row in batch.row[~(batch.image_present & batch.text_present)].tolist()}
+            yield from _in_order(batch, found, self.columns(), split)
+
+    def embed(self, rows: Any, root: str | Path = ".") -> dict[str, npt.NDArray[np.float32]]:
+        """Embeddings of rows, in the same order; a row's does not depend on the rows beside it.
+
+        Args:
+            rows: as for `predict`.
+            root: folder that relative picture paths start from.
+
+        Returns:
+            (R, D) by name (`embedded`): nan where a row lacks the modality or cannot be read.
+        """
+        config = self.saved.config.data
+        table = Table.from_rows(rows, inputs_only(config.columns), Path(root))
+        return stacked(list(self.embeddings(whole(table), config)), self.embedded)
+
+    @property
+    def embedded(self) -> dict[str, int]:
+        """What `embed` gives, and its width.
+
+        For a task over pairs `image` and `text`, of length 1, in their shared space; for any other task both encoders'
+        pooled features and `fused`, what the head is given.
+        """
+        model = self.saved.model
+        if self.saved.task.over_pairs:
+            return dict.fromkeys(("image", "text"), model.fusion.width // 2)
+        towers = {"image": model.image_encoder.widths.pooled, "text": model.text_encoder.widths.pooled}
+        return (towers if model.fusion.reads == "pooled" else {}) | {"fused": model.fusion.width}
+
+    def embeddings(self, split: Split, config: DataConfig) -> Iterator[dict[str, Any]]:
+        """One dict per row of `split`: `row`, `id`, `error`, and (D,) arrays by name, None where there is none."""
+        precision = full_precision(self.saved.config.trainer.precision)
+        for batch, fused in fused_of(self.saved.model, self.batches(split, config), self.device, precision):
+            found = {} if fused is None else self._embeddings_of(batch, fused)
+            yield from _in_order(batch, found, ["row", "id", *self.embedded, "error"], split)
+
+    def _embeddings_of(self, batch: Batch, fused: Fused) -> dict[int, dict[str, Any]]:
+        """By row number; None for a modality that the row lacks."""
+        parts = {"image": fused.image, "text": fused.text, "fused": fused.features}
+        if self.saved.task.over_pairs:
+            parts["image"], parts["text"] = fused.features.chunk(2, dim=-1)
+        there = {"image": batch.image_present, "text": batch.text_present}
+        found: dict[int, dict[str, Any]] = {row: {} for row in batch.row.tolist()}
+        for name in self.embedded:
+            values, present = parts[name].float().cpu().numpy(), there.get(name, torch.ones_like(batch.image_present))
+            for row, value, known in zip(batch.row.tolist(), values, present.tolist(), strict=True):
+                found[row][name] = value if known else None
+        return found
 
     def batches(self, split: Split, config: DataConfig) -> Any:
         """Batches of a split without targets, as the model wants them."""
@@ -98,6 +148,27 @@ class LoadedModel:
     def columns(self) -> list[str]:
         """Names of an answer's columns."""
         return ["row", "id", *self.saved.task.answer_columns, "error"]
+
+
+def _in_order(
+    batch: Batch, found: dict[int, dict[str, Any]], columns: list[str], split: Split
+) -> Iterator[dict[str, Any]]:
+    """A batch's rows in the table's order: what was found of each, or what is wrong with it."""
+    wrong = {bad.row: f"{bad.column}: {bad.reason}" if bad.column else bad.reason for bad in batch.bad}
+    for row in sorted(found.keys() | wrong.keys()):
+        answer = found.get(row, {}) | {"error": wrong.get(row)}
+        yield dict.fromkeys(columns) | {"row": row, "id": split.table.id(row)} | answer
+
+
+def stacked(rows: Sequence[dict[str, Any]], widths: Mapping[str, int]) -> dict[str, npt.NDArray[np.float32]]:
+    """(R, D) for each name, nan where a row has none; `widths` are the D."""
+    made = {}
+    for name, width in widths.items():
+        made[name] = np.full((len(rows), width), np.nan, dtype=np.float32)
+        for at, row in enumerate(rows):
+            if row[name] is not None:
+                made[name][at] = row[name]
+    return made
 
 
 def load(run: str | Path, runs: str | Path = "runs", accelerator: str = "auto") -> LoadedModel:

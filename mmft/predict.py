@@ -17,11 +17,14 @@ from mmft.config.compose import Composed
 from mmft.config.schema import PredictConfig
 from mmft.data.splits import load_rows
 from mmft.errors import ExitCode, UserError
-from mmft.loaded_model import data_of_run, load
+from mmft.files import written_aside
+from mmft.loaded_model import LoadedModel, data_of_run, load
 from mmft.shipped import located
 
 log = logging.getLogger(__name__)
 Answer = dict[str, Any]
+Columns = dict[str, type]
+"""An answer's columns, and whether each holds whole numbers, texts or numbers."""
 
 
 def predict(composed: Composed) -> int:
@@ -40,15 +43,15 @@ def predict(composed: Composed) -> int:
     if data.path is None:
         raise UserError("data.path must be given: the table to predict. Type data.path=FILE.")
     split = load_rows(data, None)
-    counted = _Counted(model.answers(split, data))
-    _writer(config.out)(config.out, model.columns(), counted)
+    counted = Counted(model.answers(split, data))
+    _writer(config.out)(config.out, _columns(model), counted)
     log.info("%d rows, %d of them with an error", counted.rows, counted.bad)
     if config.out != "-":
         print(config.out, flush=True)
     return ExitCode.DONE
 
 
-class _Counted:
+class Counted:
     """Counts answers as they pass."""
 
     def __init__(self, answers: Iterable[Answer]) -> None:
@@ -62,7 +65,12 @@ class _Counted:
             yield answer
 
 
-def _writer(out: str) -> Callable[[str, list[str], Iterable[Answer]], None]:
+def _columns(model: LoadedModel) -> Columns:
+    texts = {"id", "error"} | ({"prediction"} if not model.saved.task.predicts_numbers else set())
+    return {name: int if name == "row" else str if name in texts else float for name in model.columns()}
+
+
+def _writer(out: str) -> Callable[[str, Columns, Iterable[Answer]], None]:
     """The writer of a file by its ending, which the config's check has allowed; `-` is CSV on stdout."""
     return {".jsonl": _write_jsonl, ".parquet": _write_parquet}.get(Path(out).suffix.lower(), _write_csv)
 
@@ -73,45 +81,34 @@ def _opened(out: str) -> Iterator[TextIO]:
     if out == "-":
         yield sys.stdout
         return
-    with _aside(located(out)) as aside, aside.open("w", newline="", encoding="utf-8") as stream:
+    with written_aside(located(out)) as new, new.open("w", newline="", encoding="utf-8") as stream:
         yield stream
 
 
-@contextmanager
-def _aside(path: Path) -> Iterator[Path]:
-    """A file to write that takes the name `path` once it is whole; nothing of it is left if that fails."""
-    aside = path.with_name(f".{path.name}.new")
-    try:
-        yield aside
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
-
-
-def _write_csv(out: str, columns: list[str], answers: Iterable[Answer]) -> None:
+def _write_csv(out: str, columns: Columns, answers: Iterable[Answer]) -> None:
     with _opened(out) as stream:
         writer = csv.DictWriter(stream, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(answers)
 
 
-def _write_jsonl(out: str, columns: list[str], answers: Iterable[Answer]) -> None:  # noqa: ARG001 - one signature
+def _write_jsonl(out: str, columns: Columns, answers: Iterable[Answer]) -> None:  # noqa: ARG001 - one signature
     with _opened(out) as stream:
         stream.writelines(json.dumps(answer, ensure_ascii=False) + "\n" for answer in answers)
 
 
-def _write_parquet(out: str, columns: list[str], answers: Iterable[Answer]) -> None:
+def _write_parquet(out: str, columns: Columns, answers: Iterable[Answer]) -> None:
     import pyarrow as pa
     from pyarrow import parquet
 
-    kinds = {"row": pa.int64(), "id": pa.string(), "prediction": pa.string(), "error": pa.string()}
-    schema = pa.schema([(name, kinds.get(name, pa.float32())) for name in columns])
-    with _aside(located(out)) as aside, parquet.ParquetWriter(aside, schema) as writer:
-        for some in _batched(answers, 4096):  # one row group each
+    kinds = {int: pa.int64(), str: pa.string(), float: pa.float32()}
+    schema = pa.schema([(name, kinds[kind]) for name, kind in columns.items()])
+    with written_aside(located(out)) as new, parquet.ParquetWriter(new, schema) as writer:
+        for some in batched(answers, 4096):  # one row group each
             writer.write_table(pa.Table.from_pylist(some, schema=schema))
 
 
-def _batched(answers: Iterable[Answer], size: int) -> Iterator[list[Answer]]:
+def batched(answers: Iterable[Answer], size: int) -> Iterator[list[Answer]]:
     """Lists of at most `size` answers (itertools has this from Python 3.12)."""
     source = iter(answers)
     while some := list(islice(source, size)):

@@ -28,6 +28,22 @@ def label_table(splits: Mapping[str, Split]) -> str:
     return aligned([["label", *splits], *lines], right=range(1, len(splits) + 1))
 
 
+def pair_table(splits: Mapping[str, Split]) -> str:
+    """For each split: rows with both, their distinct pictures and texts, and groups of more than one row."""
+    lines = []
+    for name, split in splits.items():
+        pairs = [pair for pair in split.table.pairs(split.rows) if pair.image is not None and pair.text is not None]
+        groups = Counter(pair.group for pair in pairs if pair.group is not None)
+        counts = (
+            len(pairs),
+            len({pair.image for pair in pairs}),
+            len({pair.text for pair in pairs}),
+            sum(count > 1 for count in groups.values()),
+        )
+        lines.append([name, *(f"{count:,}" for count in counts)])
+    return aligned([["split", "pairs", "pictures", "texts", "groups of several"], *lines], right=range(1, 5))
+
+
 def number_table(splits: Mapping[str, Split]) -> str:
     """For each column of numbers and each split: how many there are, their mean, deviation, quartiles and extremes."""
     header = ["label", "split", "numbers", "mean", "std", "min", "25%", "50%", "75%", "max"]

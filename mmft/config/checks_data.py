@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mmft.config.checks import check_train, check_use
-from mmft.config.schema import CheckConfig, PredictConfig, RunsConfig, TestConfig, TrainConfig
+from mmft.config.schema import CheckConfig, EmbedConfig, PredictConfig, RunsConfig, TestConfig, TrainConfig
 from mmft.config.schema.data import names_of
 from mmft.config.validate import MUST
 from mmft.config.wording import did_you_mean, listed, show
@@ -17,6 +17,7 @@ from mmft.shipped import located
 
 _TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 _PREDICTIONS = (".csv", ".jsonl", ".parquet")
+_EMBEDDINGS = (".parquet", ".npz")
 _LISTS = (".csv", ".jsonl")
 
 
@@ -143,11 +144,11 @@ def micro_batch_fits(c: TrainConfig) -> str | None:
 
 @check_use("out", "data.path")
 def out_is_a_table(c: PredictConfig) -> str | None:
-    """Predictions can be written, and not over the rows."""
+    """What comes out can be written, and not over the rows."""
     rows = c.data.path
     if c.out != "-" and rows is not None and os.path.realpath(located(c.out)) == os.path.realpath(located(rows)):
-        return f"{show(c.out)} is data.path: the predictions would overwrite the rows"
-    return _not_to_be_written(c.out, _PREDICTIONS)
+        return f"{show(c.out)} is data.path: what comes out would overwrite the rows"
+    return _not_to_be_written(c.out, _EMBEDDINGS if isinstance(c, EmbedConfig) else _PREDICTIONS)
 
 
 @check_use("out", "compare")
@@ -178,10 +179,11 @@ def check_comes_first(c: CheckConfig) -> str | None:
 def _not_to_be_written(typed: str, endings: tuple[str, ...]) -> str | None:
     """Why a file for `out` cannot be written."""
     out = located(typed)
-    if typed == "-":
+    if typed == "-" and ".csv" in endings:
         return None
     if out.suffix.lower() not in endings:
-        return f"{show(typed)}: its ending says the format: {listed(endings)}, or - for CSV on stdout"
+        also = ", or - for CSV on stdout" if ".csv" in endings else ""
+        return f"{show(typed)}: its ending says the format: {listed(endings)}{also}"
     if not out.absolute().parent.is_dir():
         return f"there is no folder {out.parent}{_here(typed)}; make it first"
     return f"{show(typed)} is a folder; type out=FILE" if out.is_dir() else None
@@ -211,24 +213,25 @@ for _key in ("path", "train", "val", "test"):
     check_train(f"data.{_key}")(_table(_key))
 check_use("data.path")(_table("path"))
 
-# What `mmft predict` does not look at, and why.
+# What `mmft predict` and `mmft embed` do not look at, and why.
 _UNREAD = {
-    "limit": "mmft predict predicts every row of the table",
-    "max_bad_fraction": "mmft predict gives bad rows an error instead of a prediction, however many they are",
+    "limit": "takes every row of the table",
+    "max_bad_fraction": "gives bad rows an error and nothing else, however many they are",
     **dict.fromkeys(
         ("columns.label", "columns.split", "columns.weight", "columns.group"),
-        "mmft predict looks at pictures, texts and ids alone",
+        "looks at pictures, texts and ids alone",
     ),
 }
 
 
 def _unread(key: str, why: str) -> Any:
-    """A check that a key is not given to `mmft predict`."""
+    """A check that a key is not given to `mmft predict` or `mmft embed`."""
 
     def rule(c: TestConfig) -> str | None:
-        if not isinstance(c, PredictConfig) or attrgetter(key)(c.data) is None:
+        if not isinstance(c, PredictConfig | EmbedConfig) or attrgetter(key)(c.data) is None:
             return None
-        return f"changes nothing, because {why}. Leave it out"
+        command = "embed" if isinstance(c, EmbedConfig) else "predict"
+        return f"changes nothing, because mmft {command} {why}. Leave it out"
 
     return rule
 

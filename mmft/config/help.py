@@ -40,6 +40,10 @@ _EXAMPLES = {
         "mmft predict run=last data.path=new.csv out=predictions.csv",
         "mmft predict run=last data.path=new.csv out=- | head",
     ),
+    "embed": (
+        "mmft embed run=last data.path=new.csv out=embeddings.parquet",
+        "mmft embed run=last data.path=new.csv out=embeddings.npz",
+    ),
     "export": ("mmft export run=last", "mmft export run=runs/mine/2026-11-01_10-00-00 out=my_encoders"),
     "runs": (
         "mmft runs                                                   (newest first)",

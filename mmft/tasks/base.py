@@ -24,12 +24,14 @@ class Task(ABC):
         constant: what a prediction that sees no input is called; see `constant_outputs`.
         width: C, the number of outputs that the head must give; known after `fit`.
         over_pairs: whether it is a `PairTask`.
+        predicts_numbers: whether a `prediction` is a number and not a text.
     """
 
     monitor: ClassVar[str]
     constant: ClassVar[str]
     width: int
     over_pairs: ClassVar[bool] = False
+    predicts_numbers: bool = False
 
     def make_head(self, width: int) -> nn.Module:
         """What turns fused features (B, width) into outputs (B, C): a linear layer."""

@@ -5,6 +5,7 @@ Legend: B batch, R rows of the logical batch, V width of the vectors that the he
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from typing import Any
@@ -20,7 +21,7 @@ from mmft.tasks.pair_losses import Rows, info_nce_sum, sigmoid_sum
 from mmft.tasks.retrieval import RetrievalMetric
 
 _LOSSES = {"info_nce": info_nce_sum, "sigmoid": sigmoid_sum}
-_BEGINNING = {"info_nce": (0.07, None), "sigmoid": (0.1, -10.0)}  # CLIP's and SigLIP's temperature and bias
+_TEMPERATURES = {"info_nce": 0.07, "sigmoid": 0.1}  # CLIP's and SigLIP's
 
 
 class Contrastive(PairTask):
@@ -33,15 +34,17 @@ class Contrastive(PairTask):
     Args:
         loss: `info_nce` or `sigmoid`.
         temperature: what similarities are divided by at first; None: 0.07 for `info_nce`, 0.1 for `sigmoid`.
+        batch_size: rows of a logical batch; the bias of `sigmoid` begins where one pair in so many is a positive one.
     """
 
     monitor = "mean_recall"
     constant = "always the same"
+    predicts_numbers = True
 
-    def __init__(self, loss: str = "info_nce", temperature: float | None = None) -> None:
+    def __init__(self, loss: str = "info_nce", temperature: float | None = None, batch_size: int = 32) -> None:
         self._loss_sum = _LOSSES[loss]
-        usual, self.bias = _BEGINNING[loss]
-        self.temperature = usual if temperature is None else temperature
+        self.temperature = _TEMPERATURES[loss] if temperature is None else temperature
+        self.bias = -math.log(batch_size) if loss == "sigmoid" else None
 
     def make_head(self, width: int) -> nn.Module:  # noqa: ARG002 - it has no more for a larger one
         """Scale and bias of similarities."""

@@ -52,6 +52,7 @@ class Regression(Task):
 
     def _set(self, names: list[str], mean: list[float], std: list[float]) -> None:
         self.names, self.width = names, len(names)
+        self.predicts_numbers = self.width == 1  # several are one JSON object
         self.mean, self.std = torch.tensor(mean, dtype=torch.float64), torch.tensor(std, dtype=torch.float64)  # (T,)
 
     def fit(self, labels: Sequence[Any]) -> None:

@@ -70,7 +70,7 @@ def test_root(name: str, shapes: Shapes, tmp_path: Path) -> None:
     if name not in COMMANDS:
         assert any(name in defaults_of(command) for command in COMMANDS)
         return
-    given = {"run": f"run={tmp_path}", "out": "out=-"}
+    given = {"run": f"run={tmp_path}", "out": f"out={tmp_path / 'out.parquet'}"}
     must = [f.name for f in dataclasses.fields(COMMANDS[name]) if not has_default(f)]
     rows = shapes.overrides if issubclass(COMMANDS[name], TrainConfig) else []
     composed = compose(name, [*rows, *(given[key] for key in must if key in given)])
@@ -104,6 +104,7 @@ def test_option(group: str, name: str, shapes: Shapes, tmp_path: Path) -> None:
     )
     must = [f"{group.replace('/', '.')}.pattern=bias"] if name == "pattern" else []
     must += _with_numbers(shapes, tmp_path) if name == "regression" else []
+    must += ["task=contrastive"] if name == "dual" else []
     composed = compose("train", [*(o for o in shapes.overrides if o.startswith(keys)), f"{group}={name}", *must])
     assert composed.choices[group] == name
     chosen = composed.config
@@ -138,7 +139,7 @@ def _build(config: TrainConfig, folder: RunFolder) -> None:
     splits = load_splits(config.data, config.seed)
     task = build.build_task(config.task)
     task.fit(splits["train"].table.labels(splits["train"].rows))
-    model = build.build_model(config.model, task.width, config.seed)
+    model = build.build_model(config.model, task.make_head, config.seed)
     plan = build.build_plan(config, model)
     data = build.build_data(config, splits, model, task)
     module = build.build_module(config, model, task, plan)

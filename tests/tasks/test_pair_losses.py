@@ -39,7 +39,7 @@ def test_info_nce_with_a_positive_each_is_clips() -> None:
     rows = rows_of(12)._replace(weight=torch.ones(12))
     logits, own = image @ text.T, torch.arange(12)
     expected = (functional.cross_entropy(logits, own) + functional.cross_entropy(logits.T, own)) / 2
-    assert float(info_nce_sum(image, text, rows, slice(None))) / 12 == pytest.approx(float(expected), abs=1e-12)
+    assert info_nce_sum(image, text, rows, slice(None)).item() / 12 == pytest.approx(expected.item(), abs=1e-12)
 
 
 def test_sigmoid_with_a_positive_each_is_siglips() -> None:
@@ -47,7 +47,7 @@ def test_sigmoid_with_a_positive_each_is_siglips() -> None:
     rows = rows_of(12)._replace(weight=torch.ones(12))
     signs = 2 * torch.eye(12, dtype=torch.float64) - 1
     expected = -functional.logsigmoid(signs * (image @ text.T)).sum() / 12
-    assert float(sigmoid_sum(image, text, rows, slice(None))) / 12 == pytest.approx(float(expected), abs=1e-12)
+    assert sigmoid_sum(image, text, rows, slice(None)).item() / 12 == pytest.approx(expected.item(), abs=1e-12)
 
 
 @pytest.mark.parametrize("loss_sum", LOSSES)

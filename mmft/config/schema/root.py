@@ -183,3 +183,12 @@ class PredictConfig(TestConfig):
 
     out: str
     """File of predictions, `.csv`, `.jsonl` or `.parquet` by its ending; `-`: CSV on stdout."""
+
+
+@dataclass(kw_only=True)
+class EmbedConfig(TestConfig):
+    """Everything that `mmft embed` reads."""
+
+    out: str
+    """File of embeddings, by its ending: `.parquet` (a list of numbers for each row and modality) or `.npz` (an array
+    for each modality, nan where a row lacks it)."""

@@ -59,3 +59,6 @@ class ContrastiveConfig(TaskConfig):
     """`info_nce`: each row among all others, both ways (CLIP); `sigmoid`: each pair by itself (SigLIP)."""
     temperature: float | None = field(None, gt=0)
     """What similarities are divided by at first; it is learned; null: 0.07, or 0.1 for `sigmoid`."""
+    batch_size: int = field(32, ge=1)
+    """Rows that are compared at once, which follows `data.batch_size`: the bias of `sigmoid` begins at minus its
+    logarithm. SigLIP's own -10 is that of 22,000 rows; it is learned, but short training would hardly move it."""

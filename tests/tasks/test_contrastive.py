@@ -1,0 +1,153 @@
+"""Contrastive retrieval, as a user has it: runs, what they answer, what is refused."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from make_shapes import Shapes
+from pyarrow import parquet
+from runs import Run, TrainRun
+
+import mmft
+from mmft.batch import Pair
+from mmft.config.compose import compose
+from mmft.embed import embed
+from mmft.errors import UserError
+from mmft.predict import predict
+from mmft.tasks.contrastive import Contrastive
+from mmft.test import test as run_test
+
+RUN = ["task=contrastive", "data.limit=null", "trainer.max_epochs=2", "data.micro_batch_size=5"]
+
+
+@pytest.fixture(scope="module")
+def run(shapes: Shapes, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    from mmft.train import train
+
+    path = tmp_path_factory.mktemp("contrastive") / "run"
+    typed = [o for o in shapes.overrides if not o.startswith("data.columns.label")]
+    assert train(compose("train", [*typed, *RUN, "callbacks.progress=none"]), path) == 0
+    return Run(path)
+
+
+def test_what_belongs_together_is_known_by_its_content() -> None:
+    task = Contrastive()
+    a, b = task.encode(Pair("/a.png", "a cat", "g", None)), task.encode(Pair(b"\x00", "a cat", None, "cat"))
+    assert a[1] == b[1] >= 0
+    assert a[0] != b[0]
+    assert (a[2] >= 0, b[2]) == (True, -1)
+    assert torch.as_tensor(a).dtype == torch.int64
+    for pair, missing in ((Pair(None, "a", None, None), "picture"), (Pair("/a", None, None, None), "text")):
+        with pytest.raises(ValueError, match=f"no {missing}, so that there is no pair"):
+            task.encode(pair)
+
+
+@pytest.mark.parametrize(("loss", "scale", "bias"), [("info_nce", 1 / 0.07, None), ("sigmoid", 10.0, -math.log(22000))])
+def test_temperature_and_bias_begin_as_published(loss: str, scale: float, bias: float | None) -> None:
+    head: Any = Contrastive(loss=loss, batch_size=22000).make_head(32)
+    assert head.log_scale.exp().item() == pytest.approx(scale)
+    assert (None if head.bias is None else head.bias.item()) == pytest.approx(bias)
+    assert bias is None or bias == pytest.approx(-10, abs=1e-2)
+    half: Any = Contrastive(loss=loss, temperature=0.5).make_head(32)
+    assert half.log_scale.item() == pytest.approx(math.log(2))
+
+
+def test_the_scale_stays_below_100() -> None:
+    head: Any = Contrastive().make_head(8)
+    torch.nn.init.constant_(head.log_scale, 10.0)
+    assert head(torch.ones(1, 8))[0, 0].item() == pytest.approx(100.0, rel=1e-5)
+
+
+def test_a_run_without_labels(run: Run) -> None:
+    summary = run.summary
+    assert summary["monitor"] == "val/mean_recall"
+    assert 0 < summary["test"]["mean_recall"] <= 1
+    assert summary["test"]["text_to_image/median_rank"] >= 1
+    assert "modalities" not in summary
+    assert run_test(compose("test", [f"run={run.path}"])) == 0
+
+
+def test_rows_without_a_picture_or_a_text_are_bad_ones(train_run: TrainRun, shapes: Shapes, tmp_path: Path) -> None:
+    frame = pd.read_csv(shapes.rows)
+    frame.loc[frame.index[3], "text"] = None
+    frame.to_csv(tmp_path / "rows.csv", index=False)
+    where = [f"data.path={tmp_path / 'rows.csv'}", f"data.root={shapes.rows.parent}", "data.max_bad_fraction=0.2"]
+    made = train_run(*where, "task=contrastive", "data.limit=null", "trainer.max_epochs=1")
+    bad = pd.read_csv(made.path / "bad_rows.csv")
+    assert "no text, so that there is no pair" in set(bad["reason"])
+
+
+def test_embeddings_are_what_predict_compares(run: Run, shapes: Shapes, tmp_path: Path) -> None:
+    rows = pd.read_csv(shapes.rows).head(8)
+    rows.loc[2, "text"] = None
+    rows.loc[4, "image"] = None
+    rows.loc[5, "image"] = "images/not_there.png"
+    rows.to_csv(tmp_path / "new.csv", index=False)
+    where = [f"run={run.path}", f"data.path={tmp_path / 'new.csv'}", f"data.root={shapes.rows.parent}"]
+    for ending in ("parquet", "npz"):
+        assert embed(compose("embed", [*where, f"out={tmp_path / 'out'}.{ending}"])) == 0
+    assert predict(compose("predict", [*where, f"out={tmp_path / 'cosines.parquet'}"])) == 0
+    arrays = np.load(tmp_path / "out.npz")
+    table = parquet.read_table(tmp_path / "out.parquet").to_pandas()
+    cosines = parquet.read_table(tmp_path / "cosines.parquet").to_pandas()
+    assert np.isnan(arrays["image"]).any(1).tolist() == [row in (4, 5) for row in range(8)]
+    assert np.isnan(arrays["text"]).any(1).tolist() == [row in (2, 5) for row in range(8)]
+    assert table["error"][5] == "image: no such file"
+    assert arrays["error"][5] == table["error"][5]
+    for row in (0, 1, 3, 6, 7):
+        image, text = table["image"][row], table["text"][row]
+        assert np.linalg.norm(image) == pytest.approx(1, abs=1e-5)
+        assert float(image @ text) == pytest.approx(cosines["prediction"][row], abs=1e-5)
+        assert np.array_equal(image, arrays["image"][row])
+    here = mmft.load(run.path).embed(rows, root=shapes.rows.parent)
+    assert np.allclose(here["text"], arrays["text"], atol=1e-5, equal_nan=True)
+
+
+def test_a_row_without_both_has_no_similarity(run: Run) -> None:
+    answer = mmft.load(run.path).predict([{"image": None, "text": "a painting in red"}])[0]
+    assert answer["prediction"] is None
+
+
+@pytest.mark.parametrize("fusion", ["concat", "merged"])
+def test_other_tasks_embed_too(fusion: str, train_run: TrainRun) -> None:
+    small = ["model.fusion.width=32", "model.fusion.heads=2"] if fusion == "merged" else []
+    made = train_run(f"model/fusion={fusion}", *small, "trainer.max_epochs=1")
+    model = mmft.load(made.path)
+    found = model.embed([{"image": None, "text": "a painting in red"}])
+    assert set(found) == ({"fused"} if fusion == "merged" else {"image", "text", "fused"})
+    assert found["fused"].shape == (1, model.model.fusion.width)
+    assert np.isfinite(found["fused"]).all()
+    if fusion == "concat":
+        assert np.isnan(found["image"]).all()
+        assert np.isfinite(found["text"]).all()
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        (["task=contrastive", "model/fusion=concat"], "model.fusion: concat does not go with task=contrastive"),
+        (["model/fusion=dual"], "model.fusion: dual does not go with task=classification"),
+        (["task=contrastive", "data.columns.text=null"], r"Type data.columns.text=COLUMN"),
+        (["task=contrastive", "data.sampler=balanced"], "data.sampler: balanced needs a class"),
+        (["task=contrastive", "task.temperature=0"], "task.temperature"),
+        (["task=contrastive", "task.label_smoothing=0.1"], "task.label_smoothing"),
+        (["task=contrastive", "trainer=fsdp", "trainer.devices=2"], "fsdp does not go with task=contrastive"),
+        (["task=contrastive", "modality_report=true"], "modality_report: true changes nothing"),
+    ],
+)
+def test_refused(typed: list[str], said: str, shapes: Shapes) -> None:
+    with pytest.raises(UserError, match=said):
+        compose("train", [*shapes.overrides, *typed])
+
+
+@pytest.mark.parametrize("loss", ["info_nce", "sigmoid"])
+def test_it_overfits_16_rows(loss: str, train_run: TrainRun) -> None:
+    more = ["data.overfit=12", "data.limit=null", "trainer.max_epochs=200", "optim.lr=1e-3", "schedule.warmup=0"]
+    made = train_run("task=contrastive", f"task.loss={loss}", *more, "model.dropout=0")
+    assert made.summary["test"]["mean_recall"] == 1.0
