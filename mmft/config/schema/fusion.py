@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from mmft.config.fields import field
 from mmft.config.registry import OptionConfig, option
@@ -42,6 +43,66 @@ class MergedConfig(FusionConfig):
 
     width: int = field(256, ge=1)
     """Width that both encoders' tokens are projected to, which is also the width that the head gets."""
+    layers: int = field(2, ge=1)
+    """Transformer blocks."""
+    heads: int = field(4, ge=1)
+    """Attention heads of each block; they share `width` evenly."""
+    dropout: float = field(0.1, ge=0, lt=1)
+    """Dropout of tokens, attention weights and both branches of each block; `model.dropout` overrides it."""
+
+
+@option("model/fusion", "film", builds="mmft.models.fusion.film:FilmFusion")
+@dataclass(kw_only=True)
+class FilmConfig(FusionConfig):
+    """Feature-wise linear modulation: one modality scales and shifts the features of the other's tokens."""
+
+    condition: Literal["text", "image"] = "text"
+    """The modality that modulates the other one, whose tokens' mean is read out."""
+    width: int = field(256, ge=1)
+    """Width that both encoders' tokens are projected to, which is also the width that the head gets."""
+    layers: int = field(2, ge=1)
+    """Modulated blocks, each an MLP."""
+    dropout: float = field(0.1, ge=0, lt=1)
+    """Dropout of tokens and inside each block; `model.dropout` overrides it."""
+
+
+@option("model/fusion", "low_rank", builds="mmft.models.fusion.low_rank:LowRankFusion")
+@dataclass(kw_only=True)
+class LowRankConfig(FusionConfig):
+    """All products of both pooled features, and either's own, weighted by a tensor of low rank."""
+
+    hidden: int = field(512, ge=1)
+    """Width of the fused features, which is also the width that the head gets."""
+    rank: int = field(4, ge=1)
+    """Rank of the tensor: more gives more kinds of products, and parameters in proportion."""
+    dropout: float = field(0.1, ge=0, lt=1)
+    """Dropout before the head; `model.dropout` overrides it."""
+
+
+@option("model/fusion", "cross", builds="mmft.models.fusion.cross:CrossFusion")
+@dataclass(kw_only=True)
+class CrossConfig(FusionConfig):
+    """Co-attention: the tokens of either encoder look at the other's, in two streams; their means are read out."""
+
+    width: int = field(256, ge=1)
+    """Width that both encoders' tokens are projected to; the head gets twice that."""
+    layers: int = field(2, ge=1)
+    """Layers, each of cross-attention, self-attention and MLP for either stream."""
+    heads: int = field(4, ge=1)
+    """Attention heads; they share `width` evenly."""
+    dropout: float = field(0.1, ge=0, lt=1)
+    """Dropout of tokens, attention weights and all branches of each layer; `model.dropout` overrides it."""
+
+
+@option("model/fusion", "resampler", builds="mmft.models.fusion.resampler:ResamplerFusion")
+@dataclass(kw_only=True)
+class ResamplerConfig(FusionConfig):
+    """Learned queries that look at the tokens of both encoders; their mean is read out. For many tokens."""
+
+    width: int = field(256, ge=1)
+    """Width of queries and projected tokens, which is also the width that the head gets."""
+    queries: int = field(32, ge=1)
+    """Learned queries."""
     layers: int = field(2, ge=1)
     """Transformer blocks."""
     heads: int = field(4, ge=1)
