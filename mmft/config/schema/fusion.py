@@ -31,7 +31,7 @@ class GatedConfig(FusionConfig):
     """A gated multimodal unit over both pooled features: each row decides how much of either goes through."""
 
     hidden: int = field(512, ge=1)
-    """Width of the gated features, which is also the width that the head gets."""
+    """Width of the fused features, which is also the width that the head gets."""
     dropout: float = field(0.1, ge=0, lt=1)
     """Dropout before the head; `model.dropout` overrides it."""
 
@@ -48,7 +48,7 @@ class MergedConfig(FusionConfig):
     heads: int = field(4, ge=1)
     """Attention heads of each block; they share `width` evenly."""
     dropout: float = field(0.1, ge=0, lt=1)
-    """Dropout of tokens, attention weights and both branches of each block; `model.dropout` overrides it."""
+    """Dropout of tokens, attention weights and every branch of each block; `model.dropout` overrides it."""
 
 
 @option("model/fusion", "film", builds="mmft.models.fusion.film:FilmFusion")
@@ -87,11 +87,11 @@ class CrossConfig(FusionConfig):
     width: int = field(256, ge=1)
     """Width that both encoders' tokens are projected to; the head gets twice that."""
     layers: int = field(2, ge=1)
-    """Layers, each of cross-attention, self-attention and MLP for either stream."""
+    """Blocks, each of cross-attention, self-attention and MLP for either stream."""
     heads: int = field(4, ge=1)
-    """Attention heads; they share `width` evenly."""
+    """Attention heads of each block; they share `width` evenly."""
     dropout: float = field(0.1, ge=0, lt=1)
-    """Dropout of tokens, attention weights and all branches of each layer; `model.dropout` overrides it."""
+    """Dropout of tokens, attention weights and every branch of each block; `model.dropout` overrides it."""
 
 
 @option("model/fusion", "resampler", builds="mmft.models.fusion.resampler:ResamplerFusion")
@@ -100,12 +100,12 @@ class ResamplerConfig(FusionConfig):
     """Learned queries that look at the tokens of both encoders; their mean is read out. For many tokens."""
 
     width: int = field(256, ge=1)
-    """Width of queries and projected tokens, which is also the width that the head gets."""
-    queries: int = field(32, ge=1)
+    """Width that both encoders' tokens are projected to, which is also the width that the head gets."""
+    queries: int = field(8, ge=1)
     """Learned queries."""
     layers: int = field(2, ge=1)
     """Transformer blocks."""
     heads: int = field(4, ge=1)
     """Attention heads of each block; they share `width` evenly."""
     dropout: float = field(0.1, ge=0, lt=1)
-    """Dropout of tokens, attention weights and both branches of each block; `model.dropout` overrides it."""
+    """Dropout of tokens, attention weights and every branch of each block; `model.dropout` overrides it."""
