@@ -13,6 +13,7 @@ import pytest
 from runs import TrainRun
 
 from mmft import build
+from mmft.batch import Widths
 from mmft.check import check
 from mmft.config import checks_data, registry
 from mmft.config.compose import Composed, compose
@@ -80,10 +81,8 @@ def test_every_field_is_read(
         "callbacks.early_stopping.patience=3", "callbacks.ema.decay=0.9", "optim.lr=null", "tune.image_encoder.lr=1e-3"
     )
     train_run("optim=sgd", "schedule=constant", f"init={first.path}", "tune=head_only", "optim.lr=null")
-    train_run(
-        "optim=adamw_8bit", "schedule=linear", "logger=wandb", "model/fusion=gated"
-    )  # WANDB_MODE is offline in tests
-    train_run("optim=paged_adamw", "schedule=wsd", "logger=wandb_offline", "model/fusion=merged")
+    train_run("optim=adamw_8bit", "schedule=linear", "logger=wandb")  # WANDB_MODE is offline in tests
+    train_run("optim=paged_adamw", "schedule=wsd", "logger=wandb_offline")
     rows = [f"data.root={shapes.rows.parent}", "data.columns.split=null", "trainer.max_epochs=1"]
     train_run(*rows, "optim=paged_adamw_8bit", "logger=tensorboard")  # by fractions
     parts = {name: tmp_path / f"{name}.csv" for name in ("train", "test")}
@@ -95,6 +94,9 @@ def test_every_field_is_read(
         must = [f"tune.{tower}.pattern=bias" for tower in TOWERS] if name == "pattern" else []
         typed = [*shapes.overrides, *(f"tune/{tower}={name}" for tower in TOWERS), *must, "optim.lr=null"]
         build.build_methods(compose("train", typed).config.tune)
+    for name in registry.options("model/fusion"):  # tests/models trains with each
+        config = compose("train", [*shapes.overrides, f"model/fusion={name}"]).config
+        registry.build(config.model.fusion, image=Widths(8, 8), text=Widths(8, 8))
     for name in registry.options("task"):  # tests/tasks trains with each
         build.build_task(compose("train", [*shapes.overrides, f"task={name}"]).config.task)
     expected = {(schema.__name__, f.name) for schema in schemas(COMMANDS["train"]) for f in dataclasses.fields(schema)}

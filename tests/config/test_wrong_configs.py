@@ -96,6 +96,19 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
         ["model.dropout=0.3", "model.fusion.dropout=0.2"],
         ["changes nothing, because model.dropout=0.3"],
     ),
+    "heads that cannot share the width": (
+        ["model/fusion=cross", "model.fusion.heads=3"],
+        ["model.fusion.heads: 3 heads cannot share model.fusion.width=256", "Type model.fusion.width=258"],
+    ),
+    "heads of a fusion that has none": (
+        ["model/fusion=film", "model.fusion.heads=2"],
+        ["model.fusion.heads: belongs to", "model/fusion=cross", "not to model/fusion=film"],
+    ),
+    "a condition that is no modality": (
+        ["model/fusion=film", "model.fusion.condition=txt"],
+        ["one of text, image", "Did you mean text?"],
+    ),
+    "no queries": (["model/fusion=resampler", "model.fusion.queries=0"], ["0 is out of bounds", "at least 1"]),
     "one label": (["task.labels=[cat]"], ["at least two names"]),
     "huber's delta without huber": (["task=regression", "task.huber_delta=2"], ["Type task.loss=huber"]),
     "several labels for one target": (["data.columns.label=[a,b]"], ["Type data.columns.label=COLUMN"]),

@@ -10,21 +10,16 @@ from typing import Any
 import pytest
 import torch
 from runs import TrainRun
+from small_fusions import FUSIONS, TOKENS, B, L, N, alone, double, encoded, moved, small, with_padding
 from tiny_encoders import IMAGE_KINDS, TEXT_KINDS
 from torch import Tensor, nn
 
 from mmft import build, load
-from mmft.batch import Batch, Encoded, Widths
+from mmft.batch import Batch, Encoded
 from mmft.config.compose import compose
-from mmft.config.registry import options
 from mmft.errors import UserError
-from mmft.models.fusion.gated import GatedFusion
-from mmft.models.fusion.merged import MergedFusion
+from mmft.models.fusion.blocks import Attention
 from mmft.models.vision_language_model import VisionLanguageModel, set_dropout
-
-FUSIONS = list(options("model/fusion"))
-B, N, L = 4, 5, 8
-SMALL = {"merged": ["model.fusion.width=32", "model.fusion.heads=2"]}
 
 
 @pytest.fixture
@@ -32,7 +27,7 @@ def built(shapes_overrides: list[str]) -> Callable[..., VisionLanguageModel]:
     """`built("merged", "model.dropout=0")`: a model with this fusion and small encoders."""
 
     def build_one(fusion: str, *typed: str) -> VisionLanguageModel:
-        overrides = [*shapes_overrides, f"model/fusion={fusion}", *SMALL.get(fusion, []), *typed]
+        overrides = [*shapes_overrides, f"model/fusion={fusion}", *small(fusion), *typed]
         return build.build_model(compose("train", overrides).config.model, 6, seed=0)
 
     return build_one
@@ -54,14 +49,9 @@ def batch() -> Batch:
     )
 
 
-def encoded(length: int, width: int, real: int | None = None) -> Encoded:
-    tokens = torch.randn(B, length, width, generator=torch.Generator().manual_seed(width))
-    mask = torch.arange(length).expand(B, -1) < (length if real is None else real)
-    return Encoded(tokens, mask, tokens[:, 0])
-
-
 def test_every_fusion_is_tested() -> None:
-    assert FUSIONS == ["concat", "gated", "merged"]
+    assert FUSIONS == ["concat", "gated", "merged", "film", "low_rank", "cross", "resampler"]
+    assert TOKENS == ["merged", "film", "cross", "resampler"]
 
 
 PAIRS = [(kind, "bert") for kind in IMAGE_KINDS] + [("timm_vit", kind) for kind in TEXT_KINDS if kind != "bert"]
@@ -76,6 +66,7 @@ def test_every_parameter_gets_a_gradient_with_every_encoder(
     folders = image_encoder_folder(image, width=24), text_encoder_folder(text, width=40)
     names = [f"model.{t}_encoder.name={f}" for t, f in zip(("image", "text"), folders, strict=True)]
     model = built(fusion, *names)
+    moved(model.fusion)
     logits = model(batch).logits
     assert logits.shape == (B, 6)
     logits.square().sum().backward()
@@ -91,6 +82,7 @@ def test_every_parameter_gets_a_gradient_with_every_encoder(
 def test_what_is_absent_or_padded_changes_nothing(fusion: str, pool: str, built: Any, batch: Batch) -> None:
     """Content of an absent side, content and length of padding; alone in its batch or not."""
     model = built(fusion, f"model.image_encoder.pool={pool}", f"model.text_encoder.pool={pool}").eval()
+    moved(model.fusion)
     for stand_in in (model.missing_image, model.missing_text):
         nn.init.normal_(stand_in.vector)
     batch.image_present[:] = torch.tensor([True, False, True, False])
@@ -113,6 +105,7 @@ def test_what_is_absent_or_padded_changes_nothing(fusion: str, pool: str, built:
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_rows_without_any_modality_are_finite_and_teach_the_stand_ins(fusion: str, built: Any, batch: Batch) -> None:
     model = built(fusion, "model.image_encoder.pool=cls_mean")
+    moved(model.fusion)
     nowhere = torch.zeros(B, dtype=torch.bool)
     nothing = {"pixel_values": None, "input_ids": None, "attention_mask": None}
     logits = model(replace(batch, **nothing, image_present=nowhere, text_present=nowhere)).logits
@@ -150,89 +143,69 @@ def test_dropout_is_set(fusion: str, built: Any, batch: Batch) -> None:
     assert {m.p for m in own.modules() if isinstance(m, nn.Dropout)} == {0.5}
 
 
-def test_dropout_of_attention_weights_alone_acts_in_every_block() -> None:
-    fusion = MergedFusion(Widths(8, 8), Widths(12, 12), width=16, layers=3, heads=2, dropout=0.5).eval()
-    for block in fusion.blocks:
-        block.attention.training = True
+@pytest.mark.parametrize("fusion", ["merged", "cross", "resampler"])
+def test_dropout_of_attention_weights_alone_acts_in_every_block(fusion: str) -> None:
+    module = alone(fusion, dropout=0.5, layers=3).eval()
+    attentions = [part for part in module.modules() if isinstance(part, Attention)]
+    assert len(attentions) == (12 if fusion == "cross" else 3)
+    for attention in attentions:
+        attention.training = True
         with torch.no_grad():
-            outs = [fusion(encoded(N, 8), encoded(L, 12)) for _ in range(2)]
+            outs = [module(encoded(N, 8), encoded(L, 12)) for _ in range(2)]
         assert not torch.equal(*outs)
-        block.eval()
+        attention.eval()
 
 
-def test_gated_is_the_papers_formula() -> None:
-    fusion = GatedFusion(Widths(3, 8), Widths(5, 12), hidden=16, dropout=0.5).double().eval()
-    image, text = (torch.randn(B, width, dtype=torch.float64) for width in (8, 12))
-    empty = torch.zeros(B, 1, 1), torch.ones(B, 1, dtype=torch.bool)
-    got = fusion(Encoded(*empty, image), Encoded(*empty, text))
-    x = nn.functional.layer_norm(torch.cat([image, text], 1), (20,))
-    z = 1 / (1 + torch.exp(-(x @ fusion.gate.weight.T + fusion.gate.bias)))
-    h_i = torch.tanh(x[:, :8] @ fusion.image.weight.T + fusion.image.bias)
-    h_t = torch.tanh(x[:, 8:] @ fusion.text.weight.T + fusion.text.bias)
-    assert torch.allclose(got, z * h_i + (1 - z) * h_t, atol=1e-12)
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_every_parameter_of_a_fusion_matters(fusion: str) -> None:
+    """Each gets a gradient that is not zero, from rows that differ."""
+    module = alone(fusion).double()
+    module(double(encoded(N, 8)), double(encoded(L, 12, real=[6, 1, L, 3]))).pow(3).sum().backward()
+    assert [name for name, p in module.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
-def test_merged_is_torchs_transformer_over_all_tokens() -> None:
-    fusion = MergedFusion(Widths(8, 8), Widths(12, 24), width=16, layers=2, heads=2, dropout=0.1).double().eval()
-    image, text = encoded(N, 8), encoded(L, 12, real=6)
-    image, text = image._replace(tokens=image.tokens.double()), text._replace(tokens=text.tokens.double())
-    reference = nn.TransformerEncoder(
-        nn.TransformerEncoderLayer(16, 2, 64, 0.1, "gelu", batch_first=True, norm_first=True),
-        2,
-        enable_nested_tensor=False,
-    ).double()
-    for mine, theirs in zip(fusion.blocks, reference.layers, strict=True):
-        theirs.load_state_dict(
-            {
-                **{f"norm{i}.{k}": v for i in (1, 2) for k, v in getattr(mine, f"norm{i}").state_dict().items()},
-                "self_attn.in_proj_weight": mine.attention.qkv.weight,
-                "self_attn.in_proj_bias": mine.attention.qkv.bias,
-                **{f"self_attn.out_proj.{k}": v for k, v in mine.attention.proj.state_dict().items()},
-                **{f"linear1.{k}": v for k, v in mine.mlp[0].state_dict().items()},
-                **{f"linear2.{k}": v for k, v in mine.mlp[3].state_dict().items()},
-            }
-        )
-    parts = [fusion.class_token.expand(B, 1, -1)]
-    parts += [
-        fusion.image(image.tokens) + fusion.modality.weight[0],
-        fusion.text(text.tokens) + fusion.modality.weight[1],
-    ]
-    mask = torch.cat([torch.ones(B, 1, dtype=torch.bool), image.mask, text.mask], 1)
-    with torch.no_grad():
-        expected = fusion.norm(reference.eval()(torch.cat(parts, 1), src_key_padding_mask=~mask)[:, 0])
-        assert torch.allclose(fusion(image, text), expected, atol=1e-12)
-
-
+@pytest.mark.parametrize(("fusion", "more"), [*((name, {}) for name in TOKENS), ("film", {"condition": "image"})])
 @pytest.mark.parametrize("content", [0.0, 1e6, float("inf"), float("nan")])
 @pytest.mark.parametrize("length", [6, 7, 64])
-def test_merged_never_reads_padding(length: int, content: float) -> None:
-    """Nor does padding get or spoil a gradient; to float32's rounding, and in float64 to float64's."""
+def test_padding_is_never_read(fusion: str, more: dict[str, str], length: int, content: float) -> None:
+    """On either side; nor does it get or spoil a gradient; to float32's rounding, and in float64 to float64's."""
     torch.manual_seed(0)
-    fusion = MergedFusion(Widths(8, 8), Widths(12, 12), width=16, layers=2, heads=2, dropout=0.0)
-    image, text = encoded(N, 8), encoded(6, 12)
-    tokens = torch.full((B, length, 12), content)
-    tokens[:, :6] = text.tokens
-    mask = torch.arange(length).expand(B, -1) < 6
+    module = alone(fusion, **more)
+    plain = encoded(N, 8), encoded(6, 12)
+    padded = tuple(with_padding(side, length, content) for side in plain)
     with torch.no_grad():
-        assert (fusion(image, Encoded(tokens, mask, text.pooled)) - fusion(image, text)).abs().max() <= 1e-6
-    fusion.double()
-    image, text = image._replace(tokens=image.tokens.double()), text._replace(tokens=text.tokens.double())
-    exact = tokens.double().requires_grad_()
+        assert (module(*padded) - module(*plain)).abs().max() <= 1e-6
+    module.double()
+    given = [double(side) for side in padded]
+    for side in given:
+        side.tokens.requires_grad_()
     gradients: list[list[Tensor]] = []
-    for given in (text, Encoded(exact, mask, text.pooled)):
-        fusion.zero_grad()
-        fusion(image, given).square().sum().backward()
-        gradients.append([p.grad.clone() for p in fusion.parameters()])
+    for image, text in ([double(side) for side in plain], given):
+        module.zero_grad()
+        module(image, text).pow(3).sum().backward()
+        gradients.append([p.grad.clone() for p in module.parameters() if p.grad is not None])
     assert all(torch.allclose(a, b, atol=1e-10) for a, b in zip(*gradients, strict=True))
-    assert exact.grad is not None
-    assert not exact.grad[:, 6:].any()
+    for side in given:
+        assert side.tokens.grad is not None
+        assert not side.tokens.grad[~side.mask].any()
+        assert side.tokens.grad[side.mask].any()
 
 
-def test_heads_that_cannot_share_the_width(shapes_overrides: list[str]) -> None:
+@pytest.mark.parametrize("fusion", TOKENS)
+def test_rows_do_not_see_one_another(fusion: str) -> None:
+    module, (image, text) = alone(fusion).double(), (double(encoded(N, 8)), double(encoded(L, 12, real=[6, 1, L, 3])))
+    together = module(image, text)
+    for row in range(B):
+        one = [Encoded(*(part[row : row + 1] for part in side)) for side in (image, text)]
+        assert torch.allclose(module(*one)[0], together[row], atol=1e-12)
+
+
+@pytest.mark.parametrize("fusion", ["merged", "cross", "resampler"])
+def test_heads_that_cannot_share_the_width(fusion: str, shapes_overrides: list[str]) -> None:
     with pytest.raises(UserError, match=r"model.fusion.heads: 3 heads cannot share .*Type model.fusion.width=258"):
-        compose("train", [*shapes_overrides, "model/fusion=merged", "model.fusion.heads=3"])
+        compose("train", [*shapes_overrides, f"model/fusion={fusion}", "model.fusion.heads=3"])
     with pytest.raises(ValueError, match="no multiple"):
-        MergedFusion(Widths(8, 8), Widths(8, 8), width=16, layers=1, heads=3, dropout=0.0)
+        alone(fusion, width=16, heads=3)
 
 
 def test_one_dropout_in_every_fusion(shapes_overrides: list[str]) -> None:
@@ -243,10 +216,10 @@ def test_one_dropout_in_every_fusion(shapes_overrides: list[str]) -> None:
             compose("train", [*typed, "model.fusion.dropout=0.3"])
 
 
-@pytest.mark.parametrize("fusion", ["gated", "merged"])
+@pytest.mark.parametrize("fusion", ["gated", "merged", "film", "low_rank", "cross", "resampler"])
 def test_it_learns_and_the_finished_model_is_the_same(fusion: str, train_run: TrainRun, shapes: Any) -> None:
     """`debug=overfit` does what it promises, and the folder builds the model that was trained."""
-    typed = [*SMALL.get(fusion, []), "data.limit=null", "trainer.max_epochs=25", "model.image_encoder.pool=cls_mean"]
+    typed = [*small(fusion), "data.limit=null", "trainer.max_epochs=25", "model.image_encoder.pool=cls_mean"]
     run = train_run("debug=overfit", f"model/fusion={fusion}", *typed)
     assert run.summary["test"]["accuracy"] == 1.0
     content = json.loads((run.path / "model" / "config.json").read_text())

@@ -76,7 +76,7 @@ def test_everyone_gets_every_value(ranks: list[dict[str, Any]]) -> None:
 def test_a_sharded_step_is_that_of_one_process(ranks: list[dict[str, Any]]) -> None:
     """Whatever rows the ranks have: gradients, the norm that clips them, and the weights that come out."""
     for found in ranks:
-        assert len(found["sharded"]) == 9
+        assert len(found["sharded"]) == 10
         for name, errors in found["sharded"].items():
             assert errors["other names"] == 0, name
             assert max(errors.values()) <= 1e-5, (name, errors)

@@ -109,10 +109,10 @@ def sharded_errors(case: Case) -> dict[str, dict[str, float]]:
     """How far an optimizer step of the sharded model is from one process's, by case.
 
     Rows and micro-batches that leave a rank without any; modalities that one rank's rows lack, or all rows; an empty
-    logical batch; another fusion; frozen towers, and such with LoRA.
+    logical batch; other fusions; frozen towers, and such with LoRA.
     """
-    merged = ["model/fusion=merged", "model.fusion.width=32", "model.fusion.heads=2"]
-    other = Case([*case.overrides, *merged])
+    small = ["model.fusion.width=32", "model.fusion.heads=2"]
+    merged, cross = (Case([*case.overrides, f"model/fusion={name}", *small]) for name in ("merged", "cross"))
     frozen = Case([*case.overrides, "tune=head_only", "optim.lr=null"])
     added = Case([*case.overrides, "tune=lora"])
     one_rank = replace(case.batch, image_present=torch.arange(ROWS) % 2 == 0)  # the first rank's rows
@@ -124,7 +124,8 @@ def sharded_errors(case: Case) -> dict[str, dict[str, float]]:
         "no row": sharded_step(case, rows_of(case.batch, []), None),
         "pictures of one rank": sharded_step(case, one_rank, 4),
         "no picture": sharded_step(case, no_image, 5),
-        "merged": sharded_step(other, rows_of(one_rank, list(range(31))), 4),
+        "merged": sharded_step(merged, rows_of(one_rank, list(range(31))), 4),
+        "cross": sharded_step(cross, rows_of(one_rank, list(range(31))), 4),
         "head only": sharded_step(frozen, case.batch, 5),
         "lora": sharded_step(added, case.batch, 5),
     }

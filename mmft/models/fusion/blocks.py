@@ -1,33 +1,78 @@
-"""Attention blocks for fusions that read tokens.
+"""What fusions that read tokens are made of: projections, attention, blocks, the mean of real tokens.
 
-Legend: B batch, N tokens, F width, H heads.
+Legend: B batch, N tokens, M tokens that are looked at, D an encoder's token width, F width of the fusion, H heads.
 """
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mmft.batch import Encoded
+from mmft.models.encoder import pool_tokens
 
-class SelfAttention(nn.Module):
-    """Multi-head self-attention in which no token looks at a masked one."""
+
+class Projection(nn.Sequential):
+    """Brings an encoder's tokens to the fusion's width: LayerNorm and linear."""
+
+    def __init__(self, tokens: int, width: int) -> None:
+        """Args are D and F."""
+        super().__init__(nn.LayerNorm(tokens), nn.Linear(tokens, width))
+
+    def forward(self, encoded: Encoded) -> Tensor:
+        """Tokens (B, N, D) -> (B, N, F), finite everywhere.
+
+        Zeros take the place of padding first: an attention weight of 0 does not hide an inf or nan.
+        """
+        out: Tensor = super().forward(encoded.tokens.masked_fill(~encoded.mask.unsqueeze(-1), 0))
+        return out
+
+
+class Attention(nn.Module):
+    """Multi-head attention in which no token looks at a masked one.
+
+    To the tokens themselves, or to those of a context; queries, keys and values share one matrix in either case, as in
+    torch's `MultiheadAttention`.
+    """
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
-        """Args are F, H (which divides F), and the dropout of attention weights and of the output."""
+        """Args are F, H, and the dropout of attention weights and of the output.
+
+        Raises:
+            ValueError: `heads` does not divide `width`.
+        """
         super().__init__()
+        if width % heads:
+            raise ValueError(f"width {width} is no multiple of heads {heads}")
         self.heads = heads
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
         self.attention_dropout = dropout
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """(B, N, F) and (B, N) bool, True = real token, at least one a row -> (B, N, F)."""
-        b, n, f = x.shape
-        q, k, v = self.qkv(x).view(b, n, 3, self.heads, f // self.heads).permute(2, 0, 3, 1, 4)  # (B, H, N, F / H) each
+    def forward(self, x: Tensor, mask: Tensor, context: Tensor | None = None) -> Tensor:
+        """Mixes what is looked at.
+
+        Args:
+            x: (B, N, F) the tokens that look.
+            mask: (B, M) bool of what is looked at, True = real token, at least one a row.
+            context: (B, M, F) what is looked at; None: `x` itself, M = N.
+
+        Returns:
+            (B, N, F).
+        """
+        f = x.shape[-1]
+        if context is None:
+            q, k, v = self.qkv(x).chunk(3, dim=-1)  # (B, N, F) each
+        else:
+            weight, bias = self.qkv.weight, self.qkv.bias
+            q = functional.linear(x, weight[:f], bias[:f])  # (B, N, F)
+            k, v = functional.linear(context, weight[f:], bias[f:]).chunk(2, dim=-1)  # (B, M, F) each
+        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (q, k, v))  # (B, H, ., F / H)
         dropped = self.attention_dropout if self.training else 0.0
         mixed = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None, :], dropout_p=dropped)
-        out: Tensor = self.dropout(self.proj(mixed.transpose(1, 2).reshape(b, n, f)))
+        out: Tensor = self.dropout(self.proj(mixed.transpose(1, 2).flatten(2)))
         return out
 
 
@@ -41,18 +86,39 @@ class Block(nn.Module):
         """Args are F, H, and the dropout of attention weights and of both branches."""
         super().__init__()
         self.norm1 = nn.LayerNorm(width)
-        self.attention = SelfAttention(width, heads, dropout)
+        self.attention = Attention(width, heads, dropout)
         self.norm2 = nn.LayerNorm(width)
-        self.mlp = nn.Sequential(
-            nn.Linear(width, 4 * width),
-            nn.GELU(),
-            nn.Dropout(dropout),
-            nn.Linear(4 * width, width),
-            nn.Dropout(dropout),
-        )
+        self.mlp = mlp(width, dropout)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """(B, N, F) and (B, N) bool, True = real token -> (B, N, F)."""
-        x = x + self.attention(self.norm1(x), mask)
+    def forward(self, x: Tensor, mask: Tensor, context: Tensor | None = None) -> Tensor:
+        """One step of all tokens.
+
+        Args:
+            x: (B, N, F).
+            mask: (B, N) bool, True = real token; with a context (B, M + N).
+            context: (B, M, F), normed: tokens that `x` looks at besides itself, and that stay as they are.
+
+        Returns:
+            (B, N, F).
+        """
+        normed = self.norm1(x)
+        seen = None if context is None else torch.cat([context, normed], dim=1)
+        x = x + self.attention(normed, mask, seen)
         out: Tensor = x + self.mlp(self.norm2(x))
         return out
+
+
+def mlp(width: int, dropout: float) -> nn.Sequential:
+    """A transformer's MLP for one token: (..., F) -> (..., F), four times as wide in between."""
+    return nn.Sequential(
+        nn.Linear(width, 4 * width),
+        nn.GELU(),
+        nn.Dropout(dropout),
+        nn.Linear(4 * width, width),
+        nn.Dropout(dropout),
+    )
+
+
+def mean_of_real(x: Tensor, mask: Tensor) -> Tensor:
+    """(B, N, F) and (B, N) bool, True = real token -> (B, F)."""
+    return pool_tokens(x, mask, "mean", prefix=0)

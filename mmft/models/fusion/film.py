@@ -1,0 +1,60 @@
+"""FiLM fusion: one modality says how the features of the other are scaled and shifted.
+
+Feature-wise linear modulation (Perez et al. 2018, arXiv 1709.07871) of a token x by the condition c, in each block:
+
+    x <- x + MLP((1 + gamma(c)) * norm(x) + beta(c))
+
+The paper modulates residual blocks of convolutions, behind a norm without weights of its own, and has 1 + gamma too.
+The tokens of a transformer have been mixed already; each goes through an MLP, as in DiT's adaLN (arXiv 2212.09748).
+gamma and beta are 0 at the start: there the condition changes nothing, and nothing of the pretrained features is lost.
+
+Legend: B batch, N L image and text tokens, D_i D_t their widths, F width of the fusion, K blocks.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mmft.batch import Encoded, Widths
+from mmft.models.fusion.base import Fusion
+from mmft.models.fusion.blocks import Projection, mean_of_real, mlp
+
+Condition = Literal["text", "image"]
+
+
+class FilmFusion(Fusion):
+    """Modulates the tokens of one modality by the mean of the other's, and reads out their mean.
+
+    So the head sees the condition by what it does to the other modality alone.
+    """
+
+    reads = "tokens"
+
+    def __init__(
+        self, image: Widths, text: Widths, condition: Condition, width: int, layers: int, dropout: float
+    ) -> None:
+        """Args are the encoders' widths, the modality that modulates the other, F, K, and dropout."""
+        super().__init__()
+        self.width = width
+        self.condition = condition
+        self.image = Projection(image.tokens, width)
+        self.text = Projection(text.tokens, width)
+        self.modulation = nn.Linear(width, layers * 2 * width)
+        self.dropout = nn.Dropout(dropout)
+        self.blocks = nn.ModuleList([mlp(width, dropout) for _ in range(layers)])
+        self.norm = nn.LayerNorm(width)
+        nn.init.zeros_(self.modulation.weight)
+        nn.init.zeros_(self.modulation.bias)
+
+    def forward(self, image: Encoded, text: Encoded) -> Tensor:
+        """Tokens (B, N, D_i) and (B, L, D_t) with their masks, or the other way round -> (B, F)."""
+        sides = [(self.dropout(self.image(image)), image.mask), (self.dropout(self.text(text)), text.mask)]
+        (x, mask), condition = sides if self.condition == "text" else sides[::-1]  # x (B, N, F)
+        modulations = self.modulation(mean_of_real(*condition)).view(len(x), len(self.blocks), 2, 1, self.width)
+        for block, (gamma, beta) in zip(self.blocks, modulations.permute(1, 2, 0, 3, 4), strict=True):  # (B, 1, F) each
+            x = x + block((1 + gamma) * functional.layer_norm(x, (self.width,)) + beta)
+        out: Tensor = self.norm(mean_of_real(x, mask))
+        return out
