@@ -91,7 +91,8 @@ class _Check:
     def _fit(self, splits: Mapping[str, Split], task: Task) -> bool:
         """Rows and labels; whether the task can be learned from them."""
         _say("rows", "  ".join(f"{name} {len(split):,}" for name, split in splits.items()))
-        _say("labels", label_table(splits) if self.config.task.has_classes else number_table(splits))
+        names = self.config.task.has_names
+        _say("labels", label_table(splits, task.label_names) if names else number_table(splits))
         before, train = len(self.errors), splits["train"]
         self._try(task.fit, train.table.labels(train.rows))
         return len(self.errors) == before

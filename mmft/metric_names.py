@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-_LOWER = frozenset({"loss", "rmse", "mae"})
+_LOWER = frozenset({"loss", "rmse", "mae", "hamming_loss", "ece"})
 
 
 def lower_is_better(name: str) -> bool:

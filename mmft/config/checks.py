@@ -64,6 +64,7 @@ def check(config: Any, wrong: set[str], *, partial: bool = False) -> list[Proble
         checks_data,
         checks_memory,
         checks_splits,
+        checks_task,
         checks_training,
         checks_tune,
     )
