@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from make_shapes import Shapes
+from runs import TrainRun, resumed
 from scipy.optimize import minimize_scalar
 from scored import batch, outputs
 from sklearn import metrics as sk
 from torch import Tensor
 from torch.nn import functional
 
+import mmft
 from mmft.errors import UserError
+from mmft.run_folder import RunFolder
 from mmft.tasks.calibration import HOTTEST, Reliability, fit_temperature
 from mmft.tasks.classification import Classification
 
@@ -141,6 +148,33 @@ def test_focal_loss_is_divided_as_cross_entropy_is() -> None:
     focal, plain = (fitted("aabc", class_weights="balanced", **o) for o in ({"loss": "focal", "focal_gamma": 0}, {}))
     one, other = (t.loss_sum(outputs(logits), batch(target)) / t.normaliser(batch(target)) for t in (focal, plain))
     assert one.item() == pytest.approx(other.item(), rel=1e-12)
+
+
+def test_a_run_tunes_keeps_and_uses_what_it_found(train_run: TrainRun, shapes: Shapes, tmp_path: Path) -> None:
+    """Two unequal classes, one of them rare; also resumed, where nothing but the finished model is missing."""
+    frame = pd.read_csv(shapes.rows)
+    frame["rare"] = np.where(frame["label"] == "red disc", "yes", "no")
+    frame.to_csv(tmp_path / "rows.csv", index=False)
+    typed = [f"data.path={tmp_path / 'rows.csv'}", f"data.root={shapes.rows.parent}", "data.columns.label=rare"]
+    typed += ["task.calibration=temperature", "task.threshold_metric=f1", "task.loss=focal", "data.limit=null"]
+    run = train_run(*typed, "trainer.max_epochs=3", "data.micro_batch_size=4", "modality_report=true")
+    summary, tuned = run.summary, run.summary["tuned"]
+    assert tuned["nll"]["after"] < tuned["nll"]["before"]
+    assert tuned["f1"]["after"] >= tuned["f1"]["before"]
+    assert "val/ece" in run.metrics
+    assert summary["modalities"]["majority"] == pytest.approx(5 / 6)
+    loaded = mmft.load(run.path)
+    assert loaded.saved.task.state()["temperature"] == tuned["temperature"] != 1
+    test = frame.query("split == 'test'")
+    answers = loaded.predict(test, root=shapes.rows.parent)
+    assert (answers["prediction"] == "yes").tolist() == (answers["score_yes"] > tuned["threshold"]).tolist()
+    guessed = (answers["prediction"] == test["rare"]).mean()
+    assert guessed == pytest.approx(summary["test"]["accuracy"])
+    shutil.rmtree(run.path / "model")
+    RunFolder(run.path).update_summary(status="failed", tuned=None)
+    again = resumed([], run.path)
+    assert again.summary["tuned"] == tuned
+    assert again.summary["test"] == summary["test"]
 
 
 def test_lists_of_labels_are_another_task() -> None:
