@@ -253,7 +253,7 @@ class Classification(Task):
         best = best_threshold(self._tempered(logits).softmax(-1)[:, 1], second, MEASURES[name])
         self.threshold = best.threshold
         log.info(
-            "%s is predicted above a probability of %.3f, tuned on %d validation rows: %s %.4f, at 0.5 it was %.4f",
+            "%r is predicted above a probability of %.3f, tuned on %d validation rows: %s %.4f, at 0.5 it was %.4f",
             *(self.labels[1], best.threshold, len(logits), name, best.after, best.before),
         )
         return {"threshold": best.threshold, name: {"before": best.before, "after": best.after}}

@@ -27,6 +27,9 @@ from mmft.tasks.multi_label_metrics import Measured, label_metrics
 from mmft.tasks.thresholds import best_threshold, counts_above, f1
 
 log = logging.getLogger(__name__)
+FEW = 5
+"""Validation rows with a label from which on its tuned threshold is not warned of."""
+_ONE_CELL = " Several columns hold 0 and 1 each; for a list, or a text with separators, type data.columns.label=COLUMN."
 
 
 class MultiLabel(Task):
@@ -111,9 +114,11 @@ class MultiLabel(Task):
             except ValueError as error:
                 reason = str(error)
         if not sets:
-            raise UserError(f"data.columns.label: no training row has labels that can be used: {reason}.")
+            raise UserError(f"data.columns.label: no training row has labels that can be used: {reason}.{_ONE_CELL}")
         counts = Counter(name for one in sets for name in one)
         columns = next((list(label) for label in labels if isinstance(label, dict)), None)
+        if columns is None and all(len(one) == 1 for one in sets):
+            log.warning("every training row has exactly one label, which is what task=classification is for")
         if columns is None and self._given is not None and (unseen := [n for n in self._given if not counts[n]]):
             raise UserError(f"task.labels: no training row has the label {unseen[0]!r}. There are: {in_order(counts)}.")
         self._set_labels(columns or self._given or in_order(counts))
@@ -238,11 +243,16 @@ class MultiLabel(Task):
     def tune(self, logits: Tensor, target: Tensor, weight: Tensor) -> dict[str, Any]:  # noqa: ARG002 - not of metrics
         """Takes for each label the threshold with the best F1; where no row has it, 0.5 stays."""
         probabilities, there = logits.double().sigmoid(), target.bool()
-        none = there.sum(0) == 0
+        counts = there.sum(0)
+        none = counts == 0
         found = [best_threshold(probabilities[:, c], there[:, c], f1) for c in range(self.width)]
         self._set_thresholds([0.5 if none[c] else one.threshold for c, one in enumerate(found)])
-        if none.any():
-            log.warning("no validation row has the label %s: its threshold stays 0.5", shown(self._names_where(none)))
+        for text, rare in (
+            ("no validation row has the label %s: its threshold stays 0.5", none),
+            (f"fewer than {FEW} validation rows have the label %s: its threshold is a guess", ~none & (counts < FEW)),
+        ):
+            if rare.any():
+                log.warning(text, shown(self._names_where(rare)))
         after = [float(f1(counts_above(probabilities[:, c], there[:, c], t))) for c, t in enumerate(self.thresholds)]
         means = {"before": sum(one.before for one in found) / self.width, "after": sum(after) / self.width}
         log.info(

@@ -84,9 +84,8 @@ class Measured(NamedTuple):
 
     def table(self, labels: Sequence[str], thresholds: Sequence[float]) -> list[list[Any]]:
         """One line for each label, `HEADER` first; nan where something is not defined."""
-        found = self.true_positives + self.false_positives
-        precision, recall = self.true_positives / found, self.true_positives / self.support
-        f1 = 2 * self.true_positives / (found + self.support)
-        each = (self.support, torch.tensor(thresholds), self.average_precision, precision, recall, f1)
+        right = self.true_positives.double()
+        found = right + self.false_positives
+        each = (self.average_precision, right / found, right / self.support, 2 * right / (found + self.support))
         columns = (values.tolist() for values in each)
-        return [HEADER, *([*line] for line in zip(labels, *columns, strict=True))]
+        return [HEADER, *([*line] for line in zip(labels, self.support.tolist(), thresholds, *columns, strict=True))]

@@ -221,12 +221,17 @@ class TestLabels:
             fitted([{"a": 1, "b": 0, "c": 1}, {"a": 1, "b": 0, "c": 0}])
         assert "no training row has the label b" in caplog.text
         assert "every training row has the label a" in caplog.text
+        assert "task=classification" not in caplog.text
+        with caplog.at_level(logging.WARNING):
+            fitted([0, 1, 1])  # a column of its own, which is typed as a list of one
+        assert "every training row has exactly one label, which is what task=classification is for" in caplog.text
 
     @pytest.mark.parametrize(
         ("labels", "options", "said"),
         [
             (["a", "a"], {}, r"have 1 label \(a\)"),
             ([None, None], {}, "no training row has labels that can be used: no label"),
+            ([{"tags": "a|b"}], {}, "tags: 'a.b' is neither 0 nor 1, .* type data.columns.label=COLUMN"),
             (["a|b"], {"labels": ["a", "c"]}, "no training row has the label 'c'. There are: "),
             ([["a|b", "c"]], {}, r"task.separator='\|' is part of the label 'a\|b'"),
             (["a|b"], {"pos_weight": [1.0]}, "task.pos_weight has 1 numbers for 2 labels"),
@@ -255,10 +260,12 @@ class TestThresholds:
         task = fitted(["a|b", "c|d"])
         logits, target, weight = drawn()
         target[:, 1] = False
+        target[:, 3] = torch.arange(R) < 4
         with caplog.at_level(logging.WARNING):
             told = task.tune(logits, target, weight)
         assert told["thresholds"]["b"] == 0.5
         assert "no validation row has the label b: its threshold stays 0.5" in caplog.text
+        assert "fewer than 5 validation rows have the label d: its threshold is a guess" in caplog.text
 
     def test_a_number_for_all(self) -> None:
         task = fitted(["a|b", "c|d"], thresholds=0.8)
