@@ -94,8 +94,10 @@ class _Check:
         _say("rows", "  ".join(f"{name} {len(split):,}" for name, split in splits.items()))
         if task.over_pairs:
             _say("pairs", pair_table(splits))
+        elif self.config.task.has_names:
+            _say("labels", label_table(splits, task.label_names))
         else:
-            _say("labels", label_table(splits) if self.config.task.has_classes else number_table(splits))
+            _say("labels", number_table(splits))
         before, train = len(self.errors), splits["train"]
         self._try(task.fit, train.table.labels(train.rows))
         return len(self.errors) == before

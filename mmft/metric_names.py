@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-_LOWER = frozenset({"loss", "rmse", "mae", "median_rank"})
+_LOWER = frozenset({"loss", "rmse", "mae", "median_rank", "hamming_loss", "ece"})
 
 
 def lower_is_better(name: str) -> bool:

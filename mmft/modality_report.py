@@ -3,7 +3,8 @@
 The unimodal figures are those of a linear head, trained alone on one tower's final pooled features; this
 is cheap and says what the tower's features hold, not what a model fine-tuned on one modality would reach.
 The heads are trained with the task's own loss, class weights included; `majority` is the task's constant
-prediction (for classes the most frequent one), whatever they are.
+prediction (for classes the most frequent one), whatever they are. What the task has tuned on the model's own
+outputs (thresholds) is left aside for all but the model itself.
 
 Legend: R rows, D pooled width, C outputs.
 """
@@ -52,7 +53,7 @@ def modality_report(
         both: the model's own figure.
         precision: the run's.
     """
-    device = next(model.parameters()).device
+    task, device = task.untuned(), next(model.parameters()).device
     known = _features(model, _spread(train, _MOST_ROWS), device, precision)
     asked = _features(model, test, device, precision)
     if known is None or asked is None:

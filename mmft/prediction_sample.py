@@ -13,7 +13,6 @@ from mmft.hardware import device_of
 from mmft.inference import outputs_of
 from mmft.models.vision_language_model import VisionLanguageModel
 from mmft.tasks.base import Task
-from mmft.tasks.classification import label_name
 from mmft.training.loggers.base import Prediction
 
 
@@ -44,7 +43,7 @@ def sample_predictions(
             there = batch.pixel_values is not None and bool(batch.image_present[i])
             image = batch.pixel_values[i] if batch.pixel_values is not None and there else None
             row = split.table.row(int(batch.row[i]))
-            label = "" if row.label is None else label_name(row.label)
+            label = ", ".join(task.label_names(row.label))
             found.append(
                 Prediction(row.row, row.id, image, row.text, label, str(answer["prediction"]), answer["score"])
             )

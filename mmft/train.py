@@ -19,6 +19,7 @@ import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmft import build, clock, logs
+from mmft.calibrate import tune_on_validation
 from mmft.callbacks.checkpointing import Checkpointing, resumed_best, step_folder
 from mmft.callbacks.pruning import Pruned
 from mmft.callbacks.weight_averaging import validated_weights
@@ -134,6 +135,8 @@ def run(
     if checkpointing.stopped_early:
         log.info("stopped early after optimizer step %d of %d", trainer.global_step, data.plan.total)
     folder.update_summary(stopped_early=checkpointing.stopped_early, **finish(config, module, checkpointing))
+    place, batches = trainer.strategy.root_device, data.evaluation_loader("val")
+    folder.update_summary(**tune_on_validation(model, task, batches, place, config.trainer.precision))
     if "test" in data.rows:
         evaluate(trainer, module, data, folder, logger)
     end_collectives(together=True)

@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+from scored import batch, outputs
 
 from mmft.metric_names import _LOWER, lower_is_better
 from mmft.tasks.classification import Classification
+from mmft.tasks.multi_label import MultiLabel
 from mmft.tasks.regression import Regression
 
 
 def test_every_metric_of_every_task_has_a_direction() -> None:
-    tasks = Classification(), Regression()
-    tasks[0].fit(["a", "b"])
-    tasks[1].fit([1, 2])
+    tasks = Classification(), Regression(), MultiLabel(), Classification(calibration="temperature")
+    labels: list[list[Any]] = [["a", "b"], [1, 2], ["a", "b"], ["a", "b"]]
+    for task, given in zip(tasks, labels, strict=True):
+        task.fit(given)
     names = {str(name) for task in tasks for name in task.metrics()} | {"loss"}
     higher = {name for name in names if not lower_is_better(name)}
     assert names - higher == _LOWER
-    for task in tasks:  # a perfect prediction is at least as good as a constant one, in the direction that is said
-        target = torch.tensor([task.encode(label) for label in (["a", "b"] if task is tasks[0] else [1, 2])])
-        perfect = torch.eye(2) * 9 if task is tasks[0] else target
+    for task, given in zip(tasks, labels, strict=True):
+        # A perfect prediction is at least as good as a constant one, in the direction that is said.
+        target = torch.stack([torch.as_tensor(task.encode(label)) for label in given])
+        perfect = target if isinstance(task, Regression) else torch.eye(2) * 18 - 9
         values = []
         for found in (perfect, perfect[:1].expand_as(perfect)):
             metrics = task.metrics()
-            metrics.update(found.softmax(-1) if task is tasks[0] else found, target)
+            task.update(metrics, outputs(found), batch(target))
             values.append(task.scalars(metrics))
         for name in values[0]:
             better, worse = values[0][name], values[1][name]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,11 +17,26 @@ MOST = 30
 """Labels that get a line of their own."""
 
 
-def label_table(splits: Mapping[str, Split]) -> str:
-    """One line for each label, the commonest first: its rows and its share of them in each split."""
-    counts = {name: Counter(map(_name, split.table.labels(split.rows))) for name, split in splits.items()}
+NamesOf = Callable[[Any], Sequence[str]]
+"""A task's `label_names(label)`: the names in a row's label; raises `ValueError`."""
+
+
+def label_table(splits: Mapping[str, Split], names_of: NamesOf) -> str:
+    """One line for each label, the commonest first: its rows and its share of them in each split.
+
+    Args:
+        splits: by name.
+        names_of: of the task; a row may have several names.
+    """
+    counts = {
+        name: Counter(one for label in split.table.labels(split.rows) for one in _names(label, names_of))
+        for name, split in splits.items()
+    }
     total: Counter[str] = sum(counts.values(), Counter())
-    lines = [[label, *(_share(counts[name], label) for name in splits)] for label, _ in total.most_common(MOST)]
+    lines = [
+        [label, *(_share(counts[name][label], len(split)) for name, split in splits.items())]
+        for label, _ in total.most_common(MOST)
+    ]
     if len(total) > MOST:
         rest = [label for label, _ in total.most_common()[MOST:]]
         lines.append([f"{len(rest)} others", *(str(sum(counts[name][label] for label in rest)) for name in splits)])
@@ -73,9 +88,13 @@ def _number(value: Any) -> float:
         return float("nan")
 
 
-def _share(count: Counter[str], label: str) -> str:
-    return f"{count[label]:,} ({count[label] / max(count.total(), 1):.1%})"
+def _share(count: int, rows: int) -> str:
+    return f"{count:,} ({count / max(rows, 1):.1%})"
 
 
-def _name(label: Any) -> str:
-    return "(none)" if label is None else str(label)
+def _names(label: Any, names_of: NamesOf) -> list[str]:
+    """The lines of the table that a row counts in."""
+    try:
+        return list(dict.fromkeys(names_of(label))) or ["(none)"]
+    except ValueError:
+        return ["(missing)" if label is None else "(not usable)"]

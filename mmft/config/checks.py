@@ -65,6 +65,7 @@ def check(config: Any, wrong: set[str], *, partial: bool = False) -> list[Proble
         checks_memory,
         checks_pairs,
         checks_splits,
+        checks_task,
         checks_training,
         checks_tune,
     )

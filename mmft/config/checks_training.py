@@ -1,4 +1,4 @@
-"""Checks of model, task, tuning, optimizer, schedule and trainer."""
+"""Checks of model, tuning, optimizer, schedule and trainer."""
 
 from __future__ import annotations
 
@@ -79,46 +79,6 @@ def heads_share_the_width(c: TrainConfig) -> str | None:
         return None
     more = -(-width // heads) * heads
     return f"{heads} heads cannot share model.fusion.width={width} evenly. Type model.fusion.width={more}"
-
-
-@check_train("task.labels")
-def labels_differ(c: TrainConfig) -> str | None:
-    """There are at least two labels, each once."""
-    labels = getattr(c.task, "labels", None)
-    if labels is None or (len(labels) > 1 and len(set(labels)) == len(labels)):
-        return None
-    return f"{show(labels)}: at least two names, each once"
-
-
-@check_train("task.class_weights", "task.labels")
-def weights_match_labels(c: TrainConfig) -> str | None:
-    """A list of weights has one for each label, in a known order."""
-    labels, weights = getattr(c.task, "labels", None), getattr(c.task, "class_weights", None)
-    if not isinstance(weights, list):
-        return None
-    if labels is None:
-        return "a list needs to know the labels' order. Type task.labels=[a,b,...]"
-    if len(weights) != len(labels):
-        return f"{len(weights)} numbers for {len(labels)} labels of task.labels"
-    if min(weights, default=0) < 0 or not any(weights):
-        return f"{show(weights)}: each must be at least 0, and one of them above 0"
-    return None
-
-
-@check_train("task.huber_delta", "task.loss")
-def huber_delta_is_used(c: TrainConfig) -> str | None:
-    """Huber's loss is the loss."""
-    if getattr(c.task, "huber_delta", None) is None or getattr(c.task, "loss", "") == "huber":
-        return None
-    return f"changes nothing, because task.loss={getattr(c.task, 'loss', '')}. Type task.loss=huber, or leave it out"
-
-
-@check_train("data.columns.label", "task")
-def label_columns_fit(c: TrainConfig) -> str | None:
-    """A task of one target has one column."""
-    if not isinstance(c.data.columns.label, list) or c.task.several_columns:
-        return None
-    return f"a list is for a task with several targets; task={c.task.type} has one. Type data.columns.label=COLUMN"
 
 
 @check_train("data.sampler", "task")

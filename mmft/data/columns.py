@@ -174,15 +174,39 @@ def _pictures_from_struct(column: pa.ChunkedArray) -> tuple[Pictures, Reasons]:
 
 
 def as_labels(column: Column) -> tuple[Labels, Reasons]:
-    """Scalars of any kind, each kept as what it is; a list or an object is not a label."""
+    """Scalars of any kind and lists of them, each kept as what it is; an object is not a label.
+
+    Which of them a task can learn is its own to say.
+    """
     if isinstance(column, list):
         return _labels_from_list(column)
     column = _plain(column)
-    if types.is_nested(column.type) or types.is_binary(column.type) or types.is_large_binary(column.type):
-        raise WrongType(f"holds {column.type}; a label is a text, a number or true/false")
+    if _is_list(column.type):
+        return _lists_of_labels(column)
+    if not _is_scalar(column.type):
+        raise WrongType(f"holds {column.type}; a label is a text, a number, true/false, or a list of them")
     if types.is_string(column.type) or types.is_large_string(column.type):
         values, reasons = as_strings(column)
         return Labels(values, mixed=False), reasons
+    return Labels(column, mixed=False), {}
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return any(test(kind) for test in (types.is_list, types.is_large_list, types.is_fixed_size_list))
+
+
+def _is_scalar(kind: pa.DataType) -> bool:
+    return not (types.is_nested(kind) or types.is_binary(kind) or types.is_large_binary(kind))
+
+
+def _lists_of_labels(column: pa.ChunkedArray) -> tuple[Labels, Reasons]:
+    """Parquet's lists; a broken text in one of them spoils the column, as Arrow does not say which it is."""
+    if not _is_scalar(column.type.value_type):
+        raise WrongType(f"holds {column.type}; the labels of a row are texts, numbers or true/false")
+    try:
+        column.validate(full=True)
+    except pa.ArrowInvalid as error:
+        raise WrongType(f"holds lists that cannot be read: {error}") from None
     return Labels(column, mixed=False), {}
 
 
@@ -191,8 +215,9 @@ def _labels_from_list(values: Sequence[Any]) -> tuple[Labels, Reasons]:
     plain: list[Any] = []
     for row, value in enumerate(values):
         value = value.item() if isinstance(value, np.generic) else value
-        if not is_null(value) and not isinstance(value, (str, int, float)):
-            reasons[row] = f"{_kind(value)} where a label is needed"
+        wrong = [one for one in (value if isinstance(value, list) else [value]) if not _is_label(one)]
+        if wrong:
+            reasons[row] = f"{_kind(wrong[0])} where a label is needed"
         plain.append(value if row not in reasons and not is_null(value) else None)
     kinds = {type(value) for value in plain if value is not None}
     try:
@@ -202,6 +227,10 @@ def _labels_from_list(values: Sequence[Any]) -> tuple[Labels, Reasons]:
     except (pa.ArrowException, UnicodeEncodeError, OverflowError):
         texts = [None if value is None else json.dumps(value) for value in plain]
         return Labels(pa.chunked_array([pa.array(texts, pa.string())]), mixed=True), reasons
+
+
+def _is_label(value: Any) -> bool:
+    return is_null(value) or isinstance(value, (str, int, float))
 
 
 def as_weights(column: Column) -> tuple[npt.NDArray[np.float64], Reasons]:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
 from mmft.batch import Batch, Outputs
+from mmft.tasks.labels import label_name
 
 
 class Task(ABC):
@@ -110,6 +111,34 @@ class Task(ABC):
     @abstractmethod
     def same_outputs(self, state: Mapping[str, Any]) -> bool:
         """Whether another run's task, of which this is the `state`, means the same by each output of the head."""
+
+    def label_names(self, label: Any) -> list[str]:
+        """The names that a row's label is shown and counted under, before `fit` as well; ValueError with the reason."""
+        return [] if label is None else [label_name(label)]
+
+    @property
+    def tunes(self) -> bool:
+        """Whether `tune` is to be called, with the finished model's outputs of the validation rows."""
+        return False
+
+    def tune(self, logits: Tensor, target: Tensor, weight: Tensor) -> dict[str, Any]:
+        """Sets how outputs become answers (thresholds, a temperature) by what is best on rows not trained on.
+
+        What it sets is in `state`. With several ranks each gets all rows, in the same order.
+
+        Args:
+            logits: (R, C) the finished model's, R at least 1, on the CPU.
+            target: (R, ...) as the task encodes it.
+            weight: (R,).
+
+        Returns:
+            What was found, for the run's summary.
+        """
+        raise NotImplementedError(f"{type(self).__name__} tunes nothing")
+
+    def untuned(self) -> Self:
+        """This task as it is in training, to measure other models with."""
+        return self
 
 
 class PairTask(Task):

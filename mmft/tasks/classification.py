@@ -5,80 +5,96 @@ Legend: B batch, C classes.
 
 from __future__ import annotations
 
+import copy
 import logging
-import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 from torchmetrics import MetricCollection
-from torchmetrics.classification import (
-    MulticlassAccuracy,
-    MulticlassAUROC,
-    MulticlassAveragePrecision,
-    MulticlassConfusionMatrix,
-    MulticlassF1Score,
-    MulticlassPrecision,
-    MulticlassRecall,
-)
 
 from mmft.batch import Batch, Outputs
 from mmft.errors import UserError
 from mmft.tasks.base import Task, at_least_float32
+from mmft.tasks.calibration import COLDEST, HOTTEST, Reliability, fit_temperature
+from mmft.tasks.classification_metrics import class_metrics, measured
+from mmft.tasks.constants import Constant
+from mmft.tasks.labels import ToldOnce, in_order, label_name, shown
+from mmft.tasks.losses import focal_loss
+from mmft.tasks.thresholds import MEASURES, best_threshold
 
 log = logging.getLogger(__name__)
-_RANKED = ("auroc", "average_precision")
+_SEVERAL = "a list of labels, where classification needs one. For any number of labels per row, type task=multi_label"
 
 
 class Classification(Task):
-    """Cross-entropy over C classes, with label smoothing, class weights and sample weights.
+    """Cross-entropy or focal loss over C classes, with class weights and sample weights.
 
     A row's loss is that of `torch.nn.functional.cross_entropy` with class weights and label smoothing, times
     the row's sample weight. The sum is divided by the sum of sample weight times the target's class weight over
     the logical batch: with sample weights of 1, torch's own weighted mean. As torch has it, the smoothed share
-    of the target is weighted by every class's weight, the rest by the target's.
+    of the target is weighted by every class's weight, the rest by the target's. With the focal loss the divisor is the
+    same: a row that it thinks little of still counts as a row. (The paper divides by the number of anchors that hold an
+    object; there is no such thing here.)
+
+    What is tuned on the validation rows after training (`tune`) is how logits become probabilities and these a
+    prediction; the loss stays that of training, on the logits as they are.
 
     Metrics by class are averaged over classes (`_macro`), or over rows (`_weighted`). `auroc` and
     `average_precision` are one class against the others, averaged over the classes of which the split has
     rows; nan where it has rows of only one. With two classes they are those of the second label, and so are
-    `precision`, `recall` and `f1`, which there are only then. Sample weights do not count in metrics.
+    `precision`, `recall` and `f1`, which there are only then. `ece`, the expected calibration error, is there where
+    `calibration` is asked for. Sample weights do not count in metrics.
 
     Args:
         labels: label names in order; None: those of the training rows, sorted (numbers by value).
         label_smoothing: share of the target that is spread evenly over all classes.
         class_weights: `none`, `balanced`, or one number per label.
+        loss: `cross_entropy` or `focal`, which has no label smoothing.
+        focal_gamma: of the focal loss; None: 2, as the paper has it.
+        calibration: `none`, or `temperature`: probabilities are those of logits divided by a number that is fitted.
+        threshold_metric: with two classes, what the threshold of the second label's probability makes best: `f1`,
+            `f1_macro` or `balanced_accuracy` (which is logged as `recall_macro`); None: the likelier one is predicted.
     """
 
     monitor = "accuracy"
     constant = "majority class"
 
     def __init__(
-        self, labels: list[str] | None = None, label_smoothing: float = 0.0, class_weights: str | list[float] = "none"
+        self,
+        labels: list[str] | None = None,
+        label_smoothing: float = 0.0,
+        class_weights: str | list[float] = "none",
+        loss: str = "cross_entropy",
+        focal_gamma: float | None = None,
+        calibration: str = "none",
+        threshold_metric: str | None = None,
     ) -> None:
         self.label_smoothing = label_smoothing
-        self._class_weights = class_weights
+        self.focal_gamma = 2.0 if focal_gamma is None else focal_gamma
+        self._class_weights, self._loss = class_weights, loss
+        self._is_calibrated, self._threshold_metric = calibration == "temperature", threshold_metric
+        self.temperature, self.threshold = 1.0, 0.5
         self.labels: list[str] = list(labels or [])
         self._set_labels(self.labels)
-        self._set_weights(None)
-        self._told: set[str] = set()
+        self.weights: Constant | None = None  # (C,)
+        self._missing = ToldOnce("no row to measure on is labelled %s: auroc and average_precision leave it out")
 
     def _set_labels(self, labels: list[str]) -> None:
         self.labels = labels
         self.width = len(labels)
         self._index = {name: i for i, name in enumerate(labels)}
 
-    def _set_weights(self, weights: Tensor | None) -> None:
-        self.weights = weights  # (C,) float32
-        self._weights_on: dict[tuple[torch.device, torch.dtype], Tensor] = {}
-
     def fit(self, labels: Sequence[Any]) -> None:
         """Takes the label names (unless given) and the class weights from the training rows."""
-        counts = Counter(label_name(label) for label in labels if label is not None)
+        counts = Counter(label_name(label) for label in labels if not (label is None or isinstance(label, list)))
+        if not counts and any(isinstance(label, list) for label in labels):
+            raise UserError(f"data.columns.label: {_SEVERAL}.")
         if not self.labels:
-            self._set_labels(sorted(counts, key=_by_value))
+            self._set_labels(in_order(counts))
         elif unseen := [name for name in self.labels if not counts[name]]:
             raise UserError(f"task.labels: no training row is labelled {unseen[0]!r}. There are: {sorted(counts)}.")
         if self.width < 2:
@@ -86,25 +102,32 @@ class Classification(Task):
                 f"data.columns.label: the training rows have {self.width} class{'' if self.width == 1 else 'es'} "
                 f"({', '.join(self.labels) or 'none'}); classification needs at least two."
             )
-        self._set_weights(self._make_weights(counts))
+        if self._threshold_metric is not None and self.width != 2:
+            raise UserError(
+                f"task.threshold_metric={self._threshold_metric} needs two classes; there are {self.width} "
+                f"({shown(self.labels)}). Type task.threshold_metric=null"
+            )
+        self.weights = self._make_weights(counts)
 
-    def _make_weights(self, counts: Counter[str]) -> Tensor | None:
+    def _make_weights(self, counts: Counter[str]) -> Constant | None:
         if self._class_weights == "none":
             return None
         if self._class_weights == "balanced":
             rows = sum(counts[name] for name in self.labels)
-            return torch.tensor([rows / (self.width * counts[name]) for name in self.labels])
+            return Constant(torch.tensor([rows / (self.width * counts[name]) for name in self.labels]))
         if len(self._class_weights) != self.width:
             raise UserError(
                 f"task.class_weights has {len(self._class_weights)} numbers for {self.width} labels "
                 f"({', '.join(self.labels)})."
             )
-        return torch.tensor([float(w) for w in self._class_weights])
+        return Constant(torch.tensor([float(w) for w in self._class_weights]))
 
     def encode(self, label: Any) -> int:
         """The label's class, 0 to C - 1."""
         if label is None:
             raise ValueError("no label")
+        if isinstance(label, list):
+            raise ValueError(_SEVERAL)
         name = label_name(label)
         if name not in self._index:
             raise ValueError(f"label {name!r} is not among the training rows' labels")
@@ -115,34 +138,24 @@ class Classification(Task):
         return target
 
     def loss_sum(self, outputs: Outputs, batch: Batch) -> Tensor:
-        """Logits (B, C) and targets (B,) -> () sum over rows of weight times cross-entropy."""
+        """Logits (B, C) and targets (B,) -> () sum over rows of weight times cross-entropy, or focal loss."""
         assert batch.target is not None
         logits = at_least_float32(outputs.logits)
-        losses = functional.cross_entropy(  # (B,)
-            logits,
-            batch.target,
-            self._class_weights_like(logits),
-            reduction="none",
-            label_smoothing=self.label_smoothing,
-        )
+        weights = None if self.weights is None else self.weights.like(logits)
+        if self._loss == "focal":
+            losses = focal_loss(logits, batch.target, self.focal_gamma, weights)  # (B,)
+        else:
+            smoothing = self.label_smoothing
+            losses = functional.cross_entropy(
+                logits, batch.target, weights, reduction="none", label_smoothing=smoothing
+            )
         return (losses * batch.weight.to(losses.dtype)).sum()
 
     def normaliser(self, batch: Batch) -> Tensor:
         """() float64 sum of sample weight times class weight."""
         assert batch.target is not None
         weight = batch.weight.double()
-        weights = self._class_weights_like(weight)
-        return weight.sum() if weights is None else (weight * weights[batch.target]).sum()
-
-    def _class_weights_like(self, like: Tensor) -> Tensor | None:
-        """(C,) the class weights in the type of `like` and on its device, to which they are copied only once."""
-        if self.weights is None:
-            return None
-        key = like.device, like.dtype
-        if key not in self._weights_on:
-            with torch.inference_mode(False):  # or what validation has copied could not be trained with
-                self._weights_on[key] = self.weights.to(like.device, like.dtype)
-        return self._weights_on[key]
+        return weight.sum() if self.weights is None else (weight * self.weights.like(weight)[batch.target]).sum()
 
     def constant_outputs(self, target: Tensor, weight: Tensor) -> Tensor:
         """Targets (R,) and weights (R,) -> (C,) log frequencies of the classes; the most frequent is predicted."""
@@ -150,61 +163,33 @@ class Classification(Task):
         return (counts / counts.sum()).clamp_min(1e-9).log()
 
     def metrics(self) -> MetricCollection:
-        """Accuracy, precision, recall and F1 (macro and weighted), AUROC, average precision, confusion matrix.
-
-        With two classes also precision, recall and F1 of the second.
-        """
-        c = self.width
-        averages: list[Literal["macro", "weighted", "none"]] = (
-            ["macro", "weighted", "none"] if c == 2 else ["macro", "weighted"]
-        )
-        averaged = {
-            (name if average == "none" else f"{name}_{average}"): metric(c, average=average)
-            for name, metric in (
-                ("precision", MulticlassPrecision),
-                ("recall", MulticlassRecall),
-                ("f1", MulticlassF1Score),
-            )
-            for average in averages
-        }
-        return MetricCollection(
-            {
-                "accuracy": MulticlassAccuracy(c, average="micro"),
-                **averaged,
-                "auroc": MulticlassAUROC(c, average=None),
-                "average_precision": MulticlassAveragePrecision(c, average=None),
-                "confusion_matrix": MulticlassConfusionMatrix(c),
-            }
-        )
+        """Those of `class_metrics`."""
+        return class_metrics(self.width, calibration=self._is_calibrated)
 
     def update(self, metrics: MetricCollection, outputs: Outputs, batch: Batch) -> None:
-        """Adds probabilities (B, C) and targets (B,)."""
+        """Adds targets (B,), probabilities (B, C), and those moved so that the threshold is 0.5."""
         assert batch.target is not None
-        metrics.update(at_least_float32(outputs.logits).softmax(-1), batch.target)
+        tempered = self._tempered(outputs.logits)
+        moved = self._moved(tempered).softmax(-1)
+        metrics.update(preds=moved, target=batch.target, probabilities=tempered.softmax(-1))
+
+    def _tempered(self, logits: Tensor) -> Tensor:
+        """Logits (B, C) -> (B, C) those whose softmax are the probabilities."""
+        logits = at_least_float32(logits)
+        return logits if self.temperature == 1 else logits / self.temperature
+
+    def _moved(self, tempered: Tensor) -> Tensor:
+        """Logits (B, C) -> (B, C) those of which the largest is the prediction; in the same order in each class."""
+        if self.threshold == 0.5:
+            return tempered
+        moves = torch.tensor([0.5, self.threshold], dtype=torch.float64, device=tempered.device).logit()
+        return tempered.double() - moves
 
     def scalars(self, metrics: MetricCollection) -> dict[str, float]:
         """All but the confusion matrix."""
-        with warnings.catch_warnings():  # about missing classes, which `_ranked` looks after
-            warnings.filterwarnings("ignore", "(No (posi|nega)tive samples|Average precision score)", UserWarning)
-            computed: dict[str, Tensor] = metrics.compute()
-        counts = computed.pop("confusion_matrix").sum(1)  # (C,) rows of each class
-        ranked = {name: self._ranked(computed.pop(name), counts) for name in _RANKED}
-        single = {name: float(value if value.ndim == 0 else value[1]) for name, value in computed.items()}
-        return single | ranked
-
-    def _ranked(self, values: Tensor, counts: Tensor) -> float:
-        """A ranking metric by class (C,), as one number; `counts` (C,) are the rows of each class."""
-        told = (counts > 0) & (counts < counts.sum())  # a class is ranked against the rows of the others
-        self._tell([name for name, count in zip(self.labels, counts.tolist(), strict=True) if not count])
-        chosen = values[1:] if self.width == 2 else values
-        return float(chosen[told[-len(chosen) :]].mean())
-
-    def _tell(self, missing: list[str]) -> None:
-        """Says once of each class that there are no rows of it."""
-        if new := [name for name in missing if name not in self._told]:
-            self._told.update(new)
-            shown = ", ".join(new[:10]) + (f" and {len(new) - 10} more" if len(new) > 10 else "")
-            log.warning("no row to measure on is labelled %s: auroc and average_precision leave it out", shown)
+        values, counts = measured(metrics)
+        self._missing.tell(name for name, count in zip(self.labels, counts.tolist(), strict=True) if not count)
+        return values
 
     def metric_names(self) -> list[str]:
         """All but the confusion matrix."""
@@ -222,9 +207,11 @@ class Classification(Task):
         return ["prediction", "score", *(f"score_{name}" for name in self.labels)]
 
     def answers(self, outputs: Outputs) -> list[dict[str, Any]]:
-        """The likeliest label, its probability, and every label's."""
-        probabilities = at_least_float32(outputs.logits).softmax(-1).cpu()  # (B, C)
-        scores, classes = probabilities.max(-1)
+        """The predicted label (the likeliest, or by the threshold), its probability, and every label's."""
+        tempered = self._tempered(outputs.logits)
+        classes = self._moved(tempered).argmax(-1).cpu()  # (B,)
+        probabilities = tempered.softmax(-1).cpu()  # (B, C)
+        scores = probabilities.gather(1, classes[:, None])[:, 0]
         return [
             {
                 "prediction": self.labels[k],
@@ -234,29 +221,68 @@ class Classification(Task):
             for k, score, row in zip(classes.tolist(), scores.tolist(), probabilities.tolist(), strict=True)
         ]
 
+    @property
+    def tunes(self) -> bool:
+        """Whether a temperature is fitted or a threshold is looked for."""
+        return self._is_calibrated or self._threshold_metric is not None
+
+    def tune(self, logits: Tensor, target: Tensor, weight: Tensor) -> dict[str, Any]:
+        """Fits the temperature, then looks for the threshold. Sample weights count in the temperature's likelihood."""
+        logits, weight = logits.double(), weight.double()
+        told = self._calibrate(logits, target, weight) if self._is_calibrated else {}
+        return told | ({} if self._threshold_metric is None else self._find_threshold(logits, target))
+
+    def _calibrate(self, logits: Tensor, target: Tensor, weight: Tensor) -> dict[str, Any]:
+        if not weight.any():
+            log.warning("task.calibration: no validation row has a weight, so that the temperature stays 1")
+            return {}
+        self.temperature = fit_temperature(logits, target, weight)
+        before, after = (Reliability.of(logits, target, weight, t) for t in (1.0, self.temperature))
+        log.info(
+            "temperature %.3f, fitted on %d validation rows: negative log-likelihood %.4f, before %.4f; "
+            "val/ece %.4f, before %.4f",
+            *(self.temperature, len(logits), after.nll, before.nll, after.ece, before.ece),
+        )
+        if not COLDEST * 1.01 < self.temperature < HOTTEST / 1.01:
+            log.warning("the temperature is at the end of the range %g to %g: do not trust it", COLDEST, HOTTEST)
+        told = {name: {"before": getattr(before, name), "after": getattr(after, name)} for name in before._fields}
+        return {"temperature": self.temperature, **told}
+
+    def _find_threshold(self, logits: Tensor, target: Tensor) -> dict[str, Any]:
+        assert self._threshold_metric is not None
+        second, name = target == 1, self._threshold_metric
+        if second.all() or not second.any():
+            log.warning("task.threshold_metric: the validation rows are of one class, so that the threshold stays 0.5")
+            return {}
+        best = best_threshold(self._tempered(logits).softmax(-1)[:, 1], second, MEASURES[name])
+        self.threshold = best.threshold
+        log.info(
+            "%r is predicted above a probability of %.3f, tuned on %d validation rows: %s %.4f, at 0.5 it was %.4f",
+            *(self.labels[1], best.threshold, len(logits), name, best.after, best.before),
+        )
+        return {"threshold": best.threshold, name: {"before": best.before, "after": best.after}}
+
+    def untuned(self) -> Self:
+        """With temperature 1, and predicting the likeliest."""
+        other = copy.copy(self)
+        other.temperature, other.threshold = 1.0, 0.5
+        return other
+
     def state(self) -> dict[str, Any]:
-        """The label names and class weights."""
-        return {"labels": self.labels, "weights": None if self.weights is None else self.weights.tolist()}
+        """Label names, class weights, and what was tuned."""
+        return {
+            "labels": self.labels,
+            "weights": None if self.weights is None else self.weights.value.tolist(),
+            "temperature": self.temperature,
+            "threshold": self.threshold,
+        }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Takes the label names and class weights."""
+        """Takes them."""
         self._set_labels(list(state["labels"]))
-        self._set_weights(None if state["weights"] is None else torch.tensor(state["weights"]))
+        self.weights = None if state["weights"] is None else Constant(torch.tensor(state["weights"]))
+        self.temperature, self.threshold = state.get("temperature", 1.0), state.get("threshold", 0.5)
 
     def same_outputs(self, state: Mapping[str, Any]) -> bool:
         """Whether the labels are the same."""
         return bool(state.get("labels") == self.labels)
-
-
-def label_name(label: Any) -> str:
-    """The label as text: whole floats without their point, so that 1 and 1.0 are one label."""
-    if isinstance(label, float) and label.is_integer():
-        return str(int(label))
-    return str(label)
-
-
-def _by_value(name: str) -> tuple[int, float, str]:
-    try:
-        return 0, float(name), name
-    except ValueError:
-        return 1, 0.0, name

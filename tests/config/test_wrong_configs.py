@@ -114,6 +114,40 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
     "several labels for one target": (["data.columns.label=[a,b]"], ["Type data.columns.label=COLUMN"]),
     "a label twice": (["task=regression", "data.columns.label=[a,a]"], ["named twice"]),
     "balanced regression": (["task=regression", "data.sampler=balanced"], ["needs a class for every row"]),
+    "a list of weights for labels in any order": (["task=multi_label", "task.pos_weight=[1,2]"], ["Type task.labels="]),
+    "weights for other columns": (
+        ["task=multi_label", "task.pos_weight=[1,2,3]", "data.columns.label=[a,b]"],
+        ["3 numbers for 2 labels (a, b)"],
+    ),
+    "labels and columns of labels": (
+        ["task=multi_label", "task.labels=[a,b]", "data.columns.label=[a,b]"],
+        ["task.labels: changes nothing"],
+    ),
+    "unknown columns": (
+        ["task=multi_label", "task.unknown=ignored", "data.columns.label=[a,b]"],
+        ["task.unknown: changes nothing"],
+    ),
+    "nothing between labels": (["task=multi_label", "task.separator=''"], ["Type task.separator='|'"]),
+    "balanced labels": (["task=multi_label", "data.sampler=balanced"], ["needs a class for every row"]),
+    "a threshold that is none": (["task=multi_label", "task.thresholds=1.5"], ["1.5 is out of bounds"]),
+    "focal's gamma without focal": (["task.focal_gamma=1"], ["Type task.loss=focal"]),
+    "gammas without asymmetric": (
+        ["task=multi_label", "task.gamma_pos=1", "task.gamma_neg=1", "task.clip=0"],
+        ["task.gamma_pos: changes", "task.gamma_neg: changes", "task.clip: changes", "Type task.loss=asymmetric"],
+    ),
+    "smoothed focal": (["task.loss=focal", "task.label_smoothing=0.1"], ["does not go with task.loss=focal"]),
+    "positives weighed twice": (
+        ["task=multi_label", "task.loss=asymmetric", "task.pos_weight=balanced"],
+        ["task.pos_weight: does not go with task.loss=asymmetric"],
+    ),
+    "a threshold of three": (
+        ["task.threshold_metric=f1", "task.labels=[a,b,c]"],
+        ["needs two classes, and task.labels has 3"],
+    ),
+    "tuned on nothing": (
+        ["task.calibration=temperature", "data.fractions={train:0.9,val:0,test:0.1}"],
+        ["task: task.calibration=temperature needs validation rows, but data.fractions.val is 0"],
+    ),
     "weights without labels": (["task.class_weights=[1,2]"], ["Type task.labels="]),
     "weights for other labels": (["task.class_weights=[1,2,3]", "task.labels=[a,b]"], ["3 numbers for 2 labels"]),
     "rate of frozen encoders": (["tune=head_only", "optim.lr=1e-4"], ["optim.lr: changes nothing"]),

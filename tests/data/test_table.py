@@ -117,6 +117,19 @@ def test_labels_stay_what_they_are() -> None:
     assert Table.from_rows(dictionary, columns).labels(np.array([1, 0])) == ["v", "u"]
 
 
+@pytest.mark.parametrize(
+    "values", [[["a", "b"], [], None], [[1, "a"], ["b"], None], [[2], [3, 4], None], [["\ud800"], []]]
+)
+def test_lists_of_labels_stay_lists(values: list[Any]) -> None:
+    table = Table.from_rows([{"t": "t", "y": value} for value in values], ColumnsConfig(text="t", label="y"))
+    assert table.bad == {}
+    assert table.labels(every_row(table)) == values
+    as_arrow = [value for value in values if value is None or all(isinstance(one, int) for one in value)]
+    parquet = pa.table({"t": ["t"] * len(as_arrow), "y": pa.array(as_arrow, pa.large_list(pa.int64()))})
+    table = Table.from_rows(parquet, ColumnsConfig(text="t", label="y"))
+    assert table.labels(every_row(table)) == as_arrow
+
+
 def test_only_the_columns_that_are_needed_can_spoil_a_row(write: Write) -> None:
     path = write("t.csv", b"text,other\nfine,\xff\xfe\n")
     assert Table.open(path, ColumnsConfig(text="text")).bad == {}
@@ -167,7 +180,8 @@ BAD_OBJECTS = [
     ('{"text": "\\ud800"}', "text", "not valid Unicode"),
     ('{"text": "t", "image": 17}', "image", "a int where a path"),
     ('{"text": "t", "image": ["a.png"]}', "image", "a list where a path"),
-    ('{"text": "t", "label": ["x"]}', "label", "a list where a label"),
+    ('{"text": "t", "label": ["x", ["y"]]}', "label", "a list where a label"),
+    ('{"text": "t", "label": ["x", {"y": 1}]}', "label", "an object where a label"),
     ('{"text": "t", "label": {"x": 1}}', "label", "an object where a label"),
     ('{"text": "t", "weight": true}', "weight", "weight True is not a number"),
     ('{"text": "t", "weight": NaN}', "weight", "weight nan"),
@@ -273,7 +287,8 @@ def test_files_that_are_not_there(tmp_path: Path) -> None:
         (ColumnsConfig(image="c"), pa.array([1.5])),
         (ColumnsConfig(image="c"), pa.array([{"width": 3}])),
         (ColumnsConfig(image="c"), pa.array([{"bytes": 3}])),
-        (ColumnsConfig(text="t", label="c"), pa.array([[1]])),
+        (ColumnsConfig(text="t", label="c"), pa.array([{"a": 1}])),
+        (ColumnsConfig(text="t", label="c"), pa.array([[[1]]])),
         (ColumnsConfig(text="t", split="c"), pa.array([[1]])),
     ],
 )

@@ -72,7 +72,8 @@ class TestLoss:
         logits.requires_grad_()
         task.loss_sum(outputs(logits), batch(target)).backward()
         assert logits.grad is not None
-        assert len(task._weights_on) == 1  # kept, not copied at each call
+        assert task.weights is not None
+        assert len(task.weights.copies) == 1  # kept, not copied at each call
 
 
 def measured(task: Classification, logits: Tensor, target: Tensor) -> dict[str, float]:
@@ -192,7 +193,7 @@ class TestClassWeights:
     def test_balanced(self) -> None:
         task = fitted("aaab", class_weights="balanced")
         assert task.weights is not None
-        assert task.weights.tolist() == pytest.approx([4 / (2 * 3), 4 / (2 * 1)])
+        assert task.weights.value.tolist() == pytest.approx([4 / (2 * 3), 4 / (2 * 1)])
 
     def test_a_list_of_the_wrong_length(self) -> None:
         with pytest.raises(UserError, match=r"task.class_weights has 3 numbers for 2 labels \(a, b\)"):

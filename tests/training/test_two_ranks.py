@@ -57,6 +57,12 @@ def test_metrics_are_those_of_one_process(ranks: list[dict[str, Any]]) -> None:
         assert max(found["evaluation"].values()) <= 1e-12
 
 
+def test_what_is_tuned_is_that_of_one_process(ranks: list[dict[str, Any]]) -> None:
+    for found in ranks:
+        assert found["tuned"]["together"] == found["tuned"]["alone"]
+        assert found["tuned"]["alone"]["5"]["told"]["tuned"]["nll"]
+
+
 def test_a_parameter_that_no_rank_used_keeps_no_gradient(ranks: list[dict[str, Any]]) -> None:
     assert [found["unused"] for found in ranks] == [{"none": True, "one": True, "both": True}] * 2
 

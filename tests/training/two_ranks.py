@@ -26,11 +26,13 @@ from torch.distributed.tensor import DTensor
 
 from mmft import build
 from mmft.batch import Batch, Outputs
+from mmft.calibrate import tune_on_validation
 from mmft.config.compose import compose
 from mmft.data.order import evaluation_batches
 from mmft.data.splits import load_splits
 from mmft.models.vision_language_model import VisionLanguageModel
 from mmft.tasks.base import Task
+from mmft.tasks.classification import Classification
 from mmft.training.accumulation import accumulate
 from mmft.training.agreement import Agreement
 from mmft.training.collectives import average_statistics, end_collectives, gathered, sum_gradients, summed
@@ -253,6 +255,19 @@ def statistics() -> list[float]:
     return [float(value) for value in norm.running_mean]
 
 
+def tuned(case: Case, rank: int, world: int) -> dict[str, Any]:
+    """What is tuned on rows that are dealt to ranks in batches; also where a rank has none."""
+    found = {}
+    for size in (5, ROWS):
+        task = Classification(case.task.state()["labels"], calibration="temperature")
+        task.fit(case.task.state()["labels"])
+        batches = [rows_of(case.batch, list(part)) for part in evaluation_batches(ROWS, size, rank, world)]
+        model, device = copy.deepcopy(case.model), torch.device("cpu")
+        told = tune_on_validation(model, task, batches, device, "32-true")
+        found[str(size)] = {"told": told, "temperature": task.state()["temperature"]}
+    return found
+
+
 def main() -> None:
     """One rank."""
     out, resnet, *overrides = sys.argv[1:]
@@ -266,7 +281,7 @@ def main() -> None:
         for rows in range(1, 38)
         for size in range(1, 9)
     }
-    alone = thawed_alone(overrides, Path(out))
+    alone, tuned_alone = thawed_alone(overrides, Path(out)), tuned(case, 0, 1)
     join("gloo", timedelta(minutes=5))
     result = {
         "gradients": gradient_errors(case),
@@ -276,6 +291,7 @@ def main() -> None:
         "agreed": agreed(),
         "statistics": statistics(),
         "gathered": gathered(distributed.get_rank()),
+        "tuned": {"alone": tuned_alone, "together": tuned(case, distributed.get_rank(), 2)},
         "sharded": sharded_errors(case),
     }
     end_collectives(together=True)

@@ -15,15 +15,17 @@ class TaskConfig(OptionConfig):
 
     has_classes: ClassVar[bool] = False  # whether each row is of one class; what the task itself says in `Task.classes`
     over_pairs: ClassVar[bool] = False  # whether its loss is over all pairs of rows; what the task says, too
+    has_names: ClassVar[bool] = False  # whether labels are names, which can be counted; what `Task.label_names` gives
     several_columns: ClassVar[bool] = False  # whether `data.columns.label` may name several
 
 
 @option("task", "classification", builds="mmft.tasks.classification:Classification")
 @dataclass(kw_only=True)
 class ClassificationConfig(TaskConfig):
-    """One of several classes per row, by cross-entropy."""
+    """One of several classes per row, by cross-entropy or focal loss."""
 
     has_classes = True
+    has_names = True
 
     labels: list[str] | None = None
     """Label names in order; null: those of the training rows, sorted (numbers by value)."""
@@ -31,6 +33,49 @@ class ClassificationConfig(TaskConfig):
     """Share of the target that is spread over all classes."""
     class_weights: Literal["none", "balanced"] | list[float] = "none"
     """`balanced`: rows / (classes x rows of the class) on the training rows; a list: one number per label."""
+    loss: Literal["cross_entropy", "focal"] = "cross_entropy"
+    """`focal`: rows that are right already count for less (Lin et al. 2017)."""
+    focal_gamma: float | None = field(None, ge=0)
+    """How much less: (1 - p) to this power, of the probability p of the right class; null: 2."""
+    calibration: Literal["none", "temperature"] = "none"
+    """`temperature`: after training logits are divided by a number, fitted on the validation rows and kept with the
+    model, so that probabilities can be believed."""
+    threshold_metric: Literal["f1", "f1_macro", "balanced_accuracy"] | None = None
+    """Of two classes the second is predicted above the threshold that makes this best on the validation rows, found
+    after training and kept with the model; null: the likelier one is predicted."""
+
+
+@option("task", "multi_label", builds="mmft.tasks.multi_label:MultiLabel")
+@dataclass(kw_only=True)
+class MultiLabelConfig(TaskConfig):
+    """Any number of labels per row: a list, a text with separators, or 0/1 columns (`data.columns.label=[cat,dog]`)."""
+
+    has_names = True
+    several_columns = True
+
+    labels: list[str] | None = None
+    """Label names in order; null: those of the training rows, sorted (numbers by value), or the label columns."""
+    separator: str = "|"
+    """Between the labels in one cell, and between those that are predicted."""
+    empty: Literal["bad", "no_labels"] = "bad"
+    """An empty cell: `bad`, its labels are not known; `no_labels`, it has none of them. An empty list has none."""
+    unknown: Literal["bad", "ignored"] = "bad"
+    """A row with a label that the training rows (or `labels`) do not have: it is `bad`, or the label is `ignored`."""
+    loss: Literal["bce", "asymmetric"] = "bce"
+    """Binary cross-entropy, or the asymmetric loss (Ben-Baruch et al. 2021), which thinks little of absent labels."""
+    pos_weight: Literal["none", "balanced"] | list[float] = "none"
+    """Factor of the loss where a label is there; `balanced`: training rows without the label / rows with it."""
+    label_smoothing: float = field(0.0, ge=0, lt=1)
+    """A label's target is this much nearer to one half: with 0.1 it is 0.05 or 0.95."""
+    gamma_pos: float | None = field(None, ge=0)
+    """Asymmetric loss: labels that are there and found already count for less, the more the larger it is; null: 0."""
+    gamma_neg: float | None = field(None, ge=0)
+    """Asymmetric loss: the same of labels that are absent; null: 4."""
+    clip: float | None = field(None, ge=0, lt=1)
+    """Asymmetric loss: a label that is absent costs nothing below this probability; null: 0.05."""
+    thresholds: Literal["tuned"] | float = field("tuned", gt=0, lt=1)
+    """Above which probability a label is predicted. `tuned`: for each label what makes its F1 on the validation rows
+    best, found after training and kept with the model (0.5 until then); a number: for all."""
 
 
 @option("task", "regression", builds="mmft.tasks.regression:Regression")

@@ -1,0 +1,51 @@
+"""The labels of one row, of which there may be any number: from a list, a separated text, or 0/1 columns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmft.tasks.labels import label_name
+
+_YES, _NO = ("1", "1.0", "true"), ("0", "0.0", "false")  # 1.0: pandas writes a column of 0, 1 and gaps as floats
+
+
+def label_set(label: Any, separator: str, empty_is_none: bool) -> list[str]:
+    """The names in a row's label, as the table gives it; none: the row has none of the labels.
+
+    Args:
+        label: a list of names, a text with `separator` between names, a number, None (an empty cell), or a dict of
+            several columns' values, each 0, 1, true or false.
+        separator: between names; blanks around names are not theirs. A blank one stands for any run of blanks.
+        empty_is_none: an empty cell means none of them (in one of several columns: not that one), not an unknown label.
+
+    Raises:
+        ValueError: with the reason.
+    """
+    if isinstance(label, dict):
+        return [name for name, value in label.items() if _is_there(value, name, empty_is_none)]
+    if label is None:
+        if empty_is_none:
+            return []
+        raise ValueError("no label (a row with none of the labels has an empty list; or type task.empty=no_labels)")
+    if isinstance(label, list):
+        if any(one is None or one == "" for one in label):
+            raise ValueError(f"an empty label in {label!r:.80}")
+        return [label_name(one) for one in label]
+    if not isinstance(label, str):
+        return [label_name(label)]
+    names = label.split() if separator.isspace() else [name.strip() for name in label.split(separator)]
+    if "" in names:
+        raise ValueError(f"an empty label in {label!r:.80}, which task.separator={separator!r} parts")
+    return names
+
+
+def _is_there(value: Any, column: str, empty_is_none: bool) -> bool:
+    """Whether one of several columns says that the row has its label."""
+    if value is None:
+        if empty_is_none:
+            return False
+        raise ValueError(f"{column}: no label (type task.empty=no_labels if an empty cell means 0)")
+    text = str(value).strip().lower()
+    if text not in _YES + _NO:
+        raise ValueError(f"{column}: {value!r:.40} is neither 0 nor 1, true nor false")
+    return text in _YES

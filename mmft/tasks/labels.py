@@ -1,0 +1,52 @@
+"""Names of labels: how the table's values become them, in which order they stand, which a split lacks."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+log = logging.getLogger(__name__)
+_SHOWN = 10
+
+
+def label_name(label: Any) -> str:
+    """The label as text: whole floats without their point, so that 1 and 1.0 are one label."""
+    if isinstance(label, float) and label.is_integer():
+        return str(int(label))
+    return str(label)
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """The names sorted: numbers by value, then words."""
+    return sorted(names, key=_by_value)
+
+
+def _by_value(name: str) -> tuple[int, float, str]:
+    try:
+        return 0, float(name), name
+    except ValueError:
+        return 1, 0.0, name
+
+
+def shown(names: Sequence[str]) -> str:
+    """Some of many names, for a message."""
+    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+
+
+class ToldOnce:
+    """Warns of labels for which there is something that cannot be measured, once of each.
+
+    Args:
+        text: the warning; `%s` is where the names stand.
+    """
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._told: set[str] = set()
+
+    def tell(self, names: Iterable[str]) -> None:
+        """Warns of those of `names` that it has not warned of."""
+        if new := [name for name in names if name not in self._told]:
+            self._told.update(new)
+            log.warning(self._text, shown(new))

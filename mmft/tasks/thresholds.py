@@ -1,0 +1,96 @@
+"""The threshold of a probability above which a label is predicted: the one that a measure likes best on given rows.
+
+A threshold is looked for half-way between any two neighbouring probabilities, and above and below all of them, so that
+none of the given rows lies on it. Of thresholds that are equally good, the one nearest to 0.5 is taken.
+
+Legend: R rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Counts(NamedTuple):
+    """What a threshold makes of the rows; each (K,) float64, for K thresholds, or ()."""
+
+    true_positives: Tensor
+    false_positives: Tensor
+    false_negatives: Tensor
+    true_negatives: Tensor
+
+
+Measure = Callable[[Counts], Tensor]
+"""Counts -> (K,), better when higher."""
+
+
+def f1(counts: Counts) -> Tensor:
+    """F1 of the label; 0 where there is nothing to find and nothing found."""
+    return _share(2 * counts.true_positives, counts.false_positives + counts.false_negatives)
+
+
+def f1_macro(counts: Counts) -> Tensor:
+    """The mean of the label's F1 and that of its absence."""
+    return (f1(counts) + _share(2 * counts.true_negatives, counts.false_positives + counts.false_negatives)) / 2
+
+
+def balanced_accuracy(counts: Counts) -> Tensor:
+    """The mean of the shares of rows with and without the label that are found."""
+    with_it = _share(counts.true_positives, counts.false_negatives)
+    return (with_it + _share(counts.true_negatives, counts.false_positives)) / 2
+
+
+MEASURES: dict[str, Measure] = {"f1": f1, "f1_macro": f1_macro, "balanced_accuracy": balanced_accuracy}
+
+
+class Best(NamedTuple):
+    """A threshold, and the measure before (at 0.5) and with it."""
+
+    threshold: float
+    before: float
+    after: float
+
+
+def best_threshold(probabilities: Tensor, target: Tensor, measure: Measure) -> Best:
+    """The threshold that `measure` likes best.
+
+    Args:
+        probabilities: (R,) float64 of the label, R at least 1; it is predicted where its probability is above the
+            threshold.
+        target: (R,) bool, True = the row has the label.
+        measure: one of `MEASURES`.
+    """
+    ordered, places = probabilities.sort(descending=True)
+    right = target[places].double().cumsum(0)  # (R,) rows with the label among the first 1, 2, ...
+    number = torch.arange(1, len(ordered) + 1, dtype=torch.float64)
+    ends = torch.cat([ordered[1:] < ordered[:-1], torch.ones(1, dtype=torch.bool)])  # the last of equal ones
+    below = torch.cat([ordered[1:], torch.zeros(1, dtype=torch.float64)])
+    thresholds = torch.cat([(1 + ordered[:1]) / 2, ((ordered + below) / 2)[ends]])  # (K,), from none to all
+    found, true = (torch.cat([torch.zeros(1, dtype=torch.float64), values[ends]]) for values in (number, right))
+    values = measure(_counts(true, found, right[-1], len(ordered)))
+    before = measure(counts_above(probabilities, target, 0.5))
+    if before >= values.max():
+        return Best(0.5, float(before), float(before))
+    best = torch.where(values == values.max(), (thresholds - 0.5).abs(), torch.inf).argmin()
+    return Best(float(thresholds[best]), float(before), float(values[best]))
+
+
+def counts_above(probabilities: Tensor, target: Tensor, threshold: float) -> Counts:
+    """What one threshold makes of rows' probabilities (R,) and targets (R,) bool."""
+    found = probabilities > threshold
+    positive = target.double().sum()
+    return _counts((found & target).double().sum(), found.double().sum(), positive, len(target))
+
+
+def _counts(true: Tensor, found: Tensor, positive: Tensor, rows: int) -> Counts:
+    missed = positive - true
+    return Counts(true, found - true, missed, rows - found - missed)
+
+
+def _share(part: Tensor, rest: Tensor) -> Tensor:
+    """Gives part / (part + rest), 0 where both are 0."""
+    return part / (part + rest).clamp_min(1)
