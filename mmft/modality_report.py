@@ -28,7 +28,8 @@ from mmft.tasks.base import Task
 
 log = logging.getLogger(__name__)
 _L2 = 1e-2  # on standardised features, of the mean loss
-_MOST_ROWS = 20_000  # training rows; more tell a linear head little
+MOST_ROWS = 20_000
+"""Training rows; more tell a linear head little."""
 
 
 class Features(NamedTuple):
@@ -54,7 +55,7 @@ def modality_report(
         precision: the run's.
     """
     task, device = task.untuned(), next(model.parameters()).device
-    known = _features(model, _spread(train, _MOST_ROWS), device, precision)
+    known = _features(model, spread(train, MOST_ROWS), device, precision)
     asked = _features(model, test, device, precision)
     if known is None or asked is None:
         log.warning("no modality report: no row of train or test could be read")
@@ -62,8 +63,8 @@ def modality_report(
     constant = task.constant_outputs(known.target, known.weight)
     figures = {
         task.constant.partition(" ")[0]: _metric(task, constant.expand(len(asked.weight), -1), asked),
-        "text": _linear_head(task, known.text, asked.text, known, asked),
-        "image": _linear_head(task, known.image, asked.image, known, asked),
+        "text": linear_head(task, known.text, asked.text, known, asked),
+        "image": linear_head(task, known.image, asked.image, known, asked),
         "both": both,
     }
     log.info(
@@ -87,7 +88,7 @@ def _features(
     return Features(*(torch.cat(column) for column in zip(*parts, strict=True))) if parts else None
 
 
-def _spread(loader: Iterable[Batch], most: int) -> Iterable[Batch]:
+def spread(loader: Iterable[Batch], most: int) -> Iterable[Batch]:
     """About `most` rows of a loader at most: every k-th batch, since a table may be sorted by label."""
     if not isinstance(loader, DataLoader) or loader.batch_sampler is None:
         return loader
@@ -100,7 +101,7 @@ def _spread(loader: Iterable[Batch], most: int) -> Iterable[Batch]:
     return make_loader(dataset, batches[::step], collate, num_workers=loader.num_workers, pin=loader.pin_memory)
 
 
-def _linear_head(task: Task, x: Tensor, x_test: Tensor, known: Features, asked: Features) -> float:
+def linear_head(task: Task, x: Tensor, x_test: Tensor, known: Features, asked: Features) -> float:
     """Trains a linear head on features (R, D) to its optimum; its metric on the test features."""
     mean, std = x.mean(0), x.std(0).clamp_min(1e-6)
     with torch.enable_grad():

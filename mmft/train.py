@@ -30,6 +30,7 @@ from mmft.data.bad_rows import BadRows
 from mmft.data.datamodule import VisionLanguageData
 from mmft.data.kept import KEPT
 from mmft.data.splits import Split, groups_of_earlier_splits, load_splits
+from mmft.embedding_report import embedding_report
 from mmft.errors import ExitCode, MmftError, TrainingError, dead_workers
 from mmft.files import settled
 from mmft.hardware import choose_hardware, device_of
@@ -41,6 +42,7 @@ from mmft.run_folder import RunFolder
 from mmft.saved_model import save_model
 from mmft.shipped import located
 from mmft.signals import Stopped, StopRequest, stop_signals
+from mmft.tasks.contrastive import Contrastive
 from mmft.training.checkpoint import read
 from mmft.training.collectives import end_collectives
 from mmft.training.csv_log import CsvLog
@@ -148,8 +150,8 @@ def run(
         logger.log_predictions(sample_predictions(model, task, splits["test"], config, logger.predictions))
     folder.update_summary(rows={**data.rows, "bad": bad.count})
     wanted = folder.sweep is None if config.modality_report is None else config.modality_report
-    if wanted and "test" in data.rows and not task.over_pairs:
-        folder.update_summary(modalities=report(config, module, data))
+    if wanted and "test" in data.rows:
+        folder.update_summary(**report(config, module, data))
     bad.check()
 
 
@@ -182,11 +184,14 @@ def evaluate(
     log.info("test/%s %.4f  test/loss %.4f", monitor, found[monitor], found["loss"])
 
 
-def report(config: TrainConfig, module: FineTuning, data: VisionLanguageData) -> dict[str, float]:
-    """What each modality gives on the test rows."""
+def report(config: TrainConfig, module: FineTuning, data: VisionLanguageData) -> dict[str, dict[str, float]]:
+    """What each modality gives on the test rows; of pairs, what their embeddings tell of labels, if there are any."""
     model, task = module.model.to(device_of(config.trainer.accelerator)), module.task
     loaders = data.evaluation_loader("train", whole=True), data.evaluation_loader("test", whole=True)
-    return modality_report(model, task, *loaders, module.results["test"][task.monitor], config.trainer.precision)
+    precision = config.trainer.precision
+    if isinstance(task, Contrastive):
+        return {"embeddings": embedding_report(model, task, *loaders, precision)} if task.labels else {}
+    return {"modalities": modality_report(model, task, *loaders, module.results["test"][task.monitor], precision)}
 
 
 def resume_point(folder: RunFolder) -> tuple[Path | None, int | None]:

@@ -11,7 +11,7 @@ from runs import TrainRun
 from torch.utils.data import DataLoader
 
 from mmft.batch import Batch
-from mmft.modality_report import _spread
+from mmft.modality_report import spread
 
 
 def test_majority_is_the_most_frequent_label_though_classes_are_balanced(
@@ -47,10 +47,10 @@ class Numbers(torch.utils.data.Dataset[int]):
 def test_many_rows_are_thinned_over_the_whole_table() -> None:
     batches = [range(first, first + 8) for first in range(0, 800, 8)]
     loader: DataLoader[Any] = DataLoader(Numbers(), batch_sampler=batches, collate_fn=list)  # type: ignore[arg-type]
-    taken: list[Any] = list(_spread(loader, 120))
-    assert _spread(loader, 800) is loader
+    taken: list[Any] = list(spread(loader, 120))
+    assert spread(loader, 800) is loader
     assert 80 < sum(map(len, taken)) <= 120
     assert taken[0][0] == 0
     assert taken[-1][-1] > 700
     plain: list[Batch] = []
-    assert _spread(plain, 1) is plain
+    assert spread(plain, 1) is plain

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 from mmft.config.checks import check_train
 from mmft.config.registry import options
 from mmft.config.schema import TrainConfig
 from mmft.config.validate import MUST
-from mmft.config.wording import listed
+from mmft.config.wording import listed, show
 
 
 @check_train("model.fusion", "task")
@@ -42,9 +44,22 @@ def pairs_are_not_sharded(c: TrainConfig) -> str | None:
     return f"fsdp does not go with task={c.task.type} yet. Type trainer.strategy=ddp"
 
 
-@check_train("modality_report", "task")
+@check_train("modality_report", "task", "data.columns.label")
 def pairs_have_no_report(c: TrainConfig) -> str | None:
-    """What one modality alone gives is asked of tasks that can be done with one."""
-    if not c.modality_report or not c.task.over_pairs:
+    """What the embeddings of pairs tell is measured on labels."""
+    if not c.modality_report or not c.task.over_pairs or c.data.columns.label is not None:
         return None
-    return f"true changes nothing, because task={c.task.type} needs both modalities. Leave it out"
+    return f"true needs labels to measure the embeddings of task={c.task.type} on. Type data.columns.label=COLUMN"
+
+
+@check_train("task.templates", "data.columns.label")
+def templates_are_used(c: TrainConfig) -> str | None:
+    """A prompt has a place for a label's name, and there are labels."""
+    templates = getattr(c.task, "templates", None)
+    if templates is None:
+        return None
+    if not templates or any(re.findall(r"\{\}|[{}]", template) != ["{}"] for template in templates):
+        return f"{show(templates)}: each needs one {{}} for the label's name, such as 'a picture of {{}}'"
+    if c.data.columns.label is None:
+        return "changes nothing, because there are no labels. Type data.columns.label=COLUMN, or leave it out"
+    return None

@@ -71,6 +71,14 @@ class Task(ABC):
         Every row gets the same; it is what `monitor` makes best on the training rows. A figure to compare with.
         """
 
+    def prompts(self) -> list[str]:
+        """Texts whose fused features the task wants to know for an evaluation; see `take_prompts`."""
+        return []
+
+    def take_prompts(self, fused: Tensor) -> None:
+        """Gets the features (prompts, F) of `prompts`, of the model that is evaluated, in rows without a picture."""
+        raise NotImplementedError(f"{type(self).__name__} has no prompts")
+
     @abstractmethod
     def metrics(self) -> MetricCollection:
         """Fresh metrics, named as they are logged after the split's name."""

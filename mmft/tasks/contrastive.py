@@ -8,19 +8,22 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torchmetrics import MetricCollection
 
 from mmft.batch import Batch, Outputs, Pair
 from mmft.models.similarity import SimilarityHead, embeddings_of
 from mmft.tasks.base import PairTask, at_least_float32
+from mmft.tasks.labels import in_order, label_name
 from mmft.tasks.pair_losses import Rows, info_nce_sum, sigmoid_sum
 from mmft.tasks.retrieval import RetrievalMetric
 
 _LOSSES = {"info_nce": info_nce_sum, "sigmoid": sigmoid_sum}
+_ZERO_SHOT = "zero_shot/accuracy"
 _TEMPERATURES = {"info_nce": 0.07, "sigmoid": 0.1}  # CLIP's and SigLIP's
 
 
@@ -31,9 +34,13 @@ class Contrastive(PairTask):
     group (`data.columns.group`); they are positives and never negatives. A row that lacks its picture or its text has
     no pair: a bad row. Sample weights are described in `mmft.tasks.pair_losses`; they do not count in metrics.
 
+    Labels are not learned from. Where the training rows have any, `zero_shot/accuracy` is the share of labelled rows
+    whose picture is nearest to its own label's prompts (Radford et al. 2021, arXiv 2103.00020).
+
     Args:
         loss: `info_nce` or `sigmoid`.
         temperature: what similarities are divided by at first; None: 0.07 for `info_nce`, 0.1 for `sigmoid`.
+        templates: of the prompts of a label, `{}` for its name; None: its name alone.
         batch_size: rows of a logical batch; the bias of `sigmoid` begins where one pair in so many is a positive one.
     """
 
@@ -41,40 +48,55 @@ class Contrastive(PairTask):
     constant = "always the same"
     predicts_numbers = True
 
-    def __init__(self, loss: str = "info_nce", temperature: float | None = None, batch_size: int = 32) -> None:
+    def __init__(
+        self,
+        loss: str = "info_nce",
+        temperature: float | None = None,
+        templates: list[str] | None = None,
+        batch_size: int = 32,
+    ) -> None:
         self._loss_sum = _LOSSES[loss]
         self.temperature = _TEMPERATURES[loss] if temperature is None else temperature
         self.bias = -math.log(batch_size) if loss == "sigmoid" else None
+        self.templates = templates or ["{}"]
+        self._set_labels([])
+
+    def _set_labels(self, labels: list[str]) -> None:
+        self.labels = labels
+        self._index = {name: number for number, name in enumerate(labels)}
+        self._prompts: Tensor | None = None  # (C, P) the mean of each label's embeddings, of length 1
 
     def make_head(self, width: int) -> nn.Module:  # noqa: ARG002 - it has no more for a larger one
         """Scale and bias of similarities."""
         return SimilarityHead(self.temperature, self.bias)
 
     def fit(self, labels: Sequence[Any]) -> None:
-        """Learns nothing of the labels."""
+        """Takes the labels' names, where there are any; nothing is learned from them."""
+        self._set_labels(in_order({label_name(label) for label in labels if label is not None}))
 
     def encode(self, label: Any) -> list[int]:
-        """(3,) what the row's picture, text and group are known by; -1: it is of no group."""
+        """(4,) what the row's picture, text and group are known by, and its label's number; -1: it has none."""
         pair: Pair = label
         for modality, given in (("picture", pair.image), ("text", pair.text)):
             if given is None:
                 raise ValueError(f"no {modality}, so that there is no pair")
-        return [-1 if part is None else _identity(part) for part in (pair.image, pair.text, pair.group)]
+        known = [-1 if part is None else _identity(part) for part in (pair.image, pair.text, pair.group)]
+        return [*known, -1 if pair.label is None else self._index.get(label_name(pair.label), -1)]
 
     def pair_loss_sum(self, outputs: Outputs, batch: Batch, own: slice) -> Tensor:
-        """Vectors (R, V) and identities (R, 3) -> () the weighted sum of the own rows' losses."""
+        """Vectors (R, V) and targets (R, 4) -> () the weighted sum of the own rows' losses."""
         assert batch.target is not None
         vectors = at_least_float32(outputs.logits)
         with torch.autocast(vectors.device.type, enabled=False):  # bfloat16 is too coarse for a softmax of many
             image, text = vectors.chunk(2, dim=-1)
-            return self._loss_sum(image, text, Rows(batch.target, batch.weight), own)
+            return self._loss_sum(image, text, Rows(batch.target[:, :3], batch.weight), own)
 
     def metrics(self) -> MetricCollection:
         """Recall at 1, 5 and 10, median rank and mean reciprocal rank, both ways."""
         return MetricCollection({"retrieval": RetrievalMetric()})
 
     def update(self, metrics: MetricCollection, outputs: Outputs, batch: Batch) -> None:
-        """Adds embeddings and identities."""
+        """Adds embeddings and targets."""
         assert batch.target is not None
         metrics.update(*self.embeddings(outputs), batch.target)
 
@@ -83,12 +105,30 @@ class Contrastive(PairTask):
         return embeddings_of(at_least_float32(outputs.logits), has_bias=self.bias is not None)
 
     def scalars(self, metrics: MetricCollection) -> dict[str, float]:
-        """`image_to_text/...`, `text_to_image/...`, and the mean of the six recalls."""
-        return {name: float(value) for name, value in metrics["retrieval"].compute().items()}
+        """`image_to_text/...`, `text_to_image/...`, the mean of the six recalls, and `zero_shot/accuracy`."""
+        metric = cast("RetrievalMetric", metrics["retrieval"])
+        found = {name: float(value) for name, value in metric.compute().items()}
+        return found | ({} if self._prompts is None else {_ZERO_SHOT: self._zero_shot(metric)})
+
+    def _zero_shot(self, metric: RetrievalMetric) -> float:
+        """The share of labelled rows whose picture is nearest to its label's prompts; nan where no row has a label."""
+        assert self._prompts is not None
+        label, image = torch.cat(metric.target)[:, 3], torch.cat(metric.image)
+        right = (image @ self._prompts.to(image).T).argmax(1) == label
+        return right[label >= 0].double().mean().item()
+
+    def prompts(self) -> list[str]:
+        """Every template of every label, label by label."""
+        return [template.format(name.replace("_", " ")) for name in self.labels for template in self.templates]
+
+    def take_prompts(self, fused: Tensor) -> None:
+        """(prompts, 2 P) their fused features, of which the text's half is looked at."""
+        text = fused.chunk(2, dim=-1)[1].view(len(self.labels), len(self.templates), -1)
+        self._prompts = functional.normalize(text.mean(1), dim=-1)
 
     def metric_names(self) -> list[str]:
         """The names of `scalars`."""
-        return RetrievalMetric.names()
+        return [*RetrievalMetric.names(), *([_ZERO_SHOT] if self.labels else [])]
 
     @property
     def answer_columns(self) -> list[str]:
@@ -101,15 +141,16 @@ class Contrastive(PairTask):
         return [{"prediction": value, "score": None} for value in (image * text).sum(1).tolist()]
 
     def state(self) -> dict[str, Any]:
-        """Nothing."""
-        return {}
+        """The labels' names, and whether similarities have a bias."""
+        return {"labels": self.labels, "has_bias": self.bias is not None}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Takes nothing."""
+        """Takes the labels' names."""
+        self._set_labels(list(state["labels"]))
 
     def same_outputs(self, state: Mapping[str, Any]) -> bool:
-        """Scale and bias always mean the same."""
-        return not state
+        """Whether it is of this task, with a bias or without one."""
+        return state.get("has_bias") == (self.bias is not None)
 
 
 def _identity(part: str | bytes) -> int:

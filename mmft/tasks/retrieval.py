@@ -30,11 +30,11 @@ class RetrievalMetric(Metric):
 
     image: list[Tensor]
     text: list[Tensor]
-    identity: list[Tensor]
+    target: list[Tensor]
 
     def __init__(self) -> None:
         super().__init__()
-        for name in ("image", "text", "identity"):
+        for name in ("image", "text", "target"):
             self.add_state(name, [], dist_reduce_fx="cat")
 
     @staticmethod
@@ -43,16 +43,16 @@ class RetrievalMetric(Metric):
         each = [*(f"recall@{k}" for k in _CUTS), "median_rank", "mrr"]
         return [*(f"{way}/{name}" for way in _WAYS for name in each), "mean_recall"]
 
-    def update(self, image: Tensor, text: Tensor, identity: Tensor) -> None:
-        """Adds rows: embeddings (B, P) of length 1, and (B, 3) int64 of the picture, the text and the group (or -1)."""
+    def update(self, image: Tensor, text: Tensor, target: Tensor) -> None:
+        """Adds rows: embeddings (B, P) of length 1; picture, text, group (or -1) and more, (B, 3 or more) int64."""
         self.image.append(image.float())
         self.text.append(text.float())
-        self.identity.append(identity)
+        self.target.append(target)
 
     def compute(self) -> dict[str, Tensor]:
         """() float64 each, by name."""
-        image, text, identity = (torch.cat(part) for part in (self.image, self.text, self.identity))
-        links = Links.of(identity.cpu().numpy())
+        image, text, target = (torch.cat(part) for part in (self.image, self.text, self.target))
+        links = Links.of(target[:, :3].cpu().numpy())
         pictures, texts = image[links.first_picture], text[links.first_text]
         found: dict[str, Tensor] = {}
         both = ranks(pictures, texts, links.texts_of_picture), ranks(texts, pictures, links.pictures_of_text)

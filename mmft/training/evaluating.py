@@ -14,6 +14,7 @@ from mmft.models.vision_language_model import VisionLanguageModel
 from mmft.tasks.base import Task
 from mmft.training.collectives import gathered
 from mmft.training.merging import merge_metrics
+from mmft.training.prompts import fused_texts
 
 
 class Evaluating(pl.LightningModule):
@@ -92,6 +93,8 @@ class Evaluating(pl.LightningModule):
         if loss is None:
             raise UserError(f"No row of {split} could be read, so there is nothing to measure; see bad_rows.csv.")
         merge_metrics(self.metrics, [number for number, _, _ in self._losses])
+        if prompts := self.task.prompts():
+            self.task.take_prompts(fused_texts(self.evaluated, prompts, self.device))
         values = self.task.scalars(self.metrics) | {"loss": loss}
         self.results[split], self.tables = values, self.task.tables(self.metrics)
         named = {f"{split}/{name}": value for name, value in values.items()}

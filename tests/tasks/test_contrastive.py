@@ -13,11 +13,13 @@ import torch
 from make_shapes import Shapes
 from pyarrow import parquet
 from runs import Run, TrainRun
+from torch.nn import functional
 
 import mmft
 from mmft.batch import Pair
 from mmft.config.compose import compose
 from mmft.embed import embed
+from mmft.embedding_report import neighbours
 from mmft.errors import UserError
 from mmft.predict import predict
 from mmft.tasks.contrastive import Contrastive
@@ -138,12 +140,66 @@ def test_other_tasks_embed_too(fusion: str, train_run: TrainRun) -> None:
         (["task=contrastive", "task.temperature=0"], "task.temperature"),
         (["task=contrastive", "task.label_smoothing=0.1"], "task.label_smoothing"),
         (["task=contrastive", "trainer=fsdp", "trainer.devices=2"], "fsdp does not go with task=contrastive"),
-        (["task=contrastive", "modality_report=true"], "modality_report: true changes nothing"),
+        (
+            ["task=contrastive", "task.templates=['a picture']"],
+            "task.templates: .*each needs one {} for the label's name",
+        ),
+        (["task=contrastive", "task.templates=[]"], "task.templates: .*each needs one {}"),
     ],
 )
 def test_refused(typed: list[str], said: str, shapes: Shapes) -> None:
     with pytest.raises(UserError, match=said):
         compose("train", [*shapes.overrides, *typed])
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("modality_report=true", "modality_report: true needs labels"),
+        ("task.templates=['a {}']", "task.templates: changes nothing, because there are no labels"),
+    ],
+)
+def test_refused_without_labels(typed: str, said: str, shapes: Shapes) -> None:
+    with pytest.raises(UserError, match=said):
+        compose("train", [*shapes.overrides, "task=contrastive", "data.columns.label=null", typed])
+
+
+def test_zero_shot_is_the_nearest_mean_of_a_labels_prompts() -> None:
+    task = Contrastive(templates=["a {}", "the {} here"])
+    task.fit(["old_cat", "dog", None, "dog"])
+    assert task.labels == ["dog", "old_cat"]
+    assert task.prompts() == ["a dog", "the dog here", "a old cat", "the old cat here"]
+    generator = torch.Generator().manual_seed(0)
+    fused, image = torch.randn(4, 12, generator=generator), torch.randn(10, 6, generator=generator)
+    task.take_prompts(fused)
+    label = torch.tensor([0, 1, -1, 0, 1, 0, 0, 1, -1, 0])
+    numbers = torch.arange(10)
+    target = torch.stack([numbers, numbers, -torch.ones(10).long(), label], dim=1)
+    metrics = task.metrics()
+    metrics.update(image, image, target)
+    means = [functional.normalize(fused[i : i + 2, 6:].mean(0), dim=0) for i in (0, 2)]
+    nearest = torch.stack([image @ mean for mean in means], dim=1).argmax(1)
+    right = [bool(n == t) for n, t in zip(nearest.tolist(), label.tolist(), strict=True) if t >= 0]
+    assert task.scalars(metrics)["zero_shot/accuracy"] == pytest.approx(sum(right) / len(right))
+    assert set(task.scalars(metrics)) == set(task.metric_names())
+
+
+def test_neighbours_vote_by_their_nearness() -> None:
+    rows = functional.normalize(torch.tensor([[1.0, 0.0], [0.9, 0.4], [0.0, 1.0], [0.1, 1.0], [0.2, 1.0]]), dim=1)
+    found = neighbours(rows, torch.tensor([0, 0, 1, 1, 1]), rows[[0, 2]], 2)
+    assert found.tolist() == [0, 1]  # three of the other class are farther away
+
+
+def test_labels_measure_the_embeddings(train_run: TrainRun) -> None:
+    typed = ["task=contrastive", "task.templates=['a {} drawing']", "modality_report=true", "trainer.max_epochs=1"]
+    made = train_run(*typed, "data.limit=null")
+    assert set(made.summary["embeddings"]) == {"image/linear_probe", "image/knn", "text/linear_probe", "text/knn"}
+    assert made.summary["embeddings"]["text/linear_probe"] > 1.5 / 6  # texts say the label
+    assert 0 <= made.summary["test"]["zero_shot/accuracy"] <= 1
+    model = mmft.load(made.path)
+    assert len(model.labels) == 6
+    again = train_run(*typed, f"init={made.path}")
+    assert again.summary["status"] == "completed"
 
 
 @pytest.mark.parametrize("loss", ["info_nce", "sigmoid"])

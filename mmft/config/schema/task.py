@@ -96,7 +96,11 @@ class RegressionConfig(TaskConfig):
 @option("task", "contrastive", builds="mmft.tasks.contrastive:Contrastive")
 @dataclass(kw_only=True)
 class ContrastiveConfig(TaskConfig):
-    """Which picture and which text belong together, over all pairs of a batch; needs no label."""
+    """Which picture and which text belong together, over all pairs of a batch; needs no label.
+
+    Where `data.columns.label` is given, it is measured how well the embeddings tell the labels apart: by the nearest
+    prompt (zero-shot), and at the end by nearest neighbours and by a linear probe.
+    """
 
     over_pairs = True
 
@@ -104,6 +108,9 @@ class ContrastiveConfig(TaskConfig):
     """`info_nce`: each row among all others, both ways (CLIP); `sigmoid`: each pair by itself (SigLIP)."""
     temperature: float | None = field(None, gt=0)
     """What similarities are divided by at first; it is learned; null: 0.07, or 0.1 for `sigmoid`."""
+    templates: list[str] | None = None
+    """Prompts of a label for zero-shot classification, such as `[a picture of {}]`, whose embeddings' mean counts;
+    null: the label's name alone. Underscores in it are read as blanks."""
     batch_size: int = field(32, ge=1)
     """Rows that are compared at once, which follows `data.batch_size`: the bias of `sigmoid` begins at minus its
     logarithm. SigLIP's own -10 is that of 22,000 rows; it is learned, but short training would hardly move it."""
