@@ -204,6 +204,13 @@ def test_labels_measure_the_embeddings(train_run: TrainRun) -> None:
 
 @pytest.mark.parametrize("loss", ["info_nce", "sigmoid"])
 def test_it_overfits_16_rows(loss: str, train_run: TrainRun) -> None:
-    more = ["data.overfit=12", "data.limit=null", "trainer.max_epochs=200", "optim.lr=1e-3", "schedule.warmup=0"]
-    made = train_run("task=contrastive", f"task.loss={loss}", *more, "model.dropout=0")
+    more = [
+        "data.overfit=12",
+        "data.limit=null",
+        "trainer.max_epochs=200",
+        "trainer.val_every_epochs=100",
+        "optim.lr=1e-3",
+        "schedule.warmup=0",
+    ]
+    made = train_run("task=contrastive", f"task.loss={loss}", *more, "model.dropout=0", "optim.head_lr=1e-2")
     assert made.summary["test"]["mean_recall"] == 1.0
