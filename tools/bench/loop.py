@@ -18,7 +18,7 @@ import json
 import math
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -125,20 +125,28 @@ def load(shared: Path, tokenizer: Any, limit: int | None = None) -> tuple[dict[s
     for name in ("train", "val", "test"):
         chosen = [row for row in rows if row["split"] == name]
         chosen = chosen[:: max(1, len(chosen) // (limit or len(chosen)))][:limit]  # spread over the sorted table
-        texts = tokenizer(
-            [row["title"] for row in chosen],
-            padding="max_length",
-            truncation=True,
-            max_length=MAX_LENGTH,
-            return_tensors="pt",
-        )
-        splits[name] = Examples(
-            pixels=torch.stack([_picture(table.parent / row["image"]) for row in chosen]),
-            ids=texts["input_ids"],
-            mask=texts["attention_mask"].bool(),
-            target=torch.tensor([labels.index(row["label"]) for row in chosen]),
-        )
+        numbers = {label: number for number, label in enumerate(labels)}
+        splits[name] = examples(chosen, table.parent, tokenizer, "label", numbers)
     return splits, len(labels)
+
+
+def examples(
+    rows: Sequence[Mapping[str, str]], pictures: Path, tokenizer: Any, column: str, numbers: Mapping[str, int]
+) -> Examples:
+    """Rows as tensors, every picture decoded once; the target is the number of what `column` has."""
+    texts = tokenizer(
+        [row["title"] for row in rows],
+        padding="max_length",
+        truncation=True,
+        max_length=MAX_LENGTH,
+        return_tensors="pt",
+    )
+    return Examples(
+        pixels=torch.stack([_picture(pictures / row["image"]) for row in rows]),
+        ids=texts["input_ids"],
+        mask=texts["attention_mask"].bool(),
+        target=torch.tensor([numbers[row[column]] for row in rows]),
+    )
 
 
 def _picture(path: Path) -> Tensor:
