@@ -17,7 +17,8 @@ from mmft.batch import Encoded, Widths
 from mmft.config.registry import class_of, options
 from mmft.models.fusion.base import Fusion
 
-FUSIONS = list(options("model/fusion"))
+PAIRWISE = [name for name, found in options("model/fusion").items() if found.schema.for_pairs]  # type: ignore[attr-defined]
+FUSIONS = [name for name in options("model/fusion") if name not in PAIRWISE]
 B, N, L = 4, 5, 8  # rows, image and text tokens
 SMALL: dict[str, dict[str, Any]] = {
     "merged": {"width": 32, "heads": 2},
