@@ -41,7 +41,7 @@ class Contrastive(PairTask):
         loss: `info_nce` or `sigmoid`.
         temperature: what similarities are divided by at first; None: 0.07 for `info_nce`, 0.1 for `sigmoid`.
         templates: of the prompts of a label, `{}` for its name; None: its name alone.
-        batch_size: rows of a logical batch; the bias of `sigmoid` begins where one pair in so many is a positive one.
+        compared_rows: rows of a logical batch; the bias of `sigmoid` begins where one pair in so many is a positive one.
     """
 
     monitor = "mean_recall"
@@ -53,11 +53,11 @@ class Contrastive(PairTask):
         loss: str = "info_nce",
         temperature: float | None = None,
         templates: list[str] | None = None,
-        batch_size: int = 32,
+        compared_rows: int = 32,
     ) -> None:
         self._loss_sum = _LOSSES[loss]
         self.temperature = _TEMPERATURES[loss] if temperature is None else temperature
-        self.bias = -math.log(batch_size) if loss == "sigmoid" else None
+        self.bias = -math.log(compared_rows) if loss == "sigmoid" else None
         self.templates = templates or ["{}"]
         self._set_labels([])
 

@@ -54,6 +54,7 @@ def test_promised_keys(folder: Path) -> None:
 @pytest.mark.parametrize(("group", "name"), list(option_files()))
 def test_every_option_composes(group: str, name: str, composed: Compose) -> None:
     must = [f"{group.replace('/', '.')}.pattern=bias"] if name == "pattern" else []
+    must += ["task=contrastive"] if name == "dual" else []
     result = compose("train", [f"{group}={name}"]) if group == "experiment" else composed(f"{group}={name}", *must)
     assert result.choices[group] == name
     if group not in OPTIONAL_GROUPS:

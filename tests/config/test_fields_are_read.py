@@ -95,7 +95,8 @@ def test_every_field_is_read(
         typed = [*shapes.overrides, *(f"tune/{tower}={name}" for tower in TOWERS), *must, "optim.lr=null"]
         build.build_methods(compose("train", typed).config.tune)
     for name in registry.options("model/fusion"):  # tests/models trains with each
-        config = compose("train", [*shapes.overrides, f"model/fusion={name}"]).config
+        task = "contrastive" if name == "dual" else "classification"
+        config = compose("train", [*shapes.overrides, f"task={task}", f"model/fusion={name}"]).config
         registry.build(config.model.fusion, image=Widths(8, 8), text=Widths(8, 8))
     for name in registry.options("task"):  # tests/tasks trains with each
         build.build_task(compose("train", [*shapes.overrides, f"task={name}"]).config.task)

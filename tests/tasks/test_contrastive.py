@@ -52,7 +52,7 @@ def test_what_belongs_together_is_known_by_its_content() -> None:
 
 @pytest.mark.parametrize(("loss", "scale", "bias"), [("info_nce", 1 / 0.07, None), ("sigmoid", 10.0, -math.log(22000))])
 def test_temperature_and_bias_begin_as_published(loss: str, scale: float, bias: float | None) -> None:
-    head: Any = Contrastive(loss=loss, batch_size=22000).make_head(32)
+    head: Any = Contrastive(loss=loss, compared_rows=22000).make_head(32)
     assert head.log_scale.exp().item() == pytest.approx(scale)
     assert (None if head.bias is None else head.bias.item()) == pytest.approx(bias)
     assert bias is None or bias == pytest.approx(-10, abs=1e-2)

@@ -111,6 +111,6 @@ class ContrastiveConfig(TaskConfig):
     templates: list[str] | None = None
     """Prompts of a label for zero-shot classification, such as `[a picture of {}]`, whose embeddings' mean counts;
     null: the label's name alone. Underscores in it are read as blanks."""
-    batch_size: int = field(32, ge=1)
+    compared_rows: int = field(32, ge=1)
     """Rows that are compared at once, which follows `data.batch_size`: the bias of `sigmoid` begins at minus its
     logarithm. SigLIP's own -10 is that of 22,000 rows; it is learned, but short training would hardly move it."""
