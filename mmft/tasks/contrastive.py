@@ -41,7 +41,7 @@ class Contrastive(PairTask):
         loss: `info_nce` or `sigmoid`.
         temperature: what similarities are divided by at first; None: 0.07 for `info_nce`, 0.1 for `sigmoid`.
         templates: of the prompts of a label, `{}` for its name; None: its name alone.
-        compared_rows: rows of a logical batch; the bias of `sigmoid` begins where one pair in so many is a positive one.
+        compared_rows: rows of a batch; the bias of `sigmoid` begins where one pair in so many is a positive one.
     """
 
     monitor = "mean_recall"
