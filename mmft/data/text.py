@@ -73,6 +73,15 @@ def pad_id(tokenizer: Any) -> int:
     return 0 if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
 
 
+def special_ids(tokenizer: Any) -> list[int]:
+    """The ids that are no part of a text: what begins, ends, parts and fills texts. An unknown word is one, unless the
+    tokenizer has the same id for both (CLIP's).
+    """
+    names = [name for name in tokenizer.special_tokens_map if name != "unk_token"]
+    tokens = {token for name in names for token in _listed(tokenizer.special_tokens_map[name])}
+    return sorted(tokenizer.convert_tokens_to_ids(list(tokens)))
+
+
 def identity_of(tokenizer: Any) -> bytes:
     """The same for two tokenizers that give the same tokens: vocabulary, rules and special tokens."""
     rules = tokenizer.backend_tokenizer
@@ -93,6 +102,10 @@ def _encode(texts: list[str], tokenizer: Any, max_length: int) -> tuple[list[lis
     )
     # The Rust tokenizer keeps what it cut off; asking the Python side for it would copy everything.
     return encoded["input_ids"], sum(bool(encoding.overflowing) for encoding in encoded.encodings)
+
+
+def _listed(token: str | list[str]) -> list[str]:
+    return [token] if isinstance(token, str) else token
 
 
 def _unicode(text: str) -> str:
