@@ -40,14 +40,13 @@ def cutmix(own: Tensor, other: Tensor, share: float) -> tuple[Tensor, float]:
         (3, H, W) uint8, and the share of `other` that there is.
     """
     height, width = own.shape[1:]
-    rows = _span(height, math.sqrt(share))
-    columns = _span(width, math.sqrt(share))
+    rows, columns = (_span(length, int(length * math.sqrt(share))) for length in (height, width))
     mixed = own.clone()
     mixed[:, rows, columns] = other[:, rows, columns]
     return mixed, (rows.stop - rows.start) * (columns.stop - columns.start) / (height * width)
 
 
-def _span(length: int, part: float) -> slice:
-    """`part` of `length` pixels around a random centre."""
-    half, centre = length * part / 2, int(torch.randint(length, ()))
-    return slice(max(0, round(centre - half)), min(length, round(centre + half)))
+def _span(length: int, size: int) -> slice:
+    """`size` of `length` pixels around a random one, and what of them there is."""
+    first = int(torch.randint(length, ())) - size // 2
+    return slice(max(0, first), min(length, first + size))

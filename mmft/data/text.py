@@ -77,9 +77,9 @@ def special_ids(tokenizer: Any) -> list[int]:
     """The ids that are no part of a text: what begins, ends, parts and fills texts. An unknown word is one, unless the
     tokenizer has the same id for both (CLIP's).
     """
-    names = [name for name in tokenizer.special_tokens_map if name != "unk_token"]
-    tokens = {token for name in names for token in _listed(tokenizer.special_tokens_map[name])}
-    return sorted(tokenizer.convert_tokens_to_ids(list(tokens)))
+    others = [token for name, token in tokenizer.special_tokens_map.items() if name != "unk_token"]
+    word = None if tokenizer.unk_token in others else tokenizer.unk_token_id
+    return sorted(set(tokenizer.all_special_ids) - {word})
 
 
 def identity_of(tokenizer: Any) -> bytes:
@@ -102,10 +102,6 @@ def _encode(texts: list[str], tokenizer: Any, max_length: int) -> tuple[list[lis
     )
     # The Rust tokenizer keeps what it cut off; asking the Python side for it would copy everything.
     return encoded["input_ids"], sum(bool(encoding.overflowing) for encoding in encoded.encodings)
-
-
-def _listed(token: str | list[str]) -> list[str]:
-    return [token] if isinstance(token, str) else token
 
 
 def _unicode(text: str) -> str:
