@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import fields
 
 import torch
 from torch import Tensor
@@ -120,6 +119,5 @@ def drawing_from(seed: int) -> Iterator[None]:
 
 def in_words(config: AugmentConfig) -> str:
     """What differs from no augmentation, for the log; empty: nothing does."""
-    plain = AugmentConfig()
-    given = {f.name: getattr(config, f.name) for f in fields(config)}
-    return " ".join(f"{name}={value}" for name, value in given.items() if value != getattr(plain, name))
+    plain = vars(AugmentConfig())
+    return " ".join(f"{name}={value}" for name, value in vars(config).items() if value != plain[name])

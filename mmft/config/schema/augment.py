@@ -26,7 +26,8 @@ class AugmentConfig:
     say left, right, or which way something looks."""
     policy: Literal["none", "trivial_augment", "rand_augment"] = "none"
     """`trivial_augment`: one random change of colour or geometry of random strength, up to turns of 135 degrees (Müller
-    and Hutter 2021); `rand_augment`: several of one strength (Cubuk et al. 2020)."""
+    and Hutter 2021); `rand_augment`: several of one strength (Cubuk et al. 2020). Both may also invert bright parts, so
+    that colours that a text names need not stay."""
     rand_augment_ops: int | None = field(None, ge=1)
     """How many changes `rand_augment` makes; null: 2."""
     rand_augment_magnitude: int | None = field(None, ge=0, le=30)
