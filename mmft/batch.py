@@ -61,6 +61,8 @@ class Sample:
     target: Tensor | None = None  # as the task encodes it; () int64 for classification
     weight: float = 1.0
     bad: BadRow | None = None
+    mixed_target: Tensor | None = None  # of the row that the picture is mixed with; None: it is not mixed
+    mixed_share: float = 0.0  # how much of the picture and of the target is that row's
 
 
 @dataclass(slots=True)
@@ -80,6 +82,8 @@ class Batch:
     row: Tensor  # (B,) int64, the row number that a prediction is reported under
     weight: Tensor  # (B,) float32
     target: Tensor | None = None  # (B, ...) as the task encodes it
+    mixed_target: Tensor | None = None  # (B, ...) of rows that pictures are mixed with; None: no picture is
+    mixed_share: Tensor | None = None  # (B,) float32 how much of a row's target they are, from 0 to 0.5
     bad: tuple[BadRow, ...] = ()
 
     def __len__(self) -> int:

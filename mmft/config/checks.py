@@ -60,6 +60,7 @@ def check(config: Any, wrong: set[str], *, partial: bool = False) -> list[Proble
         partial: the config may be incomplete; only what is wrong all the same is reported.
     """
     from mmft.config import (  # noqa: F401 - they register
+        checks_augment,
         checks_averages,
         checks_data,
         checks_memory,

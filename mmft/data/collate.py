@@ -40,6 +40,7 @@ class Collate:
         good = [sample for sample in samples if sample.bad is None]
         input_ids, attention_mask = self._texts(good)
         pixel_values, image_present = _pictures(good)
+        mixed_target, mixed_share = _mixed(good)
         return Batch(
             pixel_values=pixel_values,
             input_ids=input_ids,
@@ -49,6 +50,8 @@ class Collate:
             row=torch.tensor([sample.row for sample in good], dtype=torch.int64),
             weight=torch.tensor([sample.weight for sample in good], dtype=torch.float32),
             target=self._targets(good),
+            mixed_target=mixed_target,
+            mixed_share=mixed_share,
             bad=tuple(sample.bad for sample in samples if sample.bad is not None),
         )
 
@@ -85,3 +88,14 @@ def _pictures(good: Sequence[Sample]) -> tuple[Tensor | None, Tensor]:
     if like is None:
         return None, present
     return torch.stack([torch.zeros_like(like) if picture is None else picture for picture in pictures]), present
+
+
+def _mixed(good: Sequence[Sample]) -> tuple[Tensor | None, Tensor | None]:
+    """Targets (B, ...) of the rows mixed in, a row's own where there is none, and their shares (B,); None, None
+    where no row is mixed.
+    """
+    if all(sample.mixed_target is None for sample in good):
+        return None, None
+    targets = [sample.target if sample.mixed_target is None else sample.mixed_target for sample in good]
+    shares = torch.tensor([sample.mixed_share for sample in good], dtype=torch.float32)
+    return torch.stack([target for target in targets if target is not None]), shares

@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 from lightning import LightningDataModule
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
-from mmft.batch import BadRow, Batch
+from mmft.batch import BadRow, Batch, Sample
 from mmft.config.schema.data import DataConfig
+from mmft.data.augment import Augmentation, in_words
+from mmft.data.augmented_rows import AugmentedRows, Draws
 from mmft.data.balance import BalancedOrder
 from mmft.data.collate import Collate
 from mmft.data.dataset import RowDataset
@@ -21,6 +23,7 @@ from mmft.data.loading import make_collate, make_dataset, make_loader
 from mmft.data.order import LogicalBatches, Order, StepPlan, epoch_order, evaluation_batches
 from mmft.data.splits import Split
 from mmft.data.targets import ClassesOf, Encode
+from mmft.data.text import special_ids
 from mmft.errors import UserError
 from mmft.ranks import started
 
@@ -39,7 +42,7 @@ class VisionLanguageData(LightningDataModule):
         max_length: tokens of a text at most.
         image_size: side of the pictures in pixels.
         encode: the task's `encode(label)`; None: no targets.
-        seed: of the order of training rows.
+        seed: of the order of training rows, and of their augmentation.
         plan: of the run's optimizer steps.
         classes_of: the task's `classes`, for `data.sampler=balanced`; None: there are none.
 
@@ -67,7 +70,8 @@ class VisionLanguageData(LightningDataModule):
         classes_of: ClassesOf | None = None,
     ) -> None:
         super().__init__()
-        self.config, self.plan = config, plan
+        self.config, self.plan, self._seed = config, plan, seed
+        self._special_ids = special_ids(tokenizer)
         room = int(config.picture_memory * 2**30) // started().local_world
         self.datasets: dict[str, RowDataset] = {}
         for name, split in splits.items():
@@ -99,8 +103,9 @@ class VisionLanguageData(LightningDataModule):
         It is one loader for the whole run, so that its workers live on when Lightning asks again.
         """
         if self._train_loader is None:
-            batches = LogicalBatches(self.plan, self._order, self._steps_done, *self._place())
-            self._train_loader = self._loader("train", batches, persistent=True)
+            rows, order = self._training_rows()
+            batches = LogicalBatches(self.plan, order, self._steps_done, *self._place())
+            self._train_loader = self._loader("train", batches, persistent=True, rows=rows)
         return self._train_loader
 
     def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
@@ -127,11 +132,28 @@ class VisionLanguageData(LightningDataModule):
         batches = evaluation_batches(self.rows[name], self.config.batch_size, *place)
         return self._loader(name, batches, persistent)
 
-    def _loader(self, name: str, batches: Any, persistent: bool) -> DataLoader[Batch]:
+    def _training_rows(self) -> tuple[Dataset[Sample], Order]:
+        """The training rows with what augments them, if anything does, and what they are asked for by.
+
+        They are for training steps alone: the modality report, `mmft check` and whoever else takes batches of
+        `evaluation_loader("train")` gets the rows as they are.
+        """
+        rows, wanted = self.datasets["train"], in_words(self.config.augment)
+        if not wanted:
+            return rows, self._order
+        log.info("training rows are augmented: %s", wanted)
+        reader = rows.pictures.reader
+        change = Augmentation(self.config.augment, reader.image_size, reader.background, self._special_ids)
+        return AugmentedRows(rows, change, self._seed), Draws(self._order, self._seed, change.mixes)
+
+    def _loader(
+        self, name: str, batches: Any, persistent: bool, rows: Dataset[Sample] | None = None
+    ) -> DataLoader[Batch]:
         pin = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
         collate: Collate = self._collates[name]
         workers = self.config.num_workers
-        return make_loader(self.datasets[name], batches, collate, num_workers=workers, pin=pin, persistent=persistent)
+        rows = self.datasets[name] if rows is None else rows
+        return make_loader(rows, batches, collate, num_workers=workers, pin=pin, persistent=persistent)
 
     def _steps_done(self) -> int:
         return 0 if self.trainer is None else self.trainer.global_step

@@ -13,9 +13,9 @@ from types import TracebackType
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
-from mmft.batch import Batch
+from mmft.batch import Batch, Sample
 from mmft.config.schema.data import DataConfig
 from mmft.data.collate import Collate
 from mmft.data.dataset import RowDataset
@@ -84,8 +84,8 @@ def make_collate(dataset: RowDataset, tokenizer: Any, max_length: int) -> Collat
 
 
 def make_loader(
-    dataset: RowDataset,
-    batches: Iterable[Sequence[int]],
+    dataset: Dataset[Sample],
+    batches: Iterable[Sequence[Any]],
     collate: Collate,
     *,
     num_workers: int = 0,
@@ -96,7 +96,7 @@ def make_loader(
 
     Args:
         dataset: of one split.
-        batches: positions of each batch; a sampler or a list.
+        batches: positions of each batch, or what else the data set's rows are asked for by; a sampler or a list.
         collate: of the data set.
         num_workers: processes that decode; 0: this one.
         pin: into page-locked memory, for a GPU.

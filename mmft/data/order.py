@@ -7,6 +7,7 @@ step without replaying, and any number of workers or ranks sees the same logical
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -119,7 +120,7 @@ class StepPlan:
         return epoch, step - (self._ends[epoch - 1] if epoch else 0)
 
 
-class LogicalBatches(Sampler[list[int]]):
+class LogicalBatches(Sampler[list[Any]]):
     """Batch sampler of training: this rank's share of every logical batch (one optimizer step).
 
     Where it goes on is a function of the optimizer steps done, so that it holds no state. A rank's share
@@ -127,7 +128,7 @@ class LogicalBatches(Sampler[list[int]]):
 
     Args:
         plan: rows, batch sizes, steps.
-        order: gives the positions of an epoch, as many as the plan's rows.
+        order: gives the positions of an epoch, as many as the plan's rows, or what else its rows are asked for by.
         steps_done: gives the optimizer steps done when an epoch's iteration begins.
         rank: which share is ours.
         world: how many shares there are.
@@ -143,7 +144,7 @@ class LogicalBatches(Sampler[list[int]]):
         """Steps of the epoch in full, however many of them are done."""
         return self.plan.steps_in(self.plan.locate(self.steps_done())[0])
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def __iter__(self) -> Iterator[list[Any]]:
         epoch, start = self.plan.locate(self.steps_done())
         size, order = self.plan.batch_sizes.at(epoch), self.order(epoch)
         for step in range(start, self.plan.steps_in(epoch)):

@@ -73,6 +73,15 @@ def pad_id(tokenizer: Any) -> int:
     return 0 if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
 
 
+def special_ids(tokenizer: Any) -> list[int]:
+    """The ids that are no part of a text: what begins, ends, parts and fills texts. An unknown word is one, unless the
+    tokenizer has the same id for both (CLIP's).
+    """
+    others = [token for name, token in tokenizer.special_tokens_map.items() if name != "unk_token"]
+    word = None if tokenizer.unk_token in others else tokenizer.unk_token_id
+    return sorted(set(tokenizer.all_special_ids) - {word})
+
+
 def identity_of(tokenizer: Any) -> bytes:
     """The same for two tokenizers that give the same tokens: vocabulary, rules and special tokens."""
     rules = tokenizer.backend_tokenizer

@@ -9,6 +9,7 @@ import copy
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Self
 
 import torch
@@ -23,7 +24,7 @@ from mmft.tasks.calibration import COLDEST, HOTTEST, Reliability, fit_temperatur
 from mmft.tasks.classification_metrics import class_metrics, measured
 from mmft.tasks.constants import Constant
 from mmft.tasks.labels import ToldOnce, in_order, label_name, shown
-from mmft.tasks.losses import focal_loss
+from mmft.tasks.losses import focal_loss, of_mixed
 from mmft.tasks.thresholds import MEASURES, best_threshold
 
 log = logging.getLogger(__name__)
@@ -39,6 +40,9 @@ class Classification(Task):
     of the target is weighted by every class's weight, the rest by the target's. With the focal loss the divisor is the
     same: a row that it thinks little of still counts as a row. (The paper divides by the number of anchors that hold an
     object; there is no such thing here.)
+
+    A row that is mixed with another (`Batch.mixed_target`) has the loss, and the class weight, of both targets by
+    their shares, which is that of the mixed target.
 
     What is tuned on the validation rows after training (`tune`) is how logits become probabilities and these a
     prediction; the loss stays that of training, on the logits as they are.
@@ -141,21 +145,24 @@ class Classification(Task):
         """Logits (B, C) and targets (B,) -> () sum over rows of weight times cross-entropy, or focal loss."""
         assert batch.target is not None
         logits = at_least_float32(outputs.logits)
+        losses = of_mixed(partial(self._losses, logits), batch)  # (B,)
+        return (losses * batch.weight.to(losses.dtype)).sum()
+
+    def _losses(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Logits (B, C) and targets (B,) -> (B,)."""
         weights = None if self.weights is None else self.weights.like(logits)
         if self._loss == "focal":
-            losses = focal_loss(logits, batch.target, self.focal_gamma, weights)  # (B,)
-        else:
-            smoothing = self.label_smoothing
-            losses = functional.cross_entropy(
-                logits, batch.target, weights, reduction="none", label_smoothing=smoothing
-            )
-        return (losses * batch.weight.to(losses.dtype)).sum()
+            return focal_loss(logits, target, self.focal_gamma, weights)
+        smoothing = self.label_smoothing
+        return functional.cross_entropy(logits, target, weights, reduction="none", label_smoothing=smoothing)
 
     def normaliser(self, batch: Batch) -> Tensor:
         """() float64 sum of sample weight times class weight."""
         assert batch.target is not None
         weight = batch.weight.double()
-        return weight.sum() if self.weights is None else (weight * self.weights.like(weight)[batch.target]).sum()
+        if self.weights is None:
+            return weight.sum()
+        return (weight * of_mixed(self.weights.like(weight).__getitem__, batch)).sum()
 
     def constant_outputs(self, target: Tensor, weight: Tensor) -> Tensor:
         """Targets (R,) and weights (R,) -> (C,) log frequencies of the classes; the most frequent is predicted."""

@@ -1,16 +1,20 @@
-"""Losses that torch does not have: focal and asymmetric, for classes and labels that are rare.
+"""Losses that torch does not have: focal and asymmetric, for classes and labels that are rare; and of mixed targets.
 
-Both give each row's loss by itself, so that whoever adds rows up keeps the right divisor. Both are computed from log
-probabilities, never from the log of a probability that may have been rounded to 0.
+All give each row's loss by itself, so that whoever adds rows up keeps the right divisor. The first two are computed
+from log probabilities, never from the log of a probability that may have been rounded to 0.
 
 Legend: B batch, C classes or labels.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from mmft.batch import Batch
 
 
 def focal_loss(logits: Tensor, target: Tensor, gamma: float, weight: Tensor | None = None) -> Tensor:
@@ -53,6 +57,25 @@ def asymmetric_loss(logits: Tensor, target: Tensor, gamma_pos: float, gamma_neg:
     log_rest = functional.logsigmoid(-logits) if clip == 0 else torch.log1p(-q)
     absent = log_rest * _power(q, gamma_neg)
     return -torch.where(target.bool(), there, absent)
+
+
+def of_mixed(value: Callable[[Tensor], Tensor], batch: Batch) -> Tensor:
+    """What `value` makes of the rows' targets, and of those that are mixed in (mixup, cutmix), by their shares.
+
+    Cross-entropy is linear in the target, with class weights and label smoothing as well: it is that of the mixed one.
+
+    Args:
+        value: targets (B,) -> (B,) a number for each row.
+        batch: with targets, mixed or not.
+
+    Returns:
+        (B,).
+    """
+    assert batch.target is not None
+    values = value(batch.target)
+    if batch.mixed_target is None or batch.mixed_share is None:
+        return values
+    return torch.lerp(values, value(batch.mixed_target), batch.mixed_share.to(values.dtype))
 
 
 def _power(base: Tensor, exponent: float) -> Tensor:

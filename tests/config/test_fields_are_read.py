@@ -78,7 +78,11 @@ def test_every_field_is_read(
 
     monkeypatch.setattr(registry, "arguments", noted)
     first = train_run(
-        "callbacks.early_stopping.patience=3", "callbacks.ema.decay=0.9", "optim.lr=null", "tune.image_encoder.lr=1e-3"
+        "callbacks.early_stopping.patience=3",
+        "callbacks.ema.decay=0.9",
+        "optim.lr=null",
+        "tune.image_encoder.lr=1e-3",
+        "data.augment.policy=rand_augment",
     )
     train_run("optim=sgd", "schedule=constant", f"init={first.path}", "tune=head_only", "optim.lr=null")
     train_run("optim=adamw_8bit", "schedule=linear", "logger=wandb")  # WANDB_MODE is offline in tests

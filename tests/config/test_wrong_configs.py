@@ -109,6 +109,37 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
         ["one of text, image", "Did you mean text?"],
     ),
     "no queries": (["model/fusion=resampler", "model.fusion.queries=0"], ["0 is out of bounds", "at least 1"]),
+    "a crop of everything": (["data.augment.crop=1"], ["1.0 is out of bounds", "above 0 and below 1"]),
+    "all tokens dropped": (["data.augment.token_dropout=1"], ["1.0 is out of bounds", "at least 0 and below 1"]),
+    "a probability above 1": (
+        ["data.augment.flip=1.5", "data.augment.erasing=2"],
+        ["augment.flip: 1.5", "augment.erasing: 2"],
+    ),
+    "no such policy": (["data.augment.policy=randaugment"], ["Did you mean rand_augment?"]),
+    "no such augmentation": (["data/augment=lihgt"], ["'lihgt' is no option", "Options: light, none, strong"]),
+    "settings of another policy": (
+        ["data.augment.policy=trivial_augment", "data.augment.rand_augment_ops=3"],
+        ["data.augment.rand_augment_ops changes nothing", "Type data.augment.policy=rand_augment"],
+    ),
+    "pictures to change that are not there": (
+        ["data.columns.image=null", "data/augment=light"],
+        [
+            "data.augment.crop, data.augment.color_jitter change nothing",
+            "data.columns.image is null",
+            "data/augment=none",
+        ],
+    ),
+    "texts to change that are not there": (
+        ["data.columns.text=null", "data.augment.token_dropout=0.1"],
+        ["data.augment.token_dropout changes nothing, because data.columns.text is null. Leave it out"],
+    ),
+    "mixed numbers": (
+        ["task=regression", "data.augment.mixup=0.2", "data.augment.cutmix=1"],
+        ["data.augment.mixup, data.augment.cutmix: targets", "not with task=regression. Leave them out"],
+    ),
+    "mixed labels": (["task=multi_label", "data.augment.cutmix=1"], ["not with task=multi_label. Leave it out"]),
+    "mixed pairs": (["task=contrastive", "data.augment.mixup=1"], ["not with task=contrastive"]),
+    "mixed focal": (["task.loss=focal", "data.augment.mixup=1"], ["does not go with task.loss=focal"]),
     "one label": (["task.labels=[cat]"], ["at least two names"]),
     "huber's delta without huber": (["task=regression", "task.huber_delta=2"], ["Type task.loss=huber"]),
     "several labels for one target": (["data.columns.label=[a,b]"], ["Type data.columns.label=COLUMN"]),

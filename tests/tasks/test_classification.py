@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -62,6 +63,31 @@ class TestLoss:
     def test_bf16_logits_are_scored_in_float32(self) -> None:
         logits, target, _ = draw(3, torch.bfloat16)
         assert fitted("abc").loss_sum(outputs(logits), batch(target)).dtype == torch.float32
+
+    @pytest.mark.parametrize("smoothing", [0.0, 0.1])
+    @pytest.mark.parametrize("weights", ["none", [0.5, 2.0, 0.0, 1.0]])
+    def test_a_mixed_row_has_the_loss_of_the_mixed_target(self, smoothing: float, weights: Any) -> None:
+        logits, target, weight = draw(4)
+        other, share = draw(4, seed=1)[1], (draw(4, seed=2)[2] / 2)
+        share[:9] = 0  # not mixed
+        task = fitted("abcd", label_smoothing=smoothing, class_weights=weights)
+        rows = replace(batch(target, weight), mixed_target=other, mixed_share=share)
+        soft = torch.lerp(
+            functional.one_hot(target, 4).double(), functional.one_hot(other, 4).double(), share.double()[:, None]
+        )
+        as_tensor = None if weights == "none" else torch.tensor(weights, dtype=torch.float64)
+        losses = functional.cross_entropy(logits, soft, as_tensor, label_smoothing=smoothing, reduction="none")
+        of_class = torch.ones(4, dtype=torch.float64) if as_tensor is None else as_tensor
+        assert task.loss_sum(outputs(logits), rows).item() == pytest.approx((losses * weight).sum().item(), rel=1e-12)
+        assert task.normaliser(rows).item() == pytest.approx((soft @ of_class * weight).sum().item(), rel=1e-12)
+        parts = [
+            (task.loss_sum(outputs(logits[at : at + 7]), p), task.normaliser(p))
+            for at, p in zip(range(0, R, 7), rows.split(7), strict=True)
+        ]
+        assert sum(loss for loss, _ in parts).item() == pytest.approx(
+            task.loss_sum(outputs(logits), rows).item(), rel=1e-12
+        )
+        assert sum(n for _, n in parts).item() == pytest.approx(task.normaliser(rows).item(), rel=1e-12)
 
     def test_class_weights_that_validation_used_first_can_be_trained_with(self) -> None:
         """A tensor made in inference mode cannot be saved for the backward pass."""

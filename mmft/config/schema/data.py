@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mmft.config.fields import field
+from mmft.config.schema.augment import AugmentConfig
 
 
 @dataclass(kw_only=True)
@@ -90,6 +91,8 @@ class DataConfig:
     sampler: Literal["shuffled", "balanced"] = "shuffled"
     """Training rows of an epoch: `shuffled` each once; `balanced` as many, of every class the same number, so that
     rare ones come several times and common ones in turns."""
+    augment: AugmentConfig = field(factory=AugmentConfig)
+    """How training rows are changed at random."""
     batch_size: int = field(32, ge=1)
     """Rows that one optimizer step sees, over all devices."""
     micro_batch_size: int | None = field(None, ge=1)

@@ -109,7 +109,7 @@ RunData = _nullable(
     nested={"columns": DataColumns},
     drop={
         *("train", "val", "test", "fractions", "folds", "fold"),
-        *("sampler", "micro_batch_size", "overfit", "picture_memory"),
+        *("sampler", "micro_batch_size", "overfit", "picture_memory", "augment"),
     },
 )
 

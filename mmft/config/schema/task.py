@@ -16,6 +16,7 @@ class TaskConfig(OptionConfig):
     has_classes: ClassVar[bool] = False  # whether each row is of one class; what the task itself says in `Task.classes`
     over_pairs: ClassVar[bool] = False  # whether its loss is over all pairs of rows; what the task says, too
     has_names: ClassVar[bool] = False  # whether labels are names, which can be counted; what `Task.label_names` gives
+    mixes: ClassVar[bool] = False  # whether its loss takes `Batch.mixed_target`
     several_columns: ClassVar[bool] = False  # whether `data.columns.label` may name several
 
 
@@ -26,6 +27,7 @@ class ClassificationConfig(TaskConfig):
 
     has_classes = True
     has_names = True
+    mixes = True
 
     labels: list[str] | None = None
     """Label names in order; null: those of the training rows, sorted (numbers by value)."""

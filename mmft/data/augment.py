@@ -1,0 +1,123 @@
+"""`Augmentation`: one training row's picture and text, changed at random. Every change is a pure function of a seed.
+
+torchvision's transforms (v2) do the work. They draw from torch's global generator, which is put back afterwards, so
+that dropout and the rest of the run draw what they would have drawn; what they draw may change between versions of
+torchvision. Nothing is written to what comes in: it may be the memory of `PictureMemory`.
+
+Legend: H W picture height and width, L text tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+from torch.distributions import Beta
+from torchvision.transforms import v2  # type: ignore[import-untyped]
+
+from mmft.config.schema.augment import AugmentConfig
+from mmft.data.mixing import cutmix, mixup
+
+_GREY = [124, 116, 104]  # ImageNet's mean: near 0 once an encoder has normalised it
+_OPS, _MAGNITUDE = 2, 9  # of RandAugment where the config says nothing, as in torchvision
+
+
+class Augmentation:
+    """What is done to pictures and texts; each method takes the seed that it draws from.
+
+    A crop is taken from the picture as it is kept, at the model's size, and enlarged: of 0.35 of the area 1.7 times, so
+    that it is a little blurred. Decoding it again each time would be several times slower than all that is done here.
+
+    Args:
+        config: the keys below `data.augment`.
+        image_size: H = W.
+        background: red, green, blue from 0 to 255, of corners that a turned or shifted picture leaves empty.
+        special_ids: tokens that stay (`special_ids` of the tokenizer).
+
+    Attributes:
+        mixes: whether there is anything for `mix` to do.
+    """
+
+    def __init__(
+        self, config: AugmentConfig, image_size: int, background: tuple[int, ...], special_ids: list[int]
+    ) -> None:
+        self._transforms = _transforms(config, image_size, background)
+        self._token_dropout, self._special = config.token_dropout, torch.tensor(special_ids, dtype=torch.int64)
+        alphas = {mixup: config.mixup, cutmix: config.cutmix}
+        self._mixing = [(how, Beta(alpha, alpha, validate_args=False)) for how, alpha in alphas.items() if alpha > 0]
+        self.mixes = bool(self._mixing)
+
+    def picture(self, pixels: Tensor, seed: int) -> Tensor:
+        """(3, H, W) uint8 -> another of the same size."""
+        if not self._transforms:
+            return pixels
+        with drawing_from(seed):
+            for transform in self._transforms:
+                pixels = transform(pixels)
+        return pixels
+
+    def text(self, ids: Tensor, seed: int) -> Tensor:
+        """(L,) int64 -> (L' <= L,): tokens are left out; the special ones stay, and at least one of the others."""
+        if self._token_dropout == 0:
+            return ids
+        own = (~torch.isin(ids, self._special)).nonzero()[:, 0]  # positions of tokens that may go
+        if not len(own):
+            return ids
+        with drawing_from(seed):
+            draws = torch.rand(len(own))
+        goes = draws < self._token_dropout
+        goes[draws.argmax()] = False
+        kept = torch.ones_like(ids, dtype=torch.bool)
+        kept[own[goes]] = False
+        return ids[kept]
+
+    def mix(self, own: Tensor, other: Tensor, seed: int) -> tuple[Tensor, float]:
+        """Two pictures (3, H, W) uint8 -> one, and the share of `other` in it, at most 0.5.
+
+        The share is the smaller one of what Beta(alpha, alpha), which is symmetric, gives and 1 minus it: a row's text
+        stays its own, and so must most of its picture and its target. Where there are no texts it changes nothing but
+        which of the two rows a mixture is counted as.
+        """
+        with drawing_from(seed):
+            how, beta = self._mixing[int(torch.randint(len(self._mixing), ()))]
+            share = float(beta.sample())
+            return how(own, other, min(share, 1 - share))
+
+
+def _transforms(config: AugmentConfig, side: int, background: tuple[int, ...]) -> list[v2.Transform]:
+    """Those that are asked for, in their order."""
+    turned = {"interpolation": v2.InterpolationMode.BILINEAR, "fill": list(background)}
+    found: list[v2.Transform] = []
+    if config.crop is not None:
+        bicubic = v2.InterpolationMode.BICUBIC
+        found.append(v2.RandomResizedCrop(side, scale=(config.crop, 1.0), interpolation=bicubic, antialias=True))
+    if config.flip > 0:
+        found.append(v2.RandomHorizontalFlip(config.flip))
+    if config.policy == "trivial_augment":
+        found.append(v2.TrivialAugmentWide(**turned))
+    if config.policy == "rand_augment":
+        ops = _OPS if config.rand_augment_ops is None else config.rand_augment_ops
+        magnitude = _MAGNITUDE if config.rand_augment_magnitude is None else config.rand_augment_magnitude
+        found.append(v2.RandAugment(ops, magnitude, **turned))
+    if config.color_jitter > 0:  # without the hue, which would cost five times as much, too
+        found.append(v2.ColorJitter(*[config.color_jitter] * 3))
+    if config.erasing > 0:
+        found.append(v2.RandomErasing(config.erasing, value=_GREY))
+    return found
+
+
+@contextmanager
+def drawing_from(seed: int) -> Iterator[None]:
+    """Inside, torch's generator of the CPU starts from `seed`; outside, it goes on as if nothing had happened."""
+    with torch.random.fork_rng(devices=[]):
+        # Not torch.manual_seed: without a GPU it formats a stack trace each time, which takes milliseconds.
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
+def in_words(config: AugmentConfig) -> str:
+    """What differs from no augmentation, for the log; empty: nothing does."""
+    plain = vars(AugmentConfig())
+    return " ".join(f"{name}={value}" for name, value in vars(config).items() if value != plain[name])

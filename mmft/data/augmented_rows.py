@@ -1,0 +1,109 @@
+"""Training rows with augmentation: which draws each row of an epoch gets, and the data set that makes them.
+
+    Order -> Draws -> LogicalBatches -> (workers) AugmentedRows -> Sample
+
+What a row's augmentation depends on comes to the workers with the row itself, so that they hold no state, and live on
+from epoch to epoch: seed, epoch, row number, and how often the row has come before in the epoch. Its partner for mixup
+and cutmix depends on seed, epoch and the order, too. Batches, workers and ranks do not matter, and a run can go on
+anywhere.
+
+Legend: R rows of an epoch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+from torch.utils.data import Dataset
+
+from mmft.batch import Sample
+from mmft.data.augment import Augmentation
+from mmft.data.dataset import RowDataset
+from mmft.data.order import Order, philox_order
+
+_ROWS, _PARTNERS = 3, 4  # streams of the generator, beside that of `epoch_order`, 0, and those of `BalancedOrder`
+
+
+class Draws:
+    """Callable `epoch -> (R, 4)` int64: position, epoch, how often the position came before in the epoch, partner.
+
+    With `data.sampler=balanced` a row may come several times in an epoch; each time it is changed in another way. Each
+    row of an epoch is the partner of one, so that partners' classes are as frequent as the rows' own.
+
+    Args:
+        order: positions of an epoch.
+        seed: of the run.
+        mixes: whether partners are asked for; otherwise each row is its own.
+    """
+
+    def __init__(self, order: Order, seed: int, mixes: bool) -> None:
+        self._order, self._seed, self._mixes = order, seed, mixes
+
+    def __call__(self, epoch: int) -> npt.NDArray[np.int64]:
+        """The draws of `epoch` (from 0) in their order."""
+        order = self._order(epoch)
+        partners = order
+        if self._mixes:
+            partners = order[philox_order(len(order), self._seed, epoch, (0, _PARTNERS))]
+        return np.stack([order, np.full_like(order, epoch), times_before(order), partners], axis=1)
+
+
+def times_before(order: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """(R,) -> (R,) how often each entry's value stands before it."""
+    by_value = np.argsort(order, kind="stable")
+    values = order[by_value]
+    times = np.empty_like(order)
+    times[by_value] = np.arange(len(order)) - np.searchsorted(values, values)
+    return times
+
+
+class AugmentedRows(Dataset[Sample]):
+    """The rows of `RowDataset`, each changed as its draw says; a bad row stays one.
+
+    A row is mixed with its partner where both have a picture; else it is as without mixing, and so is a row that is its
+    own partner. The partner is changed first as any row, by draws of its own, and nothing of it is used but its picture
+    and its target.
+
+    Args:
+        rows: of the training split.
+        change: what is done to them.
+        seed: of the run.
+    """
+
+    def __init__(self, rows: RowDataset, change: Augmentation, seed: int) -> None:
+        self.rows, self.change, self.seed = rows, change, seed
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, draw: Sequence[int]) -> Sample:
+        """The row of a line of `Draws`."""
+        position, epoch, before, partner = draw
+        sample = self.rows[position]
+        if sample.bad is not None:
+            return sample
+        for_picture, for_text, for_partner, for_mix = self._seeds(epoch, sample.row, before)
+        pixels, ids = sample.pixel_values, sample.input_ids
+        sample = replace(
+            sample,
+            pixel_values=None if pixels is None else self.change.picture(pixels, for_picture),
+            input_ids=None if ids is None else self.change.text(ids, for_text),
+        )
+        return sample if partner == position else self._mixed(sample, self.rows[partner], for_partner, for_mix)
+
+    def _mixed(self, sample: Sample, partner: Sample, for_partner: int, for_mix: int) -> Sample:
+        if sample.pixel_values is None or partner.pixel_values is None:
+            return sample
+        other = self.change.picture(partner.pixel_values, for_partner)
+        pixels, share = self.change.mix(sample.pixel_values, other, for_mix)
+        return replace(sample, pixel_values=pixels, mixed_target=partner.target, mixed_share=share)
+
+    def _seeds(self, epoch: int, row: int, before: int) -> list[int]:
+        """Four seeds, the same for ever for one (seed, epoch, row, times before)."""
+        key = np.array([self.seed, epoch], dtype=np.uint64)
+        counter = np.array([0, before, row, _ROWS], dtype=np.uint64)
+        words = np.random.Philox(key=key, counter=counter).random_raw(4)
+        return [int(word) for word in words >> np.uint64(1)]

@@ -1,0 +1,52 @@
+"""mixup and cutmix of two pictures. Both draw from torch's global generator, see `mmft.data.augment.drawing_from`.
+
+Legend: H W picture height and width.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def mixup(own: Tensor, other: Tensor, share: float) -> tuple[Tensor, float]:
+    """Blends two pictures (Zhang et al. 2018, arXiv 1710.09412).
+
+    Args:
+        own: (3, H, W) uint8.
+        other: (3, H, W) uint8.
+        share: of `other`, from 0 to 1.
+
+    Returns:
+        (3, H, W) uint8, rounded, and `share`.
+    """
+    return torch.lerp(own.float(), other.float(), share).round_().to(torch.uint8), share
+
+
+def cutmix(own: Tensor, other: Tensor, share: float) -> tuple[Tensor, float]:
+    """Puts a rectangle of `other` into `own`, in the same place (Yun et al. 2019, arXiv 1905.04899).
+
+    Its sides are to the picture's as the root of `share` to 1; its centre is anywhere, so that it may be cut off at the
+    edges.
+
+    Args:
+        own: (3, H, W) uint8.
+        other: (3, H, W) uint8.
+        share: of the picture that a rectangle takes which is not cut off, from 0 to 1.
+
+    Returns:
+        (3, H, W) uint8, and the share of `other` that there is.
+    """
+    height, width = own.shape[1:]
+    rows, columns = (_span(length, int(length * math.sqrt(share))) for length in (height, width))
+    mixed = own.clone()
+    mixed[:, rows, columns] = other[:, rows, columns]
+    return mixed, (rows.stop - rows.start) * (columns.stop - columns.start) / (height * width)
+
+
+def _span(length: int, size: int) -> slice:
+    """`size` of `length` pixels around a random one, and what of them there is."""
+    first = int(torch.randint(length, ())) - size // 2
+    return slice(max(0, first), min(length, first + size))
