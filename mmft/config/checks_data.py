@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mmft.config.checks import check_train, check_use
-from mmft.config.schema import CheckConfig, EmbedConfig, PredictConfig, RunsConfig, TestConfig, TrainConfig
+from mmft.config.schema import CheckConfig, EmbedConfig, PredictConfig, RunsConfig, TrainConfig, UseConfig
 from mmft.config.schema.data import names_of
 from mmft.config.validate import MUST
 from mmft.config.wording import did_you_mean, listed, show
@@ -54,7 +54,7 @@ def init_is_a_run(c: TrainConfig) -> str | None:
 
 
 @check_use("run")
-def run_is_a_run(c: TestConfig) -> str | None:
+def run_is_a_run(c: UseConfig) -> str | None:
     """`run` names a run."""
     return _no_run(c.run)
 
@@ -227,7 +227,7 @@ _UNREAD = {
 def _unread(key: str, why: str) -> Any:
     """A check that a key is not given to `mmft predict` or `mmft embed`."""
 
-    def rule(c: TestConfig) -> str | None:
+    def rule(c: UseConfig) -> str | None:
         if not isinstance(c, PredictConfig | EmbedConfig) or attrgetter(key)(c.data) is None:
             return None
         command = "embed" if isinstance(c, EmbedConfig) else "predict"

@@ -13,6 +13,7 @@ from mmft.config.schema.root import (
     RunsConfig,
     TestConfig,
     TrainConfig,
+    UseConfig,
 )
 
 COMMANDS: dict[str, type] = {
@@ -42,5 +43,6 @@ __all__ = [
     "RunsConfig",
     "TestConfig",
     "TrainConfig",
+    "UseConfig",
     "trains",
 ]

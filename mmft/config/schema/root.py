@@ -164,21 +164,31 @@ class RunTrainerConfig:
 
 
 @dataclass(kw_only=True)
-class TestConfig:
-    """Everything that `mmft test` reads."""
+class UseConfig:
+    """What every command reads that uses a run on rows."""
 
     run: str
     """A run folder, or `last`: the newest under `paths.runs`."""
     paths: PathsConfig = field(factory=PathsConfig)
     """Where the runs are."""
     data: Any = field(factory=RunData)
-    """The rows to test on; each key left null is as in the run."""
+    """The rows; each key left null is as in the run."""
     trainer: RunTrainerConfig = field(factory=RunTrainerConfig)
     """Where it runs."""
 
 
 @dataclass(kw_only=True)
-class PredictConfig(TestConfig):
+class TestConfig(UseConfig):
+    """Everything that `mmft test` reads."""
+
+    modalities: bool = False
+    """What each modality adds: the metrics again with the picture alone, the text alone, and with the pictures or the
+    texts exchanged between rows (four more passes). In the place of what is left out is its stand-in; one that was
+    never trained (no training row lacked the modality, no `model.modality_dropout`) is zeros."""
+
+
+@dataclass(kw_only=True)
+class PredictConfig(UseConfig):
     """Everything that `mmft predict` reads."""
 
     out: str
@@ -186,7 +196,7 @@ class PredictConfig(TestConfig):
 
 
 @dataclass(kw_only=True)
-class EmbedConfig(TestConfig):
+class EmbedConfig(UseConfig):
     """Everything that `mmft embed` reads."""
 
     out: str
