@@ -101,7 +101,7 @@ def test_the_model_learns_to_do_with_either_alone(
     place = [f"data.path={tmp_path / 'rows.csv'}", f"data.root={shapes.rows.parent}", "data.limit=null"]
 
     def figures(*typed: str) -> dict[str, float]:
-        run = train_run(*place, "trainer.max_epochs=7", "checkpoint.use=last", *typed)
+        run = train_run(*place, "trainer.max_epochs=10", "checkpoint.use=last", *typed)
         capsys.readouterr()
         assert run_test(compose("test", [f"run={run.path}", "modalities=true"])) == 0
         out, err = capsys.readouterr()
