@@ -48,6 +48,10 @@ _EXAMPLES = {
         "mmft embed run=last data.path=new.csv out=embeddings.parquet",
         "mmft embed run=last data.path=new.csv out=embeddings.npz",
     ),
+    "explain": (
+        "mmft explain run=last rows=[3,17] out=explained            (of the run's own table)",
+        "mmft explain run=last data.path=new.csv ids=[a17] label=cat out=explained",
+    ),
     "export": ("mmft export run=last", "mmft export run=runs/mine/2026-11-01_10-00-00 out=my_encoders"),
     "runs": (
         "mmft runs                                                   (newest first)",
