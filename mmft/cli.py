@@ -43,6 +43,7 @@ COMMANDS = {
     "test": Command("evaluate a run on rows", "mmft.test"),
     "predict": Command("predict every row of a table with a run", "mmft.predict"),
     "embed": Command("write the embeddings of every row's picture and text", "mmft.embed"),
+    "explain": Command("draw what in a row's picture and words speaks for the prediction", "mmft.explain"),
     "export": Command("write a run's encoders as folders that timm and transformers load", "mmft.export"),
     "runs": Command("list, sort and compare runs; any KEY=VALUE of mmft train is a filter", "mmft.runs"),
     "doctor": Command("look at this machine: packages, devices, folders, and what is wrong with them", "mmft.doctor"),

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
+from torch.utils.data import DataLoader
 
-from mmft import logs
+from mmft import logs, modalities
+from mmft.batch import BadRow, Batch
 from mmft.callbacks.bad_rows import BadRowReport
 from mmft.config.compose import Composed
 from mmft.config.paths import rebase
@@ -15,10 +18,11 @@ from mmft.config.schema import TestConfig
 from mmft.config.schema.data import DataConfig
 from mmft.data.bad_rows import BadRows
 from mmft.data.loading import make_batches
+from mmft.data.picture_memory import PictureMemory
 from mmft.data.splits import Split, limited, load_rows, load_splits
 from mmft.data.targets import Encode
 from mmft.errors import ExitCode, UserError
-from mmft.loaded_model import data_of_run, is_own_table, load
+from mmft.loaded_model import LoadedModel, data_of_run, is_own_table, load
 from mmft.training.evaluating import Evaluating
 
 log = logging.getLogger(__name__)
@@ -39,16 +43,51 @@ def test(composed: Composed) -> int:
     own = rebase(model.saved.config, model.saved.working_directory).data
     other = config.data.path is not None and not is_own_table(own, config.data.path)
     data = data_of_run(model.saved, config.data)
+    if config.modalities:
+        modalities.check_columns(data.columns)
     split = _rows(data, model.saved.config.seed, other)
     bad = BadRows(len(split), data.max_bad_fraction)
     batches = make_batches(split, data, **model.input_options(), encode=Encode.of(model.saved.task))
+    rows: Any = batches.dataset
+    if config.modalities:  # the pictures are looked at four times
+        rows.pictures = PictureMemory(split, rows.pictures.reader, int(data.picture_memory * 2**30))
     module = Evaluating(model.model, model.saved.task)
-    _trainer(model.device.type, model.test_precision, bad).test(module, batches, verbose=False)
-    for name, value in sorted(module.results["test"].items()):
-        print(f"{name} {value:.6f}")
+    trainer = _trainer(model.device.type, model.test_precision, bad)
+
+    def measure(loader: DataLoader[Batch]) -> dict[str, float]:
+        trainer.test(module, loader, verbose=False)
+        return module.results["test"]
+
+    both = measure(batches)
+    _print(both)
     print(f"rows {len(split) - bad.count}\nbad_rows {bad.count}", flush=True)
     bad.check()
+    if config.modalities:
+        _report_modalities(model, batches, {row.row: row for row in bad.rows}, both, measure)
     return ExitCode.DONE
+
+
+def _report_modalities(
+    model: LoadedModel,
+    batches: DataLoader[Batch],
+    bad: dict[int, BadRow],
+    both: modalities.Figures,
+    measure: modalities.Measure,
+) -> None:
+    """What each modality adds: every figure on stdout, the monitored one as a table on stderr."""
+    task, seed = model.saved.task, model.saved.config.seed
+    rows: Any = batches.dataset
+    found = modalities.measured(batches, bad, seed, task, measure)
+    for name, figures in found.items():
+        _print(figures, f"{name}/")
+    log.info("%s", modalities.table(task, both, found))
+    for note in modalities.notes(model.model, rows, bad, task):
+        log.info("%s", note)
+
+
+def _print(figures: dict[str, float], prefix: str = "") -> None:
+    for name, value in sorted(figures.items()):
+        print(f"{prefix}{name} {value:.6f}", flush=True)
 
 
 def _rows(data: DataConfig, seed: int, other: bool) -> Split:

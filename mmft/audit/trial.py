@@ -72,6 +72,7 @@ def try_steps(module: FineTuning, batch: Batch, evaluated: Batch, device: torch.
     release_unused()
     forget_peak(device)
     before, model = held_bytes(device), module.model
+    module.modality_dropout = 0.0  # what is left out costs nothing; the most is asked for
     model.to(device=device, dtype=torch.float64 if precision == "64-true" else torch.float32).train()
     module.plan.activate(model, module.plan.names)
     try:

@@ -63,6 +63,7 @@ def build_module(config: TrainConfig, model: VisionLanguageModel, task: Task, pl
         config.seed,
         config.trainer.log_every_steps,
         shards=config.trainer.strategy == "fsdp",
+        modality_dropout=config.model.modality_dropout,
     )
 
 

@@ -64,6 +64,7 @@ def check(config: Any, wrong: set[str], *, partial: bool = False) -> list[Proble
         checks_averages,
         checks_data,
         checks_memory,
+        checks_modalities,
         checks_pairs,
         checks_splits,
         checks_task,

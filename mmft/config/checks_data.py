@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from mmft.config.checks import check_train, check_use
-from mmft.config.schema import CheckConfig, EmbedConfig, PredictConfig, RunsConfig, TestConfig, TrainConfig
+from mmft.config.schema import (
+    CheckConfig,
+    EmbedConfig,
+    ExplainConfig,
+    PredictConfig,
+    RunsConfig,
+    TrainConfig,
+    UseConfig,
+)
 from mmft.config.schema.data import names_of
 from mmft.config.validate import MUST
 from mmft.config.wording import did_you_mean, listed, show
@@ -54,7 +62,7 @@ def init_is_a_run(c: TrainConfig) -> str | None:
 
 
 @check_use("run")
-def run_is_a_run(c: TestConfig) -> str | None:
+def run_is_a_run(c: UseConfig) -> str | None:
     """`run` names a run."""
     return _no_run(c.run)
 
@@ -143,12 +151,24 @@ def micro_batch_fits(c: TrainConfig) -> str | None:
 
 
 @check_use("out", "data.path")
-def out_is_a_table(c: PredictConfig) -> str | None:
+def out_is_a_table(c: Any) -> str | None:
     """What comes out can be written, and not over the rows."""
+    if isinstance(c, ExplainConfig):
+        return f"{show(c.out)} is a file; type out=FOLDER" if located(c.out).is_file() else None
     rows = c.data.path
     if c.out != "-" and rows is not None and os.path.realpath(located(c.out)) == os.path.realpath(located(rows)):
         return f"{show(c.out)} is data.path: what comes out would overwrite the rows"
     return _not_to_be_written(c.out, _EMBEDDINGS if isinstance(c, EmbedConfig) else _PREDICTIONS)
+
+
+@check_use("rows", "ids", "points")
+def rows_are_chosen(c: ExplainConfig) -> str | None:
+    """Rows are named, in one way."""
+    if (c.rows is None) == (c.ids is None):
+        return "either rows or ids must be given: which rows to explain. Type rows=[0,1] or ids=[ID,ID]"
+    if c.rows is not None and min(c.rows, default=-1) < 0:
+        return f"{show(c.rows)}: one or more numbers of rows, from 0. Type rows=[0,1]"
+    return "is empty. Type ids=[ID,ID]" if c.ids == [] else None
 
 
 @check_use("out", "compare")
@@ -213,9 +233,9 @@ for _key in ("path", "train", "val", "test"):
     check_train(f"data.{_key}")(_table(_key))
 check_use("data.path")(_table("path"))
 
-# What `mmft predict` and `mmft embed` do not look at, and why.
+# What `mmft predict`, `mmft embed` and `mmft explain` do not look at, and why.
 _UNREAD = {
-    "limit": "takes every row of the table",
+    "limit": "takes its rows from the whole table",
     "max_bad_fraction": "gives bad rows an error and nothing else, however many they are",
     **dict.fromkeys(
         ("columns.label", "columns.split", "columns.weight", "columns.group"),
@@ -225,12 +245,12 @@ _UNREAD = {
 
 
 def _unread(key: str, why: str) -> Any:
-    """A check that a key is not given to `mmft predict` or `mmft embed`."""
+    """A check that a key is not given to a command that only looks at inputs."""
 
-    def rule(c: TestConfig) -> str | None:
-        if not isinstance(c, PredictConfig | EmbedConfig) or attrgetter(key)(c.data) is None:
+    def rule(c: UseConfig) -> str | None:
+        if not isinstance(c, PredictConfig | EmbedConfig | ExplainConfig) or attrgetter(key)(c.data) is None:
             return None
-        command = "embed" if isinstance(c, EmbedConfig) else "predict"
+        command = {EmbedConfig: "embed", ExplainConfig: "explain"}.get(type(c), "predict")
         return f"changes nothing, because mmft {command} {why}. Leave it out"
 
     return rule

@@ -35,7 +35,11 @@ _EXAMPLES = {
         "      model.image_encoder.name=timm/vit_small_patch14_dinov2 model.text_encoder.name=hf/bert-base-uncased",
         "mmft check experiment=mine --config-dir=configs out=findings.csv",
     ),
-    "test": ("mmft test run=last", "mmft test run=runs/mine/2026-11-01_10-00-00 data.path=rows.csv"),
+    "test": (
+        "mmft test run=last",
+        "mmft test run=runs/mine/2026-11-01_10-00-00 data.path=rows.csv",
+        "mmft test run=last modalities=true                          (what picture and text each add)",
+    ),
     "predict": (
         "mmft predict run=last data.path=new.csv out=predictions.csv",
         "mmft predict run=last data.path=new.csv out=- | head",
@@ -43,6 +47,10 @@ _EXAMPLES = {
     "embed": (
         "mmft embed run=last data.path=new.csv out=embeddings.parquet",
         "mmft embed run=last data.path=new.csv out=embeddings.npz",
+    ),
+    "explain": (
+        "mmft explain run=last rows=[3,17] out=explained            (of the run's own table)",
+        "mmft explain run=last data.path=new.csv ids=[a17] label=cat out=explained",
     ),
     "export": ("mmft export run=last", "mmft export run=runs/mine/2026-11-01_10-00-00 out=my_encoders"),
     "runs": (

@@ -26,6 +26,7 @@ from mmft.training.agreement import Agreement
 from mmft.training.collectives import average_statistics, sum_gradients, summed
 from mmft.training.evaluating import Evaluating
 from mmft.training.gradient_cache import accumulate_pairs
+from mmft.training.modality_dropout import drop_modalities
 from mmft.training.sharding import Shards, full
 from mmft.tuning.plan import TuningPlan
 
@@ -44,6 +45,7 @@ class FineTuning(Evaluating):
         seed: seed of dropout.
         log_every_steps: a line to the loggers after every so many optimizer steps.
         shards: every rank keeps a part of the model (`trainer=fsdp`).
+        modality_dropout: with this probability a row is trained on without its picture or its text.
 
     Attributes:
         micro_batch_size: rows computed at once; the `GradientAccumulation` callback sets it.
@@ -62,6 +64,7 @@ class FineTuning(Evaluating):
         seed: int,
         log_every_steps: int,
         shards: bool = False,
+        modality_dropout: float = 0.0,
     ) -> None:
         super().__init__(model, task)
         self.automatic_optimization = False
@@ -70,6 +73,7 @@ class FineTuning(Evaluating):
         self.clip_norm = clip_norm
         self.seed = seed
         self.log_every_steps = log_every_steps
+        self.modality_dropout = modality_dropout
         self._make_optimizer = make_optimizer
         self._to_be_sharded = shards
         self._shards: Shards | None = None
@@ -144,6 +148,7 @@ class FineTuning(Evaluating):
             () this rank's part of the loss, () the gradient's norm over all ranks, (W,) the ranks' wishes.
         """
         optimizer.zero_grad()
+        batch = drop_modalities(batch, self.modality_dropout, self.seed, step)
         weight = self.task.normaliser(batch)
         told = summed(torch.cat([weight[None], self.agreement.as_tensor(weight)]))
         loss = self._backward(batch, step, told[0], backward)

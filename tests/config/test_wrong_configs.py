@@ -200,6 +200,14 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
         ["tune/image_encoder=pattern", "tune.image_encoder.pattern='('"],
         ["tune.image_encoder: pattern='(' is no regular expression"],
     ),
+    "modality dropout of pairs": (
+        ["model.modality_dropout=0.3", "task=contrastive", "model/fusion=dual"],
+        ["model.modality_dropout: does not go with task=contrastive"],
+    ),
+    "modality dropout of one": (
+        ["model.modality_dropout=0.3", "data.columns.image=null"],
+        ["model.modality_dropout: changes nothing without data.columns.image"],
+    ),
     "gradual without a beginning": (["tune=gradual", "tune.schedule={1:2}"], ["must say what is trained from 0 on"]),
     "gradual that falls": (["tune=gradual", "tune.schedule={0:2,1:1}"], ["the numbers of layers must rise"]),
     "gradual over shards": (

@@ -8,11 +8,13 @@ from mmft.config.schema.root import (
     CheckConfig,
     DoctorConfig,
     EmbedConfig,
+    ExplainConfig,
     ExportConfig,
     PredictConfig,
     RunsConfig,
     TestConfig,
     TrainConfig,
+    UseConfig,
 )
 
 COMMANDS: dict[str, type] = {
@@ -21,6 +23,7 @@ COMMANDS: dict[str, type] = {
     "test": TestConfig,
     "predict": PredictConfig,
     "embed": EmbedConfig,
+    "explain": ExplainConfig,
     "export": ExportConfig,
     "runs": RunsConfig,
     "doctor": DoctorConfig,
@@ -37,10 +40,12 @@ __all__ = [
     "CheckConfig",
     "DoctorConfig",
     "EmbedConfig",
+    "ExplainConfig",
     "ExportConfig",
     "PredictConfig",
     "RunsConfig",
     "TestConfig",
     "TrainConfig",
+    "UseConfig",
     "trains",
 ]

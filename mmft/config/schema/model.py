@@ -52,3 +52,6 @@ class ModelConfig:
     """The fusion."""
     dropout: float | None = field(None, ge=0, lt=1)
     """Dropout everywhere, attention included (not stochastic depth); null: each part's own."""
+    modality_dropout: float = field(0.0, ge=0, lt=1)
+    """In training a row that has both loses its picture or its text (half each) with this probability, so that the
+    model also works with either alone (see `mmft test modalities=true`); 0: none does."""

@@ -164,21 +164,31 @@ class RunTrainerConfig:
 
 
 @dataclass(kw_only=True)
-class TestConfig:
-    """Everything that `mmft test` reads."""
+class UseConfig:
+    """What every command reads that uses a run on rows."""
 
     run: str
     """A run folder, or `last`: the newest under `paths.runs`."""
     paths: PathsConfig = field(factory=PathsConfig)
     """Where the runs are."""
     data: Any = field(factory=RunData)
-    """The rows to test on; each key left null is as in the run."""
+    """The rows; each key left null is as in the run."""
     trainer: RunTrainerConfig = field(factory=RunTrainerConfig)
     """Where it runs."""
 
 
 @dataclass(kw_only=True)
-class PredictConfig(TestConfig):
+class TestConfig(UseConfig):
+    """Everything that `mmft test` reads."""
+
+    modalities: bool = False
+    """What each modality adds: the metrics again with the picture alone, the text alone, and with the pictures or the
+    texts exchanged between rows (four more passes). In the place of what is left out is its stand-in; one that was
+    never trained (no training row lacked the modality, no `model.modality_dropout`) is zeros."""
+
+
+@dataclass(kw_only=True)
+class PredictConfig(UseConfig):
     """Everything that `mmft predict` reads."""
 
     out: str
@@ -186,9 +196,27 @@ class PredictConfig(TestConfig):
 
 
 @dataclass(kw_only=True)
-class EmbedConfig(TestConfig):
+class EmbedConfig(UseConfig):
     """Everything that `mmft embed` reads."""
 
     out: str
     """File of embeddings, by its ending: `.parquet` (a list of numbers for each row and modality) or `.npz` (an array
     for each modality, nan where a row lacks it)."""
+
+
+@dataclass(kw_only=True)
+class ExplainConfig(UseConfig):
+    """Everything that `mmft explain` reads."""
+
+    out: str
+    """Folder of what is made, a `.png` and a `.json` for each row; it is made where it does not exist."""
+    rows: list[int] | None = None
+    """Numbers of the rows to explain, from 0; null: those of `ids`."""
+    ids: list[str] | None = None
+    """Ids of the rows to explain, as in `data.columns.id`; null: those of `rows`."""
+    label: str | None = None
+    """The label that is explained, or the target of a regression; null: each row's own prediction (of several targets
+    the first)."""
+    points: int = field(64, ge=2)
+    """Points on the way from a row that shows nothing to the row: more are slower and more exact. What the sum of all
+    weights misses is said."""

@@ -1,0 +1,114 @@
+"""The rows of a split with the picture or the text of another row, or without: what a model makes of either modality.
+
+Who gets whose is worked out for the whole split at once, so that batches and workers change nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from hashlib import blake2b
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.utils.data import Dataset
+
+from mmft.batch import BadRow, Sample
+from mmft.data.dataset import RowDataset
+from mmft.data.hashing import unit_hashes
+from mmft.data.image import BadImage
+from mmft.data.splits import Split
+
+NOBODY = -1
+"""Instead of a position: the row goes without."""
+Positions = npt.NDArray[np.int64]
+
+
+class Exchanged(Dataset[Sample]):
+    """A data set whose rows have other rows' pictures and texts, or none; everything else is their own.
+
+    Args:
+        rows: the data set.
+        images: (rows,) by position: whose picture it has, `NOBODY`: none.
+        texts: (rows,) the same for texts.
+        bad: the rows that are known to be bad, by row number; they stay so.
+    """
+
+    def __init__(self, rows: RowDataset, images: Positions, texts: Positions, bad: Mapping[int, BadRow]) -> None:
+        self.rows, self.images, self.texts, self.bad = rows, images, texts, bad
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, position: int) -> Sample:
+        rows, row = self.rows, int(self.rows.split.rows[position])
+        table = rows.split.table
+        if row in self.bad:
+            return Sample(row, bad=self.bad[row])
+        image, text = int(self.images[position]), int(self.texts[position])
+        target = None if rows.targets is None else rows.targets[position]
+        sample = Sample(row, target=target, weight=table.weight(row))
+        try:
+            pixels = None if image == NOBODY else rows.pictures(image)
+        except BadImage as error:  # its file has changed since the first look
+            return Sample(row, bad=BadRow(row, table.id(row), table.columns.image or "", str(error)))
+        ids = rows.tokens.of(text if text != NOBODY else 0).astype(np.int64)
+        has_text = text != NOBODY and len(ids) > 0
+        return replace(sample, pixel_values=pixels, input_ids=torch.from_numpy(ids) if has_text else None)
+
+
+def exchange(names: list[str], contents: list[str], seed: int, purpose: str) -> Positions:
+    """A permutation of R rows after which as few as possible have what they had before.
+
+    By content, not by place: rows with the same picture (several captions each) get another one. Rows with the same
+    content stand side by side, these groups in an order that is drawn, and each row gets what stands m places further,
+    m the size of the largest group. So nobody keeps his own where m is at most R / 2, and otherwise only the
+    2 m - R of the largest group for whom there is nothing else. Where all contents differ it is one random cycle.
+
+    Args:
+        names: R ids of rows; whose place a row takes depends on them and the seed, not on the table's order.
+        contents: R, equal for rows with equal content.
+        seed: of the run.
+        purpose: keeps draws for different ends independent.
+
+    Returns:
+        (R,) whose content each row gets.
+    """
+    if not names:
+        return np.zeros(0, dtype=np.int64)
+    groups = unit_hashes(contents, seed, f"{purpose} content")
+    order = np.lexsort((unit_hashes(names, seed, f"{purpose} row"), groups))
+    largest = int(np.unique(groups, return_counts=True)[1].max())
+    given = np.empty(len(names), dtype=np.int64)
+    given[order] = np.roll(order, -largest)
+    return given
+
+
+def exchanged_pictures(split: Split, positions: Positions, seed: int) -> Positions:
+    """(rows,) whose picture each row gets, among the rows at `positions` that have one; all others keep what they have.
+
+    The same picture is the same path or the same bytes.
+    """
+    own = {at: split.table.image(int(split.rows[at])) for at in positions.tolist()}
+    contents = {
+        at: image if isinstance(image, str) else blake2b(image).hexdigest()
+        for at, image in own.items()
+        if image is not None
+    }
+    return _exchanged(split, contents, seed, "exchanged pictures")
+
+
+def exchanged_texts(split: Split, positions: Positions, seed: int) -> Positions:
+    """(rows,) whose text each row gets, as `exchanged_pictures`."""
+    texts = split.table.texts(split.rows[positions])
+    contents = {at: text for at, text in zip(positions.tolist(), texts, strict=True) if text is not None}
+    return _exchanged(split, contents, seed, "exchanged texts")
+
+
+def _exchanged(split: Split, contents: dict[int, str], seed: int, purpose: str) -> Positions:
+    places = np.array(list(contents), dtype=np.int64)
+    names = [split.table.id(row) for row in split.rows[places].tolist()]
+    whose = np.arange(len(split))
+    whose[places] = places[exchange(names, list(contents.values()), seed, purpose)]
+    return whose

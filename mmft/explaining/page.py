@@ -1,0 +1,114 @@
+"""A row's explanation as a picture: the row's picture, the map over it, its words shaded, the prediction. By Pillow.
+
+Red speaks for what is explained and blue against it. The map has its own scale, and the words have theirs, since a
+picture has many places and a text few words; how much each adds in all stands beside it.
+
+Legend: H W picture height and width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFont
+
+from mmft.explaining.words import Word
+
+_SIDE, _MARGIN, _LINE = 336, 16, 22  # pixels
+_WIDTH = 2 * _SIDE + 3 * _MARGIN
+_RED, _BLUE, _INK, _PALE = (200, 30, 30), (30, 70, 200), (20, 20, 20), (150, 150, 150)
+Floats = npt.NDArray[np.float64]
+
+
+def draw(
+    lines: Sequence[str], pixels: npt.NDArray[np.uint8] | None, cells: Floats | None, words: list[Word]
+) -> Image.Image:
+    """The page.
+
+    Args:
+        lines: what stands on top.
+        pixels: (H, W, 3) the picture as the model sees it; None: there is none.
+        cells: (K, K) what each part of it adds.
+        words: of the text; none: there is no text.
+    """
+    placed, bottom = _placed(words)
+    top = _MARGIN + _LINE * len(lines) + _MARGIN // 2
+    below = top + (_SIDE + _MARGIN if pixels is not None else _LINE)
+    page = Image.new("RGB", (_WIDTH, below + bottom + _MARGIN), "white")
+    pen = ImageDraw.Draw(page)
+    for number, told in enumerate(lines):
+        pen.text((_MARGIN, _MARGIN + number * _LINE), _fitting(told), fill=_INK, font=_font())
+    if pixels is None or cells is None:
+        pen.text((_MARGIN, top), "(no picture)", fill=_PALE, font=_font())
+    else:
+        plain = Image.fromarray(pixels).resize((_SIDE, _SIDE), Image.Resampling.BICUBIC)
+        page.paste(plain, (_MARGIN, top))
+        page.paste(_heat(plain, cells), (2 * _MARGIN + _SIDE, top))
+        for left in (_MARGIN, 2 * _MARGIN + _SIDE):
+            pen.rectangle([left - 1, top - 1, left + _SIDE, top + _SIDE], outline=_PALE)
+    if not words:
+        pen.text((_MARGIN, below), "(no text)", fill=_PALE, font=_font())
+    largest = max((abs(word.weight or 0.0) for word in words), default=0.0)
+    for word, (left, line) in zip(words, placed, strict=True):
+        _write(pen, word, (left, below + line), largest)
+    return page
+
+
+def _fitting(line: str) -> str:
+    """The line, its end cut off where it is too wide."""
+    while _font().getlength(line) > _WIDTH - 2 * _MARGIN:
+        line = line[:-2].rstrip("…") + "…"
+    return line
+
+
+def _heat(plain: Image.Image, cells: Floats) -> Image.Image:
+    """The picture in pale grey, under red and blue as strong as the map is there."""
+    strength = np.array(Image.fromarray(cells.astype(np.float32)).resize(plain.size, Image.Resampling.BICUBIC))
+    strength = (strength / max(float(np.abs(strength).max()), 1e-12))[..., None]
+    grey = 255 - 0.5 * (255 - np.array(plain.convert("L"), dtype=np.float64)[..., None])
+    colour = np.where(strength > 0, np.array(_RED), np.array(_BLUE))
+    opaque = 0.75 * np.abs(strength)
+    return Image.fromarray((grey * (1 - opaque) + colour * opaque).astype(np.uint8))
+
+
+def _placed(words: list[Word]) -> tuple[list[tuple[int, int]], int]:
+    """Where each word begins, line after line, and where the last line ends."""
+    left, top, places = _MARGIN, 0, []
+    for word in words:
+        width = _width(word)
+        if left + width > _WIDTH - _MARGIN and left > _MARGIN:
+            left, top = _MARGIN, top + 2 * _LINE
+        places.append((left, top))
+        left += width + 6
+    return places, top + 2 * _LINE
+
+
+def _width(word: Word) -> int:
+    return 8 + int(max(_font().getlength(word.text), _font(11).getlength(_number(word))))
+
+
+def _number(word: Word) -> str:
+    return "cut off" if word.weight is None else f"{word.weight:+.2f}"
+
+
+def _write(pen: ImageDraw.ImageDraw, word: Word, place: tuple[int, int], largest: float) -> None:
+    """A word on a ground of its colour, its weight below."""
+    left, top = place
+    share = 0.7 * abs(word.weight or 0.0) / max(largest, 1e-12)
+    colour = _RED if (word.weight or 0.0) > 0 else _BLUE
+    ground = tuple(int(255 * (1 - share) + part * share) for part in colour)
+    pen.rectangle([left, top, left + _width(word), top + _LINE], fill=ground)
+    pen.text((left + 4, top + 2), word.text, fill=_PALE if word.weight is None else _INK, font=_font())
+    pen.text((left + 4, top + _LINE + 2), _number(word), fill=_PALE, font=_font(11))
+
+
+@cache
+def _font(size: int = 15) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """DejaVu, which has most scripts, where the machine has it; else Pillow's own, which is Latin only."""
+    try:
+        return ImageFont.truetype("DejaVuSans.ttf", size)
+    except OSError:
+        return ImageFont.load_default(size)

@@ -1,0 +1,43 @@
+"""The words of a text and what each adds, from its tokens: pieces of a word are put together by their offsets."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+
+class Word(NamedTuple):
+    """A piece of the text as it was written."""
+
+    text: str
+    start: int  # its first character
+    weight: float | None  # None: it was cut off
+
+
+def words_of(text: str, tokenizer: Any, max_length: int, weights: Sequence[float]) -> list[Word]:
+    """The words of a text.
+
+    A word ends at a blank, and where the tokenizer itself begins a new one (at punctuation; in writing without blanks).
+    Special tokens are no words.
+
+    Args:
+        text: of the row.
+        tokenizer: a fast one of transformers.
+        max_length: tokens that the text was cut to.
+        weights: (L,) of the text's tokens, special ones included; padding may follow.
+    """
+    clean = text.encode(errors="replace").decode()  # as the tokens were made
+    encoded = tokenizer(clean, truncation=True, max_length=max_length, return_offsets_mapping=True)
+    starts = [found.start() for found in re.finditer(r"\S+", clean)]
+    spans: dict[tuple[int | None, int], list[float]] = {}  # start, end, weight
+    for (start, end), number, weight in zip(encoded["offset_mapping"], encoded.word_ids(), weights, strict=False):
+        start += len(clean[start:end]) - len(clean[start:end].lstrip())  # some tokens hold the blank before the word
+        if number is None or start >= end:
+            continue
+        key = number, sum(first <= start for first in starts)
+        known = spans.setdefault(key, [start, end, 0.0])
+        known[1], known[2] = max(known[1], end), known[2] + weight
+    words = [Word(text[int(a) : int(b)].strip(), int(a), weight) for a, b, weight in spans.values()]
+    rest = int(max((b for _, b, _ in spans.values()), default=0))
+    return words + [Word(found.group(), rest + found.start(), None) for found in re.finditer(r"\S+", text[rest:])]

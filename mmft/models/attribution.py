@@ -1,0 +1,144 @@
+"""Integrated gradients of one row: how much each pixel and each token adds to an output of the model.
+
+Sundararajan et al. 2017 (arXiv 1703.01365): the gradient along the straight line from a baseline to the row, times the
+difference. What is attributed adds up to f(row) - f(baseline), over picture and text together, so both modalities
+are in one unit. It needs the gradient at the inputs alone, and so works with every encoder; rows of a batch do not
+touch in an evaluation, so the points of the line are computed side by side.
+
+The baseline shows nothing: a picture of one colour, and a text of as many mask tokens, its special tokens kept.
+Integers have no gradient: pixels go in as floating numbers, tokens by their input embeddings.
+
+Legend: H W picture height and width, L text tokens, D width, S points of the line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmft.batch import Batch
+from mmft.models.vision_language_model import VisionLanguageModel
+
+
+class Attribution(NamedTuple):
+    """What adds how much to one output of a row."""
+
+    image: Tensor | None  # (H, W); None: the row has no picture
+    text: Tensor | None  # (L,); None: the row has no text
+    value: float  # the output
+    baseline: float  # the output of a row that shows nothing
+
+    @property
+    def missed(self) -> float:
+        """What the sum lacks of `value - baseline`: the error of taking S points for the integral."""
+        return self.value - self.baseline - sum(float(part.sum()) for part in self[:2] if part is not None)
+
+
+class Baseline(NamedTuple):
+    """A row that shows nothing."""
+
+    colour: tuple[int, int, int]
+    input_ids: Tensor  # (L,) int64
+
+
+def integrated_gradients(
+    model: VisionLanguageModel, batch: Batch, output: Tensor, baseline: Baseline, points: int, at_once: int
+) -> Attribution:
+    """What adds how much to one output, or a weighted sum of outputs, of the one row in `batch`.
+
+    Args:
+        model: in eval mode.
+        batch: one row.
+        output: (C,) the weights of the outputs.
+        baseline: of the row.
+        points: S, of the Gauss-Legendre rule, which is exact for smooth functions with fewer points than equal steps.
+        at_once: points that are computed together.
+    """
+    nodes, weights = np.polynomial.legendre.leggauss(points)
+    places = torch.tensor(np.concatenate([(nodes + 1) / 2, [0.0, 1.0]]), dtype=torch.float64)  # and both ends
+    shares = torch.tensor(np.concatenate([weights / 2, [0.0, 0.0]]), dtype=torch.float64)
+    line = _Line(model, batch, baseline)
+    values = []
+    for some, share in zip(places.split(at_once), shares.split(at_once), strict=True):
+        values.append(line.walk(some, share, output))
+    ends = torch.cat(values)[-2:].tolist()
+    return Attribution(line.image_sum(), line.text_sum(), value=ends[1], baseline=ends[0])
+
+
+class _Line:
+    """The straight line from the baseline to a row, and the gradients that were met on it."""
+
+    def __init__(self, model: VisionLanguageModel, batch: Batch, baseline: Baseline) -> None:
+        self.model, self.batch = model, batch
+        self.device = batch.row.device
+        like = next(model.parameters())
+        self.image = self.text = None  # (from, to): (1, 3, H, W) each, (1, L, D) each
+        if bool(batch.image_present.all()) and batch.pixel_values is not None:
+            image = batch.pixel_values.to(like.dtype)
+            colour = torch.tensor(baseline.colour, dtype=like.dtype, device=self.device).view(1, 3, 1, 1)
+            self.image = colour.expand_as(image), image
+        if bool(batch.text_present.all()) and batch.input_ids is not None:
+            self.text = self._embedded(baseline.input_ids[None].to(self.device)), self._embedded(batch.input_ids)
+        self.gradients: dict[str, Tensor] = {}
+
+    def _embedded(self, ids: Tensor) -> Tensor:
+        with torch.no_grad():
+            found: Tensor = _embeddings(self.model)(ids)
+        return found
+
+    def walk(self, places: Tensor, shares: Tensor, output: Tensor) -> Tensor:
+        """Adds the weighted gradients at some places (S,) in [0, 1]; gives the outputs there, (S,) float64."""
+        made: dict[str, Tensor] = {}
+        for name, ends in (("image", self.image), ("text", self.text)):
+            if ends is not None:
+                start, end = ends
+                at = places.to(device=self.device, dtype=end.dtype).view(-1, *[1] * (end.ndim - 1))
+                made[name] = (start + at * (end - start)).requires_grad_()
+        with torch.enable_grad(), _given(self.model, made.get("text")):
+            logits: Tensor = self.model(self._repeated(len(places), made.get("image"))).logits.double()
+            values = logits @ output.to(logits)  # (S,)
+        found = torch.autograd.grad((values * shares.to(values)).sum(), list(made.values()))
+        for name, gradient in zip(made, found, strict=True):
+            self.gradients[name] = self.gradients.get(name, 0) + gradient.double().sum(0)
+        return values.detach().cpu()
+
+    def _repeated(self, times: int, pixels: Tensor | None) -> Batch:
+        batch = self.batch._map(lambda t: t.expand(times, *t.shape[1:]))
+        return batch if pixels is None else replace(batch, pixel_values=pixels)
+
+    def image_sum(self) -> Tensor | None:
+        """(H, W) float64, the colours of a pixel added up."""
+        if self.image is None:
+            return None
+        return (self.gradients["image"] * (self.image[1] - self.image[0])[0].double()).sum(0).cpu()
+
+    def text_sum(self) -> Tensor | None:
+        """(L,) float64, the widths of a token added up."""
+        if self.text is None:
+            return None
+        return (self.gradients["text"] * (self.text[1] - self.text[0])[0].double()).sum(-1).cpu()
+
+
+def _embeddings(model: VisionLanguageModel) -> torch.nn.Module:
+    backbone: Any = model.text_encoder.backbone
+    module: torch.nn.Module = backbone.get_input_embeddings()
+    return module
+
+
+@contextmanager
+def _given(model: VisionLanguageModel, embedded: Tensor | None) -> Iterator[None]:
+    """While it holds, the text encoder's tokens have these embeddings (S, L, D); None: their own."""
+    if embedded is None:
+        yield
+        return
+    handle = _embeddings(model).register_forward_hook(lambda *_: embedded)
+    try:
+        yield
+    finally:
+        handle.remove()
