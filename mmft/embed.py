@@ -9,13 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from mmft import logs
 from mmft.config.compose import Composed
 from mmft.config.schema import EmbedConfig
-from mmft.data.splits import load_rows
-from mmft.errors import ExitCode, UserError
+from mmft.errors import ExitCode
 from mmft.files import written_aside
-from mmft.loaded_model import data_of_run, load, stacked
+from mmft.loaded_model import model_and_rows, stacked
 from mmft.predict import Counted, batched
 from mmft.shipped import located
 
@@ -33,12 +31,7 @@ def embed(composed: Composed) -> int:
         UserError: no such run, or an unusable table.
     """
     config: EmbedConfig = composed.config
-    logs.configure(None)
-    model = load(config.run, config.paths.runs, config.trainer.accelerator)
-    data = data_of_run(model.saved, config.data)
-    if data.path is None:
-        raise UserError("data.path must be given: the table to embed. Type data.path=FILE.")
-    split = load_rows(data, None)
+    model, data, split = model_and_rows(config)
     rows = Counted(model.embeddings(split, data))
     write = _write_npz if Path(config.out).suffix.lower() == ".npz" else _write_parquet
     write(located(config.out), model.embedded, rows)

@@ -22,20 +22,19 @@ import torch
 from PIL import ImageColor
 from torch import Tensor
 
-from mmft import logs
 from mmft.batch import Batch
 from mmft.config.compose import Composed
 from mmft.config.schema import ExplainConfig
 from mmft.config.schema.data import DataConfig
 from mmft.config.wording import did_you_mean, listed
-from mmft.data.splits import Split, load_rows
+from mmft.data.splits import Split
 from mmft.data.table import Table
 from mmft.errors import ExitCode, UserError
 from mmft.explaining.page import draw
 from mmft.explaining.words import Word, words_of
 from mmft.files import written_aside
 from mmft.inference import full_precision
-from mmft.loaded_model import LoadedModel, data_of_run, load
+from mmft.loaded_model import LoadedModel, model_and_rows
 from mmft.models.attribution import Attribution, Baseline, integrated_gradients
 from mmft.shipped import located
 from mmft.tasks.classification import Classification
@@ -67,14 +66,10 @@ def explain(composed: Composed) -> int:
         UserError: no such run, an unusable table, no such row or label, or a task over pairs.
     """
     config: ExplainConfig = composed.config
-    logs.configure(None)
-    model = load(config.run, config.paths.runs, config.trainer.accelerator)
+    model, data, split = model_and_rows(config)
     if model.saved.task.over_pairs:
         raise UserError("mmft explain: this run has no prediction for a row; its task compares pictures with texts.")
-    data = data_of_run(model.saved, config.data)
-    if data.path is None:
-        raise UserError("data.path must be given: the table of the rows. Type data.path=FILE.")
-    split = _chosen(load_rows(data, None), config)
+    split = _chosen(split, config)
     folder = located(config.out)
     folder.mkdir(parents=True, exist_ok=True)
     for row in explained(model, split, data, config.label, config.points):

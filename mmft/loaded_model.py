@@ -15,12 +15,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from mmft import logs
 from mmft.batch import Batch, Fused
 from mmft.config.paths import rebase
 from mmft.config.schema.data import DataConfig
+from mmft.config.schema.root import UseConfig
 from mmft.data.loading import make_batches
-from mmft.data.splits import Split, inputs_only, whole
+from mmft.data.splits import Split, inputs_only, load_rows, whole
 from mmft.data.table import Table
+from mmft.errors import UserError
 from mmft.hardware import device_of, has_bf16
 from mmft.inference import full_precision, fused_of, outputs_of
 from mmft.models.vision_language_model import VisionLanguageModel
@@ -187,6 +190,20 @@ def load(run: str | Path, runs: str | Path = "runs", accelerator: str = "auto") 
     if (folder / "model.safetensors").exists():
         return LoadedModel(load_model(folder), accelerator)
     return LoadedModel(load_model(find_run(str(run), located(runs)).model), accelerator)
+
+
+def model_and_rows(config: UseConfig) -> tuple[LoadedModel, DataConfig, Split]:
+    """The run that a command is given, and all rows of its table.
+
+    Raises:
+        UserError: no such run, or no usable table.
+    """
+    logs.configure(None)
+    model = load(config.run, config.paths.runs, config.trainer.accelerator)
+    data = data_of_run(model.saved, config.data)
+    if data.path is None:
+        raise UserError("data.path must be given: the table of the rows. Type data.path=FILE.")
+    return model, data, load_rows(data, None)
 
 
 def data_of_run(saved: SavedModel, given: Any) -> DataConfig:

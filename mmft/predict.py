@@ -12,13 +12,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
 
-from mmft import logs
 from mmft.config.compose import Composed
 from mmft.config.schema import PredictConfig
-from mmft.data.splits import load_rows
-from mmft.errors import ExitCode, UserError
+from mmft.errors import ExitCode
 from mmft.files import written_aside
-from mmft.loaded_model import LoadedModel, data_of_run, load
+from mmft.loaded_model import LoadedModel, model_and_rows
 from mmft.shipped import located
 
 log = logging.getLogger(__name__)
@@ -37,12 +35,7 @@ def predict(composed: Composed) -> int:
         UserError: no such run, or an unusable table.
     """
     config: PredictConfig = composed.config
-    logs.configure(None)
-    model = load(config.run, config.paths.runs, config.trainer.accelerator)
-    data = data_of_run(model.saved, config.data)
-    if data.path is None:
-        raise UserError("data.path must be given: the table to predict. Type data.path=FILE.")
-    split = load_rows(data, None)
+    model, data, split = model_and_rows(config)
     counted = Counted(model.answers(split, data))
     _writer(config.out)(config.out, _columns(model), counted)
     log.info("%d rows, %d of them with an error", counted.rows, counted.bad)

@@ -66,27 +66,36 @@ def gathered(value: T) -> list[T]:
     return everyone
 
 
-def gathered_rows(rows: Tensor) -> tuple[Tensor, slice]:
+def gathered_rows(*columns: Tensor) -> tuple[list[Tensor], slice]:
     """All ranks' rows, in the order of ranks, and where this rank's are among them.
 
     Args:
-        rows: (B, ...); each rank may have another B, none of them a graph.
+        columns: (B, ...) each, of the same rows; each rank may have another B.
 
     Returns:
-        (R, ...) a tensor of its own, the same on every rank, and the B of them that are this rank's.
+        (R, ...) for each column, without a graph, the same on every rank; and the B of them that are this rank's.
     """
+    size = len(columns[0])
     if not is_distributed():
-        return rows.detach().clone(), slice(0, len(rows))
-    counts = gathered(len(rows))
-    padded = rows.new_zeros(max(counts), *rows.shape[1:])
-    padded[: len(rows)] = rows.detach()
-    everyone = [torch.empty_like(padded) for _ in counts]
-    beat("wait")
-    distributed.all_gather(everyone, padded)
-    beat("run")
+        return [column.detach().clone() for column in columns], slice(0, size)
+    counts = [int(count) for count in _from_ranks(torch.tensor([size], device=columns[0].device))]
+    found = []
+    for column in columns:
+        padded = column.new_zeros(max(counts), *column.shape[1:])
+        padded[:size] = column.detach()
+        parts = zip(_from_ranks(padded), counts, strict=True)
+        found.append(torch.cat([part[:count] for part, count in parts]))
     first = sum(counts[: distributed.get_rank()])
-    together = torch.cat([part[:count] for part, count in zip(everyone, counts, strict=True)])
-    return together, slice(first, first + len(rows))
+    return found, slice(first, first + size)
+
+
+def _from_ranks(values: Tensor) -> list[Tensor]:
+    """Every rank's `values`, which are of the same shape on all of them."""
+    everyone = [torch.empty_like(values) for _ in range(distributed.get_world_size())]
+    beat("wait")
+    distributed.all_gather(everyone, values)
+    beat("run")
+    return everyone
 
 
 def sum_gradients(parameters: Sequence[Parameter]) -> None:

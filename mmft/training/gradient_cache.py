@@ -52,10 +52,13 @@ def accumulate_pairs(
     features, kept = _fuse(parts, model, before_micro_batch)
     if features is None:
         features = next(model.head.parameters()).new_zeros(0, model.fusion.width)
-    everyone, own = gathered_rows(features)  # (R, F)
+    assert batch.target is not None
+    (everyone, target, weight, row), own = gathered_rows(features, batch.target, batch.weight, batch.row)  # (R, ...)
+    there = torch.ones_like(row, dtype=torch.bool)
+    rows = Batch(None, None, None, there, there, row, weight, target)
     everyone.requires_grad_()
     outputs = Outputs(model.head(everyone), everyone, everyone)
-    loss = pair_loss_sum(outputs, _rows_of_all_ranks(batch), own) / divisor_of(total_weight).to(everyone)
+    loss = pair_loss_sum(outputs, rows, own) / divisor_of(total_weight).to(everyone)
     backward(loss)
     assert everyone.grad is not None
     gradients = list(summed(everyone.grad)[own].split(micro_batch_size or max(1, len(batch))))
@@ -89,14 +92,6 @@ def _fused(model: VisionLanguageModel, rows: Batch) -> Tensor:
 def _with_gradient(features: Tensor, gradient: Tensor) -> Tensor:
     """() of which the gradient with respect to `features` (b, F) is `gradient` (b, F)."""
     return (features * gradient.to(features)).sum()
-
-
-def _rows_of_all_ranks(batch: Batch) -> Batch:
-    """Targets and weights of the logical batch, in the order of ranks; no inputs."""
-    assert batch.target is not None
-    (target, _), (weight, _), (row, _) = (gathered_rows(part) for part in (batch.target, batch.weight, batch.row))
-    there = torch.ones_like(row, dtype=torch.bool)
-    return Batch(None, None, None, there, there, row, weight, target)
 
 
 @contextmanager

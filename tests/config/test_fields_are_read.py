@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +22,8 @@ from mmft.config.schema import COMMANDS
 from mmft.config.schema.root import AuditConfig
 from mmft.config.walk import sections
 from mmft.data.kept import KEPT
+from mmft.embed import embed
+from mmft.explain import explain
 from mmft.models.vision_language_model import TOWERS
 from mmft.predict import predict
 from mmft.test import test as run_test
@@ -111,7 +114,10 @@ def test_every_field_is_read(
     assert sorted(expected - read - elsewhere) == []
 
 
-@pytest.mark.parametrize(("command", "function"), [("test", run_test), ("predict", predict)])
+USING = [("test", run_test), ("predict", predict), ("embed", embed), ("explain", explain)]
+
+
+@pytest.mark.parametrize(("command", "function"), USING)
 def test_every_field_of_a_command_that_uses_a_run_is_read(
     command: str,
     function: Callable[[Composed], int],
@@ -125,8 +131,9 @@ def test_every_field_of_a_command_that_uses_a_run_is_read(
     read.clear()
     for _ in range(2):
         KEPT.next_job()  # the table is read again
-    more = [f"out={tmp_path / 'out.csv'}"] if command == "predict" else []
-    assert function(compose(command, [f"run={run.path}", f"data.path={shapes.rows}", *more])) == 0
+    more = {"predict": ["out=out.csv"], "embed": ["out=out.npz"], "explain": ["out=pages", "ids=['0']", "points=8"]}
+    os.chdir(tmp_path)
+    assert function(compose(command, [f"run={run.path}", f"data.path={shapes.rows}", *more.get(command, [])])) == 0
     copied = {"RunData": "DataConfig", "DataColumns": "ColumnsConfig"}
     expected = {
         (copied.get(schema.__name__, schema.__name__), f.name)
@@ -134,7 +141,7 @@ def test_every_field_of_a_command_that_uses_a_run_is_read(
         for f in dataclasses.fields(schema)
     }
     read |= {(COMMANDS[command].__name__, name) for schema, name in read if schema == "TestConfig"}
-    refused = {tuple(key.rpartition(".")[::2]) for key in checks_data._UNREAD} if command == "predict" else set()
+    refused = {tuple(key.rpartition(".")[::2]) for key in checks_data._UNREAD} if command != "test" else set()
     refused = {({"": "DataConfig", "columns": "ColumnsConfig"}[section], name) for section, name in refused}
     assert sorted(expected - read - refused) == []
 
