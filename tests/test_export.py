@@ -89,6 +89,7 @@ def test_peft_puts_the_adapter_on_the_base(
             encoder.backbone = before
 
 
+@pytest.mark.slow
 def test_as_it_is_typed(train_run: TrainRun, mmft: Mmft, tmp_path: Path) -> None:
     run = train_run("tune=lora", "trainer.max_epochs=1")
     done = mmft("export", f"run={run.path}", "out=encoders", cwd=tmp_path)

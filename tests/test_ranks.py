@@ -156,6 +156,7 @@ def test_a_killed_rank_and_a_killed_supervisor_leave_nobody(start: Any, tmp_path
     assert gone(everyone)
 
 
+@pytest.mark.slow
 def test_what_one_rank_finds_wrong_is_told_once(start: Any) -> None:
     run = start(TWO, "data.columns.label=nothing")
     _, err = run.communicate(timeout=200)

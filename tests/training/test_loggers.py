@@ -242,6 +242,7 @@ def test_without_a_network_the_error_says_what_to_type(
     assert "0" * 40 not in done.stderr
 
 
+@pytest.mark.slow
 def test_only_the_chosen_logger_is_imported(shapes_overrides: list[str], tmp_path: Path) -> None:
     code = (
         "import sys; from mmft.cli import main; code = main(sys.argv[1:]);"

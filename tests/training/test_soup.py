@@ -135,6 +135,7 @@ def test_a_uniform_run(more: list[str], train_run: TrainRun) -> None:
     assert run.summary["test"] != plain.summary["test"]
 
 
+@pytest.mark.slow
 def test_a_greedy_run_and_its_validation(train_run: TrainRun, shapes: Shapes, tmp_path: Path) -> None:
     run = train_run(*SOUP, "checkpoint.use=soup_greedy", "data.limit=null", "trainer.accelerator=cpu")
     steps, by_loss = run.summary["soup_steps"], sorted(losses(run), key=lambda step: losses(run)[step])
