@@ -36,8 +36,9 @@ class TrainConfig:
     resume: str | None = None
     """A run folder to go on with, or `last`: the newest unfinished run of this name."""
     modality_report: bool | None = None
-    """After the test: what text only and picture only give, by a linear head on each tower's features; null: unless
-    the run is one of a sweep, which the pass over the training rows would hold up."""
+    """After the test: what text only and picture only give, by a linear head on each tower's features (of pairs: how
+    well neighbours and a linear probe tell labels by the embeddings); null: unless the run is one of a sweep, which
+    the pass over the training rows would hold up."""
     paths: PathsConfig = field(factory=PathsConfig)
     """Where things are written."""
     data: DataConfig
