@@ -19,7 +19,7 @@ from mmft.inference import fused_of
 from mmft.modality_report import MOST_ROWS, Features, linear_head, spread
 from mmft.models.vision_language_model import VisionLanguageModel
 from mmft.tasks.classification import Classification
-from mmft.tasks.contrastive import Contrastive
+from mmft.tasks.contrastive import LABEL, Contrastive
 
 log = logging.getLogger(__name__)
 _NEIGHBOURS, _TEMPERATURE = 20, 0.07  # Caron et al. 2021, arXiv 2104.14294
@@ -43,7 +43,7 @@ def embedding_report(
         log.warning("the embeddings are not measured on labels: train or test has no row with one")
         return {}
     classes = Classification(task.labels)
-    classes.fit([task.labels[number] for number in range(len(task.labels))])
+    classes.fit(task.labels)
     found = {}
     for name in ("image", "text"):
         rows, queries = getattr(known, name), getattr(asked, name)
@@ -60,9 +60,9 @@ def _labelled(model: VisionLanguageModel, batches: Iterable[Batch], precision: s
     parts = []
     for batch, fused in fused_of(model, batches, next(model.parameters()).device, precision):
         if fused is not None and batch.target is not None:
-            has_label = batch.target[:, 3] >= 0
-            image, text = fused.features.float().cpu()[has_label].chunk(2, dim=-1)
-            parts.append(Features(image, text, batch.target[has_label, 3], batch.weight[has_label]))
+            label = batch.target[:, LABEL]
+            image, text = fused.features.float().cpu()[label >= 0].chunk(2, dim=-1)
+            parts.append(Features(image, text, label[label >= 0], batch.weight[label >= 0]))
     together = Features(*(torch.cat(column) for column in zip(*parts, strict=True))) if parts else None
     return together if together is not None and len(together.weight) else None
 

@@ -42,6 +42,7 @@ from mmft.tasks.classification import Classification
 log = logging.getLogger(__name__)
 CELLS = 12
 """K: a single pixel's gradient is noise; the sum of a part's is not."""
+_WORDS = {"image": "picture", "text": "text"}
 _MUCH = 0.05  # of what is explained; a sum that misses more is told
 
 
@@ -129,10 +130,11 @@ def _output(model: LoadedModel, batch: Batch, answer: dict[str, Any], label: str
     names = model.labels or [str(name) for name in task.state().get("targets", [])]
     if label is not None and label not in names:
         raise UserError(f"label={label}: there is none.{did_you_mean(label, names)} There are: {listed(names)}")
-    if label is None and model.labels:
+    if label is None and answer["prediction"] in names:
+        label = answer["prediction"]
+    elif label is None and model.labels:  # several, or none
         with torch.no_grad():
-            likeliest = names[int(model.model(batch).logits[0].argmax())]
-        label = answer["prediction"] if answer["prediction"] in names else likeliest
+            label = names[int(model.model(batch).logits[0].argmax())]
     index = 0 if label is None else names.index(label)
     output = torch.zeros(task.width, dtype=torch.float64)
     output[index] = 1
@@ -222,6 +224,3 @@ def _written(folder: Path, row: Explained) -> Path:
 
 def _sum(part: Tensor | None) -> float | None:
     return None if part is None else float(part.sum())
-
-
-_WORDS = {"image": "picture", "text": "text"}

@@ -18,7 +18,7 @@ PACKAGE = CHECKOUT / "mmft"
 # A module may import its own layer and those below it. What is not named here belongs to the commands.
 LAYERS = [
     {"batch", "config", "errors", "files", "shipped", "ranks", "clock", "logs", "run_folder", "signals"}
-    | {"hardware", "memory", "metric_names"},
+    | {"hardware", "memory", "metric_names", "precision"},
     {"models", "tuning", "tasks"},
     {"training", "data", "callbacks"},
     {"build"},

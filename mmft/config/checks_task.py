@@ -45,14 +45,6 @@ def _weights_match(weights: str | list[float] | None, labels: list[str] | None) 
     return None
 
 
-@check_train("task.huber_delta", "task.loss")
-def huber_delta_is_used(c: TrainConfig) -> str | None:
-    """Huber's loss is the loss."""
-    if getattr(c.task, "huber_delta", None) is None or getattr(c.task, "loss", "") == "huber":
-        return None
-    return f"changes nothing, because task.loss={getattr(c.task, 'loss', '')}. Type task.loss=huber, or leave it out"
-
-
 @check_train("data.columns.label", "task")
 def label_columns_fit(c: TrainConfig) -> str | None:
     """A task of one target has one column."""
@@ -83,35 +75,29 @@ def unknown_can_be(c: TrainConfig) -> str | None:
     return "changes nothing: every column of data.columns.label is a label. Leave it out"
 
 
-@check_train("task.focal_gamma", "task.loss")
-def focal_gamma_is_used(c: TrainConfig) -> str | None:
-    """The focal loss is the loss."""
-    return _belongs_to(c.task, "focal_gamma", "focal")
+_OF_ONE_LOSS = {
+    "huber_delta": "huber",
+    "focal_gamma": "focal",
+    "gamma_pos": "asymmetric",
+    "gamma_neg": "asymmetric",
+    "clip": "asymmetric",
+}
 
 
-@check_train("task.gamma_pos", "task.loss")
-def gamma_pos_is_used(c: TrainConfig) -> str | None:
-    """The asymmetric loss is the loss."""
-    return _belongs_to(c.task, "gamma_pos", "asymmetric")
+def _of_one_loss(key: str, loss: str) -> Any:
+    """A check that a key of one loss is not given with another."""
+
+    def rule(c: TrainConfig) -> str | None:
+        task: Any = c.task
+        if getattr(task, key) is None or task.loss == loss:
+            return None
+        return f"changes nothing, because task.loss={task.loss}. Type task.loss={loss}, or leave it out"
+
+    return rule
 
 
-@check_train("task.gamma_neg", "task.loss")
-def gamma_neg_is_used(c: TrainConfig) -> str | None:
-    """The asymmetric loss is the loss."""
-    return _belongs_to(c.task, "gamma_neg", "asymmetric")
-
-
-@check_train("task.clip", "task.loss")
-def clip_is_used(c: TrainConfig) -> str | None:
-    """The asymmetric loss is the loss."""
-    return _belongs_to(c.task, "clip", "asymmetric")
-
-
-def _belongs_to(task: Any, key: str, loss: str) -> str | None:
-    """Why a key of one loss changes nothing with another."""
-    if getattr(task, key) is None or task.loss == loss:
-        return None
-    return f"changes nothing, because task.loss={task.loss}. Type task.loss={loss}, or leave it out"
+for _key, _loss in _OF_ONE_LOSS.items():
+    check_train(f"task.{_key}", "task.loss")(_of_one_loss(_key, _loss))
 
 
 @check_train("task.label_smoothing", "task.loss")

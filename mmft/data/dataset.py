@@ -43,15 +43,19 @@ class RowDataset(Dataset[Sample]):
         return len(self.split)
 
     def __getitem__(self, position: int) -> Sample:
+        return self.sample(position, position, position)
+
+    def sample(self, position: int, image: int | None, text: int | None) -> Sample:
+        """The row at `position` with the picture and the text of the rows at two others; None: without."""
         row = int(self.split.rows[position])
         table = self.split.table
         if row in self.bad:
             return Sample(row, bad=self.bad[row])
         try:
-            pixels = self.pictures(position)
+            pixels = None if image is None else self.pictures(image)
         except BadImage as error:
             return Sample(row, bad=BadRow(row, table.id(row), table.columns.image or "", str(error)))
-        ids = self.tokens.of(position)
-        text = torch.from_numpy(ids.astype(np.int64)) if len(ids) else None
+        ids = np.zeros(0, dtype=np.int32) if text is None else self.tokens.of(text)
+        input_ids = torch.from_numpy(ids.astype(np.int64)) if len(ids) else None
         target = None if self.targets is None else self.targets[position]
-        return Sample(row, pixels, text, target, table.weight(row))
+        return Sample(row, pixels, input_ids, target, table.weight(row))

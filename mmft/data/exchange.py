@@ -6,18 +6,15 @@ Who gets whose is worked out for the whole split at once, so that batches and wo
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from hashlib import blake2b
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch.utils.data import Dataset
 
 from mmft.batch import BadRow, Sample
 from mmft.data.dataset import RowDataset
 from mmft.data.hashing import unit_hashes
-from mmft.data.image import BadImage
 from mmft.data.splits import Split
 
 NOBODY = -1
@@ -42,20 +39,13 @@ class Exchanged(Dataset[Sample]):
         return len(self.rows)
 
     def __getitem__(self, position: int) -> Sample:
-        rows, row = self.rows, int(self.rows.split.rows[position])
-        table = rows.split.table
-        if row in self.bad:
+        row = int(self.rows.split.rows[position])
+        if row in self.bad:  # known by now from its picture, too
             return Sample(row, bad=self.bad[row])
-        image, text = int(self.images[position]), int(self.texts[position])
-        target = None if rows.targets is None else rows.targets[position]
-        sample = Sample(row, target=target, weight=table.weight(row))
-        try:
-            pixels = None if image == NOBODY else rows.pictures(image)
-        except BadImage as error:  # its file has changed since the first look
-            return Sample(row, bad=BadRow(row, table.id(row), table.columns.image or "", str(error)))
-        ids = rows.tokens.of(text if text != NOBODY else 0).astype(np.int64)
-        has_text = text != NOBODY and len(ids) > 0
-        return replace(sample, pixel_values=pixels, input_ids=torch.from_numpy(ids) if has_text else None)
+        image, text = (
+            None if whose[position] == NOBODY else int(whose[position]) for whose in (self.images, self.texts)
+        )
+        return self.rows.sample(position, image, text)
 
 
 def exchange(names: list[str], contents: list[str], seed: int, purpose: str) -> Positions:

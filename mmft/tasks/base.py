@@ -46,23 +46,23 @@ class Task(ABC):
     def encode(self, label: Any) -> Any:
         """One label as a target, for `torch.as_tensor`. Raises ValueError with the reason where it is none."""
 
-    @abstractmethod
-    def classes(self, target: Tensor) -> Tensor | None:
+    def classes(self, target: Tensor) -> Tensor | None:  # noqa: ARG002 - there are none
         """Targets (R, ...) -> (R,) int64 the class of each row, for `data.sampler=balanced`; None: there are none.
 
         A task that has them says `has_classes` in its config, too.
         """
+        return None
 
     @abstractmethod
     def loss_sum(self, outputs: Outputs, batch: Batch) -> Tensor:
         """() the weighted sum of the rows' losses; `normaliser` of the logical batch divides it."""
 
-    @abstractmethod
     def normaliser(self, batch: Batch) -> Tensor:
-        """() float64 the sum of the weights that `loss_sum` gives the rows of `batch`.
+        """() float64 the sum of the weights that `loss_sum` gives the rows of `batch`: their sample weights.
 
         In float64, so that the sum of ranks' sums is that of one process.
         """
+        return batch.weight.double().sum()
 
     @abstractmethod
     def constant_outputs(self, target: Tensor, weight: Tensor) -> Tensor:
@@ -95,9 +95,9 @@ class Task(ABC):
         """The names of `scalars`."""
         return [str(name) for name in self.metrics()]
 
-    @abstractmethod
-    def tables(self, metrics: MetricCollection) -> dict[str, list[list[Any]]]:
+    def tables(self, metrics: MetricCollection) -> dict[str, list[list[Any]]]:  # noqa: ARG002 - there are none
         """What `metrics` hold besides numbers: rows of a CSV file, header first, by the file's name."""
+        return {}
 
     @property
     @abstractmethod
@@ -171,22 +171,6 @@ class PairTask(Task):
         """() the weighted sum of the losses where the batch is all there is."""
         return self.pair_loss_sum(outputs, batch, slice(None))
 
-    def normaliser(self, batch: Batch) -> Tensor:
-        """() float64 sum of sample weights."""
-        return batch.weight.double().sum()
-
-    def classes(self, target: Tensor) -> None:
-        """There are none."""
-
     def constant_outputs(self, target: Tensor, weight: Tensor) -> Tensor:  # noqa: ARG002 - the same for all
         """(2,) the same for every picture and every text."""
         return torch.zeros(2)
-
-    def tables(self, metrics: MetricCollection) -> dict[str, list[list[Any]]]:  # noqa: ARG002 - there are none
-        """There are none."""
-        return {}
-
-
-def at_least_float32(logits: Tensor) -> Tensor:
-    """Outputs in the precision that losses and metrics need; bfloat16 is too coarse for a softmax or an error."""
-    return logits if logits.dtype == torch.float64 else logits.float()

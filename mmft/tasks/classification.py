@@ -19,7 +19,8 @@ from torchmetrics import MetricCollection
 
 from mmft.batch import Batch, Outputs
 from mmft.errors import UserError
-from mmft.tasks.base import Task, at_least_float32
+from mmft.precision import at_least_float32
+from mmft.tasks.base import Task
 from mmft.tasks.calibration import COLDEST, HOTTEST, Reliability, fit_temperature
 from mmft.tasks.classification_metrics import class_metrics, measured
 from mmft.tasks.constants import Constant

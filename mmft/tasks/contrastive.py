@@ -17,10 +17,14 @@ from torchmetrics import MetricCollection
 
 from mmft.batch import Batch, Outputs, Pair
 from mmft.models.similarity import SimilarityHead, embeddings_of
-from mmft.tasks.base import PairTask, at_least_float32
+from mmft.precision import at_least_float32
+from mmft.tasks.base import PairTask
 from mmft.tasks.labels import in_order, label_name
 from mmft.tasks.pair_losses import Rows, info_nce_sum, sigmoid_sum
 from mmft.tasks.retrieval import RetrievalMetric
+
+IDENTITY, LABEL = slice(0, 3), 3
+"""Columns of a target: what picture, text and group are known by; the label's number, -1: it has none."""
 
 _LOSSES = {"info_nce": info_nce_sum, "sigmoid": sigmoid_sum}
 _ZERO_SHOT = "zero_shot/accuracy"
@@ -89,7 +93,7 @@ class Contrastive(PairTask):
         vectors = at_least_float32(outputs.logits)
         with torch.autocast(vectors.device.type, enabled=False):  # bfloat16 is too coarse for a softmax of many
             image, text = vectors.chunk(2, dim=-1)
-            return self._loss_sum(image, text, Rows(batch.target[:, :3], batch.weight), own)
+            return self._loss_sum(image, text, Rows(batch.target[:, IDENTITY], batch.weight), own)
 
     def metrics(self) -> MetricCollection:
         """Recall at 1, 5 and 10, median rank and mean reciprocal rank, both ways."""
@@ -113,7 +117,7 @@ class Contrastive(PairTask):
     def _zero_shot(self, metric: RetrievalMetric) -> float:
         """The share of labelled rows whose picture is nearest to its label's prompts; nan where no row has a label."""
         assert self._prompts is not None
-        label, image = torch.cat(metric.target)[:, 3], torch.cat(metric.image)
+        label, image = torch.cat(metric.target)[:, LABEL], torch.cat(metric.image)
         right = (image @ self._prompts.to(image).T).argmax(1) == label
         return right[label >= 0].double().mean().item()
 

@@ -18,7 +18,8 @@ from torchmetrics import MetricCollection
 
 from mmft.batch import Batch, Outputs
 from mmft.errors import UserError
-from mmft.tasks.base import Task, at_least_float32
+from mmft.precision import at_least_float32
+from mmft.tasks.base import Task
 from mmft.tasks.constants import Constant
 from mmft.tasks.label_sets import label_set
 from mmft.tasks.labels import ToldOnce, in_order, shown
@@ -165,9 +166,6 @@ class MultiLabel(Task):
         target[[self._index[name] for name in names if name in self._index]] = True
         return target
 
-    def classes(self, target: Tensor) -> None:
-        """There are none: a row may have several labels, or none."""
-
     def loss_sum(self, outputs: Outputs, batch: Batch) -> Tensor:
         """Logits (B, C) and targets (B, C) -> () sum over rows of weight times the mean over labels."""
         assert batch.target is not None
@@ -179,10 +177,6 @@ class MultiLabel(Task):
             weight = None if self.pos_weight is None else self.pos_weight.like(logits)
             losses = functional.binary_cross_entropy_with_logits(logits, target, reduction="none", pos_weight=weight)
         return (losses.mean(1) * batch.weight.to(losses.dtype)).sum()
-
-    def normaliser(self, batch: Batch) -> Tensor:
-        """() float64 sum of sample weights."""
-        return batch.weight.double().sum()
 
     def constant_outputs(self, target: Tensor, weight: Tensor) -> Tensor:
         """Targets (R, C) and weights (R,) -> (C,) log odds of the labels' weighted frequencies."""

@@ -18,7 +18,8 @@ from torchmetrics.functional import pearson_corrcoef, r2_score, spearman_corrcoe
 
 from mmft.batch import Batch, Outputs
 from mmft.errors import UserError
-from mmft.tasks.base import Task, at_least_float32
+from mmft.precision import at_least_float32
+from mmft.tasks.base import Task
 
 _METRICS = ("rmse", "mae", "r2", "pearson", "spearman")
 
@@ -83,9 +84,6 @@ class Regression(Task):
         scaled: list[float] = ((values - self.mean) / self.std).tolist()
         return scaled
 
-    def classes(self, target: Tensor) -> None:
-        """There are none."""
-
     def loss_sum(self, outputs: Outputs, batch: Batch) -> Tensor:
         """Outputs (B, T) and targets (B, T) -> () sum over rows of weight times the mean error of the targets."""
         assert batch.target is not None
@@ -98,10 +96,6 @@ class Regression(Task):
         else:
             errors = functional.huber_loss(found, target, reduction="none", delta=self.delta)
         return (errors.mean(1) * batch.weight.to(found.dtype)).sum()
-
-    def normaliser(self, batch: Batch) -> Tensor:
-        """() float64 sum of sample weights."""
-        return batch.weight.double().sum()
 
     def constant_outputs(self, target: Tensor, weight: Tensor) -> Tensor:
         """Targets (R, T) and weights (R,) -> (T,) their weighted mean."""

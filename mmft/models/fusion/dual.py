@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from mmft.batch import Encoded, Widths
 from mmft.models.fusion.base import Fusion
+from mmft.precision import at_least_float32
 
 
 class DualFusion(Fusion):
@@ -32,7 +33,7 @@ class DualFusion(Fusion):
     def forward(self, image: Encoded, text: Encoded) -> Tensor:
         """Pooled (B, D_i) and (B, D_t) -> (B, 2 P): the image's embedding, then the text's, each of length 1."""
         projected = self.image(image.pooled), self.text(text.pooled)
-        return torch.cat([functional.normalize(_at_least_float32(x), dim=-1) for x in projected], dim=-1)
+        return torch.cat([functional.normalize(at_least_float32(x), dim=-1) for x in projected], dim=-1)
 
 
 def _projection(given: int, width: int, hidden: int | None, dropout: float) -> nn.Sequential:
@@ -40,7 +41,3 @@ def _projection(given: int, width: int, hidden: int | None, dropout: float) -> n
     if hidden is not None:
         layers += [nn.Linear(given, hidden), nn.GELU()]
     return nn.Sequential(*layers, nn.Dropout(dropout), nn.Linear(given if hidden is None else hidden, width))
-
-
-def _at_least_float32(x: Tensor) -> Tensor:
-    return x if x.dtype == torch.float64 else x.float()
