@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from enum import IntEnum
 from multiprocessing import active_children
+from traceback import walk_tb
 
 
 class ExitCode(IntEnum):
@@ -55,20 +56,32 @@ def dead_workers() -> Iterator[None]:
     """Says in the user's words that a process of `data.num_workers` has died; torch raises it wherever it learns of it.
 
     Raises:
-        TrainingError: instead of torch's RuntimeError.
+        TrainingError: instead of torch's RuntimeError, or of the broken connection where torch has not seen the death.
     """
     try:
         yield
-    except RuntimeError as error:
-        told = next((text for text in map(str, _chain(error)) if text.startswith("DataLoader worker")), None)
+    except (RuntimeError, EOFError, OSError) as error:
+        told = next((text for text in map(_death, _chain(error)) if text), None)
         if told is None:
             raise
         for other in active_children():  # it may wait for ever for what the dead one held
             other.kill()
         raise TrainingError(
-            f"A process that decodes pictures has died: {told.splitlines()[0].strip()} Most often the memory is too "
+            f"A process that decodes pictures has died: {told} Most often the memory is too "
             "small: type a smaller data.num_workers."
         ) from error
+
+
+def _death(error: BaseException) -> str | None:
+    """What an error tells of a dead worker, a sentence; None: it is no such error."""
+    if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
+        return str(error).splitlines()[0].strip()
+    # A batch is handed over through a socket of the worker. A worker's own errors do not pass through this frame.
+    if isinstance(error, EOFError | ConnectionError | FileNotFoundError) and any(
+        frame.f_code.co_name == "_try_get_data" for frame, _ in walk_tb(error.__traceback__)
+    ):
+        return f"it ended while it handed a batch over ({type(error).__name__})."
+    return None
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from torch.utils.data import DataLoader, Dataset
 
 from mmft.errors import TrainingError, dead_workers
 
@@ -24,3 +25,35 @@ def test_a_dead_worker_is_told_even_where_cleaning_up_fails_too() -> None:
 def test_other_errors_are_left_alone() -> None:
     with pytest.raises(RuntimeError, match="something else"), dead_workers():
         raise RuntimeError("something else")
+
+
+class Rows(Dataset[int]):
+    """Two numbers; `broken` makes the worker's own code fail."""
+
+    def __init__(self, *, broken: bool = False) -> None:
+        self.broken = broken
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, position: int) -> int:
+        if self.broken:
+            raise EOFError("of the data set")
+        return position
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the live worker is killed, too
+def test_a_worker_that_is_gone_before_torch_sees_it_is_told() -> None:
+    batches = iter(DataLoader(Rows(), num_workers=1))
+
+    def cut_off(**_: object) -> None:
+        raise EOFError  # what the socket of a worker says that was killed while it handed a batch over
+
+    batches._data_queue.get = cut_off  # type: ignore[attr-defined]
+    with pytest.raises(TrainingError, match=r"handed a batch over \(EOFError\).*data.num_workers"), dead_workers():
+        next(batches)
+
+
+def test_an_error_in_a_worker_is_its_own() -> None:
+    with pytest.raises(EOFError, match="of the data set"), dead_workers():
+        next(iter(DataLoader(Rows(broken=True), num_workers=1)))
