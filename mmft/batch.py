@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
+from hashlib import blake2b
 from typing import Any, NamedTuple
 
 import torch
@@ -50,6 +51,18 @@ class Pair(NamedTuple):
     group: str | None
     label: Any
 
+    def identity(self) -> list[int]:
+        """(3,) what picture, text and group are known by: 63 bits that are the same for the same one; -1: none.
+
+        Rows of which one of the three is equal belong together.
+        """
+        return [-1 if part is None else _identity(part) for part in self[:3]]
+
+
+def _identity(part: str | bytes) -> int:
+    content = part if isinstance(part, bytes) else part.encode(errors="surrogatepass")
+    return int.from_bytes(blake2b(content, digest_size=8).digest(), "little") >> 1
+
 
 @dataclass(frozen=True, slots=True)
 class Sample:
@@ -60,6 +73,7 @@ class Sample:
     input_ids: Tensor | None = None  # (L,) int64, special tokens included; None: no text
     target: Tensor | None = None  # as the task encodes it; () int64 for classification
     weight: float = 1.0
+    identity: Tensor | None = None  # (3,) int64, see `Pair.identity`; None: nobody asks
     bad: BadRow | None = None
     mixed_target: Tensor | None = None  # of the row that the picture is mixed with; None: it is not mixed
     mixed_share: float = 0.0  # how much of the picture and of the target is that row's
@@ -82,6 +96,7 @@ class Batch:
     row: Tensor  # (B,) int64, the row number that a prediction is reported under
     weight: Tensor  # (B,) float32
     target: Tensor | None = None  # (B, ...) as the task encodes it
+    identity: Tensor | None = None  # (B, 3) int64, see `Pair.identity`; None: nobody asks
     mixed_target: Tensor | None = None  # (B, ...) of rows that pictures are mixed with; None: no picture is
     mixed_share: Tensor | None = None  # (B,) float32 how much of a row's target they are, from 0 to 0.5
     bad: tuple[BadRow, ...] = ()
@@ -144,9 +159,18 @@ class Fused(NamedTuple):
     text: Tensor  # (B, D_text)
 
 
+class Auxiliaries(NamedTuple):
+    """What losses of training alone read; each None where there is no such loss."""
+
+    image: Tensor | None  # (B, C) outputs of a head on the picture's features
+    text: Tensor | None  # (B, C) the same of the text's
+    shared: Tensor | None  # (B, 2 P) both modalities' features in one space, side by side
+
+
 class Outputs(NamedTuple):
     """What the model returns."""
 
     logits: Tensor  # (B, C) or what the task's head gives
     image: Tensor  # (B, D_image) pooled; the stand-in where a row has none, zeros if the fusion reads tokens
     text: Tensor  # (B, D_text) pooled; the same
+    auxiliary: Auxiliaries | None = None  # in training, where something besides the task's loss is made small

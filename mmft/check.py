@@ -108,6 +108,7 @@ class _Check:
         changed = None
         if config.init is not None:
             changed = self._try(initialise_from, config.init, located(config.paths.runs), model, task)
+        build.add_auxiliary(config, model, task)
         plan = self._try(build.build_plan, config, model, changed or set())
         if plan is not None:
             Console(width=140, file=sys.stdout).print(plan_table(plan))

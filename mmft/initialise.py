@@ -39,7 +39,7 @@ def initialise_from(run: str, runs: Path, model: VisionLanguageModel, task: Task
     if not same_labels:
         state = {name: value for name, value in state.items() if not name.startswith("head.")}
         log.info("init: it has other labels; the head starts anew")
-    ours = model.state_dict()
+    ours = {name: value for name, value in model.state_dict().items() if not name.startswith("auxiliary.")}
     wrong = [n for n in state.keys() | ours.keys() if not _fits(n, state, ours) and (same_labels or n[:5] != "head.")]
     if wrong:
         raise UserError(

@@ -7,4 +7,5 @@ _LOWER = frozenset({"loss", "rmse", "mae", "median_rank", "hamming_loss", "ece"}
 
 def lower_is_better(name: str) -> bool:
     """Of a metric's name, with its split (`val/loss`) or without."""
-    return name.rpartition("/")[2] in _LOWER
+    parts = name.split("/")
+    return parts[-1] in _LOWER or "loss" in parts[:-1]  # one of a loss's terms

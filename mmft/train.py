@@ -109,6 +109,7 @@ def run(
     task.fit(splits["train"].table.labels(splits["train"].rows))
     model = build.build_model(config.model, task.make_head, config.seed)
     changed = set() if config.init is None else initialise_from(config.init, located(config.paths.runs), model, task)
+    build.add_auxiliary(config, model, task)
     plan = build.build_plan(config, model, changed)
     data = build.build_data(config, splits, model, task)
     if folder.writes:
@@ -132,11 +133,11 @@ def run(
     trainer = build.build_trainer(config, folder, data, callbacks, [metrics, logger])
     trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=False)
     model = module.finished()
-
     checkpointing = next(c for c in callbacks if isinstance(c, Checkpointing))
     if checkpointing.stopped_early:
         log.info("stopped early after optimizer step %d of %d", trainer.global_step, data.plan.total)
     folder.update_summary(stopped_early=checkpointing.stopped_early, **finish(config, module, checkpointing))
+    model.auxiliary = None
     place, batches = trainer.strategy.root_device, data.evaluation_loader("val")
     folder.update_summary(**tune_on_validation(model, task, batches, place, config.trainer.precision))
     if "test" in data.rows:

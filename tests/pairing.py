@@ -17,6 +17,7 @@ from mmft.tasks.base import PairTask
 from mmft.training.accumulation import seed_dropout
 from mmft.training.collectives import sum_gradients, summed
 from mmft.training.gradient_cache import accumulate_pairs
+from mmft.training.objective import Objective
 
 ROWS = 29
 LOSSES = ("info_nce", "sigmoid")
@@ -32,7 +33,7 @@ class PairCase:
         splits = load_splits(config.data, 0)
         task = build.build_task(config.task)
         assert isinstance(task, PairTask)
-        self.task = task
+        self.task, self.objective = task, Objective(task)
         self.model = build.build_model(config.model, task.make_head, seed=0).double()
         build.build_plan(config, self.model)
         self.model.train()
@@ -80,16 +81,16 @@ def _loss(logits: Tensor, target: Tensor, weight: Tensor, sigmoid: bool) -> Tens
     return ((both[0] + both[1]) / 2 * weight).sum() / weight.sum()
 
 
-def cached(case: PairCase, micro: int | None, rank: int = 0, world: int = 1) -> dict[str, Tensor]:
-    """The gradient as training has it: of this rank's share, added up over ranks."""
+def cached(case: Any, micro: int | None, rank: int = 0, world: int = 1) -> dict[str, Tensor]:
+    """The gradient as training has it: of this rank's share, added up over ranks. `case`: or one of its kind."""
     model, share = case.model, shares(case.batch, world)[rank]
     model.zero_grad()
     accumulate_pairs(
         share,
         micro,
-        summed(case.task.normaliser(share)),
+        summed(case.objective.normalisers(share)),
         model,
-        case.task.pair_loss_sum,
+        case.objective,
         Tensor.backward,
         lambda index: seed_dropout(0, 0, rank, index),
     )

@@ -81,8 +81,8 @@ def try_steps(module: FineTuning, batch: Batch, evaluated: Batch, device: torch.
         for step in range(_STEPS):
             started = time.perf_counter()
             with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-mixed"):
-                loss, _, _ = module.update(batch, optimizer, step, Tensor.backward)
-            last = float(loss)  # waits for a GPU
+                losses, _, _ = module.update(batch, optimizer, step, Tensor.backward)
+            last = float(losses.sum())  # waits for a GPU
             seconds = time.perf_counter() - started
         with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-mixed"):
             model.eval()(evaluated.to(device))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from mmft.build.callbacks import build_callbacks, monitor_of
-from mmft.build.model import apply_tuning, build_methods, build_model, build_plan, build_task
+from mmft.build.model import add_auxiliary, apply_tuning, build_methods, build_model, build_plan, build_task
 from mmft.build.training import build_data, build_logger, build_module, build_trainer, preload
 
 __all__ = [
+    "add_auxiliary",
     "apply_tuning",
     "build_callbacks",
     "build_data",

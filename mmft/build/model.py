@@ -12,6 +12,7 @@ from mmft.config.schema.model import ModelConfig
 from mmft.config.schema.root import TrainConfig
 from mmft.config.schema.task import TaskConfig
 from mmft.config.schema.tune import TuneConfig
+from mmft.models.auxiliary import Auxiliary
 from mmft.models.image_encoder import build_image_encoder
 from mmft.models.source import Source
 from mmft.models.text_encoder import build_text_encoder
@@ -19,6 +20,8 @@ from mmft.models.vision_language_model import TOWERS, VisionLanguageModel, set_d
 from mmft.tasks.base import Task
 from mmft.tuning.methods.base import TuningMethod
 from mmft.tuning.plan import Rates, TuningPlan, make_plan
+
+_ALIGNMENT_WIDTH = 256
 
 
 def build_task(config: TaskConfig) -> Task:
@@ -56,6 +59,18 @@ def build_model(
     if config.dropout is not None:
         set_dropout(model, config.dropout)
     return model.train()
+
+
+def add_auxiliary(config: TrainConfig, model: VisionLanguageModel, task: Task) -> None:
+    """Gives the model what losses of training besides the task's read, if there are any."""
+    wanted = config.model.auxiliary
+    make_head = task.make_head if wanted.modality_weight else None
+    width = None if wanted.alignment == "none" else wanted.alignment_width or _ALIGNMENT_WIDTH
+    if make_head is None and width is None:
+        return
+    torch.manual_seed(config.seed)
+    image, text = model.image_encoder.widths, model.text_encoder.widths
+    model.auxiliary = Auxiliary(image, text, make_head, width, wanted.alignment == "contrastive").train()
 
 
 def build_plan(config: TrainConfig, model: VisionLanguageModel, changed: Iterable[str] = ()) -> TuningPlan:

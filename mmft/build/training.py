@@ -26,8 +26,11 @@ from mmft.tasks.base import Task
 from mmft.training.checkpoint import FolderCheckpointIO
 from mmft.training.loggers.base import RunLogger
 from mmft.training.module import FineTuning
+from mmft.training.objective import Objective
 from mmft.training.strategies import ShardedModel, SummedGradients
 from mmft.tuning.plan import TuningPlan
+
+_ALIGNMENT_WEIGHT = 0.1
 
 
 def build_data(
@@ -42,7 +45,7 @@ def build_data(
         tokenizer=model.text_encoder.tokenizer,
         max_length=model.text_encoder.max_length,
         image_size=model.image_encoder.image_size,
-        encode=Encode.of(task),
+        encode=Encode.of(task, identities=config.model.auxiliary.alignment == "contrastive"),
         seed=config.seed,
         plan=plan,
         classes_of=task.classes,
@@ -57,6 +60,7 @@ def build_module(config: TrainConfig, model: VisionLanguageModel, task: Task, pl
     return FineTuning(
         model,
         task,
+        build_objective(config, task),
         plan,
         lambda groups: registry.build(config.optim, but=OptimConfig, groups=groups),
         config.optim.clip_norm,
@@ -65,6 +69,13 @@ def build_module(config: TrainConfig, model: VisionLanguageModel, task: Task, pl
         shards=config.trainer.strategy == "fsdp",
         modality_dropout=config.model.modality_dropout,
     )
+
+
+def build_objective(config: TrainConfig, task: Task) -> Objective:
+    """What training makes small."""
+    auxiliary = config.model.auxiliary
+    weight = _ALIGNMENT_WEIGHT if auxiliary.alignment_weight is None else auxiliary.alignment_weight
+    return Objective(task, auxiliary.modality_weight, auxiliary.alignment, weight)
 
 
 def build_logger(config: LoggerConfig) -> RunLogger:

@@ -61,6 +61,7 @@ def check(config: Any, wrong: set[str], *, partial: bool = False) -> list[Proble
     """
     from mmft.config import (  # noqa: F401 - they register
         checks_augment,
+        checks_auxiliary,
         checks_averages,
         checks_data,
         checks_memory,

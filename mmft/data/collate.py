@@ -50,6 +50,7 @@ class Collate:
             row=torch.tensor([sample.row for sample in good], dtype=torch.int64),
             weight=torch.tensor([sample.weight for sample in good], dtype=torch.float32),
             target=self._targets(good),
+            identity=_identities(good),
             mixed_target=mixed_target,
             mixed_share=mixed_share,
             bad=tuple(sample.bad for sample in samples if sample.bad is not None),
@@ -88,6 +89,12 @@ def _pictures(good: Sequence[Sample]) -> tuple[Tensor | None, Tensor]:
     if like is None:
         return None, present
     return torch.stack([torch.zeros_like(like) if picture is None else picture for picture in pictures]), present
+
+
+def _identities(good: Sequence[Sample]) -> Tensor | None:
+    """(B, 3) int64; None where nobody asks."""
+    found = [sample.identity for sample in good if sample.identity is not None]
+    return torch.stack(found) if found else None
 
 
 def _mixed(good: Sequence[Sample]) -> tuple[Tensor | None, Tensor | None]:

@@ -26,6 +26,7 @@ class RowDataset(Dataset[Sample]):
         pictures: gives the picture of a position, or None.
         targets: (rows, ...) by position; None: there are none.
         bad: more bad rows than the table's, by row number.
+        identities: (rows, 3) by position, see `Pair.identity`; None: nobody asks.
     """
 
     def __init__(
@@ -35,8 +36,10 @@ class RowDataset(Dataset[Sample]):
         pictures: PictureMemory,
         targets: Tensor | None = None,
         bad: Mapping[int, BadRow] | None = None,
+        identities: Tensor | None = None,
     ) -> None:
         self.split, self.tokens, self.pictures, self.targets = split, tokens, pictures, targets
+        self.identities = identities
         self.bad = {**(bad or {}), **split.table.bad}
 
     def __len__(self) -> int:
@@ -58,4 +61,5 @@ class RowDataset(Dataset[Sample]):
         ids = np.zeros(0, dtype=np.int32) if text is None else self.tokens.of(text)
         input_ids = torch.from_numpy(ids.astype(np.int64)) if len(ids) else None
         target = None if self.targets is None else self.targets[position]
-        return Sample(row, pixels, input_ids, target, table.weight(row))
+        identity = None if self.identities is None else self.identities[position]
+        return Sample(row, pixels, input_ids, target, table.weight(row), identity)

@@ -24,7 +24,7 @@ from mmft.data.kept import KEPT
 from mmft.data.order import evaluation_batches
 from mmft.data.picture_memory import PictureMemory
 from mmft.data.splits import Split
-from mmft.data.targets import Encode, encode_targets
+from mmft.data.targets import Encode, encode_targets, identities_of
 from mmft.data.text import Tokens, empty_text, identity_of, pad_id, tokenize
 from mmft.signals import leave_signals_to_parent
 
@@ -55,7 +55,8 @@ def make_dataset(
     reader = ImageReader(image_size, config.resize, config.background, config.max_pixels)
     tokens, pictures = _prepared(split, reader, tokenizer, max_length, picture_bytes)
     targets, bad = (None, None) if encode is None else encode_targets(split, encode)
-    return RowDataset(split, tokens, pictures, targets, bad)
+    identities = identities_of(split) if encode is not None and encode.identities else None
+    return RowDataset(split, tokens, pictures, targets, bad, identities)
 
 
 def _prepared(

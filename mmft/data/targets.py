@@ -28,19 +28,26 @@ class Encode(NamedTuple):
     Attributes:
         function: a task's `encode`: gives what `torch.as_tensor` takes; raises `ValueError(reason)`.
         of_pairs: it takes a `Pair` instead of a label.
+        identities: what picture and text are known by is wanted beside the target.
     """
 
     function: Callable[[Any], Any]
     of_pairs: bool = False
+    identities: bool = False
 
     @classmethod
-    def of(cls, task: Encodes) -> Encode:
+    def of(cls, task: Encodes, identities: bool = False) -> Encode:
         """The task's."""
-        return cls(task.encode, task.over_pairs)
+        return cls(task.encode, task.over_pairs, identities)
 
 
 ClassesOf = Callable[[Tensor], Tensor | None]
 """A task's `classes(targets)`: (R, ...) targets -> (R,) int64 classes; None: the task has none."""
+
+
+def identities_of(split: Split) -> Tensor:
+    """(rows, 3) int64 `Pair.identity` by position."""
+    return torch.tensor([pair.identity() for pair in split.table.pairs(split.rows)], dtype=torch.int64).view(-1, 3)
 
 
 def encode_targets(split: Split, encode: Encode) -> tuple[Tensor | None, dict[int, BadRow]]:

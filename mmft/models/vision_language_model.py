@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from mmft.batch import Batch, Encoded, Fused, Outputs, Widths
+from mmft.models.auxiliary import Auxiliary
 from mmft.models.fusion.base import Fusion, Reads
 from mmft.models.image_encoder import ImageEncoder
 from mmft.models.text_encoder import TextEncoder
@@ -81,6 +82,7 @@ class VisionLanguageModel(nn.Module):
         head: (B, F) -> (B, C).
 
     Attributes:
+        auxiliary: what losses of training alone want computed; None: there are none, or training is over.
         always_encodes: towers that run although no row has their modality, on the first row's place, for nothing and
             with gradients of zeros: where weights are sharded, other ranks wait for it. See `Shards.agree`.
     """
@@ -93,12 +95,18 @@ class VisionLanguageModel(nn.Module):
         self.head = head
         self.missing_image = StandIn(image_encoder.widths, fusion.reads)
         self.missing_text = StandIn(text_encoder.widths, fusion.reads)
+        self.auxiliary: Auxiliary | None = None
         self.always_encodes: set[str] = set()
 
     def forward(self, batch: Batch) -> Outputs:
         """Images (B, 3, H, W) uint8 and texts (B, L) -> logits (B, C) and both pooled features."""
-        fused = self.fuse(batch)
-        return Outputs(self.head(fused.features), fused.image, fused.text)
+        return self.outputs(self.fuse(batch))
+
+    def outputs(self, fused: Fused) -> Outputs:
+        """What the head, and in training `auxiliary`, make of fused features."""
+        wanted = self.auxiliary is not None and self.training
+        auxiliary = self.auxiliary(fused.image, fused.text) if wanted and self.auxiliary is not None else None
+        return Outputs(self.head(fused.features), fused.image, fused.text, auxiliary)
 
     def fuse(self, batch: Batch) -> Fused:
         """All but the head: each row's features (B, F) come from that row alone."""
@@ -147,9 +155,9 @@ def _only(values: Tensor, rows: Tensor | None) -> Tensor:
 
 
 def part_of(name: str) -> str:
-    """Which of `PARTS` a parameter of the model belongs to; stand-ins belong to the fusion."""
+    """Which of `PARTS` a parameter belongs to; stand-ins belong to the fusion, what is auxiliary to the head."""
     first = name.partition(".")[0]
-    return first if first in PARTS else "fusion"
+    return "head" if first == "auxiliary" else first if first in PARTS else "fusion"
 
 
 def set_dropout(model: nn.Module, probability: float) -> None:

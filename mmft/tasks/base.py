@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, ClassVar, Self
 
 import torch
@@ -23,6 +24,7 @@ class Task(ABC):
     Attributes:
         monitor: the validation metric that chooses the best checkpoint by default.
         constant: what a prediction that sees no input is called; see `constant_outputs`.
+        loss_terms: the K terms of the loss, weight by name; "" for the only one.
         width: C, the number of outputs that the head must give; known after `fit`.
         over_pairs: whether it is a `PairTask`.
         predicts_numbers: whether a `prediction` is a number and not a text.
@@ -30,6 +32,7 @@ class Task(ABC):
 
     monitor: ClassVar[str]
     constant: ClassVar[str]
+    loss_terms: Mapping[str, float] = MappingProxyType({"": 1.0})
     width: int
     over_pairs: ClassVar[bool] = False
     predicts_numbers: bool = False
@@ -63,6 +66,14 @@ class Task(ABC):
         In float64, so that the sum of ranks' sums is that of one process.
         """
         return batch.weight.double().sum()
+
+    def loss_sums(self, outputs: Outputs, batch: Batch) -> Tensor:
+        """(K,) `loss_sum` of each term."""
+        return self.loss_sum(outputs, batch)[None]
+
+    def normalisers(self, batch: Batch) -> Tensor:
+        """(K,) float64 `normaliser` of each term."""
+        return self.normaliser(batch)[None]
 
     @abstractmethod
     def constant_outputs(self, target: Tensor, weight: Tensor) -> Tensor:

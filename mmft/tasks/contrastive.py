@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from hashlib import blake2b
 from typing import Any, cast
 
 import torch
@@ -84,8 +83,7 @@ class Contrastive(PairTask):
         for modality, given in (("picture", pair.image), ("text", pair.text)):
             if given is None:
                 raise ValueError(f"no {modality}, so that there is no pair")
-        known = [-1 if part is None else _identity(part) for part in (pair.image, pair.text, pair.group)]
-        return [*known, -1 if pair.label is None else self._index.get(label_name(pair.label), -1)]
+        return [*pair.identity(), -1 if pair.label is None else self._index.get(label_name(pair.label), -1)]
 
     def pair_loss_sum(self, outputs: Outputs, batch: Batch, own: slice) -> Tensor:
         """Vectors (R, V) and targets (R, 4) -> () the weighted sum of the own rows' losses."""
@@ -155,9 +153,3 @@ class Contrastive(PairTask):
     def same_outputs(self, state: Mapping[str, Any]) -> bool:
         """Whether it is of this task, with a bias or without one."""
         return state.get("has_bias") == (self.bias is not None)
-
-
-def _identity(part: str | bytes) -> int:
-    """63 bits that are the same for the same content alone."""
-    content = part if isinstance(part, bytes) else part.encode(errors="surrogatepass")
-    return int.from_bytes(blake2b(content, digest_size=8).digest(), "little") >> 1

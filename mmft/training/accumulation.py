@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mmft.batch import Batch
 
-LossSum = Callable[[Batch], Tensor]
+LossSums = Callable[[Batch], Tensor]
 Backward = Callable[[Tensor], None]
 
 
@@ -34,7 +34,8 @@ def accumulate(
     batch: Batch,
     micro_batch_size: int | None,
     total_weight: Tensor,
-    loss_sum: LossSum,
+    loss_sums: LossSums,
+    weigh: Callable[[Tensor], Tensor],
     backward: Backward,
     before_micro_batch: Callable[[int], None],
     at_least: int = 0,
@@ -44,31 +45,32 @@ def accumulate(
     Args:
         batch: this rank's share, B rows, possibly none.
         micro_batch_size: rows computed at once; None: all.
-        total_weight: () float64 the weight of the whole logical batch over all ranks.
-        loss_sum: rows -> () the weighted sum of their losses.
+        total_weight: (K,) float64 the weight of the whole logical batch over all ranks, for each term of the loss.
+        loss_sums: rows -> (K,) the weighted sum of their losses, for each term.
+        weigh: (K,) the terms' means -> () the loss.
         backward: runs the backward pass of a loss.
         before_micro_batch: called with the micro-batch's index; seeds dropout.
         at_least: so many micro-batches are computed; those that the share does not have are one row of nothing with
             weight 0. Where weights are sharded, other ranks wait for them.
 
     Returns:
-        () the share's part of the logical batch's mean loss, detached; 0 where there are no rows.
+        (K,) the share's part of the logical batch's mean losses, detached; 0 where there are no rows.
     """
     divisor = divisor_of(total_weight)
-    loss = torch.zeros_like(divisor)
+    losses = torch.zeros_like(divisor)
     micro_batches = list(batch.split(micro_batch_size))
     micro_batches += [_nothing(batch)] * (at_least - len(micro_batches))
     for index, micro_batch in enumerate(micro_batches):
         before_micro_batch(index)
-        total = loss_sum(micro_batch)
-        part = total / divisor.to(total)
-        backward(part)
-        loss = loss + part.detach()
-    return loss
+        sums = loss_sums(micro_batch)
+        parts = sums / divisor.to(sums)
+        backward(weigh(parts))
+        losses = losses + parts.detach()
+    return losses
 
 
 def divisor_of(total_weight: Tensor) -> Tensor:
-    """() what a logical batch's sum of losses is divided by: its weight, or 1 where no row has one."""
+    """(K,) what a logical batch's sums of losses are divided by: their weight, or 1 where no row has one."""
     return torch.where(total_weight > 0, total_weight, torch.ones_like(total_weight))
 
 

@@ -36,7 +36,7 @@ class Evaluating(pl.LightningModule):
         self.results: dict[str, dict[str, float]] = {}
         self.tables: dict[str, list[list[Any]]] = {}
         self.metrics = task.metrics()
-        self._losses: list[tuple[int, Tensor, Tensor]] = []  # number of the batch, () loss sum, () weight
+        self._losses: list[tuple[int, Tensor, Tensor]] = []  # number of the batch, (K,) loss sums, (K,) weights
 
     @property
     def evaluated(self) -> VisionLanguageModel:
@@ -74,28 +74,36 @@ class Evaluating(pl.LightningModule):
         outputs = self.evaluated(batch)
         self.task.update(self.metrics, outputs, batch)
         number = index * self.trainer.world_size + self.global_rank  # among all ranks' batches
-        self._losses.append((number, self.task.loss_sum(outputs, batch), self.task.normaliser(batch)))
+        self._losses.append((number, self.task.loss_sums(outputs, batch), self.task.normalisers(batch)))
 
-    def _mean_loss(self) -> float | None:
+    def _mean_losses(self) -> dict[str, float]:
         """The mean loss over all ranks' rows, added up in the order of batches: the same for any number of ranks.
 
-        None: there was no row. nan: no row has a weight.
+        Where it has several terms, each of them is there, too, and it is the weighted sum of those that have a row.
+        Empty: there was no row. nan: no row has a weight.
         """
-        own = [(number, float(loss), float(weight)) for number, loss, weight in self._losses]
+        own = [(number, losses.tolist(), weights.tolist()) for number, losses, weights in self._losses]
         parts = sorted(part for rank in gathered(own) for part in rank)
-        weight = math.fsum(part[2] for part in parts)
         if not parts:
-            return None
-        return math.fsum(part[1] for part in parts) / weight if weight > 0 else math.nan
+            return {}
+        means, terms = [], self.task.loss_terms
+        for k in range(len(terms)):
+            weight = math.fsum(part[2][k] for part in parts)
+            means.append(math.fsum(part[1][k] for part in parts) / weight if weight > 0 else math.nan)
+        if len(means) == 1:
+            return {"loss": means[0]}
+        known = [w * mean for w, mean in zip(terms.values(), means, strict=True) if not math.isnan(mean)]
+        named = {f"loss/{name}": mean for name, mean in zip(terms, means, strict=True)}
+        return {"loss": math.fsum(known) if known else math.nan, **named}
 
     def _log_evaluation(self, split: str) -> None:
-        loss = self._mean_loss()
-        if loss is None:
+        losses = self._mean_losses()
+        if not losses:
             raise UserError(f"No row of {split} could be read, so there is nothing to measure; see bad_rows.csv.")
         merge_metrics(self.metrics, [number for number, _, _ in self._losses])
         if prompts := self.task.prompts():
             self.task.take_prompts(fused_texts(self.evaluated, prompts, self.device))
-        values = self.task.scalars(self.metrics) | {"loss": loss}
+        values = self.task.scalars(self.metrics) | losses
         self.results[split], self.tables = values, self.task.tables(self.metrics)
         named = {f"{split}/{name}": value for name, value in values.items()}
         self.log_dict(named, logger=False)  # for EarlyStopping; the same on every rank

@@ -1,11 +1,11 @@
-"""The step of a task over pairs: its loss is over all pairs of the logical batch, its memory that of a micro-batch.
+"""The step where a loss is over pairs: it is over all pairs of the logical batch, its memory that of a micro-batch.
 
 Gradient caching (Gao et al. 2021, arXiv 2101.06983): every micro-batch is fused without a graph, the head and the loss
 run once on what all of them and all ranks gave, and then every micro-batch is fused again, with the same dropout, for
 the gradient that its features got. The head's parameters get theirs once, from the loss itself. The last micro-batch
 keeps the graph of its first pass, so that a batch that is its only one is computed once.
 
-Legend: B rows of this rank's share, R rows of the logical batch, F width of the fused features.
+Legend: B rows of this rank's share, R rows of the logical batch, F width of what is kept of a row, K terms of the loss.
 """
 
 from __future__ import annotations
@@ -17,12 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmft.batch import Batch, Outputs
+from mmft.batch import Batch, Fused
 from mmft.models.vision_language_model import VisionLanguageModel
 from mmft.training.accumulation import Backward, divisor_of
 from mmft.training.collectives import gathered_rows, summed
-
-PairLossSum = Callable[[Outputs, Batch, slice], Tensor]
+from mmft.training.objective import Objective
 
 
 def accumulate_pairs(
@@ -30,7 +29,7 @@ def accumulate_pairs(
     micro_batch_size: int | None,
     total_weight: Tensor,
     model: VisionLanguageModel,
-    pair_loss_sum: PairLossSum,
+    objective: Objective,
     backward: Backward,
     before_micro_batch: Callable[[int], None],
 ) -> Tensor:
@@ -39,27 +38,24 @@ def accumulate_pairs(
     Args:
         batch: this rank's share, B rows, possibly none.
         micro_batch_size: rows fused at once; None: all.
-        total_weight: () float64 the weight of the whole logical batch over all ranks.
+        total_weight: (K,) float64 the weight of the whole logical batch over all ranks, for each term of the loss.
         model: in train mode.
-        pair_loss_sum: the task's.
+        objective: the terms of the loss.
         backward: runs the backward pass of a loss.
         before_micro_batch: called with the micro-batch's index before each of its passes; seeds dropout.
 
     Returns:
-        () the share's part of the logical batch's mean loss, detached.
+        (K,) the share's part of the logical batch's mean losses, detached.
     """
     parts = list(batch.split(micro_batch_size))
     features, kept = _fuse(parts, model, before_micro_batch)
     if features is None:
-        features = next(model.head.parameters()).new_zeros(0, model.fusion.width)
-    assert batch.target is not None
-    (everyone, target, weight, row), own = gathered_rows(features, batch.target, batch.weight, batch.row)  # (R, ...)
-    there = torch.ones_like(row, dtype=torch.bool)
-    rows = Batch(None, None, None, there, there, row, weight, target)
+        features = next(model.head.parameters()).new_zeros(0, sum(_widths(model)))
+    everyone, rows, own = _gathered(features, batch)
     everyone.requires_grad_()
-    outputs = Outputs(model.head(everyone), everyone, everyone)
-    loss = pair_loss_sum(outputs, rows, own) / divisor_of(total_weight).to(everyone)
-    backward(loss)
+    sums = objective.sums_over_pairs(model.outputs(_taken_apart(model, everyone)), rows, own, batch)
+    losses = sums / divisor_of(total_weight).to(sums)
+    backward(objective.weigh(losses))
     assert everyone.grad is not None
     gradients = list(summed(everyone.grad)[own].split(micro_batch_size or max(1, len(batch))))
     if kept is not None:
@@ -68,7 +64,19 @@ def accumulate_pairs(
         for index, gradient in enumerate(gradients[: len(parts) - 1]):
             before_micro_batch(index)
             backward(_with_gradient(_fused(model, parts[index]), gradient))
-    return loss.detach()
+    return losses.detach()
+
+
+def _gathered(features: Tensor, batch: Batch) -> tuple[Tensor, Batch, slice]:
+    """All ranks' features (R, F), what their losses must know of the rows, and which of them are this rank's."""
+    assert batch.target is not None
+    known = torch.stack([batch.row, batch.image_present.long(), batch.text_present.long()], dim=1)
+    if batch.identity is not None:
+        known = torch.cat([known, batch.identity], dim=1)
+    (everyone, target, weight, known), own = gathered_rows(features, batch.target, batch.weight, known)  # (R, ...)
+    row, image, text = known[:, :3].unbind(1)
+    identity = None if batch.identity is None else known[:, 3:]
+    return everyone, Batch(None, None, None, image.bool(), text.bool(), row, weight, target, identity), own
 
 
 def _fuse(
@@ -84,9 +92,22 @@ def _fuse(
 
 
 def _fused(model: VisionLanguageModel, rows: Batch) -> Tensor:
-    """Features (b, F). Autocast's weights are cast anew: those that it keeps from a pass without a graph have none."""
+    """(b, F), see `_widths`. Autocast casts weights anew: those that it keeps from a pass without a graph have none."""
     torch.clear_autocast_cache()
-    return model.fuse(rows).features
+    fused = model.fuse(rows)
+    return fused.features if model.auxiliary is None else torch.cat(fused, dim=-1)
+
+
+def _widths(model: VisionLanguageModel) -> tuple[int, ...]:
+    """Of what is kept of a row: fused features, and both encoders' pooled ones where something reads them."""
+    towers = () if model.auxiliary is None else (model.image_encoder.widths.pooled, model.text_encoder.widths.pooled)
+    return (model.fusion.width, *towers)
+
+
+def _taken_apart(model: VisionLanguageModel, kept: Tensor) -> Fused:
+    """The inverse of `_fused`."""
+    parts = kept.split(_widths(model), dim=-1)
+    return Fused(*parts) if len(parts) > 1 else Fused(kept, kept, kept)
 
 
 def _with_gradient(features: Tensor, gradient: Tensor) -> Tensor:

@@ -20,13 +20,14 @@ from torch.optim import Optimizer
 from mmft.batch import Batch
 from mmft.errors import TrainingError
 from mmft.models.vision_language_model import VisionLanguageModel
-from mmft.tasks.base import PairTask, Task
+from mmft.tasks.base import Task
 from mmft.training.accumulation import accumulate, seed_dropout
 from mmft.training.agreement import Agreement
 from mmft.training.collectives import average_statistics, sum_gradients, summed
 from mmft.training.evaluating import Evaluating
 from mmft.training.gradient_cache import accumulate_pairs
 from mmft.training.modality_dropout import drop_modalities
+from mmft.training.objective import Objective
 from mmft.training.sharding import Shards, full
 from mmft.tuning.plan import TuningPlan
 
@@ -38,7 +39,8 @@ class FineTuning(Evaluating):
 
     Args:
         model: the model.
-        task: loss and metrics.
+        task: metrics.
+        objective: what training makes small.
         plan: what is trained; its groups are the optimizer's.
         make_optimizer: groups -> optimizer.
         clip_norm: largest gradient norm; None: not clipped.
@@ -58,6 +60,7 @@ class FineTuning(Evaluating):
         self,
         model: VisionLanguageModel,
         task: Task,
+        objective: Objective,
         plan: TuningPlan,
         make_optimizer: MakeOptimizer,
         clip_norm: float | None,
@@ -69,7 +72,7 @@ class FineTuning(Evaluating):
         super().__init__(model, task)
         self.automatic_optimization = False
         self.strict_loading = False  # checkpoints hold what is trained; on_load_checkpoint checks the names
-        self.plan = plan
+        self.objective, self.plan = objective, plan
         self.clip_norm = clip_norm
         self.seed = seed
         self.log_every_steps = log_every_steps
@@ -128,9 +131,9 @@ class FineTuning(Evaluating):
         start = time.perf_counter()
         self.check_finite()
         optimizer: Any = self.optimizers()
-        loss, norm, wishes = self.update(batch, optimizer, self.global_step, self.manual_backward)
-        self._unchecked = torch.cat([torch.stack([loss, norm.to(loss)]), wishes.to(loss)])
-        self._log_step(loss, norm)
+        losses, norm, wishes = self.update(batch, optimizer, self.global_step, self.manual_backward)
+        self._unchecked = torch.cat([torch.stack([self.objective.weigh(losses), norm.to(losses)]), wishes.to(losses)])
+        self._log_step(losses, norm)
         self.step_seconds.append(time.perf_counter() - start)
 
     def update(
@@ -145,41 +148,37 @@ class FineTuning(Evaluating):
             backward: runs the backward pass of a loss.
 
         Returns:
-            () this rank's part of the loss, () the gradient's norm over all ranks, (W,) the ranks' wishes.
+            (K,) this rank's part of the losses, () the gradient's norm over all ranks, (W,) the ranks' wishes.
         """
         optimizer.zero_grad()
         batch = drop_modalities(batch, self.modality_dropout, self.seed, step)
-        weight = self.task.normaliser(batch)
-        told = summed(torch.cat([weight[None], self.agreement.as_tensor(weight)]))
-        loss = self._backward(batch, step, told[0], backward)
+        weights = self.objective.normalisers(batch)
+        told = summed(torch.cat([weights, self.agreement.as_tensor(weights)]))
+        losses = self._backward(batch, step, told[: len(weights)], backward)
         if self._shards is None:  # or the backward pass has done it
             sum_gradients(self._trained)
         norm = self._clip()
         optimizer.step()
         average_statistics(self.model)
-        return loss, norm, told[1:]
+        return losses, norm, told[len(weights) :]
 
-    def _backward(self, batch: Batch, step: int, weight: Tensor, backward: Callable[[Tensor], None]) -> Tensor:
-        """Adds this rank's part of the gradient; gives its part of the loss. `weight`: of the logical batch."""
+    def _backward(self, batch: Batch, step: int, weights: Tensor, backward: Callable[[Tensor], None]) -> Tensor:
+        """Adds this rank's part of the gradient; gives its part (K,) of the losses. `weights`: (K,) of all ranks."""
+        objective = self.objective
 
         def before_micro_batch(index: int) -> None:
             seed_dropout(self.seed, step, self.global_rank, index)
 
-        if isinstance(self.task, PairTask):
+        if objective.over_pairs:
             return accumulate_pairs(
-                batch,
-                self.micro_batch_size,
-                weight,
-                self.model,
-                self.task.pair_loss_sum,
-                backward,
-                before_micro_batch,
+                batch, self.micro_batch_size, weights, self.model, objective, backward, before_micro_batch
             )
         return accumulate(
             batch,
             self.micro_batch_size,
-            weight,
-            lambda rows: self.task.loss_sum(self.model(rows), rows),
+            weights,
+            lambda rows: objective.sums(self.model(rows), rows),
+            objective.weigh,
             backward,
             before_micro_batch,
             at_least=0 if self._shards is None else self._shards.agree(batch, self.micro_batch_size),
@@ -208,13 +207,16 @@ class FineTuning(Evaluating):
                 "trainer.precision=32-true."
             )
 
-    def _log_step(self, loss: Tensor, norm: Tensor) -> None:
+    def _log_step(self, losses: Tensor, norm: Tensor) -> None:
         # Lightning's `log` costs more than a small model's step, and counts steps in its own way on resume.
         if self.global_step == 1 or self.global_step % self.log_every_steps == 0:
-            loss = summed(loss)
+            losses = summed(losses)
+            terms = dict(zip(self.objective.terms, losses.tolist(), strict=True)) if len(losses) > 1 else {}
+            told = {f"train/loss/{name}": value for name, value in terms.items()}
+            told |= {"train/loss": float(self.objective.weigh(losses)), "train/grad_norm": float(norm)}
             groups = self.trainer.optimizers[0].param_groups
             rates = {f"lr/{g['name'].removesuffix('/no_decay')}": float(g["lr"]) for g in groups}
-            self._write({"train/loss": float(loss), "train/grad_norm": float(norm), **rates})
+            self._write({**told, **rates})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps what the run has changed; what is frozen is known by its hash."""

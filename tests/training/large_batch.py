@@ -16,6 +16,7 @@ from mmft.batch import Batch
 from mmft.memory import forget_peak, held_bytes, peak_bytes
 from mmft.training.accumulation import seed_dropout
 from mmft.training.gradient_cache import accumulate_pairs
+from mmft.training.objective import Objective
 
 
 def repeated(batch: Batch, rows: int) -> Batch:
@@ -41,9 +42,9 @@ def main() -> None:
         accumulate_pairs(
             batch,
             int(micro) or None,
-            case.task.normaliser(batch),
+            case.task.normalisers(batch),
             model,
-            case.task.pair_loss_sum,
+            Objective(case.task),
             Tensor.backward,
             lambda index: seed_dropout(0, 0, 0, index),
         )

@@ -51,6 +51,12 @@ def test_gradients_of_a_loss_over_pairs_are_those_of_one_graph(ranks: list[dict[
             assert error <= 1e-10, name
 
 
+def test_gradients_beside_an_alignment_are_those_of_one_graph(ranks: list[dict[str, Any]]) -> None:
+    for found in ranks:
+        assert len(found["aligned"]) == 2
+        assert max(found["aligned"].values()) <= 1e-10
+
+
 def test_metrics_are_those_of_one_process(ranks: list[dict[str, Any]]) -> None:
     for found in ranks:
         assert len(found["evaluation"]) == 37 * 8

@@ -18,6 +18,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from aligned import aligned_errors
 from pairing import pair_errors
 from thawing import thawed_alone, thawed_together
 from torch import Tensor, distributed
@@ -74,12 +75,13 @@ def gradients(
     model.zero_grad()
     rank, world = (distributed.get_rank(), distributed.get_world_size()) if ranks else (0, 1)
     share = rows_of(batch, list(range(len(batch)))[rank::world])
-    weight = task.normaliser(share)
+    weight = task.normalisers(share)
     accumulate(
         share,
         micro,
         summed(weight) if ranks else weight,
-        lambda rows: task.loss_sum(model(rows), rows),
+        lambda rows: task.loss_sums(model(rows), rows),
+        Tensor.sum,
         lambda loss: loss.backward(),
         lambda _: None,
     )
@@ -143,8 +145,9 @@ def sharded_step(case: Case, batch: Batch, micro: int | None, gather: bool = Fal
     accumulate(
         share,
         micro,
-        summed(case.task.normaliser(share)),
-        lambda rows: case.task.loss_sum(model(rows), rows),
+        summed(case.task.normalisers(share)),
+        lambda rows: case.task.loss_sums(model(rows), rows),
+        Tensor.sum,
         lambda loss: loss.backward(),
         lambda _: None,
         at_least=shards.agree(share, micro),
@@ -286,6 +289,7 @@ def main() -> None:
     result = {
         "gradients": gradient_errors(case),
         "pairs": pair_errors(overrides),
+        "aligned": aligned_errors(overrides),
         "evaluation": evaluation_differences(case, expected),
         "unused": unused(),
         "agreed": agreed(),

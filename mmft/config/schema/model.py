@@ -41,6 +41,25 @@ class TextEncoderConfig:
 
 
 @dataclass(kw_only=True)
+class AuxiliaryConfig:
+    """`model.auxiliary`: what training makes small besides the task's own loss, on each encoder's pooled features.
+
+    Every loss is logged as `train/loss/...`. The heads that they need are not part of the finished model.
+    """
+
+    modality_weight: float = field(0.0, ge=0)
+    """Weight of the task's loss by the picture alone, and by the text alone, each with a head of its own; 0: none."""
+    alignment: Literal["none", "kl", "contrastive"] = "none"
+    """Draws the features of a row's picture and of its text together in a shared space. `kl`: as two distributions
+    (half the sum of both Kullback-Leibler divergences); `contrastive`: nearer than those of other rows of the batch
+    (InfoNCE; the same picture, text or group is no other row)."""
+    alignment_weight: float | None = field(None, gt=0)
+    """Weight of the alignment; null: 0.1."""
+    alignment_width: int | None = field(None, ge=1)
+    """Width of the shared space; null: 256."""
+
+
+@dataclass(kw_only=True)
 class ModelConfig:
     """`model`: encoders, fusion, dropout."""
 
@@ -50,6 +69,8 @@ class ModelConfig:
     """The text encoder."""
     fusion: FusionConfig
     """The fusion."""
+    auxiliary: AuxiliaryConfig = field(factory=AuxiliaryConfig)
+    """Losses of training besides the task's."""
     dropout: float | None = field(None, ge=0, lt=1)
     """Dropout everywhere, attention included (not stochastic depth); null: each part's own."""
     modality_dropout: float = field(0.0, ge=0, lt=1)

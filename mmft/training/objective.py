@@ -1,0 +1,130 @@
+"""What training makes small: the weighted sum of mean losses, each of which is logged.
+
+A term is a sum over rows that is divided by the rows' weight, both over the whole logical batch; so a term over few of
+its rows (those that have a picture) is a mean over these.
+
+Legend: B rows of this rank's share, R rows of the logical batch, K terms, C outputs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from mmft.batch import Batch, Outputs
+from mmft.precision import at_least_float32
+from mmft.tasks.base import PairTask, Task
+from mmft.tasks.pair_losses import Rows, info_nce_sum
+
+Alignment = Literal["none", "kl", "contrastive"]
+
+
+class Objective:
+    """The task's terms, and those that are there in training alone.
+
+    Args:
+        task: its `loss_terms` come first.
+        modality_weight: of the task's own terms by the picture alone and by the text alone; 0: there are none.
+        alignment: what is made small between the features of a row's picture and of its text.
+        alignment_weight: of that.
+
+    Attributes:
+        terms: weight by name, in the order of the K terms.
+        over_pairs: whether a term is over all pairs of the logical batch's rows.
+    """
+
+    def __init__(
+        self, task: Task, modality_weight: float = 0.0, alignment: Alignment = "none", alignment_weight: float = 0.0
+    ) -> None:
+        self.task, self.alignment = task, alignment
+        self._by_modality = modality_weight > 0
+        self.terms = {name or "task": weight for name, weight in task.loss_terms.items()}
+        if self._by_modality:
+            for modality in ("image", "text"):
+                named = {f"{modality}/{name}" if name else modality: w for name, w in task.loss_terms.items()}
+                self.terms |= {name: modality_weight * weight for name, weight in named.items()}
+        if alignment != "none":
+            self.terms["alignment"] = alignment_weight
+        self.over_pairs = isinstance(task, PairTask) or alignment == "contrastive"
+
+    def weigh(self, means: Tensor) -> Tensor:
+        """(K,) the terms' means -> () their weighted sum."""
+        if len(self.terms) == 1:
+            return means[0] * next(iter(self.terms.values()))
+        return (means * torch.tensor(list(self.terms.values()), dtype=means.dtype, device=means.device)).sum()
+
+    def normalisers(self, batch: Batch) -> Tensor:
+        """(K,) float64 the weights that the terms give the rows of `batch`."""
+        found = [self.task.normalisers(batch)]
+        if self._by_modality:
+            found += [self.task.normalisers(alone) for alone in _by_modality(batch)]
+        if self.alignment != "none":
+            found.append(_weight_of_pairs(batch).double().sum()[None])
+        return torch.cat(found)
+
+    def sums(self, outputs: Outputs, batch: Batch) -> Tensor:
+        """(K,) the terms' sums over rows (B) of which each has its loss by itself."""
+        return self.sums_over_pairs(outputs, batch, slice(None), batch)
+
+    def sums_over_pairs(self, outputs: Outputs, rows: Batch, own: slice, batch: Batch) -> Tensor:
+        """(K,) the terms' sums over this rank's rows, each against all rows where a term is over pairs.
+
+        Args:
+            outputs: of all R rows of the logical batch.
+            rows: what ranks tell each other of them: targets, weights, who has what.
+            own: the B of them that are this rank's.
+            batch: these B rows.
+        """
+        if isinstance(self.task, PairTask):
+            return self.task.pair_loss_sum(outputs, rows, own)[None]
+        found = [self.task.loss_sums(_with_logits(outputs, outputs.logits[own]), batch)]
+        auxiliary = outputs.auxiliary
+        if self._by_modality:
+            assert auxiliary is not None
+            for logits, alone in zip((auxiliary.image, auxiliary.text), _by_modality(batch), strict=True):
+                assert logits is not None
+                found.append(self.task.loss_sums(_with_logits(outputs, logits[own]), alone))
+        if self.alignment != "none":
+            assert auxiliary is not None
+            assert auxiliary.shared is not None
+            found.append(self._alignment_sum(at_least_float32(auxiliary.shared), rows, own)[None])
+        return torch.cat([sums.to(found[0]) for sums in found])
+
+    def _alignment_sum(self, shared: Tensor, rows: Batch, own: slice) -> Tensor:
+        """() of the projections (R, 2 P), over rows that have both modalities."""
+        weight = _weight_of_pairs(rows)
+        with torch.autocast(shared.device.type, enabled=False):
+            image, text = shared.chunk(2, dim=-1)
+            if self.alignment == "kl":
+                return (symmetric_kl(image[own], text[own]) * weight[own].to(shared)).sum()
+            assert rows.identity is not None
+            return info_nce_sum(image, text, Rows(rows.identity, weight), own)
+
+
+def symmetric_kl(one: Tensor, other: Tensor) -> Tensor:
+    """Features (B, P) as logits of two distributions -> (B,) half the sum of both Kullback-Leibler divergences."""
+    one, other = one.log_softmax(-1), other.log_softmax(-1)
+    both = functional.kl_div(one, other, reduction="none", log_target=True)
+    both = both + functional.kl_div(other, one, reduction="none", log_target=True)
+    return both.sum(-1) / 2
+
+
+def _by_modality(batch: Batch) -> tuple[Batch, Batch]:
+    """The rows as a term by the picture alone, and by the text alone, weighs them; a text is mixed with nothing."""
+    return (
+        replace(batch, weight=batch.weight * batch.image_present),
+        replace(batch, weight=batch.weight * batch.text_present, mixed_target=None, mixed_share=None),
+    )
+
+
+def _weight_of_pairs(batch: Batch) -> Tensor:
+    """(B,) the rows' weights, 0 where a row lacks a modality."""
+    return batch.weight * (batch.image_present & batch.text_present)
+
+
+def _with_logits(outputs: Outputs, logits: Tensor) -> Outputs:
+    return Outputs(logits, outputs.image, outputs.text)
