@@ -45,8 +45,9 @@ class Auxiliary(nn.Module):
 
     def forward(self, image: Tensor, text: Tensor) -> Auxiliaries:
         """Pooled features (B, D_image) and (B, D_text) -> outputs (B, C) of each, and both projections (B, 2 P)."""
-        heads = [None if head is None else head(x) for head, x in ((self.image_head, image), (self.text_head, text))]
-        return Auxiliaries(*heads, self._shared(image, text))
+        of_image = None if self.image_head is None else self.image_head(image)
+        of_text = None if self.text_head is None else self.text_head(text)
+        return Auxiliaries(of_image, of_text, self._shared(image, text))
 
     def _shared(self, image: Tensor, text: Tensor) -> Tensor | None:
         if self.image_projection is None or self.text_projection is None:
