@@ -16,7 +16,7 @@ from rich.progress import Progress
 
 from mmft import build
 from mmft.audit.finding import KINDS, Finding
-from mmft.audit.labels import label_table, number_table, pair_table
+from mmft.audit.labels import tables_of
 from mmft.audit.rows import RowAudit
 from mmft.audit.trial import Trial, longest_rows, try_steps
 from mmft.config.compose import Composed
@@ -92,12 +92,8 @@ class _Check:
     def _fit(self, splits: Mapping[str, Split], task: Task) -> bool:
         """Rows and labels; whether the task can be learned from them."""
         _say("rows", "  ".join(f"{name} {len(split):,}" for name, split in splits.items()))
-        if task.over_pairs:
-            _say("pairs", pair_table(splits))
-        elif self.config.task.has_names:
-            _say("labels", label_table(splits, task.label_names))
-        else:
-            _say("labels", number_table(splits))
+        for title, table in tables_of(splits, self.config.task, task).items():
+            _say(title, table)
         before, train = len(self.errors), splits["train"]
         self._try(task.fit, train.table.labels(train.rows))
         return len(self.errors) == before

@@ -38,6 +38,7 @@ from mmft.loaded_model import LoadedModel, model_and_rows
 from mmft.models.attribution import Attribution, Baseline, integrated_gradients
 from mmft.shipped import located
 from mmft.tasks.classification import Classification
+from mmft.tasks.several import Several
 
 log = logging.getLogger(__name__)
 CELLS = 12
@@ -70,6 +71,8 @@ def explain(composed: Composed) -> int:
     model, data, split = model_and_rows(config)
     if model.saved.task.over_pairs:
         raise UserError("mmft explain: this run has no prediction for a row; its task compares pictures with texts.")
+    if isinstance(model.saved.task, Several):
+        raise UserError("mmft explain: this run has several tasks, and what is explained is one prediction.")
     split = _chosen(split, config)
     folder = located(config.out)
     folder.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -25,6 +25,7 @@ from mmft.data.loading import make_loader
 from mmft.inference import outputs_of
 from mmft.models.vision_language_model import VisionLanguageModel
 from mmft.tasks.base import Task
+from mmft.tasks.several import Several
 
 log = logging.getLogger(__name__)
 _L2 = 1e-2  # on standardised features, of the mean loss
@@ -42,16 +43,23 @@ class Features(NamedTuple):
 
 
 def modality_report(
-    model: VisionLanguageModel, task: Task, train: Iterable[Batch], test: Iterable[Batch], both: float, precision: str
-) -> dict[str, float]:
+    model: VisionLanguageModel,
+    task: Task,
+    train: Iterable[Batch],
+    test: Iterable[Batch],
+    both: Mapping[str, float],
+    precision: str,
+) -> dict[str, Any]:
     """The task's monitored metric on the test rows, for no modality, each alone, and the model's own.
+
+    Of several tasks each has its own figures, by its name, on the rows that have its label.
 
     Args:
         model: the finished model, on the device where it is to run.
         task: fitted.
         train: batches of the training rows; of many, some that are spread evenly over the table are taken.
         test: batches of the test rows.
-        both: the model's own figure.
+        both: the model's own metrics.
         precision: the run's.
     """
     task, device = task.untuned(), next(model.parameters()).device
@@ -59,7 +67,19 @@ def modality_report(
     asked = _features(model, test, device, precision)
     if known is None or asked is None:
         log.warning("no modality report: no row of train or test could be read")
-        return {"both": both}
+        return {}
+    if not isinstance(task, Several):
+        return _figures(task, known, asked, both[task.monitor])
+    found: dict[str, Any] = {}
+    for name, part in task.parts.items():
+        own, own_asked = _of_part(task, name, known), _of_part(task, name, asked)
+        if len(own.weight) and len(own_asked.weight):
+            found[name] = _figures(part, own, own_asked, both[f"{name}/{part.monitor}"], f"{name}: ")
+    return found
+
+
+def _figures(task: Task, known: Features, asked: Features, both: float, prefix: str = "") -> dict[str, float]:
+    """One task's."""
     constant = task.constant_outputs(known.target, known.weight)
     figures = {
         task.constant.partition(" ")[0]: _metric(task, constant.expand(len(asked.weight), -1), asked),
@@ -68,13 +88,22 @@ def modality_report(
         "both": both,
     }
     log.info(
-        "test %s: %s %.3f, text only %.3f, picture only %.3f, both %.3f "
+        "%stest %s: %s %.3f, text only %.3f, picture only %.3f, both %.3f "
         "(text and picture only: a linear head on the tower's features)",
+        prefix,
         task.monitor,
         task.constant,
         *figures.values(),
     )
     return figures
+
+
+def _of_part(task: Several, name: str, features: Features) -> Features:
+    """The rows that have a label for one of several tasks, and what it is."""
+    rows = task.rows_of(name, _batch(features))
+    assert rows.target is not None
+    there = task.labelled(name, features.target)
+    return Features(features.image[there], features.text[there], rows.target[there], features.weight[there])
 
 
 def _features(

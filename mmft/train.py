@@ -177,22 +177,22 @@ def evaluate(
 ) -> None:
     """Tests the finished model on the test rows; what comes out goes into the run folder and to the logger."""
     trainer.test(module, datamodule=data, verbose=False)
-    found, monitor = module.results["test"], module.task.monitor
+    found = module.results["test"]
     folder.update_summary(test=found)
     folder.write_tables(module.tables)
     for name, rows in module.tables.items():
         logger.log_table(f"test/{name}", rows)
-    log.info("test/%s %.4f  test/loss %.4f", monitor, found[monitor], found["loss"])
+    log.info("%s", "  ".join(f"test/{name} {found[name]:.4f}" for name in (*module.task.headlines, "loss")))
 
 
-def report(config: TrainConfig, module: FineTuning, data: VisionLanguageData) -> dict[str, dict[str, float]]:
+def report(config: TrainConfig, module: FineTuning, data: VisionLanguageData) -> dict[str, dict[str, Any]]:
     """What each modality gives on the test rows; of pairs, what their embeddings tell of labels, if there are any."""
     model, task = module.model.to(device_of(config.trainer.accelerator)), module.task
     loaders = data.evaluation_loader("train", whole=True), data.evaluation_loader("test", whole=True)
     precision = config.trainer.precision
     if isinstance(task, Contrastive):
         return {"embeddings": embedding_report(model, task, *loaders, precision)} if task.labels else {}
-    return {"modalities": modality_report(model, task, *loaders, module.results["test"][task.monitor], precision)}
+    return {"modalities": modality_report(model, task, *loaders, module.results["test"], precision)}
 
 
 def resume_point(folder: RunFolder) -> tuple[Path | None, int | None]:

@@ -66,7 +66,7 @@ class PlainProgress(pl.Callback):
 
 
 def _shown(module: FineTuning) -> dict[str, float]:
-    return {k: v for k, v in module.results.get("val", {}).items() if k in ("loss", module.task.monitor)}
+    return {k: v for k, v in module.results.get("val", {}).items() if k in ("loss", *module.task.headlines)}
 
 
 def progress(kind: str) -> list[pl.Callback]:

@@ -7,10 +7,12 @@ is wrong already. Checks are about what can be known without opening a table or 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from mmft.config.schema import TrainConfig
+from mmft.config.schema.task import SeveralConfig, TaskConfig
 from mmft.config.validate import Problem
 
 Rule = Callable[[Any], str | None]
@@ -67,6 +69,7 @@ def check(config: Any, wrong: set[str], *, partial: bool = False) -> list[Proble
         checks_memory,
         checks_modalities,
         checks_pairs,
+        checks_several,
         checks_splits,
         checks_task,
         checks_training,
@@ -77,15 +80,28 @@ def check(config: Any, wrong: set[str], *, partial: bool = False) -> list[Proble
         return []
     paths = {key.removesuffix(".type") for key in wrong}
     train = isinstance(config, TrainConfig)
-    problems = []
-    for keys, rule, for_train, always in _CHECKS:
-        if partial and not always:
-            continue
-        if for_train is train and _has(config, keys) and not any(_touches(k, p) for k in keys for p in paths):
-            text = rule(config)
-            if text is not None:
-                problems.append(Problem(keys[0], text))
+    asked = [one for one in _CHECKS if one.train is train and (one.always or not partial)]
+    asked = [one for one in asked if not any(_touches(k, p) for k in one.keys for p in paths)]
+    problems = _problems(config, asked)
+    if train and isinstance(config.task, SeveralConfig) and config.task.tasks:
+        of_tasks = [one for one in asked if one.keys[0].partition(".")[0] == "task"]
+        for name, task in config.task.tasks.items():
+            problems += _of_part(config, name, task, of_tasks)
     return problems
+
+
+def _problems(config: Any, asked: Iterable[_Check]) -> list[Problem]:
+    found = ((one.keys[0], one.rule(config)) for one in asked if _has(config, one.keys))
+    return [Problem(key, text) for key, text in found if text is not None]
+
+
+def _of_part(config: TrainConfig, name: str, task: TaskConfig | None, asked: Iterable[_Check]) -> list[Problem]:
+    """What is wrong between the keys of one of several tasks, which is checked as if it were the only one."""
+    if task is None:
+        return []
+    alone = replace(config.data, columns=replace(config.data.columns, label=name))
+    found, here = _problems(replace(config, task=task, data=alone), asked), f"task.tasks.{name}"
+    return [Problem(key.replace("task", here, 1), text.replace("task.", f"{here}.")) for key, text in found]
 
 
 def _touches(key: str, path: str) -> bool:

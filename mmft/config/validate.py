@@ -15,7 +15,18 @@ from functools import cache
 from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_origin
 
 from mmft.config.registry import OptionConfig
-from mmft.config.walk import MISSING, NO_CODE, group_options, has_default, hints, is_group, key_names, sections
+from mmft.config.walk import (
+    MISSING,
+    NO_CODE,
+    group_options,
+    has_default,
+    hints,
+    is_group,
+    key_names,
+    named_group,
+    path_of,
+    sections,
+)
 from mmft.config.wording import bounds, describe, did_you_mean, listed, members, nearest, show, within
 from mmft.errors import UserError
 
@@ -77,8 +88,14 @@ def to_dict(config: Any) -> dict[str, Any]:
     values: dict[str, Any] = {"type": config.type} if named else {}
     for f in fields(config):
         value = getattr(config, f.name)
-        values[f.name] = to_dict(value) if is_dataclass(value) else value
+        values[f.name] = _plain(value)
     return values
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _plain(one) for name, one in value.items()}
+    return to_dict(value) if is_dataclass(value) else value
 
 
 @cache
@@ -98,16 +115,19 @@ class _Reader:
         self.partial = partial
         self.problems: list[Problem] = []
 
-    def section(self, values: Any, schema: type, path: str) -> Any:
-        """A mapping as an instance of `schema`; None if it is no mapping or its option is unknown."""
+    def section(self, values: Any, schema: type, path: str, group: str | None = None) -> Any:
+        """A mapping as an instance of `schema`; None if it is no mapping or its option is unknown.
+
+        `group`: where the options of a group are registered; None: under `path`.
+        """
         if not isinstance(values, Mapping):
             self._not_a_section(values, schema, path)
             return None
         given = dict(values)
         if is_group(schema):
-            chosen = group_options(path).get(str(given.pop("type", None)))
+            chosen = group_options(group or path).get(str(given.pop("type", None)))
             if chosen is None:
-                self._unknown_option(values.get("type"), path)
+                self._unknown_option(values.get("type"), path, group or path)
                 return None
             schema = chosen.schema
         self._unknown_keys(given, schema, path)
@@ -121,7 +141,19 @@ class _Reader:
         value = given.get(f.name, MISSING)
         if value == MISSING:
             return self._missing(f, key)
-        return self._value(value, hints(schema)[f.name], f.metadata, key)
+        hint = hints(schema)[f.name]
+        of_options = named_group(hint)
+        return self._value(value, hint, f.metadata, key) if of_options is None else self._named(value, of_options, key)
+
+    def _named(self, values: Any, group: type, key: str) -> dict[str, Any] | None:
+        """A mapping of names to options of `group`, or to their names."""
+        path = path_of(group)
+        if not isinstance(values, Mapping) or not values:
+            example = f"{key}={{NAME:{next(iter(group_options(path)))}}}"
+            self._problem(key, f"{show(values)} is no mapping of names to options of {path}, such as {example}")
+            return None
+        sections = {str(n): {"type": one} if isinstance(one, str) else one for n, one in values.items()}
+        return {name: self.section(one, group, f"{key}.{name}", path) for name, one in sections.items()}
 
     def _missing(self, f: Field[Any], key: str) -> Any:
         if has_default(f):
@@ -180,10 +212,11 @@ class _Reader:
             choose = f"set one of its keys: {listed(f'{path}.{f.name}' for f in fields(schema))}"
         self._problem(path or "(the config)", f"{show(values)} is not a section; {choose}")
 
-    def _unknown_option(self, name: Any, path: str) -> None:
-        group, names = path.replace(".", "/"), list(group_options(path))
+    def _unknown_option(self, name: Any, path: str, of: str) -> None:
+        group, names = of.replace(".", "/"), list(group_options(of))
         if name in (None, MISSING):
-            self._problem(path, f"has no option. Type {group}=NAME, NAME one of {listed(names)}")
+            typed = f"{group}=NAME" if path == of else f"{path}=NAME"
+            self._problem(path, f"has no option. Type {typed}, NAME one of {listed(names)}")
         else:
             near = did_you_mean(str(name), names)
             self._problem(f"{path}.type", f"{show(name)} is no option of {group}.{near} Options: {listed(names)}")

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator
 from dataclasses import Field, fields, is_dataclass
 from functools import cache
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from mmft.config.registry import Option, OptionConfig, groups, options
 
@@ -42,6 +42,19 @@ def hints(schema: Any) -> dict[str, Any]:
 def sections(schema: Any) -> dict[str, type]:
     """The fields that are schemas themselves, by name."""
     return {name: hint for name, hint in hints(schema).items() if isinstance(hint, type) and is_dataclass(hint)}
+
+
+def named_group(hint: Any) -> type | None:
+    """The group of which a mapping holds options by name (`dict[str, TaskConfig]`); None: the type is no such one."""
+    if get_origin(hint) is not dict:
+        return None
+    inner = get_args(hint)[1]
+    return inner if isinstance(inner, type) and is_dataclass(inner) else None
+
+
+def path_of(group: type) -> str:
+    """Where the options of a group are registered: `task` of `TaskConfig`."""
+    return next(path for path in groups() if any(issubclass(o.schema, group) for o in options(path).values()))
 
 
 def is_group(schema: type) -> bool:

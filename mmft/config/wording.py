@@ -74,7 +74,7 @@ def _describe_one(hint: Any) -> str:
         return f"a list of {_PLURAL[get_args(hint)[0]]}"
     if get_origin(hint) is dict:
         key, value = get_args(hint)
-        return f"a mapping of {_PLURAL[key]} to {_PLURAL[value]}"
+        return f"a mapping of {_PLURAL[key]} to {_PLURAL.get(value, 'options')}"
     return _WORDS[hint]
 
 

@@ -49,6 +49,10 @@ class Task(ABC):
     def encode(self, label: Any) -> Any:
         """One label as a target, for `torch.as_tensor`. Raises ValueError with the reason where it is none."""
 
+    def empty_target(self) -> Tensor:
+        """A target of zeros, of the shape and type that `encode` gives; known after `fit`."""
+        return torch.zeros((), dtype=torch.int64)
+
     def classes(self, target: Tensor) -> Tensor | None:  # noqa: ARG002 - there are none
         """Targets (R, ...) -> (R,) int64 the class of each row, for `data.sampler=balanced`; None: there are none.
 
@@ -101,6 +105,11 @@ class Task(ABC):
     @abstractmethod
     def scalars(self, metrics: MetricCollection) -> dict[str, float]:
         """What `metrics` come to, as numbers."""
+
+    @property
+    def headlines(self) -> list[str]:
+        """The metrics that are told where there is room for few."""
+        return [self.monitor]
 
     def metric_names(self) -> list[str]:
         """The names of `scalars`."""

@@ -166,6 +166,10 @@ class MultiLabel(Task):
         target[[self._index[name] for name in names if name in self._index]] = True
         return target
 
+    def empty_target(self) -> Tensor:
+        """(C,) bool."""
+        return torch.zeros(self.width, dtype=torch.bool)
+
     def loss_sum(self, outputs: Outputs, batch: Batch) -> Tensor:
         """Logits (B, C) and targets (B, C) -> () sum over rows of weight times the mean over labels."""
         assert batch.target is not None

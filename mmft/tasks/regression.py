@@ -84,6 +84,10 @@ class Regression(Task):
         scaled: list[float] = ((values - self.mean) / self.std).tolist()
         return scaled
 
+    def empty_target(self) -> Tensor:
+        """(T,) float32."""
+        return torch.zeros(self.width)
+
     def loss_sum(self, outputs: Outputs, batch: Batch) -> Tensor:
         """Outputs (B, T) and targets (B, T) -> () sum over rows of weight times the mean error of the targets."""
         assert batch.target is not None

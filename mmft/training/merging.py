@@ -10,6 +10,7 @@ from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.utilities.data import dim_zero_max, dim_zero_min, dim_zero_sum
 
+from mmft.tasks.several import PartMetrics
 from mmft.training.collectives import gathered, is_distributed
 
 _TOGETHER: dict[Any, Any] = {
@@ -33,6 +34,10 @@ def merge_metrics(metrics: MetricCollection, numbers: Sequence[int]) -> None:
         NotImplementedError: a metric keeps a state that is neither a sum, an extreme nor a list of batches.
     """
     if not is_distributed():
+        return
+    if isinstance(metrics, PartMetrics):
+        for name in metrics.names:
+            merge_metrics(metrics.of(name), [n for n, seen in zip(numbers, metrics.seen[name], strict=True) if seen])
         return
     single = [metric for _, metric in metrics.items(keep_base=True, copy_state=False)]
     own = [{name: _on_cpu(getattr(metric, name)) for name in metric._defaults} for metric in single]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from must import must
 
 from mmft.config import compose as composing
 from mmft.config.compose import Composed, compose, recompose
@@ -53,9 +54,8 @@ def test_promised_keys(folder: Path) -> None:
 
 @pytest.mark.parametrize(("group", "name"), list(option_files()))
 def test_every_option_composes(group: str, name: str, composed: Compose) -> None:
-    must = [f"{group.replace('/', '.')}.pattern=bias"] if name == "pattern" else []
-    must += ["task=contrastive"] if name == "dual" else []
-    result = compose("train", [f"{group}={name}"]) if group == "experiment" else composed(f"{group}={name}", *must)
+    typed = [f"{group}={name}", *must(group, name)]
+    result = compose("train", typed) if group == "experiment" else composed(*typed)
     assert result.choices[group] == name
     if group not in OPTIONAL_GROUPS:
         assert name not in ("on", "off", "yes", "no", "null")

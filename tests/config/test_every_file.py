@@ -15,6 +15,7 @@ import pytest
 import torch
 import yaml
 from make_shapes import Shapes
+from must import must
 from runs import Run
 
 from mmft import build, clock
@@ -103,10 +104,8 @@ def test_option(group: str, name: str, shapes: Shapes, tmp_path: Path) -> None:
         "model.text_encoder",
         *([] if brings_rows else ["data.path", "data.columns"]),
     )
-    must = [f"{group.replace('/', '.')}.pattern=bias"] if name == "pattern" else []
-    must += _with_numbers(shapes, tmp_path) if name == "regression" else []
-    must += ["task=contrastive"] if name == "dual" else []
-    composed = compose("train", [*(o for o in shapes.overrides if o.startswith(keys)), f"{group}={name}", *must])
+    more = [*(_with_numbers(shapes, tmp_path) if name in ("regression", "several") else []), *must(group, name)]
+    composed = compose("train", [*(o for o in shapes.overrides if o.startswith(keys)), f"{group}={name}", *more])
     assert composed.choices[group] == name
     chosen = composed.config
     for part in group.split("/") if registry.options(group) else ():

@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from must import must
 from runs import TrainRun
 
 from mmft import build
@@ -99,15 +100,15 @@ def test_every_field_is_read(
     files = [f"data.{name}={file}" for name, file in parts.items()]
     train_run(*rows, "data.path=null", *files, "data.folds=2", "data.fold=1")
     for name in registry.options("tune/image_encoder"):  # tests/tuning trains with each
-        must = [f"tune.{tower}.pattern=bias" for tower in TOWERS] if name == "pattern" else []
-        typed = [*shapes.overrides, *(f"tune/{tower}={name}" for tower in TOWERS), *must, "optim.lr=null"]
+        chosen = [o for tower in TOWERS for o in (f"tune/{tower}={name}", *must(f"tune/{tower}", name))]
+        typed = [*shapes.overrides, *chosen, "optim.lr=null"]
         build.build_methods(compose("train", typed).config.tune)
     for name in registry.options("model/fusion"):  # tests/models trains with each
         task = "contrastive" if name == "dual" else "classification"
         config = compose("train", [*shapes.overrides, f"task={task}", f"model/fusion={name}"]).config
         registry.build(config.model.fusion, image=Widths(8, 8), text=Widths(8, 8))
     for name in registry.options("task"):  # tests/tasks trains with each
-        build.build_task(compose("train", [*shapes.overrides, f"task={name}"]).config.task)
+        build.build_task(compose("train", [*shapes.overrides, f"task={name}", *must("task", name)]).config.task)
     expected = {(schema.__name__, f.name) for schema in schemas(COMMANDS["train"]) for f in dataclasses.fields(schema)}
     # `resume` is read by the command before training; tests/training/test_resume.py shows it.
     elsewhere = {("TrainConfig", "resume"), ("TrainConfig", "name"), ("TrainConfig", "paths"), ("PathsConfig", "runs")}

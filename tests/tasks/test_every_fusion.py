@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from make_shapes import Shapes
+from must import must
 from small_fusions import FUSIONS, PAIRWISE, small
 from torch import Tensor
 
@@ -24,11 +25,18 @@ GOOD = {  # the metric, and when the rows are known by heart
     "regression": ("r2", lambda value: value >= 0.98),
     "multi_label": ("exact_match", lambda value: value == 1.0),
     "contrastive": ("mean_recall", lambda value: value == 1.0),
+    "several": ("label/accuracy", lambda value: value == 1.0),
 }
 OVER_PAIRS = {name for name, found in options("task").items() if found.schema.over_pairs}  # type: ignore[attr-defined]
 ALLOWED = [(task, fusion) for task in TASKS for fusion in (PAIRWISE if task in OVER_PAIRS else FUSIONS)]
 REFUSED = [(task, fusion) for task in TASKS for fusion in (FUSIONS if task in OVER_PAIRS else PAIRWISE)]
-QUICK = {("contrastive", "dual"), ("regression", "film"), ("multi_label", "cross"), ("classification", "low_rank")}
+QUICK = {
+    ("several", "concat"),
+    ("contrastive", "dual"),
+    ("regression", "film"),
+    ("multi_label", "cross"),
+    ("classification", "low_rank"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +64,7 @@ def overrides(shapes: Shapes, tmp_path_factory: pytest.TempPathFactory) -> dict[
 )
 def test_16_rows_are_learned_by_heart(task: str, fusion: str, overrides: dict[str, list[str]]) -> None:
     typed = [*overrides[task], f"task={task}", f"model/fusion={fusion}", *small(fusion)]
-    typed += ["optim.lr=1e-3", "optim.head_lr=3e-3"]
+    typed += ["optim.lr=1e-3", "optim.head_lr=3e-3", *must("task", task)]
     config = compose("train", typed).config
     splits = load_splits(config.data, 0)
     made = build.build_task(config.task)
@@ -85,7 +93,7 @@ def test_16_rows_are_learned_by_heart(task: str, fusion: str, overrides: dict[st
 @pytest.mark.parametrize(("task", "fusion"), REFUSED)
 def test_what_makes_no_sense_is_refused(task: str, fusion: str, overrides: dict[str, list[str]]) -> None:
     with pytest.raises(UserError, match=f"model.fusion: {fusion} does not go with task={task}"):
-        compose("train", [*overrides[task], f"task={task}", f"model/fusion={fusion}"])
+        compose("train", [*overrides[task], f"task={task}", f"model/fusion={fusion}", *must("task", task)])
 
 
 def test_every_task_has_a_measure() -> None:

@@ -63,6 +63,12 @@ def test_metrics_are_those_of_one_process(ranks: list[dict[str, Any]]) -> None:
         assert max(found["evaluation"].values()) <= 1e-12
 
 
+def test_metrics_of_several_tasks_are_those_of_one_process(ranks: list[dict[str, Any]]) -> None:
+    for found in ranks:
+        assert len(found["several"]) == 6
+        assert max(found["several"].values()) <= 1e-12
+
+
 def test_what_is_tuned_is_that_of_one_process(ranks: list[dict[str, Any]]) -> None:
     for found in ranks:
         assert found["tuned"]["together"] == found["tuned"]["alone"]

@@ -34,6 +34,8 @@ from mmft.data.splits import load_splits
 from mmft.models.vision_language_model import VisionLanguageModel
 from mmft.tasks.base import Task
 from mmft.tasks.classification import Classification
+from mmft.tasks.regression import Regression
+from mmft.tasks.several import Several
 from mmft.training.accumulation import accumulate
 from mmft.training.agreement import Agreement
 from mmft.training.collectives import average_statistics, end_collectives, gathered, sum_gradients, summed
@@ -186,7 +188,21 @@ class KnownLogits(torch.nn.Module):
         return Outputs(logits, logits, logits)
 
 
-def evaluated(case: Case, batches: list[tuple[int, Batch]], rank: int, world: int) -> dict[str, float]:
+class SeveralCase:
+    """Rows of another case for two tasks at once; many rows lack a label, and whole batches lack one task's."""
+
+    def __init__(self, case: Case) -> None:
+        names = case.task.state()["labels"]
+        self.task = Several({"kind": Classification(names), "number": Regression()}, {"number": 0.5})
+        labels = [
+            {"kind": names[at % len(names)] if at % 4 else None, "number": None if at < 20 and at % 2 else at / 7}
+            for at in range(ROWS)
+        ]
+        self.task.fit(labels)
+        self.batch = replace(case.batch, target=torch.stack([self.task.encode(label) for label in labels]))
+
+
+def evaluated(case: Any, batches: list[tuple[int, Batch]], rank: int, world: int) -> dict[str, float]:
     """The metrics of batches that come with their number on this rank."""
     model: Any = KnownLogits(1 + int(case.batch.row.max()), case.task.width)
     module = Evaluating(model, case.task)
@@ -204,7 +220,7 @@ def evaluated(case: Case, batches: list[tuple[int, Batch]], rank: int, world: in
     return module.results["val"]
 
 
-def evaluation_differences(case: Case, expected: dict[str, Any]) -> dict[str, float]:
+def evaluation_differences(case: Any, expected: dict[str, Any]) -> dict[str, float]:
     """The largest difference of a metric from one process's, by rows and batch size."""
     rank, world = distributed.get_rank(), distributed.get_world_size()
     found = {}
@@ -219,7 +235,7 @@ def evaluation_differences(case: Case, expected: dict[str, Any]) -> dict[str, fl
     return found
 
 
-def whole(case: Case, rows: list[int]) -> Batch:
+def whole(case: Any, rows: list[int]) -> Batch:
     """Rows of the sample, which wrap around its first batch."""
     return rows_of(case.batch, [row % ROWS for row in rows])
 
@@ -284,6 +300,14 @@ def main() -> None:
         for rows in range(1, 38)
         for size in range(1, 9)
     }
+    several = SeveralCase(case)
+    of_several = {
+        f"{rows} {size}": evaluated(
+            several, [(i, whole(several, list(part))) for i, part in enumerate(evaluation_batches(rows, size))], 0, 1
+        )
+        for rows in (2, 9, 37)
+        for size in (1, 4)
+    }
     alone, tuned_alone = thawed_alone(overrides, Path(out)), tuned(case, 0, 1)
     join("gloo", timedelta(minutes=5))
     result = {
@@ -291,6 +315,7 @@ def main() -> None:
         "pairs": pair_errors(overrides),
         "aligned": aligned_errors(overrides),
         "evaluation": evaluation_differences(case, expected),
+        "several": evaluation_differences(several, of_several),
         "unused": unused(),
         "agreed": agreed(),
         "statistics": statistics(),

@@ -116,3 +116,17 @@ class ContrastiveConfig(TaskConfig):
     compared_rows: int = field(32, ge=1)
     """Rows that are compared at once, which follows `data.batch_size`: the bias of `sigmoid` begins at minus its
     logarithm. SigLIP's own -10 is that of 22,000 rows; it is learned, but short training would hardly move it."""
+
+
+@option("task", "several")
+@dataclass(kw_only=True)
+class SeveralConfig(TaskConfig):
+    """Several tasks at once on one model: a weighted sum of their losses. A row may lack some of their labels."""
+
+    several_columns = True
+
+    tasks: dict[str, TaskConfig]
+    """The tasks, by the column of their labels; `data.columns.label` lists the same columns. An option's name alone
+    stands for its defaults: `task.tasks={kind:classification,price:{type:regression,loss:l1}}`."""
+    loss_weights: dict[str, float] | None = None
+    """Weights of the tasks' losses, by column; null, or a column that is not there: 1."""

@@ -1,0 +1,296 @@
+"""Several tasks at once, on one model: each has a column of labels, a head and a loss of its own.
+
+Legend: B batch, R rows, K tasks, C outputs, W numbers of a row's target.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple, Self, cast
+
+import torch
+from torch import Tensor, nn
+from torchmetrics import Metric, MetricCollection
+
+from mmft.batch import Batch, Outputs
+from mmft.errors import UserError
+from mmft.tasks.base import Task
+
+_UNUSUAL = re.compile(r"[^\w.-]")  # in the name of a file
+
+
+class PartMetrics(MetricCollection):
+    """The metrics of several tasks.
+
+    Args:
+        parts: by the task's name.
+
+    Attributes:
+        seen: by the task's name, for each batch that was added whether it had a row with that task's label.
+    """
+
+    def __init__(self, parts: Mapping[str, MetricCollection]) -> None:
+        super().__init__({})
+        self.names = list(parts)
+        self.collections = nn.ModuleList(parts.values())
+        self.seen: dict[str, list[bool]] = {name: [] for name in parts}
+
+    def of(self, name: str) -> MetricCollection:
+        """One task's."""
+        return cast("MetricCollection", self.collections[self.names.index(name)])
+
+    def reset(self) -> None:
+        """Starts from nothing."""
+        self.seen = {name: [] for name in self.names}
+        for name in self.names:
+            self.of(name).reset()
+
+    def items(self, keep_base: bool = False, copy_state: bool = True) -> Iterator[tuple[str, Metric]]:  # type: ignore[override]
+        """Every metric, as `task/metric`."""
+        for name in self.names:
+            for metric_name, metric in self.of(name).items(keep_base, copy_state):
+                yield f"{name}/{metric_name}", metric
+
+
+class _Place(NamedTuple):
+    """Where a task's numbers are in a row's target and in the outputs."""
+
+    target: slice  # the first says whether the row has a label for the task
+    outputs: slice
+    like: Tensor  # a target of zeros, of the task's own shape and type
+
+
+class Several(Task):
+    """A weighted sum of tasks' losses, each a mean over the rows that have its label.
+
+    A row that lacks the labels of some tasks is used for the others; one that lacks all is bad. The names of metrics
+    begin with the task's. The checkpoint is chosen by the weighted sum of losses, unless `checkpoint.monitor` names a
+    metric such as `price/rmse`.
+
+    Args:
+        parts: tasks by name, which is the column of their labels; each learns from one column.
+        loss_weights: by name; 1 where nothing is said.
+    """
+
+    monitor = "loss"
+    constant = "always the same"
+
+    def __init__(self, parts: Mapping[str, Task], loss_weights: Mapping[str, float] | None = None) -> None:
+        self.parts = dict(parts)
+        self.loss_terms = {name: (loss_weights or {}).get(name, 1.0) for name in parts}
+        self._places: dict[str, _Place] = {}
+
+    def _place(self) -> None:
+        """Finds the places, once the tasks know their widths."""
+        numbers, outputs = 0, 0
+        for name, task in self.parts.items():
+            like = task.empty_target()
+            size = 1 + like.numel()
+            self._places[name] = _Place(slice(numbers, numbers + size), slice(outputs, outputs + task.width), like)
+            numbers, outputs = numbers + size, outputs + task.width
+        self.width = outputs
+
+    def make_head(self, width: int) -> nn.Module:
+        """(B, width) -> (B, C): the tasks' heads, their outputs side by side."""
+        return Heads([task.make_head(width) for task in self.parts.values()])
+
+    def fit(self, labels: Sequence[Any]) -> None:
+        """Fits each task on its own column."""
+        wrong = []
+        for name, task in self.parts.items():
+            try:
+                task.fit([label[name] for label in labels])
+            except UserError as error:
+                wrong += [f"task.tasks.{name}: {message}" for message in error.messages]
+        if wrong:
+            raise UserError(wrong)
+        self._place()
+
+    def encode(self, label: Any) -> Tensor:
+        """(W,) float32: for each task whether there is a label, and its target."""
+        target, found = [], False
+        for name, task in self.parts.items():
+            encoded = self._encoded(name, task, label[name])
+            found |= encoded is not None
+            numbers = self._places[name].like if encoded is None else torch.as_tensor(encoded)
+            target += [torch.tensor([encoded is not None], dtype=torch.float32), numbers.reshape(-1).float()]
+        if not found:
+            raise ValueError("no label for any of the tasks")
+        return torch.cat(target)
+
+    @staticmethod
+    def _encoded(name: str, task: Task, label: Any) -> Any:
+        """The target; None: there is no label. Raises ValueError where it cannot be used."""
+        try:
+            return task.encode(label)
+        except ValueError as error:
+            if label is None:
+                return None
+            raise ValueError(f"{name}: {error}") from None
+
+    def empty_target(self) -> Tensor:
+        """(W,) float32."""
+        return torch.zeros(max(place.target.stop for place in self._places.values()))
+
+    def rows_of(self, name: str, batch: Batch) -> Batch:
+        """The batch as one task knows it: its own targets, and weight 0 for rows without a label."""
+        assert batch.target is not None
+        numbers, like = batch.target[:, self._places[name].target], self._places[name].like
+        target = numbers[:, 1:].reshape(len(batch), *like.shape).to(like.dtype)
+        return replace(batch, target=target, weight=batch.weight * numbers[:, 0])
+
+    def outputs_of(self, name: str, outputs: Outputs) -> Outputs:
+        """One task's part of the head's outputs."""
+        return Outputs(outputs.logits[:, self._places[name].outputs], outputs.image, outputs.text)
+
+    def labelled(self, name: str, target: Tensor) -> Tensor:
+        """Targets (R, W) -> (R,) bool, True = the row has a label for the task."""
+        return target[:, self._places[name].target.start] > 0
+
+    def loss_sum(self, outputs: Outputs, batch: Batch) -> Tensor:
+        """There is none that one number divides; see `loss_sums`."""
+        raise NotImplementedError("several tasks have a loss each")
+
+    def loss_sums(self, outputs: Outputs, batch: Batch) -> Tensor:
+        """(K,) each task's."""
+        of_parts = [t.loss_sum(self.outputs_of(n, outputs), self.rows_of(n, batch)) for n, t in self.parts.items()]
+        return torch.stack(of_parts)
+
+    def normalisers(self, batch: Batch) -> Tensor:
+        """(K,) float64 each task's."""
+        return torch.stack([task.normaliser(self.rows_of(name, batch)) for name, task in self.parts.items()])
+
+    def constant_outputs(self, target: Tensor, weight: Tensor) -> Tensor:
+        """(C,) the tasks' own, side by side."""
+        found = []
+        for name, task in self.parts.items():
+            there, place = self.labelled(name, target), self._places[name]
+            own = target[there, place.target][:, 1:].reshape(-1, *place.like.shape).to(place.like.dtype)
+            found.append(task.constant_outputs(own, weight[there]))
+        return torch.cat(found)
+
+    def metrics(self) -> MetricCollection:
+        """Every task's."""
+        return PartMetrics({name: task.metrics() for name, task in self.parts.items()})
+
+    def update(self, metrics: MetricCollection, outputs: Outputs, batch: Batch) -> None:
+        """Adds to each task's metrics the rows that have a label for it."""
+        assert isinstance(metrics, PartMetrics)
+        assert batch.target is not None
+        for name, task in self.parts.items():
+            there = self.labelled(name, batch.target).nonzero()[:, 0]
+            metrics.seen[name].append(len(there) > 0)
+            if len(there):
+                own = self.outputs_of(name, outputs)
+                rows = self.rows_of(name, batch)._map(lambda t, there=there: t[there])
+                task.update(metrics.of(name), Outputs(own.logits[there], own.image[there], own.text[there]), rows)
+
+    def scalars(self, metrics: MetricCollection) -> dict[str, float]:
+        """`task/metric`; nan where no row has a label for the task."""
+        assert isinstance(metrics, PartMetrics)
+        found: dict[str, float] = {}
+        for name, task in self.parts.items():
+            known = _measured(metrics.of(name))
+            own = task.scalars(metrics.of(name)) if known else dict.fromkeys(task.metric_names(), math.nan)
+            found |= {f"{name}/{metric}": value for metric, value in own.items()}
+        return found
+
+    def metric_names(self) -> list[str]:
+        """`task/metric`."""
+        return [f"{name}/{metric}" for name, task in self.parts.items() for metric in task.metric_names()]
+
+    @property
+    def headlines(self) -> list[str]:
+        """Each task's."""
+        return [f"{name}/{metric}" for name, task in self.parts.items() for metric in task.headlines]
+
+    def tables(self, metrics: MetricCollection) -> dict[str, list[list[Any]]]:
+        """`task_table`."""
+        assert isinstance(metrics, PartMetrics)
+        found: dict[str, list[list[Any]]] = {}
+        for name, task in self.parts.items():
+            known = task.tables(metrics.of(name)) if _measured(metrics.of(name)) else {}
+            found |= {f"{_UNUSUAL.sub('_', name)}_{table}": rows for table, rows in known.items()}
+        return found
+
+    @property
+    def answer_columns(self) -> list[str]:
+        """`prediction` and an empty `score`, and each task's columns with its name after the first word."""
+        own = [_named(column, name) for name, task in self.parts.items() for column in task.answer_columns]
+        return ["prediction", "score", *own]
+
+    def answers(self, outputs: Outputs) -> list[dict[str, Any]]:
+        """The tasks' predictions as one JSON object, and their own columns."""
+        by_part = {name: task.answers(self.outputs_of(name, outputs)) for name, task in self.parts.items()}
+        answers = []
+        for row in zip(*by_part.values(), strict=True):
+            one = dict(zip(by_part, row, strict=True))
+            together = json.dumps({name: answer["prediction"] for name, answer in one.items()}, ensure_ascii=False)
+            own = {_named(column, name): value for name, answer in one.items() for column, value in answer.items()}
+            answers.append({"prediction": together, "score": None, **own})
+        return answers
+
+    @property
+    def tunes(self) -> bool:
+        """Whether a task does."""
+        return any(task.tunes for task in self.parts.values())
+
+    def tune(self, logits: Tensor, target: Tensor, weight: Tensor) -> dict[str, Any]:
+        """Tunes each task that wants it on the rows that have its label."""
+        found = {}
+        for name, task in self.parts.items():
+            there = self.labelled(name, target)
+            if task.tunes and there.any():
+                place = self._places[name]
+                own = target[there, place.target][:, 1:].reshape(-1, *place.like.shape).to(place.like.dtype)
+                found[name] = task.tune(logits[there, place.outputs], own, weight[there])
+        return found
+
+    def untuned(self) -> Self:
+        """With each task untuned."""
+        other = copy.copy(self)
+        other.parts = {name: task.untuned() for name, task in self.parts.items()}
+        return other
+
+    def state(self) -> dict[str, Any]:
+        """Each task's."""
+        return {"parts": {name: task.state() for name, task in self.parts.items()}}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Takes them."""
+        for name, task in self.parts.items():
+            task.load_state(state["parts"][name])
+        self._place()
+
+    def same_outputs(self, state: Mapping[str, Any]) -> bool:
+        """Whether the tasks are the same, in the same order, and each one's outputs are."""
+        own = state.get("parts", {})
+        return list(own) == list(self.parts) and all(t.same_outputs(own[n]) for n, t in self.parts.items())
+
+
+class Heads(nn.Module):
+    """Heads side by side."""
+
+    def __init__(self, heads: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.heads = nn.ModuleList(heads)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, F) -> (B, C)."""
+        return torch.cat([head(features) for head in self.heads], dim=-1)
+
+
+def _measured(metrics: MetricCollection) -> bool:
+    """Whether any row was added."""
+    return any(metric.update_called for _, metric in metrics.items(keep_base=True, copy_state=False))
+
+
+def _named(column: str, task: str) -> str:
+    """`score_cat` of the task `kind` -> `score_kind_cat`."""
+    first, _, rest = column.partition("_")
+    return "_".join(filter(None, (first, task, rest)))

@@ -1,0 +1,11 @@
+"""What an option must be given besides its name."""
+
+from __future__ import annotations
+
+TWO_TASKS = ["data.columns.label=[label,number]", "task.tasks={label:classification,number:regression}"]
+
+
+def must(group: str, name: str) -> list[str]:
+    """Overrides without which the option `name` of `group` is refused; nothing for most."""
+    needs = {"pattern": [f"{group.replace('/', '.')}.pattern=bias"], "dual": ["task=contrastive"], "several": TWO_TASKS}
+    return needs.get(name, [])

@@ -1,0 +1,263 @@
+"""Several tasks at once: their losses, the rows that each is measured on, answers, whole runs."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from make_shapes import Shapes
+from runs import Run
+from scored import batch, outputs
+from torch import Tensor
+from torch.nn import functional
+
+import mmft
+from mmft.cli import main
+from mmft.config.compose import compose
+from mmft.errors import UserError
+from mmft.tasks.classification import Classification
+from mmft.tasks.multi_label import MultiLabel
+from mmft.tasks.regression import Regression
+from mmft.tasks.several import Heads, Several
+
+LABELS: list[dict[str, Any]] = [
+    {"kind": "a", "price": 1.0, "tags": "x|y"},
+    {"kind": None, "price": 3.0, "tags": None},
+    {"kind": "b", "price": None, "tags": "y"},
+    {"kind": "c", "price": 8.0, "tags": None},
+    {"kind": "a", "price": None, "tags": None},
+]
+
+
+def fitted(**weights: float) -> Several:
+    parts = {"kind": Classification(class_weights="balanced"), "price": Regression(), "tags": MultiLabel()}
+    task = Several(parts, weights)
+    task.fit(LABELS)
+    return task
+
+
+def targets(task: Several) -> Tensor:
+    return torch.stack([task.encode(label) for label in LABELS])
+
+
+class TestLoss:
+    def test_each_is_the_tasks_own_over_the_rows_that_have_its_label(self) -> None:
+        task = fitted(price=0.5)
+        assert task.loss_terms == {"kind": 1.0, "price": 0.5, "tags": 1.0}
+        logits, weight = torch.randn(5, 6, dtype=torch.float64), torch.tensor([1.0, 2.0, 0.5, 3.0, 1.5])
+        rows = batch(targets(task), weight)
+        means = task.loss_sums(outputs(logits), rows) / task.normalisers(rows)
+        w, own = weight.double(), task.parts["kind"].weights.value.double()  # type: ignore[attr-defined]
+        there, kinds = [0, 2, 3, 4], torch.tensor([0, 1, 2, 0])
+        losses = functional.cross_entropy(logits[there, :3], kinds, own, reduction="none")
+        assert means[0].item() == pytest.approx(float((losses * w[there]).sum() / (own[kinds] * w[there]).sum()))
+        price = torch.tensor([1.0, 3.0, 8.0], dtype=torch.float64)
+        scaled = (price - price.mean()) / price.std(correction=0)
+        errors = (logits[[0, 1, 3], 3] - scaled).square() * w[[0, 1, 3]]
+        assert means[1].item() == pytest.approx(float(errors.sum() / w[[0, 1, 3]].sum()), rel=1e-6)
+        tags = torch.tensor([[1.0, 1.0], [0.0, 1.0]], dtype=torch.float64)
+        losses = functional.binary_cross_entropy_with_logits(logits[[0, 2], 4:], tags, reduction="none").mean(1)
+        assert means[2].item() == pytest.approx(float((losses * w[[0, 2]]).sum() / w[[0, 2]].sum()), rel=1e-6)
+
+    def test_micro_batches_add_up(self) -> None:
+        task, logits = fitted(), torch.randn(5, 6, dtype=torch.float64)
+        rows, whole = batch(targets(task)), task.loss_sums(outputs(logits), batch(targets(task)))
+        parts = [task.loss_sums(outputs(logits[at : at + 1]), one) for at, one in enumerate(rows.split(1))]
+        assert torch.stack(parts).sum(0).tolist() == pytest.approx(whole.tolist(), abs=1e-12)
+        normalisers = torch.stack([task.normalisers(one) for one in rows.split(1)]).sum(0)
+        assert normalisers.tolist() == pytest.approx(task.normalisers(rows).tolist(), abs=1e-12)
+
+
+class TestLabels:
+    def test_a_row_without_any_label_is_bad(self) -> None:
+        with pytest.raises(ValueError, match="no label for any of the tasks"):
+            fitted().encode({"kind": None, "price": None, "tags": None})
+
+    def test_a_label_that_cannot_be_used_makes_the_row_bad_and_names_its_task(self) -> None:
+        with pytest.raises(ValueError, match="price: label 'much' is not a number"):
+            fitted().encode({"kind": "a", "price": "much", "tags": "x"})
+
+    def test_what_is_wrong_with_columns_is_told_all_at_once(self) -> None:
+        task = Several({"kind": Classification(), "price": Regression()})
+        with pytest.raises(UserError) as error:
+            task.fit([{"kind": "a", "price": 1}, {"kind": "a", "price": 1}])
+        assert "task.tasks.kind: " in str(error.value)
+        assert "task.tasks.price: " in str(error.value)
+
+    def test_state_brings_everything_back(self) -> None:
+        task, again = fitted(), Several({"kind": Classification(), "price": Regression(), "tags": MultiLabel()})
+        again.load_state(json.loads(json.dumps(task.state())))
+        assert torch.equal(targets(again), targets(task))
+        assert (again.width, again.state()) == (6, task.state())
+        assert again.same_outputs(task.state())
+        other = Several({"price": Regression(), "kind": Classification(), "tags": MultiLabel()})
+        other.load_state(task.state())
+        assert not other.same_outputs(task.state())
+
+
+class TestMetrics:
+    def test_each_is_of_the_rows_that_have_its_label(self) -> None:
+        task = fitted()
+        logits = torch.zeros(5, 6)
+        logits[:, 0] = 5.0  # always a
+        metrics = task.metrics()
+        for at in range(5):
+            one = batch(targets(task)[at : at + 1])
+            task.update(metrics, outputs(logits[at : at + 1]), one)
+        values = task.scalars(metrics)
+        assert values["kind/accuracy"] == 0.5  # of four
+        assert values["price/mae"] == pytest.approx((3 + 1 + 4) / 3)
+        assert set(values) == set(task.metric_names())
+        assert task.tables(metrics)["kind_confusion_matrix"][1:] == [["a", 2, 0, 0], ["b", 1, 0, 0], ["c", 1, 0, 0]]
+
+    def test_a_task_without_a_row_has_no_figure(self) -> None:
+        task = fitted()
+        metrics = task.metrics()
+        task.update(metrics, outputs(torch.zeros(1, 6)), batch(targets(task)[1:2]))
+        values = task.scalars(metrics)
+        assert math.isnan(values["kind/accuracy"])
+        assert values["price/mae"] == pytest.approx(1.0)
+        metrics.reset()
+        assert all(math.isnan(value) for value in task.scalars(metrics).values())
+
+    def test_what_is_tuned_is_tuned_on_labelled_rows(self) -> None:
+        task = fitted()
+        logits = torch.randn(5, 6)
+        alone = MultiLabel()
+        alone.fit([label["tags"] for label in LABELS])
+        there = [0, 2]
+        expected = alone.tune(logits[there, 4:], torch.tensor([[True, True], [False, True]]), torch.ones(2))
+        assert task.tunes
+        assert task.tune(logits, targets(task), torch.ones(5)) == {"tags": expected}
+        assert task.untuned().parts["tags"].thresholds == [0.5, 0.5]  # type: ignore[attr-defined]
+
+
+def test_answers_are_each_tasks_own() -> None:
+    task = fitted()
+    answer = task.answers(outputs(torch.tensor([[0.0, 2.0, 0.0, 1.0, 3.0, -3.0]])))[0]
+    assert list(answer) == task.answer_columns
+    assert json.loads(answer["prediction"])["kind"] == answer["prediction_kind"] == "b"
+    assert answer["score_kind_b"] == answer["score_kind"] > 0.7
+    assert answer["prediction_price"] == pytest.approx(4 + 8.666666**0.5)
+    assert answer["prediction_tags"] == "x"
+
+
+def test_heads_stand_side_by_side() -> None:
+    heads = fitted().make_head(8)
+    assert isinstance(heads, Heads)
+    assert heads(torch.zeros(3, 8)).shape == (3, 6)
+
+
+@pytest.fixture(scope="module")
+def typed(shapes: Shapes, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    folder = tmp_path_factory.mktemp("several")
+    frame = pd.read_csv(shapes.rows)
+    frame["size"] = [len(str(text)) * 1.5 for text in frame["text"]]
+    frame.loc[::4, "size"] = None
+    frame.loc[1::4, "label"] = None
+    frame.to_csv(folder / "rows.csv", index=False)
+    kept = [o for o in shapes.overrides if not o.startswith(("data.path", "data.root", "data.columns.label", "modali"))]
+    where = [f"data.path={folder / 'rows.csv'}", f"data.root={shapes.rows.parent}", "trainer.max_epochs=3"]
+    tasks = "task.tasks={label:{type:classification,calibration:temperature},size:regression}"
+    return [*kept, *where, "data.columns.label=[label,size]", "task=several", tasks, "task.loss_weights={size:0.25}"]
+
+
+@pytest.fixture(scope="module")
+def run(typed: list[str], tmp_path_factory: pytest.TempPathFactory) -> Run:
+    runs = tmp_path_factory.mktemp("runs")
+    assert main(["train", *typed, f"paths.runs={runs}", "modality_report=true", "trainer.log_every_steps=1"]) == 0
+    return Run(next(runs.glob("*/*/config.yaml")).parent)
+
+
+def test_a_run_logs_each_loss_and_chooses_by_their_weighted_sum(run: Run) -> None:
+    with (run.path / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        for split in ("train", "val", "test"):
+            if row[f"{split}/loss"]:
+                both = [float(row[f"{split}/loss/{name}"]) for name in ("label", "size")]
+                assert float(row[f"{split}/loss"]) == pytest.approx(both[0] + 0.25 * both[1], rel=1e-5)
+    losses = [float(row["val/loss"]) for row in rows if row["val/loss"]]
+    assert run.summary["monitor"] == "val/loss"
+    assert run.summary["val"]["loss"] == pytest.approx(min(losses))
+    assert run.summary["tuned"]["label"]["temperature"] > 0
+    assert set(run.summary["modalities"]) == {"label", "size"}
+    assert run.summary["modalities"]["size"]["both"] == run.summary["test"]["size/rmse"]
+    assert (run.path / "label_confusion_matrix.csv").is_file()
+
+
+def test_test_and_predict_use_the_finished_model(run: Run, tmp_path: Path) -> None:
+    assert main(["test", f"run={run.path}"]) == 0
+    out = tmp_path / "answers.csv"
+    assert main(["predict", f"run={run.path}", f"out={out}"]) == 0
+    answers = pd.read_csv(out)
+    assert {"prediction_label", "score_label", "prediction_size"} <= set(answers.columns)
+    model: Any = mmft.load(run.path)
+    answer = model.predict([{"image": None, "text": "a red square"}])[0]
+    assert json.loads(answer["prediction"])["label"] == answer["prediction_label"]
+
+
+def test_a_metric_of_a_task_can_choose(typed: list[str], tmp_path: Path) -> None:
+    more = ["checkpoint.monitor=val/size/rmse", "trainer.max_epochs=1", f"paths.runs={tmp_path}"]
+    assert main(["train", *typed, *more]) == 0
+    run = Run(next(tmp_path.glob("*/*/config.yaml")).parent)
+    assert run.summary["monitor"] == "val/size/rmse"
+
+
+def test_by_each_modality_every_task_has_its_loss(typed: list[str], tmp_path: Path) -> None:
+    more = ["model.auxiliary.modality_weight=0.5", "trainer.max_steps=1", f"paths.runs={tmp_path}"]
+    assert main(["train", *typed, *more]) == 0
+    header = next(tmp_path.glob("*/*/metrics.csv")).read_text().splitlines()[0]
+    for name in ("label", "size", "image/label", "image/size", "text/label", "text/size"):
+        assert f"train/loss/{name}," in header
+
+
+def test_check_tells_of_each_tasks_labels(typed: list[str], capsys: Any) -> None:
+    assert main(["check", *typed, "audit.pictures=false"]) == 0
+    said = capsys.readouterr().out
+    assert "labels of label" in said
+    assert "labels of size" in said
+
+
+def test_explain_refuses(run: Run, tmp_path: Path, capsys: Any) -> None:
+    assert main(["explain", f"run={run.path}", "rows=[0]", f"out={tmp_path}"]) == 2
+    assert "several tasks" in capsys.readouterr().err
+
+
+TWO = "task.tasks={label:classification,size:regression}"
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["task.tasks={label:classification}"], "task.tasks: there is one task. Type task=classification"),
+        (["task.tasks={label:clasification,size:regression}"], "task.tasks.label.type: .*Did you mean classification"),
+        (["task.tasks={label:{los:focal},size:regression}"], "task.tasks.label: has no option"),
+        (["task.tasks={label:classification,size:{type:regression,los:l1}}"], "task.tasks.size.los: no such key"),
+        (
+            ["task.tasks={label:classification,size:{type:regression,huber_delta:2}}"],
+            "task.tasks.size.huber_delta: changes nothing, because task.tasks.size.loss=mse",
+        ),
+        (
+            ["task.tasks={label:{type:classification,labels:[a]},size:regression}"],
+            "task.tasks.label.labels: .* at least two names",
+        ),
+        (["task.tasks=classification"], "task.tasks: 'classification' is no mapping"),
+        (["task.tasks={}"], "is no mapping of names"),
+        (["task.tasks={label:contrastive,size:regression}"], "task=contrastive .label. cannot be one of several"),
+        ([TWO, "data.columns.label=label"], "Type data.columns.label=.label,size."),
+        ([TWO, "task.loss_weights={sise:2}"], "sise is no task. Did you mean size"),
+        ([TWO, "task.loss_weights={size:0}"], "size: 0.* is not above 0"),
+        ([TWO, "data.sampler=balanced"], "data.sampler"),
+        ([TWO, "data.augment.mixup=0.2"], "mixup"),
+    ],
+)
+def test_wrong_configs(more: list[str], message: str, shapes_overrides: list[str]) -> None:
+    with pytest.raises(UserError, match=message):
+        compose("train", [*shapes_overrides, "data.columns.label=[label,size]", "task=several", *more])
