@@ -143,23 +143,21 @@ class QuestionAnswering(Task):
             target[: len(found)] = torch.tensor(found, dtype=torch.float64)
         return target
 
-    def soft_targets(self, target: Tensor) -> Tensor:
-        """Targets (B, S, 2) -> (B, C) float64 what each answer of the vocabulary is worth."""
-        dense = target.new_zeros(len(target), self.width)
-        return dense.scatter_add(1, target[..., 0].long(), target[..., 1])
+    def soft_targets(self, target: Tensor, dtype: torch.dtype) -> Tensor:
+        """Targets (B, S, 2) -> (B, C) what each answer of the vocabulary is worth."""
+        dense = target.new_zeros(len(target), self.width, dtype=dtype)
+        return dense.scatter_add_(1, target[..., 0].long(), target[..., 1].to(dtype))
 
     def loss_sum(self, outputs: Outputs, batch: Batch) -> Tensor:
         """Logits (B, C) and targets (B, S, 2) -> () sum over rows of weight times the loss."""
         assert batch.target is not None
         logits = at_least_float32(outputs.logits)
-        worth = self.soft_targets(batch.target)  # (B, C)
+        worth = self.soft_targets(batch.target, logits.dtype)  # (B, C)
         if self.softmax:
             shares = worth / torch.where(self._has_target(batch), worth.sum(1), 1.0)[:, None]
-            losses = -(shares.to(logits.dtype) * logits.log_softmax(1)).sum(1)
+            losses = -(shares * logits.log_softmax(1)).sum(1)
         else:
-            losses = functional.binary_cross_entropy_with_logits(logits, worth.to(logits.dtype), reduction="none").sum(
-                1
-            )
+            losses = functional.binary_cross_entropy_with_logits(logits, worth, reduction="none").sum(1)
         return (losses * batch.weight.to(losses.dtype)).sum()
 
     def normaliser(self, batch: Batch) -> Tensor:

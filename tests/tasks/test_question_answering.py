@@ -72,13 +72,15 @@ class TestTargets:
         task = fitted()
         assert task.labels == NAMES
         assert encoded(task).shape == (6, 3, 2)
-        torch.testing.assert_close(task.soft_targets(encoded(task)), torch.tensor(WORTH, dtype=torch.float64))
+        torch.testing.assert_close(
+            task.soft_targets(encoded(task), torch.float64), torch.tensor(WORTH, dtype=torch.float64)
+        )
 
     def test_a_row_has_room_for_many_answers(self) -> None:
         names = [f"answer {number}" for number in range(SLOTS + 1)]
         task = fitted([names, names[:-1]], min_count=1)
         assert task.width == SLOTS + 1
-        assert (task.soft_targets(task.encode(names[:-1])[None])[0] > 0).sum() == SLOTS
+        assert (task.soft_targets(task.encode(names[:-1])[None], torch.float32)[0] > 0).sum() == SLOTS
         with pytest.raises(ValueError, match="33 different answers of the vocabulary; a row can have at most 32"):
             task.encode(names)
 
