@@ -199,6 +199,16 @@ class TestLoss:
         torch.testing.assert_close(found, mean)
 
 
+def test_the_head_of_bce_begins_with_the_average() -> None:
+    task, nothing = fitted(), torch.zeros(1, 4)
+    usual = task.constant_outputs(encoded(task), torch.ones(len(ROWS)))
+    torch.testing.assert_close(task.make_head(4)(nothing)[0], usual)
+    assert fitted(loss="cross_entropy").make_head(4)(nothing).abs().max() < 1
+    again = QuestionAnswering()
+    again.load_state(task.state())
+    assert again.make_head(4)(nothing).shape == (1, 3)  # its weights are those of the saved model
+
+
 def test_metrics() -> None:
     """Eight answers, so that the fifth and the sixth differ; whole and in parts."""
     names = list("abcdefgh")
