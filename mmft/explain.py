@@ -26,7 +26,7 @@ from mmft.batch import Batch
 from mmft.config.compose import Composed
 from mmft.config.schema import ExplainConfig
 from mmft.config.schema.data import DataConfig
-from mmft.config.wording import did_you_mean, listed
+from mmft.config.wording import did_you_mean
 from mmft.data.splits import Split
 from mmft.data.table import Table
 from mmft.errors import ExitCode, UserError
@@ -37,7 +37,7 @@ from mmft.inference import full_precision
 from mmft.loaded_model import LoadedModel, model_and_rows
 from mmft.models.attribution import Attribution, Baseline, integrated_gradients
 from mmft.shipped import located
-from mmft.tasks.classification import Classification
+from mmft.tasks.labels import shown
 from mmft.tasks.several import Several
 
 log = logging.getLogger(__name__)
@@ -132,7 +132,7 @@ def _output(model: LoadedModel, batch: Batch, answer: dict[str, Any], label: str
     task = model.saved.task
     names = model.labels or [str(name) for name in task.state().get("targets", [])]
     if label is not None and label not in names:
-        raise UserError(f"label={label}: there is none.{did_you_mean(label, names)} There are: {listed(names)}")
+        raise UserError(f"label={label}: there is none.{did_you_mean(label, names)} There are: {shown(names, 50)}")
     if label is None and answer["prediction"] in names:
         label = answer["prediction"]
     elif label is None and model.labels:  # several, or none
@@ -141,7 +141,7 @@ def _output(model: LoadedModel, batch: Batch, answer: dict[str, Any], label: str
     index = 0 if label is None else names.index(label)
     output = torch.zeros(task.width, dtype=torch.float64)
     output[index] = 1
-    if isinstance(task, Classification):
+    if task.softmax:
         output -= 1 / task.width
     return names[index], output
 

@@ -59,7 +59,7 @@ class Counted:
 
 
 def _columns(model: LoadedModel) -> Columns:
-    texts = {"id", "error"} | ({"prediction"} if not model.saved.task.predicts_numbers else set())
+    texts = {"id", "error", *model.saved.task.answer_texts}
     return {name: int if name == "row" else str if name in texts else float for name in model.columns()}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -43,8 +44,16 @@ def sample_predictions(
             there = batch.pixel_values is not None and bool(batch.image_present[i])
             image = batch.pixel_values[i] if batch.pixel_values is not None and there else None
             row = split.table.row(int(batch.row[i]))
-            label = ", ".join(task.label_names(row.label))
+            label = _label(task, row.label)
             found.append(
                 Prediction(row.row, row.id, image, row.text, label, str(answer["prediction"]), answer["score"])
             )
     return found
+
+
+def _label(task: Task, label: Any) -> str:
+    """As it is shown; empty where the row has none that can be used, which does not keep it from being answered."""
+    try:
+        return ", ".join(task.label_names(label))
+    except ValueError:
+        return ""

@@ -11,12 +11,14 @@ from mmft.metric_names import _LOWER, lower_is_better
 from mmft.tasks.classification import Classification
 from mmft.tasks.contrastive import Contrastive
 from mmft.tasks.multi_label import MultiLabel
+from mmft.tasks.question_answering import QuestionAnswering
 from mmft.tasks.regression import Regression
 
 
 def test_every_metric_of_every_task_has_a_direction() -> None:
     tasks = Classification(), Regression(), MultiLabel(), Classification(calibration="temperature")
-    labels: list[list[Any]] = [["a", "b"], [1, 2], ["a", "b"], ["a", "b"]]
+    tasks += (QuestionAnswering(min_count=1),)
+    labels: list[list[Any]] = [["a", "b"], [1, 2], ["a", "b"], ["a", "b"], ["a", "b"]]
     for task, given in zip(tasks, labels, strict=True):
         task.fit(given)
     names = {str(name) for task in tasks for name in task.metrics()} | {"loss"}

@@ -20,6 +20,31 @@ def labels_differ(c: TrainConfig) -> str | None:
     return f"{show(labels)}: at least two names, each once"
 
 
+@check_train("task.vocabulary")
+def answers_differ(c: TrainConfig) -> str | None:
+    """There are at least two answers, each once, and none is empty."""
+    names = getattr(c.task, "vocabulary", None)
+    if names is None or (len(names) > 1 and len(set(names)) == len(names) and all(map(str.strip, names))):
+        return None
+    return f"{show(names)}: at least two answers, each once, none of them empty"
+
+
+def _of_counting(key: str) -> Any:
+    """A check that a key about which answers are frequent is not given with a vocabulary."""
+
+    def rule(c: TrainConfig) -> str | None:
+        task: Any = c.task
+        if getattr(task, "vocabulary", None) is None or getattr(task, key) == getattr(type(task), key):
+            return None
+        return "changes nothing, because task.vocabulary says which answers there are. Leave one of them out"
+
+    return rule
+
+
+for _key in ("answers", "min_count"):
+    check_train(f"task.{_key}", "task.vocabulary")(_of_counting(_key))
+
+
 @check_train("task.class_weights", "task.labels")
 def weights_match_labels(c: TrainConfig) -> str | None:
     """A list of weights has one for each label, in a known order."""

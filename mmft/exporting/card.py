@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mmft.saved_model import SavedModel
+from mmft.tasks.labels import shown as some
 
 _LOADING = {
     "timm": """import timm
@@ -52,11 +53,11 @@ def model_card(saved: SavedModel, summary: Mapping[str, Any], adapters: Iterable
 
 
 def _task(saved: SavedModel, summary: Mapping[str, Any]) -> list[str]:
-    labels = saved.task.state().get("labels", [])
+    labels = [str(label) for label in saved.task.state().get("labels", [])]
     rows = summary.get("rows", {})
     lines = [f"{saved.config.task.type}, trained on {rows.get('train', 0)} rows."]
     if labels:
-        lines.append(f"Labels: {', '.join(map(str, labels))}.")
+        lines.append(f"Labels: {some(labels, 100)}.")
     found = summary.get("test") or {}
     if found:
         lines += ["", "| metric | test |", "|---|---|"]

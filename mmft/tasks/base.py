@@ -28,6 +28,7 @@ class Task(ABC):
         width: C, the number of outputs that the head must give; known after `fit`.
         over_pairs: whether it is a `PairTask`.
         predicts_numbers: whether a `prediction` is a number and not a text.
+        softmax: whether probabilities are the outputs' softmax, so that only differences of outputs mean something.
     """
 
     monitor: ClassVar[str]
@@ -36,6 +37,7 @@ class Task(ABC):
     width: int
     over_pairs: ClassVar[bool] = False
     predicts_numbers: bool = False
+    softmax: bool = False
 
     def make_head(self, width: int) -> nn.Module:
         """What turns fused features (B, width) into outputs (B, C): a linear layer."""
@@ -123,6 +125,11 @@ class Task(ABC):
     @abstractmethod
     def answer_columns(self) -> list[str]:
         """What `answers` have: `prediction` and `score`, and what the task adds."""
+
+    @property
+    def answer_texts(self) -> list[str]:
+        """Those of `answer_columns` that hold texts; the others hold numbers."""
+        return [] if self.predicts_numbers else ["prediction"]
 
     @abstractmethod
     def answers(self, outputs: Outputs) -> list[dict[str, Any]]:

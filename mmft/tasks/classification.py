@@ -67,6 +67,7 @@ class Classification(Task):
 
     monitor = "accuracy"
     constant = "majority class"
+    softmax = True
 
     def __init__(
         self,

@@ -29,9 +29,9 @@ def _by_value(name: str) -> tuple[int, float, str]:
         return 1, 0.0, name
 
 
-def shown(names: Sequence[str]) -> str:
-    """Some of many names, for a message."""
-    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+def shown(names: Sequence[str], most: int = _SHOWN) -> str:
+    """The names, or the first `most` of them and how many more there are, for a message."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 class ToldOnce:

@@ -9,52 +9,20 @@ import copy
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple, Self, cast
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
-from torchmetrics import Metric, MetricCollection
+from torchmetrics import MetricCollection
 
 from mmft.batch import Batch, Outputs
 from mmft.errors import UserError
 from mmft.tasks.base import Task
+from mmft.tasks.part_metrics import PartMetrics
 
 _UNUSUAL = re.compile(r"[^\w.-]")  # in the name of a file
-
-
-class PartMetrics(MetricCollection):
-    """The metrics of several tasks.
-
-    Args:
-        parts: by the task's name.
-
-    Attributes:
-        seen: by the task's name, for each batch that was added whether it had a row with that task's label.
-    """
-
-    def __init__(self, parts: Mapping[str, MetricCollection]) -> None:
-        super().__init__({})
-        self.names = list(parts)
-        self.collections = nn.ModuleList(parts.values())
-        self.seen: dict[str, list[bool]] = {name: [] for name in parts}
-
-    def of(self, name: str) -> MetricCollection:
-        """One task's."""
-        return cast("MetricCollection", self.collections[self.names.index(name)])
-
-    def reset(self) -> None:
-        """Starts from nothing."""
-        self.seen = {name: [] for name in self.names}
-        for name in self.names:
-            self.of(name).reset()
-
-    def items(self, keep_base: bool = False, copy_state: bool = True) -> Iterator[tuple[str, Metric]]:  # type: ignore[override]
-        """Every metric, as `task/metric`."""
-        for name in self.names:
-            for metric_name, metric in self.of(name).items(keep_base, copy_state):
-                yield f"{name}/{metric_name}", metric
 
 
 class _Place(NamedTuple):
@@ -112,13 +80,13 @@ class Several(Task):
         self._place()
 
     def encode(self, label: Any) -> Tensor:
-        """(W,) float32: for each task whether there is a label, and its target."""
+        """(W,) float64: for each task whether there is a label, and its target."""
         target, found = [], False
         for name, task in self.parts.items():
             encoded = self._encoded(name, task, label[name])
             found |= encoded is not None
             numbers = self._places[name].like if encoded is None else torch.as_tensor(encoded)
-            target += [torch.tensor([encoded is not None], dtype=torch.float32), numbers.reshape(-1).float()]
+            target += [torch.tensor([encoded is not None], dtype=torch.float64), numbers.reshape(-1).double()]
         if not found:
             raise ValueError("no label for any of the tasks")
         return torch.cat(target)
@@ -134,15 +102,15 @@ class Several(Task):
             raise ValueError(f"{name}: {error}") from None
 
     def empty_target(self) -> Tensor:
-        """(W,) float32."""
-        return torch.zeros(max(place.target.stop for place in self._places.values()))
+        """(W,) float64."""
+        return torch.zeros(max(place.target.stop for place in self._places.values()), dtype=torch.float64)
 
     def rows_of(self, name: str, batch: Batch) -> Batch:
         """The batch as one task knows it: its own targets, and weight 0 for rows without a label."""
         assert batch.target is not None
         numbers, like = batch.target[:, self._places[name].target], self._places[name].like
         target = numbers[:, 1:].reshape(len(batch), *like.shape).to(like.dtype)
-        return replace(batch, target=target, weight=batch.weight * numbers[:, 0])
+        return replace(batch, target=target, weight=batch.weight * numbers[:, 0].to(batch.weight))
 
     def outputs_of(self, name: str, outputs: Outputs) -> Outputs:
         """One task's part of the head's outputs."""
@@ -195,7 +163,7 @@ class Several(Task):
         assert isinstance(metrics, PartMetrics)
         found: dict[str, float] = {}
         for name, task in self.parts.items():
-            known = _measured(metrics.of(name))
+            known = metrics.has_rows(name)
             own = task.scalars(metrics.of(name)) if known else dict.fromkeys(task.metric_names(), math.nan)
             found |= {f"{name}/{metric}": value for metric, value in own.items()}
         return found
@@ -214,7 +182,7 @@ class Several(Task):
         assert isinstance(metrics, PartMetrics)
         found: dict[str, list[list[Any]]] = {}
         for name, task in self.parts.items():
-            known = task.tables(metrics.of(name)) if _measured(metrics.of(name)) else {}
+            known = task.tables(metrics.of(name)) if metrics.has_rows(name) else {}
             found |= {f"{_UNUSUAL.sub('_', name)}_{table}": rows for table, rows in known.items()}
         return found
 
@@ -223,6 +191,14 @@ class Several(Task):
         """`prediction` and an empty `score`, and each task's columns with its name after the first word."""
         own = [_named(column, name) for name, task in self.parts.items() for column in task.answer_columns]
         return ["prediction", "score", *own]
+
+    @property
+    def answer_texts(self) -> list[str]:
+        """`prediction`, and the tasks' own."""
+        return [
+            "prediction",
+            *(_named(column, name) for name, task in self.parts.items() for column in task.answer_texts),
+        ]
 
     def answers(self, outputs: Outputs) -> list[dict[str, Any]]:
         """The tasks' predictions as one JSON object, and their own columns."""
@@ -283,11 +259,6 @@ class Heads(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """(B, F) -> (B, C)."""
         return torch.cat([head(features) for head in self.heads], dim=-1)
-
-
-def _measured(metrics: MetricCollection) -> bool:
-    """Whether any row was added."""
-    return any(metric.update_called for _, metric in metrics.items(keep_base=True, copy_state=False))
 
 
 def _named(column: str, task: str) -> str:

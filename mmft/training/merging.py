@@ -10,7 +10,7 @@ from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.utilities.data import dim_zero_max, dim_zero_min, dim_zero_sum
 
-from mmft.tasks.several import PartMetrics
+from mmft.tasks.part_metrics import PartMetrics
 from mmft.training.collectives import gathered, is_distributed
 
 _TOGETHER: dict[Any, Any] = {

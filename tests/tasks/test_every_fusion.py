@@ -24,6 +24,7 @@ GOOD = {  # the metric, and when the rows are known by heart
     "classification": ("accuracy", lambda value: value == 1.0),
     "regression": ("r2", lambda value: value >= 0.98),
     "multi_label": ("exact_match", lambda value: value == 1.0),
+    "question_answering": ("vqa_accuracy", lambda value: value == 1.0),
     "contrastive": ("mean_recall", lambda value: value == 1.0),
     "several": ("label/accuracy", lambda value: value == 1.0),
 }
@@ -46,6 +47,7 @@ def overrides(shapes: Shapes, tmp_path_factory: pytest.TempPathFactory) -> dict[
     frame = frame.groupby("label").head(3).head(ROWS).reset_index(drop=True)
     frame["text"] = [f"{text} number {number}" for number, text in enumerate(frame["text"])]
     frame["number"] = [(7 * at) % ROWS / 3 for at in range(ROWS)]
+    frame["answers"] = [f"{f'{label}|' * 4}{at % 3}" for at, label in enumerate(frame["label"])]  # worth 1 and 4/15
     for bit in range(4):
         frame[f"bit{bit}"] = [(at >> bit) & 1 for at in range(ROWS)]
     path = tmp_path_factory.mktemp("heart") / "rows.csv"
@@ -55,7 +57,9 @@ def overrides(shapes: Shapes, tmp_path_factory: pytest.TempPathFactory) -> dict[
     where += [f"data.fractions.{name}={share}" for name, share in (("train", 1), ("val", 0), ("test", 0))]
     where += [f"data.batch_size={ROWS}", "model.dropout=0"]
     labels = {"regression": "number", "multi_label": "[bit0,bit1,bit2,bit3]", "contrastive": "null"}
-    return {task: [*where, f"data.columns.label={labels.get(task, 'label')}"] for task in TASKS}
+    labels["question_answering"] = "answers"
+    more = {"question_answering": ["task.min_count=1"]}
+    return {task: [*where, f"data.columns.label={labels.get(task, 'label')}", *more.get(task, [])] for task in TASKS}
 
 
 @pytest.mark.parametrize(

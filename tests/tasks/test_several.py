@@ -23,6 +23,7 @@ from mmft.config.compose import compose
 from mmft.errors import UserError
 from mmft.tasks.classification import Classification
 from mmft.tasks.multi_label import MultiLabel
+from mmft.tasks.question_answering import QuestionAnswering
 from mmft.tasks.regression import Regression
 from mmft.tasks.several import Heads, Several
 
@@ -228,6 +229,22 @@ def test_check_tells_of_each_tasks_labels(typed: list[str], capsys: Any) -> None
 def test_explain_refuses(run: Run, tmp_path: Path, capsys: Any) -> None:
     assert main(["explain", f"run={run.path}", "rows=[0]", f"out={tmp_path}"]) == 2
     assert "several tasks" in capsys.readouterr().err
+
+
+def test_every_task_of_rows_can_be_one_of_several() -> None:
+    parts: dict[str, Any] = {"kind": Classification(), "answers": QuestionAnswering(min_count=1), "price": Regression()}
+    task = Several(parts)
+    rows = [{"kind": "a", "answers": ["yes", "yes", "no"], "price": 1}, {"kind": "b", "answers": ["2"], "price": 2}]
+    task.fit(rows)
+    both = batch(torch.stack([task.encode(row) for row in rows]))
+    for name, part in parts.items():
+        own = torch.stack([torch.as_tensor(part.encode(row[name])) for row in rows])
+        target = task.rows_of(name, both).target
+        assert target is not None
+        assert target.dtype == own.dtype
+        assert torch.equal(target, own)
+    assert task.answer_texts == ["prediction", "prediction_kind", *(f"prediction_answers{n}" for n in ("", "_2", "_3"))]
+    assert set(task.answer_texts) <= set(task.answer_columns)
 
 
 TWO = "task.tasks={label:classification,size:regression}"

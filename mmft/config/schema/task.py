@@ -80,6 +80,33 @@ class MultiLabelConfig(TaskConfig):
     best, found after training and kept with the model (0.5 until then); a number: for all."""
 
 
+@option("task", "question_answering", builds="mmft.tasks.question_answering:QuestionAnswering")
+@dataclass(kw_only=True)
+class QuestionAnsweringConfig(TaskConfig):
+    """The answer to a question (the text) about the picture: one of a vocabulary, learned from several annotators'.
+
+    `data.columns.label` has a row's answers, one for each annotator: a list, a text with separators, or a single one.
+    """
+
+    has_names = True
+
+    answers: int | None = field(3129, ge=2)
+    """Size of the vocabulary at most: the answers that are given in most training rows; null: no limit. The default is
+    that of VQA v2's usual vocabulary."""
+    min_count: int = field(2, ge=1)
+    """Training rows in which an answer must be given to be in the vocabulary."""
+    vocabulary: list[str] | None = None
+    """The answers themselves, in the place of those of the training rows; null: the training rows'."""
+    separator: str = "|"
+    """Between the answers in one cell."""
+    normalise: bool = True
+    """Answers are counted and compared as the VQA evaluation writes them: lower case, no articles, digits for number
+    words, no punctuation."""
+    loss: Literal["bce", "cross_entropy"] = "bce"
+    """`bce`: each answer by itself against what it is worth (Teney et al. 2018); `cross_entropy`: against all others,
+    where a row without an answer of the vocabulary teaches nothing."""
+
+
 @option("task", "regression", builds="mmft.tasks.regression:Regression")
 @dataclass(kw_only=True)
 class RegressionConfig(TaskConfig):
