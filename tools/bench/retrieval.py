@@ -19,7 +19,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import methods
+import table
 
 VARIANTS = {
     "info_nce": [],
@@ -74,7 +74,7 @@ def print_table(out: Path, seeds: int) -> None:
         for seed in range(seeds):
             if variant == LOOP and of_loop(out, seed).exists():
                 found.append(json.loads(of_loop(out, seed).read_text()))
-            elif variant != LOOP and (summary := methods.found(out, run_name(variant, seed))):
+            elif variant != LOOP and (summary := table.found(out, run_name(variant, seed))):
                 found.append(summary)
         if found:
             means = [f"{statistics.mean(one['test'][name] for one in found):.3f}" for name in SHOWN]
@@ -93,15 +93,15 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", help="for all runs of mmft, as after `mmft train`")
     args = parser.parse_args()
     shared, out = args.shared.resolve(), args.out.resolve()
-    table = distinct(shared, out)
-    rows = [f"data.path={table}", f"data.root={shared / 'data/clipart'}", "task=contrastive"]
+    rows_of = distinct(shared, out)
+    rows = [f"data.path={rows_of}", f"data.root={shared / 'data/clipart'}", "task=contrastive"]
     for seed in range(0 if args.table else args.seeds):
         for variant in args.only:
             if variant == LOOP:
-                run_loop(shared, out, table, seed)
+                run_loop(shared, out, rows_of, seed)
             else:
-                options = [*methods.overrides(shared)[1:], *rows, *VARIANTS[variant], f"seed={seed}", *args.overrides]
-                methods.run(out, run_name(variant, seed), options)
+                options = [*table.overrides(shared)[1:], *rows, *VARIANTS[variant], f"seed={seed}", *args.overrides]
+                table.run(out, run_name(variant, seed), options)
     print_table(out, args.seeds)
 
 

@@ -1,0 +1,44 @@
+"""Every fusion on the real clip-art rows, classified: accuracy on val, which chooses the default, and on test; cost.
+
+    python tools/bench/fusions.py --shared ../shared --out FOLDER [--only concat merged] [--seeds 3] [--cost 3]
+
+See `table.py` for what the options do. All other settings are the defaults, the same for each.
+"""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+
+import table
+
+import mmft.config.schema  # noqa: F401 - the options register
+from mmft.config.registry import options
+
+FUSIONS = {
+    name: [f"model/fusion={name}"]
+    for name, found in options("model/fusion").items()
+    if not found.schema.for_pairs  # type: ignore[attr-defined]
+}
+
+
+def print_accuracy(out: Path, seeds: int) -> None:
+    """One line for each fusion that has a completed run, the best on val first."""
+    print("| fusion | val accuracy | each seed | test accuracy | each seed | parameters |\n|---|---|---|---|---|---|")
+    lines = []
+    for fusion in FUSIONS:
+        if runs := table.completed(out, fusion, seeds):
+            told, means = [], []
+            for split in ("val", "test"):
+                scores = [one[split]["accuracy"] for one in runs]
+                means.append(statistics.mean(scores))
+                told += [f"{means[-1]:.3f}", " ".join(f"{score:.3f}" for score in scores)]
+            lines.append(
+                (means[0], f"| {fusion} | {' | '.join(told)} | {runs[0]['parameters']['fusion']['total']:,} |")
+            )
+    for _, line in sorted(lines, reverse=True):
+        print(line)
+
+
+if __name__ == "__main__":
+    table.command(__doc__, FUSIONS, print_accuracy)

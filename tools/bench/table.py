@@ -1,0 +1,106 @@
+"""What the tables of runs on the real clip-art rows share: one run for each choice and seed, and what they cost.
+
+Each run is `mmft train` of its own, by name, so that a command goes on where it was stopped and a completed run is not
+made again; `--table` prints what there is and trains nothing. DINOv2-small and MiniLM at 112 pixels, 3 epochs.
+
+Times are comparable only between runs on a machine that does nothing else. `--cost` runs a few steps of each choice in
+turns, several rounds, under names of their own, and prints medians against those of the first choice.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+COST = ["trainer.max_steps=6", "data.limit=300", "data.columns.split=null"]
+Summary = dict[str, Any]
+Choices = Mapping[str, list[str]]
+Print = Callable[[Path, int], None]
+
+
+def overrides(shared: Path) -> list[str]:
+    """The rows and the encoders."""
+    columns = {"image": "image", "text": "title", "label": "label", "split": "split", "id": "id", "group": "group"}
+    return [
+        f"data.path={shared / 'data/clipart/manifest.csv'}",
+        *(f"data.columns.{role}={name}" for role, name in columns.items()),
+        f"model.image_encoder.name={shared / 'encoders/dinov2-small-timm'}",
+        "model.image_encoder.image_size=112",
+        f"model.text_encoder.name={shared / 'encoders/minilm-l6'}",
+        "model.text_encoder.max_length=32",
+        "trainer.max_epochs=3",
+        "callbacks.progress=none",
+        "modality_report=false",
+    ]
+
+
+def run(out: Path, name: str, options: list[str]) -> None:
+    """Makes a run, or goes on with it; a completed one is left as it is."""
+    if found(out, name) is None:
+        command = [sys.executable, "-m", "mmft", "train", f"paths.runs={out}", f"name={name}", "resume=last", *options]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def found(out: Path, name: str) -> Summary | None:
+    """The summary of the completed run of this name."""
+    for path in sorted((out / name).glob("*/summary.json"), reverse=True):
+        summary: Summary = json.loads(path.read_text())
+        if summary["status"] == "completed":
+            return summary
+    return None
+
+
+def completed(out: Path, name: str, seeds: int) -> list[Summary]:
+    """The summaries of a choice's completed runs."""
+    return [one for seed in range(seeds) if (one := found(out, f"{name}_{seed}"))]
+
+
+def print_cost(out: Path, names: Sequence[str], rounds: int) -> None:
+    """Medians over the rounds against those of the first name."""
+    first = names[0]
+    print(f"| what | step, of {first}'s | memory above what is there before | of {first}'s |\n|---|---|---|---|")
+    of_first: tuple[float, float] | None = None
+    for name in names:
+        runs = completed(out, f"cost_{name}", rounds)
+        seconds = statistics.median(one["median_step_seconds"] for one in runs)
+        grown = statistics.median(one["peak_memory_bytes"] - one["memory_before_fit_bytes"] for one in runs)
+        of_first = of_first or (seconds, grown)
+        told = f"{seconds / of_first[0]:.2f} | {grown / 2**20:,.0f} MiB | {grown / of_first[1]:.2f}"
+        print(f"| {name} | {told} |", flush=True)
+
+
+def command(doc: str | None, choices: Choices, print_accuracy: Print) -> None:
+    """The command of a table.
+
+    Args:
+        doc: what `--help` says.
+        choices: by name, what is typed for it. The first is what the costs of the others are compared with.
+        print_accuracy: prints one line for each choice that has a completed run, by folder and number of seeds.
+    """
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shared", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--only", nargs="*", choices=list(choices), default=list(choices))
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--table", action="store_true")
+    parser.add_argument("--cost", type=int, metavar="ROUNDS", default=0)
+    parser.add_argument("overrides", nargs="*", help="for all runs, as after `mmft train`")
+    args = parser.parse_args()
+    options = [*overrides(args.shared.resolve()), *args.overrides]
+    if args.cost:
+        names = list(dict.fromkeys([next(iter(choices)), *args.only]))
+        for number in range(args.cost):
+            for name in names:
+                run(args.out, f"cost_{name}_{number}", [*options, *choices[name], *COST])
+        print_cost(args.out, names, args.cost)
+        return
+    for seed in range(0 if args.table else args.seeds):
+        for name in args.only:
+            run(args.out, f"{name}_{seed}", [*options, *choices[name], f"seed={seed}"])
+    print_accuracy(args.out, args.seeds)
