@@ -92,7 +92,7 @@ class _Check:
     def _fit(self, splits: Mapping[str, Split], task: Task) -> bool:
         """Rows and labels; whether the task can be learned from them."""
         _say("rows", "  ".join(f"{name} {len(split):,}" for name, split in splits.items()))
-        if task.over_pairs:
+        if task.of_pairs:
             _say("pairs", pair_table(splits))
         elif self.config.task.has_names:
             _say("labels", label_table(splits, task.label_names))

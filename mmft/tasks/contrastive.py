@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from hashlib import blake2b
 from typing import Any, cast
 
 import torch
@@ -19,12 +18,13 @@ from mmft.batch import Batch, Outputs, Pair
 from mmft.models.similarity import SimilarityHead, embeddings_of
 from mmft.precision import at_least_float32
 from mmft.tasks.base import PairTask
+from mmft.tasks.identities import IDENTITY, identities
 from mmft.tasks.labels import in_order, label_name
 from mmft.tasks.pair_losses import Rows, info_nce_sum, sigmoid_sum
 from mmft.tasks.retrieval import RetrievalMetric
 
-IDENTITY, LABEL = slice(0, 3), 3
-"""Columns of a target: what picture, text and group are known by; the label's number, -1: it has none."""
+LABEL = 3
+"""Column of a target, behind `IDENTITY`: the label's number, -1: it has none."""
 
 _LOSSES = {"info_nce": info_nce_sum, "sigmoid": sigmoid_sum}
 _ZERO_SHOT = "zero_shot/accuracy"
@@ -81,11 +81,7 @@ class Contrastive(PairTask):
     def encode(self, label: Any) -> list[int]:
         """(4,) what the row's picture, text and group are known by, and its label's number; -1: it has none."""
         pair: Pair = label
-        for modality, given in (("picture", pair.image), ("text", pair.text)):
-            if given is None:
-                raise ValueError(f"no {modality}, so that there is no pair")
-        known = [-1 if part is None else _identity(part) for part in (pair.image, pair.text, pair.group)]
-        return [*known, -1 if pair.label is None else self._index.get(label_name(pair.label), -1)]
+        return [*identities(pair), -1 if pair.label is None else self._index.get(label_name(pair.label), -1)]
 
     def pair_loss_sum(self, outputs: Outputs, batch: Batch, own: slice) -> Tensor:
         """Vectors (R, V) and targets (R, 4) -> () the weighted sum of the own rows' losses."""
@@ -155,9 +151,3 @@ class Contrastive(PairTask):
     def same_outputs(self, state: Mapping[str, Any]) -> bool:
         """Whether it is of this task, with a bias or without one."""
         return state.get("has_bias") == (self.bias is not None)
-
-
-def _identity(part: str | bytes) -> int:
-    """63 bits that are the same for the same content alone."""
-    content = part if isinstance(part, bytes) else part.encode(errors="surrogatepass")
-    return int.from_bytes(blake2b(content, digest_size=8).digest(), "little") >> 1

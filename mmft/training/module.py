@@ -26,6 +26,7 @@ from mmft.training.agreement import Agreement
 from mmft.training.collectives import average_statistics, sum_gradients, summed
 from mmft.training.evaluating import Evaluating
 from mmft.training.gradient_cache import accumulate_pairs
+from mmft.training.hard_negatives import with_negatives
 from mmft.training.modality_dropout import drop_modalities
 from mmft.training.sharding import Shards, full
 from mmft.tuning.plan import TuningPlan
@@ -179,7 +180,7 @@ class FineTuning(Evaluating):
             batch,
             self.micro_batch_size,
             weight,
-            lambda rows: self.task.loss_sum(self.model(rows), rows),
+            lambda rows: self.task.loss_sum(*with_negatives(self.model, rows)),
             backward,
             before_micro_batch,
             at_least=0 if self._shards is None else self._shards.agree(batch, self.micro_batch_size),
