@@ -56,6 +56,7 @@ class Candidate(NamedTuple):
 
     row: int
     input_ids: Tensor  # (L,) int64, special tokens included
+    chance: float = 0.5  # between 0 and 1, what the draw among several goes by
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,7 @@ class Candidates(NamedTuple):
     input_ids: Tensor  # (B, K, L) int64, L as of the batch's own texts
     attention_mask: Tensor  # (B, K, L) bool
     row: Tensor  # (B, K) int64 their row numbers; -1: there are fewer
+    chance: Tensor  # (B, K) float64, between 0 and 1
 
     @property
     def present(self) -> Tensor:

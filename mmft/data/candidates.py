@@ -1,4 +1,4 @@
-"""Other rows' texts for training rows: of these a task chooses one that does not belong to the row's picture.
+"""Other rows' texts for training rows: of these one is drawn that does not belong to the row's picture.
 
     Order (or Draws) -> NextInBatch -> LogicalBatches -> (workers) WithCandidates -> Sample
 
@@ -27,11 +27,15 @@ from mmft.errors import UserError
 from mmft.tasks.identities import IDENTITY, belong_together
 from mmft.tasks.matching import MATCH
 
+_CHANCES = 5  # stream of the generator, beside those of `mmft.data.augmented_rows`
+_BITS = 52  # of a chance, so that one half of the last bit more is a float64, too
+
 
 class NextInBatch:
-    """Callable `epoch -> (R, W + K)` int64: what the row is asked for by, and its candidates' positions.
+    """Callable `epoch -> (R, W + 2 K)` int64: what the row is asked for by, its candidates' positions and chances.
 
-    Fewer than K are followed by `NOBODY`. A row that is bad by the table alone, one of weight 0, and one whose own
+    Fewer than K are followed by `NOBODY`. Chances are whole numbers below 2**52, each as likely as any other, the same
+    for ever for one (seed, epoch). A row that is bad by the table alone, one of weight 0, and one whose own
     text does not belong to its picture have none; the last one's text may be a candidate, the others' may not.
 
     Args:
@@ -39,19 +43,21 @@ class NextInBatch:
         rows: of the training split, with targets of pairs.
         batch_sizes: of the run.
         count: K, at least 1.
+        seed: of the run.
 
     Raises:
         UserError: nothing in the first epoch is a pair that does not belong together.
     """
 
-    def __init__(self, order: Order, rows: RowDataset, batch_sizes: BatchSizes, count: int) -> None:
+    def __init__(self, order: Order, rows: RowDataset, batch_sizes: BatchSizes, count: int, seed: int) -> None:
         assert rows.targets is not None
-        self._order, self._batch_sizes, self._count = order, batch_sizes, count
+        self._order, self._batch_sizes, self._count, self._seed = order, batch_sizes, count, seed
         targets, numbers = rows.targets.numpy(), rows.split.rows.tolist()
         self._identity = targets[:, IDENTITY]
         self._offered = np.array([row not in rows.bad and rows.split.table.weight(row) > 0 for row in numbers])
         self._asks = self._offered & (targets[:, MATCH] != 0)
-        if self._asks.sum() == self._offered.sum() and (self(0)[:, -count:] == NOBODY).all():
+        only_pairs = bool((self._asks == self._offered).all())
+        if only_pairs and (self(0)[:, -2 * count : -count] == NOBODY).all():
             raise UserError(
                 "task=matching: no training row has another one in its batch that has another picture, another text "
                 "and another group, so that nothing is there that does not belong together. Look at data.columns"
@@ -60,11 +66,16 @@ class NextInBatch:
     def __call__(self, epoch: int) -> npt.NDArray[np.int64]:
         """The rows of `epoch` (from 0) in their order."""
         order = self._order(epoch)
-        lines = order.reshape(len(order), -1)
-        size = self._batch_sizes.at(epoch)
-        return np.concatenate([lines, self.of(lines[:, 0], size)], axis=1)
+        return self.lines(order.reshape(len(order), -1), self._batch_sizes.at(epoch), epoch)
 
-    def of(self, positions: Positions, size: int) -> Positions:
+    def lines(self, asked: Positions, size: int, epoch: int) -> Positions:
+        """Rows in batches of `size`, asked for by (R, W) -> (R, W + 2 K)."""
+        key, counter = np.array([self._seed, epoch], dtype=np.uint64), np.array([0, 0, 0, _CHANCES], dtype=np.uint64)
+        words = np.random.Philox(key=key, counter=counter).random_raw(len(asked) * self._count)
+        chances = (words >> np.uint64(64 - _BITS)).astype(np.int64).reshape(len(asked), self._count)
+        return np.concatenate([asked, self._next(asked[:, 0], size), chances], axis=1)
+
+    def _next(self, positions: Positions, size: int) -> Positions:
         """Positions (R,) in batches of `size` -> (R, K) their candidates."""
         total, places = len(positions), np.arange(len(positions))
         first = places // size * size
@@ -101,10 +112,13 @@ class WithCandidates(Dataset[Sample]):
 
     def __getitem__(self, line: Sequence[int]) -> Sample:
         """The row of a line of `NextInBatch`."""
-        asked: Any = line[: -self.count]
+        asked: Any = line[: -2 * self.count]
         sample = self.changed[asked[0] if len(asked) == 1 else asked]
         if sample.bad is not None:
             return sample
-        others = [position for position in line[-self.count :] if position != NOBODY]
-        texts = [Candidate(int(self.rows.split.rows[at]), self.rows.text(at)) for at in others]
-        return replace(sample, candidates=tuple(texts))
+        drawn = zip(line[-2 * self.count : -self.count], line[-self.count :], strict=True)
+        return replace(sample, candidates=tuple(self._candidate(*one) for one in drawn if one[0] != NOBODY))
+
+    def _candidate(self, position: int, chance: int) -> Candidate:
+        number = int(self.rows.split.rows[position])
+        return Candidate(number, self.rows.text(position), (chance + 0.5) / 2**_BITS)

@@ -85,10 +85,12 @@ class Collate:
             return None
         nothing, most = Candidate(-1, self.empty[:0]), max(map(len, given))
         filled = [other for others in given for other in [*others, *[nothing] * (most - len(others))]]
-        input_ids, mask = self._side_by_side([other.input_ids for other in filled], self._length(good))
-        row = torch.tensor([other.row for other in filled], dtype=torch.int64)
         shape = len(given), most
-        return Candidates(input_ids.view(*shape, -1), mask.view(*shape, -1), row.view(shape))
+        input_ids, mask = self._side_by_side([other.input_ids for other in filled], length := self._length(good))
+        row = torch.tensor([other.row for other in filled], dtype=torch.int64)
+        chance = torch.tensor([other.chance for other in filled], dtype=torch.float64)
+        parts = input_ids.view(*shape, length), mask.view(*shape, length), row.view(shape), chance.view(shape)
+        return Candidates(*parts)
 
     def _padded(self, length: int) -> int:
         padded = -(-length // MULTIPLE) * MULTIPLE

@@ -151,7 +151,7 @@ class VisionLanguageData(LightningDataModule):
             given, order = AugmentedRows(rows, change, self._seed), Draws(order, self._seed, change.mixes)
         if not self._candidates:
             return given, order
-        nearby = NextInBatch(order, rows, self.plan.batch_sizes, self._candidates)
+        nearby = NextInBatch(order, rows, self.plan.batch_sizes, self._candidates, self._seed)
         return WithCandidates(rows, given, self._candidates), nearby
 
     def training_batch(self, positions: npt.NDArray[np.int64]) -> Batch:
@@ -159,8 +159,8 @@ class VisionLanguageData(LightningDataModule):
         rows, count = self.datasets["train"], self._candidates
         if not count:
             return self._collates["train"]([rows[at] for at in positions.tolist()])
-        others = NextInBatch(self._order, rows, self.plan.batch_sizes, count).of(positions, len(positions))
-        lines = np.column_stack([positions, others]).tolist()
+        nearby = NextInBatch(self._order, rows, self.plan.batch_sizes, count, self._seed)
+        lines = nearby.lines(positions[:, None], max(1, len(positions)), 0).tolist()
         return self._collates["train"]([WithCandidates(rows, rows, count)[line] for line in lines])
 
     def _loader(

@@ -33,8 +33,8 @@ class Matching(Task):
     """Whether a picture and a text belong together, by binary cross-entropy on what the fusion makes of both.
 
     The matching loss of ALBEF (Li et al. 2021, arXiv 2107.07651) and BLIP (Li et al. 2022, arXiv 2201.12086). Each
-    row is a pair that belongs together, and gives one that does not: its picture with the text, among those of
-    `candidates` other rows of the logical batch, which the model finds to fit best (`mmft.training.hard_negatives`).
+    row is a pair that belongs together, and gives one that does not: its picture with the text of one of `candidates`
+    other rows of the logical batch, drawn by the odds that the model gives them (`mmft.training.hard_negatives`).
     Both count with the row's sample weight. Unlike there, negatives are mined one way, texts for a picture: a text is
     encoded for a fraction of what a picture costs, and which ones are tried does not depend on a second model.
 
@@ -44,7 +44,7 @@ class Matching(Task):
     for ever (`mmft.data.mismatches`); rows with labels as they are. Sample weights do not count in metrics.
 
     Args:
-        candidates: other rows' texts that are tried; 1: it is any, 0: there are only the labels' negatives.
+        candidates: other rows' texts that are drawn from; 1: it is any, 0: there are only the labels' negatives.
     """
 
     monitor = "auroc"  # accuracy at 0.5 suffers where negatives are not as hard as those of training; ranks do not

@@ -43,7 +43,7 @@ def targets(count: int = ROWS) -> torch.Tensor:
 
 
 def next_in_batch(data: Any, count: int = COUNT, sizes: dict[int, int] | None = None) -> NextInBatch:
-    return NextInBatch(partial(epoch_order, ROWS, 3), data, BatchSizes(sizes or {0: SIZE}), count)
+    return NextInBatch(partial(epoch_order, ROWS, 3), data, BatchSizes(sizes or {0: SIZE}), count, 3)
 
 
 def test_candidates_are_other_rows_of_the_logical_batch() -> None:
@@ -54,20 +54,23 @@ def test_candidates_are_other_rows_of_the_logical_batch() -> None:
         assert np.array_equal(lines, given(epoch))
         for first in range(0, ROWS, SIZE):
             batch = lines[first : first + SIZE]
-            for position, *others in batch.tolist():
+            for position, *others in batch[:, : 1 + COUNT].tolist():
                 assert len(set(others)) == COUNT
                 assert position not in others
                 assert set(others) <= set(batch[:, 0].tolist())
     assert not np.array_equal(given(0), given(1))
-    counted = Counter(given(0)[:, 1:].ravel().tolist())
+    chances = np.concatenate([given(epoch)[:, -COUNT:].ravel() for epoch in range(50)]) / 2**52
+    assert len(set(chances)) == len(chances) == 50 * ROWS * COUNT
+    assert np.histogram(chances, 4, (0, 1))[0] == pytest.approx([len(chances) / 4] * 4, rel=0.1)
+    counted = Counter(given(0)[:, 1 : 1 + COUNT].ravel().tolist())
     assert set(counted.values()) == {COUNT}
 
 
 def test_a_small_batch_has_fewer() -> None:
     lines = next_in_batch(rows(targets()), count=12, sizes={0: SIZE, 1: 20})
-    assert (lines(0)[:40, 1:] != NOBODY).sum(1).tolist() == [9] * 40
-    assert (lines(0)[40:, 1:] != NOBODY).sum(1).tolist() == [4] * 5
-    assert (lines(1)[:40, 1:] != NOBODY).all()
+    assert (lines(0)[:40, 1:13] != NOBODY).sum(1).tolist() == [9] * 40
+    assert (lines(0)[40:, 1:13] != NOBODY).sum(1).tolist() == [4] * 5
+    assert (lines(1)[:40, 1:13] != NOBODY).all()
 
 
 def test_what_belongs_together_is_no_candidate() -> None:
@@ -75,7 +78,8 @@ def test_what_belongs_together_is_no_candidate() -> None:
     made[::3, 0] = 7  # pictures
     made[1::4, 1] = 8  # texts
     made[::5, 2] = 9  # groups
-    for position, *others in next_in_batch(rows(made, bad=(2,), weightless=(4,)))(0).tolist():
+    lines = next_in_batch(rows(made, bad=(2,), weightless=(4,)))(0)[:, : 1 + COUNT]
+    for position, *others in lines.tolist():
         own = made[position, :3]
         found = [at for at in others if at != NOBODY]
         assert found or position in (2, 4)
@@ -87,7 +91,7 @@ def test_what_belongs_together_is_no_candidate() -> None:
 def test_a_given_negative_asks_for_none_and_may_be_one() -> None:
     made = targets()
     made[:, 3] = torch.arange(ROWS) % 2
-    lines = next_in_batch(rows(made))(0)
+    lines = next_in_batch(rows(made))(0)[:, : 1 + COUNT]
     asked = (lines[:, 1:] != NOBODY).any(1)
     assert np.array_equal(asked, lines[:, 0] % 2 == 1)
     assert {at % 2 for at in lines[asked, 1:].ravel().tolist()} == {0, 1}
@@ -99,7 +103,7 @@ def test_nothing_that_does_not_belong_together_is_an_error() -> None:
     with pytest.raises(UserError, match="no training row has another one in its batch"):
         next_in_batch(rows(made))
     made[0, 3] = 0
-    assert (next_in_batch(rows(made))(0)[:, 1:] == NOBODY).all()
+    assert (next_in_batch(rows(made))(0)[:, 1 : 1 + COUNT] == NOBODY).all()
 
 
 def mismatched(made: torch.Tensor, bad: tuple[int, ...] = ()) -> np.ndarray[Any, Any]:
@@ -159,13 +163,12 @@ def data_of(shapes: Shapes, *more: str) -> VisionLanguageData:
     return build.build_data(config, splits, model, task)
 
 
-def told(batch: Batch) -> dict[int, list[tuple[int, list[int]]]]:
-    """By row: its candidates' rows and tokens."""
+def told(batch: Batch) -> dict[int, list[tuple[int, list[int], float]]]:
+    """By row: its candidates' rows, tokens and chances."""
     assert batch.candidates is not None
-    ids, mask, numbers = batch.candidates
     return {
-        row: [(int(n), i[m].tolist()) for i, m, n in zip(*parts, strict=True) if n >= 0]
-        for row, *parts in zip(batch.row.tolist(), ids, mask, numbers, strict=True)
+        row: [(int(n), i[m].tolist(), float(c)) for i, m, n, c in zip(*parts, strict=True) if n >= 0]
+        for row, *parts in zip(batch.row.tolist(), *batch.candidates, strict=True)
     }
 
 
@@ -185,7 +188,7 @@ def test_ranks_workers_and_augmentation_change_nothing(shapes: Shapes, more: lis
     texts = data.datasets["train"]
     rows_of = {int(row): at for at, row in enumerate(texts.split.rows)}
     for others in found.values():
-        assert all(ids == texts.text(rows_of[row]).tolist() for row, ids in others)
+        assert all(ids == texts.text(rows_of[row]).tolist() for row, ids, _ in others)
 
 
 def test_evaluation_rows_come_with_one_whatever_the_batches(shapes: Shapes) -> None:
@@ -216,4 +219,7 @@ def test_collate_pads_candidates_as_texts() -> None:
     assert batch.candidates.input_ids[1, 1].tolist() == [9] * 16
     parts = list(batch.split(2))
     assert [part.candidates.row.tolist() for part in parts if part.candidates] == [[[5, 6], [7, -1]], [[-1, -1]]]
+    nobody = collate([replace(first, candidates=())]).candidates
+    assert nobody is not None
+    assert nobody.input_ids.shape == (1, 0, 8)
     assert collate([replace(first, candidates=None)]).candidates is None

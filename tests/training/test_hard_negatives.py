@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -69,7 +70,9 @@ def by_hand(model: VisionLanguageModel, batch: Batch) -> tuple[Tensor, list[int 
         total = total + weight * functional.softplus(-own)
         there = [k for k, row in enumerate(batch.candidates.row[at].tolist()) if row >= 0]
         logits = [model(row_of(batch, at, k)).logits[0, 0] for k in there]
-        best = max(range(len(there)), key=lambda k, logits=logits: logits[k].item(), default=None)
+        luck = [-math.log(-math.log(chance)) for chance in batch.candidates.chance[at].tolist()]
+        sums = [logit.item() + luck[k] for k, logit in zip(there, logits, strict=True)]
+        best = sums.index(max(sums)) if sums else None
         chosen.append(None if best is None else there[best])
         if best is not None:
             total = total + weight * functional.softplus(logits[best])
@@ -101,7 +104,7 @@ def test_loss_and_gradient_are_those_of_a_plain_loop(step: Step) -> None:
     expected.backward()
     exact = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     loss, found = gradients(step, None)
-    assert float(loss) == pytest.approx(float(expected), rel=1e-12)
+    assert float(loss) == pytest.approx(expected.item(), rel=1e-12)
     assert found.keys() == exact.keys()
     for name, gradient in exact.items():
         assert float((found[name] - gradient).abs().max()) <= 1e-10, name
@@ -117,20 +120,32 @@ def test_micro_batches_change_nothing(step: Step, size: int) -> None:
         assert float((found[name] - exact).norm()) <= 1e-10 * max(float(exact.norm()), 1e-6 * scale), name
 
 
-def test_the_negative_is_the_candidate_that_fits_best(step: Step) -> None:
-    model, _, batch = step
-    outputs, rows = with_negatives(model, batch)
+def test_negatives_are_told_as_such_and_drawn_by_their_odds(shapes_overrides: list[str]) -> None:
+    model, _, batch = made(shapes_overrides)
     assert batch.candidates is not None
-    assert rows.target is not None
     assert batch.target is not None
     others = [at for at in range(ROWS) if at != 9]
-    assert rows.row.tolist() == [*batch.row.tolist(), *batch.row[others].tolist()]
-    assert rows.target[:, MATCH].tolist() == [-1] * ROWS + [0] * (ROWS - 1)
+    odds = torch.zeros(ROWS, 4, dtype=torch.float64)
+    for at in others:
+        for k in range(int(batch.candidates.present[at].sum())):
+            odds[at, k] = float(model(row_of(batch, at, k)).logits.detach().exp())
+    assert float(odds[others].max(1).values.div(odds[others].sum(1)).max()) > 0.3  # they are not all the same
+    counted, generator = torch.zeros_like(odds), torch.Generator().manual_seed(0)
+    for _ in range(300):
+        chance = torch.rand(ROWS, 4, generator=generator, dtype=torch.float64).clamp(1e-9, 1 - 1e-9)
+        batch.candidates = batch.candidates._replace(chance=chance)
+        with torch.no_grad():
+            outputs, rows = with_negatives(model, batch)
+        assert rows.target is not None
+        assert rows.row.tolist() == [*batch.row.tolist(), *batch.row[others].tolist()]
+        assert rows.target[:, MATCH].tolist() == [-1] * ROWS + [0] * (ROWS - 1)
+        near = (outputs.logits[ROWS:].exp() - odds[others]).abs().masked_fill(odds[others] == 0, torch.inf)
+        assert float(near.min(1).values.max()) <= 1e-8
+        counted[others, near.argmin(1)] += 1
     assert batch.target[:, MATCH].tolist() == [-1] * ROWS
-    for at, logit in zip(others, outputs.logits[ROWS:, 0].tolist(), strict=True):
-        there = int(batch.candidates.present[at].sum())
-        scores = [float(model(row_of(batch, at, k)).logits) for k in range(there)]
-        assert logit == pytest.approx(max(scores), abs=1e-10)
+    expected = odds / odds.sum(1, keepdim=True)
+    assert float((counted / 300 - expected)[others].abs().mean()) < 0.03
+    assert float((counted / 300)[odds == 0].sum()) == 0
 
 
 def test_choosing_leaves_every_mode_as_it_is_and_draws_no_dropout(shapes_overrides: list[str]) -> None:

@@ -130,5 +130,6 @@ class MatchingConfig(TaskConfig):
     of_pairs = True
 
     candidates: int = field(7, ge=0)
-    """Texts of other rows of the batch, of which the one that the model finds to fit best is the picture's negative.
-    1: it is any other row's; 0: there are only the rows whose label is 0. Each costs a pass through fusion and head."""
+    """Texts of other rows of the batch, of which one is drawn to be the picture's negative, the likelier the better the
+    model finds it to fit. 1: any other row's; 0: there are only the rows whose label is 0. Each costs a pass through
+    fusion and head."""
