@@ -73,7 +73,7 @@ def candidates_are_there(c: TrainConfig) -> str | None:
     sizes = c.callbacks.gradient_accumulation.schedule or {0: c.data.batch_size}
     if not getattr(c.task, "candidates", 0) or min(sizes.values()) > 1:
         return None
-    return "are other rows of the batch, and a batch of one row has none. Type data.batch_size=32"
+    return "they are texts of other rows of the batch, and a batch of one row has none. Type data.batch_size=32"
 
 
 @check_train("task.candidates", "data.columns.label")

@@ -20,7 +20,7 @@ from mmft.errors import UserError
 from mmft.precision import at_least_float32
 from mmft.tasks.base import Task
 from mmft.tasks.identities import identities
-from mmft.tasks.labels import label_name
+from mmft.tasks.labels import in_order, label_name, shown
 
 MATCH = 3
 """Column of a target, behind `IDENTITY`: 1: they belong together, 0: they do not, -1: they do, for nobody says more."""
@@ -63,7 +63,11 @@ class Matching(Task):
         if not known and not self.candidates:
             raise UserError("task.candidates=0: no training row has a label that says which do not match.")
         if known and not any(_MEANT.get(_word(label)) == 1 for label in known):
-            raise UserError("data.columns.label: no training row says 1, true or yes: that its text and picture match.")
+            raise UserError(
+                "data.columns.label: no training row says 1, true or yes: that its text and picture match. They say "
+                f"{shown(in_order({label_name(label) for label in known}))}. Without labels "
+                "(data.columns.label=null) every row is a pair that matches"
+            )
 
     def encode(self, label: Any) -> list[int]:
         """(4,) what the row's picture, text and group are known by, and whether they match."""

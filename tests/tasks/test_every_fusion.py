@@ -25,13 +25,14 @@ GOOD = {  # the metric, and when the rows are known by heart
     "regression": ("r2", lambda value: value >= 0.98),
     "multi_label": ("exact_match", lambda value: value == 1.0),
     "contrastive": ("mean_recall", lambda value: value == 1.0),
-    "matching": ("accuracy", lambda value: value == 1.0),
+    # Of each row's own text, and of one that is not its own, which the one batch here may never have drawn for it.
+    "matching": ("accuracy", lambda value: value >= 0.9),
 }
 OVER_PAIRS = {name for name, found in options("task").items() if found.schema.over_pairs}  # type: ignore[attr-defined]
 ALLOWED = [(task, fusion) for task in TASKS for fusion in (PAIRWISE if task in OVER_PAIRS else FUSIONS)]
 REFUSED = [(task, fusion) for task in TASKS for fusion in (FUSIONS if task in OVER_PAIRS else PAIRWISE)]
 QUICK = {("contrastive", "dual"), ("regression", "film"), ("multi_label", "cross"), ("classification", "low_rank")}
-QUICK |= {("matching", "merged")}
+QUICK |= {("matching", "concat")}
 
 
 @pytest.fixture(scope="module")
