@@ -64,6 +64,14 @@ def _identity(part: str | bytes) -> int:
     return int.from_bytes(blake2b(content, digest_size=8).digest(), "little") >> 1
 
 
+class Candidate(NamedTuple):
+    """Another row's text, which may be given to a row's picture as one that does not belong to it."""
+
+    row: int
+    input_ids: Tensor  # (L,) int64, special tokens included
+    chance: float = 0.5  # between 0 and 1, what the draw among several goes by
+
+
 @dataclass(frozen=True, slots=True)
 class Sample:
     """One example, decoded. A sample with `bad` set carries nothing else and takes no part in the loss."""
@@ -77,6 +85,21 @@ class Sample:
     bad: BadRow | None = None
     mixed_target: Tensor | None = None  # of the row that the picture is mixed with; None: it is not mixed
     mixed_share: float = 0.0  # how much of the picture and of the target is that row's
+    candidates: tuple[Candidate, ...] | None = None  # None: none were asked for
+
+
+class Candidates(NamedTuple):
+    """The candidates of each row of a batch, K at most, in the order in which they were asked for."""
+
+    input_ids: Tensor  # (B, K, L) int64, L as of the batch's own texts
+    attention_mask: Tensor  # (B, K, L) bool
+    row: Tensor  # (B, K) int64 their row numbers; -1: there are fewer
+    chance: Tensor  # (B, K) float64, between 0 and 1
+
+    @property
+    def present(self) -> Tensor:
+        """(B, K) bool."""
+        return self.row >= 0
 
 
 @dataclass(slots=True)
@@ -99,6 +122,7 @@ class Batch:
     identity: Tensor | None = None  # (B, 3) int64, see `Pair.identity`; None: nobody asks
     mixed_target: Tensor | None = None  # (B, ...) of rows that pictures are mixed with; None: no picture is
     mixed_share: Tensor | None = None  # (B,) float32 how much of a row's target they are, from 0 to 0.5
+    candidates: Candidates | None = None  # other rows' texts; None: none were asked for
     bad: tuple[BadRow, ...] = ()
 
     def __len__(self) -> int:
@@ -106,8 +130,9 @@ class Batch:
 
     def _map(self, change: Any) -> Batch:
         tensors: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "bad"}
+        others = tensors.pop("candidates")
         changed: dict[str, Any] = {name: None if t is None else change(t) for name, t in tensors.items()}
-        return replace(self, **changed)
+        return replace(self, **changed, candidates=None if others is None else Candidates(*map(change, others)))
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """The same batch on `device`. Lightning calls this, and says non_blocking to tensors alone."""

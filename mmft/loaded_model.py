@@ -78,7 +78,7 @@ class LoadedModel:
         precision = full_precision(self.saved.config.trainer.precision)
         for batch, outputs in outputs_of(model, self.batches(split, config), self.device, precision):
             found = {} if outputs is None else dict(zip(batch.row.tolist(), task.answers(outputs), strict=True))
-            if task.over_pairs:  # a row that lacks a modality is no pair
+            if task.of_pairs:  # a row that lacks a modality is no pair
                 found |= {row: {} for row in batch.row[~(batch.image_present & batch.text_present)].tolist()}
             yield from _in_order(batch, found, self.columns(), split)
 

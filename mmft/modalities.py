@@ -8,7 +8,7 @@ The metrics of the ordinary pass again, on the same rows, with inputs changed by
 
 A stand-in that was never trained is zeros: what is measured then mixes "missing" with "never seen missing", and is
 said. A shuffled modality is always one that the model knows. Rows that lack a modality stay in, without it, in every
-line, so that all figures are of the same rows; they take no part in the exchange. A task over pairs has no figure
+line, so that all figures are of the same rows; they take no part in the exchange. A task of pairs has no figure
 for one modality alone; shuffled is chance there.
 """
 
@@ -23,8 +23,8 @@ from torch.utils.data import DataLoader
 
 from mmft.batch import BadRow, Batch
 from mmft.config.schema.data import ColumnsConfig
-from mmft.data.dataset import RowDataset
-from mmft.data.exchange import NOBODY, Exchanged, Positions, exchanged_pictures, exchanged_texts
+from mmft.data.dataset import NOBODY, Positions, RowDataset
+from mmft.data.exchange import Exchanged, exchanged_pictures, exchanged_texts
 from mmft.data.loading import make_loader
 from mmft.errors import UserError
 from mmft.listing.table import aligned
@@ -98,7 +98,7 @@ def measured(
     batches: Any = loader.batch_sampler
     collate: Any = loader.collate_fn
     found = {}
-    for name, change in changes(rows, bad, seed, alone=not task.over_pairs).items():
+    for name, change in changes(rows, bad, seed, alone=not task.of_pairs).items():
         changed: Any = Exchanged(rows, change.images, change.texts, bad)
         found[name] = measure(
             make_loader(changed, batches, collate, num_workers=loader.num_workers, pin=loader.pin_memory)
@@ -119,7 +119,7 @@ def notes(model: VisionLanguageModel, rows: RowDataset, bad: Mapping[int, BadRow
     split, said = rows.split, []
     good = [row for row in split.rows.tolist() if row not in bad]
     for alone, word, stand_in in (("image", "text", model.missing_text), ("text", "picture", model.missing_image)):
-        if not task.over_pairs and not stand_in.vector.any():
+        if not task.of_pairs and not stand_in.vector.any():
             said.append(
                 f"{alone}_only: the stand-in of the {word} is zeros, since no training row lacked one. The figure says "
                 f"what this model does without, not what can be done; a run with model.modality_dropout=0.3 learns to"

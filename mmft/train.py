@@ -43,6 +43,7 @@ from mmft.saved_model import save_model
 from mmft.shipped import located
 from mmft.signals import Stopped, StopRequest, stop_signals
 from mmft.tasks.contrastive import Contrastive
+from mmft.tasks.matching import Matching
 from mmft.training.checkpoint import read
 from mmft.training.collectives import end_collectives
 from mmft.training.csv_log import CsvLog
@@ -192,6 +193,8 @@ def report(config: TrainConfig, module: FineTuning, data: VisionLanguageData) ->
     precision = config.trainer.precision
     if isinstance(task, Contrastive):
         return {"embeddings": embedding_report(model, task, *loaders, precision)} if task.labels else {}
+    if isinstance(task, Matching) and not task.labelled:
+        return {}
     return {"modalities": modality_report(model, task, *loaders, module.results["test"], precision)}
 
 

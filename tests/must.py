@@ -8,4 +8,5 @@ TWO_TASKS = ["data.columns.label=[label,number]", "task.tasks={label:classificat
 def must(group: str, name: str) -> list[str]:
     """Overrides without which the option `name` of `group` is refused; nothing for most."""
     needs = {"pattern": [f"{group.replace('/', '.')}.pattern=bias"], "dual": ["task=contrastive"], "several": TWO_TASKS}
+    needs["matching"] = ["data.columns.label=null"]  # the sample's say what a picture shows
     return needs.get(name, [])

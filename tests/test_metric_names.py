@@ -10,6 +10,7 @@ from scored import batch, outputs
 from mmft.metric_names import _LOWER, lower_is_better
 from mmft.tasks.classification import Classification
 from mmft.tasks.contrastive import Contrastive
+from mmft.tasks.matching import Matching
 from mmft.tasks.multi_label import MultiLabel
 from mmft.tasks.question_answering import QuestionAnswering
 from mmft.tasks.regression import Regression
@@ -22,6 +23,7 @@ def test_every_metric_of_every_task_has_a_direction() -> None:
     for task, given in zip(tasks, labels, strict=True):
         task.fit(given)
     names = {str(name) for task in tasks for name in task.metrics()} | {"loss"}
+    names |= set(Matching().metric_names())
     names |= {name.rpartition("/")[2] for name in Contrastive().metric_names()}  # tests/tasks/test_retrieval.py
     higher = {name for name in names if not lower_is_better(name)}
     assert names - higher == _LOWER

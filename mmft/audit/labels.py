@@ -32,7 +32,7 @@ def tables_of(splits: Mapping[str, Split], config: TaskConfig, task: Task) -> di
         config: the task's.
         task: built, not fitted.
     """
-    if task.over_pairs:
+    if task.of_pairs:
         return {"pairs": pair_table(splits)}
     parts: Mapping[Any, Task] = task.parts if isinstance(task, Several) else {None: task}
     configs: Mapping[Any, TaskConfig] = config.tasks if isinstance(config, SeveralConfig) else {None: config}

@@ -15,6 +15,7 @@ from mmft.batch import Batch
 from mmft.data.datamodule import VisionLanguageData
 from mmft.errors import UserError
 from mmft.memory import forget_peak, held_bytes, peak_bytes, release_unused
+from mmft.training.hard_negatives import with_negatives
 from mmft.training.module import FineTuning
 
 _STEPS = 3  # by then the optimizer has its state, and glibc its pieces of memory
@@ -39,7 +40,7 @@ class Trial:
 
 
 def longest_rows(data: VisionLanguageData, count: int) -> Batch:
-    """A batch of the training rows with the longest texts, without those that are known to be bad.
+    """A logical batch of the training rows with the longest texts, without those that are known to be bad.
 
     Args:
         data: of the run.
@@ -48,9 +49,7 @@ def longest_rows(data: VisionLanguageData, count: int) -> Batch:
     rows = data.datasets["train"]
     lengths = np.diff(rows.tokens.offsets)
     usable = [at for at in np.argsort(-lengths, kind="stable").tolist() if int(rows.split.rows[at]) not in rows.bad]
-    collate = data.evaluation_loader("train", whole=True).collate_fn  # type: ignore[union-attr]
-    batch: Batch = collate([rows[at] for at in usable[:count]])
-    return batch
+    return data.training_batch(np.array(usable[:count], dtype=np.int64))
 
 
 def try_steps(module: FineTuning, batch: Batch, evaluated: Batch, device: torch.device, precision: str) -> Trial:
@@ -85,7 +84,7 @@ def try_steps(module: FineTuning, batch: Batch, evaluated: Batch, device: torch.
             last = float(losses.sum())  # waits for a GPU
             seconds = time.perf_counter() - started
         with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-mixed"):
-            model.eval()(evaluated.to(device))
+            with_negatives(model.eval(), evaluated.to(device))
         trained = [p for p in model.parameters() if p.grad is not None]
         state = [value for kept in optimizer.state.values() for value in kept.values() if isinstance(value, Tensor)]
         grown = peak_bytes(device) - before

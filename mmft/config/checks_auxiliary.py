@@ -7,13 +7,13 @@ from mmft.config.schema import TrainConfig
 
 
 def _goes_with_the_task(key: str, nothing: float | str) -> None:
-    """Registers the check that a loss is not asked for beside a task over pairs, nor where there is one modality."""
+    """Registers the check that a loss is not asked for beside a task of pairs, nor where there is one modality."""
 
     @check_train(f"model.auxiliary.{key}", "task", "data.columns.image", "data.columns.text")
     def rule(c: TrainConfig) -> str | None:
         if getattr(c.model.auxiliary, key) == nothing:
             return None
-        if c.task.over_pairs:
+        if c.task.of_pairs:
             return f"does not go with task={c.task.type}, whose own loss is between pictures and texts. Leave it out"
         missing = [name for name in ("image", "text") if getattr(c.data.columns, name) is None]
         if len(missing) == 1:

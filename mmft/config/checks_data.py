@@ -96,7 +96,7 @@ def some_modality(c: TrainConfig) -> str | None:
 @check_train("data.columns.label", "task")
 def label_is_given(c: TrainConfig) -> str | None:
     """There is something to learn."""
-    if c.data.columns.label is None and not c.task.over_pairs:
+    if c.data.columns.label is None and not c.task.of_pairs:
         return f"{MUST} to train. Type data.columns.label=COLUMN"
     return None
 

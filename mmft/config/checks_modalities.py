@@ -9,7 +9,7 @@ from mmft.config.schema import TrainConfig
 @check_train("model.modality_dropout", "task")
 def pairs_keep_both(c: TrainConfig) -> str | None:
     """A row that lacks a modality is no pair."""
-    if not c.model.modality_dropout or not c.task.over_pairs:
+    if not c.model.modality_dropout or not c.task.of_pairs:
         return None
     return f"does not go with task={c.task.type}, which needs both modalities of every row. Leave it out"
 

@@ -14,7 +14,7 @@ def there_are_several(c: TrainConfig) -> str | None:
     """At least two, each of which learns from a column of its own."""
     assert isinstance(c.task, SeveralConfig)
     for name, part in c.task.tasks.items():
-        if isinstance(part, SeveralConfig) or part.over_pairs:
+        if isinstance(part, SeveralConfig) or part.of_pairs:
             return f"task={part.type} ({name}) cannot be one of several tasks. Leave it out"
     if len(c.task.tasks) < 2:
         name, part = next(iter(c.task.tasks.items()))

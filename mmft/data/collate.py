@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from mmft.batch import Batch, Sample
+from mmft.batch import Batch, Candidate, Candidates, Sample
 
 MULTIPLE = 8
 """Texts are padded up to a multiple of this: few different lengths, and shapes that hardware likes."""
@@ -53,6 +53,7 @@ class Collate:
             identity=_identities(good),
             mixed_target=mixed_target,
             mixed_share=mixed_share,
+            candidates=self._candidates(good),
             bad=tuple(sample.bad for sample in samples if sample.bad is not None),
         )
 
@@ -61,13 +62,36 @@ class Collate:
         if all(sample.input_ids is None for sample in good):
             return None, None
         texts = [self.empty if sample.input_ids is None else sample.input_ids for sample in good]
-        length = self._padded(max(len(text) for text in texts))
+        return self._side_by_side(texts, self._length(good))
+
+    def _length(self, good: Sequence[Sample]) -> int:
+        """L, of the rows' own texts and of their candidates'."""
+        texts = [self.empty if sample.input_ids is None else sample.input_ids for sample in good]
+        others = [other.input_ids for sample in good for other in sample.candidates or ()]
+        return self._padded(max(len(text) for text in [*texts, *others]))
+
+    def _side_by_side(self, texts: Sequence[Tensor], length: int) -> tuple[Tensor, Tensor]:
+        """Token ids (texts, L) and their mask."""
         input_ids = torch.full((len(texts), length), self.pad_id, dtype=torch.int64)
         mask = torch.zeros((len(texts), length), dtype=torch.bool)
         for at, text in enumerate(texts):
             input_ids[at, : len(text)] = text
             mask[at, : len(text)] = True
         return input_ids, mask
+
+    def _candidates(self, good: Sequence[Sample]) -> Candidates | None:
+        """Other rows' texts (B, K, L), K as of the row that has most; None where none are asked for."""
+        given = [sample.candidates for sample in good if sample.candidates is not None]
+        if not given:
+            return None
+        nothing, most = Candidate(-1, self.empty[:0]), max(map(len, given))
+        filled = [other for others in given for other in [*others, *[nothing] * (most - len(others))]]
+        shape = len(given), most
+        input_ids, mask = self._side_by_side([other.input_ids for other in filled], length := self._length(good))
+        row = torch.tensor([other.row for other in filled], dtype=torch.int64)
+        chance = torch.tensor([other.chance for other in filled], dtype=torch.float64)
+        parts = input_ids.view(*shape, length), mask.view(*shape, length), row.view(shape), chance.view(shape)
+        return Candidates(*parts)
 
     def _padded(self, length: int) -> int:
         padded = -(-length // MULTIPLE) * MULTIPLE

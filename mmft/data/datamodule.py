@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
@@ -16,6 +17,7 @@ from mmft.config.schema.data import DataConfig
 from mmft.data.augment import Augmentation, in_words
 from mmft.data.augmented_rows import AugmentedRows, Draws
 from mmft.data.balance import BalancedOrder
+from mmft.data.candidates import NextInBatch, WithCandidates
 from mmft.data.collate import Collate
 from mmft.data.dataset import RowDataset
 from mmft.data.kept import KEPT
@@ -93,6 +95,7 @@ class VisionLanguageData(LightningDataModule):
         self._train_loader: DataLoader[Batch] | None = None  # one for the run, so that its workers live on
         if encode is not None:
             self._check_labels()
+        self._candidates = 0 if encode is None else encode.candidates
         self._order: Order = partial(epoch_order, plan.rows, seed)
         if config.sampler == "balanced":
             self._order = self._balanced(classes_of, seed)
@@ -139,12 +142,26 @@ class VisionLanguageData(LightningDataModule):
         `evaluation_loader("train")` gets the rows as they are.
         """
         rows, wanted = self.datasets["train"], in_words(self.config.augment)
-        if not wanted:
-            return rows, self._order
-        log.info("training rows are augmented: %s", wanted)
-        reader = rows.pictures.reader
-        change = Augmentation(self.config.augment, reader.image_size, reader.background, self._special_ids)
-        return AugmentedRows(rows, change, self._seed), Draws(self._order, self._seed, change.mixes)
+        given: Dataset[Sample] = rows
+        order = self._order
+        if wanted:
+            log.info("training rows are augmented: %s", wanted)
+            reader = rows.pictures.reader
+            change = Augmentation(self.config.augment, reader.image_size, reader.background, self._special_ids)
+            given, order = AugmentedRows(rows, change, self._seed), Draws(order, self._seed, change.mixes)
+        if not self._candidates:
+            return given, order
+        nearby = NextInBatch(order, rows, self.plan.batch_sizes, self._candidates, self._seed)
+        return WithCandidates(rows, given, self._candidates), nearby
+
+    def training_batch(self, positions: npt.NDArray[np.int64]) -> Batch:
+        """Training rows as a logical batch of their own, unchanged by augmentation."""
+        rows, count = self.datasets["train"], self._candidates
+        if not count:
+            return self._collates["train"]([rows[at] for at in positions.tolist()])
+        nearby = NextInBatch(self._order, rows, self.plan.batch_sizes, count, self._seed)
+        lines = nearby.lines(positions[:, None], max(1, len(positions)), 0).tolist()
+        return self._collates["train"]([WithCandidates(rows, rows, count)[line] for line in lines])
 
     def _loader(
         self, name: str, batches: Any, persistent: bool, rows: Dataset[Sample] | None = None

@@ -5,15 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from mmft.batch import BadRow, Sample
+from mmft.batch import BadRow, Candidate, Sample
 from mmft.data.image import BadImage
 from mmft.data.picture_memory import PictureMemory
 from mmft.data.splits import Split
 from mmft.data.text import Tokens
+
+NOBODY = -1
+"""Instead of a position: the row goes without."""
+Positions = npt.NDArray[np.int64]
 
 
 class RowDataset(Dataset[Sample]):
@@ -27,6 +32,9 @@ class RowDataset(Dataset[Sample]):
         targets: (rows, ...) by position; None: there are none.
         bad: more bad rows than the table's, by row number.
         identities: (rows, 3) by position, see `Pair.identity`; None: nobody asks.
+
+    Attributes:
+        others: (rows,) whose text each position has for its candidate, `NOBODY`: none; None: none are asked for.
     """
 
     def __init__(
@@ -41,6 +49,7 @@ class RowDataset(Dataset[Sample]):
         self.split, self.tokens, self.pictures, self.targets = split, tokens, pictures, targets
         self.identities = identities
         self.bad = {**(bad or {}), **split.table.bad}
+        self.others: Positions | None = None
 
     def __len__(self) -> int:
         return len(self.split)
@@ -58,8 +67,16 @@ class RowDataset(Dataset[Sample]):
             pixels = None if image is None else self.pictures(image)
         except BadImage as error:
             return Sample(row, bad=BadRow(row, table.id(row), table.columns.image or "", str(error)))
-        ids = np.zeros(0, dtype=np.int32) if text is None else self.tokens.of(text)
-        input_ids = torch.from_numpy(ids.astype(np.int64)) if len(ids) else None
+        ids = None if text is None else self.text(text)
+        input_ids = None if ids is None or not len(ids) else ids
         target = None if self.targets is None else self.targets[position]
         identity = None if self.identities is None else self.identities[position]
-        return Sample(row, pixels, input_ids, target, table.weight(row), identity)
+        candidates = None if self.others is None else self._candidates(int(self.others[position]))
+        return Sample(row, pixels, input_ids, target, table.weight(row), identity, candidates=candidates)
+
+    def text(self, position: int) -> Tensor:
+        """(L,) int64 the tokens of the text at `position`; none where it has no text."""
+        return torch.from_numpy(self.tokens.of(position).astype(np.int64))
+
+    def _candidates(self, position: int) -> tuple[Candidate, ...]:
+        return () if position == NOBODY else (Candidate(int(self.split.rows[position]), self.text(position)),)

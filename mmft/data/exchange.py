@@ -9,17 +9,12 @@ from collections.abc import Mapping
 from hashlib import blake2b
 
 import numpy as np
-import numpy.typing as npt
 from torch.utils.data import Dataset
 
 from mmft.batch import BadRow, Sample
-from mmft.data.dataset import RowDataset
+from mmft.data.dataset import NOBODY, Positions, RowDataset
 from mmft.data.hashing import unit_hashes
 from mmft.data.splits import Split
-
-NOBODY = -1
-"""Instead of a position: the row goes without."""
-Positions = npt.NDArray[np.int64]
 
 
 class Exchanged(Dataset[Sample]):

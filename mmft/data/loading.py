@@ -21,6 +21,7 @@ from mmft.data.collate import Collate
 from mmft.data.dataset import RowDataset
 from mmft.data.image import ImageReader
 from mmft.data.kept import KEPT
+from mmft.data.mismatches import mismatched_texts
 from mmft.data.order import evaluation_batches
 from mmft.data.picture_memory import PictureMemory
 from mmft.data.splits import Split
@@ -39,7 +40,7 @@ def make_dataset(
     encode: Encode | None,
     picture_bytes: int = 0,
 ) -> RowDataset:
-    """The split's data set, its texts tokenised and its labels encoded once.
+    """The split's data set, its texts tokenised and its labels encoded once; its rows as they are measured.
 
     Args:
         split: table and rows.
@@ -56,7 +57,10 @@ def make_dataset(
     tokens, pictures = _prepared(split, reader, tokenizer, max_length, picture_bytes)
     targets, bad = (None, None) if encode is None else encode_targets(split, encode)
     identities = identities_of(split) if encode is not None and encode.identities else None
-    return RowDataset(split, tokens, pictures, targets, bad, identities)
+    dataset = RowDataset(split, tokens, pictures, targets, bad, identities)
+    if encode is not None and encode.candidates and targets is not None:
+        dataset.others = mismatched_texts(split, targets, set(dataset.bad))
+    return dataset
 
 
 def _prepared(

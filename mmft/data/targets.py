@@ -16,10 +16,11 @@ from mmft.data.splits import Split
 class Encodes(Protocol):
     """What is asked of a task here."""
 
-    over_pairs: ClassVar[bool]
+    of_pairs: ClassVar[bool]
+    candidates: int
 
     def encode(self, label: Any) -> Any:
-        """A label, or a `Pair` if the task is over pairs, as a target."""
+        """A label, or a `Pair` if the task is of pairs, as a target."""
 
 
 class Encode(NamedTuple):
@@ -28,17 +29,19 @@ class Encode(NamedTuple):
     Attributes:
         function: a task's `encode`: gives what `torch.as_tensor` takes; raises `ValueError(reason)`.
         of_pairs: it takes a `Pair` instead of a label.
+        candidates: of how many other rows' texts training rows come with; evaluation rows come with one, if any do.
         identities: what picture and text are known by is wanted beside the target.
     """
 
     function: Callable[[Any], Any]
     of_pairs: bool = False
+    candidates: int = 0
     identities: bool = False
 
     @classmethod
     def of(cls, task: Encodes, identities: bool = False) -> Encode:
         """The task's."""
-        return cls(task.encode, task.over_pairs, identities)
+        return cls(task.encode, task.of_pairs, task.candidates, identities)
 
 
 ClassesOf = Callable[[Tensor], Tensor | None]

@@ -27,6 +27,10 @@ class Task(ABC):
         loss_terms: the K terms of the loss, weight by name; "" for the only one.
         width: C, the number of outputs that the head must give; known after `fit`.
         over_pairs: whether it is a `PairTask`.
+        of_pairs: whether each row is a picture and a text that are looked at together: `encode` takes a `Pair`, and a
+            row without either is none.
+        candidates: of how many other rows' texts a row of a batch may be given one to learn from, which does not
+            belong to its picture; where there are any, it is measured with one, too. See `mmft.data.candidates`.
         predicts_numbers: whether a `prediction` is a number and not a text.
         softmax: whether probabilities are the outputs' softmax, so that only differences of outputs mean something.
     """
@@ -36,6 +40,8 @@ class Task(ABC):
     loss_terms: Mapping[str, float] = MappingProxyType({"": 1.0})
     width: int
     over_pairs: ClassVar[bool] = False
+    of_pairs: ClassVar[bool] = False
+    candidates: int = 0
     predicts_numbers: bool = False
     softmax: bool = False
 
@@ -179,10 +185,10 @@ class Task(ABC):
 class PairTask(Task):
     """A task whose loss is over all pairs of the logical batch's rows.
 
-    Its `encode` takes a `Pair`. Fused features and head must be such that a row's outputs come from that row alone.
+    Fused features and head must be such that a row's outputs come from that row alone.
     """
 
-    over_pairs = True
+    over_pairs = of_pairs = True
 
     @abstractmethod
     def pair_loss_sum(self, outputs: Outputs, batch: Batch, own: slice) -> Tensor:

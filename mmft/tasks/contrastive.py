@@ -18,12 +18,13 @@ from mmft.batch import Batch, Outputs, Pair
 from mmft.models.similarity import SimilarityHead, embeddings_of
 from mmft.precision import at_least_float32
 from mmft.tasks.base import PairTask
+from mmft.tasks.identities import IDENTITY, identities
 from mmft.tasks.labels import in_order, label_name
 from mmft.tasks.pair_losses import Rows, info_nce_sum, sigmoid_sum
 from mmft.tasks.retrieval import RetrievalMetric
 
-IDENTITY, LABEL = slice(0, 3), 3
-"""Columns of a target: what picture, text and group are known by; the label's number, -1: it has none."""
+LABEL = 3
+"""Column of a target, behind `IDENTITY`: the label's number, -1: it has none."""
 
 _LOSSES = {"info_nce": info_nce_sum, "sigmoid": sigmoid_sum}
 _ZERO_SHOT = "zero_shot/accuracy"
@@ -80,10 +81,7 @@ class Contrastive(PairTask):
     def encode(self, label: Any) -> list[int]:
         """(4,) what the row's picture, text and group are known by, and its label's number; -1: it has none."""
         pair: Pair = label
-        for modality, given in (("picture", pair.image), ("text", pair.text)):
-            if given is None:
-                raise ValueError(f"no {modality}, so that there is no pair")
-        return [*pair.identity(), -1 if pair.label is None else self._index.get(label_name(pair.label), -1)]
+        return [*identities(pair), -1 if pair.label is None else self._index.get(label_name(pair.label), -1)]
 
     def pair_loss_sum(self, outputs: Outputs, batch: Batch, own: slice) -> Tensor:
         """Vectors (R, V) and targets (R, 4) -> () the weighted sum of the own rows' losses."""

@@ -13,6 +13,7 @@ from mmft.errors import UserError
 from mmft.models.vision_language_model import VisionLanguageModel
 from mmft.tasks.base import Task
 from mmft.training.collectives import gathered
+from mmft.training.hard_negatives import with_negatives
 from mmft.training.merging import merge_metrics
 from mmft.training.prompts import fused_texts
 
@@ -71,7 +72,7 @@ class Evaluating(pl.LightningModule):
     def _evaluate(self, batch: Batch, index: int) -> None:
         if not len(batch):
             return
-        outputs = self.evaluated(batch)
+        outputs, batch = with_negatives(self.evaluated, batch)
         self.task.update(self.metrics, outputs, batch)
         number = index * self.trainer.world_size + self.global_rank  # among all ranks' batches
         self._losses.append((number, self.task.loss_sums(outputs, batch), self.task.normalisers(batch)))

@@ -26,6 +26,7 @@ from mmft.training.agreement import Agreement
 from mmft.training.collectives import average_statistics, sum_gradients, summed
 from mmft.training.evaluating import Evaluating
 from mmft.training.gradient_cache import accumulate_pairs
+from mmft.training.hard_negatives import with_negatives
 from mmft.training.modality_dropout import drop_modalities
 from mmft.training.objective import Objective
 from mmft.training.sharding import Shards, full
@@ -177,7 +178,7 @@ class FineTuning(Evaluating):
             batch,
             self.micro_batch_size,
             weights,
-            lambda rows: objective.sums(self.model(rows), rows),
+            lambda rows: objective.sums(*with_negatives(self.model, rows)),
             objective.weigh,
             backward,
             before_micro_batch,

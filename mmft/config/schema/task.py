@@ -15,6 +15,7 @@ class TaskConfig(OptionConfig):
 
     has_classes: ClassVar[bool] = False  # whether each row is of one class; what the task itself says in `Task.classes`
     over_pairs: ClassVar[bool] = False  # whether its loss is over all pairs of rows; what the task says, too
+    of_pairs: ClassVar[bool] = False  # whether each row needs its picture and its text; what the task says, too
     has_names: ClassVar[bool] = False  # whether labels are names, which can be counted; what `Task.label_names` gives
     mixes: ClassVar[bool] = False  # whether its loss takes `Batch.mixed_target`
     several_columns: ClassVar[bool] = False  # whether `data.columns.label` may name several
@@ -131,7 +132,7 @@ class ContrastiveConfig(TaskConfig):
     prompt (zero-shot), and at the end by nearest neighbours and by a linear probe.
     """
 
-    over_pairs = True
+    over_pairs = of_pairs = True
 
     loss: Literal["info_nce", "sigmoid"] = "info_nce"
     """`info_nce`: each row among all others, both ways (CLIP); `sigmoid`: each pair by itself (SigLIP)."""
@@ -143,6 +144,22 @@ class ContrastiveConfig(TaskConfig):
     compared_rows: int = field(32, ge=1)
     """Rows that are compared at once, which follows `data.batch_size`: the bias of `sigmoid` begins at minus its
     logarithm. SigLIP's own -10 is that of 22,000 rows; it is learned, but short training would hardly move it."""
+
+
+@option("task", "matching", builds="mmft.tasks.matching:Matching")
+@dataclass(kw_only=True)
+class MatchingConfig(TaskConfig):
+    """Whether a row's text belongs to its picture; needs no label: texts that do not are taken from other rows.
+
+    Where `data.columns.label` is given it is 1, true or yes, or 0, false or no where the text does not belong to it.
+    """
+
+    of_pairs = True
+
+    candidates: int = field(7, ge=0)
+    """Texts of other rows of the batch, of which one is drawn to be the picture's negative, the likelier the better the
+    model finds it to fit. 1: any other row's; 0: there are only the rows whose label is 0. Each costs a pass through
+    fusion and head."""
 
 
 @option("task", "several")

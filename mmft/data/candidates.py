@@ -1,0 +1,124 @@
+"""Other rows' texts for training rows: of these one is drawn that does not belong to the row's picture.
+
+    Order (or Draws) -> NextInBatch -> LogicalBatches -> (workers) WithCandidates -> Sample
+
+A row's candidates are those that come next in its own logical batch, round and round, without the ones that belong
+together with it. The order of an epoch is random already, so that they are as random as any that are drawn, they
+depend on seed and epoch alone, and each text is a candidate about as often as any other. And since rows that stand
+side by side have candidates in common, M rows have about M + K texts to encode and not M K.
+
+Legend: R rows of an epoch, K candidates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from torch.utils.data import Dataset
+
+from mmft.batch import Candidate, Sample
+from mmft.data.dataset import NOBODY, Positions, RowDataset
+from mmft.data.order import BatchSizes, Order
+from mmft.errors import UserError
+from mmft.tasks.identities import IDENTITY, belong_together
+from mmft.tasks.matching import MATCH
+
+_CHANCES = 5  # stream of the generator, beside those of `mmft.data.augmented_rows`
+_BITS = 52  # of a chance, so that one half of the last bit more is a float64, too
+
+
+class NextInBatch:
+    """Callable `epoch -> (R, W + 2 K)` int64: what the row is asked for by, its candidates' positions and chances.
+
+    Fewer than K are followed by `NOBODY`. Chances are whole numbers below 2**52, each as likely as any other, the same
+    for ever for one (seed, epoch). A row that is bad by the table alone, one of weight 0, and one whose own
+    text does not belong to its picture have none; the last one's text may be a candidate, the others' may not.
+
+    Args:
+        order: gives positions of an epoch, or lines that begin with them, W numbers each.
+        rows: of the training split, with targets of pairs.
+        batch_sizes: of the run.
+        count: K, at least 1.
+        seed: of the run.
+
+    Raises:
+        UserError: nothing in the first epoch is a pair that does not belong together.
+    """
+
+    def __init__(self, order: Order, rows: RowDataset, batch_sizes: BatchSizes, count: int, seed: int) -> None:
+        assert rows.targets is not None
+        self._order, self._batch_sizes, self._count, self._seed = order, batch_sizes, count, seed
+        targets, numbers = rows.targets.numpy(), rows.split.rows.tolist()
+        self._identity = targets[:, IDENTITY]
+        self._offered = np.array([row not in rows.bad and rows.split.table.weight(row) > 0 for row in numbers])
+        self._asks = self._offered & (targets[:, MATCH] != 0)
+        only_pairs = bool((self._asks == self._offered).all())
+        if only_pairs and (self(0)[:, -2 * count : -count] == NOBODY).all():
+            raise UserError(
+                "task=matching: no training row has another one in its batch that has another picture, another text "
+                "and another group, so that nothing is there that does not belong together. Look at data.columns"
+            )
+
+    def __call__(self, epoch: int) -> npt.NDArray[np.int64]:
+        """The rows of `epoch` (from 0) in their order."""
+        order = self._order(epoch)
+        return self.lines(order.reshape(len(order), -1), self._batch_sizes.at(epoch), epoch)
+
+    def lines(self, asked: Positions, size: int, epoch: int) -> Positions:
+        """Rows in batches of `size`, asked for by (R, W) -> (R, W + 2 K)."""
+        key, counter = np.array([self._seed, epoch], dtype=np.uint64), np.array([0, 0, 0, _CHANCES], dtype=np.uint64)
+        words = np.random.Philox(key=key, counter=counter).random_raw(len(asked) * self._count)
+        chances = (words >> np.uint64(64 - _BITS)).astype(np.int64).reshape(len(asked), self._count)
+        return np.concatenate([asked, self._next(asked[:, 0], size), chances], axis=1)
+
+    def _next(self, positions: Positions, size: int) -> Positions:
+        """Positions (R,) in batches of `size` -> (R, K) their candidates."""
+        total, places = len(positions), np.arange(len(positions))
+        first = places // size * size
+        lengths = np.minimum(size, total - first)  # of each row's batch
+        found = np.full((total, self._count), NOBODY, dtype=np.int64)
+        counts = np.where(self._asks[positions], 0, self._count)
+        for step in range(1, min(size, total)):
+            wanting = np.flatnonzero((counts < self._count) & (step < lengths))
+            if not len(wanting):
+                break
+            own = positions[wanting]
+            other = positions[first[wanting] + (wanting - first[wanting] + step) % lengths[wanting]]
+            fits = self._offered[other] & (own != other) & ~belong_together(self._identity[own], self._identity[other])
+            at = wanting[fits]
+            found[at, counts[at]] = other[fits]
+            counts[at] += 1
+        return found
+
+
+class WithCandidates(Dataset[Sample]):
+    """Training rows with their candidates' texts, which are as the table has them, whatever augments the row itself.
+
+    Args:
+        rows: the data set, of the training split.
+        changed: what gives the row itself, by a position or by a line of numbers.
+        count: K.
+    """
+
+    def __init__(self, rows: RowDataset, changed: Dataset[Sample], count: int) -> None:
+        self.rows, self.changed, self.count = rows, changed, count
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, line: Sequence[int]) -> Sample:
+        """The row of a line of `NextInBatch`."""
+        asked: Any = line[: -2 * self.count]
+        sample = self.changed[asked[0] if len(asked) == 1 else asked]
+        if sample.bad is not None:
+            return sample
+        drawn = zip(line[-2 * self.count : -self.count], line[-self.count :], strict=True)
+        return replace(sample, candidates=tuple(self._candidate(*one) for one in drawn if one[0] != NOBODY))
+
+    def _candidate(self, position: int, chance: int) -> Candidate:
+        number = int(self.rows.split.rows[position])
+        return Candidate(number, self.rows.text(position), (chance + 0.5) / 2**_BITS)

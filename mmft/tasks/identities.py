@@ -1,0 +1,33 @@
+"""What a row's picture, text and group are known by, as whole numbers: which rows belong together.
+
+Rows belong together that have the same picture, the same text or the same group (`data.columns.group`). They are
+never each other's negatives. A picture is known by its path or its bytes.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from mmft.batch import Pair
+
+IDENTITY = slice(0, 3)
+"""The columns of a target of pairs that say what picture, text and group are known by; -1: there is none."""
+
+
+def identities(pair: Pair) -> list[int]:
+    """(3,) the numbers of a row's picture, text and group.
+
+    Raises:
+        ValueError: it lacks its picture or its text, so that it is no pair.
+    """
+    for modality, given in (("picture", pair.image), ("text", pair.text)):
+        if given is None:
+            raise ValueError(f"no {modality}, so that there is no pair")
+    return pair.identity()
+
+
+def belong_together(one: npt.NDArray[np.int64], other: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Identities (..., 3) of two rows each -> (...) whether any of them is equal; -1 equals nothing."""
+    found: npt.NDArray[np.bool_] = ((one == other) & (one >= 0)).any(-1)
+    return found
