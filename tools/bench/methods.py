@@ -47,4 +47,4 @@ def print_accuracy(out: Path, seeds: int) -> None:
 
 
 if __name__ == "__main__":
-    table.command(__doc__, METHODS, print_accuracy)
+    table.command(__doc__, METHODS, print_accuracy, no_cost=["gradual"])  # of `head_only`'s first, of `full`'s at last

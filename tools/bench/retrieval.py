@@ -38,13 +38,13 @@ def distinct(shared: Path, out: Path) -> Path:
     with (shared / "data/clipart/manifest.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     titles = Counter(row["title"] for row in rows)
-    table = out / "distinct.csv"
+    kept = out / "distinct.csv"
     out.mkdir(parents=True, exist_ok=True)
-    with table.open("w", newline="", encoding="utf-8") as file:
+    with kept.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(row for row in rows if titles[row["title"]] == 1)
-    return table
+    return kept
 
 
 def of_loop(out: Path, seed: int) -> Path:
@@ -52,11 +52,11 @@ def of_loop(out: Path, seed: int) -> Path:
     return out / f"loop_{seed}.json"
 
 
-def run_loop(shared: Path, out: Path, table: Path, seed: int) -> None:
+def run_loop(shared: Path, out: Path, rows: Path, seed: int) -> None:
     """Runs it, unless it has been run."""
     if not of_loop(out, seed).exists():
         script = str(Path(__file__).with_name("clip_loop.py"))
-        command = [sys.executable, script, "--shared", str(shared), "--table", str(table), "--seed", str(seed)]
+        command = [sys.executable, script, "--shared", str(shared), "--table", str(rows), "--seed", str(seed)]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
         of_loop(out, seed).write_text(done.stdout.splitlines()[-1])
 
@@ -93,12 +93,12 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", help="for all runs of mmft, as after `mmft train`")
     args = parser.parse_args()
     shared, out = args.shared.resolve(), args.out.resolve()
-    rows_of = distinct(shared, out)
-    rows = [f"data.path={rows_of}", f"data.root={shared / 'data/clipart'}", "task=contrastive"]
+    kept = distinct(shared, out)
+    rows = [f"data.path={kept}", f"data.root={shared / 'data/clipart'}", "task=contrastive"]
     for seed in range(0 if args.table else args.seeds):
         for variant in args.only:
             if variant == LOOP:
-                run_loop(shared, out, rows_of, seed)
+                run_loop(shared, out, kept, seed)
             else:
                 options = [*table.overrides(shared)[1:], *rows, *VARIANTS[variant], f"seed={seed}", *args.overrides]
                 table.run(out, run_name(variant, seed), options)

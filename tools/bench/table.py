@@ -75,13 +75,14 @@ def print_cost(out: Path, names: Sequence[str], rounds: int) -> None:
         print(f"| {name} | {told} |", flush=True)
 
 
-def command(doc: str | None, choices: Choices, print_accuracy: Print) -> None:
+def command(doc: str | None, choices: Choices, print_accuracy: Print, no_cost: Sequence[str] = ()) -> None:
     """The command of a table.
 
     Args:
         doc: what `--help` says.
         choices: by name, what is typed for it. The first is what the costs of the others are compared with.
         print_accuracy: prints one line for each choice that has a completed run, by folder and number of seeds.
+        no_cost: choices whose first steps tell nothing of what the others cost.
     """
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shared", type=Path, required=True)
@@ -94,7 +95,7 @@ def command(doc: str | None, choices: Choices, print_accuracy: Print) -> None:
     args = parser.parse_args()
     options = [*overrides(args.shared.resolve()), *args.overrides]
     if args.cost:
-        names = list(dict.fromkeys([next(iter(choices)), *args.only]))
+        names = [name for name in dict.fromkeys([next(iter(choices)), *args.only]) if name not in no_cost]
         for number in range(args.cost):
             for name in names:
                 run(args.out, f"cost_{name}_{number}", [*options, *choices[name], *COST])
