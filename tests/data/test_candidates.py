@@ -182,8 +182,11 @@ def test_ranks_workers_and_augmentation_change_nothing(shapes: Shapes, more: lis
     for rank in (0, 1):
         data = data_of(shapes, *more)
         data._place = lambda rank=rank: (rank, 2)  # type: ignore[method-assign]
-        for batch in data.train_dataloader():
+        loader: Any = data.train_dataloader()
+        for batch in loader:
             found |= told(batch)
+        if loader.num_workers:
+            loader._iterator._shutdown_workers()
     assert found == reference
     texts = data.datasets["train"]
     rows_of = {int(row): at for at, row in enumerate(texts.split.rows)}

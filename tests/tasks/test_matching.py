@@ -210,6 +210,7 @@ def test_micro_batches_and_workers_train_the_same(train_run: TrainRun) -> None:
         assert torch.allclose(split.weights[name], value, atol=2e-4), name
 
 
+@pytest.mark.slow
 def test_twelve_rows_are_learned_by_heart(train_run: TrainRun) -> None:
     more = ["data.overfit=12", "data.limit=null", "trainer.max_epochs=300", "trainer.val_every_epochs=300"]
     more += ["optim.lr=1e-3", "optim.head_lr=3e-3", "schedule.warmup=0", "model.dropout=0", "callbacks.ema.decay=0.5"]
