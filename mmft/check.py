@@ -185,8 +185,9 @@ def _tell(findings: list[Finding], shown: int | None) -> None:
 
 
 def _say(name: str, text: str) -> None:
-    first, *rest = text.splitlines()
-    print("\n".join([f"{name:<10}{first}", *(f"{'':<10}{line}" for line in rest)]) + "\n", flush=True)
+    lines = [f"{'':<10}{line}" for line in text.splitlines()]
+    beside = f"{name:<10}{lines[0].lstrip()}" if len(name) < 10 else f"{name}\n{lines[0]}"
+    print("\n".join([beside, *lines[1:]]) + "\n", flush=True)
 
 
 def _mib(size: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mmft.config.checks import check_train
 from mmft.config.schema import TrainConfig
+from mmft.config.schema.tune import FreezeConfig
 
 
 def _goes_with_the_task(key: str, nothing: float | str) -> None:
@@ -31,6 +32,34 @@ def alignment_is_not_sharded(c: TrainConfig) -> str | None:
     if c.model.auxiliary.alignment != "contrastive" or c.trainer.strategy != "fsdp":
         return None
     return "contrastive does not go with trainer.strategy=fsdp yet. Type trainer.strategy=ddp"
+
+
+@check_train("model.auxiliary", "tune.image_encoder", "tune.text_encoder")
+def something_can_follow(c: TrainConfig) -> str | None:
+    """A loss on the encoders' features moves an encoder."""
+    auxiliary = c.model.auxiliary
+    asked = auxiliary.modality_weight > 0 or auxiliary.alignment != "none"
+    towers = (c.tune.image_encoder, c.tune.text_encoder)
+    if not asked or not all(isinstance(tower, FreezeConfig) for tower in towers):
+        return None
+    return "changes nothing, because both encoders are frozen. Type tune=full (or lora, last_n, ...), or leave it out"
+
+
+@check_train("model.auxiliary.alignment", "data.augment")
+def alignment_is_not_mixed(c: TrainConfig) -> str | None:
+    """A picture that is mixed belongs to two texts."""
+    mixed = [name for name in ("mixup", "cutmix") if getattr(c.data.augment, name) > 0]
+    if c.model.auxiliary.alignment == "none" or not mixed:
+        return None
+    return f"does not go with data.augment.{mixed[0]}, after which a picture belongs to two texts. Choose one"
+
+
+@check_train("model.auxiliary.alignment", "data.batch_size")
+def there_are_others(c: TrainConfig) -> str | None:
+    """A contrastive loss compares rows of a batch."""
+    if c.model.auxiliary.alignment != "contrastive" or c.data.batch_size > 1:
+        return None
+    return "contrastive compares rows of a batch, and a batch of one row has no other. Type data.batch_size=32"
 
 
 def _belongs_to_alignment(key: str) -> None:

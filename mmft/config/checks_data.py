@@ -97,7 +97,8 @@ def some_modality(c: TrainConfig) -> str | None:
 def label_is_given(c: TrainConfig) -> str | None:
     """There is something to learn."""
     if c.data.columns.label is None and not c.task.of_pairs:
-        return f"{MUST} to train. Type data.columns.label=COLUMN"
+        tasks = getattr(c.task, "tasks", None)
+        return f"{MUST} to train. Type data.columns.label={'COLUMN' if tasks is None else '[' + ','.join(tasks) + ']'}"
     return None
 
 

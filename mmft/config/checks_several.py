@@ -35,7 +35,7 @@ def columns_are_the_tasks(c: TrainConfig) -> str | None:
 
 @check_train("task.loss_weights", "task.tasks")
 def weights_are_of_tasks(c: TrainConfig) -> str | None:
-    """Each weight is a task's, and one of them counts."""
+    """Each weight is a task's, and counts."""
     assert isinstance(c.task, SeveralConfig)
     weights = c.task.loss_weights or {}
     for name, weight in weights.items():

@@ -24,6 +24,7 @@ from mmft.config.overrides import Refused, Typed, is_hydra_override, read_overri
 from mmft.config.provenance import Provenance
 from mmft.config.schema import COMMANDS, trains
 from mmft.config.schema.sweep import HydraConfig
+from mmft.config.schema.task import SeveralConfig
 from mmft.config.sources import Groups
 from mmft.config.sweeps import is_sweep_override, read_sweep
 from mmft.config.validate import Problem
@@ -168,6 +169,8 @@ class _Composition:
         values = [t for t in typed if not t.is_group]
         for choice in itertools.product(*(t.lines for t in chosen)):
             self._choice([*filter(None, choice), *for_hydra], values, refused)
+        if self.multirun and self.first is not None:
+            self.messages += _compared_by_itself(self.first.config, values)
         unique = list(dict.fromkeys(self.loader.repository.refused + self.messages))
         if unique or self.first is None:
             raise UserError(unique)
@@ -217,12 +220,31 @@ def _message(problem: Problem, provenance: Provenance) -> str:
 
 
 def _apply(config: DictConfig, typed: Typed, value: Any) -> Problem | None:
-    """Sets one value as Hydra's `++key=value` does."""
+    """Sets one value as Hydra's `++key=value` does; a key of an option that is there by its name alone, too."""
     try:
+        home = ".".join(typed.key.split(".")[:3])
+        if typed.key.startswith("task.tasks.") and home != typed.key:
+            named = OmegaConf.select(config, home)
+            if isinstance(named, str):
+                OmegaConf.update(config, home, {"type": named}, merge=False)
         OmegaConf.update(config, typed.key, value, merge=True, force_add=True)
     except (OmegaConfBaseException, ValueError, TypeError, AttributeError, RecursionError) as error:
         return Problem(typed.key, f"cannot be set: {str(error).splitlines()[0]}")
     return None
+
+
+def _compared_by_itself(config: Any, values: list[Typed]) -> list[str]:
+    """A sweep over what the loss of several tasks is made of is no comparison by that loss."""
+    if config is None or not isinstance(config.task, SeveralConfig) or config.checkpoint.monitor is not None:
+        return []
+    swept = [t.key for t in values if t.key.startswith("task.") and (t.span is not None or len(t.values) > 1)]
+    if not swept:
+        return []
+    example = next(iter(config.task.tasks))
+    return [
+        f"{swept[0]}: changes what val/loss means, by which the runs of this sweep would be compared. "
+        f"Type checkpoint.monitor with a metric of a task, such as checkpoint.monitor={example}/accuracy"
+    ]
 
 
 def _combinations(values: list[Typed]) -> Iterator[list[tuple[Typed, Any]]]:

@@ -26,7 +26,9 @@ MATCH = 3
 """Column of a target, behind `IDENTITY`: 1: they belong together, 0: they do not, -1: they do, for nobody says more."""
 
 _NAMES = ("no match", "match")
-_MEANT = {"1": 1, "true": 1, "yes": 1, "0": 0, "false": 0, "no": 0}
+_MEANT = dict.fromkeys(("1", "1.0", "true", "yes", "y", _NAMES[1]), 1) | dict.fromkeys(
+    ("0", "0.0", "false", "no", "n", _NAMES[0]), 0
+)
 
 
 class Matching(Task):

@@ -9,6 +9,7 @@ import copy
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, Self
@@ -20,6 +21,7 @@ from torchmetrics import MetricCollection
 from mmft.batch import Batch, Outputs
 from mmft.errors import UserError
 from mmft.tasks.base import Task
+from mmft.tasks.labels import ToldOnce
 from mmft.tasks.part_metrics import PartMetrics
 
 _UNUSUAL = re.compile(r"[^\w.-]")  # in the name of a file
@@ -52,6 +54,7 @@ class Several(Task):
         self.parts = dict(parts)
         self.loss_terms = {name: (loss_weights or {}).get(name, 1.0) for name in parts}
         self._places: dict[str, _Place] = {}
+        self._missing = ToldOnce("no row to measure on has a label for %s: its metrics are nan, and loss is without it")
 
     def _place(self) -> None:
         """Finds the places, once the tasks know their widths."""
@@ -77,7 +80,16 @@ class Several(Task):
                 wrong += [f"task.tasks.{name}: {message}" for message in error.messages]
         if wrong:
             raise UserError(wrong)
+        for kind, names in (("column of predictions", self.answer_columns), ("table", self._table_names())):
+            if twice := [name for name, count in Counter(names).items() if count > 1]:
+                raise UserError(
+                    f"task.tasks: two tasks have a {kind} {twice[0]!r}. Give one of the columns of labels another name"
+                )
         self._place()
+
+    def _table_names(self) -> list[str]:
+        """What every task's tables begin with."""
+        return [_in_files(name) for name in self.parts]
 
     def encode(self, label: Any) -> Tensor:
         """(W,) float64: for each task whether there is a label, and its target."""
@@ -166,6 +178,7 @@ class Several(Task):
             known = metrics.has_rows(name)
             own = task.scalars(metrics.of(name)) if known else dict.fromkeys(task.metric_names(), math.nan)
             found |= {f"{name}/{metric}": value for metric, value in own.items()}
+        self._missing.tell(name for name in self.parts if not metrics.has_rows(name))
         return found
 
     def metric_names(self) -> list[str]:
@@ -183,7 +196,7 @@ class Several(Task):
         found: dict[str, list[list[Any]]] = {}
         for name, task in self.parts.items():
             known = task.tables(metrics.of(name)) if metrics.has_rows(name) else {}
-            found |= {f"{_UNUSUAL.sub('_', name)}_{table}": rows for table, rows in known.items()}
+            found |= {f"{_in_files(name)}_{table}": rows for table, rows in known.items()}
         return found
 
     @property
@@ -259,6 +272,11 @@ class Heads(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """(B, F) -> (B, C)."""
         return torch.cat([head(features) for head in self.heads], dim=-1)
+
+
+def _in_files(task: str) -> str:
+    """The task's name in the name of a file."""
+    return _UNUSUAL.sub("_", task)
 
 
 def _named(column: str, task: str) -> str:

@@ -83,6 +83,7 @@ class FineTuning(Evaluating):
         self._shards: Shards | None = None
         self._whole: VisionLanguageModel | None = None  # while a sharded model is evaluated
         self._trained = _parameters(plan)
+        self._weights: Tensor | None = None  # (K,) float64 of the last step's terms, over all ranks
         self._unchecked: Tensor | None = None  # (2 + W,) the last step's loss, gradient norm, and ranks' wishes
         self.agreement = Agreement(alone=True)
         self.step_seconds: list[float] = []
@@ -155,7 +156,8 @@ class FineTuning(Evaluating):
         batch = drop_modalities(batch, self.modality_dropout, self.seed, step)
         weights = self.objective.normalisers(batch)
         told = summed(torch.cat([weights, self.agreement.as_tensor(weights)]))
-        losses = self._backward(batch, step, told[: len(weights)], backward)
+        self._weights = told[: len(weights)]
+        losses = self._backward(batch, step, self._weights, backward)
         if self._shards is None:  # or the backward pass has done it
             sum_gradients(self._trained)
         norm = self._clip()
@@ -212,8 +214,10 @@ class FineTuning(Evaluating):
         # Lightning's `log` costs more than a small model's step, and counts steps in its own way on resume.
         if self.global_step == 1 or self.global_step % self.log_every_steps == 0:
             losses = summed(losses)
-            terms = dict(zip(self.objective.terms, losses.tolist(), strict=True)) if len(losses) > 1 else {}
-            told = {f"train/loss/{name}": value for name, value in terms.items()}
+            told = {}
+            if len(losses) > 1 and self._weights is not None:  # a term that no row of the step has a loss by has none
+                means = torch.where(self._weights > 0, losses, torch.nan).tolist()
+                told = {f"train/loss/{name}": mean for name, mean in zip(self.objective.terms, means, strict=True)}
             told |= {"train/loss": float(self.objective.weigh(losses)), "train/grad_norm": float(norm)}
             groups = self.trainer.optimizers[0].param_groups
             rates = {f"lr/{g['name'].removesuffix('/no_decay')}": float(g["lr"]) for g in groups}

@@ -16,8 +16,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from mmft.batch import Batch, Outputs
+from mmft.config.wording import listed
+from mmft.errors import UserError
 from mmft.precision import at_least_float32
 from mmft.tasks.base import PairTask, Task
+from mmft.tasks.constants import Constant
 from mmft.tasks.pair_losses import Rows, info_nce_sum
 
 Alignment = Literal["none", "kl", "contrastive"]
@@ -31,6 +34,9 @@ class Objective:
         modality_weight: of the task's own terms by the picture alone and by the text alone; 0: there are none.
         alignment: what is made small between the features of a row's picture and of its text.
         alignment_weight: of that.
+
+    Raises:
+        UserError: one of several tasks has the name of another term.
 
     Attributes:
         terms: weight by name, in the order of the K terms.
@@ -49,13 +55,18 @@ class Objective:
                 self.terms |= {name: modality_weight * weight for name, weight in named.items()}
         if alignment != "none":
             self.terms["alignment"] = alignment_weight
+        count = len(task.loss_terms) * (3 if self._by_modality else 1) + (alignment != "none")
+        if len(self.terms) < count:
+            raise UserError(
+                "model.auxiliary: a task of task.tasks has the name of a loss beside it. There are: "
+                f"{listed(self.terms)}. Give its column another name"
+            )
+        self._weights = Constant(torch.tensor(list(self.terms.values()), dtype=torch.float64))
         self.over_pairs = isinstance(task, PairTask) or alignment == "contrastive"
 
     def weigh(self, means: Tensor) -> Tensor:
         """(K,) the terms' means -> () their weighted sum."""
-        if len(self.terms) == 1:
-            return means[0] * next(iter(self.terms.values()))
-        return (means * torch.tensor(list(self.terms.values()), dtype=means.dtype, device=means.device)).sum()
+        return (means * self._weights.like(means)).sum()
 
     def normalisers(self, batch: Batch) -> Tensor:
         """(K,) float64 the weights that the terms give the rows of `batch`."""

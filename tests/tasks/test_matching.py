@@ -52,7 +52,22 @@ def pair(label: Any, image: str | None = "/a.png", text: str | None = "a cat") -
 
 @pytest.mark.parametrize(
     ("label", "meant"),
-    [(1, 1), (0, 0), (1.0, 1), (True, 1), (False, 0), ("yes", 1), ("No", 0), ("TRUE", 1), (" 0", 0), (None, -1)],
+    [
+        (1, 1),
+        (0, 0),
+        (1.0, 1),
+        (True, 1),
+        (False, 0),
+        ("yes", 1),
+        ("No", 0),
+        ("TRUE", 1),
+        (" 0", 0),
+        ("1.0", 1),
+        ("0.0", 0),
+        ("n", 0),
+        ("no match", 0),
+        (None, -1),
+    ],
 )
 def test_labels_say_whether_they_belong_together(label: Any, meant: int) -> None:
     task = Matching()

@@ -26,6 +26,7 @@ from mmft.tasks.multi_label import MultiLabel
 from mmft.tasks.question_answering import QuestionAnswering
 from mmft.tasks.regression import Regression
 from mmft.tasks.several import Heads, Several
+from mmft.training.objective import Objective
 
 LABELS: list[dict[str, Any]] = [
     {"kind": "a", "price": 1.0, "tags": "x|y"},
@@ -149,6 +150,46 @@ def test_answers_are_each_tasks_own() -> None:
     assert answer["prediction_tags"] == "x"
 
 
+def test_predictions_of_two_tasks_cannot_have_one_name() -> None:
+    parts = {"label": Classification(), "label_food": Classification()}
+    rows = [{"label": "food", "label_food": "a"}, {"label": "cat", "label_food": "b"}]
+    with pytest.raises(UserError, match="two tasks have a column of predictions 'score_label_food'"):
+        Several(parts).fit(rows)
+    with pytest.raises(UserError, match="two tasks have a table 'a_b'"):
+        Several({"a b": Regression(), "a/b": Regression()}).fit([{"a b": 1, "a/b": 2}, {"a b": 2, "a/b": 3}])
+
+
+def test_a_task_cannot_have_the_name_of_a_loss_beside_it() -> None:
+    task = Several({"kind": Classification(), "alignment": Regression()})
+    with pytest.raises(UserError, match="has the name of a loss beside it"):
+        Objective(task, alignment="kl", alignment_weight=0.1)
+
+
+def test_a_task_without_a_row_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    task = fitted()
+    for _ in range(2):
+        metrics = task.metrics()
+        task.update(metrics, outputs(torch.zeros(1, 6)), batch(targets(task)[1:2]))
+        task.scalars(metrics)
+    assert [r.getMessage() for r in caplog.records if "has a label for" in r.getMessage()] == [
+        "no row to measure on has a label for kind, tags: its metrics are nan, and loss is without it"
+    ]
+
+
+def test_an_option_by_its_name_alone_takes_keys(shapes_overrides: list[str]) -> None:
+    typed = ["data.columns.label=[label,size]", "task=several", TWO, "task.tasks.size.loss=l1"]
+    task: Any = compose("train", [*shapes_overrides, *typed]).config.task
+    assert (task.tasks["label"].type, task.tasks["size"].loss) == ("classification", "l1")
+
+
+@pytest.mark.parametrize("swept", ["task.loss_weights={size:0.1},{size:1}", "task.tasks.size.loss=l1,mse"])
+def test_a_sweep_is_not_compared_by_a_loss_that_it_changes(swept: str, shapes_overrides: list[str]) -> None:
+    typed = [*shapes_overrides, "data.columns.label=[label,size]", "task=several", TWO, swept]
+    with pytest.raises(UserError, match="changes what val/loss means.*checkpoint.monitor=label/accuracy"):
+        compose("train", typed, multirun=True)
+    compose("train", [*typed, "checkpoint.monitor=size/rmse"], multirun=True)
+
+
 def test_heads_stand_side_by_side() -> None:
     heads = fitted().make_head(8)
     assert isinstance(heads, Heads)
@@ -209,6 +250,16 @@ def test_a_metric_of_a_task_can_choose(typed: list[str], tmp_path: Path) -> None
     assert main(["train", *typed, *more]) == 0
     run = Run(next(tmp_path.glob("*/*/config.yaml")).parent)
     assert run.summary["monitor"] == "val/size/rmse"
+
+
+def test_a_loss_that_no_row_of_a_step_has_is_not_logged_as_0(typed: list[str], tmp_path: Path) -> None:
+    more = ["data.batch_size=1", "trainer.max_steps=8", "trainer.log_every_steps=1", f"paths.runs={tmp_path}"]
+    assert main(["train", *typed, *more]) == 0
+    with next(tmp_path.glob("*/*/metrics.csv")).open() as file:
+        steps = [row for row in csv.DictReader(file) if row["train/loss"]]
+    for name in ("label", "size"):
+        assert {row[f"train/loss/{name}"] == "nan" for row in steps} == {True, False}
+    assert not any(float(row["train/loss/label"]) == 0 for row in steps)
 
 
 def test_by_each_modality_every_task_has_its_loss(typed: list[str], tmp_path: Path) -> None:
