@@ -51,8 +51,9 @@ class AuxiliaryConfig:
     """Weight of the task's loss by the picture alone, and by the text alone, each with a head of its own; 0: none."""
     alignment: Literal["none", "kl", "contrastive"] = "none"
     """Draws the features of a row's picture and of its text together in a shared space. `kl`: as two distributions
-    (half the sum of both Kullback-Leibler divergences); `contrastive`: nearer than those of other rows of the batch
-    (InfoNCE; the same picture, text or group is no other row)."""
+    (half the sum of both Kullback-Leibler divergences), which projections that tell little apart make small, too;
+    `contrastive`: nearer than those of other rows of the batch (InfoNCE; the same picture, text or group is no other
+    row)."""
     alignment_weight: float | None = field(None, gt=0)
     """Weight of the alignment; null: 0.1."""
     alignment_width: int | None = field(None, ge=1)
