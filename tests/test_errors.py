@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from torch.utils.data import DataLoader, Dataset
 
@@ -55,5 +57,7 @@ def test_a_worker_that_is_gone_before_torch_sees_it_is_told() -> None:
 
 
 def test_an_error_in_a_worker_is_its_own() -> None:
+    batches: Any = iter(DataLoader(Rows(broken=True), num_workers=1))
     with pytest.raises(EOFError, match="of the data set"), dead_workers():
-        next(iter(DataLoader(Rows(broken=True), num_workers=1)))
+        next(batches)
+    batches._shutdown_workers()
