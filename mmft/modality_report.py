@@ -100,10 +100,9 @@ def _figures(task: Task, known: Features, asked: Features, both: float, prefix: 
 
 def _of_part(task: Several, name: str, features: Features) -> Features:
     """The rows that have a label for one of several tasks, and what it is."""
-    rows = task.rows_of(name, _batch(features))
-    assert rows.target is not None
     there = task.labelled(name, features.target)
-    return Features(features.image[there], features.text[there], rows.target[there], features.weight[there])
+    target = task.targets_of(name, features.target[there])
+    return Features(features.image[there], features.text[there], target, features.weight[there])
 
 
 def _features(

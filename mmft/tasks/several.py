@@ -80,16 +80,13 @@ class Several(Task):
                 wrong += [f"task.tasks.{name}: {message}" for message in error.messages]
         if wrong:
             raise UserError(wrong)
-        for kind, names in (("column of predictions", self.answer_columns), ("table", self._table_names())):
+        tables = [_in_files(name) for name in self.parts]  # what their names begin with
+        for kind, names in (("column of predictions", self.answer_columns), ("table", tables)):
             if twice := [name for name, count in Counter(names).items() if count > 1]:
                 raise UserError(
                     f"task.tasks: two tasks have a {kind} {twice[0]!r}. Give one of the columns of labels another name"
                 )
         self._place()
-
-    def _table_names(self) -> list[str]:
-        """What every task's tables begin with."""
-        return [_in_files(name) for name in self.parts]
 
     def encode(self, label: Any) -> Tensor:
         """(W,) float64: for each task whether there is a label, and its target."""
@@ -120,9 +117,13 @@ class Several(Task):
     def rows_of(self, name: str, batch: Batch) -> Batch:
         """The batch as one task knows it: its own targets, and weight 0 for rows without a label."""
         assert batch.target is not None
-        numbers, like = batch.target[:, self._places[name].target], self._places[name].like
-        target = numbers[:, 1:].reshape(len(batch), *like.shape).to(like.dtype)
-        return replace(batch, target=target, weight=batch.weight * numbers[:, 0].to(batch.weight))
+        weight = batch.weight * self.labelled(name, batch.target)
+        return replace(batch, target=self.targets_of(name, batch.target), weight=weight)
+
+    def targets_of(self, name: str, target: Tensor) -> Tensor:
+        """Targets (R, W) -> (R, ...) one task's own; zeros for rows without a label."""
+        place = self._places[name]
+        return target[:, place.target][:, 1:].reshape(len(target), *place.like.shape).to(place.like.dtype)
 
     def outputs_of(self, name: str, outputs: Outputs) -> Outputs:
         """One task's part of the head's outputs."""
@@ -149,9 +150,8 @@ class Several(Task):
         """(C,) the tasks' own, side by side."""
         found = []
         for name, task in self.parts.items():
-            there, place = self.labelled(name, target), self._places[name]
-            own = target[there, place.target][:, 1:].reshape(-1, *place.like.shape).to(place.like.dtype)
-            found.append(task.constant_outputs(own, weight[there]))
+            there = self.labelled(name, target)
+            found.append(task.constant_outputs(self.targets_of(name, target[there]), weight[there]))
         return torch.cat(found)
 
     def metrics(self) -> MetricCollection:
@@ -235,9 +235,8 @@ class Several(Task):
         for name, task in self.parts.items():
             there = self.labelled(name, target)
             if task.tunes and there.any():
-                place = self._places[name]
-                own = target[there, place.target][:, 1:].reshape(-1, *place.like.shape).to(place.like.dtype)
-                found[name] = task.tune(logits[there, place.outputs], own, weight[there])
+                own = self.targets_of(name, target[there])
+                found[name] = task.tune(logits[there, self._places[name].outputs], own, weight[there])
         return found
 
     def untuned(self) -> Self:
