@@ -220,13 +220,8 @@ def _message(problem: Problem, provenance: Provenance) -> str:
 
 
 def _apply(config: DictConfig, typed: Typed, value: Any) -> Problem | None:
-    """Sets one value as Hydra's `++key=value` does; a key of an option that is there by its name alone, too."""
+    """Sets one value as Hydra's `++key=value` does."""
     try:
-        home = ".".join(typed.key.split(".")[:3])
-        if typed.key.startswith("task.tasks.") and home != typed.key:
-            named = OmegaConf.select(config, home)
-            if isinstance(named, str):
-                OmegaConf.update(config, home, {"type": named}, merge=False)
         OmegaConf.update(config, typed.key, value, merge=True, force_add=True)
     except (OmegaConfBaseException, ValueError, TypeError, AttributeError, RecursionError) as error:
         return Problem(typed.key, f"cannot be set: {str(error).splitlines()[0]}")

@@ -215,7 +215,7 @@ class _Reader:
     def _unknown_option(self, name: Any, path: str, of: str) -> None:
         group, names = of.replace(".", "/"), list(group_options(of))
         if name in (None, MISSING):
-            typed = f"{group}=NAME" if path == of else f"{path}=NAME"
+            typed = f"{group}=NAME" if path == of else f"{path}.type=NAME"
             self._problem(path, f"has no option. Type {typed}, NAME one of {listed(names)}")
         else:
             near = did_you_mean(str(name), names)

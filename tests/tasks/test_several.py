@@ -176,15 +176,19 @@ def test_a_task_without_a_row_is_told_once(caplog: pytest.LogCaptureFixture) -> 
     ]
 
 
-def test_an_option_by_its_name_alone_takes_keys(shapes_overrides: list[str]) -> None:
+def test_a_key_beside_an_options_name_says_what_to_type(shapes_overrides: list[str]) -> None:
+    """Hydra puts the key in the place of the name, so that both must be keys."""
     typed = ["data.columns.label=[label,size]", "task=several", TWO, "task.tasks.size.loss=l1"]
-    task: Any = compose("train", [*shapes_overrides, *typed]).config.task
+    with pytest.raises(UserError, match="task.tasks.size: has no option. Type task.tasks.size.type=NAME"):
+        compose("train", [*shapes_overrides, *typed])
+    task: Any = compose("train", [*shapes_overrides, *typed, "task.tasks.size.type=regression"]).config.task
     assert (task.tasks["label"].type, task.tasks["size"].loss) == ("classification", "l1")
 
 
 @pytest.mark.parametrize("swept", ["task.loss_weights={size:0.1},{size:1}", "task.tasks.size.loss=l1,mse"])
 def test_a_sweep_is_not_compared_by_a_loss_that_it_changes(swept: str, shapes_overrides: list[str]) -> None:
-    typed = [*shapes_overrides, "data.columns.label=[label,size]", "task=several", TWO, swept]
+    tasks = "task.tasks={label:classification,size:{type:regression}}"
+    typed = [*shapes_overrides, "data.columns.label=[label,size]", "task=several", tasks, swept]
     with pytest.raises(UserError, match="changes what val/loss means.*checkpoint.monitor=label/accuracy"):
         compose("train", typed, multirun=True)
     compose("train", [*typed, "checkpoint.monitor=size/rmse"], multirun=True)
