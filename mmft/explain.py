@@ -1,11 +1,10 @@
 """`mmft explain run=RUN rows=[3,17] out=FOLDER`: what in a row's picture and words speaks for its prediction.
 
 By integrated gradients (see `mmft.models.attribution`) from a row that shows nothing: a picture of the colour
-`data.background`, a text of mask tokens. What is explained is one output: of a classifier the label's logit less the
-mean of all labels' (a shift of all logits changes no probability), of a multi-label run the label's logit, of a
-regression the target in its standard deviations.
+`data.background`, a text of mask tokens. What is explained is the task's to say (`Task.subjects`): a label's logit, a
+target, how alike picture and text are; each of several tasks or targets by itself.
 
-Legend: C outputs, H W picture height and width, K cells of a map's side, L tokens.
+Legend: H W picture height and width, K cells of a map's side, L tokens.
 """
 
 from __future__ import annotations
@@ -37,7 +36,8 @@ from mmft.inference import full_precision
 from mmft.loaded_model import LoadedModel, model_and_rows
 from mmft.models.attribution import Attribution, Baseline, integrated_gradients
 from mmft.shipped import located
-from mmft.tasks.labels import shown
+from mmft.tasks.base import Subject
+from mmft.tasks.labels import in_files, shown
 from mmft.tasks.several import Several
 
 log = logging.getLogger(__name__)
@@ -48,10 +48,10 @@ _MUCH = 0.05  # of what is explained; a sum that misses more is told
 
 
 class Explained(NamedTuple):
-    """One row."""
+    """One row, or one of the subjects of a row."""
 
     answer: dict[str, Any]
-    label: str
+    subject: Subject
     found: Attribution
     cells: Tensor | None  # (K, K)
     pixels: Tensor | None  # (3, H, W) uint8
@@ -65,20 +65,24 @@ def explain(composed: Composed) -> int:
         The exit code. A row that cannot be read is told and has no picture.
 
     Raises:
-        UserError: no such run, an unusable table, no such row or label, or a task over pairs.
+        UserError: no such run, an unusable table, no such row or label.
     """
     config: ExplainConfig = composed.config
     model, data, split = model_and_rows(config)
-    if model.saved.task.over_pairs:
-        raise UserError("mmft explain: this run has no prediction for a row; its task compares pictures with texts.")
-    if isinstance(model.saved.task, Several):
-        raise UserError("mmft explain: this run has several tasks, and what is explained is one prediction.")
+    _check_label(model, config.label)
     split = _chosen(split, config)
     folder = located(config.out)
     folder.mkdir(parents=True, exist_ok=True)
     for row in explained(model, split, data, config.label, config.points):
         print(_written(folder, row), flush=True)
     return ExitCode.DONE
+
+
+def _check_label(model: LoadedModel, label: str | None) -> None:
+    task = model.saved.task
+    names = [*task.output_names, *(task.parts if isinstance(task, Several) else ())]
+    if label is not None and label not in names:
+        raise UserError(f"label={label}: there is none.{did_you_mean(label, names)} There are: {shown(names, 50)}")
 
 
 def _chosen(split: Split, config: ExplainConfig) -> Split:
@@ -98,13 +102,13 @@ def _chosen(split: Split, config: ExplainConfig) -> Split:
 def explained(
     model: LoadedModel, split: Split, config: DataConfig, label: str | None, points: int
 ) -> Iterator[Explained]:
-    """Each row of `split` that can be read; of the others it is told why not.
+    """Each row of `split` that can be read, once for each of its subjects; of the others it is told why not.
 
     Args:
         model: finished.
         split: the rows.
         config: `data`, as the run's; points are computed `batch_size` at once.
-        label: what is explained; None: each row's prediction.
+        label: what is explained, one of the task's outputs; None: each row's prediction.
         points: as in `integrated_gradients`.
     """
     answers = {answer["row"]: answer for answer in model.answers(split, config)}
@@ -114,36 +118,19 @@ def explained(
         for bad in batch.bad:
             log.warning("row %d (id %s) cannot be read: %s: %s", bad.row, bad.id, bad.column, bad.reason)
         if len(batch):
-            answer = answers[int(batch.row)]
-            name, output = _output(model, batch.to(model.device), answer, label)
+            answer, given = answers[int(batch.row)], batch.to(model.device)
+            if answer["prediction"] is None:
+                log.warning("row %d (id %s) lacks its picture or its text: no prediction", answer["row"], answer["id"])
+                continue
+            with torch.no_grad():
+                subjects = model.saved.task.subjects(model.model(given), label)
             baseline = Baseline(_colour(config.background), _nothing_said(model, batch))
-            at_once = config.batch_size
-            found = integrated_gradients(model.model, batch.to(model.device), output, baseline, points, at_once)
-            _check(found, int(batch.row), points)
-            yield _explained(model, split.table, batch, answer, name, found)
-
-
-def _output(model: LoadedModel, batch: Batch, answer: dict[str, Any], label: str | None) -> tuple[str, Tensor]:
-    """The name of what is explained, and the weights (C,) of the outputs that it is made of.
-
-    Raises:
-        UserError: there is no such label.
-    """
-    task = model.saved.task
-    names = model.labels or [str(name) for name in task.state().get("targets", [])]
-    if label is not None and label not in names:
-        raise UserError(f"label={label}: there is none.{did_you_mean(label, names)} There are: {shown(names, 50)}")
-    if label is None and answer["prediction"] in names:
-        label = answer["prediction"]
-    elif label is None and model.labels:  # several, or none
-        with torch.no_grad():
-            label = names[int(model.model(batch).logits[0].argmax())]
-    index = 0 if label is None else names.index(label)
-    output = torch.zeros(task.width, dtype=torch.float64)
-    output[index] = 1
-    if task.softmax:
-        output -= 1 / task.width
-    return names[index], output
+            for subject in subjects:
+                found = integrated_gradients(
+                    model.model, given, subject.value, baseline, points, at_once=config.batch_size
+                )
+                _check(found, int(batch.row), points)
+                yield _explained(model, split.table, batch, answer, subject, found)
 
 
 def _colour(background: str) -> tuple[int, int, int]:
@@ -173,7 +160,7 @@ def _check(found: Attribution, row: int, points: int) -> None:
 
 
 def _explained(
-    model: LoadedModel, table: Table, batch: Batch, answer: dict[str, Any], label: str, found: Attribution
+    model: LoadedModel, table: Table, batch: Batch, answer: dict[str, Any], subject: Subject, found: Attribution
 ) -> Explained:
     row, encoder = int(batch.row), model.model.text_encoder
     text = table.text(row)
@@ -181,7 +168,7 @@ def _explained(
     words = [] if text is None else words_of(text, encoder.tokenizer, encoder.max_length, weights)
     cells = None if found.image is None else cell_sums(found.image, CELLS)
     pixels = None if found.image is None or batch.pixel_values is None else batch.pixel_values[0]
-    return Explained(answer, label, found, cells, pixels, words)
+    return Explained(answer, subject, found, cells, pixels, words)
 
 
 def cell_sums(values: Tensor, cells: int) -> Tensor:
@@ -198,19 +185,22 @@ def _written(folder: Path, row: Explained) -> Path:
     """Writes a row's picture and its numbers; gives the picture's path."""
     found, answer = row.found, row.answer
     sums = {"image": _sum(found.image), "text": _sum(found.text)}
-    path = folder / f"row{answer['row']}.png"
+    name, part = row.subject.name, row.subject.part
+    path = folder / f"row{answer['row']}{part and '_' + in_files(part)}.png"
+    subject = (name or "a higher number") if part in ("", name) else f"{part}: {name}"
     score = "" if answer["score"] is None else f" (score {answer['score']:.3f})"
     told = "   ".join(f"{word} {sums[name]:+.2f}" for name, word in _WORDS.items() if sums[name] is not None)
     lines = [
         f"row {answer['row']}   id {answer['id']}",
         f"prediction {answer['prediction']}{score}",
-        f"speaks for {row.label} (red) or against it (blue):   {told}",
+        f"speaks for {subject} (red) or against it (blue):   {told}",
     ]
     pixels = None if row.pixels is None else row.pixels.permute(1, 2, 0).numpy()
     page = draw(lines, pixels, None if row.cells is None else row.cells.numpy(), row.words)
     numbers = {
         **answer,
-        "explained": row.label,
+        "explained": name,
+        "of": part or None,
         "value": found.value,
         "baseline": found.baseline,
         **sums,

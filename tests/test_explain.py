@@ -75,10 +75,28 @@ def test_pages_and_numbers(
             explained(*typed, *words.split())
 
 
-def test_pairs_have_no_prediction_to_explain(train_run: TrainRun, tmp_path: Path) -> None:
+def found_in(out: Path) -> dict[str, Any]:
+    return {path.stem: json.loads(path.read_text()) for path in out.glob("*.json")}
+
+
+def test_how_alike_picture_and_text_are(
+    train_run: TrainRun, tmp_path: Path, shapes: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = train_run("task=contrastive", "model/fusion=dual", "data.columns.label=null", "trainer.max_epochs=1")
-    with pytest.raises(UserError, match="its task compares pictures with texts"):
-        explained(f"run={run.path}", "rows=[0]", f"out={tmp_path / 'out'}")
+    rows = list(csv.DictReader(shapes.rows.open()))[:2]
+    rows[1]["text"] = ""
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    table = [f"data.path={tmp_path / 'rows.jsonl'}", f"data.root={shapes.rows.parent}"]
+    explained(f"run={run.path}", *table, "rows=[0,1]", f"out={tmp_path / 'out'}")
+    (found,) = found_in(tmp_path / "out").values()
+    assert found["explained"] == "similarity"
+    assert found["value"] == pytest.approx(found["prediction"], abs=1e-5)
+    parts = found["image"] + found["text"]
+    assert found["value"] - found["baseline"] - found["missed"] == pytest.approx(parts, abs=1e-6)
+    assert abs(found["missed"]) < 0.05
+    assert "lacks its picture or its text" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"label=alike: there is none.* There are: similarity"):
+        explained(f"run={run.path}", *table, "rows=[0]", "label=alike", f"out={tmp_path / 'out'}")
 
 
 def test_words_are_put_together(text_encoder_folder: Any) -> None:

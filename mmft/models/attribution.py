@@ -13,7 +13,7 @@ Legend: H W picture height and width, L text tokens, D width, S points of the li
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -22,8 +22,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmft.batch import Batch
+from mmft.batch import Batch, Outputs
 from mmft.models.vision_language_model import VisionLanguageModel
+
+Value = Callable[[Outputs], Tensor]
 
 
 class Attribution(NamedTuple):
@@ -48,14 +50,14 @@ class Baseline(NamedTuple):
 
 
 def integrated_gradients(
-    model: VisionLanguageModel, batch: Batch, output: Tensor, baseline: Baseline, points: int, at_once: int
+    model: VisionLanguageModel, batch: Batch, value: Value, baseline: Baseline, points: int, at_once: int
 ) -> Attribution:
-    """What adds how much to one output, or a weighted sum of outputs, of the one row in `batch`.
+    """What adds how much to a number that is made of the outputs of the one row in `batch`.
 
     Args:
         model: in eval mode.
         batch: one row.
-        output: (C,) the weights of the outputs.
+        value: outputs of S rows -> (S,) the number; a row's is made of its outputs alone.
         baseline: of the row.
         points: S, of the Gauss-Legendre rule, which is exact for smooth functions with fewer points than equal steps.
         at_once: points that are computed together.
@@ -66,7 +68,7 @@ def integrated_gradients(
     line = _Line(model, batch, baseline)
     values = []
     for some, share in zip(places.split(at_once), shares.split(at_once), strict=True):
-        values.append(line.walk(some, share, output))
+        values.append(line.walk(some, share, value))
     ends = torch.cat(values)[-2:].tolist()
     return Attribution(line.image_sum(), line.text_sum(), value=ends[1], baseline=ends[0])
 
@@ -92,8 +94,8 @@ class _Line:
             found: Tensor = _embeddings(self.model)(ids)
         return found
 
-    def walk(self, places: Tensor, shares: Tensor, output: Tensor) -> Tensor:
-        """Adds the weighted gradients at some places (S,) in [0, 1]; gives the outputs there, (S,) float64."""
+    def walk(self, places: Tensor, shares: Tensor, value: Value) -> Tensor:
+        """Adds the weighted gradients at some places (S,) in [0, 1]; gives the values there, (S,) float64."""
         made: dict[str, Tensor] = {}
         for name, ends in (("image", self.image), ("text", self.text)):
             if ends is not None:
@@ -101,8 +103,8 @@ class _Line:
                 at = places.to(device=self.device, dtype=end.dtype).view(-1, *[1] * (end.ndim - 1))
                 made[name] = (start + at * (end - start)).requires_grad_()
         with torch.enable_grad(), _given(self.model, made.get("text")):
-            logits: Tensor = self.model(self._repeated(len(places), made.get("image"))).logits.double()
-            values = logits @ output.to(logits)  # (S,)
+            outputs: Outputs = self.model(self._repeated(len(places), made.get("image")))
+            values = value(outputs._replace(logits=outputs.logits.double()))  # (S,)
         found = torch.autograd.grad((values * shares.to(values)).sum(), list(made.values()))
         for name, gradient in zip(made, found, strict=True):
             self.gradients[name] = self.gradients.get(name, 0) + gradient.double().sum(0)

@@ -6,9 +6,9 @@ Legend: B batch, C outputs.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,20 @@ from torchmetrics import MetricCollection
 
 from mmft.batch import Batch, Outputs
 from mmft.tasks.labels import label_name
+
+
+class Subject(NamedTuple):
+    """What an explanation of a row is of.
+
+    Attributes:
+        name: what is told: a label, a target.
+        value: outputs of S rows -> (S,) the number that is explained.
+        part: what tells it from the others of a row: a task among several, a target among several; "": it is alone.
+    """
+
+    name: str
+    value: Callable[[Outputs], Tensor]
+    part: str = ""
 
 
 class Task(ABC):
@@ -140,6 +154,35 @@ class Task(ABC):
     @abstractmethod
     def answers(self, outputs: Outputs) -> list[dict[str, Any]]:
         """One dict per row, with `answer_columns` as its keys."""
+
+    @property
+    def output_names(self) -> list[str]:
+        """What each of the C outputs speaks for, once the task is fitted: labels, or targets ("": the only one)."""
+        return [str(name) for name in self.state().get("labels", [])]
+
+    def subjects(self, outputs: Outputs, name: str | None) -> list[Subject]:
+        """What there is to explain of a row.
+
+        Args:
+            outputs: of the one row.
+            name: one of `output_names`; None: what the row's prediction says, else what is likeliest.
+
+        Returns:
+            Of a label its logit, less the mean of all where `softmax` is: a shift of all changes no probability.
+            Nothing where there is no such name.
+        """
+        names = self.output_names
+        if name is None:
+            name = str(self.answers(outputs)[0]["prediction"])
+            name = name if name in names else names[int(outputs.logits[0].argmax())]
+        return [Subject(name, self._speaking(names.index(name)))] if name in names else []
+
+    def _speaking(self, index: int) -> Callable[[Outputs], Tensor]:
+        def value(outputs: Outputs) -> Tensor:
+            logits = outputs.logits
+            return logits[:, index] - logits.mean(1) if self.softmax else logits[:, index]
+
+        return value
 
     @abstractmethod
     def state(self) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from torchmetrics import MetricCollection
 from mmft.batch import Batch, Outputs, Pair
 from mmft.models.similarity import SimilarityHead, embeddings_of
 from mmft.precision import at_least_float32
-from mmft.tasks.base import PairTask
+from mmft.tasks.base import PairTask, Subject
 from mmft.tasks.identities import IDENTITY, identities
 from mmft.tasks.labels import in_order, label_name
 from mmft.tasks.pair_losses import Rows, info_nce_sum, sigmoid_sum
@@ -28,6 +28,7 @@ LABEL = 3
 
 _LOSSES = {"info_nce": info_nce_sum, "sigmoid": sigmoid_sum}
 _ZERO_SHOT = "zero_shot/accuracy"
+_SIMILARITY = "similarity"
 _TEMPERATURES = {"info_nce": 0.07, "sigmoid": 0.1}  # CLIP's and SigLIP's
 
 
@@ -137,8 +138,20 @@ class Contrastive(PairTask):
 
     def answers(self, outputs: Outputs) -> list[dict[str, Any]]:
         """The cosine of each row's picture and text."""
+        return [{"prediction": value, "score": None} for value in self._cosine(outputs).tolist()]
+
+    @property
+    def output_names(self) -> list[str]:
+        """What can be said of a row: how alike its picture and its text are."""
+        return [_SIMILARITY]
+
+    def subjects(self, outputs: Outputs, name: str | None) -> list[Subject]:  # noqa: ARG002 - it is the same for all
+        """The cosine of the row's picture and text."""
+        return [Subject(_SIMILARITY, self._cosine)] if name in (None, _SIMILARITY) else []
+
+    def _cosine(self, outputs: Outputs) -> Tensor:
         image, text = self.embeddings(outputs)
-        return [{"prediction": value, "score": None} for value in (image * text).sum(1).tolist()]
+        return (image * text).sum(1)
 
     def state(self) -> dict[str, Any]:
         """The labels' names, and whether similarities have a bias."""

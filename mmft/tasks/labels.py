@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 log = logging.getLogger(__name__)
+_UNUSUAL = re.compile(r"[^\w.-]")  # in the name of a file
 _SHOWN = 10
 
 
@@ -15,6 +17,11 @@ def label_name(label: Any) -> str:
     if isinstance(label, float) and label.is_integer():
         return str(int(label))
     return str(label)
+
+
+def in_files(name: str) -> str:
+    """A name from the table as part of a file's name."""
+    return _UNUSUAL.sub("_", name)
 
 
 def in_order(names: Iterable[str]) -> list[str]:

@@ -135,9 +135,14 @@ class Matching(Task):
         """`match` above one half, else `no match`; the score is the probability of a match."""
         return [{"prediction": _NAMES[score > 0.5], "score": score} for score in _probabilities(outputs).tolist()]
 
+    @property
+    def output_names(self) -> list[str]:
+        """A match."""
+        return [_NAMES[1]]
+
     def state(self) -> dict[str, Any]:
-        """What its output tells, and whether training rows had labels."""
-        return {"targets": [_NAMES[1]], "labelled": self.labelled}
+        """Whether training rows had labels."""
+        return {"labelled": self.labelled}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Takes it."""

@@ -19,7 +19,7 @@ from torchmetrics.functional import pearson_corrcoef, r2_score, spearman_corrcoe
 from mmft.batch import Batch, Outputs
 from mmft.errors import UserError
 from mmft.precision import at_least_float32
-from mmft.tasks.base import Task
+from mmft.tasks.base import Subject, Task
 
 _METRICS = ("rmse", "mae", "r2", "pearson", "spearman")
 
@@ -147,6 +147,17 @@ class Regression(Task):
             {"prediction": json.dumps(row), "score": None, **{f"prediction_{name}": v for name, v in row.items()}}
             for row in named
         ]
+
+    @property
+    def output_names(self) -> list[str]:
+        """The targets."""
+        return self.names
+
+    def subjects(self, outputs: Outputs, name: str | None) -> list[Subject]:  # noqa: ARG002 - they are the same for all
+        """Each target, or the one, in its standard deviations."""
+        wanted = [index for index, target in enumerate(self.names) if name in (None, target)]
+        alone = self.width == 1
+        return [Subject(self.names[i], self._speaking(i), "" if alone else self.names[i]) for i in wanted]
 
     def state(self) -> dict[str, Any]:
         """The targets' names, means and deviations, and their spread over the training rows."""

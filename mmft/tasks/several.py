@@ -8,10 +8,10 @@ from __future__ import annotations
 import copy
 import json
 import math
-import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -20,11 +20,9 @@ from torchmetrics import MetricCollection
 
 from mmft.batch import Batch, Outputs
 from mmft.errors import UserError
-from mmft.tasks.base import Task
-from mmft.tasks.labels import ToldOnce
+from mmft.tasks.base import Subject, Task
+from mmft.tasks.labels import ToldOnce, in_files
 from mmft.tasks.part_metrics import PartMetrics
-
-_UNUSUAL = re.compile(r"[^\w.-]")  # in the name of a file
 
 
 class _Place(NamedTuple):
@@ -80,7 +78,7 @@ class Several(Task):
                 wrong += [f"task.tasks.{name}: {message}" for message in error.messages]
         if wrong:
             raise UserError(wrong)
-        tables = [_in_files(name) for name in self.parts]  # what their names begin with
+        tables = [in_files(name) for name in self.parts]  # what their names begin with
         for kind, names in (("column of predictions", self.answer_columns), ("table", tables)):
             if twice := [name for name, count in Counter(names).items() if count > 1]:
                 raise UserError(
@@ -196,7 +194,7 @@ class Several(Task):
         found: dict[str, list[list[Any]]] = {}
         for name, task in self.parts.items():
             known = task.tables(metrics.of(name)) if metrics.has_rows(name) else {}
-            found |= {f"{_in_files(name)}_{table}": rows for table, rows in known.items()}
+            found |= {f"{in_files(name)}_{table}": rows for table, rows in known.items()}
         return found
 
     @property
@@ -223,6 +221,22 @@ class Several(Task):
             own = {_named(column, name): value for name, answer in one.items() for column, value in answer.items()}
             answers.append({"prediction": together, "score": None, **own})
         return answers
+
+    @property
+    def output_names(self) -> list[str]:
+        """The tasks', one after the other; a task's own name for an output without one."""
+        return [output or name for name, task in self.parts.items() for output in task.output_names]
+
+    def subjects(self, outputs: Outputs, name: str | None) -> list[Subject]:
+        """Each task's; with `name`, those of the tasks that have such an output, or of the task of that name."""
+        return [
+            Subject(subject.name or part, partial(self._of_part, part, subject.value), part)
+            for part, task in self.parts.items()
+            for subject in task.subjects(self.outputs_of(part, outputs), None if name == part else name)
+        ]
+
+    def _of_part(self, part: str, value: Callable[[Outputs], Tensor], outputs: Outputs) -> Tensor:
+        return value(self.outputs_of(part, outputs))
 
     @property
     def tunes(self) -> bool:
@@ -271,11 +285,6 @@ class Heads(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """(B, F) -> (B, C)."""
         return torch.cat([head(features) for head in self.heads], dim=-1)
-
-
-def _in_files(task: str) -> str:
-    """The task's name in the name of a file."""
-    return _UNUSUAL.sub("_", task)
 
 
 def _named(column: str, task: str) -> str:

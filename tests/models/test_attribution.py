@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mmft import build
-from mmft.batch import Batch
+from mmft.batch import Batch, Outputs
 from mmft.config.compose import compose
 from mmft.models.attribution import Baseline, integrated_gradients
 from mmft.models.vision_language_model import VisionLanguageModel
@@ -39,7 +39,11 @@ def batch() -> Batch:
 
 
 BASELINE = Baseline((255, 255, 255), torch.full((8,), 4))
-OUTPUT = torch.tensor([1.0, -0.5, 0, 0, 0, -0.5])
+WEIGHTS = torch.tensor([1.0, -0.5, 0, 0, 0, -0.5], dtype=torch.float64)
+
+
+def value(outputs: Outputs) -> torch.Tensor:
+    return outputs.logits @ WEIGHTS
 
 
 def model_of(overrides: list[str], *typed: str) -> VisionLanguageModel:
@@ -60,15 +64,15 @@ def test_weights_add_up(
     model = model_of(
         shapes_overrides, *names, f"model.text_encoder.name={text_encoder_folder(text)}", f"model/fusion={fusion}"
     )
-    found = integrated_gradients(model, batch, OUTPUT, BASELINE, points=128, at_once=64)
+    found = integrated_gradients(model, batch, value, BASELINE, points=128, at_once=64)
     assert found.image is not None
     assert found.text is not None
     assert (found.image.shape, found.text.shape) == ((32, 32), (8,))
     with torch.no_grad():
-        assert found.value == pytest.approx(float(model(batch).logits[0] @ OUTPUT.double()), rel=1e-9)
+        assert found.value == pytest.approx(float(model(batch).logits[0] @ WEIGHTS), rel=1e-9)
         pixels = torch.full_like(batch.pixel_values, 255)  # type: ignore[arg-type]
         nothing = replace(batch, pixel_values=pixels, input_ids=BASELINE.input_ids[None])
-        assert found.baseline == pytest.approx(float(model(nothing).logits[0] @ OUTPUT.double()), rel=1e-9)
+        assert found.baseline == pytest.approx(float(model(nothing).logits[0] @ WEIGHTS), rel=1e-9)
     parts = float(found.image.abs().sum() + found.text.abs().sum())
     assert abs(found.missed) < 0.01 * parts
     assert not model.text_encoder.backbone.get_input_embeddings()._forward_hooks
@@ -83,7 +87,7 @@ def test_points_at_once_change_nothing_and_what_does_nothing_gets_nothing(
     pixels = batch.pixel_values.clone()  # type: ignore[union-attr]
     pixels[..., :8] = 255
     batch = replace(batch, input_ids=same, pixel_values=pixels)
-    one, other = (integrated_gradients(model, batch, OUTPUT, BASELINE, 10, at_once) for at_once in (3, 64))
+    one, other = (integrated_gradients(model, batch, value, BASELINE, 10, at_once) for at_once in (3, 64))
     assert torch.allclose(one.image, other.image, atol=1e-12)  # type: ignore[arg-type]
     assert torch.allclose(one.text, other.text, atol=1e-12)  # type: ignore[arg-type]
     assert one.value == pytest.approx(other.value)
@@ -95,8 +99,8 @@ def test_points_at_once_change_nothing_and_what_does_nothing_gets_nothing(
 def test_a_missing_modality_has_no_weights(shapes_overrides: list[str], batch: Batch) -> None:
     model, absent = model_of(shapes_overrides), torch.zeros(1, dtype=torch.bool)
     alone = replace(batch, image_present=absent, pixel_values=None)
-    found = integrated_gradients(model, alone, OUTPUT, BASELINE, 64, 64)
+    found = integrated_gradients(model, alone, value, BASELINE, 64, 64)
     assert found.image is None
     assert abs(found.missed) < 1e-3
     alone = replace(batch, text_present=absent, input_ids=None, attention_mask=None)
-    assert integrated_gradients(model, alone, OUTPUT, BASELINE, 8, 64).text is None
+    assert integrated_gradients(model, alone, value, BASELINE, 8, 64).text is None

@@ -281,9 +281,28 @@ def test_check_tells_of_each_tasks_labels(typed: list[str], capsys: Any) -> None
     assert "labels of size" in said
 
 
-def test_explain_refuses(run: Run, tmp_path: Path, capsys: Any) -> None:
-    assert main(["explain", f"run={run.path}", "rows=[0]", f"out={tmp_path}"]) == 2
-    assert "several tasks" in capsys.readouterr().err
+def test_explain_has_a_page_for_each_task(run: Run, tmp_path: Path, capsys: Any) -> None:
+    def explained(*more: str) -> dict[str, dict[str, Any]]:
+        out = tmp_path / str(len(list(tmp_path.iterdir())))
+        assert main(["explain", f"run={run.path}", "rows=[0]", f"out={out}", "points=32", *more]) == 0
+        for page in capsys.readouterr().out.split():
+            assert Path(page).read_bytes()[:4] == b"\x89PNG"
+        return {path.stem: json.loads(path.read_text()) for path in out.glob("*.json")}
+
+    found = explained()
+    assert set(found) == {"row0_label", "row0_size"}
+    said = json.loads(found["row0_label"]["prediction"])
+    assert found["row0_label"]["explained"] == said["label"]
+    size = mmft.load(run.path).saved.task.parts["size"]  # type: ignore[attr-defined]
+    assert float(size.unscaled(torch.tensor([found["row0_size"]["value"]]))) == pytest.approx(said["size"], abs=1e-4)
+    for one in found.values():
+        parts = sum(word["weight"] for word in one["words"]) + one["image"]
+        assert one["value"] - one["baseline"] - one["missed"] == pytest.approx(parts, abs=1e-6)
+    assert set(explained("label=size")) == {"row0_size"}
+    other = next(name for name in mmft.load(run.path).saved.task.output_names if name not in ("", said["label"]))
+    assert explained(f"label='{other}'")["row0_label"]["explained"] == other
+    assert main(["explain", f"run={run.path}", "rows=[0]", f"out={tmp_path}", "label=siez"]) == 2
+    assert "label=siez: there is none. Did you mean size?" in capsys.readouterr().err
 
 
 def test_every_task_of_rows_can_be_one_of_several() -> None:

@@ -210,14 +210,15 @@ class ExplainConfig(UseConfig):
     """Everything that `mmft explain` reads."""
 
     out: str
-    """Folder of what is made, a `.png` and a `.json` for each row; it is made where it does not exist."""
+    """Folder of what is made, a `.png` and a `.json` for each row (each of its targets or tasks); it is made where it
+    does not exist."""
     rows: list[int] | None = None
     """Numbers of the rows to explain, from 0; null: those of `ids`."""
     ids: list[str] | None = None
     """Ids of the rows to explain, as in `data.columns.id`; null: those of `rows`."""
     label: str | None = None
-    """The label that is explained, or the target of a regression; null: each row's own prediction (of several targets
-    the first)."""
+    """What is explained: a label, a target, or one of several tasks; null: each row's own prediction, of several
+    targets or tasks each one's."""
     points: int = field(64, ge=2)
     """Points on the way from a row that shows nothing to the row: more are slower and more exact. What the sum of all
     weights misses is said."""
