@@ -6,7 +6,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mmft.saved_model import SavedModel
+from mmft.tasks.base import Task
 from mmft.tasks.labels import shown as some
+from mmft.tasks.several import Several
 
 _LOADING = {
     "timm": """import timm
@@ -53,16 +55,21 @@ def model_card(saved: SavedModel, summary: Mapping[str, Any], adapters: Iterable
 
 
 def _task(saved: SavedModel, summary: Mapping[str, Any]) -> list[str]:
-    labels = [str(label) for label in saved.task.state().get("labels", [])]
     rows = summary.get("rows", {})
-    lines = [f"{saved.config.task.type}, trained on {rows.get('train', 0)} rows."]
-    if labels:
-        lines.append(f"Labels: {some(labels, 100)}.")
+    lines = [f"{saved.config.task.type}, trained on {rows.get('train', 0)} rows.", *_outputs(saved.task)]
     found = summary.get("test") or {}
     if found:
         lines += ["", "| metric | test |", "|---|---|"]
         lines += [f"| {name} | {value:.4f} |" for name, value in found.items() if value is not None]
     return lines
+
+
+def _outputs(task: Task, of: str = "") -> list[str]:
+    """What the task's outputs speak for; of several tasks a line each."""
+    if isinstance(task, Several):
+        return [line for name, part in task.parts.items() for line in ["", *_outputs(part, f" of {name}")]]
+    names = [name for name in task.output_names if name]
+    return [f"Outputs{of}: {some(names, 100) if names else 'a number'}."]
 
 
 def _loading(towers: Mapping[str, Any]) -> list[str]:

@@ -16,7 +16,7 @@ from mmft.models.image_encoder import ImageEncoder
 from mmft.models.text_encoder import TextEncoder
 
 TOWERS = ("image_encoder", "text_encoder")
-PARTS = (*TOWERS, "fusion", "head")
+PARTS = (*TOWERS, "fusion", "head", "auxiliary")
 _RATES = ("drop_rate", "attn_drop_p", "attn_drop_rate", "proj_drop_rate")
 _DROPPED_OUT = ("out_drop", "attn_drop", "proj_drop", "resid_drop")
 
@@ -155,9 +155,9 @@ def _only(values: Tensor, rows: Tensor | None) -> Tensor:
 
 
 def part_of(name: str) -> str:
-    """Which of `PARTS` a parameter belongs to; stand-ins belong to the fusion, what is auxiliary to the head."""
+    """Which of `PARTS` a parameter belongs to; stand-ins belong to the fusion."""
     first = name.partition(".")[0]
-    return "head" if first == "auxiliary" else first if first in PARTS else "fusion"
+    return first if first in PARTS else "fusion"
 
 
 def set_dropout(model: nn.Module, probability: float) -> None:

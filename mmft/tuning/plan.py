@@ -133,8 +133,9 @@ class TuningPlan:
         return {name for group in self.groups if starts.get(group.name, 0) <= step for name in group.parameters}
 
     def counts(self) -> dict[str, Any]:
-        """`total` and `trainable` parameters, and the same for every part."""
-        parts = {part: {"total": self.totals[part], "trainable": self.trained[part]} for part in PARTS}
+        """`total` and `trainable` parameters, and the same for every part that there is."""
+        there = [part for part in PARTS if self.totals[part] or part != "auxiliary"]
+        parts = {part: {"total": self.totals[part], "trainable": self.trained[part]} for part in there}
         return {"total": sum(self.totals.values()), "trainable": sum(self.trained.values()), **parts}
 
     def optimizer_groups(self) -> list[dict[str, object]]:

@@ -270,6 +270,8 @@ def test_by_each_modality_every_task_has_its_loss(typed: list[str], tmp_path: Pa
     more = ["model.auxiliary.modality_weight=0.5", "trainer.max_steps=1", f"paths.runs={tmp_path}"]
     assert main(["train", *typed, *more]) == 0
     header = next(tmp_path.glob("*/*/metrics.csv")).read_text().splitlines()[0]
+    heads = json.loads(next(tmp_path.glob("*/*/summary.json")).read_text())["parameters"]["auxiliary"]
+    assert heads["trainable"] == heads["total"] > 0
     for name in ("label", "size", "image/label", "image/size", "text/label", "text/size"):
         assert f"train/loss/{name}," in header
 
@@ -279,6 +281,14 @@ def test_check_tells_of_each_tasks_labels(typed: list[str], capsys: Any) -> None
     said = capsys.readouterr().out
     assert "labels of label" in said
     assert "labels of size" in said
+
+
+def test_the_model_card_tells_of_each_task(run: Run, tmp_path: Path) -> None:
+    assert main(["export", f"run={run.path}", f"out={tmp_path}"]) == 0
+    card = (tmp_path / "README.md").read_text().splitlines()
+    labels = mmft.load(run.path).saved.task.parts["label"].output_names  # type: ignore[attr-defined]
+    assert f"Outputs of label: {', '.join(labels)}." in card
+    assert "Outputs of size: a number." in card
 
 
 def test_explain_has_a_page_for_each_task(run: Run, tmp_path: Path, capsys: Any) -> None:
