@@ -17,6 +17,7 @@ from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from mmft.batch import Sample
@@ -93,6 +94,11 @@ class AugmentedRows(Dataset[Sample]):
             input_ids=None if ids is None else self.change.text(ids, for_text),
         )
         return sample if partner == position else self._mixed(sample, self.rows[partner], for_partner, for_mix)
+
+    def text(self, position: int, epoch: int) -> Tensor:
+        """(L,) int64 the tokens of the row's text, changed as they are where it first comes in `epoch`."""
+        for_text = self._seeds(epoch, int(self.rows.split.rows[position]), 0)[1]
+        return self.change.text(self.rows.text(position), for_text)
 
     def _mixed(self, sample: Sample, partner: Sample, for_partner: int, for_mix: int) -> Sample:
         if sample.pixel_values is None or partner.pixel_values is None:

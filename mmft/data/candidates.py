@@ -14,13 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from torch.utils.data import Dataset
 
 from mmft.batch import Candidate, Sample
+from mmft.data.augmented_rows import AugmentedRows
 from mmft.data.dataset import NOBODY, Positions, RowDataset
 from mmft.data.order import BatchSizes, Order
 from mmft.errors import UserError
@@ -96,15 +96,17 @@ class NextInBatch:
 
 
 class WithCandidates(Dataset[Sample]):
-    """Training rows with their candidates' texts, which are as the table has them, whatever augments the row itself.
+    """Training rows with their candidates' texts, which are augmented as they are in their own rows of the epoch.
+
+    Were they as the table has them, a text that lacks nothing would be one that does not belong to the picture.
 
     Args:
         rows: the data set, of the training split.
-        changed: what gives the row itself, by a position or by a line of numbers.
+        changed: what gives the row itself, by a position or by a line of `Draws`.
         count: K.
     """
 
-    def __init__(self, rows: RowDataset, changed: Dataset[Sample], count: int) -> None:
+    def __init__(self, rows: RowDataset, changed: RowDataset | AugmentedRows, count: int) -> None:
         self.rows, self.changed, self.count = rows, changed, count
 
     def __len__(self) -> int:
@@ -112,13 +114,14 @@ class WithCandidates(Dataset[Sample]):
 
     def __getitem__(self, line: Sequence[int]) -> Sample:
         """The row of a line of `NextInBatch`."""
-        asked: Any = line[: -2 * self.count]
-        sample = self.changed[asked[0] if len(asked) == 1 else asked]
+        asked = line[: -2 * self.count]
+        sample = self.changed[asked] if isinstance(self.changed, AugmentedRows) else self.changed[asked[0]]
         if sample.bad is not None:
             return sample
         drawn = zip(line[-2 * self.count : -self.count], line[-self.count :], strict=True)
-        return replace(sample, candidates=tuple(self._candidate(*one) for one in drawn if one[0] != NOBODY))
+        return replace(sample, candidates=tuple(self._candidate(asked, *one) for one in drawn if one[0] != NOBODY))
 
-    def _candidate(self, position: int, chance: int) -> Candidate:
-        number = int(self.rows.split.rows[position])
-        return Candidate(number, self.rows.text(position), (chance + 0.5) / 2**_BITS)
+    def _candidate(self, asked: Sequence[int], position: int, chance: int) -> Candidate:
+        number, changed = int(self.rows.split.rows[position]), self.changed
+        text = changed.text(position, asked[1]) if isinstance(changed, AugmentedRows) else changed.text(position)
+        return Candidate(number, text, (chance + 0.5) / 2**_BITS)

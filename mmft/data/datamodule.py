@@ -142,7 +142,7 @@ class VisionLanguageData(LightningDataModule):
         `evaluation_loader("train")` gets the rows as they are.
         """
         rows, wanted = self.datasets["train"], in_words(self.config.augment)
-        given: Dataset[Sample] = rows
+        given: RowDataset | AugmentedRows = rows
         order = self._order
         if wanted:
             log.info("training rows are augmented: %s", wanted)

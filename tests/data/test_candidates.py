@@ -172,26 +172,34 @@ def told(batch: Batch) -> dict[int, list[tuple[int, list[int], float]]]:
     }
 
 
+def own_texts(batch: Batch) -> dict[int, list[int]]:
+    assert batch.input_ids is not None
+    assert batch.attention_mask is not None
+    rows = zip(batch.row.tolist(), batch.input_ids, batch.attention_mask, strict=True)
+    return {row: ids[mask].tolist() for row, ids, mask in rows}
+
+
 @pytest.mark.parametrize("more", [[], ["data/augment=light", "data.augment.token_dropout=0.5"], ["data.num_workers=2"]])
-def test_ranks_workers_and_augmentation_change_nothing(shapes: Shapes, more: list[str]) -> None:
-    reference = {}
+def test_ranks_workers_and_augmentation_change_nobodys_candidates(shapes: Shapes, more: list[str]) -> None:
+    reference, texts = {}, {}
     for batch in data_of(shapes).train_dataloader():
         reference |= told(batch)
+        texts |= own_texts(batch)
     assert any(len(others) == 7 for others in reference.values())
-    found = {}
+    found, own = {}, {}
     for rank in (0, 1):
         data = data_of(shapes, *more)
         data._place = lambda rank=rank: (rank, 2)  # type: ignore[method-assign]
         loader: Any = data.train_dataloader()
         for batch in loader:
             found |= told(batch)
+            own |= own_texts(batch)
         if loader.num_workers:
             loader._iterator._shutdown_workers()
-    assert found == reference
-    texts = data.datasets["train"]
-    rows_of = {int(row): at for at, row in enumerate(texts.split.rows)}
-    for others in found.values():
-        assert all(ids == texts.text(rows_of[row]).tolist() for row, ids, _ in others)
+    assert (own == texts) is ("data/augment=light" not in more)
+    for row, others in found.items():
+        assert [(other, chance) for other, _, chance in others] == [(o, c) for o, _, c in reference[row]]
+        assert all(ids == own[other] for other, ids, _ in others)  # augmented as in their own rows, not more nor less
 
 
 def test_evaluation_rows_come_with_one_whatever_the_batches(shapes: Shapes) -> None:
