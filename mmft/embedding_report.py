@@ -38,6 +38,9 @@ def embedding_report(
         test: batches of the test rows.
         precision: the run's.
     """
+    if len(task.labels) < 2:
+        log.warning("the embeddings are not measured on labels: the training rows have one, %s", *task.labels)
+        return {}
     known, asked = (_labelled(model, rows, precision) for rows in (spread(train, MOST_ROWS), test))
     if known is None or asked is None:
         log.warning("the embeddings are not measured on labels: train or test has no row with one")

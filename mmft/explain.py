@@ -119,8 +119,8 @@ def explained(
             log.warning("row %d (id %s) cannot be read: %s: %s", bad.row, bad.id, bad.column, bad.reason)
         if len(batch):
             answer, given = answers[int(batch.row)], batch.to(model.device)
-            if answer["prediction"] is None:
-                log.warning("row %d (id %s) lacks its picture or its text: no prediction", answer["row"], answer["id"])
+            if answer["error"] is not None:
+                log.warning("row %d (id %s) has no prediction: %s", answer["row"], answer["id"], answer["error"])
                 continue
             with torch.no_grad():
                 subjects = model.saved.task.subjects(model.model(given), label)

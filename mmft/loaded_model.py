@@ -6,6 +6,7 @@ model.predict([{"image": "a.jpg", "title": "a red bird"}])
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -15,11 +16,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from mmft import logs
+from mmft import logs, zero_shot
 from mmft.batch import Batch, Fused
 from mmft.config.paths import rebase
 from mmft.config.schema.data import DataConfig
-from mmft.config.schema.root import UseConfig
+from mmft.config.schema.root import UseConfig, ZeroShotConfig
 from mmft.data.loading import make_batches
 from mmft.data.splits import Split, inputs_only, load_rows, whole
 from mmft.data.table import Table
@@ -45,8 +46,11 @@ class LoadedModel:
     """
 
     def __init__(self, saved: SavedModel, accelerator: str = "auto") -> None:
-        self.saved = saved
         self.device = device_of(accelerator)
+        self._take(saved)
+
+    def _take(self, saved: SavedModel) -> None:
+        self.saved = saved
         self.labels: list[str] = list(saved.task.state().get("labels", []))
 
     @property
@@ -72,14 +76,39 @@ class LoadedModel:
         answers = list(self.answers(whole(table), config))
         return _as(rows, answers, self.columns())
 
+    def zero_shot(self, labels: Sequence[str], templates: Sequence[str] | None = None) -> LoadedModel:
+        """This model, of a run of `task=contrastive`, as a classifier of pictures by the names of labels alone.
+
+        Args:
+            labels: names to choose from, two or more.
+            templates: of prompts, each with `{}` for a label's name; their embeddings' mean is the label's. None: the
+                run's `task.templates`.
+
+        Returns:
+            A model that shares its weights; its `predict` takes rows that have no text.
+
+        Raises:
+            UserError: the run is of another task, or labels are missing or there twice.
+        """
+        other = copy.copy(self)
+        other._take(zero_shot.classifier(self.saved, labels, templates, self.device))
+        return other
+
+    def asked(self, config: ZeroShotConfig, split: Split) -> LoadedModel:
+        """This model as a command's `zero_shot` wants it; `split` are the command's rows."""
+        other = copy.copy(self)
+        other._take(zero_shot.asked(self.saved, config, split, self.device))
+        return other
+
     def answers(self, split: Split, config: DataConfig) -> Iterator[dict[str, Any]]:
         """One answer per row of `split`, in order; a row that cannot be read has an `error` and no prediction."""
         model, task = self.saved.model, self.saved.task
         precision = full_precision(self.saved.config.trainer.precision)
         for batch, outputs in outputs_of(model, self.batches(split, config), self.device, precision):
             found = {} if outputs is None else dict(zip(batch.row.tolist(), task.answers(outputs), strict=True))
-            if task.of_pairs:  # a row that lacks a modality is no pair
-                found |= {row: {} for row in batch.row[~(batch.image_present & batch.text_present)].tolist()}
+            if task.of_pairs:
+                for name, there in (("picture", batch.image_present), ("text", batch.text_present)):
+                    found |= {row: {"error": f"no {name}"} for row in batch.row[~there].tolist()}
             yield from _in_order(batch, found, self.columns(), split)
 
     def embed(self, rows: Any, root: str | Path = ".") -> dict[str, npt.NDArray[np.float32]]:
@@ -159,8 +188,8 @@ def _in_order(
     """A batch's rows in the table's order: what was found of each, or what is wrong with it."""
     wrong = {bad.row: f"{bad.column}: {bad.reason}" if bad.column else bad.reason for bad in batch.bad}
     for row in sorted(found.keys() | wrong.keys()):
-        answer = found.get(row, {}) | {"error": wrong.get(row)}
-        yield dict.fromkeys(columns) | {"row": row, "id": split.table.id(row)} | answer
+        answer = {"row": row, "id": split.table.id(row), "error": wrong.get(row)} | found.get(row, {})
+        yield dict.fromkeys(columns) | answer
 
 
 def stacked(rows: Sequence[dict[str, Any]], widths: Mapping[str, int]) -> dict[str, npt.NDArray[np.float32]]:
@@ -200,23 +229,28 @@ def model_and_rows(config: UseConfig) -> tuple[LoadedModel, DataConfig, Split]:
     """
     logs.configure(None)
     model = load(config.run, config.paths.runs, config.trainer.accelerator)
-    data = data_of_run(model.saved, config.data)
+    chosen = getattr(config, "zero_shot", ZeroShotConfig())
+    data = data_of_run(model.saved, config.data, without_text=chosen.labels is not None)
     if data.path is None:
         raise UserError("data.path must be given: the table of the rows. Type data.path=FILE.")
-    return model, data, load_rows(data, None)
+    split = load_rows(data, None)
+    return model.asked(chosen, split), data, split
 
 
-def data_of_run(saved: SavedModel, given: Any) -> DataConfig:
+def data_of_run(saved: SavedModel, given: Any, without_text: bool = False) -> DataConfig:
     """The run's `data`, with the keys that are given for this command; the run's paths made absolute.
 
     Args:
         saved: the run's model.
         given: `RunData`; a key left null is as in the run.
+        without_text: the command looks at pictures alone.
     """
     data: DataConfig = rebase(saved.config, saved.working_directory).data
     if given.path is not None and not is_own_table(data, given.path):
         data.train = data.val = data.test = data.root = None
     _overlay(data, given)
+    if without_text:
+        data.columns.text = None
     for name in ("path", "root"):
         if getattr(given, name) is not None:
             setattr(data, name, str(located(getattr(given, name))))

@@ -42,10 +42,11 @@ def test(composed: Composed) -> int:
     model = load(config.run, config.paths.runs, config.trainer.accelerator)
     own = rebase(model.saved.config, model.saved.working_directory).data
     other = config.data.path is not None and not is_own_table(own, config.data.path)
-    data = data_of_run(model.saved, config.data)
+    data = data_of_run(model.saved, config.data, without_text=config.zero_shot.labels is not None)
     if config.modalities:
         modalities.check_columns(data.columns)
     split = _rows(data, model.saved.config.seed, other)
+    model = model.asked(config.zero_shot, split)
     bad = BadRows(len(split), data.max_bad_fraction)
     batches = make_batches(split, data, **model.input_options(), encode=Encode.of(model.saved.task))
     rows: Any = batches.dataset

@@ -94,7 +94,7 @@ def test_how_alike_picture_and_text_are(
     parts = found["image"] + found["text"]
     assert found["value"] - found["baseline"] - found["missed"] == pytest.approx(parts, abs=1e-6)
     assert abs(found["missed"]) < 0.05
-    assert "lacks its picture or its text" in capsys.readouterr().err
+    assert "has no prediction: no text" in capsys.readouterr().err
     with pytest.raises(UserError, match=r"label=alike: there is none.* There are: similarity"):
         explained(f"run={run.path}", *table, "rows=[0]", "label=alike", f"out={tmp_path / 'out'}")
 

@@ -53,6 +53,11 @@ def check_use(*keys: str) -> Callable[[Rule], Rule]:
     return register
 
 
+def smallest_batch(c: TrainConfig) -> int:
+    """Rows of the smallest batch that training has, but for the last one of an epoch."""
+    return min((c.callbacks.gradient_accumulation.schedule or {0: c.data.batch_size}).values())
+
+
 def check(config: Any, wrong: set[str], *, partial: bool = False) -> list[Problem]:
     """All problems between the keys of a config.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mmft.config.checks import check_train
+from mmft.config.checks import check_train, smallest_batch
 from mmft.config.schema import TrainConfig
 from mmft.config.schema.tune import FreezeConfig
 
@@ -54,12 +54,20 @@ def alignment_is_not_mixed(c: TrainConfig) -> str | None:
     return f"does not go with data.augment.{mixed[0]}, after which a picture belongs to two texts. Choose one"
 
 
-@check_train("model.auxiliary.alignment", "data.batch_size")
+@check_train("model.auxiliary.alignment", "data.batch_size", "callbacks.gradient_accumulation.schedule")
 def there_are_others(c: TrainConfig) -> str | None:
     """A contrastive loss compares rows of a batch."""
-    if c.model.auxiliary.alignment != "contrastive" or c.data.batch_size > 1:
+    if c.model.auxiliary.alignment != "contrastive" or smallest_batch(c) > 1:
         return None
     return "contrastive compares rows of a batch, and a batch of one row has no other. Type data.batch_size=32"
+
+
+@check_train("model.auxiliary.alignment_width", "model.auxiliary.alignment")
+def there_is_something_to_align(c: TrainConfig) -> str | None:
+    """The softmax of one number is 1."""
+    if c.model.auxiliary.alignment != "kl" or c.model.auxiliary.alignment_width != 1:
+        return None
+    return "1: kl compares distributions over so many, and over one there is nothing to differ. Type null for 256"
 
 
 def _belongs_to_alignment(key: str) -> None:

@@ -1,6 +1,6 @@
 """The head of a task over pairs: how an inner product of embeddings becomes a logit.
 
-Legend: R rows, P width of the shared space.
+Legend: B batch, R rows, C labels, P width of the shared space.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import math
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from mmft.precision import at_least_float32
 
 _LARGEST_SCALE = 100.0  # as in CLIP: beyond it, training is unstable
 
@@ -38,6 +40,26 @@ class SimilarityHead(nn.Module):
             return torch.cat([image, text], dim=-1)
         ones = text.new_ones(len(text), 1)
         return torch.cat([image, self.bias.to(ones) * ones, text, ones], dim=-1)
+
+
+class PromptHead(nn.Module):
+    """Logits of labels: a picture's inner products with the embeddings of the labels' prompts, as `head` scales them.
+
+    Args:
+        head: the run's. Its bias is left out: it is the same for all labels.
+        texts: (C, P) of the labels, of length 1.
+    """
+
+    def __init__(self, head: SimilarityHead, texts: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("weight", texts * head.log_scale.detach().exp().to(texts))
+        self.weight: Tensor
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        """(B, 2 P) embeddings of images, then of texts -> (B, C)."""
+        with torch.autocast(embeddings.device.type, enabled=False):
+            image = at_least_float32(embeddings.chunk(2, dim=-1)[0])
+            return image @ self.weight.to(image).T
 
 
 def embeddings_of(vectors: Tensor, has_bias: bool) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,6 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torchmetrics import MetricCollection
 
 from mmft.batch import Batch, Outputs, Pair
@@ -21,6 +20,7 @@ from mmft.tasks.base import PairTask, Subject
 from mmft.tasks.identities import IDENTITY, identities
 from mmft.tasks.labels import in_order, label_name
 from mmft.tasks.pair_losses import Rows, info_nce_sum, sigmoid_sum
+from mmft.tasks.prompts import NAME_ALONE, label_embeddings, prompts_of
 from mmft.tasks.retrieval import RetrievalMetric
 
 LABEL = 3
@@ -63,7 +63,7 @@ class Contrastive(PairTask):
         self._loss_sum = _LOSSES[loss]
         self.temperature = _TEMPERATURES[loss] if temperature is None else temperature
         self.bias = -math.log(compared_rows) if loss == "sigmoid" else None
-        self.templates = templates or ["{}"]
+        self.templates = templates or list(NAME_ALONE)
         self._set_labels([])
 
     def _set_labels(self, labels: list[str]) -> None:
@@ -120,12 +120,11 @@ class Contrastive(PairTask):
 
     def prompts(self) -> list[str]:
         """Every template of every label, label by label."""
-        return [template.format(name.replace("_", " ")) for name in self.labels for template in self.templates]
+        return prompts_of(self.labels, self.templates)
 
     def take_prompts(self, fused: Tensor) -> None:
         """(prompts, 2 P) their fused features, of which the text's half is looked at."""
-        text = fused.chunk(2, dim=-1)[1].view(len(self.labels), len(self.templates), -1)
-        self._prompts = functional.normalize(text.mean(1), dim=-1)
+        self._prompts = label_embeddings(fused, len(self.labels))
 
     def metric_names(self) -> list[str]:
         """The names of `scalars`."""

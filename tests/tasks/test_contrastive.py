@@ -113,7 +113,7 @@ def test_embeddings_are_what_predict_compares(run: Run, shapes: Shapes, tmp_path
 
 def test_a_row_without_both_has_no_similarity(run: Run) -> None:
     answer = mmft.load(run.path).predict([{"image": None, "text": "a painting in red"}])[0]
-    assert answer["prediction"] is None
+    assert (answer["prediction"], answer["error"]) == (None, "no picture")
 
 
 @pytest.mark.parametrize("fusion", ["concat", "merged"])
@@ -143,6 +143,12 @@ def test_other_tasks_embed_too(fusion: str, train_run: TrainRun) -> None:
         (
             ["task=contrastive", "task.templates=['a picture']"],
             "task.templates: .*each needs one {} for the label's name",
+        ),
+        (["task=contrastive", "data.batch_size=1"], "data.batch_size: .*a batch of one row has no other"),
+        (["task=contrastive", "callbacks.gradient_accumulation.schedule={0:1,1:8}"], "a batch of one row has no other"),
+        (
+            ["task=contrastive", "task.compared_rows=4096"],
+            "task.compared_rows: changes nothing, because task.loss=info",
         ),
         (["task=contrastive", "task.templates=[]"], "task.templates: .*each needs one {}"),
     ],

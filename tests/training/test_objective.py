@@ -114,6 +114,11 @@ def test_another_run_can_start_from_it(run: Run, shapes: Shapes, tmp_path: Path)
         (["model.auxiliary.alignment=contrastive", "trainer.strategy=fsdp"], "does not go with trainer.strategy=fsdp"),
         (["model.auxiliary.alignment=kl", "data.augment.mixup=0.2"], "does not go with data.augment.mixup"),
         (["model.auxiliary.alignment=contrastive", "data.batch_size=1"], "a batch of one row has no other"),
+        (
+            ["model.auxiliary.alignment=contrastive", "callbacks.gradient_accumulation.schedule={0:1,1:8}"],
+            "a batch of one row has no other",
+        ),
+        (["model.auxiliary.alignment=kl", "model.auxiliary.alignment_width=1"], "over one there is nothing to differ"),
         (["model.auxiliary.alignment=kl", "tune=head_only", "optim.lr=null"], "both encoders are frozen"),
         (["model.auxiliary.alignment=dot"], "allowed is one of none, kl, contrastive"),
         (["model.auxiliary.modality_weight=-1"], "out of bounds"),

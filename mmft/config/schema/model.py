@@ -21,7 +21,7 @@ class ImageEncoderConfig:
     """Height and width in pixels; positions are resampled; null: the encoder's own."""
     pool: Pool = "auto"
     """`cls` class token, `mean` of the patches, `cls_mean` both; auto: class token where there is one, with the mean
-    for `model/fusion=dual`."""
+    for `model/fusion=dual`. A fusion of tokens is not given it; `model.auxiliary` and `modality_report` are."""
     pretrained: bool = True
     """false: the architecture with random weights."""
 
@@ -35,7 +35,8 @@ class TextEncoderConfig:
     max_length: int | None = field(None, ge=4)
     """Tokens that a text is cut to, special tokens included; null: the encoder's own maximum, at most 512."""
     pool: Pool = "auto"
-    """`cls` first token, `mean` of the real tokens, `cls_mean` both; auto: mean."""
+    """`cls` first token, `mean` of the real tokens, `cls_mean` both; auto: mean. As with the image encoder's, a
+    fusion of tokens is not given it."""
     pretrained: bool = True
     """false: the architecture with random weights."""
 

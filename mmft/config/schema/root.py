@@ -179,8 +179,22 @@ class UseConfig:
 
 
 @dataclass(kw_only=True)
+class ZeroShotConfig:
+    """`zero_shot`: a run of `task=contrastive` as a classifier of pictures, by the names of labels alone."""
+
+    labels: str | list[str] | None = None
+    """Labels to choose from: their names, `run` (those of the run's training rows), or in `mmft test` `rows` (those
+    of the tested rows); null: the run is used as it was trained."""
+    templates: list[str] | None = None
+    """Prompts of a label, `{}` for its name; null: the run's `task.templates`."""
+
+
+@dataclass(kw_only=True)
 class TestConfig(UseConfig):
     """Everything that `mmft test` reads."""
+
+    zero_shot: ZeroShotConfig = field(factory=ZeroShotConfig)
+    """Of a run of `task=contrastive`: classify the pictures."""
 
     modalities: bool = False
     """What each modality adds: the metrics again with the picture alone, the text alone, and with the pictures or the
@@ -191,6 +205,9 @@ class TestConfig(UseConfig):
 @dataclass(kw_only=True)
 class PredictConfig(UseConfig):
     """Everything that `mmft predict` reads."""
+
+    zero_shot: ZeroShotConfig = field(factory=ZeroShotConfig)
+    """Of a run of `task=contrastive`: classify the pictures."""
 
     out: str
     """File of predictions, `.csv`, `.jsonl` or `.parquet` by its ending; `-`: CSV on stdout."""
@@ -208,6 +225,9 @@ class EmbedConfig(UseConfig):
 @dataclass(kw_only=True)
 class ExplainConfig(UseConfig):
     """Everything that `mmft explain` reads."""
+
+    zero_shot: ZeroShotConfig = field(factory=ZeroShotConfig)
+    """Of a run of `task=contrastive`: explain what label a picture is given."""
 
     out: str
     """Folder of what is made, a `.png` and a `.json` for each row (each of its targets or tasks); it is made where it
