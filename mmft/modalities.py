@@ -117,6 +117,8 @@ def table(task: Task, both: Figures, found: Mapping[str, Figures]) -> str:
 def notes(model: VisionLanguageModel, rows: RowDataset, bad: Mapping[int, BadRow], task: Task) -> list[str]:
     """What must be known to read the figures: stand-ins that were never trained, rows that lack a modality."""
     split, said = rows.split, []
+    if task.of_pairs:
+        said.append("image_only and text_only are not there: whether a picture and a text fit, neither tells alone")
     good = [row for row in split.rows.tolist() if row not in bad]
     for alone, word, stand_in in (("image", "text", model.missing_text), ("text", "picture", model.missing_image)):
         if not task.of_pairs and not stand_in.vector.any():
