@@ -5,6 +5,9 @@ Legend: B batch, H W image height and width, L text tokens, N tokens, D width, C
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
@@ -108,32 +111,38 @@ class VisionLanguageModel(nn.Module):
         auxiliary = self.auxiliary(fused.image, fused.text) if wanted and self.auxiliary is not None else None
         return Outputs(self.head(fused.features), fused.image, fused.text, auxiliary)
 
-    def fuse(self, batch: Batch) -> Fused:
-        """All but the head: each row's features (B, F) come from that row alone."""
+    def fuse(self, batch: Batch, known: Mapping[str, Encoded] = MappingProxyType({})) -> Fused:
+        """All but the head: each row's features (B, F) come from that row alone.
+
+        Args:
+            batch: B rows.
+            known: what encoders have given for these rows before, by `image_encoder` and `text_encoder`; they do not
+                run again.
+        """
         # Both before any encoder runs: on a GPU, the second would wait for the first encoder.
         image_rows, text_rows = present_rows(batch.image_present), present_rows(batch.text_present)
-        image = self.encode_image(batch, image_rows)
-        text = self.encode_text(batch, text_rows)
+        image = self.encode_image(batch, image_rows, known.get("image_encoder"))
+        text = self.encode_text(batch, text_rows, known.get("text_encoder"))
         return Fused(self.fusion(image, text), image.pooled, text.pooled)
 
-    def encode_image(self, batch: Batch, rows: Tensor | None) -> Encoded:
+    def encode_image(self, batch: Batch, rows: Tensor | None, known: Encoded | None = None) -> Encoded:
         """Tokens (B, N, D) of the images; the stand-in where a row has none. `rows`: (R,) that have, None: all."""
-        encoded, pixels = None, batch.pixel_values
+        encoded, pixels = known, batch.pixel_values
         if "image_encoder" in self.always_encodes and rows is not None and not len(rows):
             size = self.image_encoder.image_size
             rows, pixels = rows.new_zeros(1), batch.row.new_zeros(1, 3, size, size, dtype=torch.uint8)
-        if pixels is not None and (rows is None or len(rows)):
+        if known is None and pixels is not None and (rows is None or len(rows)):
             encoded = self.image_encoder(_only(pixels, rows))
         filled: Encoded = self.missing_image(encoded, batch.image_present, rows)
         return filled
 
-    def encode_text(self, batch: Batch, rows: Tensor | None) -> Encoded:
+    def encode_text(self, batch: Batch, rows: Tensor | None, known: Encoded | None = None) -> Encoded:
         """Tokens (B, L, D) of the texts; the stand-in where a row has none. `rows`: (R,) that have, None: all."""
-        encoded, ids, mask = None, batch.input_ids, batch.attention_mask
+        encoded, ids, mask = known, batch.input_ids, batch.attention_mask
         if "text_encoder" in self.always_encodes and rows is not None and not len(rows):
             rows, ids = rows.new_zeros(1), batch.row.new_zeros(1, 8)
             mask = torch.ones_like(ids, dtype=torch.bool)
-        if ids is not None and mask is not None and (rows is None or len(rows)):
+        if known is None and ids is not None and mask is not None and (rows is None or len(rows)):
             encoded = self.text_encoder(_only(ids, rows), _only(mask, rows))
         filled: Encoded = self.missing_text(encoded, batch.text_present, rows)
         return filled

@@ -3,25 +3,30 @@
 Gradient caching (Gao et al. 2021, arXiv 2101.06983): every micro-batch is fused without a graph, the head and the loss
 run once on what all of them and all ranks gave, and then every micro-batch is fused again, with the same dropout, for
 the gradient that its features got. The head's parameters get theirs once, from the loss itself. The last micro-batch
-keeps the graph of its first pass, so that a batch that is its only one is computed once.
+keeps the graph of its first pass, so that a batch that is its only one is computed once. A frozen encoder runs once:
+its pooled features, which are all that a fusion of pairs reads, are kept for the second pass.
 
 Legend: B rows of this rank's share, R rows of the logical batch, F width of what is kept of a row, K terms of the loss.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmft.batch import Batch, Fused
-from mmft.models.vision_language_model import VisionLanguageModel
+from mmft.batch import Batch, Encoded, Fused
+from mmft.models.encoder import Encoder
+from mmft.models.vision_language_model import TOWERS, VisionLanguageModel
 from mmft.training.accumulation import Backward, divisor_of
 from mmft.training.collectives import gathered_rows, summed
 from mmft.training.objective import Objective
+
+_Known = Mapping[str, Encoded]
 
 
 def accumulate_pairs(
@@ -48,7 +53,7 @@ def accumulate_pairs(
         (K,) the share's part of the logical batch's mean losses, detached.
     """
     parts = list(batch.split(micro_batch_size))
-    features, kept = _fuse(parts, model, before_micro_batch)
+    features, kept, known = _fuse(parts, model, before_micro_batch)
     if features is None:
         features = next(model.head.parameters()).new_zeros(0, sum(_widths(model)))
     everyone, rows, own = _gathered(features, batch)
@@ -63,7 +68,7 @@ def accumulate_pairs(
     with _statistics_kept(model):
         for index, gradient in enumerate(gradients[: len(parts) - 1]):
             before_micro_batch(index)
-            backward(_with_gradient(_fused(model, parts[index]), gradient))
+            backward(_with_gradient(_fused(model, parts[index], known[index]), gradient))
     return losses.detach()
 
 
@@ -81,20 +86,43 @@ def _gathered(features: Tensor, batch: Batch) -> tuple[Tensor, Batch, slice]:
 
 def _fuse(
     parts: list[Batch], model: VisionLanguageModel, before_micro_batch: Callable[[int], None]
-) -> tuple[Tensor | None, Tensor | None]:
-    """Features (B, F) without a graph, and those of the last micro-batch with one; None, None where there is no row."""
+) -> tuple[Tensor | None, Tensor | None, list[dict[str, Encoded]]]:
+    """Features (B, F) without a graph, those of the last micro-batch with one (None, None where there is no row), and
+    of each micro-batch what frozen encoders gave.
+    """
     found: list[Tensor] = []
+    known: list[dict[str, Encoded]] = [{} for _ in parts]
     for index, part in enumerate(parts):
         before_micro_batch(index)
-        with torch.set_grad_enabled(index == len(parts) - 1):
+        with torch.set_grad_enabled(index == len(parts) - 1), _keeping(model, known[index]):
             found.append(_fused(model, part))
-    return (torch.cat([part.detach() for part in found]), found[-1]) if found else (None, None)
+    return *((torch.cat([part.detach() for part in found]), found[-1]) if found else (None, None)), known
 
 
-def _fused(model: VisionLanguageModel, rows: Batch) -> Tensor:
+@contextmanager
+def _keeping(model: VisionLanguageModel, into: dict[str, Encoded]) -> Iterator[None]:
+    """While it holds, pooled features (b, D) of frozen encoders go into `into`, in the place of tokens one of zeros."""
+
+    def keep(name: str, encoded: Encoded) -> None:
+        pooled = encoded.pooled.detach()
+        tokens, mask = encoded.tokens.new_zeros(len(pooled), 1, encoded.tokens.shape[-1]), encoded.mask[:, :1]
+        into[name] = Encoded(tokens, mask, pooled)
+
+    towers: dict[str, Encoder] = {name: getattr(model, name) for name in TOWERS}
+    hooks = [
+        tower.register_forward_hook(lambda *given, name=name: keep(name, given[-1]))
+        for name, tower in towers.items()
+        if tower.frozen and model.fusion.reads == "pooled"
+    ]
+    yield
+    for hook in hooks:
+        hook.remove()
+
+
+def _fused(model: VisionLanguageModel, rows: Batch, known: _Known = MappingProxyType({})) -> Tensor:
     """(b, F), see `_widths`. Autocast casts weights anew: those that it keeps from a pass without a graph have none."""
     torch.clear_autocast_cache()
-    fused = model.fuse(rows)
+    fused = model.fuse(rows, known)
     return fused.features if model.auxiliary is None else torch.cat(fused, dim=-1)
 
 
