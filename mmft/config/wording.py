@@ -24,8 +24,20 @@ _HABITS = {
     "trainer.gradient_clip_val": "optim.clip_norm",
     "trainer.limit_train_batches": "data.limit",
     "trainer.log_every_n_steps": "trainer.log_every_steps",
+    "bilinear": "low_rank",
+    "clip": "contrastive",
+    "cross_attention": "cross",
+    "itm": "matching",
+    "linear_probe": "head_only",
+    "multitask": "several",
+    "perceiver": "resampler",
+    "qlora": "lora_4bit",
+    "retrieval": "contrastive",
+    "siglip": "contrastive",
+    "vqa": "question_answering",
 }
-"""What Lightning, lightning-hydra-template and transformers call a key of ours, where it is spelt unlike it."""
+"""What Lightning, lightning-hydra-template, transformers and papers call a key or an option of ours, where it is spelt
+unlike it."""
 
 
 def nearest(name: str, names: Iterable[str]) -> str | None:

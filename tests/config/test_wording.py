@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from mmft.config.registry import groups, options
 from mmft.config.schema import TrainConfig
 from mmft.config.validate import read
 from mmft.config.walk import key_names
@@ -26,10 +27,14 @@ def test_a_key_of_another_program(typed: str, meant: str) -> None:
     assert did_you_mean(typed, key_names(TrainConfig)) == f" Did you mean {meant}?"
 
 
+def test_an_option_of_another_name() -> None:
+    assert did_you_mean("vqa", options("task")) == " Did you mean question_answering?"
+
+
 def test_habits_are_no_keys_and_mean_some() -> None:
-    keys = set(key_names(TrainConfig))
-    assert keys.isdisjoint(_HABITS)
-    assert keys.issuperset(_HABITS.values())
+    ours = {*key_names(TrainConfig), *(name for group in groups() for name in options(group))}
+    assert ours.isdisjoint(_HABITS)
+    assert ours.issuperset(_HABITS.values())
 
 
 def test_the_message_names_it() -> None:
