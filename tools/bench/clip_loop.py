@@ -1,11 +1,11 @@
 """The hand-written CLIP loop that `task=contrastive` is measured against: plain PyTorch, judged by mmft's own metric.
 
-    python tools/bench/clip_loop.py --shared ../shared --table distinct.csv --seed 0 [--epochs 3]
+    python tools/bench/clip_loop.py --shared ../shared --table distinct.csv --seed 0 [--epochs 3] [--lr 1e-4] [--bf16]
 
-Fine-tunes DINOv2-small (timm) and MiniLM (transformers) on titles and pictures, in float32, as open_clip does: class
-token and masked mean, a linear projection of each to 256 numbers, InfoNCE over the batch with a learned temperature,
-each row's own pair the only positive one. Rows, picture size, batches, rates, schedule and epochs are those of
-`tools/bench/loop.py`. Keeps the epoch of the best mean recall on the validation rows; prints one line of JSON.
+Fine-tunes DINOv2-small (timm) and MiniLM (transformers) on titles and pictures, in float32 (with `--bf16` under
+autocast), as open_clip does: class token and masked mean, a linear projection of each to 256 numbers, InfoNCE over the
+batch with a learned temperature, each row's own pair the only positive one. Rows, picture size, batches, schedule,
+epochs, and unless `--lr` says otherwise the encoders' rate are those of `tools/bench/loop.py`. Keeps the epoch of the best mean recall on the validation rows; prints one line of JSON.
 
 Legend: B batch, P width of the shared space.
 """
@@ -52,9 +52,11 @@ class Clip(loop.TwoTowers):
         return normalize(projections[0](picture), dim=-1), normalize(projections[1](text), dim=-1)
 
 
-def step(model: Clip, optimizer: AdamW, scheduler: LambdaLR, batch: Examples) -> None:
+def step(model: Clip, optimizer: AdamW, scheduler: LambdaLR, batch: Examples, bf16: bool) -> None:
     """One optimizer step."""
-    image, text = model(batch)
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        image, text = model(batch)
+    image, text = image.float(), text.float()
     logits = model.log_scale.exp().clamp(max=100) * image @ text.T
     own = torch.arange(len(logits))
     ((cross_entropy(logits, own) + cross_entropy(logits.T, own)) / 2).backward()
@@ -76,23 +78,23 @@ def measured(model: Clip, examples: Examples) -> dict[str, float]:
     return {name: float(value) for name, value in metric.compute().items()}
 
 
-def train(splits: dict[str, Examples], encoders: Path, epochs: int, seed: int) -> dict[str, Any]:
+def train(splits: dict[str, Examples], encoders: Path, args: argparse.Namespace) -> dict[str, Any]:
     """Trains, and gives the test figures of the best epoch."""
-    steps = epochs * math.ceil(len(splits["train"].target) / loop.BATCH_SIZE)
+    steps = args.epochs * math.ceil(len(splits["train"].target) / loop.BATCH_SIZE)
     made = loop.build(encoders / "dinov2-small-timm", encoders / "minilm-l6", 1, steps)
     model = Clip(made.model.image, made.model.text, 1)
     groups = [g for g in made.optimizer.param_groups if g["lr"] and g["initial_lr"] == loop.LR]
-    groups = [{key: g[key] for key in ("params", "weight_decay")} | {"lr": loop.LR} for g in groups]
+    groups = [{key: g[key] for key in ("params", "weight_decay")} | {"lr": args.lr} for g in groups]
     groups.append({"params": list(model.head.parameters()), "lr": loop.HEAD_LR, "weight_decay": loop.WEIGHT_DECAY})
     groups.append({"params": [model.log_scale], "lr": loop.HEAD_LR, "weight_decay": 0.0})
     optimizer = AdamW(groups, fused=True)
     scheduler = LambdaLR(optimizer, made.scheduler.lr_lambdas[0])
-    order = torch.Generator().manual_seed(seed)
+    order = torch.Generator().manual_seed(args.seed)
     best: dict[str, float] = {"mean_recall": -1.0}
     model.train()
-    for _ in range(epochs):
+    for _ in range(args.epochs):
         for batch in loop.batches(splits["train"], torch.randperm(len(splits["train"].target), generator=order)):
-            step(model, optimizer, scheduler, batch)
+            step(model, optimizer, scheduler, batch, args.bf16)
         val = measured(model, splits["val"])
         if val["mean_recall"] > best["mean_recall"]:
             best, weights = val, {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -118,12 +120,14 @@ def main() -> None:
     parser.add_argument("--table", type=Path, required=True, help="rows with distinct titles, from retrieval.py")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--lr", type=float, default=loop.LR, help="of the encoders")
+    parser.add_argument("--bf16", action="store_true")
     args = parser.parse_args()
     torch.manual_seed(args.seed)
     encoders = args.shared / "encoders"
     tokenizer = AutoTokenizer.from_pretrained(encoders / "minilm-l6")
     splits = load(args.table, args.shared / "data" / "clipart", tokenizer)
-    print(json.dumps({"seed": args.seed, **train(splits, encoders, args.epochs, args.seed)}))
+    print(json.dumps({"seed": args.seed, **train(splits, encoders, args)}))
 
 
 if __name__ == "__main__":
