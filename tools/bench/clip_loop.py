@@ -5,7 +5,8 @@
 Fine-tunes DINOv2-small (timm) and MiniLM (transformers) on titles and pictures, in float32 (with `--bf16` under
 autocast), as open_clip does: class token and masked mean, a linear projection of each to 256 numbers, InfoNCE over the
 batch with a learned temperature, each row's own pair the only positive one. Rows, picture size, batches, schedule,
-epochs, and unless `--lr` says otherwise the encoders' rate are those of `tools/bench/loop.py`. Keeps the epoch of the best mean recall on the validation rows; prints one line of JSON.
+epochs, and unless `--lr` says otherwise the encoders' rate are those of `tools/bench/loop.py`. Keeps the epoch of the
+best mean recall on the validation rows; prints one line of JSON.
 
 Legend: B batch, P width of the shared space.
 """
