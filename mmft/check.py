@@ -96,7 +96,10 @@ class _Check:
             _say(title, table)
         before, train = len(self.errors), splits["train"]
         self._try(task.fit, train.table.labels(train.rows))
-        return len(self.errors) == before
+        fitted = len(self.errors) == before
+        if fitted:
+            self._try(build.check_monitoring, self.config, task, splits)
+        return fitted
 
     def _plan(self, model: VisionLanguageModel, task: Task) -> TuningPlan | None:
         """What would be trained."""

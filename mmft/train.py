@@ -36,6 +36,7 @@ from mmft.files import settled
 from mmft.hardware import choose_hardware, device_of
 from mmft.initialise import initialise_from
 from mmft.modality_report import modality_report
+from mmft.models.vision_language_model import VisionLanguageModel
 from mmft.prediction_sample import sample_predictions
 from mmft.ranks import Ranks, started
 from mmft.run_folder import RunFolder
@@ -108,6 +109,7 @@ def run(
     splits = load_splits(config.data, config.seed)
     task = build.build_task(config.task)
     task.fit(splits["train"].table.labels(splits["train"].rows))
+    build.check_monitoring(config, task, splits)
     model = build.build_model(config.model, task.make_head, config.seed)
     changed = set() if config.init is None else initialise_from(config.init, located(config.paths.runs), model, task)
     build.add_auxiliary(config, model, task)
@@ -121,11 +123,7 @@ def run(
     bad.add(data.table_bad)
     bad.check()
     folder.update_summary(parameters=plan.counts(), rows={**data.rows, "bad": bad.count})
-    _tell(config, data, splits)
-    if config.data.micro_batch_size is not None and any(
-        isinstance(m, _BatchNorm) and m.training for m in model.modules()
-    ):
-        log.warning("BatchNorm is trained on micro-batches: here the result depends on data.micro_batch_size")
+    _tell(config, model, data, splits)
 
     module = build.build_module(config, model, task, plan)
     last, rows_before = resume_point(folder)
@@ -164,6 +162,8 @@ def finish(config: TrainConfig, module: FineTuning, checkpointing: Checkpointing
         kept = [Ingredient(**one, folder=step_folder(checkpointing.folder, one["step"])) for one in checkpointing.kept]
         said = finish_with_soup(config.checkpoint.use, module, kept, monitor, checkpointing.minimised)
         return {"monitor": f"val/{monitor}", "best_step": best, **said}
+    if config.checkpoint.use != "last":
+        checkpointing.warn_without_best()
     use_best = config.checkpoint.use == "best" and best is not None
     if use_best:
         module.load_state_dict(validated_weights(checkpointing.best), strict=False)
@@ -270,7 +270,9 @@ def _job_start() -> clock.Spent:
     return clock.Spent(0.0, 0.0) if _jobs == 1 else clock.since_start()
 
 
-def _tell(config: TrainConfig, data: VisionLanguageData, splits: Mapping[str, Split]) -> None:
+def _tell(
+    config: TrainConfig, model: VisionLanguageModel, data: VisionLanguageData, splits: Mapping[str, Split]
+) -> None:
     """Says what is going to happen, and what a user should know of the rows."""
     log.info("accelerator %s, precision %s", config.trainer.accelerator, config.trainer.precision)
     rows = "  ".join(f"{name} {count}" for name, count in data.rows.items())
@@ -283,6 +285,9 @@ def _tell(config: TrainConfig, data: VisionLanguageData, splits: Mapping[str, Sp
     for modality, tower in (("image", "image_encoder"), ("text", "text_encoder")):
         if getattr(config.data.columns, modality) is None:
             log.warning("data.columns.%s is null: the %s gets nothing and does not change", modality, tower)
+    normed = any(isinstance(module, _BatchNorm) and module.training for module in model.modules())
+    if config.data.micro_batch_size is not None and normed:
+        log.warning("BatchNorm is trained on micro-batches: here the result depends on data.micro_batch_size")
 
 
 def _versions() -> dict[str, str]:

@@ -81,6 +81,19 @@ def test_every_error_at_once(
     assert "Training would work" not in said
 
 
+def test_what_chooses_the_best_checkpoint_is_judged(checked: Check, shapes: Shapes, tmp_path: Path) -> None:
+    frame = pd.read_csv(shapes.rows)
+    frame[frame["split"] != "val"].to_csv(tmp_path / "rows.csv", index=False)
+    where = [f"data.path={tmp_path / 'rows.csv'}", f"data.root={shapes.rows.parent}", "audit.pictures=false"]
+    few = ["checkpoint.keep=2", "callbacks.early_stopping.patience=3", "checkpoint.monitor=recall@7"]
+    with pytest.raises(UserError) as wrong:
+        checked(*where, *few)
+    told = ["checkpoint.monitor=recall@7: this task has no such metric", "checkpoint.keep=2: there are no validation"]
+    told += ["callbacks.early_stopping.patience=3: there are no validation rows"]
+    assert [any(part in message for message in wrong.value.messages) for part in told] == [True] * 3
+    assert len(wrong.value.messages) == 3
+
+
 def test_findings_are_written_and_a_few_are_shown(checked: Check, shapes: Shapes, tmp_path: Path) -> None:
     frame = pd.read_csv(shapes.rows)
     train, test = (frame.index[frame["split"] == name][0] for name in ("train", "test"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,19 @@ import torch
 from runs import Run, TrainRun, same_weights
 
 import mmft
+from mmft import build
 from mmft.errors import TrainingError, UserError
+from mmft.tasks.classification import Classification
 from mmft.train import train
 from mmft.training.evaluating import Evaluating
 from mmft.training.module import FineTuning
 
 DROPOUT = "model.dropout=0.2"
 PINNED = [1.777494, 1.943908, 1.7168, 1.700086, 1.610133, 1.792982]
+
+
+def _rows(shapes: Any) -> list[dict[str, str]]:
+    return list(csv.DictReader(shapes.rows.open()))
 
 
 def table_of(rows: list[dict[str, str]], shapes: Any, folder: Path) -> list[str]:
@@ -137,6 +144,38 @@ def test_early_stopping(train_run: TrainRun) -> None:
     )
     assert run.summary["epochs"] == 2
     assert run.summary["best_step"] == 3  # a tie keeps the earlier
+
+
+def test_a_metric_that_is_nan_uses_up_no_patience_and_is_told(train_run: TrainRun, shapes: Any, tmp_path: Path) -> None:
+    """All validation rows match, so that there is no area under a curve."""
+    rows = [r | {"match": "1" if r["split"] == "val" else str(at % 2)} for at, r in enumerate(_rows(shapes))]
+    place = [*table_of(rows, shapes, tmp_path), "task=matching", "data.columns.label=match", "task.candidates=0"]
+    run = train_run(*place, "callbacks.early_stopping.patience=1", "trainer.max_epochs=4")
+    summary, said = run.summary, (run.path / "train.log").read_text()
+    assert (summary["epochs"], summary["stopped_early"]) == (4, False)
+    assert summary["monitor"] is summary["best_step"] is None
+    assert summary["model_step"] == summary["optimizer_steps"]
+    assert said.count("WARNING") == said.count("val/auroc is nan, which is never better") + 1 == 2
+    assert "val/auroc was nan at every validation" in said
+
+
+def test_a_validation_that_is_nan_is_passed_over(train_run: TrainRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the first and the third of them nan, the second is the best, and patience begins at the fourth."""
+    measured = Classification.scalars
+    values = iter([math.nan, 0.9, math.nan, 0.5, 0.9, 0.9])
+    monkeypatch.setattr(Classification, "scalars", lambda *a: measured(*a) | {"accuracy": next(values)})
+    run = train_run("callbacks.early_stopping.patience=2", "trainer.max_epochs=9", "checkpoint.keep=3")
+    assert (run.summary["epochs"], run.summary["best_step"], run.summary["stopped_early"]) == (5, 6, True)
+    assert sorted(path.name for path in (run.path / "checkpoints").glob("step_*")) == ["step_12", "step_15", "step_6"]
+    assert "at every validation" not in (run.path / "train.log").read_text()
+
+
+def test_a_metric_that_there_is_not_is_told_before_the_model_is_built(
+    train_run: TrainRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build, "build_model", lambda *_: pytest.fail("the model is built"))
+    with pytest.raises(UserError, match="checkpoint.monitor=r2: this task has no such metric. There are: accuracy,"):
+        train_run("checkpoint.monitor=r2")
 
 
 def test_without_validation_rows_the_last_is_the_finished_model(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import lightning.pytorch as pl
-from lightning.pytorch.callbacks import EarlyStopping
 
 from mmft import clock
 from mmft.callbacks.bad_rows import BadRowReport
 from mmft.callbacks.checkpointing import Checkpointing
+from mmft.callbacks.early_stopping import EarlyStopping
 from mmft.callbacks.gradient_accumulation import GradientAccumulation
 from mmft.callbacks.layer_freezing import LayerFreezing, own_warmups, start_steps
 from mmft.callbacks.learning_rate_warmup import LearningRateWarmup
@@ -21,7 +23,7 @@ from mmft.callbacks.time_limit import time_limit
 from mmft.callbacks.weight_averaging import WeightAveraging
 from mmft.config import registry
 from mmft.config.schema.root import TrainConfig
-from mmft.config.schema.trainer import CheckpointConfig, EmaConfig
+from mmft.config.schema.trainer import CheckpointConfig, EarlyStoppingConfig, EmaConfig
 from mmft.data.bad_rows import BadRows
 from mmft.data.datamodule import VisionLanguageData
 from mmft.errors import UserError
@@ -48,6 +50,27 @@ def monitor_of(config: CheckpointConfig, task: Task) -> tuple[str, bool]:
     return name, lower_is_better(name)
 
 
+def check_monitoring(config: TrainConfig, task: Task, splits: Collection[str]) -> None:
+    """Judges by what the best checkpoint is to be chosen, as soon as the task is fitted: building a model takes long.
+
+    Raises:
+        UserError: with everything that the task or the splits do not have.
+    """
+    wrong: list[str] = []
+    try:
+        monitor_of(config.checkpoint, task)
+    except UserError as error:
+        wrong += error.messages
+    if "val" not in splits:
+        keep, patience = config.checkpoint.keep, config.callbacks.early_stopping.patience
+        if keep > 1:
+            wrong.append(f"checkpoint.keep={keep}: there are no validation rows to tell the best by.")
+        if patience is not None:
+            wrong.append(f"callbacks.early_stopping.patience={patience}: there are no validation rows.")
+    if wrong:
+        raise UserError(wrong)
+
+
 def build_callbacks(
     config: TrainConfig,
     folder: RunFolder,
@@ -59,7 +82,7 @@ def build_callbacks(
     job: clock.Spent,
     request: StopRequest,
 ) -> list[pl.Callback]:
-    """All callbacks, in the order in which Lightning calls them."""
+    """All callbacks, in the order in which Lightning calls them; `check_monitoring` has judged the config."""
     monitor, minimised = monitor_of(config.checkpoint, task)
     joins = start_steps(plan, data.plan)
     checkpointing = Checkpointing(
@@ -69,14 +92,14 @@ def build_callbacks(
         monitor,
         minimised,
         log,
-        _keep(config.checkpoint, data),
+        config.checkpoint.keep,
     )
     return [
         BadRowReport(bad),
         LayerFreezing(joins),
         LearningRateWarmup(registry.build(config.schedule), data.plan.total, own_warmups(plan, joins)),
         GradientAccumulation(config.data.micro_batch_size, data.plan.batch_sizes),
-        *_early_stopping(config, monitor, minimised, data),
+        *_early_stopping(config.callbacks.early_stopping, monitor, minimised),
         *([LoRA8bit(folder)] if {"lora_8bit", "lora_4bit"} & set(plan.methods.values()) else []),
         *_weight_averaging(config.callbacks.ema),
         RunSummary(folder, job),
@@ -89,31 +112,11 @@ def build_callbacks(
     ]
 
 
-def _keep(config: CheckpointConfig, data: VisionLanguageData) -> int:
-    """How many of the best checkpoints are kept."""
-    if config.keep > 1 and "val" not in data.rows:
-        raise UserError(f"checkpoint.keep={config.keep}: there are no validation rows to tell the best by.")
-    return config.keep
-
-
 def _weight_averaging(config: EmaConfig) -> list[pl.Callback]:
     return [] if config.decay is None else [WeightAveraging(config.decay, config.warmup)]
 
 
-def _early_stopping(config: TrainConfig, monitor: str, minimised: bool, data: VisionLanguageData) -> list[pl.Callback]:
-    settings = config.callbacks.early_stopping
+def _early_stopping(settings: EarlyStoppingConfig, monitor: str, minimised: bool) -> list[pl.Callback]:
     if settings.patience is None:
         return []
-    if "val" not in data.rows:
-        raise UserError(f"callbacks.early_stopping.patience={settings.patience}: there are no validation rows.")
-    mode = "min" if minimised else "max"
-    return [
-        EarlyStopping(
-            f"val/{monitor}",
-            settings.min_delta,
-            settings.patience,
-            mode=mode,
-            check_finite=False,
-            check_on_train_epoch_end=False,  # after validation, so that the checkpoint of the epoch knows of it
-        )
-    ]
+    return [EarlyStopping(monitor, minimised, settings.patience, settings.min_delta)]

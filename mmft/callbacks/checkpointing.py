@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import time
 from collections.abc import Iterable, Mapping
@@ -14,6 +15,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 from mmft.files import link_files, replace_folder
 from mmft.training.csv_log import CsvLog
 from mmft.training.module import FineTuning
+
+log = logging.getLogger(__name__)
 
 
 class Checkpointing(pl.Callback):
@@ -34,6 +37,7 @@ class Checkpointing(pl.Callback):
         best_value: the best value so far; None before the first validation.
         best_step: optimizer steps done when it was reached; ties keep the earlier.
         best_metrics: all validation metrics at that step.
+        undefined: validations of which the metric was nan: there is nothing to compare.
         kept: `step` and `metrics` of the best so many validations, best first; ties keep the earlier in front.
         stopped_early: True once early stopping has ended training.
     """
@@ -60,6 +64,8 @@ class Checkpointing(pl.Callback):
         self.best_value: float | None = None
         self.best_step: int | None = None
         self.best_metrics: dict[str, float] = {}
+        self.undefined = 0
+        self._warned = False
         self.stopped_early = False
 
     @property
@@ -97,10 +103,12 @@ class Checkpointing(pl.Callback):
         if trainer.state.fn != TrainerFn.FITTING:
             return
         value = pl_module.results["val"][self.monitor]
-        if value == value:
-            self.kept.append({"step": trainer.global_step, "metrics": pl_module.results["val"]})
-            self.kept.sort(key=lambda one: one["metrics"][self.monitor] * (1 if self.minimised else -1))
-            del self.kept[self.keep :]
+        if value != value:
+            self._pass_over()
+            return
+        self.kept.append({"step": trainer.global_step, "metrics": pl_module.results["val"]})
+        self.kept.sort(key=lambda one: one["metrics"][self.monitor] * (1 if self.minimised else -1))
+        del self.kept[self.keep :]
         if self._is_better(value):
             self.best_value, self.best_step = value, trainer.global_step
             self.best_metrics = pl_module.results["val"]
@@ -115,22 +123,45 @@ class Checkpointing(pl.Callback):
                 settle_best(self.folder, trainer.global_step, self.best_step, kept)
             trainer.strategy.barrier()  # before a rank reads it
 
+    def warn_without_best(self) -> None:
+        """Says why the last step is the finished model, where there were validations and none could be compared."""
+        if self.best_step is None and self.undefined:
+            log.warning(
+                "val/%s was nan at every validation, so that there is no best one: the finished model is that of the "
+                "last optimizer step",
+                self.monitor,
+            )
+
+    def _pass_over(self) -> None:
+        """Counts a validation whose metric is nan, and warns of the first."""
+        self.undefined += 1
+        if not self._warned:
+            self._warned = True
+            log.warning(
+                "val/%s is nan, which is never better and which early stopping does not count; the validation rows may "
+                "lack what it is measured on. checkpoint.monitor=NAME chooses another metric",
+                self.monitor,
+            )
+
     def _is_better(self, value: float) -> bool:
-        if value != value or self.best_value is None:
-            return value == value  # a metric that is no number is never the best
+        if self.best_value is None:
+            return True
         return value < self.best_value if self.minimised else value > self.best_value
 
     def state_dict(self) -> dict[str, Any]:
         """The best so far, and how long metrics.csv is."""
         best = {"best_value": self.best_value, "best_step": self.best_step, "best_metrics": self.best_metrics}
         kept = self.kept if self.keep > 1 else []
-        return {**best, "kept": kept, "metrics_rows": self.metrics_file.rows, "stopped_early": self.stopped_early}
+        rows = self.metrics_file.rows
+        counted = {"undefined": self.undefined, "metrics_rows": rows, "stopped_early": self.stopped_early}
+        return {**best, "kept": kept, **counted}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes what `state_dict` gave."""
         self.best_value, self.best_step = state_dict["best_value"], state_dict["best_step"]
         self.best_metrics = state_dict["best_metrics"]
         self.kept = state_dict.get("kept", [])
+        self.undefined = state_dict.get("undefined", 0)
         self.stopped_early = state_dict["stopped_early"]
 
 

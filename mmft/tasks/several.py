@@ -53,6 +53,7 @@ class Several(Task):
         self.loss_terms = {name: (loss_weights or {}).get(name, 1.0) for name in parts}
         self._places: dict[str, _Place] = {}
         self._missing = ToldOnce("no row to measure on has a label for %s: its metrics are nan, and loss is without it")
+        self._untuned = ToldOnce("no validation row has a label for %s: what is tuned on them stays as it is")
 
     def _place(self) -> None:
         """Finds the places, once the tasks know their widths."""
@@ -251,6 +252,7 @@ class Several(Task):
             if task.tunes and there.any():
                 own = self.targets_of(name, target[there])
                 found[name] = task.tune(logits[there, self._places[name].outputs], own, weight[there])
+        self._untuned.tell(name for name, task in self.parts.items() if task.tunes and name not in found)
         return found
 
     def untuned(self) -> Self:

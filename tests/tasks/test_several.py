@@ -139,6 +139,12 @@ class TestMetrics:
         assert task.tune(logits, targets(task), torch.ones(5)) == {"tags": expected}
         assert task.untuned().parts["tags"].thresholds == [0.5, 0.5]  # type: ignore[attr-defined]
 
+    def test_a_task_without_a_row_to_be_tuned_on_is_named(self, caplog: pytest.LogCaptureFixture) -> None:
+        task = fitted()
+        assert task.tune(torch.randn(2, 6), targets(task)[[1, 3]], torch.ones(2)) == {}
+        said = "no validation row has a label for tags: what is tuned on them stays as it is"
+        assert caplog.records[-1].getMessage() == said
+
 
 def test_answers_are_each_tasks_own() -> None:
     task = fitted()
