@@ -16,6 +16,7 @@ from runs import Run, TrainRun, same_weights
 import mmft
 from mmft import build
 from mmft.errors import TrainingError, UserError
+from mmft.models.vision_language_model import TOWERS
 from mmft.tasks.classification import Classification
 from mmft.train import train
 from mmft.training.evaluating import Evaluating
@@ -225,7 +226,9 @@ def test_a_gradient_that_is_no_number_ends_training_before_it_is_saved(
     assert all(bool(t.isfinite().all()) for t in run.weights.values())  # the last checkpoint is from before it
 
 
-def test_init_starts_from_another_runs_weights(train_run: TrainRun, shapes: Any, tmp_path: Path) -> None:
+def test_init_starts_from_another_runs_weights(
+    train_run: TrainRun, shapes: Any, image_encoder_folder: Any, tmp_path: Path
+) -> None:
     first = train_run("model.dropout=0")
     frozen = ["optim.lr=1e-12", "optim.head_lr=1e-12", "trainer.max_epochs=1", "model.dropout=0"]
     second = train_run(f"init={first.path}", *frozen)
@@ -236,8 +239,25 @@ def test_init_starts_from_another_runs_weights(train_run: TrainRun, shapes: Any,
         f"init={first.path}", *frozen, f"data.path={tmp_path / 'rows.csv'}", f"data.root={shapes.rows.parent}"
     )
     assert "the head starts anew" in (other.path / "train.log").read_text()
-    with pytest.raises(UserError, match=r"init=.*is another one"):
-        train_run(f"init={first.path}", "model.fusion.hidden=64")
+    wider = train_run(f"init={first.path}", *frozen, "model.fusion.hidden=64")
+    assert "the head starts anew, and so does the fusion" in (wider.path / "train.log").read_text()
+    with pytest.raises(UserError, match=r"init=.*: its encoders are others: .* Give the same model.image_encoder\.$"):
+        train_run(f"init={first.path}", f"model.image_encoder.name={image_encoder_folder('timm_resnet')}")
+
+
+def test_a_classifier_starts_from_a_contrastive_run(train_run: TrainRun) -> None:
+    """No other task can have its fusion: its towers are what is wanted."""
+    short = ["trainer.max_epochs=1", "model.dropout=0", "model.fusion.dropout=0"]
+    made = train_run("task=contrastive", "data.columns.label=null", *short, "optim.lr=1e-3")
+    for task in (["task=classification"], ["task=matching", "data.columns.label=null"]):
+        run = train_run(*task, f"init={made.path}", *short, "optim.lr=1e-12", "optim.head_lr=1e-2")
+        said = (run.path / "train.log").read_text()
+        assert said.count("init: ") == said.count("starts anew, and so does the fusion: it had another one") == 1
+        towers = [name for name in made.model_state if name.partition(".")[0] in TOWERS]
+        assert towers
+        for name in towers:
+            assert torch.allclose(run.model_state[name], made.model_state[name], atol=1e-8), name
+        assert not any(name.startswith("fusion.image.") for name in run.model_state)
 
 
 @pytest.mark.parametrize("how", ["init", "random"])

@@ -205,7 +205,9 @@ def test_labels_measure_the_embeddings(train_run: TrainRun) -> None:
     model = mmft.load(made.path)
     assert len(model.labels) == 6
     again = train_run(*typed, f"init={made.path}")
-    assert again.summary["status"] == "completed"
+    assert "init: all weights from" in (again.path / "train.log").read_text()
+    other = train_run(*typed, f"init={made.path}", "task.loss=sigmoid")
+    assert "the head starts anew: its outputs meant something else there" in (other.path / "train.log").read_text()
 
 
 @pytest.mark.parametrize("loss", ["info_nce", "sigmoid"])

@@ -32,7 +32,8 @@ class TrainConfig:
     seed: int = field(0, ge=0, lt=2**63)
     """Seed of weights, order, dropout and splits."""
     init: str | None = None
-    """A run whose weights training starts from; not a resume."""
+    """A run whose weights training starts from; not a resume. Its encoders must be the same; fusion and head start anew
+    where they are others, such as those of a contrastive run."""
     resume: str | None = None
     """A run folder to go on with, or `last`: the newest unfinished run of this name."""
     modality_report: bool | None = None
