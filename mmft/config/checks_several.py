@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from mmft.config.checks import check_train
+from mmft.config.quoted import list_of
 from mmft.config.schema import TrainConfig
 from mmft.config.schema.data import names_of
 from mmft.config.schema.task import SeveralConfig
 from mmft.config.wording import did_you_mean, listed, show
+
+_TAKEN = frozenset({"loss", "train", "val", "test"})
 
 
 @check_train("task.tasks")
@@ -22,6 +25,20 @@ def there_are_several(c: TrainConfig) -> str | None:
     return None
 
 
+@check_train("task.tasks")
+def names_are_not_taken(c: TrainConfig) -> str | None:
+    """Metrics are named by split and task (`val/price/rmse`), and what has a part `loss` is a loss."""
+    assert isinstance(c.task, SeveralConfig)
+    for name in c.task.tasks:
+        for word in name.split("/"):
+            if word in _TAKEN:
+                return (
+                    f"{name}: no task can be called {word}, because metrics are named by it already, such as val/loss. "
+                    "Give the column of labels another name"
+                )
+    return None
+
+
 @check_train("data.columns.label", "task.tasks")
 def columns_are_the_tasks(c: TrainConfig) -> str | None:
     """The columns of labels are those of the tasks."""
@@ -29,8 +46,9 @@ def columns_are_the_tasks(c: TrainConfig) -> str | None:
     given = c.data.columns.label
     if given is None or set(names_of(given)) == set(c.task.tasks):
         return None
-    right = f"data.columns.label=[{','.join(c.task.tasks)}]"
-    return f"{show(given)}: task.tasks has the columns {listed(c.task.tasks)}. Type {right}"
+    right = f"data.columns.label={list_of(c.task.tasks)}"
+    typed = f'"{right}"' if "'" in right else right
+    return f"{show(given)}: task.tasks has the columns {listed(c.task.tasks)}. Type {typed}"
 
 
 @check_train("task.loss_weights", "task.tasks")

@@ -15,6 +15,7 @@ from hydra.core.override_parser.types import Override, ValueType
 from hydra.errors import HydraException
 
 from mmft.config.interpolation import interpolations, texts_of
+from mmft.config.quoted import requoted
 from mmft.config.schema import COMMANDS
 from mmft.config.search import Span, span_of
 from mmft.config.sources import Groups
@@ -90,10 +91,9 @@ def parse_override(parser: OverridesParser, text: str) -> Override:
         return parser.parse_override(text)
     except (HydraException, ValueError, RecursionError, AssertionError) as error:
         reason = " ".join(str(error).split("\nSee https")[0].split())
-        quoted = value.replace("\\", "\\\\").replace("'", "\\'")
         raise Wrong(
             f"{key}: cannot be read: {reason}. A value with blanks or special characters is quoted twice, "
-            f"for the shell and for mmft: \"{key}='{quoted}'\""
+            f'for the shell and for mmft: "{key}={requoted(value)}"'
         ) from error
 
 

@@ -14,6 +14,7 @@ from dataclasses import Field, dataclass, field, fields, is_dataclass
 from functools import cache
 from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_origin
 
+from mmft.config.quoted import mapping_in
 from mmft.config.registry import OptionConfig
 from mmft.config.walk import (
     MISSING,
@@ -142,6 +143,8 @@ class _Reader:
         if value == MISSING:
             return self._missing(f, key)
         hint = hints(schema)[f.name]
+        if isinstance(value, str) and any(get_origin(member) is dict for member in members(hint)):
+            value = mapping_in(value)
         of_options = named_group(hint)
         return self._value(value, hint, f.metadata, key) if of_options is None else self._named(value, of_options, key)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import math
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -191,6 +193,22 @@ def test_a_key_beside_an_options_name_says_what_to_type(shapes_overrides: list[s
     assert (task.tasks["label"].type, task.tasks["size"].loss) == ("classification", "l1")
 
 
+def test_columns_with_any_letters_are_typed_as_the_message_says(shapes: Shapes, tmp_path: Path, capsys: Any) -> None:
+    """Hydra's grammar has no umlauts outside of quotes, and no quotes around the keys of a mapping."""
+    pd.read_csv(shapes.rows).assign(größe=range(240)).to_csv(tmp_path / "rows.csv", index=False)
+    where = [f"data.path={tmp_path / 'rows.csv'}", f"data.root={shapes.rows.parent}", "audit.pictures=false"]
+    typed = ["task.tasks={größe:regression,label:{type:classification,loss:focal}}", "task.loss_weights={größe:1e-2}"]
+    typed += ["data.columns.label=[größe,label]"]
+    kept = [o for o in shapes.overrides if not o.startswith(("data.path", "data.root", "data.columns.label"))]
+    command = ["check", "task=several", *kept, *where]
+    assert main([*command, *typed]) == 2
+    hints = re.findall(r"for the shell and for mmft: (\S+)", capsys.readouterr().err)
+    assert len(hints) == 3
+    assert main([*command, *shlex.split(" ".join(hints))]) == 0
+    assert main([*command, *shlex.split(" ".join(hints[:2])), "data.columns.label=label"]) == 2
+    assert "Type \"data.columns.label=['größe',label]\"" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("swept", ["task.loss_weights={size:0.1},{size:1}", "task.tasks.size.loss=l1,mse"])
 def test_a_sweep_is_not_compared_by_a_loss_that_it_changes(swept: str, shapes_overrides: list[str]) -> None:
     tasks = "task.tasks={label:classification,size:{type:regression}}"
@@ -357,6 +375,10 @@ TWO = "task.tasks={label:classification,size:regression}"
         ),
         (["task.tasks=classification"], "task.tasks: 'classification' is no mapping"),
         (["task.tasks={}"], "is no mapping of names"),
+        (["task.tasks={loss:regression,label:classification}"], "task.tasks: loss: no task can be called loss"),
+        (["task.tasks={a/val:regression,label:classification}"], "task.tasks: a/val: no task can be called val"),
+        (["task.tasks='{label:&a regression,size:*a}'"], "is no mapping of names to options"),
+        (["task.tasks='{label:{type:clasification},size:regression}'"], "Did you mean classification"),
         (["task.tasks={label:contrastive,size:regression}"], "task=contrastive .label. cannot be one of several"),
         ([TWO, "data.columns.label=label"], "Type data.columns.label=.label,size."),
         ([TWO, "task.loss_weights={sise:2}"], "sise is no task. Did you mean size"),
