@@ -197,5 +197,9 @@ def newest(runs: Iterable[RunFolder]) -> RunFolder | None:
 
 
 def newest_unfinished(runs: Path) -> RunFolder | None:
-    """The run below `runs` that `resume=last` goes on with; None: all are completed, or there is none."""
-    return newest(run for run in all_runs(runs) if run.peek().get("status") not in ("completed", "pruned"))
+    """The run below `runs` that `resume=last` goes on with; None: all are completed, or there is none.
+
+    One without its config cannot go on, and must not keep others from it.
+    """
+    begun = (run for run in all_runs(runs) if run.config.is_file())
+    return newest(run for run in begun if run.peek().get("status") not in ("completed", "pruned"))

@@ -81,10 +81,12 @@ def train(composed: Composed, path: Path) -> int:
         logger,
         _recorded(folder, composed.config.seed, ranks, request),
     ):
+        here = {"working_directory": str(base)}
+        folder.write_config(composed.resolved_for_disk() | here, composed.typed, composed.choices)  # before the imports
         build.preload()
         KEPT.next_job()
         choose_hardware(composed.config.trainer, ranks.local_world)
-        resolved = composed.resolved_for_disk() | {"working_directory": str(base)}
+        resolved = composed.resolved_for_disk() | here
         folder.write_config(resolved, composed.typed, composed.choices)
         logger.start(folder, resolved)
         try:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from runs import Run, TrainRun, killed_run, resumed, same_weights
 
+from mmft import build
 from mmft.callbacks.stopping import StopOnSignal
 from mmft.config.compose import compose
 from mmft.errors import ExitCode, UserError
@@ -207,6 +208,30 @@ def test_last_is_the_newest_unfinished_run_of_the_name(
     assert found is not None
     assert train(*found) == 0
     assert "already completed" in capsys.readouterr().err
+
+
+def test_a_run_that_is_stopped_while_it_imports_goes_on(
+    shapes_overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = tmp_path / "runs"
+    overrides = [*shapes_overrides, f"paths.runs={runs}"]
+    (runs / "shapes" / "z").mkdir(parents=True)  # what an older mmft has left of one
+    (runs / "shapes" / "z" / "summary.json").write_text('{"started": "9999", "status": "stopped"}')
+
+    def stop() -> None:
+        raise Stopped(signal.SIGINT, "")
+
+    with monkeypatch.context() as during:
+        during.setattr(build, "preload", stop)
+        with pytest.raises(Stopped):
+            train(compose("train", overrides), runs / "shapes" / "a")
+    assert f"mmft train resume={runs / 'shapes' / 'a'}" in (runs / "shapes" / "a" / "train.log").read_text()
+    for wanted in ("last", runs / "shapes" / "a"):
+        found = resolve(compose("train", [*overrides, f"resume={wanted}"]))
+        assert found is not None
+        assert found[1] == runs / "shapes" / "a"
+        assert train(*found) == 0
+    assert Run(runs / "shapes" / "a").summary["optimizer_steps"] == STEPS
 
 
 def test_a_run_that_is_running_is_left_alone(
