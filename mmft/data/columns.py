@@ -22,6 +22,7 @@ from pyarrow import types
 from mmft.data.formats import Column, text_chunk
 
 Reasons = dict[int, str]
+_SEVERAL = "several captions of a picture are several rows"
 
 
 class WrongType(ValueError):
@@ -71,6 +72,17 @@ def is_null(value: Any) -> bool:
 def as_strings(column: Column) -> tuple[pa.ChunkedArray, Reasons]:
     """Texts, paths, ids, groups, split names: numbers and dates are written out, lists are not text."""
     return _strings_from_list(column) if isinstance(column, list) else _strings_from_arrow(column)
+
+
+def as_texts(column: Column) -> tuple[pa.ChunkedArray, Reasons]:
+    """What is learned from: strings. Captions are often kept in lists, of which each would need a row of its own."""
+    try:
+        texts, reasons = as_strings(column)
+    except WrongType as error:
+        nested = not isinstance(column, list) and _is_list(column.type)
+        raise WrongType(f"{error}; {_SEVERAL}" if nested else str(error)) from None
+    lists = {row for row in reasons if isinstance(column, list) and isinstance(column[row], list)}
+    return texts, {row: f"{reason}; {_SEVERAL}" if row in lists else reason for row, reason in reasons.items()}
 
 
 def _strings_from_list(values: Sequence[Any]) -> tuple[pa.ChunkedArray, Reasons]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -23,6 +24,7 @@ from mmft.data.dataset import RowDataset
 from mmft.data.kept import KEPT
 from mmft.data.loading import make_collate, make_dataset, make_loader
 from mmft.data.order import LogicalBatches, Order, StepPlan, epoch_order, evaluation_batches
+from mmft.data.roles import roles
 from mmft.data.splits import Split
 from mmft.data.targets import ClassesOf, Encode
 from mmft.data.text import special_ids
@@ -208,12 +210,18 @@ class VisionLanguageData(LightningDataModule):
         return nowhere + known
 
     def _check_labels(self) -> None:
-        messages = []
-        for name, data in self.datasets.items():
-            if data.targets is None:
-                reasons = "; ".join(sorted({bad.reason for bad in data.bad.values()})[:3])
-                messages.append(
-                    f"data.columns.label={data.split.table.columns.label}: no row of {name} is usable: {reasons}"
-                )
+        messages = [_unusable(name, data) for name, data in self.datasets.items() if data.targets is None]
         if messages:
             raise UserError(messages)
+
+
+def _unusable(name: str, data: RowDataset) -> str:
+    """Why no row of a split has a target, which may be any column's fault: the one of most rows is named."""
+    columns = data.split.table.columns
+    bad = [data.bad[row] for row in data.split.rows.tolist() if row in data.bad]
+    fields = roles(columns)
+    named = Counter(fields[one.column][0] for one in bad if one.column in fields).most_common(1)
+    field = named[0][0] if named else "label"
+    given = getattr(columns, field)
+    key = "data.columns" if given is None else f"data.columns.{field}={given}"
+    return f"{key}: no row of {name} is usable: {'; '.join(sorted({one.reason for one in bad})[:3])}"

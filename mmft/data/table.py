@@ -30,6 +30,7 @@ from mmft.data.columns import (
     as_labels,
     as_pictures,
     as_strings,
+    as_texts,
     as_weights,
 )
 from mmft.data.formats import Column, Raw, read_file
@@ -190,7 +191,7 @@ class Table:
     def _fill(self, columns: ColumnsConfig) -> None:
         """Gives every column the type of its role, and notes the values that do not fit."""
         wrong: list[str] = []
-        self._texts = [c for name in names_of(columns.text) if (c := self._take("text", name, as_strings, wrong))]
+        self._texts = [c for name in names_of(columns.text) if (c := self._take("text", name, as_texts, wrong))]
         self._pictures: Pictures = self._take("image", columns.image, as_pictures, wrong) or Pictures(None, None)
         self._labels = self._take_labels(columns, wrong)
         self._weights: npt.NDArray[np.float64] | None = self._take("weight", columns.weight, as_weights, wrong)

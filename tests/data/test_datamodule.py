@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from collections.abc import Iterable
 from dataclasses import fields, replace
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
 from mmft.batch import BadRow, Batch
-from mmft.config.schema.data import DataConfig
+from mmft.config.schema.data import ColumnsConfig, DataConfig
 from mmft.data.datamodule import VisionLanguageData
 from mmft.data.loading import make_batches, make_dataset
 from mmft.data.order import BatchSizes, StepPlan
@@ -128,6 +130,26 @@ def test_no_usable_label_at_all_is_the_users_error(config: DataConfig, tokenizer
         module(config, tokenizer, nothing)
     assert len(caught.value.messages) == 3
     assert caught.value.messages[0] == "data.columns.label=label: no row of train is usable: unseen"
+
+
+def test_a_column_of_lists_of_captions_is_named(
+    config: DataConfig, tokenizer: PreTrainedTokenizerFast, tmp_path: Any
+) -> None:
+    """And not the labels, which a task of pairs need not have."""
+    rows = [{"captions": ["a disc", "red"], "split": name} for name in ("train", "val", "test")]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    config.path = str(tmp_path / "rows.jsonl")
+    config.columns = ColumnsConfig(text="captions", split="split")
+    with pytest.raises(UserError) as caught:
+        module(config, tokenizer, lambda _: 0)
+    assert caught.value.messages[0] == (
+        "data.columns.text=captions: no row of train is usable: a list where a text is needed; several captions of a "
+        "picture are several rows"
+    )
+    pd.DataFrame(rows).to_parquet(tmp_path / "rows.parquet")
+    config.path = str(tmp_path / "rows.parquet")
+    with pytest.raises(UserError, match="text=captions: .* holds list<.*, not text; several captions of a picture"):
+        module(config, tokenizer, lambda _: 0)
 
 
 def test_rows_without_a_known_split_count_as_bad(

@@ -175,7 +175,8 @@ BAD_OBJECTS = [
     ("17", "", "not a JSON object"),
     ("[" * 100_000, "", "not JSON"),
     (b'{"text": "\xff"}', "", "not UTF-8"),
-    ('{"text": ["t"]}', "text", "a list where a text is needed"),
+    ('{"text": ["t"]}', "text", "a list where a text is needed; several captions of a picture are several rows"),
+    ('{"text": "t", "weight": 1, "group": ["g"]}', "group", "a list where a text is needed"),
     ('{"text": {"t": 1}}', "text", "an object where a text is needed"),
     ('{"text": "\\ud800"}', "text", "not valid Unicode"),
     ('{"text": "t", "image": 17}', "image", "a int where a path"),
@@ -192,9 +193,9 @@ BAD_OBJECTS = [
 
 @pytest.mark.parametrize(("line", "column", "reason"), BAD_OBJECTS)
 def test_a_bad_jsonl_line_spoils_its_own_row_only(write: Write, line: str | bytes, column: str, reason: str) -> None:
-    good = b'{"text": "good", "image": "a.png", "label": "x", "weight": 1}'
+    good = b'{"text": "good", "image": "a.png", "label": "x", "weight": 1, "group": "g"}'
     line = line if isinstance(line, bytes) else line.encode()
-    columns = ColumnsConfig(image="image", text="text", label="label", weight="weight")
+    columns = ColumnsConfig(image="image", text="text", label="label", weight="weight", group="group")
     table = Table.open(write("t.jsonl", b"\n".join([good, line, b"", good])), columns)
     assert len(table) == 3
     assert list(table.bad) == [1]
