@@ -107,11 +107,14 @@ def measured(
 
 
 def table(task: Task, both: Figures, found: Mapping[str, Figures]) -> str:
-    """The monitored metric of each pass, and how far it is from the ordinary one's, for people."""
-    name, base = task.monitor, both[task.monitor]
-    lines = [["what the model is given", name, "difference"], [_TITLES["both"], f"{base:.4f}", ""]]
-    lines += [[_TITLES[key], f"{f[name]:.4f}", f"{f[name] - base:+.4f}"] for key, f in found.items()]
-    return aligned(lines, right=(1, 2))
+    """The task's headlines in each pass, and how far each is from the ordinary one's, for people."""
+    lines = [["what the model is given"], [_TITLES["both"]], *([_TITLES[key]] for key in found)]
+    for name in task.headlines:
+        base, others = both[name], [figures[name] for figures in found.values()]
+        changed = [[f"{value:.4f}", f"{value - base:+.4f}"] for value in others]
+        cells = [[name, "difference"], [f"{base:.4f}", ""], *changed]
+        lines = [line + more for line, more in zip(lines, cells, strict=True)]
+    return aligned(lines, right=range(1, len(lines[0])))
 
 
 def notes(model: VisionLanguageModel, rows: RowDataset, bad: Mapping[int, BadRow], task: Task) -> list[str]:

@@ -89,6 +89,13 @@ def test_peft_puts_the_adapter_on_the_base(
             encoder.backbone = before
 
 
+def test_the_card_of_a_contrastive_run_says_what_the_folders_lack(train_run: TrainRun, tmp_path: Path) -> None:
+    run = train_run("task=contrastive", "data.columns.label=null", "trainer.max_epochs=1")
+    assert export(compose("export", [f"run={run.path}", f"out={tmp_path / 'out'}"])) == 0
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "these folders alone do not retrieve. `mmft embed run=RUN` gives embeddings that do." in card
+
+
 @pytest.mark.slow
 def test_as_it_is_typed(train_run: TrainRun, mmft: Mmft, tmp_path: Path) -> None:
     run = train_run("tune=lora", "trainer.max_epochs=1")

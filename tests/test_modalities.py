@@ -14,6 +14,10 @@ from mmft.config.compose import compose
 from mmft.data.exchange import exchanged_pictures, exchanged_texts
 from mmft.data.splits import load_rows
 from mmft.errors import UserError
+from mmft.modalities import table
+from mmft.tasks.classification import Classification
+from mmft.tasks.regression import Regression
+from mmft.tasks.several import Several
 from mmft.test import test as run_test
 
 Figures = dict[str, float]
@@ -85,6 +89,17 @@ def test_figures_are_those_of_tables_changed_by_hand(
     assert below(found, "image_only") == pytest.approx(expected([row | {"text": ""} for row in both]), abs=2e-6)
     without = [row | {"image": row["image"] if row["image"] == "gone.png" else ""} for row in both]
     assert below(found, "text_only") == pytest.approx(expected(without), abs=2e-6)
+
+
+def test_the_table_for_people_has_every_tasks_headline() -> None:
+    task = Several({"kind": Classification(), "price": Regression()})
+    both = {"kind/accuracy": 0.75, "price/rmse": 2.0, "loss": 1.0}
+    said = table(task, both, {"image_only": both | {"kind/accuracy": 0.5, "price/rmse": 3.5}})
+    assert [line.split() for line in said.splitlines()] == [
+        ["what", "the", "model", "is", "given", "kind/accuracy", "difference", "price/rmse", "difference"],
+        ["both", "0.7500", "2.0000"],
+        ["only", "the", "picture", "0.5000", "-0.2500", "3.5000", "+1.5000"],
+    ]
 
 
 def test_pairs_are_only_shuffled(train_run: TrainRun, capsys: pytest.CaptureFixture[str]) -> None:

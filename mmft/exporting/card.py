@@ -40,10 +40,7 @@ def model_card(saved: SavedModel, summary: Mapping[str, Any], adapters: Iterable
     lines = [*front, "---", "", "# Encoders fine-tuned by mmft", ""]
     lines += ["| | base | trained as |", "|---|---|---|"]
     lines += [f"| {tower} | {names[tower]} | {saved.methods[tower].name} |" for tower in towers]
-    lines += [
-        "",
-        "What was added in training is merged into these float32 weights. Head and fusion stay in the run.",
-    ]
+    lines += ["", f"What was added in training is merged into these float32 weights. {_left_out(saved.task)}"]
     if adapters := list(adapters):
         lines += [f"In `adapters/` ({', '.join(adapters)}) it is apart, in the format of peft, to be put on the base."]
     lines += ["", "## Task", "", *_task(saved, summary), "", "## Use", "", "```python", *_loading(towers), "```", ""]
@@ -52,6 +49,16 @@ def model_card(saved: SavedModel, summary: Mapping[str, Any], adapters: Iterable
     lines += [f"Pictures were {side} x {side} pixels (resize: {resize}), texts at most {length} tokens. Pooling:"]
     lines += [f"{model.image_encoder.pool} of the image tokens, {model.text_encoder.pool} of the text tokens.", ""]
     return "\n".join(lines)
+
+
+def _left_out(task: Task) -> str:
+    """What of the model is not in the folders, and what that means for who uses them."""
+    if not task.over_pairs:
+        return "Head and fusion stay in the run."
+    return (
+        "The projections into the space in which pictures and texts are compared, and the temperature, stay in the "
+        "run: these folders alone do not retrieve. `mmft embed run=RUN` gives embeddings that do."
+    )
 
 
 def _task(saved: SavedModel, summary: Mapping[str, Any]) -> list[str]:

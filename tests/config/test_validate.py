@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from mmft.config.docs import field_doc
 from mmft.config.fields import field
+from mmft.config.overrides import parse_override
 from mmft.config.schema import COMMANDS, TrainConfig
 from mmft.config.store import default_values
 from mmft.config.validate import WrongType, convert, parse, read, to_dict
@@ -145,6 +149,18 @@ def test_unknown_option(group: str) -> None:
 def test_every_key_is_documented(command: str) -> None:
     for key in key_names(COMMANDS[command]):
         assert len(field_doc(COMMANDS[command], key)) > 10, key
+
+
+def test_what_the_documentation_tells_to_type_can_be_typed() -> None:
+    parser, read = OverridesParser.create(), set()
+    for command in COMMANDS:
+        for key in key_names(COMMANDS[command]):
+            for example in re.findall(r"`(\"?[a-z_]+\.[a-z_.]+=[^`]+)`", field_doc(COMMANDS[command], key)):
+                [typed] = shlex.split(example)
+                parse_override(parser, typed)
+                read.add(typed)
+    assert "task.templates=['a picture of {}']" in read
+    assert "task.tasks='{größe:regression,kind:classification}'" in read
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -150,6 +150,10 @@ def test_other_tasks_embed_too(fusion: str, train_run: TrainRun) -> None:
             ["task=contrastive", "task.compared_rows=4096"],
             "task.compared_rows: changes nothing, because task.loss=info",
         ),
+        (
+            ["task=contrastive", "task.templates=[a {}]"],
+            r"cannot be read: .*task.templates=\['a {}'\]",
+        ),
         (["task=contrastive", "task.templates=[]"], "task.templates: .*each needs one {}"),
     ],
 )

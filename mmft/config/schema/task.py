@@ -139,8 +139,8 @@ class ContrastiveConfig(TaskConfig):
     temperature: float | None = field(None, gt=0)
     """What similarities are divided by at first; it is learned; null: 0.07, or 0.1 for `sigmoid`."""
     templates: list[str] | None = None
-    """Prompts of a label for zero-shot classification, such as `[a picture of {}]`, whose embeddings' mean counts;
-    null: the label's name alone. Underscores in it are read as blanks."""
+    """Prompts of a label for zero-shot classification, whose embeddings' mean counts, such as
+    `"task.templates=['a picture of {}']"`; null: the label's name alone. Underscores in it are read as blanks."""
     compared_rows: int = field(32, ge=1)
     """Rows that are compared at once, which follows `data.batch_size`: the bias of `sigmoid` begins at minus its
     logarithm. SigLIP's own -10 is that of 22,000 rows; it is learned, but short training would hardly move it."""
@@ -171,6 +171,7 @@ class SeveralConfig(TaskConfig):
 
     tasks: dict[str, TaskConfig]
     """The tasks, by the column of their labels; `data.columns.label` lists the same columns. An option's name alone
-    stands for its defaults: `task.tasks={kind:classification,price:{type:regression,loss:l1}}`."""
+    stands for its defaults: `task.tasks={kind:classification,price:{type:regression,loss:l1}}`. With other letters
+    than those of ASCII the whole is quoted: `"task.tasks='{größe:regression,kind:classification}'"`."""
     loss_weights: dict[str, float] | None = None
     """Weights of the tasks' losses, by column; null, or a column that is not there: 1."""
