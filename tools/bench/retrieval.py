@@ -1,10 +1,13 @@
 """Title <-> picture retrieval on the real clip-art rows: both losses, what is trained, and a hand-written CLIP loop.
 
-    python tools/bench/retrieval.py --shared ../shared --out FOLDER [--only info_nce loop] [--seeds 3] [overrides]
+    python tools/bench/retrieval.py --shared ../shared --out FOLDER [--only info_nce sigmoid] [--seeds 3] [overrides]
 
 Rows whose title is another row's too are left out. DINOv2-small and MiniLM at 112 pixels, 3 epochs. Each run is
 `mmft train` (or `clip_loop.py`) of its own, by name, so that the command goes on where it was stopped; `--table`
 trains nothing.
+
+`RECIPE` was chosen by the validation rows, with seed 0 of info_nce: mean recall 0.295; at the default rate and no decay
+0.253, at twice its rate 0.274. The loop is run at its own rate and at the recipe's, which is too high without decay.
 """
 
 from __future__ import annotations
@@ -29,7 +32,8 @@ VARIANTS = {
     "info_nce, both frozen": ["tune=head_only"],
     "sigmoid, both frozen": ["task.loss=sigmoid", "tune=head_only"],
 }
-LOOP = "hand-written loop"
+RECIPE = ["optim.lr=1e-4", "optim.layer_decay=0.8"]
+LOOPS = {"hand-written loop": [], "hand-written loop, lr 1e-4": ["--lr", "1e-4"]}
 SHOWN = ("mean_recall", "image_to_text/recall@1", "text_to_image/recall@1", "text_to_image/recall@10")
 
 
@@ -47,18 +51,18 @@ def distinct(shared: Path, out: Path) -> Path:
     return kept
 
 
-def of_loop(out: Path, seed: int) -> Path:
-    """Where the hand-written loop's figures are kept."""
-    return out / f"loop_{seed}.json"
+def of_loop(out: Path, name: str, seed: int) -> Path:
+    """Where a hand-written loop's figures are kept."""
+    return out / f"{run_name(name, seed)}.json"
 
 
-def run_loop(shared: Path, out: Path, rows: Path, seed: int) -> None:
+def run_loop(shared: Path, out: Path, rows: Path, name: str, seed: int) -> None:
     """Runs it, unless it has been run."""
-    if not of_loop(out, seed).exists():
+    if not of_loop(out, name, seed).exists():
         script = str(Path(__file__).with_name("clip_loop.py"))
         command = [sys.executable, script, "--shared", str(shared), "--table", str(rows), "--seed", str(seed)]
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
-        of_loop(out, seed).write_text(done.stdout.splitlines()[-1])
+        done = subprocess.run([*command, *LOOPS[name]], check=True, capture_output=True, text=True)
+        of_loop(out, name, seed).write_text(done.stdout.splitlines()[-1])
 
 
 def run_name(variant: str, seed: int) -> str:
@@ -68,18 +72,18 @@ def run_name(variant: str, seed: int) -> str:
 
 def print_table(out: Path, seeds: int) -> None:
     """Mean test figures of each variant that has runs, and the mean recall of each seed."""
-    print(f"| what | {' | '.join(SHOWN)} | mean_recall of each seed |\n|---|{'---|' * (len(SHOWN) + 1)}")
-    for variant in [*VARIANTS, LOOP]:
+    print(f"| what | {' | '.join(SHOWN)} | mean_recall of each seed | on val |\n|---|{'---|' * (len(SHOWN) + 2)}")
+    for variant in [*VARIANTS, *LOOPS]:
         found: list[dict[str, Any]] = []
         for seed in range(seeds):
-            if variant == LOOP and of_loop(out, seed).exists():
-                found.append(json.loads(of_loop(out, seed).read_text()))
-            elif variant != LOOP and (summary := table.found(out, run_name(variant, seed))):
+            if variant in LOOPS and of_loop(out, variant, seed).exists():
+                found.append(json.loads(of_loop(out, variant, seed).read_text()))
+            elif variant in VARIANTS and (summary := table.found(out, run_name(variant, seed))):
                 found.append(summary)
         if found:
             means = [f"{statistics.mean(one['test'][name] for one in found):.3f}" for name in SHOWN]
-            each = " ".join(f"{one['test']['mean_recall']:.3f}" for one in found)
-            print(f"| {variant} | {' | '.join(means)} | {each} |")
+            each, val = (" ".join(f"{one[split]['mean_recall']:.3f}" for one in found) for split in ("test", "val"))
+            print(f"| {variant} | {' | '.join(means)} | {each} | {val} |")
 
 
 def main() -> None:
@@ -87,7 +91,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shared", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--only", nargs="*", choices=[*VARIANTS, LOOP], default=[*VARIANTS, LOOP])
+    parser.add_argument("--only", nargs="*", choices=[*VARIANTS, *LOOPS], default=[*VARIANTS, *LOOPS])
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--table", action="store_true")
     parser.add_argument("overrides", nargs="*", help="for all runs of mmft, as after `mmft train`")
@@ -97,11 +101,11 @@ def main() -> None:
     rows = [f"data.path={kept}", f"data.root={shared / 'data/clipart'}", "task=contrastive"]
     for seed in range(0 if args.table else args.seeds):
         for variant in args.only:
-            if variant == LOOP:
-                run_loop(shared, out, kept, seed)
+            if variant in LOOPS:
+                run_loop(shared, out, kept, variant, seed)
             else:
-                options = [*table.overrides(shared)[1:], *rows, *VARIANTS[variant], f"seed={seed}", *args.overrides]
-                table.run(out, run_name(variant, seed), options)
+                options = [*table.overrides(shared)[1:], *rows, *RECIPE, *VARIANTS[variant], f"seed={seed}"]
+                table.run(out, run_name(variant, seed), [*options, *args.overrides])
     print_table(out, args.seeds)
 
 

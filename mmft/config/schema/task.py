@@ -130,6 +130,9 @@ class ContrastiveConfig(TaskConfig):
 
     Where `data.columns.label` is given, it is measured how well the embeddings tell the labels apart: by the nearest
     prompt (zero-shot), and at the end by nearest neighbours and by a linear probe.
+
+    Two small encoders that had not seen each other learned most, on 1,600 rows, with `optim.lr=1e-4
+    optim.layer_decay=0.8` (tools/bench/retrieval.py).
     """
 
     over_pairs = of_pairs = True
