@@ -342,7 +342,7 @@ def test_config_yaml_is_enough_to_make_the_same_run_again(train_run: TrainRun, t
 
     from mmft.config.compose import recompose
 
-    first = train_run()
+    first = train_run("trainer.precision=auto")
     config = yaml.safe_load((first.path / "config.yaml").read_text())
     assert config.pop("working_directory") == str(Path.cwd())
     assert config["trainer"]["precision"] != "auto"

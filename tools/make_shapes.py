@@ -60,6 +60,7 @@ class Shapes(NamedTuple):
             "data.batch_size=16",
             "optim.lr=1e-3",
             "trainer.max_epochs=10",
+            "trainer.precision=32-true",  # whatever the processor has, so that figures can be compared
         ]
 
     @property

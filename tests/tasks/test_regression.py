@@ -163,7 +163,7 @@ def options(rows: Path, shapes: Shapes, label: str) -> list[str]:
 
 def test_a_run_learns_and_comes_back(train_run: TrainRun, rows: Path, shapes: Shapes) -> None:
     more = ["data.limit=null", "trainer.max_epochs=10", "optim.lr=1e-3", "data.max_bad_fraction=0.1"]
-    more += ["modality_report=true", "trainer.precision=32-true"]
+    more += ["modality_report=true"]
     run = train_run(*options(rows, shapes, "[size,length]"), *more)
     summary = run.summary
     assert summary["monitor"] == "val/rmse"

@@ -123,11 +123,12 @@ def test_a_resumed_run_is_the_undisturbed_one_bit_for_bit(typed: list[str], tmp_
     """With dropout, in the precision that this machine has; the finished model is as always."""
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
-    run_mmft("train", *typed, *FSDP, cwd=tmp_path / "a")
+    typed = [*typed, *FSDP, "trainer.precision=auto"]
+    run_mmft("train", *typed, cwd=tmp_path / "a")
     undisturbed = run_of(tmp_path / "a")
-    run = stopped([*typed, *FSDP], tmp_path / "b")
+    run = stopped(typed, tmp_path / "b")
     assert run.summary["optimizer_steps"] < undisturbed.summary["optimizer_steps"] == 18
-    run_mmft("train", *typed, *FSDP, f"resume={run.path}", cwd=tmp_path / "b")
+    run_mmft("train", *typed, f"resume={run.path}", cwd=tmp_path / "b")
     assert run.summary["status"] == "completed"
     assert len(run.summary["resumed_from"]) == 1
     assert same_weights(run, undisturbed)

@@ -23,7 +23,6 @@ OPTIONS = [
     "tune.schedule={0:1,1:-1}",
     "trainer.max_epochs=3",
     "trainer.accelerator=cpu",
-    "trainer.precision=32-true",
     "optim=sgd",
     "optim.lr=0.1",
     "model.dropout=0",

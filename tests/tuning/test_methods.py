@@ -96,7 +96,7 @@ def test_what_cannot_be_quantized_is_refused(method: str, kind: str, fit: Fit) -
     "method", ["lora", "lora_8bit", *(pytest.param(m, marks=pytest.mark.slow) for m in ("lora_4bit", "loha", "ia3"))]
 )
 def test_a_run_comes_back_and_merges(method: str, train_run: TrainRun, shapes: Any) -> None:
-    more = ["tune.targets=all", "optim.lr=1e-2", "trainer.max_epochs=3", "data.limit=null", "trainer.precision=32-true"]
+    more = ["tune.targets=all", "optim.lr=1e-2", "trainer.max_epochs=3", "data.limit=null"]
     run = train_run(f"tune={method}", *more)
     state = run.model_state
     assert not any("base_layer" in name for name in state)
