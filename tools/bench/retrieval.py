@@ -24,15 +24,15 @@ from typing import Any
 
 import table
 
+RECIPE = ["optim.lr=1e-4", "optim.layer_decay=0.8"]
 VARIANTS = {
-    "info_nce": [],
-    "sigmoid": ["task.loss=sigmoid"],
-    "info_nce, picture frozen": ["tune/image_encoder=freeze"],
-    "sigmoid, picture frozen": ["task.loss=sigmoid", "tune/image_encoder=freeze"],
+    "info_nce": RECIPE,
+    "sigmoid": ["task.loss=sigmoid", *RECIPE],
+    "info_nce, picture frozen": ["tune/image_encoder=freeze", *RECIPE],
+    "sigmoid, picture frozen": ["task.loss=sigmoid", "tune/image_encoder=freeze", *RECIPE],
     "info_nce, both frozen": ["tune=head_only"],
     "sigmoid, both frozen": ["task.loss=sigmoid", "tune=head_only"],
 }
-RECIPE = ["optim.lr=1e-4", "optim.layer_decay=0.8"]
 LOOPS = {"hand-written loop": [], "hand-written loop, lr 1e-4": ["--lr", "1e-4"]}
 SHOWN = ("mean_recall", "image_to_text/recall@1", "text_to_image/recall@1", "text_to_image/recall@10")
 
@@ -104,7 +104,7 @@ def main() -> None:
             if variant in LOOPS:
                 run_loop(shared, out, kept, variant, seed)
             else:
-                options = [*table.overrides(shared)[1:], *rows, *RECIPE, *VARIANTS[variant], f"seed={seed}"]
+                options = [*table.overrides(shared)[1:], *rows, *VARIANTS[variant], f"seed={seed}"]
                 table.run(out, run_name(variant, seed), [*options, *args.overrides])
     print_table(out, args.seeds)
 
