@@ -3,6 +3,10 @@
     python tools/bench/fusions.py --shared ../shared --out FOLDER [--only concat merged] [--seeds 3] [--cost 3]
 
 See `table.py` for what the options do. All other settings are the defaults, the same for each.
+
+On the 244 validation rows, over five seeds, low_rank and gated had 0.821 and concat 0.816 (one standard error of a
+difference: 0.011), the others less by 0.02 and more with the first seed. Three that cannot be told apart: the default
+is the one of them with the fewest parameters, concat.
 """
 
 from __future__ import annotations
