@@ -49,6 +49,11 @@ class LoadedModel:
         self.device = device_of(accelerator)
         self._take(saved)
 
+    def _with(self, saved: SavedModel) -> LoadedModel:
+        other = copy.copy(self)
+        other._take(saved)
+        return other
+
     def _take(self, saved: SavedModel) -> None:
         self.saved = saved
         self.labels: list[str] = list(saved.task.state().get("labels", []))
@@ -90,15 +95,11 @@ class LoadedModel:
         Raises:
             UserError: the run is of another task, or labels are missing or there twice.
         """
-        other = copy.copy(self)
-        other._take(zero_shot.classifier(self.saved, labels, templates, self.device))
-        return other
+        return self._with(zero_shot.classifier(self.saved, labels, templates, self.device))
 
     def asked(self, config: ZeroShotConfig, split: Split) -> LoadedModel:
         """This model as a command's `zero_shot` wants it; `split` are the command's rows."""
-        other = copy.copy(self)
-        other._take(zero_shot.asked(self.saved, config, split, self.device))
-        return other
+        return self._with(zero_shot.asked(self.saved, config, split, self.device))
 
     def answers(self, split: Split, config: DataConfig) -> Iterator[dict[str, Any]]:
         """One answer per row of `split`, in order; a row that cannot be read has an `error` and no prediction."""
