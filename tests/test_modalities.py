@@ -60,7 +60,11 @@ def test_figures_are_those_of_tables_changed_by_hand(
     assert "texts shuffled between rows" in told
     assert "image_only: the stand-in of the text is zeros" in told
     assert "1 of 29 rows have no picture" in told
-    assert found == figures(capsys, *typed, f"data.path={table}", "modalities=true", "data.batch_size=7")
+    by_seven = figures(capsys, *typed, f"data.path={table}", "modalities=true", "data.batch_size=7")
+    assert found.keys() == by_seven.keys()
+    for name, value in found.items():  # texts alone tie but for the last bit, which a batch's size may change
+        ranks = name.endswith(("auroc", "average_precision"))
+        assert by_seven[name] == (pytest.approx(value, abs=0.02) if ranks else value), name
     assert found["bad_rows"] == 1
 
     config = mmft.load(run.path).saved.config.data
