@@ -80,7 +80,7 @@ def explain(composed: Composed) -> int:
 
 def _check_label(model: LoadedModel, label: str | None) -> None:
     task = model.saved.task
-    names = [*task.output_names, *(task.parts if isinstance(task, Several) else ())]
+    names = list(dict.fromkeys([*task.output_names, *(task.parts if isinstance(task, Several) else ())]))
     if label is not None and label not in names:
         raise UserError(f"label={label}: there is none.{did_you_mean(label, names)} There are: {shown(names, 50)}")
 

@@ -114,9 +114,11 @@ def _keeping(model: VisionLanguageModel, into: dict[str, Encoded]) -> Iterator[N
         for name, tower in towers.items()
         if tower.frozen and model.fusion.reads == "pooled"
     ]
-    yield
-    for hook in hooks:
-        hook.remove()
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _fused(model: VisionLanguageModel, rows: Batch, known: _Known = MappingProxyType({})) -> Tensor:
