@@ -9,7 +9,7 @@ from typing import Any
 import lightning.pytorch as pl
 from torch.utils.data import DataLoader
 
-from mmft import logs, modalities
+from mmft import logs
 from mmft.batch import BadRow, Batch
 from mmft.callbacks.bad_rows import BadRowReport
 from mmft.config.compose import Composed
@@ -23,6 +23,7 @@ from mmft.data.splits import Split, limited, load_rows, load_splits
 from mmft.data.targets import Encode
 from mmft.errors import ExitCode, UserError
 from mmft.loaded_model import LoadedModel, data_of_run, is_own_table, load
+from mmft.reporting import modalities
 from mmft.training.evaluating import Evaluating
 
 log = logging.getLogger(__name__)

@@ -30,21 +30,18 @@ from mmft.data.bad_rows import BadRows
 from mmft.data.datamodule import VisionLanguageData
 from mmft.data.kept import KEPT
 from mmft.data.splits import Split, groups_of_earlier_splits, load_splits
-from mmft.embedding_report import embedding_report
 from mmft.errors import ExitCode, MmftError, TrainingError, dead_workers
 from mmft.files import settled
-from mmft.hardware import choose_hardware, device_of
+from mmft.hardware import choose_hardware
 from mmft.initialise import initialise_from
-from mmft.modality_report import modality_report
 from mmft.models.vision_language_model import VisionLanguageModel
-from mmft.prediction_sample import sample_predictions
 from mmft.ranks import Ranks, started
+from mmft.reporting.closing import report
+from mmft.reporting.prediction_sample import sample_predictions
 from mmft.run_folder import RunFolder
 from mmft.saved_model import save_model
 from mmft.shipped import located
 from mmft.signals import Stopped, StopRequest, stop_signals
-from mmft.tasks.contrastive import Contrastive
-from mmft.tasks.matching import Matching
 from mmft.training.checkpoint import read
 from mmft.training.collectives import end_collectives
 from mmft.training.csv_log import CsvLog
@@ -186,18 +183,6 @@ def evaluate(
     for name, rows in module.tables.items():
         logger.log_table(f"test/{name}", rows)
     log.info("%s", "  ".join(f"test/{name} {found[name]:.4f}" for name in (*module.task.headlines, "loss")))
-
-
-def report(config: TrainConfig, module: FineTuning, data: VisionLanguageData) -> dict[str, dict[str, Any]]:
-    """What each modality gives on the test rows; of pairs, what their embeddings tell of labels, if there are any."""
-    model, task = module.model.to(device_of(config.trainer.accelerator)), module.task
-    loaders = data.evaluation_loader("train", whole=True), data.evaluation_loader("test", whole=True)
-    precision = config.trainer.precision
-    if isinstance(task, Contrastive):
-        return {"embeddings": embedding_report(model, task, *loaders, precision)} if task.labels else {}
-    if isinstance(task, Matching) and not task.labelled:
-        return {}
-    return {"modalities": modality_report(model, task, *loaders, module.results["test"], precision)}
 
 
 def resume_point(folder: RunFolder) -> tuple[Path | None, int | None]:

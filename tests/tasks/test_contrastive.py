@@ -19,9 +19,9 @@ import mmft
 from mmft.batch import Pair
 from mmft.config.compose import compose
 from mmft.embed import embed
-from mmft.embedding_report import neighbours
 from mmft.errors import UserError
 from mmft.predict import predict
+from mmft.reporting.embeddings import neighbours
 from mmft.tasks.contrastive import Contrastive
 from mmft.test import test as run_test
 

@@ -24,7 +24,7 @@ from mmft.data.splits import load_splits
 from mmft.errors import UserError
 from mmft.explain import explain
 from mmft.predict import predict
-from mmft.prediction_sample import sample_predictions
+from mmft.reporting.prediction_sample import sample_predictions
 from mmft.tasks.answers import vqa_score
 from mmft.tasks.question_answering import SLOTS, QuestionAnswering
 from mmft.test import test as run_test

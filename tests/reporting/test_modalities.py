@@ -14,7 +14,7 @@ from mmft.config.compose import compose
 from mmft.data.exchange import exchanged_pictures, exchanged_texts
 from mmft.data.splits import load_rows
 from mmft.errors import UserError
-from mmft.modalities import table
+from mmft.reporting.modalities import table
 from mmft.tasks.classification import Classification
 from mmft.tasks.regression import Regression
 from mmft.tasks.several import Several

@@ -1,6 +1,6 @@
 """What embeddings tell of the labels that they were not trained on: the closing line of a run over pairs.
 
-By a linear probe (trained to its optimum on the training rows, as in `mmft.modality_report`) and by the nearest
+By a linear probe (trained to its optimum on the training rows, as in `closing.py`) and by the nearest
 neighbours among them. Zero-shot accuracy, by prompts, is one of the task's own metrics.
 
 Legend: R rows, P width of the embeddings, C labels.
@@ -16,8 +16,8 @@ from torch import Tensor
 
 from mmft.batch import Batch
 from mmft.inference import fused_of
-from mmft.modality_report import MOST_ROWS, Features, linear_head, spread
 from mmft.models.vision_language_model import VisionLanguageModel
+from mmft.reporting.linear_heads import MOST_ROWS, Features, linear_head, spread
 from mmft.tasks.classification import Classification
 from mmft.tasks.contrastive import LABEL, Contrastive
 

@@ -11,7 +11,7 @@ from runs import TrainRun
 from torch.utils.data import DataLoader
 
 from mmft.batch import Batch
-from mmft.modality_report import spread
+from mmft.reporting.linear_heads import spread
 
 
 def test_majority_is_the_most_frequent_label_though_classes_are_balanced(
