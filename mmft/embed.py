@@ -13,7 +13,8 @@ from mmft.config.compose import Composed
 from mmft.config.schema import EmbedConfig
 from mmft.errors import ExitCode
 from mmft.files import written_aside
-from mmft.loaded_model import model_and_rows, stacked
+from mmft.given_run import model_and_rows
+from mmft.loaded_model import stacked
 from mmft.predict import Counted, batched
 from mmft.shipped import located
 

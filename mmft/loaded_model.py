@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +15,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from mmft import logs, zero_shot
+from mmft import zero_shot
 from mmft.batch import Batch, Fused
-from mmft.config.paths import rebase
 from mmft.config.schema.data import DataConfig
-from mmft.config.schema.root import UseConfig, ZeroShotConfig
+from mmft.config.schema.root import ExplainConfig, ZeroShotConfig
 from mmft.data.loading import make_batches
-from mmft.data.splits import Split, inputs_only, load_rows, whole
+from mmft.data.splits import Split, inputs_only, whole
 from mmft.data.table import Table
-from mmft.errors import UserError
+from mmft.explaining.rows import Explained, check_label, explained
 from mmft.hardware import device_of, has_bf16
 from mmft.inference import full_precision, fused_of, outputs_of
 from mmft.models.vision_language_model import VisionLanguageModel
@@ -111,6 +109,29 @@ class LoadedModel:
                 for name, there in (("picture", batch.image_present), ("text", batch.text_present)):
                     found |= {row: {"error": f"no {name}"} for row in batch.row[~there].tolist()}
             yield from _in_order(batch, found, self.columns(), split)
+
+    def explain(
+        self, rows: Any, label: str | None = None, points: int = ExplainConfig.points, root: str | Path = "."
+    ) -> list[Explained]:
+        """What in the pictures and words of rows speaks for an answer or against it; see `mmft.explaining.rows`.
+
+        Args:
+            rows: as for `predict`.
+            label: what is explained: a label, a target, one of several tasks; None: each row's prediction.
+            points: as in `mmft explain`.
+            root: folder that relative picture paths start from.
+
+        Returns:
+            For each row as many as there are things to explain (one, but for several tasks or targets); none for a row
+            without a prediction, which a warning names.
+
+        Raises:
+            UserError: there is no such label.
+        """
+        check_label(self.saved.task, label)
+        config = self.saved.config.data
+        table = Table.from_rows(rows, inputs_only(config.columns), Path(root))
+        return list(explained(self, whole(table), config, label, points))
 
     def embed(self, rows: Any, root: str | Path = ".") -> dict[str, npt.NDArray[np.float32]]:
         """Embeddings of rows, in the same order; a row's does not depend on the rows beside it.
@@ -220,56 +241,6 @@ def load(run: str | Path, runs: str | Path = "runs", accelerator: str = "auto") 
     if (folder / "model.safetensors").exists():
         return LoadedModel(load_model(folder), accelerator)
     return LoadedModel(load_model(find_run(str(run), located(runs)).model), accelerator)
-
-
-def model_and_rows(config: UseConfig) -> tuple[LoadedModel, DataConfig, Split]:
-    """The run that a command is given, and all rows of its table.
-
-    Raises:
-        UserError: no such run, or no usable table.
-    """
-    logs.configure(None)
-    model = load(config.run, config.paths.runs, config.trainer.accelerator)
-    chosen = getattr(config, "zero_shot", ZeroShotConfig())
-    data = data_of_run(model.saved, config.data, without_text=chosen.labels is not None)
-    if data.path is None:
-        raise UserError("data.path must be given: the table of the rows. Type data.path=FILE.")
-    split = load_rows(data, None)
-    return model.asked(chosen, split), data, split
-
-
-def data_of_run(saved: SavedModel, given: Any, without_text: bool = False) -> DataConfig:
-    """The run's `data`, with the keys that are given for this command; the run's paths made absolute.
-
-    Args:
-        saved: the run's model.
-        given: `RunData`; a key left null is as in the run.
-        without_text: the command looks at pictures alone.
-    """
-    data: DataConfig = rebase(saved.config, saved.working_directory).data
-    if given.path is not None and not is_own_table(data, given.path):
-        data.train = data.val = data.test = data.root = None
-    _overlay(data, given)
-    if without_text:
-        data.columns.text = None
-    for name in ("path", "root"):
-        if getattr(given, name) is not None:
-            setattr(data, name, str(located(getattr(given, name))))
-    return data
-
-
-def is_own_table(data: DataConfig, path: str) -> bool:
-    """Whether `path` is the table that the run was trained on; `data` is the run's, its paths absolute."""
-    return data.path is not None and located(path).resolve() == Path(data.path).resolve()
-
-
-def _overlay(target: Any, given: Any) -> None:
-    for f in fields(given):
-        value = getattr(given, f.name)
-        if f.name == "columns":
-            _overlay(target.columns, value)
-        elif value is not None:
-            setattr(target, f.name, value)
 
 
 def _as(rows: Any, answers: list[dict[str, Any]], columns: list[str]) -> Any:

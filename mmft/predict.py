@@ -16,7 +16,8 @@ from mmft.config.compose import Composed
 from mmft.config.schema import PredictConfig
 from mmft.errors import ExitCode
 from mmft.files import written_aside
-from mmft.loaded_model import LoadedModel, model_and_rows
+from mmft.given_run import model_and_rows
+from mmft.loaded_model import LoadedModel
 from mmft.shipped import located
 
 log = logging.getLogger(__name__)

@@ -22,7 +22,8 @@ from mmft.data.picture_memory import PictureMemory
 from mmft.data.splits import Split, limited, load_rows, load_splits
 from mmft.data.targets import Encode
 from mmft.errors import ExitCode, UserError
-from mmft.loaded_model import LoadedModel, data_of_run, is_own_table, load
+from mmft.given_run import data_of_run, is_own_table
+from mmft.loaded_model import LoadedModel, load
 from mmft.reporting import modalities
 from mmft.training.evaluating import Evaluating
 

@@ -15,7 +15,8 @@ from runs import TrainRun
 import mmft
 from mmft.config.compose import compose
 from mmft.errors import UserError
-from mmft.explain import cell_sums, explain
+from mmft.explain import explain
+from mmft.explaining.rows import cell_sums
 from mmft.explaining.words import words_of
 
 
@@ -47,8 +48,10 @@ def test_pages_and_numbers(
     assert "row 3 (id shape-0003) cannot be read: image: no such file" in told
     model = mmft.load(run.path)
     answers = model.predict(rows[:3], root=shapes.rows.parent)
-    for row, answer in enumerate(answers):
+    in_python = model.explain(rows[:3], root=shapes.rows.parent)
+    for row, (answer, same) in enumerate(zip(answers, in_python, strict=True)):
         found = json.loads((out / f"row{row}.json").read_text())
+        assert same.numbers() | {"id": found["id"]} == found
         assert found["prediction"] == found["explained"] == answer["prediction"]
         assert (found["cells"] is None, found["words"] == []) == (row == 1, row == 2)
         parts = sum(word["weight"] for word in found["words"]) + (found["image"] or 0)
@@ -56,6 +59,7 @@ def test_pages_and_numbers(
         assert abs(found["missed"]) < 0.05
         assert [word["text"] for word in found["words"]] == rows[row]["text"].replace(",", " ,").split()
         with Image.open(out / f"row{row}.png") as page:
+            assert same.page().size == page.size
             assert page.format == "PNG"
             assert len(page.getcolors(2**20) or ()) > 10
     other = next(label for label in model.labels if label != answers[0]["prediction"])

@@ -1,0 +1,196 @@
+"""What in a row's picture and words speaks for its prediction or against it.
+
+By integrated gradients (see `mmft.models.attribution`) from a row that shows nothing: a picture of the colour
+`data.background`, a text of mask tokens. What is explained is the task's to say (`Task.subjects`): a label's logit, a
+target, how alike picture and text are; each of several tasks or targets by itself.
+
+Legend: H W picture height and width, K cells of a map's side, L tokens.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from PIL import Image, ImageColor
+from torch import Tensor
+
+from mmft.batch import Batch
+from mmft.config.schema.data import DataConfig
+from mmft.config.wording import did_you_mean
+from mmft.data.splits import Split
+from mmft.data.table import Table
+from mmft.errors import UserError
+from mmft.explaining.page import draw
+from mmft.explaining.words import Word, words_of
+from mmft.inference import full_precision
+from mmft.models.attribution import Attribution, Baseline, integrated_gradients
+from mmft.tasks.base import Subject, Task
+from mmft.tasks.labels import shown
+from mmft.tasks.several import Several
+
+if TYPE_CHECKING:
+    from mmft.loaded_model import LoadedModel
+
+log = logging.getLogger(__name__)
+CELLS = 12
+"""K: a single pixel's gradient is noise; the sum of a part's is not."""
+_WORDS = {"image": "picture", "text": "text"}
+_MUCH = 0.05  # of what is explained; a sum that misses more is told
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explained:
+    """One row, or one of the subjects of a row.
+
+    Attributes:
+        answer: as `predict` gives it.
+        name: what is explained: a label, a target; "": the only number there is.
+        of: the task or target among several that it belongs to; "": it is alone.
+        found: every pixel's and every token's share.
+        cells: (K, K) shares of the picture's parts; None: the row has no picture.
+        pixels: (3, H, W) uint8 the picture as the model sees it.
+        words: the text's, each with its share.
+    """
+
+    answer: dict[str, Any]
+    name: str
+    of: str
+    found: Attribution
+    cells: Tensor | None
+    pixels: Tensor | None
+    words: list[Word]
+
+    @property
+    def sums(self) -> dict[str, float | None]:
+        """The share of the picture, `image`, and of the text; None for what the row lacks."""
+        parts = {"image": self.found.image, "text": self.found.text}
+        return {name: None if part is None else float(part.sum()) for name, part in parts.items()}
+
+    def page(self) -> Image.Image:
+        """The row as a picture: parts and words that speak for what is explained red, against it blue."""
+        answer, sums = self.answer, self.sums
+        subject = (self.name or "a higher number") if self.of in ("", self.name) else f"{self.of}: {self.name}"
+        score = "" if answer["score"] is None else f" (score {answer['score']:.3f})"
+        told = "   ".join(f"{word} {sums[name]:+.2f}" for name, word in _WORDS.items() if sums[name] is not None)
+        lines = [
+            f"row {answer['row']}   id {answer['id']}",
+            f"prediction {answer['prediction']}{score}",
+            f"speaks for {subject} (red) or against it (blue):   {told}",
+        ]
+        pixels = None if self.pixels is None else self.pixels.permute(1, 2, 0).numpy()
+        return draw(lines, pixels, None if self.cells is None else self.cells.numpy(), self.words)
+
+    def numbers(self) -> dict[str, Any]:
+        """All that the page shows, as JSON can hold it."""
+        return {
+            **self.answer,
+            "explained": self.name,
+            "of": self.of or None,
+            "value": self.found.value,
+            "baseline": self.found.baseline,
+            **self.sums,
+            "missed": self.found.missed,
+            "words": [word._asdict() for word in self.words],
+            "cells": None if self.cells is None else self.cells.tolist(),
+        }
+
+
+def check_label(task: Task, label: str | None) -> None:
+    """Raises UserError where a task has nothing of this name to explain."""
+    names = list(dict.fromkeys([*task.output_names, *(task.parts if isinstance(task, Several) else ())]))
+    if label is not None and label not in names:
+        raise UserError(f"label={label}: there is none.{did_you_mean(label, names)} There are: {shown(names, 50)}")
+
+
+def explained(
+    model: LoadedModel, split: Split, config: DataConfig, label: str | None, points: int
+) -> Iterator[Explained]:
+    """Each row of `split` that can be read, once for each of its subjects; of the others it is told why not.
+
+    Args:
+        model: finished.
+        split: the rows.
+        config: `data`, as the run's; points are computed `batch_size` at once.
+        label: what is explained, one of the task's outputs; None: each row's prediction.
+        points: as in `integrated_gradients`.
+    """
+    answers = {answer["row"]: answer for answer in model.answers(split, config)}
+    dtype = torch.float64 if full_precision(model.saved.config.trainer.precision) == "64-true" else torch.float32
+    model.model.to(device=model.device, dtype=dtype).eval()
+    for batch in model.batches(split, replace(config, batch_size=1)):
+        for bad in batch.bad:
+            log.warning("row %d (id %s) cannot be read: %s: %s", bad.row, bad.id, bad.column, bad.reason)
+        if len(batch):
+            answer, given = answers[int(batch.row)], batch.to(model.device)
+            if answer["error"] is not None:
+                log.warning("row %d (id %s) has no prediction: %s", answer["row"], answer["id"], answer["error"])
+                continue
+            with torch.no_grad():
+                subjects = model.saved.task.subjects(model.model(given), label)
+            baseline = Baseline(_colour(config.background), _nothing_said(model, batch))
+            for subject in subjects:
+                found = integrated_gradients(
+                    model.model, given, subject.value, baseline, points, at_once=config.batch_size
+                )
+                _check(found, int(batch.row), points)
+                yield _explained(model, split.table, batch, answer, subject, found)
+
+
+def _colour(background: str) -> tuple[int, int, int]:
+    red, green, blue = ImageColor.getrgb(background)[:3]
+    return red, green, blue
+
+
+def _nothing_said(model: LoadedModel, batch: Batch) -> Tensor:
+    """(L,) the row's tokens with mask tokens (or padding, where the tokenizer has no mask) for all but special ones."""
+    if batch.input_ids is None:
+        return torch.zeros(0, dtype=torch.int64)
+    tokenizer, ids = model.model.text_encoder.tokenizer, batch.input_ids[0]
+    known = [tokenizer.mask_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id, 0]
+    fill = next(number for number in known if number is not None)
+    said = {tokenizer.unk_token_id, tokenizer.mask_token_id}  # these stand for words
+    special = torch.isin(ids, torch.tensor([number for number in tokenizer.all_special_ids if number not in said]))
+    return torch.where(special, ids, torch.full_like(ids, fill))
+
+
+def _check(found: Attribution, row: int, points: int) -> None:
+    asked = abs(found.value - found.baseline)
+    if abs(found.missed) > _MUCH * max(asked, 1e-3):
+        log.warning(
+            "row %d: the weights add up to %.3f of %.3f; type points=%d to come nearer",
+            *(row, found.value - found.baseline - found.missed, found.value - found.baseline, 4 * points),
+        )
+
+
+def _explained(
+    model: LoadedModel, table: Table, batch: Batch, answer: dict[str, Any], subject: Subject, found: Attribution
+) -> Explained:
+    row, encoder = int(batch.row), model.model.text_encoder
+    text = table.text(row)
+    weights = [] if found.text is None else found.text.tolist()
+    words = [] if text is None else words_of(text, encoder.tokenizer, encoder.max_length, weights)
+    cells = None if found.image is None else cell_sums(found.image, CELLS)
+    pixels = None if found.image is None or batch.pixel_values is None else batch.pixel_values[0]
+    return Explained(
+        answer=answer,
+        name=subject.name,
+        of=subject.part,
+        found=found,
+        cells=cells,
+        pixels=pixels,
+        words=words,
+    )
+
+
+def cell_sums(values: Tensor, cells: int) -> Tensor:
+    """(H, W) -> (K, K) sums of its parts, which are as even as they can be; the sum of all stays the same."""
+    for dimension in (0, 1):
+        size = values.shape[dimension]
+        part = torch.arange(size) * cells // size
+        shape = [cells if d == dimension else length for d, length in enumerate(values.shape)]
+        values = values.new_zeros(shape).index_add(dimension, part, values)
+    return values
