@@ -187,7 +187,7 @@ def _in_order(
     batch: Batch, found: dict[int, dict[str, Any]], columns: list[str], split: Split
 ) -> Iterator[dict[str, Any]]:
     """A batch's rows in the table's order: what was found of each, or what is wrong with it."""
-    wrong = {bad.row: f"{bad.column}: {bad.reason}" if bad.column else bad.reason for bad in batch.bad}
+    wrong = {bad.row: bad.why for bad in batch.bad}
     for row in sorted(found.keys() | wrong.keys()):
         answer = {"row": row, "id": split.table.id(row), "error": wrong.get(row)} | found.get(row, {})
         yield dict.fromkeys(columns) | answer
