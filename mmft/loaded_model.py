@@ -69,7 +69,8 @@ class LoadedModel:
         The precision of training is left aside, so that a row's answer does not depend on the rows beside it.
 
         Args:
-            rows: a list of dicts, a pandas DataFrame or an Arrow table, with the columns of the run.
+            rows: a list of dicts, a pandas DataFrame or an Arrow table, with the run's columns of pictures and texts.
+                Rows without its column of ids go by their numbers.
             root: folder that picture paths are relative to.
 
         Returns:
@@ -77,7 +78,7 @@ class LoadedModel:
             the task adds, such as `score_<label>`.
         """
         config = self.saved.config.data
-        table = Table.from_rows(rows, inputs_only(config.columns), Path(root))
+        table = Table.from_rows(rows, inputs_only(config.columns), Path(root), optional=("id",))
         answers = list(self.answers(whole(table), config))
         return _as(rows, answers, self.columns())
 
@@ -123,7 +124,7 @@ class LoadedModel:
             (R, D) by name (`embedded`): nan where a row lacks the modality or cannot be read.
         """
         config = self.saved.config.data
-        table = Table.from_rows(rows, inputs_only(config.columns), Path(root))
+        table = Table.from_rows(rows, inputs_only(config.columns), Path(root), optional=("id",))
         return stacked(list(self.embeddings(whole(table), config)), self.embedded)
 
     @property
@@ -234,7 +235,7 @@ def model_and_rows(config: UseConfig) -> tuple[LoadedModel, DataConfig, Split]:
     data = data_of_run(model.saved, config.data, without_text=chosen.labels is not None)
     if data.path is None:
         raise UserError("data.path must be given: the table of the rows. Type data.path=FILE.")
-    split = load_rows(data, None)
+    split = load_rows(data, None, id_is_typed=config.data.columns.id is not None)
     return model.asked(chosen, split), data, split
 
 
