@@ -26,6 +26,11 @@ class BadRow(NamedTuple):
     column: str
     reason: str
 
+    @property
+    def why(self) -> str:
+        """The reason, with the column in front where it is that of one."""
+        return f"{self.column}: {self.reason}" if self.column else self.reason
+
 
 @dataclass(frozen=True, slots=True)
 class Row:

@@ -29,7 +29,7 @@ def model_and_rows(config: UseConfig) -> tuple[LoadedModel, DataConfig, Split]:
     data = data_of_run(model.saved, config.data, without_text=chosen.labels is not None)
     if data.path is None:
         raise UserError("data.path must be given: the table of the rows. Type data.path=FILE.")
-    split = load_rows(data, None)
+    split = load_rows(data, None, id_is_typed=config.data.columns.id is not None)
     return model.asked(chosen, split), data, split
 
 

@@ -67,16 +67,15 @@ class LoadedModel:
         The precision of training is left aside, so that a row's answer does not depend on the rows beside it.
 
         Args:
-            rows: a list of dicts, a pandas DataFrame or an Arrow table, with the columns of the run.
+            rows: a list of dicts, a pandas DataFrame or an Arrow table, with the run's columns of pictures and texts.
+                Rows without its column of ids go by their numbers.
             root: folder that picture paths are relative to.
 
         Returns:
             The answers in the type of `rows`: `row`, `id`, `prediction`, `score`, `error`, and what
             the task adds, such as `score_<label>`.
         """
-        config = self.saved.config.data
-        table = Table.from_rows(rows, inputs_only(config.columns), Path(root))
-        answers = list(self.answers(whole(table), config))
+        answers = list(self.answers(*self._given(rows, root)))
         return _as(rows, answers, self.columns())
 
     def zero_shot(self, labels: Sequence[str], templates: Sequence[str] | None = None) -> LoadedModel:
@@ -129,9 +128,7 @@ class LoadedModel:
             UserError: there is no such label.
         """
         check_label(self.saved.task, label)
-        config = self.saved.config.data
-        table = Table.from_rows(rows, inputs_only(config.columns), Path(root))
-        return list(explained(self, whole(table), config, label, points))
+        return list(explained(self, *self._given(rows, root), label, points))
 
     def embed(self, rows: Any, root: str | Path = ".") -> dict[str, npt.NDArray[np.float32]]:
         """Embeddings of rows, in the same order; a row's does not depend on the rows beside it.
@@ -143,9 +140,12 @@ class LoadedModel:
         Returns:
             (R, D) by name (`embedded`): nan where a row lacks the modality or cannot be read.
         """
+        return stacked(list(self.embeddings(*self._given(rows, root))), self.embedded)
+
+    def _given(self, rows: Any, root: str | Path) -> tuple[Split, DataConfig]:
+        """Rows of Python as a split, and the run's `data`."""
         config = self.saved.config.data
-        table = Table.from_rows(rows, inputs_only(config.columns), Path(root))
-        return stacked(list(self.embeddings(whole(table), config)), self.embedded)
+        return whole(Table.from_rows(rows, inputs_only(config.columns), Path(root), optional=("id",))), config
 
     @property
     def embedded(self) -> dict[str, int]:
@@ -208,7 +208,7 @@ def _in_order(
     batch: Batch, found: dict[int, dict[str, Any]], columns: list[str], split: Split
 ) -> Iterator[dict[str, Any]]:
     """A batch's rows in the table's order: what was found of each, or what is wrong with it."""
-    wrong = {bad.row: f"{bad.column}: {bad.reason}" if bad.column else bad.reason for bad in batch.bad}
+    wrong = {bad.row: bad.why for bad in batch.bad}
     for row in sorted(found.keys() | wrong.keys()):
         answer = {"row": row, "id": split.table.id(row), "error": wrong.get(row)} | found.get(row, {})
         yield dict.fromkeys(columns) | answer

@@ -47,7 +47,7 @@ def test(composed: Composed) -> int:
     data = data_of_run(model.saved, config.data, without_text=config.zero_shot.labels is not None)
     if config.modalities:
         modalities.check_columns(data.columns)
-    split = _rows(data, model.saved.config.seed, other)
+    split = _rows(data, model.saved.config.seed, other, config.data.columns.id is not None)
     model = model.asked(config.zero_shot, split)
     bad = BadRows(len(split), data.max_bad_fraction)
     batches = make_batches(split, data, **model.input_options(), encode=Encode.of(model.saved.task))
@@ -93,16 +93,17 @@ def _print(figures: dict[str, float], prefix: str = "") -> None:
         print(f"{prefix}{name} {value:.6f}", flush=True)
 
 
-def _rows(data: DataConfig, seed: int, other: bool) -> Split:
+def _rows(data: DataConfig, seed: int, other: bool, id_is_typed: bool) -> Split:
     """The rows to test on, at most `data.limit` of them.
 
     Args:
         data: the run's, with what was typed for this command.
         seed: of the run; the limit is drawn by it, as in training.
         other: whether they are another table's than the run's.
+        id_is_typed: as in `load_rows`.
     """
     if other:
-        split = load_rows(data, "test")
+        split = load_rows(data, "test", id_is_typed)
         if data.limit is None or len(split) <= data.limit:
             return split
         log.info("data.limit=%d: %d of %d rows are tested", data.limit, data.limit, len(split))

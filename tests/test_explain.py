@@ -28,8 +28,9 @@ def test_pages_and_numbers(
     train_run: TrainRun, shapes: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run, out = train_run("trainer.max_epochs=1"), tmp_path / "made" / "here"
-    rows = list(csv.DictReader(shapes.rows.open()))[:4]
+    rows = list(csv.DictReader(shapes.rows.open()))[:5]
     rows[1]["image"], rows[2]["text"], rows[3]["image"] = "", "", "gone.png"
+    rows[4]["image"] = rows[4]["text"] = ""
     with (tmp_path / "rows.csv").open("w", newline="") as stream:
         writer = csv.DictWriter(stream, rows[0])
         writer.writeheader()
@@ -42,10 +43,11 @@ def test_pages_and_numbers(
         "data.columns.id=id",
     ]
     capsys.readouterr()
-    explained(*typed, "rows=[3,2,1,0]")
+    explained(*typed, "rows=[4,3,2,1,0]")
     printed, told = capsys.readouterr()
     assert printed.split() == [str(out / f"row{row}.png") for row in range(3)]
     assert "row 3 (id shape-0003) cannot be read: image: no such file" in told
+    assert "row 4 (id shape-0004) cannot be read: neither a picture nor a text" in told
     model = mmft.load(run.path)
     answers = model.predict(rows[:3], root=shapes.rows.parent)
     in_python = model.explain(rows[:3], root=shapes.rows.parent)
@@ -67,7 +69,7 @@ def test_pages_and_numbers(
     assert json.loads((out / "row0.json").read_text())["explained"] == other
 
     refused = {
-        "rows=[9]": "rows=9: the table has rows 0 to 3",
+        "rows=[9]": "rows=9: the table has rows 0 to 4",
         "ids=[shape-000]": "no row of .* has the id 'shape-000'.*Did you mean",
         "rows=[0] ids=[a]": "either rows or ids must be given",
         "rows=[-1]": "one or more numbers of rows, from 0",

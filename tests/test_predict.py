@@ -262,6 +262,28 @@ def test_test_gives_the_runs_own_figures_and_other_rows_theirs(
     assert figures(f"data.path={table}", f"data.root={shapes.rows.parent}", "data.columns.id=null")["rows"] == 50
 
 
+def test_ids_are_optional_where_only_the_run_has_them(
+    train_run: TrainRun, shapes: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """New rows have none; nothing that could be typed would do without the run's column."""
+    run = train_run("data.columns.id=id", "trainer.max_epochs=1")
+    rows = [{name: row[name] for name in ("image", "text", "label")} for row in sample(shapes, 4)]
+    table = tmp_path / "rows.csv"
+    with table.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    answers = predicted(run, table, tmp_path / "out.csv")
+    assert [(answer["id"], answer["error"]) for answer in answers] == [(str(row), "") for row in range(4)]
+    assert "has no column id, the run's ids: its rows go by their numbers" in capsys.readouterr().err
+    model = mmft.load(run.path)
+    assert [answer["prediction"] for answer in model.predict(rows)] == [answer["prediction"] for answer in answers]
+    assert len(model.embed(rows)["fused"]) == 4
+    assert run_test(compose("test", [f"run={run.path}", f"data.path={table}"])) == 0
+    with pytest.raises(UserError, match=r"data.columns.id=id: .* has no such column"):
+        predicted(run, table, tmp_path / "out.csv", "data.columns.id=id")
+
+
 def test_test_on_the_runs_own_table_takes_its_own_test_rows(
     train_run: TrainRun, shapes: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:

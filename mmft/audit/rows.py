@@ -95,7 +95,7 @@ class RowAudit:
             max_length: tokens of a text at most.
         """
         for name, row in self.bad:
-            yield Finding("bad row", name, row.row, row.id, detail=": ".join(filter(None, (row.column, row.reason))))
+            yield Finding("bad row", name, row.row, row.id, detail=row.why)
         yield from self._odd_pictures()
         if tokenizer is not None:
             yield from self._cut_texts(tokenizer, max_length)

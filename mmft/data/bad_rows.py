@@ -92,4 +92,4 @@ def _one_line(text: str) -> str:
 
 def _describe(row: BadRow) -> str:
     named = "" if row.id in ("", str(row.row)) else f" (id {row.id})"
-    return f"  row {row.row}{named}: {row.column + ': ' if row.column else ''}{row.reason}"
+    return f"  row {row.row}{named}: {row.why}"

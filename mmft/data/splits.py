@@ -5,6 +5,7 @@ DataConfig -> Table -> {"train": Split, "val": Split, "test": Split}
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +20,8 @@ from mmft.data.hashing import unit_hashes
 from mmft.data.kept import KEPT, stamp
 from mmft.data.table import SPLITS, Table
 from mmft.errors import UserError
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -85,13 +88,14 @@ def groups_of_earlier_splits(splits: Mapping[str, Split]) -> Iterator[tuple[str,
                 yield name, position, owners[group]
 
 
-def load_rows(config: DataConfig, split: str | None) -> Split:
+def load_rows(config: DataConfig, split: str | None, id_is_typed: bool = True) -> Split:
     """The rows of one table that `mmft test` or `mmft predict` works on.
 
     Args:
         config: the keys below `data`; `data.path`, or with `split` that split's own file, is read.
         split: `test`: the rows that the split column puts there, all rows where the table has no such
             column; None: all rows, and only the columns of pictures, texts and ids are looked at.
+        id_is_typed: False: the column of ids is the run's, and rows of a table without it go by their numbers.
 
     Raises:
         UserError: no file is given, it is unusable, or it has no rows in `split`.
@@ -100,10 +104,11 @@ def load_rows(config: DataConfig, split: str | None) -> Split:
     file = getattr(config, key)
     if file is None:
         raise UserError("data.path is null; give the file of the rows")
-    if split is None:
-        table = open_table(config, key, file, columns=inputs_only(config.columns))
-    else:
-        table = open_table(config, key, file, optional=("split", "weight", "group"))
+    columns = inputs_only(config.columns) if split is None else config.columns
+    optional = () if split is None else ("split", "weight", "group")
+    table = open_table(config, key, file, columns=columns, optional=optional if id_is_typed else (*optional, "id"))
+    if columns.id is not None and not table.has_ids:
+        log.info("%s has no column %s, the run's ids: its rows go by their numbers", table.where, columns.id)
     names = table.splits() if key == "path" else None
     if names is None or split is None:
         return whole(table)

@@ -133,6 +133,11 @@ class Table:
         label = self.labels(np.array([row]))[0]
         return Row(row, self.id(row), self.image(row), self.text(row), label, self.weight(row))
 
+    @property
+    def has_ids(self) -> bool:
+        """Whether there is a column of ids."""
+        return self._ids is not None
+
     def id(self, row: int) -> str:
         """The row's id, or its number where the table gives none."""
         value = None if self._ids is None else self._ids[row].as_py()

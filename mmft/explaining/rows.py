@@ -123,7 +123,7 @@ def explained(
     model.model.to(device=model.device, dtype=dtype).eval()
     for batch in model.batches(split, replace(config, batch_size=1)):
         for bad in batch.bad:
-            log.warning("row %d (id %s) cannot be read: %s: %s", bad.row, bad.id, bad.column, bad.reason)
+            log.warning("row %d (id %s) cannot be read: %s", bad.row, bad.id, bad.why)
         if len(batch):
             answer, given = answers[int(batch.row)], batch.to(model.device)
             if answer["error"] is not None:

@@ -32,7 +32,6 @@ there's what's when's where's who's why's ma'am o'clock 'twas y'all y'all'll y'a
 _COMMA = re.compile(r"(?<=\d),(?=\d)")
 _PERIOD = re.compile(r"\.(?!\d)")
 _SIGNS = re.compile(r'[;/\[\]"{}()=+\\_\-><@`,?!]')
-_LISTED = ("['", '["')
 
 
 def _misspelt(contraction: str) -> Iterator[str]:
@@ -75,15 +74,11 @@ def answers_of(label: Any, separator: str, normalise: bool) -> list[str]:
     """
     if label is None or label == []:
         raise ValueError("no answer")
-    if isinstance(label, str) and label.startswith(_LISTED):
-        raise ValueError(
-            f"a list written as text, {label!r:.40}: a CSV file has no lists. Write answers with {separator!r} between "
-            "them (task.separator), or the table as Parquet or JSON Lines"
-        )
     try:
         names = [name.strip() for name in label_set(label, separator, empty_is_none=False)]
     except ValueError as error:
-        raise ValueError(str(error).replace("empty label", "empty answer")) from None
+        told = str(error).replace("empty label", "empty answer").replace("Write labels", "Write answers")
+        raise ValueError(told) from None
     if "" in names:
         raise ValueError(f"an empty answer in {label!r:.80}")
     return [normalised(name) for name in names] if normalise else names

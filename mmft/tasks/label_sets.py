@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from mmft.tasks.labels import label_name
 
 _YES, _NO = ("1", "1.0", "true"), ("0", "0.0", "false")  # 1.0: pandas writes a column of 0, 1 and gaps as floats
+
+_LISTED = re.compile(r"""\[\s*(\]|['"]|[-\d., ]+\])""")  # as str(list) and json.dumps begin
 
 
 def label_set(label: Any, separator: str, empty_is_none: bool) -> list[str]:
@@ -33,6 +36,11 @@ def label_set(label: Any, separator: str, empty_is_none: bool) -> list[str]:
         return [label_name(one) for one in label]
     if not isinstance(label, str):
         return [label_name(label)]
+    if _LISTED.match(label):
+        raise ValueError(
+            f"a list written as text, {label!r:.40}: a CSV file has no lists. Write labels with {separator!r} between "
+            "them (task.separator), or the table as Parquet or JSON Lines"
+        )
     names = label.split() if separator.isspace() else [name.strip() for name in label.split(separator)]
     if "" in names:
         raise ValueError(f"an empty label in {label!r:.80}, which task.separator={separator!r} parts")

@@ -142,7 +142,13 @@ class QuestionAnswering(Task):
             *(self.width, len(different & self._index.keys()), len(different), sum(best) / len(best)),
             *(best.count(0.0), len(best)),
         )
-        if unseen := [answer for answer in self.labels if answer not in different]:
+        unseen = [answer for answer in self.labels if answer not in different]
+        if len(unseen) == self.width:
+            raise UserError(
+                f"task.vocabulary: no training row has any of its answers ({shown(self.labels)}). They have, "
+                f"most often first: {shown(commonest(rows, 5, 1))}."
+            )
+        if unseen:
             log.warning("answers of task.vocabulary that no training row has: %s", shown(unseen))
 
     def encode(self, label: Any) -> Tensor:

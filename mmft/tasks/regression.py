@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 from torchmetrics import Metric, MetricCollection
-from torchmetrics.functional import pearson_corrcoef, r2_score, spearman_corrcoef
 
 from mmft.batch import Batch, Outputs
 from mmft.errors import UserError
@@ -68,10 +67,7 @@ class Regression(Task):
             raise UserError(f"data.columns.label: no training row has a number as its label: {reason}.")
         values = torch.tensor([list(numbers.values()) for numbers in usable], dtype=torch.float64)  # (R, T)
         names, std = list(usable[0]), values.std(0, correction=0)
-        for name, spread, first in zip(names, std.tolist(), values[0].tolist(), strict=True):
-            if spread == 0:
-                which = f" in column {name}" if name else ""
-                raise UserError(f"data.columns.label: all training rows have the same number{which}, {first:g}.")
+        _check_spread(names, values, std)
         if self._scale == "none":
             self._set(names, [0.0] * len(names), [1.0] * len(names))
         else:
@@ -218,13 +214,49 @@ class _OverRows(Metric):
 
 
 def _related(name: str, found: Tensor, target: Tensor) -> Tensor:
-    """() R2 or a correlation of predictions (R,) and targets (R,); nan where it is not defined."""
+    """() R2 or a correlation of predictions (R,) and targets (R,); nan where it is not defined.
+
+    Not torchmetrics': its R2 takes sums of squares below 1e-4 for 0, and loses the digits of numbers far from 0, such
+    as timestamps; its ranks overflow where some 65,000 rows tie.
+    """
     fixed = [target] if name == "r2" else [target, found]
     if len(target) < 2 or any(bool((values == values[0]).all()) for values in fixed):
         return target.new_tensor(math.nan)
-    measure = {"r2": r2_score, "pearson": pearson_corrcoef, "spearman": spearman_corrcoef}[name]
-    value: Tensor = measure(found, target)
-    return value
+    if name == "r2":
+        unexplained: Tensor = (target - found).square().sum() / (target - target.mean()).square().sum()
+        return 1 - unexplained
+    return _pearson(found, target) if name == "pearson" else _pearson(_ranks(found), _ranks(target))
+
+
+def _pearson(one: Tensor, other: Tensor) -> Tensor:
+    """() Pearson's correlation of (R,) and (R,) that both vary."""
+    similarity: Tensor = functional.cosine_similarity(_centred(one), _centred(other), dim=0, eps=0)
+    return similarity
+
+
+def _centred(values: Tensor) -> Tensor:
+    """(R,) less their mean, as shares of the largest, whose square neither overflows nor vanishes."""
+    values = values - values.mean()
+    return values / values.abs().max()
+
+
+def _ranks(values: Tensor) -> Tensor:
+    """(R,) -> (R,) float64 places from the smallest, from 1; equal ones share the mean of theirs."""
+    _, which, counts = values.unique(return_inverse=True, return_counts=True)
+    counts = counts.double()
+    ranks: Tensor = (counts.cumsum(0) - (counts - 1) / 2)[which]
+    return ranks
+
+
+def _check_spread(names: Sequence[str], values: Tensor, std: Tensor) -> None:
+    """Of numbers (R, T) with deviations (T,): raises UserError where there is nothing to learn, or no scale."""
+    for name, column, spread in zip(names, values.T, std.tolist(), strict=True):
+        which = f" in column {name}" if name else ""
+        if bool((column == column[0]).all()):  # rounding may leave equal numbers a deviation
+            raise UserError(f"data.columns.label: all training rows have the same number{which}, {column[0]:g}.")
+        if spread == 0 or not math.isfinite(spread):
+            low, high = column.min(), column.max()
+            raise UserError(f"data.columns.label: numbers{which} from {low:g} to {high:g} have no scale in 64 bits.")
 
 
 def _numbers(label: Any) -> dict[str, float]:

@@ -122,6 +122,7 @@ class TestVocabulary:
             (["yes", "Yes."], {}, "only 'yes' is given in at least task.min_count=2 training rows"),
             (["yes", "yes"], {"min_count": 1}, "only 'yes' is given .* needs two answers.$"),
             (ROWS, {"vocabulary": ["dog", "The dog"]}, "task.vocabulary: 'dog' and 'The dog' are one answer"),
+            (ROWS, {"vocabulary": ["cow", "ox"]}, "task.vocabulary: no training row has any of its answers .cow, ox"),
         ],
     )
     def test_rows_that_cannot_be_learned(self, rows: list[Any], options: dict[str, Any], said: str) -> None:

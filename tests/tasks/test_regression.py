@@ -86,6 +86,22 @@ class TestMetrics:
         )
         assert values["rmse"] > 100  # the units of the table
 
+    @pytest.mark.parametrize(("mean", "std"), [(1.7e9, 100.0), (1.7e9, 1.0), (0.0, 1e-3), (5e-12, 1e-12)])
+    def test_numbers_far_from_0_and_near_it(self, mean: float, std: float) -> None:
+        task = fitted([mean - std, mean, mean + std])
+        target = torch.randn(R, 1, dtype=torch.float64)
+        found = target + 0.8 * torch.randn(R, 1, dtype=torch.float64)
+        y, p = (task.unscaled(values)[:, 0].numpy() for values in (target, found))
+        values = measured(task, found, target)
+        assert values["r2"] == pytest.approx(sk.r2_score(y, p), rel=1e-6)
+        assert values["pearson"] == pytest.approx(stats.pearsonr(y, p)[0], rel=1e-6)
+
+    def test_ranks_of_many_ties(self) -> None:
+        target = torch.cat([torch.zeros(100_000), torch.rand(50_000)])[:, None].double()
+        found = target + torch.randn_like(target)
+        expected = stats.spearmanr(target[:, 0], found[:, 0])[0]
+        assert measured(fitted([1, 2]), found, target)["spearman"] == pytest.approx(expected, rel=1e-9)
+
     def test_several_targets_count_alike_and_have_a_table(self) -> None:
         rows = [{"price": p, "weight": w} for p, w in [(1e6, 0.1), (3e6, 0.5), (2e6, 0.2)]]
         task = fitted(rows)
@@ -135,7 +151,13 @@ class TestLabels:
             fitted([1, 2]).encode(label)
 
     @pytest.mark.parametrize(
-        ("labels", "reason"), [(["a", "b"], "no training row has a number"), ([3, 3.0, "3"], "the same number, 3")]
+        ("labels", "reason"),
+        [
+            (["a", "b"], "no training row has a number"),
+            ([3, 3.0, "3"], "the same number, 3"),
+            ([0.1] * 7, "the same number, 0.1"),  # of which the deviation is 1.4e-17
+            ([1, 2, 1.7e308], "from 1 to 1.7e\\+308 have no scale"),
+        ],
     )
     def test_rows_that_cannot_be_learned(self, labels: list[Any], reason: str) -> None:
         with pytest.raises(UserError, match=reason):
