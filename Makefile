@@ -24,7 +24,7 @@ test: $(INSTALLED)  ## the tests, at most 10 minutes on two cores
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 test-all: $(INSTALLED)  ## the big tables that `make test` leaves out, at most 40 minutes
-	$(BIN)/python -m pytest --all -m slow -n $(JOBS) --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest --all -m slow -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: $(INSTALLED)  ## ruff and mypy
 	$(BIN)/ruff check

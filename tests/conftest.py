@@ -31,7 +31,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselects, with a count in the summary, what cannot run here: never a silent skip."""
+    """Deselects what cannot run here, with a count in the summary: never a silent skip. Puts what is left in order."""
     left_out = set()
     if not os.environ.get("MMFT_SHARED"):
         left_out.add("shared")
@@ -40,6 +40,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     dropped = [item for item in items if any(item.get_closest_marker(mark) for mark in left_out)]
     config.hook.pytest_deselected(items=dropped)
     items[:] = [item for item in items if item not in dropped]
+    items.sort(key=lambda item: item.get_closest_marker("shared") is None)  # the longest first, so that none runs alone
 
 
 @pytest.fixture(autouse=True)
