@@ -141,6 +141,14 @@ class TestMetrics:
         assert task.tune(logits, targets(task), torch.ones(5)) == {"tags": expected}
         assert task.untuned().parts["tags"].thresholds == [0.5, 0.5]  # type: ignore[attr-defined]
 
+    def test_whose_thresholds_are_told_is_said(self, caplog: pytest.LogCaptureFixture) -> None:
+        task = fitted()
+        with caplog.at_level("INFO", logger="mmft"):
+            task.tune(torch.randn(5, 6), targets(task), torch.ones(5))
+        said = [record.getMessage() for record in caplog.records if record.levelname == "INFO"]
+        assert said[0] == "tuned for tags:"
+        assert said[1].startswith("thresholds, tuned on 2 validation rows")
+
     def test_a_task_without_a_row_to_be_tuned_on_is_named(self, caplog: pytest.LogCaptureFixture) -> None:
         task = fitted()
         assert task.tune(torch.randn(2, 6), targets(task)[[1, 3]], torch.ones(2)) == {}
