@@ -313,6 +313,9 @@ def test_check_tells_of_each_tasks_labels(typed: list[str], capsys: Any) -> None
     said = capsys.readouterr().out
     assert "labels of label" in said
     assert "labels of size" in said
+    of_label = said.partition("labels of label")[2].partition("labels of size")[0]
+    assert "(missing)" in of_label  # rows without a label are not said to have no label of several
+    assert "(none)" not in of_label
 
 
 def test_the_model_card_tells_of_each_task(run: Run, tmp_path: Path) -> None:
