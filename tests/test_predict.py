@@ -284,6 +284,18 @@ def test_ids_are_optional_where_only_the_run_has_them(
         predicted(run, table, tmp_path / "out.csv", "data.columns.id=id")
 
 
+def test_test_counts_all_rows_without_a_label_before_it_ends(run: Run, shapes: Any, tmp_path: Path) -> None:
+    """Not those of the first batches alone: who mends what is named should not meet as many again."""
+    rows = [row | {"label": "" if number % 5 < 2 else row["label"]} for number, row in enumerate(sample(shapes, 200))]
+    table = tmp_path / "rows.csv"
+    with table.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, ["image", "text", "label"], extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+    with pytest.raises(UserError, match="80 of 200 rows are known to be bad"):
+        run_test(compose("test", [f"run={run.path}", f"data.path={table}", "data.columns.id=null"]))
+
+
 def test_test_on_the_runs_own_table_takes_its_own_test_rows(
     train_run: TrainRun, shapes: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:

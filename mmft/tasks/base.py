@@ -198,7 +198,9 @@ class Task(ABC):
 
     def label_names(self, label: Any) -> list[str]:
         """The names that a row's label is shown and counted under, before `fit` as well; ValueError with the reason."""
-        return [] if label is None else [label_name(label)]
+        if label is None:
+            raise ValueError("no label")
+        return [label_name(label)]
 
     @property
     def tunes(self) -> bool:

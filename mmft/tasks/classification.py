@@ -22,7 +22,7 @@ from mmft.errors import UserError
 from mmft.precision import at_least_float32
 from mmft.tasks.base import Task
 from mmft.tasks.calibration import COLDEST, HOTTEST, Reliability, fit_temperature
-from mmft.tasks.classification_metrics import class_metrics, measured
+from mmft.tasks.classification_metrics import class_metrics, confusion_tables, measured
 from mmft.tasks.constants import Constant
 from mmft.tasks.labels import ToldOnce, in_order, label_name, shown
 from mmft.tasks.losses import focal_loss, of_mixed
@@ -205,10 +205,8 @@ class Classification(Task):
         return [name for name in super().metric_names() if name != "confusion_matrix"]
 
     def tables(self, metrics: MetricCollection) -> dict[str, list[list[Any]]]:
-        """The confusion matrix: a row for each true label, a column for each predicted one."""
-        counts = metrics["confusion_matrix"].compute().tolist()
-        rows = [[name, *row] for name, row in zip(self.labels, counts, strict=True)]
-        return {"confusion_matrix": [["true / predicted", *self.labels], *rows]}
+        """The confusion matrix, or where it would be a large one its entries."""
+        return confusion_tables(metrics, self.labels)
 
     @property
     def answer_columns(self) -> list[str]:

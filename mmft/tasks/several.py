@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +24,8 @@ from mmft.errors import UserError
 from mmft.tasks.base import Subject, Task
 from mmft.tasks.labels import ToldOnce, in_files
 from mmft.tasks.part_metrics import PartMetrics
+
+log = logging.getLogger(__name__)
 
 
 class _Place(NamedTuple):
@@ -251,6 +254,7 @@ class Several(Task):
             there = self.labelled(name, target)
             if task.tunes and there.any():
                 own = self.targets_of(name, target[there])
+                log.info("tuned for %s:", name)  # what follows is the task's, which does not know its name
                 found[name] = task.tune(logits[there, self._places[name].outputs], own, weight[there])
         self._untuned.tell(name for name, task in self.parts.items() if task.tunes and name not in found)
         return found

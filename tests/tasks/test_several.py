@@ -141,6 +141,14 @@ class TestMetrics:
         assert task.tune(logits, targets(task), torch.ones(5)) == {"tags": expected}
         assert task.untuned().parts["tags"].thresholds == [0.5, 0.5]  # type: ignore[attr-defined]
 
+    def test_whose_thresholds_are_told_is_said(self, caplog: pytest.LogCaptureFixture) -> None:
+        task = fitted()
+        with caplog.at_level("INFO", logger="mmft"):
+            task.tune(torch.randn(5, 6), targets(task), torch.ones(5))
+        said = [record.getMessage() for record in caplog.records if record.levelname == "INFO"]
+        assert said[0] == "tuned for tags:"
+        assert said[1].startswith("thresholds, tuned on 2 validation rows")
+
     def test_a_task_without_a_row_to_be_tuned_on_is_named(self, caplog: pytest.LogCaptureFixture) -> None:
         task = fitted()
         assert task.tune(torch.randn(2, 6), targets(task)[[1, 3]], torch.ones(2)) == {}
@@ -305,6 +313,9 @@ def test_check_tells_of_each_tasks_labels(typed: list[str], capsys: Any) -> None
     said = capsys.readouterr().out
     assert "labels of label" in said
     assert "labels of size" in said
+    of_label = said.partition("labels of label")[2].partition("labels of size")[0]
+    assert "(missing)" in of_label  # rows without a label are not said to have no label of several
+    assert "(none)" not in of_label
 
 
 def test_the_model_card_tells_of_each_task(run: Run, tmp_path: Path) -> None:
