@@ -59,6 +59,8 @@ def test_plain_libraries_load_it(method: str, train_run: TrainRun, capsys: pytes
         assert all(p.dtype == torch.float32 for p in plain.parameters())
     card = (out / "README.md").read_text()
     assert f"| {method} |" in card
+    told = f"multiplies in {method.removeprefix('lora_')[0]} bits"
+    assert (told in card) == (method in ("lora_8bit", "lora_4bit"))
     assert str(run.path) not in card
     assert (out / "adapters").exists() == (method in ("lora", "lora_8bit", "lora_4bit", "loha", "ia3"))
 

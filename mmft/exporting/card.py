@@ -41,6 +41,9 @@ def model_card(saved: SavedModel, summary: Mapping[str, Any], adapters: Iterable
     lines += ["| | base | trained as |", "|---|---|---|"]
     lines += [f"| {tower} | {names[tower]} | {saved.methods[tower].name} |" for tower in towers]
     lines += ["", f"What was added in training is merged into these float32 weights. {_left_out(saved.task)}"]
+    for tower, method in saved.methods.items():
+        if bits := getattr(method, "bits", None):
+            lines += [f"The run's own {tower} multiplies in {bits} bits, which rounds: its features differ a little."]
     if adapters := list(adapters):
         lines += [f"In `adapters/` ({', '.join(adapters)}) it is apart, in the format of peft, to be put on the base."]
     lines += ["", "## Task", "", *_task(saved, summary), "", "## Use", "", "```python", *_loading(towers), "```", ""]
