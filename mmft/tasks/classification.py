@@ -22,7 +22,7 @@ from mmft.errors import UserError
 from mmft.precision import at_least_float32
 from mmft.tasks.base import Task
 from mmft.tasks.calibration import COLDEST, HOTTEST, Reliability, fit_temperature
-from mmft.tasks.classification_metrics import class_metrics, confusion_tables, measured
+from mmft.tasks.classification_metrics import class_metrics, confusion_tables, measured, scalar_names
 from mmft.tasks.constants import Constant
 from mmft.tasks.labels import ToldOnce, in_order, label_name, shown
 from mmft.tasks.losses import focal_loss, of_mixed
@@ -202,7 +202,7 @@ class Classification(Task):
 
     def metric_names(self) -> list[str]:
         """All but the confusion matrix."""
-        return [name for name in super().metric_names() if name != "confusion_matrix"]
+        return scalar_names(self.metrics())
 
     def tables(self, metrics: MetricCollection) -> dict[str, list[list[Any]]]:
         """The confusion matrix, or where it would be a large one its entries."""

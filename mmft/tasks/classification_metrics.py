@@ -7,19 +7,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
-from torchmetrics.classification import (
-    MulticlassAccuracy,
-    MulticlassAUROC,
-    MulticlassAveragePrecision,
-    MulticlassF1Score,
-    MulticlassPrecision,
-    MulticlassRecall,
-)
+from torchmetrics.classification import MulticlassAccuracy, MulticlassAUROC, MulticlassAveragePrecision
 
 from mmft.tasks.calibration import CalibrationError
 
@@ -28,13 +21,13 @@ MOST_IN_A_MATRIX = 1000
 
 _CONFUSION = "confusion_matrix"
 _RANKED = ("auroc", "average_precision")
-_BY_CLASS: dict[str, Any] = {"precision": MulticlassPrecision, "recall": MulticlassRecall, "f1": MulticlassF1Score}
 
 
 class Confusions(Metric):
     """How many rows of each class are predicted to be of which, by the pairs that occur.
 
-    A matrix of 5,000 classes takes 200 MB, and each batch as much again and longer than all other metrics together.
+    A matrix of 5,000 classes takes 200 MB, and each batch as much again and longer than all other metrics together;
+    torchmetrics' precision, recall and F1 make one in each batch, too.
     """
 
     pairs: list[Tensor]
@@ -55,19 +48,13 @@ class Confusions(Metric):
 
 
 def class_metrics(classes: int, calibration: bool) -> MetricCollection:
-    """Accuracy, precision, recall and F1 (macro and weighted), AUROC, average precision, confusions.
-
-    With two classes also precision, recall and F1 of the second.
+    """What `measured` makes numbers of: accuracy, AUROC, average precision, confusions.
 
     Args:
         classes: C, at least 2.
         calibration: also the expected calibration error.
     """
-    averages = ["macro", "weighted", "none"] if classes == 2 else ["macro", "weighted"]
     collection: dict[str, Any] = {"accuracy": MulticlassAccuracy(classes, average="micro")}
-    for name, metric in _BY_CLASS.items():
-        for average in averages:
-            collection[name if average == "none" else f"{name}_{average}"] = metric(classes, average=average)
     collection["auroc"] = MulticlassAUROC(classes, average=None)
     collection["average_precision"] = MulticlassAveragePrecision(classes, average=None)
     collection[_CONFUSION] = Confusions(classes)
@@ -76,16 +63,55 @@ def class_metrics(classes: int, calibration: bool) -> MetricCollection:
     return MetricCollection(collection)
 
 
+class Counts(NamedTuple):
+    """Rows of each class."""
+
+    right: Tensor  # (C,) float64 those of the class that are predicted to be
+    true: Tensor  # (C,) float64 those of the class
+    predicted: Tensor  # (C,) float64 those that are predicted to be of the class
+
+    @classmethod
+    def of(cls, pairs: Tensor, classes: int) -> Counts:
+        """From `Confusions`' (K, 3)."""
+        true, predicted, rows = pairs.T
+        none, right = rows.new_zeros(classes).double(), true == predicted
+        given = ((true[right], rows[right]), (true, rows), (predicted, rows))
+        return cls(*(none.index_add(0, where, count.double()) for where, count in given))
+
+    def by_class(self) -> dict[str, Tensor]:
+        """(C,) precision, recall and F1; 0 where there is nothing to divide by."""
+        parts = {"precision": self.predicted, "recall": self.true, "f1": (self.predicted + self.true) / 2}
+        return {name: self.right / whole.clamp_min(0.5) for name, whole in parts.items()}
+
+    def scalars(self) -> dict[str, float]:
+        """Macro (over classes that are true or predicted somewhere) and weighted (by rows) means of them.
+
+        With two classes also those of the second.
+        """
+        found, some = {}, self.true + self.predicted > 0
+        for name, values in self.by_class().items():
+            found[f"{name}_macro"] = float(values[some].mean())
+            found[f"{name}_weighted"] = float((values * self.true).sum() / self.true.sum())
+            if len(values) == 2:
+                found[name] = float(values[1])
+        return found
+
+
+def scalar_names(metrics: MetricCollection) -> list[str]:
+    """The names of the numbers that `measured` gives of `class_metrics`."""
+    confusions = cast("Confusions", metrics[_CONFUSION])
+    nothing = Counts.of(torch.zeros(1, 3, dtype=torch.int64), confusions.classes)
+    return [*nothing.scalars(), *(str(name) for name in metrics if name != _CONFUSION)]
+
+
 def measured(metrics: MetricCollection) -> tuple[dict[str, float], Tensor]:
-    """What `class_metrics` come to: all numbers, and (C,) the rows of each class."""
+    """Of `class_metrics` all numbers, precision, recall and F1 among them, and (C,) the rows of each class."""
     with warnings.catch_warnings():  # about missing classes, which `_ranked` leaves out
         warnings.filterwarnings("ignore", "(No (posi|nega)tive samples|Average precision score)", UserWarning)
         computed: dict[str, Tensor] = metrics.compute()
-    pairs = computed.pop(_CONFUSION)
-    counts = pairs.new_zeros(cast("Confusions", metrics[_CONFUSION]).classes).index_add(0, pairs[:, 0], pairs[:, 2])
-    ranked = {name: _ranked(computed.pop(name), counts) for name in _RANKED}
-    single = {name: float(value if value.ndim == 0 else value[1]) for name, value in computed.items()}
-    return single | ranked, counts
+    counts = Counts.of(computed.pop(_CONFUSION), cast("Confusions", metrics[_CONFUSION]).classes)
+    ranked = {name: _ranked(computed.pop(name), counts.true) for name in _RANKED}
+    return counts.scalars() | {name: float(value) for name, value in computed.items()} | ranked, counts.true
 
 
 def _ranked(values: Tensor, counts: Tensor) -> float:
