@@ -98,4 +98,4 @@ def test_a_batch_of_4096_takes_little_more_memory_than_one_of_64(shapes: Shapes)
     (_, small), (cached_seconds, large), (plain_seconds, plain) = step(64, 0), step(4096, 64), step(4096, 0)
     assert large <= 1.3 * small  # measured: 1.14
     assert plain > 1.5 * large  # or the measure would show nothing
-    assert cached_seconds <= 1.8 * plain_seconds  # of CPU time; measured on an idle machine: 1.49
+    assert cached_seconds <= 1.6 * plain_seconds  # of CPU time; measured: 1.33 to 1.37, three times
