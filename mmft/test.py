@@ -52,7 +52,7 @@ def test(composed: Composed) -> int:
     bad = BadRows(len(split), data.max_bad_fraction)
     batches = make_batches(split, data, **model.input_options(), encode=Encode.of(model.saved.task))
     rows: Any = batches.dataset
-    bad.add(rows.bad[row] for row in split.rows.tolist() if row in rows.bad)  # all at once, not a batch at a time
+    bad.add(rows.known_bad())  # all at once, not a batch at a time
     bad.check()
     if config.modalities:  # the pictures are looked at four times
         rows.pictures = PictureMemory(split, rows.pictures.reader, int(data.picture_memory * 2**30))

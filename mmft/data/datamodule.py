@@ -204,10 +204,7 @@ class VisionLanguageData(LightningDataModule):
         nowhere = [
             table.bad[row] for table in tables.values() for row, name in enumerate(table.splits() or []) if name is None
         ]
-        known = [
-            data.bad[row] for data in self.datasets.values() for row in data.split.rows.tolist() if row in data.bad
-        ]
-        return nowhere + known
+        return nowhere + [bad for data in self.datasets.values() for bad in data.known_bad()]
 
     def _check_labels(self) -> None:
         messages = [_unusable(name, data) for name, data in self.datasets.items() if data.targets is None]

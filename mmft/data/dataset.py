@@ -57,6 +57,10 @@ class RowDataset(Dataset[Sample]):
     def __getitem__(self, position: int) -> Sample:
         return self.sample(position, position, position)
 
+    def known_bad(self) -> list[BadRow]:
+        """The rows of the split that are bad by their table or label alone, before any picture is opened."""
+        return [self.bad[row] for row in self.split.rows.tolist() if row in self.bad]
+
     def sample(self, position: int, image: int | None, text: int | None) -> Sample:
         """The row at `position` with the picture and the text of the rows at two others; None: without."""
         row = int(self.split.rows[position])

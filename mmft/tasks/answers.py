@@ -74,11 +74,7 @@ def answers_of(label: Any, separator: str, normalise: bool) -> list[str]:
     """
     if label is None or label == []:
         raise ValueError("no answer")
-    try:
-        names = [name.strip() for name in label_set(label, separator, empty_is_none=False)]
-    except ValueError as error:
-        told = str(error).replace("empty label", "empty answer").replace("Write labels", "Write answers")
-        raise ValueError(told) from None
+    names = [name.strip() for name in label_set(label, separator, empty_is_none=False, called="answer")]
     if "" in names:
         raise ValueError(f"an empty answer in {label!r:.80}")
     return [normalised(name) for name in names] if normalise else names

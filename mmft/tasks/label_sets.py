@@ -12,7 +12,7 @@ _YES, _NO = ("1", "1.0", "true"), ("0", "0.0", "false")  # 1.0: pandas writes a 
 _LISTED = re.compile(r"""\[\s*(\]|['"]|[-\d., ]+\])""")  # as str(list) and json.dumps begin
 
 
-def label_set(label: Any, separator: str, empty_is_none: bool) -> list[str]:
+def label_set(label: Any, separator: str, empty_is_none: bool, called: str = "label") -> list[str]:
     """The names in a row's label, as the table gives it; none: the row has none of the labels.
 
     Args:
@@ -20,6 +20,7 @@ def label_set(label: Any, separator: str, empty_is_none: bool) -> list[str]:
             several columns' values, each 0, 1, true or false.
         separator: between names; blanks around names are not theirs. A blank one stands for any run of blanks.
         empty_is_none: an empty cell means none of them (in one of several columns: not that one), not an unknown label.
+        called: what a name is, for messages.
 
     Raises:
         ValueError: with the reason.
@@ -32,18 +33,18 @@ def label_set(label: Any, separator: str, empty_is_none: bool) -> list[str]:
         raise ValueError("no label (a row with none of the labels has an empty list; or type task.empty=no_labels)")
     if isinstance(label, list):
         if any(one is None or one == "" for one in label):
-            raise ValueError(f"an empty label in {label!r:.80}")
+            raise ValueError(f"an empty {called} in {label!r:.80}")
         return [label_name(one) for one in label]
     if not isinstance(label, str):
         return [label_name(label)]
     if _LISTED.match(label):
         raise ValueError(
-            f"a list written as text, {label!r:.40}: a CSV file has no lists. Write labels with {separator!r} between "
-            "them (task.separator), or the table as Parquet or JSON Lines"
+            f"a list written as text, {label!r:.40}: a CSV file has no lists. Write {called}s with {separator!r} "
+            "between them (task.separator), or the table as Parquet or JSON Lines"
         )
     names = label.split() if separator.isspace() else [name.strip() for name in label.split(separator)]
     if "" in names:
-        raise ValueError(f"an empty label in {label!r:.80}, which task.separator={separator!r} parts")
+        raise ValueError(f"an empty {called} in {label!r:.80}, which task.separator={separator!r} parts")
     return names
 
 

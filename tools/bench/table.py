@@ -59,17 +59,14 @@ def found(out: Path, name: str) -> Summary | None:
     return None
 
 
-def completed(out: Path, name: str, seeds: int) -> list[Summary]:
-    """The summaries of a choice's completed runs."""
-    return [one for seed in range(seeds) if (one := found(out, f"{name}_{seed}"))]
+def completed(out: Path, name: str, count: int) -> list[Summary]:
+    """The summaries of a choice's completed runs, of whatever they are numbered by."""
+    return [one for number in range(count) if (one := found(out, f"{name}_{number}"))]
 
 
 def print_folds(out: Path, choices: Choices, folds: int) -> None:
     """Accuracy of each choice on each fold, and by how much it is above the first's, with its standard error."""
-    scores = {
-        name: [one["val"]["accuracy"] for number in range(folds) if (one := found(out, f"{name}_fold_{number}"))]
-        for name in choices
-    }
+    scores = {name: [one["val"]["accuracy"] for one in completed(out, f"{name}_fold", folds)] for name in choices}
     first = next(iter(choices))
     print(f"| what | mean accuracy of {folds} folds | each | above {first}'s | standard error |\n|---|---|---|---|---|")
     for name, mine in scores.items():
@@ -121,14 +118,14 @@ def command(doc: str | None, choices: Choices, print_accuracy: Print, no_cost: S
                 run(args.out, f"cost_{name}_{number}", [*options, *choices[name], *COST])
         print_cost(args.out, names, args.cost)
         return
-    if args.folds:
-        for number in range(0 if args.table else args.folds):
-            held_out = [f"data.folds={args.folds}", f"data.fold={number}"]
-            for name in args.only:
-                run(args.out, f"{name}_fold_{number}", [*options, *choices[name], *held_out])
-        print_folds(args.out, choices, args.folds)
-        return
-    for seed in range(0 if args.table else args.seeds):
+    for number in range(0 if args.table else args.folds or args.seeds):
         for name in args.only:
-            run(args.out, f"{name}_{seed}", [*options, *choices[name], f"seed={seed}"])
-    print_accuracy(args.out, args.seeds)
+            if args.folds:
+                held_out = [f"data.folds={args.folds}", f"data.fold={number}"]
+                run(args.out, f"{name}_fold_{number}", [*options, *choices[name], *held_out])
+            else:
+                run(args.out, f"{name}_{number}", [*options, *choices[name], f"seed={number}"])
+    if args.folds:
+        print_folds(args.out, choices, args.folds)
+    else:
+        print_accuracy(args.out, args.seeds)
