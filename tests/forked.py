@@ -16,6 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from mmft import cli, signals
 from mmft.processes import rank, supervisor
 from mmft.ranks import HEARTBEAT_FD
@@ -58,6 +60,7 @@ class Forked:
         if self.pid == 0:
             code = 1
             signals._owner = None  # its parent's
+            torch.set_num_threads(1)  # a pool of the parent's threads does not outlive a fork: the first to use it hangs
             try:
                 code = work()
             finally:

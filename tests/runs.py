@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forked import Forked
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -79,24 +80,13 @@ def train_run(tmp_path: Path, shapes_overrides: list[str]) -> TrainRun:
     return run
 
 
-def in_a_child(work: Callable[[], object]) -> int:
-    """Runs `work` in a forked process; the status that the process ended with."""
-    child = os.fork()
-    if child == 0:
-        try:
-            work()
-        finally:
-            os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
 def killed_run(overrides: list[str], folder: Path, step: int, moment: str) -> None:
     """Trains in a child that SIGKILLs itself at an optimizer step: before it saves, while, or after."""
 
     def die(*_: Any) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
-    def work() -> None:
+    def work() -> int:
         save = Checkpointing.save_last
 
         def save_and_die(self: Checkpointing, trainer: Any) -> None:
@@ -111,9 +101,9 @@ def killed_run(overrides: list[str], folder: Path, step: int, moment: str) -> No
                 die()
 
         Checkpointing.save_last = save_and_die
-        train(compose("train", overrides), folder)
+        return train(compose("train", overrides), folder)
 
-    assert in_a_child(work) == -signal.SIGKILL
+    assert Forked(work).wait(250) == -signal.SIGKILL
 
 
 def resumed(overrides: list[str], folder: Path) -> Run:

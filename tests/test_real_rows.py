@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import Mmft
 from runs import Run
 
 import mmft
@@ -62,11 +63,12 @@ def test_moved_encoders_give_identical_scores(shared: Path, tmp_path: Path, imag
 
 @pytest.mark.slow
 @pytest.mark.timeout(2400)
-def test_full_fine_tuning_is_above_every_baseline(shared: Path, tmp_path: Path) -> None:
+def test_full_fine_tuning_is_above_every_baseline(shared: Path, tmp_path: Path, mmft: Mmft) -> None:
     """Issue 2: above TF-IDF 0.594 and logistic regression on frozen features 0.555, 0.686, 0.727."""
-    torch.set_num_threads(2)
-    assert train(compose("train", overrides(shared)), tmp_path / "run") == 0
-    run = Run(tmp_path / "run")
+    given = [*overrides(shared), f"paths.runs={tmp_path}"]
+    mmft("train", *given, env={"OMP_NUM_THREADS": "2"}, timeout=2300)
+    (config,) = tmp_path.glob("*/*/config.yaml")
+    run = Run(config.parent)
     assert run.summary["rows"] == {"train": 1690, "val": 244, "test": 490, "bad": 0}
     assert run.summary["test"]["accuracy"] > 0.727
     figures = run.summary["modalities"]

@@ -50,6 +50,10 @@ class Bench:
         found = list((self.folder / name).glob("*/*/config.yaml"))
         return Run(found[0].parent) if found else None
 
+    def logged(self, name: str) -> int:
+        """How many lines the only run of a command has in its metrics.csv."""
+        return sum(file.read_text().count("\n") for file in (self.folder / name).glob("*/*/metrics.csv"))
+
     def said(self, name: str) -> str:
         return (self.folder / f"{name}.txt").read_text()
 
@@ -79,11 +83,15 @@ def ends_as_undisturbed(bench: Bench, name: str) -> None:
     assert run.summary["test"] == bench.undisturbed.summary["test"]
 
 
-def disturbed(bench: Bench, name: str, moment: float, disturb: Callable[[forked.Forked], Any]) -> tuple[int, Any]:
-    """Starts a run, disturbs it after `moment` seconds, and gives its exit code and what the disturbance gave."""
+def disturbed(
+    bench: Bench, name: str, moment: float, disturb: Callable[[forked.Forked], Any], steps: int = 0
+) -> tuple[int, Any]:
+    """Starts a run, disturbs it `moment` seconds after it logged `steps`; its exit code and what the disturbance gave."""
     known = set(forked.children(os.getpid()))
     run = bench.start(name)
     known.add(run.pid)
+    while run.poll() is None and bench.logged(name) < steps:
+        time.sleep(0.01)
     time.sleep(moment)
     done = disturb(run)
     code = run.wait()
@@ -100,7 +108,9 @@ def test_a_signal_at_any_moment(bench: Any, number: int, expected: int, ranks: l
     draw, seen = random.Random(number), []
     for at in range(TIMES // 2):
         name = f"signal{at}"
-        code, _ = disturbed(table, name, draw.uniform(0, table.seconds), lambda run: run.send_signal(number))
+        # By the clock, which also meets the start and the end; and by the steps, which meets training on any machine.
+        moment, steps = (draw.uniform(0, table.seconds), 0) if at % 2 else (draw.uniform(0, 0.2), draw.randrange(1, 10))
+        code, _ = disturbed(table, name, moment, lambda run: run.send_signal(number), steps)
         run = table.run(name)
         status = run and run.summary["status"]
         # Before the command's first line and after its last one the process ends by the signal itself.
@@ -112,7 +122,7 @@ def test_a_signal_at_any_moment(bench: Any, number: int, expected: int, ranks: l
             assert (status, code) == ("stopped", expected), table.said(name)
         seen.append(status)
         ends_as_undisturbed(table, name)
-    assert seen.count("stopped") >= TIMES // 10, seen  # the rest came before its folder, or after its end
+    assert seen.count("stopped") >= TIMES // 5, seen  # the rest came before its folder, or after its end
 
 
 @pytest.mark.slow
