@@ -60,7 +60,7 @@ class Forked:
         if self.pid == 0:
             code = 1
             signals._owner = None  # its parent's
-            torch.set_num_threads(1)  # a pool of the parent's threads does not outlive a fork: the first to use it hangs
+            torch.set_num_threads(1)  # the parent's pool has no threads here: who uses it hangs
             try:
                 code = work()
             finally:

@@ -86,7 +86,7 @@ def ends_as_undisturbed(bench: Bench, name: str) -> None:
 def disturbed(
     bench: Bench, name: str, moment: float, disturb: Callable[[forked.Forked], Any], steps: int = 0
 ) -> tuple[int, Any]:
-    """Starts a run, disturbs it `moment` seconds after it logged `steps`; its exit code and what the disturbance gave."""
+    """Disturbs a run `moment` seconds after it logged `steps`; its exit code and what the disturbance gave."""
     known = set(forked.children(os.getpid()))
     run = bench.start(name)
     known.add(run.pid)
