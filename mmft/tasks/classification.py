@@ -24,7 +24,7 @@ from mmft.tasks.base import Task
 from mmft.tasks.calibration import COLDEST, HOTTEST, Reliability, fit_temperature
 from mmft.tasks.classification_metrics import class_metrics, confusion_tables, measured, scalar_names
 from mmft.tasks.constants import Constant
-from mmft.tasks.labels import ToldOnce, in_order, label_name, shown
+from mmft.tasks.labels import ToldOnce, in_order, label_name, shown, tell_alike
 from mmft.tasks.losses import focal_loss, of_mixed
 from mmft.tasks.thresholds import MEASURES, best_threshold
 
@@ -100,6 +100,7 @@ class Classification(Task):
         if not counts and any(isinstance(label, list) for label in labels):
             raise UserError(f"data.columns.label: {_SEVERAL}.")
         if not self.labels:
+            tell_alike(counts)
             self._set_labels(in_order(counts))
         elif unseen := [name for name in self.labels if not counts[name]]:
             raise UserError(f"task.labels: no training row is labelled {unseen[0]!r}. There are: {sorted(counts)}.")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Sequence
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 log = logging.getLogger(__name__)
 _UNUSUAL = re.compile(r"[^\w.-]")  # in the name of a file
+_BETWEEN = re.compile(r"[\s_-]+")  # words
 _SHOWN = 10
 
 
@@ -39,6 +41,34 @@ def _by_value(name: str) -> tuple[int, float, str]:
 def shown(names: Sequence[str], most: int = _SHOWN) -> str:
     """The names, or the first `most` of them and how many more there are, for a message."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def tell_alike(counts: Mapping[str, int]) -> None:
+    """Warns of names that are spellings of one: `Cat` and `cat `, or `1` and `1.0`. They stay labels of their own.
+
+    Args:
+        counts: rows by name.
+    """
+    by_spelling: dict[str, list[str]] = {}
+    for name in in_order(counts):
+        by_spelling.setdefault(_spelling(name), []).append(name)
+    groups = [
+        " and ".join(f"{name!r} ({counts[name]:,})" for name in names) for names in by_spelling.values() if names[1:]
+    ]
+    if groups:
+        log.warning(
+            "labels that differ only in case, blanks or how a number is written are labels of their own "
+            "(training rows): %s",
+            shown(groups),
+        )
+
+
+def _spelling(name: str) -> str:
+    """What spellings of one label have in common."""
+    try:
+        return repr(float(name))
+    except ValueError:
+        return _BETWEEN.sub(" ", unicodedata.normalize("NFKC", name).casefold()).strip()
 
 
 class ToldOnce:
