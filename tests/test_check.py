@@ -75,7 +75,7 @@ def test_every_error_at_once(
     for part in ("the training rows have 1 class (all the same)", str(encoder), "20 of 240 rows are known to be bad"):
         assert any(part in message for message in messages), messages
     said = capsys.readouterr().out
-    assert "bad row: 20 rows cannot be used" in said
+    assert "bad row: 20 rows not usable" in said
     assert "gone.png" not in said  # the reason is told, the row is named
     assert "no such file" in said
     assert "Training would work" not in said

@@ -5,18 +5,18 @@ from __future__ import annotations
 from typing import NamedTuple
 
 KINDS = {
-    "bad row": "cannot be used; mmft leaves them out of training and lists them in bad_rows.csv",
-    "blank picture": "have a picture of one colour",
-    "small picture": "have a picture that is less than a quarter of the wanted size on its shorter side",
-    "cut text": "have a text that model.text_encoder.max_length cuts",
-    "duplicate": "repeat the picture and the text of an earlier row of their split",
-    "label conflict": "have the picture and the text of an earlier row, and another label",
-    "leak": "have the picture and the text of a row of an earlier split: what is tested was trained on",
-    "same picture": "have the picture of a row of an earlier split",
-    "similar picture": "have nearly the picture of a row of an earlier split (perceptual hash and colours)",
-    "same text": "have the text of a row of an earlier split",
-    "similar text": "have nearly the text of a row of an earlier split (three-letter pieces in common)",
-    "group in two splits": "are of a group that an earlier split has rows of too",
+    "bad row": "not usable; left out of training and listed in bad_rows.csv",
+    "blank picture": "with a picture of one colour",
+    "small picture": "with a picture that is less than a quarter of the wanted size on its shorter side",
+    "cut text": "with a text that model.text_encoder.max_length cuts",
+    "duplicate": "with the picture and the text of an earlier row of the same split",
+    "label conflict": "with the picture and the text of an earlier row, and another label",
+    "leak": "with the picture and the text of a row of an earlier split: what is tested was trained on",
+    "same picture": "with the picture of a row of an earlier split",
+    "similar picture": "with nearly the picture of a row of an earlier split (perceptual hash and colours)",
+    "same text": "with the text of a row of an earlier split",
+    "similar text": "with nearly the text of a row of an earlier split (three-letter pieces in common)",
+    "group in two splits": "of a group that an earlier split has rows of too",
 }
 """What can be found, in the order of telling, and what is said of the rows. `train` is earlier than `val`, `val` than
 `test`."""
