@@ -11,7 +11,7 @@ import torch
 from aligned import AlignedCase, written_out
 from make_shapes import Shapes
 from pairing import cached, largest_error
-from runs import Run
+from runs import Run, TrainRun
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -100,6 +100,23 @@ def test_the_finished_model_has_nothing_of_it(run: Run, shapes: Shapes) -> None:
 def test_another_run_can_start_from_it(run: Run, shapes: Shapes, tmp_path: Path) -> None:
     typed = [*shapes.overrides, *AUXILIARY, f"init={run.path}", "trainer.max_steps=1", f"paths.runs={tmp_path}"]
     assert main(["train", *typed]) == 0
+
+
+def test_an_optimizer_step_whose_rows_are_all_bad_has_no_alignment(
+    train_run: TrainRun, shapes: Shapes, tmp_path: Path
+) -> None:
+    with shapes.rows.open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["split"] == "train"][:16]
+    for number, row in enumerate(rows):
+        row["image"] = str(shapes.folder / row["image"]) if number < 5 else "nowhere.png"
+    table = tmp_path / "rows.csv"
+    with table.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    few = ["data.batch_size=2", "data.limit=null", "data.max_bad_fraction=1", "trainer.max_epochs=1"]
+    run = train_run(*AUXILIARY, *few, f"data.path={table}")
+    assert run.summary["optimizer_steps"] == 8  # five good rows are in five of them at most
 
 
 @pytest.mark.parametrize(
