@@ -27,12 +27,18 @@ class Collate:
             token makes softmax NaN. `Batch.text_present` says that there is none.
         longest: tokens that the tokenizer's model can take; padding does not go beyond.
         target: any target of the split, for the shape and type of an empty batch; None: there are none.
+        identity: any row's identity, for the same; None: nobody asks.
     """
 
     def __init__(
-        self, pad_id: int, empty: npt.NDArray[np.int32], longest: int | None = None, target: Tensor | None = None
+        self,
+        pad_id: int,
+        empty: npt.NDArray[np.int32],
+        longest: int | None = None,
+        target: Tensor | None = None,
+        identity: Tensor | None = None,
     ) -> None:
-        self.pad_id, self.longest, self.target = pad_id, longest, target
+        self.pad_id, self.longest, self.target, self.identity = pad_id, longest, target, identity
         self.empty = torch.from_numpy(empty.astype(np.int64))
 
     def __call__(self, samples: Sequence[Sample]) -> Batch:
@@ -50,7 +56,7 @@ class Collate:
             row=torch.tensor([sample.row for sample in good], dtype=torch.int64),
             weight=torch.tensor([sample.weight for sample in good], dtype=torch.float32),
             target=self._targets(good),
-            identity=_identities(good),
+            identity=self._identities(good),
             mixed_target=mixed_target,
             mixed_share=mixed_share,
             candidates=self._candidates(good),
@@ -104,6 +110,13 @@ class Collate:
         targets = [sample.target for sample in good if sample.target is not None]
         return torch.stack(targets) if targets else self.target.new_zeros((0, *self.target.shape))
 
+    def _identities(self, good: Sequence[Sample]) -> Tensor | None:
+        """(B, 3) int64, of an empty batch, too: ranks tell each other all rows'. None where nobody asks."""
+        if self.identity is None:
+            return None
+        found = [sample.identity for sample in good if sample.identity is not None]
+        return torch.stack(found) if found else self.identity.new_zeros((0, *self.identity.shape))
+
 
 def _pictures(good: Sequence[Sample]) -> tuple[Tensor | None, Tensor]:
     """Pictures (B, 3, H, W) uint8, zeros where one is missing, None where all are; and who has one, (B,)."""
@@ -113,12 +126,6 @@ def _pictures(good: Sequence[Sample]) -> tuple[Tensor | None, Tensor]:
     if like is None:
         return None, present
     return torch.stack([torch.zeros_like(like) if picture is None else picture for picture in pictures]), present
-
-
-def _identities(good: Sequence[Sample]) -> Tensor | None:
-    """(B, 3) int64; None where nobody asks."""
-    found = [sample.identity for sample in good if sample.identity is not None]
-    return torch.stack(found) if found else None
 
 
 def _mixed(good: Sequence[Sample]) -> tuple[Tensor | None, Tensor | None]:

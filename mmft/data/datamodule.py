@@ -126,6 +126,9 @@ class VisionLanguageData(LightningDataModule):
     ) -> DataLoader[Batch] | list[Any]:
         """This rank's whole batches of the split's rows, in order; nothing where there is no such split.
 
+        A rank for which no batch is left gets an empty one: with none Lightning would not evaluate there, and the
+        others, which put their results together with all ranks, would wait for it.
+
         Args:
             name: of the split.
             persistent: see `make_loader`.
@@ -135,6 +138,8 @@ class VisionLanguageData(LightningDataModule):
             return []
         place = (0, 1) if whole else self._place()
         batches = evaluation_batches(self.rows[name], self.config.batch_size, *place)
+        if self.rows[name] and not batches:
+            batches = [range(0)]
         return self._loader(name, batches, persistent)
 
     def _training_rows(self) -> tuple[Dataset[Sample], Order]:

@@ -83,9 +83,9 @@ def _prepared(
 
 
 def make_collate(dataset: RowDataset, tokenizer: Any, max_length: int) -> Collate:
-    """The collation that fits the data set's tokenizer and targets."""
-    target = None if dataset.targets is None else dataset.targets[0]
-    return Collate(pad_id(tokenizer), empty_text(tokenizer, max_length), tokenizer.model_max_length, target)
+    """The collation that fits the data set's tokenizer, targets and identities."""
+    known = [None if column is None else column[0] for column in (dataset.targets, dataset.identities)]
+    return Collate(pad_id(tokenizer), empty_text(tokenizer, max_length), tokenizer.model_max_length, *known)
 
 
 def make_loader(

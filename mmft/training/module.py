@@ -213,12 +213,14 @@ class FineTuning(Evaluating):
     def _log_step(self, losses: Tensor, norm: Tensor) -> None:
         # Lightning's `log` costs more than a small model's step, and counts steps in its own way on resume.
         if self.global_step == 1 or self.global_step % self.log_every_steps == 0:
-            losses = summed(losses)
+            assert self._weights is not None
+            losses, known = summed(losses), self._weights > 0
             told = {}
-            if len(losses) > 1 and self._weights is not None:  # a term that no row of the step has a loss by has none
-                means = torch.where(self._weights > 0, losses, torch.nan).tolist()
+            if len(losses) > 1:  # a term that no row of the step has a loss by has none
+                means = torch.where(known, losses, torch.nan).tolist()
                 told = {f"train/loss/{name}": mean for name, mean in zip(self.objective.terms, means, strict=True)}
-            told |= {"train/loss": float(self.objective.weigh(losses)), "train/grad_norm": float(norm)}
+            loss = float(self.objective.weigh(losses)) if known.any() else math.nan  # as val/loss: 0 would be perfect
+            told |= {"train/loss": loss, "train/grad_norm": float(norm)}
             groups = self.trainer.optimizers[0].param_groups
             rates = {f"lr/{g['name'].removesuffix('/no_decay')}": float(g["lr"]) for g in groups}
             self._write({**told, **rates})

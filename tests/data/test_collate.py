@@ -55,6 +55,13 @@ def test_a_batch_without_a_good_row(samples: list[Sample]) -> None:
     assert list(batch.split(2)) == []
 
 
+def test_identities_are_there_without_a_good_row() -> None:
+    asked = Collate(5, np.array([2], dtype=np.int32), identity=torch.zeros(3, dtype=torch.int64))
+    found = asked([BAD]).identity
+    assert found is not None
+    assert (found.shape, found.dtype) == ((0, 3), torch.int64)  # or another rank's rows do not fit to these
+
+
 def test_without_pictures_there_are_no_pixels() -> None:
     assert collate()([sample(1, picture=False)]).pixel_values is None
 

@@ -107,6 +107,17 @@ def test_a_missing_split_gives_no_batches(config: DataConfig, tokenizer: PreTrai
     assert data.val_dataloader() == data.test_dataloader() == []
 
 
+def test_a_rank_for_which_no_batch_is_left_gets_an_empty_one(
+    config: DataConfig, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = module(config, tokenizer)  # 7 rows of val, a bad one among them, in batches of 8
+    ranks = []
+    for rank in range(3):
+        monkeypatch.setattr(data, "_place", lambda rank=rank: (rank, 3))
+        ranks.append([len(batch) for batch in data.val_dataloader()])
+    assert ranks == [[6], [0], [0]]
+
+
 def test_labels_that_cannot_be_encoded_make_bad_rows(config: DataConfig, tokenizer: PreTrainedTokenizerFast) -> None:
     def only_disc(label: Any) -> int:
         if label != "disc":

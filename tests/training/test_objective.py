@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from aligned import AlignedCase, written_out
 from make_shapes import Shapes
 from pairing import cached, largest_error
-from runs import Run
+from runs import Run, TrainRun
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -100,6 +101,26 @@ def test_the_finished_model_has_nothing_of_it(run: Run, shapes: Shapes) -> None:
 def test_another_run_can_start_from_it(run: Run, shapes: Shapes, tmp_path: Path) -> None:
     typed = [*shapes.overrides, *AUXILIARY, f"init={run.path}", "trainer.max_steps=1", f"paths.runs={tmp_path}"]
     assert main(["train", *typed]) == 0
+
+
+def test_an_optimizer_step_whose_rows_are_all_bad_has_no_loss(
+    train_run: TrainRun, shapes: Shapes, tmp_path: Path
+) -> None:
+    with shapes.rows.open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["split"] == "train"][:16]
+    for number, row in enumerate(rows):
+        row["image"] = str(shapes.folder / row["image"]) if number < 5 else "nowhere.png"
+    table = tmp_path / "rows.csv"
+    with table.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    few = ["data.batch_size=2", "data.limit=null", "data.max_bad_fraction=1", "trainer.max_epochs=1"]
+    run = train_run(*AUXILIARY, *few, "trainer.log_every_steps=1", f"data.path={table}")
+    losses = [float(row["train/loss"]) for row in csv.DictReader(run.metrics.splitlines()) if row["train/loss"]]
+    assert len(losses) == 8
+    assert sum(map(math.isnan, losses)) >= 3  # five good rows are in five of them at most
+    assert 0 not in losses
 
 
 @pytest.mark.parametrize(
