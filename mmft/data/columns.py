@@ -17,9 +17,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+from PIL import Image
 from pyarrow import types
 
 from mmft.data.formats import Column, text_chunk
+from mmft.data.pixels import encoded
 
 Reasons = dict[int, str]
 _SEVERAL = "several captions of a picture are several rows"
@@ -139,7 +141,7 @@ def _only_unicode(column: pa.ChunkedArray) -> tuple[pa.ChunkedArray, Reasons]:
 
 
 def as_pictures(column: Column) -> tuple[Pictures, Reasons]:
-    """Paths, encoded bytes, or `{bytes, path}` as the `datasets` library writes them."""
+    """Paths, encoded bytes, Pillow's pictures, or `{bytes, path}` as the `datasets` library writes them."""
     return _pictures_from_list(column) if isinstance(column, list) else _pictures_from_arrow(column)
 
 
@@ -151,14 +153,19 @@ def _pictures_from_list(values: Sequence[Any]) -> tuple[Pictures, Reasons]:
         if isinstance(value, dict):
             value = value.get("path") if value.get("bytes") is None else value["bytes"]
         value = str(value) if hasattr(value, "__fspath__") else value
+        if isinstance(value, Image.Image):
+            try:
+                value = encoded(value)
+            except (OSError, ValueError, KeyError) as error:
+                reasons[row], value = f"a picture that cannot be read: {error}", None
         data.append(bytes(value) if isinstance(value, (bytes, bytearray, memoryview)) else None)
         paths.append(value if isinstance(value, str) else None)
         if data[-1] is None and paths[-1] is None and not is_null(value):
-            reasons[row] = f"{_kind(value)} where a path or encoded bytes are needed"
+            reasons[row] = f"{_kind(value)} where a path, encoded bytes or a Pillow image are needed"
     array, broken = text_chunk(paths)
     reasons.update(dict.fromkeys(broken, "a path that is not valid Unicode text"))
-    encoded = pa.chunked_array([pa.array(data, pa.large_binary())])
-    return Pictures(None if encoded.null_count == len(encoded) else encoded, pa.chunked_array([array])), reasons
+    held = pa.chunked_array([pa.array(data, pa.large_binary())])
+    return Pictures(None if held.null_count == len(held) else held, pa.chunked_array([array])), reasons
 
 
 def _pictures_from_arrow(column: pa.ChunkedArray) -> tuple[Pictures, Reasons]:

@@ -1,6 +1,8 @@
-"""Turns a decoded picture of any Pillow mode into RGB, without clipping deep ones or losing transparency."""
+"""Decoded pictures of any Pillow mode: into RGB, without clipping deep ones or losing transparency, and into bytes."""
 
 from __future__ import annotations
+
+import io
 
 import numpy as np
 import numpy.typing as npt
@@ -9,6 +11,7 @@ from PIL import Image
 Colour = tuple[int, ...]
 
 _ALPHA = ("RGBA", "LA", "PA", "RGBa", "La")
+_PNG = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 
 
 def to_rgb(picture: Image.Image, background: Colour) -> Image.Image:
@@ -24,6 +27,20 @@ def to_rgb(picture: Image.Image, background: Colour) -> Image.Image:
         layer = picture.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", layer.size, (*background, 255)), layer).convert("RGB")
     return picture if picture.mode == "RGB" else picture.convert("RGB")
+
+
+def encoded(picture: Image.Image) -> bytes:
+    """A picture in memory as bytes that the same pixels are read from: PNG, or TIFF for what PNG has no mode for.
+
+    What its EXIF data say of its turn is kept.
+
+    Raises:
+        OSError, ValueError, KeyError: it is closed, or its file is damaged, or TIFF has no such mode either.
+    """
+    stream = io.BytesIO()
+    form = "PNG" if picture.mode in _PNG else "TIFF"
+    picture.save(stream, form, exif=picture.getexif(), compress_level=1)
+    return stream.getvalue()
 
 
 def _from_deep(picture: Image.Image) -> Image.Image:

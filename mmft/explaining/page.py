@@ -8,6 +8,7 @@ Legend: H W picture height and width.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import cache
 
@@ -20,6 +21,9 @@ from mmft.explaining.words import Word
 _SIDE, _MARGIN, _LINE = 336, 16, 22  # pixels
 _WIDTH = 2 * _SIDE + 3 * _MARGIN
 _RED, _BLUE, _INK, _PALE = (200, 30, 30), (30, 70, 200), (20, 20, 20), (150, 150, 150)
+_LINE_ENDS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # Pillow cannot measure a line that has some of them
+_LONGEST = 300  # characters that are measured; no line of the page holds as many
+_MOST_CUT_OFF = 20  # words that the model has not read: enough to see where it stopped
 Floats = npt.NDArray[np.float64]
 
 
@@ -34,6 +38,7 @@ def draw(
         cells: (K, K) what each part of it adds.
         words: of the text; none: there is no text.
     """
+    words = _shown(words)
     placed, bottom = _placed(words)
     top = _MARGIN + _LINE * len(lines) + _MARGIN // 2
     below = top + (_SIDE + _MARGIN if pixels is not None else _LINE)
@@ -57,11 +62,25 @@ def draw(
     return page
 
 
-def _fitting(line: str) -> str:
-    """The line, its end cut off where it is too wide."""
-    while _font().getlength(line) > _WIDTH - 2 * _MARGIN:
+def _fitting(text: str, room: int = _WIDTH - 2 * _MARGIN) -> str:
+    """The text in one line, its end cut off where it is too wide."""
+    line = _LINE_ENDS.sub(" ", text)
+    if len(line) > _LONGEST:
+        line = line[:_LONGEST] + "…"
+    while _font().getlength(line) > room:
         line = line[:-2].rstrip("…") + "…"
     return line
+
+
+def _shown(words: list[Word]) -> list[Word]:
+    """The words, each no wider than the page; of those that were cut off the first, and how many more there are."""
+    read = [word for word in words if word.weight is not None]
+    cut_off = [word for word in words if word.weight is None]
+    more = len(cut_off) - _MOST_CUT_OFF
+    if more > 1:
+        cut_off = cut_off[:_MOST_CUT_OFF]
+        cut_off.append(Word(f"… and {more:,} more words", cut_off[-1].start, None))
+    return [word._replace(text=_fitting(word.text, _WIDTH - 2 * _MARGIN - 8)) for word in read + cut_off]
 
 
 def _heat(plain: Image.Image, cells: Floats) -> Image.Image:

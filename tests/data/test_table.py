@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -13,12 +14,17 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
+from PIL import Image
 
 from mmft.config.schema.data import ColumnsConfig
+from mmft.data.image import ImageReader
+from mmft.data.pixels import to_rgb
 from mmft.data.table import Table
 from mmft.errors import UserError
 
 Write = Callable[..., Path]
+PAIRS = ColumnsConfig(image="image", text="text")
 ROWS = [
     {"image": "a.png", "text": "one", "label": "x", "id": "A", "split": "train", "weight": "1", "group": "g"},
     {"image": "", "text": "two", "label": "y", "id": "B", "split": "val", "weight": "0", "group": ""},
@@ -83,6 +89,36 @@ def test_a_frame_with_mixed_columns_is_read_value_by_value() -> None:
     table = Table.from_rows(frame, ColumnsConfig(text="text", label="label"))
     assert table.texts(every_row(table)) == ["a", "7"]
     assert table.labels(every_row(table)) == [1, "one"]
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "I", "I;16", "F"])
+def test_pictures_of_pillow_have_the_pixels_of_their_files(mode: str) -> None:
+    numbers = np.random.default_rng(0).integers(0, 255, (20, 30, 4), dtype=np.uint8)
+    picture = Image.fromarray(numbers)
+    picture = (
+        Image.new(mode, (30, 20), 30_000)
+        if mode[0] in "IF"
+        else picture.convert("RGB" if mode == "P" else mode).convert(mode)
+    )
+    table = Table.from_rows(pd.DataFrame({"image": [picture, None], "text": ["a", "b"]}), PAIRS)
+    assert (table.bad, table.image(1)) == ({}, None)
+    read = ImageReader(20, "pad", "white", 10_000)
+    with Image.open(io.BytesIO(table.image(0))) as again:  # type: ignore[arg-type]
+        assert np.array_equal(np.array(to_rgb(again, (1, 2, 3))), np.array(to_rgb(picture, (1, 2, 3))))
+    assert read(table.image(0)).shape == (3, 20, 20)  # type: ignore[arg-type]
+
+
+def test_a_picture_of_pillow_is_turned_as_its_file_says(encode: Callable[..., bytes]) -> None:
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    data = encode(Image.linear_gradient("L").resize((30, 20)), "PNG", exif=turned)
+    gone = Image.open(io.BytesIO(data))
+    gone.close()
+    rows = [{"image": Image.open(io.BytesIO(data)), "text": ""}, {"image": gone, "text": "b"}]
+    table = Table.from_rows(rows, PAIRS)
+    read = ImageReader(20, "squash", "white", 10_000)
+    assert torch.equal(read(table.image(0)), read(data))  # type: ignore[arg-type]
+    assert "a picture that cannot be read" in table.bad[1].reason
 
 
 def test_picture_columns_of_every_kind() -> None:
