@@ -68,8 +68,8 @@ class LoadedModel:
 
         Args:
             rows: a list of dicts, a pandas DataFrame or an Arrow table, with the run's columns of pictures and texts.
-                A picture is a path, encoded bytes, or an image of Pillow. Rows without its column of ids go by their
-                numbers.
+                A picture is a path, encoded bytes, an image of Pillow or an array (H, W, 3) uint8; None: the row has
+                none. Rows without its column of ids go by their numbers.
             root: folder that picture paths are relative to.
 
         Returns:

@@ -369,6 +369,8 @@ def test_rows_come_back_in_the_type_that_they_were_given_in(run: Run, shapes: An
     assert isinstance(frame, pd.DataFrame)
     assert isinstance(table, pa.Table)
     assert list(frame.index) == [7, 8, 9]
+    assert model.predict([]) == []
+    assert list(model.predict(pd.DataFrame(rows)[:0])) == list(frame)
     assert frame["prediction"].tolist() == table["prediction"].to_pylist() == [a["prediction"] for a in listed]
 
 

@@ -141,7 +141,7 @@ def _only_unicode(column: pa.ChunkedArray) -> tuple[pa.ChunkedArray, Reasons]:
 
 
 def as_pictures(column: Column) -> tuple[Pictures, Reasons]:
-    """Paths, encoded bytes, Pillow's pictures, or `{bytes, path}` as the `datasets` library writes them."""
+    """Paths, encoded bytes, Pillow's pictures, arrays, or `{bytes, path}` as the `datasets` library writes them."""
     return _pictures_from_list(column) if isinstance(column, list) else _pictures_from_arrow(column)
 
 
@@ -153,7 +153,7 @@ def _pictures_from_list(values: Sequence[Any]) -> tuple[Pictures, Reasons]:
         if isinstance(value, dict):
             value = value.get("path") if value.get("bytes") is None else value["bytes"]
         value = str(value) if hasattr(value, "__fspath__") else value
-        if isinstance(value, Image.Image):
+        if isinstance(value, (Image.Image, np.ndarray)):
             try:
                 value = encoded(value)
             except (OSError, ValueError, KeyError) as error:
@@ -161,7 +161,7 @@ def _pictures_from_list(values: Sequence[Any]) -> tuple[Pictures, Reasons]:
         data.append(bytes(value) if isinstance(value, (bytes, bytearray, memoryview)) else None)
         paths.append(value if isinstance(value, str) else None)
         if data[-1] is None and paths[-1] is None and not is_null(value):
-            reasons[row] = f"{_kind(value)} where a path, encoded bytes or a Pillow image are needed"
+            reasons[row] = f"{_kind(value)} where a path, encoded bytes, a Pillow image or an array is needed"
     array, broken = text_chunk(paths)
     reasons.update(dict.fromkeys(broken, "a path that is not valid Unicode text"))
     held = pa.chunked_array([pa.array(data, pa.large_binary())])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,14 +30,21 @@ def to_rgb(picture: Image.Image, background: Colour) -> Image.Image:
     return picture if picture.mode == "RGB" else picture.convert("RGB")
 
 
-def encoded(picture: Image.Image) -> bytes:
+def encoded(picture: Image.Image | npt.NDArray[Any]) -> bytes:
     """A picture in memory as bytes that the same pixels are read from: PNG, or TIFF for what PNG has no mode for.
 
-    What its EXIF data say of its turn is kept.
+    What its EXIF data say of its turn is kept. An array is uint8, (H, W) grey, (H, W, 3) RGB or (H, W, 4) RGBA.
 
     Raises:
-        OSError, ValueError, KeyError: it is closed, or its file is damaged, or TIFF has no such mode either.
+        OSError, ValueError, KeyError: it is closed, or its file is damaged, or TIFF has no such mode either; or an
+            array is of another type or shape.
     """
+    if isinstance(picture, np.ndarray):
+        if picture.dtype != np.uint8 or picture.ndim not in (2, 3) or picture.shape[2:] not in ((), (3,), (4,)):
+            raise ValueError(
+                f"an array of {picture.dtype} {picture.shape}, where uint8 (H, W), (H, W, 3) or (H, W, 4) is needed"
+            )
+        picture = Image.fromarray(picture)
     stream = io.BytesIO()
     form = "PNG" if picture.mode in _PNG else "TIFF"
     picture.save(stream, form, exif=picture.getexif(), compress_level=1)

@@ -20,7 +20,7 @@ def read_rows(rows: Any, wanted: Collection[str], check: Check) -> Raw:
         check: called with the names that there are.
 
     Raises:
-        UserError: there are no rows, or they are of another kind.
+        UserError: they are of another kind.
     """
     if isinstance(rows, pa.Table):
         check(rows.column_names)
@@ -31,9 +31,7 @@ def read_rows(rows: Any, wanted: Collection[str], check: Check) -> Raw:
         raise UserError(f"rows: {type(rows).__name__} given; give a list of dicts, a DataFrame or an Arrow table")
     else:
         raw = collect_mappings(map(_mapping, rows), wanted, check)
-    if raw.length == 0:
-        raise UserError("rows: there are none")
-    return raw
+    return raw if raw.length else Raw(0, {})  # a column without a value has no type that could be wrong
 
 
 def _mapping(row: Any) -> Mapping[str, Any] | str:

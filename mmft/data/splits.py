@@ -53,11 +53,16 @@ def load_splits(config: DataConfig, seed: int) -> dict[str, Split]:
         `train`, and `val` and `test` where there are any.
 
     Raises:
-        UserError: keys that contradict each other, unusable files, no training rows, or no rows in a
-            split that was asked for.
+        UserError: keys that contradict each other, unusable files, no training rows or none that has a weight, or no
+            rows in a split that was asked for.
     """
     _check_sources(config)
     splits = _from_files(config, seed) if config.path is None else _from_table(config, config.path, seed)
+    if not any(map(splits["train"].table.weight, splits["train"].rows.tolist())):
+        raise UserError(
+            f"data.columns.weight={config.columns.weight}: all {len(splits['train']):,} training rows have weight 0, "
+            "so that there is nothing to learn from"
+        )
     if config.overfit is not None:
         return dict.fromkeys(SPLITS, limited(splits["train"], config.overfit, seed))
     if config.limit is None:

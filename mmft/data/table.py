@@ -120,7 +120,7 @@ class Table:
             optional: fields of `columns` whose column may be absent.
 
         Raises:
-            UserError: there are no rows, or a column is missing or unusable as a whole.
+            UserError: a column is missing or unusable as a whole.
         """
         raw = read_rows(rows, set(roles(columns)), lambda names: check_names(names, columns, optional, "rows"))
         return cls(raw, columns, root or Path.cwd(), "rows")

@@ -126,6 +126,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"path": "T", "fractions": (0.5, 0.1, 0.1)}, "add up to 0.7, not to 1"),
     ({"path": "T", "columns": {"id": "label"}}, "3 ids of .* occur twice"),
     ({"path": "S"}, "data.fractions.(val|test): 4 rows"),
+    ({"path": "W", "columns": {"weight": "w"}}, "data.columns.weight=w: all 24 training rows have weight 0"),
     ({"path": "V", "columns": {"split": "split"}}, "no row of .* is in 'train'; rows by split: val 2"),
 ]
 
@@ -135,6 +136,7 @@ def test_splits_that_cannot_be_are_the_users_error(write: Write, keys: dict[str,
     files = {
         "T": write("t.csv", made(30)),
         "S": write("s.csv", made(4, labels=1)),
+        "W": write("w.csv", [row | {"w": "0"} for row in made(30)]),
         "V": write("v.csv", [row | {"split": "val"} for row in made(2)]),
     }
     keys = {key: str(files[value]) if isinstance(value, str) else value for key, value in keys.items()}

@@ -121,6 +121,22 @@ def test_a_picture_of_pillow_is_turned_as_its_file_says(encode: Callable[..., by
     assert "a picture that cannot be read" in table.bad[1].reason
 
 
+@pytest.mark.parametrize("shape", [(20, 30), (20, 30, 3), (20, 30, 4)])
+def test_arrays_are_the_pictures_that_they_hold(shape: tuple[int, ...]) -> None:
+    numbers = np.random.default_rng(0).integers(0, 255, shape, dtype=np.uint8)
+    for rows in ([{"image": numbers, "text": "a"}], pd.DataFrame({"image": [numbers], "text": ["a"]})):
+        table = Table.from_rows(rows, PAIRS)
+        with Image.open(io.BytesIO(table.image(0))) as again:  # type: ignore[arg-type]
+            assert np.array_equal(np.array(again), numbers)
+
+
+@pytest.mark.parametrize("wrong", [np.zeros((20, 30, 3), np.float32), np.zeros((3, 20, 30), np.uint8)])
+def test_an_array_of_another_kind_is_a_bad_row(wrong: Any) -> None:
+    table = Table.from_rows([{"image": wrong, "text": "a"}, {"image": "a.png", "text": "b"}], PAIRS)
+    assert list(table.bad) == [0]
+    assert f"an array of {wrong.dtype} {wrong.shape}, where uint8" in table.bad[0].reason
+
+
 def test_picture_columns_of_every_kind() -> None:
     columns = ColumnsConfig(image="image")
     data = pa.array([b"png", None, b""], pa.binary())
@@ -340,7 +356,15 @@ def test_no_known_split_at_all_is_the_users_error(write: Write) -> None:
         Table.open(path, ColumnsConfig(text="text", split="split"))
 
 
-@pytest.mark.parametrize("rows", [[], {"text": "t"}, "text", pa.table({"text": pa.array([], pa.string())})])
+NO_ROWS = [[], pd.DataFrame({"text": []}), pa.table({"text": pa.array([], pa.string())})]
+
+
+@pytest.mark.parametrize("rows", NO_ROWS)
+def test_no_rows_are_no_error(rows: Any) -> None:
+    assert len(Table.from_rows(rows, ColumnsConfig(text="text"))) == 0
+
+
+@pytest.mark.parametrize("rows", [{"text": "t"}, "text"])
 def test_rows_of_no_kind_are_the_users_error(rows: Any) -> None:
     with pytest.raises(UserError, match="^rows: "):
         Table.from_rows(rows, ColumnsConfig(text="text"))
