@@ -6,6 +6,7 @@ Legend: B batch, R rows, T targets.
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
@@ -19,7 +20,9 @@ from mmft.batch import Batch, Outputs
 from mmft.errors import UserError
 from mmft.precision import at_least_float32
 from mmft.tasks.base import Subject, Task
+from mmft.tasks.labels import shown
 
+log = logging.getLogger(__name__)
 _METRICS = ("rmse", "mae", "r2", "pearson", "spearman")
 
 
@@ -73,6 +76,12 @@ class Regression(Task):
         else:
             self._set(names, values.mean(0).tolist(), std.tolist())
         self._spread = std
+        if self.width > 1:
+            log.info(
+                "rmse and mae are means over %d targets, each in its standard deviations (%s); targets.csv has each "
+                "target's own, in its own units",
+                *(self.width, shown([f"{name} {one:.4g}" for name, one in zip(names, std.tolist(), strict=True)])),
+            )
 
     def encode(self, label: Any) -> list[float]:
         """(T,) the targets as the model learns them."""

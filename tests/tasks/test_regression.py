@@ -183,6 +183,14 @@ def options(rows: Path, shapes: Shapes, label: str) -> list[str]:
     return [f"data.path={rows}", f"data.root={shapes.rows.parent}", f"data.columns.label={label}", "task=regression"]
 
 
+def test_the_unit_of_several_targets_errors_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    Regression().fit([1.0, 2.0])
+    assert not caplog.records
+    Regression().fit([{"a": 1.0, "b": 10.0}, {"a": 3.0, "b": 30.0}])
+    assert "means over 2 targets, each in its standard deviations (a 1, b 10); targets.csv" in caplog.text
+
+
 def test_a_run_learns_and_comes_back(train_run: TrainRun, rows: Path, shapes: Shapes) -> None:
     more = ["data.limit=null", "trainer.max_epochs=10", "optim.lr=1e-3", "data.max_bad_fraction=0.1"]
     more += ["modality_report=true"]
