@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from functools import cache
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from mmft.explaining.fonts import font_for, lacks
 from mmft.explaining.words import Word
 
 _SIDE, _MARGIN, _LINE = 336, 16, 22  # pixels
@@ -23,6 +23,8 @@ _WIDTH = 2 * _SIDE + 3 * _MARGIN
 _RED, _BLUE, _INK, _PALE = (200, 30, 30), (30, 70, 200), (20, 20, 20), (150, 150, 150)
 _LINE_ENDS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # Pillow cannot measure a line that has some of them
 _LONGEST = 300  # characters that are measured; no line of the page holds as many
+_SIZE, _SMALL = 15, 11  # of letters
+_BOXES = "signs that no font of this machine has are drawn as boxes; fonts-noto-cjk has most"
 _MOST_CUT_OFF = 20  # words that the model has not read: enough to see where it stopped
 Floats = npt.NDArray[np.float64]
 
@@ -38,16 +40,18 @@ def draw(
         cells: (K, K) what each part of it adds.
         words: of the text; none: there is no text.
     """
-    words = _shown(words)
+    words, lines = _shown(words), [_fitting(line) for line in lines]
+    if lacks([*lines, *(word.text for word in words)], _SIZE):
+        lines.append(_BOXES)
     placed, bottom = _placed(words)
     top = _MARGIN + _LINE * len(lines) + _MARGIN // 2
     below = top + (_SIDE + _MARGIN if pixels is not None else _LINE)
     page = Image.new("RGB", (_WIDTH, below + bottom + _MARGIN), "white")
     pen = ImageDraw.Draw(page)
     for number, told in enumerate(lines):
-        pen.text((_MARGIN, _MARGIN + number * _LINE), _fitting(told), fill=_INK, font=_font())
+        _say(pen, (_MARGIN, _MARGIN + number * _LINE), told)
     if pixels is None or cells is None:
-        pen.text((_MARGIN, top), "(no picture)", fill=_PALE, font=_font())
+        _say(pen, (_MARGIN, top), "(no picture)", _PALE)
     else:
         plain = Image.fromarray(pixels).resize((_SIDE, _SIDE), Image.Resampling.BICUBIC)
         page.paste(plain, (_MARGIN, top))
@@ -55,7 +59,7 @@ def draw(
         for left in (_MARGIN, 2 * _MARGIN + _SIDE):
             pen.rectangle([left - 1, top - 1, left + _SIDE, top + _SIDE], outline=_PALE)
     if not words:
-        pen.text((_MARGIN, below), "(no text)", fill=_PALE, font=_font())
+        _say(pen, (_MARGIN, below), "(no text)", _PALE)
     largest = max((abs(word.weight or 0.0) for word in words), default=0.0)
     for word, (left, line) in zip(words, placed, strict=True):
         _write(pen, word, (left, below + line), largest)
@@ -67,7 +71,7 @@ def _fitting(text: str, room: int = _WIDTH - 2 * _MARGIN) -> str:
     line = _LINE_ENDS.sub(" ", text)
     if len(line) > _LONGEST:
         line = line[:_LONGEST] + "…"
-    while _font().getlength(line) > room:
+    while _length(line) > room:
         line = line[:-2].rstrip("…") + "…"
     return line
 
@@ -106,7 +110,7 @@ def _placed(words: list[Word]) -> tuple[list[tuple[int, int]], int]:
 
 
 def _width(word: Word) -> int:
-    return 8 + int(max(_font().getlength(word.text), _font(11).getlength(_number(word))))
+    return 8 + int(max(_length(word.text), _length(_number(word), _SMALL)))
 
 
 def _number(word: Word) -> str:
@@ -120,14 +124,15 @@ def _write(pen: ImageDraw.ImageDraw, word: Word, place: tuple[int, int], largest
     colour = _RED if (word.weight or 0.0) > 0 else _BLUE
     ground = tuple(int(255 * (1 - share) + part * share) for part in colour)
     pen.rectangle([left, top, left + _width(word), top + _LINE], fill=ground)
-    pen.text((left + 4, top + 2), word.text, fill=_PALE if word.weight is None else _INK, font=_font())
-    pen.text((left + 4, top + _LINE + 2), _number(word), fill=_PALE, font=_font(11))
+    _say(pen, (left + 4, top + 2), word.text, _PALE if word.weight is None else _INK)
+    _say(pen, (left + 4, top + _LINE + 2), _number(word), _PALE, _SMALL)
 
 
-@cache
-def _font(size: int = 15) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """DejaVu, which has most scripts, where the machine has it; else Pillow's own, which is Latin only."""
-    try:
-        return ImageFont.truetype("DejaVuSans.ttf", size)
-    except OSError:
-        return ImageFont.load_default(size)
+def _say(
+    pen: ImageDraw.ImageDraw, place: tuple[int, int], text: str, ink: tuple[int, int, int] = _INK, size: int = _SIZE
+) -> None:
+    pen.text(place, text, fill=ink, font=font_for(text, size))
+
+
+def _length(text: str, size: int = _SIZE) -> float:
+    return font_for(text, size).getlength(text)

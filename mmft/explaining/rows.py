@@ -81,6 +81,9 @@ class Explained:
             f"prediction {answer['prediction']}{score}",
             f"speaks for {subject} (red) or against it (blue):   {told}",
         ]
+        if _misses_much(self.found):
+            asked = self.found.value - self.found.baseline
+            lines.append(f"{self.found.missed:+.2f} of {asked:+.2f} is not attributed; more points come nearer")
         pixels = None if self.pixels is None else self.pixels.permute(1, 2, 0).numpy()
         return draw(lines, pixels, None if self.cells is None else self.cells.numpy(), self.words)
 
@@ -158,12 +161,15 @@ def _nothing_said(model: LoadedModel, batch: Batch) -> Tensor:
 
 
 def _check(found: Attribution, row: int, points: int) -> None:
-    asked = abs(found.value - found.baseline)
-    if abs(found.missed) > _MUCH * max(asked, 1e-3):
+    if _misses_much(found):
         log.warning(
             "row %d: the weights add up to %.3f of %.3f; type points=%d to come nearer",
             *(row, found.value - found.baseline - found.missed, found.value - found.baseline, 4 * points),
         )
+
+
+def _misses_much(found: Attribution) -> bool:
+    return abs(found.missed) > _MUCH * max(abs(found.value - found.baseline), 1e-3)
 
 
 def _explained(

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from mmft.explaining.page import draw
+from mmft.explaining.rows import Explained
 from mmft.explaining.words import Word
+from mmft.models.attribution import Attribution
 
 
 def darkest(page: Image.Image, columns: slice) -> int:
@@ -34,3 +37,13 @@ def test_a_text_of_which_most_is_cut_off_says_how_many_words() -> None:
     assert np.any(np.array(pages[0]) != np.array(pages[1]))  # the number
     few = draw(["id 1"], None, None, read + [Word("rest", 150, None)] * 3)
     assert few.height < pages[0].height
+
+
+def test_a_page_says_what_is_not_attributed() -> None:
+    def page(added: float) -> Image.Image:
+        answer = {"row": 0, "id": "0", "prediction": "a", "score": 0.5}
+        found = Attribution(None, torch.tensor([added]), value=1.0, baseline=0.0)
+        row = Explained(answer=answer, name="a", of="", found=found, cells=None, pixels=None, words=[])
+        return row.page()
+
+    assert page(0.8).height > page(0.99).height  # by a line
