@@ -43,13 +43,14 @@ def resolve(composed: Composed) -> tuple[Composed, Path] | None:
     folder = _find(composed)
     if folder is None:
         return None
-    if folder.is_completed:
-        return composed, folder.path  # `train` says so
-    with folder.owned():
-        pass  # another process may be at it; `train` takes it for good
+    if not folder.is_completed:
+        with folder.owned():
+            pass  # another process may be at it; `train` takes it for good
     saved = folder.read_config()
     base = Path(saved.pop("working_directory", Path.cwd()))
     _refuse_changes(composed, saved, folder)
+    if folder.is_completed:
+        return composed, folder.path  # `train` says so
     for key in _MAY_CHANGE:
         if key in _typed_keys(composed) - {"resume", "paths.runs"}:  # of this start, not of the run
             _set(saved, key, _get(composed.resolved_for_disk(), key))
