@@ -101,8 +101,8 @@ def _figures(task: Task, known: Features, asked: Features, both: float, prefix: 
 
 def _of_part(task: Several, name: str, features: Features) -> Features:
     """The rows that have a label for one of several tasks, and what it is."""
-    there = task.labelled(name, features.target)
-    target = task.targets_of(name, features.target[there])
+    there = task.places.labelled(name, features.target)
+    target = task.places.targets(name, features.target[there])
     return Features(features.image[there], features.text[there], target, features.weight[there])
 
 

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -24,16 +24,9 @@ from mmft.errors import UserError
 from mmft.tasks.base import Subject, Task
 from mmft.tasks.labels import ToldOnce, in_files
 from mmft.tasks.part_metrics import PartMetrics
+from mmft.tasks.side_by_side import Heads, SideBySide
 
 log = logging.getLogger(__name__)
-
-
-class _Place(NamedTuple):
-    """Where a task's numbers are in a row's target and in the outputs."""
-
-    target: slice  # the first says whether the row has a label for the task
-    outputs: slice
-    like: Tensor  # a target of zeros, of the task's own shape and type
 
 
 class Several(Task):
@@ -46,6 +39,9 @@ class Several(Task):
     Args:
         parts: tasks by name, which is the column of their labels; each learns from one column.
         loss_weights: by name; 1 where nothing is said.
+
+    Attributes:
+        places: where each task's numbers are in targets and outputs, once it is fitted.
     """
 
     monitor = "loss"
@@ -54,19 +50,14 @@ class Several(Task):
     def __init__(self, parts: Mapping[str, Task], loss_weights: Mapping[str, float] | None = None) -> None:
         self.parts = dict(parts)
         self.loss_terms = {name: (loss_weights or {}).get(name, 1.0) for name in parts}
-        self._places: dict[str, _Place] = {}
+        self.places = SideBySide({})
         self._missing = ToldOnce("no row to measure on has a label for %s: its metrics are nan, and loss is without it")
         self._untuned = ToldOnce("no validation row has a label for %s: what is tuned on them stays as it is")
 
     def _place(self) -> None:
         """Finds the places, once the tasks know their widths."""
-        numbers, outputs = 0, 0
-        for name, task in self.parts.items():
-            like = task.empty_target()
-            size = 1 + like.numel()
-            self._places[name] = _Place(slice(numbers, numbers + size), slice(outputs, outputs + task.width), like)
-            numbers, outputs = numbers + size, outputs + task.width
-        self.width = outputs
+        self.places = SideBySide(self.parts)
+        self.width = self.places.outputs
 
     def make_head(self, width: int) -> nn.Module:
         """(B, width) -> (B, C): the tasks' heads, their outputs side by side."""
@@ -92,15 +83,10 @@ class Several(Task):
 
     def encode(self, label: Any) -> Tensor:
         """(W,) float64: for each task whether there is a label, and its target."""
-        target, found = [], False
-        for name, task in self.parts.items():
-            encoded = self._encoded(name, task, label[name])
-            found |= encoded is not None
-            numbers = self._places[name].like if encoded is None else torch.as_tensor(encoded)
-            target += [torch.tensor([encoded is not None], dtype=torch.float64), numbers.reshape(-1).double()]
-        if not found:
+        targets = {name: self._encoded(name, task, label[name]) for name, task in self.parts.items()}
+        if all(target is None for target in targets.values()):
             raise ValueError("no label for any of the tasks")
-        return torch.cat(target)
+        return self.places.join(targets)
 
     @staticmethod
     def _encoded(name: str, task: Task, label: Any) -> Any:
@@ -114,26 +100,17 @@ class Several(Task):
 
     def empty_target(self) -> Tensor:
         """(W,) float64."""
-        return torch.zeros(max(place.target.stop for place in self._places.values()), dtype=torch.float64)
+        return self.places.empty()
 
     def rows_of(self, name: str, batch: Batch) -> Batch:
         """The batch as one task knows it: its own targets, and weight 0 for rows without a label."""
         assert batch.target is not None
-        weight = batch.weight * self.labelled(name, batch.target)
-        return replace(batch, target=self.targets_of(name, batch.target), weight=weight)
-
-    def targets_of(self, name: str, target: Tensor) -> Tensor:
-        """Targets (R, W) -> (R, ...) one task's own; zeros for rows without a label."""
-        place = self._places[name]
-        return target[:, place.target][:, 1:].reshape(len(target), *place.like.shape).to(place.like.dtype)
+        weight = batch.weight * self.places.labelled(name, batch.target)
+        return replace(batch, target=self.places.targets(name, batch.target), weight=weight)
 
     def outputs_of(self, name: str, outputs: Outputs) -> Outputs:
         """One task's part of the head's outputs."""
-        return Outputs(outputs.logits[:, self._places[name].outputs], outputs.image, outputs.text)
-
-    def labelled(self, name: str, target: Tensor) -> Tensor:
-        """Targets (R, W) -> (R,) bool, True = the row has a label for the task."""
-        return target[:, self._places[name].target.start] > 0
+        return Outputs(self.places.logits(name, outputs.logits), outputs.image, outputs.text)
 
     def loss_sum(self, outputs: Outputs, batch: Batch) -> Tensor:
         """There is none that one number divides; see `loss_sums`."""
@@ -152,8 +129,8 @@ class Several(Task):
         """(C,) the tasks' own, side by side."""
         found = []
         for name, task in self.parts.items():
-            there = self.labelled(name, target)
-            found.append(task.constant_outputs(self.targets_of(name, target[there]), weight[there]))
+            there = self.places.labelled(name, target)
+            found.append(task.constant_outputs(self.places.targets(name, target[there]), weight[there]))
         return torch.cat(found)
 
     def metrics(self) -> MetricCollection:
@@ -165,7 +142,7 @@ class Several(Task):
         assert isinstance(metrics, PartMetrics)
         assert batch.target is not None
         for name, task in self.parts.items():
-            there = self.labelled(name, batch.target).nonzero()[:, 0]
+            there = self.places.labelled(name, batch.target).nonzero()[:, 0]
             metrics.seen[name].append(len(there) > 0)
             if len(there):
                 own = self.outputs_of(name, outputs)
@@ -251,11 +228,11 @@ class Several(Task):
         """Tunes each task that wants it on the rows that have its label."""
         found = {}
         for name, task in self.parts.items():
-            there = self.labelled(name, target)
+            there = self.places.labelled(name, target)
             if task.tunes and there.any():
-                own = self.targets_of(name, target[there])
+                own = self.places.targets(name, target[there])
                 log.info("tuned for %s:", name)  # what follows is the task's, which does not know its name
-                found[name] = task.tune(logits[there, self._places[name].outputs], own, weight[there])
+                found[name] = task.tune(self.places.logits(name, logits[there]), own, weight[there])
         self._untuned.tell(name for name, task in self.parts.items() if task.tunes and name not in found)
         return found
 
@@ -279,18 +256,6 @@ class Several(Task):
         """Whether the tasks are the same, in the same order, and each one's outputs are."""
         own = state.get("parts", {})
         return list(own) == list(self.parts) and all(t.same_outputs(own[n]) for n, t in self.parts.items())
-
-
-class Heads(nn.Module):
-    """Heads side by side."""
-
-    def __init__(self, heads: Sequence[nn.Module]) -> None:
-        super().__init__()
-        self.heads = nn.ModuleList(heads)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """(B, F) -> (B, C)."""
-        return torch.cat([head(features) for head in self.heads], dim=-1)
 
 
 def _named(column: str, task: str) -> str:

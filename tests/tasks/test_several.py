@@ -27,7 +27,8 @@ from mmft.tasks.classification import Classification
 from mmft.tasks.multi_label import MultiLabel
 from mmft.tasks.question_answering import QuestionAnswering
 from mmft.tasks.regression import Regression
-from mmft.tasks.several import Heads, Several
+from mmft.tasks.several import Several
+from mmft.tasks.side_by_side import Heads
 from mmft.training.objective import Objective
 
 LABELS: list[dict[str, Any]] = [
