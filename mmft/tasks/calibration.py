@@ -8,14 +8,16 @@ Legend: R rows, C classes.
 
 from __future__ import annotations
 
+import logging
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 from torch.nn import functional
 from torchmetrics.classification import MulticlassCalibrationError
 from torchmetrics.functional.classification import multiclass_calibration_error
 
+log = logging.getLogger(__name__)
 BINS = 15
 """Of the expected calibration error; Guo et al. have as many."""
 COLDEST, HOTTEST = 0.05, 20.0
@@ -47,6 +49,30 @@ class Reliability(NamedTuple):
         nll = (losses * weight).sum() / weight.sum()
         ece = multiclass_calibration_error(logits.softmax(-1), target, logits.shape[1], n_bins=BINS, norm="l1")
         return cls(float(nll), float(ece))
+
+
+def calibrated(logits: Tensor, target: Tensor, weight: Tensor) -> tuple[float, dict[str, Any]]:
+    """The temperature that is fitted on rows not trained on, and what the run's summary says of it.
+
+    Args:
+        logits: (R, C) float64.
+        target: (R,) int64.
+        weight: (R,) float64; where all are 0 the temperature is 1, which is told.
+    """
+    if not weight.any():
+        log.warning("task.calibration: no validation row has a weight, so that the temperature stays 1")
+        return 1.0, {}
+    temperature = fit_temperature(logits, target, weight)
+    before, after = (Reliability.of(logits, target, weight, t) for t in (1.0, temperature))
+    log.info(
+        "temperature %.3f, fitted on %d validation rows: negative log-likelihood %.4f, before %.4f; "
+        "val/ece %.4f, before %.4f",
+        *(temperature, len(logits), after.nll, before.nll, after.ece, before.ece),
+    )
+    if not COLDEST * 1.01 < temperature < HOTTEST / 1.01:
+        log.warning("the temperature is at the end of the range %g to %g: do not trust it", COLDEST, HOTTEST)
+    told = {name: {"before": getattr(before, name), "after": getattr(after, name)} for name in before._fields}
+    return temperature, {"temperature": temperature, **told}
 
 
 def fit_temperature(logits: Tensor, target: Tensor, weight: Tensor) -> float:

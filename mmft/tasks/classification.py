@@ -6,7 +6,6 @@ Legend: B batch, C classes.
 from __future__ import annotations
 
 import copy
-import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -21,14 +20,13 @@ from mmft.batch import Batch, Outputs
 from mmft.errors import UserError
 from mmft.precision import at_least_float32
 from mmft.tasks.base import Task
-from mmft.tasks.calibration import COLDEST, HOTTEST, Reliability, fit_temperature
+from mmft.tasks.calibration import calibrated
 from mmft.tasks.classification_metrics import class_metrics, confusion_tables, measured, scalar_names
 from mmft.tasks.constants import Constant
 from mmft.tasks.labels import ToldOnce, in_order, label_name, shown, tell_alike
 from mmft.tasks.losses import focal_loss, of_mixed
-from mmft.tasks.thresholds import MEASURES, best_threshold
+from mmft.tasks.thresholds import tuned
 
-log = logging.getLogger(__name__)
 _SEVERAL = "a list of labels, where classification needs one. For any number of labels per row, type task=multi_label"
 
 
@@ -236,39 +234,15 @@ class Classification(Task):
 
     def tune(self, logits: Tensor, target: Tensor, weight: Tensor) -> dict[str, Any]:
         """Fits the temperature, then looks for the threshold. Sample weights count in the temperature's likelihood."""
-        logits, weight = logits.double(), weight.double()
-        told = self._calibrate(logits, target, weight) if self._is_calibrated else {}
-        return told | ({} if self._threshold_metric is None else self._find_threshold(logits, target))
-
-    def _calibrate(self, logits: Tensor, target: Tensor, weight: Tensor) -> dict[str, Any]:
-        if not weight.any():
-            log.warning("task.calibration: no validation row has a weight, so that the temperature stays 1")
-            return {}
-        self.temperature = fit_temperature(logits, target, weight)
-        before, after = (Reliability.of(logits, target, weight, t) for t in (1.0, self.temperature))
-        log.info(
-            "temperature %.3f, fitted on %d validation rows: negative log-likelihood %.4f, before %.4f; "
-            "val/ece %.4f, before %.4f",
-            *(self.temperature, len(logits), after.nll, before.nll, after.ece, before.ece),
-        )
-        if not COLDEST * 1.01 < self.temperature < HOTTEST / 1.01:
-            log.warning("the temperature is at the end of the range %g to %g: do not trust it", COLDEST, HOTTEST)
-        told = {name: {"before": getattr(before, name), "after": getattr(after, name)} for name in before._fields}
-        return {"temperature": self.temperature, **told}
-
-    def _find_threshold(self, logits: Tensor, target: Tensor) -> dict[str, Any]:
-        assert self._threshold_metric is not None
-        second, name = target == 1, self._threshold_metric
-        if second.all() or not second.any():
-            log.warning("task.threshold_metric: the validation rows are of one class, so that the threshold stays 0.5")
-            return {}
-        best = best_threshold(self._tempered(logits).softmax(-1)[:, 1], second, MEASURES[name])
-        self.threshold = best.threshold
-        log.info(
-            "%r is predicted above a probability of %.3f, tuned on %d validation rows: %s %.4f, at 0.5 it was %.4f",
-            *(self.labels[1], best.threshold, len(logits), name, best.after, best.before),
-        )
-        return {"threshold": best.threshold, name: {"before": best.before, "after": best.after}}
+        logits = logits.double()
+        told: dict[str, Any] = {}
+        if self._is_calibrated:
+            self.temperature, told = calibrated(logits, target, weight.double())
+        if self._threshold_metric is not None:
+            second = self._tempered(logits).softmax(-1)[:, 1]
+            self.threshold, found = tuned(second, target == 1, self._threshold_metric, self.labels[1])
+            told |= found
+        return told
 
     def untuned(self) -> Self:
         """With temperature 1, and predicting the likeliest."""

@@ -8,11 +8,14 @@ Legend: R rows.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+log = logging.getLogger(__name__)
 
 
 class Counts(NamedTuple):
@@ -77,6 +80,26 @@ def best_threshold(probabilities: Tensor, target: Tensor, measure: Measure) -> B
         return Best(0.5, float(before), float(before))
     best = torch.where(values == values.max(), (thresholds - 0.5).abs(), torch.inf).argmin()
     return Best(float(thresholds[best]), float(before), float(values[best]))
+
+
+def tuned(probabilities: Tensor, target: Tensor, measure: str, label: str) -> tuple[float, dict[str, Any]]:
+    """The threshold of one label, and what the run's summary says of it.
+
+    Args:
+        probabilities: (R,) float64 of the label, on rows not trained on.
+        target: (R,) bool, True = the row has it; where all or none have, the threshold is 0.5, which is told.
+        measure: name of one of `MEASURES`.
+        label: its name.
+    """
+    if target.all() or not target.any():
+        log.warning("task.threshold_metric: the validation rows are of one class, so that the threshold stays 0.5")
+        return 0.5, {}
+    best = best_threshold(probabilities, target, MEASURES[measure])
+    log.info(
+        "%r is predicted above a probability of %.3f, tuned on %d validation rows: %s %.4f, at 0.5 it was %.4f",
+        *(label, best.threshold, len(target), measure, best.after, best.before),
+    )
+    return best.threshold, {"threshold": best.threshold, measure: {"before": best.before, "after": best.after}}
 
 
 def counts_above(probabilities: Tensor, target: Tensor, threshold: float) -> Counts:
