@@ -70,10 +70,15 @@ def exchange(names: list[str], contents: list[str], seed: int, purpose: str) -> 
     return given
 
 
-def exchanged_pictures(split: Split, positions: Positions, seed: int) -> Positions:
+def exchanged_pictures(split: Split, positions: Positions, seed: int, together: Positions | None = None) -> Positions:
     """(rows,) whose picture each row gets, among the rows at `positions` that have one; all others keep what they have.
 
-    The same picture is the same path or the same bytes.
+    Args:
+        split: the rows; the same picture is the same path or the same bytes.
+        positions: those that take part.
+        seed: of the run.
+        together: (rows,) equal for rows that belong together, of a task of pairs: there a row does not get the picture
+            of one of these either, since it fits. Where more than half of the rows do, only not its own.
     """
     own = {at: split.table.image(int(split.rows[at])) for at in positions.tolist()}
     contents = {
@@ -81,19 +86,24 @@ def exchanged_pictures(split: Split, positions: Positions, seed: int) -> Positio
         for at, image in own.items()
         if image is not None
     }
-    return _exchanged(split, contents, seed, "exchanged pictures")
+    return _exchanged(split, contents, seed, "exchanged pictures", together)
 
 
-def exchanged_texts(split: Split, positions: Positions, seed: int) -> Positions:
+def exchanged_texts(split: Split, positions: Positions, seed: int, together: Positions | None = None) -> Positions:
     """(rows,) whose text each row gets, as `exchanged_pictures`."""
     texts = split.table.texts(split.rows[positions])
     contents = {at: text for at, text in zip(positions.tolist(), texts, strict=True) if text is not None}
-    return _exchanged(split, contents, seed, "exchanged texts")
+    return _exchanged(split, contents, seed, "exchanged texts", together)
 
 
-def _exchanged(split: Split, contents: dict[int, str], seed: int, purpose: str) -> Positions:
+def _exchanged(
+    split: Split, contents: dict[int, str], seed: int, purpose: str, together: Positions | None
+) -> Positions:
     places = np.array(list(contents), dtype=np.int64)
     names = [split.table.id(row) for row in split.rows[places].tolist()]
+    apart = list(contents.values())
+    if together is not None and 2 * np.unique(together[places], return_counts=True)[1].max(initial=0) <= len(places):
+        apart = [str(number) for number in together[places]]
     whose = np.arange(len(split))
-    whose[places] = places[exchange(names, list(contents.values()), seed, purpose)]
+    whose[places] = places[exchange(names, apart, seed, purpose)]
     return whose

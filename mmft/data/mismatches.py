@@ -18,7 +18,7 @@ from mmft.data.dataset import NOBODY, Positions
 from mmft.data.exchange import exchange
 from mmft.data.hashing import unit_hashes
 from mmft.data.splits import Split
-from mmft.tasks.identities import IDENTITY, belong_together
+from mmft.tasks.identities import IDENTITY, belong_together, standing_together
 from mmft.tasks.matching import MATCH
 
 log = logging.getLogger(__name__)
@@ -45,28 +45,13 @@ def mismatched_texts(split: Split, targets: Tensor, bad: set[int]) -> Positions:
     )
     names = [split.table.id(row) for row in split.rows[places].tolist()]
     own = identity[places]
-    others = exchange(names, [str(number) for number in _together(own)], 0, _PURPOSE)
+    others = exchange(names, [str(number) for number in standing_together(own)], 0, _PURPOSE)
     wrong = np.flatnonzero(belong_together(own, own[others]))
     others[wrong] = _next_that_fits(own, wrong, _circle(names))
     given[places] = np.where(others == NOBODY, NOBODY, places[others])
     if lacking := int((others == NOBODY).sum()):
         log.warning("%d rows belong together with all others: they are measured with their own text alone", lacking)
     return given
-
-
-def _together(identity: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Identities (R, 3) -> (R,) the lowest place of those that each stands together with."""
-    found = np.arange(len(identity))
-    columns = [np.unique(column, return_inverse=True)[1] for column in identity.T]
-    while True:
-        before = found.copy()
-        for column, numbers in zip(identity.T, columns, strict=True):
-            lowest = np.full(len(found), len(found))
-            np.minimum.at(lowest, numbers, found)
-            found = np.where(column >= 0, lowest[numbers], found)
-        found = found[found]  # as far as is known already, not one step at a time
-        if np.array_equal(before, found):
-            return found
 
 
 def _circle(names: list[str]) -> Positions:

@@ -9,7 +9,8 @@ The metrics of the ordinary pass again, on the same rows, with inputs changed by
 A stand-in that was never trained is zeros: what is measured then mixes "missing" with "never seen missing", and is
 said. A shuffled modality is always one that the model knows. Rows that lack a modality stay in, without it, in every
 line, so that all figures are of the same rows; they take no part in the exchange. A task of pairs has no figure
-for one modality alone; shuffled is chance there.
+for one modality alone; shuffled is chance there, and so nobody gets what belongs to his own by the same picture, text
+or group.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from mmft.errors import UserError
 from mmft.listing.table import aligned
 from mmft.models.vision_language_model import VisionLanguageModel
 from mmft.tasks.base import Task
+from mmft.tasks.identities import IDENTITY, standing_together
 
 log = logging.getLogger(__name__)
 Figures = dict[str, float]
@@ -73,11 +75,15 @@ def changes(rows: RowDataset, bad: Mapping[int, BadRow], seed: int, alone: bool)
     split = rows.split
     good = np.array([at for at, row in enumerate(split.rows.tolist()) if row not in bad], dtype=np.int64)
     own, nobody = np.arange(len(split)), np.full(len(split), NOBODY)
+    together = None
+    if not alone and rows.targets is not None:  # of pairs
+        together = own.copy()
+        together[good] = standing_together(rows.targets[good, IDENTITY].numpy())
     made = {
         "image_only": Change(own, nobody),
         "text_only": Change(nobody, own),
-        "image_shuffled": Change(exchanged_pictures(split, good, seed), own),
-        "text_shuffled": Change(own, exchanged_texts(split, good, seed)),
+        "image_shuffled": Change(exchanged_pictures(split, good, seed, together), own),
+        "text_shuffled": Change(own, exchanged_texts(split, good, seed, together)),
     }
     return made if alone else {name: change for name, change in made.items() if not name.endswith("_only")}
 

@@ -31,3 +31,18 @@ def belong_together(one: npt.NDArray[np.int64], other: npt.NDArray[np.int64]) ->
     """Identities (..., 3) of two rows each -> (...) whether any of them is equal; -1 equals nothing."""
     found: npt.NDArray[np.bool_] = ((one == other) & (one >= 0)).any(-1)
     return found
+
+
+def standing_together(identity: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Identities (R, 3) -> (R,) the lowest place of those that each belongs together with, or that do so in a chain."""
+    found = np.arange(len(identity))
+    columns = [np.unique(column, return_inverse=True)[1] for column in identity.T]
+    while True:
+        before = found.copy()
+        for column, numbers in zip(identity.T, columns, strict=True):
+            lowest = np.full(len(found), len(found))
+            np.minimum.at(lowest, numbers, found)
+            found = np.where(column >= 0, lowest[numbers], found)
+        found = found[found]  # as far as is known already, not one step at a time
+        if np.array_equal(before, found):
+            return found

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
+import torch
 from runs import TrainRun
 
 import mmft
+from mmft.batch import BadRow, Pair
 from mmft.config.compose import compose
+from mmft.data.dataset import RowDataset
 from mmft.data.exchange import exchanged_pictures, exchanged_texts
 from mmft.data.splits import load_rows
 from mmft.errors import UserError
-from mmft.reporting.modalities import table
+from mmft.reporting.modalities import changes, table
 from mmft.tasks.classification import Classification
 from mmft.tasks.regression import Regression
 from mmft.tasks.several import Several
 from mmft.test import test as run_test
 
 Figures = dict[str, float]
+ENCODERS = ["model.image_encoder.name=mmft:dinov2-tiny", "model.text_encoder.name=mmft:minilm-tiny"]
 
 
 def printed(capsys: pytest.CaptureFixture[str], *overrides: str) -> tuple[Figures, str]:
@@ -114,6 +118,32 @@ def test_pairs_are_only_shuffled(train_run: TrainRun, capsys: pytest.CaptureFixt
     passes = {line.partition("/")[0] for line in printed.splitlines() if "shuffled" in line or "only" in line}
     assert passes == {"image_shuffled", "text_shuffled"}
     assert "image_only and text_only are not there" in told
+
+
+@pytest.mark.parametrize("column", ["image", "group"])
+def test_of_pairs_nobody_gets_what_belongs_to_his_own(column: str, tmp_path: Path) -> None:
+    """Five captions for each of six pictures, or rows of six groups: of these none may come to another one."""
+    rows = [{"image": f"{at}.png", "text": f"text {at}", "group": f"group {at}"} for at in range(30)]
+    rows = [row | {column: f"{at // 5}.png"} for at, row in enumerate(rows)]
+    where = [f"data.path={written(tmp_path / 'rows.csv', rows)}", *(f"data.columns.{name}={name}" for name in rows[0])]
+    config = compose("train", ["task=matching", *where, *ENCODERS]).config.data
+    split, bad = load_rows(config, "test"), {7: BadRow(7, "7", "image", "gone")}
+    targets = torch.tensor([[*Pair(row["image"], row["text"], row["group"], None).identity(), -1] for row in rows])
+    targets[7] = 0
+    dataset: Any = RowDataset(split, cast("Any", None), cast("Any", None), targets)
+    for name, change in changes(dataset, bad, 0, alone=False).items():
+        whose = change.images if name == "image_shuffled" else change.texts
+        assert sorted(whose) == list(range(30))
+        assert [at for at in range(30) if at // 5 == whose[at] // 5] == [7], name
+    targets[:, 2] = 1  # all belong together: they still get what is not their own
+    for change in changes(dataset, bad, 0, alone=False).values():
+        given = zip(rows, change.images, change.texts, strict=True)
+        kept = [
+            row
+            for row, image, text in given
+            if (rows[image]["image"], rows[text]["text"]) == (row["image"], row["text"])
+        ]
+        assert kept == [rows[7]]
 
 
 def test_one_modality_has_nothing_to_be_compared_with(train_run: TrainRun) -> None:
