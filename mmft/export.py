@@ -45,7 +45,7 @@ def export(composed: Composed) -> int:
         adapters = [tower for tower in TOWERS if write_adapter(getattr(saved.model, tower), new / "adapters" / tower)]
         saved.merge()
         for tower in TOWERS:
-            write_encoder(getattr(saved.model, tower), new / tower)
+            write_encoder(getattr(saved.model, tower), new / tower, saved.config.data.resize)
         (new / "README.md").write_text(model_card(saved, summary, adapters), encoding="utf-8")
 
     replace_folder(out, fill)

@@ -5,16 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import peft
 import pytest
 import timm
 import torch
 import transformers
 from conftest import Mmft
+from PIL import Image
 from runs import TrainRun
 
 import mmft
 from mmft.config.compose import compose
+from mmft.data.image import ImageReader
 from mmft.errors import UserError
 from mmft.export import export
 from mmft.models.encoder import Encoder
@@ -89,6 +92,19 @@ def test_peft_puts_the_adapter_on_the_base(
             encoder.backbone = both.base_model.model
             assert torch.allclose(encoder.eval()(*inputs(encoder)).tokens, expected, atol=1e-4)
             encoder.backbone = before
+
+
+@pytest.mark.parametrize("resize", ["squash", "crop"])
+def test_timms_own_transform_makes_pictures_as_the_run_does(resize: str, train_run: TrainRun, tmp_path: Path) -> None:
+    run = train_run(f"data.resize={resize}", "trainer.max_epochs=1", "model.image_encoder.image_size=48")
+    assert export(compose("export", [f"run={run.path}", f"out={tmp_path / 'out'}"])) == 0
+    config = timm.data.resolve_model_data_config(loaded(tmp_path / "out" / "image_encoder"))
+    ramps = np.linspace(0, 255, 160)[None, :, None] + np.linspace(0, 90, 60)[:, None, None] + np.array([0, 40, 80])
+    picture = Image.fromarray((ramps % 256).astype(np.uint8))
+    picture.save(tmp_path / "wide.png")
+    own = ImageReader(48, resize, "white", 10**6)(str(tmp_path / "wide.png")) / 255
+    theirs: Any = timm.data.create_transform(**config | {"mean": (0, 0, 0), "std": (1, 1, 1)})(picture)
+    assert (theirs - own).abs().mean() < 0.02
 
 
 def test_the_card_of_a_contrastive_run_says_what_the_folders_lack(train_run: TrainRun, tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from mmft.tasks.several import Several
 _LOADING = {
     "timm": """import timm
 
-image_encoder = timm.create_model("local-dir:image_encoder", pretrained=True)""",
+image_encoder = timm.create_model("local-dir:image_encoder", pretrained=True)
+transform = timm.data.create_transform(**timm.data.resolve_model_data_config(image_encoder))""",
     "image": """from transformers import AutoModel
 
 image_encoder = AutoModel.from_pretrained("image_encoder")""",
@@ -45,7 +46,8 @@ def model_card(saved: SavedModel, summary: Mapping[str, Any], adapters: Iterable
         if bits := getattr(method, "bits", None):
             lines += [f"The run's own {tower} multiplies in {bits} bits, which rounds: its features differ a little."]
     if adapters := list(adapters):
-        lines += [f"In `adapters/` ({', '.join(adapters)}) it is apart, in the format of peft, to be put on the base."]
+        lines += [f"In `adapters/` ({', '.join(adapters)}) it is apart, in the format of peft, to be put on the base,"]
+        lines += ['loaded in float32: `PeftModel.from_pretrained(base, "adapters/TOWER")`.']
     lines += ["", "## Task", "", *_task(saved, summary), "", "## Use", "", "```python", *_loading(towers), "```", ""]
     side, length = model.image_encoder.image_size, model.text_encoder.max_length
     resize = saved.config.data.resize

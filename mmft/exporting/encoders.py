@@ -15,6 +15,8 @@ from mmft.models.image_encoder import ImageEncoder
 from mmft.models.text_encoder import TextEncoder
 
 _PREPROCESSOR = "preprocessor_config.json"
+_CROP_MODES = {"squash": "squash", "crop": "center", "pad": "border"}
+"""What timm calls the ways of `data.resize`. It pads with the mean colour, whatever `data.background` is."""
 
 
 def write_adapter(encoder: Encoder, folder: Path) -> bool:
@@ -42,17 +44,18 @@ def write_adapter(encoder: Encoder, folder: Path) -> bool:
     return True
 
 
-def write_encoder(encoder: Encoder, folder: Path) -> None:
+def write_encoder(encoder: Encoder, folder: Path, resize: str) -> None:
     """Writes an encoder as its library saves one.
 
     Args:
         encoder: merged.
         folder: made.
+        resize: how pictures became square, as in `data.resize`; the folder's own transform then makes them so, too.
     """
     folder.mkdir(parents=True)
     backbone: Any = encoder.backbone.float().cpu()
     if encoder.source.library == "timm":
-        _write_timm(backbone, encoder, folder)
+        _write_timm(backbone, encoder, folder, _CROP_MODES[resize])
         return
     backbone.save_pretrained(folder)
     if isinstance(encoder, TextEncoder):
@@ -61,12 +64,13 @@ def write_encoder(encoder: Encoder, folder: Path) -> None:
         shutil.copy2(own, folder / _PREPROCESSOR)
 
 
-def _write_timm(backbone: Any, encoder: Encoder, folder: Path) -> None:
+def _write_timm(backbone: Any, encoder: Encoder, folder: Path, crop_mode: str) -> None:
     """The source's own config.json, at the size that the weights have now, without a classifier."""
     assert isinstance(encoder, ImageEncoder)
     config, side = encoder.source.config, encoder.image_size
     config["num_classes"] = 0
-    config["pretrained_cfg"] = config.get("pretrained_cfg", {}) | {"num_classes": 0, "input_size": [3, side, side]}
+    pictures = {"input_size": [3, side, side], "crop_pct": 1.0, "crop_mode": crop_mode, "interpolation": "bicubic"}
+    config["pretrained_cfg"] = config.get("pretrained_cfg", {}) | {"num_classes": 0, **pictures}
     if hasattr(getattr(backbone, "patch_embed", None), "img_size"):  # it has positions, of this many patches
         config["model_args"] = config.get("model_args", {}) | {"img_size": side}
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
