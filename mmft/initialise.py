@@ -36,7 +36,14 @@ def initialise_from(run: str, runs: Path, model: VisionLanguageModel, task: Task
         UserError: there is no finished model, or its encoders have other shapes.
     """
     saved = load_model(_model_folder(run, runs))
-    saved.merge()
+    try:
+        saved.merge()
+    except UserError as error:
+        added = " and ".join(f"tune/{tower}={method.name}" for tower, method in saved.methods.items())
+        raise UserError(
+            f"init={run}: it was tuned by {added}; what that added lies beside the encoders' weights, and only these "
+            "are taken over. Start from a run of another method, such as tune=lora"
+        ) from error
     theirs, ours = saved.model.state_dict(), model.state_dict()
     _check_towers(run, theirs, ours)
     anew = _anew(saved, model, task)
