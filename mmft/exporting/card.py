@@ -15,9 +15,10 @@ _LOADING = {
 
 image_encoder = timm.create_model("local-dir:image_encoder", pretrained=True)
 transform = timm.data.create_transform(**timm.data.resolve_model_data_config(image_encoder))""",
-    "image": """from transformers import AutoModel
+    "image": """from transformers import AutoImageProcessor, AutoModel
 
-image_encoder = AutoModel.from_pretrained("image_encoder")""",
+image_encoder = AutoModel.from_pretrained("image_encoder")
+processor = AutoImageProcessor.from_pretrained("image_encoder")""",
     "text": """from transformers import AutoModel, AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained("text_encoder")
@@ -52,6 +53,8 @@ def model_card(saved: SavedModel, summary: Mapping[str, Any], adapters: Iterable
     side, length = model.image_encoder.image_size, model.text_encoder.max_length
     resize = saved.config.data.resize
     lines += [f"Pictures were {side} x {side} pixels (resize: {resize}), texts at most {length} tokens. Pooling:"]
+    if resize == "pad":
+        lines += ["The folder's own transform does not pad as the run did."]
     lines += [f"{model.image_encoder.pool} of the image tokens, {model.text_encoder.pool} of the text tokens.", ""]
     return "\n".join(lines)
 
@@ -72,7 +75,9 @@ def _task(saved: SavedModel, summary: Mapping[str, Any]) -> list[str]:
     found = summary.get("test") or {}
     if found:
         lines += ["", "| metric | test |", "|---|---|"]
-        lines += [f"| {name} | {value:.4f} |" for name, value in found.items() if value is not None]
+        first = [name for name in saved.task.headlines if name in found]
+        ordered = {name: found[name] for name in [*first, *found]}
+        lines += [f"| {name} | {value:.4f} |" for name, value in ordered.items() if value is not None]
     return lines
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +59,32 @@ def write_encoder(encoder: Encoder, folder: Path, resize: str) -> None:
     backbone.save_pretrained(folder)
     if isinstance(encoder, TextEncoder):
         encoder.tokenizer.save_pretrained(folder)
-    elif (own := encoder.source.folder / _PREPROCESSOR).is_file():
-        shutil.copy2(own, folder / _PREPROCESSOR)
+    elif isinstance(encoder, ImageEncoder):
+        (folder / _PREPROCESSOR).write_text(json.dumps(_processor(encoder, resize), indent=2) + "\n", encoding="utf-8")
+
+
+def _processor(encoder: ImageEncoder, resize: str) -> dict[str, Any]:
+    """What `AutoImageProcessor` makes of pictures, as the run did; the encoder's own processor may know no such way.
+
+    None of transformers pads before it resizes: instead of `pad` it squashes.
+    """
+    side = {"height": encoder.image_size, "width": encoder.image_size}
+    crops = resize == "crop"
+    mean, std = ([round(x / 255, 6) for x in encoder.get_buffer(name).flatten().tolist()] for name in ("mean", "std"))
+    return {
+        "image_processor_type": "BitImageProcessor",
+        "do_convert_rgb": True,
+        "do_resize": True,
+        "size": {"shortest_edge": encoder.image_size} if crops else side,
+        "resample": 3,  # bicubic
+        "do_center_crop": crops,
+        "crop_size": side,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": mean,
+        "image_std": std,
+    }
 
 
 def _write_timm(backbone: Any, encoder: Encoder, folder: Path, crop_mode: str) -> None:
