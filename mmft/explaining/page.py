@@ -16,6 +16,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 from mmft.explaining.fonts import font_for, lacks
+from mmft.explaining.numbers import signed
 from mmft.explaining.words import Word
 
 _SIDE, _MARGIN, _LINE = 336, 16, 22  # pixels
@@ -43,7 +44,8 @@ def draw(
     words, lines = _shown(words), [_fitting(line) for line in lines]
     if lacks([*lines, *(word.text for word in words)], _SIZE):
         lines.append(_BOXES)
-    placed, bottom = _placed(words)
+    largest = max((abs(word.weight or 0.0) for word in words), default=0.0)
+    placed, bottom = _placed(words, largest)
     top = _MARGIN + _LINE * len(lines) + _MARGIN // 2
     below = top + (_SIDE + _MARGIN if pixels is not None else _LINE)
     page = Image.new("RGB", (_WIDTH, below + bottom + _MARGIN), "white")
@@ -60,7 +62,6 @@ def draw(
             pen.rectangle([left - 1, top - 1, left + _SIDE, top + _SIDE], outline=_PALE)
     if not words:
         _say(pen, (_MARGIN, below), "(no text)", _PALE)
-    largest = max((abs(word.weight or 0.0) for word in words), default=0.0)
     for word, (left, line) in zip(words, placed, strict=True):
         _write(pen, word, (left, below + line), largest)
     return page
@@ -97,11 +98,11 @@ def _heat(plain: Image.Image, cells: Floats) -> Image.Image:
     return Image.fromarray((grey * (1 - opaque) + colour * opaque).astype(np.uint8))
 
 
-def _placed(words: list[Word]) -> tuple[list[tuple[int, int]], int]:
+def _placed(words: list[Word], largest: float) -> tuple[list[tuple[int, int]], int]:
     """Where each word begins, line after line, and where the last line ends."""
     left, top, places = _MARGIN, 0, []
     for word in words:
-        width = _width(word)
+        width = _width(word, largest)
         if left + width > _WIDTH - _MARGIN and left > _MARGIN:
             left, top = _MARGIN, top + 2 * _LINE
         places.append((left, top))
@@ -109,12 +110,12 @@ def _placed(words: list[Word]) -> tuple[list[tuple[int, int]], int]:
     return places, top + 2 * _LINE
 
 
-def _width(word: Word) -> int:
-    return 8 + int(max(_length(word.text), _length(_number(word), _SMALL)))
+def _width(word: Word, largest: float) -> int:
+    return 8 + int(max(_length(word.text), _length(_number(word, largest), _SMALL)))
 
 
-def _number(word: Word) -> str:
-    return "cut off" if word.weight is None else f"{word.weight:+.2f}"
+def _number(word: Word, largest: float) -> str:
+    return "cut off" if word.weight is None else signed(word.weight, largest)
 
 
 def _write(pen: ImageDraw.ImageDraw, word: Word, place: tuple[int, int], largest: float) -> None:
@@ -123,9 +124,9 @@ def _write(pen: ImageDraw.ImageDraw, word: Word, place: tuple[int, int], largest
     share = 0.7 * abs(word.weight or 0.0) / max(largest, 1e-12)
     colour = _RED if (word.weight or 0.0) > 0 else _BLUE
     ground = tuple(int(255 * (1 - share) + part * share) for part in colour)
-    pen.rectangle([left, top, left + _width(word), top + _LINE], fill=ground)
+    pen.rectangle([left, top, left + _width(word, largest), top + _LINE], fill=ground)
     _say(pen, (left + 4, top + 2), word.text, _PALE if word.weight is None else _INK)
-    _say(pen, (left + 4, top + _LINE + 2), _number(word), _PALE, _SMALL)
+    _say(pen, (left + 4, top + _LINE + 2), _number(word, largest), _PALE, _SMALL)
 
 
 def _say(

@@ -24,6 +24,7 @@ from mmft.config.wording import did_you_mean
 from mmft.data.splits import Split
 from mmft.data.table import Table
 from mmft.errors import UserError
+from mmft.explaining.numbers import readable, signed
 from mmft.explaining.page import draw
 from mmft.explaining.words import Word, words_of
 from mmft.inference import full_precision
@@ -75,15 +76,18 @@ class Explained:
         answer, sums = self.answer, self.sums
         subject = (self.name or "a higher number") if self.of in ("", self.name) else f"{self.of}: {self.name}"
         score = "" if answer["score"] is None else f" (score {answer['score']:.3f})"
-        told = "   ".join(f"{word} {sums[name]:+.2f}" for name, word in _WORDS.items() if sums[name] is not None)
+        known = {word: value for name, word in _WORDS.items() if (value := sums[name]) is not None}
+        largest = _largest(self.found)
+        told = "   ".join(f"{word} {signed(value, largest)}" for word, value in known.items())
         lines = [
             f"row {answer['row']}   id {answer['id']}",
-            f"prediction {answer['prediction']}{score}",
+            f"prediction {readable(answer['prediction'])}{score}",
             f"speaks for {subject} (red) or against it (blue):   {told}",
         ]
         if _misses_much(self.found):
             asked = self.found.value - self.found.baseline
-            lines.append(f"{self.found.missed:+.2f} of {asked:+.2f} is not attributed; more points come nearer")
+            missed = f"{signed(self.found.missed, largest)} of {signed(asked, largest)}"
+            lines.append(f"{missed} is not attributed; more points come nearer")
         pixels = None if self.pixels is None else self.pixels.permute(1, 2, 0).numpy()
         return draw(lines, pixels, None if self.cells is None else self.cells.numpy(), self.words)
 
@@ -169,7 +173,13 @@ def _check(found: Attribution, row: int, points: int) -> None:
 
 
 def _misses_much(found: Attribution) -> bool:
-    return abs(found.missed) > _MUCH * max(abs(found.value - found.baseline), 1e-3)
+    return abs(found.missed) > _MUCH * _largest(found)
+
+
+def _largest(found: Attribution) -> float:
+    """Of what is explained and what each modality adds, which may cancel out."""
+    parts = (float(part.sum()) for part in (found.image, found.text) if part is not None)
+    return max(map(abs, (found.value - found.baseline, *parts)))
 
 
 def _explained(

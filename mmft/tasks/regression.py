@@ -9,6 +9,7 @@ import json
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -159,10 +160,13 @@ class Regression(Task):
         return self.names
 
     def subjects(self, outputs: Outputs, name: str | None) -> list[Subject]:  # noqa: ARG002 - they are the same for all
-        """Each target, or the one, in its standard deviations."""
+        """Each target, or the one, in its own units."""
         wanted = [index for index, target in enumerate(self.names) if name in (None, target)]
         alone = self.width == 1
-        return [Subject(self.names[i], self._speaking(i), "" if alone else self.names[i]) for i in wanted]
+        return [Subject(self.names[i], partial(self._target, i), "" if alone else self.names[i]) for i in wanted]
+
+    def _target(self, index: int, outputs: Outputs) -> Tensor:
+        return self.unscaled(outputs.logits)[:, index]
 
     def state(self) -> dict[str, Any]:
         """The targets' names, means and deviations, and their spread over the training rows."""
