@@ -25,6 +25,7 @@ from mmft.data.table import Table
 from mmft.explaining.rows import Explained, check_label, explained
 from mmft.hardware import device_of, has_bf16
 from mmft.inference import full_precision, fused_of, outputs_of
+from mmft.logs import quiet_bitsandbytes
 from mmft.models.vision_language_model import VisionLanguageModel
 from mmft.run_folder import find_run
 from mmft.saved_model import SavedModel, load_model
@@ -238,6 +239,7 @@ def load(run: str | Path, runs: str | Path = "runs", accelerator: str = "auto") 
         UserError: there is no such run, it has no finished model, a frozen encoder is not found, or a GPU is
             asked for and there is none.
     """
+    quiet_bitsandbytes()
     folder = located(run)
     if (folder / "model.safetensors").exists():
         return LoadedModel(load_model(folder), accelerator)

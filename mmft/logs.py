@@ -46,10 +46,14 @@ def configure(log_file: Path | None, rank: int = 0) -> None:
         root.addHandler(file)
     for name in ("lightning", "lightning.pytorch", "lightning.fabric", "transformers", "timm"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    # Says for every layer that its inputs are float16 while they are multiplied; mmft.tuning.quantize says so once.
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    quiet_bitsandbytes()
     for pattern in _IGNORED:
         warnings.filterwarnings("ignore", message=pattern)
+
+
+def quiet_bitsandbytes() -> None:
+    """It says of every layer and batch that inputs are float16 while they are multiplied; see mmft.tuning.quantize."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 def close() -> None:

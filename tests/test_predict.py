@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -142,6 +143,18 @@ def test_a_run_in_float64_predicts_in_float64(train_run: TrainRun, shapes: Any) 
     answers = model.predict(sample(shapes, 4))
     assert next(model.model.parameters()).dtype == torch.float64
     assert any(a["score"] != float(np.float32(a["score"])) for a in answers)
+
+
+@pytest.mark.parametrize("tune", ["lora_8bit", "lora_4bit"])
+def test_nothing_is_said_for_every_layer_and_batch(
+    tune: str, train_run: TrainRun, shapes: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = train_run(f"tune={tune}", "trainer.max_epochs=1")
+    monkeypatch.setattr(logging.getLogger("bitsandbytes"), "level", logging.NOTSET)  # as in Python, without a command
+    logging.getLogger("bitsandbytes").manager._clear_cache()  # type: ignore[attr-defined]
+    caplog.clear()
+    mmft.load(run.path).predict(sample(shapes, 4))
+    assert [record.getMessage() for record in caplog.records if record.name.startswith("bitsandbytes")] == []
 
 
 def test_what_test_evaluates_in(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,6 @@ finished model is made again from its base and needs no quantized weights of its
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -30,8 +29,6 @@ def quantize(tower: Encoder, bits: Bits) -> int:
     Returns:
         How many layers there are.
     """
-    # For every layer and batch it says anew that activations go by way of float16; a run of Python has no `logs`.
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     layers = [(name, layer) for name, layer in tower.backbone.named_modules() if type(layer) is nn.Linear]
     for name, layer in layers:
         tower.backbone.set_submodule(name, _int8(layer) if bits == 8 else _nf4(layer))
