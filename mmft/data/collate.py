@@ -55,8 +55,8 @@ class Collate:
             text_present=torch.tensor([sample.input_ids is not None for sample in good], dtype=torch.bool),
             row=torch.tensor([sample.row for sample in good], dtype=torch.int64),
             weight=torch.tensor([sample.weight for sample in good], dtype=torch.float32),
-            target=self._targets(good),
-            identity=self._identities(good),
+            target=_stacked([sample.target for sample in good], self.target),
+            identity=_stacked([sample.identity for sample in good], self.identity),
             mixed_target=mixed_target,
             mixed_share=mixed_share,
             candidates=self._candidates(good),
@@ -103,19 +103,13 @@ class Collate:
         padded = -(-length // MULTIPLE) * MULTIPLE
         return padded if self.longest is None or padded <= self.longest else max(length, self.longest)
 
-    def _targets(self, good: Sequence[Sample]) -> Tensor | None:
-        """(B, ...) as the task encodes them."""
-        if self.target is None:
-            return None
-        targets = [sample.target for sample in good if sample.target is not None]
-        return torch.stack(targets) if targets else self.target.new_zeros((0, *self.target.shape))
 
-    def _identities(self, good: Sequence[Sample]) -> Tensor | None:
-        """(B, 3) int64, of an empty batch, too: ranks tell each other all rows'. None where nobody asks."""
-        if self.identity is None:
-            return None
-        found = [sample.identity for sample in good if sample.identity is not None]
-        return torch.stack(found) if found else self.identity.new_zeros((0, *self.identity.shape))
+def _stacked(found: Sequence[Tensor | None], like: Tensor | None) -> Tensor | None:
+    """(B, ...) what the rows have, each like `like`; of an empty batch, too, since ranks gather them; None: none is."""
+    if like is None:
+        return None
+    known = [one for one in found if one is not None]
+    return torch.stack(known) if known else like.new_zeros((0, *like.shape))
 
 
 def _pictures(good: Sequence[Sample]) -> tuple[Tensor | None, Tensor]:
