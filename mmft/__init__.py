@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mmft.loaded_model import load
+    from mmft.runs.loaded_model import load
 
 __version__ = "0.1.0"
 __all__ = ["load"]
@@ -14,7 +14,7 @@ __all__ = ["load"]
 def __getattr__(name: str) -> Any:
     """`mmft.load`, which brings torch along, is imported when it is asked for."""
     if name == "load":
-        from mmft.loaded_model import load
+        from mmft.runs.loaded_model import load
 
         return load
     raise AttributeError(f"module 'mmft' has no attribute {name!r}")

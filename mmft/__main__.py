@@ -4,6 +4,6 @@ from __future__ import annotations
 
 import sys
 
-from mmft.cli import main
+from mmft.cli.main import main
 
 sys.exit(main())

@@ -1,4 +1,4 @@
-"""Which of several processes this one is, as torchrun and `mmft.processes.supervisor` say it. Imports nothing heavy.
+"""Which of several processes this one is, as torchrun and `mmft.launch.supervisor` say it. Imports nothing heavy.
 
 A rank is one process with one device. What is written, printed or logged is the first rank's business.
 """

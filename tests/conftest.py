@@ -7,10 +7,7 @@ marked `shared` and takes the fixture of that name.
 from __future__ import annotations
 
 import os
-import resource
-import subprocess
-import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 # One process per core with one thread each; set before anything imports torch. No test meets a network.
@@ -20,6 +17,7 @@ for name in ("MMFT_ENCODERS", "MMFT_DEBUG"):
     os.environ.pop(name, None)
 
 import pytest
+from command import Mmft, run_mmft
 from make_shapes import Shapes, captions, make_shapes
 
 pytest_plugins = ["runs"]  # the fixtures `train_run` and `shapes_overrides`
@@ -97,43 +95,7 @@ def shared() -> Path:
     return Path(os.environ["MMFT_SHARED"])
 
 
-class Finished(subprocess.CompletedProcess[str]):
-    """A finished command, with the CPU time of it and its children."""
-
-    cpu_seconds: float
-
-
-Mmft = Callable[..., Finished]
-
-
 @pytest.fixture(scope="session")
 def mmft() -> Mmft:
     """`mmft("train", "seed=1", cwd=..., check=True)`: the command in a process of its own."""
     return run_mmft
-
-
-def run_mmft(
-    *args: str | Path,
-    cwd: Path | None = None,
-    check: bool = True,
-    env: Mapping[str, str] | None = None,
-    timeout: float = 280,
-) -> Finished:
-    """Runs `python -m mmft ARGS`; with `check`, any exit code but 0 fails the test with what it printed."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run(
-        [sys.executable, "-m", "mmft", *map(str, args)],
-        cwd=cwd,
-        env={**os.environ, **(env or {})},
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        stdin=subprocess.DEVNULL,
-        check=False,
-    )
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    finished = Finished(done.args, done.returncode, done.stdout, done.stderr)
-    finished.cpu_seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    if check and done.returncode != 0:
-        pytest.fail(f"mmft {' '.join(map(str, args))} ended with {done.returncode}\n{done.stdout}\n{done.stderr}")
-    return finished

@@ -32,7 +32,7 @@ FORBIDDEN = {
     "tasks": ["lightning", "pytorch_lightning", "hydra", "omegaconf"],
     "training": ["hydra", "omegaconf"],
     "callbacks": ["hydra", "omegaconf"],
-    "data": ["hydra", "omegaconf", "mmft.models", "mmft.tuning", "mmft.training", "mmft.callbacks"],
+    "data": ["hydra", "omegaconf", "mmft.models", "mmft.tuning", "mmft.training", "mmft.training.callbacks"],
     "config": ["torch", "lightning", "transformers", "timm", "peft", "wandb", "bitsandbytes"],
 }
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Mmft
+from command import Mmft
 from runs import Run
 
 import mmft
+from mmft.commands.train import train
 from mmft.config.compose import compose
 from mmft.models.image_encoder import build_image_encoder
-from mmft.train import train
 
 pytestmark = pytest.mark.shared
 

@@ -7,30 +7,30 @@ from collections.abc import Collection
 import lightning.pytorch as pl
 
 from mmft import clock
-from mmft.callbacks.bad_rows import BadRowReport
-from mmft.callbacks.checkpointing import Checkpointing
-from mmft.callbacks.early_stopping import EarlyStopping
-from mmft.callbacks.gradient_accumulation import GradientAccumulation
-from mmft.callbacks.layer_freezing import LayerFreezing, own_warmups, start_steps
-from mmft.callbacks.learning_rate_warmup import LearningRateWarmup
-from mmft.callbacks.lora_8bit import LoRA8bit
-from mmft.callbacks.profiling import profiling
-from mmft.callbacks.progress import progress
-from mmft.callbacks.pruning import pruning
-from mmft.callbacks.run_summary import RunSummary
-from mmft.callbacks.stopping import StopOnSignal
-from mmft.callbacks.time_limit import time_limit
-from mmft.callbacks.weight_averaging import WeightAveraging
 from mmft.config import registry
 from mmft.config.schema.root import TrainConfig
 from mmft.config.schema.trainer import CheckpointConfig, EarlyStoppingConfig, EmaConfig
 from mmft.data.bad_rows import BadRows
 from mmft.data.datamodule import VisionLanguageData
 from mmft.errors import UserError
-from mmft.metric_names import lower_is_better
 from mmft.run_folder import RunFolder
 from mmft.signals import StopRequest
 from mmft.tasks.base import Task
+from mmft.tasks.metric_names import lower_is_better
+from mmft.training.callbacks.bad_rows import BadRowReport
+from mmft.training.callbacks.checkpointing import Checkpointing
+from mmft.training.callbacks.early_stopping import EarlyStopping
+from mmft.training.callbacks.gradient_accumulation import GradientAccumulation
+from mmft.training.callbacks.layer_freezing import LayerFreezing, own_warmups, start_steps
+from mmft.training.callbacks.learning_rate_warmup import LearningRateWarmup
+from mmft.training.callbacks.lora_8bit import LoRA8bit
+from mmft.training.callbacks.profiling import profiling
+from mmft.training.callbacks.progress import progress
+from mmft.training.callbacks.pruning import pruning
+from mmft.training.callbacks.run_summary import RunSummary
+from mmft.training.callbacks.stopping import StopOnSignal
+from mmft.training.callbacks.time_limit import time_limit
+from mmft.training.callbacks.weight_averaging import WeightAveraging
 from mmft.training.csv_log import CsvLog
 from mmft.tuning.plan import TuningPlan
 

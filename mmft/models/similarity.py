@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mmft.precision import at_least_float32
+from mmft.models.precision import at_least_float32
 
 _LARGEST_SCALE = 100.0  # as in CLIP: beyond it, training is unstable
 

@@ -18,7 +18,7 @@ from torchmetrics import MetricCollection
 
 from mmft.batch import Batch, Outputs
 from mmft.errors import UserError
-from mmft.precision import at_least_float32
+from mmft.models.precision import at_least_float32
 from mmft.tasks.base import Task
 from mmft.tasks.calibration import calibrated
 from mmft.tasks.classification_metrics import class_metrics, confusion_tables, measured, scalar_names

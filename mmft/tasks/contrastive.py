@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
 from mmft.batch import Batch, Outputs, Pair
+from mmft.models.precision import at_least_float32
 from mmft.models.similarity import SimilarityHead, embeddings_of
-from mmft.precision import at_least_float32
 from mmft.tasks.base import PairTask, Subject
 from mmft.tasks.identities import IDENTITY, identities
 from mmft.tasks.labels import in_order, label_name

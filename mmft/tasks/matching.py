@@ -17,7 +17,7 @@ from torchmetrics.classification import BinaryAccuracy, BinaryAUROC, BinaryAvera
 
 from mmft.batch import Batch, Outputs, Pair
 from mmft.errors import UserError
-from mmft.precision import at_least_float32
+from mmft.models.precision import at_least_float32
 from mmft.tasks.base import Task
 from mmft.tasks.identities import identities
 from mmft.tasks.labels import in_order, label_name, shown

@@ -18,7 +18,7 @@ from torchmetrics import MetricCollection
 
 from mmft.batch import Batch, Outputs
 from mmft.errors import UserError
-from mmft.precision import at_least_float32
+from mmft.models.precision import at_least_float32
 from mmft.tasks.base import Task
 from mmft.tasks.constants import Constant
 from mmft.tasks.label_sets import label_set

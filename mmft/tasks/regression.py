@@ -19,7 +19,7 @@ from torchmetrics import Metric, MetricCollection
 
 from mmft.batch import Batch, Outputs
 from mmft.errors import UserError
-from mmft.precision import at_least_float32
+from mmft.models.precision import at_least_float32
 from mmft.tasks.base import Subject, Task
 from mmft.tasks.labels import shown
 

@@ -18,7 +18,7 @@ from torch.nn import functional
 from mmft.batch import Batch, Outputs
 from mmft.config.wording import listed
 from mmft.errors import UserError
-from mmft.precision import at_least_float32
+from mmft.models.precision import at_least_float32
 from mmft.tasks.base import PairTask, Task
 from mmft.tasks.constants import Constant
 from mmft.tasks.pair_losses import Rows, info_nce_sum

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple, Self
 
 from torch import Tensor
 
-from mmft.callbacks.weight_averaging import validated_weights
 from mmft.ranks import beat
+from mmft.training.callbacks.weight_averaging import validated_weights
 from mmft.training.module import FineTuning
 
 log = logging.getLogger(__name__)

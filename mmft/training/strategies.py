@@ -1,4 +1,4 @@
-"""How Lightning runs several ranks, which are there already: `mmft.processes.supervisor` or torchrun started them.
+"""How Lightning runs several ranks, which are there already: `mmft.launch.supervisor` or torchrun started them.
 
 Each keeps the whole model (`SummedGradients`) or a part of it (`ShardedModel`). Checkpoints of both are those of one
 process, so that a run can be gone on with under another number of ranks, or the other way.

@@ -11,12 +11,12 @@ from must import must
 
 from mmft.config import compose as composing
 from mmft.config.compose import Composed, compose, recompose
-from mmft.config.folder import make_run_folder, run_name
 from mmft.config.schema import COMMANDS
 from mmft.config.sources import Groups, conf_dir
 from mmft.config.validate import to_dict
 from mmft.config.walk import OPTIONAL_GROUPS
 from mmft.errors import UserError
+from mmft.runs.naming import make_run_folder, run_name
 
 Compose = Callable[..., Composed]
 Refused = Callable[..., str]

@@ -19,6 +19,7 @@ from must import must
 from runs import Run
 
 from mmft import build, clock
+from mmft.commands.train import train
 from mmft.config import registry
 from mmft.config.compose import Composed, compose
 from mmft.config.paths import rebase
@@ -29,14 +30,13 @@ from mmft.config.walk import has_default
 from mmft.data.bad_rows import BadRows
 from mmft.data.splits import load_splits
 from mmft.errors import UserError
-from mmft.hardware import choose_hardware
 from mmft.run_folder import RunFolder
 from mmft.signals import StopRequest
-from mmft.train import train
 from mmft.training.csv_log import CsvLog
+from mmft.training.hardware import choose_hardware
 
 # Folders of conf/ that hold no options of a Hydra group, and who tests their files.
-NOT_GROUPS = {"sweep": "settings of `mmft train -m`, read by mmft.sweeping and tested with it"}
+NOT_GROUPS = {"sweep": "settings of `mmft train -m`, read by mmft.launch.sweep and tested with it"}
 
 FILES = [path.relative_to(conf_dir()).with_suffix("") for path in sorted(conf_dir().rglob("*.yaml"))]
 ROOTS = [file.name for file in FILES if len(file.parts) == 1]

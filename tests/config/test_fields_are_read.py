@@ -16,18 +16,18 @@ from runs import TrainRun
 
 from mmft import build
 from mmft.batch import Widths
-from mmft.check import check
+from mmft.commands.check import check
+from mmft.commands.embed import embed
+from mmft.commands.explain import explain
+from mmft.commands.predict import predict
+from mmft.commands.test_run import test as run_test
 from mmft.config import checks_data, registry
 from mmft.config.compose import Composed, compose
 from mmft.config.schema import COMMANDS
 from mmft.config.schema.root import AuditConfig
 from mmft.config.walk import sections
 from mmft.data.kept import KEPT
-from mmft.embed import embed
-from mmft.explain import explain
 from mmft.models.vision_language_model import TOWERS
-from mmft.predict import predict
-from mmft.test import test as run_test
 
 # Code that handles configs as such, whatever their fields mean: all of mmft/config, which only checks them,
 # and functions that copy one config onto another.

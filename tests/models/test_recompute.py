@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import run_mmft
+from command import run_mmft
 from runs import Run, TrainRun, same_weights
 from torch import Tensor
 from torch.utils._pytree import tree_map_only

@@ -17,20 +17,20 @@ from torch.nn import functional
 
 import mmft
 from mmft.batch import Pair
+from mmft.commands.embed import embed
+from mmft.commands.predict import predict
+from mmft.commands.test_run import test as run_test
 from mmft.config.compose import compose
-from mmft.embed import embed
 from mmft.errors import UserError
-from mmft.predict import predict
-from mmft.reporting.embeddings import neighbours
+from mmft.reports.embeddings import neighbours
 from mmft.tasks.contrastive import Contrastive
-from mmft.test import test as run_test
 
 RUN = ["task=contrastive", "data.limit=null", "trainer.max_epochs=2", "data.micro_batch_size=5"]
 
 
 @pytest.fixture(scope="module")
 def run(shapes: Shapes, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    from mmft.train import train
+    from mmft.commands.train import train
 
     path = tmp_path_factory.mktemp("contrastive") / "run"
     typed = [o for o in shapes.overrides if not o.startswith("data.columns.label")]

@@ -16,12 +16,12 @@ from torch.nn import functional
 
 import mmft
 from mmft.batch import Candidates, Pair
+from mmft.commands.predict import predict
+from mmft.commands.test_run import test as run_test
 from mmft.config.compose import compose
 from mmft.errors import UserError
-from mmft.predict import predict
 from mmft.tasks.classification import Classification
 from mmft.tasks.matching import MATCH, Matching
-from mmft.test import test as run_test
 
 RUN = ["task=matching", "data.limit=null", "trainer.max_epochs=2", "data.micro_batch_size=5"]
 
@@ -32,7 +32,7 @@ def typed(shapes: Shapes) -> list[str]:
 
 @pytest.fixture(scope="module")
 def run(shapes: Shapes, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    from mmft.train import train
+    from mmft.commands.train import train
 
     path = tmp_path_factory.mktemp("matching") / "run"
     assert train(compose("train", [*typed(shapes), *RUN]), path) == 0

@@ -22,12 +22,12 @@ from torch import Tensor
 from torch.nn import functional
 
 import mmft
-from mmft.check import check
+from mmft.commands.check import check
+from mmft.commands.predict import predict
+from mmft.commands.test_run import test as run_test
 from mmft.config.compose import compose
 from mmft.errors import UserError
-from mmft.predict import predict
 from mmft.tasks.multi_label import MultiLabel
-from mmft.test import test as run_test
 
 R, C = 96, 4
 NAMES = "abcd"

@@ -101,7 +101,7 @@ def test_in_float32_chunks_are_near_the_plain_loss(loss_sum: Any, monkeypatch: p
 
 MEASURE = """
 import sys, torch
-from mmft.memory import forget_peak, held_bytes, peak_bytes
+from mmft.training.memory import forget_peak, held_bytes, peak_bytes
 from mmft.tasks import pair_losses
 rows, width = int(sys.argv[2]), int(sys.argv[3])
 image, text = (torch.nn.functional.normalize(torch.randn(rows, width), dim=1).requires_grad_() for _ in range(2))

@@ -18,16 +18,16 @@ from scored import batch, outputs
 from torch import Tensor
 
 import mmft
-from mmft.check import check
+from mmft.commands.check import check
+from mmft.commands.explain import explain
+from mmft.commands.predict import predict
+from mmft.commands.test_run import test as run_test
 from mmft.config.compose import compose
 from mmft.data.splits import load_splits
 from mmft.errors import UserError
-from mmft.explain import explain
-from mmft.predict import predict
-from mmft.reporting.prediction_sample import sample_predictions
+from mmft.reports.prediction_sample import sample_predictions
 from mmft.tasks.answers import vqa_score
 from mmft.tasks.question_answering import SLOTS, QuestionAnswering
-from mmft.test import test as run_test
 
 ROWS: list[Any] = [
     ["red", "red", "The red", "blue", "green"],

@@ -21,10 +21,10 @@ from torch import Tensor
 from torch.nn import functional
 
 import mmft
+from mmft.commands.test_run import test as run_test
 from mmft.config.compose import compose
 from mmft.errors import UserError
 from mmft.tasks.regression import Regression
-from mmft.test import test as run_test
 
 R = 64
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mmft.metric_names import lower_is_better
 from mmft.tasks import retrieval
+from mmft.tasks.metric_names import lower_is_better
 from mmft.tasks.retrieval import RetrievalMetric
 
 ROWS = 60
@@ -102,7 +102,7 @@ def test_five_captions_of_a_picture_are_one_query_and_five_answers() -> None:
 
 MEASURE = """
 import torch
-from mmft.memory import forget_peak, held_bytes, peak_bytes
+from mmft.training.memory import forget_peak, held_bytes, peak_bytes
 from mmft.tasks.retrieval import RetrievalMetric
 image, text = (torch.nn.functional.normalize(torch.randn(100_000, 64), dim=1) for _ in range(2))
 texts = torch.arange(100_000)

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional
 
 import mmft
-from mmft.cli import main
+from mmft.cli.main import main
 from mmft.config.compose import compose
 from mmft.errors import UserError
 from mmft.tasks.classification import Classification

@@ -88,9 +88,10 @@ def test_a_batch_of_4096_takes_little_more_memory_than_one_of_64(shapes: Shapes)
     """And at most half as much time again as without caching, for which the whole batch's graph must fit."""
 
     def step(rows: int, micro: int) -> tuple[float, float]:
-        script = str(Path(__file__).with_name("large_batch.py"))
+        helpers = Path(__file__).parents[1] / "helpers"
+        script = str(helpers / "large_batch.py")
         command = [sys.executable, script, str(rows), str(micro), *shapes.overrides]
-        where = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+        where = os.environ | {"PYTHONPATH": str(helpers)}
         done = subprocess.run(command, check=True, capture_output=True, text=True, env=where)
         seconds, peak, _ = map(float, done.stdout.split())
         return seconds, peak

@@ -185,7 +185,7 @@ def test_a_resumed_run_goes_on_under_its_id(shapes_overrides: list[str], tmp_pat
 def test_another_rank_says_nothing(
     train_run: TrainRun, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, logger: str
 ) -> None:
-    monkeypatch.setattr("mmft.train.started", lambda: Ranks(rank=1))
+    monkeypatch.setattr("mmft.commands.train.started", lambda: Ranks(rank=1))
     train_run(f"logger={logger}", "trainer.max_epochs=1", folder=tmp_path / "run")
     assert not list((tmp_path / "run").rglob("*wandb*"))
     assert not list((tmp_path / "run").glob("events.*"))
@@ -245,7 +245,7 @@ def test_without_a_network_the_error_says_what_to_type(
 @pytest.mark.slow
 def test_only_the_chosen_logger_is_imported(shapes_overrides: list[str], tmp_path: Path) -> None:
     code = (
-        "import sys; from mmft.cli import main; code = main(sys.argv[1:]);"
+        "import sys; from mmft.cli.main import main; code = main(sys.argv[1:]);"
         "print([m for m in sys.modules if m == 'tensorboard' or m.startswith('mmft.training.loggers')]);"
         "sys.exit(code)"
     )  # wandb itself is imported by timm in any case

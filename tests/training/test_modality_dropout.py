@@ -13,8 +13,8 @@ import torch
 from runs import TrainRun, killed_run, resumed, same_weights
 
 from mmft.batch import Batch
+from mmft.commands.test_run import test as run_test
 from mmft.config.compose import compose
-from mmft.test import test as run_test
 from mmft.training.modality_dropout import drop_modalities, row_chances
 
 WORD = 2**64

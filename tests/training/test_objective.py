@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mmft import load
-from mmft.cli import main
+from mmft.cli.main import main
 from mmft.config.compose import compose
 from mmft.errors import UserError
 from mmft.training.accumulation import accumulate, seed_dropout

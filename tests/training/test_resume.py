@@ -13,13 +13,13 @@ import torch
 from runs import Run, TrainRun, killed_run, resumed, same_weights
 
 from mmft import build
-from mmft.callbacks.stopping import StopOnSignal
+from mmft.commands.train import train
 from mmft.config.compose import compose
 from mmft.errors import ExitCode, UserError
-from mmft.resume import resolve
 from mmft.run_folder import RunFolder
+from mmft.runs.resume import resolve
 from mmft.signals import Stopped
-from mmft.train import train
+from mmft.training.callbacks.stopping import StopOnSignal
 
 STEPS = 6  # two epochs of three
 
@@ -123,7 +123,7 @@ def test_uneven_epochs_and_rare_validations(
 def test_signals_outside_training_end_the_run_at_once(
     train_run: TrainRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, code: int, where: str
 ) -> None:
-    import mmft.train as program
+    import mmft.commands.train as program
     from mmft.training.evaluating import Evaluating
 
     owner = Evaluating if where == "test_step" else program

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import run_mmft
+from command import run_mmft
 from make_shapes import Shapes
 from runs import Run, same_weights
 
@@ -20,8 +20,8 @@ from mmft import build
 from mmft.config.compose import compose
 from mmft.config.schema import TrainConfig
 from mmft.errors import UserError
-from mmft.hardware import choose_hardware
 from mmft.models.layers import block_modules, blocks
+from mmft.training.hardware import choose_hardware
 from mmft.training.sharding import Shards, _skeleton
 
 FSDP = ["trainer=fsdp", "trainer.accelerator=cpu", "trainer.devices=2"]

@@ -9,15 +9,15 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from conftest import run_mmft
+from command import run_mmft
 from make_shapes import Shapes
 from runs import Run, TrainRun, killed_run, resumed, same_weights
 from torch import Tensor
 
-from mmft.callbacks.weight_averaging import validated_weights
+from mmft.commands.train import train
 from mmft.config.compose import compose
 from mmft.errors import UserError
-from mmft.train import train
+from mmft.training.callbacks.weight_averaging import validated_weights
 from mmft.training.checkpoint import write
 from mmft.training.soup import Ingredient, Soup, greedy_soup, uniform_soup
 

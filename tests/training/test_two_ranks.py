@@ -14,7 +14,8 @@ import pytest
 from make_shapes import Shapes
 from safetensors.torch import load_file
 
-WORKER = Path(__file__).with_name("two_ranks.py")
+HELPERS = Path(__file__).parents[1] / "helpers"
+WORKER = HELPERS / "two_ranks.py"
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +30,7 @@ def ranks(shapes: Shapes, image_encoder_folder: Any, tmp_path_factory: pytest.Te
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
         "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(Path(__file__).parents[1]),  # where pairing.py is
+        "PYTHONPATH": str(HELPERS),
     }
     command = [sys.executable, str(WORKER), str(out), str(image_encoder_folder("timm_resnet")), *shapes.overrides]
     both = [subprocess.Popen(command, env=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(2)]

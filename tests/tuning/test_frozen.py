@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 from mmft import build
 from mmft.batch import Batch
-from mmft.callbacks.checkpointing import Checkpointing
+from mmft.commands.train import train
 from mmft.config.compose import compose
 from mmft.errors import UserError
 from mmft.models.vision_language_model import VisionLanguageModel
-from mmft.train import train
+from mmft.training.callbacks.checkpointing import Checkpointing
 from mmft.tuning.plan import TuningPlan
 
 # Architecture and a size that it takes; 32 of them, of every family.

@@ -20,7 +20,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
-from mmft import train as program
+from mmft.commands import train as program
 from mmft.config.compose import compose
 from mmft.shipped import located
 

@@ -22,8 +22,8 @@ import loop
 from make_shapes import make_shapes
 from tiny_encoders import make_image_encoder, make_text_encoder
 
-from mmft import train as program
 from mmft.batch import Batch
+from mmft.commands import train as program
 from mmft.config.compose import compose
 from mmft.data.datamodule import VisionLanguageData
 

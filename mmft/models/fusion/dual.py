@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from mmft.batch import Encoded, Widths
 from mmft.models.fusion.base import Fusion
-from mmft.precision import at_least_float32
+from mmft.models.precision import at_least_float32
 
 
 class DualFusion(Fusion):

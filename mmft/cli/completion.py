@@ -1,0 +1,188 @@
+"""Tab completion: `eval "$(mmft -sc install=bash)"`, best in ~/.bashrc.
+
+The shell's function asks `mmft -sc query=SHELL` with the line so far in `COMP_LINE`. The answers come from the
+schemas and the folders of conf/ alone, so that they come at once; Hydra's own completion knows nothing of
+sub-commands, takes half a second, and changes `COMP_WORDBREAKS` for every program.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+from mmft.cli.flags import CFG, INFO, SWITCHES
+from mmft.config.registry import options
+from mmft.config.schema import COMMANDS, TrainConfig
+from mmft.config.schema.sweep import MultirunConfig
+from mmft.config.sources import Groups
+from mmft.config.walk import group_options, hints, key_names, keys, sections
+from mmft.config.wording import listed, members
+from mmft.errors import ExitCode, UserError
+
+LINE = "COMP_LINE"  # the line up to the cursor, as the shell's function passes it on
+
+# What readline replaces begins after the last of its word breaks: what is before it is taken off the answers.
+_BASH = r"""_mmft_complete()
+{
+    local IFS=$'\n' line="${COMP_LINE:0:$COMP_POINT}" answer mark
+    local word="${line##*[[:space:]]}"
+    local rest="$word"
+    for mark in = : @; do
+        [[ "$COMP_WORDBREAKS" == *"$mark"* ]] && rest="${rest##*"$mark"}"
+    done
+    local before="${word%"$rest"}"
+    COMPREPLY=()
+    for answer in $(COMP_LINE="$line" "${COMP_WORDS[0]/#\~/$HOME}" -sc query=bash 2>/dev/null); do
+        case "$answer" in
+            *[=./]) ;;
+            *) answer="$answer " ;;
+        esac
+        COMPREPLY+=("${answer#"$before"}")
+    done
+}
+complete -o nospace -F _mmft_complete mmft"""
+_SCRIPTS = {"bash": (_BASH, "complete -r mmft; unset -f _mmft_complete")}
+"""Shell -> what installs the completion and what takes it away; only what a test runs is here."""
+_RUNS = ("run", "resume", "init", "compare")  # keys whose value is a run folder or `last`
+
+
+def complete(words: Sequence[str], commands: Sequence[str]) -> int:
+    """Answers `mmft -sc install=SHELL`, `uninstall=SHELL` and `query=SHELL`.
+
+    Raises:
+        UserError: anything else is asked.
+    """
+    what, _, shell = words[0].partition("=") if len(words) == 1 else ("", "", "")
+    if what not in ("install", "uninstall", "query") or shell not in _SCRIPTS:
+        raise UserError(f"-sc {' '.join(words)}: type mmft -sc install=SHELL, SHELL one of {listed(_SCRIPTS)}")
+    if what == "query":
+        print("\n".join(candidates(os.environ.get(LINE, ""), commands)))
+    else:
+        print(_SCRIPTS[shell][what == "uninstall"])
+    return ExitCode.DONE
+
+
+def candidates(line: str, commands: Sequence[str]) -> list[str]:
+    """What the last word of a line may become, sorted; what ends in `=`, `.` or `/` goes on.
+
+    Args:
+        line: up to the cursor, the program's name included.
+        commands: the sub-commands.
+    """
+    before = line.split()
+    word = "" if line[-1:].isspace() or not before else before.pop()
+    if len(before) < 2:
+        return _beginning(word, [*commands, "--help", "--version"]) if before else []
+    if before[1] not in commands:
+        return []
+    if word.startswith("-"):
+        return _beginning(word, [s for s in _flags(before[1]) if s not in before])
+    values = {"--cfg": CFG, "-c": CFG, "--info": INFO, "-i": INFO}.get(before[-1])
+    if values is not None:
+        return _beginning(word, values)
+    if before[-1] in ("--config-dir", "-cd"):
+        return _paths(word)
+    groups = Groups(_config_dirs(before))
+    if {"-m", "--multirun"}.intersection(before) and word and "hydra".startswith(word[:5]):
+        return _of_sweep(word)
+    key, given, value = word.partition("=")
+    if not given:
+        return _names(before[1], word, groups)
+    *done, last = value.split(",")  # each value of a list
+    head = ",".join([*done, ""]) if done else ""
+    return [f"{key}={head}{found}" for found in _values(before[1], key, last, groups)]
+
+
+def _beginning(word: str, names: Iterable[str]) -> list[str]:
+    return sorted(name for name in names if name.startswith(word))
+
+
+def _flags(command: str) -> list[str]:
+    return [f for f in (*SWITCHES, "--config-dir", "--cfg", "--info") if command == "train" or f != "--multirun"]
+
+
+def _config_dirs(words: Sequence[str]) -> list[Path]:
+    """The folders that the line names so far."""
+    named = [w.partition("=")[2] or after for w, after in zip(words, [*words[1:], ""], strict=True) if _is_dir_flag(w)]
+    return [Path(name) for name in named if Path(name).is_dir()]
+
+
+def _is_dir_flag(word: str) -> bool:
+    return word.partition("=")[0] in ("--config-dir", "-cd")
+
+
+def _roots(command: str) -> list[type]:
+    """The schemas whose keys a command takes: `mmft runs` filters by those of a run."""
+    return [COMMANDS[command], TrainConfig] if command == "runs" else [COMMANDS[command]]
+
+
+def _has_groups(command: str) -> bool:
+    return any(group_options(path) for root in _roots(command) for path in sections(root))
+
+
+def _names(command: str, word: str, groups: Groups) -> list[str]:
+    """Keys and groups that begin with a word, up to the next dot or slash."""
+    names = [name for root in _roots(command) for name in key_names(root)]
+    names += groups.names() if _has_groups(command) else []
+    return _steps(word, names)
+
+
+def _steps(word: str, names: Iterable[str]) -> list[str]:
+    """The names that begin with a word, up to the next dot or slash."""
+    found = set()
+    for name in names:
+        if name.startswith(word):
+            step = re.match(r"[^./]*[./]?", name[len(word) :])
+            part = word + (step[0] if step else "")
+            found.add(part if part.endswith((".", "/")) else f"{part}=")
+    return sorted(found)
+
+
+def _of_sweep(word: str) -> list[str]:
+    """The same for what goes with -m alone: groups at once, keys by their steps."""
+    key, given, value = word.partition("=")
+    groups = ("hydra/sweeper", "hydra/launcher")
+    if given and key in groups:
+        return [f"{key}={found}" for found in _beginning(value, options(key))]
+    if given:
+        allowed = [m for n, owner, f, _ in keys(MultirunConfig) if n == key for m in members(hints(owner)[f.name])]
+        return [f"{key}={found}" for found in _beginning(value, {text for hint in allowed for text in _words(hint)})]
+    return _steps(word, [*groups, *key_names(MultirunConfig)])
+
+
+def _values(command: str, key: str, word: str, groups: Groups) -> list[str]:
+    """Values of a key, or options of a group, that begin with a word."""
+    if _has_groups(command) and "." not in key and groups.exists(key):
+        return _beginning(word, groups.options(key))
+    allowed = [
+        member
+        for root in _roots(command)
+        for name, owner, f, _ in keys(root)
+        if name == key
+        for member in members(hints(owner)[f.name])
+    ]
+    words = {text for hint in allowed for text in _words(hint)} | ({"last"} if key in _RUNS else set())
+    paths = _paths(word) if str in allowed else []
+    return _beginning(word, words) + [path for path in paths if key not in _RUNS or path.endswith("/")]
+
+
+def _words(hint: Any) -> list[str]:
+    if get_origin(hint) is Literal:
+        return [str(choice) for choice in get_args(hint)]
+    return {bool: ["true", "false"], type(None): ["null"]}.get(hint, [])
+
+
+def _paths(word: str) -> list[str]:
+    """Files and folders that begin with a word; those that a shell would have to quote are left out."""
+    head, slash, name = word.rpartition("/")
+    folder = Path(head + slash).expanduser() if slash else Path()
+    try:
+        found = [child for child in folder.iterdir() if child.name.startswith(name)]
+    except OSError:
+        return []
+    shown = [child for child in found if name or not child.name.startswith(".")]
+    paths = [f"{head}{slash}{child.name}{'/' if child.is_dir() else ''}" for child in shown]
+    return sorted(path for path in paths if re.fullmatch(r"[\w./~+:@%-]+", path))

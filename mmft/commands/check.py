@@ -1,0 +1,202 @@
+"""`mmft check`: looks at config, rows and model without training. Nothing is written but the file of findings.
+
+config -> splits -> task -> model -> plan -> rows -> one batch, as `mmft train` would go, with all errors at once
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rich.console import Console
+from rich.progress import Progress
+
+from mmft import build
+from mmft.config.compose import Composed
+from mmft.config.paths import rebase
+from mmft.config.schema import CheckConfig
+from mmft.data.bad_rows import BadRows
+from mmft.data.datamodule import VisionLanguageData
+from mmft.data.splits import Split, load_splits
+from mmft.data.targets import Encode
+from mmft.errors import ExitCode, UserError
+from mmft.files import write_records
+from mmft.models.vision_language_model import VisionLanguageModel
+from mmft.reports.audit.finding import KINDS, Finding
+from mmft.reports.audit.labels import tables_of
+from mmft.reports.audit.rows import RowAudit
+from mmft.reports.audit.trial import Trial, longest_rows, try_steps
+from mmft.runs.initialise import initialise_from
+from mmft.shipped import located
+from mmft.tasks.base import Task
+from mmft.training.hardware import choose_hardware
+from mmft.tuning.plan import TuningPlan
+from mmft.tuning.table import plan_table
+
+T = TypeVar("T")
+_USUAL_SIZE = 224  # of pictures, where neither the config nor a model says
+
+
+def check(composed: Composed) -> int:
+    """Prints what is found, and last whether training would work.
+
+    Returns:
+        0: training would work.
+
+    Raises:
+        UserError: with everything for which it would fail.
+    """
+    config: CheckConfig = composed.config
+    out = None if config.out is None else located(config.out)
+    return _Check(rebase(config, Path.cwd()), out).run()
+
+
+class _Check:
+    """One look at everything; what is wrong in one place does not keep the others from being looked at."""
+
+    def __init__(self, config: CheckConfig, out: Path | None) -> None:
+        self.config, self.out = config, out
+        self.errors: list[str] = []
+
+    def run(self) -> int:
+        """The whole check."""
+        config = self.config
+        task = build.build_task(config.task)
+        splits = self._try(load_splits, config.data, config.seed)
+        fitted = splits is not None and self._fit(splits, task)
+        model = self._try(build.build_model, config.model, task.make_head if fitted else 2, config.seed)
+        plan = None if model is None else self._plan(model, task)
+        findings = [] if splits is None else self._rows(splits, task if fitted else None, model)
+        if splits is not None and fitted and model is not None and plan is not None:
+            self._step(splits, model, task, plan)
+        _tell(findings, config.audit.shown)
+        if self.out is not None:
+            write_records(self.out, [finding._asdict() for finding in findings], Finding._fields)
+            print(f"{len(findings):,} findings are in {self.out}", file=sys.stderr)
+        if self.errors:
+            raise UserError(self.errors)
+        print("Training would work.", flush=True)
+        return ExitCode.DONE
+
+    def _try(self, make: Callable[..., T], *args: Any) -> T | None:
+        """What a part of training gives; None, and an error more, where it would fail."""
+        try:
+            return make(*args)
+        except UserError as error:
+            self.errors += [message for message in error.messages if message not in self.errors]
+            return None
+
+    def _fit(self, splits: Mapping[str, Split], task: Task) -> bool:
+        """Rows and labels; whether the task can be learned from them."""
+        _say("rows", "  ".join(f"{name} {len(split):,}" for name, split in splits.items()))
+        for title, table in tables_of(splits, self.config.task, task).items():
+            _say(title, table)
+        before, train = len(self.errors), splits["train"]
+        self._try(task.fit, train.table.labels(train.rows))
+        fitted = len(self.errors) == before
+        if fitted:
+            self._try(build.check_monitoring, self.config, task, splits)
+        return fitted
+
+    def _plan(self, model: VisionLanguageModel, task: Task) -> TuningPlan | None:
+        """What would be trained."""
+        config = self.config
+        changed = None
+        if config.init is not None:
+            changed = self._try(initialise_from, config.init, located(config.paths.runs), model, task)
+        build.add_auxiliary(config, model, task)
+        plan = self._try(build.build_plan, config, model, changed or set())
+        if plan is not None:
+            Console(width=140, file=sys.stdout).print(plan_table(plan))
+            print(flush=True)
+        return plan
+
+    def _rows(self, splits: Mapping[str, Split], task: Task | None, model: VisionLanguageModel | None) -> list[Finding]:
+        """Everything that is found in the rows."""
+        config = self.config
+        size = model.image_encoder.image_size if model else config.model.image_encoder.image_size or _USUAL_SIZE
+        audit = RowAudit(splits, config.data, config.audit, size, Encode.of(task) if task else None)
+        with Progress(console=Console(stderr=True), transient=True) as progress:
+            audit.pictures(partial(progress.advance, progress.add_task("pictures", total=audit.rows)))
+        text = model.text_encoder if model else None
+        findings = list(audit.findings(text.tokenizer if text else None, text.max_length if text else 0))
+        for name, fact in audit.facts.items():
+            _say(name, fact)
+        bad = BadRows(sum(map(len, splits.values())), config.data.max_bad_fraction)
+        bad.add(row for _, row in audit.bad)
+        self._try(bad.check)
+        return findings
+
+    def _step(self, splits: Mapping[str, Split], model: VisionLanguageModel, task: Task, plan: TuningPlan) -> None:
+        """Optimizer steps, as one device would compute them: their number, time and memory."""
+        config, devices = self.config, self.config.trainer.devices or 1
+        sharded = config.trainer.strategy == "fsdp"
+        config.trainer.devices, config.trainer.strategy = 1, "ddp"
+        device = self._try(choose_hardware, config.trainer)
+        data = self._try(build.build_data, config, splits, model, task)
+        if device is None or data is None:
+            return
+        share = -(-config.data.batch_size // devices)
+        micro = config.data.micro_batch_size
+        batch = longest_rows(data, min(share, 2 * micro if micro else share))
+        if not len(batch):
+            return
+        module = build.build_module(config, model, task, plan)
+        module.micro_batch_size = micro
+        evaluated = longest_rows(data, config.data.batch_size if len(data.rows) > 1 else 1)
+        trial = self._try(try_steps, module, batch, evaluated, device, config.trainer.precision)
+        if trial is not None:
+            planned = f"{data.plan.total:,} of {config.data.batch_size} rows, in {data.plan.epochs} epochs"
+            taken = f"{len(batch)} rows take {trial.seconds:.2f} s ({device}, {config.trainer.precision})"
+            whole = _duration(trial.seconds * share / len(batch) * data.plan.total)
+            _say("steps", f"{planned}; {taken}, all about {whole}")
+            said = self._memory(trial, data, on_cpu=device.type == "cpu")
+            parted = f"\ntrainer.strategy=fsdp parts weights, gradients and optimizer among the {devices} devices"
+            _say("memory", said + parted * sharded)
+
+    def _memory(self, trial: Trial, data: VisionLanguageData, on_cpu: bool) -> str:
+        """What training adds to the memory that is in use before it begins."""
+        average = 0 if self.config.callbacks.ema.decay is None else trial.gradients
+        pictures = sum(rows.pictures.bytes for rows in data.datasets.values())
+        parts = {"gradients": trial.gradients, "optimizer": trial.optimizer}
+        parts |= {} if on_cpu else {"weights": trial.weights}
+        parts["activations and workspace"] = max(0, trial.grown - sum(parts.values()))
+        parts |= {"average of the weights": average} if average else {}
+        parts |= {"pictures that are kept": pictures} if on_cpu and pictures else {}
+        said = f"about {_mib(sum(parts.values()))} more than before training: "
+        said += ", ".join(f"{name} {_mib(size)}" for name, size in parts.items())
+        if on_cpu:
+            return f"{said}; the weights, {_mib(trial.weights)}, are there before"
+        return f"{said}; the computer keeps pictures in {_mib(pictures)} of its own"
+
+
+def _tell(findings: list[Finding], shown: int | None) -> None:
+    """Prints the findings by kind, some of each."""
+    for kind, meaning in KINDS.items():
+        found = [finding for finding in findings if finding.kind == kind]
+        if not found:
+            continue
+        print(f"{kind}: {len(found):,} row{'s' * (len(found) > 1)} {meaning}")
+        for finding in found[:shown]:
+            print(f"    {finding}")
+        if shown is not None and len(found) > shown:
+            print(f"    and {len(found) - shown:,} more (audit.shown=null prints all, out=FILE writes them)")
+        print()
+
+
+def _say(name: str, text: str) -> None:
+    lines = [f"{'':<10}{line}" for line in text.splitlines()]
+    beside = f"{name:<10}{lines[0].lstrip()}" if len(name) < 10 else f"{name}\n{lines[0]}"
+    print("\n".join([beside, *lines[1:]]) + "\n", flush=True)
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:,.0f} MiB"
+
+
+def _duration(seconds: float) -> str:
+    minutes = seconds / 60
+    return f"{seconds:.0f} s" if minutes < 2 else f"{minutes:.0f} minutes" if minutes < 120 else f"{minutes / 60:.1f} h"

@@ -1,0 +1,56 @@
+"""`mmft doctor`: what this machine has for training, and what is wrong with it; nothing is loaded or downloaded."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+
+from mmft.config.compose import Composed
+from mmft.config.schema import DoctorConfig
+from mmft.errors import ExitCode
+from mmft.reports.machine.devices import cpu, gpus
+from mmft.reports.machine.finding import Finding
+from mmft.reports.machine.packages import own_version, packages, python
+from mmft.reports.machine.places import disk, encoder_folders, hub, wandb_login
+
+_WIDTH = 15  # of the names' column
+
+
+def doctor(composed: Composed) -> int:
+    """Prints one line per thing that matters, then what is wrong with what to type.
+
+    Returns:
+        0, or 2 when training could not work here.
+    """
+    config: DoctorConfig = composed.config
+    wrong: list[Finding] = []
+    for finding in findings(config.paths.runs):
+        print(f"{finding.name:<{_WIDTH}}{finding.value}", flush=True)  # one by one: imports take their time
+        if finding.wrong is not None:
+            wrong.append(finding)
+    print()
+    for finding in wrong:
+        print(f"{'WRONG' if finding.fatal else 'warning'}  {finding.name}: {finding.wrong}")
+    fatal = [finding.name for finding in wrong if finding.fatal]
+    print(f"Training cannot work here: {', '.join(fatal)}." if fatal else "Training can work here.", flush=True)
+    return ExitCode.USER if fatal else ExitCode.DONE
+
+
+def findings(runs: str) -> Iterator[Finding]:
+    """Everything that is looked at, in the order of printing.
+
+    Args:
+        runs: `paths.runs`.
+    """
+    yield python(sys.version_info[:3], sys.executable)
+    yield own_version()
+    yield from packages(import_module)
+    yield cpu()
+    yield from gpus()
+    yield from hub()
+    yield encoder_folders(os.environ.get("MMFT_ENCODERS", ""))
+    yield wandb_login(dict(os.environ), Path.home())
+    yield disk(runs)

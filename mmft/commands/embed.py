@@ -1,0 +1,62 @@
+"""`mmft embed run=RUN data.path=FILE out=FILE`: the embeddings of every row's picture and text, in the same order."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmft.commands.predict import Counted, batched
+from mmft.config.compose import Composed
+from mmft.config.schema import EmbedConfig
+from mmft.errors import ExitCode
+from mmft.files import written_aside
+from mmft.runs.given_run import model_and_rows
+from mmft.runs.loaded_model import stacked
+from mmft.shipped import located
+
+log = logging.getLogger(__name__)
+Row = dict[str, Any]
+
+
+def embed(composed: Composed) -> int:
+    """Embeds all rows of a table.
+
+    Returns:
+        The exit code. Bad rows are no failure: they have an `error` and no embedding.
+
+    Raises:
+        UserError: no such run, or an unusable table.
+    """
+    config: EmbedConfig = composed.config
+    model, data, split = model_and_rows(config)
+    rows = Counted(model.embeddings(split, data))
+    write = _write_npz if Path(config.out).suffix.lower() == ".npz" else _write_parquet
+    write(located(config.out), model.embedded, rows)
+    log.info("%d rows, %d of them with an error", rows.rows, rows.bad)
+    print(config.out, flush=True)
+    return ExitCode.DONE
+
+
+def _write_parquet(out: Path, widths: dict[str, int], rows: Iterable[Row]) -> None:
+    """`row`, `id`, a list of float32 for each embedding (null: there is none), `error`."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    lists = [(name, pa.list_(pa.float32(), width)) for name, width in widths.items()]
+    schema = pa.schema([("row", pa.int64()), ("id", pa.string()), *lists, ("error", pa.string())])
+    with written_aside(out) as new, parquet.ParquetWriter(new, schema) as writer:
+        for some in batched(rows, 4096):  # one row group each
+            writer.write_table(pa.Table.from_pylist(some, schema=schema))
+
+
+def _write_npz(out: Path, widths: dict[str, int], rows: Iterable[Row]) -> None:
+    """`row` (R,), `id` (R,), `error` (R,), and (R, D) float32 for each embedding."""
+    every = list(rows)
+    arrays: dict[str, Any] = {name: np.array([row[name] or "" for row in every], dtype=str) for name in ("id", "error")}
+    arrays |= {"row": np.array([row["row"] for row in every]), **stacked(every, widths)}
+    with written_aside(out) as new, new.open("wb") as stream:
+        np.savez(stream, **arrays)

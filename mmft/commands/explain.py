@@ -1,0 +1,64 @@
+"""`mmft explain run=RUN rows=[3,17] out=FOLDER`: what in a row's picture and words speaks for its prediction."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from mmft.config.compose import Composed
+from mmft.config.schema import ExplainConfig
+from mmft.config.wording import did_you_mean
+from mmft.data.splits import Split
+from mmft.data.table import Table
+from mmft.errors import ExitCode, UserError
+from mmft.files import written_aside
+from mmft.reports.explain.rows import Explained, check_label
+from mmft.runs.given_run import model_and_rows
+from mmft.shipped import located
+from mmft.tasks.labels import in_files
+
+
+def explain(composed: Composed) -> int:
+    """Explains the chosen rows; prints the path of each row's picture.
+
+    Returns:
+        The exit code. A row that cannot be read is told and has no picture.
+
+    Raises:
+        UserError: no such run, an unusable table, no such row or label.
+    """
+    config: ExplainConfig = composed.config
+    model, data, split = model_and_rows(config)
+    check_label(model.saved.task, config.label)
+    split = _chosen(split, config)
+    folder = located(config.out)
+    folder.mkdir(parents=True, exist_ok=True)
+    for row in model.explained(split, data, config.label, config.points):
+        print(_written(folder, row), flush=True)
+    return ExitCode.DONE
+
+
+def _chosen(split: Split, config: ExplainConfig) -> Split:
+    table: Table = split.table
+    if config.rows is not None:
+        gone = [row for row in config.rows if row >= len(table)]
+        if gone:
+            raise UserError(f"rows={gone[0]}: the table has rows 0 to {len(table) - 1}.")
+        return Split(table, np.unique(np.array(config.rows)))
+    ids, asked = table.ids(), config.ids or []
+    missing = [name for name in asked if name not in ids]
+    if missing:
+        raise UserError(f"ids: no row of {table.where} has the id {missing[0]!r}.{did_you_mean(missing[0], ids)}")
+    return Split(table, np.array([row for row, name in enumerate(ids) if name in asked]))
+
+
+def _written(folder: Path, row: Explained) -> Path:
+    """Writes a row's picture and its numbers; gives the picture's path."""
+    path = folder / f"row{row.answer['row']}{row.of and '_' + in_files(row.of)}.png"
+    with written_aside(path) as new:
+        row.page().save(new, format="PNG")
+    with written_aside(path.with_suffix(".json")) as new:
+        new.write_text(json.dumps(row.numbers(), indent=2, ensure_ascii=False), encoding="utf-8")
+    return path

@@ -1,0 +1,53 @@
+"""`mmft export run=RUN`: a run's encoders as folders that plain timm and transformers load.
+
+README.md            the model card
+image_encoder/       config and float32 weights, what was added while training merged into them
+text_encoder/        the same, and the tokenizer
+adapters/TOWER/      what peft had added, in its own format, where there is something
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mmft import logs
+from mmft.config.compose import Composed
+from mmft.config.schema import ExportConfig
+from mmft.errors import ExitCode, UserError
+from mmft.files import replace_folder
+from mmft.models.vision_language_model import TOWERS
+from mmft.run_folder import find_run
+from mmft.runs.export.card import model_card
+from mmft.runs.export.encoders import write_adapter, write_encoder
+from mmft.runs.saved_model import load_model
+from mmft.shipped import located
+
+
+def export(composed: Composed) -> int:
+    """Writes the folder, whole or not at all, and prints it.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        UserError: no such run, its tuning method cannot be merged, or the folder is something else's.
+    """
+    config: ExportConfig = composed.config
+    logs.configure(None)
+    run = find_run(config.run, located(config.paths.runs))
+    out = run.path / "export" if config.out is None else located(config.out)
+    if out.exists() and any(out.iterdir()) and not (out / "README.md").is_file():
+        raise UserError(f"out: {out} exists, and is no earlier export. Name a new folder")
+    saved = load_model(run.model)
+    summary = run.peek()
+
+    def fill(new: Path) -> None:
+        adapters = [tower for tower in TOWERS if write_adapter(getattr(saved.model, tower), new / "adapters" / tower)]
+        saved.merge()
+        for tower in TOWERS:
+            write_encoder(getattr(saved.model, tower), new / tower, saved.config.data.resize)
+        (new / "README.md").write_text(model_card(saved, summary, adapters), encoding="utf-8")
+
+    replace_folder(out, fill)
+    print(out, flush=True)
+    return ExitCode.DONE

@@ -1,0 +1,109 @@
+"""`mmft predict run=RUN data.path=FILE out=FILE`: one output row for every input row, in the same order."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any, TextIO
+
+from mmft.config.compose import Composed
+from mmft.config.schema import PredictConfig
+from mmft.errors import ExitCode
+from mmft.files import written_aside
+from mmft.runs.given_run import model_and_rows
+from mmft.runs.loaded_model import LoadedModel
+from mmft.shipped import located
+
+log = logging.getLogger(__name__)
+Answer = dict[str, Any]
+Columns = dict[str, type]
+"""An answer's columns, and whether each holds whole numbers, texts or numbers."""
+
+
+def predict(composed: Composed) -> int:
+    """Predicts all rows of a table.
+
+    Returns:
+        The exit code. Bad rows are no failure: they have an `error` and no prediction.
+
+    Raises:
+        UserError: no such run, or an unusable table.
+    """
+    config: PredictConfig = composed.config
+    model, data, split = model_and_rows(config)
+    counted = Counted(model.answers(split, data))
+    _writer(config.out)(config.out, _columns(model), counted)
+    log.info("%d rows, %d of them with an error", counted.rows, counted.bad)
+    if config.out != "-":
+        print(config.out, flush=True)
+    return ExitCode.DONE
+
+
+class Counted:
+    """Counts answers as they pass."""
+
+    def __init__(self, answers: Iterable[Answer]) -> None:
+        self._answers = answers
+        self.rows = self.bad = 0
+
+    def __iter__(self) -> Iterator[Answer]:
+        for answer in self._answers:
+            self.rows += 1
+            self.bad += answer["error"] is not None
+            yield answer
+
+
+def _columns(model: LoadedModel) -> Columns:
+    texts = {"id", "error", *model.saved.task.answer_texts}
+    return {name: int if name == "row" else str if name in texts else float for name in model.columns()}
+
+
+def _writer(out: str) -> Callable[[str, Columns, Iterable[Answer]], None]:
+    """The writer of a file by its ending, which the config's check has allowed; `-` is CSV on stdout."""
+    return {".jsonl": _write_jsonl, ".parquet": _write_parquet}.get(Path(out).suffix.lower(), _write_csv)
+
+
+@contextmanager
+def _opened(out: str) -> Iterator[TextIO]:
+    """A stream for text: stdout for `-`, else a file aside of `out`."""
+    if out == "-":
+        yield sys.stdout
+        return
+    with written_aside(located(out)) as new, new.open("w", newline="", encoding="utf-8") as stream:
+        yield stream
+
+
+def _write_csv(out: str, columns: Columns, answers: Iterable[Answer]) -> None:
+    with _opened(out) as stream:
+        writer = csv.DictWriter(stream, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(answers)
+
+
+def _write_jsonl(out: str, columns: Columns, answers: Iterable[Answer]) -> None:  # noqa: ARG001 - one signature
+    with _opened(out) as stream:
+        stream.writelines(json.dumps(answer, ensure_ascii=False) + "\n" for answer in answers)
+
+
+def _write_parquet(out: str, columns: Columns, answers: Iterable[Answer]) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    kinds = {int: pa.int64(), str: pa.string(), float: pa.float32()}
+    schema = pa.schema([(name, kinds[kind]) for name, kind in columns.items()])
+    with written_aside(located(out)) as new, parquet.ParquetWriter(new, schema) as writer:
+        for some in batched(answers, 4096):  # one row group each
+            writer.write_table(pa.Table.from_pylist(some, schema=schema))
+
+
+def batched(answers: Iterable[Answer], size: int) -> Iterator[list[Answer]]:
+    """Lists of at most `size` answers (itertools has this from Python 3.12)."""
+    source = iter(answers)
+    while some := list(islice(source, size)):
+        yield some

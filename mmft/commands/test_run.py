@@ -1,0 +1,132 @@
+"""`mmft test run=RUN data.path=FILE`: evaluates a finished run on rows."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+from torch.utils.data import DataLoader
+
+from mmft import logs
+from mmft.batch import BadRow, Batch
+from mmft.config.compose import Composed
+from mmft.config.paths import rebase
+from mmft.config.schema import TestConfig
+from mmft.config.schema.data import DataConfig
+from mmft.data.bad_rows import BadRows
+from mmft.data.loading import make_batches
+from mmft.data.picture_memory import PictureMemory
+from mmft.data.splits import Split, limited, load_rows, load_splits
+from mmft.data.targets import Encode
+from mmft.errors import ExitCode, UserError
+from mmft.reports import modalities
+from mmft.runs.given_run import data_of_run, is_own_table
+from mmft.runs.loaded_model import LoadedModel, load
+from mmft.training.callbacks.bad_rows import BadRowReport
+from mmft.training.evaluating import Evaluating
+
+log = logging.getLogger(__name__)
+
+
+def test(composed: Composed) -> int:
+    """Prints the metrics on stdout, one `name value` per line.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        UserError: no such run, unusable rows, or too many bad ones.
+    """
+    config: TestConfig = composed.config
+    logs.configure(None)
+    model = load(config.run, config.paths.runs, config.trainer.accelerator)
+    own = rebase(model.saved.config, model.saved.working_directory).data
+    other = config.data.path is not None and not is_own_table(own, config.data.path)
+    data = data_of_run(model.saved, config.data, without_text=config.zero_shot.labels is not None)
+    if config.modalities:
+        modalities.check_columns(data.columns)
+    split = _rows(data, model.saved.config.seed, other, config.data.columns.id is not None)
+    model = model.asked(config.zero_shot, split)
+    bad = BadRows(len(split), data.max_bad_fraction)
+    batches = make_batches(split, data, **model.input_options(), encode=Encode.of(model.saved.task))
+    rows: Any = batches.dataset
+    bad.add(rows.known_bad())  # all at once, not a batch at a time
+    bad.check()
+    if config.modalities:  # the pictures are looked at four times
+        rows.pictures = PictureMemory(split, rows.pictures.reader, int(data.picture_memory * 2**30))
+    module = Evaluating(model.model, model.saved.task)
+    trainer = _trainer(model.device.type, model.test_precision, bad)
+
+    def measure(loader: DataLoader[Batch]) -> dict[str, float]:
+        trainer.test(module, loader, verbose=False)
+        return module.results["test"]
+
+    both = measure(batches)
+    _print(both)
+    print(f"rows {len(split) - bad.count}\nbad_rows {bad.count}", flush=True)
+    bad.check()
+    if config.modalities:
+        _report_modalities(model, batches, {row.row: row for row in bad.rows}, both, measure)
+    return ExitCode.DONE
+
+
+def _report_modalities(
+    model: LoadedModel,
+    batches: DataLoader[Batch],
+    bad: dict[int, BadRow],
+    both: modalities.Figures,
+    measure: modalities.Measure,
+) -> None:
+    """What each modality adds: every figure on stdout, the monitored one as a table on stderr."""
+    task, seed = model.saved.task, model.saved.config.seed
+    rows: Any = batches.dataset
+    found = modalities.measured(batches, bad, seed, task, measure)
+    for name, figures in found.items():
+        _print(figures, f"{name}/")
+    log.info("%s", modalities.table(task, both, found))
+    for note in modalities.notes(model.model, rows, bad, task):
+        log.info("%s", note)
+
+
+def _print(figures: dict[str, float], prefix: str = "") -> None:
+    for name, value in sorted(figures.items()):
+        print(f"{prefix}{name} {value:.6f}", flush=True)
+
+
+def _rows(data: DataConfig, seed: int, other: bool, id_is_typed: bool) -> Split:
+    """The rows to test on, at most `data.limit` of them.
+
+    Args:
+        data: the run's, with what was typed for this command.
+        seed: of the run; the limit is drawn by it, as in training.
+        other: whether they are another table's than the run's.
+        id_is_typed: as in `load_rows`.
+    """
+    if other:
+        split = load_rows(data, "test", id_is_typed)
+        if data.limit is None or len(split) <= data.limit:
+            return split
+        log.info("data.limit=%d: %d of %d rows are tested", data.limit, data.limit, len(split))
+        return limited(split, data.limit, seed)
+    # The run's own table: of the rows that it was not trained on, however they were split off.
+    splits = load_splits(data, seed)
+    if "test" not in splits:
+        raise UserError("The run's data has no test rows. Type data.path=FILE.")
+    return splits["test"]
+
+
+def _trainer(device: str, precision: str, bad: BadRows) -> pl.Trainer:
+    return pl.Trainer(
+        accelerator="gpu" if device == "cuda" else device,
+        devices=1,
+        precision=precision,  # type: ignore[arg-type]
+        callbacks=[BadRowReport(bad)],
+        logger=False,
+        default_root_dir=Path.cwd(),
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )

@@ -1,0 +1,36 @@
+"""`hydra/sweeper=basic`: every combination of the values that are typed."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from mmft.config.compose import Composed
+from mmft.launch.sweep.job import Job, Result
+
+
+class Grid:
+    """Every combination, the last key's values fastest.
+
+    Args:
+        composed: the sweep's config.
+        config_dirs: folders of YAML files of the user's.
+        folder: the sweep's.
+    """
+
+    def __init__(self, composed: Composed, config_dirs: Sequence[Path], folder: Path) -> None:
+        self.config_dirs, self.folder = config_dirs, folder
+        texts = {typed.key: typed.texts for typed in composed.parsed}  # of a key typed twice, the last
+        self._jobs = self._make(itertools.product(*texts.values()))
+
+    def _make(self, combinations: Iterator[tuple[str, ...]]) -> Iterator[Job]:
+        for number, overrides in enumerate(combinations):
+            yield Job(number, overrides, self.config_dirs, self.folder / str(number))
+
+    def ask(self) -> Job | None:
+        """The next combination."""
+        return next(self._jobs, None)
+
+    def tell(self, result: Result) -> None:
+        """Nothing: the next combination is the same whatever came of this one."""

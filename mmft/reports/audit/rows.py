@@ -1,0 +1,132 @@
+"""Everything that is found in rows: bad ones, odd pictures, cut texts, rows that are alike, groups apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from mmft.batch import BadRow
+from mmft.config.schema.data import DataConfig
+from mmft.config.schema.root import AuditConfig
+from mmft.data.image import ImageReader
+from mmft.data.splits import Split, different, groups_of_earlier_splits
+from mmft.data.targets import Encode, encode_targets
+from mmft.data.text import full_lengths
+from mmft.reports.audit.duplicates import Content, find_alike
+from mmft.reports.audit.finding import Finding
+from mmft.reports.audit.pictures import Prints, scan
+
+
+class RowAudit:
+    """Looks at the rows of all splits.
+
+    Args:
+        splits: by name, in the order train, val, test.
+        config: the keys below `data`.
+        audit: what is looked for.
+        image_size: side of the pictures that the model wants, in pixels.
+        encode: the fitted task's; None: labels are not looked at.
+
+    Attributes:
+        bad: rows that cannot be used; those with a bad picture are known after `pictures`.
+        facts: one line on texts and one on pictures, by name.
+    """
+
+    def __init__(
+        self,
+        splits: Mapping[str, Split],
+        config: DataConfig,
+        audit: AuditConfig,
+        image_size: int,
+        encode: Encode | None,
+    ) -> None:
+        self.splits, self.config, self.audit, self.image_size = different(splits), config, audit, image_size
+        self.facts: dict[str, str] = {}
+        self.prints: dict[str, Prints] = {}
+        self._bad = {name: self._known_bad(split, encode) for name, split in self.splits.items()}
+
+    @staticmethod
+    def _known_bad(split: Split, encode: Encode | None) -> dict[int, BadRow]:
+        """Rows of the split that are bad by their table or label, by number."""
+        labels = {} if encode is None else encode_targets(split, encode)[1]
+        return labels | {row: split.table.bad[row] for row in split.rows.tolist() if row in split.table.bad}
+
+    @property
+    def rows(self) -> int:
+        """How many rows the splits have."""
+        return sum(map(len, self.splits.values()))
+
+    @property
+    def bad(self) -> list[tuple[str, BadRow]]:
+        """Every bad row with its split's name; empty: nothing tells its split."""
+        tables = {id(split.table): split.table for split in self.splits.values()}
+        nowhere = [
+            ("", table.bad[row])
+            for table in tables.values()
+            for row, name in enumerate(table.splits() or [])
+            if not name
+        ]
+        return nowhere + [(name, row) for name, rows in self._bad.items() for row in rows.values()]
+
+    def pictures(self, tick: Callable[[int], None]) -> None:
+        """Opens every picture, unless `audit.pictures` is false.
+
+        Args:
+            tick: called with the number of rows done since the last call.
+        """
+        if not self.audit.pictures:
+            return
+        reader = ImageReader(self.image_size, self.config.resize, self.config.background, self.config.max_pixels)
+        for name, split in self.splits.items():
+            self.prints[name] = scan(split, reader, self._bad[name], self.config.num_workers, tick)
+            self._bad[name] |= {row.row: row for row in self.prints[name].bad}
+        sides = np.concatenate([prints.sides[prints.sides > 0] for prints in self.prints.values()])
+        if len(sides):
+            spread = f"{sides.min()} to {sides.max()} pixels, median {np.median(sides):.0f}"
+            self.facts["pictures"] = f"{len(sides):,}; shorter side: {spread}; the model sees {self.image_size}"
+
+    def findings(self, tokenizer: Any, max_length: int) -> Iterator[Finding]:
+        """Everything that is found, bad rows first.
+
+        Args:
+            tokenizer: a fast tokenizer of transformers; None: texts' lengths are not looked at.
+            max_length: tokens of a text at most.
+        """
+        for name, row in self.bad:
+            yield Finding("bad row", name, row.row, row.id, detail=row.why)
+        yield from self._odd_pictures()
+        if tokenizer is not None:
+            yield from self._cut_texts(tokenizer, max_length)
+        contents = {
+            name: Content.of(split, self.prints.get(name), frozenset(self._bad[name]))
+            for name, split in self.splits.items()
+        }
+        yield from find_alike(contents, self.audit.picture_bits, self.audit.text_likeness)
+        for name, position, other in groups_of_earlier_splits(self.splits):
+            yield _finding("group in two splits", name, self.splits[name], position, f"{other} has rows of it")
+
+    def _odd_pictures(self) -> Iterator[Finding]:
+        for name, prints in self.prints.items():
+            for position in np.flatnonzero(prints.blank).tolist():
+                yield _finding("blank picture", name, self.splits[name], position)
+            for position in np.flatnonzero((prints.sides > 0) & (prints.sides < self.image_size / 4)).tolist():
+                yield _finding("small picture", name, self.splits[name], position, f"{prints.sides[position]} pixels")
+
+    def _cut_texts(self, tokenizer: Any, limit: int) -> Iterator[Finding]:
+        lengths = {name: full_lengths(split.table.texts(split.rows), tokenizer) for name, split in self.splits.items()}
+        every = np.concatenate(list(lengths.values()))
+        every = every[every > 0]
+        if len(every):
+            cut = f"cuts {(every > limit).mean():.1%} of them" if (every > limit).any() else "cuts none"
+            spread = f"median {np.median(every):.0f}, 99 % within {np.quantile(every, 0.99):.0f}, longest {every.max()}"
+            self.facts["texts"] = f"{len(every):,}; tokens: {spread}; model.text_encoder.max_length={limit} {cut}"
+        for name, counts in lengths.items():
+            for position in np.flatnonzero(counts > limit).tolist():
+                yield _finding("cut text", name, self.splits[name], position, f"{counts[position]} tokens")
+
+
+def _finding(kind: str, name: str, split: Split, position: int, detail: str = "") -> Finding:
+    row = int(split.rows[position])
+    return Finding(kind, name, row, split.table.id(row), detail=detail)

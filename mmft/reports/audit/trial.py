@@ -1,0 +1,114 @@
+"""A few optimizer steps as training would do them, on the device: whether they fit, their time and their memory."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmft.batch import Batch
+from mmft.data.datamodule import VisionLanguageData
+from mmft.errors import UserError
+from mmft.training.hard_negatives import with_negatives
+from mmft.training.memory import forget_peak, held_bytes, peak_bytes, release_unused
+from mmft.training.module import FineTuning
+
+_STEPS = 3  # by then the optimizer has its state, and glibc its pieces of memory
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What optimizer steps cost.
+
+    Attributes:
+        seconds: of the last one.
+        grown: bytes that the device, or on a CPU the process, held more at the peak than before.
+        weights, gradients, optimizer: bytes of the model, of what its trained part has for gradients, and of the
+            optimizer's state. On a CPU the weights are there before, so that `grown` is without them.
+    """
+
+    seconds: float
+    grown: int
+    weights: int
+    gradients: int
+    optimizer: int
+
+
+def longest_rows(data: VisionLanguageData, count: int) -> Batch:
+    """A logical batch of the training rows with the longest texts, without those that are known to be bad.
+
+    Args:
+        data: of the run.
+        count: rows at most.
+    """
+    rows = data.datasets["train"]
+    lengths = np.diff(rows.tokens.offsets)
+    usable = [at for at in np.argsort(-lengths, kind="stable").tolist() if int(rows.split.rows[at]) not in rows.bad]
+    return data.training_batch(np.array(usable[:count], dtype=np.int64))
+
+
+def try_steps(module: FineTuning, batch: Batch, evaluated: Batch, device: torch.device, precision: str) -> Trial:
+    """Does some optimizer steps, with learning rates of 0, and an evaluation.
+
+    Everything that is ever trained is trained in them. The memory is measured, not added up: on a CPU most of it can
+    be pieces that glibc keeps (MALLOC_MMAP_THRESHOLD_=1000000 in the environment halves it, and makes steps slower).
+
+    Args:
+        module: its model is moved to `device` and keeps its weights.
+        batch: a share of a logical batch; at least one row. Two micro-batches show the whole cost.
+        evaluated: a batch of an evaluation.
+        device: where training would run.
+        precision: `32-true`, `64-true` or `bf16-mixed`.
+
+    Raises:
+        UserError: the batch does not fit into memory, or its loss is not finite.
+    """
+    release_unused()
+    forget_peak(device)
+    before, model = held_bytes(device), module.model
+    module.modality_dropout = 0.0  # what is left out costs nothing; the most is asked for
+    model.to(device=device, dtype=torch.float64 if precision == "64-true" else torch.float32).train()
+    module.plan.activate(model, module.plan.names)
+    try:
+        optimizer = _without_rates(module)
+        batch = batch.to(device)
+        for step in range(_STEPS):
+            started = time.perf_counter()
+            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-mixed"):
+                losses, _, _ = module.update(batch, optimizer, step, Tensor.backward)
+            last = float(losses.sum())  # waits for a GPU
+            seconds = time.perf_counter() - started
+        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-mixed"):
+            with_negatives(model.eval(), evaluated.to(device))
+        trained = [p for p in model.parameters() if p.grad is not None]
+        state = [value for kept in optimizer.state.values() for value in kept.values() if isinstance(value, Tensor)]
+        grown = peak_bytes(device) - before
+    except torch.OutOfMemoryError as error:
+        smaller = max(1, min(len(batch), module.micro_batch_size or len(batch)) // 4)
+        raise UserError(
+            f"data.micro_batch_size: a batch of {len(batch)} rows does not fit into the memory of {device}. Try a "
+            f"smaller one, such as data.micro_batch_size={smaller}; the result stays the same."
+        ) from error
+    finally:
+        model.zero_grad(set_to_none=True)
+    if not np.isfinite(last):
+        raise UserError(f"the loss of the first batch is {last}: look at the encoders' weights and trainer.precision")
+    weights = [*chain(model.parameters(), model.buffers())]
+    return Trial(seconds, grown, _bytes(weights), _bytes(trained), _bytes(state))
+
+
+def _without_rates(module: FineTuning) -> torch.optim.Optimizer:
+    optimizer = module.configure_optimizers()
+    assert isinstance(optimizer, torch.optim.Optimizer)
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+    return optimizer
+
+
+def _bytes(tensors: Sequence[Tensor]) -> int:
+    return sum(tensor.nbytes for tensor in tensors)

@@ -1,0 +1,117 @@
+"""The closing line of a run (DESIGN 8.4): what each modality gives.
+
+The unimodal figures are those of a linear head on one tower's final pooled features; this is cheap and says what
+the tower's features hold, not what a model fine-tuned on one modality would reach. `majority` is the task's constant
+prediction (for classes the most frequent one), whatever the class weights are. What the task has tuned on the model's
+own outputs (thresholds) is left aside for all but the model itself.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+
+from mmft.batch import Batch
+from mmft.config.schema import TrainConfig
+from mmft.data.datamodule import VisionLanguageData
+from mmft.models.inference import outputs_of
+from mmft.models.vision_language_model import VisionLanguageModel
+from mmft.reports.embeddings import embedding_report
+from mmft.reports.linear_heads import MOST_ROWS, Features, linear_head, metric_of, spread
+from mmft.tasks.base import Task
+from mmft.tasks.contrastive import Contrastive
+from mmft.tasks.matching import Matching
+from mmft.tasks.several import Several
+from mmft.training.hardware import device_of
+from mmft.training.module import FineTuning
+
+log = logging.getLogger(__name__)
+
+
+def report(config: TrainConfig, module: FineTuning, data: VisionLanguageData) -> dict[str, dict[str, Any]]:
+    """What each modality gives on the test rows; of pairs, what their embeddings tell of labels, if there are any."""
+    model, task = module.model.to(device_of(config.trainer.accelerator)), module.task
+    loaders = data.evaluation_loader("train", whole=True), data.evaluation_loader("test", whole=True)
+    precision = config.trainer.precision
+    if isinstance(task, Contrastive):
+        return {"embeddings": embedding_report(model, task, *loaders, precision)} if task.labels else {}
+    if isinstance(task, Matching) and not task.labelled:
+        return {}
+    return {"modalities": modality_report(model, task, *loaders, module.results["test"], precision)}
+
+
+def modality_report(
+    model: VisionLanguageModel,
+    task: Task,
+    train: Iterable[Batch],
+    test: Iterable[Batch],
+    both: Mapping[str, float],
+    precision: str,
+) -> dict[str, Any]:
+    """The task's monitored metric on the test rows, for no modality, each alone, and the model's own.
+
+    Of several tasks each has its own figures, by its name, on the rows that have its label.
+
+    Args:
+        model: the finished model, on the device where it is to run.
+        task: fitted.
+        train: batches of the training rows; of many, some that are spread evenly over the table are taken.
+        test: batches of the test rows.
+        both: the model's own metrics.
+        precision: the run's.
+    """
+    task, device = task.untuned(), next(model.parameters()).device
+    known = _features(model, spread(train, MOST_ROWS), device, precision)
+    asked = _features(model, test, device, precision)
+    if known is None or asked is None:
+        log.warning("no modality report: no row of train or test could be read")
+        return {}
+    if not isinstance(task, Several):
+        return _figures(task, known, asked, both[task.monitor])
+    found: dict[str, Any] = {}
+    for name, part in task.parts.items():
+        own, own_asked = _of_part(task, name, known), _of_part(task, name, asked)
+        if len(own.weight) and len(own_asked.weight):
+            found[name] = _figures(part, own, own_asked, both[f"{name}/{part.monitor}"], f"{name}: ")
+    return found
+
+
+def _figures(task: Task, known: Features, asked: Features, both: float, prefix: str = "") -> dict[str, float]:
+    """One task's."""
+    constant = task.constant_outputs(known.target, known.weight)
+    figures = {
+        task.constant.partition(" ")[0]: metric_of(task, constant.expand(len(asked.weight), -1), asked),
+        "text": linear_head(task, known.text, asked.text, known, asked),
+        "image": linear_head(task, known.image, asked.image, known, asked),
+        "both": both,
+    }
+    log.info(
+        "%stest %s: %s %.3f, text only %.3f, picture only %.3f, both %.3f "
+        "(text and picture only: a linear head on the tower's features)",
+        prefix,
+        task.monitor,
+        task.constant,
+        *figures.values(),
+    )
+    return figures
+
+
+def _of_part(task: Several, name: str, features: Features) -> Features:
+    """The rows that have a label for one of several tasks, and what it is."""
+    there = task.places.labelled(name, features.target)
+    target = task.places.targets(name, features.target[there])
+    return Features(features.image[there], features.text[there], target, features.weight[there])
+
+
+def _features(
+    model: VisionLanguageModel, batches: Iterable[Batch], device: torch.device, precision: str
+) -> Features | None:
+    """Features of all rows that can be read; None where none can."""
+    parts: list[Features] = []
+    for batch, outputs in outputs_of(model, batches, device, precision):
+        if outputs is not None and batch.target is not None:
+            parts.append(Features(outputs.image.float().cpu(), outputs.text.float().cpu(), batch.target, batch.weight))
+    return Features(*(torch.cat(column) for column in zip(*parts, strict=True))) if parts else None

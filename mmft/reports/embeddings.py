@@ -1,0 +1,87 @@
+"""What embeddings tell of the labels that they were not trained on: the closing line of a run over pairs.
+
+By a linear probe (trained to its optimum on the training rows, as in `closing.py`) and by the nearest
+neighbours among them. Zero-shot accuracy, by prompts, is one of the task's own metrics.
+
+Legend: R rows, P width of the embeddings, C labels.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from mmft.batch import Batch
+from mmft.models.inference import fused_of
+from mmft.models.vision_language_model import VisionLanguageModel
+from mmft.reports.linear_heads import MOST_ROWS, Features, linear_head, spread
+from mmft.tasks.classification import Classification
+from mmft.tasks.contrastive import LABEL, Contrastive
+
+log = logging.getLogger(__name__)
+_NEIGHBOURS, _TEMPERATURE = 20, 0.07  # Caron et al. 2021, arXiv 2104.14294
+_BLOCK = 1024  # rows that are compared at once
+
+
+def embedding_report(
+    model: VisionLanguageModel, task: Contrastive, train: Iterable[Batch], test: Iterable[Batch], precision: str
+) -> dict[str, float]:
+    """Accuracy on the labelled test rows, by `image/linear_probe`, `image/knn`, `text/linear_probe`, `text/knn`.
+
+    Args:
+        model: the finished model, on the device where it is to run.
+        task: fitted, with labels.
+        train: batches of the training rows; of many, some that are spread evenly over the table are taken.
+        test: batches of the test rows.
+        precision: the run's.
+    """
+    if len(task.labels) < 2:
+        log.warning("the embeddings are not measured on labels: the training rows have one, %s", *task.labels)
+        return {}
+    known, asked = (_labelled(model, rows, precision) for rows in (spread(train, MOST_ROWS), test))
+    if known is None or asked is None:
+        log.warning("the embeddings are not measured on labels: train or test has no row with one")
+        return {}
+    classes = Classification(task.labels)
+    classes.fit(task.labels)
+    found = {}
+    for name in ("image", "text"):
+        rows, queries = getattr(known, name), getattr(asked, name)
+        found[f"{name}/linear_probe"] = linear_head(classes, rows, queries, known, asked)
+        votes = neighbours(rows, known.target, queries, len(task.labels))
+        found[f"{name}/knn"] = float((votes == asked.target).double().mean())
+    shown = [f"{name} {value:.3f}" for name, value in found.items()]
+    log.info("embeddings of the test rows told by their labels: %s", ", ".join(shown))
+    return found
+
+
+def _labelled(model: VisionLanguageModel, batches: Iterable[Batch], precision: str) -> Features | None:
+    """Embeddings and classes of the rows that have a label; None where none has."""
+    parts = []
+    for batch, fused in fused_of(model, batches, next(model.parameters()).device, precision):
+        if fused is not None and batch.target is not None:
+            label = batch.target[:, LABEL]
+            image, text = fused.features.float().cpu()[label >= 0].chunk(2, dim=-1)
+            parts.append(Features(image, text, label[label >= 0], batch.weight[label >= 0]))
+    together = Features(*(torch.cat(column) for column in zip(*parts, strict=True))) if parts else None
+    return together if together is not None and len(together.weight) else None
+
+
+def neighbours(rows: Tensor, classes: Tensor, queries: Tensor, count: int) -> Tensor:
+    """(Q,) the class of most weight among each query's 20 nearest rows, weighted by exp(cosine / 0.07).
+
+    Args:
+        rows: (R, P) of length 1.
+        classes: (R,) int64, below `count`.
+        queries: (Q, P) of length 1.
+        count: C.
+    """
+    found = []
+    for block in queries.split(_BLOCK):
+        near, at = (block @ rows.T).topk(min(_NEIGHBOURS, len(rows)), dim=1)
+        votes = torch.zeros(len(block), count).scatter_add_(1, classes[at], (near / _TEMPERATURE).exp())
+        found.append(votes.argmax(1))
+    return torch.cat(found)

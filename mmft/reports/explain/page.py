@@ -1,0 +1,139 @@
+"""A row's explanation as a picture: the row's picture, the map over it, its words shaded, the prediction. By Pillow.
+
+Red speaks for what is explained and blue against it. The map has its own scale, and the words have theirs, since a
+picture has many places and a text few words; how much each adds in all stands beside it.
+
+Legend: H W picture height and width.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw
+
+from mmft.reports.explain.fonts import font_for, lacks
+from mmft.reports.explain.numbers import signed
+from mmft.reports.explain.words import Word
+
+_SIDE, _MARGIN, _LINE = 336, 16, 22  # pixels
+_WIDTH = 2 * _SIDE + 3 * _MARGIN
+_RED, _BLUE, _INK, _PALE = (200, 30, 30), (30, 70, 200), (20, 20, 20), (150, 150, 150)
+_LINE_ENDS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # Pillow cannot measure a line that has some of them
+_LONGEST = 300  # characters that are measured; no line of the page holds as many
+_SIZE, _SMALL = 15, 11  # of letters
+_BOXES = "signs that no font of this machine has are drawn as boxes; fonts-noto-cjk has most"
+_MOST_CUT_OFF = 20  # words that the model has not read: enough to see where it stopped
+Floats = npt.NDArray[np.float64]
+
+
+def draw(
+    lines: Sequence[str], pixels: npt.NDArray[np.uint8] | None, cells: Floats | None, words: list[Word]
+) -> Image.Image:
+    """The page.
+
+    Args:
+        lines: what stands on top.
+        pixels: (H, W, 3) the picture as the model sees it; None: there is none.
+        cells: (K, K) what each part of it adds.
+        words: of the text; none: there is no text.
+    """
+    words, lines = _shown(words), [_fitting(line) for line in lines]
+    if lacks([*lines, *(word.text for word in words)], _SIZE):
+        lines.append(_BOXES)
+    largest = max((abs(word.weight or 0.0) for word in words), default=0.0)
+    placed, bottom = _placed(words, largest)
+    top = _MARGIN + _LINE * len(lines) + _MARGIN // 2
+    below = top + (_SIDE + _MARGIN if pixels is not None else _LINE)
+    page = Image.new("RGB", (_WIDTH, below + bottom + _MARGIN), "white")
+    pen = ImageDraw.Draw(page)
+    for number, told in enumerate(lines):
+        _say(pen, (_MARGIN, _MARGIN + number * _LINE), told)
+    if pixels is None or cells is None:
+        _say(pen, (_MARGIN, top), "(no picture)", _PALE)
+    else:
+        plain = Image.fromarray(pixels).resize((_SIDE, _SIDE), Image.Resampling.BICUBIC)
+        page.paste(plain, (_MARGIN, top))
+        page.paste(_heat(plain, cells), (2 * _MARGIN + _SIDE, top))
+        for left in (_MARGIN, 2 * _MARGIN + _SIDE):
+            pen.rectangle([left - 1, top - 1, left + _SIDE, top + _SIDE], outline=_PALE)
+    if not words:
+        _say(pen, (_MARGIN, below), "(no text)", _PALE)
+    for word, (left, line) in zip(words, placed, strict=True):
+        _write(pen, word, (left, below + line), largest)
+    return page
+
+
+def _fitting(text: str, room: int = _WIDTH - 2 * _MARGIN) -> str:
+    """The text in one line, its end cut off where it is too wide."""
+    line = _LINE_ENDS.sub(" ", text)
+    if len(line) > _LONGEST:
+        line = line[:_LONGEST] + "…"
+    while _length(line) > room:
+        line = line[:-2].rstrip("…") + "…"
+    return line
+
+
+def _shown(words: list[Word]) -> list[Word]:
+    """The words, each no wider than the page; of those that were cut off the first, and how many more there are."""
+    read = [word for word in words if word.weight is not None]
+    cut_off = [word for word in words if word.weight is None]
+    more = len(cut_off) - _MOST_CUT_OFF
+    if more > 1:
+        cut_off = cut_off[:_MOST_CUT_OFF]
+        cut_off.append(Word(f"… and {more:,} more words", cut_off[-1].start, None))
+    return [word._replace(text=_fitting(word.text, _WIDTH - 2 * _MARGIN - 8)) for word in read + cut_off]
+
+
+def _heat(plain: Image.Image, cells: Floats) -> Image.Image:
+    """The picture in pale grey, under red and blue as strong as the map is there."""
+    strength = np.array(Image.fromarray(cells.astype(np.float32)).resize(plain.size, Image.Resampling.BICUBIC))
+    strength = (strength / max(float(np.abs(strength).max()), 1e-12))[..., None]
+    grey = 255 - 0.5 * (255 - np.array(plain.convert("L"), dtype=np.float64)[..., None])
+    colour = np.where(strength > 0, np.array(_RED), np.array(_BLUE))
+    opaque = 0.75 * np.abs(strength)
+    return Image.fromarray((grey * (1 - opaque) + colour * opaque).astype(np.uint8))
+
+
+def _placed(words: list[Word], largest: float) -> tuple[list[tuple[int, int]], int]:
+    """Where each word begins, line after line, and where the last line ends."""
+    left, top, places = _MARGIN, 0, []
+    for word in words:
+        width = _width(word, largest)
+        if left + width > _WIDTH - _MARGIN and left > _MARGIN:
+            left, top = _MARGIN, top + 2 * _LINE
+        places.append((left, top))
+        left += width + 6
+    return places, top + 2 * _LINE
+
+
+def _width(word: Word, largest: float) -> int:
+    return 8 + int(max(_length(word.text), _length(_number(word, largest), _SMALL)))
+
+
+def _number(word: Word, largest: float) -> str:
+    return "cut off" if word.weight is None else signed(word.weight, largest)
+
+
+def _write(pen: ImageDraw.ImageDraw, word: Word, place: tuple[int, int], largest: float) -> None:
+    """A word on a ground of its colour, its weight below."""
+    left, top = place
+    share = 0.7 * abs(word.weight or 0.0) / max(largest, 1e-12)
+    colour = _RED if (word.weight or 0.0) > 0 else _BLUE
+    ground = tuple(int(255 * (1 - share) + part * share) for part in colour)
+    pen.rectangle([left, top, left + _width(word, largest), top + _LINE], fill=ground)
+    _say(pen, (left + 4, top + 2), word.text, _PALE if word.weight is None else _INK)
+    _say(pen, (left + 4, top + _LINE + 2), _number(word, largest), _PALE, _SMALL)
+
+
+def _say(
+    pen: ImageDraw.ImageDraw, place: tuple[int, int], text: str, ink: tuple[int, int, int] = _INK, size: int = _SIZE
+) -> None:
+    pen.text(place, text, fill=ink, font=font_for(text, size))
+
+
+def _length(text: str, size: int = _SIZE) -> float:
+    return font_for(text, size).getlength(text)

@@ -1,0 +1,223 @@
+"""What in a row's picture and words speaks for its prediction or against it.
+
+By integrated gradients (see `mmft.models.attribution`) from a row that shows nothing: a picture of the colour
+`data.background`, a text of mask tokens. What is explained is the task's to say (`Task.subjects`): a label's logit, a
+target, how alike picture and text are; each of several tasks or targets by itself.
+
+Legend: H W picture height and width, K cells of a map's side, L tokens.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image, ImageColor
+from torch import Tensor
+
+from mmft.batch import Batch
+from mmft.config.wording import did_you_mean
+from mmft.data.table import Table
+from mmft.errors import UserError
+from mmft.models.attribution import Attribution, Baseline, integrated_gradients
+from mmft.models.text_encoder import TextEncoder
+from mmft.models.vision_language_model import VisionLanguageModel
+from mmft.reports.explain.numbers import readable, signed
+from mmft.reports.explain.page import draw
+from mmft.reports.explain.words import Word, words_of
+from mmft.tasks.base import Subject, Task
+from mmft.tasks.labels import shown
+from mmft.tasks.several import Several
+
+log = logging.getLogger(__name__)
+CELLS = 12
+"""K: a single pixel's gradient is noise; the sum of a part's is not."""
+_WORDS = {"image": "picture", "text": "text"}
+_MUCH = 0.05  # of what is explained; a sum that misses more is told
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explained:
+    """One row, or one of the subjects of a row.
+
+    Attributes:
+        answer: as `predict` gives it.
+        name: what is explained: a label, a target; "": the only number there is.
+        of: the task or target among several that it belongs to; "": it is alone.
+        found: every pixel's and every token's share.
+        cells: (K, K) shares of the picture's parts; None: the row has no picture.
+        pixels: (3, H, W) uint8 the picture as the model sees it.
+        words: the text's, each with its share.
+    """
+
+    answer: dict[str, Any]
+    name: str
+    of: str
+    found: Attribution
+    cells: Tensor | None
+    pixels: Tensor | None
+    words: list[Word]
+
+    @property
+    def sums(self) -> dict[str, float | None]:
+        """The share of the picture, `image`, and of the text; None for what the row lacks."""
+        parts = {"image": self.found.image, "text": self.found.text}
+        return {name: None if part is None else float(part.sum()) for name, part in parts.items()}
+
+    def page(self) -> Image.Image:
+        """The row as a picture: parts and words that speak for what is explained red, against it blue."""
+        answer, sums = self.answer, self.sums
+        subject = (self.name or "a higher number") if self.of in ("", self.name) else f"{self.of}: {self.name}"
+        score = "" if answer["score"] is None else f" (score {answer['score']:.3f})"
+        known = {word: value for name, word in _WORDS.items() if (value := sums[name]) is not None}
+        largest = _largest(self.found)
+        told = "   ".join(f"{word} {signed(value, largest)}" for word, value in known.items())
+        lines = [
+            f"row {answer['row']}   id {answer['id']}",
+            f"prediction {readable(answer['prediction'])}{score}",
+            f"speaks for {subject} (red) or against it (blue):   {told}",
+        ]
+        if _misses_much(self.found):
+            asked = self.found.value - self.found.baseline
+            missed = f"{signed(self.found.missed, largest)} of {signed(asked, largest)}"
+            lines.append(f"{missed} is not attributed; more points come nearer")
+        pixels = None if self.pixels is None else self.pixels.permute(1, 2, 0).numpy()
+        return draw(lines, pixels, None if self.cells is None else self.cells.numpy(), self.words)
+
+    def numbers(self) -> dict[str, Any]:
+        """All that the page shows, as JSON can hold it."""
+        return {
+            **self.answer,
+            "explained": self.name,
+            "of": self.of or None,
+            "value": self.found.value,
+            "baseline": self.found.baseline,
+            **self.sums,
+            "missed": self.found.missed,
+            "words": [word._asdict() for word in self.words],
+            "cells": None if self.cells is None else self.cells.tolist(),
+        }
+
+
+def check_label(task: Task, label: str | None) -> None:
+    """Raises UserError where a task has nothing of this name to explain."""
+    names = list(dict.fromkeys([*task.output_names, *(task.parts if isinstance(task, Several) else ())]))
+    if label is not None and label not in names:
+        raise UserError(f"label={label}: there is none.{did_you_mean(label, names)} There are: {shown(names, 50)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explainer:
+    """Explains a finished model's rows.
+
+    Attributes:
+        model: finished, on its device, in the precision of `predict`, in eval mode.
+        task: its task.
+        background: colour of a picture that shows nothing, as `data.background`.
+        label: what is explained, one of the task's outputs; None: each row's prediction.
+        points: as in `integrated_gradients`.
+        at_once: points that are computed at once.
+    """
+
+    model: VisionLanguageModel
+    task: Task
+    background: str
+    label: str | None
+    points: int
+    at_once: int
+
+    def explained(
+        self, table: Table, batches: Iterable[Batch], answers: Mapping[int, dict[str, Any]]
+    ) -> Iterator[Explained]:
+        """Each row that can be read, once for each of its subjects; of the others it is told why not.
+
+        Args:
+            table: of the rows.
+            batches: of one row each.
+            answers: the rows' answers by number, as `predict` gives them.
+        """
+        for batch in batches:
+            for bad in batch.bad:
+                log.warning("row %d (id %s) cannot be read: %s", bad.row, bad.id, bad.why)
+            if len(batch):
+                yield from self._row(table, batch, answers[int(batch.row)])
+
+    def _row(self, table: Table, batch: Batch, answer: dict[str, Any]) -> Iterator[Explained]:
+        if answer["error"] is not None:
+            log.warning("row %d (id %s) has no prediction: %s", answer["row"], answer["id"], answer["error"])
+            return
+        given = batch.to(next(self.model.parameters()).device)
+        with torch.no_grad():
+            subjects = self.task.subjects(self.model(given), self.label)
+        baseline = Baseline(_colour(self.background), _nothing_said(self.model.text_encoder.tokenizer, batch))
+        for subject in subjects:
+            found = integrated_gradients(self.model, given, subject.value, baseline, self.points, at_once=self.at_once)
+            _check(found, int(batch.row), self.points)
+            yield _explained(self.model.text_encoder, table, batch, answer, subject, found)
+
+
+def _colour(background: str) -> tuple[int, int, int]:
+    red, green, blue = ImageColor.getrgb(background)[:3]
+    return red, green, blue
+
+
+def _nothing_said(tokenizer: Any, batch: Batch) -> Tensor:
+    """(L,) the row's tokens with mask tokens (or padding, where the tokenizer has no mask) for all but special ones."""
+    if batch.input_ids is None:
+        return torch.zeros(0, dtype=torch.int64)
+    ids = batch.input_ids[0]
+    known = [tokenizer.mask_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id, 0]
+    fill = next(number for number in known if number is not None)
+    said = {tokenizer.unk_token_id, tokenizer.mask_token_id}  # these stand for words
+    special = torch.isin(ids, torch.tensor([number for number in tokenizer.all_special_ids if number not in said]))
+    return torch.where(special, ids, torch.full_like(ids, fill))
+
+
+def _check(found: Attribution, row: int, points: int) -> None:
+    if _misses_much(found):
+        log.warning(
+            "row %d: the weights add up to %.3f of %.3f; type points=%d to come nearer",
+            *(row, found.value - found.baseline - found.missed, found.value - found.baseline, 4 * points),
+        )
+
+
+def _misses_much(found: Attribution) -> bool:
+    return abs(found.missed) > _MUCH * _largest(found)
+
+
+def _largest(found: Attribution) -> float:
+    """Of what is explained and what each modality adds, which may cancel out."""
+    parts = (float(part.sum()) for part in (found.image, found.text) if part is not None)
+    return max(map(abs, (found.value - found.baseline, *parts)))
+
+
+def _explained(
+    encoder: TextEncoder, table: Table, batch: Batch, answer: dict[str, Any], subject: Subject, found: Attribution
+) -> Explained:
+    text = table.text(int(batch.row))
+    weights = [] if found.text is None else found.text.tolist()
+    words = [] if text is None else words_of(text, encoder.tokenizer, encoder.max_length, weights)
+    cells = None if found.image is None else cell_sums(found.image, CELLS)
+    pixels = None if found.image is None or batch.pixel_values is None else batch.pixel_values[0]
+    return Explained(
+        answer=answer,
+        name=subject.name,
+        of=subject.part,
+        found=found,
+        cells=cells,
+        pixels=pixels,
+        words=words,
+    )
+
+
+def cell_sums(values: Tensor, cells: int) -> Tensor:
+    """(H, W) -> (K, K) sums of its parts, which are as even as they can be; the sum of all stays the same."""
+    for dimension in (0, 1):
+        size = values.shape[dimension]
+        part = torch.arange(size) * cells // size
+        shape = [cells if d == dimension else length for d, length in enumerate(values.shape)]
+        values = values.new_zeros(shape).index_add(dimension, part, values)
+    return values

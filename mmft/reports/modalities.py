@@ -1,0 +1,142 @@
+"""What each modality adds to a finished model: `mmft test modalities=true`.
+
+The metrics of the ordinary pass again, on the same rows, with inputs changed by intervention:
+
+    image_only, text_only             the other modality replaced by its learned stand-in
+    image_shuffled, text_shuffled     each row has another row's, drawn by the run's seed over the whole split: the
+                                      perceptual score of Gat et al. 2021, arXiv 2110.14375
+
+A stand-in that was never trained is zeros: what is measured then mixes "missing" with "never seen missing", and is
+said. A shuffled modality is always one that the model knows. Rows that lack a modality stay in, without it, in every
+line, so that all figures are of the same rows; they take no part in the exchange. A task of pairs has no figure
+for one modality alone; shuffled is chance there, and so nobody gets what belongs to his own by the same picture, text
+or group.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from torch.utils.data import DataLoader
+
+from mmft.batch import BadRow, Batch
+from mmft.config.schema.data import ColumnsConfig
+from mmft.data.dataset import NOBODY, Positions, RowDataset
+from mmft.data.exchange import Exchanged, exchanged_pictures, exchanged_texts
+from mmft.data.loading import make_loader
+from mmft.errors import UserError
+from mmft.models.vision_language_model import VisionLanguageModel
+from mmft.reports.aligned import aligned
+from mmft.tasks.base import Task
+from mmft.tasks.identities import IDENTITY, standing_together
+
+log = logging.getLogger(__name__)
+Figures = dict[str, float]
+Measure = Callable[[DataLoader[Batch]], Figures]
+
+
+_TITLES = {
+    "both": "both",
+    "image_only": "only the picture",
+    "text_only": "only the text",
+    "image_shuffled": "pictures shuffled between rows",
+    "text_shuffled": "texts shuffled between rows",
+}
+
+
+class Change(NamedTuple):
+    """Whose picture and whose text each position of a split has."""
+
+    images: Positions
+    texts: Positions
+
+
+def check_columns(columns: ColumnsConfig) -> None:
+    """Raises UserError where the run has one modality only."""
+    for name in ("image", "text"):
+        if getattr(columns, name) is None:
+            raise UserError(
+                f"modalities=true: the run has no data.columns.{name}, so there is nothing to compare. Leave it out"
+            )
+
+
+def changes(rows: RowDataset, bad: Mapping[int, BadRow], seed: int, alone: bool) -> dict[str, Change]:
+    """The passes by name.
+
+    Args:
+        rows: the data set of the ordinary pass.
+        bad: its bad rows, by row number.
+        seed: of the run.
+        alone: whether one modality without the other makes sense.
+    """
+    split = rows.split
+    good = np.array([at for at, row in enumerate(split.rows.tolist()) if row not in bad], dtype=np.int64)
+    own, nobody = np.arange(len(split)), np.full(len(split), NOBODY)
+    together = None
+    if not alone and rows.targets is not None:  # of pairs
+        together = own.copy()
+        together[good] = standing_together(rows.targets[good, IDENTITY].numpy())
+    made = {
+        "image_only": Change(own, nobody),
+        "text_only": Change(nobody, own),
+        "image_shuffled": Change(exchanged_pictures(split, good, seed, together), own),
+        "text_shuffled": Change(own, exchanged_texts(split, good, seed, together)),
+    }
+    return made if alone else {name: change for name, change in made.items() if not name.endswith("_only")}
+
+
+def measured(
+    loader: DataLoader[Batch], bad: Mapping[int, BadRow], seed: int, task: Task, measure: Measure
+) -> dict[str, Figures]:
+    """All scalar metrics of each pass, by its name.
+
+    Args:
+        loader: of the ordinary pass, from `make_batches`.
+        bad: its bad rows, by row number.
+        seed: of the run.
+        task: of the model.
+        measure: evaluates the model on batches.
+    """
+    rows: Any = loader.dataset
+    batches: Any = loader.batch_sampler
+    collate: Any = loader.collate_fn
+    found = {}
+    for name, change in changes(rows, bad, seed, alone=not task.of_pairs).items():
+        changed: Any = Exchanged(rows, change.images, change.texts, bad)
+        found[name] = measure(
+            make_loader(changed, batches, collate, num_workers=loader.num_workers, pin=loader.pin_memory)
+        )
+    return found
+
+
+def table(task: Task, both: Figures, found: Mapping[str, Figures]) -> str:
+    """The task's headlines in each pass, and how far each is from the ordinary one's, for people."""
+    lines = [["what the model is given"], [_TITLES["both"]], *([_TITLES[key]] for key in found)]
+    for name in task.headlines:
+        base, others = both[name], [figures[name] for figures in found.values()]
+        changed = [[f"{value:.4f}", f"{value - base:+.4f}"] for value in others]
+        cells = [[name, "difference"], [f"{base:.4f}", ""], *changed]
+        lines = [line + more for line, more in zip(lines, cells, strict=True)]
+    return aligned(lines, right=range(1, len(lines[0])))
+
+
+def notes(model: VisionLanguageModel, rows: RowDataset, bad: Mapping[int, BadRow], task: Task) -> list[str]:
+    """What must be known to read the figures: stand-ins that were never trained, rows that lack a modality."""
+    split, said = rows.split, []
+    if task.of_pairs:
+        said.append("image_only and text_only are not there: whether a picture and a text fit, neither tells alone")
+    good = [row for row in split.rows.tolist() if row not in bad]
+    for alone, word, stand_in in (("image", "text", model.missing_text), ("text", "picture", model.missing_image)):
+        if not task.of_pairs and not stand_in.vector.any():
+            said.append(
+                f"{alone}_only: the stand-in of the {word} is zeros, since no training row lacked one. The figure says "
+                f"what this model does without, not what can be done; a run with model.modality_dropout=0.3 learns to"
+            )
+    for word, get in (("picture", split.table.image), ("text", split.table.text)):
+        lacking = sum(get(row) is None for row in good)
+        if lacking:
+            said.append(f"{lacking} of {len(good)} rows have no {word}; they stay without in every line")
+    return said

@@ -1,0 +1,59 @@
+"""A few test rows as the finished model answers them, for loggers that can show pictures."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from mmft.config.schema import TrainConfig
+from mmft.data.loading import make_batches
+from mmft.data.splits import Split
+from mmft.models.inference import outputs_of
+from mmft.models.vision_language_model import VisionLanguageModel
+from mmft.tasks.base import Task
+from mmft.training.hardware import device_of
+from mmft.training.loggers.base import Prediction
+
+
+def sample_predictions(
+    model: VisionLanguageModel, task: Task, split: Split, config: TrainConfig, count: int
+) -> list[Prediction]:
+    """At most `count` rows, spread evenly over the split, since a table may be sorted by label.
+
+    Args:
+        model: the finished model; moved to the run's device.
+        task: fitted.
+        split: the test rows; those that cannot be read are left out.
+        config: the run's, its paths absolute.
+        count: rows, at least 1.
+    """
+    chosen = np.linspace(0, len(split) - 1, min(count, len(split))).round().astype(int)
+    batches = make_batches(
+        Split(split.table, split.rows[chosen]),
+        replace(config.data, num_workers=0),
+        tokenizer=model.text_encoder.tokenizer,
+        max_length=model.text_encoder.max_length,
+        image_size=model.image_encoder.image_size,
+    )
+    found = []
+    for batch, outputs in outputs_of(model, batches, device_of(config.trainer.accelerator), config.trainer.precision):
+        answers = [] if outputs is None else task.answers(outputs)
+        for i, answer in enumerate(answers):
+            there = batch.pixel_values is not None and bool(batch.image_present[i])
+            image = batch.pixel_values[i] if batch.pixel_values is not None and there else None
+            row = split.table.row(int(batch.row[i]))
+            label = _label(task, row.label)
+            found.append(
+                Prediction(row.row, row.id, image, row.text, label, str(answer["prediction"]), answer["score"])
+            )
+    return found
+
+
+def _label(task: Task, label: Any) -> str:
+    """As it is shown; empty where the row has none that can be used, which does not keep it from being answered."""
+    try:
+        return ", ".join(task.label_names(label))
+    except ValueError:
+        return ""

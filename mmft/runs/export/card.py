@@ -1,0 +1,99 @@
+"""The model card of an exported run: what it is, how good it is, how to load it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from mmft.runs.saved_model import SavedModel
+from mmft.tasks.base import Task
+from mmft.tasks.labels import shown as some
+from mmft.tasks.several import Several
+
+_LOADING = {
+    "timm": """import timm
+
+image_encoder = timm.create_model("local-dir:image_encoder", pretrained=True)
+transform = timm.data.create_transform(**timm.data.resolve_model_data_config(image_encoder))""",
+    "image": """from transformers import AutoImageProcessor, AutoModel
+
+image_encoder = AutoModel.from_pretrained("image_encoder")
+processor = AutoImageProcessor.from_pretrained("image_encoder")""",
+    "text": """from transformers import AutoModel, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("text_encoder")
+text_encoder = AutoModel.from_pretrained("text_encoder")""",
+}
+
+
+def model_card(saved: SavedModel, summary: Mapping[str, Any], adapters: Iterable[str]) -> str:
+    """README.md in the form of the Hugging Face hub: YAML in front, Markdown behind.
+
+    Args:
+        saved: the finished model.
+        summary: the run's summary.json.
+        adapters: towers whose additions are written apart as well.
+    """
+    model = saved.model
+    towers = {"image_encoder": model.image_encoder, "text_encoder": model.text_encoder}
+    names = {tower: shown(encoder.source.name) for tower, encoder in towers.items()}
+    of_hub = [f"- {name}" for tower, name in names.items() if name == towers[tower].source.name]
+    front = ["---", "library_name: mmft", "tags: [mmft, image-text]", *(["base_model:", *of_hub] if of_hub else [])]
+    lines = [*front, "---", "", "# Encoders fine-tuned by mmft", ""]
+    lines += ["| | base | trained as |", "|---|---|---|"]
+    lines += [f"| {tower} | {names[tower]} | {saved.methods[tower].name} |" for tower in towers]
+    lines += ["", f"What was added in training is merged into these float32 weights. {_left_out(saved.task)}"]
+    for tower, method in saved.methods.items():
+        if bits := getattr(method, "bits", None):
+            lines += [f"The run's own {tower} multiplies in {bits} bits, which rounds: its features differ a little."]
+    if adapters := list(adapters):
+        lines += [f"In `adapters/` ({', '.join(adapters)}) it is apart, in the format of peft, to be put on the base,"]
+        lines += ['loaded in float32: `PeftModel.from_pretrained(base, "adapters/TOWER")`.']
+    lines += ["", "## Task", "", *_task(saved, summary), "", "## Use", "", "```python", *_loading(towers), "```", ""]
+    side, length = model.image_encoder.image_size, model.text_encoder.max_length
+    resize = saved.config.data.resize
+    lines += [f"Pictures were {side} x {side} pixels (resize: {resize}), texts at most {length} tokens. Pooling:"]
+    if resize == "pad":
+        lines += ["The folder's own transform does not pad as the run did."]
+    lines += [f"{model.image_encoder.pool} of the image tokens, {model.text_encoder.pool} of the text tokens.", ""]
+    return "\n".join(lines)
+
+
+def _left_out(task: Task) -> str:
+    """What of the model is not in the folders, and what that means for who uses them."""
+    if not task.over_pairs:
+        return "Head and fusion stay in the run."
+    return (
+        "The projections into the space in which pictures and texts are compared, and the temperature, stay in the "
+        "run: these folders alone do not retrieve. `mmft embed run=RUN` gives embeddings that do."
+    )
+
+
+def _task(saved: SavedModel, summary: Mapping[str, Any]) -> list[str]:
+    rows = summary.get("rows", {})
+    lines = [f"{saved.config.task.type}, trained on {rows.get('train', 0)} rows.", *_outputs(saved.task)]
+    found = summary.get("test") or {}
+    if found:
+        lines += ["", "| metric | test |", "|---|---|"]
+        first = [name for name in saved.task.headlines if name in found]
+        ordered = {name: found[name] for name in [*first, *found]}
+        lines += [f"| {name} | {value:.4f} |" for name, value in ordered.items() if value is not None]
+    return lines
+
+
+def _outputs(task: Task, of: str = "") -> list[str]:
+    """What the task's outputs speak for; of several tasks a line each."""
+    if isinstance(task, Several):
+        return [line for name, part in task.parts.items() for line in ["", *_outputs(part, f" of {name}")]]
+    names = [name for name in task.output_names if name]
+    return [f"Outputs{of}: {some(names, 100) if names else 'a number'}."]
+
+
+def _loading(towers: Mapping[str, Any]) -> list[str]:
+    image = _LOADING["timm" if towers["image_encoder"].source.library == "timm" else "image"]
+    return [image, "", _LOADING["text"]]
+
+
+def shown(name: str) -> str:
+    """A folder's own name, and nothing of where it lies on this machine; a hub's name as it is."""
+    return name.rstrip("/").rpartition("/")[2] if name.startswith((".", "/", "~")) or "://" in name else name

@@ -1,0 +1,67 @@
+"""What commands on a finished run share: the run, its `data` with what is typed for the command, the rows."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from mmft import logs
+from mmft.config.paths import rebase
+from mmft.config.schema.data import DataConfig
+from mmft.config.schema.root import UseConfig, ZeroShotConfig
+from mmft.data.splits import Split, load_rows
+from mmft.errors import UserError
+from mmft.runs.loaded_model import LoadedModel, load
+from mmft.runs.saved_model import SavedModel
+from mmft.shipped import located
+
+
+def model_and_rows(config: UseConfig) -> tuple[LoadedModel, DataConfig, Split]:
+    """The run that a command is given, and all rows of its table.
+
+    Raises:
+        UserError: no such run, or no usable table.
+    """
+    logs.configure(None)
+    model = load(config.run, config.paths.runs, config.trainer.accelerator)
+    chosen = getattr(config, "zero_shot", ZeroShotConfig())
+    data = data_of_run(model.saved, config.data, without_text=chosen.labels is not None)
+    if data.path is None:
+        raise UserError("data.path must be given: the table of the rows. Type data.path=FILE.")
+    split = load_rows(data, None, id_is_typed=config.data.columns.id is not None)
+    return model.asked(chosen, split), data, split
+
+
+def data_of_run(saved: SavedModel, given: Any, without_text: bool = False) -> DataConfig:
+    """The run's `data`, with the keys that are given for this command; the run's paths made absolute.
+
+    Args:
+        saved: the run's model.
+        given: `RunData`; a key left null is as in the run.
+        without_text: the command looks at pictures alone.
+    """
+    data: DataConfig = rebase(saved.config, saved.working_directory).data
+    if given.path is not None and not is_own_table(data, given.path):
+        data.train = data.val = data.test = data.root = None
+    _overlay(data, given)
+    if without_text:
+        data.columns.text = None
+    for name in ("path", "root"):
+        if getattr(given, name) is not None:
+            setattr(data, name, str(located(getattr(given, name))))
+    return data
+
+
+def is_own_table(data: DataConfig, path: str) -> bool:
+    """Whether `path` is the table that the run was trained on; `data` is the run's, its paths absolute."""
+    return data.path is not None and located(path).resolve() == Path(data.path).resolve()
+
+
+def _overlay(target: Any, given: Any) -> None:
+    for f in fields(given):
+        value = getattr(given, f.name)
+        if f.name == "columns":
+            _overlay(target.columns, value)
+        elif value is not None:
+            setattr(target, f.name, value)

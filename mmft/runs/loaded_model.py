@@ -1,0 +1,276 @@
+"""`mmft.load`: a finished run in Python.
+
+model = mmft.load("runs/mine/2026-11-22_10-00-00")
+model.predict([{"image": "a.jpg", "title": "a red bird"}])
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from mmft.runs import zero_shot
+from mmft.batch import Batch, Fused
+from mmft.config.schema.data import DataConfig
+from mmft.config.schema.root import ExplainConfig, ZeroShotConfig
+from mmft.data.loading import make_batches
+from mmft.data.splits import Split, inputs_only, whole
+from mmft.data.table import Table
+from mmft.reports.explain.rows import Explained, Explainer, check_label
+from mmft.training.hardware import device_of, has_bf16
+from mmft.models.inference import full_precision, fused_of, outputs_of
+from mmft.logs import quiet_bitsandbytes
+from mmft.models.vision_language_model import VisionLanguageModel
+from mmft.run_folder import find_run
+from mmft.runs.saved_model import SavedModel, load_model
+from mmft.shipped import located
+
+
+class LoadedModel:
+    """A finished model.
+
+    Attributes:
+        saved: model, task, config.
+        device: where it runs.
+        labels: label names, in the order of the scores; none where the task has no labels.
+
+    Raises:
+        UserError: a GPU is asked for and there is none.
+    """
+
+    def __init__(self, saved: SavedModel, accelerator: str = "auto") -> None:
+        self.device = device_of(accelerator)
+        self._take(saved)
+
+    def _with(self, saved: SavedModel) -> LoadedModel:
+        other = copy.copy(self)
+        other._take(saved)
+        return other
+
+    def _take(self, saved: SavedModel) -> None:
+        self.saved = saved
+        self.labels: list[str] = list(saved.task.state().get("labels", []))
+
+    @property
+    def model(self) -> VisionLanguageModel:
+        """The torch module."""
+        return self.saved.model
+
+    def predict(self, rows: Any, root: str | Path = ".") -> Any:
+        """Predicts rows, one answer for each in the same order, in float32 (float64 after a run in 64-true).
+
+        The precision of training is left aside, so that a row's answer does not depend on the rows beside it.
+
+        Args:
+            rows: a list of dicts, a pandas DataFrame or an Arrow table, with the run's columns of pictures and texts.
+                A picture is a path, encoded bytes, an image of Pillow or an array (H, W, 3) uint8; None: the row has
+                none. Rows without its column of ids go by their numbers.
+            root: folder that picture paths are relative to.
+
+        Returns:
+            The answers in the type of `rows`: `row`, `id`, `prediction`, `score`, `error`, and what
+            the task adds, such as `score_<label>`.
+        """
+        answers = list(self.answers(*self._given(rows, root)))
+        return _as(rows, answers, self.columns())
+
+    def zero_shot(self, labels: Sequence[str], templates: Sequence[str] | None = None) -> LoadedModel:
+        """This model, of a run of `task=contrastive`, as a classifier of pictures by the names of labels alone.
+
+        Args:
+            labels: names to choose from, two or more.
+            templates: of prompts, each with `{}` for a label's name; their embeddings' mean is the label's. None: the
+                run's `task.templates`.
+
+        Returns:
+            A model that shares its weights; its `predict` takes rows that have no text.
+
+        Raises:
+            UserError: the run is of another task, or labels are missing or there twice.
+        """
+        return self._with(zero_shot.classifier(self.saved, labels, templates, self.device))
+
+    def asked(self, config: ZeroShotConfig, split: Split) -> LoadedModel:
+        """This model as a command's `zero_shot` wants it; `split` are the command's rows."""
+        return self._with(zero_shot.asked(self.saved, config, split, self.device))
+
+    def answers(self, split: Split, config: DataConfig) -> Iterator[dict[str, Any]]:
+        """One answer per row of `split`, in order; a row that cannot be read has an `error` and no prediction."""
+        model, task = self.saved.model, self.saved.task
+        precision = full_precision(self.saved.config.trainer.precision)
+        for batch, outputs in outputs_of(model, self.batches(split, config), self.device, precision):
+            found = {} if outputs is None else dict(zip(batch.row.tolist(), task.answers(outputs), strict=True))
+            if task.of_pairs:
+                for name, there in (("picture", batch.image_present), ("text", batch.text_present)):
+                    found |= {row: {"error": f"no {name}"} for row in batch.row[~there].tolist()}
+            yield from _in_order(batch, found, self.columns(), split)
+
+    def explain(
+        self, rows: Any, label: str | None = None, points: int = ExplainConfig.points, root: str | Path = "."
+    ) -> list[Explained]:
+        """What in the pictures and words of rows speaks for an answer or against it; see `mmft.reports.explain.rows`.
+
+        Args:
+            rows: as for `predict`.
+            label: what is explained: a label, a target, one of several tasks; None: each row's prediction.
+            points: as in `mmft explain`.
+            root: folder that relative picture paths start from.
+
+        Returns:
+            For each row as many as there are things to explain (one, but for several tasks or targets); none for a row
+            without a prediction, which a warning names.
+
+        Raises:
+            UserError: there is no such label.
+        """
+        check_label(self.saved.task, label)
+        return list(self.explained(*self._given(rows, root), label, points))
+
+    def explained(self, split: Split, config: DataConfig, label: str | None, points: int) -> Iterator[Explained]:
+        """`explain` of a split's rows, one after the other; `config.batch_size` points are computed at once."""
+        answers = {answer["row"]: answer for answer in self.answers(split, config)}  # puts the model in its place
+        explainer = Explainer(
+            model=self.model,
+            task=self.saved.task,
+            background=config.background,
+            label=label,
+            points=points,
+            at_once=config.batch_size,
+        )
+        return explainer.explained(split.table, self.batches(split, replace(config, batch_size=1)), answers)
+
+    def embed(self, rows: Any, root: str | Path = ".") -> dict[str, npt.NDArray[np.float32]]:
+        """Embeddings of rows, in the same order; a row's does not depend on the rows beside it.
+
+        Args:
+            rows: as for `predict`.
+            root: folder that relative picture paths start from.
+
+        Returns:
+            (R, D) by name (`embedded`): nan where a row lacks the modality or cannot be read.
+        """
+        return stacked(list(self.embeddings(*self._given(rows, root))), self.embedded)
+
+    def _given(self, rows: Any, root: str | Path) -> tuple[Split, DataConfig]:
+        """Rows of Python as a split, and the run's `data`."""
+        config = self.saved.config.data
+        return whole(Table.from_rows(rows, inputs_only(config.columns), Path(root), optional=("id",))), config
+
+    @property
+    def embedded(self) -> dict[str, int]:
+        """What `embed` gives, and its width.
+
+        For a task over pairs `image` and `text`, of length 1, in their shared space; for any other task both encoders'
+        pooled features and `fused`, what the head is given.
+        """
+        model = self.saved.model
+        if self.saved.task.over_pairs:
+            return dict.fromkeys(("image", "text"), model.fusion.width // 2)
+        towers = {"image": model.image_encoder.widths.pooled, "text": model.text_encoder.widths.pooled}
+        return (towers if model.fusion.reads == "pooled" else {}) | {"fused": model.fusion.width}
+
+    def embeddings(self, split: Split, config: DataConfig) -> Iterator[dict[str, Any]]:
+        """One dict per row of `split`: `row`, `id`, `error`, and (D,) arrays by name, None where there is none."""
+        precision = full_precision(self.saved.config.trainer.precision)
+        for batch, fused in fused_of(self.saved.model, self.batches(split, config), self.device, precision):
+            found = {} if fused is None else self._embeddings_of(batch, fused)
+            yield from _in_order(batch, found, ["row", "id", *self.embedded, "error"], split)
+
+    def _embeddings_of(self, batch: Batch, fused: Fused) -> dict[int, dict[str, Any]]:
+        """By row number; None for a modality that the row lacks."""
+        parts = {"image": fused.image, "text": fused.text, "fused": fused.features}
+        if self.saved.task.over_pairs:
+            parts["image"], parts["text"] = fused.features.chunk(2, dim=-1)
+        there = {"image": batch.image_present, "text": batch.text_present}
+        found: dict[int, dict[str, Any]] = {row: {} for row in batch.row.tolist()}
+        for name in self.embedded:
+            values, present = parts[name].float().cpu().numpy(), there.get(name, torch.ones_like(batch.image_present))
+            for row, value, known in zip(batch.row.tolist(), values, present.tolist(), strict=True):
+                found[row][name] = value if known else None
+        return found
+
+    def batches(self, split: Split, config: DataConfig) -> Any:
+        """Batches of a split without targets, as the model wants them."""
+        return make_batches(split, config, **self.input_options())
+
+    def input_options(self) -> dict[str, Any]:
+        """What `make_batches` must know of the model and the device."""
+        return {
+            "tokenizer": self.model.text_encoder.tokenizer,
+            "max_length": self.model.text_encoder.max_length,
+            "image_size": self.model.image_encoder.image_size,
+            "pin": self.device.type == "cuda",
+        }
+
+    @property
+    def test_precision(self) -> str:
+        """What `mmft test` evaluates in: the run's precision if the device has it in hardware, else float32."""
+        precision = self.saved.config.trainer.precision
+        return precision if precision != "bf16-mixed" or has_bf16(self.device) else full_precision(precision)
+
+    def columns(self) -> list[str]:
+        """Names of an answer's columns."""
+        return ["row", "id", *self.saved.task.answer_columns, "error"]
+
+
+def _in_order(
+    batch: Batch, found: dict[int, dict[str, Any]], columns: list[str], split: Split
+) -> Iterator[dict[str, Any]]:
+    """A batch's rows in the table's order: what was found of each, or what is wrong with it."""
+    wrong = {bad.row: bad.why for bad in batch.bad}
+    for row in sorted(found.keys() | wrong.keys()):
+        answer = {"row": row, "id": split.table.id(row), "error": wrong.get(row)} | found.get(row, {})
+        yield dict.fromkeys(columns) | answer
+
+
+def stacked(rows: Sequence[dict[str, Any]], widths: Mapping[str, int]) -> dict[str, npt.NDArray[np.float32]]:
+    """(R, D) for each name, nan where a row has none; `widths` are the D."""
+    made = {}
+    for name, width in widths.items():
+        made[name] = np.full((len(rows), width), np.nan, dtype=np.float32)
+        for at, row in enumerate(rows):
+            if row[name] is not None:
+                made[name][at] = row[name]
+    return made
+
+
+def load(run: str | Path, runs: str | Path = "runs", accelerator: str = "auto") -> LoadedModel:
+    """Loads a finished run.
+
+    Args:
+        run: a run folder, its `model` folder, or `last`, the newest run under `runs`.
+        runs: where `last` is looked for.
+        accelerator: `auto`, `cpu` or `gpu`.
+
+    Raises:
+        UserError: there is no such run, it has no finished model, a frozen encoder is not found, or a GPU is
+            asked for and there is none.
+    """
+    quiet_bitsandbytes()
+    folder = located(run)
+    if (folder / "model.safetensors").exists():
+        return LoadedModel(load_model(folder), accelerator)
+    return LoadedModel(load_model(find_run(str(run), located(runs)).model), accelerator)
+
+
+def _as(rows: Any, answers: list[dict[str, Any]], columns: list[str]) -> Any:
+    if isinstance(rows, list):
+        return answers
+    module = type(rows).__module__.partition(".")[0]
+    named = {name: [answer[name] for answer in answers] for name in columns}
+    if module == "pandas":
+        import pandas as pd
+
+        return pd.DataFrame(named, index=rows.index)
+    if module == "pyarrow":
+        import pyarrow as pa
+
+        return pa.table(named)
+    return answers

@@ -1,0 +1,138 @@
+"""`resume=RUN` and `resume=last`: which run goes on, and with which config. Imports nothing heavy.
+
+A resumed run goes on with its own config. What is typed beside `resume` must agree with it, key by key;
+only what does not change the experiment may differ.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import chdir, contextmanager
+from pathlib import Path
+from typing import Any
+
+from mmft.config.compose import Composed, compose, names_rows, recompose
+from mmft.runs.naming import run_name
+from mmft.errors import UserError
+from mmft.run_folder import RunFolder, all_runs, find_run, newest, newest_unfinished
+from mmft.shipped import located
+
+# What may differ: where and how fast it runs, and who is told.
+_MAY_CHANGE = (
+    "resume",
+    "paths.runs",
+    "data.num_workers",
+    "trainer.accelerator",
+    "trainer.devices",
+    "trainer.strategy",
+    "trainer.gradient_checkpointing",
+    "trainer.log_every_steps",
+    "callbacks.progress",
+    "callbacks.profile",
+    "logger",
+)
+
+
+def resolve(composed: Composed) -> tuple[Composed, Path] | None:
+    """The config and the folder of the run that goes on; None: there is none to go on with, start anew.
+
+    Raises:
+        UserError: no such run, or something typed disagrees with its config.
+    """
+    folder = _find(composed)
+    if folder is None:
+        return None
+    if not folder.is_completed:
+        with folder.owned():
+            pass  # another process may be at it; `train` takes it for good
+    saved = folder.read_config()
+    base = Path(saved.pop("working_directory", Path.cwd()))
+    _refuse_changes(composed, saved, folder)
+    if folder.is_completed:
+        return composed, folder.path  # `train` says so
+    for key in _MAY_CHANGE:
+        if key in _typed_keys(composed) - {"resume", "paths.runs"}:  # of this start, not of the run
+            _set(saved, key, _get(composed.resolved_for_disk(), key))
+    with _in(base, folder):
+        return recompose("train", saved, composed.typed, composed.choices), folder.path.absolute()
+
+
+def _find(composed: Composed) -> RunFolder | None:
+    wanted, runs = composed.config.resume, located(composed.config.paths.runs)
+    if wanted != "last":
+        return find_run(wanted, runs)
+    name = run_name(composed)
+    own = list(all_runs(runs / name))
+    found = newest_unfinished(runs / name) or newest(run for run in own if run.is_completed)
+    if found is None:
+        others = ", ".join(sorted(folder.name for folder in runs.iterdir() if folder.is_dir())) if runs.is_dir() else ""
+        there_are = f" (there are: {others}; name=... says which)" if others else ""
+        print(f"resume=last: no run is called {name} under {runs}{there_are}; a new one starts.", file=sys.stderr)
+    return found
+
+
+@contextmanager
+def _in(base: Path, folder: RunFolder) -> Iterator[None]:
+    """Relative paths of the run's config are from where it was started."""
+    try:
+        with chdir(base):
+            yield
+    except FileNotFoundError:
+        raise UserError(
+            f"resume: {folder.path} was started in {base}, which is gone, and its paths are relative to it."
+        ) from None
+
+
+def _refuse_changes(composed: Composed, saved: dict[str, Any], folder: RunFolder) -> None:
+    """Compares every key that the command line sets, directly or by choosing an option, with the run's."""
+    asked = _flat(composed.resolved_for_disk())
+    bare = ["data=table"] if any(names_rows(typed) for typed in composed.typed) else []
+    default = _flat(compose("train", bare, partial=True).resolved_for_disk())
+    before = _flat(saved)
+    typed = _typed_keys(composed)
+    changed = [
+        key
+        for key, value in asked.items()
+        if (value != default.get(key) or key in typed)
+        and value != before.get(key)
+        and value != "auto"  # config.yaml has what it came to
+        and not _may_change(key)
+    ]
+    if changed:
+        raise UserError(
+            f"{key}: {folder.path} was started with {before.get(key)!r}, and {asked[key]!r} would be another "
+            "experiment. Leave it out, or start a new run without resume (init=RUN starts from its weights)."
+            for key in changed
+        )
+
+
+def _may_change(key: str) -> bool:
+    return any(key == free or key.startswith(free + ".") for free in _MAY_CHANGE)
+
+
+def _typed_keys(composed: Composed) -> set[str]:
+    return {typed.lstrip("+~").partition("=")[0] for typed in composed.typed}
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _get(values: dict[str, Any], key: str) -> Any:
+    for part in key.split("."):
+        values = values[part]
+    return values
+
+
+def _set(values: dict[str, Any], key: str, value: Any) -> None:
+    *parents, last = key.split(".")
+    for part in parents:
+        values = values[part]
+    values[last] = value

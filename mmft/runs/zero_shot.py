@@ -1,0 +1,95 @@
+"""Zero-shot classification: a finished run of `task=contrastive` as a classifier of pictures, by labels' names alone.
+
+Wherever a classifier can be used it can: `mmft predict`, `mmft test`, `mmft explain` and `LoadedModel.zero_shot`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from mmft.config.schema.root import ZeroShotConfig
+from mmft.data.splits import Split
+from mmft.errors import UserError
+from mmft.models.similarity import PromptHead, SimilarityHead
+from mmft.models.vision_language_model import VisionLanguageModel
+from mmft.runs.saved_model import SavedModel
+from mmft.tasks.classification import Classification
+from mmft.tasks.contrastive import Contrastive
+from mmft.tasks.labels import in_order, label_name, shown
+from mmft.tasks.prompts import label_embeddings, prompts_of
+from mmft.training.prompts import fused_texts
+
+log = logging.getLogger(__name__)
+
+
+def classifier(
+    saved: SavedModel, labels: Sequence[str], templates: Sequence[str] | None, device: torch.device
+) -> SavedModel:
+    """The model with a head that is made of the labels' prompts, and classification as its task.
+
+    Args:
+        saved: a run of `task=contrastive`.
+        labels: names to choose from.
+        templates: of the prompts, each with `{}` for a label's name; None: the run's own.
+        device: where the prompts are embedded.
+
+    Raises:
+        UserError: the run is of another task, or the labels are fewer than two or not all different.
+    """
+    if not isinstance(saved.task, Contrastive):
+        raise UserError(f"zero_shot: the run's task is {saved.config.task.type}; it takes one of task=contrastive.")
+    if len(labels) < 2 or len(set(labels)) < len(labels):
+        raise UserError(f"zero_shot.labels: two or more that differ are needed. There are: {shown(labels) or 'none'}.")
+    model = saved.model.to(device).eval()
+    prompts = prompts_of(labels, templates or saved.task.templates)
+    texts = label_embeddings(fused_texts(model, prompts, device).clone(), len(labels))
+    assert isinstance(model.head, SimilarityHead)
+    made = VisionLanguageModel(model.image_encoder, model.text_encoder, model.fusion, PromptHead(model.head, texts))
+    made.missing_image, made.missing_text = model.missing_image, model.missing_text
+    columns = replace(saved.config.data.columns, text=None)
+    config = replace(saved.config, data=replace(saved.config.data, columns=columns))
+    return replace(saved, model=made.to(device).eval(), task=Classification(list(labels)), config=config)
+
+
+def asked(saved: SavedModel, config: ZeroShotConfig, split: Split, device: torch.device) -> SavedModel:
+    """The model that a command is to use: the run's own, or the classifier that `zero_shot` makes of it.
+
+    Args:
+        saved: the run's.
+        config: `zero_shot` of the command.
+        split: the command's rows, which labels may be taken from.
+        device: where it is to run.
+
+    Raises:
+        UserError: as `classifier`, or there are no labels where they are looked for.
+    """
+    given, templates = config.labels, config.templates
+    if given is None:
+        _tell_of_others(saved, split)
+        return saved
+    labels = given if isinstance(given, list) else _labels(saved, given, split)
+    return classifier(saved, labels, templates, device)
+
+
+def _tell_of_others(saved: SavedModel, split: Split) -> None:
+    """Warns of labels that the run was not trained beside."""
+    if not isinstance(saved.task, Contrastive):
+        return
+    known = set(saved.task.labels)
+    if others := [name for name in _labels(saved, "rows", split) if name not in known]:
+        log.warning(
+            "zero_shot/accuracy does not know the labels %s: the run's training rows have %s. "
+            "Type zero_shot.labels=rows to choose among those of the rows",
+            *(shown(others), shown(saved.task.labels) or "none"),
+        )
+
+
+def _labels(saved: SavedModel, of: str, split: Split) -> list[str]:
+    if of == "run":
+        return [str(name) for name in saved.task.state().get("labels", [])]
+    given = split.table.labels(split.rows)
+    return in_order({label_name(label) for label in given if label is not None and not isinstance(label, (list, dict))})

@@ -1,0 +1,54 @@
+"""After training: what the task tunes on the validation rows, by the finished model's outputs (`Task.tune`).
+
+Legend: R rows.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+from mmft.batch import Batch
+from mmft.models.inference import full_precision, outputs_of
+from mmft.models.vision_language_model import VisionLanguageModel
+from mmft.ranks import beat
+from mmft.tasks.base import Task
+from mmft.training.collectives import gathered
+
+log = logging.getLogger(__name__)
+
+
+def tune_on_validation(
+    model: VisionLanguageModel, task: Task, batches: Iterable[Batch], device: torch.device, precision: str
+) -> dict[str, Any]:
+    """Tunes `task`, on all ranks alike, in the full precision of `mmft predict`; nothing is done where none is asked.
+
+    Args:
+        model: the finished model; moved to `device`.
+        task: fitted; changed in place.
+        batches: this rank's of the validation rows; none where there are no such rows.
+        device: this rank's.
+        precision: the run's.
+
+    Returns:
+        `tuned` for the run's summary; nothing where nothing was tuned.
+    """
+    if not task.tunes:
+        return {}
+    parts = [
+        (batch.row, outputs.logits.cpu(), batch.target, batch.weight)
+        for batch, outputs in outputs_of(model, batches, device, full_precision(precision))
+        if outputs is not None and batch.target is not None
+    ]
+    own = [torch.cat(column) for column in zip(*parts, strict=True)]
+    ranks = [rank for rank in gathered(own) if rank]
+    beat("idle")  # as after training: no pass over test rows is timed
+    if not ranks:
+        log.warning("there are no validation rows, so that nothing of the task is tuned on them")
+        return {}
+    row, logits, target, weight = (torch.cat(column) for column in zip(*ranks, strict=True))
+    order = row.argsort()  # the same for any number of ranks
+    return {"tuned": task.tune(logits[order], target[order], weight[order])}

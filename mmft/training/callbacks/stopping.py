@@ -1,0 +1,72 @@
+"""`StopOnSignal`: Ctrl-C and SIGTERM save at the next optimizer step, on all ranks the same, and end the run."""
+
+from __future__ import annotations
+
+import signal
+from typing import Any
+
+import lightning.pytorch as pl
+
+from mmft.ranks import beat
+from mmft.signals import Stopped, StopRequest
+from mmft.training.agreement import Wish
+from mmft.training.callbacks.checkpointing import Checkpointing
+from mmft.training.collectives import gathered
+from mmft.training.module import FineTuning
+
+_WISHES: dict[int, Wish] = {signal.SIGINT: "interrupt", signal.SIGTERM: "terminate"}
+
+
+class StopOnSignal(pl.Callback):
+    """Looks at every optimizer step whether a rank has received a signal.
+
+    Args:
+        checkpointing: saves the state.
+        request: where this rank's signal is noted.
+    """
+
+    def __init__(self, checkpointing: Checkpointing, request: StopRequest) -> None:
+        self.checkpointing = checkpointing
+        self.request = request
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """From here on a signal waits for the step in progress."""
+        self.request.check()  # a library may have caught it
+        self.request.waits = True
+        self.request.own()
+        beat("run")
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
+        """Saves and stops, unless the epoch ends here: then its validation and its own save come first."""
+        assert isinstance(pl_module, FineTuning)
+        beat("run")
+        if self.request.number is not None:
+            pl_module.agreement.wish(_WISHES[self.request.number])
+        if trainer.is_last_batch:
+            return
+        for number, wish in _WISHES.items():
+            if pl_module.agreement.take(wish):
+                self.checkpointing.save_last(trainer)
+                self._stop(trainer, number)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stops after the epoch's own save."""
+        if numbers := [number for number in gathered(self.request.number) if number is not None]:
+            self._stop(trainer, numbers[0])
+
+    def _stop(self, trainer: pl.Trainer, number: int) -> None:
+        raise Stopped(number, f" after optimizer step {trainer.global_step}, which is saved")
+
+    def on_validation_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
+        """Says that this rank comes on."""
+        beat("run")
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """From here on a signal ends the run at once; the last checkpoint is there."""
+        self.request.waits = False
+        beat("idle")
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """The same when training ends otherwise."""
+        self.request.waits = False
+        beat("idle")

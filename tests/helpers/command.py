@@ -1,0 +1,48 @@
+"""The command in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+
+
+class Finished(subprocess.CompletedProcess[str]):
+    """A finished command, with the CPU time of it and its children."""
+
+    cpu_seconds: float
+
+
+Mmft = Callable[..., Finished]
+
+
+def run_mmft(
+    *args: str | Path,
+    cwd: Path | None = None,
+    check: bool = True,
+    env: Mapping[str, str] | None = None,
+    timeout: float = 280,
+) -> Finished:
+    """Runs `python -m mmft ARGS`; with `check`, any exit code but 0 fails the test with what it printed."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(
+        [sys.executable, "-m", "mmft", *map(str, args)],
+        cwd=cwd,
+        env={**os.environ, **(env or {})},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        stdin=subprocess.DEVNULL,
+        check=False,
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    finished = Finished(done.args, done.returncode, done.stdout, done.stderr)
+    finished.cpu_seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    if check and done.returncode != 0:
+        pytest.fail(f"mmft {' '.join(map(str, args))} ended with {done.returncode}\n{done.stdout}\n{done.stderr}")
+    return finished

@@ -1,0 +1,56 @@
+"""The modality report's figures: the constant, and which rows of a long table are looked at."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import torch
+from runs import TrainRun
+from torch.utils.data import DataLoader
+
+from mmft.batch import Batch
+from mmft.reports.linear_heads import spread
+
+
+def test_majority_is_the_most_frequent_label_though_classes_are_balanced(
+    train_run: TrainRun, shapes: Any, tmp_path: Path
+) -> None:
+    rows = list(csv.DictReader(shapes.rows.open()))
+    labels = sorted({row["label"] for row in rows})
+    rows = [row | {"label": "other" if row["label"] in labels[2:] else row["label"]} for row in rows]
+    with (tmp_path / "rows.csv").open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    place = [f"data.path={tmp_path / 'rows.csv'}", f"data.root={shapes.rows.parent}", "data.limit=null"]
+    run = train_run(*place, "modality_report=true", "task.class_weights=balanced", "trainer.max_epochs=1")
+    test = [row["label"] for row in rows if row["split"] == "test"]
+    assert run.summary["modalities"]["majority"] == torch.tensor(test.count("other") / len(test)).item()
+
+
+def test_by_itself_a_run_is_reported_and_one_of_a_sweep_is_not(train_run: TrainRun, tmp_path: Path) -> None:
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep" / "sweep.json").write_text("{}")
+    short = ["trainer.max_epochs=1"]
+    assert "modalities" in train_run("modality_report=null", *short, folder=tmp_path / "alone").summary
+    assert "modalities" not in train_run("modality_report=null", *short, folder=tmp_path / "sweep" / "0").summary
+    assert "modalities" in train_run("modality_report=true", *short, folder=tmp_path / "sweep" / "1").summary
+
+
+class Numbers(torch.utils.data.Dataset[int]):
+    def __getitem__(self, at: int) -> int:
+        return at
+
+
+def test_many_rows_are_thinned_over_the_whole_table() -> None:
+    batches = [range(first, first + 8) for first in range(0, 800, 8)]
+    loader: DataLoader[Any] = DataLoader(Numbers(), batch_sampler=batches, collate_fn=list)  # type: ignore[arg-type]
+    taken: list[Any] = list(spread(loader, 120))
+    assert spread(loader, 800) is loader
+    assert 80 < sum(map(len, taken)) <= 120
+    assert taken[0][0] == 0
+    assert taken[-1][-1] > 700
+    plain: list[Batch] = []
+    assert spread(plain, 1) is plain
