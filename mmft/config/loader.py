@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mmft.config.sources import conf_dir
-from mmft.config.store import register
+from mmft.config.store import ADDRESS, register
 from mmft.config.yaml_files import inspect
 
 _USER = "command-line"
@@ -90,6 +90,7 @@ class Loader(ConfigLoaderImpl):
         for folder in config_dirs:
             path.append(_USER, f"file://{folder.absolute()}")
         path.append("main", f"file://{conf_dir()}")
+        path.append("mmft", ADDRESS)
         path.append("schema", "structured://")
         super().__init__(path)
         self.repository = InspectedRepository(path)

@@ -1,9 +1,10 @@
 """Which option of which group is described by which dataclass and builds which class.
 
-An option is one choice in a group of `conf/` (`optim=adamw`, `model/fusion=concat`). Its dataclass is
-registered here under the option's short name together with the class that it builds, named as text so
-that nothing heavy is imported before a run really starts. Nothing else is ever instantiated: a config
-or a checkpoint cannot name what to import.
+An option is one choice in a group (`optim=adamw`, `model/fusion=concat`). Its dataclass is registered here under the
+option's short name together with the class that it builds, named as text so that nothing heavy is imported before a
+run really starts. The choice itself, its help and its completion are made from this registry; `conf/` has a file only
+where an option sets more than its own defaults. Nothing else is ever instantiated: a config or a checkpoint cannot
+name what to import.
 
     @option("model/fusion", "concat", builds="mmft.models.fusion.concat:ConcatFusion")
     @dataclass(kw_only=True)
@@ -38,6 +39,7 @@ class Option(NamedTuple):
 
 
 _OPTIONS: dict[str, dict[str, Option]] = {}
+_SECTIONS: dict[str, dict[str, type]] = {}
 
 
 def option(group: str, name: str, builds: str = "") -> Callable[[type[T]], type[T]]:
@@ -56,6 +58,32 @@ def option(group: str, name: str, builds: str = "") -> Callable[[type[T]], type[
         return schema
 
     return register
+
+
+S = TypeVar("S", bound=type)
+
+
+def section(group: str, name: str = "default") -> Callable[[S], S]:
+    """Class decorator: `group=name` is this schema with its defaults, in a group that has no options of its own.
+
+    Args:
+        group: path of the group, for example `trainer`.
+        name: what the choice is called.
+    """
+
+    def register(schema: S) -> S:
+        _SECTIONS.setdefault(group, {})[name] = schema
+        return schema
+
+    return register
+
+
+def choices() -> dict[str, dict[str, type]]:
+    """Every group that can be chosen from without a YAML file: its schemas by name."""
+    found = {group: dict(named) for group, named in _SECTIONS.items()}
+    for group, named in _OPTIONS.items():
+        found.setdefault(group, {}).update({name: one.schema for name, one in named.items()})
+    return found
 
 
 def options(group: str) -> dict[str, Option]:

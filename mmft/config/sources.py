@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
+from mmft.config.registry import choices
+from mmft.config.schema.tune import both_encoders
+
 NO_GROUPS = ("hydra", "schema", "sweep")
 """Folders of conf/ that are no groups: Hydra's own, and `wandb sweep`'s files."""
 
@@ -24,27 +27,32 @@ def conf_dir() -> Path:
 
 
 class Groups:
-    """What groups and options there are in a list of folders, by looking at the folders alone."""
+    """What groups and options there are: those of the registry, and those of YAML files in a list of folders."""
 
     def __init__(self, config_dirs: Sequence[Path]) -> None:
         self.folders = [*config_dirs, conf_dir()]
+        self.registered = {group: set(named) for group, named in choices().items()}
+        self.registered["tune"] = set(both_encoders())
 
     def exists(self, group: str) -> bool:
-        """Whether any folder has this group."""
-        first = group.partition("/")[0]
-        return bool(group) and first != "sweep" and any((folder / group).is_dir() for folder in self.folders)
+        """Whether there is such a group."""
+        if not group or group.partition("/")[0] in NO_GROUPS:
+            return False
+        return group in self.registered or any((folder / group).is_dir() for folder in self.folders)
 
     def options(self, group: str) -> list[str]:
         """The names of a group's options."""
-        return sorted({p.stem for folder in self.folders for p in (folder / group).glob("*.yaml")})
+        files = {path.stem for folder in self.folders for path in (folder / group).glob("*.yaml")}
+        return sorted(files | self.registered.get(group, set()))
 
     def has(self, group: str, option: str) -> bool:
         """Whether a group has an option."""
-        return any((folder / group / f"{option}.yaml").is_file() for folder in self.folders)
+        files = (folder / group / f"{option}.yaml" for folder in self.folders)
+        return option in self.registered.get(group, ()) or any(file.is_file() for file in files)
 
     def names(self) -> list[str]:
         """All groups but Hydra's own; of a user's folder only those at its top, for it may be any folder."""
         *config_dirs, own = self.folders
-        found = {child.relative_to(own).as_posix() for child in own.rglob("*") if child.is_dir()}
+        found = {child.relative_to(own).as_posix() for child in own.rglob("*") if child.is_dir()} | {*self.registered}
         found |= {child.name for folder in config_dirs for child in folder.iterdir() if child.is_dir()}
         return sorted(n for n in found if n.split("/")[0] not in NO_GROUPS and not n.startswith("."))

@@ -1,4 +1,8 @@
-"""The schemas' defaults as nodes that YAML files extend: `defaults: [/schema/optim/sgd@_here_, _self_]`.
+"""The registry as Hydra reads it: a source of configs beside the folders of YAML files, and behind them.
+
+It has every choice that needs no file of its own (`optim=sgd` is `optim/sgd`), and every schema for files to extend:
+
+    defaults: [/schema/optim/sgd@_here_, _self_]
 
 The nodes are plain mappings, not structured configs: Hydra's composition then never stops at a wrong
 key, and `mmft.config.validate` can report all of them at once.
@@ -6,15 +10,100 @@ key, and `mmft.config.validate` can report all of them at once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import fields
+from functools import partial
 from typing import Any
 
-from mmft.config.registry import OptionConfig, options
+from hydra.core.object_type import ObjectType
+from hydra.core.plugins import Plugins
+from hydra.plugins.config_source import ConfigResult, ConfigSource
+from omegaconf import OmegaConf
+
+from mmft.config.registry import OptionConfig, choices, options
 from mmft.config.schema import COMMANDS
+from mmft.config.schema.tune import ENCODERS, both_encoders
 from mmft.config.walk import MISSING, has_default, is_group, sections
 
-_stored = False
+ADDRESS = "mmft://registry"
+
+
+class RegistrySource(ConfigSource):
+    """Gives Hydra the registry's nodes by their paths, as a folder gives it files."""
+
+    def __init__(self, provider: str, path: str) -> None:
+        super().__init__(provider, path)
+        self.nodes = dict(all_nodes())
+
+    @staticmethod
+    def scheme() -> str:
+        """What addresses of this source begin with."""
+        return "mmft"
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        """The node at a path."""
+        node = OmegaConf.create(self.nodes[config_path.removesuffix(".yaml")]())
+        return ConfigResult(self.provider, self.full_path(), node, {"package": None})
+
+    def available(self) -> bool:
+        """Always."""
+        return True
+
+    def is_config(self, config_path: str) -> bool:
+        """Whether there is a node at a path."""
+        return config_path.removesuffix(".yaml") in self.nodes
+
+    def is_group(self, config_path: str) -> bool:
+        """Whether there are nodes below a path."""
+        return any(path.startswith(f"{config_path.rstrip('/')}/") for path in self.nodes)
+
+    def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
+        """The names right below a path."""
+        above = f"{config_path}/" if config_path else ""
+        below = [path.removeprefix(above) for path in self.nodes if path.startswith(above)]
+        groups = {name.split("/")[0] for name in below if "/" in name} if results_filter != ObjectType.CONFIG else set()
+        configs = {name for name in below if "/" not in name} if results_filter != ObjectType.GROUP else set()
+        return sorted(groups | configs)
+
+
+def register() -> None:
+    """Lets Hydra read addresses that begin with `mmft://`."""
+    Plugins.instance().register(RegistrySource)
+
+
+def all_nodes() -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
+    """Every node: its path, and what makes it."""
+    for command, root in reversed(COMMANDS.items()):  # train last: its `data` and `trainer` are the groups'
+        for path, schema in schemas(root, command):
+            yield f"schema/{path}", partial(default_values, schema)
+        yield command, partial(command_root, command)
+    for group, named in choices().items():
+        if group.partition("/")[0] != "hydra":  # never Hydra's to read, see `mmft.config.sweeps`
+            yield from ((f"{group}/{name}", partial(default_values, schema)) for name, schema in named.items())
+    for name in both_encoders():
+        yield f"tune/{name}", partial(tuned, name)
+
+
+def command_root(command: str) -> dict[str, Any]:
+    """The root of a command whose config is its schema and nothing else; `conf/` has those that choose options."""
+    quiet = [{f"override hydra/{log}": "none"} for log in ("hydra_logging", "job_logging")]
+    return {"defaults": [f"/schema/{command}@_here_", {"hydra": "mmft"}, "_self_", *quiet]}
+
+
+def tuned(method: str) -> dict[str, Any]:
+    """`tune=METHOD`: both encoders have it."""
+    return {"defaults": ["/schema/tune@_here_", *({encoder: method} for encoder in ENCODERS), "_self_"]}
+
+
+def schemas(schema: type, path: str) -> Iterator[tuple[str, type]]:
+    """A schema and all below it by path, without `schema/` in front."""
+    if is_group(schema):
+        for name, option in options(path).items():
+            yield f"{path}/{name}", option.schema
+        return
+    yield path, schema
+    for name, inner in sections(schema).items():
+        yield from schemas(inner, name if path in COMMANDS else f"{path}/{name}")
 
 
 def default_values(schema: type) -> dict[str, Any]:
@@ -33,29 +122,3 @@ def default_values(schema: type) -> dict[str, Any]:
         else:
             values[f.name] = MISSING
     return values
-
-
-def nodes(schema: type, path: str) -> Iterator[tuple[str, type]]:
-    """All nodes below `schema/`: their path and the dataclass that they are made from."""
-    if is_group(schema):
-        for name, option in options(path).items():
-            yield f"{path}/{name}", option.schema
-        return
-    yield path, schema
-    for name, inner in sections(schema).items():
-        yield from nodes(inner, name if path in COMMANDS else f"{path}/{name}")
-
-
-def register() -> None:
-    """Puts every node into Hydra's ConfigStore, once."""
-    global _stored
-    if _stored:
-        return
-    from hydra.core.config_store import ConfigStore
-
-    store = ConfigStore.instance()
-    for command, root in reversed(COMMANDS.items()):  # train last: its `data` and `trainer` are the groups'
-        for path, schema in nodes(root, command):
-            group, _, name = f"schema/{path}".rpartition("/")
-            store.store(group=group, name=name, node=default_values(schema), provider="mmft")
-    _stored = True

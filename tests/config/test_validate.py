@@ -106,9 +106,9 @@ def complete() -> dict[str, Any]:
     """A complete config as plain values."""
     values = default_values(TrainConfig)
     sections = {"data", "checkpoint", "callbacks", "trainer"}
-    from mmft.config.store import nodes
+    from mmft.config.store import schemas as schemas_of
 
-    schemas = dict(nodes(TrainConfig, "train"))
+    schemas = dict(schemas_of(TrainConfig, "train"))
     values |= {name: default_values(schemas[name]) for name in sections}
     chosen = {"task": "classification", "optim": "sgd", "schedule": "wsd", "logger": "none"}
     values |= {group: default_values(schemas[f"{group}/{name}"]) for group, name in chosen.items()}

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from mmft.config.registry import options
 from mmft.config.schema import TrainConfig
+from mmft.config.sources import Groups
 from mmft.config.validate import read
 from mmft.config.walk import key_names
 from mmft.config.wording import _HABITS, did_you_mean
-
-CONF = Path(__file__).parents[2] / "conf"
 
 
 @pytest.mark.parametrize(
@@ -36,7 +33,7 @@ def test_an_option_of_another_name() -> None:
 
 
 def test_habits_are_no_keys_and_mean_some() -> None:
-    ours = {*key_names(TrainConfig), *(path.stem for path in CONF.rglob("*.yaml"))}
+    ours = {*key_names(TrainConfig), *(name for group in Groups([]).names() for name in Groups([]).options(group))}
     assert ours.isdisjoint(_HABITS)
     assert ours.issuperset(_HABITS.values())
 

@@ -7,6 +7,11 @@ TWO_TASKS = ["data.columns.label=[label,number]", "task.tasks={label:classificat
 
 def must(group: str, name: str) -> list[str]:
     """Overrides without which the option `name` of `group` is refused; nothing for most."""
-    needs = {"pattern": [f"{group.replace('/', '.')}.pattern=bias"], "dual": ["task=contrastive"], "several": TWO_TASKS}
+    encoders = ("tune.image_encoder", "tune.text_encoder") if group == "tune" else (group.replace("/", "."),)
+    needs = {
+        "pattern": [f"{encoder}.pattern=bias" for encoder in encoders],
+        "dual": ["task=contrastive"],
+        "several": TWO_TASKS,
+    }
     needs["matching"] = ["data.columns.label=null"]  # the sample's say what a picture shows
     return needs.get(name, [])

@@ -1,7 +1,7 @@
 """The schemas of every config group, one file per group; `COMMANDS` has the root of each command.
 
-To add an option: write its dataclass into the group's file with `@option(group, name, builds=...)`, and
-`conf/<group>/<name>.yaml` that extends it.
+To add an option, write its dataclass into the group's file with `@option(group, name, builds=...)`: its choice, help and
+completion follow from it.
 """
 
 from mmft.config.schema.root import (

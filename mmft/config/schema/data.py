@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mmft.config.fields import field
+from mmft.config.registry import section
 from mmft.config.schema.augment import AugmentConfig
 
 
@@ -48,6 +49,7 @@ class FractionsConfig:
     """Share of the rows that the finished model is tested on."""
 
 
+@section("data", "table")
 @dataclass(kw_only=True)
 class DataConfig:
     """`data`: where the rows are and how they become batches."""

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mmft.config.fields import field
+from mmft.config.registry import section
 from mmft.config.schema.fusion import FusionConfig
 
 Pool = Literal["auto", "cls", "mean", "cls_mean"]
 
 
+@section("model/image_encoder")
 @dataclass(kw_only=True)
 class ImageEncoderConfig:
     """`model.image_encoder`: any timm model or transformers vision model."""
@@ -26,6 +28,7 @@ class ImageEncoderConfig:
     """false: the architecture with random weights."""
 
 
+@section("model/text_encoder")
 @dataclass(kw_only=True)
 class TextEncoderConfig:
     """`model.text_encoder`: any transformers text encoder with its tokenizer."""

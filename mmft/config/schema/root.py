@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields, make_dataclass
 from typing import Any, Literal, get_type_hints
 
 from mmft.config.fields import field
+from mmft.config.registry import section
 from mmft.config.schema.data import ColumnsConfig, DataConfig
 from mmft.config.schema.logger import LoggerConfig
 from mmft.config.schema.model import ModelConfig
@@ -15,6 +16,7 @@ from mmft.config.schema.trainer import CallbacksConfig, CheckpointConfig, Traine
 from mmft.config.schema.tune import TuneConfig
 
 
+@section("paths")
 @dataclass(kw_only=True)
 class PathsConfig:
     """`paths`: where things are written."""

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mmft.config.fields import field
+from mmft.config.registry import section
 
 
+@section("trainer", "auto")
 @dataclass(kw_only=True)
 class TrainerConfig:
     """`trainer`: passed on to Lightning's Trainer under the same names."""
@@ -39,6 +41,7 @@ class TrainerConfig:
     """A line in metrics.csv after the first and every so many optimizer steps."""
 
 
+@section("checkpoint")
 @dataclass(kw_only=True)
 class CheckpointConfig:
     """`checkpoint`: when the state of training is saved, and which model is the finished one."""
@@ -96,6 +99,7 @@ class EmaConfig:
     """In the t-th optimizer step at most (1 + t) / (10 + t) is left, so that the first weights are soon forgotten."""
 
 
+@section("callbacks")
 @dataclass(kw_only=True)
 class CallbacksConfig:
     """`callbacks`: what happens beside the training step."""

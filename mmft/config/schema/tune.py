@@ -1,4 +1,4 @@
-"""`tune`: what is trained. `tune` sets both towers through `tune/image_encoder` and `tune/text_encoder`."""
+"""`tune`: what is trained. `tune=X` sets both encoders: `tune/image_encoder=X` and `tune/text_encoder=X`."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 from mmft.config.fields import field
-from mmft.config.registry import OptionConfig, option
+from mmft.config.registry import OptionConfig, option, options
 
+ENCODERS = ("image_encoder", "text_encoder")
 Targets = Literal["attention", "mlp", "all"]
 T = TypeVar("T", bound="TowerTuneConfig")
 
@@ -22,12 +23,18 @@ def either_tower(name: str, builds: str) -> Callable[[type[T]], type[T]]:
     """Class decorator: registers a method under `tune/image_encoder` and `tune/text_encoder`."""
 
     def register(schema: type[T]) -> type[T]:
-        for tower in ("image_encoder", "text_encoder"):
+        for tower in ENCODERS:
             own = {"__doc__": schema.__doc__, "__module__": schema.__module__}
             option(f"tune/{tower}", name, builds)(type(f"{tower}_{schema.__name__}", (schema,), own))
         return schema
 
     return register
+
+
+def both_encoders() -> list[str]:
+    """The methods that either encoder can have: `tune=NAME` gives it to both."""
+    image, text = (options(f"tune/{encoder}") for encoder in ENCODERS)
+    return [name for name in image if name in text]
 
 
 @dataclass(kw_only=True)

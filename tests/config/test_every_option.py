@@ -1,6 +1,6 @@
-"""Every file of `conf/` is composed, validated and built; every experiment is trained in its `debug=fast` form.
+"""Every option is composed, validated and built; every experiment is trained in its `debug=fast` form.
 
-The files are found by walking `conf/`, so that a new one is tested from its first day.
+Options are found in the registry and by walking `conf/`, so that a new one is tested from its first day.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from mmft.config import registry
 from mmft.config.compose import Composed, compose
 from mmft.config.paths import rebase
 from mmft.config.schema import COMMANDS, TrainConfig
-from mmft.config.sources import conf_dir
+from mmft.config.sources import Groups, conf_dir
 from mmft.config.validate import parse
 from mmft.config.walk import has_default
 from mmft.data.bad_rows import BadRows
@@ -39,13 +39,12 @@ from mmft.training.hardware import choose_hardware
 NOT_GROUPS = {"sweep": "settings of `mmft train -m`, read by mmft.launch.sweep and tested with it"}
 
 FILES = [path.relative_to(conf_dir()).with_suffix("") for path in sorted(conf_dir().rglob("*.yaml"))]
-ROOTS = [file.name for file in FILES if len(file.parts) == 1]
-OPTIONS = [
-    (file.parent.as_posix(), file.name) for file in FILES if len(file.parts) > 1 and file.parts[0] not in NOT_GROUPS
-]
+GROUPS = Groups([])
+ROOTS = sorted({file.name for file in FILES if len(file.parts) == 1} | {*COMMANDS})
+OPTIONS = [(group, name) for group in GROUPS.names() for name in GROUPS.options(group)]
 EXPERIMENTS = [name for group, name in OPTIONS if group == "experiment"]
-OF_HYDRA = [(group, name) for group, name in OPTIONS if group.split("/")[0] == "hydra"]
-OF_TRAIN = [option for option in OPTIONS if option not in OF_HYDRA and option[0] != "experiment"]
+OF_HYDRA = [(file.parent.as_posix(), file.name) for file in FILES if file.parts[0] == "hydra"]
+OF_TRAIN = [option for option in OPTIONS if option[0] != "experiment"]
 
 
 def _ids(options: list[tuple[str, str]]) -> list[str]:
@@ -96,8 +95,8 @@ def test_option_of_hydra(group: str, name: str, shapes: Shapes) -> None:
 @pytest.mark.parametrize(("group", "name"), OF_TRAIN, ids=_ids(OF_TRAIN))
 def test_option(group: str, name: str, shapes: Shapes, tmp_path: Path) -> None:
     """On the shapes sample: the option is the one that the config has, and all that a run needs is built from it."""
-    values = yaml.safe_load((conf_dir() / group / f"{name}.yaml").read_text())
-    brings_rows = group == "data" and "path" in values
+    file = conf_dir() / group / f"{name}.yaml"
+    brings_rows = group == "data" and file.exists() and "path" in yaml.safe_load(file.read_text())
     keys = (
         "name",
         "model.image_encoder",
