@@ -102,6 +102,7 @@ def build_callbacks(
         *_early_stopping(config.callbacks.early_stopping, monitor, minimised),
         *([LoRA8bit(folder)] if {"lora_8bit", "lora_4bit"} & set(plan.methods.values()) else []),
         *_weight_averaging(config.callbacks.ema),
+        *(registry.build(own) for own in (config.callbacks.extra or {}).values()),
         RunSummary(folder, job),
         checkpointing,
         StopOnSignal(checkpointing, request),

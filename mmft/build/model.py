@@ -13,9 +13,7 @@ from mmft.config.schema.root import TrainConfig
 from mmft.config.schema.task import SeveralConfig, TaskConfig
 from mmft.config.schema.tune import TuneConfig
 from mmft.models.auxiliary import Auxiliary
-from mmft.models.image_encoder import build_image_encoder
 from mmft.models.source import Source
-from mmft.models.text_encoder import build_text_encoder
 from mmft.models.vision_language_model import TOWERS, VisionLanguageModel, set_dropout
 from mmft.tasks.base import Task
 from mmft.tasks.several import Several
@@ -49,12 +47,9 @@ def build_model(
     """
     torch.manual_seed(seed)
     known = sources or {}
-    image = build_image_encoder(
-        **registry.arguments(config.image_encoder),
-        source=known.get("image_encoder"),
-        auto_pool=config.fusion.image_pool,
-    )
-    text = build_text_encoder(**registry.arguments(config.text_encoder), source=known.get("text_encoder"))
+    auto_pool = config.fusion.image_pool
+    image = registry.build(config.image_encoder, source=known.get("image_encoder"), auto_pool=auto_pool)
+    text = registry.build(config.text_encoder, source=known.get("text_encoder"))
     torch.manual_seed(seed)  # the same fusion and head whatever the encoders drew
     fusion = registry.build(config.fusion, image=image.widths, text=text.widths)
     made = nn.Linear(fusion.width, head) if isinstance(head, int) else head(fusion.width)
@@ -87,7 +82,12 @@ def build_plan(config: TrainConfig, model: VisionLanguageModel, changed: Iterabl
     optim = config.optim
     methods = apply_tuning(config, model)
     plan = make_plan(model, methods, Rates(optim.lr, optim.head_lr, optim.layer_decay, optim.weight_decay))
-    plan.changed = {tower for tower in methods if not getattr(config.model, tower).pretrained} | set(changed)
+    sources = {tower: getattr(model, tower).source for tower in methods}
+    plan.changed = {
+        tower
+        for tower, source in sources.items()
+        if source.library == "own" or not getattr(config.model, tower).pretrained
+    } | set(changed)
     return plan
 
 

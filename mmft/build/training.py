@@ -49,6 +49,7 @@ def build_data(
         seed=config.seed,
         plan=plan,
         classes_of=task.classes,
+        transforms=[registry.build(own) for own in (config.data.augment.extra or {}).values()],
     )
 
 

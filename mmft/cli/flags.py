@@ -33,6 +33,7 @@ SWITCHES = {
     "--run": "run",
     "--resolve": "resolve",
     "--hydra-help": "hydra_help",
+    "--allow-code": "allow_code",
 }
 CFG = ("job", "hydra", "all")
 INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
@@ -51,6 +52,7 @@ class Flags:
     run: bool = False
     resolve: bool = False
     hydra_help: bool = False
+    allow_code: bool = False
 
     @property
     def resumes(self) -> bool:

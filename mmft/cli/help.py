@@ -68,6 +68,7 @@ _FLAGS = {
     "--cfg job": "print the complete config instead of running; --resolve: with interpolations resolved",
     "--info defaults": "print which files the config is made of",
     "--config-dir DIR": "a folder of your own YAML files (experiment/mine.yaml), in front of mmft's",
+    "--allow-code": "plugins=[MODULE] may import what it names",
     "-h, --help": "this text",
     "--hydra-help": "Hydra's own help",
 }

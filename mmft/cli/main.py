@@ -101,6 +101,10 @@ def _command(name: str, words: list[str]) -> int:
     from mmft.cli.flags import parse_flags
 
     flags = parse_flags(words)
+    if flags.allow_code:
+        from mmft.config.plugins import allow_code
+
+        allow_code()
     if flags.help:
         from mmft.cli.help import command_help
 

@@ -9,11 +9,12 @@ from importlib import import_module
 from pathlib import Path
 
 from mmft.config.compose import Composed
+from mmft.config.plugins import installed
 from mmft.config.schema import DoctorConfig
 from mmft.errors import ExitCode
 from mmft.reports.machine.devices import cpu, gpus
 from mmft.reports.machine.finding import Finding
-from mmft.reports.machine.packages import own_version, packages, python
+from mmft.reports.machine.packages import own_version, packages, plugin, python
 from mmft.reports.machine.places import disk, encoder_folders, hub, wandb_login
 
 _WIDTH = 15  # of the names' column
@@ -48,6 +49,7 @@ def findings(runs: str) -> Iterator[Finding]:
     yield python(sys.version_info[:3], sys.executable)
     yield own_version()
     yield from packages(import_module)
+    yield from map(plugin, installed())
     yield cpu()
     yield from gpus()
     yield from hub()

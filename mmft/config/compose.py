@@ -21,6 +21,7 @@ from mmft.config import checks, validate
 from mmft.config.interpolation import escaped, resolve
 from mmft.config.loader import ComposeError, Loader
 from mmft.config.overrides import Refused, Typed, is_hydra_override, read_overrides
+from mmft.config.plugins import import_plugins
 from mmft.config.provenance import Provenance
 from mmft.config.schema import COMMANDS, trains
 from mmft.config.schema.sweep import HydraConfig
@@ -28,6 +29,7 @@ from mmft.config.schema.task import SeveralConfig
 from mmft.config.sources import Groups
 from mmft.config.sweeps import is_sweep_override, read_sweep
 from mmft.config.validate import Problem
+from mmft.config.yaml_files import inspect
 from mmft.errors import UserError
 
 DEFAULT_EXPERIMENT = "experiment=clipart"
@@ -107,7 +109,28 @@ def compose(
     Raises:
         UserError: with everything that is wrong.
     """
-    return _Composition(command, [Path(d) for d in config_dirs], multirun, partial).run(list(overrides))
+    folders = [Path(d) for d in config_dirs]
+    import_plugins(_plugins_named(overrides, folders))
+    return _Composition(command, folders, multirun, partial).run(list(overrides))
+
+
+def _plugins_named(overrides: Sequence[str], config_dirs: Sequence[Path]) -> list[str]:
+    """The modules that `plugins` names, on the command line or in a chosen file of the user's.
+
+    They are looked for before anything is composed, since what is composed may choose their options.
+    """
+    found: Any = []
+    for text in overrides:
+        key, _, value = text.lstrip("+").partition("=")
+        if key == "plugins":
+            found = value
+        elif "," not in value:
+            for file in (folder / key / f"{value}.yaml" for folder in config_dirs):
+                if not found and file.is_file() and not inspect(file, f"{key}/{value}"):
+                    found = OmegaConf.to_container(OmegaConf.load(file), resolve=False).get("plugins", [])  # type: ignore[union-attr,call-overload]
+    if isinstance(found, str):
+        found = [one.strip().strip("'\"") for one in found.strip("[]").split(",")]
+    return [str(one) for one in found if one and one != "null"]
 
 
 def recompose(
@@ -119,6 +142,7 @@ def recompose(
         UserError: with everything that is wrong.
     """
     raw = values if isinstance(values, DictConfig) else OmegaConf.create(dict(values))
+    import_plugins(raw.get("plugins") or ())
     config, problems = _judge(command, raw, partial=False)
     if problems:
         raise UserError(f"{p.key}: {p.text}" for p in problems)

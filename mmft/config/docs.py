@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import sys
+from dataclasses import is_dataclass
 from functools import cache
 from typing import Any
 
@@ -12,7 +13,10 @@ from typing import Any
 @cache
 def _module_docs(module: str) -> dict[str, dict[str, str]]:
     """Class -> field -> the string below the field."""
-    tree = ast.parse(inspect.getsource(sys.modules[module]))
+    try:
+        tree = ast.parse(inspect.getsource(sys.modules[module]))
+    except OSError:  # a plugin without source
+        return {}
     return {node.name: _class_docs(node) for node in tree.body if isinstance(node, ast.ClassDef)}
 
 
@@ -29,7 +33,7 @@ def _class_docs(node: ast.ClassDef) -> dict[str, str]:
 def doc(owner: type, name: str) -> str:
     """The documentation of one field, which may stand in a base class."""
     for cls in getattr(owner, "documented_by", owner).__mro__:
-        found = _module_docs(cls.__module__).get(cls.__name__, {}) if cls.__module__.startswith("mmft") else {}
+        found = _module_docs(cls.__module__).get(cls.__name__, {}) if is_dataclass(cls) else {}
         if name in found:
             return found[name]
     return ""

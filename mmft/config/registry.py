@@ -20,7 +20,10 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 
 
 class OptionConfig:
-    """Base of the dataclasses of options; `option` fills both attributes."""
+    """Base of the dataclasses of options; `option` fills both attributes.
+
+    The base of a group that a mapping of names holds options of (`dict[str, TaskConfig]`) names the group itself.
+    """
 
     group_path: ClassVar[str]
     type: ClassVar[str]
@@ -35,21 +38,21 @@ class Option(NamedTuple):
     group: str
     name: str
     schema: type[OptionConfig]
-    builds: str  # "module:Class", imported only when built
+    builds: str | Callable[..., Any]  # "module:Class", imported only when built; or the class itself
 
 
 _OPTIONS: dict[str, dict[str, Option]] = {}
 _SECTIONS: dict[str, dict[str, type]] = {}
 
 
-def option(group: str, name: str, builds: str = "") -> Callable[[type[T]], type[T]]:
+def option(group: str, name: str, builds: str | Callable[..., Any] = "") -> Callable[[type[T]], type[T]]:
     """Class decorator: registers a dataclass as option `name` of `group`.
 
     Args:
         group: path of the group below `conf/`, for example `model/fusion`.
         name: the option's short name; the config's `type` key holds it.
         builds: `module:Class` of what the option builds; its constructor takes every field but `type`. Empty: the
-            command itself reads the option.
+            command itself reads the option. The class itself, where its module is imported anyway.
     """
 
     def register(schema: type[T]) -> type[T]:
@@ -98,7 +101,10 @@ def groups() -> list[str]:
 
 def class_of(config: OptionConfig) -> Any:
     """The class that the option `config` is registered to build; imports its module."""
-    module, _, name = _OPTIONS[config.group_path][config.type].builds.partition(":")
+    builds = _OPTIONS[config.group_path][config.type].builds
+    if not isinstance(builds, str):
+        return builds
+    module, _, name = builds.partition(":")
     return getattr(import_module(module), name)
 
 

@@ -23,6 +23,7 @@ from omegaconf import OmegaConf
 from mmft.config.registry import OptionConfig, choices, options
 from mmft.config.schema import COMMANDS
 from mmft.config.schema.tune import ENCODERS, both_encoders
+from mmft.config.validate import DEFAULT
 from mmft.config.walk import MISSING, has_default, is_group, sections
 
 ADDRESS = "mmft://registry"
@@ -100,6 +101,8 @@ def schemas(schema: type, path: str) -> Iterator[tuple[str, type]]:
     if is_group(schema):
         for name, option in options(path).items():
             yield f"{path}/{name}", option.schema
+            if name == DEFAULT:
+                yield path, option.schema
         return
     yield path, schema
     for name, inner in sections(schema).items():

@@ -25,7 +25,6 @@ from mmft.config.walk import (
     is_group,
     key_names,
     named_group,
-    path_of,
     sections,
 )
 from mmft.config.wording import bounds, describe, did_you_mean, listed, members, nearest, show, within
@@ -33,6 +32,7 @@ from mmft.errors import UserError
 
 T = TypeVar("T")
 
+DEFAULT = "default"  # the option of a section that does not say which it is, in a group that has one so called
 MUST = "must be given"  # begins the text of every problem that is a missing value
 
 
@@ -126,7 +126,7 @@ class _Reader:
             return None
         given = dict(values)
         if is_group(schema):
-            chosen = group_options(group or path).get(str(given.pop("type", None)))
+            chosen = group_options(group or path).get(str(given.pop("type", DEFAULT)))
             if chosen is None:
                 self._unknown_option(values.get("type"), path, group or path)
                 return None
@@ -146,13 +146,15 @@ class _Reader:
         if isinstance(value, str) and any(get_origin(member) is dict for member in members(hint)):
             value = mapping_in(value)
         of_options = named_group(hint)
-        return self._value(value, hint, f.metadata, key) if of_options is None else self._named(value, of_options, key)
+        if of_options is None or (value is None and type(None) in members(hint)):
+            return self._value(value, hint, f.metadata, key)
+        return self._named(value, of_options, key)
 
-    def _named(self, values: Any, group: type, key: str) -> dict[str, Any] | None:
+    def _named(self, values: Any, group: type[OptionConfig], key: str) -> dict[str, Any] | None:
         """A mapping of names to options of `group`, or to their names."""
-        path = path_of(group)
+        path = group.group_path
         if not isinstance(values, Mapping) or not values:
-            example = f"{key}={{NAME:{next(iter(group_options(path)))}}}"
+            example = f"{key}={{NAME:{next(iter(group_options(path)), 'OPTION')}}}"
             self._problem(key, f"{show(values)} is no mapping of names to options of {path}, such as {example}")
             return None
         sections = {str(n): {"type": one} if isinstance(one, str) else one for n, one in values.items()}

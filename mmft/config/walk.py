@@ -9,6 +9,7 @@ from functools import cache
 from typing import Any, get_args, get_origin, get_type_hints
 
 from mmft.config.registry import Option, OptionConfig, groups, options
+from mmft.config.wording import members
 
 MISSING = "???"  # OmegaConf's mark of a value that must be given
 
@@ -44,17 +45,11 @@ def sections(schema: Any) -> dict[str, type]:
     return {name: hint for name, hint in hints(schema).items() if isinstance(hint, type) and is_dataclass(hint)}
 
 
-def named_group(hint: Any) -> type | None:
+def named_group(hint: Any) -> type[OptionConfig] | None:
     """The group of which a mapping holds options by name (`dict[str, TaskConfig]`); None: the type is no such one."""
-    if get_origin(hint) is not dict:
-        return None
-    inner = get_args(hint)[1]
-    return inner if isinstance(inner, type) and is_dataclass(inner) else None
-
-
-def path_of(group: type) -> str:
-    """Where the options of a group are registered: `task` of `TaskConfig`."""
-    return next(path for path in groups() if any(issubclass(o.schema, group) for o in options(path).values()))
+    mappings = [member for member in members(hint) if get_origin(member) is dict]
+    inner = get_args(mappings[0])[1] if mappings else None
+    return inner if isinstance(inner, type) and issubclass(inner, OptionConfig) else None
 
 
 def is_group(schema: type) -> bool:
@@ -62,7 +57,6 @@ def is_group(schema: type) -> bool:
     return issubclass(schema, OptionConfig) and not hasattr(schema, "type")
 
 
-@cache
 def group_options(path: str) -> dict[str, Option]:
     """The options of the group whose keys are under `path`, for example `tune.image_encoder`."""
     group = path.replace(".", "/")

@@ -9,7 +9,7 @@ Legend: H W picture height and width, L text tokens.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -20,6 +20,8 @@ from torchvision.transforms import v2  # type: ignore[import-untyped]
 from mmft.config.schema.augment import AugmentConfig
 from mmft.data.mixing import cutmix, mixup
 
+Transform = Callable[[Tensor], Tensor]
+"""(3, H, W) uint8 -> the same shape."""
 _GREY = [124, 116, 104]  # ImageNet's mean: near 0 once an encoder has normalised it
 _OPS, _MAGNITUDE = 2, 9  # of RandAugment where the config says nothing, as in torchvision
 
@@ -35,15 +37,21 @@ class Augmentation:
         image_size: H = W.
         background: red, green, blue from 0 to 255, of corners that a turned or shifted picture leaves empty.
         special_ids: tokens that stay (`special_ids` of the tokenizer).
+        extra: what `data.augment.extra` builds.
 
     Attributes:
         mixes: whether there is anything for `mix` to do.
     """
 
     def __init__(
-        self, config: AugmentConfig, image_size: int, background: tuple[int, ...], special_ids: list[int]
+        self,
+        config: AugmentConfig,
+        image_size: int,
+        background: tuple[int, ...],
+        special_ids: list[int],
+        extra: Sequence[Transform] = (),
     ) -> None:
-        self._transforms = _transforms(config, image_size, background)
+        self._transforms = [*_transforms(config, image_size, background), *extra]
         self._token_dropout, self._special = config.token_dropout, torch.tensor(special_ids, dtype=torch.int64)
         alphas = {mixup: config.mixup, cutmix: config.cutmix}
         self._mixing = [(how, Beta(alpha, alpha, validate_args=False)) for how, alpha in alphas.items() if alpha > 0]
@@ -86,10 +94,10 @@ class Augmentation:
             return how(own, other, min(share, 1 - share))
 
 
-def _transforms(config: AugmentConfig, side: int, background: tuple[int, ...]) -> list[v2.Transform]:
+def _transforms(config: AugmentConfig, side: int, background: tuple[int, ...]) -> list[Transform]:
     """Those that are asked for, in their order."""
     turned = {"interpolation": v2.InterpolationMode.BILINEAR, "fill": list(background)}
-    found: list[v2.Transform] = []
+    found: list[Transform] = []
     if config.crop is not None:
         bicubic = v2.InterpolationMode.BICUBIC
         found.append(v2.RandomResizedCrop(side, scale=(config.crop, 1.0), interpolation=bicubic, antialias=True))

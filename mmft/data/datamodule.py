@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mmft.batch import BadRow, Batch, Sample
 from mmft.config.schema.data import DataConfig
-from mmft.data.augment import Augmentation, in_words
+from mmft.data.augment import Augmentation, Transform, in_words
 from mmft.data.augmented_rows import AugmentedRows, Draws
 from mmft.data.balance import BalancedOrder
 from mmft.data.candidates import NextInBatch, WithCandidates
@@ -49,6 +49,7 @@ class VisionLanguageData(LightningDataModule):
         seed: of the order of training rows, and of their augmentation.
         plan: of the run's optimizer steps.
         classes_of: the task's `classes`, for `data.sampler=balanced`; None: there are none.
+        transforms: what `data.augment.extra` builds.
 
     Attributes:
         rows: how many rows each split has.
@@ -72,9 +73,11 @@ class VisionLanguageData(LightningDataModule):
         seed: int,
         plan: StepPlan,
         classes_of: ClassesOf | None = None,
+        transforms: Sequence[Transform] = (),
     ) -> None:
         super().__init__()
         self.config, self.plan, self._seed = config, plan, seed
+        self._transforms = transforms
         self._special_ids = special_ids(tokenizer)
         room = int(config.picture_memory * 2**30) // started().local_world
         self.datasets: dict[str, RowDataset] = {}
@@ -154,7 +157,8 @@ class VisionLanguageData(LightningDataModule):
         if wanted:
             log.info("training rows are augmented: %s", wanted)
             reader = rows.pictures.reader
-            change = Augmentation(self.config.augment, reader.image_size, reader.background, self._special_ids)
+            size, background = reader.image_size, reader.background
+            change = Augmentation(self.config.augment, size, background, self._special_ids, self._transforms)
             given, order = AugmentedRows(rows, change, self._seed), Draws(order, self._seed, change.mixes)
         if not self._candidates:
             return given, order

@@ -7,12 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from mmft.config.compose import Composed, recompose
+from mmft.config.plugins import allow_code, allowed
 
 
 def packed(composed: Composed, folder: Path) -> dict[str, Any]:
     """The config and the run folder as JSON can hold them."""
     values = composed.resolved_for_disk()
-    return {"values": values, "typed": composed.typed, "choices": composed.choices, "folder": str(folder.absolute())}
+    return {
+        "values": values,
+        "typed": composed.typed,
+        "choices": composed.choices,
+        "folder": str(folder.absolute()),
+        "allow_code": allowed(),
+    }
 
 
 def unpacked(job: Mapping[str, Any]) -> tuple[Composed, Path]:
@@ -21,4 +28,6 @@ def unpacked(job: Mapping[str, Any]) -> tuple[Composed, Path]:
     Raises:
         UserError: the config is wrong on this machine: a file is not there.
     """
+    if job["allow_code"]:  # as this process's own command line had it
+        allow_code()
     return recompose("train", job["values"], job["typed"], job["choices"]), Path(job["folder"])

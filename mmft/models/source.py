@@ -18,17 +18,20 @@ from typing import Any, Literal
 from mmft.errors import UserError
 from mmft.shipped import PREFIX, SAMPLES, located
 
-Library = Literal["timm", "transformers"]
+Library = Literal["timm", "transformers", "own"]
 _SMALL_FILES = ("*.json", "*.txt", "*.model")
 
 
 @dataclass(frozen=True)
 class Source:
-    """A resolved encoder: the name as typed, the folder that holds it, and the library that made it."""
+    """A resolved encoder: the name as typed, the folder that holds it, and the library that made it.
+
+    An encoder of somebody's own that has no folder is `Source(name)`: a finished model then holds all of it.
+    """
 
     name: str
-    folder: Path
-    library: Library
+    folder: Path = Path()
+    library: Library = "own"
 
     @property
     def config(self) -> dict[str, Any]:

@@ -18,6 +18,7 @@ import torch
 
 from mmft.runs import zero_shot
 from mmft.batch import Batch, Fused
+from mmft.config import plugins
 from mmft.config.schema.data import DataConfig
 from mmft.config.schema.root import ExplainConfig, ZeroShotConfig
 from mmft.data.loading import make_batches
@@ -241,18 +242,23 @@ def stacked(rows: Sequence[dict[str, Any]], widths: Mapping[str, int]) -> dict[s
     return made
 
 
-def load(run: str | Path, runs: str | Path = "runs", accelerator: str = "auto") -> LoadedModel:
+def load(
+    run: str | Path, runs: str | Path = "runs", accelerator: str = "auto", *, allow_code: bool = False
+) -> LoadedModel:
     """Loads a finished run.
 
     Args:
         run: a run folder, its `model` folder, or `last`, the newest run under `runs`.
         runs: where `last` is looked for.
         accelerator: `auto`, `cpu` or `gpu`.
+        allow_code: the run's `plugins` may be imported, in this process from here on.
 
     Raises:
-        UserError: there is no such run, it has no finished model, a frozen encoder is not found, or a GPU is
+        UserError: there is no such run, it has plugins that may not be imported, it has no finished model, a frozen encoder is not found, or a GPU is
             asked for and there is none.
     """
+    if allow_code:
+        plugins.allow_code()
     quiet_bitsandbytes()
     folder = located(run)
     if (folder / "model.safetensors").exists():

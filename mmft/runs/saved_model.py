@@ -4,6 +4,7 @@
     model.safetensors    the trained parameters
     image_encoder/       the encoder's own config files
     text_encoder/        the same, and the tokenizer
+    plugins/             the files of `plugins=[FILE.py]`, if there are any
 
 What was frozen is named by hub name, path relative to the run and content hash. It is looked for there and
 in the folders of `MMFT_ENCODERS`.
@@ -23,6 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mmft.build import apply_tuning, build_model, build_task
+from mmft.config.plugins import files_of, import_plugins, installed, packages_of
 from mmft.config.schema import TrainConfig
 from mmft.config.validate import read, to_dict
 from mmft.errors import UserError
@@ -35,6 +37,7 @@ from mmft.tuning.plan import TuningPlan
 
 _TOWERS = ("image_encoder", "text_encoder")
 _WEIGHTS = "model.safetensors"
+_PLUGINS = "plugins"
 
 
 @dataclass
@@ -84,17 +87,23 @@ def _fill(
         "format": 1,
         "config": to_dict(config),
         "working_directory": str(cwd),
+        "packages": packages_of(config),
         "task": task.state(),
         "encoders": bases,
         "input": {"image_size": model.image_encoder.image_size, "max_length": model.text_encoder.max_length},
     }
     (new / "config.json").write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
+    for file in files_of(config.plugins, cwd):
+        (new / _PLUGINS).mkdir(exist_ok=True)
+        shutil.copy2(file, new / _PLUGINS / file.name)
     for tower in _TOWERS:
         _copy_small_files(getattr(model, tower).source.folder, new / tower)
 
 
 def _base(source: Source, final: Path, whole: bool) -> dict[str, Any]:
     """Where a tower came from, and whether the folder holds the whole of it."""
+    if source.library == "own":
+        return {"name": source.name, "library": source.library, "path": None, "sha256": None, "is_whole": True}
     return {
         "name": source.name,
         "library": source.library,
@@ -106,7 +115,7 @@ def _base(source: Source, final: Path, whole: bool) -> dict[str, Any]:
 
 def _copy_small_files(source: Path, target: Path) -> None:
     target.mkdir()
-    for file in source.iterdir():
+    for file in source.iterdir() if source != Path() else ():
         if file.is_file() and file.suffix in (".json", ".txt", ".model") and not file.name.endswith(".index.json"):
             shutil.copy2(file, target / file.name)
 
@@ -124,7 +133,9 @@ def load_model(folder: Path) -> SavedModel:
         content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{folder} holds no finished model ({error}). A run has one once it is completed.") from None
-    config = _read_config(content["config"], folder)
+    base = Path(content["working_directory"])
+    import_plugins(content["config"].get("plugins", ()), base, folder / _PLUGINS)
+    config = _read_config(content["config"], folder, content.get("packages", {}))
     task = build_task(config.task)
     task.load_state(content["task"])
     state = load_file(folder / _WEIGHTS)
@@ -132,7 +143,7 @@ def load_model(folder: Path) -> SavedModel:
     for tower in _TOWERS:
         whole = Source(content["encoders"][tower]["name"], folder / tower, content["encoders"][tower]["library"])
         pretrained[tower] = not content["encoders"][tower]["is_whole"]
-        typed = Path(content["working_directory"]) / content["encoders"][tower]["name"]
+        typed = base / content["encoders"][tower]["name"]
         sources[tower] = find_base(tower, content["encoders"][tower], folder, typed) if pretrained[tower] else whole
     _fix_input(config, content["input"], pretrained)
     model = build_model(config.model, task.make_head, config.seed, sources)
@@ -140,14 +151,17 @@ def load_model(folder: Path) -> SavedModel:
     if config.trainer.precision == "64-true":
         model.double()
     _load_state(model, state, {tower for tower in _TOWERS if pretrained[tower]})
-    return SavedModel(model.eval(), task, config, Path(content["working_directory"]), methods)
+    return SavedModel(model.eval(), task, config, base, methods)
 
 
-def _read_config(values: dict[str, Any], folder: Path) -> TrainConfig:
+def _read_config(values: dict[str, Any], folder: Path, packages: Mapping[str, str]) -> TrainConfig:
     # Not `parse`: the rows that the model was trained on need not be here any more.
     result = read(values, TrainConfig)
     if result.problems:
-        raise UserError(f"{p.key}: {p.text} (in {folder / 'config.json'})" for p in result.problems)
+        wrong = [f"{p.key}: {p.text} (in {folder / 'config.json'})" for p in result.problems]
+        there = {option for plugin in installed() for option in plugin.options}
+        gone = [f"{option} is of the package {origin}" for option, origin in packages.items() if option not in there]
+        raise UserError(wrong + [f"{text}, which is not installed here" for text in gone])
     config: TrainConfig = result.config
     return config
 

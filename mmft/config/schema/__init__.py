@@ -1,9 +1,10 @@
 """The schemas of every config group, one file per group; `COMMANDS` has the root of each command.
 
-To add an option, write its dataclass into the group's file with `@option(group, name, builds=...)`: its choice, help and
-completion follow from it.
+To add an option, write its dataclass into the group's file with `@option(group, name, builds=...)`: its choice, help
+and completion follow from that. Options of installed packages are here as well (`mmft.config.plugins`).
 """
 
+from mmft.config.plugins import installed
 from mmft.config.schema.root import (
     CheckConfig,
     DoctorConfig,
@@ -28,6 +29,9 @@ COMMANDS: dict[str, type] = {
     "runs": RunsConfig,
     "doctor": DoctorConfig,
 }
+
+
+installed()  # plugins of packages; they find everything above
 
 
 def trains(command: str) -> bool:

@@ -6,6 +6,18 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from mmft.config.fields import field
+from mmft.config.registry import OptionConfig
+
+
+@dataclass(kw_only=True)
+class ImageAugmentConfig(OptionConfig):
+    """`data.augment.extra`: base of augmentations of your own.
+
+    Each builds what takes an image (3, H, W) uint8 and gives another; what it draws of torch's generator is a function
+    of seed, epoch and row.
+    """
+
+    group_path = "data/augment/extra"
 
 
 @dataclass(kw_only=True)
@@ -16,7 +28,16 @@ class AugmentConfig:
     set mirrors a picture or takes words out of a text.
     """
 
-    OF_PICTURES: ClassVar[tuple[str, ...]] = ("crop", "flip", "policy", "color_jitter", "erasing", "mixup", "cutmix")
+    OF_PICTURES: ClassVar[tuple[str, ...]] = (
+        "crop",
+        "flip",
+        "policy",
+        "color_jitter",
+        "erasing",
+        "mixup",
+        "cutmix",
+        "extra",
+    )
     OF_TEXTS: ClassVar[tuple[str, ...]] = ("token_dropout",)
 
     crop: float | None = field(None, gt=0, lt=1)
@@ -42,5 +63,8 @@ class AugmentConfig:
     cutmix: float = field(0.0, ge=0)
     """The same with a rectangle of another row's picture in the place of blending (Yun et al. 2019); with `mixup` each
     has half of the rows. 0: no."""
+    extra: dict[str, ImageAugmentConfig] | None = None
+    """Augmentations of images of your own, after the others, by any names: `{mine:OPTION}` or
+    `{mine:{type:OPTION,key:value}}` (docs/extend.md)."""
     token_dropout: float = field(0.0, ge=0, lt=1)
     """Probability that a token of the text is left out; special tokens stay, and one other does."""

@@ -6,16 +6,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mmft.config.fields import field
-from mmft.config.registry import section
+from mmft.config.registry import OptionConfig, option
 from mmft.config.schema.fusion import FusionConfig
 
 Pool = Literal["auto", "cls", "mean", "cls_mean"]
 
 
-@section("model/image_encoder")
 @dataclass(kw_only=True)
-class ImageEncoderConfig:
-    """`model.image_encoder`: any timm model or transformers vision model."""
+class ImageEncoderConfig(OptionConfig):
+    """`model.image_encoder`: what turns an image into tokens."""
 
     name: str
     """A folder in timm's or transformers' format, or a hub name (`timm/...` or `hf/...` where it could be both)."""
@@ -28,10 +27,15 @@ class ImageEncoderConfig:
     """false: the architecture with random weights."""
 
 
-@section("model/text_encoder")
+@option("model/image_encoder", "default", builds="mmft.models.image_encoder:build_image_encoder")
 @dataclass(kw_only=True)
-class TextEncoderConfig:
-    """`model.text_encoder`: any transformers text encoder with its tokenizer."""
+class AnyImageEncoderConfig(ImageEncoderConfig):
+    """Any timm model or transformers vision model."""
+
+
+@dataclass(kw_only=True)
+class TextEncoderConfig(OptionConfig):
+    """`model.text_encoder`: what turns a text into tokens."""
 
     name: str
     """A folder in transformers' format, or a hub name."""
@@ -42,6 +46,12 @@ class TextEncoderConfig:
     fusion of tokens is not given it."""
     pretrained: bool = True
     """false: the architecture with random weights."""
+
+
+@option("model/text_encoder", "default", builds="mmft.models.text_encoder:build_text_encoder")
+@dataclass(kw_only=True)
+class AnyTextEncoderConfig(TextEncoderConfig):
+    """Any transformers text encoder with its tokenizer."""
 
 
 @dataclass(kw_only=True)

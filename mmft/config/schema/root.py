@@ -38,6 +38,8 @@ class TrainConfig:
     where they are others, such as those of a contrastive run."""
     resume: str | None = None
     """A run folder to go on with, or `last`: the newest unfinished run of this name."""
+    plugins: list[str] = field(factory=list)
+    """Modules, or files, with options of your own (docs/extend.md). They are imported, which needs --allow-code."""
     modality_report: bool | None = None
     """After the test: what text only and picture only give, by a linear head on each tower's features (of pairs: how
     well neighbours and a linear probe tell labels by the embeddings); null: unless the run is one of a sweep, which

@@ -13,6 +13,8 @@ from mmft.config.registry import OptionConfig, option
 class TaskConfig(OptionConfig):
     """`task`: base of all tasks."""
 
+    group_path = "task"
+
     has_classes: ClassVar[bool] = False  # whether each row is of one class; what the task itself says in `Task.classes`
     over_pairs: ClassVar[bool] = False  # whether its loss is over all pairs of rows; what the task says, too
     of_pairs: ClassVar[bool] = False  # whether each row needs its picture and its text; what the task says, too

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mmft.config.fields import field
-from mmft.config.registry import section
+from mmft.config.registry import OptionConfig, section
 
 
 @section("trainer", "auto")
@@ -99,6 +99,13 @@ class EmaConfig:
     """In the t-th optimizer step at most (1 + t) / (10 + t) is left, so that the first weights are soon forgotten."""
 
 
+@dataclass(kw_only=True)
+class CallbackConfig(OptionConfig):
+    """`callbacks.extra`: base of callbacks of your own."""
+
+    group_path = "callbacks/extra"
+
+
 @section("callbacks")
 @dataclass(kw_only=True)
 class CallbacksConfig:
@@ -112,5 +119,7 @@ class CallbacksConfig:
     """Batch size by epoch."""
     profile: ProfileConfig = field(factory=ProfileConfig)
     """What is profiled."""
+    extra: dict[str, CallbackConfig] | None = None
+    """Callbacks of your own by any names, `{mine:OPTION}` or `{mine:{type:OPTION,key:value}}` (docs/extend.md)."""
     progress: Literal["auto", "rich", "plain", "none"] = "auto"
     """Progress on stderr: `auto` is `rich` (a bar) on a terminal, else `plain` lines."""

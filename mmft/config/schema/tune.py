@@ -19,7 +19,7 @@ class TowerTuneConfig(OptionConfig):
     """Base of the tuning methods of one tower."""
 
 
-def either_tower(name: str, builds: str) -> Callable[[type[T]], type[T]]:
+def either_tower(name: str, builds: str | Callable[..., Any]) -> Callable[[type[T]], type[T]]:
     """Class decorator: registers a method under `tune/image_encoder` and `tune/text_encoder`."""
 
     def register(schema: type[T]) -> type[T]:

@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from typing import Any
 
 import mmft
+from mmft.config.plugins import Plugin
 from mmft.reports.machine.finding import Finding
 
 Import = Callable[[str], Any]
@@ -66,6 +67,12 @@ def packages(import_it: Import) -> Iterator[Finding]:
             yield _missing(name, ranges[name], fatal=True)
         elif wrong := unfit(name, found, ranges[name]):
             yield Finding(name, found, wrong)
+
+
+def plugin(found: Plugin) -> Finding:
+    """Options of somebody else's package."""
+    value = f"{found.name} of {found.origin}: {', '.join(found.options) or 'no options'}"
+    return Finding("plugin", value, f"is left out: {found.error}. Ask its author" if found.error else None)
 
 
 def requirements() -> dict[str, str]:

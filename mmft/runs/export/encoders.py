@@ -9,6 +9,7 @@ from typing import Any
 from safetensors.torch import save_file
 
 from mmft.runs.export.card import shown
+from mmft.errors import UserError
 from mmft.models.encoder import Encoder
 from mmft.models.image_encoder import ImageEncoder
 from mmft.models.text_encoder import TextEncoder
@@ -50,7 +51,12 @@ def write_encoder(encoder: Encoder, folder: Path, resize: str) -> None:
         encoder: merged.
         folder: made.
         resize: how pictures became square, as in `data.resize`; the folder's own transform then makes them so, too.
+
+    Raises:
+        UserError: no library could load it.
     """
+    if encoder.source.library == "own":
+        raise UserError(f"{encoder.source.name} is an encoder of your own, which neither timm nor transformers can load.")
     folder.mkdir(parents=True)
     backbone: Any = encoder.backbone.float().cpu()
     if encoder.source.library == "timm":

@@ -1,0 +1,177 @@
+"""People's own options: how a fusion, task or tuning method that somebody wrote becomes an option like ours.
+
+There are two ways in. An installed package names its module as an entry point of the group `mmft.options`:
+
+    [project.entry-points."mmft.options"]
+    my_fusions = "my_fusions"
+
+Its options are there whenever mmft runs, since whoever installed the package has chosen to run it. Or a config names a
+module, on the path or as a file: `plugins=[my_fusions]`, `plugins=[./my_fusions.py]`. That imports what a config names,
+and therefore needs `--allow-code` on the command line, or `allow_code=True` in Python; a config cannot allow it.
+
+Importing the module registers what it holds by `mmft.config.registry.option`; see docs/extend.md.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from functools import cache
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any
+
+from mmft.config.registry import OptionConfig, choices
+from mmft.errors import UserError
+from mmft.shipped import located
+
+GROUP = "mmft.options"
+FLAG = "--allow-code"
+
+_allowed = False
+_imported: dict[str, Plugin] = {}
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """A module with options of somebody's own.
+
+    Attributes:
+        name: of the entry point, or as `plugins` has it.
+        origin: the package with its version, or the module's file.
+        options: what it brings, as one would type it: `model/fusion=mine`.
+        error: why it could not be imported; "": it was.
+    """
+
+    name: str
+    origin: str
+    options: tuple[str, ...]
+    error: str = ""
+
+
+def allow_code() -> None:
+    """From here on this process may import the modules that `plugins` names."""
+    global _allowed
+    _allowed = True
+
+
+def allowed() -> bool:
+    """Whether it may."""
+    return _allowed
+
+
+@cache
+def installed() -> tuple[Plugin, ...]:
+    """The plugins of installed packages, imported once; one that cannot be imported is reported and left out."""
+    return tuple(_of_package(point) for point in entry_points(group=GROUP))
+
+
+def _of_package(point: EntryPoint) -> Plugin:
+    package = "" if point.dist is None else f"{point.dist.name} {point.dist.version}"
+    before = _typed_options()
+    try:
+        point.load()
+    except Exception as error:  # noqa: BLE001 - a defect of somebody's package must not end every command
+        plugin = Plugin(point.name, package, (), f"{type(error).__name__}: {error}")
+        print(f"mmft: warning: the plugin {point.name} of {package} is left out: {plugin.error}", file=sys.stderr)  # noqa: T201
+        return plugin
+    return Plugin(point.name, package, _new_options(before))
+
+
+def import_plugins(names: Iterable[str], base: Path | None = None, copies: Path | None = None) -> None:
+    """Imports the modules that `plugins` names, each once.
+
+    Args:
+        names: modules on the path, or files (`my_fusions.py`, `folder/my_fusions.py`).
+        base: what relative files are relative to; None: the working directory.
+        copies: folder of the copies that a finished model keeps of its files, for where the file itself is gone.
+
+    Raises:
+        UserError: code is not allowed, there is no such module, or its import fails.
+    """
+    for name in names:
+        if name in _imported:
+            continue
+        if not _allowed:
+            raise UserError(
+                f"plugins: importing {name} runs its code, which needs {FLAG} on the command line "
+                "(allow_code=True in Python)"
+            )
+        before = _typed_options()
+        try:
+            module = _import_file(name, base, copies) if name.endswith(".py") else import_module(name)
+        except UserError:
+            raise
+        except Exception as error:
+            file = located(f"{name}.py", base or Path.cwd())
+            better = f". For the file here type plugins=[./{name}.py]" if file.is_file() else ""
+            raise UserError(f"plugins: {name} cannot be imported: {type(error).__name__}: {error}{better}") from error
+        _imported[name] = Plugin(name, str(module.__file__), _new_options(before))
+
+
+def imported() -> tuple[Plugin, ...]:
+    """The plugins that this process has imported by name."""
+    return tuple(_imported.values())
+
+
+def files_of(names: Sequence[str], base: Path) -> list[Path]:
+    """The files among `plugins`, which a finished model keeps copies of."""
+    return [located(name, base) for name in names if name.endswith(".py")]
+
+
+def packages_of(config: Any) -> dict[str, str]:
+    """The options of a config that come from installed packages: the package with its version, by option."""
+    chosen = set(_chosen(config))
+    return {option: plugin.origin for plugin in installed() for option in plugin.options if option in chosen}
+
+
+def _chosen(config: Any) -> Iterator[str]:
+    """`group=name` of every option in a config."""
+    if isinstance(config, OptionConfig):
+        yield f"{config.group_path}={config.type}"
+    if is_dataclass(config):
+        for f in fields(config):
+            yield from _chosen(getattr(config, f.name))
+    elif isinstance(config, Mapping):
+        for value in config.values():
+            yield from _chosen(value)
+
+
+def _import_file(name: str, base: Path | None, copies: Path | None) -> Any:
+    file = located(name, base or Path.cwd())
+    if not file.is_file() and copies is not None:
+        file = copies / file.name
+    if not file.is_file():
+        raise UserError(f"plugins: there is no file {file}")
+    known = sys.modules.get(file.stem)
+    if known is not None:
+        if _digest(Path(str(known.__file__))) == _digest(file):
+            return known
+        raise UserError(f"plugins: {name}: there is another module {file.stem} already; rename the file")
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[file.stem] = module  # its options name their classes by it
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[file.stem]
+        raise
+    return module
+
+
+def _digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""
+
+
+def _typed_options() -> set[str]:
+    return {f"{group}={name}" for group, named in choices().items() for name in named}
+
+
+def _new_options(before: set[str]) -> tuple[str, ...]:
+    return tuple(sorted(_typed_options() - before))
