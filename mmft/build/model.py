@@ -10,13 +10,12 @@ from torch import nn
 from mmft.config import registry
 from mmft.config.schema.model import ModelConfig
 from mmft.config.schema.root import TrainConfig
-from mmft.config.schema.task import SeveralConfig, TaskConfig
+from mmft.config.schema.task import TaskConfig
 from mmft.config.schema.tune import TuneConfig
 from mmft.models.auxiliary import Auxiliary
 from mmft.models.source import Source
 from mmft.models.vision_language_model import TOWERS, VisionLanguageModel, set_dropout
 from mmft.tasks.base import Task
-from mmft.tasks.several import Several
 from mmft.tuning.methods.base import TuningMethod
 from mmft.tuning.plan import Rates, TuningPlan, make_plan
 
@@ -25,8 +24,6 @@ _ALIGNMENT_WIDTH = 256
 
 def build_task(config: TaskConfig) -> Task:
     """The task; its `fit` or `load_state` comes next."""
-    if isinstance(config, SeveralConfig):
-        return Several({name: build_task(part) for name, part in config.tasks.items()}, config.loss_weights)
     task: Task = registry.build(config)
     return task
 

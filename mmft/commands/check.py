@@ -92,7 +92,7 @@ class _Check:
     def _fit(self, splits: Mapping[str, Split], task: Task) -> bool:
         """Rows and labels; whether the task can be learned from them."""
         _say("rows", "  ".join(f"{name} {len(split):,}" for name, split in splits.items()))
-        for title, table in tables_of(splits, self.config.task, task).items():
+        for title, table in tables_of(splits, task).items():
             _say(title, table)
         before, train = len(self.errors), splits["train"]
         self._try(task.fit, train.table.labels(train.rows))

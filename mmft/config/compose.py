@@ -1,7 +1,7 @@
 """From the command line to a typed config: compose leniently, then judge strictly, all errors at once.
 
 Hydra composes the chosen options; the overrides of values are then applied one by one, so that nothing
-stops at the first wrong key. `mmft.config.validate` and `mmft.config.checks` find what is wrong, and each
+stops at the first wrong key. `mmft.config.validate` and `mmft.config.rules` find what is wrong, and each
 message says where it came from: the override as typed, or the YAML file and line.
 """
 
@@ -17,7 +17,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mmft.config import checks, validate
+from mmft.config import rules, validate
 from mmft.config.interpolation import escaped, resolve
 from mmft.config.loader import ComposeError, Loader
 from mmft.config.overrides import Refused, Typed, is_hydra_override, read_overrides
@@ -25,7 +25,6 @@ from mmft.config.plugins import import_plugins
 from mmft.config.provenance import Provenance
 from mmft.config.schema import COMMANDS, trains
 from mmft.config.schema.sweep import HydraConfig
-from mmft.config.schema.task import SeveralConfig
 from mmft.config.sources import Groups
 from mmft.config.sweeps import is_sweep_override, read_sweep
 from mmft.config.validate import Problem
@@ -127,7 +126,7 @@ def _plugins_named(overrides: Sequence[str], config_dirs: Sequence[Path]) -> lis
         elif "," not in value:
             for file in (folder / key / f"{value}.yaml" for folder in config_dirs):
                 if not found and file.is_file() and not inspect(file, f"{key}/{value}"):
-                    found = OmegaConf.to_container(OmegaConf.load(file), resolve=False).get("plugins", [])  # type: ignore[union-attr,call-overload]
+                    found = OmegaConf.to_container(OmegaConf.load(file), resolve=False).get("plugins", [])  # type: ignore[union-attr]
     if isinstance(found, str):
         found = [one.strip().strip("'\"") for one in found.strip("[]").split(",")]
     return [str(one) for one in found if one and one != "null"]
@@ -155,7 +154,7 @@ def _judge(command: str, raw: DictConfig, *, partial: bool) -> tuple[Any, list[P
     unresolved = {p.key for p in resolved.problems}
     result = validate.read(resolved.values, COMMANDS[command], partial=partial)
     problems = resolved.problems + [p for p in result.problems if p.key not in unresolved]
-    problems += checks.check(result.config, {p.key for p in problems}, partial=partial)
+    problems += rules.check(result.config, {p.key for p in problems}, partial=partial)
     return result.config, problems
 
 
@@ -254,12 +253,12 @@ def _apply(config: DictConfig, typed: Typed, value: Any) -> Problem | None:
 
 def _compared_by_itself(config: Any, values: list[Typed]) -> list[str]:
     """A sweep over what the loss of several tasks is made of is no comparison by that loss."""
-    if config is None or not isinstance(config.task, SeveralConfig) or config.checkpoint.monitor is not None:
+    if config is None or not config.task.parts or config.checkpoint.monitor is not None:
         return []
     swept = [t.key for t in values if t.key.startswith("task.") and (t.span is not None or len(t.values) > 1)]
     if not swept:
         return []
-    example = next(iter(config.task.tasks))
+    example = next(iter(config.task.parts))
     return [
         f"{swept[0]}: changes what val/loss means, by which the runs of this sweep would be compared. "
         f"Type checkpoint.monitor with a metric of a task, such as checkpoint.monitor={example}/accuracy"

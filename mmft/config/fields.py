@@ -8,6 +8,7 @@ A field's type annotation says what a value may be (`int`, `float | None`, `Lite
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 REQUIRED: Any = dataclasses.MISSING
@@ -21,14 +22,19 @@ def field(
     gt: float | None = None,
     le: float | None = None,
     lt: float | None = None,
+    only_with: str | None = None,
+    not_with: Mapping[str, str] | None = None,
+    needs_val: bool | None = None,
 ) -> Any:
-    """A field with inclusive (`ge`, `le`) or exclusive (`gt`, `lt`) bounds.
+    """A field with inclusive (`ge`, `le`) or exclusive (`gt`, `lt`) bounds, and rules.
 
-    A field without a default is required: the user must give it.
+    A field without a default is required: the user must give it. The rules are those of `mmft.config.rules.shapes`:
+    what the field changes nothing without, what it does not go with, and whether it needs validation rows.
     """
-    bounds = {"ge": ge, "gt": gt, "le": le, "lt": lt}
+    metadata: dict[str, Any] = {"ge": ge, "gt": gt, "le": le, "lt": lt}
+    metadata |= {"only_with": only_with, "not_with": not_with, "needs_val": needs_val}
     return dataclasses.field(
         default=default,
         default_factory=factory,
-        metadata={name: bound for name, bound in bounds.items() if bound is not None},
+        metadata={name: value for name, value in metadata.items() if value is not None},
     )

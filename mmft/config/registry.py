@@ -13,7 +13,7 @@ name what to import.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from importlib import import_module
 from typing import Any, ClassVar, NamedTuple, TypeVar
@@ -115,11 +115,19 @@ def arguments(config: Any, but: type | None = None) -> dict[str, Any]:
 
 
 def build(config: OptionConfig, *, but: type | None = None, **context: Any) -> Any:
-    """Builds what the option `config` is registered to build.
+    """Builds what the option `config` is registered to build; options that it holds by name are built first.
 
     Args:
         config: an instance of a registered dataclass.
         but: a base whose fields are not passed, because someone else reads them.
         context: what is known only at run time (widths, label names), passed along by keyword.
     """
-    return class_of(config)(**arguments(config, but), **context)
+    given = {name: _built(value) for name, value in arguments(config, but).items()}
+    return class_of(config)(**given, **context)
+
+
+def _built(value: Any) -> Any:
+    """A mapping of names to options as what they build; any other value as it is."""
+    if not isinstance(value, Mapping) or not any(isinstance(one, OptionConfig) for one in value.values()):
+        return value
+    return {name: build(one) for name, one in value.items()}

@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields, is_dataclass
 from functools import cache
-from typing import Any, Literal, NamedTuple, TypeVar, get_args, get_origin
+from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 from mmft.config.quoted import mapping_in
 from mmft.config.registry import OptionConfig
@@ -28,9 +28,6 @@ from mmft.config.walk import (
     sections,
 )
 from mmft.config.wording import bounds, describe, did_you_mean, listed, members, nearest, show, within
-from mmft.errors import UserError
-
-T = TypeVar("T")
 
 DEFAULT = "default"  # the option of a section that does not say which it is, in a group that has one so called
 MUST = "must be given"  # begins the text of every problem that is a missing value
@@ -68,23 +65,8 @@ def read(values: Any, schema: type, *, partial: bool = False) -> Validation:
     return Validation(config, reader.problems)
 
 
-def parse(values: Mapping[str, Any], schema: type[T], source: str = "the config") -> T:
-    """Reads a complete mapping, for example a run's config.yaml.
-
-    Raises:
-        UserError: with everything that is wrong, naming `source`.
-    """
-    from mmft.config.checks import check
-
-    result = read(values, schema)
-    problems = result.problems + check(result.config, {p.key for p in result.problems})
-    if problems:
-        raise UserError(f"{p.key}: {p.text} (in {source})" for p in problems)
-    return result.config  # type: ignore[no-any-return]
-
-
 def to_dict(config: Any) -> dict[str, Any]:
-    """The inverse of `parse`: plain values, with the `type` of every option."""
+    """The inverse of `read`: plain values, with the `type` of every option."""
     named = isinstance(config, OptionConfig)
     values: dict[str, Any] = {"type": config.type} if named else {}
     for f in fields(config):
@@ -210,9 +192,10 @@ class _Reader:
         return (f" Did you mean {found}?" if found else "") + f" {where}: {listed(siblings)}"
 
     def _not_a_section(self, values: Any, schema: type, path: str) -> None:
-        group = path.replace(".", "/")
+        group, named = path.replace(".", "/"), group_options(path)
+        schema = named[DEFAULT].schema if DEFAULT in named else schema
         if is_group(schema):
-            choose = f"choose an option with {group}=NAME, NAME one of {listed(group_options(path))}"
+            choose = f"choose an option with {group}=NAME, NAME one of {listed(named)}"
         else:
             choose = f"set one of its keys: {listed(f'{path}.{f.name}' for f in fields(schema))}"
         self._problem(path or "(the config)", f"{show(values)} is not a section; {choose}")

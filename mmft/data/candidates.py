@@ -24,8 +24,7 @@ from mmft.data.augmented_rows import AugmentedRows
 from mmft.data.dataset import NOBODY, Positions, RowDataset
 from mmft.data.order import BatchSizes, Order
 from mmft.errors import UserError
-from mmft.tasks.identities import IDENTITY, belong_together
-from mmft.tasks.matching import MATCH
+from mmft.tasks.identities import IDENTITY, MATCH, belong_together
 
 _CHANCES = 5  # stream of the generator, beside those of `mmft.data.augmented_rows`
 _BITS = 52  # of a chance, so that one half of the last bit more is a float64, too

@@ -18,8 +18,7 @@ from mmft.data.dataset import NOBODY, Positions
 from mmft.data.exchange import exchange
 from mmft.data.hashing import unit_hashes
 from mmft.data.splits import Split
-from mmft.tasks.identities import IDENTITY, belong_together, standing_together
-from mmft.tasks.matching import MATCH
+from mmft.tasks.identities import IDENTITY, MATCH, belong_together, standing_together
 
 log = logging.getLogger(__name__)
 _PURPOSE = "mismatched texts"

@@ -10,17 +10,18 @@ from torch import Tensor
 
 from mmft.batch import BadRow
 from mmft.config.schema.data import names_of
+from mmft.config.schema.task import TaskConfig
 from mmft.data.splits import Split
 
 
 class Encodes(Protocol):
     """What is asked of a task here."""
 
-    of_pairs: ClassVar[bool]
+    facts: ClassVar[type[TaskConfig]]
     candidates: int
 
     def encode(self, label: Any) -> Any:
-        """A label, or a `Pair` if the task is of pairs, as a target."""
+        """A label, or a `Pair` if the task needs both modalities, as a target."""
 
 
 class Encode(NamedTuple):
@@ -28,20 +29,20 @@ class Encode(NamedTuple):
 
     Attributes:
         function: a task's `encode`: gives what `torch.as_tensor` takes; raises `ValueError(reason)`.
-        of_pairs: it takes a `Pair` instead of a label.
+        takes_pair: it takes a `Pair` instead of a label.
         candidates: of how many other rows' texts training rows come with; evaluation rows come with one, if any do.
         identities: what picture and text are known by is wanted beside the target.
     """
 
     function: Callable[[Any], Any]
-    of_pairs: bool = False
+    takes_pair: bool = False
     candidates: int = 0
     identities: bool = False
 
     @classmethod
     def of(cls, task: Encodes, identities: bool = False) -> Encode:
         """The task's."""
-        return cls(task.encode, task.of_pairs, task.candidates, identities)
+        return cls(task.encode, task.facts.needs_both, task.candidates, identities)
 
 
 ClassesOf = Callable[[Tensor], Tensor | None]
@@ -67,14 +68,14 @@ def encode_targets(split: Split, encode: Encode) -> tuple[Tensor | None, dict[in
     table = split.table
     bad: dict[int, BadRow] = {}
     encoded: dict[int, Tensor] = {}
-    given = table.pairs(split.rows) if encode.of_pairs else table.labels(split.rows)
+    given = table.pairs(split.rows) if encode.takes_pair else table.labels(split.rows)
     for position, (row, label) in enumerate(zip(split.rows.tolist(), given, strict=True)):
         if row in table.bad:
             continue
         try:
             encoded[position] = torch.as_tensor(encode.function(label))
         except ValueError as error:
-            column = "" if encode.of_pairs else ", ".join(names_of(table.columns.label))
+            column = "" if encode.takes_pair else ", ".join(names_of(table.columns.label))
             bad[row] = BadRow(row, table.id(row), column, str(error))
     if not encoded:
         return None, bad

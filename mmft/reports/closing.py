@@ -22,9 +22,6 @@ from mmft.models.vision_language_model import VisionLanguageModel
 from mmft.reports.embeddings import embedding_report
 from mmft.reports.linear_heads import MOST_ROWS, Features, linear_head, metric_of, spread
 from mmft.tasks.base import Task
-from mmft.tasks.contrastive import Contrastive
-from mmft.tasks.matching import Matching
-from mmft.tasks.several import Several
 from mmft.training.hardware import device_of
 from mmft.training.module import FineTuning
 
@@ -36,10 +33,10 @@ def report(config: TrainConfig, module: FineTuning, data: VisionLanguageData) ->
     model, task = module.model.to(device_of(config.trainer.accelerator)), module.task
     loaders = data.evaluation_loader("train", whole=True), data.evaluation_loader("test", whole=True)
     precision = config.trainer.precision
-    if isinstance(task, Contrastive):
-        return {"embeddings": embedding_report(model, task, *loaders, precision)} if task.labels else {}
-    if isinstance(task, Matching) and not task.labelled:
+    if task.closing_report == "none":
         return {}
+    if task.closing_report == "embeddings":
+        return {"embeddings": embedding_report(model, task.state()["labels"], *loaders, precision)}
     return {"modalities": modality_report(model, task, *loaders, module.results["test"], precision)}
 
 
@@ -69,14 +66,14 @@ def modality_report(
     if known is None or asked is None:
         log.warning("no modality report: no row of train or test could be read")
         return {}
-    if not isinstance(task, Several):
-        return _figures(task, known, asked, both[task.monitor])
     found: dict[str, Any] = {}
     for name, part in task.parts.items():
         own, own_asked = _of_part(task, name, known), _of_part(task, name, asked)
         if len(own.weight) and len(own_asked.weight):
-            found[name] = _figures(part, own, own_asked, both[f"{name}/{part.monitor}"], f"{name}: ")
-    return found
+            monitor, prefix = (f"{name}/{part.monitor}", f"{name}: ") if name else (part.monitor, "")
+            found[name] = _figures(part, own, own_asked, both[monitor], prefix)
+    alone: dict[str, Any] = found.get("", found)
+    return alone
 
 
 def _figures(task: Task, known: Features, asked: Features, both: float, prefix: str = "") -> dict[str, float]:
@@ -99,10 +96,9 @@ def _figures(task: Task, known: Features, asked: Features, both: float, prefix: 
     return figures
 
 
-def _of_part(task: Several, name: str, features: Features) -> Features:
-    """The rows that have a label for one of several tasks, and what it is."""
-    there = task.places.labelled(name, features.target)
-    target = task.places.targets(name, features.target[there])
+def _of_part(task: Task, name: str, features: Features) -> Features:
+    """The rows that have a label for a part of the task, and what it is."""
+    there, target = task.part_targets(name, features.target)
     return Features(features.image[there], features.text[there], target, features.weight[there])
 
 

@@ -9,7 +9,7 @@ Legend: R rows, P width of the embeddings, C labels.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from mmft.models.inference import fused_of
 from mmft.models.vision_language_model import VisionLanguageModel
 from mmft.reports.linear_heads import MOST_ROWS, Features, linear_head, spread
 from mmft.tasks.classification import Classification
-from mmft.tasks.contrastive import LABEL, Contrastive
+from mmft.tasks.identities import LABEL
 
 log = logging.getLogger(__name__)
 _NEIGHBOURS, _TEMPERATURE = 20, 0.07  # Caron et al. 2021, arXiv 2104.14294
@@ -27,31 +27,31 @@ _BLOCK = 1024  # rows that are compared at once
 
 
 def embedding_report(
-    model: VisionLanguageModel, task: Contrastive, train: Iterable[Batch], test: Iterable[Batch], precision: str
+    model: VisionLanguageModel, labels: Sequence[str], train: Iterable[Batch], test: Iterable[Batch], precision: str
 ) -> dict[str, float]:
     """Accuracy on the labelled test rows, by `image/linear_probe`, `image/knn`, `text/linear_probe`, `text/knn`.
 
     Args:
         model: the finished model, on the device where it is to run.
-        task: fitted, with labels.
+        labels: names of the training rows' labels, by whose place a target of a pairwise task has its label.
         train: batches of the training rows; of many, some that are spread evenly over the table are taken.
         test: batches of the test rows.
         precision: the run's.
     """
-    if len(task.labels) < 2:
-        log.warning("the embeddings are not measured on labels: the training rows have one, %s", *task.labels)
+    if len(labels) < 2:
+        log.warning("the embeddings are not measured on labels: the training rows have one, %s", *labels)
         return {}
     known, asked = (_labelled(model, rows, precision) for rows in (spread(train, MOST_ROWS), test))
     if known is None or asked is None:
         log.warning("the embeddings are not measured on labels: train or test has no row with one")
         return {}
-    classes = Classification(task.labels)
-    classes.fit(task.labels)
+    classes = Classification(list(labels))
+    classes.fit(labels)
     found = {}
     for name in ("image", "text"):
         rows, queries = getattr(known, name), getattr(asked, name)
         found[f"{name}/linear_probe"] = linear_head(classes, rows, queries, known, asked)
-        votes = neighbours(rows, known.target, queries, len(task.labels))
+        votes = neighbours(rows, known.target, queries, len(labels))
         found[f"{name}/knn"] = float((votes == asked.target).double().mean())
     shown = [f"{name} {value:.3f}" for name, value in found.items()]
     log.info("embeddings of the test rows told by their labels: %s", ", ".join(shown))

@@ -104,7 +104,7 @@ def measured(
     batches: Any = loader.batch_sampler
     collate: Any = loader.collate_fn
     found = {}
-    for name, change in changes(rows, bad, seed, alone=not task.of_pairs).items():
+    for name, change in changes(rows, bad, seed, alone=not task.facts.needs_both).items():
         changed: Any = Exchanged(rows, change.images, change.texts, bad)
         found[name] = measure(
             make_loader(changed, batches, collate, num_workers=loader.num_workers, pin=loader.pin_memory)
@@ -126,11 +126,11 @@ def table(task: Task, both: Figures, found: Mapping[str, Figures]) -> str:
 def notes(model: VisionLanguageModel, rows: RowDataset, bad: Mapping[int, BadRow], task: Task) -> list[str]:
     """What must be known to read the figures: stand-ins that were never trained, rows that lack a modality."""
     split, said = rows.split, []
-    if task.of_pairs:
+    if task.facts.needs_both:
         said.append("image_only and text_only are not there: whether a picture and a text fit, neither tells alone")
     good = [row for row in split.rows.tolist() if row not in bad]
     for alone, word, stand_in in (("image", "text", model.missing_text), ("text", "picture", model.missing_image)):
-        if not task.of_pairs and not stand_in.vector.any():
+        if not task.facts.needs_both and not stand_in.vector.any():
             said.append(
                 f"{alone}_only: the stand-in of the {word} is zeros, since no training row lacked one. The figure says "
                 f"what this model does without, not what can be done; a run with model.modality_dropout=0.3 learns to"

@@ -108,7 +108,7 @@ class LoadedModel:
         precision = full_precision(self.saved.config.trainer.precision)
         for batch, outputs in outputs_of(model, self.batches(split, config), self.device, precision):
             found = {} if outputs is None else dict(zip(batch.row.tolist(), task.answers(outputs), strict=True))
-            if task.of_pairs:
+            if task.facts.needs_both:
                 for name, there in (("picture", batch.image_present), ("text", batch.text_present)):
                     found |= {row: {"error": f"no {name}"} for row in batch.row[~there].tolist()}
             yield from _in_order(batch, found, self.columns(), split)
@@ -172,7 +172,7 @@ class LoadedModel:
         pooled features and `fused`, what the head is given.
         """
         model = self.saved.model
-        if self.saved.task.over_pairs:
+        if self.saved.task.facts.pairwise:
             return dict.fromkeys(("image", "text"), model.fusion.width // 2)
         towers = {"image": model.image_encoder.widths.pooled, "text": model.text_encoder.widths.pooled}
         return (towers if model.fusion.reads == "pooled" else {}) | {"fused": model.fusion.width}
@@ -187,7 +187,7 @@ class LoadedModel:
     def _embeddings_of(self, batch: Batch, fused: Fused) -> dict[int, dict[str, Any]]:
         """By row number; None for a modality that the row lacks."""
         parts = {"image": fused.image, "text": fused.text, "fused": fused.features}
-        if self.saved.task.over_pairs:
+        if self.saved.task.facts.pairwise:
             parts["image"], parts["text"] = fused.features.chunk(2, dim=-1)
         there = {"image": batch.image_present, "text": batch.text_present}
         found: dict[int, dict[str, Any]] = {row: {} for row in batch.row.tolist()}

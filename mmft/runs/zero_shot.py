@@ -18,7 +18,6 @@ from mmft.models.similarity import PromptHead, SimilarityHead
 from mmft.models.vision_language_model import VisionLanguageModel
 from mmft.runs.saved_model import SavedModel
 from mmft.tasks.classification import Classification
-from mmft.tasks.contrastive import Contrastive
 from mmft.tasks.labels import in_order, label_name, shown
 from mmft.tasks.prompts import label_embeddings, prompts_of
 from mmft.training.prompts import fused_texts
@@ -40,7 +39,7 @@ def classifier(
     Raises:
         UserError: the run is of another task, or the labels are fewer than two or not all different.
     """
-    if not isinstance(saved.task, Contrastive):
+    if saved.task.templates is None:
         raise UserError(f"zero_shot: the run's task is {saved.config.task.type}; it takes one of task=contrastive.")
     if len(labels) < 2 or len(set(labels)) < len(labels):
         raise UserError(f"zero_shot.labels: two or more that differ are needed. There are: {shown(labels) or 'none'}.")
@@ -77,14 +76,14 @@ def asked(saved: SavedModel, config: ZeroShotConfig, split: Split, device: torch
 
 def _tell_of_others(saved: SavedModel, split: Split) -> None:
     """Warns of labels that the run was not trained beside."""
-    if not isinstance(saved.task, Contrastive):
+    if saved.task.templates is None:
         return
-    known = set(saved.task.labels)
+    known = _labels(saved, "run", split)
     if others := [name for name in _labels(saved, "rows", split) if name not in known]:
         log.warning(
             "zero_shot/accuracy does not know the labels %s: the run's training rows have %s. "
             "Type zero_shot.labels=rows to choose among those of the rows",
-            *(shown(others), shown(saved.task.labels) or "none"),
+            *(shown(others), shown(known) or "none"),
         )
 
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
 from mmft.batch import Batch, Outputs
+from mmft.config.schema.task import TaskConfig
 from mmft.tasks.labels import label_name
 
 
@@ -40,12 +41,11 @@ class Task(ABC):
         constant: what a prediction that sees no input is called; see `constant_outputs`.
         loss_terms: the K terms of the loss, weight by name; "" for the only one.
         width: C, the number of outputs that the head must give; known after `fit`.
-        over_pairs: whether it is a `PairTask`.
-        of_pairs: whether each row is a picture and a text that are looked at together: `encode` takes a `Pair`, and a
-            row without either is none.
+        facts: its config's class, which says what it needs and what its labels are. Where it `needs_both`, `encode`
+            takes a `Pair`; where it is `pairwise`, it is a `PairwiseTask`.
         candidates: of how many other rows' texts a row of a batch may be given one to learn from, which does not
             belong to its picture; where there are any, it is measured with one, too. See `mmft.data.candidates`.
-        predicts_numbers: whether a `prediction` is a number and not a text.
+        templates: of the prompts that make it a zero-shot classifier of images; None: it cannot be one.
         softmax: whether probabilities are the outputs' softmax, so that only differences of outputs mean something.
     """
 
@@ -53,11 +53,24 @@ class Task(ABC):
     constant: ClassVar[str]
     loss_terms: Mapping[str, float] = MappingProxyType({"": 1.0})
     width: int
-    over_pairs: ClassVar[bool] = False
-    of_pairs: ClassVar[bool] = False
+    facts: ClassVar[type[TaskConfig]] = TaskConfig
     candidates: int = 0
-    predicts_numbers: bool = False
     softmax: bool = False
+    templates: list[str] | None = None
+
+    @property
+    def parts(self) -> Mapping[str, Task]:
+        """The tasks that it consists of, by name; a single task is its own only part, without a name."""
+        return {"": self}
+
+    def part_targets(self, name: str, target: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ARG002 - there is one part
+        """Targets (R, ...) -> (R,) bool, True = the row has a label for the part, and these rows' targets of it."""
+        return torch.ones(len(target), dtype=torch.bool), target
+
+    @property
+    def closing_report(self) -> Literal["modalities", "embeddings", "none"]:
+        """What a run ends with: what each modality gives, or how well the embeddings tell labels apart."""
+        return "modalities"
 
     def make_head(self, width: int) -> nn.Module:
         """What turns fused features (B, width) into outputs (B, C): a linear layer."""
@@ -78,7 +91,7 @@ class Task(ABC):
     def classes(self, target: Tensor) -> Tensor | None:  # noqa: ARG002 - there are none
         """Targets (R, ...) -> (R,) int64 the class of each row, for `data.sampler=balanced`; None: there are none.
 
-        A task that has them says `has_classes` in its config, too.
+        A task that has them says `has_classes` in its facts.
         """
         return None
 
@@ -149,7 +162,7 @@ class Task(ABC):
     @property
     def answer_texts(self) -> list[str]:
         """Those of `answer_columns` that hold texts; the others hold numbers."""
-        return [] if self.predicts_numbers else ["prediction"]
+        return [] if self.facts.predicts_numbers else ["prediction"]
 
     @abstractmethod
     def answers(self, outputs: Outputs) -> list[dict[str, Any]]:
@@ -227,16 +240,14 @@ class Task(ABC):
         return self
 
 
-class PairTask(Task):
+class PairwiseTask(Task):
     """A task whose loss is over all pairs of the logical batch's rows.
 
     Fused features and head must be such that a row's outputs come from that row alone.
     """
 
-    over_pairs = of_pairs = True
-
     @abstractmethod
-    def pair_loss_sum(self, outputs: Outputs, batch: Batch, own: slice) -> Tensor:
+    def pairwise_loss_sum(self, outputs: Outputs, batch: Batch, own: slice) -> Tensor:
         """() the weighted sum of the losses of the rows `own`, each against all rows.
 
         Args:
@@ -247,7 +258,7 @@ class PairTask(Task):
 
     def loss_sum(self, outputs: Outputs, batch: Batch) -> Tensor:
         """() the weighted sum of the losses where the batch is all there is."""
-        return self.pair_loss_sum(outputs, batch, slice(None))
+        return self.pairwise_loss_sum(outputs, batch, slice(None))
 
     def constant_outputs(self, target: Tensor, weight: Tensor) -> Tensor:  # noqa: ARG002 - the same for all
         """(2,) the same for every picture and every text."""

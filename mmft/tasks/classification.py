@@ -17,6 +17,7 @@ from torch.nn import functional
 from torchmetrics import MetricCollection
 
 from mmft.batch import Batch, Outputs
+from mmft.config.schema.task import ClassificationConfig
 from mmft.errors import UserError
 from mmft.models.precision import at_least_float32
 from mmft.tasks.base import Task
@@ -63,6 +64,7 @@ class Classification(Task):
             `f1_macro` or `balanced_accuracy` (which is logged as `recall_macro`); None: the likelier one is predicted.
     """
 
+    facts = ClassificationConfig
     monitor = "accuracy"
     constant = "majority class"
     softmax = True

@@ -7,24 +7,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
 from mmft.batch import Batch, Outputs, Pair
+from mmft.config.schema.task import ContrastiveConfig
 from mmft.models.precision import at_least_float32
 from mmft.models.similarity import SimilarityHead, embeddings_of
-from mmft.tasks.base import PairTask, Subject
-from mmft.tasks.identities import IDENTITY, identities
+from mmft.tasks.base import PairwiseTask, Subject
+from mmft.tasks.identities import IDENTITY, LABEL, identities
 from mmft.tasks.labels import in_order, label_name
 from mmft.tasks.pair_losses import Rows, info_nce_sum, sigmoid_sum
 from mmft.tasks.prompts import NAME_ALONE, label_embeddings, prompts_of
 from mmft.tasks.retrieval import RetrievalMetric
-
-LABEL = 3
-"""Column of a target, behind `IDENTITY`: the label's number, -1: it has none."""
 
 _LOSSES = {"info_nce": info_nce_sum, "sigmoid": sigmoid_sum}
 _ZERO_SHOT = "zero_shot/accuracy"
@@ -32,7 +30,7 @@ _SIMILARITY = "similarity"
 _TEMPERATURES = {"info_nce": 0.07, "sigmoid": 0.1}  # CLIP's and SigLIP's
 
 
-class Contrastive(PairTask):
+class Contrastive(PairwiseTask):
     """CLIP's InfoNCE or SigLIP's sigmoid loss between every picture and every text of the logical batch.
 
     What belongs together besides a row's own picture and text: rows with the same picture, the same text, or the same
@@ -49,9 +47,9 @@ class Contrastive(PairTask):
         compared_rows: rows of a batch; the bias of `sigmoid` begins where one pair in so many is a positive one.
     """
 
+    facts = ContrastiveConfig
     monitor = "mean_recall"
     constant = "always the same"
-    predicts_numbers = True
 
     def __init__(
         self,
@@ -63,7 +61,7 @@ class Contrastive(PairTask):
         self._loss_sum = _LOSSES[loss]
         self.temperature = _TEMPERATURES[loss] if temperature is None else temperature
         self.bias = -math.log(compared_rows) if loss == "sigmoid" else None
-        self.templates = templates or list(NAME_ALONE)
+        self.templates: list[str] = templates or list(NAME_ALONE)
         self._set_labels([])
 
     def _set_labels(self, labels: list[str]) -> None:
@@ -84,13 +82,18 @@ class Contrastive(PairTask):
         pair: Pair = label
         return [*identities(pair), -1 if pair.label is None else self._index.get(label_name(pair.label), -1)]
 
-    def pair_loss_sum(self, outputs: Outputs, batch: Batch, own: slice) -> Tensor:
+    def pairwise_loss_sum(self, outputs: Outputs, batch: Batch, own: slice) -> Tensor:
         """Vectors (R, V) and targets (R, 4) -> () the weighted sum of the own rows' losses."""
         assert batch.target is not None
         vectors = at_least_float32(outputs.logits)
         with torch.autocast(vectors.device.type, enabled=False):  # bfloat16 is too coarse for a softmax of many
             image, text = vectors.chunk(2, dim=-1)
             return self._loss_sum(image, text, Rows(batch.target[:, IDENTITY], batch.weight), own)
+
+    @property
+    def closing_report(self) -> Literal["modalities", "embeddings", "none"]:
+        """How well the embeddings tell labels apart, if there are any: no modality says anything alone."""
+        return "embeddings" if self.labels else "none"
 
     def metrics(self) -> MetricCollection:
         """Recall at 1, 5 and 10, median rank and mean reciprocal rank, both ways."""

@@ -14,6 +14,11 @@ from mmft.batch import Pair
 IDENTITY = slice(0, 3)
 """The columns of a target of pairs that say what picture, text and group are known by; -1: there is none."""
 
+LABEL = 3
+"""The column behind them, in a target of a contrastive task: the label's number; -1: it has none."""
+MATCH = 3
+"""The same of a matching task: 1: image and text match, 0: they do not, -1: they do, since no label says otherwise."""
+
 
 def identities(pair: Pair) -> list[int]:
     """(3,) the numbers of a row's picture, text and group.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -16,14 +16,12 @@ from torchmetrics import MetricCollection
 from torchmetrics.classification import BinaryAccuracy, BinaryAUROC, BinaryAveragePrecision
 
 from mmft.batch import Batch, Outputs, Pair
+from mmft.config.schema.task import MatchingConfig
 from mmft.errors import UserError
 from mmft.models.precision import at_least_float32
 from mmft.tasks.base import Task
-from mmft.tasks.identities import identities
+from mmft.tasks.identities import MATCH, identities
 from mmft.tasks.labels import in_order, label_name, shown
-
-MATCH = 3
-"""Column of a target, behind `IDENTITY`: 1: they belong together, 0: they do not, -1: they do, for nobody says more."""
 
 _NAMES = ("no match", "match")
 _MEANT = dict.fromkeys(("1", "1.0", "true", "yes", "y", _NAMES[1]), 1) | dict.fromkeys(
@@ -49,10 +47,10 @@ class Matching(Task):
         candidates: other rows' texts that are drawn from; 1: it is any, 0: there are only the labels' negatives.
     """
 
+    facts = MatchingConfig
     monitor = "auroc"  # accuracy at 0.5 suffers where negatives are not as hard as those of training; ranks do not
     constant = "constant"
     width = 1
-    of_pairs = True
 
     def __init__(self, candidates: int = 7) -> None:
         self.candidates = candidates
@@ -98,6 +96,11 @@ class Matching(Task):
         """Targets (R, 4) and weights (R,) -> (1,) the logit of the share that belongs together."""
         belongs = (target[:, MATCH] != 0).to(weight)
         return (belongs @ weight / weight.sum()).logit(eps=1e-6)[None]
+
+    @property
+    def closing_report(self) -> Literal["modalities", "embeddings", "none"]:
+        """None without labels: each text is there once where it matches and once where not, and tells nothing alone."""
+        return "modalities" if self.labelled else "none"
 
     def metrics(self) -> MetricCollection:
         """Accuracy at 0.5, area under the ROC curve, average precision."""

@@ -17,6 +17,7 @@ from torch.nn import functional
 from torchmetrics import MetricCollection
 
 from mmft.batch import Batch, Outputs
+from mmft.config.schema.task import MultiLabelConfig
 from mmft.errors import UserError
 from mmft.models.precision import at_least_float32
 from mmft.tasks.base import Task
@@ -64,6 +65,7 @@ class MultiLabel(Task):
             (Yang 2001, A Study of Thresholding Strategies for Text Categorization: SCut). Or a number for all.
     """
 
+    facts = MultiLabelConfig
     monitor = "map"
     constant = "frequencies of labels"
 

@@ -15,6 +15,7 @@ from torch.nn import functional
 from torchmetrics import Metric, MetricCollection
 
 from mmft.batch import Batch, Outputs
+from mmft.config.schema.task import QuestionAnsweringConfig
 from mmft.errors import UserError
 from mmft.models.precision import at_least_float32
 from mmft.tasks.answers import answers_of, commonest, distinct, scores_of
@@ -57,6 +58,7 @@ class QuestionAnswering(Task):
         loss: `bce` or `cross_entropy`.
     """
 
+    facts = QuestionAnsweringConfig
     monitor = "vqa_accuracy"
     constant = "majority answer"
 

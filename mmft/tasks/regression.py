@@ -18,6 +18,7 @@ from torch.nn import functional
 from torchmetrics import Metric, MetricCollection
 
 from mmft.batch import Batch, Outputs
+from mmft.config.schema.task import RegressionConfig
 from mmft.errors import UserError
 from mmft.models.precision import at_least_float32
 from mmft.tasks.base import Subject, Task
@@ -46,6 +47,7 @@ class Regression(Task):
         scale: `standard` or `none`.
     """
 
+    facts = RegressionConfig
     monitor = "rmse"
     constant = "mean"
 
@@ -56,7 +58,6 @@ class Regression(Task):
 
     def _set(self, names: list[str], mean: list[float], std: list[float]) -> None:
         self.names, self.width = names, len(names)
-        self.predicts_numbers = self.width == 1  # several are one JSON object
         self.mean, self.std = torch.tensor(mean, dtype=torch.float64), torch.tensor(std, dtype=torch.float64)  # (T,)
 
     def fit(self, labels: Sequence[Any]) -> None:
@@ -142,6 +143,11 @@ class Regression(Task):
         """`prediction`, an empty `score`, and with several targets a column for each."""
         several = [f"prediction_{name}" for name in self.names] if self.width > 1 else []
         return ["prediction", "score", *several]
+
+    @property
+    def answer_texts(self) -> list[str]:
+        """Several numbers are one JSON object."""
+        return [] if self.width == 1 else ["prediction"]
 
     def answers(self, outputs: Outputs) -> list[dict[str, Any]]:
         """The numbers in their own units; with several targets also as one JSON object."""

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
 from mmft.batch import Batch, Outputs
+from mmft.config.schema.task import SeveralConfig
 from mmft.errors import UserError
 from mmft.tasks.base import Subject, Task
 from mmft.tasks.labels import ToldOnce, in_files
@@ -37,22 +38,33 @@ class Several(Task):
     metric such as `price/rmse`.
 
     Args:
-        parts: tasks by name, which is the column of their labels; each learns from one column.
+        tasks: by name, which is the column of their labels; each learns from one column.
         loss_weights: by name; 1 where nothing is said.
 
     Attributes:
         places: where each task's numbers are in targets and outputs, once it is fitted.
     """
 
+    facts = SeveralConfig
     monitor = "loss"
     constant = "always the same"
 
-    def __init__(self, parts: Mapping[str, Task], loss_weights: Mapping[str, float] | None = None) -> None:
-        self.parts = dict(parts)
-        self.loss_terms = {name: (loss_weights or {}).get(name, 1.0) for name in parts}
+    def __init__(self, tasks: Mapping[str, Task], loss_weights: Mapping[str, float] | None = None) -> None:
+        self._parts = dict(tasks)
+        self.loss_terms = {name: (loss_weights or {}).get(name, 1.0) for name in tasks}
         self.places = SideBySide({})
         self._missing = ToldOnce("no row to measure on has a label for %s: its metrics are nan, and loss is without it")
         self._untuned = ToldOnce("no validation row has a label for %s: what is tuned on them stays as it is")
+
+    @property
+    def parts(self) -> Mapping[str, Task]:
+        """The tasks by name."""
+        return self._parts
+
+    def part_targets(self, name: str, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Targets (R, W) -> (R,) bool, True = the row has a label for the task, and these rows' targets of it."""
+        there = self.places.labelled(name, target)
+        return there, self.places.targets(name, target[there])
 
     def _place(self) -> None:
         """Finds the places, once the tasks know their widths."""
@@ -129,8 +141,8 @@ class Several(Task):
         """(C,) the tasks' own, side by side."""
         found = []
         for name, task in self.parts.items():
-            there = self.places.labelled(name, target)
-            found.append(task.constant_outputs(self.places.targets(name, target[there]), weight[there]))
+            there, own = self.part_targets(name, target)
+            found.append(task.constant_outputs(own, weight[there]))
         return torch.cat(found)
 
     def metrics(self) -> MetricCollection:
@@ -239,7 +251,7 @@ class Several(Task):
     def untuned(self) -> Self:
         """With each task untuned."""
         other = copy.copy(self)
-        other.parts = {name: task.untuned() for name, task in self.parts.items()}
+        other._parts = {name: task.untuned() for name, task in self.parts.items()}
         return other
 
     def state(self) -> dict[str, Any]:

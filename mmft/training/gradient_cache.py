@@ -58,7 +58,7 @@ def accumulate_pairs(
         features = next(model.head.parameters()).new_zeros(0, sum(_widths(model)))
     everyone, rows, own = _gathered(features, batch)
     everyone.requires_grad_()
-    sums = objective.sums_over_pairs(model.outputs(_taken_apart(model, everyone)), rows, own, batch)
+    sums = objective.pairwise_sums(model.outputs(_taken_apart(model, everyone)), rows, own, batch)
     losses = sums / divisor_of(total_weight).to(sums)
     backward(objective.weigh(losses))
     assert everyone.grad is not None

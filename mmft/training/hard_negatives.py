@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from mmft.batch import Batch, Candidates, Encoded, Outputs
 from mmft.models.vision_language_model import VisionLanguageModel, present_rows
-from mmft.tasks.matching import MATCH
+from mmft.tasks.identities import MATCH
 
 
 def with_negatives(model: VisionLanguageModel, batch: Batch) -> tuple[Outputs, Batch]:

@@ -172,7 +172,7 @@ class FineTuning(Evaluating):
         def before_micro_batch(index: int) -> None:
             seed_dropout(self.seed, step, self.global_rank, index)
 
-        if objective.over_pairs:
+        if objective.pairwise:
             return accumulate_pairs(
                 batch, self.micro_batch_size, weights, self.model, objective, backward, before_micro_batch
             )

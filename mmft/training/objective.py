@@ -19,7 +19,7 @@ from mmft.batch import Batch, Outputs
 from mmft.config.wording import listed
 from mmft.errors import UserError
 from mmft.models.precision import at_least_float32
-from mmft.tasks.base import PairTask, Task
+from mmft.tasks.base import PairwiseTask, Task
 from mmft.tasks.constants import Constant
 from mmft.tasks.pair_losses import Rows, info_nce_sum
 
@@ -40,7 +40,7 @@ class Objective:
 
     Attributes:
         terms: weight by name, in the order of the K terms.
-        over_pairs: whether a term is over all pairs of the logical batch's rows.
+        pairwise: whether a term is over all pairs of the logical batch's rows.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Objective:
                 f"{listed(self.terms)}. Give its column another name"
             )
         self._weights = Constant(torch.tensor(list(self.terms.values()), dtype=torch.float64))
-        self.over_pairs = isinstance(task, PairTask) or alignment == "contrastive"
+        self.pairwise = task.facts.pairwise or alignment == "contrastive"
 
     def weigh(self, means: Tensor) -> Tensor:
         """(K,) the terms' means -> () their weighted sum."""
@@ -79,9 +79,9 @@ class Objective:
 
     def sums(self, outputs: Outputs, batch: Batch) -> Tensor:
         """(K,) the terms' sums over rows (B) of which each has its loss by itself."""
-        return self.sums_over_pairs(outputs, batch, slice(None), batch)
+        return self.pairwise_sums(outputs, batch, slice(None), batch)
 
-    def sums_over_pairs(self, outputs: Outputs, rows: Batch, own: slice, batch: Batch) -> Tensor:
+    def pairwise_sums(self, outputs: Outputs, rows: Batch, own: slice, batch: Batch) -> Tensor:
         """(K,) the terms' sums over this rank's rows, each against all rows where a term is over pairs.
 
         Args:
@@ -90,8 +90,8 @@ class Objective:
             own: the B of them that are this rank's.
             batch: these B rows.
         """
-        if isinstance(self.task, PairTask):
-            return self.task.pair_loss_sum(outputs, rows, own)[None]
+        if isinstance(self.task, PairwiseTask):
+            return self.task.pairwise_loss_sum(outputs, rows, own)[None]
         found = [self.task.loss_sums(_with_logits(outputs, outputs.logits[own]), batch)]
         auxiliary = outputs.auxiliary
         if self._by_modality:

@@ -21,11 +21,10 @@ from runs import Run
 from mmft import build, clock
 from mmft.commands.train import train
 from mmft.config import registry
-from mmft.config.compose import Composed, compose
+from mmft.config.compose import Composed, compose, recompose
 from mmft.config.paths import rebase
 from mmft.config.schema import COMMANDS, TrainConfig
 from mmft.config.sources import Groups, conf_dir
-from mmft.config.validate import parse
 from mmft.config.walk import has_default
 from mmft.data.bad_rows import BadRows
 from mmft.data.splits import load_splits
@@ -80,7 +79,7 @@ def test_root(name: str, shapes: Shapes, tmp_path: Path) -> None:
 
 
 def _reads_its_own_config_back(composed: Composed) -> None:
-    assert parse(composed.resolved_for_disk(), COMMANDS[composed.command]) == composed.config
+    assert recompose(composed.command, composed.resolved_for_disk()).config == composed.config
 
 
 @pytest.mark.parametrize(("group", "name"), OF_HYDRA, ids=_ids(OF_HYDRA))

@@ -21,8 +21,9 @@ from mmft.commands.embed import embed
 from mmft.commands.explain import explain
 from mmft.commands.predict import predict
 from mmft.commands.test_run import test as run_test
-from mmft.config import checks_data, registry
+from mmft.config import registry
 from mmft.config.compose import Composed, compose
+from mmft.config.rules.files import UNREAD
 from mmft.config.schema import COMMANDS
 from mmft.config.schema.root import AuditConfig
 from mmft.config.walk import sections
@@ -143,7 +144,7 @@ def test_every_field_of_a_command_that_uses_a_run_is_read(
         for f in dataclasses.fields(schema)
     }
     read |= {(COMMANDS[command].__name__, name) for schema, name in read if schema == "TestConfig"}
-    refused = {tuple(key.rpartition(".")[::2]) for key in checks_data._UNREAD} if command != "test" else set()
+    refused = {tuple(key.rpartition(".")[::2]) for key in UNREAD} if command != "test" else set()
     refused = {({"": "DataConfig", "columns": "ColumnsConfig"}[section], name) for section, name in refused}
     assert sorted(expected - read - refused) == []
 

@@ -15,7 +15,7 @@ from mmft.config.fields import field
 from mmft.config.overrides import parse_override
 from mmft.config.schema import COMMANDS, TrainConfig
 from mmft.config.store import default_values
-from mmft.config.validate import WrongType, convert, parse, read, to_dict
+from mmft.config.validate import WrongType, convert, read, to_dict
 from mmft.config.walk import key_names, keys
 from mmft.config.wording import describe, nearest
 from mmft.errors import UserError

@@ -18,8 +18,8 @@ from make_shapes import Shapes
 from runs import TrainRun, killed_run, resumed, same_weights
 
 from mmft import build
-from mmft.config.checks import check
 from mmft.config.compose import compose
+from mmft.config.rules import check
 from mmft.config.schema.task import TaskConfig
 from mmft.data.balance import BalancedOrder
 from mmft.data.order import BatchSizes, LogicalBatches, StepPlan, epoch_order, philox_order
@@ -180,6 +180,6 @@ def test_where_it_is_refused(shapes_overrides: list[str]) -> None:
     task = build.build_task(config.task)
     task.fit(splits["train"].table.labels(splits["train"].rows))
     model: Any = build.build_model(config.model, task.width, 0)
-    plain: Any = SimpleNamespace(encode=task.encode, of_pairs=False, candidates=0, classes=lambda _: None)
+    plain: Any = SimpleNamespace(encode=task.encode, facts=TaskConfig, candidates=0, classes=lambda _: None)
     with pytest.raises(UserError, match=r"data.sampler=balanced: the task has no classes"):
         build.build_data(config, splits, model, plain)

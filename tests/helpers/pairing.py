@@ -13,7 +13,7 @@ from mmft.batch import Batch
 from mmft.config.compose import compose
 from mmft.data.splits import load_splits
 from mmft.models.vision_language_model import VisionLanguageModel
-from mmft.tasks.base import PairTask
+from mmft.tasks.base import PairwiseTask
 from mmft.training.accumulation import seed_dropout
 from mmft.training.collectives import sum_gradients, summed
 from mmft.training.gradient_cache import accumulate_pairs
@@ -32,7 +32,7 @@ class PairCase:
         config = compose("train", [*kept, *typed]).config
         splits = load_splits(config.data, 0)
         task = build.build_task(config.task)
-        assert isinstance(task, PairTask)
+        assert isinstance(task, PairwiseTask)
         self.task, self.objective = task, Objective(task)
         self.model = build.build_model(config.model, task.make_head, seed=0).double()
         build.build_plan(config, self.model)

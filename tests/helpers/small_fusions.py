@@ -17,7 +17,7 @@ from mmft.batch import Encoded, Widths
 from mmft.config.registry import class_of, options
 from mmft.models.fusion.base import Fusion
 
-PAIRWISE = [name for name, found in options("model/fusion").items() if found.schema.for_pairs]  # type: ignore[attr-defined]
+PAIRWISE = [name for name, found in options("model/fusion").items() if found.schema.embeds_apart]  # type: ignore[attr-defined]
 FUSIONS = [name for name in options("model/fusion") if name not in PAIRWISE]
 B, N, L = 4, 5, 8  # rows, image and text tokens
 SMALL: dict[str, dict[str, Any]] = {
@@ -28,7 +28,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "resampler": {"width": 32, "heads": 2, "queries": 4},
 }
 CLASSES = {name: class_of(found.schema()) for name, found in options("model/fusion").items()}
-TOKENS = [name for name in FUSIONS if CLASSES[name].reads == "tokens"]
+TOKENS = [name for name in FUSIONS if CLASSES[name].facts.reads == "tokens"]
 
 
 def small(fusion: str) -> list[str]:

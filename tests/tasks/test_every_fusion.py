@@ -31,7 +31,7 @@ GOOD = {  # the metric, and when the rows are known by heart
     # Of each row's own text, and of one that is not its own, which the one batch here may never have drawn for it.
     "matching": ("accuracy", lambda value: value >= 0.9),
 }
-OVER_PAIRS = {name for name, found in options("task").items() if found.schema.over_pairs}  # type: ignore[attr-defined]
+OVER_PAIRS = {name for name, found in options("task").items() if found.schema.pairwise}  # type: ignore[attr-defined]
 ALLOWED = [(task, fusion) for task in TASKS for fusion in (PAIRWISE if task in OVER_PAIRS else FUSIONS)]
 REFUSED = [(task, fusion) for task in TASKS for fusion in (FUSIONS if task in OVER_PAIRS else PAIRWISE)]
 QUICK = {

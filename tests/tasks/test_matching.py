@@ -21,7 +21,8 @@ from mmft.commands.test_run import test as run_test
 from mmft.config.compose import compose
 from mmft.errors import UserError
 from mmft.tasks.classification import Classification
-from mmft.tasks.matching import MATCH, Matching
+from mmft.tasks.identities import MATCH
+from mmft.tasks.matching import Matching
 
 RUN = ["task=matching", "data.limit=null", "trainer.max_epochs=2", "data.micro_batch_size=5"]
 

@@ -17,7 +17,7 @@ from mmft.config.compose import compose
 from mmft.data.splits import load_splits
 from mmft.models.vision_language_model import VisionLanguageModel
 from mmft.tasks.base import Task
-from mmft.tasks.matching import MATCH
+from mmft.tasks.identities import MATCH
 from mmft.training.accumulation import accumulate
 from mmft.training.hard_negatives import with_negatives
 

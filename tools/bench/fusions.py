@@ -23,7 +23,7 @@ from mmft.config.registry import options
 FUSIONS = {
     name: [f"model/fusion={name}"]
     for name, found in options("model/fusion").items()
-    if not found.schema.for_pairs  # type: ignore[attr-defined]
+    if not found.schema.embeds_apart  # type: ignore[attr-defined]
 }
 
 

@@ -28,7 +28,7 @@ class AugmentConfig:
     set mirrors a picture or takes words out of a text.
     """
 
-    OF_PICTURES: ClassVar[tuple[str, ...]] = (
+    OF_IMAGES: ClassVar[tuple[str, ...]] = (
         "crop",
         "flip",
         "policy",
@@ -49,9 +49,9 @@ class AugmentConfig:
     """`trivial_augment`: one random change of colour or geometry of random strength, up to turns of 135 degrees (Müller
     and Hutter 2021); `rand_augment`: several of one strength (Cubuk et al. 2020). Both may also invert bright parts, so
     that colours that a text names need not stay."""
-    rand_augment_ops: int | None = field(None, ge=1)
+    rand_augment_ops: int | None = field(None, ge=1, only_with="policy==rand_augment")
     """How many changes `rand_augment` makes; null: 2."""
-    rand_augment_magnitude: int | None = field(None, ge=0, le=30)
+    rand_augment_magnitude: int | None = field(None, ge=0, le=30, only_with="policy==rand_augment")
     """How strong they are, from 0 to 30; null: 9."""
     color_jitter: float = field(0.0, ge=0, le=1)
     """Brightness, contrast and saturation times 1 plus or minus at most this. The hue stays: texts name colours."""

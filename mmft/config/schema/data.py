@@ -22,7 +22,9 @@ class ColumnsConfig:
     """Column of labels; needed to train and to test. Several for a task that has several targets."""
     id: str | None = None
     """Column of row ids; null: the row number."""
-    split: str | None = None
+    split: str | None = field(
+        None, not_with={"data.train": "the files are the splits. Leave data.columns.split out, or give data.path"}
+    )
     """Column that says `train`, `val` or `test`."""
     weight: str | None = None
     """Column of sample weights, numbers of at least 0."""
@@ -54,13 +56,15 @@ class FractionsConfig:
 class DataConfig:
     """`data`: where the rows are and how they become batches."""
 
-    path: str | None = None
+    path: str | None = field(
+        None, not_with={"train": "give one table (data.path), or one file per split (data.train, ...)"}
+    )
     """CSV, TSV, JSONL or Parquet file with all rows."""
     train: str | None = None
     """File of the training rows, instead of `data.path`."""
-    val: str | None = None
+    val: str | None = field(None, only_with="train=FILE")
     """File of the validation rows, beside `data.train`."""
-    test: str | None = None
+    test: str | None = field(None, only_with="train=FILE")
     """File of the test rows, beside `data.train`."""
     root: str | None = None
     """Folder that picture paths are relative to; null: the table's own folder."""
@@ -68,15 +72,24 @@ class DataConfig:
     """Which column is which."""
     fractions: FractionsConfig = field(factory=FractionsConfig)
     """Shares of the splits where the table does not give them."""
-    folds: int | None = field(None, ge=2)
+    folds: int | None = field(
+        None,
+        ge=2,
+        not_with={
+            "val": "a fold of data.train is held out. Leave one of them out",
+            "overfit": "nothing is held out there",
+        },
+    )
     """Cross-validation: the rows are dealt to so many folds, by id or group and label, and each is held out in a run
     of its own (`-m data.folds=5 data.fold=0,1,2,3,4`); null: no."""
-    fold: int | None = field(None, ge=0)
+    fold: int | None = field(None, ge=0, only_with="folds=5")
     """The fold that is held out, from 0: as the test split, with `data.fractions` of the others' rows to validate on;
     where the table says what `test` is, as the validation split, and `test` stays."""
     limit: int | None = field(None, ge=1)
     """At most so many rows of each split, drawn by `seed`; null: all."""
-    overfit: int | None = field(None, ge=2)
+    overfit: int | None = field(
+        None, ge=2, not_with={"limit": "it is the number of rows itself. Leave one of them out"}
+    )
     """So many training rows are all there is: trained, validated and tested on, to see that anything is learned
     (`debug=overfit`); null: no."""
     resize: Literal["squash", "crop", "pad"] = "squash"

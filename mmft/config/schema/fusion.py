@@ -11,10 +11,19 @@ from mmft.config.registry import OptionConfig, option
 
 @dataclass(kw_only=True)
 class FusionConfig(OptionConfig):
-    """`model/fusion`: how two encoded modalities become one feature vector."""
+    """`model/fusion`: how two encoded modalities become one feature vector.
 
-    for_pairs: ClassVar[bool] = False  # whether it is for tasks over pairs of rows, and for them alone
-    image_pool: ClassVar[str] = "cls"  # what `model.image_encoder.pool=auto` means where there is a class token
+    The fusion's class has this class as its `facts`, so that each fact stands here alone. It needs no torch.
+
+    Attributes:
+        reads: which of an encoder's outputs it looks at, pooled features or tokens.
+        embeds_apart: each modality is embedded by itself: for pairwise tasks, and for them alone.
+        image_pool: what `model.image_encoder.pool=auto` means where there is a class token.
+    """
+
+    reads: ClassVar[Literal["pooled", "tokens"]] = "pooled"
+    embeds_apart: ClassVar[bool] = False
+    image_pool: ClassVar[str] = "cls"
 
 
 @option("model/fusion", "concat", builds="mmft.models.fusion.concat:ConcatFusion")
@@ -44,6 +53,8 @@ class GatedConfig(FusionConfig):
 class MergedConfig(FusionConfig):
     """One transformer over the tokens of both encoders, with a class token that is read out."""
 
+    reads = "tokens"
+
     width: int = field(256, ge=1)
     """Width that both encoders' tokens are projected to, which is also the width that the head gets."""
     layers: int = field(2, ge=1)
@@ -58,6 +69,8 @@ class MergedConfig(FusionConfig):
 @dataclass(kw_only=True)
 class FilmConfig(FusionConfig):
     """Feature-wise linear modulation: one modality scales and shifts the features of the other's tokens."""
+
+    reads = "tokens"
 
     condition: Literal["text", "image"] = "text"
     """The modality that modulates the other one, whose tokens' mean is read out."""
@@ -87,6 +100,8 @@ class LowRankConfig(FusionConfig):
 class CrossConfig(FusionConfig):
     """Co-attention: the tokens of either encoder look at the other's, in two streams; their means are read out."""
 
+    reads = "tokens"
+
     width: int = field(256, ge=1)
     """Width that both encoders' tokens are projected to; the head gets twice that."""
     layers: int = field(2, ge=1)
@@ -101,6 +116,8 @@ class CrossConfig(FusionConfig):
 @dataclass(kw_only=True)
 class ResamplerConfig(FusionConfig):
     """Learned queries that look at the tokens of both encoders; their mean is read out. For many tokens."""
+
+    reads = "tokens"
 
     width: int = field(256, ge=1)
     """Width that both encoders' tokens are projected to, which is also the width that the head gets."""
@@ -119,7 +136,7 @@ class ResamplerConfig(FusionConfig):
 class DualConfig(FusionConfig):
     """None: each pooled feature is projected to one shared space, by itself. For `task=contrastive`."""
 
-    for_pairs = True
+    embeds_apart = True
     image_pool = "cls_mean"
 
     width: int = field(256, ge=1)

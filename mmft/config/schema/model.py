@@ -68,9 +68,9 @@ class AuxiliaryConfig:
     (half the sum of both Kullback-Leibler divergences), which projections that tell little apart make small, too;
     `contrastive`: nearer than those of other rows of the batch (InfoNCE; the same picture, text or group is no other
     row)."""
-    alignment_weight: float | None = field(None, gt=0)
+    alignment_weight: float | None = field(None, gt=0, only_with="alignment=contrastive")
     """Weight of the alignment; null: 0.1."""
-    alignment_width: int | None = field(None, ge=1)
+    alignment_width: int | None = field(None, ge=1, only_with="alignment=contrastive")
     """Width of the shared space; null: 256."""
 
 

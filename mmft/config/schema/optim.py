@@ -67,7 +67,7 @@ class SGDConfig(OptimConfig):
 
     momentum: float = field(0.9, ge=0, lt=1)
     """Momentum; 0: none."""
-    nesterov: bool = False
+    nesterov: bool = field(False, only_with="momentum=0.9")
     """Nesterov's momentum; needs `optim.momentum` above 0."""
 
 

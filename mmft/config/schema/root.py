@@ -190,7 +190,7 @@ class ZeroShotConfig:
     labels: str | list[str] | None = None
     """Labels to choose from: their names, `run` (those of the run's training rows), or in `mmft test` `rows` (those
     of the tested rows); null: the run is used as it was trained."""
-    templates: list[str] | None = None
+    templates: list[str] | None = field(None, only_with="labels=[NAME,NAME]")
     """Prompts of a label, `{}` for its name; null: the run's `task.templates`."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -11,16 +12,34 @@ from mmft.config.registry import OptionConfig, option
 
 @dataclass(kw_only=True)
 class TaskConfig(OptionConfig):
-    """`task`: base of all tasks."""
+    """`task`: base of all tasks, and what is known of a task before it is built.
+
+    The task's class has this class as its `facts`, so that each fact stands here alone. It needs no torch.
+
+    Attributes:
+        needs_both: a row is an image and a text that are looked at together; without either it is bad.
+        pairwise: the loss is over all pairs of rows of the logical batch, so that each modality is embedded by itself.
+        has_classes: each row is of one class; `Task.classes` gives it.
+        has_label_names: labels are names, which can be counted; `Task.label_names` gives them.
+        predicts_numbers: a prediction is a number and not a text.
+        mixes_targets: the loss takes `Batch.mixed_target`.
+        several_columns: `data.columns.label` may name several columns.
+    """
 
     group_path = "task"
 
-    has_classes: ClassVar[bool] = False  # whether each row is of one class; what the task itself says in `Task.classes`
-    over_pairs: ClassVar[bool] = False  # whether its loss is over all pairs of rows; what the task says, too
-    of_pairs: ClassVar[bool] = False  # whether each row needs its picture and its text; what the task says, too
-    has_names: ClassVar[bool] = False  # whether labels are names, which can be counted; what `Task.label_names` gives
-    mixes: ClassVar[bool] = False  # whether its loss takes `Batch.mixed_target`
-    several_columns: ClassVar[bool] = False  # whether `data.columns.label` may name several
+    needs_both: ClassVar[bool] = False
+    pairwise: ClassVar[bool] = False
+    has_classes: ClassVar[bool] = False
+    has_label_names: ClassVar[bool] = False
+    predicts_numbers: ClassVar[bool] = False
+    mixes_targets: ClassVar[bool] = False
+    several_columns: ClassVar[bool] = False
+
+    @property
+    def parts(self) -> Mapping[str, TaskConfig]:
+        """The tasks that it consists of, by the column of their labels; nothing: it is a single one."""
+        return {}
 
 
 @option("task", "classification", builds="mmft.tasks.classification:Classification")
@@ -29,8 +48,8 @@ class ClassificationConfig(TaskConfig):
     """One of several classes per row, by cross-entropy or focal loss."""
 
     has_classes = True
-    has_names = True
-    mixes = True
+    has_label_names = True
+    mixes_targets = True
 
     labels: list[str] | None = None
     """Label names in order; null: those of the training rows, sorted (numbers by value)."""
@@ -40,12 +59,12 @@ class ClassificationConfig(TaskConfig):
     """`balanced`: rows / (classes x rows of the class) on the training rows; a list: one number per label."""
     loss: Literal["cross_entropy", "focal"] = "cross_entropy"
     """`focal`: rows that are right already count for less (Lin et al. 2017)."""
-    focal_gamma: float | None = field(None, ge=0)
+    focal_gamma: float | None = field(None, ge=0, only_with="loss==focal")
     """How much less: (1 - p) to this power, of the probability p of the right class; null: 2."""
-    calibration: Literal["none", "temperature"] = "none"
+    calibration: Literal["none", "temperature"] = field("none", needs_val=True)
     """`temperature`: after training logits are divided by a number, fitted on the validation rows and kept with the
     model, so that probabilities can be believed."""
-    threshold_metric: Literal["f1", "f1_macro", "balanced_accuracy"] | None = None
+    threshold_metric: Literal["f1", "f1_macro", "balanced_accuracy"] | None = field(None, needs_val=True)
     """Of two classes the second is predicted above the threshold that makes this best on the validation rows, found
     after training and kept with the model; null: the likelier one is predicted."""
 
@@ -55,7 +74,7 @@ class ClassificationConfig(TaskConfig):
 class MultiLabelConfig(TaskConfig):
     """Any number of labels per row: a list, a text with separators, or 0/1 columns (`data.columns.label=[cat,dog]`)."""
 
-    has_names = True
+    has_label_names = True
     several_columns = True
 
     labels: list[str] | None = None
@@ -72,15 +91,18 @@ class MultiLabelConfig(TaskConfig):
     """Factor of the loss where a label is there; `balanced`: training rows without the label / rows with it."""
     label_smoothing: float = field(0.0, ge=0, lt=1)
     """A label's target is this much nearer to one half: with 0.1 it is 0.05 or 0.95."""
-    gamma_pos: float | None = field(None, ge=0)
+    gamma_pos: float | None = field(None, ge=0, only_with="loss==asymmetric")
     """Asymmetric loss: labels that are there and found already count for less, the more the larger it is; null: 0."""
-    gamma_neg: float | None = field(None, ge=0)
+    gamma_neg: float | None = field(None, ge=0, only_with="loss==asymmetric")
     """Asymmetric loss: the same of labels that are absent; null: 4."""
-    clip: float | None = field(None, ge=0, lt=1)
+    clip: float | None = field(None, ge=0, lt=1, only_with="loss==asymmetric")
     """Asymmetric loss: a label that is absent costs nothing below this probability; null: 0.05."""
     thresholds: Literal["tuned"] | float = field("tuned", gt=0, lt=1)
     """Above which probability a label is predicted. `tuned`: for each label what makes its F1 on the validation rows
     best, found after training and kept with the model (0.5 until then); a number: for all."""
+
+
+_COUNTED = {"vocabulary": "it says which answers there are. Leave one of them out"}
 
 
 @option("task", "question_answering", builds="mmft.tasks.question_answering:QuestionAnswering")
@@ -91,12 +113,12 @@ class QuestionAnsweringConfig(TaskConfig):
     `data.columns.label` has a row's answers, one for each annotator: a list, a text with separators, or a single one.
     """
 
-    has_names = True
+    has_label_names = True
 
-    answers: int | None = field(3129, ge=2)
+    answers: int | None = field(3129, ge=2, not_with=_COUNTED)
     """Size of the vocabulary at most: the answers that are given in most training rows; null: no limit. The default is
     that of VQA v2's usual vocabulary."""
-    min_count: int = field(2, ge=1)
+    min_count: int = field(2, ge=1, not_with=_COUNTED)
     """Training rows in which an answer must be given to be in the vocabulary."""
     vocabulary: list[str] | None = None
     """The answers themselves, in the place of those of the training rows; null: the training rows'."""
@@ -115,11 +137,12 @@ class QuestionAnsweringConfig(TaskConfig):
 class RegressionConfig(TaskConfig):
     """A number per row, or several (`data.columns.label=[a,b]`)."""
 
+    predicts_numbers = True
     several_columns = True
 
     loss: Literal["mse", "l1", "huber"] = "mse"
     """Squared error, absolute error, or Huber's: squared where it is small, absolute where it is large."""
-    huber_delta: float | None = field(None, gt=0)
+    huber_delta: float | None = field(None, gt=0, only_with="loss==huber")
     """Where Huber's loss goes over, in standard deviations of the target if they are scaled; null: 1."""
     scale: Literal["standard", "none"] = "standard"
     """`standard`: the model learns targets of mean 0 and deviation 1; predictions are in the targets' own units."""
@@ -137,7 +160,7 @@ class ContrastiveConfig(TaskConfig):
     optim.layer_decay=0.8` (tools/bench/retrieval.py).
     """
 
-    over_pairs = of_pairs = True
+    needs_both = pairwise = predicts_numbers = True
 
     loss: Literal["info_nce", "sigmoid"] = "info_nce"
     """`info_nce`: each row among all others, both ways (CLIP); `sigmoid`: each pair by itself (SigLIP)."""
@@ -159,7 +182,7 @@ class MatchingConfig(TaskConfig):
     Where `data.columns.label` is given it is 1, true or yes, or 0, false or no where the text does not belong to it.
     """
 
-    of_pairs = True
+    needs_both = True
 
     candidates: int = field(7, ge=0)
     """Texts of other rows of the batch, of which one is drawn to be the picture's negative, the likelier the better the
@@ -167,7 +190,7 @@ class MatchingConfig(TaskConfig):
     fusion and head."""
 
 
-@option("task", "several")
+@option("task", "several", builds="mmft.tasks.several:Several")
 @dataclass(kw_only=True)
 class SeveralConfig(TaskConfig):
     """Several tasks at once on one model: a weighted sum of their losses. A row may lack some of their labels."""
@@ -180,3 +203,8 @@ class SeveralConfig(TaskConfig):
     than those of ASCII the whole is quoted: `"task.tasks='{größe:regression,kind:classification}'"`."""
     loss_weights: dict[str, float] | None = None
     """Weights of the tasks' losses, by column; null, or a column that is not there: 1."""
+
+    @property
+    def parts(self) -> Mapping[str, TaskConfig]:
+        """`tasks`."""
+        return self.tasks

@@ -54,9 +54,9 @@ class CheckpointConfig:
     """The finished model: the best on the validation rows by `checkpoint.monitor`, or the last; or the mean of the
     weights of the `checkpoint.keep` best, all of them or, from best to worst, those that make it no worse on the
     validation rows (model soups, Wortsman et al., 2022)."""
-    keep: int = field(1, ge=1)
+    keep: int = field(1, ge=1, needs_val=True)
     """How many of the best checkpoints are kept; from 2 on each is a folder `step_N` beside `best` and `last`."""
-    monitor: str | None = None
+    monitor: str | None = field(None, needs_val=True)
     """A validation metric, for example `accuracy`, `f1_macro` or `loss`; null: the task's own choice."""
 
 
@@ -64,9 +64,9 @@ class CheckpointConfig:
 class EarlyStoppingConfig:
     """`callbacks.early_stopping`: stop when `checkpoint.monitor` no longer gets better."""
 
-    patience: int | None = field(None, ge=1)
+    patience: int | None = field(None, ge=1, needs_val=True)
     """Validations without improvement after which training stops; null: never."""
-    min_delta: float = field(0.0, ge=0)
+    min_delta: float = field(0.0, ge=0, only_with="patience=3")
     """What counts as an improvement."""
 
 
@@ -95,7 +95,7 @@ class EmaConfig:
 
     decay: float | None = field(None, gt=0, lt=1)
     """Share of the average that an optimizer step leaves of it, such as 0.999; null: no average."""
-    warmup: bool = True
+    warmup: bool = field(True, only_with="decay=0.999")
     """In the t-th optimizer step at most (1 + t) / (10 + t) is left, so that the first weights are soon forgotten."""
 
 

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mmft.config import registry
-from mmft.config.checks_training import no_val
 from mmft.config.compose import Composed
 from mmft.config.overrides import Typed
+from mmft.config.rules.base import no_val
 from mmft.config.schema.sweep import BasicLauncherConfig, OptunaSweeperConfig
 from mmft.errors import ExitCode, UserError
 from mmft.files import locked

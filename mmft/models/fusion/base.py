@@ -11,6 +11,7 @@ from typing import ClassVar, Literal
 from torch import Tensor, nn
 
 from mmft.batch import Encoded
+from mmft.config.schema.fusion import FusionConfig
 
 Reads = Literal["pooled", "tokens"]
 
@@ -19,13 +20,21 @@ class Fusion(nn.Module, ABC):
     """Couples two encoded modalities. Its constructor takes the encoders' `Widths` as `image` and `text`.
 
     Attributes:
-        reads: which of an encoder's outputs it looks at; a missing modality's learned stand-in takes the place of
-            that one (see `StandIn`), so that no parameter is there that nothing reads.
+        facts: its config's class, which says what it reads and what tasks it is for.
         width: F.
     """
 
-    reads: ClassVar[Reads]
+    facts: ClassVar[type[FusionConfig]]
     width: int
+
+    @property
+    def reads(self) -> Reads:
+        """Which of an encoder's outputs it looks at.
+
+        A missing modality's learned stand-in takes the place of that one (see `StandIn`), so that no parameter is
+        there that nothing reads.
+        """
+        return self.facts.reads
 
     @abstractmethod
     def forward(self, image: Encoded, text: Encoded) -> Tensor:

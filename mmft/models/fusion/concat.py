@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from mmft.batch import Encoded, Widths
+from mmft.config.schema.fusion import ConcatConfig
 from mmft.models.fusion.base import Fusion
 
 
 class ConcatFusion(Fusion):
     """LayerNorm, linear, GELU and dropout over `[image, text]`."""
 
-    reads = "pooled"
+    facts = ConcatConfig
 
     def __init__(self, image: Widths, text: Widths, hidden: int, dropout: float) -> None:
         """Args are the encoders' widths, the width F of the hidden layer, and the dropout behind it."""

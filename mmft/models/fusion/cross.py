@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mmft.batch import Encoded, Widths
+from mmft.config.schema.fusion import CrossConfig
 from mmft.models.fusion.base import Fusion
 from mmft.models.fusion.blocks import Attention, Block, Projection, mean_of_real
 
@@ -43,7 +44,7 @@ class CrossFusion(Fusion):
     A missing modality is a stream of one learned token (see `StandIn`), so there is always something to look at.
     """
 
-    reads = "tokens"
+    facts = CrossConfig
 
     def __init__(self, image: Widths, text: Widths, width: int, layers: int, heads: int, dropout: float) -> None:
         """Args are the encoders' widths, F, the number of layers and of heads (which divides F), and dropout."""

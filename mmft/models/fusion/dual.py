@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mmft.batch import Encoded, Widths
+from mmft.config.schema.fusion import DualConfig
 from mmft.models.fusion.base import Fusion
 from mmft.models.precision import at_least_float32
 
@@ -21,7 +22,7 @@ class DualFusion(Fusion):
     with any text. The norm is for pretrained features of whatever scale.
     """
 
-    reads = "pooled"
+    facts = DualConfig
 
     def __init__(self, image: Widths, text: Widths, width: int, hidden: int | None, dropout: float) -> None:
         """Args are the encoders' widths, P, the width of a hidden layer (None: there is none), and dropout."""

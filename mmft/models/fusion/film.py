@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mmft.batch import Encoded, Widths
+from mmft.config.schema.fusion import FilmConfig
 from mmft.models.fusion.base import Fusion
 from mmft.models.fusion.blocks import Projection, mean_of_real, mlp
 
@@ -31,7 +32,7 @@ class FilmFusion(Fusion):
     So the head sees the condition by what it does to the other modality alone.
     """
 
-    reads = "tokens"
+    facts = FilmConfig
 
     def __init__(
         self, image: Widths, text: Widths, condition: Condition, width: int, layers: int, dropout: float

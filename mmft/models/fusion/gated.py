@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mmft.batch import Encoded, Widths
+from mmft.config.schema.fusion import GatedConfig
 from mmft.models.fusion.base import Fusion
 
 
@@ -23,7 +24,7 @@ class GatedFusion(Fusion):
     as in `concat`: a stand-in of zeros alone has no variance to divide by.
     """
 
-    reads = "pooled"
+    facts = GatedConfig
 
     def __init__(self, image: Widths, text: Widths, hidden: int, dropout: float) -> None:
         """Args are the encoders' widths, the width F of the gated features, and the dropout behind them."""

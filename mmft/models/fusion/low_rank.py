@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mmft.batch import Encoded, Widths
+from mmft.config.schema.fusion import LowRankConfig
 from mmft.models.fusion.base import Fusion
 
 
@@ -24,7 +25,7 @@ class LowRankFusion(Fusion):
     paper's; it is that of `gated`, for the same reasons.
     """
 
-    reads = "pooled"
+    facts = LowRankConfig
 
     def __init__(self, image: Widths, text: Widths, hidden: int, rank: int, dropout: float) -> None:
         """Args are the encoders' widths, F, R, and the dropout behind the product."""

@@ -10,12 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from mmft.batch import Encoded, Widths
+from mmft.config.schema.fusion import MergedConfig
 from mmft.models.fusion.blocks import Block
 from mmft.models.fusion.one_sequence import OneSequence
 
 
 class MergedFusion(OneSequence):
     """Puts a class token in front of both token sequences and reads it out."""
+
+    facts = MergedConfig
 
     def __init__(self, image: Widths, text: Widths, width: int, layers: int, heads: int, dropout: float) -> None:
         """Args are the encoders' widths, F, the number of blocks and of their heads (which divides F), and dropout."""

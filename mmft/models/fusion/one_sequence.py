@@ -21,8 +21,6 @@ class OneSequence(Fusion):
     that read pooled features are.
     """
 
-    reads = "tokens"
-
     def __init__(self, image: Widths, text: Widths, width: int, dropout: float) -> None:
         """Args are the encoders' widths, F, and the dropout of tokens."""
         super().__init__()

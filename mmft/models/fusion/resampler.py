@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mmft.batch import Encoded, Widths
+from mmft.config.schema.fusion import ResamplerConfig
 from mmft.models.fusion.blocks import Block
 from mmft.models.fusion.one_sequence import OneSequence
 
@@ -22,6 +23,8 @@ class ResamplerFusion(OneSequence):
 
     The tokens stay as they are, so one norm serves for all blocks. The mean of the queries is read out.
     """
+
+    facts = ResamplerConfig
 
     def __init__(
         self, image: Widths, text: Widths, width: int, queries: int, layers: int, heads: int, dropout: float

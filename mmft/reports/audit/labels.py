@@ -10,11 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from mmft.config.schema.data import names_of
-from mmft.config.schema.task import SeveralConfig, TaskConfig
 from mmft.data.splits import Split
 from mmft.reports.aligned import aligned
 from mmft.tasks.base import Task
-from mmft.tasks.several import Several
 
 MOST = 30
 """Labels that get a line of their own."""
@@ -24,23 +22,21 @@ NamesOf = Callable[[Any], Sequence[str]]
 """A task's `label_names(label)`: the names in a row's label; raises `ValueError`."""
 
 
-def tables_of(splits: Mapping[str, Split], config: TaskConfig, task: Task) -> dict[str, str]:
-    """What is told of the rows that a task learns from, by its title.
+def tables_of(splits: Mapping[str, Split], task: Task) -> dict[str, str]:
+    """What is reported of the rows that a task learns from, by its title.
 
     Args:
         splits: by name.
-        config: the task's.
         task: built, not fitted.
     """
-    if task.of_pairs:
+    if task.facts.needs_both:
         return {"pairs": pair_table(splits)}
-    parts: Mapping[Any, Task] = task.parts if isinstance(task, Several) else {None: task}
-    configs: Mapping[Any, TaskConfig] = config.tasks if isinstance(config, SeveralConfig) else {None: config}
     found = {}
-    for column, part in parts.items():
-        named = configs[column].has_names
+    for name, part in task.parts.items():
+        column = name or None
+        named = part.facts.has_label_names
         table = label_table(splits, part.label_names, column) if named else number_table(splits, column)
-        found["labels" if column is None else f"labels of {column}"] = table
+        found[f"labels of {column}" if column else "labels"] = table
     return found
 
 

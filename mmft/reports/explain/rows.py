@@ -30,7 +30,6 @@ from mmft.reports.explain.page import draw
 from mmft.reports.explain.words import Word, words_of
 from mmft.tasks.base import Subject, Task
 from mmft.tasks.labels import shown
-from mmft.tasks.several import Several
 
 log = logging.getLogger(__name__)
 CELLS = 12
@@ -104,7 +103,7 @@ class Explained:
 
 def check_label(task: Task, label: str | None) -> None:
     """Raises UserError where a task has nothing of this name to explain."""
-    names = list(dict.fromkeys([*task.output_names, *(task.parts if isinstance(task, Several) else ())]))
+    names = list(dict.fromkeys([*task.output_names, *filter(None, task.parts)]))
     if label is not None and label not in names:
         raise UserError(f"label={label}: there is none.{did_you_mean(label, names)} There are: {shown(names, 50)}")
 

@@ -8,7 +8,6 @@ from typing import Any
 from mmft.runs.saved_model import SavedModel
 from mmft.tasks.base import Task
 from mmft.tasks.labels import shown as some
-from mmft.tasks.several import Several
 
 _LOADING = {
     "timm": """import timm
@@ -61,7 +60,7 @@ def model_card(saved: SavedModel, summary: Mapping[str, Any], adapters: Iterable
 
 def _left_out(task: Task) -> str:
     """What of the model is not in the folders, and what that means for who uses them."""
-    if not task.over_pairs:
+    if not task.facts.pairwise:
         return "Head and fusion stay in the run."
     return (
         "The projections into the space in which pictures and texts are compared, and the temperature, stay in the "
@@ -81,12 +80,14 @@ def _task(saved: SavedModel, summary: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _outputs(task: Task, of: str = "") -> list[str]:
+def _outputs(task: Task) -> list[str]:
     """What the task's outputs speak for; of several tasks a line each."""
-    if isinstance(task, Several):
-        return [line for name, part in task.parts.items() for line in ["", *_outputs(part, f" of {name}")]]
-    names = [name for name in task.output_names if name]
-    return [f"Outputs{of}: {some(names, 100) if names else 'a number'}."]
+    lines = []
+    for part, own in task.parts.items():
+        names = [name for name in own.output_names if name]
+        of = ["", f"Outputs of {part}"] if part else ["Outputs"]
+        lines += [*of[:-1], f"{of[-1]}: {some(names, 100) if names else 'a number'}."]
+    return lines
 
 
 def _loading(towers: Mapping[str, Any]) -> list[str]:

@@ -1,0 +1,73 @@
+"""What must be true between keys, after each key was found right by itself.
+
+Three shapes of rules stand at the fields themselves (`shapes`); all others are functions, by topic: where rows come
+from (`rows`), what is read and written (`files`), the model and what of it is trained (`model`), the task (`task`),
+how training runs (`training`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import Any
+
+from mmft.config.rules import files, model, rows, task, training  # noqa: F401 - they register their rules
+from mmft.config.rules.base import RULES, Rule
+from mmft.config.rules.shapes import shape_problems
+from mmft.config.schema import TrainConfig
+from mmft.config.validate import Problem
+
+
+def check(config: Any, wrong: set[str], *, partial: bool = False) -> list[Problem]:
+    """All problems between the keys of a config.
+
+    Args:
+        config: the typed root.
+        wrong: keys that are wrong by themselves; what reads them is not judged.
+        partial: the config may be incomplete; only what is wrong all the same is reported.
+    """
+    if config is None:
+        return []
+    paths = {key.removesuffix(".type") for key in wrong}
+
+    def readable(keys: Iterable[str]) -> bool:
+        return not any(_touches(key, path) for key in keys for path in paths)
+
+    trains = isinstance(config, TrainConfig)
+    asked = [one for one in RULES if one.trains is trains and (one.always or not partial) and readable(one.keys)]
+    problems = list(_broken(asked, config))
+    if not partial:
+        problems += [problem for problem, keys in shape_problems(config) if readable(keys)]
+    parts = config.task.parts if trains and config.task is not None and readable(["task"]) else {}
+    for name, part in parts.items():
+        problems += _of_part(asked, config, name, part)
+    return problems
+
+
+def _broken(asked: Iterable[Rule], config: Any) -> Iterator[Problem]:
+    for one in asked:
+        if _has(config, one.keys) and (text := one.judge(config)) is not None:
+            yield Problem(one.keys[0], text)
+
+
+def _of_part(asked: Iterable[Rule], config: TrainConfig, name: str, part: Any) -> Iterator[Problem]:
+    """What is wrong between the keys of one of several tasks, which is judged as if it were the only one."""
+    alone = replace(config, task=part, data=replace(config.data, columns=replace(config.data.columns, label=name)))
+    here = f"task.tasks.{name}"
+    for key, text in _broken((one for one in asked if one.keys[0].partition(".")[0] == "task"), alone):
+        yield Problem(key.replace("task", here, 1), text.replace("task.", f"{here}."))
+
+
+def _touches(key: str, path: str) -> bool:
+    return key == path or key.startswith(f"{path}.") or path.startswith(f"{key}.")
+
+
+def _has(config: Any, keys: tuple[str, ...]) -> bool:
+    """Whether the chosen options have all the keys that a rule reads."""
+    for key in keys:
+        node = config
+        for name in key.split("."):
+            if not hasattr(node, name):
+                return False
+            node = getattr(node, name)
+    return True

@@ -1,0 +1,245 @@
+"""Rules about names, files and folders: what is read is there, and what is written can be."""
+
+from __future__ import annotations
+
+import os
+import re
+from operator import attrgetter
+from pathlib import Path
+from typing import Any
+
+from mmft.config.rules.base import rule, use_rule
+from mmft.config.schema import (
+    CheckConfig,
+    EmbedConfig,
+    ExplainConfig,
+    PredictConfig,
+    RunsConfig,
+    TestConfig,
+    TrainConfig,
+    UseConfig,
+)
+from mmft.config.wording import did_you_mean, listed, show
+from mmft.shipped import PREFIX, located
+
+TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
+_PREDICTIONS = (".csv", ".jsonl", ".parquet")
+_EMBEDDINGS = (".parquet", ".npz")
+_LISTS = (".csv", ".jsonl")
+_LOCAL = ("/", "./", "../", "~", PREFIX)  # what begins like this can only be a folder
+
+
+@rule("name", always=True)
+def _name_is_a_folder_name(c: TrainConfig) -> str | None:
+    if c.name is None or (re.fullmatch(r"[^=,:\s/\\\x00-\x1f]{1,200}", c.name) and c.name[0] not in ".-~"):
+        return None
+    better = re.sub(r"[^0-9A-Za-z_.-]+", "_", c.name).strip("._-") or "NAME"
+    return (
+        f"{show(c.name)} cannot be a folder's name: 1 to 200 characters without '=', ',', ':', blanks and slashes, "
+        f"not beginning with '.', '-' or '~'. Type name={better}"
+    )
+
+
+@rule("resume", "init", always=True)
+def _resume_or_init(c: TrainConfig) -> str | None:
+    if c.resume is None or c.init is None:
+        return None
+    return "does not go with init. To resume a run, type resume=RUN alone; to start from its weights, init=RUN"
+
+
+for _key in ("resume", "init"):
+
+    @rule(_key)
+    def _is_a_run(c: TrainConfig, key: str = _key) -> str | None:
+        return _no_run(getattr(c, key))
+
+
+@use_rule("run")
+def _run_is_a_run(c: UseConfig) -> str | None:
+    return _no_run(c.run)
+
+
+def _no_run(run: str | None) -> str | None:
+    if run is None or run == "last" or located(run).is_dir():
+        return None
+    return f"there is no folder {show(run)}{_here(run)}. Type a run folder, or last"
+
+
+def _here(path: str) -> str:
+    return "" if located(path).is_absolute() else f" in {Path.cwd()}"
+
+
+@rule("paths.runs")
+def _runs_is_a_folder(c: TrainConfig) -> str | None:
+    if c.paths.runs and not located(c.paths.runs).is_file():
+        return None
+    return f"{show(c.paths.runs)} is not a folder. Type paths.runs=FOLDER; it is made where it does not exist"
+
+
+for _encoder in ("image_encoder", "text_encoder"):
+
+    @rule(f"model.{_encoder}.name")
+    def _encoder_is_there(c: TrainConfig, encoder: str = _encoder) -> str | None:
+        name = getattr(c.model, encoder).name
+        if not name.strip():
+            return "is empty. Type a folder or a hub name"
+        if os.environ.get("MMFT_ENCODERS"):  # it may have been moved there
+            return None
+        folder = located(name)
+        if name.startswith(_LOCAL) and not folder.is_dir():
+            return f"there is no folder {show(name)}"
+        if folder.is_dir() and not (folder / "config.json").is_file():
+            return f"{show(name)} is no encoder: it has no config.json"
+        return None
+
+
+def _table(key: str) -> Any:
+    """A rule: a data file is there, of a known format."""
+
+    def judge(c: Any) -> str | None:
+        value = getattr(c.data, key)
+        if value is None:
+            return None
+        path = located(value)
+        if path.is_dir():
+            return f"{show(value)} is a folder; type data.{key}=FILE"
+        if not path.is_file():
+            near = [p.name for p in path.parent.glob("*")] if path.parent.is_dir() else []
+            return f"there is no file {show(value)}{_here(value)}.{did_you_mean(path.name, near)}"
+        if path.suffix.lower() not in TABLES:
+            return f"{show(value)}: its ending says the format: {listed(TABLES)}"
+        return None
+
+    return judge
+
+
+for _key in ("path", "train", "val", "test"):
+    rule(f"data.{_key}")(_table(_key))
+use_rule("data.path")(_table("path"))
+
+
+@rule("data.train", "data.val", "data.test")
+def _different_files(c: TrainConfig) -> str | None:
+    files = [os.path.realpath(located(f)) for f in (c.data.train, c.data.val, c.data.test) if f is not None]
+    if len(set(files)) == len(files):
+        return None
+    return "data.train, data.val and data.test must be different files: a row must not be in two splits"
+
+
+@rule("data.root")
+@use_rule("data.root")
+def _root_is_a_folder(c: Any) -> str | None:
+    if c.data.root is None or located(c.data.root).is_dir():
+        return None
+    return f"there is no folder {show(c.data.root)}{_here(c.data.root)}; null is the table's own folder"
+
+
+@use_rule("out", "data.path")
+def _out_is_a_table(c: Any) -> str | None:
+    if isinstance(c, ExplainConfig):
+        return f"{show(c.out)} is a file; type out=FOLDER" if located(c.out).is_file() else None
+    rows = c.data.path
+    if c.out != "-" and rows is not None and os.path.realpath(located(c.out)) == os.path.realpath(located(rows)):
+        return f"{show(c.out)} is data.path: the output would overwrite the rows"
+    return _not_to_be_written(c.out, _EMBEDDINGS if isinstance(c, EmbedConfig) else _PREDICTIONS)
+
+
+@use_rule("out", "compare")
+def _out_is_a_list(c: RunsConfig) -> str | None:
+    return None if c.out is None else _not_to_be_written(c.out, _LISTS)
+
+
+@rule("out", "audit", "data")
+def _findings_can_be_written(c: CheckConfig) -> str | None:
+    if c.out is None:
+        return None
+    rows = {os.path.realpath(located(f)) for f in (c.data.path, c.data.train, c.data.val, c.data.test) if f}
+    if os.path.realpath(located(c.out)) in rows:
+        return f"{show(c.out)} is the table of rows, which the findings would overwrite"
+    if c.out == "-":
+        return "findings are printed anyway; type out=FILE, or audit.shown=null to see all of them"
+    return _not_to_be_written(c.out, _LISTS)
+
+
+@rule("resume", "audit")
+def _check_comes_first(c: CheckConfig) -> str | None:
+    return None if c.resume is None else "mmft check looks at what would be trained anew. Leave it out"
+
+
+def _not_to_be_written(typed: str, endings: tuple[str, ...]) -> str | None:
+    """Why a file for `out` cannot be written."""
+    out = located(typed)
+    if typed == "-" and ".csv" in endings:
+        return None
+    if out.suffix.lower() not in endings:
+        also = ", or - for CSV on stdout" if ".csv" in endings else ""
+        return f"{show(typed)}: its ending says the format: {listed(endings)}{also}"
+    if not out.absolute().parent.is_dir():
+        return f"there is no folder {out.parent}{_here(typed)}; make it first"
+    return f"{show(typed)} is a folder; type out=FILE" if out.is_dir() else None
+
+
+@use_rule("rows", "ids", "points")
+def _rows_are_chosen(c: ExplainConfig) -> str | None:
+    if (c.rows is None) == (c.ids is None):
+        return "either rows or ids must be given: which rows to explain. Type rows=[0,1] or ids=[ID,ID]"
+    if c.rows is not None and min(c.rows, default=-1) < 0:
+        return f"{show(c.rows)}: one or more numbers of rows, from 0. Type rows=[0,1]"
+    return "is empty. Type ids=[ID,ID]" if c.ids == [] else None
+
+
+# What `mmft predict`, `mmft embed` and `mmft explain` do not look at, and why.
+UNREAD = {
+    "limit": "takes its rows from the whole table",
+    "max_bad_fraction": "gives bad rows an error and nothing else, however many they are",
+    **dict.fromkeys(
+        ("columns.label", "columns.split", "columns.weight", "columns.group"),
+        "looks at images, texts and ids alone",
+    ),
+}
+
+for _key, _why in UNREAD.items():
+
+    @use_rule(f"data.{_key}")
+    def _is_read(c: UseConfig, key: str = _key, why: str = _why) -> str | None:
+        if not isinstance(c, PredictConfig | EmbedConfig | ExplainConfig) or attrgetter(key)(c.data) is None:
+            return None
+        command = {EmbedConfig: "embed", ExplainConfig: "explain"}.get(type(c), "predict")
+        return f"changes nothing, because mmft {command} {why}. Leave it out"
+
+
+@use_rule("zero_shot.labels")
+def _zero_shot_labels_can_be_chosen(c: Any) -> str | None:
+    labels, tests = c.zero_shot.labels, isinstance(c, TestConfig)
+    if labels is None or labels == "run" or (labels == "rows" and tests):
+        return None
+    if isinstance(labels, str):
+        return f"{show(labels)}: type a list [NAME,NAME], or run{' or rows' if tests else ''}"
+    if len(labels) < 2 or len(set(labels)) < len(labels):
+        return f"{show(labels)}: two or more that differ are needed. Type zero_shot.labels=[NAME,NAME]"
+    return None
+
+
+@use_rule("data.columns.text", "zero_shot.labels")
+def _zero_shot_reads_images(c: Any) -> str | None:
+    if c.zero_shot.labels is None or c.data.columns.text is None:
+        return None
+    return "is not looked at with zero_shot.labels. Leave it out"
+
+
+@rule("task.templates")
+def _prompts_have_a_place(c: TrainConfig) -> str | None:
+    return _no_templates(getattr(c.task, "templates", None))
+
+
+@use_rule("zero_shot.templates", "zero_shot.labels")
+def _zero_shot_prompts_have_a_place(c: Any) -> str | None:
+    return _no_templates(c.zero_shot.templates)
+
+
+def _no_templates(templates: list[str] | None) -> str | None:
+    if templates is None:
+        return None
+    if templates and all(re.findall(r"\{\}|[{}]", template) == ["{}"] for template in templates):
+        return None
+    return f"{show(templates)}: each needs one {{}} for the label's name, such as 'a picture of {{}}'"

@@ -1,0 +1,152 @@
+"""Rules about `data`: where rows come from, what a column may be, how rows are split, batched and augmented."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+from mmft.config.rules.base import rule, use_rule
+from mmft.config.schema import TrainConfig
+from mmft.config.schema.augment import AugmentConfig
+from mmft.config.schema.data import FractionsConfig, names_of
+from mmft.config.validate import MUST
+from mmft.config.wording import did_you_mean, listed, show
+
+
+@rule("data.path", "data.train")
+def _rows_have_a_source(c: TrainConfig) -> str | None:
+    if c.data.path is not None or c.data.train is not None:
+        return None
+    return f"{MUST}: the table of rows. Type data.path=FILE, or data.train=FILE data.val=FILE data.test=FILE"
+
+
+@rule("data.fractions", "data.columns.split", "data.train")
+def _fractions_are_used(c: TrainConfig) -> str | None:
+    given = "data.columns.split" if c.data.columns.split is not None else "data.train"
+    if c.data.fractions == FractionsConfig() or (c.data.columns.split is None and c.data.train is None):
+        return None
+    return f"changes nothing, because {given} says the splits. Leave one of them out"
+
+
+@rule("data.fractions")
+def _fractions_add_up(c: TrainConfig) -> str | None:
+    f = c.data.fractions
+    total = f.train + f.val + f.test
+    if math.isclose(total, 1.0, abs_tol=1e-6):
+        return None
+    return f"train {f.train} + val {f.val} + test {f.test} = {total:g}, which must be 1"
+
+
+@rule("data.fold", "data.folds")
+def _fold_is_one_of_the_folds(c: TrainConfig) -> str | None:
+    fold, folds = c.data.fold, c.data.folds
+    if folds is None or (fold is not None and fold < folds):
+        return None
+    if fold is None:
+        every = ",".join(map(str, range(folds)))
+        return f"{MUST} beside data.folds={folds}: the fold that is held out. Type data.fold=0, or -m data.fold={every}"
+    return f"{fold} is not one of data.folds={folds}, which are 0 to {folds - 1}"
+
+
+@rule("data.columns.image", "data.columns.text")
+def _there_is_a_modality(c: TrainConfig) -> str | None:
+    if c.data.columns.image is None and c.data.columns.text is None:
+        return f"{MUST}, or data.columns.text. Type data.columns.image=COLUMN data.columns.text=COLUMN"
+    return None
+
+
+@rule("data.columns")
+@use_rule("data.columns")
+def _columns_differ(c: Any) -> str | None:
+    columns = c.data.columns
+    roles: dict[str, list[str]] = {}
+    for role in ("image", "label", "split", "weight", "text"):  # `id` and `group` may share one: all rows of an image
+        for column in names_of(getattr(columns, role)):
+            roles.setdefault(column, []).append(f"data.columns.{role}")
+    twice = [f"{show(column)} as {' and '.join(keys)}" for column, keys in roles.items() if len(keys) > 1]
+    return f"a column is named twice: {listed(twice)}" if twice else None
+
+
+@rule("data.columns")
+@use_rule("data.columns")
+def _columns_have_names(c: Any) -> str | None:
+    empty = [k for k, v in vars(c.data.columns).items() if v in ("", []) or (isinstance(v, list) and "" in v)]
+    if not empty:
+        return None
+    return f"{listed(f'data.columns.{k}' for k in empty)}: an empty name. Type COLUMN, or null for none"
+
+
+@rule("data.background")
+@use_rule("data.background")
+def _background_is_a_colour(c: Any) -> str | None:
+    if c.data.background in (None, "white", "black") or re.fullmatch("#[0-9a-fA-F]{6}", c.data.background):
+        return None  # without the 60 ms that Pillow takes to import
+    from PIL import ImageColor
+
+    try:
+        if len(ImageColor.getrgb(c.data.background)) == 3:
+            return None
+    except ValueError:
+        pass
+    near = did_you_mean(c.data.background, ImageColor.colormap)
+    return f"{show(c.data.background)} is no colour.{near} Type a name (white, black, gray) or \"'#rrggbb'\""
+
+
+@rule("data.micro_batch_size", "data.batch_size")
+def _micro_batch_is_a_part(c: TrainConfig) -> str | None:
+    micro, batch = c.data.micro_batch_size, c.data.batch_size
+    if micro is None or micro <= batch:
+        return None
+    return f"{micro} is more than data.batch_size={batch}, of which it is a part; type {batch} or less, or null"
+
+
+@rule("data.sampler", "task")
+def _balanced_sampler_has_classes(c: TrainConfig) -> str | None:
+    if c.data.sampler != "balanced":
+        return None
+    if not c.task.has_classes:
+        return (
+            f"balanced needs a class for every row, which task={c.task.type} does not have. Type data.sampler=shuffled"
+        )
+    if getattr(c.task, "class_weights", "none") == "balanced":
+        return "balanced does not go with task.class_weights=balanced, which would count rare classes twice. Choose one"
+    return None
+
+
+# ---------------------------------------------------------------- augmentation
+
+for _modality, _names in (("image", AugmentConfig.OF_IMAGES), ("text", AugmentConfig.OF_TEXTS)):
+
+    @rule("data.augment", f"data.columns.{_modality}")
+    def _augmented_modality_is_there(
+        c: TrainConfig, modality: str = _modality, names: tuple[str, ...] = _names
+    ) -> str | None:
+        asked = _asked(c.data.augment, names)
+        if not asked or names_of(getattr(c.data.columns, modality)):
+            return None
+        verb, them = ("changes", "it") if len(asked) == 1 else ("change", "them")
+        return (
+            f"{listed(asked)} {verb} nothing, because data.columns.{modality} is null. "
+            f"Leave {them} out{', or type data/augment=none' * (modality == 'image')}"
+        )
+
+
+def _asked(augment: AugmentConfig, names: tuple[str, ...]) -> list[str]:
+    """Which of these keys ask for something."""
+    return [f"data.augment.{name}" for name in names if getattr(augment, name) not in (None, 0, "none")]
+
+
+@rule("data.augment", "task")
+def _targets_can_be_mixed(c: TrainConfig) -> str | None:
+    asked = _asked(c.data.augment, ("mixup", "cutmix"))
+    if not asked:
+        return None
+    if not c.task.mixes_targets:
+        return (
+            f"{listed(asked)}: targets can be mixed where each row has one class (task=classification), "
+            f"not with task={c.task.type}. Leave {'it' if len(asked) == 1 else 'them'} out"
+        )
+    if getattr(c.task, "loss", "") == "focal":
+        return f"{listed(asked)}: does not go with task.loss=focal, which weighs rows by how right they are. Choose one"
+    return None

@@ -1,0 +1,84 @@
+"""The rules that a field itself states in its metadata (`mmft.config.fields.field`).
+
+- `only_with="decay=0.999"`: the field changes nothing unless its neighbour `decay` is set; with `==`, unless it has
+  this very value. The text is also what to type.
+- `not_with={"train": "what to do instead"}`: the field does not go with its neighbour `train` where that is given.
+- `needs_val=True`: the field needs validation rows.
+
+A name with a dot is a key of the whole config, and no neighbour's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import Field, fields, is_dataclass
+from typing import Any
+
+from mmft.config.registry import OptionConfig
+from mmft.config.rules.base import SPLITS, no_val
+from mmft.config.schema import TrainConfig
+from mmft.config.validate import Problem
+from mmft.config.walk import has_default
+
+_UNSET = (None, "none", 0, "")
+
+
+def shape_problems(config: Any) -> Iterator[tuple[Problem, tuple[str, ...]]]:
+    """What is wrong by the fields' metadata, each with the keys that were read for it."""
+    for key, f in _given(config, ""):
+        section = key.rpartition(".")[0]
+        if "only_with" in f.metadata:
+            other, exact, example = _condition(f.metadata["only_with"], section)
+            actual = _value(config, other)
+            if actual != example if exact else actual in _UNSET:
+                because = f"without {other}" if actual in _UNSET else f", because {other}={actual}"
+                text = f"changes nothing{'' if because[0] == ',' else ' '}{because}. Type {other}={example}"
+                yield Problem(key, f"{text}, or leave it out"), (key, other)
+        for name, instead in f.metadata.get("not_with", {}).items():
+            other = _absolute(name, section)
+            if _is_given(config, other):
+                yield Problem(key, f"does not go with {other}: {instead}"), (key, other)
+        if f.metadata.get("needs_val") and isinstance(config, TrainConfig) and (why := no_val(config)):
+            yield Problem(key, f"needs validation rows, but {why}"), (key, *SPLITS)
+
+
+def _given(section: Any, path: str) -> Iterator[tuple[str, Field[Any]]]:
+    """Every key whose value is not its default: dotted key and field."""
+    for f in fields(section):
+        key, value = f"{path}{f.name}", getattr(section, f.name)
+        if is_dataclass(value):
+            yield from _given(value, f"{key}.")
+        elif isinstance(value, Mapping) and any(isinstance(one, OptionConfig) for one in value.values()):
+            for name, one in value.items():
+                yield from _given(one, f"{key}.{name}.") if is_dataclass(one) else ()
+        elif value != default_of(f):
+            yield key, f
+
+
+def default_of(f: Field[Any]) -> Any:
+    """A field's default; None where it must be given."""
+    if not has_default(f):
+        return None
+    return f.default_factory() if callable(f.default_factory) else f.default
+
+
+def _condition(text: str, section: str) -> tuple[str, bool, str]:
+    name, _, example = text.partition("=")
+    return _absolute(name, section), example.startswith("="), example.lstrip("=")
+
+
+def _absolute(name: str, section: str) -> str:
+    return name if "." in name or not section else f"{section}.{name}"
+
+
+def _value(config: Any, key: str) -> Any:
+    for part in key.split("."):
+        config = config.get(part) if isinstance(config, Mapping) else getattr(config, part, None)
+    return config
+
+
+def _is_given(config: Any, key: str) -> bool:
+    section, _, name = key.rpartition(".")
+    holder = _value(config, section) if section else config
+    found = [f for f in fields(holder) if f.name == name] if is_dataclass(holder) else []
+    return bool(found) and getattr(holder, name) != default_of(found[0])

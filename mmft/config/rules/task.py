@@ -1,0 +1,228 @@
+"""Rules about `task`: its labels, weights and losses, the modalities and rows that it needs, and tasks at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmft.config.quoted import list_of
+from mmft.config.rules.base import BATCHES, lone_modality, rule, smallest_batch
+from mmft.config.schema import TrainConfig
+from mmft.config.schema.data import names_of
+from mmft.config.validate import MUST
+from mmft.config.wording import did_you_mean, listed, show
+
+# ---------------------------------------------------------------- labels and their weights
+
+
+@rule("data.columns.label", "task")
+def _label_is_given(c: TrainConfig) -> str | None:
+    if c.data.columns.label is not None or c.task.needs_both:
+        return None
+    column = f"[{','.join(c.task.parts)}]" if c.task.parts else "COLUMN"
+    return f"{MUST} to train. Type data.columns.label={column}"
+
+
+@rule("data.columns.label", "task")
+def _label_columns_fit(c: TrainConfig) -> str | None:
+    if not isinstance(c.data.columns.label, list) or c.task.several_columns:
+        return None
+    return f"a list is for a task with several targets; task={c.task.type} has one. Type data.columns.label=COLUMN"
+
+
+@rule("task.labels")
+def _labels_differ(c: TrainConfig) -> str | None:
+    labels = getattr(c.task, "labels", None)
+    if labels is None or (len(labels) > 1 and len(set(labels)) == len(labels)):
+        return None
+    return f"{show(labels)}: at least two names, each once"
+
+
+@rule("task.labels", "data.columns.label")
+def _columns_are_the_labels(c: TrainConfig) -> str | None:
+    if getattr(c.task, "labels", None) is None or not isinstance(c.data.columns.label, list):
+        return None
+    return "changes nothing, because the columns of data.columns.label are the labels, in that order. Leave it out"
+
+
+@rule("task.unknown", "data.columns.label")
+def _a_label_can_be_unknown(c: TrainConfig) -> str | None:
+    if getattr(c.task, "unknown", "bad") == "bad" or not isinstance(c.data.columns.label, list):
+        return None
+    return "changes nothing: every column of data.columns.label is a label. Leave it out"
+
+
+@rule("task.vocabulary")
+def _answers_differ(c: TrainConfig) -> str | None:
+    names = getattr(c.task, "vocabulary", None)
+    if names is None or (len(names) > 1 and len(set(names)) == len(names) and all(map(str.strip, names))):
+        return None
+    return f"{show(names)}: at least two answers, each once, none of them empty"
+
+
+@rule("task.separator")
+def _separator_is_there(c: TrainConfig) -> str | None:
+    return "is empty. Type task.separator='|'" if getattr(c.task, "separator", "|") == "" else None
+
+
+@rule("task.class_weights", "task.labels")
+def _class_weights_match_labels(c: TrainConfig) -> str | None:
+    return _weights_match(getattr(c.task, "class_weights", None), getattr(c.task, "labels", None))
+
+
+@rule("task.pos_weight", "task.labels", "data.columns.label")
+def _pos_weights_match_labels(c: TrainConfig) -> str | None:
+    columns = c.data.columns.label if isinstance(c.data.columns.label, list) else None
+    return _weights_match(getattr(c.task, "pos_weight", None), getattr(c.task, "labels", None) or columns)
+
+
+def _weights_match(weights: str | list[float] | None, labels: list[str] | None) -> str | None:
+    if not isinstance(weights, list):
+        return None
+    if labels is None:
+        return "a list needs to know the labels' order. Type task.labels=[a,b,...]"
+    if len(weights) != len(labels):
+        return f"{len(weights)} numbers for {len(labels)} labels ({listed(labels)})"
+    if min(weights, default=0) < 0 or not any(weights):
+        return f"{show(weights)}: each must be at least 0, and one of them above 0"
+    return None
+
+
+# ---------------------------------------------------------------- losses
+
+
+@rule("task.label_smoothing", "task.loss")
+def _smoothing_has_its_loss(c: TrainConfig) -> str | None:
+    loss = getattr(c.task, "loss", "")
+    if loss not in ("focal", "asymmetric") or not getattr(c.task, "label_smoothing", 0):
+        return None  # these go by how right a row is already, which a smoothed target never is
+    return f"does not go with task.loss={loss}, which weighs rows by how right they are. Choose one"
+
+
+@rule("task.pos_weight", "task.loss")
+def _positives_are_weighed_once(c: TrainConfig) -> str | None:
+    if getattr(c.task, "pos_weight", "none") == "none" or getattr(c.task, "loss", "") != "asymmetric":
+        return None
+    return "does not go with task.loss=asymmetric, which weighs present and absent labels itself. Choose one"
+
+
+@rule("task.threshold_metric", "task.labels")
+def _threshold_is_of_two(c: TrainConfig) -> str | None:
+    labels = getattr(c.task, "labels", None)
+    if getattr(c.task, "threshold_metric", None) is None or labels is None or len(labels) == 2:
+        return None
+    return f"needs two classes, and task.labels has {len(labels)}. Leave it out"
+
+
+# ---------------------------------------------------------------- both modalities, pairs of rows
+
+
+@rule("data.columns", "task")
+def _both_modalities_are_there(c: TrainConfig) -> str | None:
+    missing = lone_modality(c)
+    if missing is None or not c.task.needs_both:
+        return None
+    return f"{MUST}: task={c.task.type} pairs images with texts. Type data.columns.{missing}=COLUMN"
+
+
+@rule("trainer.strategy", "task")
+def _task_can_be_sharded(c: TrainConfig) -> str | None:
+    # Steps of these tasks do without the model's `forward`, around which sharded weights are put together.
+    if c.trainer.strategy != "fsdp" or not c.task.needs_both:
+        return None
+    return f"fsdp does not go with task={c.task.type} yet. Type trainer.strategy=ddp"
+
+
+@rule("modality_report", "task", "data.columns.label")
+def _report_has_labels(c: TrainConfig) -> str | None:
+    if not c.modality_report or not c.task.needs_both or c.data.columns.label is not None:
+        return None
+    if c.task.pairwise:
+        return f"true needs labels to measure the embeddings of task={c.task.type} on. Type data.columns.label=COLUMN"
+    return "true says nothing without labels: each text is there once where it matches, once where not. Leave it out"
+
+
+@rule("task.templates", "data.columns.label")
+def _prompts_have_labels(c: TrainConfig) -> str | None:
+    if getattr(c.task, "templates", None) is None or c.data.columns.label is not None:
+        return None
+    return "changes nothing, because there are no labels. Type data.columns.label=COLUMN, or leave it out"
+
+
+@rule("data.batch_size", "task", *BATCHES)
+def _rows_can_be_compared(c: TrainConfig) -> str | None:
+    if not c.task.pairwise or smallest_batch(c) > 1:
+        return None
+    return f"task={c.task.type} compares rows of a batch, and a batch of one row has no other. Type data.batch_size=32"
+
+
+@rule("task.compared_rows", "task.loss", "data.batch_size")
+def _compared_rows_are_read(c: TrainConfig) -> str | None:
+    task: Any = c.task
+    if task.loss == "sigmoid" or task.compared_rows == c.data.batch_size:
+        return None
+    return f"changes nothing, because task.loss={task.loss}. Type task.loss=sigmoid, or leave it out"
+
+
+@rule("task.candidates", *BATCHES)
+def _candidates_are_there(c: TrainConfig) -> str | None:
+    if not getattr(c.task, "candidates", 0) or smallest_batch(c) > 1:
+        return None
+    return "they are texts of other rows of the batch, and a batch of one row has none. Type data.batch_size=32"
+
+
+@rule("task.candidates", "data.columns.label")
+def _something_does_not_match(c: TrainConfig) -> str | None:
+    if getattr(c.task, "candidates", 1) or c.data.columns.label is not None:
+        return None
+    return (
+        "0: without labels every row is a pair that matches, and nothing is learned. "
+        "Type task.candidates=7, or data.columns.label=COLUMN"
+    )
+
+
+# ---------------------------------------------------------------- several tasks at once
+
+_TAKEN = frozenset({"loss", "train", "val", "test"})
+
+
+@rule("task.tasks")
+def _there_are_several(c: TrainConfig) -> str | None:
+    for name, part in c.task.parts.items():
+        if part.parts or part.needs_both:
+            return f"task={part.type} ({name}) cannot be one of several tasks. Leave it out"
+    if len(c.task.parts) < 2:
+        name, part = next(iter(c.task.parts.items()))
+        return f"there is one task. Type task={part.type} data.columns.label={name}"
+    return None
+
+
+@rule("task.tasks")
+def _names_of_tasks_are_free(c: TrainConfig) -> str | None:
+    for name in c.task.parts:
+        if taken := [word for word in name.split("/") if word in _TAKEN]:
+            return (
+                f"{name}: no task can be called {taken[0]}, because metrics are named by it already, such as val/loss. "
+                "Give the column of labels another name"
+            )
+    return None
+
+
+@rule("data.columns.label", "task.tasks")
+def _label_columns_are_the_tasks(c: TrainConfig) -> str | None:
+    given = c.data.columns.label
+    if given is None or set(names_of(given)) == set(c.task.parts):
+        return None
+    right = f"data.columns.label={list_of(c.task.parts)}"
+    typed = f'"{right}"' if "'" in right else right
+    return f"{show(given)}: task.tasks has the columns {listed(c.task.parts)}. Type {typed}"
+
+
+@rule("task.loss_weights", "task.tasks")
+def _loss_weights_are_of_tasks(c: TrainConfig) -> str | None:
+    weights: dict[str, float] = getattr(c.task, "loss_weights", None) or {}
+    for name, weight in weights.items():
+        if name not in c.task.parts:
+            return f"{name} is no task.{did_you_mean(name, c.task.parts)} There are: {listed(c.task.parts)}"
+        if weight <= 0:
+            return f"{name}: {show(weight)} is not above 0. To leave a task out, leave it out of task.tasks"
+    return None

@@ -1,0 +1,140 @@
+"""Rules about `optim`, `schedule`, `trainer`, `checkpoint`, `callbacks` and `logger`: how training runs."""
+
+from __future__ import annotations
+
+import re
+from importlib.util import find_spec
+
+from mmft.config.rules.base import SPLITS, no_val, rule
+from mmft.config.schema import TrainConfig
+from mmft.config.schema.logger import TensorBoardConfig
+from mmft.config.wording import listed, show
+from mmft.ranks import started
+
+_OF_BITSANDBYTES = ("adamw_8bit", "paged_adamw", "paged_adamw_8bit")
+
+
+@rule("optim", "trainer.strategy", "trainer.precision")
+def _bitsandbytes_updates_whole_float32_weights(c: TrainConfig) -> str | None:
+    if c.optim.type not in _OF_BITSANDBYTES:
+        return None
+    if c.trainer.strategy == "fsdp":
+        return f"{c.optim.type} cannot update the shards of weights that fsdp keeps. Type optim=adamw, or trainer=ddp"
+    if c.trainer.precision == "64-true":
+        return (
+            f"{c.optim.type} keeps its moments in 32 bit or 8, which does not go with trainer.precision=64-true. "
+            "Type optim=adamw, or trainer.precision=32-true"
+        )
+    return None
+
+
+@rule("schedule.warmup", "trainer.max_steps")
+def _warmup_fits(c: TrainConfig) -> str | None:
+    warmup, steps = c.schedule.warmup, c.trainer.max_steps
+    if warmup < 1:
+        return None
+    if warmup != int(warmup):
+        return f"{warmup} is neither a share below 1 nor a whole number of optimizer steps. Type {int(warmup)} or 0.1"
+    if steps is not None and warmup >= steps:
+        return f"{warmup} steps of warm-up, but trainer.max_steps={steps}: the full rate would never be reached"
+    return None
+
+
+@rule("trainer.strategy", "trainer.devices", "trainer.precision")
+def _fsdp_has_shards(c: TrainConfig) -> str | None:
+    if c.trainer.strategy != "fsdp":
+        return None
+    if c.trainer.devices == 1 and started().world == 1:
+        return "fsdp shards the model over devices, and there is one. Type trainer.devices=2, or trainer=auto"
+    if c.trainer.precision == "64-true":
+        return "fsdp does not go with trainer.precision=64-true. Type trainer.precision=32-true, or trainer=ddp"
+    return None
+
+
+@rule("trainer.max_time")
+def _max_time_is_a_time(c: TrainConfig) -> str | None:
+    given = c.trainer.max_time
+    if given is None or re.fullmatch(r"(\d+:)?\d+:[0-5]?\d:[0-5]?\d", given):
+        return None
+    return f"{show(given)} is no time; type HH:MM:SS or DD:HH:MM:SS, for example trainer.max_time=01:30:00"
+
+
+@rule("trainer.val_every_epochs", "trainer.max_epochs")
+def _there_is_a_validation(c: TrainConfig) -> str | None:
+    every, epochs = c.trainer.val_every_epochs, c.trainer.max_epochs
+    if every <= epochs:
+        return None
+    return f"{every} is more than trainer.max_epochs={epochs}: there would be no validation. Type {epochs} or less"
+
+
+@rule("callbacks.gradient_accumulation.schedule", "data.micro_batch_size", "trainer.max_epochs")
+def _batch_schedule_is_whole(c: TrainConfig) -> str | None:
+    schedule, micro = c.callbacks.gradient_accumulation.schedule, c.data.micro_batch_size
+    if schedule is None:
+        return None
+    if 0 not in schedule:
+        return f"says nothing of epoch 0. Type {{0:{c.data.batch_size},...}}"
+    epochs, last = sorted(schedule), c.trainer.max_epochs - 1
+    if epochs[0] < 0 or epochs[-1] > last:
+        return f"epochs {listed(e for e in epochs if not 0 <= e <= last)} do not happen; epochs are 0 to {last}"
+    least = min(schedule.values())
+    if least < 1:
+        return f"{show(schedule)}: every batch size is at least 1"
+    if micro is not None and micro > least:
+        return f"data.micro_batch_size={micro} is more than the batch of {least}, of which it is a part"
+    return None
+
+
+@rule("callbacks.ema.decay", "trainer.strategy")
+def _average_is_of_whole_weights(c: TrainConfig) -> str | None:
+    if c.callbacks.ema.decay is None or c.trainer.strategy != "fsdp":
+        return None
+    return "needs whole weights, and trainer=fsdp keeps shards. Type trainer=ddp, or callbacks.ema.decay=null"
+
+
+@rule("callbacks.profile.steps", "callbacks.profile.after", "trainer.max_steps")
+def _profiled_steps_happen(c: TrainConfig) -> str | None:
+    profile, steps = c.callbacks.profile, c.trainer.max_steps
+    if profile.steps is None or steps is None or profile.after + profile.steps <= steps:
+        return None
+    return (
+        f"{profile.steps} after callbacks.profile.after={profile.after} are more than trainer.max_steps={steps}. "
+        f"Type trainer.max_steps={profile.after + profile.steps}"
+    )
+
+
+@rule("checkpoint.keep", "checkpoint.use")
+def _soup_has_ingredients(c: TrainConfig) -> str | None:
+    if not c.checkpoint.use.startswith("soup") or c.checkpoint.keep > 1:
+        return None
+    return f"{c.checkpoint.use} is the mean of at least 2 checkpoints. Type checkpoint.keep=3"
+
+
+@rule("checkpoint.use", "trainer.max_epochs", "trainer.val_every_epochs", *SPLITS)
+def _soup_has_validations(c: TrainConfig) -> str | None:
+    if not c.checkpoint.use.startswith("soup"):
+        return None
+    if why := no_val(c):
+        return f"{c.checkpoint.use} needs validation rows, but {why}"
+    epochs, every = c.trainer.max_epochs, c.trainer.val_every_epochs
+    if epochs // every != 1:
+        return None
+    return (
+        f"{c.checkpoint.use} is the mean of several validated checkpoints, and there is one in trainer.max_epochs="
+        f"{epochs}. Type trainer.max_epochs={2 * every}, or checkpoint.use=best"
+    )
+
+
+@rule("logger")
+def _tensorboard_is_installed(c: TrainConfig) -> str | None:
+    if not isinstance(c.logger, TensorBoardConfig) or find_spec("tensorboard") is not None:
+        return None
+    return "tensorboard is not installed. Type: pip install tensorboard"
+
+
+@rule("logger.project")
+def _wandb_project_is_a_name(c: TrainConfig) -> str | None:
+    project = getattr(c.logger, "project", None)
+    if project is None or (project.strip() and not set(project) & set("/\\#?%:")):
+        return None
+    return f"{show(project)} is no name of a wandb project: none of / \\ # ? % : may be in it"
