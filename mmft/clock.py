@@ -26,11 +26,19 @@ class Spent(NamedTuple):
 _LOADED = time.perf_counter()
 _imports = Spent(0.0, 0.0)
 _depth = 0
+_jobs = 0
 
 
 def since_start() -> Spent:
     """Time since this process started."""
     return Spent(_wall_since_start(), time.process_time())
+
+
+def job_start() -> Spent:
+    """When this job began: with the process, unless it has run another job before (a sweep)."""
+    global _jobs
+    _jobs += 1
+    return Spent(0.0, 0.0) if _jobs == 1 else since_start()
 
 
 @contextmanager

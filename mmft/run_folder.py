@@ -85,6 +85,10 @@ class RunFolder:
             write_text(self.path / "overrides.yaml", yaml.safe_dump(typed, allow_unicode=True))
             self.update_summary(choices=choices)
 
+    def working_directory(self) -> Path:
+        """What relative paths of the config are relative to: where the run was first started."""
+        return Path(self.read_config()["working_directory"] if self.config.exists() else Path.cwd())
+
     def read_config(self) -> dict[str, Any]:
         """config.yaml as plain values.
 

@@ -6,15 +6,13 @@ from collections.abc import Collection
 
 import lightning.pytorch as pl
 
-from mmft import clock
+from mmft.build.run import Run
 from mmft.config import registry
 from mmft.config.schema.root import TrainConfig
 from mmft.config.schema.trainer import CheckpointConfig, EarlyStoppingConfig, EmaConfig
 from mmft.data.bad_rows import BadRows
 from mmft.data.datamodule import VisionLanguageData
 from mmft.errors import UserError
-from mmft.run_folder import RunFolder
-from mmft.signals import StopRequest
 from mmft.tasks.base import Task
 from mmft.tasks.metric_names import lower_is_better
 from mmft.training.callbacks.bad_rows import BadRowReport
@@ -72,17 +70,10 @@ def check_monitoring(config: TrainConfig, task: Task, splits: Collection[str]) -
 
 
 def build_callbacks(
-    config: TrainConfig,
-    folder: RunFolder,
-    data: VisionLanguageData,
-    task: Task,
-    plan: TuningPlan,
-    log: CsvLog,
-    bad: BadRows,
-    job: clock.Spent,
-    request: StopRequest,
+    run: Run, data: VisionLanguageData, task: Task, plan: TuningPlan, log: CsvLog, bad: BadRows
 ) -> list[pl.Callback]:
     """All callbacks, in the order in which Lightning calls them; `check_monitoring` has judged the config."""
+    config, folder = run.config, run.folder
     monitor, minimised = monitor_of(config.checkpoint, task)
     joins = start_steps(plan, data.plan)
     checkpointing = Checkpointing(
@@ -103,9 +94,9 @@ def build_callbacks(
         *([LoRA8bit(folder)] if {"lora_8bit", "lora_4bit"} & set(plan.methods.values()) else []),
         *_weight_averaging(config.callbacks.ema),
         *(registry.build(own) for own in (config.callbacks.extra or {}).values()),
-        RunSummary(folder, job),
+        RunSummary(folder, run.started),
         checkpointing,
-        StopOnSignal(checkpointing, request),
+        StopOnSignal(checkpointing, run.request),
         *pruning(folder.path, monitor, "val" in data.rows, folder.writes),
         *time_limit(config.trainer.max_time),
         *profiling(folder.path / "profile", config.callbacks.profile.steps, config.callbacks.profile.after),

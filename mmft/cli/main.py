@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -19,12 +19,9 @@ from mmft.launch.messages import report
 from mmft.signals import stop_signals
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from mmft.cli.flags import Flags
     from mmft.config.compose import Composed
     from mmft.config.filters import Filter
-    from mmft.launch.hydra_job import Session
 
 
 class Command(NamedTuple):
@@ -113,7 +110,10 @@ def _command(name: str, words: list[str]) -> int:
     if flags.multirun and name != "train":
         raise UserError(f"-m goes with mmft train, not with mmft {name}")
     if flags.cfg or flags.info or flags.hydra_help:
-        return _show(name, flags)
+        from mmft.cli.show import show
+
+        show(name, flags)
+        return ExitCode.DONE
     if name == "train":
         return _train(flags)
     if name == "runs":
@@ -131,22 +131,6 @@ def _composed(name: str, flags: Flags) -> Composed:
     if DEFAULT_EXPERIMENT in composed.lines and DEFAULT_EXPERIMENT not in composed.typed:
         print(f"Nothing typed names rows: {DEFAULT_EXPERIMENT}, the shipped sample.", file=sys.stderr)
     return composed
-
-
-def _show(name: str, flags: Flags) -> int:
-    """Prints the config or something about it instead of running."""
-    from mmft.config.compose import compose
-    from mmft.launch.hydra_job import Session
-
-    lines = compose(name, flags.overrides, flags.config_dirs, partial=True).lines
-    with Session(name, flags.config_dirs) as session:
-        if flags.hydra_help:
-            session.help()
-        elif flags.info:
-            session.info(flags.info, lines)
-        elif flags.cfg:
-            session.show(flags.cfg, lines, resolve=flags.resolve)
-    return ExitCode.DONE
 
 
 def _call(name: str, composed: Composed, *args: list[Filter]) -> int:
@@ -172,7 +156,6 @@ def _train(flags: Flags) -> int:
 def _lead(flags: Flags) -> int:
     """Everything that `mmft train` may be asked for."""
     from mmft.config.compose import compose
-    from mmft.launch.hydra_job import Session
     from mmft.launch.start import train_job
     from mmft.runs.naming import make_run_folder
 
@@ -185,25 +168,4 @@ def _lead(flags: Flags) -> int:
     composed = _composed("train", flags)
     if flags.multirun:
         return int(import_module("mmft.launch.sweep.sweep").sweep(composed, flags.config_dirs))
-    folder = make_run_folder(composed, sweep=False)
-    with Session("train", flags.config_dirs) as session:
-        return _run(session, composed, folder)
-
-
-def _run(session: Session, composed: Composed, folder: Path) -> int:
-    """One run, as a Hydra job; what it raises comes out as it was raised."""
-    from mmft.launch.start import train_job
-
-    codes: list[int] = []
-    errors: list[Exception] = []
-
-    def job(again: Callable[[], Composed], where: Path) -> None:
-        try:
-            codes.append(train_job(again(), where))
-        except Exception as error:
-            errors.append(error)
-
-    session.run(composed, folder, job)
-    if errors:
-        raise errors[0]
-    return codes[0]
+    return train_job(composed, make_run_folder(composed, sweep=False))

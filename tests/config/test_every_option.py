@@ -16,6 +16,7 @@ import torch
 import yaml
 from make_shapes import Shapes
 from must import must
+from omegaconf import OmegaConf
 from runs import Run
 
 from mmft import build, clock
@@ -145,9 +146,11 @@ def _build(config: TrainConfig, folder: RunFolder) -> None:
     assert [group["name"] for group in optimizer.param_groups] == [group.name for group in plan.groups]
     bad = BadRows(sum(data.rows.values()), config.data.max_bad_fraction, None)
     log = CsvLog(folder.metrics, keep_rows=None, writes=False)
-    spent, request = clock.Spent(0.0, 0.0), StopRequest()
-    callbacks = build.build_callbacks(config, folder, data, task, plan, log, bad, spent, request)
-    loggers = [log, build.build_logger(config.logger)]
+    logger = build.build_logger(config.logger)
+    composed = Composed("train", config, OmegaConf.create())
+    run = build.Run(composed, folder, Path.cwd(), clock.Spent(0.0, 0.0), StopRequest(), logger)
+    callbacks = build.build_callbacks(run, data, task, plan, log, bad)
+    loggers = [log, logger]
     trainer = build.build_trainer(config, folder, data, callbacks, loggers)
     assert trainer.max_epochs == data.plan.epochs
     assert all(callback in trainer.callbacks for callback in callbacks)

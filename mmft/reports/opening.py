@@ -1,0 +1,35 @@
+"""What a run says before it trains: where it runs, on how many rows, and what a user should know of them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from mmft.config.schema import TrainConfig
+from mmft.data.datamodule import VisionLanguageData
+from mmft.data.splits import Split, groups_of_earlier_splits
+from mmft.models.vision_language_model import VisionLanguageModel
+
+log = logging.getLogger(__name__)
+
+
+def announce(
+    config: TrainConfig, model: VisionLanguageModel, data: VisionLanguageData, splits: Mapping[str, Split]
+) -> None:
+    """Says what is going to happen, and what a user should know of the rows."""
+    log.info("accelerator %s, precision %s", config.trainer.accelerator, config.trainer.precision)
+    rows = "  ".join(f"{name} {count}" for name, count in data.rows.items())
+    log.info("rows: %s  optimizer steps: %d", rows, data.plan.total)
+    for split, cut in data.texts_cut.items():
+        if cut:
+            log.info("%d of %d texts of %s are cut by model.text_encoder.max_length", cut, data.rows[split], split)
+    if leaks := len(list(groups_of_earlier_splits(splits))):
+        log.warning("%d rows are of groups that an earlier split has rows of too; mmft check lists them", leaks)
+    for modality, tower in (("image", "image_encoder"), ("text", "text_encoder")):
+        if getattr(config.data.columns, modality) is None:
+            log.warning("data.columns.%s is null: the %s gets nothing and does not change", modality, tower)
+    normed = any(isinstance(module, _BatchNorm) and module.training for module in model.modules())
+    if config.data.micro_batch_size is not None and normed:
+        log.warning("BatchNorm is trained on micro-batches: here the result depends on data.micro_batch_size")
