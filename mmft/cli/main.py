@@ -21,7 +21,7 @@ from mmft.signals import stop_signals
 if TYPE_CHECKING:
     from mmft.cli.flags import Flags
     from mmft.config.compose import Composed
-    from mmft.config.filters import Filter
+    from mmft.runs.listing.filters import Filter
 
 
 class Command(NamedTuple):
@@ -117,7 +117,7 @@ def _command(name: str, words: list[str]) -> int:
     if name == "train":
         return _train(flags)
     if name == "runs":
-        from mmft.config.filters import compose_runs
+        from mmft.runs.listing.filters import compose_runs
 
         return _call(name, *compose_runs(flags.overrides, flags.config_dirs))
     return _call(name, _composed(name, flags))

@@ -86,8 +86,6 @@ class VisionLanguageModel(nn.Module):
 
     Attributes:
         auxiliary: what losses of training alone want computed; None: there are none, or training is over.
-        always_encodes: towers that run although no row has their modality, on the first row's place, for nothing and
-            with gradients of zeros: where weights are sharded, other ranks wait for it. See `Shards.agree`.
     """
 
     def __init__(self, image_encoder: ImageEncoder, text_encoder: TextEncoder, fusion: Fusion, head: nn.Module) -> None:
@@ -99,7 +97,6 @@ class VisionLanguageModel(nn.Module):
         self.missing_image = StandIn(image_encoder.widths, fusion.reads)
         self.missing_text = StandIn(text_encoder.widths, fusion.reads)
         self.auxiliary: Auxiliary | None = None
-        self.always_encodes: set[str] = set()
 
     def forward(self, batch: Batch) -> Outputs:
         """Images (B, 3, H, W) uint8 and texts (B, L) -> logits (B, C) and both pooled features."""
@@ -128,9 +125,6 @@ class VisionLanguageModel(nn.Module):
     def encode_image(self, batch: Batch, rows: Tensor | None, known: Encoded | None = None) -> Encoded:
         """Tokens (B, N, D) of the images; the stand-in where a row has none. `rows`: (R,) that have, None: all."""
         encoded, pixels = known, batch.pixel_values
-        if "image_encoder" in self.always_encodes and rows is not None and not len(rows):
-            size = self.image_encoder.image_size
-            rows, pixels = rows.new_zeros(1), batch.row.new_zeros(1, 3, size, size, dtype=torch.uint8)
         if known is None and pixels is not None and (rows is None or len(rows)):
             encoded = self.image_encoder(_only(pixels, rows))
         filled: Encoded = self.missing_image(encoded, batch.image_present, rows)
@@ -139,9 +133,6 @@ class VisionLanguageModel(nn.Module):
     def encode_text(self, batch: Batch, rows: Tensor | None, known: Encoded | None = None) -> Encoded:
         """Tokens (B, L, D) of the texts; the stand-in where a row has none. `rows`: (R,) that have, None: all."""
         encoded, ids, mask = known, batch.input_ids, batch.attention_mask
-        if "text_encoder" in self.always_encodes and rows is not None and not len(rows):
-            rows, ids = rows.new_zeros(1), batch.row.new_zeros(1, 8)
-            mask = torch.ones_like(ids, dtype=torch.bool)
         if known is None and ids is not None and mask is not None and (rows is None or len(rows)):
             encoded = self.text_encoder(_only(ids, rows), _only(mask, rows))
         filled: Encoded = self.missing_text(encoded, batch.text_present, rows)

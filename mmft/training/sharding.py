@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmft.batch import Batch
+from mmft.batch import Batch, Encoded
 from mmft.errors import UserError
 from mmft.models.layers import block_modules
 from mmft.models.vision_language_model import TOWERS, VisionLanguageModel
@@ -46,7 +47,8 @@ class Shards:
         _check(model)
         # About views among the outputs, such as a class token's features; nothing here is changed in place.
         warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor", UserWarning)
-        self.model = model
+        model.__class__ = _EncodingTogether  # as `fully_shard` does, too
+        self.model: Any = model
         self._whole = _skeleton(model)
         for tower in TOWERS:
             for block in block_modules(getattr(model, tower).backbone):
@@ -89,6 +91,34 @@ class Shards:
         """Lets go of the whole model's weights."""
         state = self._whole.state_dict()
         self._whole.load_state_dict({name: value.to("meta") for name, value in state.items()}, assign=True)
+
+
+class _EncodingTogether(VisionLanguageModel):
+    """Runs the encoders that other ranks wait for although no row here has their modality.
+
+    They then run on one row of zeros in the first row's place, for nothing and with gradients of zeros.
+
+    Attributes:
+        always_encodes: these encoders; see `Shards.agree`.
+    """
+
+    always_encodes: Set[str] = frozenset()
+
+    def encode_image(self, batch: Batch, rows: Tensor | None, known: Encoded | None = None) -> Encoded:
+        """As the model's own; tokens (B, N, D)."""
+        if "image_encoder" in self.always_encodes and rows is not None and not len(rows):
+            size = self.image_encoder.image_size
+            batch = replace(batch, pixel_values=batch.row.new_zeros(1, 3, size, size, dtype=torch.uint8))
+            rows = rows.new_zeros(1)
+        return super().encode_image(batch, rows, known)
+
+    def encode_text(self, batch: Batch, rows: Tensor | None, known: Encoded | None = None) -> Encoded:
+        """As the model's own; tokens (B, L, D)."""
+        if "text_encoder" in self.always_encodes and rows is not None and not len(rows):
+            ids = batch.row.new_zeros(1, 8)
+            batch = replace(batch, input_ids=ids, attention_mask=torch.ones_like(ids, dtype=torch.bool))
+            rows = rows.new_zeros(1)
+        return super().encode_text(batch, rows, known)
 
 
 def full(value: Any) -> Any:

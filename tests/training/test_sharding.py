@@ -35,7 +35,7 @@ def config_of(overrides: list[str], *typed: str) -> TrainConfig:
 @pytest.mark.parametrize(
     ("typed", "said"),
     [
-        (["trainer.devices=1"], r"trainer.strategy: fsdp parts the model .*Type trainer.devices=2, or trainer=auto"),
+        (["trainer.devices=1"], r"trainer.strategy: fsdp shards the model .*Type trainer.devices=2, or trainer=auto"),
         (["trainer.devices=2", "trainer.precision=64-true"], r"Type trainer.precision=32-true, or trainer=ddp"),
     ],
 )

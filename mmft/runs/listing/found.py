@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from mmft.config.filters import Filter
+from mmft.runs.listing.filters import Filter
 from mmft.errors import UserError
 from mmft.tasks.metric_names import lower_is_better
 from mmft.run_folder import RunFolder, all_runs, find_run, newest_unfinished

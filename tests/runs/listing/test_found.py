@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mmft.config.filters import Filter
+from mmft.runs.listing.filters import Filter
 from mmft.errors import UserError
 from mmft.runs.listing.found import MISSING, FoundRun, find_runs, sort_runs
 from mmft.run_folder import RunFolder

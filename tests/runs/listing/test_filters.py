@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mmft.config.filters import Filter, compose_runs
+from mmft.runs.listing.filters import Filter, compose_runs
 from mmft.errors import UserError
 
 
