@@ -1,6 +1,7 @@
 """The shape of the code: which way imports go, who builds, how long things are. Read by `ast`, nothing is imported.
 
-cli -> launch -> commands -> runs -> reports -> build -> training -> data -> {tasks, tuning} -> models -> config -> ground
+cli -> launch -> commands -> runs -> reports -> build -> training -> data -> {tasks, tuning} -> models -> config -> what
+lies in mmft/ itself
 """
 
 from __future__ import annotations
@@ -87,8 +88,15 @@ def imported(path: Path) -> Iterator[tuple[str, int]]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}:{node.lineno}: a relative import"
             # `from mmft import clock` imports mmft.clock, `from mmft.batch import Batch` mmft.batch
-            names = [f"mmft.{alias.name}" for alias in node.names] if node.module == "mmft" else [str(node.module)]
-            yield from ((name, node.lineno) for name in names)
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                yield (inner if node.module == "mmft" or is_module(inner) else str(node.module)), node.lineno
+
+
+@cache
+def is_module(name: str) -> bool:
+    """Whether there is a file of this name in mmft."""
+    return CHECKOUT.joinpath(*name.split(".")).with_suffix(".py").is_file()
 
 
 def module_name(path: Path) -> str:
