@@ -35,8 +35,8 @@ class Source:
 
     @property
     def config(self) -> dict[str, Any]:
-        """The folder's `config.json`."""
-        return _read_config(self.folder)
+        """The folder's `config.json`; empty where there is no folder."""
+        return {} if self.library == "own" else _read_config(self.folder)
 
     def content_hash(self) -> str:
         """SHA-256 over the weight files' names and bytes, in the order of their names."""

@@ -1,0 +1,222 @@
+"""The door: every example of docs/extend.md, as a file and as an installed package, in all that a run is used for."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterator
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from command import Mmft
+from runs import Run, TrainRun, killed_run, resumed, same_weights
+
+import mmft as package
+from mmft.cli.completion import candidates
+from mmft.cli.help import command_help
+from mmft.commands.predict import predict
+from mmft.config import plugins, registry
+from mmft.config.compose import compose
+from mmft.config.schema import COMMANDS
+from mmft.errors import UserError
+from mmft.runs.loaded_model import load
+
+TEXT = (Path(__file__).parents[1] / "docs" / "extend.md").read_text(encoding="utf-8")
+EXAMPLES = {
+    file: (typed.split(), code)
+    for file, typed, code in re.findall(r"<!-- tested: (\S+) (.*?) -->\n```python\n(.*?)```", TEXT, re.DOTALL)
+}
+FUSION = EXAMPLES["my_fusion.py"][0]
+
+
+@pytest.fixture(autouse=True)
+def _registry_restored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What a test imports is forgotten afterwards, and code is allowed only where a test says so."""
+    monkeypatch.setattr(registry, "_OPTIONS", {group: dict(named) for group, named in registry._OPTIONS.items()})
+    monkeypatch.setattr(plugins, "_imported", {})
+    monkeypatch.setattr(plugins, "_allowed", False)
+    yield
+    for file in EXAMPLES:
+        sys.modules.pop(file.removesuffix(".py"), None)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The working directory, in which every example is a file."""
+    for file, (_, code) in EXAMPLES.items():
+        (tmp_path / file).write_text(code)
+    os.chdir(tmp_path)
+    return tmp_path
+
+
+def typed(file: str) -> list[str]:
+    """What one types to train with an example."""
+    overrides = EXAMPLES[file][0]
+    own = any(one.startswith("model/image_encoder=") for one in overrides)
+    return [f"plugins=[./{file}]", *overrides, *(["optim.lr=null"] if own else [])]
+
+
+def test_there_is_one_of_each_kind_and_all_are_short() -> None:
+    assert len(EXAMPLES) == 9
+    assert max(code.count("\n") for _, code in EXAMPLES.values()) <= 30
+
+
+@pytest.mark.parametrize("file", EXAMPLES)
+def test_example(file: str, folder: Path, train_run: TrainRun, shapes: Any) -> None:
+    """Trains, predicts, and is loaded again."""
+    plugins.allow_code()
+    run = train_run(*typed(file))
+    assert run.summary["status"] == "completed"
+    out = folder / "predictions.csv"
+    assert predict(compose("predict", [f"run={run.path}", f"data.path={shapes.rows}", f"out={out}"])) == 0
+    frame = pd.read_csv(shapes.rows)
+    found = load(run.path).predict(frame[["image", "text"]], root=shapes.folder)
+    assert found["prediction"].tolist() == pd.read_csv(out)["prediction"].tolist()
+    written = {"my_callback.py": "heartbeat", "my_logger.py": "lines.txt"}.get(file)
+    assert written is None or (run.path / written).read_text()
+
+
+def test_a_killed_run_resumes_bit_for_bit(folder: Path, train_run: TrainRun, shapes_overrides: list[str]) -> None:
+    plugins.allow_code()
+    overrides = [*shapes_overrides, *typed("my_fusion.py")]
+    whole = train_run(*typed("my_fusion.py"))
+    killed_run(overrides, folder / "killed", step=3, moment="after")
+    assert same_weights(resumed(overrides, folder / "killed"), whole)
+
+
+def test_without_leave_nothing_is_imported(folder: Path, shapes_overrides: list[str]) -> None:
+    (folder / "my_fusion.py").write_text("from pathlib import Path\nPath('touched').touch()\n")
+    with pytest.raises(UserError, match="needs --allow-code on the command line"):
+        compose("train", [*shapes_overrides, *typed("my_fusion.py")])
+    own = folder / "own" / "experiment"
+    own.mkdir(parents=True)
+    (own / "mine.yaml").write_text("# @package _global_\nplugins: [./my_fusion.py]\n")
+    with pytest.raises(UserError, match="needs --allow-code on the command line"):
+        compose("train", [*shapes_overrides, "experiment=mine"], [folder / "own"])
+    assert not (folder / "touched").exists()
+
+
+def test_an_experiment_may_name_plugins(folder: Path, shapes_overrides: list[str]) -> None:
+    plugins.allow_code()
+    own = folder / "own" / "experiment"
+    own.mkdir(parents=True)
+    text = "# @package _global_\ndefaults: [{override /model/fusion: summed}, _self_]\nplugins: [./my_fusion.py]\n"
+    (own / "mine.yaml").write_text(text)
+    composed = compose("train", [*shapes_overrides, "experiment=mine"], [folder / "own"])
+    assert composed.config.model.fusion.type == "summed"
+    assert composed.config.plugins == ["./my_fusion.py"]
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("gone.py", "there is no file"),
+        ("no_such_module", "ModuleNotFoundError: No module named 'no_such_module'"),
+        ("my_fusion", r"type plugins=\[./my_fusion.py\]"),
+        ("broken.py", "broken.py cannot be imported: ZeroDivisionError"),
+    ],
+)
+def test_what_cannot_be_imported(name: str, said: str, folder: Path, shapes_overrides: list[str]) -> None:
+    plugins.allow_code()
+    (folder / "broken.py").write_text("1 / 0\n")
+    with pytest.raises(UserError, match=said):
+        compose("train", [*shapes_overrides, f"plugins=[{name}]"])
+
+
+def test_keys_are_judged_shown_and_completed(folder: Path, shapes_overrides: list[str]) -> None:
+    plugins.allow_code()
+    assert folder == Path.cwd()
+    with pytest.raises(UserError, match=r"no such key\. Did you mean model.fusion.width\?"):
+        compose("train", [*shapes_overrides, *typed("my_fusion.py"), "model.fusion.wdth=3"])
+    with pytest.raises(UserError, match="0 is out of bounds; allowed is a whole number, at least 1"):
+        compose("train", [*shapes_overrides, *typed("my_fusion.py"), "model.fusion.width=0"])
+    assert "summed" in command_help("train", "")
+    assert candidates("mmft train model/fusion=su", list(COMMANDS)) == ["model/fusion=summed"]
+
+
+def test_a_moved_run_is_loaded_by_its_own_copy(folder: Path, train_run: TrainRun) -> None:
+    plugins.allow_code()
+    run = train_run(*typed("my_fusion.py"))
+    answers = load(run.path).predict([{"image": None, "text": "mostly red"}])
+    (folder / "my_fusion.py").unlink()
+    sys.modules.pop("my_fusion")
+    plugins._imported.clear()
+    moved = run.path.rename(folder / "moved")
+    assert load(moved).predict([{"image": None, "text": "mostly red"}]) == answers
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_every_command_in_processes_of_their_own(folder: Path, mmft: Mmft, shapes: Any) -> None:
+    """A sweep of an own fusion side by side with an own task, then all that a run is used for."""
+    rows = [o for o in shapes.overrides if not o.startswith(("trainer.max_epochs", "name="))]
+    quick = ["data.limit=24", "trainer.max_epochs=1", "modality_report=false", "callbacks.progress=none"]
+    both = ["plugins=[./my_fusion.py,./my_task.py]", "model/fusion=summed", "task=poly"]
+    refused = mmft("train", *rows, *quick, *both, cwd=folder, check=False)
+    assert (refused.returncode, "--allow-code" in refused.stderr) == (2, True)
+    mmft(
+        "train",
+        "-m",
+        "--allow-code",
+        *rows,
+        *quick,
+        *both,
+        "model.fusion.width=8,16",
+        "hydra/launcher=joblib",
+        cwd=folder,
+    )
+    run = next(folder.glob("runs/train/*/0"))
+    for command in ("test", "predict", "embed", "explain", "export"):
+        more = {"predict": ["out=p.csv"], "embed": ["out=e.npz"], "explain": ["out=pages", "rows=[1]", "points=4"]}
+        done = mmft(command, f"run={run}", *more.get(command, []), cwd=folder, check=False)
+        assert (done.returncode, "--allow-code" in done.stderr) == (2, True), command
+        mmft(command, f"run={run}", *more.get(command, []), "--allow-code", cwd=folder)
+    assert len(pd.read_csv(folder / "p.csv")) == 240
+    mmft(
+        "train", "--allow-code", *rows, *quick, *both, "model.fusion.width=8", f"init={run}", "name=second", cwd=folder
+    )
+    ranks = ["trainer.devices=2", "trainer.accelerator=cpu", "name=two"]
+    mmft("train", "--allow-code", *rows, *quick, *both, *ranks, cwd=folder)
+    assert Run(next(folder.glob("runs/two/*"))).summary["status"] == "completed"
+
+
+class _Package:
+    name, version = "my-package", "1.0"
+
+
+def test_an_installed_package(folder: Path, monkeypatch: pytest.MonkeyPatch, train_run: TrainRun) -> None:
+    monkeypatch.syspath_prepend(folder)
+    point = EntryPoint("my_fusion", "my_fusion", plugins.GROUP)
+    broken = EntryPoint("broken", "no_such_module", plugins.GROUP)
+    for one in (point, broken):
+        vars(one)["dist"] = _Package()
+    monkeypatch.setattr(plugins, "entry_points", lambda group: [point, broken] if group == plugins.GROUP else [])
+    plugins.installed.cache_clear()
+    try:
+        found = plugins.installed()
+        assert [one.options for one in found] == [("model/fusion=summed",), ()]
+        assert "ModuleNotFoundError" in found[1].error
+        run = train_run(*FUSION)
+        assert load(run.path).saved.config.model.fusion.type == "summed"
+        del registry._OPTIONS["model/fusion"]["summed"]
+        monkeypatch.setattr(plugins, "entry_points", lambda **_: [])
+        plugins.installed.cache_clear()
+        with pytest.raises(UserError, match="model/fusion=summed is of the package my-package 1.0, which is not inst"):
+            load(run.path)
+    finally:
+        plugins.installed.cache_clear()
+
+
+def test_python_gives_leave_by_an_argument(folder: Path, train_run: TrainRun) -> None:
+    plugins.allow_code()
+    run = train_run(*typed("my_fusion.py"))
+    plugins._imported.clear()
+    plugins._allowed = False
+    with pytest.raises(UserError, match="allow_code=True"):
+        package.load(run.path)
+    assert folder == Path.cwd()
+    assert package.load(run.path, allow_code=True).labels
