@@ -48,11 +48,13 @@ def bert_of_minilms_size(out: Path, captions: Iterable[str]) -> Path:
     tokenizer.model_max_length = 512
     tokenizer.save_pretrained(out)
     torch.manual_seed(0)
-    sizes: dict[str, Any] = {
-        "hidden_size": 384,
-        "num_hidden_layers": 6,
-        "num_attention_heads": 12,
-        "intermediate_size": 1536,
-    }
-    hf.BertModel(hf.BertConfig(vocab_size=30522, pad_token_id=tokenizer.pad_token_id, **sizes)).save_pretrained(out)
+    config = hf.BertConfig(
+        vocab_size=30522,
+        hidden_size=384,
+        num_hidden_layers=6,
+        num_attention_heads=12,
+        intermediate_size=1536,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    hf.BertModel(config).save_pretrained(out)
     return out

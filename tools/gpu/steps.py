@@ -125,14 +125,14 @@ def _step(
 
 
 class Blocks:
-    """The same batch in blocks of steps; the first block does not count."""
+    """The same batch in blocks of steps; the first block does not count, and one more step ends the last one's time."""
 
     def __init__(self, setting: Setting, batch: Batch, steps: int) -> None:
         self.setting, self.batch, self.steps = setting, batch, steps
         self.seconds: list[float] = []
 
     def __len__(self) -> int:
-        return (BLOCKS + 1) * self.steps
+        return (BLOCKS + 1) * self.steps + 1
 
     def __iter__(self) -> Iterator[Batch]:
         for block in range(BLOCKS + 1):
@@ -142,6 +142,7 @@ class Blocks:
             for _ in range(self.steps):
                 yield self.batch
             self.seconds.append((_wait(self.setting) - began) / self.steps)
+        yield self.batch
 
 
 def _ours(setting: Setting, overrides: list[str], batch: Batch, steps: int) -> Cost:
