@@ -7,7 +7,8 @@
 Runs each section (`tools/gpu/*.py`) in a process of its own within a budget of seconds, so that one that fails, hangs
 or breaks the card's context costs the others nothing. Writes OUT/gpu.md and OUT/gpu.json, a row for each measurement,
 and OUT/errors.txt with what failed; ends with 1 if something did. `--encoders FOLDER` has `dinov2-small-timm` and
-`minilm-l6`; one that is not there is replaced by random weights of the same size. `--only NAME ...` runs some sections.
+`minilm-l6`; one that is not there is replaced by random weights of the same size, so that one alone can travel where
+both are too large. `--only NAME ...` runs some sections.
 """
 
 from __future__ import annotations
@@ -100,7 +101,7 @@ def measured(name: str, setting: Row, seconds: float, environment: dict[str, str
         command = [sys.executable, "-m", "gpu.section", name, json.dumps(setting | {"rows": str(file)})]
         with log.open("wb") as sink:
             process = subprocess.Popen(
-                command, cwd=setting["scratch"], env=environment, stdout=sink, stderr=sink, start_new_session=True
+                command, cwd=setting["scratch"], env=environment, stdout=sink, stderr=sink, process_group=0
             )
             try:
                 code = process.wait(seconds)

@@ -59,8 +59,7 @@ def _shipped(setting: Setting) -> None:
 def _typed(setting: Setting, precision: str) -> list[str]:
     batch = 16 if setting.smallest else 64
     length = ["data.limit=48", "trainer.max_epochs=2"] if setting.smallest else ["trainer.max_epochs=1"]
-    every = ["checkpoint.every_steps=2", "trainer.log_every_steps=1", f"trainer.precision={precision}"]
-    return setting.overrides(*length, *every, batch=batch)
+    return setting.overrides(*length, "trainer.log_every_steps=1", f"trainer.precision={precision}", batch=batch)
 
 
 def _resumed(setting: Setting, precision: str) -> None:
