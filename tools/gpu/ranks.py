@@ -70,3 +70,5 @@ def _rank(setting: Setting) -> None:
 
 if __name__ == "__main__":
     _rank(Setting(**json.loads(sys.argv[1])))
+    sys.stdout.flush()
+    os._exit(0)  # as mmft.launch.rank ends a rank: the interpreter would take seconds to take its store down
