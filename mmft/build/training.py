@@ -24,6 +24,7 @@ from mmft.ranks import started
 from mmft.run_folder import RunFolder
 from mmft.tasks.base import Task
 from mmft.training.checkpoint import FolderCheckpointIO
+from mmft.training.half_precision import LossScale, precision_plugin
 from mmft.training.loggers.base import RunLogger
 from mmft.training.module import FineTuning
 from mmft.training.objective import Objective
@@ -69,6 +70,7 @@ def build_module(config: TrainConfig, model: VisionLanguageModel, task: Task, pl
         config.trainer.log_every_steps,
         shards=config.trainer.strategy == "fsdp",
         modality_dropout=config.model.modality_dropout,
+        loss_scale=LossScale() if config.trainer.precision == "16-mixed" else None,
     )
 
 
@@ -94,19 +96,19 @@ def build_trainer(
 ) -> pl.Trainer:
     """Lightning's Trainer. Clipping and accumulation are the step's own, checkpoints our callback's."""
     settings, ranks = config.trainer, started()
+    device = "cuda" if settings.accelerator == "gpu" else "cpu"  # `choose_hardware` has replaced `auto`
     return pl.Trainer(
         accelerator=settings.accelerator,
         devices=ranks.local_world,
         num_nodes=ranks.nodes,
         strategy=_strategy(settings, ranks.world),
-        precision=settings.precision,  # type: ignore[arg-type] # `choose_hardware` has replaced `auto`
         max_epochs=data.plan.epochs,
         check_val_every_n_epoch=settings.val_every_epochs,
         limit_val_batches=None if "val" in data.rows else 0,
         reload_dataloaders_every_n_epochs=0 if data.plan.is_even else 1,
         logger=loggers,
         callbacks=callbacks,
-        plugins=[FolderCheckpointIO()],
+        plugins=[FolderCheckpointIO(), precision_plugin(settings.precision, device)],
         default_root_dir=folder.path,
         enable_checkpointing=False,
         enable_progress_bar=any(isinstance(c, pl.callbacks.ProgressBar) for c in callbacks),

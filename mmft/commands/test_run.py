@@ -26,6 +26,7 @@ from mmft.runs.given_run import data_of_run, is_own_table
 from mmft.runs.loaded_model import LoadedModel, load
 from mmft.training.callbacks.bad_rows import BadRowReport
 from mmft.training.evaluating import Evaluating
+from mmft.training.half_precision import precision_plugin
 
 log = logging.getLogger(__name__)
 
@@ -121,7 +122,7 @@ def _trainer(device: str, precision: str, bad: BadRows) -> pl.Trainer:
     return pl.Trainer(
         accelerator="gpu" if device == "cuda" else device,
         devices=1,
-        precision=precision,  # type: ignore[arg-type]
+        plugins=[precision_plugin(precision, device)],
         callbacks=[BadRowReport(bad)],
         logger=False,
         default_root_dir=Path.cwd(),

@@ -8,6 +8,7 @@ from typing import TypeVar
 import torch
 
 from mmft.batch import Batch, Fused, Outputs
+from mmft.models.precision import autocast
 from mmft.models.vision_language_model import VisionLanguageModel
 
 T = TypeVar("T")
@@ -31,7 +32,7 @@ def outputs_of(
         model: is moved to `device` and put in eval mode.
         batches: of a split.
         device: where it runs.
-        precision: `32-true`, `64-true` or `bf16-mixed`.
+        precision: `32-true`, `64-true`, `bf16-mixed` or `16-mixed`.
     """
     return _each(model, batches, device, precision, model.__call__)
 
@@ -57,6 +58,5 @@ def _each(
 
 def _computed(compute: Callable[[Batch], T], batch: Batch, precision: str) -> T:
     # The modes end with the batch: around a `yield` they would hold for the caller's code as well.
-    autocast = torch.autocast(batch.row.device.type, torch.bfloat16, enabled=precision == "bf16-mixed")
-    with torch.inference_mode(), autocast:
+    with torch.inference_mode(), autocast(batch.row.device, precision):
         return compute(batch)

@@ -214,7 +214,8 @@ class LoadedModel:
     def test_precision(self) -> str:
         """What `mmft test` evaluates in: the run's precision if the device has it in hardware, else float32."""
         precision = self.saved.config.trainer.precision
-        return precision if precision != "bf16-mixed" or has_bf16(self.device) else full_precision(precision)
+        slow = {"bf16-mixed": not has_bf16(self.device), "16-mixed": self.device.type != "cuda"}
+        return full_precision(precision) if slow.get(precision) else precision
 
     def columns(self) -> list[str]:
         """Names of an answer's columns."""

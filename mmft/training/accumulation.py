@@ -47,7 +47,7 @@ def accumulate(
         micro_batch_size: rows computed at once; None: all.
         total_weight: (K,) float64 the weight of the whole logical batch over all ranks, for each term of the loss.
         loss_sums: rows -> (K,) the weighted sum of their losses, for each term.
-        weigh: (K,) the terms' means -> () the loss.
+        weigh: (K,) the terms' means -> () the loss, times a loss scale where there is one.
         backward: runs the backward pass of a loss.
         before_micro_batch: called with the micro-batch's index; seeds dropout.
         at_least: so many micro-batches are computed; those that the share does not have are one row of nothing with

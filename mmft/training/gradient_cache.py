@@ -35,6 +35,7 @@ def accumulate_pairs(
     total_weight: Tensor,
     model: VisionLanguageModel,
     objective: Objective,
+    weigh: Callable[[Tensor], Tensor],
     backward: Backward,
     before_micro_batch: Callable[[int], None],
 ) -> Tensor:
@@ -46,6 +47,8 @@ def accumulate_pairs(
         total_weight: (K,) float64 the weight of the whole logical batch over all ranks, for each term of the loss.
         model: in train mode.
         objective: the terms of the loss.
+        weigh: (K,) the terms' means -> () the loss, times a loss scale where there is one; what the micro-batches
+            get is the gradient of this, and so scaled already.
         backward: runs the backward pass of a loss.
         before_micro_batch: called with the micro-batch's index before each of its passes; seeds dropout.
 
@@ -60,7 +63,7 @@ def accumulate_pairs(
     everyone.requires_grad_()
     sums = objective.pairwise_sums(model.outputs(_taken_apart(model, everyone)), rows, own, batch)
     losses = sums / divisor_of(total_weight).to(sums)
-    backward(objective.weigh(losses))
+    backward(weigh(losses))
     assert everyone.grad is not None
     gradients = list(summed(everyone.grad)[own].split(micro_batch_size or max(1, len(batch))))
     if kept is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 
 from mmft.config.schema.trainer import TrainerConfig
@@ -28,6 +30,13 @@ def has_bf16(device: torch.device) -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
+def auto_precision(device: torch.device) -> Literal["32-true", "bf16-mixed", "16-mixed"]:
+    """What `trainer.precision=auto` stands for on the device."""
+    if has_bf16(device):
+        return "bf16-mixed"
+    return "16-mixed" if device.type == "cuda" else "32-true"
+
+
 def choose_hardware(config: TrainerConfig, ranks: int = 1) -> torch.device:
     """Replaces `auto` in `trainer` by what this machine has, so that config.yaml says what was used.
 
@@ -52,5 +61,5 @@ def choose_hardware(config: TrainerConfig, ranks: int = 1) -> torch.device:
     device = device_of(config.accelerator)
     config.accelerator = "gpu" if device.type == "cuda" else "cpu"
     if config.precision == "auto":
-        config.precision = "bf16-mixed" if has_bf16(device) else "32-true"
+        config.precision = auto_precision(device)
     return device

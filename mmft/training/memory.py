@@ -30,6 +30,7 @@ def peak_bytes(device: torch.device) -> int:
 def forget_peak(device: torch.device) -> None:
     """The peak is what is held now."""
     if device.type == "cuda":
+        torch.cuda.init()  # before it, torch resets nothing and raises
         torch.cuda.reset_peak_memory_stats(device)
         return
     try:

@@ -26,6 +26,7 @@ from mmft.training.agreement import Agreement
 from mmft.training.collectives import average_statistics, sum_gradients, summed
 from mmft.training.evaluating import Evaluating
 from mmft.training.gradient_cache import accumulate_pairs
+from mmft.training.half_precision import LossScale
 from mmft.training.hard_negatives import with_negatives
 from mmft.training.modality_dropout import drop_modalities
 from mmft.training.objective import Objective
@@ -49,6 +50,7 @@ class FineTuning(Evaluating):
         log_every_steps: a line to the loggers after every so many optimizer steps.
         shards: every rank keeps a part of the model (`trainer=fsdp`).
         modality_dropout: with this probability a row is trained on without its picture or its text.
+        loss_scale: of float16 gradients; None in other precisions.
 
     Attributes:
         micro_batch_size: rows computed at once; the `GradientAccumulation` callback sets it.
@@ -69,6 +71,7 @@ class FineTuning(Evaluating):
         log_every_steps: int,
         shards: bool = False,
         modality_dropout: float = 0.0,
+        loss_scale: LossScale | None = None,
     ) -> None:
         super().__init__(model, task)
         self.automatic_optimization = False
@@ -78,6 +81,7 @@ class FineTuning(Evaluating):
         self.seed = seed
         self.log_every_steps = log_every_steps
         self.modality_dropout = modality_dropout
+        self.loss_scale = loss_scale
         self._make_optimizer = make_optimizer
         self._to_be_sharded = shards
         self._shards: Shards | None = None
@@ -134,7 +138,7 @@ class FineTuning(Evaluating):
         self.check_finite()
         optimizer: Any = self.optimizers()
         losses, norm, wishes = self.update(batch, optimizer, self.global_step, self.manual_backward)
-        self._unchecked = torch.cat([torch.stack([self.objective.weigh(losses), norm.to(losses)]), wishes.to(losses)])
+        self._unchecked = torch.cat([torch.stack([self._checked(losses), norm.to(losses)]), wishes.to(losses)])
         self._log_step(losses, norm)
         self.step_seconds.append(time.perf_counter() - start)
 
@@ -160,10 +164,38 @@ class FineTuning(Evaluating):
         losses = self._backward(batch, step, self._weights, backward)
         if self._shards is None:  # or the backward pass has done it
             sum_gradients(self._trained)
-        norm = self._clip()
-        optimizer.step()
+        norm = self._step(optimizer)
         average_statistics(self.model)
         return losses, norm, told[len(weights) :]
+
+    def _step(self, optimizer: Any) -> Tensor:
+        """Unscales and clips the gradient of all ranks, and steps; gives the gradient's norm () before clipping.
+
+        A step whose scaled gradient overflowed is made without a gradient: it changes neither weights nor moments, and
+        counts as every other, for the schedule, `global_step` and the loggers. Its line has its loss, a norm that is
+        not finite, and the scale that was too large (`train/loss_scale`); `train/skipped_steps` counts them all.
+        """
+        scale = self.loss_scale
+        if scale is not None:
+            scale.unscale(self._trained)
+        norm = self._clip()
+        if scale is not None and not scale.update(norm):
+            optimizer.zero_grad()
+        optimizer.step()
+        return norm
+
+    def _weigh(self, means: Tensor) -> Tensor:
+        """(K,) the terms' means -> () what the backward pass starts from."""
+        loss = self.objective.weigh(means)
+        return loss if self.loss_scale is None else loss * self.loss_scale.value
+
+    def _checked(self, losses: Tensor) -> Tensor:
+        """() the loss that `check_finite` looks at: of this rank, which a norm that is not finite tells the others.
+
+        That norm is no error where it was scaled, so that there the loss itself is summed, on all ranks alike.
+        """
+        loss = self.objective.weigh(losses)
+        return summed(loss) if self.loss_scale is not None and self.loss_scale.overflowed else loss
 
     def _backward(self, batch: Batch, step: int, weights: Tensor, backward: Callable[[Tensor], None]) -> Tensor:
         """Adds this rank's part of the gradient; gives its part (K,) of the losses. `weights`: (K,) of all ranks."""
@@ -174,14 +206,14 @@ class FineTuning(Evaluating):
 
         if objective.pairwise:
             return accumulate_pairs(
-                batch, self.micro_batch_size, weights, self.model, objective, backward, before_micro_batch
+                batch, self.micro_batch_size, weights, self.model, objective, self._weigh, backward, before_micro_batch
             )
         return accumulate(
             batch,
             self.micro_batch_size,
             weights,
             lambda rows: objective.sums(*with_negatives(self.model, rows)),
-            objective.weigh,
+            self._weigh,
             backward,
             before_micro_batch,
             at_least=0 if self._shards is None else self._shards.agree(batch, self.micro_batch_size),
@@ -196,14 +228,14 @@ class FineTuning(Evaluating):
         """Looks at the last step's loss and gradient, before anything is saved and before the next step.
 
         Raises:
-            TrainingError: one of them is not finite.
+            TrainingError: one of them is not finite; a gradient under a loss scale may overflow.
         """
         values, self._unchecked = self._unchecked, None
         if values is None:
             return
         loss, norm, *wishes = values.tolist()
         self.agreement.settle(wishes)
-        if not (math.isfinite(loss) and math.isfinite(norm)):
+        if not (math.isfinite(loss) and (math.isfinite(norm) or self.loss_scale is not None)):
             raise TrainingError(
                 f"Optimizer step {self.global_step} has loss {loss} and gradient norm {norm}. The last checkpoint is "
                 "from before it. Try a lower optim.lr or optim.head_lr, a longer schedule.warmup, or "
@@ -221,6 +253,8 @@ class FineTuning(Evaluating):
                 told = {f"train/loss/{name}": mean for name, mean in zip(self.objective.terms, means, strict=True)}
             loss = float(self.objective.weigh(losses)) if known.any() else math.nan  # as val/loss: 0 would be perfect
             told |= {"train/loss": loss, "train/grad_norm": float(norm)}
+            if (scale := self.loss_scale) is not None:
+                told |= {"train/loss_scale": scale.used, "train/skipped_steps": float(scale.skipped_steps)}
             groups = self.trainer.optimizers[0].param_groups
             rates = {f"lr/{g['name'].removesuffix('/no_decay')}": float(g["lr"]) for g in groups}
             self._write({**told, **rates})
@@ -231,6 +265,8 @@ class FineTuning(Evaluating):
         kept = self.saved_names()
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in kept}
         checkpoint["results"] = self.results
+        if self.loss_scale is not None:
+            checkpoint["loss_scale"] = self.loss_scale.state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuses a checkpoint whose names are not exactly those that the run changes."""
@@ -238,6 +274,8 @@ class FineTuning(Evaluating):
         if difference:
             raise TrainingError(f"The checkpoint does not fit: {len(difference)} names differ, e.g. {min(difference)}.")
         self.results = checkpoint["results"]
+        if self.loss_scale is not None:
+            self.loss_scale.load_state(checkpoint["loss_scale"])
 
     def saved_names(self) -> set[str]:
         """Names of the state dict that a checkpoint holds."""

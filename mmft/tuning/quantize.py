@@ -62,6 +62,7 @@ def weight_bytes(module: nn.Module) -> tuple[int, int]:
 def _scales(layer: Any) -> list[Tensor]:
     state: Any = getattr(layer.weight, "quant_state", None)
     if state is None:
+        _beside_its_weight(layer)
         scale = layer.weight.SCB if layer.weight.SCB is not None else layer.state.SCB
         return [scale]
     nested = [state.state2.absmax, state.state2.code] if state.nested else []
@@ -77,6 +78,7 @@ def _int8(layer: nn.Linear) -> Any:
     new.weight = bnb.Int8Params(layer.weight.detach().clone(), requires_grad=False, has_fp16_weights=False)
     new.bias = layer.bias
     new.register_load_state_dict_pre_hook(_take_int8)
+    new.register_forward_pre_hook(_beside_its_weight)
     return new.to("cpu").train(layer.training)  # which quantizes
 
 
@@ -93,6 +95,18 @@ def _nf4(layer: nn.Linear) -> Any:
     new.support_avx512bf16_for_cpu = False
     new.register_load_state_dict_pre_hook(_take_nf4)
     return new
+
+
+def _beside_its_weight(layer: Any, *_: Any) -> None:
+    """Moves the scales to the weight's device.
+
+    `to` of a module around the layer moves the weight's numbers alone: torch assigns to `weight.data`, and the scales
+    that bitsandbytes moved go with the tensor that is thrown away (bitsandbytes #1769).
+    """
+    weight = layer.weight
+    for keeper in (weight, layer.state):
+        if keeper.SCB is not None and keeper.SCB.device != weight.device:
+            keeper.CB, keeper.SCB = weight.data, keeper.SCB.to(weight.device)
 
 
 def _take_int8(layer: Any, *_: Any) -> None:

@@ -159,6 +159,7 @@ def test_nothing_is_said_for_every_layer_and_batch(
 def test_what_test_evaluates_in(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     model = mmft.load(run.path)
     table = {("bf16-mixed", True): "bf16-mixed", ("bf16-mixed", False): "32-true", ("64-true", False): "64-true"}
+    table |= {("16-mixed", False): "32-true"}  # this is a CPU
     for (trained, hardware), expected in table.items():
         model.saved.config.trainer.precision = trained  # type: ignore[assignment]
         monkeypatch.setattr("mmft.runs.loaded_model.has_bf16", lambda _, has=hardware: has)

@@ -16,7 +16,6 @@ from mmft.batch import Batch
 from mmft.training.accumulation import seed_dropout
 from mmft.training.gradient_cache import accumulate_pairs
 from mmft.training.memory import forget_peak, held_bytes, peak_bytes
-from mmft.training.objective import Objective
 
 
 def repeated(batch: Batch, rows: int) -> Batch:
@@ -44,7 +43,8 @@ def main() -> None:
             int(micro) or None,
             case.task.normalisers(batch),
             model,
-            Objective(case.task),
+            case.objective,
+            case.objective.weigh,
             Tensor.backward,
             lambda index: seed_dropout(0, 0, 0, index),
         )

@@ -91,6 +91,7 @@ def cached(case: Any, micro: int | None, rank: int = 0, world: int = 1) -> dict[
         summed(case.objective.normalisers(share)),
         model,
         case.objective,
+        case.objective.weigh,
         Tensor.backward,
         lambda index: seed_dropout(0, 0, rank, index),
     )

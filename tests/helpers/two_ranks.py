@@ -40,6 +40,7 @@ from mmft.training.agreement import Agreement
 from mmft.training.calibrate import tune_on_validation
 from mmft.training.collectives import average_statistics, end_collectives, gathered, sum_gradients, summed
 from mmft.training.evaluating import Evaluating
+from mmft.training.half_precision import LossScale
 from mmft.training.rendezvous import join
 from mmft.training.sharding import Shards, full, like
 
@@ -266,6 +267,18 @@ def agreed() -> list[list[bool]]:
     return found
 
 
+def overflowed() -> list[float]:
+    """Of steps in float16 in which no rank's gradient overflows, then rank 1's: whether to step, and the next scale."""
+    scale, parameter = LossScale(), torch.nn.Parameter(torch.ones(3))
+    found = []
+    for last in (0, 1):
+        parameter.grad = torch.full((3,), torch.inf if distributed.get_rank() == last == 1 else scale.value)
+        sum_gradients([parameter])
+        scale.unscale([parameter])
+        found += [float(scale.update(parameter.grad.norm())), scale.value]
+    return found
+
+
 def statistics() -> list[float]:
     """The running mean of a BatchNorm that saw 0 on one rank and 2 on the other."""
     norm = torch.nn.BatchNorm1d(1, momentum=1.0)
@@ -318,6 +331,7 @@ def main() -> None:
         "several": evaluation_differences(several, of_several),
         "unused": unused(),
         "agreed": agreed(),
+        "overflowed": overflowed(),
         "statistics": statistics(),
         "gathered": gathered(distributed.get_rank()),
         "tuned": {"alone": tuned_alone, "together": tuned(case, distributed.get_rank(), 2)},

@@ -84,6 +84,10 @@ def test_a_wish_of_one_rank_is_taken_by_all_at_one_step_and_once(ranks: list[dic
     assert [found["agreed"] for found in ranks] == [[[False, False], [True, False], [False, False]]] * 2
 
 
+def test_an_overflow_of_one_rank_skips_the_step_of_all(ranks: list[dict[str, Any]]) -> None:
+    assert [found["overflowed"] for found in ranks] == [[1, 2.0**16, 0, 2.0**15]] * 2
+
+
 def test_trained_statistics_are_averaged(ranks: list[dict[str, Any]]) -> None:
     assert [found["statistics"] for found in ranks] == [[1.0], [1.0]]
 

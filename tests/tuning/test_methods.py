@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -15,7 +16,7 @@ from towers import Fit, features, hashes, learn
 import mmft
 from mmft import build
 from mmft.errors import UserError
-from mmft.tuning.quantize import dequantize
+from mmft.tuning.quantize import _beside_its_weight, dequantize
 
 IMAGES = ("timm_vit", "hf_dinov2", "timm_convnext", "timm_resnet")
 TEXTS = ("bert",)
@@ -120,6 +121,18 @@ def test_a_run_comes_back_and_merges(method: str, train_run: TrainRun, shapes: A
         assert one["score"] == pytest.approx(other["score"], abs=1e-5)
     again = train_run(f"init={run.path}", f"tune={method}", *more)  # on top of what was merged
     assert accuracy(again, shapes) == pytest.approx(again.summary["test"]["accuracy"])
+
+
+def test_scales_follow_a_weight_to_its_device() -> None:
+    """As after `model.to(...)` on a GPU; here the other device has no numbers."""
+    scales, elsewhere = torch.ones(3), torch.empty(3, 4, dtype=torch.int8, device="meta")
+    for moved in ("weight", "state"):
+        keepers = {name: SimpleNamespace(CB=None, SCB=None) for name in ("weight", "state")}
+        keepers[moved].CB = keepers[moved].SCB = scales
+        keepers["weight"].device, keepers["weight"].data = elsewhere.device, elsewhere
+        _beside_its_weight(SimpleNamespace(**keepers))
+        assert keepers[moved].CB is elsewhere
+        assert keepers[moved].SCB.device == elsewhere.device
 
 
 @pytest.mark.parametrize(("method", "share"), [("lora_8bit", 0.27), ("lora_4bit", 0.16)])

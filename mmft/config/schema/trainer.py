@@ -24,8 +24,10 @@ class TrainerConfig:
     states, which they lend each other layer by layer: slower, for models that do not fit otherwise."""
     rank_timeout: float = field(600.0, gt=0)
     """Seconds after which a rank that others wait for ends the run, which then names it."""
-    precision: Literal["auto", "32-true", "bf16-mixed", "64-true"] = "auto"
-    """`auto`: bf16-mixed where the processor or GPU has it in hardware, else 32-true."""
+    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed", "64-true"] = "auto"
+    """`auto`: bf16-mixed where the processor or GPU has it in hardware, else 16-mixed on a GPU, else 32-true. 16-mixed
+    scales the loss, and skips the optimizer steps whose gradient overflows (`train/loss_scale`, `train/skipped_steps`).
+    """
     gradient_checkpointing: bool = False
     """Keep no activations inside the encoders' blocks but compute them again in the backward pass: much less memory,
     about a third more time, the same result."""

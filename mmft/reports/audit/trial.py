@@ -14,6 +14,7 @@ from torch import Tensor
 from mmft.batch import Batch
 from mmft.data.datamodule import VisionLanguageData
 from mmft.errors import UserError
+from mmft.models.precision import autocast
 from mmft.training.hard_negatives import with_negatives
 from mmft.training.memory import forget_peak, held_bytes, peak_bytes, release_unused
 from mmft.training.module import FineTuning
@@ -63,7 +64,7 @@ def try_steps(module: FineTuning, batch: Batch, evaluated: Batch, device: torch.
         batch: a share of a logical batch; at least one row. Two micro-batches show the whole cost.
         evaluated: a batch of an evaluation.
         device: where training would run.
-        precision: `32-true`, `64-true` or `bf16-mixed`.
+        precision: `32-true`, `64-true`, `bf16-mixed` or `16-mixed`.
 
     Raises:
         UserError: the batch does not fit into memory, or its loss is not finite.
@@ -79,11 +80,11 @@ def try_steps(module: FineTuning, batch: Batch, evaluated: Batch, device: torch.
         batch = batch.to(device)
         for step in range(_STEPS):
             started = time.perf_counter()
-            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-mixed"):
+            with autocast(device, precision):
                 losses, _, _ = module.update(batch, optimizer, step, Tensor.backward)
             last = float(losses.sum())  # waits for a GPU
             seconds = time.perf_counter() - started
-        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-mixed"):
+        with torch.inference_mode(), autocast(device, precision):
             with_negatives(model.eval(), evaluated.to(device))
         trained = [p for p in model.parameters() if p.grad is not None]
         state = [value for kept in optimizer.state.values() for value in kept.values() if isinstance(value, Tensor)]
