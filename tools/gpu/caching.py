@@ -75,7 +75,7 @@ def _gradient(setting: Setting, typed: list[str]) -> None:
 def _of_one_graph(module: FineTuning, batch: Batch) -> dict[str, Tensor]:
     module.model.zero_grad()
     outputs = module.model(batch)
-    sums = module.objective.sums_over_pairs(outputs, batch, slice(None), batch)
+    sums = module.objective.pairwise_sums(outputs, batch, slice(None), batch)
     module.objective.weigh(sums / module.objective.normalisers(batch).to(sums)).backward()
     return _gradients(module)
 

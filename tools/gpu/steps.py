@@ -149,7 +149,7 @@ def _ours(setting: Setting, overrides: list[str], batch: Batch, steps: int) -> C
     """`mmft train` on that batch alone."""
     before = held_bytes(setting.place)
     blocks, peak = Blocks(setting, batch, steps), list[int]()
-    plain, finished = VisionLanguageData.train_dataloader, program.finish
+    plain, finished = VisionLanguageData.train_dataloader, vars(program)["finish"]
 
     def finish(*given: Any) -> Any:
         peak.append(peak_bytes(setting.place) - before)
@@ -157,12 +157,12 @@ def _ours(setting: Setting, overrides: list[str], batch: Batch, steps: int) -> C
 
     run = Path(setting.scratch) / f"steps_{time.monotonic_ns()}"
     VisionLanguageData.train_dataloader = lambda _: blocks  # type: ignore[method-assign, assignment, return-value]
-    program.finish = finish  # type: ignore[assignment]
+    vars(program)["finish"] = finish
     try:
         program.train(compose("train", [*overrides, "data.limit=64"]), run)
     finally:
         VisionLanguageData.train_dataloader = plain  # type: ignore[method-assign]
-        program.finish = finished
+        vars(program)["finish"] = finished
     with (run / "metrics.csv").open(newline="") as file:
         losses = {int(row["step"]): float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]}
     return Cost(statistics.median(blocks.seconds[1:]), peak[0], losses)
