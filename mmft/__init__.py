@@ -1,4 +1,4 @@
-"""mmft: fine-tunes a pretrained image encoder and a pretrained text encoder together on rows of pictures and text."""
+"""mmft: fine-tunes a pretrained image encoder and a pretrained text encoder together on rows of images and text."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
     table -> Row -> Sample -> Batch -> Outputs -> losses, metrics -> Trainer
 
-Legend: B batch (rows of one rank's share of one optimizer step), H W picture height and width,
+Legend: B batch (rows of one rank's share of one optimizer step), H W image height and width,
 L text tokens (padded up to a multiple of 8), N image tokens, D width, C classes.
 Every mask is True where there is something real.
 """
@@ -49,7 +49,7 @@ class Row:
 
 
 class Pair(NamedTuple):
-    """What makes a row's picture and text belong together: the target of a task over pairs, before it is encoded."""
+    """What makes a row's image and text belong together: the target of a task over pairs, before it is encoded."""
 
     image: str | bytes | None
     text: str | None
@@ -57,7 +57,7 @@ class Pair(NamedTuple):
     label: Any
 
     def identity(self) -> list[int]:
-        """(3,) what picture, text and group are known by: 63 bits that are the same for the same one; -1: none.
+        """(3,) what image, text and group are known by: 63 bits that are the same for the same one; -1: none.
 
         Rows of which one of the three is equal belong together.
         """
@@ -70,7 +70,7 @@ def _identity(part: str | bytes) -> int:
 
 
 class Candidate(NamedTuple):
-    """Another row's text, which may be given to a row's picture as one that does not belong to it."""
+    """Another row's text, which may be given to a row's image as one that does not belong to it."""
 
     row: int
     input_ids: Tensor  # (L,) int64, special tokens included
@@ -82,14 +82,14 @@ class Sample:
     """One example, decoded. A sample with `bad` set carries nothing else and takes no part in the loss."""
 
     row: int
-    pixel_values: Tensor | None = None  # (3, H, W) uint8; None: no picture
+    pixel_values: Tensor | None = None  # (3, H, W) uint8; None: no image
     input_ids: Tensor | None = None  # (L,) int64, special tokens included; None: no text
     target: Tensor | None = None  # as the task encodes it; () int64 for classification
     weight: float = 1.0
     identity: Tensor | None = None  # (3,) int64, see `Pair.identity`; None: nobody asks
     bad: BadRow | None = None
-    mixed_target: Tensor | None = None  # of the row that the picture is mixed with; None: it is not mixed
-    mixed_share: float = 0.0  # how much of the picture and of the target is that row's
+    mixed_target: Tensor | None = None  # of the row that the image is mixed with; None: it is not mixed
+    mixed_share: float = 0.0  # how much of the image and of the target is that row's
     candidates: tuple[Candidate, ...] | None = None  # None: none were asked for
 
 
@@ -111,12 +111,12 @@ class Candidates(NamedTuple):
 class Batch:
     """One rank's share of one optimizer step, or one evaluation batch; only rows that could be read.
 
-    `pixel_values` is None when no row of the batch has a picture, `input_ids` and `attention_mask` are when
+    `pixel_values` is None when no row of the batch has an image, `input_ids` and `attention_mask` are when
     none has a text, so that a modality that a table lacks costs and moves no encoder. Rows that could not be
     read are in `bad` and nowhere else.
     """
 
-    pixel_values: Tensor | None  # (B, 3, H, W) uint8; zeros where a picture is missing
+    pixel_values: Tensor | None  # (B, 3, H, W) uint8; zeros where an image is missing
     input_ids: Tensor | None  # (B, L) int64; the empty text's tokens where a text is missing
     attention_mask: Tensor | None  # (B, L) bool, True = real token
     image_present: Tensor  # (B,) bool
@@ -125,7 +125,7 @@ class Batch:
     weight: Tensor  # (B,) float32
     target: Tensor | None = None  # (B, ...) as the task encodes it
     identity: Tensor | None = None  # (B, 3) int64, see `Pair.identity`; None: nobody asks
-    mixed_target: Tensor | None = None  # (B, ...) of rows that pictures are mixed with; None: no picture is
+    mixed_target: Tensor | None = None  # (B, ...) of rows that images are mixed with; None: no image is
     mixed_share: Tensor | None = None  # (B,) float32 how much of a row's target they are, from 0 to 0.5
     candidates: Candidates | None = None  # other rows' texts; None: none were asked for
     bad: tuple[BadRow, ...] = ()
@@ -192,7 +192,7 @@ class Fused(NamedTuple):
 class Auxiliaries(NamedTuple):
     """What losses of training alone read; each None where there is no such loss."""
 
-    image: Tensor | None  # (B, C) outputs of a head on the picture's features
+    image: Tensor | None  # (B, C) outputs of a head on the image's features
     text: Tensor | None  # (B, C) the same of the text's
     shared: Tensor | None  # (B, 2 P) both modalities' features in one space, side by side
 

@@ -67,7 +67,7 @@ def dead_workers() -> Iterator[None]:
         for other in active_children():  # it may wait for ever for what the dead one held
             other.kill()
         raise TrainingError(
-            f"A process that decodes pictures has died: {told} Most often the memory is too "
+            f"A process that decodes images has died: {told} Most often the memory is too "
             "small: type a smaller data.num_workers."
         ) from error
 

@@ -16,7 +16,7 @@ from mmft.errors import UserError
 from mmft.files import locked, write_text
 from mmft.shipped import located
 
-_PATIENCE = 15.0  # seconds in which the picture workers of a process that was killed end
+_PATIENCE = 15.0  # seconds in which the image workers of a process that was killed end
 
 
 class RunFolder:

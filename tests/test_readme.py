@@ -34,7 +34,7 @@ def blocks(tested: bool) -> list[tuple[str, str]]:
 
 @pytest.fixture
 def user_folder(shapes: Shapes, tmp_path: Path) -> Path:
-    """A folder with a table, its pictures, two encoders, and a table of new rows without labels."""
+    """A folder with a table, its images, two encoders, and a table of new rows without labels."""
     for name in ("rows.csv", "images", "image_encoder", "text_encoder"):
         (tmp_path / name).symlink_to(shapes.folder / name)
     with shapes.rows.open() as old, (tmp_path / "new.csv").open("w") as new:

@@ -34,10 +34,10 @@ def overrides(shared: Path, *more: str, image_encoder: str = "dinov2-small-timm"
 
 
 def test_both_formats_of_dinov2_give_the_same_features(shared: Path) -> None:
-    pictures = torch.randint(0, 256, (2, 3, 518, 518), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    images = torch.randint(0, 256, (2, 3, 518, 518), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         one, other = (
-            build_image_encoder(str(shared / "encoders" / name), 518, "cls_mean", pretrained=True).eval()(pictures)
+            build_image_encoder(str(shared / "encoders" / name), 518, "cls_mean", pretrained=True).eval()(images)
             for name in ("dinov2-small-timm", "dinov2-small")
         )
     assert torch.allclose(one.tokens, other.tokens, atol=2e-4)

@@ -64,11 +64,11 @@ class TestRows:
         splits = Counter({(row["group"], row["split"]) for row in self.rows})
         assert len(splits) == len({row["group"] for row in self.rows})
 
-    def test_pictures(self) -> None:
+    def test_images(self) -> None:
         for row in self.rows:
-            with Image.open(io.BytesIO(row["image"])) as picture:
-                assert min(picture.size) <= 96, row["id"]
-                picture.load()
+            with Image.open(io.BytesIO(row["image"])) as image:
+                assert min(image.size) <= 96, row["id"]
+                image.load()
 
 
 class TestEncoders:

@@ -2,8 +2,8 @@
 
     python tools/build_samples.py --shared ../shared
 
-Pictures, titles, categories, groups and splits of Open Clip Art (public domain), as `shared/data/clipart` has them;
-a picture's shorter side becomes 96 pixels, WebP. The same input gives the same bytes.
+Images, titles, categories, groups and splits of Open Clip Art (public domain), as `shared/data/clipart` has them;
+an image's shorter side becomes 96 pixels, WebP. The same input gives the same bytes.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ def main() -> None:
     print(f"{given.out}: {len(rows)} rows {dict(splits)}, {given.out.stat().st_size / 1e6:.2f} MB")
 
 
-def small(picture: Image.Image) -> bytes:
-    """WebP bytes of the picture with its shorter side at most 96 pixels, its shape kept."""
-    rgb = picture.convert("RGB")
+def small(image: Image.Image) -> bytes:
+    """WebP bytes of the image with its shorter side at most 96 pixels, its shape kept."""
+    rgb = image.convert("RGB")
     scale = min(1.0, SIDE / min(rgb.size))
     size = (max(1, round(rgb.width * scale)), max(1, round(rgb.height * scale)))
     out = io.BytesIO()

@@ -3,7 +3,7 @@
     python tools/distill_encoders.py --shared ../shared --work .cache/distill
 
 A few hours of two cores; every step goes on where it was stopped, so the command may be killed and typed again.
-It downloads Debian packages of free pictures and of WordNet (tools/distill/sources.py says which), learns from
+It downloads Debian packages of free images and of WordNet (tools/distill/sources.py says which), learns from
 those and from the clip-art rows outside val and test, writes timm's and transformers' folder formats, and prints
 how much of the teachers is in the students.
 """
@@ -21,7 +21,7 @@ import transformers as hf
 from distill import language, texts, vision
 from distill.agreement import report
 from distill.held_out import read_clipart
-from distill.pictures import collect as collect_pictures
+from distill.images import collect as collect_images
 from distill.sources import fetch
 from safetensors.torch import save_file
 
@@ -70,8 +70,8 @@ def make_text_encoder(shared: Path, work: Path, out: Path) -> None:
 
 def make_image_encoder(shared: Path, work: Path, out: Path) -> None:
     """Trains the image student and writes it in timm's format in half precision."""
-    pictures = collect_pictures(fetch(work), read_clipart(shared), work)
-    student = vision.distill(shared / IMAGE_TEACHER, pictures, IMAGE_STEPS, work)
+    images = collect_images(fetch(work), read_clipart(shared), work)
+    student = vision.distill(shared / IMAGE_TEACHER, images, IMAGE_STEPS, work)
     out.mkdir(parents=True, exist_ok=True)
     state = {name: value.half().contiguous() for name, value in student.encoder.state_dict().items()}
     save_file(state, out / "model.safetensors", metadata={"format": "pt"})

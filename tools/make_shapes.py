@@ -1,4 +1,4 @@
-"""Writes the shapes sample: a small generated picture-text table, and two small encoders for it.
+"""Writes the shapes sample: a small generated image-text table, and two small encoders for it.
 
     python tools/make_shapes.py OUT [--rows 240] [--seed 0]
 
@@ -7,8 +7,8 @@
     OUT/image_encoder/   a ViT of width 32 in timm's folder format, random weights
     OUT/text_encoder/    a BERT of width 32 with its tokenizer in transformers' folder format, random weights
 
-The picture alone tells the shape and the text alone the colour; the label is both ("red disc"), so that
-a model of text only gets one half right, a model of pictures only one third. Rows of one group (a sheet
+The image alone tells the shape and the text alone the colour; the label is both ("red disc"), so that
+a model of text only gets one half right, a model of images only one third. Rows of one group (a sheet
 with every label once) stay in one split. The same arguments give the same bytes, without a network.
 """
 
@@ -71,7 +71,7 @@ class Shapes(NamedTuple):
 
 
 def make_shapes(out: Path, rows: int = 240, seed: int = 0) -> Shapes:
-    """Writes the whole sample: table, pictures and both encoders."""
+    """Writes the whole sample: table, images and both encoders."""
     # Imported here so that the table can be made without torch.
     from tiny_encoders import make_image_encoder, make_text_encoder
 
@@ -90,7 +90,7 @@ def captions() -> list[str]:
 
 
 def make_rows(out: Path, rows: int = 240, seed: int = 0) -> Path:
-    """Writes the pictures and `rows.csv`.
+    """Writes the images and `rows.csv`.
 
     Args:
         out: the folder; made where it is not there.
@@ -118,20 +118,20 @@ def make_rows(out: Path, rows: int = 240, seed: int = 0) -> Path:
 
 
 def draw_shape(shape: str, rng: random.Random) -> Image.Image:
-    """A light shape of random size and place on grey noise, as an RGB picture."""
+    """A light shape of random size and place on grey noise, as an RGB image."""
     level = rng.randint(60, 120)
     noise = bytes(level + rng.randint(-24, 24) for _ in range(SIZE * SIZE))
-    picture = Image.frombytes("L", (SIZE, SIZE), noise)
+    image = Image.frombytes("L", (SIZE, SIZE), noise)
     extent = rng.randint(18, 28)
     left, top = rng.randint(1, SIZE - extent - 1), rng.randint(1, SIZE - extent - 1)
     right, bottom, light = left + extent, top + extent, level + 100
-    pen = ImageDraw.Draw(picture)
+    pen = ImageDraw.Draw(image)
     if shape == "disc":
         pen.ellipse([left, top, right, bottom], fill=light)
     else:
         pen.line([left, top, right, bottom], fill=light, width=3)
         pen.line([left, bottom, right, top], fill=light, width=3)
-    return picture.convert("RGB")
+    return image.convert("RGB")
 
 
 def main() -> None:

@@ -64,7 +64,7 @@ TEXT_KINDS = list(HF_TEXT)
 
 
 def make_image_encoder(out: Path, seed: int = 0, kind: str = "timm_vit", width: int = 32) -> Path:
-    """Writes an image encoder of two layers (or four stages) for 32-pixel pictures.
+    """Writes an image encoder of two layers (or four stages) for 32-pixel images.
 
     Args:
         out: the folder; made where it is not there.

@@ -8,13 +8,13 @@ import torch
 from torch import nn
 
 from mmft.config import registry
-from mmft.config.schema.model import ModelConfig
+from mmft.config.schema.model import ENCODERS, ModelConfig
 from mmft.config.schema.root import TrainConfig
 from mmft.config.schema.task import TaskConfig
 from mmft.config.schema.tune import TuneConfig
 from mmft.models.auxiliary import Auxiliary
 from mmft.models.source import Source
-from mmft.models.vision_language_model import TOWERS, VisionLanguageModel, set_dropout
+from mmft.models.vision_language_model import VisionLanguageModel, set_dropout
 from mmft.tasks.base import Task
 from mmft.tuning.methods.base import TuningMethod
 from mmft.tuning.plan import Rates, TuningPlan, make_plan
@@ -74,38 +74,38 @@ def build_plan(config: TrainConfig, model: VisionLanguageModel, changed: Iterabl
     Args:
         config: the whole config.
         model: the model.
-        changed: towers whose weights come from another run.
+        changed: encoders whose weights come from another run.
     """
     optim = config.optim
     methods = apply_tuning(config, model)
     plan = make_plan(model, methods, Rates(optim.lr, optim.head_lr, optim.layer_decay, optim.weight_decay))
-    sources = {tower: getattr(model, tower).source for tower in methods}
+    sources = {encoder: getattr(model, encoder).source for encoder in methods}
     plan.changed = {
-        tower
-        for tower, source in sources.items()
-        if source.library == "own" or not getattr(config.model, tower).pretrained
+        encoder
+        for encoder, source in sources.items()
+        if source.library == "own" or not getattr(config.model, encoder).pretrained
     } | set(changed)
     return plan
 
 
 def build_methods(tune: TuneConfig) -> dict[str, TuningMethod]:
-    """The tuning method of each tower; a key that it leaves null is as in `tune` itself."""
+    """The tuning method of each encoder; a key that it leaves null is as in `tune` itself."""
     found: dict[str, TuningMethod] = {}
-    for tower in TOWERS:
-        own = getattr(tune, tower)
+    for encoder in ENCODERS:
+        own = getattr(tune, encoder)
         arguments = {name: getattr(tune, name, None) if v is None else v for name, v in registry.arguments(own).items()}
-        found[tower] = registry.class_of(own)(key=f"tune.{tower}", **arguments)
+        found[encoder] = registry.class_of(own)(key=f"tune.{encoder}", **arguments)
     return found
 
 
 def apply_tuning(config: TrainConfig, model: VisionLanguageModel) -> dict[str, TuningMethod]:
-    """Puts into each tower what its tuning method adds; gives the methods.
+    """Puts into each encoder what its tuning method adds; gives the methods.
 
     Raises:
         UserError: a method finds nothing to be applied to.
     """
     methods = build_methods(config.tune)
-    for tower, method in methods.items():
+    for encoder, method in methods.items():
         torch.manual_seed(config.seed)  # what a method adds is the same whatever was drawn before
-        method.apply(getattr(model, tower))
+        method.apply(getattr(model, encoder))
     return methods

@@ -38,7 +38,7 @@ _EXAMPLES = {
     "test": (
         "mmft test run=last",
         "mmft test run=runs/mine/2026-11-01_10-00-00 data.path=rows.csv",
-        "mmft test run=last modalities=true                          (what picture and text each add)",
+        "mmft test run=last modalities=true                          (what image and text each add)",
     ),
     "predict": (
         "mmft predict run=last data.path=new.csv out=predictions.csv",
@@ -77,7 +77,7 @@ _FLAGS = {
 def overview(commands: Mapping[str, str]) -> str:
     """The text of `mmft --help`."""
     lines = [
-        "mmft: fine-tunes an image encoder and a text encoder together, on rows of pictures and texts.",
+        "mmft: fine-tunes an image encoder and a text encoder together, on rows of images and texts.",
         "",
         "usage: mmft COMMAND [KEY=VALUE ...] [GROUP=OPTION ...] [FLAGS]",
         "",

@@ -41,8 +41,8 @@ COMMANDS = {
     ),
     "test": Command("evaluate a run on rows", "mmft.commands.test_run"),
     "predict": Command("predict every row of a table with a run", "mmft.commands.predict"),
-    "embed": Command("write the embeddings of every row's picture and text", "mmft.commands.embed"),
-    "explain": Command("draw what in a row's picture and words speaks for the prediction", "mmft.commands.explain"),
+    "embed": Command("write the embeddings of every row's image and text", "mmft.commands.embed"),
+    "explain": Command("draw what in a row's image and words speaks for the prediction", "mmft.commands.explain"),
     "export": Command("write a run's encoders as folders that timm and transformers load", "mmft.commands.export"),
     "runs": Command("list, sort and compare runs; any KEY=VALUE of mmft train is a filter", "mmft.commands.runs"),
     "doctor": Command(

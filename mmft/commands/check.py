@@ -37,7 +37,7 @@ from mmft.tuning.plan import TuningPlan
 from mmft.tuning.table import plan_table
 
 T = TypeVar("T")
-_USUAL_SIZE = 224  # of pictures, where neither the config nor a model says
+_USUAL_SIZE = 224  # of images, where neither the config nor a model says
 
 
 def check(composed: Composed) -> int:
@@ -120,7 +120,7 @@ class _Check:
         size = model.image_encoder.image_size if model else config.model.image_encoder.image_size or _USUAL_SIZE
         audit = RowAudit(splits, config.data, config.audit, size, Encode.of(task) if task else None)
         with Progress(console=Console(stderr=True), transient=True) as progress:
-            audit.pictures(partial(progress.advance, progress.add_task("pictures", total=audit.rows)))
+            audit.images(partial(progress.advance, progress.add_task("images", total=audit.rows)))
         text = model.text_encoder if model else None
         findings = list(audit.findings(text.tokenizer if text else None, text.max_length if text else 0))
         for name, fact in audit.facts.items():
@@ -160,17 +160,17 @@ class _Check:
     def _memory(self, trial: Trial, data: VisionLanguageData, on_cpu: bool) -> str:
         """What training adds to the memory that is in use before it begins."""
         average = 0 if self.config.callbacks.ema.decay is None else trial.gradients
-        pictures = sum(rows.pictures.bytes for rows in data.datasets.values())
+        images = sum(rows.images.bytes for rows in data.datasets.values())
         parts = {"gradients": trial.gradients, "optimizer": trial.optimizer}
         parts |= {} if on_cpu else {"weights": trial.weights}
         parts["activations and workspace"] = max(0, trial.grown - sum(parts.values()))
         parts |= {"average of the weights": average} if average else {}
-        parts |= {"pictures that are kept": pictures} if on_cpu and pictures else {}
+        parts |= {"images that are kept": images} if on_cpu and images else {}
         said = f"about {_mib(sum(parts.values()))} more than before training: "
         said += ", ".join(f"{name} {_mib(size)}" for name, size in parts.items())
         if on_cpu:
             return f"{said}; the weights, {_mib(trial.weights)}, are there before"
-        return f"{said}; the computer keeps pictures in {_mib(pictures)} of its own"
+        return f"{said}; the computer keeps images in {_mib(images)} of its own"
 
 
 def _tell(findings: list[Finding], shown: int | None) -> None:

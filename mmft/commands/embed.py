@@ -1,4 +1,4 @@
-"""`mmft embed run=RUN data.path=FILE out=FILE`: the embeddings of every row's picture and text, in the same order."""
+"""`mmft embed run=RUN data.path=FILE out=FILE`: the embeddings of every row's image and text, in the same order."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 README.md            the model card
 image_encoder/       config and float32 weights, what was added while training merged into them
 text_encoder/        the same, and the tokenizer
-adapters/TOWER/      what peft had added, in its own format, where there is something
+adapters/ENCODER/      what peft had added, in its own format, where there is something
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from pathlib import Path
 from mmft import logs
 from mmft.config.compose import Composed
 from mmft.config.schema import ExportConfig
+from mmft.config.schema.model import ENCODERS
 from mmft.errors import ExitCode, UserError
 from mmft.files import replace_folder
-from mmft.models.vision_language_model import TOWERS
 from mmft.run_folder import find_run
 from mmft.runs.export.card import model_card
 from mmft.runs.export.encoders import write_adapter, write_encoder
@@ -42,10 +42,12 @@ def export(composed: Composed) -> int:
     summary = run.peek()
 
     def fill(new: Path) -> None:
-        adapters = [tower for tower in TOWERS if write_adapter(getattr(saved.model, tower), new / "adapters" / tower)]
+        adapters = [
+            encoder for encoder in ENCODERS if write_adapter(getattr(saved.model, encoder), new / "adapters" / encoder)
+        ]
         saved.merge()
-        for tower in TOWERS:
-            write_encoder(getattr(saved.model, tower), new / tower, saved.config.data.resize)
+        for encoder in ENCODERS:
+            write_encoder(getattr(saved.model, encoder), new / encoder, saved.config.data.resize)
         (new / "README.md").write_text(model_card(saved, summary, adapters), encoding="utf-8")
 
     replace_folder(out, fill)

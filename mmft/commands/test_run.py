@@ -16,8 +16,8 @@ from mmft.config.paths import rebase
 from mmft.config.schema import TestConfig
 from mmft.config.schema.data import DataConfig
 from mmft.data.bad_rows import BadRows
+from mmft.data.image_memory import ImageMemory
 from mmft.data.loading import make_batches
-from mmft.data.picture_memory import PictureMemory
 from mmft.data.splits import Split, limited, load_rows, load_splits
 from mmft.data.targets import Encode
 from mmft.errors import ExitCode, UserError
@@ -55,8 +55,8 @@ def test(composed: Composed) -> int:
     rows: Any = batches.dataset
     bad.add(rows.known_bad())  # all at once, not a batch at a time
     bad.check()
-    if config.modalities:  # the pictures are looked at four times
-        rows.pictures = PictureMemory(split, rows.pictures.reader, int(data.picture_memory * 2**30))
+    if config.modalities:  # the images are looked at four times
+        rows.images = ImageMemory(split, rows.images.reader, int(data.picture_memory * 2**30))
     module = Evaluating(model.model, model.saved.task)
     trainer = _trainer(model.device.type, model.test_precision, bad)
 

@@ -22,7 +22,8 @@ from omegaconf import OmegaConf
 
 from mmft.config.registry import OptionConfig, choices, options
 from mmft.config.schema import COMMANDS
-from mmft.config.schema.tune import ENCODERS, both_encoders
+from mmft.config.schema.model import ENCODERS
+from mmft.config.schema.tune import both_encoders
 from mmft.config.validate import DEFAULT
 from mmft.config.walk import MISSING, has_default, is_group, sections
 

@@ -1,1 +1,1 @@
-"""From a table of rows to batches: table, splits, pictures, tokens, order, data set, collation, bad rows."""
+"""From a table of rows to batches: table, splits, images, tokens, order, data set, collation, bad rows."""

@@ -1,10 +1,10 @@
-"""`Augmentation`: one training row's picture and text, changed at random. Every change is a pure function of a seed.
+"""`Augmentation`: one training row's image and text, changed at random. Every change is a pure function of a seed.
 
 torchvision's transforms (v2) do the work. They draw from torch's global generator, which is put back afterwards, so
 that dropout and the rest of the run draw what they would have drawn; what they draw may change between versions of
-torchvision. Nothing is written to what comes in: it may be the memory of `PictureMemory`.
+torchvision. Nothing is written to what comes in: it may be the memory of `ImageMemory`.
 
-Legend: H W picture height and width, L text tokens.
+Legend: H W image height and width, L text tokens.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ _OPS, _MAGNITUDE = 2, 9  # of RandAugment where the config says nothing, as in t
 
 
 class Augmentation:
-    """What is done to pictures and texts; each method takes the seed that it draws from.
+    """What is done to images and texts; each method takes the seed that it draws from.
 
-    A crop is taken from the picture as it is kept, at the model's size, and enlarged: of 0.35 of the area 1.7 times, so
+    A crop is taken from the image as it is kept, at the model's size, and enlarged: of 0.35 of the area 1.7 times, so
     that it is a little blurred. Decoding it again each time would be several times slower than all that is done here.
 
     Args:
         config: the keys below `data.augment`.
         image_size: H = W.
-        background: red, green, blue from 0 to 255, of corners that a turned or shifted picture leaves empty.
+        background: red, green, blue from 0 to 255, of corners that a turned or shifted image leaves empty.
         special_ids: tokens that stay (`special_ids` of the tokenizer).
         extra: what `data.augment.extra` builds.
 
@@ -57,7 +57,7 @@ class Augmentation:
         self._mixing = [(how, Beta(alpha, alpha, validate_args=False)) for how, alpha in alphas.items() if alpha > 0]
         self.mixes = bool(self._mixing)
 
-    def picture(self, pixels: Tensor, seed: int) -> Tensor:
+    def image(self, pixels: Tensor, seed: int) -> Tensor:
         """(3, H, W) uint8 -> another of the same size."""
         if not self._transforms:
             return pixels
@@ -82,10 +82,10 @@ class Augmentation:
         return ids[kept]
 
     def mix(self, own: Tensor, other: Tensor, seed: int) -> tuple[Tensor, float]:
-        """Two pictures (3, H, W) uint8 -> one, and the share of `other` in it, at most 0.5.
+        """Two images (3, H, W) uint8 -> one, and the share of `other` in it, at most 0.5.
 
         The share is the smaller one of what Beta(alpha, alpha), which is symmetric, gives and 1 minus it: a row's text
-        stays its own, and so must most of its picture and its target. Where there are no texts it changes nothing but
+        stays its own, and so must most of its image and its target. Where there are no texts it changes nothing but
         which of the two rows a mixture is counted as.
         """
         with drawing_from(seed):

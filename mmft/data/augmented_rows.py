@@ -64,8 +64,8 @@ def times_before(order: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
 class AugmentedRows(Dataset[Sample]):
     """The rows of `RowDataset`, each changed as its draw says; a bad row stays one.
 
-    A row is mixed with its partner where both have a picture; else it is as without mixing, and so is a row that is its
-    own partner. The partner is changed first as any row, by draws of its own, and nothing of it is used but its picture
+    A row is mixed with its partner where both have an image; else it is as without mixing, and so is a row that is its
+    own partner. The partner is changed first as any row, by draws of its own, and nothing of it is used but its image
     and its target.
 
     Args:
@@ -86,11 +86,11 @@ class AugmentedRows(Dataset[Sample]):
         sample = self.rows[position]
         if sample.bad is not None:
             return sample
-        for_picture, for_text, for_partner, for_mix = self._seeds(epoch, sample.row, before)
+        for_image, for_text, for_partner, for_mix = self._seeds(epoch, sample.row, before)
         pixels, ids = sample.pixel_values, sample.input_ids
         sample = replace(
             sample,
-            pixel_values=None if pixels is None else self.change.picture(pixels, for_picture),
+            pixel_values=None if pixels is None else self.change.image(pixels, for_image),
             input_ids=None if ids is None else self.change.text(ids, for_text),
         )
         return sample if partner == position else self._mixed(sample, self.rows[partner], for_partner, for_mix)
@@ -103,7 +103,7 @@ class AugmentedRows(Dataset[Sample]):
     def _mixed(self, sample: Sample, partner: Sample, for_partner: int, for_mix: int) -> Sample:
         if sample.pixel_values is None or partner.pixel_values is None:
             return sample
-        other = self.change.picture(partner.pixel_values, for_partner)
+        other = self.change.image(partner.pixel_values, for_partner)
         pixels, share = self.change.mix(sample.pixel_values, other, for_mix)
         return replace(sample, pixel_values=pixels, mixed_target=partner.target, mixed_share=share)
 

@@ -1,4 +1,4 @@
-"""Other rows' texts for training rows: of these one is drawn that does not belong to the row's picture.
+"""Other rows' texts for training rows: of these one is drawn that does not belong to the row's image.
 
     Order (or Draws) -> NextInBatch -> LogicalBatches -> (workers) WithCandidates -> Sample
 
@@ -35,7 +35,7 @@ class NextInBatch:
 
     Fewer than K are followed by `NOBODY`. Chances are whole numbers below 2**52, each as likely as any other, the same
     for ever for one (seed, epoch). A row that is bad by the table alone, one of weight 0, and one whose own
-    text does not belong to its picture have none; the last one's text may be a candidate, the others' may not.
+    text does not belong to its image have none; the last one's text may be a candidate, the others' may not.
 
     Args:
         order: gives positions of an epoch, or lines that begin with them, W numbers each.
@@ -58,7 +58,7 @@ class NextInBatch:
         only_pairs = bool((self._asks == self._offered).all())
         if only_pairs and (self(0)[:, -2 * count : -count] == NOBODY).all():
             raise UserError(
-                "task=matching: no training row has another one in its batch that has another picture, another text "
+                "task=matching: no training row has another one in its batch that has another image, another text "
                 "and another group, so that nothing is there that does not belong together. Look at data.columns"
             )
 
@@ -97,7 +97,7 @@ class NextInBatch:
 class WithCandidates(Dataset[Sample]):
     """Training rows with their candidates' texts, which are augmented as they are in their own rows of the epoch.
 
-    Were they as the table has them, a text that lacks nothing would be one that does not belong to the picture.
+    Were they as the table has them, a text that lacks nothing would be one that does not belong to the image.
 
     Args:
         rows: the data set, of the training split.

@@ -1,6 +1,6 @@
 """`Collate`: samples -> `Batch`. Rows that could not be read go to `Batch.bad` and nowhere else.
 
-Legend: B good rows, L text tokens (padded up to a multiple of 8), H W picture height and width.
+Legend: B good rows, L text tokens (padded up to a multiple of 8), H W image height and width.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Collate:
         """The good samples stacked, in their order, and the bad rows of the others."""
         good = [sample for sample in samples if sample.bad is None]
         input_ids, attention_mask = self._texts(good)
-        pixel_values, image_present = _pictures(good)
+        pixel_values, image_present = _images(good)
         mixed_target, mixed_share = _mixed(good)
         return Batch(
             pixel_values=pixel_values,
@@ -112,14 +112,14 @@ def _stacked(found: Sequence[Tensor | None], like: Tensor | None) -> Tensor | No
     return torch.stack(known) if known else like.new_zeros((0, *like.shape))
 
 
-def _pictures(good: Sequence[Sample]) -> tuple[Tensor | None, Tensor]:
-    """Pictures (B, 3, H, W) uint8, zeros where one is missing, None where all are; and who has one, (B,)."""
-    pictures = [sample.pixel_values for sample in good]
-    present = torch.tensor([picture is not None for picture in pictures], dtype=torch.bool)
-    like = next((picture for picture in pictures if picture is not None), None)
+def _images(good: Sequence[Sample]) -> tuple[Tensor | None, Tensor]:
+    """Images (B, 3, H, W) uint8, zeros where one is missing, None where all are; and who has one, (B,)."""
+    images = [sample.pixel_values for sample in good]
+    present = torch.tensor([image is not None for image in images], dtype=torch.bool)
+    like = next((image for image in images if image is not None), None)
     if like is None:
         return None, present
-    return torch.stack([torch.zeros_like(like) if picture is None else picture for picture in pictures]), present
+    return torch.stack([torch.zeros_like(like) if image is None else image for image in images]), present
 
 
 def _mixed(good: Sequence[Sample]) -> tuple[Tensor | None, Tensor | None]:

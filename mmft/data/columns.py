@@ -1,4 +1,4 @@
-"""Gives raw columns the type of their role: texts and paths, pictures, labels, weights.
+"""Gives raw columns the type of their role: texts and paths, images, labels, weights.
 
 Each function returns what it made and `{row: reason}` for the values that it could not use; those are
 null in what it made. A whole column of an impossible Arrow type raises `WrongType`.
@@ -24,15 +24,15 @@ from mmft.data.formats import Column, text_chunk
 from mmft.data.pixels import encoded
 
 Reasons = dict[int, str]
-_SEVERAL = "several captions of a picture are several rows"
+_SEVERAL = "several captions of an image are several rows"
 
 
 class WrongType(ValueError):
     """The column's Arrow type cannot hold what its role needs; the message says which type it has."""
 
 
-class Pictures(NamedTuple):
-    """Where the pictures are: encoded bytes, paths, or either by row (null: look in the other)."""
+class Images(NamedTuple):
+    """Where the images are: encoded bytes, paths, or either by row (null: look in the other)."""
 
     data: pa.ChunkedArray | None
     paths: pa.ChunkedArray | None
@@ -140,12 +140,12 @@ def _only_unicode(column: pa.ChunkedArray) -> tuple[pa.ChunkedArray, Reasons]:
         return pa.chunked_array([pa.array(texts, pa.large_string())]), reasons
 
 
-def as_pictures(column: Column) -> tuple[Pictures, Reasons]:
-    """Paths, encoded bytes, Pillow's pictures, arrays, or `{bytes, path}` as the `datasets` library writes them."""
-    return _pictures_from_list(column) if isinstance(column, list) else _pictures_from_arrow(column)
+def as_images(column: Column) -> tuple[Images, Reasons]:
+    """Paths, encoded bytes, Pillow's images, arrays, or `{bytes, path}` as the `datasets` library writes them."""
+    return _images_from_list(column) if isinstance(column, list) else _images_from_arrow(column)
 
 
-def _pictures_from_list(values: Sequence[Any]) -> tuple[Pictures, Reasons]:
+def _images_from_list(values: Sequence[Any]) -> tuple[Images, Reasons]:
     reasons: Reasons = {}
     data: list[bytes | None] = []
     paths: list[str | None] = []
@@ -157,7 +157,7 @@ def _pictures_from_list(values: Sequence[Any]) -> tuple[Pictures, Reasons]:
             try:
                 value = encoded(value)
             except (OSError, ValueError, KeyError) as error:
-                reasons[row], value = f"a picture that cannot be read: {error}", None
+                reasons[row], value = f"an image that cannot be read: {error}", None
         data.append(bytes(value) if isinstance(value, (bytes, bytearray, memoryview)) else None)
         paths.append(value if isinstance(value, str) else None)
         if data[-1] is None and paths[-1] is None and not is_null(value):
@@ -165,23 +165,23 @@ def _pictures_from_list(values: Sequence[Any]) -> tuple[Pictures, Reasons]:
     array, broken = text_chunk(paths)
     reasons.update(dict.fromkeys(broken, "a path that is not valid Unicode text"))
     held = pa.chunked_array([pa.array(data, pa.large_binary())])
-    return Pictures(None if held.null_count == len(held) else held, pa.chunked_array([array])), reasons
+    return Images(None if held.null_count == len(held) else held, pa.chunked_array([array])), reasons
 
 
-def _pictures_from_arrow(column: pa.ChunkedArray) -> tuple[Pictures, Reasons]:
+def _images_from_arrow(column: pa.ChunkedArray) -> tuple[Images, Reasons]:
     column = _plain(column)
     kind = column.type
     if types.is_binary(kind) or types.is_large_binary(kind):
-        return Pictures(column, None), {}
+        return Images(column, None), {}
     if types.is_string(kind) or types.is_large_string(kind) or types.is_null(kind):
         paths, reasons = as_strings(column)
-        return Pictures(None, paths), reasons
+        return Images(None, paths), reasons
     if types.is_struct(kind) and {"bytes", "path"} & {kind.field(at).name for at in range(kind.num_fields)}:
-        return _pictures_from_struct(column)
-    raise WrongType(f"holds {kind}; a picture is a path, encoded bytes, or a struct of `bytes` and `path`")
+        return _images_from_struct(column)
+    raise WrongType(f"holds {kind}; an image is a path, encoded bytes, or a struct of `bytes` and `path`")
 
 
-def _pictures_from_struct(column: pa.ChunkedArray) -> tuple[Pictures, Reasons]:
+def _images_from_struct(column: pa.ChunkedArray) -> tuple[Images, Reasons]:
     names = {column.type.field(at).name for at in range(column.type.num_fields)}
     data = _plain(pc.struct_field(column, "bytes")) if "bytes" in names else None
     if data is not None and types.is_null(data.type):
@@ -189,7 +189,7 @@ def _pictures_from_struct(column: pa.ChunkedArray) -> tuple[Pictures, Reasons]:
     if data is not None and not (types.is_binary(data.type) or types.is_large_binary(data.type)):
         raise WrongType(f"holds {column.type}, whose `bytes` are not binary")
     paths, reasons = as_strings(pc.struct_field(column, "path")) if "path" in names else (None, {})
-    return Pictures(data, paths), reasons
+    return Images(data, paths), reasons
 
 
 def as_labels(column: Column) -> tuple[Labels, Reasons]:

@@ -44,7 +44,7 @@ class VisionLanguageData(LightningDataModule):
         config: the keys below `data`.
         tokenizer: a fast tokenizer of transformers.
         max_length: tokens of a text at most.
-        image_size: side of the pictures in pixels.
+        image_size: side of the images in pixels.
         encode: the task's `encode(label)`; None: no targets.
         seed: of the order of training rows, and of their augmentation.
         plan: of the run's optimizer steps.
@@ -54,7 +54,7 @@ class VisionLanguageData(LightningDataModule):
     Attributes:
         rows: how many rows each split has.
         table_bad: rows of the splits, or of no known split, that are bad by their table or label alone,
-            known before any picture is opened.
+            known before any image is opened.
         texts_cut: by split, how many texts `max_length` cut.
 
     Raises:
@@ -89,9 +89,9 @@ class VisionLanguageData(LightningDataModule):
                 max_length=max_length,
                 image_size=image_size,
                 encode=encode,
-                picture_bytes=room,
+                image_bytes=room,
             )
-            room -= self.datasets[name].pictures.bytes
+            room -= self.datasets[name].images.bytes
         KEPT.all_is_asked()
         self._collates = {name: make_collate(data, tokenizer, max_length) for name, data in self.datasets.items()}
         self.rows = {name: len(split) for name, split in splits.items()}
@@ -156,7 +156,7 @@ class VisionLanguageData(LightningDataModule):
         order = self._order
         if wanted:
             log.info("training rows are augmented: %s", wanted)
-            reader = rows.pictures.reader
+            reader = rows.images.reader
             size, background = reader.image_size, reader.background
             change = Augmentation(self.config.augment, size, background, self._special_ids, self._transforms)
             given, order = AugmentedRows(rows, change, self._seed), Draws(order, self._seed, change.mixes)

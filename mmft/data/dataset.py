@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from mmft.batch import BadRow, Candidate, Sample
 from mmft.data.image import BadImage
-from mmft.data.picture_memory import PictureMemory
+from mmft.data.image_memory import ImageMemory
 from mmft.data.splits import Split
 from mmft.data.text import Tokens
 
@@ -28,7 +28,7 @@ class RowDataset(Dataset[Sample]):
     Args:
         split: table and rows.
         tokens: of the split's texts, by position.
-        pictures: gives the picture of a position, or None.
+        images: gives the image of a position, or None.
         targets: (rows, ...) by position; None: there are none.
         bad: more bad rows than the table's, by row number.
         identities: (rows, 3) by position, see `Pair.identity`; None: nobody asks.
@@ -41,12 +41,12 @@ class RowDataset(Dataset[Sample]):
         self,
         split: Split,
         tokens: Tokens,
-        pictures: PictureMemory,
+        images: ImageMemory,
         targets: Tensor | None = None,
         bad: Mapping[int, BadRow] | None = None,
         identities: Tensor | None = None,
     ) -> None:
-        self.split, self.tokens, self.pictures, self.targets = split, tokens, pictures, targets
+        self.split, self.tokens, self.images, self.targets = split, tokens, images, targets
         self.identities = identities
         self.bad = {**(bad or {}), **split.table.bad}
         self.others: Positions | None = None
@@ -58,17 +58,17 @@ class RowDataset(Dataset[Sample]):
         return self.sample(position, position, position)
 
     def known_bad(self) -> list[BadRow]:
-        """The rows of the split that are bad by their table or label alone, before any picture is opened."""
+        """The rows of the split that are bad by their table or label alone, before any image is opened."""
         return [self.bad[row] for row in self.split.rows.tolist() if row in self.bad]
 
     def sample(self, position: int, image: int | None, text: int | None) -> Sample:
-        """The row at `position` with the picture and the text of the rows at two others; None: without."""
+        """The row at `position` with the image and the text of the rows at two others; None: without."""
         row = int(self.split.rows[position])
         table = self.split.table
         if row in self.bad:
             return Sample(row, bad=self.bad[row])
         try:
-            pixels = None if image is None else self.pictures(image)
+            pixels = None if image is None else self.images(image)
         except BadImage as error:
             return Sample(row, bad=BadRow(row, table.id(row), table.columns.image or "", str(error)))
         ids = None if text is None else self.text(text)

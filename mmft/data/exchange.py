@@ -1,4 +1,4 @@
-"""The rows of a split with the picture or the text of another row, or without: what a model makes of either modality.
+"""The rows of a split with the image or the text of another row, or without: what a model makes of either modality.
 
 Who gets whose is worked out for the whole split at once, so that batches and workers change nothing.
 """
@@ -18,11 +18,11 @@ from mmft.data.splits import Split
 
 
 class Exchanged(Dataset[Sample]):
-    """A data set whose rows have other rows' pictures and texts, or none; everything else is their own.
+    """A data set whose rows have other rows' images and texts, or none; everything else is their own.
 
     Args:
         rows: the data set.
-        images: (rows,) by position: whose picture it has, `NOBODY`: none.
+        images: (rows,) by position: whose image it has, `NOBODY`: none.
         texts: (rows,) the same for texts.
         bad: the rows that are known to be bad, by row number; they stay so.
     """
@@ -35,7 +35,7 @@ class Exchanged(Dataset[Sample]):
 
     def __getitem__(self, position: int) -> Sample:
         row = int(self.rows.split.rows[position])
-        if row in self.bad:  # known by now from its picture, too
+        if row in self.bad:  # known by now from its image, too
             return Sample(row, bad=self.bad[row])
         image, text = (
             None if whose[position] == NOBODY else int(whose[position]) for whose in (self.images, self.texts)
@@ -46,7 +46,7 @@ class Exchanged(Dataset[Sample]):
 def exchange(names: list[str], contents: list[str], seed: int, purpose: str) -> Positions:
     """A permutation of R rows after which as few as possible have what they had before.
 
-    By content, not by place: rows with the same picture (several captions each) get another one. Rows with the same
+    By content, not by place: rows with the same image (several captions each) get another one. Rows with the same
     content stand side by side, these groups in an order that is drawn, and each row gets what stands m places further,
     m the size of the largest group. So nobody keeps his own where m is at most R / 2, and otherwise only the
     2 m - R of the largest group for whom there is nothing else. Where all contents differ it is one random cycle.
@@ -70,14 +70,14 @@ def exchange(names: list[str], contents: list[str], seed: int, purpose: str) -> 
     return given
 
 
-def exchanged_pictures(split: Split, positions: Positions, seed: int, together: Positions | None = None) -> Positions:
-    """(rows,) whose picture each row gets, among the rows at `positions` that have one; all others keep what they have.
+def exchanged_images(split: Split, positions: Positions, seed: int, together: Positions | None = None) -> Positions:
+    """(rows,) whose image each row gets, among the rows at `positions` that have one; all others keep what they have.
 
     Args:
-        split: the rows; the same picture is the same path or the same bytes.
+        split: the rows; the same image is the same path or the same bytes.
         positions: those that take part.
         seed: of the run.
-        together: (rows,) equal for rows that belong together, of a task of pairs: there a row does not get the picture
+        together: (rows,) equal for rows that belong together, of a task of pairs: there a row does not get the image
             of one of these either, since it fits. Where more than half of the rows do, only not its own.
     """
     own = {at: split.table.image(int(split.rows[at])) for at in positions.tolist()}
@@ -86,11 +86,11 @@ def exchanged_pictures(split: Split, positions: Positions, seed: int, together: 
         for at, image in own.items()
         if image is not None
     }
-    return _exchanged(split, contents, seed, "exchanged pictures", together)
+    return _exchanged(split, contents, seed, "exchanged images", together)
 
 
 def exchanged_texts(split: Split, positions: Positions, seed: int, together: Positions | None = None) -> Positions:
-    """(rows,) whose text each row gets, as `exchanged_pictures`."""
+    """(rows,) whose text each row gets, as `exchanged_images`."""
     texts = split.table.texts(split.rows[positions])
     contents = {at: text for at, text in zip(positions.tolist(), texts, strict=True) if text is not None}
     return _exchanged(split, contents, seed, "exchanged texts", together)

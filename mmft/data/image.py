@@ -1,4 +1,4 @@
-"""Reads one picture: encoded bytes or a file -> uint8 tensor of a fixed square size.
+"""Reads one image: encoded bytes or a file -> uint8 tensor of a fixed square size.
 
 Only Pillow's decoders for JPEG, PNG, WebP, GIF, BMP and TIFF are let in; the size is read from the header
 before anything is decoded. Normalising is the image encoder's business.
@@ -39,7 +39,7 @@ _TURNS = {
 
 
 class BadImage(ValueError):
-    """The picture cannot be read; the message says why in a few words."""
+    """The image cannot be read; the message says why in a few words."""
 
 
 class ImageReader:
@@ -49,7 +49,7 @@ class ImageReader:
         image_size: side of the square that comes out, in pixels.
         resize: `squash` ignores the aspect ratio, `crop` takes the centre square, `pad` adds bars.
         background: colour under transparent pixels and of the bars, by name or `#rrggbb`.
-        max_pixels: a picture whose header says more is not decoded.
+        max_pixels: an image whose header says more is not decoded.
 
     Raises:
         UserError: `background` is no colour.
@@ -66,46 +66,46 @@ class ImageReader:
         """Reads a file's path or encoded bytes.
 
         Raises:
-            BadImage: whatever is wrong with the picture.
+            BadImage: whatever is wrong with the image.
         """
         data = source if isinstance(source, bytes) else _read(source)
         if not data:
             raise BadImage("empty file" if isinstance(source, str) else "no bytes")
         with _no_pixel_limit():
-            picture = self._decode(data)
-        return self._fit(torch.from_numpy(np.array(picture)).permute(2, 0, 1))
+            image = self._decode(data)
+        return self._fit(torch.from_numpy(np.array(image)).permute(2, 0, 1))
 
     def _decode(self, data: bytes) -> Image.Image:
-        """The upright RGB picture, for a large JPEG at a reduced scale."""
+        """The upright RGB image, for a large JPEG at a reduced scale."""
         try:
-            with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
-                self._check_size(picture)
-                self._draft(picture)
-                picture.load()
-                self._check_size(picture)  # a GIF's first frame may be larger than its header says
-                return _upright(to_rgb(picture, self.background), picture)
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                self._check_size(image)
+                self._draft(image)
+                image.load()
+                self._check_size(image)  # a GIF's first frame may be larger than its header says
+                return _upright(to_rgb(image, self.background), image)
         except BadImage:
             raise
         except UnidentifiedImageError:
-            raise BadImage(f"not a picture ({', '.join(FORMATS)})") from None
+            raise BadImage(f"not an image ({', '.join(FORMATS)})") from None
         except Exception as error:
             # Pillow's plugins raise nearly anything for damaged files (OSError, SyntaxError, struct.error, ...).
             raise BadImage(f"cannot be decoded: {str(error) or type(error).__name__}") from error
 
-    def _check_size(self, picture: Image.Image) -> None:
-        width, height = picture.size
+    def _check_size(self, image: Image.Image) -> None:
+        width, height = image.size
         if width < 1 or height < 1:
             raise BadImage(f"{width} x {height} pixels")
         if width * height > self.max_pixels:
             raise BadImage(f"{width} x {height} pixels are more than data.max_pixels={self.max_pixels}")
 
-    def _draft(self, picture: Image.Image) -> None:
+    def _draft(self, image: Image.Image) -> None:
         """Lets the JPEG decoder scale down by 2, 4 or 8 where twice the wanted resolution remains."""
-        width, height = picture.size
+        width, height = image.size
         kept = max(width, height) if self.resize == "pad" else min(width, height)
         scale = 2 * self.image_size / kept
         if scale < 1:
-            picture.draft(None, (max(1, int(width * scale)), max(1, int(height * scale))))
+            image.draft(None, (max(1, int(width * scale)), max(1, int(height * scale))))
 
     def _fit(self, pixels: Tensor) -> Tensor:
         """(3, h, w) of any size -> (3, H, W), in a channels-last view, which torch resizes twice as fast."""
@@ -125,7 +125,7 @@ class ImageReader:
         return padded
 
 
-def picture_size(source: str | bytes) -> tuple[int, int]:
+def image_size(source: str | bytes) -> tuple[int, int]:
     """Width and height in pixels, as the header of a file or of encoded bytes says; nothing is decoded.
 
     Raises:
@@ -133,8 +133,8 @@ def picture_size(source: str | bytes) -> tuple[int, int]:
     """
     data = source if isinstance(source, bytes) else _read(source)
     try:
-        with _no_pixel_limit(), Image.open(io.BytesIO(data), formats=FORMATS) as picture:
-            return picture.size
+        with _no_pixel_limit(), Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            return image.size
     except Exception as error:
         raise BadImage(f"cannot be read: {error}") from error
 
@@ -163,10 +163,10 @@ def _read(path: str) -> bytes:
         raise BadImage(f"cannot be opened: {getattr(error, 'strerror', None) or error}") from error
 
 
-def _upright(rgb: Image.Image, picture: Image.Image) -> Image.Image:
-    """`rgb` turned as the EXIF data of `picture` say; unreadable EXIF data say nothing."""
+def _upright(rgb: Image.Image, image: Image.Image) -> Image.Image:
+    """`rgb` turned as the EXIF data of `image` say; unreadable EXIF data say nothing."""
     try:
-        turn = _TURNS.get(picture.getexif().get(_ORIENTATION, 1))
+        turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
     except Exception:  # noqa: BLE001 - the parser raises nearly anything, and the pixels are good
         return rgb
     return rgb if turn is None else rgb.transpose(turn)

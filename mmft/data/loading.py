@@ -20,10 +20,10 @@ from mmft.config.schema.data import DataConfig
 from mmft.data.collate import Collate
 from mmft.data.dataset import RowDataset
 from mmft.data.image import ImageReader
+from mmft.data.image_memory import ImageMemory
 from mmft.data.kept import KEPT
 from mmft.data.mismatches import mismatched_texts
 from mmft.data.order import evaluation_batches
-from mmft.data.picture_memory import PictureMemory
 from mmft.data.splits import Split
 from mmft.data.targets import Encode, encode_targets, identities_of
 from mmft.data.text import Tokens, empty_text, identity_of, pad_id, tokenize
@@ -38,7 +38,7 @@ def make_dataset(
     max_length: int,
     image_size: int,
     encode: Encode | None,
-    picture_bytes: int = 0,
+    image_bytes: int = 0,
 ) -> RowDataset:
     """The split's data set, its texts tokenised and its labels encoded once; its rows as they are measured.
 
@@ -47,39 +47,39 @@ def make_dataset(
         config: the keys below `data`.
         tokenizer: a fast tokenizer of transformers.
         max_length: tokens of a text at most.
-        image_size: side of the pictures in pixels.
+        image_size: side of the images in pixels.
         encode: of the task; None: no targets.
-        picture_bytes: room for decoded pictures; 0: they are decoded each time.
+        image_bytes: room for decoded images; 0: they are decoded each time.
     """
     # Says that the threads are meant, or the tokenizer warns in every worker that is forked afterwards.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     reader = ImageReader(image_size, config.resize, config.background, config.max_pixels)
-    tokens, pictures = _prepared(split, reader, tokenizer, max_length, picture_bytes)
+    tokens, images = _prepared(split, reader, tokenizer, max_length, image_bytes)
     targets, bad = (None, None) if encode is None else encode_targets(split, encode)
     identities = identities_of(split) if encode is not None and encode.identities else None
-    dataset = RowDataset(split, tokens, pictures, targets, bad, identities)
+    dataset = RowDataset(split, tokens, images, targets, bad, identities)
     if encode is not None and encode.candidates and targets is not None:
         dataset.others = mismatched_texts(split, targets, set(dataset.bad))
     return dataset
 
 
 def _prepared(
-    split: Split, reader: ImageReader, tokenizer: Any, max_length: int, picture_bytes: int
-) -> tuple[Tokens, PictureMemory]:
-    """Tokens and the memory of pictures; where the table is a file that the job before had too, its own."""
+    split: Split, reader: ImageReader, tokenizer: Any, max_length: int, image_bytes: int
+) -> tuple[Tokens, ImageMemory]:
+    """Tokens and the memory of images; where the table is a file that the job before had too, its own."""
 
     def tokens() -> Tokens:
         return tokenize(split.table.texts(split.rows), tokenizer, max_length)
 
-    if split.table.identity is None or not picture_bytes:
-        return tokens(), PictureMemory(split, reader, picture_bytes)
+    if split.table.identity is None or not image_bytes:
+        return tokens(), ImageMemory(split, reader, image_bytes)
     rows = split.table.identity, blake2b(split.rows.tobytes()).digest()
     made = KEPT.get(("tokens", rows, identity_of(tokenizer), max_length), tokens)
-    pictures = KEPT.get(
-        ("pictures", rows, *vars(reader).values(), picture_bytes), lambda: PictureMemory(split, reader, picture_bytes)
+    images = KEPT.get(
+        ("images", rows, *vars(reader).values(), image_bytes), lambda: ImageMemory(split, reader, image_bytes)
     )
-    pictures.check_files()
-    return made, pictures
+    images.check_files()
+    return made, images
 
 
 def make_collate(dataset: RowDataset, tokenizer: Any, max_length: int) -> Collate:
@@ -142,7 +142,7 @@ def make_batches(
         config: the keys below `data`.
         tokenizer: a fast tokenizer of transformers.
         max_length: tokens of a text at most.
-        image_size: side of the pictures in pixels.
+        image_size: side of the images in pixels.
         encode: of the task; None: no targets.
         batch_size: rows of a batch; None: `data.batch_size`.
         pin: into page-locked memory, for a GPU.

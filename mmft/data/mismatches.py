@@ -1,4 +1,4 @@
-"""Which text each row is measured with that does not belong to its picture: the same ones for ever.
+"""Which text each row is measured with that does not belong to its image: the same ones for ever.
 
 Every text is dealt to one row, so that no text by itself tells whether it belongs. What is dealt depends on the
 split's rows alone and not on the run's seed, so that all runs are measured on the same pairs.
@@ -27,7 +27,7 @@ _PURPOSE = "mismatched texts"
 def mismatched_texts(split: Split, targets: Tensor, bad: set[int]) -> Positions:
     """(R,) whose text each row is measured with, too; `NOBODY` for bad rows and those with a label.
 
-    Rows that have the same picture, text or group, or have such a one between them, stand together, and all get the
+    Rows that have the same image, text or group, or have such a one between them, stand together, and all get the
     texts of others (`exchange`). Where more than half of the rows do, some of these get the next text of the same
     random order with which they do not belong together themselves, and so a text may come twice; a row that belongs
     together with every other one gets none.

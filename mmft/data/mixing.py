@@ -1,6 +1,6 @@
-"""mixup and cutmix of two pictures. Both draw from torch's global generator, see `mmft.data.augment.drawing_from`.
+"""mixup and cutmix of two images. Both draw from torch's global generator, see `mmft.data.augment.drawing_from`.
 
-Legend: H W picture height and width.
+Legend: H W image height and width.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 def mixup(own: Tensor, other: Tensor, share: float) -> tuple[Tensor, float]:
-    """Blends two pictures (Zhang et al. 2018, arXiv 1710.09412).
+    """Blends two images (Zhang et al. 2018, arXiv 1710.09412).
 
     Args:
         own: (3, H, W) uint8.
@@ -28,13 +28,13 @@ def mixup(own: Tensor, other: Tensor, share: float) -> tuple[Tensor, float]:
 def cutmix(own: Tensor, other: Tensor, share: float) -> tuple[Tensor, float]:
     """Puts a rectangle of `other` into `own`, in the same place (Yun et al. 2019, arXiv 1905.04899).
 
-    Its sides are to the picture's as the root of `share` to 1; its centre is anywhere, so that it may be cut off at the
+    Its sides are to the image's as the root of `share` to 1; its centre is anywhere, so that it may be cut off at the
     edges.
 
     Args:
         own: (3, H, W) uint8.
         other: (3, H, W) uint8.
-        share: of the picture that a rectangle takes which is not cut off, from 0 to 1.
+        share: of the image that a rectangle takes which is not cut off, from 0 to 1.
 
     Returns:
         (3, H, W) uint8, and the share of `other` that there is.

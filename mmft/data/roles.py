@@ -16,7 +16,7 @@ def roles(columns: ColumnsConfig) -> dict[str, list[str]]:
     """The fields of `columns` that each column name is given in.
 
     Raises:
-        UserError: there is neither a picture nor a text column.
+        UserError: there is neither an image nor a text column.
     """
     found: dict[str, list[str]] = {}
     for role in ("image", "text", "label", "id", "split", "weight", "group"):

@@ -99,7 +99,7 @@ def load_rows(config: DataConfig, split: str | None, id_is_typed: bool = True) -
     Args:
         config: the keys below `data`; `data.path`, or with `split` that split's own file, is read.
         split: `test`: the rows that the split column puts there, all rows where the table has no such
-            column; None: all rows, and only the columns of pictures, texts and ids are looked at.
+            column; None: all rows, and only the columns of images, texts and ids are looked at.
         id_is_typed: False: the column of ids is the run's, and rows of a table without it go by their numbers.
 
     Raises:

@@ -22,13 +22,13 @@ import pyarrow.compute as pc
 from mmft.batch import BadRow, Pair, Row
 from mmft.config.schema.data import ColumnsConfig, names_of
 from mmft.data.columns import (
+    Images,
     LabelColumns,
     Labels,
-    Pictures,
     Reasons,
     WrongType,
+    as_images,
     as_labels,
-    as_pictures,
     as_strings,
     as_texts,
     as_weights,
@@ -50,7 +50,7 @@ class Table:
     Args:
         raw: the columns as they were read.
         columns: which column is which; those that `raw` does not have are taken for absent.
-        root: folder that relative picture paths start from.
+        root: folder that relative image paths start from.
         where: the config key and the file, for messages.
         prefix: stands in front of row numbers that serve as ids.
 
@@ -90,7 +90,7 @@ class Table:
         Args:
             path: the file.
             columns: which column is which.
-            root: folder that relative picture paths start from; None: the file's.
+            root: folder that relative image paths start from; None: the file's.
             key: the config key that named the file.
             optional: fields of `columns` whose column may be absent from the file.
             prefix: stands in front of row numbers that serve as ids.
@@ -116,7 +116,7 @@ class Table:
         Args:
             rows: the rows.
             columns: which column is which.
-            root: folder that relative picture paths start from; None: the working directory.
+            root: folder that relative image paths start from; None: the working directory.
             optional: fields of `columns` whose column may be absent.
 
         Raises:
@@ -144,8 +144,8 @@ class Table:
         return f"{self._prefix}{row}" if value is None else value
 
     def image(self, row: int) -> str | bytes | None:
-        """Absolute path or encoded bytes of the row's picture; None: it has none."""
-        data, paths = self._pictures
+        """Absolute path or encoded bytes of the row's image; None: it has none."""
+        data, paths = self._images
         encoded = None if data is None else data[row].as_py()
         if encoded:
             return bytes(encoded)
@@ -175,10 +175,10 @@ class Table:
         return [None] * len(rows) if self._labels is None else self._labels.take(rows)
 
     def pairs(self, rows: npt.NDArray[np.int64]) -> list[Pair]:
-        """What makes picture and text of each of `rows` belong together."""
+        """What makes image and text of each of `rows` belong together."""
         groups = [None] * len(rows) if self._groups is None else self._groups.take(pa.array(rows)).to_pylist()
-        pictures = [self.image(row) for row in rows.tolist()]
-        return [Pair(*parts) for parts in zip(pictures, self.texts(rows), groups, self.labels(rows), strict=True)]
+        images = [self.image(row) for row in rows.tolist()]
+        return [Pair(*parts) for parts in zip(images, self.texts(rows), groups, self.labels(rows), strict=True)]
 
     def ids(self) -> list[str]:
         """Every row's id."""
@@ -197,7 +197,7 @@ class Table:
         """Gives every column the type of its role, and notes the values that do not fit."""
         wrong: list[str] = []
         self._texts = [c for name in names_of(columns.text) if (c := self._take("text", name, as_texts, wrong))]
-        self._pictures: Pictures = self._take("image", columns.image, as_pictures, wrong) or Pictures(None, None)
+        self._images: Images = self._take("image", columns.image, as_images, wrong) or Images(None, None)
         self._labels = self._take_labels(columns, wrong)
         self._weights: npt.NDArray[np.float64] | None = self._take("weight", columns.weight, as_weights, wrong)
         self._ids: pa.ChunkedArray | None = self._take("id", columns.id, as_strings, wrong)
@@ -233,16 +233,16 @@ class Table:
 
     def _find_unusable(self) -> None:
         """Notes addresses instead of paths, unknown split names, and rows with nothing in them."""
-        if self._pictures.paths is not None:
-            urls = _rows_where(pc.match_substring_regex(self._pictures.paths, _URL))
-            reason = "a URL, not a path; download the pictures and give their paths"
+        if self._images.paths is not None:
+            urls = _rows_where(pc.match_substring_regex(self._images.paths, _URL))
+            reason = "a URL, not a path; download the images and give their paths"
             self._note(self.columns.image or "", dict.fromkeys(urls, reason))
         self._find_unknown_splits()
         filled = np.zeros(len(self), dtype=bool)
-        for column in [*self._texts, *self._pictures]:
+        for column in [*self._texts, *self._images]:
             if column is not None:
                 filled |= _filled(column)
-        self._note("", dict.fromkeys(np.flatnonzero(~filled).tolist(), "neither a picture nor a text"))
+        self._note("", dict.fromkeys(np.flatnonzero(~filled).tolist(), "neither an image nor a text"))
 
     def _find_unknown_splits(self) -> None:
         if self._splits is None:

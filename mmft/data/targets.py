@@ -31,7 +31,7 @@ class Encode(NamedTuple):
         function: a task's `encode`: gives what `torch.as_tensor` takes; raises `ValueError(reason)`.
         takes_pair: it takes a `Pair` instead of a label.
         candidates: of how many other rows' texts training rows come with; evaluation rows come with one, if any do.
-        identities: what picture and text are known by is wanted beside the target.
+        identities: what image and text are known by is wanted beside the target.
     """
 
     function: Callable[[Any], Any]

@@ -1,14 +1,14 @@
 """Integrated gradients of one row: how much each pixel and each token adds to an output of the model.
 
 Sundararajan et al. 2017 (arXiv 1703.01365): the gradient along the straight line from a baseline to the row, times the
-difference. What is attributed adds up to f(row) - f(baseline), over picture and text together, so both modalities
+difference. What is attributed adds up to f(row) - f(baseline), over image and text together, so both modalities
 are in one unit. It needs the gradient at the inputs alone, and so works with every encoder; rows of a batch do not
 touch in an evaluation, so the points of the line are computed side by side.
 
-The baseline shows nothing: a picture of one colour, and a text of as many mask tokens, its special tokens kept.
+The baseline shows nothing: an image of one colour, and a text of as many mask tokens, its special tokens kept.
 Integers have no gradient: pixels go in as floating numbers, tokens by their input embeddings.
 
-Legend: H W picture height and width, L text tokens, D width, S points of the line.
+Legend: H W image height and width, L text tokens, D width, S points of the line.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Value = Callable[[Outputs], Tensor]
 class Attribution(NamedTuple):
     """What adds how much to one output of a row."""
 
-    image: Tensor | None  # (H, W); None: the row has no picture
+    image: Tensor | None  # (H, W); None: the row has no image
     text: Tensor | None  # (L,); None: the row has no text
     value: float  # the output
     baseline: float  # the output of a row that shows nothing

@@ -24,7 +24,7 @@ class Encoder(nn.Module):
         source: where it came from.
         width: D, the width of a token.
         pool: `cls`, `mean` or `cls_mean`.
-        live: layers that go to train mode; None: the whole tower. The others stay in eval mode whatever `train()`
+        live: layers that go to train mode; None: the whole encoder. The others stay in eval mode whatever `train()`
             says (Lightning #18930): their dropout is off, their running statistics stay.
         adapters: names of modules that a tuning method has added, which go to train mode wherever they are.
     """
@@ -50,7 +50,7 @@ class Encoder(nn.Module):
 
     @property
     def top_layer(self) -> int:
-        """Number of the last layer, the final norm's; a tower whose blocks end in norms has none in it."""
+        """Number of the last layer, the final norm's; an encoder whose blocks end in norms has none in it."""
         return len(blocks(self.backbone)) + 1
 
     @property

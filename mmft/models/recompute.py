@@ -18,8 +18,9 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
+from mmft.config.schema.model import ENCODERS
 from mmft.models.layers import block_modules, mix_in
-from mmft.models.vision_language_model import TOWERS, VisionLanguageModel
+from mmft.models.vision_language_model import VisionLanguageModel
 
 log = logging.getLogger(__name__)
 
@@ -47,13 +48,13 @@ def recompute_blocks(model: VisionLanguageModel) -> int:
         model: is changed in place; its parameters and their names are not.
 
     Returns:
-        The number of blocks. A trained tower without any is as before: that is told.
+        The number of blocks. A trained encoder without any is as before: that is told.
     """
     found = []
-    for tower in TOWERS:
-        blocks = block_modules(getattr(model, tower).backbone)
-        if not blocks and not getattr(model, tower).frozen:
-            log.warning("trainer.gradient_checkpointing: model.%s has no blocks that could be computed twice", tower)
+    for encoder in ENCODERS:
+        blocks = block_modules(getattr(model, encoder).backbone)
+        if not blocks and not getattr(model, encoder).frozen:
+            log.warning("trainer.gradient_checkpointing: model.%s has no blocks that could be computed twice", encoder)
         found += blocks
     for block in found:
         if not isinstance(block, Recomputed):

@@ -43,7 +43,7 @@ class SimilarityHead(nn.Module):
 
 
 class PromptHead(nn.Module):
-    """Logits of labels: a picture's inner products with the embeddings of the labels' prompts, as `head` scales them.
+    """Logits of labels: an image's inner products with the embeddings of the labels' prompts, as `head` scales them.
 
     Args:
         head: the run's. Its bias is left out: it is the same for all labels.

@@ -1,4 +1,4 @@
-"""Loads one tower of a transformers checkpoint in float32, without poolers and heads that we do not use."""
+"""Loads one encoder of a transformers checkpoint in float32, without poolers and heads that we do not use."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from mmft.clock import importing
 from mmft.errors import UserError
 from mmft.models.source import Source
 
-Tower = Literal["vision", "text"]
+Encoder = Literal["vision", "text"]
 
 
-def load_transformers(source: Source, tower: Tower, pretrained: bool, key: str) -> Any:
+def load_transformers(source: Source, encoder: Encoder, pretrained: bool, key: str) -> Any:
     """The vision or text transformer in `source.folder`.
 
     A checkpoint of both (CLIP, Siglip) gives the one asked for. Weights are float32 whatever the file holds.
@@ -29,10 +29,10 @@ def load_transformers(source: Source, tower: Tower, pretrained: bool, key: str) 
     transformers.utils.logging.disable_progress_bar()
     try:
         config: Any = transformers.AutoConfig.from_pretrained(source.folder)
-        config = getattr(config, f"{tower}_config", config)
+        config = getattr(config, f"{encoder}_config", config)
         with importing():
             model_class = _class_of(transformers, config)
-        _check_inputs(model_class, tower, source, key)
+        _check_inputs(model_class, encoder, source, key)
         options = _pooling(model_class, config)
         if not pretrained:
             model = model_class._from_config(config, dtype=torch.float32, **options)
@@ -45,7 +45,7 @@ def load_transformers(source: Source, tower: Tower, pretrained: bool, key: str) 
 
 
 def _class_of(transformers: Any, config: Any) -> Any:
-    """The model class of a config; AutoModel knows none for some towers of a pair (SigLIP's text, ChineseCLIP's)."""
+    """The model class of a config; AutoModel knows none for some encoders of a pair (SigLIP's text, ChineseCLIP's)."""
     kind = type(config)
     by_name = getattr(transformers, kind.__name__.replace("Config", "Model"), None)
     if kind not in transformers.AutoModel._model_mapping and by_name is not None:
@@ -53,25 +53,25 @@ def _class_of(transformers: Any, config: Any) -> Any:
     return transformers.AutoModel._model_mapping[kind]
 
 
-def _check_inputs(model_class: Any, tower: Tower, source: Source, key: str) -> None:
+def _check_inputs(model_class: Any, encoder: Encoder, source: Source, key: str) -> None:
     """Refuses the other kind of encoder, and one that needs more than pixels or ids, before weights are read."""
     given = {"vision": "pixel_values", "text": "input_ids"}
     accepts = inspect.signature(model_class.forward).parameters
-    if given[tower] not in accepts:
-        other = "text" if tower == "vision" else "image"
+    if given[encoder] not in accepts:
+        other = "text" if encoder == "vision" else "image"
         hint = f" It is a text encoder: model.{other}_encoder.name" if "input_ids" in accepts else ""
         hint = f" It is an image encoder: model.{other}_encoder.name" if "pixel_values" in accepts else hint
-        raise UserError(f"{key}.name={source.name}: {model_class.__name__} does not take {given[tower]}.{hint}")
+        raise UserError(f"{key}.name={source.name}: {model_class.__name__} does not take {given[encoder]}.{hint}")
     needs = [
         name
         for name, p in accepts.items()
-        if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD and name not in ("self", given[tower])
+        if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD and name not in ("self", given[encoder])
     ]
     if needs:
         raise UserError(
             f"{key}.name={source.name}: {model_class.__name__} also needs {', '.join(needs)}, which mmft does not "
             "make. Choose an encoder that takes images of one size (Siglip, Dinov2, CLIP, any of timm)."
-            if tower == "vision"
+            if encoder == "vision"
             else f"{key}.name={source.name}: {model_class.__name__} also needs {', '.join(needs)}."
         )
 
@@ -104,7 +104,7 @@ def _strip_unused(model: Any) -> None:
         model.pooler = None
     if getattr(model, "use_head", False):  # Siglip's attention pooling
         model.use_head, model.head = False, None
-    if isinstance(getattr(model, "head", None), nn.Linear):  # of SigLIP's text tower, on its last token
+    if isinstance(getattr(model, "head", None), nn.Linear):  # of SigLIP's text encoder, on its last token
         model.head = nn.Identity()
     embeddings: Any = getattr(model, "embeddings", None)
     if isinstance(getattr(embeddings, "mask_token", None), nn.Parameter):  # only for masked pretraining

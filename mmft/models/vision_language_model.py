@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from mmft.batch import Batch, Encoded, Fused, Outputs, Widths
+from mmft.config.schema.model import ENCODERS
 from mmft.models.auxiliary import Auxiliary
 from mmft.models.fusion.base import Fusion, Reads
 from mmft.models.image_encoder import ImageEncoder
 from mmft.models.text_encoder import TextEncoder
 
-TOWERS = ("image_encoder", "text_encoder")
-PARTS = (*TOWERS, "fusion", "head", "auxiliary")
+PARTS = (*ENCODERS, "fusion", "head", "auxiliary")
 _RATES = ("drop_rate", "attn_drop_p", "attn_drop_rate", "proj_drop_rate")
 _DROPPED_OUT = ("out_drop", "attn_drop", "proj_drop", "resid_drop")
 

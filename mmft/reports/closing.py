@@ -1,7 +1,7 @@
 """The closing line of a run (DESIGN 8.4): what each modality gives.
 
-The unimodal figures are those of a linear head on one tower's final pooled features; this is cheap and says what
-the tower's features hold, not what a model fine-tuned on one modality would reach. `majority` is the task's constant
+The unimodal figures are those of a linear head on one encoder's final pooled features; this is cheap and says what
+the encoder's features hold, not what a model fine-tuned on one modality would reach. `majority` is the task's constant
 prediction (for classes the most frequent one), whatever the class weights are. What the task has tuned on the model's
 own outputs (thresholds) is left aside for all but the model itself.
 """
@@ -86,8 +86,8 @@ def _figures(task: Task, known: Features, asked: Features, both: float, prefix: 
         "both": both,
     }
     log.info(
-        "%stest %s: %s %.3f, text only %.3f, picture only %.3f, both %.3f "
-        "(text and picture only: a linear head on the tower's features)",
+        "%stest %s: %s %.3f, text only %.3f, image only %.3f, both %.3f "
+        "(text and image only: a linear head on the encoder's features)",
         prefix,
         task.monitor,
         task.constant,

@@ -27,7 +27,7 @@ MOST_ROWS = 20_000
 class Features(NamedTuple):
     """Features of a split."""
 
-    image: Tensor  # (R, D) float32, of the picture
+    image: Tensor  # (R, D) float32, of the image
     text: Tensor  # (R, D) float32, of the text
     target: Tensor  # (R, ...)
     weight: Tensor  # (R,)

@@ -9,7 +9,7 @@ The metrics of the ordinary pass again, on the same rows, with inputs changed by
 A stand-in that was never trained is zeros: what is measured then mixes "missing" with "never seen missing", and is
 said. A shuffled modality is always one that the model knows. Rows that lack a modality stay in, without it, in every
 line, so that all figures are of the same rows; they take no part in the exchange. A task of pairs has no figure
-for one modality alone; shuffled is chance there, and so nobody gets what belongs to his own by the same picture, text
+for one modality alone; shuffled is chance there, and so nobody gets what belongs to his own by the same image, text
 or group.
 """
 
@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader
 from mmft.batch import BadRow, Batch
 from mmft.config.schema.data import ColumnsConfig
 from mmft.data.dataset import NOBODY, Positions, RowDataset
-from mmft.data.exchange import Exchanged, exchanged_pictures, exchanged_texts
+from mmft.data.exchange import Exchanged, exchanged_images, exchanged_texts
 from mmft.data.loading import make_loader
 from mmft.errors import UserError
 from mmft.models.vision_language_model import VisionLanguageModel
@@ -40,15 +40,15 @@ Measure = Callable[[DataLoader[Batch]], Figures]
 
 _TITLES = {
     "both": "both",
-    "image_only": "only the picture",
+    "image_only": "only the image",
     "text_only": "only the text",
-    "image_shuffled": "pictures shuffled between rows",
+    "image_shuffled": "images shuffled between rows",
     "text_shuffled": "texts shuffled between rows",
 }
 
 
 class Change(NamedTuple):
-    """Whose picture and whose text each position of a split has."""
+    """Whose image and whose text each position of a split has."""
 
     images: Positions
     texts: Positions
@@ -82,7 +82,7 @@ def changes(rows: RowDataset, bad: Mapping[int, BadRow], seed: int, alone: bool)
     made = {
         "image_only": Change(own, nobody),
         "text_only": Change(nobody, own),
-        "image_shuffled": Change(exchanged_pictures(split, good, seed, together), own),
+        "image_shuffled": Change(exchanged_images(split, good, seed, together), own),
         "text_shuffled": Change(own, exchanged_texts(split, good, seed, together)),
     }
     return made if alone else {name: change for name, change in made.items() if not name.endswith("_only")}
@@ -127,15 +127,15 @@ def notes(model: VisionLanguageModel, rows: RowDataset, bad: Mapping[int, BadRow
     """What must be known to read the figures: stand-ins that were never trained, rows that lack a modality."""
     split, said = rows.split, []
     if task.facts.needs_both:
-        said.append("image_only and text_only are not there: whether a picture and a text fit, neither tells alone")
+        said.append("image_only and text_only are not there: whether an image and a text fit, neither tells alone")
     good = [row for row in split.rows.tolist() if row not in bad]
-    for alone, word, stand_in in (("image", "text", model.missing_text), ("text", "picture", model.missing_image)):
+    for alone, word, stand_in in (("image", "text", model.missing_text), ("text", "image", model.missing_image)):
         if not task.facts.needs_both and not stand_in.vector.any():
             said.append(
                 f"{alone}_only: the stand-in of the {word} is zeros, since no training row lacked one. The figure says "
                 f"what this model does without, not what can be done; a run with model.modality_dropout=0.3 learns to"
             )
-    for word, get in (("picture", split.table.image), ("text", split.table.text)):
+    for word, get in (("image", split.table.image), ("text", split.table.text)):
         lacking = sum(get(row) is None for row in good)
         if lacking:
             said.append(f"{lacking} of {len(good)} rows have no {word}; they stay without in every line")

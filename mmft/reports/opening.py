@@ -27,9 +27,9 @@ def announce(
             log.info("%d of %d texts of %s are cut by model.text_encoder.max_length", cut, data.rows[split], split)
     if leaks := len(list(groups_of_earlier_splits(splits))):
         log.warning("%d rows are of groups that an earlier split has rows of too; mmft check lists them", leaks)
-    for modality, tower in (("image", "image_encoder"), ("text", "text_encoder")):
+    for modality, encoder in (("image", "image_encoder"), ("text", "text_encoder")):
         if getattr(config.data.columns, modality) is None:
-            log.warning("data.columns.%s is null: the %s gets nothing and does not change", modality, tower)
+            log.warning("data.columns.%s is null: the %s gets nothing and does not change", modality, encoder)
     normed = any(isinstance(module, _BatchNorm) and module.training for module in model.modules())
     if config.data.micro_batch_size is not None and normed:
         log.warning("BatchNorm is trained on micro-batches: here the result depends on data.micro_batch_size")

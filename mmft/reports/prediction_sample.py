@@ -1,4 +1,4 @@
-"""A few test rows as the finished model answers them, for loggers that can show pictures."""
+"""A few test rows as the finished model answers them, for loggers that can show images."""
 
 from __future__ import annotations
 

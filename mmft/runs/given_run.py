@@ -39,7 +39,7 @@ def data_of_run(saved: SavedModel, given: Any, without_text: bool = False) -> Da
     Args:
         saved: the run's model.
         given: `RunData`; a key left null is as in the run.
-        without_text: the command looks at pictures alone.
+        without_text: the command looks at images alone.
     """
     data: DataConfig = rebase(saved.config, saved.working_directory).data
     if given.path is not None and not is_own_table(data, given.path):

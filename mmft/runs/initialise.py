@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from mmft.errors import UserError
-from mmft.models.vision_language_model import TOWERS, VisionLanguageModel, part_of
+from mmft.config.schema.model import ENCODERS
+from mmft.models.vision_language_model import VisionLanguageModel, part_of
 from mmft.run_folder import RunFolder, all_runs, newest
 from mmft.runs.saved_model import SavedModel, load_model
 from mmft.tasks.base import Task
@@ -19,7 +20,7 @@ Tensors = dict[str, Tensor]
 
 
 def initialise_from(run: str, runs: Path, model: VisionLanguageModel, task: Task) -> set[str]:
-    """Copies the weights of a finished run into `model`: the towers', and of what is behind them what fits.
+    """Copies the weights of a finished run into `model`: the encoders', and of what is behind them what fits.
 
     The usual way is contrastive training first, whose fusion no other task can have, and a classifier after it.
 
@@ -30,7 +31,7 @@ def initialise_from(run: str, runs: Path, model: VisionLanguageModel, task: Task
         task: fitted on this run's labels.
 
     Returns:
-        The towers whose weights are not their own source's any more.
+        The encoders whose weights are not their own source's any more.
 
     Raises:
         UserError: there is no finished model, or its encoders have other shapes.
@@ -39,13 +40,13 @@ def initialise_from(run: str, runs: Path, model: VisionLanguageModel, task: Task
     try:
         saved.merge()
     except UserError as error:
-        added = " and ".join(f"tune/{tower}={method.name}" for tower, method in saved.methods.items())
+        added = " and ".join(f"tune/{encoder}={method.name}" for encoder, method in saved.methods.items())
         raise UserError(
             f"init={run}: it was tuned by {added}; what that added lies beside the encoders' weights, and only these "
             "are taken over. Start from a run of another method, such as tune=lora"
         ) from error
     theirs, ours = saved.model.state_dict(), model.state_dict()
-    _check_towers(run, theirs, ours)
+    _check_encoders(run, theirs, ours)
     anew = _anew(saved, model, task)
     state = {name: value for name, value in theirs.items() if name in ours and not name.startswith(tuple(anew))}
     if "fusion." in anew:
@@ -56,13 +57,13 @@ def initialise_from(run: str, runs: Path, model: VisionLanguageModel, task: Task
         log.info("init: all weights from %s", run)
     changed = {part_of(name) for name, value in state.items() if not torch.equal(value.to(ours[name]), ours[name])}
     model.load_state_dict(state, strict=False)
-    return changed & set(TOWERS)
+    return changed & set(ENCODERS)
 
 
-def _check_towers(run: str, theirs: Tensors, ours: Tensors) -> None:
-    wrong = [name for name in theirs.keys() | ours.keys() if part_of(name) in TOWERS and not _fits(name, theirs, ours)]
+def _check_encoders(run: str, theirs: Tensors, ours: Tensors) -> None:
+    wrong = [name for name in theirs.keys() | ours.keys() if part_of(name) in ENCODERS and not _fits(name, theirs, ours)]
     if wrong:
-        keys = " and ".join(f"model.{tower}" for tower in TOWERS if tower in set(map(part_of, wrong)))
+        keys = " and ".join(f"model.{encoder}" for encoder in ENCODERS if encoder in set(map(part_of, wrong)))
         raise UserError(
             f"init={run}: its encoders are others: {len(wrong)} tensors differ in name or shape, e.g. {min(wrong)}. "
             f"Give the same {keys}."

@@ -70,10 +70,10 @@ class LoadedModel:
         The precision of training is left aside, so that a row's answer does not depend on the rows beside it.
 
         Args:
-            rows: a list of dicts, a pandas DataFrame or an Arrow table, with the run's columns of pictures and texts.
-                A picture is a path, encoded bytes, an image of Pillow or an array (H, W, 3) uint8; None: the row has
+            rows: a list of dicts, a pandas DataFrame or an Arrow table, with the run's columns of images and texts.
+                An image is a path, encoded bytes, an image of Pillow or an array (H, W, 3) uint8; None: the row has
                 none. Rows without its column of ids go by their numbers.
-            root: folder that picture paths are relative to.
+            root: folder that image paths are relative to.
 
         Returns:
             The answers in the type of `rows`: `row`, `id`, `prediction`, `score`, `error`, and what
@@ -83,7 +83,7 @@ class LoadedModel:
         return _as(rows, answers, self.columns())
 
     def zero_shot(self, labels: Sequence[str], templates: Sequence[str] | None = None) -> LoadedModel:
-        """This model, of a run of `task=contrastive`, as a classifier of pictures by the names of labels alone.
+        """This model, of a run of `task=contrastive`, as a classifier of images by the names of labels alone.
 
         Args:
             labels: names to choose from, two or more.
@@ -109,20 +109,20 @@ class LoadedModel:
         for batch, outputs in outputs_of(model, self.batches(split, config), self.device, precision):
             found = {} if outputs is None else dict(zip(batch.row.tolist(), task.answers(outputs), strict=True))
             if task.facts.needs_both:
-                for name, there in (("picture", batch.image_present), ("text", batch.text_present)):
+                for name, there in (("image", batch.image_present), ("text", batch.text_present)):
                     found |= {row: {"error": f"no {name}"} for row in batch.row[~there].tolist()}
             yield from _in_order(batch, found, self.columns(), split)
 
     def explain(
         self, rows: Any, label: str | None = None, points: int = ExplainConfig.points, root: str | Path = "."
     ) -> list[Explained]:
-        """What in the pictures and words of rows speaks for an answer or against it; see `mmft.reports.explain.rows`.
+        """What in the images and words of rows speaks for an answer or against it; see `mmft.reports.explain.rows`.
 
         Args:
             rows: as for `predict`.
             label: what is explained: a label, a target, one of several tasks; None: each row's prediction.
             points: as in `mmft explain`.
-            root: folder that relative picture paths start from.
+            root: folder that relative image paths start from.
 
         Returns:
             For each row as many as there are things to explain (one, but for several tasks or targets); none for a row
@@ -152,7 +152,7 @@ class LoadedModel:
 
         Args:
             rows: as for `predict`.
-            root: folder that relative picture paths start from.
+            root: folder that relative image paths start from.
 
         Returns:
             (R, D) by name (`embedded`): nan where a row lacks the modality or cannot be read.
@@ -174,8 +174,8 @@ class LoadedModel:
         model = self.saved.model
         if self.saved.task.facts.pairwise:
             return dict.fromkeys(("image", "text"), model.fusion.width // 2)
-        towers = {"image": model.image_encoder.widths.pooled, "text": model.text_encoder.widths.pooled}
-        return (towers if model.fusion.reads == "pooled" else {}) | {"fused": model.fusion.width}
+        encoders = {"image": model.image_encoder.widths.pooled, "text": model.text_encoder.widths.pooled}
+        return (encoders if model.fusion.reads == "pooled" else {}) | {"fused": model.fusion.width}
 
     def embeddings(self, split: Split, config: DataConfig) -> Iterator[dict[str, Any]]:
         """One dict per row of `split`: `row`, `id`, `error`, and (D,) arrays by name, None where there is none."""

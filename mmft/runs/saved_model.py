@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from mmft.build import apply_tuning, build_model, build_task
 from mmft.config.plugins import files_of, import_plugins, installed, packages_of
 from mmft.config.schema import TrainConfig
+from mmft.config.schema.model import ENCODERS
 from mmft.config.validate import read, to_dict
 from mmft.errors import UserError
 from mmft.files import replace_folder
@@ -35,7 +36,6 @@ from mmft.tasks.base import Task
 from mmft.tuning.methods.base import TuningMethod
 from mmft.tuning.plan import TuningPlan
 
-_TOWERS = ("image_encoder", "text_encoder")
 _WEIGHTS = "model.safetensors"
 _PLUGINS = "plugins"
 
@@ -49,7 +49,7 @@ class SavedModel:
         task: knows the label names.
         config: the config that it was trained with.
         working_directory: what relative paths in `config` are relative to.
-        methods: the tuning method of each tower.
+        methods: the tuning method of each encoder.
     """
 
     model: VisionLanguageModel
@@ -64,8 +64,8 @@ class SavedModel:
         Raises:
             UserError: a method adds what an encoder has no place for.
         """
-        for tower, method in self.methods.items():
-            method.merge(getattr(self.model, tower))
+        for encoder, method in self.methods.items():
+            method.merge(getattr(self.model, encoder))
 
 
 def save_model(
@@ -81,8 +81,8 @@ def _fill(
     saved = plan.saved_names(model)
     state = model.state_dict()
     save_file({name: state[name].detach().cpu().contiguous() for name in sorted(saved)}, new / _WEIGHTS)
-    whole = {tower: all(name in saved for name in state if part_of(name) == tower) for tower in _TOWERS}
-    bases = {tower: _base(getattr(model, tower).source, final, whole[tower]) for tower in _TOWERS}
+    whole = {encoder: all(name in saved for name in state if part_of(name) == encoder) for encoder in ENCODERS}
+    bases = {encoder: _base(getattr(model, encoder).source, final, whole[encoder]) for encoder in ENCODERS}
     content = {
         "format": 1,
         "config": to_dict(config),
@@ -96,12 +96,12 @@ def _fill(
     for file in files_of(config.plugins, cwd):
         (new / _PLUGINS).mkdir(exist_ok=True)
         shutil.copy2(file, new / _PLUGINS / file.name)
-    for tower in _TOWERS:
-        _copy_small_files(getattr(model, tower).source.folder, new / tower)
+    for encoder in ENCODERS:
+        _copy_small_files(getattr(model, encoder).source.folder, new / encoder)
 
 
 def _base(source: Source, final: Path, whole: bool) -> dict[str, Any]:
-    """Where a tower came from, and whether the folder holds the whole of it."""
+    """Where an encoder came from, and whether the folder holds the whole of it."""
     if source.library == "own":
         return {"name": source.name, "library": source.library, "path": None, "sha256": None, "is_whole": True}
     return {
@@ -140,17 +140,17 @@ def load_model(folder: Path) -> SavedModel:
     task.load_state(content["task"])
     state = load_file(folder / _WEIGHTS)
     sources, pretrained = {}, {}
-    for tower in _TOWERS:
-        whole = Source(content["encoders"][tower]["name"], folder / tower, content["encoders"][tower]["library"])
-        pretrained[tower] = not content["encoders"][tower]["is_whole"]
-        typed = base / content["encoders"][tower]["name"]
-        sources[tower] = find_base(tower, content["encoders"][tower], folder, typed) if pretrained[tower] else whole
+    for encoder in ENCODERS:
+        whole = Source(content["encoders"][encoder]["name"], folder / encoder, content["encoders"][encoder]["library"])
+        pretrained[encoder] = not content["encoders"][encoder]["is_whole"]
+        typed = base / content["encoders"][encoder]["name"]
+        sources[encoder] = find_base(encoder, content["encoders"][encoder], folder, typed) if pretrained[encoder] else whole
     _fix_input(config, content["input"], pretrained)
     model = build_model(config.model, task.make_head, config.seed, sources)
     methods = apply_tuning(config, model)
     if config.trainer.precision == "64-true":
         model.double()
-    _load_state(model, state, {tower for tower in _TOWERS if pretrained[tower]})
+    _load_state(model, state, {encoder for encoder in ENCODERS if pretrained[encoder]})
     return SavedModel(model.eval(), task, config, base, methods)
 
 
@@ -166,7 +166,7 @@ def _read_config(values: dict[str, Any], folder: Path, packages: Mapping[str, st
     return config
 
 
-def find_base(tower: str, base: Mapping[str, Any], folder: Path, typed: Path) -> Source:
+def find_base(encoder: str, base: Mapping[str, Any], folder: Path, typed: Path) -> Source:
     """The folder of a frozen encoder, by its hash: beside the run as it was, as typed, in `MMFT_ENCODERS`, the hub."""
     beside = (folder / base["path"]).resolve()
     wanted = base["sha256"]
@@ -175,7 +175,7 @@ def find_base(tower: str, base: Mapping[str, Any], folder: Path, typed: Path) ->
         found = _from_hub(base["name"], wanted)
     if found is None:
         raise UserError(
-            f"model.{tower}: the frozen encoder {base['name']} (sha256 {wanted}) is neither at {beside} "
+            f"model.{encoder}: the frozen encoder {base['name']} (sha256 {wanted}) is neither at {beside} "
             "nor in a folder of MMFT_ENCODERS. Type: MMFT_ENCODERS=FOLDER_WITH_IT mmft ..."
         )
     return Source(base["name"], found, base["library"])

@@ -1,4 +1,4 @@
-"""Zero-shot classification: a finished run of `task=contrastive` as a classifier of pictures, by labels' names alone.
+"""Zero-shot classification: a finished run of `task=contrastive` as a classifier of images, by labels' names alone.
 
 Wherever a classifier can be used it can: `mmft predict`, `mmft test`, `mmft explain` and `LoadedModel.zero_shot`.
 """

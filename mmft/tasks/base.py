@@ -44,7 +44,7 @@ class Task(ABC):
         facts: its config's class, which says what it needs and what its labels are. Where it `needs_both`, `encode`
             takes a `Pair`; where it is `pairwise`, it is a `PairwiseTask`.
         candidates: of how many other rows' texts a row of a batch may be given one to learn from, which does not
-            belong to its picture; where there are any, it is measured with one, too. See `mmft.data.candidates`.
+            belong to its image; where there are any, it is measured with one, too. See `mmft.data.candidates`.
         templates: of the prompts that make it a zero-shot classifier of images; None: it cannot be one.
         softmax: whether probabilities are the outputs' softmax, so that only differences of outputs mean something.
     """
@@ -126,7 +126,7 @@ class Task(ABC):
         return []
 
     def take_prompts(self, fused: Tensor) -> None:
-        """Gets the features (prompts, F) of `prompts`, of the model that is evaluated, in rows without a picture."""
+        """Gets the features (prompts, F) of `prompts`, of the model that is evaluated, in rows without an image."""
         raise NotImplementedError(f"{type(self).__name__} has no prompts")
 
     @abstractmethod
@@ -261,5 +261,5 @@ class PairwiseTask(Task):
         return self.pairwise_loss_sum(outputs, batch, slice(None))
 
     def constant_outputs(self, target: Tensor, weight: Tensor) -> Tensor:  # noqa: ARG002 - the same for all
-        """(2,) the same for every picture and every text."""
+        """(2,) the same for every image and every text."""
         return torch.zeros(2)

@@ -1,4 +1,4 @@
-"""Contrastive retrieval: which picture and which text belong together, over all pairs of the logical batch.
+"""Contrastive retrieval: which image and which text belong together, over all pairs of the logical batch.
 
 Legend: B batch, R rows of the logical batch, V width of the vectors that the head gives.
 """
@@ -31,14 +31,14 @@ _TEMPERATURES = {"info_nce": 0.07, "sigmoid": 0.1}  # CLIP's and SigLIP's
 
 
 class Contrastive(PairwiseTask):
-    """CLIP's InfoNCE or SigLIP's sigmoid loss between every picture and every text of the logical batch.
+    """CLIP's InfoNCE or SigLIP's sigmoid loss between every image and every text of the logical batch.
 
-    What belongs together besides a row's own picture and text: rows with the same picture, the same text, or the same
-    group (`data.columns.group`); they are positives and never negatives. A row that lacks its picture or its text has
+    What belongs together besides a row's own image and text: rows with the same image, the same text, or the same
+    group (`data.columns.group`); they are positives and never negatives. A row that lacks its image or its text has
     no pair: a bad row. Sample weights are described in `mmft.tasks.pair_losses`; they do not count in metrics.
 
     Labels are not learned from. Where the training rows have any, `zero_shot/accuracy` is the share of labelled rows
-    whose picture is nearest to its own label's prompts (Radford et al. 2021, arXiv 2103.00020).
+    whose image is nearest to its own label's prompts (Radford et al. 2021, arXiv 2103.00020).
 
     Args:
         loss: `info_nce` or `sigmoid`.
@@ -78,7 +78,7 @@ class Contrastive(PairwiseTask):
         self._set_labels(in_order({label_name(label) for label in labels if label is not None}))
 
     def encode(self, label: Any) -> list[int]:
-        """(4,) what the row's picture, text and group are known by, and its label's number; -1: it has none."""
+        """(4,) what the row's image, text and group are known by, and its label's number; -1: it has none."""
         pair: Pair = label
         return [*identities(pair), -1 if pair.label is None else self._index.get(label_name(pair.label), -1)]
 
@@ -105,7 +105,7 @@ class Contrastive(PairwiseTask):
         metrics.update(*self.embeddings(outputs), batch.target)
 
     def embeddings(self, outputs: Outputs) -> tuple[Tensor, Tensor]:
-        """(B, P) each, of length 1: the pictures' and the texts' in their shared space."""
+        """(B, P) each, of length 1: the images' and the texts' in their shared space."""
         return embeddings_of(at_least_float32(outputs.logits), has_bias=self.bias is not None)
 
     def scalars(self, metrics: MetricCollection) -> dict[str, float]:
@@ -115,7 +115,7 @@ class Contrastive(PairwiseTask):
         return found | ({} if self._prompts is None else {_ZERO_SHOT: self._zero_shot(metric)})
 
     def _zero_shot(self, metric: RetrievalMetric) -> float:
-        """The share of labelled rows whose picture is nearest to its label's prompts; nan where no row has a label."""
+        """The share of labelled rows whose image is nearest to its label's prompts; nan where no row has a label."""
         assert self._prompts is not None
         label, image = torch.cat(metric.target)[:, LABEL], torch.cat(metric.image)
         right = (image @ self._prompts.to(image).T).argmax(1) == label
@@ -139,16 +139,16 @@ class Contrastive(PairwiseTask):
         return ["prediction", "score"]
 
     def answers(self, outputs: Outputs) -> list[dict[str, Any]]:
-        """The cosine of each row's picture and text."""
+        """The cosine of each row's image and text."""
         return [{"prediction": value, "score": None} for value in self._cosine(outputs).tolist()]
 
     @property
     def output_names(self) -> list[str]:
-        """What can be said of a row: how alike its picture and its text are."""
+        """What can be said of a row: how alike its image and its text are."""
         return [_SIMILARITY]
 
     def subjects(self, outputs: Outputs, name: str | None) -> list[Subject]:  # noqa: ARG002 - it is the same for all
-        """The cosine of the row's picture and text."""
+        """The cosine of the row's image and text."""
         return [Subject(_SIMILARITY, self._cosine)] if name in (None, _SIMILARITY) else []
 
     def _cosine(self, outputs: Outputs) -> Tensor:

@@ -1,7 +1,7 @@
-"""What a row's picture, text and group are known by, as whole numbers: which rows belong together.
+"""What a row's image, text and group are known by, as whole numbers: which rows belong together.
 
-Rows belong together that have the same picture, the same text or the same group (`data.columns.group`). They are
-never each other's negatives. A picture is known by its path or its bytes.
+Rows belong together that have the same image, the same text or the same group (`data.columns.group`). They are
+never each other's negatives. An image is known by its path or its bytes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy.typing as npt
 from mmft.batch import Pair
 
 IDENTITY = slice(0, 3)
-"""The columns of a target of pairs that say what picture, text and group are known by; -1: there is none."""
+"""The columns of a target of pairs that say what image, text and group are known by; -1: there is none."""
 
 LABEL = 3
 """The column behind them, in a target of a contrastive task: the label's number; -1: it has none."""
@@ -21,12 +21,12 @@ MATCH = 3
 
 
 def identities(pair: Pair) -> list[int]:
-    """(3,) the numbers of a row's picture, text and group.
+    """(3,) the numbers of a row's image, text and group.
 
     Raises:
-        ValueError: it lacks its picture or its text, so that it is no pair.
+        ValueError: it lacks its image or its text, so that it is no pair.
     """
-    for modality, given in (("picture", pair.image), ("text", pair.text)):
+    for modality, given in (("image", pair.image), ("text", pair.text)):
         if given is None:
             raise ValueError(f"no {modality}, so that there is no pair")
     return pair.identity()

@@ -1,4 +1,4 @@
-"""Image-text matching: does this text belong to this picture?
+"""Image-text matching: does this text belong to this image?
 
 Legend: B batch, R rows.
 """
@@ -30,13 +30,13 @@ _MEANT = dict.fromkeys(("1", "1.0", "true", "yes", "y", _NAMES[1]), 1) | dict.fr
 
 
 class Matching(Task):
-    """Whether a picture and a text belong together, by binary cross-entropy on what the fusion makes of both.
+    """Whether an image and a text belong together, by binary cross-entropy on what the fusion makes of both.
 
     The matching loss of ALBEF (Li et al. 2021, arXiv 2107.07651) and BLIP (Li et al. 2022, arXiv 2201.12086). Each
-    row is a pair that belongs together, and gives one that does not: its picture with the text of one of `candidates`
+    row is a pair that belongs together, and gives one that does not: its image with the text of one of `candidates`
     other rows of the logical batch, drawn by the odds that the model gives them (`mmft.training.hard_negatives`).
-    Both count with the row's sample weight. Unlike there, negatives are mined one way, texts for a picture: a text is
-    encoded for a fraction of what a picture costs, and which ones are tried does not depend on a second model.
+    Both count with the row's sample weight. Unlike there, negatives are mined one way, texts for an image: a text is
+    encoded for a fraction of what an image costs, and which ones are tried does not depend on a second model.
 
     With labels (0/1, true/false, yes/no) a row of label 0 is a pair that does not belong together, and gives no other.
 
@@ -64,13 +64,13 @@ class Matching(Task):
             raise UserError("task.candidates=0: no training row has a label that says which do not match.")
         if known and not any(_MEANT.get(_word(label)) == 1 for label in known):
             raise UserError(
-                "data.columns.label: no training row says 1, true or yes: that its text and picture match. They say "
+                "data.columns.label: no training row says 1, true or yes: that its text and image match. They say "
                 f"{shown(in_order({label_name(label) for label in known}))}. Without labels "
                 "(data.columns.label=null) every row is a pair that matches"
             )
 
     def encode(self, label: Any) -> list[int]:
-        """(4,) what the row's picture, text and group are known by, and whether they match."""
+        """(4,) what the row's image, text and group are known by, and whether they match."""
         pair: Pair = label
         known = identities(pair)
         if pair.label is None:
@@ -167,5 +167,5 @@ def _belongs(batch: Batch) -> Tensor:
 
 
 def _probabilities(outputs: Outputs) -> Tensor:
-    """(B,) float64 that each text belongs to its picture."""
+    """(B,) float64 that each text belongs to its image."""
     return outputs.logits[:, 0].double().sigmoid()

@@ -22,11 +22,11 @@ OfLogits = Callable[[Tensor, slice], Tensor]
 class Rows(NamedTuple):
     """What a loss must know of the rows besides their vectors.
 
-    Rows i and j are a positive pair, whichever's picture and whichever's text, where one of their `identity` is equal
+    Rows i and j are a positive pair, whichever's image and whichever's text, where one of their `identity` is equal
     (-1 equals nothing) or i is j. A row of weight 0 takes no part, neither as a positive nor as a negative.
     """
 
-    identity: Tensor  # (R, K) int64: of the picture, of the text, of the group
+    identity: Tensor  # (R, K) int64: of the image, of the text, of the group
     weight: Tensor  # (R,)
 
     def positives(self, chunk: slice) -> Tensor:

@@ -1,4 +1,4 @@
-"""Prompts: texts that stand for labels, by which a run over pairs classifies pictures without having learned labels.
+"""Prompts: texts that stand for labels, by which a run over pairs classifies images without having learned labels.
 
 Legend: C labels, P width of the shared space.
 """

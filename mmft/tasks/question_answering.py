@@ -1,4 +1,4 @@
-"""Question answering about a picture, over a vocabulary of answers, each row's by several annotators.
+"""Question answering about an image, over a vocabulary of answers, each row's by several annotators.
 
 Legend: B batch, R rows, C answers of the vocabulary, S answers that one row's target can hold.
 """

@@ -1,4 +1,4 @@
-"""Retrieval over a whole split, both ways, in blocks: which picture belongs to a text and which text to a picture.
+"""Retrieval over a whole split, both ways, in blocks: which image belongs to a text and which text to an image.
 
 Legend: R rows, Q queries, G gallery, P width of the embeddings.
 """
@@ -22,8 +22,8 @@ _Ints = npt.NDArray[np.int64]
 class RetrievalMetric(Metric):
     """Recall at 1, 5 and 10, median rank and mean reciprocal rank of the best-placed positive, both ways.
 
-    A picture that several rows have is one query and one entry of the gallery, and so is a text: a picture's positives
-    are the texts of all its rows and all texts of its rows' groups, so that a picture with five captions is found by
+    An image that several rows have is one query and one entry of the gallery, and so is a text: an image's positives
+    are the texts of all its rows and all texts of its rows' groups, so that an image with five captions is found by
     each of them. Entries that score the same are placed before the positive: what gives all the same score has found
     nothing. The order of rows changes nothing.
     """
@@ -44,7 +44,7 @@ class RetrievalMetric(Metric):
         return [*(f"{way}/{name}" for way in _WAYS for name in each), "mean_recall"]
 
     def update(self, image: Tensor, text: Tensor, target: Tensor) -> None:
-        """Adds rows: embeddings (B, P) of length 1; picture, text, group (or -1) and more, (B, 3 or more) int64."""
+        """Adds rows: embeddings (B, P) of length 1; image, text, group (or -1) and more, (B, 3 or more) int64."""
         self.image.append(image.float())
         self.text.append(text.float())
         self.target.append(target)
@@ -53,9 +53,9 @@ class RetrievalMetric(Metric):
         """() float64 each, by name."""
         image, text, target = (torch.cat(part) for part in (self.image, self.text, self.target))
         links = Links.of(target[:, :3].cpu().numpy())
-        pictures, texts = image[links.first_picture], text[links.first_text]
+        images, texts = image[links.first_image], text[links.first_text]
         found: dict[str, Tensor] = {}
-        both = ranks(pictures, texts, links.texts_of_picture), ranks(texts, pictures, links.pictures_of_text)
+        both = ranks(images, texts, links.texts_of_image), ranks(texts, images, links.images_of_text)
         for way, rank in zip(_WAYS, both, strict=True):
             found |= {f"{way}/recall@{k}": (rank <= k).double().mean() for k in _CUTS}
             found[f"{way}/median_rank"] = rank.double().quantile(0.5)
@@ -101,17 +101,17 @@ class Positives(NamedTuple):
 
 
 class Links(NamedTuple):
-    """Distinct pictures and texts among the rows, and what belongs together."""
+    """Distinct images and texts among the rows, and what belongs together."""
 
-    first_picture: _Ints  # (pictures,) the first row that has it
+    first_image: _Ints  # (images,) the first row that has it
     first_text: _Ints  # (texts,)
-    texts_of_picture: Positives
-    pictures_of_text: Positives
+    texts_of_image: Positives
+    images_of_text: Positives
 
     @classmethod
     def of(cls, identity: _Ints) -> Links:
-        """From (R, 3): picture, text and group of each row; a group of -1 is none."""
-        (_, first_picture, picture), (_, first_text, text), (_, _, group) = (
+        """From (R, 3): image, text and group of each row; a group of -1 is none."""
+        (_, first_image, image), (_, first_text, text), (_, _, group) = (
             np.unique(column, return_index=True, return_inverse=True) for column in identity.T
         )
         grouped = identity[:, 2] >= 0
@@ -125,10 +125,10 @@ class Links(NamedTuple):
             )
 
         return cls(
-            first_picture,
+            first_image,
             first_text,
-            positives(picture, text, len(first_picture)),
-            positives(text, picture, len(first_text)),
+            positives(image, text, len(first_image)),
+            positives(text, image, len(first_text)),
         )
 
 

@@ -75,7 +75,7 @@ def divisor_of(total_weight: Tensor) -> Tensor:
 
 
 def _nothing(batch: Batch) -> Batch:
-    """One row without a picture, a text or a weight, of the targets' kind that `batch` has."""
+    """One row without an image, a text or a weight, of the targets' kind that `batch` has."""
     absent = batch.image_present.new_zeros(1)
     return Batch(
         pixel_values=None,

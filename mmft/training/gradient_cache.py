@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmft.batch import Batch, Encoded, Fused
+from mmft.config.schema.model import ENCODERS
 from mmft.models.encoder import Encoder
-from mmft.models.vision_language_model import TOWERS, VisionLanguageModel
+from mmft.models.vision_language_model import VisionLanguageModel
 from mmft.training.accumulation import Backward, divisor_of
 from mmft.training.collectives import gathered_rows, summed
 from mmft.training.objective import Objective
@@ -111,11 +112,11 @@ def _keeping(model: VisionLanguageModel, into: dict[str, Encoded]) -> Iterator[N
         tokens, mask = encoded.tokens.new_zeros(len(pooled), 1, encoded.tokens.shape[-1]), encoded.mask[:, :1]
         into[name] = Encoded(tokens, mask, pooled)
 
-    towers: dict[str, Encoder] = {name: getattr(model, name) for name in TOWERS}
+    encoders: dict[str, Encoder] = {name: getattr(model, name) for name in ENCODERS}
     hooks = [
-        tower.register_forward_hook(lambda *given, name=name: keep(name, given[-1]))
-        for name, tower in towers.items()
-        if tower.frozen and model.fusion.reads == "pooled"
+        encoder.register_forward_hook(lambda *given, name=name: keep(name, given[-1]))
+        for name, encoder in encoders.items()
+        if encoder.frozen and model.fusion.reads == "pooled"
     ]
     try:
         yield
@@ -133,8 +134,8 @@ def _fused(model: VisionLanguageModel, rows: Batch, known: _Known = MappingProxy
 
 def _widths(model: VisionLanguageModel) -> tuple[int, ...]:
     """Of what is kept of a row: fused features, and both encoders' pooled ones where something reads them."""
-    towers = () if model.auxiliary is None else (model.image_encoder.widths.pooled, model.text_encoder.widths.pooled)
-    return (model.fusion.width, *towers)
+    encoders = () if model.auxiliary is None else (model.image_encoder.widths.pooled, model.text_encoder.widths.pooled)
+    return (model.fusion.width, *encoders)
 
 
 def _taken_apart(model: VisionLanguageModel, kept: Tensor) -> Fused:

@@ -1,6 +1,6 @@
 """A batch whose rows come with candidates: each row as a pair that belongs together, and as one that does not.
 
-The negative of a row is its picture with one of its candidates, drawn by the odds that the model itself, as it is,
+The negative of a row is its image with one of its candidates, drawn by the odds that the model itself, as it is,
 gives them to fit: any at first, and the harder the better the model is. So ALBEF does (Li et al. 2021, arXiv
 2107.07651), by the odds of a contrastive model that is trained beside. The one that fits best is no good choice: while
 a model tells little apart that is noise, and the way out is to answer the same to all. 12 rows learned by heart in 300
@@ -10,7 +10,7 @@ The draw takes place within the micro-batch, and yet depends on nothing but the 
 the weights (and dropout), so that the loss is a sum over rows and micro-batches, ranks and a resumption change nothing.
 Only where two candidates are equal to the last digit may another order of adding up choose the other one.
 
-Pictures and texts are encoded once. A candidate costs one pass of fusion and head without a gradient.
+Images and texts are encoded once. A candidate costs one pass of fusion and head without a gradient.
 
 Legend: B rows, K candidates, L text tokens, U different texts, M rows that have a candidate, D width.
 """
@@ -37,7 +37,7 @@ def with_negatives(model: VisionLanguageModel, batch: Batch) -> tuple[Outputs, B
 
     Returns:
         Outputs of B + M rows, and these: the batch's own, then those that have a candidate once more, with the text
-        of the one that is drawn and a target that says so. They have no pictures and texts of their own.
+        of the one that is drawn and a target that says so. They have no images and texts of their own.
     """
     if batch.candidates is None:
         return model(batch), batch
@@ -72,7 +72,7 @@ def _texts(model: VisionLanguageModel, batch: Batch, candidates: Candidates) -> 
 
 
 def _drawn(model: VisionLanguageModel, image: Encoded, text: Encoded, others: Tensor, candidates: Candidates) -> Tensor:
-    """(B,) which of the texts `others` (B, K) each picture gets; any, where a row has no candidate.
+    """(B,) which of the texts `others` (B, K) each image gets; any, where a row has no candidate.
 
     With the odds of the softmax of their logits: the largest sum of logit and Gumbel noise (Maddison et al. 2014,
     arXiv 1411.0030), which is made of the candidates' chances.

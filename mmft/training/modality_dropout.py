@@ -1,4 +1,4 @@
-"""Modality dropout: in training a row's picture or its text is taken for absent, now and then.
+"""Modality dropout: in training a row's image or its text is taken for absent, now and then.
 
 So the stand-ins for what is missing are trained, and the model learns to do with either alone (ModDrop, Neverova et al.
 2015, arXiv 1501.00102). What is absent is chosen on the logical batch, as a function of (seed, optimizer step, row
@@ -21,7 +21,7 @@ from mmft.batch import Batch
 def drop_modalities(batch: Batch, probability: float, seed: int, step: int) -> Batch:
     """The batch with one modality of some rows taken for absent.
 
-    A row that has both loses one with `probability`, its picture or its text with half of it each, never both; a row
+    A row that has both loses one with `probability`, its image or its text with half of it each, never both; a row
     that has one keeps it. A row that comes twice in a step (`data.sampler=balanced`) loses the same both times.
 
     Args:

@@ -49,7 +49,7 @@ class FineTuning(Evaluating):
         seed: seed of dropout.
         log_every_steps: a line to the loggers after every so many optimizer steps.
         shards: every rank keeps a part of the model (`trainer=fsdp`).
-        modality_dropout: with this probability a row is trained on without its picture or its text.
+        modality_dropout: with this probability a row is trained on without its image or its text.
         loss_scale: of float16 gradients; None in other precisions.
 
     Attributes:

@@ -1,7 +1,7 @@
 """What training makes small: the weighted sum of mean losses, each of which is logged.
 
 A term is a sum over rows that is divided by the rows' weight, both over the whole logical batch; so a term over few of
-its rows (those that have a picture) is a mean over these.
+its rows (those that have an image) is a mean over these.
 
 Legend: B rows of this rank's share, R rows of the logical batch, K terms, C outputs.
 """
@@ -31,8 +31,8 @@ class Objective:
 
     Args:
         task: its `loss_terms` come first.
-        modality_weight: of the task's own terms by the picture alone and by the text alone; 0: there are none.
-        alignment: what is made small between the features of a row's picture and of its text.
+        modality_weight: of the task's own terms by the image alone and by the text alone; 0: there are none.
+        alignment: what is made small between the features of a row's image and of its text.
         alignment_weight: of that.
 
     Raises:
@@ -125,7 +125,7 @@ def symmetric_kl(one: Tensor, other: Tensor) -> Tensor:
 
 
 def _by_modality(batch: Batch) -> tuple[Batch, Batch]:
-    """The rows as a term by the picture alone, and by the text alone, weighs them; a text is mixed with nothing."""
+    """The rows as a term by the image alone, and by the text alone, weighs them; a text is mixed with nothing."""
     return (
         replace(batch, weight=batch.weight * batch.image_present),
         replace(batch, weight=batch.weight * batch.text_present, mixed_target=None, mixed_share=None),

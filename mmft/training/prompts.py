@@ -17,7 +17,7 @@ _AT_ONCE = 256
 
 @torch.inference_mode()
 def fused_texts(model: VisionLanguageModel, texts: Sequence[str], device: torch.device) -> Tensor:
-    """The fused features (T, F) of texts without a picture.
+    """The fused features (T, F) of texts without an image.
 
     Args:
         model: on `device`, in eval mode.

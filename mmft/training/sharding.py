@@ -26,9 +26,10 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmft.batch import Batch, Encoded
+from mmft.config.schema.model import ENCODERS
 from mmft.errors import UserError
 from mmft.models.layers import block_modules
-from mmft.models.vision_language_model import TOWERS, VisionLanguageModel
+from mmft.models.vision_language_model import VisionLanguageModel
 from mmft.training.collectives import largest
 
 
@@ -50,8 +51,8 @@ class Shards:
         model.__class__ = _EncodingTogether  # as `fully_shard` does, too
         self.model: Any = model
         self._whole = _skeleton(model)
-        for tower in TOWERS:
-            for block in block_modules(getattr(model, tower).backbone):
+        for encoder in ENCODERS:
+            for block in block_modules(getattr(model, encoder).backbone):
                 fully_shard(block, mesh=mesh, reshard_after_forward=True)
         fully_shard(model, mesh=mesh, reshard_after_forward=False)  # the rest is needed to the end of the forward pass
         for module in model.modules():
@@ -62,7 +63,7 @@ class Shards:
     def agree(self, batch: Batch, micro_batch_size: int | None) -> int:
         """What all ranks do in an optimizer step, so that all join every collective.
 
-        A tower that some rank's share has rows for runs on every rank; one that none has rows for runs on none and
+        An encoder that some rank's share has rows for runs on every rank; one that none has rows for runs on none and
         gets no gradient, as with one process.
 
         Args:
@@ -78,7 +79,7 @@ class Shards:
             bool(batch.text_present.any()),
         ]
         count, *used = largest(torch.tensor(own, dtype=torch.int64, device=batch.row.device)).tolist()
-        self.model.always_encodes = {tower for tower, some in zip(TOWERS, used, strict=True) if some}
+        self.model.always_encodes = {encoder for encoder, some in zip(ENCODERS, used, strict=True) if some}
         return int(count)
 
     def whole(self) -> VisionLanguageModel:
@@ -146,12 +147,12 @@ def load_shards(module: nn.Module, state: Mapping[str, Tensor]) -> None:
 
 
 def _check(model: VisionLanguageModel) -> None:
-    for tower in TOWERS:
-        encoder = getattr(model, tower)
+    for part in ENCODERS:
+        encoder = getattr(model, part)
         if any(isinstance(m, _BatchNorm) and m.training for m in encoder.modules()):
             raise UserError(
-                f"trainer=fsdp: model.{tower} {encoder.source.name} has a BatchNorm, whose statistics would count rows "
-                f"that only keep ranks together. Type trainer=ddp, or tune/{tower}=freeze."
+                f"trainer=fsdp: model.{part} {encoder.source.name} has a BatchNorm, whose statistics would count rows "
+                f"that only keep ranks together. Type trainer=ddp, or tune/{part}=freeze."
             )
 
 

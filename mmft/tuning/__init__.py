@@ -1,1 +1,1 @@
-"""What is trained: tuning methods of one tower, and the plan that is made of them before training."""
+"""What is trained: tuning methods of one encoder, and the plan that is made of them before training."""

@@ -61,8 +61,8 @@ class TuningPlan:
         groups: the optimizer's groups.
         totals: parameters of every part.
         trained: how many of them are trained.
-        methods: the tuning method of each tower.
-        usable: of each tower, the layer number of every parameter that takes part in the output, by name.
+        methods: the tuning method of each encoder.
+        usable: of each encoder, the layer number of every parameter that takes part in the output, by name.
         changed: parts whose weights are not their source's although they may be frozen (`init=RUN`, random ones).
     """
 
@@ -107,7 +107,7 @@ class TuningPlan:
         return {name for name, _ in model.named_buffers() if moves(name)}
 
     def live(self, part: str, active: Set[str]) -> frozenset[int] | None:
-        """The layers of a tower of which all parameters are among `active`; None: the whole tower.
+        """The layers of an encoder of which all parameters are among `active`; None: the whole encoder.
 
         Only these are in train mode: in the others dropout is off and running statistics stay.
         """
@@ -175,7 +175,7 @@ class TuningPlan:
 
 
 def make_plan(model: VisionLanguageModel, methods: Mapping[str, TuningMethod], rates: Rates) -> TuningPlan:
-    """Works out the plan and applies it: sets `requires_grad` and marks frozen towers.
+    """Works out the plan and applies it: sets `requires_grad` and marks frozen encoders.
 
     Args:
         model: the model, its methods applied.
@@ -183,15 +183,17 @@ def make_plan(model: VisionLanguageModel, methods: Mapping[str, TuningMethod], r
         rates: learning rates and decay.
     """
     decayed = _decayed_names(model)
-    towers = {part: _Tower(getattr(model, part), method, rates) for part, method in methods.items()}
+    encoders = {part: _Encoder(getattr(model, part), method, rates) for part, method in methods.items()}
     groups: dict[str, Group] = {}
     for name, parameter in model.named_parameters():
         part = part_of(name)
         inner = name.partition(".")[2]
-        if part in towers and inner not in towers[part].trained:
+        if part in encoders and inner not in encoders[part].trained:
             continue
         group = (
-            towers[part].group(part, inner) if part in towers else Group(part, part, "full", "all", rates.head_lr, 0)
+            encoders[part].group(part, inner)
+            if part in encoders
+            else Group(part, part, "full", "all", rates.head_lr, 0)
         )
         if name in decayed:
             group.weight_decay = rates.weight_decay
@@ -200,13 +202,13 @@ def make_plan(model: VisionLanguageModel, methods: Mapping[str, TuningMethod], r
         groups.setdefault(group.name, group).parameters[name] = parameter
     ordered = sorted(groups.values(), key=lambda g: (PARTS.index(g.part), g.name))
     names = {part: method.name for part, method in methods.items()}
-    plan = TuningPlan(ordered, _totals(model), _sum_by_part(ordered), names, {p: t.usable for p, t in towers.items()})
+    plan = TuningPlan(ordered, _totals(model), _sum_by_part(ordered), names, {p: t.usable for p, t in encoders.items()})
     plan.activate(model, plan.names)
     return plan
 
 
-class _Tower:
-    """One tower under its method: what is trained, and the group that a parameter goes to."""
+class _Encoder:
+    """One encoder under its method: what is trained, and the group that a parameter goes to."""
 
     def __init__(self, encoder: Encoder, method: TuningMethod, rates: Rates) -> None:
         self.method = method

@@ -1,4 +1,4 @@
-"""One forward pass of a tower over one small input: what no name and no type says is seen in it.
+"""One forward pass of an encoder over one small input: what no name and no type says is seen in it.
 
 Legend: B batch, N tokens, D width.
 """
@@ -16,17 +16,17 @@ from mmft.models.encoder import Encoder
 from mmft.models.image_encoder import ImageEncoder
 
 
-def run_once(tower: Encoder) -> Encoded:
-    """What the tower gives for one black picture, or one text of four tokens; in eval mode, without gradients.
+def run_once(encoder: Encoder) -> Encoded:
+    """What the encoder gives for one black image, or one text of four tokens; in eval mode, without gradients.
 
     Args:
-        tower: on any device; its modes are afterwards as they were.
+        encoder: on any device; its modes are afterwards as they were.
     """
-    like = next(tower.parameters())
-    modes = {module: module.training for module in tower.modules()}
+    like = next(encoder.parameters())
+    modes = {module: module.training for module in encoder.modules()}
     given: tuple[Tensor, ...]
-    if isinstance(tower, ImageEncoder):
-        given = (torch.zeros(1, 3, tower.image_size, tower.image_size, dtype=torch.uint8, device=like.device),)
+    if isinstance(encoder, ImageEncoder):
+        given = (torch.zeros(1, 3, encoder.image_size, encoder.image_size, dtype=torch.uint8, device=like.device),)
     else:
         ids = torch.arange(4, device=like.device).unsqueeze(0)  # (1, 4)
         given = (ids, torch.ones_like(ids, dtype=torch.bool))
@@ -34,14 +34,14 @@ def run_once(tower: Encoder) -> Encoded:
         module.training = False
     try:
         with torch.no_grad():
-            encoded: Encoded = tower(*given)
+            encoded: Encoded = encoder(*given)
             return encoded
     finally:
         for module, mode in modes.items():
             module.training = mode
 
 
-def shapes(tower: Encoder, modules: Iterable[nn.Module]) -> dict[nn.Module, list[tuple[Size | None, Size | None]]]:
+def shapes(encoder: Encoder, modules: Iterable[nn.Module]) -> dict[nn.Module, list[tuple[Size | None, Size | None]]]:
     """Of every call of these modules in one pass, the shape of the first input and of the (first) output.
 
     None stands for what is no tensor; a module that is not called has an empty list.
@@ -53,7 +53,7 @@ def shapes(tower: Encoder, modules: Iterable[nn.Module]) -> dict[nn.Module, list
 
     hooks = [module.register_forward_hook(note) for module in found]
     try:
-        run_once(tower)
+        run_once(encoder)
     finally:
         for hook in hooks:
             hook.remove()

@@ -19,27 +19,27 @@ from mmft.models.encoder import Encoder
 Bits = Literal[8, 4]
 
 
-def quantize(tower: Encoder, bits: Bits) -> int:
-    """Puts a quantized layer in the place of every linear one of the tower's backbone.
+def quantize(encoder: Encoder, bits: Bits) -> int:
+    """Puts a quantized layer in the place of every linear one of the encoder's backbone.
 
     Args:
-        tower: on the CPU, in float32; biases, norms and embeddings stay as they are.
+        encoder: on the CPU, in float32; biases, norms and embeddings stay as they are.
         bits: 8 or 4.
 
     Returns:
         How many layers there are.
     """
-    layers = [(name, layer) for name, layer in tower.backbone.named_modules() if type(layer) is nn.Linear]
+    layers = [(name, layer) for name, layer in encoder.backbone.named_modules() if type(layer) is nn.Linear]
     for name, layer in layers:
-        tower.backbone.set_submodule(name, _int8(layer) if bits == 8 else _nf4(layer))
-    setattr(tower.backbone, f"is_loaded_in_{bits}bit", True)  # or peft takes them for plain linear layers
+        encoder.backbone.set_submodule(name, _int8(layer) if bits == 8 else _nf4(layer))
+    setattr(encoder.backbone, f"is_loaded_in_{bits}bit", True)  # or peft takes them for plain linear layers
     return len(layers)
 
 
-def dequantize(tower: Encoder) -> None:
+def dequantize(encoder: Encoder) -> None:
     """Puts plain float32 linear layers in their places again, also below peft's."""
-    for name, layer in list(quantized_layers(tower.backbone)):
-        tower.backbone.set_submodule(name, _linear(layer))
+    for name, layer in list(quantized_layers(encoder.backbone)):
+        encoder.backbone.set_submodule(name, _linear(layer))
 
 
 def quantized_layers(module: nn.Module) -> Iterator[tuple[str, Any]]:

@@ -43,24 +43,24 @@ class Branches(NamedTuple):
         return [self.mlp] if self.attention is None else [self.attention, self.mlp]
 
 
-def branches(tower: Encoder) -> list[Branches]:
-    """The residual blocks of a tower, in their order; empty where none is of a known structure."""
-    inside = modules_of_blocks(tower)
-    attentions = attention_modules(tower)
+def branches(encoder: Encoder) -> list[Branches]:
+    """The residual blocks of an encoder, in their order; empty where none is of a known structure."""
+    inside = modules_of_blocks(encoder)
+    attentions = attention_modules(encoder)
     found: list[Branches | None]
     if attentions:
         parents = {name.rpartition(".")[0]: name.rpartition(".")[2] for name in attentions}
-        found = [_transformers(tower.backbone.get_submodule(block), child) for block, child in parents.items()]
+        found = [_transformers(encoder.backbone.get_submodule(block), child) for block, child in parents.items()]
     else:
         found = [_convnets(module) for module in inside.values()]
         found = [block for block in found if block is not None]
     return [] if None in found else [block for block in found if block is not None]
 
 
-def attention_modules(tower: Encoder) -> dict[str, nn.Module]:
+def attention_modules(encoder: Encoder) -> dict[str, nn.Module]:
     """The outermost modules in the blocks that are called attention and hold linear layers, by name."""
     found: dict[str, nn.Module] = {}
-    for name, module in modules_of_blocks(tower).items():
+    for name, module in modules_of_blocks(encoder).items():
         is_inside = any(name.startswith(outer + ".") for outer in found)
         if ATTENTION.search(name.rpartition(".")[2]) and not is_inside and any(map(is_linear, module.modules())):
             found[name] = module

@@ -19,11 +19,11 @@ from mmft.models.layers import module_layers
 ATTENTION = re.compile(r"attn|attention", re.IGNORECASE)
 
 
-def target_modules(tower: Encoder, key: str, targets: str | None, pattern: str | None) -> list[str]:
-    """Names of modules of `tower.backbone`, in their order: linear layers, or a ConvNet's convolutions.
+def target_modules(encoder: Encoder, key: str, targets: str | None, pattern: str | None) -> list[str]:
+    """Names of modules of `encoder.backbone`, in their order: linear layers, or a ConvNet's convolutions.
 
     Args:
-        tower: before anything was added to it.
+        encoder: before anything was added to it.
         key: the config's key of the method, for messages.
         targets: `attention`, `mlp`, `all`; None: attention, or all where there is none.
         pattern: instead of it, a regular expression that is searched for in the names.
@@ -31,28 +31,28 @@ def target_modules(tower: Encoder, key: str, targets: str | None, pattern: str |
     Raises:
         UserError: there are none.
     """
-    linear = _matrices(tower)
+    linear = _matrices(encoder)
     attention = {name for name in linear if ATTENTION.search(name)}
     if pattern is not None:
         chosen = [name for name in linear if re.search(pattern, name)]
-        return _some(chosen, f"{key}.pattern: {pattern!r} is found in no layer of {tower.source.name}", linear)
+        return _some(chosen, f"{key}.pattern: {pattern!r} is found in no layer of {encoder.source.name}", linear)
     if targets is None:
         targets = "attention" if attention else "all"
     wanted = {"attention": attention, "mlp": linear.keys() - attention, "all": linear.keys()}[targets]
     chosen = [name for name in linear if name in wanted]
-    return _some(chosen, f"{key}.targets={targets}: {tower.source.name} has no such layers", linear)
+    return _some(chosen, f"{key}.targets={targets}: {encoder.source.name} has no such layers", linear)
 
 
-def modules_of_blocks(tower: Encoder) -> dict[str, nn.Module]:
-    """Every module in the blocks of `tower.backbone`, the blocks among them, by name."""
-    modules = dict(tower.backbone.named_modules())
-    layers, top = module_layers(tower.backbone), tower.top_layer  # which costs a walk through the tower
+def modules_of_blocks(encoder: Encoder) -> dict[str, nn.Module]:
+    """Every module in the blocks of `encoder.backbone`, the blocks among them, by name."""
+    modules = dict(encoder.backbone.named_modules())
+    layers, top = module_layers(encoder.backbone), encoder.top_layer  # which costs a walk through the encoder
     return {name: modules[name] for name, layer in layers.items() if 0 < layer < top}
 
 
-def _matrices(tower: Encoder) -> dict[str, nn.Module]:
+def _matrices(encoder: Encoder) -> dict[str, nn.Module]:
     """The linear layers of the blocks; where there are none, as in a ResNet, their convolutions."""
-    inside = modules_of_blocks(tower)
+    inside = modules_of_blocks(encoder)
     linear = {name: module for name, module in inside.items() if is_linear(module)}
     return linear or {name: module for name, module in inside.items() if _is_plain_convolution(module)}
 

@@ -47,7 +47,7 @@ def test_what_is_printed(checked: Check, train_run: TrainRun, tmp_path: Path, mo
     assert f"steps     {summary['optimizer_steps']} of" in said
     assert "8 rows take" in said  # two micro-batches
     assert "memory    about " in said
-    assert "pictures  " in said
+    assert "images  " in said
     assert "texts     " in said
 
 
@@ -114,7 +114,7 @@ def test_findings_are_written_and_a_few_are_shown(checked: Check, shapes: Shapes
     assert sum(line["kind"] == "cut text" for line in found) > 10
     code, said = checked(*more, f"out={tmp_path / 'found.csv'}", "audit.shown=null", "audit.pictures=false")
     assert code == 0
-    assert "bad row" not in said  # the pictures were not opened
+    assert "bad row" not in said  # the images were not opened
     with (tmp_path / "found.csv").open(newline="") as file:
         assert len(list(csv.DictReader(file))) == sum(line.startswith("    ") for line in said.splitlines()) - _labels(
             said

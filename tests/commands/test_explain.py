@@ -47,7 +47,7 @@ def test_pages_and_numbers(
     printed, told = capsys.readouterr()
     assert printed.split() == [str(out / f"row{row}.png") for row in range(3)]
     assert "row 3 (id shape-0003) cannot be read: image: no such file" in told
-    assert "row 4 (id shape-0004) cannot be read: neither a picture nor a text" in told
+    assert "row 4 (id shape-0004) cannot be read: neither an image nor a text" in told
     model = mmft.load(run.path)
     answers = model.predict(rows[:3], root=shapes.rows.parent)
     in_python = model.explain(rows[:3], root=shapes.rows.parent)
@@ -85,7 +85,7 @@ def found_in(out: Path) -> dict[str, Any]:
     return {path.stem: json.loads(path.read_text()) for path in out.glob("*.json")}
 
 
-def test_how_alike_picture_and_text_are(
+def test_how_alike_image_and_text_are(
     train_run: TrainRun, tmp_path: Path, shapes: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = train_run("task=contrastive", "model/fusion=dual", "data.columns.label=null", "trainer.max_epochs=1")

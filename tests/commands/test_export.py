@@ -45,16 +45,16 @@ def loaded(folder: Path) -> Any:
 
 @pytest.mark.parametrize("method", [*METHODS, *(pytest.param(name, marks=slow) for name in OTHERS)])
 def test_plain_libraries_load_it(method: str, train_run: TrainRun, capsys: pytest.CaptureFixture[str]) -> None:
-    typed = [f"tune/{tower}={method}" for tower in ("image_encoder", "text_encoder")]
+    typed = [f"tune/{part}={method}" for part in ("image_encoder", "text_encoder")]
     rate = [] if method == "freeze" else ["optim.lr=1e-2"]
     run = train_run(*typed, *(rate or ["optim.lr=null"]), "model.image_encoder.image_size=48")
     assert export(compose("export", [f"run={run.path}"])) == 0
     out = Path(capsys.readouterr().out.strip().splitlines()[-1])
     saved = mmft.load(run.path).saved
     saved.merge()
-    for tower in ("image_encoder", "text_encoder"):
-        encoder = getattr(saved.model, tower)
-        plain = loaded(out / tower)
+    for part in ("image_encoder", "text_encoder"):
+        encoder = getattr(saved.model, part)
+        plain = loaded(out / part)
         with torch.no_grad():
             expected = encoder(*inputs(encoder)).tokens
             encoder.backbone = plain
@@ -74,12 +74,12 @@ def test_peft_puts_the_adapter_on_the_base(
     method: str, image: str, text: str, train_run: TrainRun, image_encoder_folder: Any, text_encoder_folder: Any
 ) -> None:
     folders = {"image_encoder": image_encoder_folder(image), "text_encoder": text_encoder_folder(text)}
-    names = [f"model.{tower}.name={folder}" for tower, folder in folders.items()]
+    names = [f"model.{part}.name={folder}" for part, folder in folders.items()]
     run = train_run(f"tune={method}", *names, "optim.lr=1e-2")
     assert export(compose("export", [f"run={run.path}", f"out={run.path / 'out'}"])) == 0
     saved = mmft.load(run.path).saved
-    for tower, folder in folders.items():
-        encoder = getattr(saved.model, tower)
+    for part, folder in folders.items():
+        encoder = getattr(saved.model, part)
         with torch.no_grad():
             expected = encoder(*inputs(encoder)).tokens
             base = loaded(folder)
@@ -88,7 +88,7 @@ def test_peft_puts_the_adapter_on_the_base(
             before = encoder.backbone
             encoder.backbone = base
             assert not torch.allclose(encoder(*inputs(encoder)).tokens, expected, atol=1e-4)
-            both = peft.PeftModel.from_pretrained(base, run.path / "out" / "adapters" / tower)
+            both = peft.PeftModel.from_pretrained(base, run.path / "out" / "adapters" / part)
             encoder.backbone = both.base_model.model
             assert torch.allclose(encoder.eval()(*inputs(encoder)).tokens, expected, atol=1e-4)
             encoder.backbone = before
@@ -96,24 +96,24 @@ def test_peft_puts_the_adapter_on_the_base(
 
 @pytest.mark.parametrize("kind", ["timm_vit", "hf_dinov2", "hf_siglip"])
 @pytest.mark.parametrize("resize", ["squash", "crop"])
-def test_the_folders_own_transform_makes_pictures_as_the_run_does(
+def test_the_folders_own_transform_makes_images_as_the_run_does(
     resize: str, kind: str, train_run: TrainRun, image_encoder_folder: Any, tmp_path: Path
 ) -> None:
     name = f"model.image_encoder.name={image_encoder_folder(kind)}"
     run = train_run(f"data.resize={resize}", "trainer.max_epochs=1", name, "model.image_encoder.image_size=48")
     assert export(compose("export", [f"run={run.path}", f"out={tmp_path / 'out'}"])) == 0
     ramps = np.linspace(0, 255, 160)[None, :, None] + np.linspace(0, 90, 60)[:, None, None] + np.array([0, 40, 80])
-    picture = Image.fromarray((ramps % 256).astype(np.uint8))
-    picture.save(tmp_path / "wide.png")
+    image = Image.fromarray((ramps % 256).astype(np.uint8))
+    image.save(tmp_path / "wide.png")
     own = ImageReader(48, resize, "white", 10**6)(str(tmp_path / "wide.png")) / 255
     folder, theirs = tmp_path / "out" / "image_encoder", own
     if kind.startswith("timm"):
         config = timm.data.resolve_model_data_config(loaded(folder))
-        theirs = timm.data.create_transform(**config)(picture)
+        theirs = timm.data.create_transform(**config)(image)
         own = (own - torch.tensor(config["mean"])[:, None, None]) / torch.tensor(config["std"])[:, None, None]
     else:
         processor = transformers.AutoImageProcessor.from_pretrained(folder)
-        theirs = processor(picture, return_tensors="pt")["pixel_values"][0]
+        theirs = processor(image, return_tensors="pt")["pixel_values"][0]
         own = mmft.load(run.path).model.image_encoder.normalise((own * 255)[None])[0]
     assert theirs.shape == own.shape
     assert (theirs - own).abs().mean() < 0.06  # of pixels that have a deviation of about 1

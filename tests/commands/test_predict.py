@@ -53,7 +53,7 @@ def sample(shapes: Any, count: int) -> list[dict[str, Any]]:
 
 
 def spoilers(folder: Path, good: Path) -> dict[str, Callable[[], str]]:
-    """Ways to make a row's picture bad: each gives what stands in the table's cell."""
+    """Ways to make a row's image bad: each gives what stands in the table's cell."""
     from PIL import Image
 
     def file(name: str, content: bytes) -> str:
@@ -82,7 +82,7 @@ def spoilers(folder: Path, good: Path) -> dict[str, Callable[[], str]]:
     return {
         "missing": lambda: str(folder / "gone.png"),
         "empty": lambda: file("empty.png", b""),
-        "text": lambda: file("text.png", b"not a picture at all"),
+        "text": lambda: file("text.png", b"not an image at all"),
         "html": lambda: file("page.jpg", b"<html><body>404</body></html>"),
         "svg": lambda: file("drawing.svg", b"<svg xmlns='http://www.w3.org/2000/svg'/>"),
         "cut png": lambda: truncated(".png"),
@@ -343,9 +343,9 @@ def test_a_moved_run_with_moved_encoders_gives_identical_logits(
     width: int,
 ) -> None:
     names = {"image_encoder": image_encoder_folder(image, width), "text_encoder": text_encoder_folder(text, width)}
-    here = {tower: shutil.copytree(folder, tmp_path / "here" / tower) for tower, folder in names.items()}
+    here = {encoder: shutil.copytree(folder, tmp_path / "here" / encoder) for encoder, folder in names.items()}
     run = train_run(
-        *(f"model.{tower}.name={folder}" for tower, folder in here.items()), f"tune={tune}", "optim.lr=null"
+        *(f"model.{encoder}.name={folder}" for encoder, folder in here.items()), f"tune={tune}", "optim.lr=null"
     )
     rows = sample(shapes, 50)
     before = mmft.load(run.path).predict(rows)

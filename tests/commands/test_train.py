@@ -16,8 +16,8 @@ from runs import Run, TrainRun, same_weights
 import mmft
 from mmft import build
 from mmft.commands.train import train
+from mmft.config.schema.model import ENCODERS
 from mmft.errors import TrainingError, UserError
-from mmft.models.vision_language_model import TOWERS
 from mmft.tasks.classification import Classification
 from mmft.training.evaluating import Evaluating
 from mmft.training.module import FineTuning
@@ -246,25 +246,25 @@ def test_init_starts_from_another_runs_weights(
 
 
 def test_a_classifier_starts_from_a_contrastive_run(train_run: TrainRun) -> None:
-    """No other task can have its fusion: its towers are what is wanted."""
+    """No other task can have its fusion: its encoders are what is wanted."""
     short = ["trainer.max_epochs=1", "model.dropout=0", "model.fusion.dropout=0"]
     made = train_run("task=contrastive", "data.columns.label=null", *short, "optim.lr=1e-3")
     for task in (["task=classification"], ["task=matching", "data.columns.label=null"]):
         run = train_run(*task, f"init={made.path}", *short, "optim.lr=1e-12", "optim.head_lr=1e-2")
         said = (run.path / "train.log").read_text()
         assert said.count("init: ") == said.count("starts anew, and so does the fusion: it had another one") == 1
-        towers = [name for name in made.model_state if name.partition(".")[0] in TOWERS]
-        assert towers
-        for name in towers:
+        encoders = [name for name in made.model_state if name.partition(".")[0] in ENCODERS]
+        assert encoders
+        for name in encoders:
             assert torch.allclose(run.model_state[name], made.model_state[name], atol=1e-8), name
         assert not any(name.startswith("fusion.image.") for name in run.model_state)
 
 
 @pytest.mark.parametrize("how", ["init", "random"])
-def test_a_frozen_tower_with_weights_of_its_own_is_saved_with_the_model(
+def test_a_frozen_encoder_with_weights_of_its_own_is_saved_with_the_model(
     train_run: TrainRun, shapes: Any, how: str
 ) -> None:
-    """They are not those that the tower's source has under its hash."""
+    """They are not those that the encoder's source has under its hash."""
     if how == "init":
         first = train_run("trainer.max_epochs=4")
         more = [f"init={first.path}"]
@@ -315,7 +315,7 @@ def test_too_many_bad_rows_end_the_run(train_run: TrainRun, shapes: Any, tmp_pat
     assert run.summary["rows"]["bad"] == 10
 
 
-def test_sgd_frozen_towers_and_a_text_only_table(train_run: TrainRun) -> None:
+def test_sgd_frozen_encoders_and_a_text_only_table(train_run: TrainRun) -> None:
     run = train_run("optim=sgd", "tune=head_only", "optim.lr=null", "data.columns.image=null")
     assert run.summary["parameters"]["image_encoder"]["trainable"] == 0
     kept = {name.partition(".")[0] for name in run.model_state}

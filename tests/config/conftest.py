@@ -13,7 +13,7 @@ from mmft.errors import UserError
 
 COMPLETE = (
     "data.path=rows.csv",
-    "data.columns.image=picture",
+    "data.columns.image=image",
     "data.columns.text=title",
     "data.columns.label=label",
     "model.image_encoder.name=timm/vit_tiny_patch16_224",
@@ -25,10 +25,10 @@ Refused = Callable[..., str]
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working directory of the test; `rows.csv`, `val.csv` and `pictures/` lie in it."""
+    """The working directory of the test; `rows.csv`, `val.csv` and `images/` lie in it."""
     for name in ("rows.csv", "val.csv"):
-        (tmp_path / name).write_text("picture,title,label\n", encoding="utf-8")
-    (tmp_path / "pictures").mkdir()
+        (tmp_path / name).write_text("image,title,label\n", encoding="utf-8")
+    (tmp_path / "images").mkdir()
     (tmp_path / "run").mkdir()
     monkeypatch.chdir(tmp_path)
     return tmp_path

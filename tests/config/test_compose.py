@@ -93,7 +93,7 @@ def test_defaults_of_the_schema_arrive(composed: Compose) -> None:
     assert config.callbacks.early_stopping.patience is None
 
 
-def test_a_tower_overrides_the_method_of_both(composed: Compose) -> None:
+def test_a_encoder_overrides_the_method_of_both(composed: Compose) -> None:
     config = composed("tune=head_only", "tune/text_encoder=full").config
     assert (config.tune.image_encoder.type, config.tune.text_encoder.type) == ("freeze", "full")
 

@@ -25,10 +25,10 @@ from mmft.config import registry
 from mmft.config.compose import Composed, compose
 from mmft.config.rules.files import UNREAD
 from mmft.config.schema import COMMANDS
+from mmft.config.schema.model import ENCODERS
 from mmft.config.schema.root import AuditConfig
 from mmft.config.walk import sections
 from mmft.data.kept import KEPT
-from mmft.models.vision_language_model import TOWERS
 
 # Code that handles configs as such, whatever their fields mean: all of mmft/config, which only checks them,
 # and functions that copy one config onto another.
@@ -101,7 +101,7 @@ def test_every_field_is_read(
     files = [f"data.{name}={file}" for name, file in parts.items()]
     train_run(*rows, "data.path=null", *files, "data.folds=2", "data.fold=1")
     for name in registry.options("tune/image_encoder"):  # tests/tuning trains with each
-        chosen = [o for tower in TOWERS for o in (f"tune/{tower}={name}", *must(f"tune/{tower}", name))]
+        chosen = [o for encoder in ENCODERS for o in (f"tune/{encoder}={name}", *must(f"tune/{encoder}", name))]
         typed = [*shapes.overrides, *chosen, "optim.lr=null"]
         build.build_methods(compose("train", typed).config.tune)
     for name in registry.options("model/fusion"):  # tests/models trains with each

@@ -112,8 +112,8 @@ def complete() -> dict[str, Any]:
     values |= {name: default_values(schemas[name]) for name in sections}
     chosen = {"task": "classification", "optim": "sgd", "schedule": "wsd", "logger": "none"}
     values |= {group: default_values(schemas[f"{group}/{name}"]) for group, name in chosen.items()}
-    values["tune"] = {tower: {"type": "freeze"} for tower in ("image_encoder", "text_encoder")}
-    encoders = {tower: default_values(schemas[f"model/{tower}"]) | {"name": "a/b"} for tower in values["tune"]}
+    values["tune"] = {encoder: {"type": "freeze"} for encoder in ("image_encoder", "text_encoder")}
+    encoders = {encoder: default_values(schemas[f"model/{encoder}"]) | {"name": "a/b"} for encoder in values["tune"]}
     values["model"] = {**encoders, "fusion": {"type": "concat"}}
     values["data"]["columns"] |= {"text": ["a", "b"], "label": "l"}
     return values
@@ -154,7 +154,7 @@ def test_what_the_documentation_tells_to_type_can_be_typed() -> None:
                 [typed] = shlex.split(example)
                 parse_override(parser, typed)
                 read.add(typed)
-    assert "task.templates=['a picture of {}']" in read
+    assert "task.templates=['an image of {}']" in read
     assert "task.tasks='{größe:regression,kind:classification}'" in read
 
 

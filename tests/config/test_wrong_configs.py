@@ -27,7 +27,7 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
     "option that does not exist": (["logger=comet"], ["'comet' is no option", "Options: none"]),
     "another option's key": (["optim.momentum=0.5"], ["momentum", "belongs to optim=sgd, not to optim=adamw"]),
     "another option's key, sgd": (["optim=sgd", "optim.beta1=0.5"], ["belongs to optim=adamw", "Type optim=adamw"]),
-    "frozen tower's rate": (["tune=head_only", "tune.image_encoder.lr=1"], ["belongs to tune/image_encoder=full"]),
+    "frozen encoder's rate": (["tune=head_only", "tune.image_encoder.lr=1"], ["belongs to tune/image_encoder=full"]),
     "group written with a dot": (["tune.image_encoder=freeze"], ["choose an option with tune/image_encoder=NAME"]),
     "section as a value": (["model.image_encoder=vit"], ["is not a section", "model.image_encoder.name"]),
     "type instead of group": (["optim.type=sgd"], ["Type optim=NAME"]),
@@ -56,10 +56,10 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
     "name that is no folder": (["name='a b/c'"], ["cannot be a folder's name", "name=a_b_c"]),
     # files
     "no such file": (["data.path=row.csv"], ["there is no file 'row.csv'", "Did you mean rows.csv?"]),
-    "folder for a file": (["data.path=pictures"], ["is a folder"]),
+    "folder for a file": (["data.path=images"], ["is a folder"]),
     "no such folder": (["data.root=pics"], ["data.root: there is no folder 'pics'"]),
     "no such encoder": (["model.image_encoder.name=./vit"], ["there is no folder './vit'"]),
-    "folder without an encoder": (["model.text_encoder.name=pictures"], ["no encoder", "config.json"]),
+    "folder without an encoder": (["model.text_encoder.name=images"], ["no encoder", "config.json"]),
     "no such run": (["init=runs/gone"], ["init: there is no folder 'runs/gone'"]),
     # pairs
     "table and files": (["data.train=val.csv"], ["data.path: does not go with data.train"]),
@@ -86,12 +86,12 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
         ["data.folds: does not go with data.val"],
     ),
     "folds of nothing held out": (["data.folds=2", "data.fold=0", "data.overfit=8"], ["data.folds: does not go with"]),
-    "neither picture nor text": (["data.columns.image=null", "data.columns.text=null"], ["data.columns.image=COLUMN"]),
+    "neither image nor text": (["data.columns.image=null", "data.columns.text=null"], ["data.columns.image=COLUMN"]),
     "no label": (["data.columns.label=null"], ["data.columns.label: must be given to train"]),
     "label as text": (["data.columns.text=[title,label]"], ["'label' as data.columns.label and data.columns.text"]),
     "empty column": (["data.columns.text=[]"], ["data.columns.text: an empty name"]),
     "micro-batch larger than the batch": (["data.micro_batch_size=64"], ["64 is more than data.batch_size=32"]),
-    "picture no multiple of the patch": (["model.image_encoder.image_size=100"], ["patch of 16", "96 or 112"]),
+    "image no multiple of the patch": (["model.image_encoder.image_size=100"], ["patch of 16", "96 or 112"]),
     "dropout twice": (
         ["model.dropout=0.3", "model.fusion.dropout=0.2"],
         ["changes nothing, because model.dropout=0.3"],
@@ -121,7 +121,7 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
         ["data.augment.policy=trivial_augment", "data.augment.rand_augment_ops=3"],
         ["data.augment.rand_augment_ops: changes nothing, because", "Type data.augment.policy=rand_augment"],
     ),
-    "pictures to change that are not there": (
+    "images to change that are not there": (
         ["data.columns.image=null", "data/augment=light"],
         [
             "data.augment.crop, data.augment.color_jitter change nothing",
@@ -201,12 +201,12 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
     "weights for other labels": (["task.class_weights=[1,2,3]", "task.labels=[a,b]"], ["3 numbers for 2 labels"]),
     "rate of frozen encoders": (["tune=head_only", "optim.lr=1e-4"], ["optim.lr: changes nothing"]),
     "decay of frozen encoders": (["tune=head_only", "optim.layer_decay=0.8"], ["optim.layer_decay: changes nothing"]),
-    "rate that both towers override": (
+    "rate that both encoders override": (
         ["optim.lr=1e-4", "tune.image_encoder.lr=1e-5", "tune.text_encoder.lr=1e-5"],
         ["optim.lr: changes nothing, because tune.image_encoder.lr, tune.text_encoder.lr"],
     ),
     "rank of nobody": (["tune.rank=4"], ["tune.rank: changes nothing", "tune/image_encoder=full"]),
-    "rank that both towers override": (
+    "rank that both encoders override": (
         ["tune=lora", "tune.rank=4", "tune.image_encoder.rank=2", "tune.text_encoder.rank=2"],
         ["tune.rank: changes nothing, because the encoders' own are given"],
     ),

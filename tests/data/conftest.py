@@ -1,4 +1,4 @@
-"""A tiny tokenizer, pictures and tables made on the spot."""
+"""A tiny tokenizer, images and tables made on the spot."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ def all_columns() -> ColumnsConfig:
 
 @pytest.fixture(scope="session")
 def encode() -> Callable[..., bytes]:
-    """`encode(picture, format, **options)` -> the encoded bytes."""
+    """`encode(image, format, **options)` -> the encoded bytes."""
 
-    def encoded(picture: Image.Image, format: str = "PNG", **options: Any) -> bytes:
+    def encoded(image: Image.Image, format: str = "PNG", **options: Any) -> bytes:
         stream = io.BytesIO()
-        picture.save(stream, format, **options)
+        image.save(stream, format, **options)
         return stream.getvalue()
 
     return encoded
@@ -73,8 +73,8 @@ def write(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def config(tmp_path: Path, write: Callable[..., Path], encode: Callable[..., bytes]) -> DataConfig:
-    """A table of 37 rows in three splits, with pictures; rows 3 (val) and 4 (train) are bad, row 5 has no
-    picture, row 6 no text.
+    """A table of 37 rows in three splits, with images; rows 3 (val) and 4 (train) are bad, row 5 has no
+    image, row 6 no text.
     """
     rows: list[dict[str, Any]] = []
     for at in range(37):
@@ -82,7 +82,7 @@ def config(tmp_path: Path, write: Callable[..., Path], encode: Callable[..., byt
         split = "val" if at % 5 == 3 else "test" if at % 5 == 2 else "train"
         label = ["disc", "cross"][at % 2]
         rows.append({"image": f"{at}.png", "text": f"a red row {at}", "label": label, "id": f"r{at}", "split": split})
-    (tmp_path / "3.png").write_bytes(b"no picture")
+    (tmp_path / "3.png").write_bytes(b"no image")
     rows[4]["image"] = "nowhere.png"
     rows[5]["image"] = ""
     rows[6]["text"] = ""

@@ -17,7 +17,7 @@ from mmft.data.augment import Augmentation, drawing_from, in_words
 from mmft.data.mixing import cutmix, mixup
 from mmft.data.text import special_ids
 
-OF_PICTURES: dict[str, dict[str, Any]] = {
+OF_IMAGES: dict[str, dict[str, Any]] = {
     "crop": {"crop": 0.5},
     "flip": {"flip": 1.0},
     "trivial_augment": {"policy": "trivial_augment"},
@@ -28,7 +28,7 @@ OF_PICTURES: dict[str, dict[str, Any]] = {
 SIDE = 48
 
 
-def pictures(count: int = 2) -> list[Tensor]:
+def images(count: int = 2) -> list[Tensor]:
     generator = torch.Generator().manual_seed(0)
     coarse = torch.randint(256, (count, 3, 6, 6), generator=generator, dtype=torch.uint8)
     return list(F.resize(coarse, [SIDE, SIDE]))
@@ -38,11 +38,11 @@ def augmentation(special: list[int] | None = None, **keys: Any) -> Augmentation:
     return Augmentation(AugmentConfig(**keys), SIDE, (255, 255, 255), special or [])
 
 
-@pytest.mark.parametrize("name", OF_PICTURES)
-def test_a_picture_is_changed_by_its_seed_alone_and_not_in_place(name: str) -> None:
-    own = pictures()[0]
+@pytest.mark.parametrize("name", OF_IMAGES)
+def test_a_image_is_changed_by_its_seed_alone_and_not_in_place(name: str) -> None:
+    own = images()[0]
     before = own.clone()
-    found = [augmentation(**OF_PICTURES[name]).picture(own, seed) for seed in (*range(8), 3)]
+    found = [augmentation(**OF_IMAGES[name]).image(own, seed) for seed in (*range(8), 3)]
     assert torch.equal(own, before)
     assert all(f.shape == own.shape and f.dtype == torch.uint8 for f in found)
     assert torch.equal(found[3], found[8])
@@ -52,25 +52,25 @@ def test_a_picture_is_changed_by_its_seed_alone_and_not_in_place(name: str) -> N
 
 
 def test_a_flip_is_one_and_chance_decides() -> None:
-    own = pictures()[0]
+    own = images()[0]
     half = augmentation(flip=0.5)
-    flipped = [torch.equal(half.picture(own, seed), own.flip(2)) for seed in range(200)]
+    flipped = [torch.equal(half.image(own, seed), own.flip(2)) for seed in range(200)]
     assert 70 < sum(flipped) < 130
-    assert torch.equal(augmentation(flip=1).picture(own, 0), own.flip(2))
+    assert torch.equal(augmentation(flip=1).image(own, 0), own.flip(2))
 
 
 def test_empty_corners_are_of_the_background() -> None:
     black = torch.zeros(3, SIDE, SIDE, dtype=torch.uint8)
     config = AugmentConfig(policy="rand_augment", rand_augment_ops=4, rand_augment_magnitude=20)
     change = Augmentation(config, SIDE, (10, 200, 30), [])
-    greens = [found[1].max().item() for seed in range(20) if not (found := change.picture(black, seed))[0].max() > 10]
+    greens = [found[1].max().item() for seed in range(20) if not (found := change.image(black, seed))[0].max() > 10]
     assert greens.count(200) >= 3
 
 
 def test_magnitude_and_ops_count() -> None:
-    own = pictures()[0]
+    own = images()[0]
     settings: list[dict[str, Any]] = [{}, {"rand_augment_ops": 5}, {"rand_augment_magnitude": 20}]
-    found = [augmentation(policy="rand_augment", **s).picture(own, 1) for s in settings]
+    found = [augmentation(policy="rand_augment", **s).image(own, 1) for s in settings]
     assert len({f.numpy().tobytes() for f in found}) == 3
 
 
@@ -78,10 +78,10 @@ def test_no_generator_moves() -> None:
     everything = augmentation(
         crop=0.3, flip=0.5, policy="rand_augment", color_jitter=0.3, erasing=0.5, mixup=1, cutmix=1, token_dropout=0.5
     )
-    own, other = pictures()
+    own, other = images()
     before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tobytes()  # type: ignore[index,union-attr] # noqa: NPY002
     for seed in range(3):
-        everything.mix(everything.picture(own, seed), other, seed)
+        everything.mix(everything.image(own, seed), other, seed)
         everything.text(torch.arange(9), seed)
     with pytest.raises(ZeroDivisionError), drawing_from(1):
         torch.rand(1).div_(1).apply_(lambda _: 1 // 0)
@@ -90,9 +90,9 @@ def test_no_generator_moves() -> None:
 
 
 def test_nothing_asked_is_nothing_done() -> None:
-    own, ids = pictures()[0], torch.arange(5)
+    own, ids = images()[0], torch.arange(5)
     plain = augmentation()
-    assert plain.picture(own, 0) is own
+    assert plain.image(own, 0) is own
     assert plain.text(ids, 0) is ids
     assert not plain.mixes
     assert in_words(AugmentConfig()) == ""
@@ -128,7 +128,7 @@ def test_special_tokens_are_those_that_are_no_words(tokenizer: PreTrainedTokeniz
 
 
 def test_mixup_is_the_weighted_mean() -> None:
-    own, other = pictures()
+    own, other = images()
     mixed, share = mixup(own, other, 0.25)
     assert share == 0.25
     assert (mixed.double() - (0.75 * own.double() + 0.25 * other.double())).abs().max() <= 0.5 + 1e-3

@@ -99,7 +99,7 @@ def test_workers_epochs_and_where_one_begins_change_nothing(
     helped.data.train_dataloader()._iterator._shutdown_workers()  # type: ignore[union-attr]
     first, second = map(by_row, epochs)
     assert first.keys() == second.keys()
-    assert all(first[row][0] != second[row][0] for row in first if row != 5)  # 5 has no picture
+    assert all(first[row][0] != second[row][0] for row in first if row != 5)  # 5 has no image
     other = by_row(Module(augmented, tokenizer, seed=1).epoch())
     assert sum(first[row][0] != other[row][0] for row in first) >= len(first) - 1
 
@@ -128,9 +128,9 @@ def test_only_training_batches_are_changed(
     assert order is plain.data._order
 
 
-def test_kept_pictures_are_never_written_to(augmented: DataConfig, tokenizer: PreTrainedTokenizerFast) -> None:
+def test_kept_images_are_never_written_to(augmented: DataConfig, tokenizer: PreTrainedTokenizerFast) -> None:
     module = Module(augmented, tokenizer)
-    memory = module.data.datasets["train"].pictures
+    memory = module.data.datasets["train"].images
     list(module.data.evaluation_loader("train"))
     kept = memory._pixels.clone()
     assert memory.filled == len(memory.split) - 2  # one is bad, one has none
@@ -139,20 +139,20 @@ def test_kept_pictures_are_never_written_to(augmented: DataConfig, tokenizer: Pr
     assert torch.equal(memory._pixels, kept)
 
 
-def test_rows_without_a_picture_or_a_good_partner_are_not_mixed(
+def test_rows_without_a_image_or_a_good_partner_are_not_mixed(
     config: DataConfig, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     module = Module(replace(config, augment=AugmentConfig(mixup=1.0)), tokenizer)
     rows, _ = module.data._training_rows()
     assert isinstance(rows, AugmentedRows)
     position = {int(row): at for at, row in enumerate(rows.rows.split.rows)}
-    draws = {"mixed": (0, 1), "itself": (0, 0), "no picture": (5, 0), "partner has none": (0, 5), "partner bad": (0, 4)}
+    draws = {"mixed": (0, 1), "itself": (0, 0), "no image": (5, 0), "partner has none": (0, 5), "partner bad": (0, 4)}
     found = {name: rows[position[own], 0, 0, position[other]] for name, (own, other) in draws.items()}
     assert [name for name, sample in found.items() if sample.mixed_target is not None] == ["mixed"]
     assert found["mixed"].target == 0
     assert found["mixed"].mixed_target == 1
     assert found["mixed"].mixed_share > 0
-    assert found["no picture"].pixel_values is None
+    assert found["no image"].pixel_values is None
     bad = rows[position[4], 0, 0, position[0]]
     assert bad.bad is not None
     assert bad == rows.rows[position[4]]
@@ -162,7 +162,7 @@ def test_rows_without_a_picture_or_a_good_partner_are_not_mixed(
 
 
 def test_what_is_mixed_is_what_is_told(config: DataConfig, tokenizer: PreTrainedTokenizerFast) -> None:
-    """Pictures of the table are of one colour each, so that the share can be read off."""
+    """Images of the table are of one colour each, so that the share can be read off."""
     module = Module(replace(config, augment=AugmentConfig(mixup=1.0)), tokenizer)
     plain = {row: given[0][0] for row, given in by_row(module.data.evaluation_loader("train")).items()}
     seen = 0
@@ -172,7 +172,7 @@ def test_what_is_mixed_is_what_is_told(config: DataConfig, tokenizer: PreTrained
         assert b.pixel_values is not None
         for at, row in enumerate(b.row.tolist()):
             share, red = b.mixed_share[at].item(), b.pixel_values[at, 0, 0, 0].item()
-            if share > 0.2:  # the pictures' red is the row's number
+            if share > 0.2:  # the images' red is the row's number
                 partner = plain[row] + (red - plain[row]) / share
                 near = [r for r in plain if r != 5 and abs(plain[r] - partner) <= 0.5 / share]
                 assert b.mixed_target[at].item() in {r % 2 for r in near}
@@ -207,9 +207,9 @@ def test_a_row_that_comes_again_is_changed_in_another_way(
     rows, _ = Module(
         replace(config, augment=AugmentConfig(crop=0.3, color_jitter=0.5)), tokenizer
     ).data._training_rows()
-    pictures = [rows[0, 0, before, 0].pixel_values.numpy().tobytes() for before in (0, 1, 2, 0)]
-    assert len(set(pictures)) == 3
-    assert pictures[0] == pictures[3]
+    images = [rows[0, 0, before, 0].pixel_values.numpy().tobytes() for before in (0, 1, 2, 0)]
+    assert len(set(images)) == 3
+    assert images[0] == images[3]
 
 
 def test_seeds_are_pinned(config: DataConfig, tokenizer: PreTrainedTokenizerFast) -> None:

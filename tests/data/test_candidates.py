@@ -75,7 +75,7 @@ def test_a_small_batch_has_fewer() -> None:
 
 def test_what_belongs_together_is_no_candidate() -> None:
     made = targets()
-    made[::3, 0] = 7  # pictures
+    made[::3, 0] = 7  # images
     made[1::4, 1] = 8  # texts
     made[::5, 2] = 9  # groups
     lines = next_in_batch(rows(made, bad=(2,), weightless=(4,)))(0)[:, : 1 + COUNT]
@@ -138,7 +138,7 @@ def test_where_most_belong_together_the_others_texts_come_again() -> None:
 def test_a_chain_of_what_belongs_together_is_no_obstacle() -> None:
     made = targets()
     for at in range(0, ROWS - 1, 2):
-        made[at + 1, 0] = made[at, 0]  # the same picture as the one before
+        made[at + 1, 0] = made[at, 0]  # the same image as the one before
         made[at + 2, 1] = made[at + 1, 1]  # the same text as the one before
     for at, whose in enumerate(mismatched(made)):
         assert abs(at - whose) > 1
@@ -218,8 +218,8 @@ def test_evaluation_rows_come_with_one_whatever_the_batches(shapes: Shapes) -> N
 def test_collate_pads_candidates_as_texts() -> None:
     collate = Collate(pad_id=9, empty=np.array([1], dtype=np.int32))
     long, short = torch.arange(10), torch.tensor([4, 5])
-    picture = torch.zeros(3, 2, 2, dtype=torch.uint8)
-    first = Sample(0, picture, short, candidates=(Candidate(5, long), Candidate(6, short)))
+    image = torch.zeros(3, 2, 2, dtype=torch.uint8)
+    first = Sample(0, image, short, candidates=(Candidate(5, long), Candidate(6, short)))
     batch = collate([first, replace(first, row=1, candidates=(Candidate(7, short),)), replace(first, candidates=())])
     assert batch.candidates is not None
     assert batch.candidates.row.tolist() == [[5, 6], [7, -1], [-1, -1]]

@@ -9,7 +9,7 @@ import torch
 from mmft.batch import BadRow, Sample
 from mmft.data.collate import Collate
 
-PICTURE = torch.full((3, 4, 4), 9, dtype=torch.uint8)
+IMAGE = torch.full((3, 4, 4), 9, dtype=torch.uint8)
 BAD = Sample(7, bad=BadRow(7, "seven", "image", "empty file"))
 
 
@@ -17,13 +17,13 @@ def collate(longest: int | None = None) -> Collate:
     return Collate(5, np.array([2, 3], dtype=np.int32), longest, torch.tensor(0))
 
 
-def sample(row: int, length: int | None = 3, picture: bool = True) -> Sample:
+def sample(row: int, length: int | None = 3, image: bool = True) -> Sample:
     ids = None if length is None else torch.arange(10, 10 + length)
-    return Sample(row, PICTURE if picture else None, ids, torch.tensor(row), weight=row / 2)
+    return Sample(row, IMAGE if image else None, ids, torch.tensor(row), weight=row / 2)
 
 
 def test_a_batch_of_everything() -> None:
-    batch = collate()([sample(1), BAD, sample(2, None), sample(3, 9, picture=False)])
+    batch = collate()([sample(1), BAD, sample(2, None), sample(3, 9, image=False)])
     assert batch.pixel_values is not None
     assert (batch.pixel_values.shape, batch.pixel_values.dtype) == ((3, 3, 4, 4), torch.uint8)
     assert batch.pixel_values.is_contiguous()
@@ -62,8 +62,8 @@ def test_identities_are_there_without_a_good_row() -> None:
     assert (found.shape, found.dtype) == ((0, 3), torch.int64)  # or another rank's rows do not fit to these
 
 
-def test_without_pictures_there_are_no_pixels() -> None:
-    assert collate()([sample(1, picture=False)]).pixel_values is None
+def test_without_images_there_are_no_pixels() -> None:
+    assert collate()([sample(1, image=False)]).pixel_values is None
 
 
 @pytest.mark.parametrize(

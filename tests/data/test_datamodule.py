@@ -155,11 +155,11 @@ def test_a_column_of_lists_of_captions_is_named(
         module(config, tokenizer, lambda _: 0)
     assert caught.value.messages[0] == (
         "data.columns.text=captions: no row of train is usable: a list where a text is needed; several captions of a "
-        "picture are several rows"
+        "image are several rows"
     )
     pd.DataFrame(rows).to_parquet(tmp_path / "rows.parquet")
     config.path = str(tmp_path / "rows.parquet")
-    with pytest.raises(UserError, match="text=captions: .* holds list<.*, not text; several captions of a picture"):
+    with pytest.raises(UserError, match="text=captions: .* holds list<.*, not text; several captions of an image"):
         module(config, tokenizer, lambda _: 0)
 
 

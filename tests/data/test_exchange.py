@@ -1,4 +1,4 @@
-"""Who gets whose picture or text."""
+"""Who gets whose image or text."""
 
 from __future__ import annotations
 
@@ -38,6 +38,6 @@ def test_neither_the_tables_order_nor_chance_decides() -> None:
     backwards = exchange(NAMES[::-1], NAMES[::-1], 0, "texts")
     assert np.array_equal(len(NAMES) - 1 - backwards[::-1], given)
     assert not np.array_equal(given, exchange(NAMES, NAMES, 1, "texts"))
-    assert not np.array_equal(given, exchange(NAMES, NAMES, 0, "pictures"))
+    assert not np.array_equal(given, exchange(NAMES, NAMES, 0, "images"))
     assert len(exchange([], [], 0, "texts")) == 0
     assert exchange(["alone"], ["x"], 0, "texts").tolist() == [0]

@@ -1,4 +1,4 @@
-"""Pictures of every kind come out right, and everything that is wrong with one has its own short reason."""
+"""Images of every kind come out right, and everything that is wrong with one has its own short reason."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def test_every_format_reads_as_bytes_and_as_file(
     read: ImageReader, encode: Encode, tmp_path: Path, format: str
 ) -> None:
     data = encode(Image.new("RGB", (30, 20), (200, 100, 50)), format)
-    (tmp_path / "picture").write_bytes(data)
-    from_file = read(str(tmp_path / "picture"))
+    (tmp_path / "image").write_bytes(data)
+    from_file = read(str(tmp_path / "image"))
     assert torch.equal(from_file, read(data))
     assert colour(from_file) == pytest.approx([200, 100, 50], abs=3)
 
@@ -203,9 +203,9 @@ def test_files_that_cannot_be_read(read: ImageReader, encode: Encode, tmp_path: 
     os.mkfifo(tmp_path / "pipe")
     expected = {
         "empty.png": "empty file",
-        "page.html": "not a picture",
-        "vector.svg": "not a picture",
-        "icon.ico": "not a picture",
+        "page.html": "not an image",
+        "vector.svg": "not an image",
+        "icon.ico": "not an image",
         "pipe": "not a regular file",
         "nowhere.png": "no such file",
         "page.html/a.png": "cannot be opened",

@@ -92,30 +92,30 @@ def test_a_frame_with_mixed_columns_is_read_value_by_value() -> None:
 
 
 def held(table: Table) -> bytes:
-    """The first row's picture, which the table holds itself."""
-    picture = table.image(0)
-    assert isinstance(picture, bytes)
-    return picture
+    """The first row's image, which the table holds itself."""
+    image = table.image(0)
+    assert isinstance(image, bytes)
+    return image
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "I", "I;16", "F"])
-def test_pictures_of_pillow_have_the_pixels_of_their_files(mode: str) -> None:
+def test_images_of_pillow_have_the_pixels_of_their_files(mode: str) -> None:
     numbers = np.random.default_rng(0).integers(0, 255, (20, 30, 4), dtype=np.uint8)
-    picture = Image.fromarray(numbers)
-    picture = (
+    image = Image.fromarray(numbers)
+    image = (
         Image.new(mode, (30, 20), 30_000)
         if mode[0] in "IF"
-        else picture.convert("RGB" if mode == "P" else mode).convert(mode)
+        else image.convert("RGB" if mode == "P" else mode).convert(mode)
     )
-    table = Table.from_rows(pd.DataFrame({"image": [picture, None], "text": ["a", "b"]}), PAIRS)
+    table = Table.from_rows(pd.DataFrame({"image": [image, None], "text": ["a", "b"]}), PAIRS)
     assert (table.bad, table.image(1)) == ({}, None)
     read = ImageReader(20, "pad", "white", 10_000)
     with Image.open(io.BytesIO(held(table))) as again:
-        assert np.array_equal(np.array(to_rgb(again, (1, 2, 3))), np.array(to_rgb(picture, (1, 2, 3))))
+        assert np.array_equal(np.array(to_rgb(again, (1, 2, 3))), np.array(to_rgb(image, (1, 2, 3))))
     assert read(held(table)).shape == (3, 20, 20)
 
 
-def test_a_picture_of_pillow_is_turned_as_its_file_says(encode: Callable[..., bytes]) -> None:
+def test_a_image_of_pillow_is_turned_as_its_file_says(encode: Callable[..., bytes]) -> None:
     turned = Image.Exif()
     turned[0x0112] = 6
     data = encode(Image.linear_gradient("L").resize((30, 20)), "PNG", exif=turned)
@@ -125,11 +125,11 @@ def test_a_picture_of_pillow_is_turned_as_its_file_says(encode: Callable[..., by
     table = Table.from_rows(rows, PAIRS)
     read = ImageReader(20, "squash", "white", 10_000)
     assert torch.equal(read(held(table)), read(data))
-    assert "a picture that cannot be read" in table.bad[1].reason
+    assert "an image that cannot be read" in table.bad[1].reason
 
 
 @pytest.mark.parametrize("shape", [(20, 30), (20, 30, 3), (20, 30, 4)])
-def test_arrays_are_the_pictures_that_they_hold(shape: tuple[int, ...]) -> None:
+def test_arrays_are_the_images_that_they_hold(shape: tuple[int, ...]) -> None:
     numbers = np.random.default_rng(0).integers(0, 255, shape, dtype=np.uint8)
     for rows in ([{"image": numbers, "text": "a"}], pd.DataFrame({"image": [numbers], "text": ["a"]})):
         table = Table.from_rows(rows, PAIRS)
@@ -144,7 +144,7 @@ def test_an_array_of_another_kind_is_a_bad_row(wrong: Any) -> None:
     assert f"an array of {wrong.dtype} {wrong.shape}, where uint8" in table.bad[0].reason
 
 
-def test_picture_columns_of_every_kind() -> None:
+def test_image_columns_of_every_kind() -> None:
     columns = ColumnsConfig(image="image")
     data = pa.array([b"png", None, b""], pa.binary())
     assert Table.from_rows(pa.table({"image": data}), columns).image(0) == b"png"
@@ -161,7 +161,7 @@ def test_texts_of_several_columns_are_joined_and_empty_ones_skipped() -> None:
     rows = [{"a": "one", "b": "two"}, {"a": None, "b": "two"}, {"a": "  ", "b": None}, {"a": 7, "b": 1.5}]
     table = Table.from_rows(rows, ColumnsConfig(text=["a", "b"]))
     assert table.texts(every_row(table)) == ["one two", "two", None, "7 1.5"]
-    assert table.bad[2].reason == "neither a picture nor a text"
+    assert table.bad[2].reason == "neither an image nor a text"
 
 
 def test_labels_stay_what_they_are() -> None:
@@ -200,8 +200,8 @@ BAD_LINES = [
     (b'"a.png,t,x,I,train,1,g', "", "a quote that is opened in line 3 is not closed"),
     (b"a.png,\xff\xfe,x,I,train,1,g", "text", "not UTF-8"),
     (b"a.png,t,\xff,I,train,1,g", "label", "not UTF-8"),
-    (b",,x,I,train,1,g", "", "neither a picture nor a text"),
-    (b" , ,x,I,train,1,g", "", "neither a picture nor a text"),
+    (b",,x,I,train,1,g", "", "neither an image nor a text"),
+    (b" , ,x,I,train,1,g", "", "neither an image nor a text"),
     (b"http://x/a.png,t,x,I,train,1,g", "image", "a URL"),
     (b"s3://bucket/a.png,t,x,I,train,1,g", "image", "a URL"),
     (b"a.png,t,x,I,train,-1,g", "weight", "weight -1.0"),
@@ -234,7 +234,7 @@ BAD_OBJECTS = [
     ("17", "", "not a JSON object"),
     ("[" * 100_000, "", "not JSON"),
     (b'{"text": "\xff"}', "", "not UTF-8"),
-    ('{"text": ["t"]}', "text", "a list where a text is needed; several captions of a picture are several rows"),
+    ('{"text": ["t"]}', "text", "a list where a text is needed; several captions of an image are several rows"),
     ('{"text": "t", "weight": 1, "group": ["g"]}', "group", "a list where a text is needed"),
     ('{"text": {"t": 1}}', "text", "an object where a text is needed"),
     ('{"text": "\\ud800"}', "text", "not valid Unicode"),
@@ -246,7 +246,7 @@ BAD_OBJECTS = [
     ('{"text": "t", "weight": true}', "weight", "weight True is not a number"),
     ('{"text": "t", "weight": NaN}', "weight", "weight nan"),
     ("{}", "weight", "no weight"),
-    ('{"text": null, "weight": 1}', "", "neither a picture nor a text"),
+    ('{"text": null, "weight": 1}', "", "neither an image nor a text"),
 ]
 
 

@@ -22,7 +22,7 @@ WEIGHT, ALIGNED = 0.3, 0.7
 class AlignedCase:
     """Classification by both modalities and by each alone, and an alignment, in float64, with dropout, weighted rows.
 
-    Some rows lack a modality; two have the same picture.
+    Some rows lack a modality; two have the same image.
     """
 
     def __init__(self, overrides: list[str], alignment: str, *more: str) -> None:

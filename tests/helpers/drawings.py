@@ -1,4 +1,4 @@
-"""Pictures for tests: a few coloured boxes on white."""
+"""Images for tests: a few coloured boxes on white."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import numpy as np
 from PIL import Image
 
 
-def encoded(picture: Image.Image, form: str = "PNG", **options: int) -> bytes:
+def encoded(image: Image.Image, form: str = "PNG", **options: int) -> bytes:
     stream = io.BytesIO()
-    picture.save(stream, form, **options)
+    image.save(stream, form, **options)
     return stream.getvalue()
 
 

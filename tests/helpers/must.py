@@ -13,5 +13,5 @@ def must(group: str, name: str) -> list[str]:
         "dual": ["task=contrastive"],
         "several": TWO_TASKS,
     }
-    needs["matching"] = ["data.columns.label=null"]  # the sample's say what a picture shows
+    needs["matching"] = ["data.columns.label=null"]  # the sample's say what an image shows
     return needs.get(name, [])

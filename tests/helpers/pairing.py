@@ -39,7 +39,7 @@ class PairCase:
         self.model.train()
         self.batch: Batch = next(iter(build.build_data(config, splits, self.model, task).train_dataloader()))
         assert self.batch.target is not None
-        self.batch.target[3, 0] = self.batch.target[8, 0]  # the same picture
+        self.batch.target[3, 0] = self.batch.target[8, 0]  # the same image
         self.batch.target[20, 1] = self.batch.target[8, 1]  # the same text
         self.batch.target[[4, 5, 6], 2] = 77  # a group
         self.batch.weight = torch.linspace(0.1, 2.0, ROWS)

@@ -81,7 +81,7 @@ TEXTS: dict[str, Callable[..., Any]] = {
     "fnet": lambda **own: hf.FNetConfig(**_BLOCKS, **own),
 }
 
-# What mmft refuses: tower, model, and what it says.
+# What mmft refuses: encoder, model, and what it says.
 REFUSED: dict[str, tuple[str, Callable[[], Any], str]] = {
     "siglip2": (
         "image_encoder",

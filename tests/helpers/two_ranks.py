@@ -116,7 +116,7 @@ def sharded_errors(case: Case) -> dict[str, dict[str, float]]:
     """How far an optimizer step of the sharded model is from one process's, by case.
 
     Rows and micro-batches that leave a rank without any; modalities that one rank's rows lack, or all rows; an empty
-    logical batch; other fusions; frozen towers, and such with LoRA.
+    logical batch; other fusions; frozen encoders, and such with LoRA.
     """
     small = ["model.fusion.width=32", "model.fusion.heads=2"]
     merged, cross = (Case([*case.overrides, f"model/fusion={name}", *small]) for name in ("merged", "cross"))
@@ -129,8 +129,8 @@ def sharded_errors(case: Case) -> dict[str, dict[str, float]]:
         "micro-batches": sharded_step(case, rows_of(case.batch, list(range(13))), 3),
         "one row": sharded_step(case, rows_of(case.batch, [0]), None),
         "no row": sharded_step(case, rows_of(case.batch, []), None),
-        "pictures of one rank": sharded_step(case, one_rank, 4),
-        "no picture": sharded_step(case, no_image, 5),
+        "images of one rank": sharded_step(case, one_rank, 4),
+        "no image": sharded_step(case, no_image, 5),
         "merged": sharded_step(merged, rows_of(one_rank, list(range(31))), 4),
         "cross": sharded_step(cross, rows_of(one_rank, list(range(31))), 4),
         "head only": sharded_step(frozen, case.batch, 5),

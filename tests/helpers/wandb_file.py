@@ -78,7 +78,7 @@ class WandbFile:
         return {i.key: json.loads(i.value_json) for i in updates if i.key}
 
     def table(self, name: str) -> dict[str, Any]:
-        """The JSON of the table that was logged under `name`; pictures are in the same artifact by their `path`."""
+        """The JSON of the table that was logged under `name`; images are in the same artifact by their `path`."""
         assert sum(f"{name}.path" in row for row in self.history.values()) == 1
         (files,) = [a for a in self.artifacts("run_table").values() if f"{name}.table.json" in a]
         return dict(json.loads(files[f"{name}.table.json"].read_text())) | {"files": files}

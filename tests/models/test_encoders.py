@@ -125,7 +125,7 @@ def test_layers_of_text_encoders(kind: str, text_encoder_folder: Any) -> None:
 
 
 def test_every_trained_parameter_gets_a_gradient(image_encoder_folder: Any, text_encoder_folder: Any) -> None:
-    """Nothing that takes no part in the output (poolers, mask tokens, other heads) is left in a tower."""
+    """Nothing that takes no part in the output (poolers, mask tokens, other heads) is left in an encoder."""
     for kind in IMAGE_KINDS:
         encoder = build_image_encoder(str(image_encoder_folder(kind)), 32, "mean", pretrained=True)
         encoder(images(32)).tokens.square().sum().backward()

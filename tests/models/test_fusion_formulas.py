@@ -17,7 +17,7 @@ from mmft.models.fusion.blocks import Attention, Block
 from mmft.models.fusion.film import FilmFusion
 from mmft.models.fusion.low_rank import LowRankFusion
 
-IMAGE = double(encoded(N, 8, real=[N, N, 1, N]))  # as where the third row has no picture
+IMAGE = double(encoded(N, 8, real=[N, N, 1, N]))  # as where the third row has no image
 TEXT = double(encoded(L, 12, real=[6, 1, L, 3]))
 
 

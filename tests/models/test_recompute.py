@@ -61,8 +61,8 @@ class Step:
         def enter(_: Any, *given: Any) -> None:  # a block's inputs are held where the hooks below do not see it
             tree_map_only(Tensor, pack, given)
 
-        for tower in (model.image_encoder, model.text_encoder):
-            for block in block_modules(tower.backbone):
+        for encoder in (model.image_encoder, model.text_encoder):
+            for block in block_modules(encoder.backbone):
                 block.register_forward_pre_hook(enter, with_kwargs=True)
         torch.manual_seed(3)
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
@@ -122,7 +122,7 @@ def test_the_more_blocks_the_more_is_saved(shapes_overrides: list[str]) -> None:
     assert Step(model, batch).bytes < 0.2 * Step(plain, batch).bytes
 
 
-def test_a_tower_without_blocks_is_told(shapes_overrides: list[str], caplog: pytest.LogCaptureFixture) -> None:
+def test_a_encoder_without_blocks_is_told(shapes_overrides: list[str], caplog: pytest.LogCaptureFixture) -> None:
     model = model_of(shapes_overrides)
     model.image_encoder.backbone = torch.nn.Conv2d(3, 32, 8, 8)
     with caplog.at_level("WARNING"):

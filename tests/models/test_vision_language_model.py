@@ -123,25 +123,25 @@ def test_dropout_is_set_everywhere(shapes_overrides: list[str], batch: Batch) ->
 @pytest.mark.parametrize("kind", [*IMAGE_KINDS, *TEXT_KINDS])
 def test_no_dropout_means_none(kind: str, encoder: Any) -> None:
     """Also from an encoder whose own rates are not 0: timm's functional rates are numbers."""
-    tower, inputs = encoder(kind)
-    set_dropout(tower, 0.5)
-    set_dropout(tower, 0)
+    part, inputs = encoder(kind)
+    set_dropout(part, 0.5)
+    set_dropout(part, 0)
     with torch.no_grad():
-        assert torch.equal(tower.train()(*inputs).pooled, tower(*inputs).pooled)
+        assert torch.equal(part.train()(*inputs).pooled, part(*inputs).pooled)
 
 
 @pytest.mark.parametrize("kind", ["timm_vit", "hf_dinov2", "hf_siglip", "hf_clip", *TEXT_KINDS])
 def test_dropout_acts_in_every_block(kind: str, encoder: Any) -> None:
     """One block's dropout at a time: the same input gives two outputs. So do its attention's weights alone."""
-    tower, inputs = encoder(kind)
-    set_dropout(tower, 0.5)
-    modules = [module for _, module in tower.backbone.named_modules()]
-    for block in blocks(tower.backbone):
-        tower.eval()
+    part, inputs = encoder(kind)
+    set_dropout(part, 0.5)
+    modules = [module for _, module in part.backbone.named_modules()]
+    for block in blocks(part.backbone):
+        part.eval()
         for place in block:
             modules[place].training = True
         with torch.no_grad():
-            assert not torch.equal(tower(*inputs).tokens, tower(*inputs).tokens), modules[block.start]
+            assert not torch.equal(part(*inputs).tokens, part(*inputs).tokens), modules[block.start]
 
 
 def test_dropout_reaches_what_is_an_identity_or_a_number(encoder: Any) -> None:

@@ -15,7 +15,7 @@ from mmft.batch import BadRow, Pair
 from mmft.commands.test_run import test as run_test
 from mmft.config.compose import compose
 from mmft.data.dataset import RowDataset
-from mmft.data.exchange import exchanged_pictures, exchanged_texts
+from mmft.data.exchange import exchanged_images, exchanged_texts
 from mmft.data.splits import load_rows
 from mmft.errors import UserError
 from mmft.reports.modalities import changes, table
@@ -63,7 +63,7 @@ def test_figures_are_those_of_tables_changed_by_hand(
     found, told = printed(capsys, *typed, f"data.path={table}", "modalities=true")
     assert "texts shuffled between rows" in told
     assert "image_only: the stand-in of the text is zeros" in told
-    assert "1 of 29 rows have no picture" in told
+    assert "1 of 29 rows have no image" in told
     by_seven = figures(capsys, *typed, f"data.path={table}", "modalities=true", "data.batch_size=7")
     assert found.keys() == by_seven.keys()
     for name, value in found.items():  # texts alone tie but for the last bit, which a batch's size may change
@@ -75,8 +75,8 @@ def test_figures_are_those_of_tables_changed_by_hand(
     config.path, config.root = str(table), str(shapes.rows.parent)
     split = load_rows(config, "test")
     good = split.rows[split.rows != 3]
-    pictures, texts = exchanged_pictures(split, good, 0).tolist(), exchanged_texts(split, good, 0).tolist()
-    assert [at for at, whose in enumerate(pictures) if at == whose] == [3, 5]
+    images, texts = exchanged_images(split, good, 0).tolist(), exchanged_texts(split, good, 0).tolist()
+    assert [at for at, whose in enumerate(images) if at == whose] == [3, 5]
     assert [at for at, whose in enumerate(texts) if at == whose and at != 3] == [6, 9]
     assert all(rows[at]["text"] != rows[whose]["text"] for at, whose in enumerate(texts) if at not in (3, 6, 9))
 
@@ -85,7 +85,7 @@ def test_figures_are_those_of_tables_changed_by_hand(
         return {k: v for k, v in figures(capsys, *typed, f"data.path={path}").items() if not k.endswith("rows")}
 
     shuffled = {
-        "image_shuffled": [row | {"image": rows[whose]["image"]} for row, whose in zip(rows, pictures, strict=True)],
+        "image_shuffled": [row | {"image": rows[whose]["image"]} for row, whose in zip(rows, images, strict=True)],
         "text_shuffled": [row | {"text": rows[whose]["text"]} for row, whose in zip(rows, texts, strict=True)],
     }
     for name, changed in shuffled.items():
@@ -106,7 +106,7 @@ def test_the_table_for_people_has_every_tasks_headline() -> None:
     assert [line.split() for line in said.splitlines()] == [
         ["what", "the", "model", "is", "given", "kind/accuracy", "difference", "price/rmse", "difference"],
         ["both", "0.7500", "2.0000"],
-        ["only", "the", "picture", "0.5000", "-0.2500", "3.5000", "+1.5000"],
+        ["only", "the", "image", "0.5000", "-0.2500", "3.5000", "+1.5000"],
     ]
 
 
@@ -122,7 +122,7 @@ def test_pairs_are_only_shuffled(train_run: TrainRun, capsys: pytest.CaptureFixt
 
 @pytest.mark.parametrize("column", ["image", "group"])
 def test_of_pairs_nobody_gets_what_belongs_to_his_own(column: str, tmp_path: Path) -> None:
-    """Five captions for each of six pictures, or rows of six groups: of these none may come to another one."""
+    """Five captions for each of six images, or rows of six groups: of these none may come to another one."""
     rows = [{"image": f"{at}.png", "text": f"text {at}", "group": f"group {at}"} for at in range(30)]
     rows = [row | {column: f"{at // 5}.png"} for at, row in enumerate(rows)]
     where = [f"data.path={written(tmp_path / 'rows.csv', rows)}", *(f"data.columns.{name}={name}" for name in rows[0])]

@@ -1,4 +1,4 @@
-"""A run over pairs as a classifier of pictures, by labels' names: in test, predict, explain and Python."""
+"""A run over pairs as a classifier of images, by labels' names: in test, predict, explain and Python."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def run(shapes: Shapes, tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 @pytest.fixture
 def table(shapes: Shapes, tmp_path: Path) -> list[str]:
-    """Six pictures without titles, one of them absent; labels of other names."""
+    """Six images without titles, one of them absent; labels of other names."""
     rows = list(csv.DictReader(shapes.rows.open()))[:6]
     kept = [{"image": row["image"], "kind": row["label"].split("_")[-1], "id": row["id"]} for row in rows]
     kept[2]["image"] = ""
@@ -52,7 +52,7 @@ def test_its_accuracy_is_the_runs_own(run: Run, capsys: pytest.CaptureFixture[st
     assert {"f1_macro", "auroc"} <= set(found)
 
 
-def test_labels_and_pictures_of_another_table(run: Run, table: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_labels_and_images_of_another_table(run: Run, table: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     typed = [f"run={run.path}", *table, "data.columns.label=kind", "data.columns.id=id", "data.max_bad_fraction=0.5"]
     assert main(["test", *typed, "zero_shot.labels=rows", "zero_shot.templates=['{}']"]) == 0
     printed = capsys.readouterr().out
@@ -64,7 +64,7 @@ def test_predict_needs_no_text(run: Run, table: list[str], tmp_path: Path) -> No
     asked = [f"zero_shot.labels=[{','.join(labels)}]", "zero_shot.templates=['a {}']", f"out={out}"]
     assert main(["predict", f"run={run.path}", *table, *asked]) == 0
     answers = list(csv.DictReader(out.open()))
-    assert [answer["error"] for answer in answers] == ["", "", "neither a picture nor a text", "", "", ""]
+    assert [answer["error"] for answer in answers] == ["", "", "neither an image nor a text", "", "", ""]
     assert answers[2]["prediction"] == answers[2]["score_disc"] == ""
     rows = list(csv.DictReader((tmp_path / "rows.csv").open()))
     model = mmft.load(run.path)

@@ -45,7 +45,7 @@ def test_what_belongs_together_is_known_by_its_content() -> None:
     assert a[0] != b[0]
     assert (a[2] >= 0, b[2]) == (True, -1)
     assert torch.as_tensor(a).dtype == torch.int64
-    for pair, missing in ((Pair(None, "a", None, None), "picture"), (Pair("/a", None, None, None), "text")):
+    for pair, missing in ((Pair(None, "a", None, None), "image"), (Pair("/a", None, None, None), "text")):
         with pytest.raises(ValueError, match=f"no {missing}, so that there is no pair"):
             task.encode(pair)
 
@@ -75,7 +75,7 @@ def test_a_run_without_labels(run: Run) -> None:
     assert run_test(compose("test", [f"run={run.path}"])) == 0
 
 
-def test_rows_without_a_picture_or_a_text_are_bad_ones(train_run: TrainRun, shapes: Shapes, tmp_path: Path) -> None:
+def test_rows_without_a_image_or_a_text_are_bad_ones(train_run: TrainRun, shapes: Shapes, tmp_path: Path) -> None:
     frame = pd.read_csv(shapes.rows)
     frame.loc[frame.index[3], "text"] = None
     frame.to_csv(tmp_path / "rows.csv", index=False)
@@ -113,7 +113,7 @@ def test_embeddings_are_what_predict_compares(run: Run, shapes: Shapes, tmp_path
 
 def test_a_row_without_both_has_no_similarity(run: Run) -> None:
     answer = mmft.load(run.path).predict([{"image": None, "text": "a painting in red"}])[0]
-    assert (answer["prediction"], answer["error"]) == (None, "no picture")
+    assert (answer["prediction"], answer["error"]) == (None, "no image")
 
 
 @pytest.mark.parametrize("fusion", ["concat", "merged"])
@@ -141,7 +141,7 @@ def test_other_tasks_embed_too(fusion: str, train_run: TrainRun) -> None:
         (["task=contrastive", "task.label_smoothing=0.1"], "task.label_smoothing"),
         (["task=contrastive", "trainer=fsdp", "trainer.devices=2"], "fsdp does not go with task=contrastive"),
         (
-            ["task=contrastive", "task.templates=['a picture']"],
+            ["task=contrastive", "task.templates=['an image']"],
             "task.templates: .*each needs one {} for the label's name",
         ),
         (["task=contrastive", "data.batch_size=1"], "data.batch_size: .*a batch of one row has no other"),

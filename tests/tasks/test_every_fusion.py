@@ -46,7 +46,7 @@ QUICK = {
 
 @pytest.fixture(scope="module")
 def overrides(shapes: Shapes, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
-    """By task: 16 rows, each with a picture and a text that no other one has, and labels for the task."""
+    """By task: 16 rows, each with an image and a text that no other one has, and labels for the task."""
     frame = pd.read_csv(shapes.rows).dropna(subset=["image", "text"]).query("split == 'train'")
     frame = frame.groupby("label").head(3).head(ROWS).reset_index(drop=True)
     frame["text"] = [f"{text} number {number}" for number, text in enumerate(frame["text"])]

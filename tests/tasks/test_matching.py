@@ -81,7 +81,7 @@ def test_labels_say_whether_they_belong_together(label: Any, meant: int) -> None
 def test_what_is_no_pair_and_what_is_no_label() -> None:
     task = Matching()
     for given, reason in (
-        (pair(None, image=None), "no picture, so that there is no pair"),
+        (pair(None, image=None), "no image, so that there is no pair"),
         (pair(None, text=None), "no text, so that there is no pair"),
         (pair("maybe"), "label 'maybe' is neither 1, true, yes nor 0, false, no"),
         (pair(2), "label 2 is neither"),
@@ -238,7 +238,7 @@ def test_twelve_rows_are_learned_by_heart(train_run: TrainRun) -> None:
     ("wrong", "said"),
     [
         (["model/fusion=dual"], "model.fusion: dual does not go with task=matching, which has one answer for a row's"),
-        (["data.columns.text=null"], "task=matching pairs pictures with texts. Type data.columns.text=COLUMN"),
+        (["data.columns.text=null"], "task=matching pairs images with texts. Type data.columns.text=COLUMN"),
         (["data.sampler=balanced"], "data.sampler: balanced needs a class"),
         (["trainer=fsdp", "trainer.devices=2"], "fsdp does not go with task=matching yet. Type trainer.strategy=ddp"),
         (["model.modality_dropout=0.3"], "model.modality_dropout: does not go with task=matching, which needs both"),

@@ -19,15 +19,15 @@ ROWS = 60
 
 
 def rows(seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-    """Embeddings and identities of rows some of which share a picture, a text or a group."""
+    """Embeddings and identities of rows some of which share a number, a text or a group."""
     random = np.random.default_rng(seed)
-    picture, text = random.integers(0, 35, ROWS), random.integers(100, 145, ROWS)
+    number, text = random.integers(0, 35, ROWS), random.integers(100, 145, ROWS)
     group = np.where(random.random(ROWS) < 0.4, random.integers(0, 6, ROWS), -1)
     generator = torch.Generator().manual_seed(seed)
-    pictures, texts = torch.randn(35, 6, generator=generator), torch.randn(45, 6, generator=generator)
-    identity = torch.from_numpy(np.stack([picture, text, group], axis=1))
-    image = functional.normalize(pictures[identity[:, 0]], dim=1)
-    texts += 0.5 * pictures[torch.arange(45) % 35]
+    images, texts = torch.randn(35, 6, generator=generator), torch.randn(45, 6, generator=generator)
+    identity = torch.from_numpy(np.stack([number, text, group], axis=1))
+    image = functional.normalize(images[identity[:, 0]], dim=1)
+    texts += 0.5 * images[torch.arange(45) % 35]
     return image, functional.normalize(texts[identity[:, 1] - 100], dim=1), identity
 
 
@@ -92,12 +92,12 @@ def test_a_model_that_gives_all_the_same_finds_nothing() -> None:
     assert found["image_to_text/median_rank"] == ROWS
 
 
-def test_five_captions_of_a_picture_are_one_query_and_five_answers() -> None:
-    pictures, texts = torch.arange(4).repeat_interleave(5), torch.arange(20)
-    image, text = torch.eye(20)[:, :20][pictures * 5], torch.eye(20)
-    found = measured(image, text, torch.stack([pictures, texts, torch.full((20,), -1)], dim=1))
+def test_five_captions_of_a_image_are_one_query_and_five_answers() -> None:
+    images, texts = torch.arange(4).repeat_interleave(5), torch.arange(20)
+    image, text = torch.eye(20)[:, :20][images * 5], torch.eye(20)
+    found = measured(image, text, torch.stack([images, texts, torch.full((20,), -1)], dim=1))
     assert found["image_to_text/recall@1"] == 1.0  # the first caption of each is the nearest
-    assert found["text_to_image/recall@1"] == 0.2  # of the others no picture is nearer than another
+    assert found["text_to_image/recall@1"] == 0.2  # of the others no image is nearer than another
 
 
 MEASURE = """
@@ -115,6 +115,6 @@ print(peak_bytes(torch.device("cpu")))
 
 @pytest.mark.slow
 def test_100000_captions_take_less_than_2_gb() -> None:
-    """The whole process, with torch's own. The number of queries, here 5,000 pictures, costs time alone."""
+    """The whole process, with torch's own. The number of queries, here 5,000 images, costs time alone."""
     done = subprocess.run([sys.executable, "-c", MEASURE], check=True, capture_output=True, text=True)
     assert int(done.stdout) < 2e9

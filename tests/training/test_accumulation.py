@@ -21,7 +21,7 @@ from mmft.training.accumulation import accumulate, seed_dropout
 
 @pytest.fixture
 def step(shapes_overrides: list[str]) -> tuple[VisionLanguageModel, Task, Batch]:
-    """A model without dropout and one logical batch of 32 rows, weighted and partly without pictures."""
+    """A model without dropout and one logical batch of 32 rows, weighted and partly without images."""
     weights = ["task.class_weights=balanced", "task.label_smoothing=0.1", "model.dropout=0", "data.batch_size=32"]
     config = compose("train", [*shapes_overrides, *weights]).config
     splits = load_splits(config.data, 0)

@@ -34,15 +34,15 @@ def test_every_gradient_is_that_of_one_graph(case: PairCase, micro: int | None) 
     assert largest_error(found, exact) <= 1e-10
 
 
-@pytest.mark.parametrize("tower", ["image_encoder", "text_encoder"])
-def test_a_frozen_encoder_runs_once(shapes: Shapes, tower: str) -> None:
-    case = PairCase(shapes.overrides, "info_nce", f"tune/{tower}=freeze")
+@pytest.mark.parametrize("encoder", ["image_encoder", "text_encoder"])
+def test_a_frozen_encoder_runs_once(shapes: Shapes, encoder: str) -> None:
+    case = PairCase(shapes.overrides, "info_nce", f"tune/{encoder}=freeze")
     exact, runs = written_out(case, 7, world=1), []
-    case.model.get_submodule(tower).register_forward_hook(lambda *_: runs.append(1))
+    case.model.get_submodule(encoder).register_forward_hook(lambda *_: runs.append(1))
     found = cached(case, 7)
     assert len(runs) == 5  # 29 rows
     assert found.keys() == exact.keys()
-    assert not any(name.startswith(tower) for name in found)
+    assert not any(name.startswith(encoder) for name in found)
     assert largest_error(found, exact) <= 1e-10
 
 

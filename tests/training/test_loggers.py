@@ -90,7 +90,7 @@ def test_wandb_gets_what_the_run_folder_has(
     }
 
 
-def test_the_table_of_predictions_has_pictures(train_run: TrainRun, shapes: Any) -> None:
+def test_the_table_of_predictions_has_images(train_run: TrainRun, shapes: Any) -> None:
     run = train_run("logger=wandb_offline", "logger.predictions=8", "data.limit=null")
     written = WandbFile(run.path)
     table = written.table("test/predictions")
@@ -99,13 +99,13 @@ def test_the_table_of_predictions_has_pictures(train_run: TrainRun, shapes: Any)
     known = list(csv.DictReader(shapes.rows.open()))
     tests = [i for i, r in enumerate(known) if r["split"] == "test"]
     assert [row[0] for row in table["data"]] == [tests[round(i * (len(tests) - 1) / 7)] for i in range(8)]
-    pictures = table["files"]
+    images = table["files"]
     for number, _, image, text, label, prediction, score in table["data"]:
         assert (text, label) == (known[number]["text"], known[number]["label"])
         assert prediction in {r["label"] for r in known}
         assert 0 < score <= 1
-        assert pictures[image["path"]].is_relative_to(run.path)
-        assert pictures[image["path"]].read_bytes().startswith(b"\x89PNG")
+        assert images[image["path"]].is_relative_to(run.path)
+        assert images[image["path"]].read_bytes().startswith(b"\x89PNG")
 
 
 def test_predictions_and_model_are_left_out_where_they_are_not_wanted(train_run: TrainRun) -> None:
@@ -316,9 +316,9 @@ def test_tensorboard_gets_what_the_run_folder_has(train_run: TrainRun) -> None:
     assert yaml.safe_load(texts["config"]) == yaml.safe_load((run.path / "config.yaml").read_text())
     assert texts["tuning"].splitlines()[0] == "|part|method|layers|group|tensors|trained|total|lr|weight_decay|"
     assert len(texts["test/predictions"].splitlines()) == 2 + 5
-    pictures = events.Tags()["images"]
-    assert len(pictures) == 5
-    assert all(name.startswith("test_predictions/row_") for name in pictures)
+    images = events.Tags()["images"]
+    assert len(images) == 5
+    assert all(name.startswith("test_predictions/row_") for name in images)
 
 
 def test_tensorboard_shows_a_resumed_run_as_undisturbed(

@@ -88,7 +88,7 @@ def test_micro_batches_and_a_resumption_change_nothing(
 def test_the_model_learns_to_do_with_either_alone(
     train_run: TrainRun, shapes: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The text tells the shape at once; the picture, from which it is learned slowly, is needed by nobody."""
+    """The text tells the shape at once; the image, from which it is learned slowly, is needed by nobody."""
     rows = list(csv.DictReader(shapes.rows.open()))
     told = {"disc": "a painting in red", "cross": "a painting in blue"}
     for row in rows:

@@ -1,4 +1,4 @@
-"""Small towers under a tuning method, and runs that are loaded again."""
+"""Small encoders under a tuning method, and runs that are loaded again."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 import torch
+from encoders import Fit, fitting
 from runs import TrainRun
-from towers import Fit, fitting
 
 import mmft
 from mmft import build
-from mmft.models.vision_language_model import TOWERS, VisionLanguageModel, part_of
+from mmft.config.schema.model import ENCODERS
+from mmft.models.vision_language_model import VisionLanguageModel, part_of
 
 
 @pytest.fixture
@@ -40,15 +41,15 @@ def check_saved(train_run: TrainRun, tmp_path: Path, monkeypatch: pytest.MonkeyP
         monkeypatch.setattr(build, "build_plan", remember)
         run = train_run("optim.lr=1e-2", *overrides)
         trained = models[-1].eval().cpu()
-        names = {f"{t}.{n}" for t in TOWERS for n, p in getattr(trained, t).named_parameters() if p.requires_grad}
-        assert {name for name in run.model_state if part_of(name) in TOWERS} == names
+        names = {f"{t}.{n}" for t in ENCODERS for n, p in getattr(trained, t).named_parameters() if p.requires_grad}
+        assert {name for name in run.model_state if part_of(name) in ENCODERS} == names
         shutil.move(run.path, tmp_path / "moved")
         loaded = mmft.load(tmp_path / "moved").model
-        pictures = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
+        images = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
         ids = torch.randint(5, 20, (4, 8))
         with torch.no_grad():
-            for tower, given in (("image_encoder", (pictures,)), ("text_encoder", (ids, torch.ones_like(ids) > 0))):
-                one, other = getattr(trained, tower)(*given), getattr(loaded, tower)(*given)
+            for encoder, given in (("image_encoder", (images,)), ("text_encoder", (ids, torch.ones_like(ids) > 0))):
+                one, other = getattr(trained, encoder)(*given), getattr(loaded, encoder)(*given)
                 assert torch.equal(one.pooled, other.pooled)
                 assert torch.equal(one.tokens, other.tokens)
 

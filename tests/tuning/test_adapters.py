@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from encoders import Fit, batch, check_padding, check_training, features, randomise
 from torch import nn
-from towers import Fit, batch, check_padding, check_training, features, randomise
 
 from mmft.errors import UserError
 from mmft.models.layers import mix_in
@@ -128,7 +128,7 @@ def test_a_run_comes_back(check_saved: Callable[..., None]) -> None:
     check_saved("tune=adapters", "tune.width=8", "tune.text_encoder.kind=houlsby")
 
 
-def test_48_and_the_tower_s_own_width(fit: Fit) -> None:
+def test_48_and_the_encoder_s_own_width(fit: Fit) -> None:
     assert Adapters("tune.image_encoder").width == 48
     encoder, _ = fit("timm_vit", "adapters")
     assert encoder.get_parameter("backbone.blocks.0.mlp_adapter.down.weight").shape == (48, 32)

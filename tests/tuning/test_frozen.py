@@ -58,13 +58,13 @@ SLOW = {
 }
 TABLE = [*FAST, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
 
-# Transformers' architectures by tower; of 46 of them under two methods, two cells are fast.
+# Transformers' architectures by encoder; of 46 of them under two methods, two cells are fast.
 QUICK = {("image_encoder", "resnet", "last_n"), ("text_encoder", "distilbert", "freeze")}
 CELLS = [
     pytest.param(*cell, marks=[] if cell in QUICK else pytest.mark.slow)
-    for tower, kinds in (("image_encoder", IMAGES), ("text_encoder", TEXTS))
+    for encoder, kinds in (("image_encoder", IMAGES), ("text_encoder", TEXTS))
     for kind in kinds
-    for cell in ((tower, kind, "freeze"), (tower, kind, "last_n"))
+    for cell in ((encoder, kind, "freeze"), (encoder, kind, "last_n"))
 ]
 
 
@@ -126,12 +126,12 @@ def test_what_is_frozen_stays(name: str, method: str, shapes_overrides: list[str
     check_frozen(model, plan, "image_encoder", method, before)
 
 
-def check_frozen(model: VisionLanguageModel, plan: TuningPlan, tower: str, method: str, before: dict[str, str]) -> None:
-    """Of a tower, what `freeze` or `last_n` trains has changed since `before`, and nothing else."""
-    encoder: Any = getattr(model, tower)
+def check_frozen(model: VisionLanguageModel, plan: TuningPlan, part: str, method: str, before: dict[str, str]) -> None:
+    """Of a part, what `freeze` or `last_n` trains has changed since `before`, and nothing else."""
+    encoder: Any = getattr(model, part)
     changed = {key for key, value in digests(encoder).items() if value != before[key]}
-    trained = {key.removeprefix(f"{tower}.") for key in plan.names if key.startswith(f"{tower}.")}
-    moving = {key.removeprefix(f"{tower}.") for key in plan.saved_names(model)}  # with statistics of live layers
+    trained = {key.removeprefix(f"{part}.") for key in plan.names if key.startswith(f"{part}.")}
+    moving = {key.removeprefix(f"{part}.") for key in plan.saved_names(model)}  # with statistics of live layers
     assert changed <= (trained | moving)
     if method == "freeze":
         assert changed == trained == set()
@@ -146,21 +146,21 @@ class Cut(Exception):
     """Ends a run between two epochs."""
 
 
-@pytest.mark.parametrize(("tower", "kind", "method"), CELLS)
+@pytest.mark.parametrize(("encoder", "kind", "method"), CELLS)
 def test_what_is_frozen_stays_in_a_run_that_is_cut_and_resumed(
-    tower: str, kind: str, method: str, shapes_overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    encoder: str, kind: str, method: str, shapes_overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Real runs of transformers' architectures: two epochs, a validation after each, a resume between them."""
-    is_image = tower == "image_encoder"
+    is_image = encoder == "image_encoder"
     folder = tmp_path / "encoder"
     write_image_encoder(kind, folder) if is_image else write_text_encoder(kind, captions(), folder)
-    typed = [*shapes_overrides, f"model.{tower}.name={folder}", f"tune/{tower}={method}", "optim.weight_decay=0.5"]
+    typed = [*shapes_overrides, f"model.{encoder}.name={folder}", f"tune/{encoder}={method}", "optim.weight_decay=0.5"]
     typed += [f"model.image_encoder.image_size={IMAGE_SIZE}"] if is_image else []
     seen: list[tuple[VisionLanguageModel, TuningPlan, dict[str, str]]] = []
     build_plan, save_last = build.build_plan, Checkpointing.save_last
 
     def remember(config: Any, model: VisionLanguageModel, changed: Any) -> TuningPlan:
-        seen.append((model, build_plan(config, model, changed), digests(getattr(model, tower))))
+        seen.append((model, build_plan(config, model, changed), digests(getattr(model, encoder))))
         return seen[-1][1]
 
     def save_and_end(self: Checkpointing, trainer: Any) -> None:
@@ -177,16 +177,16 @@ def test_what_is_frozen_stays_in_a_run_that_is_cut_and_resumed(
     first, second = seen
     assert first[2] == second[2]
     for model, plan, before in seen:
-        check_frozen(model, plan, tower, method, before)
+        check_frozen(model, plan, encoder, method, before)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", REFUSED)
 def test_what_is_refused(kind: str, shapes_overrides: list[str], tmp_path: Path) -> None:
-    tower, make, message = REFUSED[kind]
+    encoder, make, message = REFUSED[kind]
     make().save_pretrained(tmp_path / "encoder")
-    with pytest.raises(UserError, match=rf"^model\.{tower}\.name=.*: {message}"):
-        train(compose("train", [*shapes_overrides, f"model.{tower}.name={tmp_path / 'encoder'}"]), tmp_path / "run")
+    with pytest.raises(UserError, match=rf"^model\.{encoder}\.name=.*: {message}"):
+        train(compose("train", [*shapes_overrides, f"model.{encoder}.name={tmp_path / 'encoder'}"]), tmp_path / "run")
 
 
 @pytest.mark.slow

@@ -9,9 +9,9 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from encoders import Fit, features, hashes, learn
 from runs import Run, TrainRun
 from torch import nn
-from towers import Fit, features, hashes, learn
 
 import mmft
 from mmft import build
@@ -139,7 +139,7 @@ def test_scales_follow_a_weight_to_its_device() -> None:
 def test_quantized_weights_are_small_and_stay(method: str, share: float, train_run: TrainRun) -> None:
     run = train_run(f"tune={method}", "optim.weight_decay=0.5")
     quantized = run.summary["quantized"]
-    # Scales are four bytes to 32 or 128 inputs in these narrow towers; in wide ones they are nothing.
+    # Scales are four bytes to 32 or 128 inputs in these narrow encoders; in wide ones they are nothing.
     assert quantized["bytes"] <= (share + 0.125) * quantized["float32_bytes"]
 
 

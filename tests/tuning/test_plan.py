@@ -58,7 +58,7 @@ def test_layer_decay_goes_down_from_the_top(shapes_overrides: list[str]) -> None
     assert rates["head"] == rates["fusion"]
 
 
-def test_rates_of_one_tower_and_the_methods_default(shapes_overrides: list[str]) -> None:
+def test_rates_of_one_encoder_and_the_methods_default(shapes_overrides: list[str]) -> None:
     _, plan = planned(shapes_overrides, "tune.image_encoder.lr=3e-4", "optim.lr=null", "optim.head_lr=0.02")
     rates = {g.name: g.lr for g in plan.groups}
     assert rates["image_encoder"] == 3e-4
@@ -83,7 +83,7 @@ def _hash(state: dict[str, torch.Tensor]) -> str:
     return digest.hexdigest()
 
 
-def test_a_frozen_tower_is_unchanged_by_training_buffers_too(
+def test_a_frozen_encoder_is_unchanged_by_training_buffers_too(
     train_run: TrainRun, image_encoder_folder: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hashes: list[str] = []

@@ -1,4 +1,4 @@
-"""Prefix tuning: learned keys and values in the attention of pictures and of texts."""
+"""Prefix tuning: learned keys and values in the attention of images and of texts."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 import transformers as hf
+from encoders import Fit, batch, check_padding, check_training, features, randomise
 from torch import Tensor, nn
 from torch.nn import functional
-from towers import Fit, batch, check_padding, check_training, features, randomise
 
 from mmft.errors import UserError
 from mmft.models.image_encoder import build_image_encoder
@@ -111,8 +111,8 @@ def test_copies_and_blocks_that_are_computed_twice(kind: str, fit: Fit) -> None:
     stem = {"timm_vit": "blocks", "bert": "encoder.layer"}.get(kind, "encoder.layers")
     for block in encoder.backbone.get_submodule(stem).children():
         mix_in(block, Recomputed)
-    for tower in (encoder, copied):
-        tower(*batch(kind)).pooled.square().sum().backward()
+    for part in (encoder, copied):
+        part(*batch(kind)).pooled.square().sum().backward()
     for name in method.trained(encoder):
         assert torch.equal(encoder.get_parameter(name).grad, copied.get_parameter(name).grad)  # type: ignore[arg-type]
         nn.init.zeros_(encoder.get_parameter(name))

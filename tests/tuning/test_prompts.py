@@ -1,4 +1,4 @@
-"""Prompt tuning, shallow and deep, in transformers of pictures and of texts."""
+"""Prompt tuning, shallow and deep, in transformers of images and of texts."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import torch
 import transformers as hf
+from encoders import Fit, batch, check_padding, check_training, features, randomise
 from torch import Tensor, nn
 from torch.nn import functional
-from towers import Fit, batch, check_padding, check_training, features, randomise
 
 from mmft.errors import UserError
 from mmft.models.image_encoder import build_image_encoder
@@ -149,8 +149,8 @@ def test_copies_and_blocks_that_are_computed_twice(kind: str, keys: tuple[str, s
     stem = "backbone.blocks" if kind == "timm_vit" else "backbone.layers"
     for block in encoder.get_submodule(stem).children():
         mix_in(block, Recomputed)
-    for tower in (encoder, copied):
-        tower(*batch(kind)).pooled.square().sum().backward()
+    for part in (encoder, copied):
+        part(*batch(kind)).pooled.square().sum().backward()
     for name in method.trained(encoder):
         assert torch.equal(encoder.get_parameter(name).grad, copied.get_parameter(name).grad)  # type: ignore[arg-type]
         nn.init.zeros_(encoder.get_parameter(name))

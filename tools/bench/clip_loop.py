@@ -2,9 +2,9 @@
 
     python tools/bench/clip_loop.py --shared ../shared --table distinct.csv --seed 0 [--epochs 3] [--lr 1e-4] [--bf16]
 
-Fine-tunes DINOv2-small (timm) and MiniLM (transformers) on titles and pictures, in float32 (with `--bf16` under
+Fine-tunes DINOv2-small (timm) and MiniLM (transformers) on titles and images, in float32 (with `--bf16` under
 autocast), as open_clip does: class token and masked mean, a linear projection of each to 256 numbers, InfoNCE over the
-batch with a learned temperature, each row's own pair the only positive one. Rows, picture size, batches, schedule,
+batch with a learned temperature, each row's own pair the only positive one. Rows, image size, batches, schedule,
 epochs, and unless `--lr` says otherwise the encoders' rate are those of `tools/bench/loop.py`. Keeps the epoch of the
 best mean recall on the validation rows; prints one line of JSON.
 
@@ -34,8 +34,8 @@ from mmft.tasks.retrieval import RetrievalMetric
 WIDTH = 256
 
 
-class Clip(loop.TwoTowers):
-    """The two towers of `loop.py` with a projection each instead of a head."""
+class Clip(loop.TwoEncoders):
+    """The two encoders of `loop.py` with a projection each instead of a head."""
 
     def __init__(self, image: nn.Module, text: nn.Module, classes: int) -> None:
         super().__init__(image, text, classes)
@@ -44,13 +44,13 @@ class Clip(loop.TwoTowers):
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
 
     def forward(self, batch: Examples) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        """Pictures and texts -> their embeddings (B, P), of length 1."""
-        picture = self.image.forward_features((batch.pixels - self.mean) / self.std)[:, 0]  # type: ignore[operator]
+        """Images and texts -> their embeddings (B, P), of length 1."""
+        image = self.image.forward_features((batch.pixels - self.mean) / self.std)[:, 0]  # type: ignore[operator]
         tokens = self.text(input_ids=batch.ids, attention_mask=batch.mask).last_hidden_state
         real = batch.mask.unsqueeze(-1)
         text = (tokens * real).sum(1) / real.sum(1)
         projections: Any = self.head
-        return normalize(projections[0](picture), dim=-1), normalize(projections[1](text), dim=-1)
+        return normalize(projections[0](image), dim=-1), normalize(projections[1](text), dim=-1)
 
 
 def step(model: Clip, optimizer: AdamW, scheduler: LambdaLR, batch: Examples, bf16: bool) -> None:
@@ -103,13 +103,13 @@ def train(splits: dict[str, Examples], encoders: Path, args: argparse.Namespace)
     return {"val": best, "test": measured(model, splits["test"])}
 
 
-def load(table: Path, pictures: Path, tokenizer: Any) -> dict[str, Examples]:
+def load(table: Path, images: Path, tokenizer: Any) -> dict[str, Examples]:
     """The table's rows by split; `target` is a number for each group."""
     with table.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     numbers = {group: number for number, group in enumerate(sorted({row["group"] for row in rows}))}
     return {
-        name: loop.examples([row for row in rows if row["split"] == name], pictures, tokenizer, "group", numbers)
+        name: loop.examples([row for row in rows if row["split"] == name], images, tokenizer, "group", numbers)
         for name in ("train", "val", "test")
     }
 

@@ -2,7 +2,7 @@
 
     PYTHONPATH=tools python tools/bench/default.py [--seeds 3] [overrides]
 
-Prints the test accuracy of `mmft train`, of the same architecture from random weights, of the same with pictures
+Prints the test accuracy of `mmft train`, of the same architecture from random weights, of the same with images
 only and with titles only (a model of its own each), and of TF-IDF + logistic regression on the titles: scikit-learn's
 defaults, and words or characters with the C that val likes best. One line for each seed, and the means.
 """
@@ -27,7 +27,7 @@ from mmft.shipped import located
 VARIANTS = {
     "default": [],
     "random weights": ["model.image_encoder.pretrained=false", "model.text_encoder.pretrained=false"],
-    "pictures only": ["data.columns.text=null"],
+    "images only": ["data.columns.text=null"],
     "titles only": ["data.columns.image=null"],
 }
 VECTORIZERS = [

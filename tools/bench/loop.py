@@ -2,7 +2,7 @@
 
     python tools/bench/loop.py --shared ../shared --seed 0 [--epochs 3] [--limit N]
 
-Fine-tunes DINOv2-small (timm) and MiniLM (transformers) on the clip-art rows, title and picture, in float32:
+Fine-tunes DINOv2-small (timm) and MiniLM (transformers) on the clip-art rows, title and image, in float32:
 class token and masked mean side by side, LayerNorm, linear 512, GELU, dropout, linear. Keeps the epoch that is
 best on the validation rows and prints its test accuracy and the seconds as one line of JSON. `build`, `batches`
 and `step` can be imported, to alternate its steps with mmft's own in one process.
@@ -45,8 +45,8 @@ class Examples(NamedTuple):
     target: Tensor  # (B,) int64
 
 
-class TwoTowers(nn.Module):
-    """Image tower and text tower, joined at their pooled features."""
+class TwoEncoders(nn.Module):
+    """Image encoder and text encoder, joined at their pooled features."""
 
     def __init__(self, image: nn.Module, text: nn.Module, classes: int) -> None:
         super().__init__()
@@ -59,18 +59,18 @@ class TwoTowers(nn.Module):
         self.register_buffer("std", torch.tensor(config["std"]).view(3, 1, 1) * 255)  # type: ignore[index]
 
     def forward(self, batch: Examples) -> Tensor:
-        """Pictures and texts -> logits (B, C)."""
-        picture = self.image.forward_features((batch.pixels - self.mean) / self.std)[:, 0]  # type: ignore[operator]
+        """Images and texts -> logits (B, C)."""
+        image = self.image.forward_features((batch.pixels - self.mean) / self.std)[:, 0]  # type: ignore[operator]
         tokens = self.text(input_ids=batch.ids, attention_mask=batch.mask).last_hidden_state  # (B, L, D)
         real = batch.mask.unsqueeze(-1)
         text = (tokens * real).sum(1) / real.sum(1)
-        return self.head(torch.cat([picture, text], dim=-1))  # type: ignore[no-any-return]
+        return self.head(torch.cat([image, text], dim=-1))  # type: ignore[no-any-return]
 
 
 class Loop(NamedTuple):
     """What a training step needs."""
 
-    model: TwoTowers
+    model: TwoEncoders
     optimizer: AdamW
     scheduler: LambdaLR
 
@@ -79,7 +79,7 @@ def build(image_encoder: Path, text_encoder: Path, classes: int, steps: int) -> 
     """Model, optimizer and schedule for `steps` optimizer steps."""
     image = timm.create_model(f"local-dir:{image_encoder}", pretrained=True, num_classes=0, img_size=IMAGE_SIZE)
     text = AutoModel.from_pretrained(text_encoder, dtype=torch.float32, add_pooling_layer=False)
-    model = TwoTowers(image, text, classes)
+    model = TwoEncoders(image, text, classes)
     groups = []
     for part, rate in ((model.image, LR), (model.text, LR), (model.head, HEAD_LR)):
         parameters = list(part.parameters())
@@ -116,7 +116,7 @@ def batches(examples: Examples, order: Tensor) -> Iterator[Examples]:
 
 
 def load(shared: Path, tokenizer: Any, limit: int | None = None) -> tuple[dict[str, Examples], int]:
-    """The clip-art rows by split, every picture decoded once, and the number of classes."""
+    """The clip-art rows by split, every image decoded once, and the number of classes."""
     table = shared / "data" / "clipart" / "manifest.csv"
     with table.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
@@ -131,9 +131,9 @@ def load(shared: Path, tokenizer: Any, limit: int | None = None) -> tuple[dict[s
 
 
 def examples(
-    rows: Sequence[Mapping[str, str]], pictures: Path, tokenizer: Any, column: str, numbers: Mapping[str, int]
+    rows: Sequence[Mapping[str, str]], images: Path, tokenizer: Any, column: str, numbers: Mapping[str, int]
 ) -> Examples:
-    """Rows as tensors, every picture decoded once; the target is the number of what `column` has."""
+    """Rows as tensors, every image decoded once; the target is the number of what `column` has."""
     texts = tokenizer(
         [row["title"] for row in rows],
         padding="max_length",
@@ -142,20 +142,20 @@ def examples(
         return_tensors="pt",
     )
     return Examples(
-        pixels=torch.stack([_picture(pictures / row["image"]) for row in rows]),
+        pixels=torch.stack([_image(images / row["image"]) for row in rows]),
         ids=texts["input_ids"],
         mask=texts["attention_mask"].bool(),
         target=torch.tensor([numbers[row[column]] for row in rows]),
     )
 
 
-def _picture(path: Path) -> Tensor:
+def _image(path: Path) -> Tensor:
     squashed = Image.open(path).convert("RGB").resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC)
     return torch.from_numpy(np.array(squashed)).permute(2, 0, 1)
 
 
 @torch.inference_mode()
-def accuracy(model: TwoTowers, examples: Examples) -> float:
+def accuracy(model: TwoEncoders, examples: Examples) -> float:
     """Share of rows whose largest logit is the label's."""
     model.eval()
     everything = batches(examples, torch.arange(len(examples.target)))

@@ -39,7 +39,7 @@ def print_accuracy(out: Path, seeds: int) -> None:
             scores = [one["test"]["accuracy"] for one in runs]
             counts = runs[0]["parameters"]
             shares = [
-                counts[tower]["trainable"] / counts[tower]["total"] for tower in ("image_encoder", "text_encoder")
+                counts[encoder]["trainable"] / counts[encoder]["total"] for encoder in ("image_encoder", "text_encoder")
             ]
             each = " ".join(f"{score:.3f}" for score in scores)
             told = " | ".join(f"{share:.2%}" for share in shares)

@@ -1,4 +1,4 @@
-"""Title <-> picture retrieval on the real clip-art rows: both losses, what is trained, and a hand-written CLIP loop.
+"""Title <-> image retrieval on the real clip-art rows: both losses, what is trained, and a hand-written CLIP loop.
 
     python tools/bench/retrieval.py --shared ../shared --out FOLDER [--only info_nce sigmoid] [--seeds 3] [overrides]
 
@@ -28,8 +28,8 @@ RECIPE = ["optim.lr=1e-4", "optim.layer_decay=0.8"]
 VARIANTS = {
     "info_nce": RECIPE,
     "sigmoid": ["task.loss=sigmoid", *RECIPE],
-    "info_nce, picture frozen": ["tune/image_encoder=freeze", *RECIPE],
-    "sigmoid, picture frozen": ["task.loss=sigmoid", "tune/image_encoder=freeze", *RECIPE],
+    "info_nce, image frozen": ["tune/image_encoder=freeze", *RECIPE],
+    "sigmoid, image frozen": ["task.loss=sigmoid", "tune/image_encoder=freeze", *RECIPE],
     "info_nce, both frozen": ["tune=head_only"],
     "sigmoid, both frozen": ["task.loss=sigmoid", "tune=head_only"],
 }

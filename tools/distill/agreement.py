@@ -38,13 +38,13 @@ def report(teachers: tuple[Path, Path], students: tuple[Path, Path], sample: Pat
     """
     table = pq.read_table(sample).to_pydict()
     split, labels = np.array(table["split"]), np.array(table["category"])
-    pictures = [Image.open(io.BytesIO(data)).convert("RGB") for data in table["image"]]
+    ours = [Image.open(io.BytesIO(data)).convert("RGB") for data in table["image"]]
     texts = {folder: _texts(folder, table["title"]) for folder in (teachers[1], students[1])}
     vit = timm.create_model(f"local-dir:{students[0]}", pretrained=True).float()
-    images = {"student": _images(vit, pictures, vision.SIZE)}
+    images = {"student": _images(vit, ours, vision.SIZE)}
     for size in TEACHER_SIZES:
-        images[f"teacher at {size}"] = _images(vision.load_teacher(teachers[0]), pictures, size)
-    lines = ["image encoder      picture   title    both"]
+        images[f"teacher at {size}"] = _images(vision.load_teacher(teachers[0]), ours, size)
+    lines = ["image encoder      image   title    both"]
     for name, features in images.items():
         text = texts[students[1] if name == "student" else teachers[1]]
         scores = [_score(some, labels, split) for some in (features, text, np.hstack([features, text]))]
@@ -61,10 +61,10 @@ def _texts(folder: Path, titles: list[str]) -> np.ndarray:
     return language.embed(encoder, hf.AutoTokenizer.from_pretrained(folder), titles)
 
 
-def _images(encoder: Any, pictures: list[Image.Image], size: int) -> np.ndarray:
+def _images(encoder: Any, images: list[Image.Image], size: int) -> np.ndarray:
     def pixels() -> Iterator[Tensor]:
-        for start in range(0, len(pictures), 64):
-            chosen = [p.resize((size, size), Image.Resampling.BICUBIC) for p in pictures[start : start + 64]]
+        for start in range(0, len(images), 64):
+            chosen = [p.resize((size, size), Image.Resampling.BICUBIC) for p in images[start : start + 64]]
             yield normalised(np.stack([np.asarray(p) for p in chosen]))
 
     return np.hstack(vision.embed(encoder, pixels()))

@@ -1,4 +1,4 @@
-"""What the tiny encoders learn from: Debian packages of free pictures and of WordNet, unpacked, not installed.
+"""What the tiny encoders learn from: Debian packages of free images and of WordNet, unpacked, not installed.
 
 Each package's licence is in its own `usr/share/doc/<package>/copyright`; `LICENCES` is what NOTICE says of it.
 Needs `apt-get` and `dpkg-deb`, and `rsvg-convert` (Debian's librsvg2-bin) for drawings.

@@ -29,7 +29,7 @@ MODEL_ARGS: dict[str, Any] = {"img_size": SIZE, "depth": LAYERS}
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 BATCH, TEACHER_BATCH = 128, 64
 FIRST_VIEWS, MIXED, ALL_VIEWS = 3, 4, 7
-"""Views of the first two rounds; from this number on two pictures are mixed; views of the last round."""
+"""Views of the first two rounds; from this number on two images are mixed; views of the last round."""
 
 
 class Student(nn.Module):
@@ -48,47 +48,47 @@ class Student(nn.Module):
 
 
 def load_teacher(folder: Path) -> Any:
-    """DINOv2-small in float32 from its timm folder, for pictures of any size."""
+    """DINOv2-small in float32 from its timm folder, for images of any size."""
     return timm.create_model(f"local-dir:{folder}", pretrained=True, dynamic_img_size=True).float().eval()
 
 
-def normalised(pictures: np.ndarray) -> Tensor:
+def normalised(images: np.ndarray) -> Tensor:
     """(B, H, W, 3) uint8 -> (B, 3, H, W) float32, normalised as DINOv2 wants it."""
-    pixels = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
     return (pixels - torch.tensor(MEAN).view(1, 3, 1, 1)) / torch.tensor(STD).view(1, 3, 1, 1)
 
 
 def embed(encoder: Any, pixels: Iterator[Tensor]) -> tuple[np.ndarray, np.ndarray]:
-    """Class tokens (N, D) and means of the patch tokens (N, D), of batches of normalised pictures."""
+    """Class tokens (N, D) and means of the patch tokens (N, D), of batches of normalised images."""
     encoder.eval()
     with torch.inference_mode():
         tokens = [encoder.forward_features(batch) for batch in pixels]
     return torch.cat([t[:, 0] for t in tokens]).numpy(), torch.cat([t[:, 1:].mean(1) for t in tokens]).numpy()
 
 
-def crops(pictures: np.ndarray, rows: np.ndarray, view: int, size: int) -> np.ndarray:
-    """Pictures (R, size, size, 3) uint8 of a view: 0 is the whole picture, each other one crop of each picture.
+def crops(images: np.ndarray, rows: np.ndarray, view: int, size: int) -> np.ndarray:
+    """Images (R, size, size, 3) uint8 of a view: 0 is the whole image, each other one crop of each image.
 
-    From view `MIXED` on, the crop is mixed with that of another picture: eight thousand pictures alone are learned by
+    From view `MIXED` on, the crop is mixed with that of another image: eight thousand images alone are learned by
     heart ("Knowledge distillation: a good teacher is patient and consistent", https://arxiv.org/abs/2106.05237).
     """
     out = np.empty((len(rows), size, size, 3), np.uint8)
     for place, row in enumerate(rows):
-        out[place] = _crop(pictures, int(row), view, size)
+        out[place] = _crop(images, int(row), view, size)
         if view >= MIXED:
             rng = np.random.default_rng((view, int(row), 1))
-            other, share = int(rng.integers(len(pictures))), rng.uniform(0.5, 0.8)
-            mixed = share * out[place] + (1 - share) * _crop(pictures, other, view, size)
+            other, share = int(rng.integers(len(images))), rng.uniform(0.5, 0.8)
+            mixed = share * out[place] + (1 - share) * _crop(images, other, view, size)
             out[place] = np.rint(mixed).astype(np.uint8)
     return out
 
 
-def _crop(pictures: np.ndarray, row: int, view: int, size: int) -> np.ndarray:
+def _crop(images: np.ndarray, row: int, view: int, size: int) -> np.ndarray:
     from PIL import Image
 
-    picture = Image.fromarray(np.asarray(pictures[row]))
-    box = _box(pictures.shape[1], view, row)
-    return np.asarray(picture.resize((size, size), Image.Resampling.BICUBIC, box=box))
+    image = Image.fromarray(np.asarray(images[row]))
+    box = _box(images.shape[1], view, row)
+    return np.asarray(image.resize((size, size), Image.Resampling.BICUBIC, box=box))
 
 
 def _box(side: int, view: int, row: int) -> tuple[float, float, float, float]:
@@ -101,30 +101,30 @@ def _box(side: int, view: int, row: int) -> tuple[float, float, float, float]:
     return (left * side, top * side, (left + width) * side, (top + height) * side)
 
 
-def targets(teacher_folder: Path, pictures: np.ndarray, view: int, work: Path) -> np.ndarray:
-    """The teacher's tokens (N, 1 + 36, D) float16 of one view, in `work/picture_targets`; resumable by chunks."""
-    folder = work / "picture_targets"
+def targets(teacher_folder: Path, images: np.ndarray, view: int, work: Path) -> np.ndarray:
+    """The teacher's tokens (N, 1 + 36, D) float16 of one view, in `work/image_targets`; resumable by chunks."""
+    folder = work / "image_targets"
     folder.mkdir(parents=True, exist_ok=True)
     path, done = folder / f"view{view}.npy", folder / f"view{view}.done"
-    shape = (len(pictures), 1 + GRID * GRID, 384)
+    shape = (len(images), 1 + GRID * GRID, 384)
     if path.is_file():
         out = np.lib.format.open_memmap(path, mode="r+")
     else:
         out = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
     first = int(done.read_text()) if done.is_file() else 0
-    if first < len(pictures):
+    if first < len(images):
         teacher = load_teacher(teacher_folder)
-    for start in range(first, len(pictures), TEACHER_BATCH):
-        rows = np.arange(start, min(start + TEACHER_BATCH, len(pictures)))
+    for start in range(first, len(images), TEACHER_BATCH):
+        rows = np.arange(start, min(start + TEACHER_BATCH, len(images)))
         with torch.inference_mode():
-            tokens = teacher.forward_features(normalised(crops(pictures, rows, view, TEACHER_SIZE)))
+            tokens = teacher.forward_features(normalised(crops(images, rows, view, TEACHER_SIZE)))
             patches = tokens[:, 1:].transpose(1, 2).unflatten(2, (2 * GRID, 2 * GRID))
             patches = F.avg_pool2d(patches, 2).flatten(2).transpose(1, 2)
             out[rows] = torch.cat([tokens[:, :1], patches], dim=1).half().numpy()
-        if start // TEACHER_BATCH % 10 == 0 or rows[-1] + 1 == len(pictures):
+        if start // TEACHER_BATCH % 10 == 0 or rows[-1] + 1 == len(images):
             out.flush()
             done.write_text(str(rows[-1] + 1))
-            print(f"picture targets: view {view}, {rows[-1] + 1}/{len(pictures)}", flush=True)
+            print(f"image targets: view {view}, {rows[-1] + 1}/{len(images)}", flush=True)
     answers: np.ndarray = np.load(path, mmap_mode="r")
     return answers
 
@@ -161,18 +161,18 @@ def _take(mine: Any, theirs: Any, outputs: Tensor, inputs: Tensor | None = None,
     mine.bias.copy_(theirs.bias[outputs] * factor)
 
 
-def distill(teacher_folder: Path, pictures: np.ndarray, rounds: tuple[int, ...], work: Path) -> Student:
+def distill(teacher_folder: Path, images: np.ndarray, rounds: tuple[int, ...], work: Path) -> Student:
     """Trains the student; resumable.
 
     Args:
         teacher_folder: the teacher's timm folder.
-        pictures: (N, S, S, 3) uint8.
+        images: (N, S, S, 3) uint8.
         rounds: batches of 128 in each round, which has a schedule of its own. In the first another view comes in
-            after each eighth of them; the third and later ones have mixed pictures too.
+            after each eighth of them; the third and later ones have mixed images too.
         work: folder of the answers and states.
     """
-    tokens = [targets(teacher_folder, pictures, 0, work)]
-    some = tokens[0][:: max(1, len(pictures) // 2000)].astype(np.float32)
+    tokens = [targets(teacher_folder, images, 0, work)]
+    some = tokens[0][:: max(1, len(images) // 2000)].astype(np.float32)
     means = [torch.from_numpy(part.mean((0, 1))) for part in (some[:, :1], some[:, 1:])]
     stds = [torch.from_numpy(part.std((0, 1))).clamp_min(1e-2) for part in (some[:, :1], some[:, 1:])]
     torch.manual_seed(0)
@@ -182,10 +182,10 @@ def distill(teacher_folder: Path, pictures: np.ndarray, rounds: tuple[int, ...],
 
     def loss_of(rows: np.ndarray, rng: np.random.Generator, views: int) -> Tensor:
         while len(tokens) < views:
-            tokens.append(targets(teacher_folder, pictures, len(tokens), work))
+            tokens.append(targets(teacher_folder, images, len(tokens), work))
         view = int(rng.integers(views))
         rows = np.sort(rows)
-        pixels = normalised(crops(pictures, rows, view, SIZE))
+        pixels = normalised(crops(images, rows, view, SIZE))
         wanted = torch.from_numpy(tokens[view][rows]).float()
         patches = wanted[:, 1:]
         if rng.random() < 0.5:
@@ -199,7 +199,7 @@ def distill(teacher_folder: Path, pictures: np.ndarray, rounds: tuple[int, ...],
         return whole + parts + 5 * F.mse_loss(said @ said.T, there @ there.T)
 
     for number, steps in enumerate(rounds):
-        stream = batches(len(pictures), BATCH, seed=number)
+        stream = batches(len(images), BATCH, seed=number)
         order = [next(stream) for _ in range(steps)]
 
         def loss_at(step: int, order: list[np.ndarray] = order, number: int = number, steps: int = steps) -> Tensor:

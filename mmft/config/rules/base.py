@@ -11,7 +11,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from mmft.config.schema import TrainConfig
-from mmft.config.schema.tune import ENCODERS, FreezeConfig
+from mmft.config.schema.model import ENCODERS
+from mmft.config.schema.tune import FreezeConfig
 
 Judge = Callable[[Any], str | None]
 

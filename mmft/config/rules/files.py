@@ -242,4 +242,4 @@ def _no_templates(templates: list[str] | None) -> str | None:
         return None
     if templates and all(re.findall(r"\{\}|[{}]", template) == ["{}"] for template in templates):
         return None
-    return f"{show(templates)}: each needs one {{}} for the label's name, such as 'a picture of {{}}'"
+    return f"{show(templates)}: each needs one {{}} for the label's name, such as 'an image of {{}}'"

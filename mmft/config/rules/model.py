@@ -10,8 +10,8 @@ from typing import Any
 from mmft.config.registry import options
 from mmft.config.rules.base import BATCHES, encoders_are_frozen, lone_modality, rule, smallest_batch
 from mmft.config.schema import TrainConfig
+from mmft.config.schema.model import ENCODERS
 from mmft.config.schema.tune import (
-    ENCODERS,
     FreezeConfig,
     GradualConfig,
     LoRA4bitConfig,

@@ -22,10 +22,10 @@ class ImageAugmentConfig(OptionConfig):
 
 @dataclass(kw_only=True)
 class AugmentConfig:
-    """`data.augment`: pictures and texts of training rows, and of no others, changed at random; by default nothing is.
+    """`data.augment`: images and texts of training rows, and of no others, changed at random; by default nothing is.
 
-    `data/augment=light` and `data/augment=strong` set the keys of pictures that go with most rows; nothing that they
-    set mirrors a picture or takes words out of a text.
+    `data/augment=light` and `data/augment=strong` set the keys of images that go with most rows; nothing that they
+    set mirrors an image or takes words out of a text.
     """
 
     OF_IMAGES: ClassVar[tuple[str, ...]] = (
@@ -41,9 +41,9 @@ class AugmentConfig:
     OF_TEXTS: ClassVar[tuple[str, ...]] = ("token_dropout",)
 
     crop: float | None = field(None, gt=0, lt=1)
-    """A part of the picture, of at least this share of its area and 3:4 to 4:3, is enlarged to the whole; null: no."""
+    """A part of the image, of at least this share of its area and 3:4 to 4:3, is enlarged to the whole; null: no."""
     flip: float = field(0.0, ge=0, le=1)
-    """Probability that left and right are swapped. Never where a picture holds writing, or where a text or a label may
+    """Probability that left and right are swapped. Never where an image holds writing, or where a text or a label may
     say left, right, or which way something looks."""
     policy: Literal["none", "trivial_augment", "rand_augment"] = "none"
     """`trivial_augment`: one random change of colour or geometry of random strength, up to turns of 135 degrees (Müller
@@ -56,12 +56,12 @@ class AugmentConfig:
     color_jitter: float = field(0.0, ge=0, le=1)
     """Brightness, contrast and saturation times 1 plus or minus at most this. The hue stays: texts name colours."""
     erasing: float = field(0.0, ge=0, le=1)
-    """Probability that a rectangle of 2 to 33 % of the picture is painted grey (Zhong et al. 2020)."""
+    """Probability that a rectangle of 2 to 33 % of the image is painted grey (Zhong et al. 2020)."""
     mixup: float = field(0.0, ge=0)
-    """Pictures are blended with another row's, by shares from Beta(this, this), and so are the targets (Zhang et al.
-    2018); the text stays the row's own, and so does most of the picture and of the target. 0: no."""
+    """Images are blended with another row's, by shares from Beta(this, this), and so are the targets (Zhang et al.
+    2018); the text stays the row's own, and so does most of the image and of the target. 0: no."""
     cutmix: float = field(0.0, ge=0)
-    """The same with a rectangle of another row's picture in the place of blending (Yun et al. 2019); with `mixup` each
+    """The same with a rectangle of another row's image in the place of blending (Yun et al. 2019); with `mixup` each
     has half of the rows. 0: no."""
     extra: dict[str, ImageAugmentConfig] | None = None
     """Augmentations of images of your own, after the others, by any names: `{mine:OPTION}` or

@@ -15,7 +15,7 @@ class ColumnsConfig:
     """`data.columns`: which column of the table is which. Never guessed."""
 
     image: str | None = None
-    """Column of pictures: a path relative to the table's folder (or `data.root`), or encoded bytes."""
+    """Column of images: a path relative to the table's folder (or `data.root`), or encoded bytes."""
     text: str | list[str] | None = None
     """Column of texts, or several that are joined by a blank."""
     label: str | list[str] | None = None
@@ -67,7 +67,7 @@ class DataConfig:
     test: str | None = field(None, only_with="train=FILE")
     """File of the test rows, beside `data.train`."""
     root: str | None = None
-    """Folder that picture paths are relative to; null: the table's own folder."""
+    """Folder that image paths are relative to; null: the table's own folder."""
     columns: ColumnsConfig = field(factory=ColumnsConfig)
     """Which column is which."""
     fractions: FractionsConfig = field(factory=FractionsConfig)
@@ -93,13 +93,13 @@ class DataConfig:
     """So many training rows are all there is: trained, validated and tested on, to see that anything is learned
     (`debug=overfit`); null: no."""
     resize: Literal["squash", "crop", "pad"] = "squash"
-    """How a picture becomes square: squashed, centre-cropped, or padded with `data.background`."""
+    """How an image becomes square: squashed, centre-cropped, or padded with `data.background`."""
     background: str = "white"
-    """Colour under transparent pixels and beside padded pictures, by name or `#rrggbb`."""
+    """Colour under transparent pixels and beside padded images, by name or `#rrggbb`."""
     max_pixels: int = field(100_000_000, ge=1)
-    """A picture whose header says more pixels than this is bad, and is not decoded."""
+    """An image whose header says more pixels than this is bad, and is not decoded."""
     picture_memory: float = field(1.0, ge=0)
-    """Decoded pictures are kept in memory for later epochs and for later jobs of a sweep, as many as fit into so many
+    """Decoded images are kept in memory for later epochs and for later jobs of a sweep, as many as fit into so many
     GiB; 0: none."""
     max_bad_fraction: float = field(0.01, ge=0, le=1)
     """A run ends with exit code 2 when more than this share of its rows is bad."""
@@ -113,4 +113,4 @@ class DataConfig:
     micro_batch_size: int | None = field(None, ge=1)
     """Rows that one device computes at once; null: all of its share."""
     num_workers: int = field(0, ge=0)
-    """Processes that decode pictures; 0: the main process does."""
+    """Processes that decode images; 0: the main process does."""

@@ -30,7 +30,7 @@ class _WandbConfig(LoggerConfig):
     tags: list[str] = field(factory=list)
     """Tags of the run, for example `[baseline,small]`."""
     predictions: int = field(64, ge=0)
-    """Test rows in the table of predictions, with their pictures, spread evenly over the split; 0: no table."""
+    """Test rows in the table of predictions, with their images, spread evenly over the split; 0: no table."""
     log_model: bool = False
     """The finished model's folder becomes an artifact."""
 
@@ -53,4 +53,4 @@ class TensorBoardConfig(LoggerConfig):
     """TensorBoard's event files in the run folder; needs `pip install tensorboard`."""
 
     predictions: int = field(64, ge=0)
-    """Test rows among the predictions, with their pictures, spread evenly over the split; 0: none."""
+    """Test rows among the predictions, with their images, spread evenly over the split; 0: none."""

@@ -9,6 +9,9 @@ from mmft.config.fields import field
 from mmft.config.registry import OptionConfig, option
 from mmft.config.schema.fusion import FusionConfig
 
+ENCODERS = ("image_encoder", "text_encoder")
+"""The two of every model; keys, modules and optimizer groups are named by them."""
+
 Pool = Literal["auto", "cls", "mean", "cls_mean"]
 
 
@@ -62,11 +65,11 @@ class AuxiliaryConfig:
     """
 
     modality_weight: float = field(0.0, ge=0)
-    """Weight of the task's loss by the picture alone, and by the text alone, each with a head of its own; 0: none."""
+    """Weight of the task's loss by the image alone, and by the text alone, each with a head of its own; 0: none."""
     alignment: Literal["none", "kl", "contrastive"] = "none"
-    """Draws the features of a row's picture and of its text together in a shared space. `kl`: as two distributions
+    """Draws the features of a row's image and of its text together in a shared space. `kl`: as two distributions
     (half the sum of both Kullback-Leibler divergences), which projections that tell little apart make small, too;
-    `contrastive`: nearer than those of other rows of the batch (InfoNCE; the same picture, text or group is no other
+    `contrastive`: nearer than those of other rows of the batch (InfoNCE; the same image, text or group is no other
     row)."""
     alignment_weight: float | None = field(None, gt=0, only_with="alignment=contrastive")
     """Weight of the alignment; null: 0.1."""
@@ -89,5 +92,5 @@ class ModelConfig:
     dropout: float | None = field(None, ge=0, lt=1)
     """Dropout everywhere, attention included (not stochastic depth); null: each part's own."""
     modality_dropout: float = field(0.0, ge=0, lt=1)
-    """In training a row that has both loses its picture or its text (half each) with this probability, so that the
+    """In training a row that has both loses its image or its text (half each) with this probability, so that the
     model also works with either alone (see `mmft test modalities=true`); 0: none does."""

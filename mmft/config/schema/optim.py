@@ -17,7 +17,7 @@ class OptimConfig(OptionConfig):
     head_lr: float = field(1e-3, gt=0)
     """Learning rate of fusion and head."""
     layer_decay: float = field(1.0, gt=0, le=1)
-    """Each layer of a tower learns at this times the rate of the layer above it."""
+    """Each layer of an encoder learns at this times the rate of the layer above it."""
     clip_norm: float | None = field(1.0, gt=0)
     """Largest norm of the gradient over all trained parameters; null: not clipped."""
     weight_decay: float = field(0.01, ge=0)

@@ -41,7 +41,7 @@ class TrainConfig:
     plugins: list[str] = field(factory=list)
     """Modules, or files, with options of your own (docs/extend.md). They are imported, which needs --allow-code."""
     modality_report: bool | None = None
-    """After the test: what text only and picture only give, by a linear head on each tower's features (of pairs: how
+    """After the test: what text only and image only give, by a linear head on each encoder's features (of pairs: how
     well neighbours and a linear probe tell labels by the embeddings); null: unless the run is one of a sweep, which
     the pass over the training rows would hold up."""
     paths: PathsConfig = field(factory=PathsConfig)
@@ -73,9 +73,9 @@ class AuditConfig:
     """`audit`: what `mmft check` looks for in the rows."""
 
     pictures: bool = True
-    """Open every picture; false: only what the table itself tells is looked at."""
+    """Open every image; false: only what the table itself tells is looked at."""
     picture_bits: int = field(24, ge=0, le=96)
-    """Pictures of two splits are similar when at most so many of their hashes' 256 bits differ, and their colours
+    """Images of two splits are similar when at most so many of their hashes' 256 bits differ, and their colours
     hardly do."""
     text_likeness: float = field(0.8, gt=0, le=1)
     """Texts of two splits are similar when they share so much of their three-letter pieces."""
@@ -185,7 +185,7 @@ class UseConfig:
 
 @dataclass(kw_only=True)
 class ZeroShotConfig:
-    """`zero_shot`: a run of `task=contrastive` as a classifier of pictures, by the names of labels alone."""
+    """`zero_shot`: a run of `task=contrastive` as a classifier of images, by the names of labels alone."""
 
     labels: str | list[str] | None = None
     """Labels to choose from: their names, `run` (those of the run's training rows), or in `mmft test` `rows` (those
@@ -199,10 +199,10 @@ class TestConfig(UseConfig):
     """Everything that `mmft test` reads."""
 
     zero_shot: ZeroShotConfig = field(factory=ZeroShotConfig)
-    """Of a run of `task=contrastive`: classify the pictures."""
+    """Of a run of `task=contrastive`: classify the images."""
 
     modalities: bool = False
-    """What each modality adds: the metrics again with the picture alone, the text alone, and with the pictures or the
+    """What each modality adds: the metrics again with the image alone, the text alone, and with the images or the
     texts exchanged between rows (four more passes). In the place of what is left out is its stand-in; one that was
     never trained (no training row lacked the modality, no `model.modality_dropout`) is zeros."""
 
@@ -212,7 +212,7 @@ class PredictConfig(UseConfig):
     """Everything that `mmft predict` reads."""
 
     zero_shot: ZeroShotConfig = field(factory=ZeroShotConfig)
-    """Of a run of `task=contrastive`: classify the pictures."""
+    """Of a run of `task=contrastive`: classify the images."""
 
     out: str
     """File of predictions, `.csv`, `.jsonl` or `.parquet` by its ending; `-`: CSV on stdout."""
@@ -232,7 +232,7 @@ class ExplainConfig(UseConfig):
     """Everything that `mmft explain` reads."""
 
     zero_shot: ZeroShotConfig = field(factory=ZeroShotConfig)
-    """Of a run of `task=contrastive`: explain what label a picture is given."""
+    """Of a run of `task=contrastive`: explain what label an image is given."""
 
     out: str
     """Folder of what is made, a `.png` and a `.json` for each row (each of its targets or tasks); it is made where it

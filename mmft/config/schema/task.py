@@ -108,7 +108,7 @@ _COUNTED = {"vocabulary": "it says which answers there are. Leave one of them ou
 @option("task", "question_answering", builds="mmft.tasks.question_answering:QuestionAnswering")
 @dataclass(kw_only=True)
 class QuestionAnsweringConfig(TaskConfig):
-    """The answer to a question (the text) about the picture: one of a vocabulary, learned from several annotators'.
+    """The answer to a question (the text) about the image: one of a vocabulary, learned from several annotators'.
 
     `data.columns.label` has a row's answers, one for each annotator: a list, a text with separators, or a single one.
     """
@@ -151,7 +151,7 @@ class RegressionConfig(TaskConfig):
 @option("task", "contrastive", builds="mmft.tasks.contrastive:Contrastive")
 @dataclass(kw_only=True)
 class ContrastiveConfig(TaskConfig):
-    """Which picture and which text belong together, over all pairs of a batch; needs no label.
+    """Which image and which text belong together, over all pairs of a batch; needs no label.
 
     Where `data.columns.label` is given, it is measured how well the embeddings tell the labels apart: by the nearest
     prompt (zero-shot), and at the end by nearest neighbours and by a linear probe.
@@ -168,7 +168,7 @@ class ContrastiveConfig(TaskConfig):
     """What similarities are divided by at first; it is learned; null: 0.07, or 0.1 for `sigmoid`."""
     templates: list[str] | None = None
     """Prompts of a label for zero-shot classification, whose embeddings' mean counts, such as
-    `"task.templates=['a picture of {}']"`; null: the label's name alone. Underscores in it are read as blanks."""
+    `"task.templates=['an image of {}']"`; null: the label's name alone. Underscores in it are read as blanks."""
     compared_rows: int = field(32, ge=1)
     """Rows that are compared at once, which follows `data.batch_size`: the bias of `sigmoid` begins at minus its
     logarithm. SigLIP's own -10 is that of 22,000 rows; it is learned, but short training would hardly move it."""
@@ -177,7 +177,7 @@ class ContrastiveConfig(TaskConfig):
 @option("task", "matching", builds="mmft.tasks.matching:Matching")
 @dataclass(kw_only=True)
 class MatchingConfig(TaskConfig):
-    """Whether a row's text belongs to its picture; needs no label: texts that do not are taken from other rows.
+    """Whether a row's text belongs to its image; needs no label: texts that do not are taken from other rows.
 
     Where `data.columns.label` is given it is 1, true or yes, or 0, false or no where the text does not belong to it.
     """
@@ -185,7 +185,7 @@ class MatchingConfig(TaskConfig):
     needs_both = True
 
     candidates: int = field(7, ge=0)
-    """Texts of other rows of the batch, of which one is drawn to be the picture's negative, the likelier the better the
+    """Texts of other rows of the batch, of which one is drawn to be the image's negative, the likelier the better the
     model finds it to fit. 1: any other row's; 0: there are only the rows whose label is 0. Each costs a pass through
     fusion and head."""
 

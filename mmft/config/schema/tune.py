@@ -8,24 +8,24 @@ from typing import Any, Literal, TypeVar
 
 from mmft.config.fields import field
 from mmft.config.registry import OptionConfig, option, options
+from mmft.config.schema.model import ENCODERS
 
-ENCODERS = ("image_encoder", "text_encoder")
 Targets = Literal["attention", "mlp", "all"]
-T = TypeVar("T", bound="TowerTuneConfig")
+T = TypeVar("T", bound="EncoderTuneConfig")
 
 
 @dataclass(kw_only=True)
-class TowerTuneConfig(OptionConfig):
-    """Base of the tuning methods of one tower."""
+class EncoderTuneConfig(OptionConfig):
+    """Base of the tuning methods of one encoder."""
 
 
-def either_tower(name: str, builds: str | Callable[..., Any]) -> Callable[[type[T]], type[T]]:
+def either_encoder(name: str, builds: str | Callable[..., Any]) -> Callable[[type[T]], type[T]]:
     """Class decorator: registers a method under `tune/image_encoder` and `tune/text_encoder`."""
 
     def register(schema: type[T]) -> type[T]:
-        for tower in ENCODERS:
+        for encoder in ENCODERS:
             own = {"__doc__": schema.__doc__, "__module__": schema.__module__}
-            option(f"tune/{tower}", name, builds)(type(f"{tower}_{schema.__name__}", (schema,), own))
+            option(f"tune/{encoder}", name, builds)(type(f"{encoder}_{schema.__name__}", (schema,), own))
         return schema
 
     return register
@@ -38,61 +38,61 @@ def both_encoders() -> list[str]:
 
 
 @dataclass(kw_only=True)
-class TrainedTowerConfig(TowerTuneConfig):
+class TrainedEncoderConfig(EncoderTuneConfig):
     """Base of the methods that train something."""
 
     lr: float | None = field(None, gt=0)
-    """This tower's learning rate; null: `optim.lr`, and where that is null too, the method's own: 5e-5 for an
+    """This encoder's learning rate; null: `optim.lr`, and where that is null too, the method's own: 5e-5 for an
     encoder's weights, 2e-3 for LoRA, 5e-4 for biases, norms and other layers that a method adds, 5e-3 for tokens,
     keys and factors."""
 
 
-@either_tower("full", builds="mmft.tuning.methods.layers:Full")
+@either_encoder("full", builds="mmft.tuning.methods.layers:Full")
 @dataclass(kw_only=True)
-class FullConfig(TrainedTowerConfig):
-    """Every parameter of the tower is trained."""
+class FullConfig(TrainedEncoderConfig):
+    """Every parameter of the encoder is trained."""
 
 
-@either_tower("freeze", builds="mmft.tuning.methods.layers:Freeze")
+@either_encoder("freeze", builds="mmft.tuning.methods.layers:Freeze")
 @dataclass(kw_only=True)
-class FreezeConfig(TowerTuneConfig):
-    """Nothing of the tower is trained: no gradient, no decay, eval mode, buffers unchanged."""
+class FreezeConfig(EncoderTuneConfig):
+    """Nothing of the encoder is trained: no gradient, no decay, eval mode, buffers unchanged."""
 
 
-@either_tower("last_n", builds="mmft.tuning.methods.layers:LastN")
+@either_encoder("last_n", builds="mmft.tuning.methods.layers:LastN")
 @dataclass(kw_only=True)
-class LastNConfig(TrainedTowerConfig):
-    """The last layers of the tower are trained."""
+class LastNConfig(TrainedEncoderConfig):
+    """The last layers of the encoder are trained."""
 
     layers: int | None = field(None, ge=1)
     """Layers (a ConvNet's: stages) from the top; null: `tune.layers`, and where that is null too, 1."""
 
 
-@either_tower("first_frozen", builds="mmft.tuning.methods.layers:FirstFrozen")
+@either_encoder("first_frozen", builds="mmft.tuning.methods.layers:FirstFrozen")
 @dataclass(kw_only=True)
-class FirstFrozenConfig(TrainedTowerConfig):
-    """Embeddings and first layers of the tower stay, the others are trained."""
+class FirstFrozenConfig(TrainedEncoderConfig):
+    """Embeddings and first layers of the encoder stay, the others are trained."""
 
     layers: int | None = field(None, ge=0)
     """Layers (a ConvNet's: stages) from the bottom that stay; null: `tune.layers`, and where that is null too, 1."""
 
 
-@either_tower("pattern", builds="mmft.tuning.methods.layers:Pattern")
+@either_encoder("pattern", builds="mmft.tuning.methods.layers:Pattern")
 @dataclass(kw_only=True)
-class PatternConfig(TrainedTowerConfig):
-    """The parameters of the tower whose names a pattern finds are trained."""
+class PatternConfig(TrainedEncoderConfig):
+    """The parameters of the encoder whose names a pattern finds are trained."""
 
     pattern: str
     """A regular expression, searched for in the library's names: `blocks\\.(10|11)\\.`, `mlp`, `bias$`."""
 
 
-@either_tower("gradual", builds="mmft.tuning.methods.layers:Gradual")
+@either_encoder("gradual", builds="mmft.tuning.methods.layers:Gradual")
 @dataclass(kw_only=True)
-class GradualConfig(TrainedTowerConfig):
-    """The tower's layers join from the top down while training goes on."""
+class GradualConfig(TrainedEncoderConfig):
+    """The encoder's layers join from the top down while training goes on."""
 
     schedule: dict[int, int] | None = None
-    """How many of the last layers are trained from which epoch (or step) on, -1: the whole tower; for example
+    """How many of the last layers are trained from which epoch (or step) on, -1: the whole encoder; for example
     {0:1,1:3,2:-1}. null: `tune.schedule`, and where that is null too, the last one from 0 on, all from 1 on."""
     unit: Literal["epoch", "step"] = "epoch"
     """What the schedule counts."""
@@ -100,21 +100,21 @@ class GradualConfig(TrainedTowerConfig):
     """Optimizer steps in which a layer that joins comes to its full rate."""
 
 
-@either_tower("bitfit", builds="mmft.tuning.methods.layers:BitFit")
+@either_encoder("bitfit", builds="mmft.tuning.methods.layers:BitFit")
 @dataclass(kw_only=True)
-class BitFitConfig(TrainedTowerConfig):
-    """The tower's biases are trained."""
+class BitFitConfig(TrainedEncoderConfig):
+    """The encoder's biases are trained."""
 
 
-@either_tower("norms", builds="mmft.tuning.methods.layers:Norms")
+@either_encoder("norms", builds="mmft.tuning.methods.layers:Norms")
 @dataclass(kw_only=True)
-class NormsConfig(TrainedTowerConfig):
-    """Weights and biases of the tower's norms are trained."""
+class NormsConfig(TrainedEncoderConfig):
+    """Weights and biases of the encoder's norms are trained."""
 
 
 @dataclass(kw_only=True)
-class TargetedConfig(TrainedTowerConfig):
-    """Base of the methods that add something to linear layers of the tower."""
+class TargetedConfig(TrainedEncoderConfig):
+    """Base of the methods that add something to linear layers of the encoder."""
 
     targets: Targets | None = None
     """Which layers of every block: `attention`, `mlp` (all others), or `all`; the same on every encoder. null:
@@ -122,15 +122,15 @@ class TargetedConfig(TrainedTowerConfig):
     pattern: str | None = None
     """Instead of `targets`: a regular expression, searched for in the library's names of the layers."""
     biases: bool = False
-    """The tower's biases are trained too."""
+    """The encoder's biases are trained too."""
     norms: bool = False
-    """Weights and biases of the tower's norms are trained too."""
+    """Weights and biases of the encoder's norms are trained too."""
 
 
-@either_tower("lora", builds="mmft.tuning.methods.lora:LoRA")
+@either_encoder("lora", builds="mmft.tuning.methods.lora:LoRA")
 @dataclass(kw_only=True)
 class LoRAConfig(TargetedConfig):
-    """Low-rank additions to the tower's linear layers are trained (Hu et al. 2021, arXiv 2106.09685)."""
+    """Low-rank additions to the encoder's linear layers are trained (Hu et al. 2021, arXiv 2106.09685)."""
 
     rank: int | None = field(None, ge=1)
     """Rank of an addition; null: `tune.rank`, and where that is null too, 8."""
@@ -144,19 +144,19 @@ class LoRAConfig(TargetedConfig):
     """Train the weights' lengths apart from their directions (Liu et al. 2024, arXiv 2402.09353)."""
 
 
-@either_tower("lora_8bit", builds="mmft.tuning.methods.lora:LoRA8bit")
+@either_encoder("lora_8bit", builds="mmft.tuning.methods.lora:LoRA8bit")
 @dataclass(kw_only=True)
 class LoRA8bitConfig(LoRAConfig):
     """LoRA over frozen linear weights in 8 bits (Dettmers et al. 2022, arXiv 2208.07339)."""
 
 
-@either_tower("lora_4bit", builds="mmft.tuning.methods.lora:LoRA4bit")
+@either_encoder("lora_4bit", builds="mmft.tuning.methods.lora:LoRA4bit")
 @dataclass(kw_only=True)
 class LoRA4bitConfig(LoRAConfig):
     """LoRA over frozen linear weights in 4 bits, NF4 (QLoRA; Dettmers et al. 2023, arXiv 2305.14314)."""
 
 
-@either_tower("loha", builds="mmft.tuning.methods.lora:LoHa")
+@either_encoder("loha", builds="mmft.tuning.methods.lora:LoHa")
 @dataclass(kw_only=True)
 class LoHaConfig(TargetedConfig):
     """Additions that are Hadamard products of two low ranks (Hyeon-Woo et al. 2022, arXiv 2108.06098)."""
@@ -169,16 +169,16 @@ class LoHaConfig(TargetedConfig):
     """Share of an addition's rows left out in training; null: `tune.dropout`, and where that is null too, 0."""
 
 
-@either_tower("ia3", builds="mmft.tuning.methods.lora:IA3")
+@either_encoder("ia3", builds="mmft.tuning.methods.lora:IA3")
 @dataclass(kw_only=True)
 class IA3Config(TargetedConfig):
-    """One learned factor for every output of the tower's linear layers (Liu et al. 2022, arXiv 2205.05638)."""
+    """One learned factor for every output of the encoder's linear layers (Liu et al. 2022, arXiv 2205.05638)."""
 
 
-@either_tower("adapters", builds="mmft.tuning.methods.adapters:Adapters")
+@either_encoder("adapters", builds="mmft.tuning.methods.adapters:Adapters")
 @dataclass(kw_only=True)
-class AdaptersConfig(TrainedTowerConfig):
-    """Bottleneck adapters in the tower's residual blocks are trained (Houlsby et al. 2019, arXiv 1902.00751)."""
+class AdaptersConfig(TrainedEncoderConfig):
+    """Bottleneck adapters in the encoder's residual blocks are trained (Houlsby et al. 2019, arXiv 1902.00751)."""
 
     kind: Literal["houlsby", "pfeiffer", "parallel"] = "pfeiffer"
     """`houlsby`: after attention and after MLP; `pfeiffer`: after the MLP alone, in a ConvNet after every residual
@@ -189,10 +189,10 @@ class AdaptersConfig(TrainedTowerConfig):
     """What an adapter gives is multiplied by it."""
 
 
-@either_tower("prompt", builds="mmft.tuning.methods.prompts:PromptTuning")
+@either_encoder("prompt", builds="mmft.tuning.methods.prompts:PromptTuning")
 @dataclass(kw_only=True)
-class PromptConfig(TrainedTowerConfig):
-    """Learned tokens in front of the sequence are trained (arXiv 2104.08691; in pictures arXiv 2203.12119)."""
+class PromptConfig(TrainedEncoderConfig):
+    """Learned tokens in front of the sequence are trained (arXiv 2104.08691; in images arXiv 2203.12119)."""
 
     length: int | None = field(None, ge=1)
     """How many; null: `tune.length`, and where that is null too, 10. They take none of the encoder's positions."""
@@ -200,9 +200,9 @@ class PromptConfig(TrainedTowerConfig):
     """Every block gets tokens of its own; false: they go in before the first block, and stay to the last."""
 
 
-@either_tower("prefix", builds="mmft.tuning.methods.prefix:PrefixTuning")
+@either_encoder("prefix", builds="mmft.tuning.methods.prefix:PrefixTuning")
 @dataclass(kw_only=True)
-class PrefixConfig(TrainedTowerConfig):
+class PrefixConfig(TrainedEncoderConfig):
     """Learned keys and values in the attention of every block are trained (Li and Liang 2021, arXiv 2101.00190)."""
 
     length: int | None = field(None, ge=1)
@@ -211,9 +211,9 @@ class PrefixConfig(TrainedTowerConfig):
 
 @dataclass(kw_only=True)
 class TuneConfig:
-    """`tune`: the method of each tower; fusion and head are always trained.
+    """`tune`: the method of each encoder; fusion and head are always trained.
 
-    A key here is for both towers, wherever a tower's method has the key and leaves it null.
+    A key here is for both encoders, wherever an encoder's method has the key and leaves it null.
     """
 
     layers: int | None = field(None, ge=0)
@@ -232,7 +232,7 @@ class TuneConfig:
     """Of `adapters`."""
     length: int | None = field(None, ge=1)
     """Of `prompt` and `prefix`."""
-    image_encoder: TowerTuneConfig
+    image_encoder: EncoderTuneConfig
     """The image encoder's method."""
-    text_encoder: TowerTuneConfig
+    text_encoder: EncoderTuneConfig
     """The text encoder's method."""

@@ -40,7 +40,7 @@ class GatedFusion(Fusion):
         """Pooled (B, D_i) and (B, D_t) -> (B, F)."""
         joined = self.norm(torch.cat([image.pooled, text.pooled], dim=-1))  # (B, D_i + D_t)
         image_x, text_x = joined.split([self.image.in_features, self.text.in_features], dim=-1)
-        gate = torch.sigmoid(self.gate(joined))  # (B, F) near 1: the picture; near 0: the text
+        gate = torch.sigmoid(self.gate(joined))  # (B, F) near 1: the image; near 0: the text
         fused = gate * torch.tanh(self.image(image_x)) + (1 - gate) * torch.tanh(self.text(text_x))
         out: Tensor = self.dropout(fused)
         return out

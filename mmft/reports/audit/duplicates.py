@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 
 from mmft.data.splits import Split
 from mmft.reports.audit.finding import Finding
-from mmft.reports.audit.pictures import Prints, nearest_pictures
+from mmft.reports.audit.images import Prints, nearest_images
 from mmft.reports.audit.texts import nearest_texts, normalised
 
 LEVELS = 8.0
-"""Of 255: thumbnails of similar pictures differ by less. On the shipped clip art, recoloured pictures differ by more
+"""Of 255: thumbnails of similar images differ by less. On the shipped clip art, recoloured images differ by more
 than 10, redrawn ones by less than 7."""
 
 
@@ -20,7 +20,7 @@ class Content(NamedTuple):
 
     Attributes:
         split: the rows.
-        prints: of its pictures; None: pictures are not compared.
+        prints: of its images; None: images are not compared.
         texts: normalised, by position; empty: there is none.
         labels: by position.
         bad: numbers of the rows that are left out.
@@ -40,40 +40,40 @@ class Content(NamedTuple):
         return cls(split, prints, kept, split.table.labels(split.rows), bad)
 
     def whole(self, position: int) -> tuple[bytes, str] | None:
-        """Picture and text of a row; None: it is bad, or has nothing to compare."""
+        """Image and text of a row; None: it is bad, or has nothing to compare."""
         if int(self.split.rows[position]) in self.bad:
             return None
         key = (b"" if self.prints is None else self.prints.digests[position], self.texts[position])
         return key if any(key) and not self._blank(position) else None
 
     def _blank(self, position: int) -> bool:
-        """A picture of one colour without a text is nothing to compare."""
+        """An image of one colour without a text is nothing to compare."""
         return self.prints is not None and bool(self.prints.blank[position]) and not self.texts[position]
 
 
 def find_alike(contents: Mapping[str, Content], picture_bits: int, text_likeness: float) -> Iterator[Finding]:
     """Everything of `duplicate`, `label conflict`, `leak`, `same ...` and `similar ...`.
 
-    A row of `val` or `test` is reported once for its picture and once for its text, with the row of the earliest
+    A row of `val` or `test` is reported once for its image and once for its text, with the row of the earliest
     split that is most like it; a row that is a leak is reported as such alone.
 
     Args:
         contents: by split, in the order train, val, test.
-        picture_bits: of 256 bits of the perceptual hashes that may differ in similar pictures.
+        picture_bits: of 256 bits of the perceptual hashes that may differ in similar images.
         text_likeness: that similar texts have at least.
     """
     leaks: dict[str, set[int]] = {name: set() for name in contents}
     yield from _same_rows(contents, leaks)
     names = list(contents)
     for at, name in enumerate(names):
-        seen_pictures, seen_texts = set(leaks[name]), set(leaks[name])
+        seen_images, seen_texts = set(leaks[name]), set(leaks[name])
         for earlier in names[:at]:
             pair = _Pair(name, contents[name], earlier, contents[earlier])
-            yield from pair.same_pictures(seen_pictures)
+            yield from pair.same_images(seen_images)
             yield from pair.same_texts(seen_texts)
         for earlier in names[:at]:
             pair = _Pair(name, contents[name], earlier, contents[earlier])
-            yield from pair.similar_pictures(seen_pictures, picture_bits)
+            yield from pair.similar_images(seen_images, picture_bits)
             yield from pair.similar_texts(seen_texts, text_likeness)
 
 
@@ -112,22 +112,22 @@ class _Pair(NamedTuple):
         place, other_place = (row, table.id(row)), (other_row, other_table.id(other_row))
         return Finding(kind, self.name, *place, self.other_name, *other_place, detail)
 
-    def same_pictures(self, seen: set[int]) -> Iterator[Finding]:
+    def same_images(self, seen: set[int]) -> Iterator[Finding]:
         if self.content.prints is None or self.other.prints is None:
             return
         places = {d: at for at, d in reversed(list(enumerate(self.other.prints.digests))) if d}
         for position, digest in enumerate(self.content.prints.digests):
             if digest in places and position not in seen and self.content.prints.comparable[position]:
                 seen.add(position)
-                yield self.finding("same picture", position, places[digest])
+                yield self.finding("same image", position, places[digest])
 
-    def similar_pictures(self, seen: set[int], bits: int) -> Iterator[Finding]:
+    def similar_images(self, seen: set[int], bits: int) -> Iterator[Finding]:
         if self.content.prints is None or self.other.prints is None:
             return
-        for position, other, distance in nearest_pictures(self.content.prints, self.other.prints, bits, LEVELS):
+        for position, other, distance in nearest_images(self.content.prints, self.other.prints, bits, LEVELS):
             if position not in seen:
                 seen.add(position)
-                yield self.finding("similar picture", position, other, f"{distance} of 256 bits differ")
+                yield self.finding("similar image", position, other, f"{distance} of 256 bits differ")
 
     def same_texts(self, seen: set[int]) -> Iterator[Finding]:
         places = {text: at for at, text in reversed(list(enumerate(self.other.texts))) if text}

@@ -69,7 +69,7 @@ def label_table(splits: Mapping[str, Split], names_of: NamesOf, column: str | No
 
 
 def pair_table(splits: Mapping[str, Split]) -> str:
-    """For each split: rows with both, their distinct pictures and texts, and groups of more than one row."""
+    """For each split: rows with both, their distinct images and texts, and groups of more than one row."""
     lines = []
     for name, split in splits.items():
         pairs = [pair for pair in split.table.pairs(split.rows) if pair.image is not None and pair.text is not None]
@@ -81,7 +81,7 @@ def pair_table(splits: Mapping[str, Split]) -> str:
             sum(count > 1 for count in groups.values()),
         )
         lines.append([name, *(f"{count:,}" for count in counts)])
-    return aligned([["split", "pairs", "pictures", "texts", "groups of several"], *lines], right=range(1, 5))
+    return aligned([["split", "pairs", "images", "texts", "groups of several"], *lines], right=range(1, 5))
 
 
 def number_table(splits: Mapping[str, Split], only: str | None = None) -> str:

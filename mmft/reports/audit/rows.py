@@ -1,4 +1,4 @@
-"""Everything that is found in rows: bad ones, odd pictures, cut texts, rows that are alike, groups apart."""
+"""Everything that is found in rows: bad ones, odd images, cut texts, rows that are alike, groups apart."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mmft.data.targets import Encode, encode_targets
 from mmft.data.text import full_lengths
 from mmft.reports.audit.duplicates import Content, find_alike
 from mmft.reports.audit.finding import Finding
-from mmft.reports.audit.pictures import Prints, scan
+from mmft.reports.audit.images import Prints, scan
 
 
 class RowAudit:
@@ -26,12 +26,12 @@ class RowAudit:
         splits: by name, in the order train, val, test.
         config: the keys below `data`.
         audit: what is looked for.
-        image_size: side of the pictures that the model wants, in pixels.
+        image_size: side of the images that the model wants, in pixels.
         encode: the fitted task's; None: labels are not looked at.
 
     Attributes:
-        bad: rows that cannot be used; those with a bad picture are known after `pictures`.
-        facts: one line on texts and one on pictures, by name.
+        bad: rows that cannot be used; those with a bad image are known after `images`.
+        facts: one line on texts and one on images, by name.
     """
 
     def __init__(
@@ -70,8 +70,8 @@ class RowAudit:
         ]
         return nowhere + [(name, row) for name, rows in self._bad.items() for row in rows.values()]
 
-    def pictures(self, tick: Callable[[int], None]) -> None:
-        """Opens every picture, unless `audit.pictures` is false.
+    def images(self, tick: Callable[[int], None]) -> None:
+        """Opens every image, unless `audit.pictures` is false.
 
         Args:
             tick: called with the number of rows done since the last call.
@@ -85,7 +85,7 @@ class RowAudit:
         sides = np.concatenate([prints.sides[prints.sides > 0] for prints in self.prints.values()])
         if len(sides):
             spread = f"{sides.min()} to {sides.max()} pixels, median {np.median(sides):.0f}"
-            self.facts["pictures"] = f"{len(sides):,}; shorter side: {spread}; the model sees {self.image_size}"
+            self.facts["images"] = f"{len(sides):,}; shorter side: {spread}; the model sees {self.image_size}"
 
     def findings(self, tokenizer: Any, max_length: int) -> Iterator[Finding]:
         """Everything that is found, bad rows first.
@@ -96,7 +96,7 @@ class RowAudit:
         """
         for name, row in self.bad:
             yield Finding("bad row", name, row.row, row.id, detail=row.why)
-        yield from self._odd_pictures()
+        yield from self._odd_images()
         if tokenizer is not None:
             yield from self._cut_texts(tokenizer, max_length)
         contents = {
@@ -107,12 +107,12 @@ class RowAudit:
         for name, position, other in groups_of_earlier_splits(self.splits):
             yield _finding("group in two splits", name, self.splits[name], position, f"{other} has rows of it")
 
-    def _odd_pictures(self) -> Iterator[Finding]:
+    def _odd_images(self) -> Iterator[Finding]:
         for name, prints in self.prints.items():
             for position in np.flatnonzero(prints.blank).tolist():
-                yield _finding("blank picture", name, self.splits[name], position)
+                yield _finding("blank image", name, self.splits[name], position)
             for position in np.flatnonzero((prints.sides > 0) & (prints.sides < self.image_size / 4)).tolist():
-                yield _finding("small picture", name, self.splits[name], position, f"{prints.sides[position]} pixels")
+                yield _finding("small image", name, self.splits[name], position, f"{prints.sides[position]} pixels")
 
     def _cut_texts(self, tokenizer: Any, limit: int) -> Iterator[Finding]:
         lengths = {name: full_lengths(split.table.texts(split.rows), tokenizer) for name, split in self.splits.items()}

@@ -1,9 +1,9 @@
-"""A row's explanation as a picture: the row's picture, the map over it, its words shaded, the prediction. By Pillow.
+"""A row's explanation as an image: the row's image, the map over it, its words shaded, the prediction. By Pillow.
 
 Red speaks for what is explained and blue against it. The map has its own scale, and the words have theirs, since a
-picture has many places and a text few words; how much each adds in all stands beside it.
+image has many places and a text few words; how much each adds in all stands beside it.
 
-Legend: H W picture height and width.
+Legend: H W image height and width.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def draw(
 
     Args:
         lines: what stands on top.
-        pixels: (H, W, 3) the picture as the model sees it; None: there is none.
+        pixels: (H, W, 3) the image as the model sees it; None: there is none.
         cells: (K, K) what each part of it adds.
         words: of the text; none: there is no text.
     """
@@ -53,7 +53,7 @@ def draw(
     for number, told in enumerate(lines):
         _say(pen, (_MARGIN, _MARGIN + number * _LINE), told)
     if pixels is None or cells is None:
-        _say(pen, (_MARGIN, top), "(no picture)", _PALE)
+        _say(pen, (_MARGIN, top), "(no image)", _PALE)
     else:
         plain = Image.fromarray(pixels).resize((_SIDE, _SIDE), Image.Resampling.BICUBIC)
         page.paste(plain, (_MARGIN, top))
@@ -89,7 +89,7 @@ def _shown(words: list[Word]) -> list[Word]:
 
 
 def _heat(plain: Image.Image, cells: Floats) -> Image.Image:
-    """The picture in pale grey, under red and blue as strong as the map is there."""
+    """The image in pale grey, under red and blue as strong as the map is there."""
     strength = np.array(Image.fromarray(cells.astype(np.float32)).resize(plain.size, Image.Resampling.BICUBIC))
     strength = (strength / max(float(np.abs(strength).max()), 1e-12))[..., None]
     grey = 255 - 0.5 * (255 - np.array(plain.convert("L"), dtype=np.float64)[..., None])

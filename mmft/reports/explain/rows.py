@@ -1,10 +1,10 @@
-"""What in a row's picture and words speaks for its prediction or against it.
+"""What in a row's image and words speaks for its prediction or against it.
 
-By integrated gradients (see `mmft.models.attribution`) from a row that shows nothing: a picture of the colour
+By integrated gradients (see `mmft.models.attribution`) from a row that shows nothing: an image of the colour
 `data.background`, a text of mask tokens. What is explained is the task's to say (`Task.subjects`): a label's logit, a
-target, how alike picture and text are; each of several tasks or targets by itself.
+target, how alike image and text are; each of several tasks or targets by itself.
 
-Legend: H W picture height and width, K cells of a map's side, L tokens.
+Legend: H W image height and width, K cells of a map's side, L tokens.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from mmft.tasks.labels import shown
 log = logging.getLogger(__name__)
 CELLS = 12
 """K: a single pixel's gradient is noise; the sum of a part's is not."""
-_WORDS = {"image": "picture", "text": "text"}
+_WORDS = {"image": "image", "text": "text"}
 _MUCH = 0.05  # of what is explained; a sum that misses more is told
 
 
@@ -47,8 +47,8 @@ class Explained:
         name: what is explained: a label, a target; "": the only number there is.
         of: the task or target among several that it belongs to; "": it is alone.
         found: every pixel's and every token's share.
-        cells: (K, K) shares of the picture's parts; None: the row has no picture.
-        pixels: (3, H, W) uint8 the picture as the model sees it.
+        cells: (K, K) shares of the image's parts; None: the row has no image.
+        pixels: (3, H, W) uint8 the image as the model sees it.
         words: the text's, each with its share.
     """
 
@@ -62,12 +62,12 @@ class Explained:
 
     @property
     def sums(self) -> dict[str, float | None]:
-        """The share of the picture, `image`, and of the text; None for what the row lacks."""
+        """The share of the image, `image`, and of the text; None for what the row lacks."""
         parts = {"image": self.found.image, "text": self.found.text}
         return {name: None if part is None else float(part.sum()) for name, part in parts.items()}
 
     def page(self) -> Image.Image:
-        """The row as a picture: parts and words that speak for what is explained red, against it blue."""
+        """The row as an image: parts and words that speak for what is explained red, against it blue."""
         answer, sums = self.answer, self.sums
         subject = (self.name or "a higher number") if self.of in ("", self.name) else f"{self.of}: {self.name}"
         score = "" if answer["score"] is None else f" (score {answer['score']:.3f})"
@@ -115,7 +115,7 @@ class Explainer:
     Attributes:
         model: finished, on its device, in the precision of `predict`, in eval mode.
         task: its task.
-        background: colour of a picture that shows nothing, as `data.background`.
+        background: colour of an image that shows nothing, as `data.background`.
         label: what is explained, one of the task's outputs; None: each row's prediction.
         points: as in `integrated_gradients`.
         at_once: points that are computed at once.

@@ -31,27 +31,27 @@ def model_card(saved: SavedModel, summary: Mapping[str, Any], adapters: Iterable
     Args:
         saved: the finished model.
         summary: the run's summary.json.
-        adapters: towers whose additions are written apart as well.
+        adapters: encoders whose additions are written apart as well.
     """
     model = saved.model
-    towers = {"image_encoder": model.image_encoder, "text_encoder": model.text_encoder}
-    names = {tower: shown(encoder.source.name) for tower, encoder in towers.items()}
-    of_hub = [f"- {name}" for tower, name in names.items() if name == towers[tower].source.name]
+    encoders = {"image_encoder": model.image_encoder, "text_encoder": model.text_encoder}
+    names = {part: shown(encoder.source.name) for part, encoder in encoders.items()}
+    of_hub = [f"- {name}" for part, name in names.items() if name == encoders[part].source.name]
     front = ["---", "library_name: mmft", "tags: [mmft, image-text]", *(["base_model:", *of_hub] if of_hub else [])]
     lines = [*front, "---", "", "# Encoders fine-tuned by mmft", ""]
     lines += ["| | base | trained as |", "|---|---|---|"]
-    lines += [f"| {tower} | {names[tower]} | {saved.methods[tower].name} |" for tower in towers]
+    lines += [f"| {part} | {names[part]} | {saved.methods[part].name} |" for part in encoders]
     lines += ["", f"What was added in training is merged into these float32 weights. {_left_out(saved.task)}"]
-    for tower, method in saved.methods.items():
+    for part, method in saved.methods.items():
         if bits := getattr(method, "bits", None):
-            lines += [f"The run's own {tower} multiplies in {bits} bits, which rounds: its features differ a little."]
+            lines += [f"The run's own {part} multiplies in {bits} bits, which rounds: its features differ a little."]
     if adapters := list(adapters):
         lines += [f"In `adapters/` ({', '.join(adapters)}) it is apart, in the format of peft, to be put on the base,"]
-        lines += ['loaded in float32: `PeftModel.from_pretrained(base, "adapters/TOWER")`.']
-    lines += ["", "## Task", "", *_task(saved, summary), "", "## Use", "", "```python", *_loading(towers), "```", ""]
+        lines += ['loaded in float32: `PeftModel.from_pretrained(base, "adapters/ENCODER")`.']
+    lines += ["", "## Task", "", *_task(saved, summary), "", "## Use", "", "```python", *_loading(encoders), "```", ""]
     side, length = model.image_encoder.image_size, model.text_encoder.max_length
     resize = saved.config.data.resize
-    lines += [f"Pictures were {side} x {side} pixels (resize: {resize}), texts at most {length} tokens. Pooling:"]
+    lines += [f"Images were {side} x {side} pixels (resize: {resize}), texts at most {length} tokens. Pooling:"]
     if resize == "pad":
         lines += ["The folder's own transform does not pad as the run did."]
     lines += [f"{model.image_encoder.pool} of the image tokens, {model.text_encoder.pool} of the text tokens.", ""]
@@ -63,7 +63,7 @@ def _left_out(task: Task) -> str:
     if not task.facts.pairwise:
         return "Head and fusion stay in the run."
     return (
-        "The projections into the space in which pictures and texts are compared, and the temperature, stay in the "
+        "The projections into the space in which images and texts are compared, and the temperature, stay in the "
         "run: these folders alone do not retrieve. `mmft embed run=RUN` gives embeddings that do."
     )
 
@@ -90,8 +90,8 @@ def _outputs(task: Task) -> list[str]:
     return lines
 
 
-def _loading(towers: Mapping[str, Any]) -> list[str]:
-    image = _LOADING["timm" if towers["image_encoder"].source.library == "timm" else "image"]
+def _loading(encoders: Mapping[str, Any]) -> list[str]:
+    image = _LOADING["timm" if encoders["image_encoder"].source.library == "timm" else "image"]
     return [image, "", _LOADING["text"]]
 
 

@@ -50,7 +50,7 @@ def write_encoder(encoder: Encoder, folder: Path, resize: str) -> None:
     Args:
         encoder: merged.
         folder: made.
-        resize: how pictures became square, as in `data.resize`; the folder's own transform then makes them so, too.
+        resize: how images became square, as in `data.resize`; the folder's own transform then makes them so, too.
 
     Raises:
         UserError: no library could load it.
@@ -70,7 +70,7 @@ def write_encoder(encoder: Encoder, folder: Path, resize: str) -> None:
 
 
 def _processor(encoder: ImageEncoder, resize: str) -> dict[str, Any]:
-    """What `AutoImageProcessor` makes of pictures, as the run did; the encoder's own processor may know no such way.
+    """What `AutoImageProcessor` makes of images, as the run did; the encoder's own processor may know no such way.
 
     None of transformers pads before it resizes: instead of `pad` it squashes.
     """
@@ -98,8 +98,8 @@ def _write_timm(backbone: Any, encoder: Encoder, folder: Path, crop_mode: str) -
     assert isinstance(encoder, ImageEncoder)
     config, side = encoder.source.config, encoder.image_size
     config["num_classes"] = 0
-    pictures = {"input_size": [3, side, side], "crop_pct": 1.0, "crop_mode": crop_mode, "interpolation": "bicubic"}
-    config["pretrained_cfg"] = config.get("pretrained_cfg", {}) | {"num_classes": 0, **pictures}
+    images = {"input_size": [3, side, side], "crop_pct": 1.0, "crop_mode": crop_mode, "interpolation": "bicubic"}
+    config["pretrained_cfg"] = config.get("pretrained_cfg", {}) | {"num_classes": 0, **images}
     if hasattr(getattr(backbone, "patch_embed", None), "img_size"):  # it has positions, of this many patches
         config["model_args"] = config.get("model_args", {}) | {"img_size": side}
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

@@ -5,7 +5,7 @@
 
 `RunLogger` itself is the option `none`: every hook does nothing. It is also what every rank but the first has.
 
-Legend: H W picture height and width.
+Legend: H W image height and width.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Prediction(NamedTuple):
 
     row: int
     id: str
-    image: Tensor | None  # (3, H, W) uint8, as the model saw it; None: the row has no picture
+    image: Tensor | None  # (3, H, W) uint8, as the model saw it; None: the row has no image
     text: str | None
     label: str
     prediction: str

@@ -19,7 +19,7 @@ class TensorBoardLogger(RunLogger):
     """Event files by optimizer step. TensorBoard has no tables; they are texts here.
 
     Args:
-        predictions: rows of the table of test predictions, and pictures beside it.
+        predictions: rows of the table of test predictions, and images beside it.
     """
 
     def __init__(self, predictions: int) -> None:
@@ -75,7 +75,7 @@ class TensorBoardLogger(RunLogger):
         self._writer(self._step).add_text(name, "\n".join(f"|{line}|" for line in lines), self._step)
 
     def log_predictions(self, rows: Sequence[Prediction]) -> None:
-        """The table, and each picture under a name that says its row, label and prediction."""
+        """The table, and each image under a name that says its row, label and prediction."""
         shown = [name for name in Prediction._fields if name != "image"]
         self.log_table("test/predictions", [shown, *([getattr(row, name) for name in shown] for row in rows)])
         for row in rows:

@@ -115,16 +115,16 @@ class WandbLogger(RunLogger):
             self._log({name: wandb.Table(columns=list(rows[0]), data=[*map(list, rows[1:])], allow_mixed_types=True)})
 
     def log_predictions(self, rows: Sequence[Prediction]) -> None:
-        """`test/predictions`, with the pictures as the model saw them."""
+        """`test/predictions`, with the images as the model saw them."""
         if self._run is None:
             return
         import wandb
         from PIL import Image
 
-        def picture(row: Prediction) -> Any:
+        def drawn(row: Prediction) -> Any:
             return None if row.image is None else wandb.Image(Image.fromarray(row.image.permute(1, 2, 0).numpy()))
 
-        data = [list(row._replace(image=picture(row))) for row in rows]
+        data = [list(row._replace(image=drawn(row))) for row in rows]
         with self._staged_here():
             self._log({"test/predictions": wandb.Table(columns=list(Prediction._fields), data=data)})
 
@@ -154,7 +154,7 @@ class WandbLogger(RunLogger):
 
     @contextmanager
     def _staged_here(self) -> Iterator[None]:
-        """Pictures and files wait for their upload in the run folder, not in the home of a machine that may go."""
+        """Images and files wait for their upload in the run folder, not in the home of a machine that may go."""
         before = os.environ.get("WANDB_DATA_DIR")
         os.environ["WANDB_DATA_DIR"] = before or str(self._folder.path.absolute() / "wandb")
         try:

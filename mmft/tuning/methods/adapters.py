@@ -81,21 +81,21 @@ class Adapters(Inserted):
         self.width = 48 if width is None else width
         self.scale = scale
 
-    def insert(self, tower: Encoder) -> list[nn.Module]:
+    def insert(self, encoder: Encoder) -> list[nn.Module]:
         """One adapter for each block, or two."""
-        found = branches(tower)
-        seen = shapes(tower, [end for block in found for end in block.ends])
+        found = branches(encoder)
+        seen = shapes(encoder, [end for block in found for end in block.ends])
         if is_convnet := all(block.attention is None for block in found):
             found = [block for block in found if seen[block.mlp]]  # a block that adds no residual has no branch
         if not found or any(len(seen[end]) != 1 or seen[end][0][1] is None for block in found for end in block.ends):
-            raise self.refusal(tower, "its blocks are neither attention and MLP nor a known ConvNet's", "lora")
+            raise self.refusal(encoder, "its blocks are neither attention and MLP nor a known ConvNet's", "lora")
         if is_convnet and self.kind != "pfeiffer":
-            name = tower.source.name
+            name = encoder.source.name
             raise self.error(
                 "kind", f"{self.kind} is for blocks of attention and MLP, which {name} does not have. Type pfeiffer"
             )
         if self.kind == "parallel" and any(block.around is None for block in found):
-            raise self.error("kind", f"the MLPs of {tower.source.name} are in pieces. Type pfeiffer or houlsby")
+            raise self.error("kind", f"the MLPs of {encoder.source.name} are in pieces. Type pfeiffer or houlsby")
         return [adapter for block in found for adapter in self._fill(block, seen)]
 
     def _fill(self, block: Branches, seen: dict[nn.Module, Any]) -> list[nn.Module]:

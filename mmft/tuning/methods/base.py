@@ -1,4 +1,4 @@
-"""What a tuning method offers. It may change a tower, and says which of its parameters are trained."""
+"""What a tuning method offers. It may change an encoder, and says which of its parameters are trained."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class Start(NamedTuple):
 
 
 class TuningMethod(ABC):
-    """How one tower is tuned.
+    """How one encoder is tuned.
 
     Args:
         key: the config's key of the method, for messages: `tune.image_encoder`.
-        lr: the tower's own learning rate; None: `optim.lr`, else `default_lr`.
+        lr: the encoder's own learning rate; None: `optim.lr`, else `default_lr`.
 
     Attributes:
         name: as in the config.
@@ -42,27 +42,27 @@ class TuningMethod(ABC):
         self.key = key
         self.lr = lr
 
-    def apply(self, tower: Encoder) -> None:  # noqa: B027 - most methods add nothing
-        """Puts into the tower what the method adds; what is frozen keeps its place in the output.
+    def apply(self, encoder: Encoder) -> None:  # noqa: B027 - most methods add nothing
+        """Puts into the encoder what the method adds; what is frozen keeps its place in the output.
 
         Raises:
-            UserError: the tower has nothing that the method can be applied to.
+            UserError: the encoder has nothing that the method can be applied to.
         """
 
     @abstractmethod
-    def trained(self, tower: Encoder) -> set[str]:
-        """Names of the parameters of `tower`, after `apply`, that are ever trained.
+    def trained(self, encoder: Encoder) -> set[str]:
+        """Names of the parameters of `encoder`, after `apply`, that are ever trained.
 
         Raises:
             UserError: there is none.
         """
 
-    def starts(self, tower: Encoder) -> dict[int, Start]:
+    def starts(self, encoder: Encoder) -> dict[int, Start]:
         """When the layers that are not trained from the first step on begin, by layer number."""
         return {}
 
-    def merge(self, tower: Encoder) -> None:  # noqa: B027 - and have nothing to merge
-        """Puts what the method has learned into the tower's own weights, so that it is as its library made it.
+    def merge(self, encoder: Encoder) -> None:  # noqa: B027 - and have nothing to merge
+        """Puts what the method has learned into the encoder's own weights, so that it is as its library made it.
 
         Raises:
             UserError: it cannot be put there.
@@ -73,6 +73,6 @@ class TuningMethod(ABC):
         return UserError(f"{self.key}.{field}: {text}" if field else f"{self.key}: {text}")
 
 
-def usable(tower: Encoder) -> set[str]:
-    """Names of the tower's parameters that take part in the output; an unused pooler's do not."""
-    return {name for name, parameter in tower.named_parameters() if parameter.requires_grad}
+def usable(encoder: Encoder) -> set[str]:
+    """Names of the encoder's parameters that take part in the output; an unused pooler's do not."""
+    return {name for name, parameter in encoder.named_parameters() if parameter.requires_grad}

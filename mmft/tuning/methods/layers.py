@@ -1,4 +1,4 @@
-"""Methods that train some of a tower's own parameters: by layer, by name, by kind."""
+"""Methods that train some of an encoder's own parameters: by layer, by name, by kind."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ class Full(TuningMethod):
     name = "full"
     default_lr = 5e-5
 
-    def trained(self, tower: Encoder) -> set[str]:
+    def trained(self, encoder: Encoder) -> set[str]:
         """All that take part in the output."""
-        return usable(tower)
+        return usable(encoder)
 
 
 class Freeze(TuningMethod):
-    """Nothing is trained; the tower stays in eval mode, its buffers unchanged."""
+    """Nothing is trained; the encoder stays in eval mode, its buffers unchanged."""
 
     name = "freeze"
     default_lr = 0.0
 
-    def trained(self, tower: Encoder) -> set[str]:
+    def trained(self, encoder: Encoder) -> set[str]:
         """None."""
         return set()
 
@@ -55,14 +55,14 @@ class LastN(_ByLayer):
 
     name = "last_n"
 
-    def trained(self, tower: Encoder) -> set[str]:
+    def trained(self, encoder: Encoder) -> set[str]:
         """Those of the last layers."""
-        blocks = tower.top_layer - 1
+        blocks = encoder.top_layer - 1
         if self.layers > blocks:
             raise self.error(
-                "layers", f"{self.layers} is more than the {blocks} of {tower.source.name}. Type tune=full"
+                "layers", f"{self.layers} is more than the {blocks} of {encoder.source.name}. Type tune=full"
             )
-        return _from_layer(tower, tower.top_layer - self.layers)
+        return _from_layer(encoder, encoder.top_layer - self.layers)
 
 
 class FirstFrozen(_ByLayer):
@@ -70,12 +70,12 @@ class FirstFrozen(_ByLayer):
 
     name = "first_frozen"
 
-    def trained(self, tower: Encoder) -> set[str]:
+    def trained(self, encoder: Encoder) -> set[str]:
         """Those above."""
-        blocks = tower.top_layer - 1
+        blocks = encoder.top_layer - 1
         if self.layers >= blocks:
-            raise self.error("layers", f"{self.layers} leaves nothing of the {blocks} of {tower.source.name}")
-        return _from_layer(tower, self.layers + 1)
+            raise self.error("layers", f"{self.layers} leaves nothing of the {blocks} of {encoder.source.name}")
+        return _from_layer(encoder, self.layers + 1)
 
 
 class Pattern(TuningMethod):
@@ -94,13 +94,13 @@ class Pattern(TuningMethod):
         super().__init__(key, lr)
         self.pattern = pattern
 
-    def trained(self, tower: Encoder) -> set[str]:
+    def trained(self, encoder: Encoder) -> set[str]:
         """Those that are found."""
-        names = usable(tower)
+        names = usable(encoder)
         found = {name for name in names if re.search(self.pattern, name.removeprefix("backbone."))}
         if not found:
             some = ", ".join(sorted(name.removeprefix("backbone.") for name in names)[:3])
-            raise self.error("pattern", f"{self.pattern!r} is in no parameter of {tower.source.name} ({some}, ...)")
+            raise self.error("pattern", f"{self.pattern!r} is in no parameter of {encoder.source.name} ({some}, ...)")
         return found
 
 
@@ -109,7 +109,7 @@ class Gradual(TuningMethod):
 
     Args:
         key: as in `TuningMethod`.
-        schedule: how many of the last layers are trained from which epoch or optimizer step on; -1: all of the tower.
+        schedule: how many of the last layers are trained from which epoch or optimizer step on; -1: all of the encoder.
             None: the last one from 0, all from 1.
         unit: `epoch` or `step`: what the schedule counts.
         warmup: optimizer steps over which a layer that joins comes to its full rate.
@@ -131,25 +131,25 @@ class Gradual(TuningMethod):
         self.schedule = dict(sorted(({0: 1, 1: -1} if schedule is None else schedule).items()))
         self.unit, self.warmup = unit, warmup
 
-    def trained(self, tower: Encoder) -> set[str]:
+    def trained(self, encoder: Encoder) -> set[str]:
         """All that ever join."""
-        return _from_layer(tower, self._lowest(tower, max(self.schedule)))
+        return _from_layer(encoder, self._lowest(encoder, max(self.schedule)))
 
-    def starts(self, tower: Encoder) -> dict[int, Start]:
+    def starts(self, encoder: Encoder) -> dict[int, Start]:
         """The first entry of the schedule that has the layer."""
         found: dict[int, Start] = {}
         for at in self.schedule:
-            for layer in range(self._lowest(tower, at), tower.top_layer + 1):
+            for layer in range(self._lowest(encoder, at), encoder.top_layer + 1):
                 found.setdefault(layer, Start(at, self.unit, self.warmup if at else 0))
         return {layer: start for layer, start in found.items() if start.at}
 
-    def _lowest(self, tower: Encoder, at: int) -> int:
-        count, blocks = self.schedule[at], tower.top_layer - 1
+    def _lowest(self, encoder: Encoder, at: int) -> int:
+        count, blocks = self.schedule[at], encoder.top_layer - 1
         if count > blocks:
             raise self.error(
-                "schedule", f"{at}: {count} is more than the {blocks} layers of {tower.source.name}; -1 is all of it"
+                "schedule", f"{at}: {count} is more than the {blocks} layers of {encoder.source.name}; -1 is all of it"
             )
-        return 0 if count < 0 else tower.top_layer - count
+        return 0 if count < 0 else encoder.top_layer - count
 
 
 class BitFit(TuningMethod):
@@ -158,13 +158,13 @@ class BitFit(TuningMethod):
     name = "bitfit"
     default_lr = 5e-4
 
-    def trained(self, tower: Encoder) -> set[str]:
+    def trained(self, encoder: Encoder) -> set[str]:
         """The biases."""
-        return self._checked(tower, biases(tower), "biases")
+        return self._checked(encoder, biases(encoder), "biases")
 
-    def _checked(self, tower: Encoder, found: set[str], what: str) -> set[str]:
+    def _checked(self, encoder: Encoder, found: set[str], what: str) -> set[str]:
         if not found:
-            raise self.error("", f"{tower.source.name} has no {what}. Choose another method")
+            raise self.error("", f"{encoder.source.name} has no {what}. Choose another method")
         return found
 
 
@@ -174,30 +174,30 @@ class Norms(BitFit):
     name = "norms"
     default_lr = 5e-4
 
-    def trained(self, tower: Encoder) -> set[str]:
+    def trained(self, encoder: Encoder) -> set[str]:
         """The norms' own."""
-        return self._checked(tower, norms(tower), "norms with weights")
+        return self._checked(encoder, norms(encoder), "norms with weights")
 
 
-def biases(tower: Encoder) -> set[str]:
+def biases(encoder: Encoder) -> set[str]:
     """Names of all biases that take part."""
-    return {name for name in usable(tower) if name.endswith(("bias", "_bias"))}
+    return {name for name in usable(encoder) if name.endswith(("bias", "_bias"))}
 
 
-def norms(tower: Encoder) -> set[str]:
+def norms(encoder: Encoder) -> set[str]:
     """Names of all norms' parameters that take part, by the module's type, or its name where a library has its own."""
     found = {
         f"{name}.{own}"
-        for name, module in tower.named_modules()
+        for name, module in encoder.named_modules()
         if _is_norm(module)
         for own, _ in module.named_parameters(recurse=False)
     }
-    return found & usable(tower)
+    return found & usable(encoder)
 
 
-def _from_layer(tower: Encoder, lowest: int) -> set[str]:
-    layers = tower.layers()
-    return {name for name in usable(tower) if layers[name] >= lowest}
+def _from_layer(encoder: Encoder, lowest: int) -> set[str]:
+    layers = encoder.layers()
+    return {name for name in usable(encoder) if layers[name] >= lowest}
 
 
 def _is_norm(module: nn.Module) -> bool:

@@ -14,14 +14,14 @@ from mmft.tuning.targets import target_modules
 
 
 class Added(TuningMethod):
-    """Base: peft puts something into the tower's linear layers, and only that is trained.
+    """Base: peft puts something into the encoder's linear layers, and only that is trained.
 
     Args:
         key: as in `TuningMethod`.
         targets: `attention`, `mlp` or `all`; None: attention, or all where there is none.
         pattern: instead of it, a regular expression for the layers' names.
-        biases: the tower's biases are trained too.
-        norms: weights and biases of the tower's norms are trained too.
+        biases: the encoder's biases are trained too.
+        norms: weights and biases of the encoder's norms are trained too.
         lr: as in `TuningMethod`.
     """
 
@@ -45,46 +45,46 @@ class Added(TuningMethod):
     def config(self, modules: list[str]) -> Any:
         """Peft's config for these modules."""
 
-    def apply(self, tower: Encoder) -> None:
-        """Quantizes the tower's linear layers if the method does, and puts peft's layers around the chosen ones."""
+    def apply(self, encoder: Encoder) -> None:
+        """Quantizes the encoder's linear layers if the method does, and puts peft's layers around the chosen ones."""
         from peft import inject_adapter_in_model
         from peft.tuners.tuners_utils import BaseTunerLayer
 
-        modules = target_modules(tower, self.key, self.targets, self.pattern)
-        if self.bits is not None and not quantize(tower, self.bits):
+        modules = target_modules(encoder, self.key, self.targets, self.pattern)
+        if self.bits is not None and not quantize(encoder, self.bits):
             raise self.error(
-                "", f"{tower.source.name} has no linear layers to quantize. Type {self.key.replace('.', '/')}=lora"
+                "", f"{encoder.source.name} has no linear layers to quantize. Type {self.key.replace('.', '/')}=lora"
             )
-        taking_part = {id(p) for p in tower.parameters() if p.requires_grad}
+        taking_part = {id(p) for p in encoder.parameters() if p.requires_grad}
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="peft")  # about how a model of its own would be saved
-            inject_adapter_in_model(self.config(modules), tower.backbone)
-        self._added = {name for name, p in tower.named_parameters() if p.requires_grad}
-        for parameter in tower.parameters():  # peft has frozen all others
+            inject_adapter_in_model(self.config(modules), encoder.backbone)
+        self._added = {name for name, p in encoder.named_parameters() if p.requires_grad}
+        for parameter in encoder.parameters():  # peft has frozen all others
             parameter.requires_grad_(parameter.requires_grad or id(parameter) in taking_part)
-        tower.adapters = {name for name, module in tower.named_modules() if isinstance(module, BaseTunerLayer)}
+        encoder.adapters = {name for name, module in encoder.named_modules() if isinstance(module, BaseTunerLayer)}
 
-    def trained(self, tower: Encoder) -> set[str]:
+    def trained(self, encoder: Encoder) -> set[str]:
         """What was added, and biases and norms if they are asked for."""
         found = set(self._added)
         if self.biases:
-            found |= biases(tower)
+            found |= biases(encoder)
         if self.norms:
-            found |= norms(tower)
-        return found & usable(tower)
+            found |= norms(encoder)
+        return found & usable(encoder)
 
-    def merge(self, tower: Encoder) -> None:
+    def merge(self, encoder: Encoder) -> None:
         """Adds what was learned to the weights, in float32, and takes peft's layers out."""
         if self.bits is not None:
-            dequantize(tower)
-        for name in sorted(tower.adapters):
-            layer: Any = tower.get_submodule(name)
+            dequantize(encoder)
+        for name in sorted(encoder.adapters):
+            layer: Any = encoder.get_submodule(name)
             if self.bits is None:
                 layer.merge(safe_merge=True)
             else:  # peft would quantize the sum again
                 layer.get_base_layer().weight.data += layer.get_delta_weight("default")
-            tower.set_submodule(name, layer.get_base_layer())
-        tower.adapters = set()
+            encoder.set_submodule(name, layer.get_base_layer())
+        encoder.adapters = set()
 
 
 class LowRank(Added):

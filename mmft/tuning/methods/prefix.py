@@ -115,17 +115,17 @@ class PrefixTuning(Inserted):
         super().__init__(key, lr)
         self.length = 10 if length is None else length
 
-    def insert(self, tower: Encoder) -> list[nn.Module]:
+    def insert(self, encoder: Encoder) -> list[nn.Module]:
         """One for each attention module, as a child of it."""
-        modules = list(attention_modules(tower).values())
+        modules = list(attention_modules(encoder).values())
         if not modules:
-            raise self.refusal(tower, "its blocks have no attention", "adapters", "lora")
+            raise self.refusal(encoder, "its blocks have no attention", "adapters", "lora")
         added: list[nn.Module] = []
-        for module, calls in _calls(tower, modules).items():
+        for module, calls in _calls(encoder, modules).items():
             if len(calls) != 1 or any(len(shape) != 4 for shape in calls[0]):
                 name = type(module).__name__
                 why = f"keys and values of its {name} are not handed to torch's attention"
-                raise self.refusal(tower, why, "prompt" if isinstance(tower, TextEncoder) else "adapters", "lora")
+                raise self.refusal(encoder, why, "prompt" if isinstance(encoder, TextEncoder) else "adapters", "lora")
             keys, values = ((shape[1], shape[3]) for shape in calls[0])
             prefix = Prefix(keys, values, self.length)
             module.add_module("prefix", prefix)
@@ -134,7 +134,7 @@ class PrefixTuning(Inserted):
         return added
 
 
-def _calls(tower: Encoder, modules: Iterable[nn.Module]) -> dict[nn.Module, list[tuple[torch.Size, torch.Size]]]:
+def _calls(encoder: Encoder, modules: Iterable[nn.Module]) -> dict[nn.Module, list[tuple[torch.Size, torch.Size]]]:
     """The shapes of keys and values in every call of torch's attention that each module makes in one pass."""
     found: dict[nn.Module, list[tuple[torch.Size, torch.Size]]] = {module: [] for module in modules}
     inside: list[nn.Module] = []
@@ -148,7 +148,7 @@ def _calls(tower: Encoder, modules: Iterable[nn.Module]) -> dict[nn.Module, list
     hooks += [module.register_forward_hook(lambda *_: inside.clear()) for module in found]
     try:
         with _Attending(note):
-            run_once(tower)
+            run_once(encoder)
     finally:
         for hook in hooks:
             hook.remove()

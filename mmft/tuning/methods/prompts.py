@@ -81,7 +81,7 @@ class Prompts(nn.Module):
 
 
 class PromptTuning(Inserted):
-    """Learned tokens (Lester et al. 2021, arXiv 2104.08691; in pictures Jia et al. 2022, arXiv 2203.12119).
+    """Learned tokens (Lester et al. 2021, arXiv 2104.08691; in images Jia et al. 2022, arXiv 2203.12119).
 
     Args:
         key: as in `TuningMethod`.
@@ -99,12 +99,12 @@ class PromptTuning(Inserted):
         self.length = 10 if length is None else length
         self.deep = deep
 
-    def insert(self, tower: Encoder) -> list[nn.Module]:
+    def insert(self, encoder: Encoder) -> list[nn.Module]:
         """Prompts are children of their block, so that they have its layer number."""
-        found = self._blocks(tower)
-        before = run_once(tower).tokens.shape
-        causal = isinstance(tower, TextEncoder) and is_causal(tower.backbone)
-        added = [self._prompts(block, tower.width, causal) for block in (found if self.deep else found[:1])]
+        found = self._blocks(encoder)
+        before = run_once(encoder).tokens.shape
+        causal = isinstance(encoder, TextEncoder) and is_causal(encoder.backbone)
+        added = [self._prompts(block, encoder.width, causal) for block in (found if self.deep else found[:1])]
         for number, block in enumerate(found):
             own = added[number if self.deep else 0]
             is_first, is_last = number == 0, number == len(found) - 1
@@ -116,24 +116,24 @@ class PromptTuning(Inserted):
                 if isinstance(getattr(attention, "num_prefix_tokens", None), int):
                     attention.num_prefix_tokens += self.length  # what timm's rotary attention does not rotate
         try:
-            after = run_once(tower).tokens.shape
+            after = run_once(encoder).tokens.shape
         except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
-            raise self.refusal(tower, f"its blocks take no more tokens than they expect: {error}", "lora") from None
+            raise self.refusal(encoder, f"its blocks take no more tokens than they expect: {error}", "lora") from None
         if before != after:
-            raise self.refusal(tower, "it does not give the same tokens with prompts in its blocks", "lora")
+            raise self.refusal(encoder, "it does not give the same tokens with prompts in its blocks", "lora")
         return list(added)
 
-    def _blocks(self, tower: Encoder) -> list[nn.Module]:
-        found = block_modules(tower.backbone)
-        seen = shapes(tower, found)
+    def _blocks(self, part: Encoder) -> list[nn.Module]:
+        found = block_modules(part.backbone)
+        seen = shapes(part, found)
         calls = {shape for block in found for call in seen[block] for shape in call}
         once = all(len(seen[block]) == 1 for block in found)
         is_sequence = len(calls) == 1 and all(shape is not None and len(shape) == 3 for shape in calls)
-        if not found or len(found) < len(blocks(tower.backbone)) or not once or not is_sequence:
-            raise self.refusal(tower, "its blocks do not all pass on one sequence of tokens", "adapters", "lora")
-        encoder: Any = getattr(tower.backbone, "encoder", None)
+        if not found or len(found) < len(blocks(part.backbone)) or not once or not is_sequence:
+            raise self.refusal(part, "its blocks do not all pass on one sequence of tokens", "adapters", "lora")
+        encoder: Any = getattr(part.backbone, "encoder", None)
         if not self.deep and getattr(encoder, "conv", None) is not None:  # of the largest DeBERTa-v2
-            raise self.error("deep", f"{tower.source.name} has a convolution between its blocks. Type deep=true")
+            raise self.error("deep", f"{part.source.name} has a convolution between its blocks. Type deep=true")
         return found
 
     def _prompts(self, block: nn.Module, width: int, causal: bool) -> Prompts:

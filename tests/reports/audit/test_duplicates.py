@@ -18,7 +18,7 @@ COLUMNS = ColumnsConfig(image="p", text="t", label="y", id="i", split="s", group
 
 
 def found(rows: list[tuple[Any, ...]]) -> list[tuple[str, str, str, str | None]]:
-    """(kind, split, id, id of the other row) of everything that is found in rows of (split, picture, text, label)."""
+    """(kind, split, id, id of the other row) of everything that is found in rows of (split, image, text, label)."""
     made = [
         {"s": row[0], "p": row[1], "t": row[2], "y": row[3], "g": row[4] if len(row) > 4 else None, "i": f"r{at}"}
         for at, row in enumerate(rows)
@@ -27,7 +27,7 @@ def found(rows: list[tuple[Any, ...]]) -> list[tuple[str, str, str, str | None]]
     names = np.array([str(name) for name in table.splits() or []])
     splits = {name: Split(table, np.flatnonzero(names == name)) for name in SPLITS if name in names}
     audit = RowAudit(splits, DataConfig(), AuditConfig(), 96, None)
-    audit.pictures(lambda _: None)
+    audit.images(lambda _: None)
     return [(f.kind, f.split, f.id, f.other_id or None) for f in audit.findings(None, 0)]
 
 
@@ -51,9 +51,9 @@ def test_every_kind() -> None:
         ("duplicate", "train", "r1", "r0"),
         ("label conflict", "train", "r2", "r0"),
         ("leak", "val", "r4", "r0"),
-        ("same picture", "val", "r5", "r3"),
+        ("same image", "val", "r5", "r3"),
         ("same text", "test", "r6", "r3"),
-        ("similar picture", "test", "r7", "r3"),
+        ("similar image", "test", "r7", "r3"),
         ("similar text", "test", "r7", "r3"),
     ]
 
@@ -70,7 +70,7 @@ def test_rows_without_one_of_the_two() -> None:
         ("test", None, "red apple", "x"),
         ("test", B, None, "x"),
         ("test", None, None, "x"),
-        ("test", b"no picture", "red apple", "x"),
+        ("test", b"no image", "red apple", "x"),
     ]
     assert found(rows) == [
         ("bad row", "test", "r4", None),
@@ -80,7 +80,7 @@ def test_rows_without_one_of_the_two() -> None:
     ]
 
 
-def test_groups_and_odd_pictures() -> None:
+def test_groups_and_odd_images() -> None:
     from PIL import Image
 
     blank, small = encoded(Image.new("RGB", (90, 90), "white")), encoded(drawing(5).resize((20, 60)))
@@ -91,8 +91,8 @@ def test_groups_and_odd_pictures() -> None:
         ("test", small, "three", "x", "g"),
     ]
     assert sorted(found(rows)) == [
-        ("blank picture", "train", "r1", None),
-        ("blank picture", "val", "r2", None),
+        ("blank image", "train", "r1", None),
+        ("blank image", "val", "r2", None),
         ("group in two splits", "test", "r3", None),
-        ("small picture", "test", "r3", None),
+        ("small image", "test", "r3", None),
     ]

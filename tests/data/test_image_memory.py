@@ -1,4 +1,4 @@
-"""Pictures are decoded once for all epochs, workers and jobs, and never taken for others."""
+"""Images are decoded once for all epochs, workers and jobs, and never taken for others."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from runs import TrainRun, same_weights
 from mmft.config.schema.data import ColumnsConfig
 from mmft.data import loading, table
 from mmft.data.image import BadImage, ImageReader
+from mmft.data.image_memory import ImageMemory, _shared
 from mmft.data.kept import KEPT
-from mmft.data.picture_memory import PictureMemory, _shared
 from mmft.data.splits import Split, whole
 from mmft.data.table import Table
 
@@ -34,7 +34,7 @@ def rows(shapes: Shapes, tmp_path: Path) -> Split:
 
 @pytest.fixture
 def decoded(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
-    """How many pictures were decoded since the last call, in workers too; what other tests have kept is forgotten."""
+    """How many images were decoded since the last call, in workers too; what other tests have kept is forgotten."""
     for _ in range(2):
         KEPT.next_job()
     count = _shared(8).view(torch.int64)
@@ -58,8 +58,8 @@ def reader() -> ImageReader:
     return ImageReader(32, "squash", "white", 10**8)
 
 
-def test_a_picture_is_decoded_once_and_is_the_readers(rows: Split, decoded: Callable[[], int]) -> None:
-    memory = PictureMemory(rows, reader(), 2**20)
+def test_a_image_is_decoded_once_and_is_the_readers(rows: Split, decoded: Callable[[], int]) -> None:
+    memory = ImageMemory(rows, reader(), 2**20)
     for _ in range(3):
         for position in range(5):
             assert torch.equal(memory(position), reader()(rows.table.image(position) or b""))
@@ -68,16 +68,16 @@ def test_a_picture_is_decoded_once_and_is_the_readers(rows: Split, decoded: Call
 
 
 def test_what_does_not_fit_is_decoded_each_time(rows: Split, decoded: Callable[[], int]) -> None:
-    memory = PictureMemory(rows, reader(), 3 * 32 * 32 * 2 + 100)
+    memory = ImageMemory(rows, reader(), 3 * 32 * 32 * 2 + 100)
     assert memory.rows == 2
     for _ in range(2):
         [memory(position) for position in range(4)]
     assert decoded() == 2 + 2 * 2
-    assert PictureMemory(rows, reader(), 0).rows == 0
+    assert ImageMemory(rows, reader(), 0).rows == 0
 
 
 def test_a_file_that_has_changed_is_read_again(rows: Split) -> None:
-    memory = PictureMemory(rows, reader(), 2**20)
+    memory = ImageMemory(rows, reader(), 2**20)
     before = [memory(position).clone() for position in range(3)]
     file = Path(str(rows.table.image(1)))
     Image.fromarray(np.zeros((40, 40, 3), np.uint8)).save(file)
@@ -88,9 +88,9 @@ def test_a_file_that_has_changed_is_read_again(rows: Split) -> None:
     assert torch.equal(memory(2), before[2])
 
 
-def test_a_bad_picture_is_bad_every_time(rows: Split) -> None:
-    Path(str(rows.table.image(0))).write_bytes(b"no picture")
-    memory = PictureMemory(rows, reader(), 2**20)
+def test_a_bad_image_is_bad_every_time(rows: Split) -> None:
+    Path(str(rows.table.image(0))).write_bytes(b"no image")
+    memory = ImageMemory(rows, reader(), 2**20)
     for _ in range(2):
         with pytest.raises(BadImage):
             memory(0)

@@ -1,4 +1,4 @@
-"""Small towers under a tuning method: batches, what a step changes, whether they learn."""
+"""Small encoders under a tuning method: batches, what a step changes, whether they learn."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def fitting(image_folder: Any, text_folder: Any, overrides: Iterable[str]) -> Fi
 
 
 def batch(kind: str, rows: int = ROWS) -> tuple[Tensor, ...]:
-    """Random pictures, or texts of 8 tokens: what the encoder of this kind takes."""
+    """Random images, or texts of 8 tokens: what the encoder of this kind takes."""
     random = torch.Generator().manual_seed(1)
     if kind in IMAGE_KINDS:
         return (torch.randint(0, 256, (rows, 3, 32, 32), dtype=torch.uint8, generator=random),)

@@ -1,4 +1,4 @@
-"""`PictureMemory`: pictures are decoded once and kept for later epochs, and for later jobs of a sweep."""
+"""`ImageMemory`: images are decoded once and kept for later epochs, and for later jobs of a sweep."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from mmft.data.kept import stamp
 from mmft.data.splits import Split
 
 
-class PictureMemory:
-    """Callable `(position) -> (3, H, W) uint8`, the picture of a row as `ImageReader` gives it; None: it has none.
+class ImageMemory:
+    """Callable `(position) -> (3, H, W) uint8`, the image of a row as `ImageReader` gives it; None: it has none.
 
     Rows are kept as they come, until the memory is full; what does not fit is decoded every time. Forked workers
     share the memory with each other and with later epochs (it is anonymous, so that no size of /dev/shm limits it),
@@ -24,7 +24,7 @@ class PictureMemory:
     Args:
         split: the rows.
         reader: decodes.
-        bytes_: room for pictures, at most.
+        bytes_: room for images, at most.
     """
 
     def __init__(self, split: Split, reader: ImageReader, bytes_: int) -> None:
@@ -38,7 +38,7 @@ class PictureMemory:
         self._done = _shared(self.rows * 8).view(torch.int64)  # 0: not yet, otherwise the file's mark
 
     def __call__(self, position: int) -> Tensor | None:
-        """The picture of the row at `position`; H = W = image size.
+        """The image of the row at `position`; H = W = image size.
 
         Raises:
             BadImage: whatever is wrong with it; nothing is kept then.
@@ -51,7 +51,7 @@ class PictureMemory:
             return None if source is None else self.reader(source)
         mark = _mark(source)
         self._pixels[position] = self.reader(source)
-        self._done[position] = mark  # last, so that another worker never sees half a picture
+        self._done[position] = mark  # last, so that another worker never sees half an image
         return self._pixels[position]
 
     @property
@@ -60,7 +60,7 @@ class PictureMemory:
         return int((self._done != 0).sum())
 
     def check_files(self) -> None:
-        """Forgets the pictures whose files have changed since they were read. For a new job."""
+        """Forgets the images whose files have changed since they were read. For a new job."""
         done = self._done.numpy()
         for position in np.flatnonzero(done).tolist():
             source = self.split.table.image(int(self.split.rows[position]))
@@ -69,7 +69,7 @@ class PictureMemory:
 
     def __reduce__(self) -> Any:
         """A worker that is not forked has no share in the memory."""
-        return PictureMemory, (self.split, self.reader, 0)
+        return ImageMemory, (self.split, self.reader, 0)
 
 
 def _mark(source: str | bytes) -> int:

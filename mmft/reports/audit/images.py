@@ -1,6 +1,6 @@
-"""Opens every picture of a split once and keeps what is needed to compare it with others.
+"""Opens every image of a split once and keeps what is needed to compare it with others.
 
-Legend: n rows, S side of the decoded picture in pixels, 256 bits of a hash in 32 bytes.
+Legend: n rows, S side of the decoded image in pixels, 256 bits of a hash in 32 bytes.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import functional as F  # type: ignore[import-untyped]
 
 from mmft.batch import BadRow
-from mmft.data.image import BadImage, ImageReader, picture_size
+from mmft.data.image import BadImage, ImageReader, image_size
 from mmft.data.splits import Split
 
 BITS = 256
 """Of a perceptual hash."""
 
 _GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601 luma
-_SIDE, _KEPT, _THUMB = 64, 16, 8  # of the picture that is hashed, of the kept frequencies, of the thumbnail
-_FLAT = 2.0  # levels of 255: a picture that deviates less from its mean is blank
+_SIDE, _KEPT, _THUMB = 64, 16, 8  # of the image that is hashed, of the kept frequencies, of the thumbnail
+_FLAT = 2.0  # levels of 255: an image that deviates less from its mean is blank
 
 
 class Print(NamedTuple):
@@ -34,23 +34,23 @@ class Print(NamedTuple):
 
     position: int
     bad: BadRow | None = None
-    digest: bytes = b""  # of the decoded pixels; empty: no picture
+    digest: bytes = b""  # of the decoded pixels; empty: no image
     bits: npt.NDArray[np.uint8] | None = None  # (32,)
     thumb: npt.NDArray[np.uint8] | None = None  # (192,)
     blank: bool = False
-    side: int = 0  # the shorter one of the stored picture, in pixels
+    side: int = 0  # the shorter one of the stored image, in pixels
 
 
 class Prints(NamedTuple):
-    """What is kept of a split's pictures, by position; rows without a usable picture have zeros.
+    """What is kept of a split's images, by position; rows without a usable image have zeros.
 
     Attributes:
         bad: what could not be used.
-        digests: (n,) of the decoded pixels; empty: there is no picture.
+        digests: (n,) of the decoded pixels; empty: there is no image.
         bits: (n, 32) uint8 perceptual hashes.
         thumbs: (n, 192) uint8 thumbnails of 8 x 8 pixels.
         blank: (n,) bool, all of one colour.
-        sides: (n,) int64, the shorter side of the stored picture in pixels; 0: there is none.
+        sides: (n,) int64, the shorter side of the stored image in pixels; 0: there is none.
     """
 
     bad: list[BadRow]
@@ -62,7 +62,7 @@ class Prints(NamedTuple):
 
     @property
     def comparable(self) -> npt.NDArray[np.bool_]:
-        """(n,) True = a picture with something on it."""
+        """(n,) True = an image with something on it."""
         return (self.sides > 0) & ~self.blank
 
 
@@ -81,7 +81,7 @@ class _Scan(Dataset[Print]):
         if source is None:
             return Print(position)
         try:
-            return _print_of(position, self.reader(source), min(picture_size(source)))
+            return _print_of(position, self.reader(source), min(image_size(source)))
         except BadImage as error:
             return Print(position, BadRow(row, table.id(row), table.columns.image or "", str(error)))
 
@@ -94,9 +94,9 @@ def _print_of(position: int, pixels: Tensor, side: int) -> Print:
 
 
 def perceptual_hash(pixels: Tensor) -> npt.NDArray[np.uint8]:
-    """A hash that changes little when a picture is scaled, recompressed or slightly edited (pHash, Zauner 2010).
+    """A hash that changes little when an image is scaled, recompressed or slightly edited (pHash, Zauner 2010).
 
-    The lowest 16 x 16 frequencies of a discrete cosine transform of the grey picture at 64 x 64 pixels; a bit says
+    The lowest 16 x 16 frequencies of a discrete cosine transform of the grey image at 64 x 64 pixels; a bit says
     whether one of them is above their median.
 
     Args:
@@ -121,7 +121,7 @@ def _cosines() -> Tensor:
 def scan(
     split: Split, reader: ImageReader, bad: Container[int], num_workers: int, tick: Callable[[int], None]
 ) -> Prints:
-    """Opens every picture of a split.
+    """Opens every image of a split.
 
     Args:
         split: the rows.
@@ -158,10 +158,10 @@ def _keep(prints: Prints, one: Print) -> None:
         prints.blank[one.position], prints.sides[one.position] = one.blank, one.side
 
 
-def nearest_pictures(prints: Prints, others: Prints, bits: int, levels: float) -> list[tuple[int, int, int]]:
-    """For each picture the most similar one of another split, where it is similar enough.
+def nearest_images(prints: Prints, others: Prints, bits: int, levels: float) -> list[tuple[int, int, int]]:
+    """For each image the most similar one of another split, where it is similar enough.
 
-    All pairs are compared, as products of matrices: a million pictures with a hundred thousand others take
+    All pairs are compared, as products of matrices: a million images with a hundred thousand others take
     minutes, less than opening them.
 
     Args:

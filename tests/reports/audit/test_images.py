@@ -1,4 +1,4 @@
-"""Perceptual hashes: what is the same picture to the eye is near, what is another one is far."""
+"""Perceptual hashes: what is the same image to the eye is near, what is another one is far."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from mmft.data.image import ImageReader
 from mmft.data.splits import Split, whole
 from mmft.data.table import Table
 from mmft.reports.audit.duplicates import LEVELS
-from mmft.reports.audit.pictures import hamming, nearest_pictures, perceptual_hash, scan
+from mmft.reports.audit.images import hamming, nearest_images, perceptual_hash, scan
 
 BITS = 24
 READER = ImageReader(96, "squash", "white", 10**8)
 
 
-def rows(pictures: list[bytes | str | None]) -> Split:
-    return whole(Table.from_rows([{"p": p, "t": "x"} for p in pictures], ColumnsConfig(image="p", text="t"), Path()))
+def rows(images: list[bytes | str | None]) -> Split:
+    return whole(Table.from_rows([{"p": p, "t": "x"} for p in images], ColumnsConfig(image="p", text="t"), Path()))
 
 
 def distance(one: bytes, other: bytes) -> int:
@@ -33,10 +33,10 @@ def distance(one: bytes, other: bytes) -> int:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_a_hash_survives_compression_and_scaling_and_tells_others_apart(seed: int) -> None:
-    picture = drawing(seed)
-    plain = encoded(picture)
-    assert distance(plain, encoded(picture, "JPEG", quality=60)) <= BITS
-    assert distance(plain, encoded(picture.resize((150, 140), Image.Resampling.BICUBIC), "WEBP", quality=80)) <= BITS
+    image = drawing(seed)
+    plain = encoded(image)
+    assert distance(plain, encoded(image, "JPEG", quality=60)) <= BITS
+    assert distance(plain, encoded(image.resize((150, 140), Image.Resampling.BICUBIC), "WEBP", quality=80)) <= BITS
     assert distance(plain, encoded(drawing(seed + 100))) > 2 * BITS
 
 
@@ -54,7 +54,7 @@ def test_the_nearest_one_of_another_split_is_found() -> None:
     recoloured = Image.merge("RGB", (hue.getchannel(2), hue.getchannel(0), hue.getchannel(1)))
     val = rows([encoded(drawing(7), "JPEG", quality=70), encoded(drawing(50)), red, encoded(recoloured), None])
     prints = [scan(split, READER, (), 0, lambda _: None) for split in (val, train)]
-    assert [(at, other) for at, other, _ in nearest_pictures(*prints, BITS, LEVELS)] == [(0, 7)]
+    assert [(at, other) for at, other, _ in nearest_images(*prints, BITS, LEVELS)] == [(0, 7)]
     assert prints[0].blank.tolist() == [False, False, True, False, False]
     assert scan(rows([red, blue]), READER, (), 0, lambda _: None).digests[0] != prints[0].digests[1]
 
@@ -66,7 +66,7 @@ def test_a_scan_reads_as_training_does(shapes: Shapes) -> None:
     prints = scan(split, READER, {2}, 0, done.append)
     assert sum(done) == 6
     assert (prints.sides > 0).tolist() == [at != 2 and table.image(at) is not None for at in range(6)]
-    broken = scan(rows([b"no picture", encoded(drawing(0))]), READER, (), 0, lambda _: None)
+    broken = scan(rows([b"no image", encoded(drawing(0))]), READER, (), 0, lambda _: None)
     assert [(row.row, row.column) for row in broken.bad] == [(0, "p")]
     workers = scan(split, READER, {2}, 2, lambda _: None)
     assert workers.digests == prints.digests

@@ -1,4 +1,4 @@
-"""The pictures that the image student learns from, as one array on disk.
+"""The images that the image student learns from, as one array on disk.
 
 Open Clip Art outside the held-out rows and what looks like them, stamps, emoji and icons; each once, by a
 difference hash. They are squashed to a square over white, as mmft reads the sample's own.
@@ -27,30 +27,30 @@ SAME = 16  # of 256 bits
 
 
 def collect(sources: dict[str, Path], clipart: list[ClipArt], work: Path) -> np.ndarray:
-    """All pictures, (N, 192, 192, 3) uint8, in `work/pictures.npy`; made where it is not there.
+    """All images, (N, 192, 192, 3) uint8, in `work/images.npy`; made where it is not there.
 
     Args:
         sources: folders of the packages, by name.
         clipart: the rows of the sample; those of val and test, and their look-alikes, are left out.
         work: folder of the array.
     """
-    path = work / "pictures.npy"
+    path = work / "images.npy"
     if not path.is_file():
         hidden = held_out(clipart)
         ids = {row.id for row in hidden}
         seen = np.stack([difference_hash(squashed(Image.open(row.image))) for row in hidden])
         kept: list[np.ndarray] = []
-        for picture in _all(sources, ids):
-            code = difference_hash(picture)
+        for image in _all(sources, ids):
+            code = difference_hash(image)
             if code.sum() > 8 and (code ^ seen).sum(axis=1).min() > SAME:  # and not a blank one
-                kept.append(picture)
+                kept.append(image)
                 seen = np.concatenate([seen, code[None]])
                 if len(kept) % 1000 == 0:
-                    print(f"pictures: {len(kept)}", flush=True)
+                    print(f"images: {len(kept)}", flush=True)
         np.save(path.with_suffix(".part.npy"), np.stack(kept))
         path.with_suffix(".part.npy").rename(path)
-    pictures: np.ndarray = np.load(path, mmap_mode="r")
-    return pictures
+    images: np.ndarray = np.load(path, mmap_mode="r")
+    return images
 
 
 def _all(sources: dict[str, Path], hidden: set[str]) -> Iterator[np.ndarray]:
@@ -60,8 +60,8 @@ def _all(sources: dict[str, Path], hidden: set[str]) -> Iterator[np.ndarray]:
     for theme in ICON_THEMES:
         files += _icons(sources[theme])
     for path in files:
-        if (picture := _opened(path)) is not None:
-            yield picture
+        if (image := _opened(path)) is not None:
+            yield image
     yield from _emoji(sources["fonts-noto-color-emoji"])
 
 
@@ -70,7 +70,7 @@ def _files(folder: Path, suffix: str) -> list[Path]:
 
 
 def _icons(folder: Path) -> list[Path]:
-    """The largest picture of each icon, or its drawing."""
+    """The largest image of each icon, or its drawing."""
     largest: dict[str, tuple[int, Path]] = {}
     for path in _files(folder / "usr/share/icons", ".png") + _files(folder / "usr/share/icons", ".svg"):
         sizes = [int(part.split("x")[0]) for part in path.parts if re.fullmatch(r"(\d+)x\1", part)]
@@ -101,15 +101,15 @@ def _emoji(package: Path) -> Iterator[np.ndarray]:
             yield squashed(canvas)
 
 
-def squashed(picture: Image.Image) -> np.ndarray:
-    """Any picture -> (192, 192, 3) uint8 over white."""
-    rgba = picture.convert("RGBA")
+def squashed(image: Image.Image) -> np.ndarray:
+    """Any image -> (192, 192, 3) uint8 over white."""
+    rgba = image.convert("RGBA")
     white = Image.new("RGBA", rgba.size, "white")
     return np.asarray(Image.alpha_composite(white, rgba).convert("RGB").resize((SIZE, SIZE), Image.Resampling.BICUBIC))
 
 
-def difference_hash(picture: np.ndarray) -> np.ndarray:
+def difference_hash(image: np.ndarray) -> np.ndarray:
     """(256,) bool: whether each cell of a 16 x 16 grid is brighter than its right neighbour."""
-    grey = Image.fromarray(picture).convert("L").resize((HASH_SIDE + 1, HASH_SIDE), Image.Resampling.BOX)
+    grey = Image.fromarray(image).convert("L").resize((HASH_SIDE + 1, HASH_SIDE), Image.Resampling.BOX)
     cells = np.asarray(grey, np.int16)
     return (cells[:, :-1] > cells[:, 1:]).ravel()
