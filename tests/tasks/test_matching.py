@@ -248,7 +248,7 @@ def test_twelve_rows_are_learned_by_heart(train_run: TrainRun) -> None:
         (["callbacks.gradient_accumulation.schedule={0:1,1:8}"], "a batch of one row has none"),
         (["task.candidates=0"], "task.candidates: 0: without labels .*Type task.candidates=7, or data.columns.label"),
         (["task.candidates=-1"], "task.candidates: -1 is out of bounds"),
-        (["modality_report=true"], "modality_report: true tells nothing without labels"),
+        (["modality_report=true"], "modality_report: true says nothing without labels"),
         (["task.negatives=hard"], "task.negatives: no such key"),
     ],
 )

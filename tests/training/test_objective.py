@@ -126,8 +126,8 @@ def test_an_optimizer_step_whose_rows_are_all_bad_has_no_loss(
 @pytest.mark.parametrize(
     ("typed", "message"),
     [
-        (["model.auxiliary.alignment_weight=1"], "alignment_weight: changes nothing without an alignment"),
-        (["model.auxiliary.alignment_width=8"], "alignment_width: changes nothing without an alignment"),
+        (["model.auxiliary.alignment_weight=1"], "alignment_weight: changes nothing without model.auxiliary.alignment"),
+        (["model.auxiliary.alignment_width=8"], "alignment_width: changes nothing without model.auxiliary.alignment"),
         (["model.auxiliary.alignment=kl", "task=contrastive"], "alignment: does not go with task=contrastive"),
         (["model.auxiliary.modality_weight=1", "task=contrastive"], "modality_weight: does not go with task=contr"),
         (["model.auxiliary.modality_weight=1", "data.columns.text=null"], "there is no data.columns.text"),

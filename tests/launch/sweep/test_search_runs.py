@@ -122,14 +122,14 @@ def test_a_search_of_runs(
 def test_each_rank_trains_with_the_trials_rate(
     shapes_overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run, noted = program.run, tmp_path / "rates.txt"
+    train_run, noted = program.train_run, tmp_path / "rates.txt"
 
-    def note(typed: Any, config: Any, folder: Any, *rest: Any) -> None:
+    def note(run: Run) -> None:
         with noted.open("a") as file:
-            file.write(f"{folder.path.name} {config.optim.lr} {started().rank}\n")
-        run(typed, config, folder, *rest)
+            file.write(f"{run.folder.path.name} {run.config.optim.lr} {started().rank}\n")
+        train_run(run)
 
-    monkeypatch.setattr(program, "run", note)
+    monkeypatch.setattr(program, "train_run", note)
     os.chdir(tmp_path)
     given = [*shapes_overrides, *SEARCH, *TWO, LR, "trainer.max_epochs=1", "hydra.sweeper.sampler=random"]
     assert forked.command(["train", "-m", *given], tmp_path / "out.txt").wait(200) == 0
