@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 import mmft.commands.train as program
+from mmft.build import Run
 from mmft.cli.main import main
 from mmft.commands.train import train
 from mmft.config.compose import compose
