@@ -26,7 +26,7 @@ def run_mmft(
     cwd: Path | None = None,
     check: bool = True,
     env: Mapping[str, str] | None = None,
-    timeout: float = 280,
+    timeout: float = 800,
 ) -> Finished:
     """Runs `python -m mmft ARGS`; with `check`, any exit code but 0 fails the test with what it printed."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -77,7 +77,7 @@ class Forked:
             self.returncode = os.waitstatus_to_exitcode(status) if done else None
         return self.returncode
 
-    def wait(self, timeout: float = 60.0) -> int:
+    def wait(self, timeout: float = 600.0) -> int:
         """The exit code once it has ended."""
         end = time.monotonic() + timeout
         while (code := self.poll()) is None:

@@ -103,7 +103,7 @@ def killed_run(overrides: list[str], folder: Path, step: int, moment: str) -> No
         Checkpointing.save_last = save_and_die
         return train(compose("train", overrides), folder)
 
-    assert Forked(work).wait(250) == -signal.SIGKILL
+    assert Forked(work).wait(800) == -signal.SIGKILL
 
 
 def resumed(overrides: list[str], folder: Path) -> Run:

@@ -201,7 +201,7 @@ def test_a_logger_that_cannot_finish_does_not_fail_the_run(
     assert train_run("trainer.max_epochs=1").summary["status"] == "completed"
 
 
-def on_a_terminal(command: list[str], cwd: Path, timeout: float = 120) -> tuple[int, str]:
+def on_a_terminal(command: list[str], cwd: Path, timeout: float = 600) -> tuple[int, str]:
     """Runs a command whose stdin, stdout and stderr are a terminal that nobody types at: exit code and output."""
     ours, its = pty.openpty()
     process = subprocess.Popen(command, cwd=cwd, stdin=its, stdout=its, stderr=its, close_fds=True)
@@ -251,7 +251,7 @@ def test_only_the_chosen_logger_is_imported(shapes_overrides: list[str], tmp_pat
     )  # wandb itself is imported by timm in any case
     argv = ["train", *shapes_overrides, "trainer.max_epochs=1"]
     command = [sys.executable, "-c", code, *argv]
-    done = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True, timeout=200)
+    done = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True, timeout=800)
     assert done.stdout.splitlines()[-1] == "['mmft.training.loggers', 'mmft.training.loggers.base']"
 
 

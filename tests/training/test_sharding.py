@@ -112,7 +112,7 @@ def stopped(typed: list[str], folder: Path) -> Run:
             break
         time.sleep(0.1)
     process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=600)
     assert process.returncode == 143, err
     return run_of(folder)
 

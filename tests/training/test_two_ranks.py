@@ -34,7 +34,7 @@ def ranks(shapes: Shapes, image_encoder_folder: Any, tmp_path_factory: pytest.Te
     }
     command = [sys.executable, str(WORKER), str(out), str(image_encoder_folder("timm_resnet")), *shapes.overrides]
     both = [subprocess.Popen(command, env=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(2)]
-    assert [process.wait(500) for process in both] == [0, 0]
+    assert [process.wait(800) for process in both] == [0, 0]
     return [json.loads((out / f"{rank}.json").read_text()) for rank in range(2)]
 
 

@@ -51,7 +51,7 @@ def sweep(*overrides: str, folder: Path, check: int | None = None, path: str = "
     """`mmft train -m` in a process of its own."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PATH": f"{path}:{os.environ['PATH']}"}
     words = [sys.executable, "-m", "mmft", "train", "-m", *overrides, HERE]
-    done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=280)
+    done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=800)
     assert done.returncode == check, done.stderr
     return done.stdout, done.stderr
 
@@ -219,7 +219,7 @@ def test_ctrl_c_saves_what_runs(launcher: list[str], shapes_overrides: list[str]
     while time.monotonic() < end and not all(log.exists() and "train/loss" in log.read_text() for log in logs):
         time.sleep(0.5)
     os.killpg(run.pid, signal.SIGINT)
-    out, err = run.communicate(timeout=80)
+    out, err = run.communicate(timeout=600)
     assert run.returncode in (ExitCode.INTERRUPTED, ExitCode.TERMINATED), err
     for number in (0, 1):
         summary = json.loads((tmp_path / "sweep" / str(number) / "summary.json").read_text())
@@ -244,7 +244,7 @@ def test_a_worker_that_dies_takes_no_other_with_it(shapes_overrides: list[str], 
     opened = {pid: [str(f.readlink()) for f in Path(f"/proc/{pid}/fd").iterdir() if f.exists()] for pid in children}
     (worker,) = [pid for pid, names in opened.items() if str(log) in names]
     os.kill(int(worker), signal.SIGKILL)
-    _, err = run.communicate(timeout=250)
+    _, err = run.communicate(timeout=600)
     assert run.returncode == ExitCode.TRAINING, err
     assert f"Process {worker}, which made the run, has died" in err
     assert [row["status"] for row in rows(tmp_path)] == ["completed", "failed"]

@@ -133,7 +133,7 @@ def test_each_rank_trains_with_the_trials_rate(
     monkeypatch.setattr(program, "train_run", note)
     os.chdir(tmp_path)
     given = [*shapes_overrides, *SEARCH, *TWO, LR, "trainer.max_epochs=1", "hydra.sweeper.sampler=random"]
-    assert forked.command(["train", "-m", *given], tmp_path / "out.txt").wait(200) == 0
+    assert forked.command(["train", "-m", *given], tmp_path / "out.txt").wait(800) == 0
     lines = [tuple(line.split()) for line in noted.read_text().splitlines()]
     rates = {str(trial.number): str(trial.params["optim.lr"]) for trial in study_of(tmp_path / "sweep").trials}
     assert sorted(lines) == [(number, rates[number], rank) for number in "0123" for rank in "01"]
@@ -142,7 +142,7 @@ def test_each_rank_trains_with_the_trials_rate(
 
 def command(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=280)
+    return subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=800)
 
 
 @pytest.mark.slow
