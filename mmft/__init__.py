@@ -12,7 +12,7 @@ __all__ = ["load"]
 
 
 def __getattr__(name: str) -> Any:
-    """`mmft.load`, which brings torch along, is imported when it is asked for."""
+    """Imports `load`, and torch with it, on first use."""
     if name == "load":
         from mmft.runs.loaded_model import load
 

@@ -2,9 +2,8 @@
 
     table -> Row -> Sample -> Batch -> Outputs -> losses, metrics -> Trainer
 
-Legend: B batch (rows of one rank's share of one optimizer step), H W image height and width,
-L text tokens (padded up to a multiple of 8), N image tokens, D width, C classes.
-Every mask is True where there is something real.
+Legend: B batch (one rank's rows in an optimizer step), H W image height and width, L text tokens (padded to a multiple
+of 8), N image tokens, D width, C classes. Every mask is True where there is real data.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from torch import Tensor
 
 
 class BadRow(NamedTuple):
-    """A row that cannot be used, and why. One line of `bad_rows.csv`."""
+    """A row that cannot be used, and why: one line of `bad_rows.csv`."""
 
     row: int
     id: str
@@ -28,16 +27,16 @@ class BadRow(NamedTuple):
 
     @property
     def why(self) -> str:
-        """The reason, with the column in front where it is that of one."""
+        """The reason, prefixed by the column if it concerns one."""
         return f"{self.column}: {self.reason}" if self.column else self.reason
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One example as the table has it; nothing is opened or decoded yet.
+    """One example as the table has it, before anything is opened or decoded.
 
-    `image` is an absolute path or the encoded bytes; None for `image` or `text` is a missing modality,
-    which is not an error. `label` is the table's own value.
+    `image` is an absolute path or the encoded bytes. `image` or `text` is None if the row lacks that modality, which is
+    not an error. `label` is the table's own value.
     """
 
     row: int
@@ -49,7 +48,7 @@ class Row:
 
 
 class Pair(NamedTuple):
-    """What makes a row's image and text belong together: the target of a task over pairs, before it is encoded."""
+    """What decides whether an image and a text match: the target of a pairwise task, before it is encoded."""
 
     image: str | bytes | None
     text: str | None
@@ -57,9 +56,9 @@ class Pair(NamedTuple):
     label: Any
 
     def identity(self) -> list[int]:
-        """(3,) what image, text and group are known by: 63 bits that are the same for the same one; -1: none.
+        """(3,) 63-bit hashes of image, text and group; -1 for one that is missing.
 
-        Rows of which one of the three is equal belong together.
+        Rows that share any of the three match each other.
         """
         return [-1 if part is None else _identity(part) for part in self[:3]]
 
@@ -70,50 +69,49 @@ def _identity(part: str | bytes) -> int:
 
 
 class Candidate(NamedTuple):
-    """Another row's text, which may be given to a row's image as one that does not belong to it."""
+    """The text of another row, as a possible negative for a row's image."""
 
     row: int
     input_ids: Tensor  # (L,) int64, special tokens included
-    chance: float = 0.5  # between 0 and 1, what the draw among several goes by
+    chance: float = 0.5  # between 0 and 1, its weight when one of several is drawn
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One example, decoded. A sample with `bad` set carries nothing else and takes no part in the loss."""
+    """One example, decoded. If `bad` is set, the other fields are empty and the row is excluded from the loss."""
 
     row: int
-    pixel_values: Tensor | None = None  # (3, H, W) uint8; None: no image
-    input_ids: Tensor | None = None  # (L,) int64, special tokens included; None: no text
-    target: Tensor | None = None  # as the task encodes it; () int64 for classification
+    pixel_values: Tensor | None = None  # (3, H, W) uint8; None if the row has no image
+    input_ids: Tensor | None = None  # (L,) int64, special tokens included; None if the row has no text
+    target: Tensor | None = None  # encoded by the task; () int64 for classification
     weight: float = 1.0
-    identity: Tensor | None = None  # (3,) int64, see `Pair.identity`; None: nobody asks
+    identity: Tensor | None = None  # (3,) int64, see `Pair.identity`; None if the task does not need it
     bad: BadRow | None = None
-    mixed_target: Tensor | None = None  # of the row that the image is mixed with; None: it is not mixed
-    mixed_share: float = 0.0  # how much of the image and of the target is that row's
-    candidates: tuple[Candidate, ...] | None = None  # None: none were asked for
+    mixed_target: Tensor | None = None  # target of the row mixed in; None without mixing
+    mixed_share: float = 0.0  # that row's share of the image and of the target
+    candidates: tuple[Candidate, ...] | None = None  
 
 
 class Candidates(NamedTuple):
-    """The candidates of each row of a batch, K at most, in the order in which they were asked for."""
+    """Each row's candidates, at most K, in the order they were requested."""
 
-    input_ids: Tensor  # (B, K, L) int64, L as of the batch's own texts
+    input_ids: Tensor  # (B, K, L) int64, with the L of the batch's own texts
     attention_mask: Tensor  # (B, K, L) bool
-    row: Tensor  # (B, K) int64 their row numbers; -1: there are fewer
+    row: Tensor  # (B, K) int64 row numbers; -1 pads rows with fewer
     chance: Tensor  # (B, K) float64, between 0 and 1
 
     @property
     def present(self) -> Tensor:
-        """(B, K) bool."""
+        """(B, K) bool, True = real candidate."""
         return self.row >= 0
 
 
 @dataclass(slots=True)
 class Batch:
-    """One rank's share of one optimizer step, or one evaluation batch; only rows that could be read.
+    """One rank's share of an optimizer step, or one evaluation batch; readable rows only.
 
-    `pixel_values` is None when no row of the batch has an image, `input_ids` and `attention_mask` are when
-    none has a text, so that a modality that a table lacks costs and moves no encoder. Rows that could not be
-    read are in `bad` and nowhere else.
+    `pixel_values` is None if no row of the batch has an image, `input_ids` and `attention_mask` if none has a text; the
+    encoder of a modality that the table lacks is then neither run nor trained. Unreadable rows appear in `bad` only.
     """
 
     pixel_values: Tensor | None  # (B, 3, H, W) uint8; zeros where an image is missing
@@ -121,13 +119,13 @@ class Batch:
     attention_mask: Tensor | None  # (B, L) bool, True = real token
     image_present: Tensor  # (B,) bool
     text_present: Tensor  # (B,) bool
-    row: Tensor  # (B,) int64, the row number that a prediction is reported under
+    row: Tensor  # (B,) int64, row number in the table, used to report predictions
     weight: Tensor  # (B,) float32
-    target: Tensor | None = None  # (B, ...) as the task encodes it
-    identity: Tensor | None = None  # (B, 3) int64, see `Pair.identity`; None: nobody asks
-    mixed_target: Tensor | None = None  # (B, ...) of rows that images are mixed with; None: no image is
-    mixed_share: Tensor | None = None  # (B,) float32 how much of a row's target they are, from 0 to 0.5
-    candidates: Candidates | None = None  # other rows' texts; None: none were asked for
+    target: Tensor | None = None  # (B, ...) encoded by the task
+    identity: Tensor | None = None  # (B, 3) int64, see `Pair.identity`; None if the task does not need it
+    mixed_target: Tensor | None = None  # (B, ...) targets of the rows mixed in; None without mixing
+    mixed_share: Tensor | None = None  # (B,) float32 their share of each target, 0 to 0.5
+    candidates: Candidates | None = None  # other rows' texts; None if none were requested
     bad: tuple[BadRow, ...] = ()
 
     def __len__(self) -> int:
@@ -140,19 +138,19 @@ class Batch:
         return replace(self, **changed, candidates=None if others is None else Candidates(*map(change, others)))
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
-        """The same batch on `device`. Lightning calls this, and says non_blocking to tensors alone."""
-        to_gpu = torch.device(device).type == "cuda"  # from pinned memory, so that the copy need not be waited for
+        """Returns the batch on `device`. Called by Lightning, which passes non_blocking only for tensors."""
+        to_gpu = torch.device(device).type == "cuda"  # memory is pinned, so the copy can be asynchronous
         return self._map(lambda t: t.to(device, non_blocking=non_blocking or to_gpu))
 
     def pin_memory(self) -> Batch:
-        """The same batch in page-locked memory. `DataLoader` calls this."""
+        """Returns the batch in page-locked memory. Called by `DataLoader`."""
         return self._map(lambda t: t.pin_memory())
 
     def split(self, size: int | None) -> Iterator[Batch]:
-        """Micro-batches of at most `size` rows (None: the batch itself), views in the same order.
+        """Yields micro-batches of at most `size` rows as views, in order; None yields the batch itself.
 
-        The padded length stays that of the whole batch, so that a row's features do not depend on
-        the micro-batch it is in. An empty batch gives no micro-batch.
+        All keep the padded length of the whole batch, so a row's features do not depend on its micro-batch. An empty
+        batch yields nothing.
         """
         if size is None or size >= len(self):
             if len(self):
@@ -164,7 +162,7 @@ class Batch:
 
 
 class Encoded(NamedTuple):
-    """What an image or text encoder returns. `pooled` is `(B, D)`, or `(B, 2 D)` for `pool=cls_mean`."""
+    """Output of an image or text encoder. `pooled` is `(B, D)`, or `(B, 2 D)` for `pool=cls_mean`."""
 
     tokens: Tensor  # (B, N, D) after the encoder's final norm
     mask: Tensor  # (B, N) bool, True = real token
@@ -172,9 +170,9 @@ class Encoded(NamedTuple):
 
 
 class Widths(NamedTuple):
-    """The widths of what an encoder returns: `tokens` is D of `Encoded.tokens`, `pooled` that of `Encoded.pooled`.
+    """Widths of an encoder's output: D of `Encoded.tokens`, and the width of `Encoded.pooled`.
 
-    They differ where pooling puts two vectors side by side (`cls_mean`) or ends in a hidden layer (MobileNetV3).
+    They differ if pooling concatenates two vectors (`cls_mean`) or ends in a hidden layer (MobileNetV3).
     """
 
     tokens: int
@@ -182,7 +180,7 @@ class Widths(NamedTuple):
 
 
 class Fused(NamedTuple):
-    """What the fusion makes of a batch, before the head. `image` and `text` are as in `Outputs`."""
+    """Output of the fusion, before the head. `image` and `text` are as in `Outputs`."""
 
     features: Tensor  # (B, F)
     image: Tensor  # (B, D_image)
@@ -190,17 +188,17 @@ class Fused(NamedTuple):
 
 
 class Auxiliaries(NamedTuple):
-    """What losses of training alone read; each None where there is no such loss."""
+    """Inputs of the auxiliary training losses; a field is None if its loss is off."""
 
-    image: Tensor | None  # (B, C) outputs of a head on the image's features
-    text: Tensor | None  # (B, C) the same of the text's
-    shared: Tensor | None  # (B, 2 P) both modalities' features in one space, side by side
+    image: Tensor | None  # (B, C) logits of a head on the image features
+    text: Tensor | None  # (B, C) logits of a head on the text features
+    shared: Tensor | None  # (B, 2 P) both modalities in one space, concatenated
 
 
 class Outputs(NamedTuple):
-    """What the model returns."""
+    """Output of the model."""
 
-    logits: Tensor  # (B, C) or what the task's head gives
-    image: Tensor  # (B, D_image) pooled; the stand-in where a row has none, zeros if the fusion reads tokens
-    text: Tensor  # (B, D_text) pooled; the same
-    auxiliary: Auxiliaries | None = None  # in training, where something besides the task's loss is made small
+    logits: Tensor  # (B, C), or whatever the task's head returns
+    image: Tensor  # (B, D_image) pooled; the stand-in if missing, zeros if the fusion reads tokens
+    text: Tensor  # (B, D_text) pooled; likewise
+    auxiliary: Auxiliaries | None = None  # only in training with auxiliary losses

@@ -1,4 +1,4 @@
-"""How long things take, from the start of the process: what `startup_seconds` and `import_seconds` report."""
+"""Measures time from the start of the process, for `startup_seconds` and `import_seconds`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def since_start() -> Spent:
 
 
 def job_start() -> Spent:
-    """When this job began: with the process, unless it has run another job before (a sweep)."""
+    """When this job began: at process start, or now if the process has run a job before (a sweep)."""
     global _jobs
     _jobs += 1
     return Spent(0.0, 0.0) if _jobs == 1 else since_start()
@@ -43,7 +43,7 @@ def job_start() -> Spent:
 
 @contextmanager
 def importing() -> Iterator[None]:
-    """Counts the time of its block as imports; nested blocks count once."""
+    """Counts the time spent in its block as import time; nested blocks count once."""
     global _imports, _depth
     before = since_start()
     _depth += 1
@@ -56,7 +56,7 @@ def importing() -> Iterator[None]:
 
 
 def spent_importing() -> Spent:
-    """Time that `importing` blocks have taken so far."""
+    """Total time spent in `importing` blocks so far."""
     return _imports
 
 
@@ -65,5 +65,5 @@ def _wall_since_start() -> float:
         started = int(Path("/proc/self/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19])
         uptime = float(Path("/proc/uptime").read_text(encoding="utf-8").split()[0])
         return uptime - started / os.sysconf("SC_CLK_TCK")
-    except (OSError, ValueError, IndexError):  # no Linux
+    except (OSError, ValueError, IndexError):  # not Linux
         return time.perf_counter() - _LOADED

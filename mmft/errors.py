@@ -1,7 +1,7 @@
-"""What can go wrong, and the exit code that the command ends with.
+"""Errors and the exit code that the command ends with.
 
-Everything that the user can cure is a `UserError`; everything that went wrong in training although
-the configuration and the data were right is a `TrainingError`. Any other exception is a defect of ours.
+`UserError` is for what the user can fix, `TrainingError` for training that failed although configuration and data were
+right. Any other exception is a bug in mmft.
 """
 
 from __future__ import annotations
@@ -25,17 +25,16 @@ class ExitCode(IntEnum):
 
 
 class MmftError(Exception):
-    """Base of the errors that end a command with a short message and no traceback."""
+    """Base of errors that end a command with a short message and no traceback."""
 
     exit_code = ExitCode.DEFECT
 
 
 class UserError(MmftError):
-    """The configuration or the data is wrong. Carries every message, so that all are shown at once.
+    """The configuration or the data is wrong. Holds all messages, so that they are reported at once.
 
     Args:
-        messages: one message or several; each names the key or the row, what was given, what is
-            allowed, and what to type.
+        messages: one message or several; each names the key or row, what was given, what is allowed, and what to type.
     """
 
     exit_code = ExitCode.USER
@@ -53,10 +52,10 @@ class TrainingError(MmftError):
 
 @contextmanager
 def dead_workers() -> Iterator[None]:
-    """Says in the user's words that a process of `data.num_workers` has died; torch raises it wherever it learns of it.
+    """Turns torch's error for a dead `data.num_workers` process into one the user can act on, wherever torch raises it.
 
     Raises:
-        TrainingError: instead of torch's RuntimeError, or of the broken connection where torch has not seen the death.
+        TrainingError: replaces torch's RuntimeError, or the connection error that precedes it.
     """
     try:
         yield
@@ -64,28 +63,28 @@ def dead_workers() -> Iterator[None]:
         told = next((text for text in map(_death, _chain(error)) if text), None)
         if told is None:
             raise
-        for other in active_children():  # it may wait for ever for what the dead one held
+        for other in active_children():  # it may wait forever for a lock of the dead one
             other.kill()
         raise TrainingError(
-            f"A process that decodes images has died: {told} Most often the memory is too "
+
             "small: type a smaller data.num_workers."
         ) from error
 
 
 def _death(error: BaseException) -> str | None:
-    """What an error tells of a dead worker, a sentence; None: it is no such error."""
+    """A sentence on how a worker died; None if the error is not about a worker."""
     if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
         return str(error).splitlines()[0].strip()
-    # A batch is handed over through a socket of the worker. A worker's own errors do not pass through this frame.
+    # Batches arrive through a socket of the worker. A worker's own errors do not pass through this frame.
     if isinstance(error, EOFError | ConnectionError | FileNotFoundError) and any(
         frame.f_code.co_name == "_try_get_data" for frame, _ in walk_tb(error.__traceback__)
     ):
-        return f"it ended while it handed a batch over ({type(error).__name__})."
+        return f"it ended while sending a batch ({type(error).__name__})."
     return None
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The error and what it was raised for or while handling: Lightning's clean-up may fail after the first one."""
+    """Yields the error and its causes and contexts: Lightning's clean-up may fail after the first error."""
     found: BaseException | None = error
     while found is not None:
         yield found
@@ -93,7 +92,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def exit_code_of(error: BaseException | None) -> int:
-    """The exit code of a command that ends with `error`; None: it ends well."""
+    """The exit code of a command that ends with `error`; None means success."""
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else ExitCode.DONE if error.code is None else ExitCode.DEFECT
     if isinstance(error, MmftError):

@@ -1,4 +1,4 @@
-"""Files and folders that are either there in full or not at all: written aside, flushed, renamed."""
+"""Atomic writes: files and folders are written aside, flushed and renamed, so they exist completely or not at all."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import IO, Any
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes `text` (UTF-8) to `path`; a reader, or a kill at any moment, finds the old or the new text."""
+    """Writes `text` (UTF-8) to `path` atomically: a reader, or a kill at any moment, leaves the old or the new text."""
     aside = path.with_name(f".{path.name}.new")
     with aside.open("w", encoding="utf-8") as stream:
         stream.write(text)
@@ -26,14 +26,14 @@ def write_text(path: Path, text: str) -> None:
 
 
 def locked(path: Path, patience: float = 0.0) -> IO[str]:
-    """Locks the file `path` against other processes, until what is returned is closed or this process has ended.
+    """Locks the file `path` against other processes until the returned handle is closed or this process ends.
 
     Args:
-        path: made where it is not there.
-        patience: seconds to wait for another; processes that a killed one had forked hold its lock while they last.
+        path: created if missing.
+        patience: seconds to wait for the lock; children of a killed process hold it until they end.
 
     Raises:
-        BlockingIOError: another process has it.
+        BlockingIOError: another process holds the lock.
     """
     lock, end = path.open("w"), time.monotonic() + patience
     while True:
@@ -49,9 +49,9 @@ def locked(path: Path, patience: float = 0.0) -> IO[str]:
 
 
 def replace_folder(target: Path, fill: Callable[[Path], None]) -> None:
-    """Makes `target` the folder that `fill` writes; at every moment `settled(target)` finds a whole one.
+    """Replaces the folder `target` by what `fill` writes; at every moment `settled(target)` finds a complete one.
 
-    A folder cannot be renamed over another, so the old one steps aside for the blink between two renames.
+    A folder cannot be renamed over another, so the old one is moved aside between two renames.
     """
     target = Path(target)
     settled(target)
@@ -60,7 +60,7 @@ def replace_folder(target: Path, fill: Callable[[Path], None]) -> None:
     aside.mkdir(parents=True)
     fill(aside)
     for file in aside.rglob("*"):
-        if file.is_file():  # safetensors writes files that only their owner can read
+        if file.is_file():  # safetensors creates files readable by their owner only
             file.chmod(aside.stat().st_mode & 0o666)
         _flush(file)
     _flush(aside)
@@ -72,7 +72,7 @@ def replace_folder(target: Path, fill: Callable[[Path], None]) -> None:
 
 
 def settled(target: Path) -> Path | None:
-    """`target` if it is there, after undoing what a kill inside `replace_folder` may have left; else None."""
+    """`target` if it exists, after cleaning up a `replace_folder` that was killed; else None."""
     old = _old(target)
     if old.exists():
         if target.exists():
@@ -83,7 +83,7 @@ def settled(target: Path) -> Path | None:
 
 
 def link_files(source: Path) -> Callable[[Path], None]:
-    """A `fill` that hard-links the files of `source` (copies them where the file system has no links)."""
+    """Returns a `fill` that hard-links the files of `source`, or copies them if the file system has no links."""
 
     def fill(target: Path) -> None:
         for file in source.iterdir():
@@ -112,7 +112,7 @@ def _flush(path: Path) -> None:
 
 
 def records_as_csv(records: Sequence[Mapping[str, Any]], columns: Iterable[str] = ()) -> str:
-    """Records as CSV: the given columns, then the others as they come."""
+    """Formats records as CSV: the given columns first, then the others in order of appearance."""
     stream = io.StringIO()
     names = dict.fromkeys([*columns, *(key for record in records for key in record)])
     writer = csv.DictWriter(stream, list(names), lineterminator="\n")
@@ -122,7 +122,7 @@ def records_as_csv(records: Sequence[Mapping[str, Any]], columns: Iterable[str] 
 
 
 def write_records(path: Path, records: Sequence[Mapping[str, Any]], columns: Iterable[str] = ()) -> None:
-    """Writes records, one line each: JSON lines where `path` ends in `.jsonl`, else CSV."""
+    """Writes one line per record: JSON lines if `path` ends in `.jsonl`, else CSV."""
     if path.suffix.lower() == ".jsonl":
         lines = (json.dumps(record, ensure_ascii=False, default=str) + "\n" for record in records)
         write_text(path, "".join(lines))
@@ -132,7 +132,7 @@ def write_records(path: Path, records: Sequence[Mapping[str, Any]], columns: Ite
 
 @contextmanager
 def written_aside(path: Path) -> Iterator[Path]:
-    """A file to write that takes the name `path` once it is whole; nothing of it is left if that fails."""
+    """Yields a temporary path that is renamed to `path` on success and removed on failure."""
     new = path.with_name(f".{path.name}.new")
     try:
         yield new

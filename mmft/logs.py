@@ -1,4 +1,4 @@
-"""Where messages go: stderr and the run's train.log. stdout is the command's own output."""
+"""Routes log messages to stderr and the run's train.log; stdout is reserved for the command's own output."""
 
 from __future__ import annotations
 
@@ -7,34 +7,34 @@ import sys
 import warnings
 from pathlib import Path
 
-# Lightning's and torch's hints that do not apply here, each with the reason.
+# Hints of Lightning and torch that do not apply here, with the reason.
 _IGNORED = (
-    ".*does not have many workers.*",  # data.num_workers is the user's to choose
-    r".*module(\(s\)|s)? in eval mode at the start of training.*",  # frozen encoders are, on purpose
-    ".*your dataloader is not resumable.*",  # ours is: the order is a function of the optimizer step
+    ".*does not have many workers.*",  # data.num_workers is the user's choice
+    r".*module(\(s\)|s)? in eval mode at the start of training.*",  # frozen encoders are in eval mode on purpose
+    ".*your dataloader is not resumable.*",  # it is: row order is a function of the optimizer step
     ".*recommended to use `self.log.*sync_dist.*",  # every rank has the same value already
     ".*smaller than the logging interval.*",
     ".*The `srun` command is available.*",
     ".*isinstance.treespec, LeafSpec.*",
-    ".*No positive samples in targets.*",  # AUROC of a class that a small split lacks
+    ".*No positive samples in targets.*",  # AUROC of a class missing from a small split
     ".*were not found in .* will be ignored.*Average.*",
     ".*Checkpoint directory .* exists and is not empty.*",
 )
 
 
 def configure(log_file: Path | None, rank: int = 0) -> None:
-    """Sends mmft's messages to stderr and, with times, to `log_file`; quiets the libraries.
+    """Logs mmft's messages to stderr and, with timestamps, to `log_file`; quiets the libraries.
 
     Args:
-        log_file: the run's; None: there is none.
-        rank: any but the first says nothing on stderr, and has a file of its own if there is a warning.
+        log_file: the run's; None for no file.
+        rank: ranks other than 0 log nothing to stderr, and only warnings to a file of their own.
     """
     root = logging.getLogger("mmft")
     close()
     root.setLevel(logging.DEBUG)
     root.propagate = False
     terminal = logging.StreamHandler(sys.stderr)
-    terminal.setLevel(logging.INFO)  # the file also has what the command prints by itself: tables, errors
+    terminal.setLevel(logging.INFO)  # the file also gets what the command prints: tables, errors
     terminal.setFormatter(logging.Formatter("%(message)s"))
     if rank == 0:
         root.addHandler(terminal)
@@ -52,12 +52,12 @@ def configure(log_file: Path | None, rank: int = 0) -> None:
 
 
 def quiet_bitsandbytes() -> None:
-    """It says of every layer and batch that inputs are float16 while they are multiplied; see mmft.tuning.quantize."""
+    """Silences a warning per layer and batch that inputs are cast to float16; see mmft.tuning.quantize."""
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 def close() -> None:
-    """Closes what `configure` opened, so that the next run of this process has its own log."""
+    """Closes what `configure` opened, so that the next run of this process gets its own log."""
     root = logging.getLogger("mmft")
     for handler in list(root.handlers):
         root.removeHandler(handler)

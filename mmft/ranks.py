@@ -1,6 +1,6 @@
-"""Which of several processes this one is, as torchrun and `mmft.launch.supervisor` say it. Imports nothing heavy.
+"""Which rank this process is, as set by torchrun, SLURM or `mmft.launch.supervisor`. Imports nothing heavy.
 
-A rank is one process with one device. What is written, printed or logged is the first rank's business.
+A rank is one process with one device. Only the first rank writes, prints and logs.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 HEARTBEAT_FD = "MMFT_HEARTBEAT_FD"
-"""Environment variable: the file descriptor that the supervisor hears this rank's heart on."""
+"""Environment variable: the file descriptor on which this rank sends heartbeats to the supervisor."""
 
 
 class Ranks(NamedTuple):
-    """This process among all."""
+    """This process's rank and the number of ranks, on all machines and on this one."""
 
     rank: int = 0
     world: int = 1
@@ -24,20 +24,20 @@ class Ranks(NamedTuple):
 
     @property
     def is_first(self) -> bool:
-        """Whether this process speaks for all."""
+        """Whether this rank writes, prints and logs."""
         return self.rank == 0
 
     @property
     def nodes(self) -> int:
-        """How many machines there are."""
+        """Number of machines."""
         return self.world // self.local_world
 
 
 def started() -> Ranks:
-    """What the environment says: `RANK`, `WORLD_SIZE`, `LOCAL_RANK`, `LOCAL_WORLD_SIZE`, or SLURM's words for them.
+    """Reads `RANK`, `WORLD_SIZE`, `LOCAL_RANK` and `LOCAL_WORLD_SIZE`, or SLURM's equivalents.
 
-    SLURM's are taken only inside `srun` with more than one task; torchrun's names are then set as well, so that
-    whatever comes later finds one spelling.
+    SLURM's are used only inside `srun` with more than one task; torchrun's variables are then set from them, so that
+    later code finds one spelling.
     """
     if "RANK" not in os.environ and int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in os.environ:
         _adopt_slurm()
@@ -50,7 +50,7 @@ def started() -> Ranks:
 
 @contextmanager
 def environment_kept() -> Iterator[None]:
-    """The environment is afterwards as before: Lightning takes WORLD_SIZE away, which a sweep's next run needs."""
+    """Restores the environment afterwards: Lightning removes WORLD_SIZE, which the next run of a sweep needs."""
     before = dict(os.environ)
     try:
         yield
@@ -60,7 +60,7 @@ def environment_kept() -> Iterator[None]:
 
 
 def _adopt_slurm() -> None:
-    """Puts SLURM's numbers under torchrun's names; an interactive shell's (`SLURM_STEP_ID` unset) are left alone."""
+    """Sets torchrun's variables from SLURM's, except in an interactive shell (`SLURM_STEP_ID` unset)."""
     if "SLURM_STEP_ID" not in os.environ:
         return
     nodes = int(os.environ.get("SLURM_NNODES", "1"))
@@ -75,7 +75,7 @@ def _adopt_slurm() -> None:
 
 
 def first_host(nodes: str) -> str:
-    """The first name of SLURM's list of nodes: `gpu[003-005,9],x` -> `gpu003`."""
+    """The first host of a SLURM node list: `gpu[003-005,9],x` -> `gpu003`."""
     head, bracket, rest = nodes.partition("[")
     if not bracket or "," in head:
         return nodes.partition(",")[0]
@@ -83,13 +83,13 @@ def first_host(nodes: str) -> str:
 
 
 def beat(state: str) -> None:
-    """Tells the supervisor, if there is one, what this rank does: `run`, `wait` (for the other ranks) or `idle`.
+    """Reports this rank's state to the supervisor, if there is one: `run`, `wait` (for other ranks) or `idle`.
 
-    Between `run` and the next word a rank is expected to come on; `idle` is outside training, and is not timed.
+    After `run` the next report is expected within `trainer.rank_timeout`; `idle` is outside training and not timed.
     """
     number = os.environ.get(HEARTBEAT_FD)
     if number is not None:
         try:
             os.write(int(number), state[:1].encode())
-        except OSError:  # the supervisor is gone, and will not be asked again
+        except OSError:  # the supervisor is gone; stop reporting
             del os.environ[HEARTBEAT_FD]

@@ -1,4 +1,4 @@
-"""The run folder: what a run writes where, and how a run is found again. Imports nothing heavy."""
+"""The run folder: what a run writes where, and how to find a run again. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from mmft.errors import UserError
 from mmft.files import locked, write_text
 from mmft.shipped import located
 
-_PATIENCE = 15.0  # seconds in which the image workers of a process that was killed end
+_PATIENCE = 15.0  # seconds for the image workers of a killed process to end
 
 
 class RunFolder:
-    """One run's folder.
+    """The folder of one run.
 
     Args:
-        path: the folder; it exists, or its first file makes it.
-        writes: False leaves all writing to another rank.
+        path: the folder; created with its first file.
+        writes: False on ranks that must not write.
     """
 
     def __init__(self, path: Path, writes: bool = True) -> None:
@@ -38,17 +38,17 @@ class RunFolder:
 
     @property
     def summary(self) -> Path:
-        """Status, metrics and figures."""
+        """Status, metrics and statistics."""
         return self.path / "summary.json"
 
     @property
     def metrics(self) -> Path:
-        """Metrics by optimizer step."""
+        """Metrics per optimizer step."""
         return self.path / "metrics.csv"
 
     @property
     def bad_rows(self) -> Path:
-        """Rows that could not be used, where there are any."""
+        """Rows that could not be used; written only if there are any."""
         return self.path / "bad_rows.csv"
 
     @property
@@ -63,17 +63,17 @@ class RunFolder:
 
     @property
     def sweep(self) -> str | None:
-        """`name/date_time` of the sweep that the run is a job of; None: of none."""
+        """`name/date_time` of the sweep that the run belongs to, or None."""
         parent = self.path.absolute().parent
         return f"{parent.parent.name}/{parent.name}" if (parent / "sweep.json").is_file() else None
 
     def write_config(self, config: dict[str, Any], typed: list[str], choices: dict[str, str]) -> None:
-        """Writes config.yaml, and what was typed and chosen unless an earlier start of the run has.
+        """Writes config.yaml and, on the run's first start, the overrides and the chosen options.
 
         Args:
             config: the whole config.
             typed: the overrides, for overrides.yaml.
-            choices: the option that each group had, for summary.json: config.yaml has only what they set.
+            choices: the option of each group, for summary.json; config.yaml has only their values.
         """
         import yaml
 
@@ -86,32 +86,32 @@ class RunFolder:
             self.update_summary(choices=choices)
 
     def working_directory(self) -> Path:
-        """What relative paths of the config are relative to: where the run was first started."""
+        """The base of the config's relative paths: where the run was first started."""
         return Path(self.read_config()["working_directory"] if self.config.exists() else Path.cwd())
 
     def read_config(self) -> dict[str, Any]:
-        """config.yaml as plain values.
+        """Reads config.yaml as plain values.
 
         Raises:
-            UserError: there is none, or it cannot be read.
+            UserError: the file is missing or unreadable.
         """
         import yaml
 
         try:
-            loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C, where there is one: 10 times as fast
+            loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C loader is 10 times as fast
             return dict(yaml.load(self.config.read_text(encoding="utf-8"), Loader=loader))  # noqa: S506
         except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
             raise UserError(f"{self.config} cannot be read ({error}); is {self.path} a run folder?") from None
 
     def read_summary(self) -> dict[str, Any]:
-        """summary.json; empty where there is none."""
+        """Reads summary.json; empty if it does not exist."""
         try:
             return dict(json.loads(self.summary.read_text(encoding="utf-8")))
         except FileNotFoundError:
             return {}
 
     def peek(self) -> dict[str, Any]:
-        """summary.json; empty where it cannot be read: a folder of another program may lie among the runs."""
+        """Reads summary.json; empty if it is unreadable, as in a folder of another program."""
         try:
             return self.read_summary()
         except (OSError, ValueError, TypeError):
@@ -119,11 +119,11 @@ class RunFolder:
 
     @property
     def is_completed(self) -> bool:
-        """True when the run has ended well."""
+        """Whether the run completed."""
         return self.peek().get("status") == "completed"
 
     def update_summary(self, **values: Any) -> None:
-        """Sets keys of summary.json and leaves the others."""
+        """Sets keys of summary.json and keeps the others."""
         if not self.writes:
             return
         self.path.mkdir(parents=True, exist_ok=True)
@@ -138,10 +138,10 @@ class RunFolder:
 
     @contextmanager
     def owned(self) -> Iterator[None]:
-        """Keeps other processes from writing to the folder.
+        """Locks the folder against other processes.
 
         Raises:
-            UserError: one does.
+            UserError: another process holds the lock.
         """
         if not self.writes:
             yield
@@ -150,18 +150,18 @@ class RunFolder:
         try:
             lock = locked(self.path / ".lock", patience=_PATIENCE)
         except BlockingIOError:
-            raise UserError(f"resume: {self.path} is running in another process; wait for it, or stop it") from None
+            raise UserError(f"resume: {self.path} is running in another process; wait for it or stop it") from None
         with lock:
             yield
 
     def start(self, **values: Any) -> None:
-        """Writes the first summary of a run that starts or goes on."""
+        """Writes the initial summary of a run that starts or resumes."""
         started = self.read_summary().get("started") or datetime.now(UTC).isoformat(timespec="microseconds")
         self.update_summary(status="running", error=None, started=started, **values)
 
 
 def _without_nan(value: Any) -> Any:
-    """Numbers that JSON cannot hold as null."""
+    """Replaces numbers that JSON cannot hold by null."""
     if isinstance(value, dict):
         return {key: _without_nan(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -170,28 +170,28 @@ def _without_nan(value: Any) -> Any:
 
 
 def find_run(run: str, runs: Path) -> RunFolder:
-    """The run folder called `run`: a path, or `last`, the newest by start time under `runs` that has a model.
+    """Finds a run by path, or by `last`: the newest by start time under `runs` that has a model.
 
-    A run that failed or was stopped has none, and does not hide the good one before it.
+    Runs that failed or were stopped have none, so they do not hide an earlier completed one.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no such run.
     """
     if run == "last":
         if found := newest(one for one in all_runs(runs) if one.model.is_dir()):
             return found
-        raise UserError(f"run=last: there is no finished run under {runs}. Train one, or set paths.runs.")
+        raise UserError(f"run=last: no finished run under {runs}. Train one, or set paths.runs.")
     folder = RunFolder(located(run))
     if not folder.config.exists():
-        raise UserError(f"run={run}: {folder.path} is no run folder (it has no config.yaml).")
+        raise UserError(f"run={run}: {folder.path} is not a run folder (it has no config.yaml).")
     return folder
 
 
 def all_runs(runs: Path) -> Iterator[RunFolder]:
-    """Every run folder below `runs`: `<name>/<date_time>` or, in a sweep, `<name>/<date_time>/<number>`."""
+    """Yields every run folder below `runs`: `<name>/<date_time>` or, in a sweep, `<name>/<date_time>/<number>`."""
     for folder, inner, files in os.walk(runs):
         if "summary.json" in files:
-            inner.clear()  # nothing of a run's own folders is a run
+            inner.clear()  # runs are not nested
             yield RunFolder(Path(folder))
 
 
@@ -201,9 +201,9 @@ def newest(runs: Iterable[RunFolder]) -> RunFolder | None:
 
 
 def newest_unfinished(runs: Path) -> RunFolder | None:
-    """The run below `runs` that `resume=last` goes on with; None: all are completed, or there is none.
+    """The run below `runs` that `resume=last` resumes; None if all are completed or there are none.
 
-    One without its config cannot go on, and must not keep others from it.
+    A run without its config cannot be resumed and is skipped.
     """
     begun = (run for run in all_runs(runs) if run.config.is_file())
     return newest(run for run in begun if run.peek().get("status") not in ("completed", "pruned"))

@@ -1,7 +1,6 @@
-"""What comes with mmft itself: a path that begins with `mmft:` names a file or folder of `mmft/samples`.
+"""Files shipped with mmft: a path that begins with `mmft:` names a file or folder of `mmft/samples`.
 
-So a run that used the shipped rows or encoders can be repeated on any machine that has mmft, wherever it is
-installed there.
+So a run on the shipped rows or encoders can be repeated on any machine with mmft installed.
 """
 
 from __future__ import annotations
@@ -14,13 +13,13 @@ SAMPLES = Path(__file__).parent / "samples"
 
 
 def located(typed: str | Path, base: Path | None = None) -> Path:
-    """Where a typed path is: `mmft:NAME` in mmft's own samples, `~` in the home folder, all else from `base`.
+    """Resolves a path: `mmft:NAME` in mmft's own samples, `~` in the home folder, anything else relative to `base`.
 
     Args:
         typed: as in a config.
-        base: what a relative path is relative to; None: the working directory, and the path stays relative.
+        base: base of a relative path; None keeps it relative to the working directory.
     """
     if str(typed).startswith(PREFIX):
         return SAMPLES / str(typed).removeprefix(PREFIX)
-    path = Path(os.path.expanduser(typed))  # noqa: PTH111 - Path's raises at `~nobody`; here that is just not there
+    path = Path(os.path.expanduser(typed))  # noqa: PTH111 - Path.expanduser raises for `~nobody`; this keeps it as a missing path
     return path if base is None else base / path

@@ -1,8 +1,8 @@
-"""Ctrl-C and SIGTERM: who hears them, and which exit code they end with.
+"""Handles Ctrl-C and SIGTERM, and the exit codes they end with.
 
-`stop_signals` owns both for as long as a command runs, from its first line to its last. Outside the training loop a
-signal ends the command at once; inside it the first one waits for the step in progress (`StopOnSignal` saves), a
-second one does not; a process that has others do the work passes them on.
+`stop_signals` handles both while a command runs. Outside the training loop a signal ends the command at once. Inside it
+the first one waits for the current step, after which `StopOnSignal` saves; a second one does not wait. A process whose
+work is done by others passes signals on to them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _owner: StopRequest | None = None
 
 
 class Stopped(MmftError):
-    """The command was asked to stop."""
+    """The command was stopped by a signal."""
 
     def __init__(self, number: int, saved: str = "") -> None:
         received = signal.Signals(number)
@@ -33,8 +33,8 @@ class StopRequest:
     """A signal that was received, if any.
 
     Attributes:
-        number: of the signal; None: none so far.
-        waits: True while whoever runs looks at `number` at every step.
+        number: the signal's number; None if none was received.
+        waits: True while the caller checks `number` at every step.
     """
 
     def __init__(self) -> None:
@@ -44,13 +44,13 @@ class StopRequest:
         self._pass_on: Callable[[int], None] | None = None
 
     def own(self) -> None:
-        """Takes both signals, from Lightning too, which would end with code 0."""
-        if threading.current_thread() is threading.main_thread():  # Python hears none elsewhere
+        """Installs the handler for both signals, also over Lightning's, which would end with code 0."""
+        if threading.current_thread() is threading.main_thread():  # Python handles signals only there
             for number in _CODES:
                 signal.signal(number, self.receive)
 
     def receive(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - a handler's signature
-        """The signals' handler."""
+        """The signal handler."""
         again = self.number is not None
         self.number = number
         if self._pass_on is not None:
@@ -60,26 +60,26 @@ class StopRequest:
             raise Stopped(number)
 
     def check(self) -> None:
-        """Ends what would begin although a signal was received.
+        """Stops before new work if a signal was received.
 
         Raises:
-            Stopped: it was.
+            Stopped: a signal was received.
         """
         if self.number is not None:
             raise Stopped(self.number)
 
     @contextmanager
     def told(self) -> Iterator[None]:
-        """What a library makes of being interrupted anywhere is no error of its own.
+        """Treats whatever a library raises when it is interrupted as the interruption.
 
         Raises:
-            Stopped: instead of anything else, once a signal has been raised.
+            Stopped: replaces any other exception once a signal has been raised.
         """
         try:
             yield
         except Stopped:
             raise
-        except KeyboardInterrupt as error:  # where Python's own handler was put back
+        except KeyboardInterrupt as error:  # Python's own handler was restored
             raise Stopped(signal.SIGINT) from error
         except Exception as error:
             if self._raised and self.number is not None:
@@ -88,7 +88,7 @@ class StopRequest:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """What is done here is done whole; a signal is only noted."""
+        """Defers signals: the block runs to its end and a signal is only recorded."""
         before, self.waits = self.waits, True
         try:
             yield
@@ -97,7 +97,7 @@ class StopRequest:
 
     @contextmanager
     def passed_on(self, to: Callable[[int], None]) -> Iterator[None]:
-        """Signals go to `to`, with their number, and do nothing here."""
+        """Passes signals on to `to`, with their number, and does nothing else."""
         before, self._pass_on = self._pass_on, to
         try:
             yield
@@ -107,7 +107,7 @@ class StopRequest:
 
 @contextmanager
 def stop_signals() -> Iterator[StopRequest]:
-    """Owns both signals and gives them back; inside another `stop_signals` the same request goes on."""
+    """Handles both signals and restores the handlers afterwards; a nested `stop_signals` shares the outer request."""
     global _owner
     if _owner is not None:
         _owner.own()
@@ -127,9 +127,10 @@ def stop_signals() -> Iterator[StopRequest]:
 
 
 def leave_signals_to_parent() -> None:
-    """In a process that a command has forked, and will end: a terminal or a scheduler may signal all of them.
+    """Ignores signals in a forked process, since a terminal or scheduler may signal all of them; its parent will end
+    it.
 
-    One SIGTERM may be a scheduler's; a second one is the parent's, to a process that does not end by itself.
+    The first SIGTERM may come from a scheduler; a second one comes from the parent and ends the process.
     """
     heard: list[int] = []
 

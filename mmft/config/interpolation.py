@@ -1,86 +1,67 @@
-"""Interpolations, `${data.batch_size}` and `${oc.env:HOME}`: which are allowed, and what they give.
+r"""Interpolations: `${data.batch_size}` for one value elsewhere in the config, `${oc.env:HOME}`, `${now:%Y-%m-%d}`.
 
-Allowed are references to one value elsewhere in the config and three resolvers; the rest of OmegaConf's
-can decode, create and select at will and are refused before anything is resolved. The length that
-references expand to is worked out beforehand, so that a config cannot blow up memory.
+These three are a small part of what OmegaConf's resolvers can do, and they are resolved here: nothing else of a config
+reaches OmegaConf's grammar, whose resolvers decode, create and select at will. The length that references expand to is
+checked beforehand, so that a config cannot blow up memory. As with OmegaConf, `\${` is no interpolation.
 """
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import GrammarParseError, OmegaConfBaseException
 
 from mmft.config.validate import Problem
-from mmft.config.walk import MISSING
 from mmft.config.wording import did_you_mean, listed, show
 
 ENV_NAMES = ("HOME", "USER", "HOSTNAME", "TMPDIR", "SLURM_JOB_ID", "CUDA_VISIBLE_DEVICES")
 LONGEST = 10_000  # characters that one value may expand to
 
 ALLOWED = "Allowed are ${section.key} of one value, ${oc.env:NAME} and ${now:FORMAT}"
+_FOUND = re.compile(r"(\\*)\$\{([^{}]*)(\}?)")  # backslashes in front, what is inside, whether it is closed there
+_REFERENCE = re.compile(r"\.*\w+(\.\w+|\[\w+\])*|\.+")
 
 
 class Used(NamedTuple):
     """The interpolations of one text."""
 
-    references: list[str]  # as written: `data.path`, `.path`
+    references: list[str]  # as keys: `data.path`, `.path`
     env: list[str]
     errors: list[str]
 
 
 def interpolations(text: str) -> Used:
-    """What a text refers to, read with OmegaConf's own grammar; nothing is resolved."""
+    """What a text refers to; nothing is resolved."""
     used = Used([], [], [])
     if "${" not in text:
         return used
-    from omegaconf.grammar_parser import parse
-
     if len(text) > LONGEST:
         used.errors.append(f"a text with interpolations may have {LONGEST} characters, not {len(text)}")
         return used
-    try:
-        _collect(parse(text), used)
-    except (GrammarParseError, RecursionError) as error:
-        first = str(error).splitlines()[0] if str(error) else "nested too deeply"
-        used.errors.append(f"{show(text)} cannot be read: {first}")
+    for backslashes, inner, closed in _FOUND.findall(text):
+        if len(backslashes) % 2 == 0:
+            _collect(inner, bool(closed), text, used)
     return used
 
 
-def _collect(tree: Any, used: Used) -> None:
-    """Walks a parse tree; the grammar's names are those of OmegaConf 2.3."""
-    from omegaconf.grammar.gen.OmegaConfGrammarParser import OmegaConfGrammarParser as Grammar
-
-    if isinstance(tree, Grammar.InterpolationNodeContext):
-        _collect_reference(tree.getText(), used)
-    elif isinstance(tree, Grammar.InterpolationResolverContext):
-        _collect_resolver(tree.resolverName().getText(), tree.getText(), used)
-    else:
-        for child in tree.getChildren() if hasattr(tree, "getChildren") else ():
-            _collect(child, used)
-
-
-def _collect_reference(text: str, used: Used) -> None:
-    inner = text[2:-1]
-    if "${" in inner:
-        used.errors.append(f"{show(text)}: a reference must be written out. {ALLOWED}")
-    else:
-        used.references.append(inner.replace("[", ".").replace("]", "").strip())
-
-
-def _collect_resolver(name: str, text: str, used: Used) -> None:
-    argument = text[2:-1].partition(":")[2]
-    variable = argument.split(",")[0].strip()
-    if "${" in argument or name not in ("oc.env", "now"):
-        used.errors.append(f"{show(text)} is not allowed. {ALLOWED}")
+def _collect(inner: str, closed: bool, text: str, used: Used) -> None:
+    name, colon, argument = inner.partition(":")
+    if not closed:
+        used.errors.append(f"{show(text)}: a reference must be written out, and closed. {ALLOWED}")
+    elif not colon and _REFERENCE.fullmatch(inner.strip()):
+        used.references.append(inner.strip().replace("[", ".").replace("]", ""))
     elif name == "oc.env":
+        variable = argument.split(",")[0].strip()
         if variable not in ENV_NAMES and not variable.startswith("MMFT_"):
             used.errors.append(f"{show(text)}: allowed are the variables {listed(ENV_NAMES)} and MMFT_*")
         used.env.append(variable)
+    elif name != "now":
+        used.errors.append(f"{show('${' + inner + '}')} is not allowed. {ALLOWED}")
 
 
 def texts_of(value: Any) -> Iterator[str]:
@@ -121,21 +102,21 @@ class Resolved:
 
 
 def resolve(config: DictConfig) -> Resolved:
-    """Resolves every interpolation of a config, or says what is wrong with it."""
+    """Resolves every interpolation of a config, or reports what is wrong with it."""
     plain: dict[str, Any] = OmegaConf.to_container(config, resolve=False)  # type: ignore[assignment]
-    return _Resolver(config, plain).run()
+    return _Resolver(plain).run()
 
 
 class _Resolver:
-    def __init__(self, config: DictConfig, plain: dict[str, Any]) -> None:
-        self.config = config
+    def __init__(self, plain: dict[str, Any]) -> None:
         self.leaves = dict(_leaves(plain, ""))
+        self.texts = {key: value for key, (_, _, value) in self.leaves.items() if _interpolates(value)}
         self.result = Resolved(plain)
         self.sizes: dict[str, int] = {}
         self.env: set[str] = self.result.env_keys
 
     def run(self) -> Resolved:
-        for key in [k for k, (_, _, v) in self.leaves.items() if isinstance(v, str) and "${" in v]:
+        for key in self.texts:
             holder, name, _ = self.leaves[key]
             try:
                 self._size(key, ())
@@ -156,7 +137,7 @@ class _Resolver:
         if used.errors:
             raise _Bad("; ".join(used.errors))
         targets = [self._target(key, reference) for reference in used.references]
-        size = len(text) + sum(self._size(t, (*seen, key)) for t in targets)
+        size = len(text) + sum(self._size(target, (*seen, key)) for target in targets)
         if size > LONGEST:
             raise _Bad(f"expands to more than {LONGEST} characters")
         if used.env or self.env.intersection(targets):
@@ -176,23 +157,41 @@ class _Resolver:
         raise _Bad(f"${{{reference}}}: there is no key {target}.{did_you_mean(target, self.leaves)}")
 
     def _value(self, key: str) -> Any:
-        """What OmegaConf makes of a value that was found harmless."""
-        node: Any = self.config
-        for part in key.split("."):
-            node = node._get_node(int(part) if OmegaConf.is_list(node) else _own_key(node, part))
-        try:
-            value = node._dereference_node()._value() if node._is_interpolation() else str(node._value())
-        except (OmegaConfBaseException, RecursionError) as error:
-            raise _Bad(f"cannot be resolved: {str(error).splitlines()[0]}") from error
-        return MISSING if value is None and node._is_missing() else value
+        """A value that was found harmless: of any type where it is one interpolation and nothing else, else a text."""
+        value = self.leaves[key][2]
+        if key not in self.texts:
+            return value
+        whole = _FOUND.fullmatch(value)
+        if whole is not None and not whole[1]:
+            return self._one(key, whole[2])
+
+        def put(found: re.Match[str]) -> str:
+            kept = found[1][: len(found[1]) // 2]
+            if len(found[1]) % 2:
+                return f"{kept}${{{found[2]}{found[3]}"
+            return f"{kept}{self._one(key, found[2])}"
+
+        return _FOUND.sub(put, value)
+
+    def _one(self, key: str, inner: str) -> Any:
+        name, colon, argument = inner.partition(":")
+        if not colon:
+            return self._value(self._target(key, inner.strip().replace("[", ".").replace("]", "")))
+        if name == "now":
+            return datetime.now().strftime(argument)
+        variable, comma, default = argument.partition(",")
+        found = os.environ.get(variable.strip(), default.strip() if comma else None)
+        if found is None:
+            raise _Bad(f"cannot be resolved: there is no environment variable {variable.strip()}")
+        return found
 
 
 class _Bad(ValueError):
     """An interpolation that is not allowed or leads nowhere."""
 
 
-def _own_key(node: DictConfig, part: str) -> Any:
-    return next((k for k in node if str(k) == part), part)
+def _interpolates(value: Any) -> bool:
+    return isinstance(value, str) and "${" in value
 
 
 def _leaves(value: Any, path: str) -> Iterator[tuple[str, tuple[Any, Any, Any]]]:
