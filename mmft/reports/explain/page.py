@@ -1,6 +1,6 @@
 """A row's explanation as an image: the row's image, the map over it, its words shaded, the prediction. By Pillow.
 
-Red speaks for what is explained and blue against it. The map has its own scale, and the words have theirs, since a
+Red speaks for what is explained and blue against it. The map has its own scale, and the words have theirs, since an
 image has many places and a text few words; how much each adds in all stands beside it.
 
 Legend: H W image height and width.
