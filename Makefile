@@ -20,10 +20,10 @@ setup: $(INSTALLED)  ## install mmft and what its tests need into .venv
 train: $(INSTALLED)  ## fine-tune the shipped sample (about two minutes on two cores)
 	$(BIN)/mmft train $(ARGS)
 
-test: $(INSTALLED)  ## the tests, at most 10 minutes on two cores
+test: $(INSTALLED)  ## the tests, about 5 minutes on two cores
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
-test-all: $(INSTALLED)  ## the big tables that `make test` leaves out, at most 40 minutes
+test-all: $(INSTALLED)  ## the big tables that `make test` leaves out, about 40 minutes
 	$(BIN)/python -m pytest --all -m slow -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: $(INSTALLED)  ## ruff and mypy

@@ -96,6 +96,7 @@ def test_two_ranks_give_the_result_of_one(start: Any, tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_signal_saves_on_all_ranks_and_the_run_goes_on_where_it_was(start: Any, tmp_path: Path) -> None:
     run = start("trainer.max_epochs=200", TWO)
     wait_for_training(tmp_path)

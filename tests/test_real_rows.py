@@ -33,6 +33,7 @@ def overrides(shared: Path, *more: str, image_encoder: str = "dinov2-small-timm"
     ]
 
 
+@pytest.mark.slow
 def test_both_formats_of_dinov2_give_the_same_features(shared: Path) -> None:
     images = torch.randint(0, 256, (2, 3, 518, 518), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -44,6 +45,7 @@ def test_both_formats_of_dinov2_give_the_same_features(shared: Path) -> None:
     assert torch.allclose(one.pooled, other.pooled, atol=2e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("image_encoder", "tune"), [("dinov2-small-timm", "head_only"), ("dinov2-small", "full")])
 def test_moved_encoders_give_identical_scores(shared: Path, tmp_path: Path, image_encoder: str, tune: str) -> None:
     here = tmp_path / "here"

@@ -248,6 +248,7 @@ def test_a_run_trains_with_each(train_run: TrainRun) -> None:
     assert not any(same_weights(run, runs[""]) for given, run in runs.items() if given)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_the_same_bit_for_bit(
     train_run: TrainRun, shapes_overrides: list[str], tmp_path: Path
 ) -> None:

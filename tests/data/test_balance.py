@@ -145,6 +145,7 @@ def test_labels_of_a_table(shapes_overrides: list[str], skewed: Path, caplog: py
     assert max(few.values()) - min(few.values()) <= 1
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_the_same_bit_for_bit(
     train_run: TrainRun, shapes_overrides: list[str], skewed: Path, tmp_path: Path
 ) -> None:

@@ -121,6 +121,7 @@ def test_micro_batches_change_nothing(step: Step, size: int) -> None:
         assert float((found[name] - exact).norm()) <= 1e-10 * max(float(exact.norm()), 1e-6 * scale), name
 
 
+@pytest.mark.slow
 def test_negatives_are_told_as_such_and_drawn_by_their_odds(shapes_overrides: list[str]) -> None:
     model, _, batch = made(shapes_overrides)
     assert batch.candidates is not None

@@ -24,6 +24,7 @@ from mmft.training.callbacks.stopping import StopOnSignal
 STEPS = 6  # two epochs of three
 
 
+@pytest.mark.slow
 def test_ten_kills_at_random_steps_end_bit_for_bit_as_undisturbed(
     train_run: TrainRun, shapes_overrides: list[str], tmp_path: Path
 ) -> None:
@@ -105,6 +106,7 @@ def test_an_early_stop_stays_one(train_run: TrainRun, shapes_overrides: list[str
     assert run.metrics == undisturbed.metrics
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [2, 4, 6])
 def test_uneven_epochs_and_rare_validations(
     train_run: TrainRun, shapes_overrides: list[str], tmp_path: Path, step: int

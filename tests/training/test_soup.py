@@ -146,6 +146,7 @@ def test_a_greedy_run_and_its_validation(train_run: TrainRun, shapes: Shapes, tm
     assert validation_of(run, shapes, tmp_path) == pytest.approx(run.summary["val"]["loss"], abs=2e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("step", "moment"), [(3, "after"), (7, "while"), (9, "after"), (12, "after")])
 def test_resume_is_exact(
     train_run: TrainRun, shapes_overrides: list[str], tmp_path: Path, step: int, moment: str

@@ -14,6 +14,7 @@ import pytest
 from make_shapes import Shapes
 from safetensors.torch import load_file
 
+pytestmark = pytest.mark.slow  # two processes train for a minute; tests/test_ranks.py is the quick proof
 HELPERS = Path(__file__).parents[1] / "helpers"
 WORKER = HELPERS / "two_ranks.py"
 

@@ -93,6 +93,7 @@ def test_what_cannot_be_quantized_is_refused(method: str, kind: str, fit: Fit) -
         fit(kind, method, *METHODS[method])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "method", ["lora", "lora_8bit", *(pytest.param(m, marks=pytest.mark.slow) for m in ("lora_4bit", "loha", "ia3"))]
 )

@@ -120,6 +120,7 @@ def test_a_search_of_runs(
         assert [row["status"] for row in csv.DictReader(file)] == [s["status"] for s in summaries]
 
 
+@pytest.mark.slow
 def test_each_rank_trains_with_the_trials_rate(
     shapes_overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -32,6 +32,7 @@ def predicted_and_measured(mmft: Command, folder: Path, *overrides: str) -> tupl
     return float(told[1].replace(",", "")), measured
 
 
+@pytest.mark.slow
 def test_the_default_run(mmft: Command, tmp_path: Path) -> None:
     predicted, measured = predicted_and_measured(mmft, tmp_path, "trainer.max_epochs=1", "data.limit=400")
     assert predicted == pytest.approx(measured, rel=0.25)

@@ -99,6 +99,7 @@ def test_the_best_is_the_average_of_its_step(train_run: TrainRun, seen: dict[str
     assert difference(best, finished) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("step", "more"), [(2, []), (4, []), (6, []), (4, ["tune=gradual", "optim=adamw_8bit"]), (2, ["tune=lora"])]
 )
