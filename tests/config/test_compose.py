@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from must import must
+from needed_overrides import must
 
 from mmft.config import compose as composing
 from mmft.config.compose import Composed, compose, recompose

@@ -15,7 +15,7 @@ import pytest
 import torch
 import yaml
 from make_shapes import Shapes
-from must import must
+from needed_overrides import must
 from omegaconf import OmegaConf
 from runs import Run
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from must import must
+from needed_overrides import must
 from runs import TrainRun
 
 from mmft import build

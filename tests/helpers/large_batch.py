@@ -9,7 +9,7 @@ import sys
 import time
 
 import torch
-from pairing import PairCase
+from pairwise_gradients import PairCase
 from torch import Tensor
 
 from mmft.batch import Batch

@@ -18,8 +18,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from aligned import aligned_errors
-from pairing import pair_errors
+from auxiliary_losses import aligned_errors
+from pairwise_gradients import pair_errors
 from thawing import thawed_alone, thawed_together
 from torch import Tensor, distributed
 from torch.distributed.device_mesh import init_device_mesh

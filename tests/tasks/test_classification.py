@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from scored import batch, outputs
 from sklearn import metrics as sk
+from task_batches import batch, outputs
 from torch import Tensor
 from torch.nn import functional
 

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from make_shapes import Shapes
-from must import must
+from needed_overrides import must
 from small_fusions import FUSIONS, PAIRWISE, small
 from torch import Tensor
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from scored import batch, outputs
+from task_batches import batch, outputs
 from torch import Tensor
 
 from mmft.tasks.base import Task

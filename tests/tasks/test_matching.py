@@ -11,7 +11,7 @@ import pytest
 import torch
 from make_shapes import Shapes
 from runs import Run, TrainRun, same_weights
-from scored import batch, outputs
+from task_batches import batch, outputs
 from torch.nn import functional
 
 import mmft

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from scored import batch, outputs
+from task_batches import batch, outputs
 
 from mmft.tasks.classification import Classification
 from mmft.tasks.contrastive import Contrastive

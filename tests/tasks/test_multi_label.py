@@ -16,8 +16,8 @@ import pytest
 import torch
 from make_shapes import Shapes
 from runs import TrainRun
-from scored import batch, outputs
 from sklearn import metrics as sk
+from task_batches import batch, outputs
 from torch import Tensor
 from torch.nn import functional
 

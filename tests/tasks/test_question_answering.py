@@ -14,7 +14,7 @@ import pytest
 import torch
 from make_shapes import Shapes
 from runs import TrainRun
-from scored import batch, outputs
+from task_batches import batch, outputs
 from torch import Tensor
 
 import mmft

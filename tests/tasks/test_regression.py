@@ -15,8 +15,8 @@ import torch
 from make_shapes import Shapes
 from runs import TrainRun
 from scipy import stats
-from scored import batch, outputs
 from sklearn import metrics as sk
+from task_batches import batch, outputs
 from torch import Tensor
 from torch.nn import functional
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 from make_shapes import Shapes
 from runs import Run
-from scored import batch, outputs
+from task_batches import batch, outputs
 from torch import Tensor
 from torch.nn import functional
 

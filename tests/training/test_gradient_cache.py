@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from make_shapes import Shapes
-from pairing import LOSSES, PairCase, cached, largest_error, written_out
+from pairwise_gradients import LOSSES, PairCase, cached, largest_error, written_out
 from torch import nn
 
 

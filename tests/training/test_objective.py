@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from aligned import AlignedCase, written_out
+from auxiliary_losses import AlignedCase, written_out
 from make_shapes import Shapes
-from pairing import cached, largest_error
+from pairwise_gradients import cached, largest_error
 from runs import Run, TrainRun
 from safetensors.torch import load_file
 from torch import Tensor

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from encoders import Fit, fitting
 from runs import TrainRun
+from tuned_encoders import Fit, fitting
 
 import mmft
 from mmft import build

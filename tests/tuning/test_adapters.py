@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from encoders import Fit, batch, check_padding, check_training, features, randomise
 from torch import nn
+from tuned_encoders import Fit, batch, check_padding, check_training, features, randomise
 
 from mmft.errors import UserError
 from mmft.models.layers import mix_in

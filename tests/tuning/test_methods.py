@@ -9,9 +9,9 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from encoders import Fit, features, hashes, learn
 from runs import Run, TrainRun
 from torch import nn
+from tuned_encoders import Fit, features, hashes, learn
 
 import mmft
 from mmft import build

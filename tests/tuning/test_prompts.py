@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import torch
 import transformers as hf
-from encoders import Fit, batch, check_padding, check_training, features, randomise
 from torch import Tensor, nn
 from torch.nn import functional
+from tuned_encoders import Fit, batch, check_padding, check_training, features, randomise
 
 from mmft.errors import UserError
 from mmft.models.image_encoder import build_image_encoder

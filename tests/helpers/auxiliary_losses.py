@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from pairing import ROWS, cached, largest_error, shares
+from pairwise_gradients import ROWS, cached, largest_error, shares
 from torch import Tensor, distributed
 from torch.nn import functional
 
