@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mmft.config import rules, validate
@@ -141,7 +141,8 @@ def recompose(
         UserError: with everything that is wrong.
     """
     raw = values if isinstance(values, DictConfig) else OmegaConf.create(dict(values))
-    import_plugins(raw.get("plugins") or ())
+    named = raw.get("plugins")
+    import_plugins(named if isinstance(named, ListConfig) else ())
     config, problems = _judge(command, raw, partial=False)
     if problems:
         raise UserError(f"{p.key}: {p.text}" for p in problems)

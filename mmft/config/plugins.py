@@ -94,8 +94,8 @@ def import_plugins(names: Iterable[str], base: Path | None = None, copies: Path 
         UserError: code is not allowed, there is no such module, or its import fails.
     """
     for name in names:
-        if name in _imported:
-            continue
+        if name in _imported or not isinstance(name, str):
+            continue  # what is no text is refused with all else that is wrong with the config
         if not _allowed:
             raise UserError(
                 f"plugins: importing {name} runs its code, which needs {FLAG} on the command line "
