@@ -1,8 +1,8 @@
-"""Interpolations, `${data.batch_size}` and `${oc.env:HOME}`: which are allowed, and what they give.
+"""Interpolations such as `${data.batch_size}` and `${oc.env:HOME}`: which are allowed, and how they are resolved.
 
-Allowed are references to one value elsewhere in the config and three resolvers; the rest of OmegaConf's
-can decode, create and select at will and are refused before anything is resolved. The length that
-references expand to is worked out beforehand, so that a config cannot blow up memory.
+Allowed are references to a single value elsewhere in the config and two resolvers. OmegaConf's other resolvers can
+decode, create and select arbitrary values, and are refused before anything is resolved. The expanded length of
+references is computed first, so that a config cannot exhaust memory.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from mmft.config.walk import MISSING
 from mmft.config.wording import did_you_mean, listed, show
 
 ENV_NAMES = ("HOME", "USER", "HOSTNAME", "TMPDIR", "SLURM_JOB_ID", "CUDA_VISIBLE_DEVICES")
-LONGEST = 10_000  # characters that one value may expand to
+LONGEST = 10_000  # characters to which one value may expand
 
-ALLOWED = "Allowed are ${section.key} of one value, ${oc.env:NAME} and ${now:FORMAT}"
+ALLOWED = "Allowed are ${section.key} for a single value, ${oc.env:NAME} and ${now:FORMAT}"
 
 
 class Used(NamedTuple):
@@ -34,25 +34,25 @@ class Used(NamedTuple):
 
 
 def interpolations(text: str) -> Used:
-    """What a text refers to, read with OmegaConf's own grammar; nothing is resolved."""
+    """The interpolations in a text, parsed with OmegaConf's grammar; nothing is resolved."""
     used = Used([], [], [])
     if "${" not in text:
         return used
     from omegaconf.grammar_parser import parse
 
     if len(text) > LONGEST:
-        used.errors.append(f"a text with interpolations may have {LONGEST} characters, not {len(text)}")
+        used.errors.append(f"a text with interpolations may have at most {LONGEST} characters, not {len(text)}")
         return used
     try:
         _collect(parse(text), used)
     except (GrammarParseError, RecursionError) as error:
         first = str(error).splitlines()[0] if str(error) else "nested too deeply"
-        used.errors.append(f"{show(text)} cannot be read: {first}")
+        used.errors.append(f"{show(text)} cannot be parsed: {first}")
     return used
 
 
 def _collect(tree: Any, used: Used) -> None:
-    """Walks a parse tree; the grammar's names are those of OmegaConf 2.3."""
+    """Walks a parse tree; the class names are those of OmegaConf 2.3."""
     from omegaconf.grammar.gen.OmegaConfGrammarParser import OmegaConfGrammarParser as Grammar
 
     if isinstance(tree, Grammar.InterpolationNodeContext):
@@ -79,12 +79,12 @@ def _collect_resolver(name: str, text: str, used: Used) -> None:
         used.errors.append(f"{show(text)} is not allowed. {ALLOWED}")
     elif name == "oc.env":
         if variable not in ENV_NAMES and not variable.startswith("MMFT_"):
-            used.errors.append(f"{show(text)}: allowed are the variables {listed(ENV_NAMES)} and MMFT_*")
+            used.errors.append(f"{show(text)}: allowed variables are {listed(ENV_NAMES)} and MMFT_*")
         used.env.append(variable)
 
 
 def texts_of(value: Any) -> Iterator[str]:
-    """Every text in a plain value, keys included."""
+    """Every string in a plain value, including keys."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):
@@ -97,7 +97,7 @@ def texts_of(value: Any) -> Iterator[str]:
 
 
 def escaped(value: Any) -> Any:
-    """A plain value in which `${` is no interpolation: escaped, and backslashes in front of it doubled."""
+    """Escapes `${` in a plain value and doubles the backslashes before it, so that it is not an interpolation."""
     if isinstance(value, str):
         return re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
     if isinstance(value, dict):
@@ -110,9 +110,9 @@ class Resolved:
     """A plain mapping without interpolations.
 
     Attributes:
-        values: the mapping; None where an interpolation is wrong.
-        problems: what is wrong.
-        env_keys: keys whose value depends on an environment variable; never written to disk.
+        values: the mapping, with None for invalid interpolations.
+        problems: the invalid interpolations.
+        env_keys: keys whose value depends on an environment variable; their values are never written to disk.
     """
 
     values: dict[str, Any]
@@ -121,7 +121,7 @@ class Resolved:
 
 
 def resolve(config: DictConfig) -> Resolved:
-    """Resolves every interpolation of a config, or says what is wrong with it."""
+    """Resolves every interpolation of a config, or reports what is wrong with it."""
     plain: dict[str, Any] = OmegaConf.to_container(config, resolve=False)  # type: ignore[assignment]
     return _Resolver(config, plain).run()
 
@@ -146,7 +146,7 @@ class _Resolver:
         return self.result
 
     def _size(self, key: str, seen: tuple[str, ...]) -> int:
-        """Characters that a key's value expands to, at most; also finds cycles, and what depends on `oc.env`."""
+        """Upper bound on a value's expanded length; also finds cycles, and keys that depend on `oc.env`."""
         if key in seen:
             raise _Bad(f"refers to itself: {' -> '.join((*seen, key))}")
         if key in self.sizes:
@@ -165,18 +165,18 @@ class _Resolver:
         return size
 
     def _target(self, key: str, reference: str) -> str:
-        """The absolute key of a reference, which must be a single value."""
+        """The absolute key of a reference, which must point to a single value."""
         dots = len(reference) - len(reference.lstrip("."))
         base = key.split(".")[:-dots] if dots else []
         target = ".".join([*base, reference.lstrip(".")])
         if target in self.leaves and not isinstance(self.leaves[target][2], dict | list):
             return target
         if target in self.leaves or any(k.startswith(f"{target}.") for k in self.leaves):
-            raise _Bad(f"${{{reference}}} is a whole section or list; refer to one of its values")
+            raise _Bad(f"${{{reference}}} is a whole section or list. Refer to one of its values")
         raise _Bad(f"${{{reference}}}: there is no key {target}.{did_you_mean(target, self.leaves)}")
 
     def _value(self, key: str) -> Any:
-        """What OmegaConf makes of a value that was found harmless."""
+        """Resolves a value that was found to be safe."""
         node: Any = self.config
         for part in key.split("."):
             node = node._get_node(int(part) if OmegaConf.is_list(node) else _own_key(node, part))
@@ -188,7 +188,7 @@ class _Resolver:
 
 
 class _Bad(ValueError):
-    """An interpolation that is not allowed or leads nowhere."""
+    """An interpolation that is not allowed or cannot be resolved."""
 
 
 def _own_key(node: DictConfig, part: str) -> Any:
@@ -196,7 +196,7 @@ def _own_key(node: DictConfig, part: str) -> Any:
 
 
 def _leaves(value: Any, path: str) -> Iterator[tuple[str, tuple[Any, Any, Any]]]:
-    """Key -> (the dict or list that holds it, its name there, its value), for all values."""
+    """Maps each key to the dict or list that holds it, its name there, and its value."""
     items: Any = value.items() if isinstance(value, dict) else enumerate(value)
     for name, inner in list(items):
         key = f"{path}.{name}" if path else str(name)
