@@ -115,7 +115,7 @@ def test_a_label_that_the_run_does_not_know_is_told(
 @pytest.mark.parametrize(
     ("command", "typed", "said"),
     [
-        ("predict", ["zero_shot.templates=['a {}']"], "zero_shot.templates: changes nothing without labels"),
+        ("predict", ["zero_shot.templates=['a {}']"], "zero_shot.templates: changes nothing without zero_shot.labels"),
         ("predict", ["zero_shot.labels=rows"], r"'rows': type a list \[NAME,NAME\], or run \("),
         ("test", ["zero_shot.labels=own"], r"'own': type a list \[NAME,NAME\], or run or rows"),
         ("test", ["zero_shot.labels=[a]"], "at least two different labels"),

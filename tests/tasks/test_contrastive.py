@@ -152,7 +152,7 @@ def test_other_tasks_embed_too(fusion: str, train_run: TrainRun) -> None:
         ),
         (
             ["task=contrastive", "task.templates=[a {}]"],
-            r"cannot be read: .*task.templates=\['a {}'\]",
+            r"cannot be parsed: .*task.templates=\['a {}'\]",
         ),
         (["task=contrastive", "task.templates=[]"], "task.templates: .*each needs one {}"),
     ],

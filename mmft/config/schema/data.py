@@ -108,7 +108,7 @@ class DataConfig:
     augment: AugmentConfig = field(factory=AugmentConfig)
     """Random augmentation of training rows."""
     batch_size: int = field(32, ge=1)
-    """Rows per optimizer step, over all devices."""
+    """Rows per batch, over all devices; in training, per optimizer step."""
     micro_batch_size: int | None = field(None, ge=1)
     """Rows that one device processes at once; null: its whole share of the batch."""
     num_workers: int = field(0, ge=0)

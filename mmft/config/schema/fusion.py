@@ -58,7 +58,7 @@ class MergedConfig(FusionConfig):
     width: int = field(256, ge=1)
     """Width to which both encoders' tokens are projected, which is the input of the head."""
     layers: int = field(2, ge=1)
-    """Transformer blocks."""
+    """Number of transformer blocks."""
     heads: int = field(4, ge=1)
     """Attention heads per block; must divide `width`."""
     dropout: float = field(0.1, ge=0, lt=1)
@@ -77,7 +77,7 @@ class FilmConfig(FusionConfig):
     width: int = field(256, ge=1)
     """Width to which both encoders' tokens are projected, which is the input of the head."""
     layers: int = field(2, ge=1)
-    """Modulated MLP blocks."""
+    """Number of modulated MLP blocks."""
     dropout: float = field(0.1, ge=0, lt=1)
     """Dropout of tokens and inside each block; `model.dropout` overrides it."""
 
@@ -105,7 +105,7 @@ class CrossConfig(FusionConfig):
     width: int = field(256, ge=1)
     """Width to which both encoders' tokens are projected; the input of the head is twice that."""
     layers: int = field(2, ge=1)
-    """Blocks, each with cross-attention, self-attention and MLP for both streams."""
+    """Number of blocks, each with cross-attention, self-attention and MLP for both streams."""
     heads: int = field(4, ge=1)
     """Attention heads per block; must divide `width`."""
     dropout: float = field(0.1, ge=0, lt=1)
@@ -124,7 +124,7 @@ class ResamplerConfig(FusionConfig):
     queries: int = field(8, ge=1)
     """Number of learned queries."""
     layers: int = field(2, ge=1)
-    """Transformer blocks."""
+    """Number of transformer blocks."""
     heads: int = field(4, ge=1)
     """Attention heads per block; must divide `width`."""
     dropout: float = field(0.1, ge=0, lt=1)

@@ -45,8 +45,8 @@ class TextEncoderConfig(OptionConfig):
     max_length: int | None = field(None, ge=4)
     """Tokens to which a text is truncated, including special tokens; null: the encoder's own maximum, at most 512."""
     pool: Pool = "auto"
-    """`cls`: first token; `mean`: mean of the real tokens; `cls_mean`: both; auto: mean. Token fusions ignore it, as
-    with the image encoder's."""
+    """`cls`: first token; `mean`: mean of the real tokens; `cls_mean`: both; auto: mean. As with the
+    image encoder, token fusions ignore it."""
     pretrained: bool = True
     """Load pretrained weights; false: random weights."""
 

@@ -60,7 +60,7 @@ class ClassificationConfig(TaskConfig):
     loss: Literal["cross_entropy", "focal"] = "cross_entropy"
     """`focal` down-weights rows that are already classified well (Lin et al. 2017)."""
     focal_gamma: float | None = field(None, ge=0, only_with="loss==focal")
-    """Exponent of the focal weight (1 - p), where p is the probability of the true class; null: 2."""
+    """Exponent of (1 - p) in the weight of a row, where p is the probability of the true class; null: 2."""
     calibration: Literal["none", "temperature"] = field("none", needs_val=True)
     """`temperature`: after training, fit a temperature for the logits on the validation rows and save it with the
     model, so that probabilities are calibrated."""
@@ -84,7 +84,7 @@ class MultiLabelConfig(TaskConfig):
     empty: Literal["bad", "no_labels"] = "bad"
     """Meaning of an empty cell: `bad`, its labels are unknown; `no_labels`, it has none. An empty list has none."""
     unknown: Literal["bad", "ignored"] = "bad"
-    """A label that is neither in the training rows nor in `labels`: its row is `bad`, or the label is `ignored`."""
+    """A label that is not in `labels` (if null: in the training rows): its row is `bad`, or the label is `ignored`."""
     loss: Literal["bce", "asymmetric"] = "bce"
     """Binary cross-entropy, or the asymmetric loss (Ben-Baruch et al. 2021), which down-weights absent labels."""
     pos_weight: Literal["none", "balanced"] | list[float] = "none"

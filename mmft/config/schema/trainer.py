@@ -48,9 +48,9 @@ class CheckpointConfig:
     """`checkpoint`: when checkpoints are saved, and which becomes the final model."""
 
     every_steps: int | None = field(None, ge=1)
-    """Save after every this many optimizer steps as well as after every epoch; null: after every epoch."""
+    """Save at this interval of optimizer steps as well as after every epoch; null: after every epoch only."""
     every_minutes: float | None = field(None, gt=0)
-    """Also save once this many minutes have passed since the last checkpoint; null: never."""
+    """Also save when this many minutes have passed since the last checkpoint; null: off."""
     use: Literal["best", "last", "soup_uniform", "soup_greedy"] = "best"
     """The final model: `best` on the validation split by `checkpoint.monitor`, or `last`; or the mean weights of the
     `checkpoint.keep` best checkpoints: of all (`soup_uniform`), or, from best to worst, of those that do not make it
