@@ -132,7 +132,7 @@ def test_keys_are_judged_shown_and_completed(folder: Path, shapes_overrides: lis
     assert folder == Path.cwd()
     with pytest.raises(UserError, match=r"no such key\. Did you mean model.fusion.width\?"):
         compose("train", [*shapes_overrides, *typed("my_fusion.py"), "model.fusion.wdth=3"])
-    with pytest.raises(UserError, match="0 is out of bounds; allowed is a whole number, at least 1"):
+    with pytest.raises(UserError, match="0 is out of bounds; expected an integer, at least 1"):
         compose("train", [*shapes_overrides, *typed("my_fusion.py"), "model.fusion.width=0"])
     assert "summed" in command_help("train", "")
     assert candidates("mmft train model/fusion=su", list(COMMANDS)) == ["model/fusion=summed"]

@@ -1,1 +1,1 @@
-"""The command line: reads what was typed, shows help, completes words, and hands over to a command."""
+"""The command line: parses arguments, shows help, completes words, and dispatches to a command."""

@@ -1,8 +1,8 @@
 """Tab completion: `eval "$(mmft -sc install=bash)"`, best in ~/.bashrc.
 
-The shell's function asks `mmft -sc query=SHELL` with the line so far in `COMP_LINE`. The answers come from the
-schemas and the folders of conf/ alone, so that they come at once; Hydra's own completion knows nothing of
-sub-commands, takes half a second, and changes `COMP_WORDBREAKS` for every program.
+The shell function calls `mmft -sc query=SHELL` with the line so far in `COMP_LINE`. Answers come from the schemas and
+the folders of conf/ only, so they are immediate; Hydra's own completion does not support sub-commands, takes half a
+second, and changes `COMP_WORDBREAKS` for every program.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from mmft.config.walk import group_options, hints, key_names, keys, sections
 from mmft.config.wording import listed, members
 from mmft.errors import ExitCode, UserError
 
-LINE = "COMP_LINE"  # the line up to the cursor, as the shell's function passes it on
+LINE = "COMP_LINE"  # the line up to the cursor, passed by the shell function
 
-# What readline replaces begins after the last of its word breaks: what is before it is taken off the answers.
+# readline replaces only the text after the last word break, so everything before it is stripped from the answers.
 _BASH = r"""_mmft_complete()
 {
     local IFS=$'\n' line="${COMP_LINE:0:$COMP_POINT}" answer mark
@@ -45,7 +45,7 @@ _BASH = r"""_mmft_complete()
 }
 complete -o nospace -F _mmft_complete mmft"""
 _SCRIPTS = {"bash": (_BASH, "complete -r mmft; unset -f _mmft_complete")}
-"""Shell -> what installs the completion and what takes it away; only what a test runs is here."""
+"""Maps a shell to the scripts that install and remove the completion; lists only shells that are tested."""
 _RUNS = ("run", "resume", "init", "compare")  # keys whose value is a run folder or `last`
 
 
@@ -53,11 +53,11 @@ def complete(words: Sequence[str], commands: Sequence[str]) -> int:
     """Answers `mmft -sc install=SHELL`, `uninstall=SHELL` and `query=SHELL`.
 
     Raises:
-        UserError: anything else is asked.
+        UserError: the request is not one of these.
     """
     what, _, shell = words[0].partition("=") if len(words) == 1 else ("", "", "")
     if what not in ("install", "uninstall", "query") or shell not in _SCRIPTS:
-        raise UserError(f"-sc {' '.join(words)}: type mmft -sc install=SHELL, SHELL one of {listed(_SCRIPTS)}")
+        raise UserError(f"-sc {' '.join(words)}: type mmft -sc install=SHELL, where SHELL is one of {listed(_SCRIPTS)}")
     if what == "query":
         print("\n".join(candidates(os.environ.get(LINE, ""), commands)))
     else:
@@ -66,10 +66,10 @@ def complete(words: Sequence[str], commands: Sequence[str]) -> int:
 
 
 def candidates(line: str, commands: Sequence[str]) -> list[str]:
-    """What the last word of a line may become, sorted; what ends in `=`, `.` or `/` goes on.
+    """Completions of the last word of a line, sorted; one that ends in `=`, `.` or `/` can be completed further.
 
     Args:
-        line: up to the cursor, the program's name included.
+        line: up to the cursor, including the program's name.
         commands: the sub-commands.
     """
     before = line.split()
@@ -105,7 +105,7 @@ def _flags(command: str) -> list[str]:
 
 
 def _config_dirs(words: Sequence[str]) -> list[Path]:
-    """The folders that the line names so far."""
+    """The config folders named on the line so far."""
     named = [w.partition("=")[2] or after for w, after in zip(words, [*words[1:], ""], strict=True) if _is_dir_flag(w)]
     return [Path(name) for name in named if Path(name).is_dir()]
 
@@ -115,7 +115,7 @@ def _is_dir_flag(word: str) -> bool:
 
 
 def _roots(command: str) -> list[type]:
-    """The schemas whose keys a command takes: `mmft runs` filters by those of a run."""
+    """The schemas whose keys a command accepts; `mmft runs` also accepts those of a run as filters."""
     return [COMMANDS[command], TrainConfig] if command == "runs" else [COMMANDS[command]]
 
 
@@ -124,14 +124,14 @@ def _has_groups(command: str) -> bool:
 
 
 def _names(command: str, word: str, groups: Groups) -> list[str]:
-    """Keys and groups that begin with a word, up to the next dot or slash."""
+    """Keys and groups that start with a word, up to the next dot or slash."""
     names = [name for root in _roots(command) for name in key_names(root)]
     names += groups.names() if _has_groups(command) else []
     return _steps(word, names)
 
 
 def _steps(word: str, names: Iterable[str]) -> list[str]:
-    """The names that begin with a word, up to the next dot or slash."""
+    """The names that start with a word, up to the next dot or slash."""
     found = set()
     for name in names:
         if name.startswith(word):
@@ -142,7 +142,7 @@ def _steps(word: str, names: Iterable[str]) -> list[str]:
 
 
 def _of_sweep(word: str) -> list[str]:
-    """The same for what goes with -m alone: groups at once, keys by their steps."""
+    """Completions that are valid with -m only: whole group names, and keys step by step."""
     key, given, value = word.partition("=")
     groups = ("hydra/sweeper", "hydra/launcher")
     if given and key in groups:
@@ -154,7 +154,7 @@ def _of_sweep(word: str) -> list[str]:
 
 
 def _values(command: str, key: str, word: str, groups: Groups) -> list[str]:
-    """Values of a key, or options of a group, that begin with a word."""
+    """Values of a key, or options of a group, that start with a word."""
     if _has_groups(command) and "." not in key and groups.exists(key):
         return _beginning(word, groups.options(key))
     allowed = [
@@ -176,7 +176,7 @@ def _words(hint: Any) -> list[str]:
 
 
 def _paths(word: str) -> list[str]:
-    """Files and folders that begin with a word; those that a shell would have to quote are left out."""
+    """Files and folders that start with a word, except those that would need shell quoting."""
     head, slash, name = word.rpartition("/")
     folder = Path(head + slash).expanduser() if slash else Path()
     try:

@@ -1,4 +1,4 @@
-"""The flags after a sub-command. Those of Hydra that are of use, and none that would run foreign code."""
+"""The flags after a sub-command: the useful ones of Hydra, and none that would run foreign code."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from mmft.config.wording import did_you_mean, listed
 from mmft.errors import UserError
 
 _REFUSED = {
-    "--config-path": "type --config-dir FOLDER for a folder of your own",
-    "-cp": "type --config-dir FOLDER for a folder of your own",
-    "--config-name": "the sub-command chooses the config; type experiment=NAME for one of your own",
-    "-cn": "the sub-command chooses the config; type experiment=NAME for one of your own",
-    "--experimental-rerun": "it loads a pickle, which can run anything; type resume=RUN, or the run's overrides.yaml",
+    "--config-path": "type --config-dir FOLDER for your own folder",
+    "-cp": "type --config-dir FOLDER for your own folder",
+    "--config-name": "the sub-command chooses the config; type experiment=NAME for your own",
+    "-cn": "the sub-command chooses the config; type experiment=NAME for your own",
+    "--experimental-rerun": "it loads a pickle, which can run any code; type resume=RUN, or the run's overrides.yaml",
     "--package": "type --cfg job",
     "-p": "type --cfg job",
     "--version": "type mmft --version",
@@ -56,16 +56,16 @@ class Flags:
 
     @property
     def resumes(self) -> bool:
-        """Whether a run is to be gone on with."""
+        """Whether the command resumes a run."""
         given = [o.partition("=")[2] for o in self.overrides if o.lstrip("+").startswith("resume=")]
         return bool(given) and given[-1] != "null"
 
 
 def parse_flags(words: Sequence[str]) -> Flags:
-    """Splits what was typed into flags and overrides.
+    """Splits the arguments into flags and overrides.
 
     Raises:
-        UserError: with every wrong flag.
+        UserError: lists every wrong flag.
     """
     flags, errors = Flags(), []
     rest = list(words)
@@ -87,7 +87,7 @@ def parse_flags(words: Sequence[str]) -> Flags:
 
 
 def _flag(flags: Flags, name: str, value: str | None, rest: list[str]) -> None:
-    """Takes one flag, and its value from `rest` where it needs one."""
+    """Sets one flag, taking its value from `rest` if needed."""
     if name in _REFUSED:
         raise ValueError(f"{name} is not supported: {_REFUSED[name]}")
     if name in SWITCHES and value is None:
@@ -112,7 +112,7 @@ def _value(name: str, value: str | None, rest: list[str]) -> str:
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> str:
     if value not in allowed:
-        raise ValueError(f"{name} {value}: allowed is one of {listed(allowed)}.{did_you_mean(value, allowed)}")
+        raise ValueError(f"{name} {value}: expected one of {listed(allowed)}.{did_you_mean(value, allowed)}")
     return value
 
 
@@ -124,9 +124,9 @@ def _conflicts(flags: Flags) -> list[str]:
         "--info": flags.info is not None,
     }
     on = [name for name, given in chosen.items() if given]
-    errors = [f"{' and '.join(on)}: only one of them at a time"] if len(on) > 1 else []
+    errors = [f"{' and '.join(on)}: use only one of them at a time"] if len(on) > 1 else []
     if flags.multirun and flags.resumes:
-        errors.append("-m does not go with resume=: go on with one run of the sweep at a time, resume=SWEEP/0")
+        errors.append("-m does not go with resume=: resume one run of the sweep at a time. Type resume=SWEEP/0")
     if flags.resolve and flags.cfg is None:
-        errors.append("--resolve goes with --cfg: type --cfg job --resolve")
+        errors.append("--resolve needs --cfg. Type --cfg job --resolve")
     return errors

@@ -1,4 +1,4 @@
-"""The help texts: `mmft --help` and `mmft COMMAND --help`, made from the schemas. Imports nothing heavy."""
+"""The help texts `mmft --help` and `mmft COMMAND --help`, generated from the schemas. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _EXAMPLES = {
     "test": (
         "mmft test run=last",
         "mmft test run=runs/mine/2026-11-01_10-00-00 data.path=rows.csv",
-        "mmft test run=last modalities=true                          (what image and text each add)",
+        "mmft test run=last modalities=true                          (with images only, texts only, ...)",
     ),
     "predict": (
         "mmft predict run=last data.path=new.csv out=predictions.csv",
@@ -49,7 +49,7 @@ _EXAMPLES = {
         "mmft embed run=last data.path=new.csv out=embeddings.npz",
     ),
     "explain": (
-        "mmft explain run=last rows=[3,17] out=explained            (of the run's own table)",
+        "mmft explain run=last rows=[3,17] out=explained            (from the run's own table)",
         "mmft explain run=last data.path=new.csv ids=[a17] label=cat out=explained",
     ),
     "export": ("mmft export run=last", "mmft export run=runs/mine/2026-11-01_10-00-00 out=my_encoders"),
@@ -64,28 +64,28 @@ _EXAMPLES = {
 }
 
 _FLAGS = {
-    "-m, --multirun": "sweep: one run for every combination of key=a,b,c",
-    "--cfg job": "print the complete config instead of running; --resolve: with interpolations resolved",
-    "--info defaults": "print which files the config is made of",
-    "--config-dir DIR": "a folder of your own YAML files (experiment/mine.yaml), in front of mmft's",
-    "--allow-code": "plugins=[MODULE] may import what it names",
-    "-h, --help": "this text",
-    "--hydra-help": "Hydra's own help",
+    "-m, --multirun": "sweep: start one run for every combination of key=a,b,c",
+    "--cfg job": "print the complete config instead of running; with --resolve, interpolations are resolved",
+    "--info defaults": "print the files that the config is composed from",
+    "--config-dir DIR": "search a folder of your own YAML files (experiment/mine.yaml) before mmft's",
+    "--allow-code": "allow plugins=[MODULE] to import code",
+    "-h, --help": "show this text",
+    "--hydra-help": "show Hydra's own help",
 }
 
 
 def overview(commands: Mapping[str, str]) -> str:
     """The text of `mmft --help`."""
     lines = [
-        "mmft: fine-tunes an image encoder and a text encoder together, on rows of images and texts.",
+        "mmft: fine-tune an image encoder and a text encoder together, on rows of images and texts.",
         "",
         "usage: mmft COMMAND [KEY=VALUE ...] [GROUP=OPTION ...] [FLAGS]",
         "",
         *(f"  {name:<10}{summary}" for name, summary in commands.items()),
         "",
-        "mmft COMMAND --help lists every key. Exit codes: 0 done, 1 a defect of mmft, 2 config or data are wrong,",
-        "3 training failed, 130 and 143 stopped. MMFT_DEBUG=1 shows tracebacks. mmft --version says the version.",
-        'Tab completion, in ~/.bashrc: eval "$(mmft -sc install=bash)"',
+        "mmft COMMAND --help lists every key. Exit codes: 0 done, 1 a defect of mmft, 2 wrong config or data,",
+        "3 training failed, 130 and 143 stopped. MMFT_DEBUG=1 shows tracebacks. mmft --version prints the version.",
+        'For tab completion, add to ~/.bashrc: eval "$(mmft -sc install=bash)"',
     ]
     return "\n".join(lines)
 
@@ -123,14 +123,14 @@ def _groups() -> Iterator[str]:
 
 
 def _sweep() -> Iterator[str]:
-    """What goes with -m alone."""
+    """Groups and keys that are valid with -m only."""
     groups = ("hydra/sweeper", "hydra/launcher")
     yield from _section("with -m, groups", {name: ", ".join(options(name)) for name in groups})
     yield from _keys(MultirunConfig, "with -m, keys:")
 
 
 def _keys(root: type, title: str) -> Iterator[str]:
-    """Every key, once for the options that have it with the same meaning."""
+    """Every key, merged over the options in which it has the same meaning."""
     shown: dict[tuple[str, str], list[str | None]] = {}
     for key, owner, f, option in keys(root):
         shown.setdefault((key, _entry(owner, f)), []).append(option)
@@ -151,5 +151,5 @@ def _entry(owner: type, f: Field[Any]) -> str:
 
 def _default(f: Field[Any]) -> str:
     if f.default is REQUIRED:
-        return "must be given"
+        return "required"
     return f"default {f.default if isinstance(f.default, str) else show(f.default)}"

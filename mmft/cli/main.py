@@ -1,7 +1,7 @@
-"""The command `mmft`: reads what was typed, validates it, and hands it to the sub-command.
+"""The command `mmft`: parses and validates its arguments, and dispatches to the sub-command.
 
-Nothing heavy is imported here: help costs a few milliseconds, a config error what composing costs, and
-torch is imported only when a run really starts. Exit codes stand in `mmft.errors.ExitCode`.
+Nothing heavy is imported here: help takes a few milliseconds, a config error only as long as composing, and torch is
+imported only when a run actually starts. Exit codes are defined in `mmft.errors.ExitCode`.
 """
 
 # ruff: noqa: BLE001 - every error becomes an exit code
@@ -36,33 +36,31 @@ COMMANDS = {
         "fine-tune an image encoder and a text encoder on rows; writes a run folder", "mmft.commands.train"
     ),
     "check": Command(
-        "look at config, rows and model without training: every error, bad and repeated rows, what would be trained",
+        "check config, rows and model without training: all errors, bad and duplicate rows, trainable parameters",
         "mmft.commands.check",
     ),
     "test": Command("evaluate a run on rows", "mmft.commands.test_run"),
     "predict": Command("predict every row of a table with a run", "mmft.commands.predict"),
     "embed": Command("write the embeddings of every row's image and text", "mmft.commands.embed"),
-    "explain": Command("draw what in a row's image and words speaks for the prediction", "mmft.commands.explain"),
+    "explain": Command("show which image regions and words support a prediction", "mmft.commands.explain"),
     "export": Command("write a run's encoders as folders that timm and transformers load", "mmft.commands.export"),
     "runs": Command("list, sort and compare runs; any KEY=VALUE of mmft train is a filter", "mmft.commands.runs"),
-    "doctor": Command(
-        "look at this machine: packages, devices, folders, and what is wrong with them", "mmft.commands.doctor"
-    ),
+    "doctor": Command("diagnose this machine: packages, devices, folders", "mmft.commands.doctor"),
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command and gives its exit code.
+    """Runs the command and returns its exit code.
 
     Args:
-        argv: what was typed after `mmft`; None: the process's own.
+        argv: the arguments after `mmft`; None: those of the process.
     """
     try:
         with stop_signals() as request, request.told():
             code = _main(list(sys.argv[1:] if argv is None else argv))
-            sys.stdout.flush()  # a closed pipe shows here
+            sys.stdout.flush()  # raises if the pipe is closed
             if code == ExitCode.DONE:
-                request.check()  # what has heard a signal and came to its end did not do all of a sweep
+                request.check()  # after a signal, a sweep may end normally without having done all its runs
             return code
     except BrokenPipeError:  # `mmft train --help | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -108,7 +106,7 @@ def _command(name: str, words: list[str]) -> int:
         print(command_help(name, COMMANDS[name].summary))
         return ExitCode.DONE
     if flags.multirun and name != "train":
-        raise UserError(f"-m goes with mmft train, not with mmft {name}")
+        raise UserError(f"-m goes with mmft train only, not with mmft {name}")
     if flags.cfg or flags.info or flags.hydra_help:
         from mmft.cli.show import show
 
@@ -124,17 +122,17 @@ def _command(name: str, words: list[str]) -> int:
 
 
 def _composed(name: str, flags: Flags) -> Composed:
-    """The command's config; says what was taken because nothing was typed."""
+    """The command's config; reports the default experiment if it was used."""
     from mmft.config.compose import DEFAULT_EXPERIMENT, compose
 
     composed = compose(name, flags.overrides, flags.config_dirs, multirun=flags.multirun)
     if DEFAULT_EXPERIMENT in composed.lines and DEFAULT_EXPERIMENT not in composed.typed:
-        print(f"Nothing typed names rows: {DEFAULT_EXPERIMENT}, the shipped sample.", file=sys.stderr)
+        print(f"No rows were specified: using {DEFAULT_EXPERIMENT}, the shipped sample.", file=sys.stderr)
     return composed
 
 
 def _call(name: str, composed: Composed, *args: list[Filter]) -> int:
-    """The command's function, whose module is imported only here."""
+    """Imports the command's module and calls its function."""
     with dead_workers():
         with clock.importing():
             module = import_module(COMMANDS[name].module)
@@ -142,7 +140,7 @@ def _call(name: str, composed: Composed, *args: list[Filter]) -> int:
 
 
 def _train(flags: Flags) -> int:
-    """A run gone on with, a new run, or a sweep of runs; of ranks that are there already, only the first reads this."""
+    """Resumes a run, starts one, or starts a sweep; under torchrun or srun, only the first rank parses the flags."""
     from mmft.ranks import started
 
     ranks = started()
@@ -154,13 +152,13 @@ def _train(flags: Flags) -> int:
 
 
 def _lead(flags: Flags) -> int:
-    """Everything that `mmft train` may be asked for."""
+    """Runs `mmft train` in the leading process."""
     from mmft.config.compose import compose
     from mmft.launch.start import train_job
     from mmft.runs.naming import make_run_folder
 
     if flags.resumes:
-        # What is not typed is as in the run, so that the config need not be complete.
+        # Keys not typed come from the run, so the config need not be complete.
         partial = compose("train", flags.overrides, flags.config_dirs, partial=True)
         resumed = import_module("mmft.runs.resume").resolve(partial)
         if resumed is not None:

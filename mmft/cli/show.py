@@ -1,7 +1,7 @@
 """`--cfg`, `--info` and `--hydra-help`: Hydra shows the config, or how it is composed.
 
-Hydra's own classes are driven directly instead of through `hydra.main`, which would read `sys.argv` again, exit with
-code 1 on every error, and put a user's `--config-dir` behind mmft's folder.
+Calls Hydra's classes directly instead of `hydra.main`, which would parse `sys.argv` again, exit with code 1 on every
+error, and search a user's `--config-dir` after mmft's folder.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from mmft.config.loader import Loader
 
 
 def show(command: str, flags: Flags) -> None:
-    """Prints what the flags ask for.
+    """Prints what the flags request.
 
     Raises:
-        UserError: with everything that is wrong with the overrides.
+        UserError: lists everything that is wrong with the overrides.
     """
     lines = compose(command, flags.overrides, flags.config_dirs, partial=True).lines
     hydra = Hydra(task_name="mmft", config_loader=Loader(flags.config_dirs))

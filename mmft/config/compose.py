@@ -1,8 +1,8 @@
-"""From the command line to a typed config: compose leniently, then judge strictly, all errors at once.
+"""From the command line to a typed config: compose leniently, then validate strictly, reporting all errors at once.
 
-Hydra composes the chosen options; the overrides of values are then applied one by one, so that nothing
-stops at the first wrong key. `mmft.config.validate` and `mmft.config.rules` find what is wrong, and each
-message says where it came from: the override as typed, or the YAML file and line.
+Hydra composes the chosen options. Value overrides are then applied one by one, so that composing does not stop at the
+first wrong key. `mmft.config.validate` and `mmft.config.rules` find the problems, and each message names its origin:
+the override as typed, or the YAML file and line.
 """
 
 from __future__ import annotations
@@ -32,29 +32,29 @@ from mmft.config.yaml_files import inspect
 from mmft.errors import UserError
 
 DEFAULT_EXPERIMENT = "experiment=clipart"
-"""What `mmft train` takes where nothing that is typed says what to train on.
+"""The default of `mmft train` if no override specifies rows.
 
-Not an entry of the defaults list: whoever names rows of their own must also name their columns and
-encoders, and not be given the sample's without a word.
+Not in the defaults list: users who name their own rows must also name columns and encoders, rather than silently
+inherit those of the sample.
 """
 _ROWS = {"experiment", "data", "data.path", "data.train", "data.val", "data.test", "data.root"}
 
-MOST_COMBINATIONS = 256  # of a sweep that are validated one by one
+MOST_COMBINATIONS = 256  # larger sweeps are not validated for every combination
 
 
 @dataclass
 class Composed:
-    """A valid config, and how it came about.
+    """A valid config and its origin.
 
     Attributes:
         command: `train`, `test` or `predict`.
         config: the typed root (`TrainConfig` ...).
-        raw: the same as composed, interpolations unresolved.
+        raw: the composed config with unresolved interpolations.
         typed: the overrides as typed.
-        choices: the option that each group has.
-        lines: the overrides in the spelling that Hydra applies without asking.
-        parsed: the overrides as they were read, with the values of a sweep.
-        sweep: who makes a sweep's runs, and where; None: there is no sweep.
+        choices: the chosen option of each group.
+        lines: the overrides as Hydra accepts them for any key, known or not.
+        parsed: the parsed overrides, with all values of a sweep.
+        sweep: sweeper and launcher; None if this is not a sweep.
     """
 
     command: str
@@ -67,9 +67,9 @@ class Composed:
     sweep: HydraConfig | None = None
 
     def resolved_for_disk(self) -> dict[str, Any]:
-        """The complete config as plain values, from which `recompose` makes the same config again.
+        """The complete config as plain values, from which `recompose` restores the same config.
 
-        What depends on an environment variable stays unresolved; a literal `${` is escaped.
+        Values that depend on an environment variable stay unresolved; a literal `${` is escaped.
         """
         values: dict[str, Any] = escaped(validate.to_dict(self.config))
         raw = OmegaConf.to_container(self.raw, resolve=False)
@@ -79,7 +79,7 @@ class Composed:
 
 
 def _copy_value(source: Any, target: Any, path: list[str]) -> None:
-    """Sets `target` at `path` to what `source` has there; a part of the path may be a list's index."""
+    """Copies the value at `path` from `source` to `target`; the path may contain list indices."""
     *parents, last = path
     for part in parents:
         source = source[int(part) if isinstance(source, list) else part]
@@ -101,12 +101,12 @@ def compose(
     Args:
         command: `train`, `test` or `predict`.
         overrides: as typed.
-        config_dirs: folders of YAML files that go in front of mmft's own.
-        multirun: comma lists are sweeps; every combination is validated, and the first is returned.
-        partial: what must be given may be missing, and files need not exist (to show a config).
+        config_dirs: folders of YAML files, searched before mmft's own.
+        multirun: comma-separated lists are sweeps; every combination is validated, and the first is returned.
+        partial: required values may be missing, and files need not exist (to show a config).
 
     Raises:
-        UserError: with everything that is wrong.
+        UserError: lists everything that is wrong.
     """
     folders = [Path(d) for d in config_dirs]
     import_plugins(_plugins_named(overrides, folders))
@@ -114,9 +114,9 @@ def compose(
 
 
 def _plugins_named(overrides: Sequence[str], config_dirs: Sequence[Path]) -> list[str]:
-    """The modules that `plugins` names, on the command line or in a chosen file of the user's.
+    """The modules that `plugins` names, on the command line or in a user's file that is chosen there.
 
-    They are looked for before anything is composed, since what is composed may choose their options.
+    This happens before composing, because the config may choose options that they define.
     """
     found: Any = []
     for text in overrides:
@@ -135,10 +135,10 @@ def _plugins_named(overrides: Sequence[str], config_dirs: Sequence[Path]) -> lis
 def recompose(
     command: str, values: Mapping[str, Any] | DictConfig, typed: Sequence[str] = (), choices: Any = None
 ) -> Composed:
-    """Validates a config that was composed before: a Hydra job's, or a run's config.yaml.
+    """Validates an already composed config: a Hydra job's, or a run's config.yaml.
 
     Raises:
-        UserError: with everything that is wrong.
+        UserError: lists everything that is wrong.
     """
     raw = values if isinstance(values, DictConfig) else OmegaConf.create(dict(values))
     named = raw.get("plugins")
@@ -150,7 +150,7 @@ def recompose(
 
 
 def _judge(command: str, raw: DictConfig, *, partial: bool) -> tuple[Any, list[Problem]]:
-    """The typed config, and everything that is wrong with it."""
+    """The typed config and all its problems."""
     resolved = resolve(raw)
     unresolved = {p.key for p in resolved.problems}
     result = validate.read(resolved.values, COMMANDS[command], partial=partial)
@@ -169,7 +169,7 @@ class _Composition:
     def __init__(self, command: str, config_dirs: list[Path], multirun: bool, partial: bool) -> None:
         missing = [str(d) for d in config_dirs if not d.is_dir()]
         if missing:
-            raise UserError(f"--config-dir: {d} is no folder" for d in missing)
+            raise UserError(f"--config-dir: {d} is not a folder" for d in missing)
         self.command, self.multirun, self.partial = command, multirun, partial
         self.loader = Loader(config_dirs)
         self.groups = Groups(config_dirs)
@@ -177,7 +177,7 @@ class _Composition:
         self.first: Composed | None = None
 
     def run(self, overrides: list[str]) -> Composed:
-        """Composes and validates everything that the overrides ask for."""
+        """Composes and validates every config that the overrides define."""
         for_hydra = [o for o in overrides if is_hydra_override(o)]
         own = [o for o in overrides if not is_hydra_override(o)]
         sweeps = [o for o in own if self.command == "train" and is_sweep_override(o)]
@@ -204,7 +204,7 @@ class _Composition:
         return self.first
 
     def _choice(self, lines: list[str], values: list[Typed], refused: list[Refused]) -> None:
-        """One choice of options, with every combination of swept values."""
+        """Composes one choice of options and validates it with every combination of swept values."""
         try:
             raw = self.loader.compose(self.command, lines)
         except ComposeError as error:
@@ -223,7 +223,7 @@ class _Composition:
             self.first = self.first or Composed(self.command, config, own, choices=choices)
 
     def _worth_saying(self, problems: list[Problem], refused: list[Refused]) -> Iterator[Problem]:
-        """Leaves out what is only wrong because an override or a file was refused."""
+        """Skips problems that only follow from a refused override or file."""
         keys = [r.key.replace("/", ".") for r in refused]
         unread = any("." not in k for k in keys) or bool(self.loader.repository.refused)
         for problem in problems:
@@ -233,7 +233,7 @@ class _Composition:
 
 
 def names_rows(override: str) -> bool:
-    """Whether an override says what to train on, or how to read it."""
+    """Whether an override specifies the rows to train on, or how to read them."""
     key = override.lstrip("+~").partition("=")[0].strip().replace("/", ".")
     return key in _ROWS or key.startswith("data.columns")
 
@@ -253,7 +253,7 @@ def _apply(config: DictConfig, typed: Typed, value: Any) -> Problem | None:
 
 
 def _compared_by_itself(config: Any, values: list[Typed]) -> list[str]:
-    """A sweep over what the loss of several tasks is made of is no comparison by that loss."""
+    """Refuses a sweep that changes the combined loss of several tasks and also selects by it."""
     if config is None or not config.task.parts or config.checkpoint.monitor is not None:
         return []
     swept = [t.key for t in values if t.key.startswith("task.") and (t.span is not None or len(t.values) > 1)]
@@ -261,13 +261,13 @@ def _compared_by_itself(config: Any, values: list[Typed]) -> list[str]:
         return []
     example = next(iter(config.task.parts))
     return [
-        f"{swept[0]}: changes what val/loss means, by which the runs of this sweep would be compared. "
-        f"Type checkpoint.monitor with a metric of a task, such as checkpoint.monitor={example}/accuracy"
+        f"{swept[0]}: changes the meaning of val/loss, by which the runs of this sweep are compared. "
+        f"Type checkpoint.monitor with a metric of one task, such as checkpoint.monitor={example}/accuracy"
     ]
 
 
 def _combinations(values: list[Typed]) -> Iterator[list[tuple[Typed, Any]]]:
-    """Every combination of swept values; of a large sweep every value once, with the others' first."""
+    """Every combination of swept values; for a large sweep, every value once, with the first values of the others."""
     count = 1
     for typed in values:
         count *= len(typed.values)

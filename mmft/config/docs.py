@@ -1,4 +1,4 @@
-"""The strings below the schemas' fields, read from the source: they are the documentation of every key."""
+"""Reads the strings below the schemas' fields from the source; they document every key."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import Any
 
 @cache
 def _module_docs(module: str) -> dict[str, dict[str, str]]:
-    """Class -> field -> the string below the field."""
+    """Maps class to field to the string below the field."""
     try:
         tree = ast.parse(inspect.getsource(sys.modules[module]))
-    except OSError:  # a plugin without source
+    except OSError:  # a plugin without source code
         return {}
     return {node.name: _class_docs(node) for node in tree.body if isinstance(node, ast.ClassDef)}
 
@@ -31,7 +31,7 @@ def _class_docs(node: ast.ClassDef) -> dict[str, str]:
 
 
 def doc(owner: type, name: str) -> str:
-    """The documentation of one field, which may stand in a base class."""
+    """The documentation of one field, which a base class may define."""
     for cls in getattr(owner, "documented_by", owner).__mro__:
         found = _module_docs(cls.__module__).get(cls.__name__, {}) if is_dataclass(cls) else {}
         if name in found:

@@ -1,8 +1,8 @@
 """`field`: a dataclass field with bounds, for the schemas.
 
-A field's type annotation says what a value may be (`int`, `float | None`, `Literal["a", "b"]`,
-`list[str]`, `dict[int, int]`, another schema); bounds and the like go in its metadata, where
-`mmft.config.validate` reads them. The string below a field is its documentation and is shown in help.
+A field's type annotation defines the allowed values (`int`, `float | None`, `Literal["a", "b"]`, `list[str]`,
+`dict[int, int]`, another schema). Bounds and rules are stored in its metadata, which `mmft.config.validate` and
+`mmft.config.rules` read. The string below a field is its documentation and appears in the help.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ def field(
 ) -> Any:
     """A field with inclusive (`ge`, `le`) or exclusive (`gt`, `lt`) bounds, and rules.
 
-    A field without a default is required: the user must give it. The rules are those of `mmft.config.rules.shapes`:
-    what the field changes nothing without, what it does not go with, and whether it needs validation rows.
+    A field without a default is required. The rules (see `mmft.config.rules.shapes`) state which setting the field
+    depends on, which settings it excludes, and whether it needs validation rows.
     """
     metadata: dict[str, Any] = {"ge": ge, "gt": gt, "le": le, "lt": lt}
     metadata |= {"only_with": only_with, "not_with": not_with, "needs_val": needs_val}

@@ -1,4 +1,4 @@
-"""Hydra's config loader over mmft's search path, with every file of a user inspected before it is loaded."""
+"""Hydra's config loader with mmft's search path; every user file is inspected before it is loaded."""
 
 from __future__ import annotations
 
@@ -39,15 +39,15 @@ _HYDRA_NODE: dict[str, Any] = {
     "job_logging": {"version": 1, "root": None, "disable_existing_loggers": False},
     "output_subdir": None,
 }
-"""What Hydra would instantiate or write: as shipped, or nothing is run."""
+"""What Hydra would instantiate or write. A config that differs from these values is refused."""
 
 
 class InspectedRepository(ConfigRepository):
-    """Loads nothing from a user's folder that `inspect` refuses; an empty config stands in for it.
+    """Loads an empty config instead of any user file that `inspect` refuses.
 
     Attributes:
         refused: why files were refused.
-        files: the file that each loaded config came from.
+        files: the source file of each loaded config.
     """
 
     def __init__(self, config_search_path: Any) -> None:
@@ -56,13 +56,13 @@ class InspectedRepository(ConfigRepository):
         super().__init__(config_search_path)
 
     def __deepcopy__(self, memo: Any) -> InspectedRepository:
-        """Hydra copies the repository for every composition; what was found stays in one place."""
+        """Returns itself: Hydra copies the repository for every composition, but findings must be collected once."""
         return self
 
     def load_config(self, config_path: str) -> ConfigResult | None:
-        """The config at `config_path`; None if there is none."""
+        """The config at `config_path`, or None if it does not exist."""
         if ".." in config_path.split("/"):
-            raise ComposeError(f"{config_path}: '..' is not allowed in the name of a config")
+            raise ComposeError(f"{config_path}: '..' is not allowed in a config's name")
         source = self._find_object_source(config_path, ObjectType.CONFIG)
         if source is not None and source.scheme() == "file":  # Hydra loads its plugins twice: no isinstance
             name = config_path.removesuffix(".yaml")
@@ -75,11 +75,11 @@ class InspectedRepository(ConfigRepository):
 
 
 class Loader(ConfigLoaderImpl):
-    """Composes a command's config. Used for validating and by Hydra's own run alike."""
+    """Composes a command's config, both for validation and for Hydra's own runs."""
 
     repository: InspectedRepository
     merged: Sequence[tuple[list[str], Path]] = ()
-    """The package and the file of every config of the last composition, in the order of merging."""
+    """Package and file of every config in the last composition, in merge order."""
 
     def __init__(self, config_dirs: Sequence[Path] = ()) -> None:
         version.setbase("1.3")
@@ -96,10 +96,10 @@ class Loader(ConfigLoaderImpl):
         self.repository = InspectedRepository(path)
 
     def compose(self, command: str, overrides: list[str]) -> DictConfig:
-        """The composed config with its `hydra` node.
+        """The composed config, including its `hydra` node.
 
         Raises:
-            ComposeError: if the files do not fit together.
+            ComposeError: the files cannot be combined.
         """
         try:
             config = self.load_configuration(command, overrides, RunMode.RUN)
@@ -123,11 +123,11 @@ class Loader(ConfigLoaderImpl):
         wrong = [key for key, expected in _HYDRA_NODE.items() if node.get(key) != expected]
         wrong += [f"job.{key}" for key in ("env_set", "env_copy") if node["job"][key]]
         if wrong:
-            raise ComposeError(f"hydra.{', hydra.'.join(wrong)}: Hydra's own settings are mmft's; take them out")
+            raise ComposeError(f"hydra.{', hydra.'.join(wrong)}: Hydra's settings are managed by mmft; remove them")
 
 
 class ComposeError(ConfigCompositionException):
-    """The files do not fit together; the message is for the user."""
+    """The files cannot be combined; the message is for the user."""
 
 
 def _reason(error: BaseException) -> str:

@@ -1,7 +1,7 @@
-"""The overrides as typed: parsed one by one, so that every wrong one is named at once.
+"""Parses the overrides one by one, so that all wrong ones are reported at once.
 
-What is right is handed on in one spelling: `group=option` for groups, `++key=value` for values, which
-Hydra applies whether it knows the key or not; `mmft.config.validate` is the one who judges keys.
+Valid overrides are normalised: `group=option` for groups, and `++key=value` for values, which Hydra applies to any
+key; unknown keys are left to `mmft.config.validate`.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ HYDRA_KEYS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.verbose")
 
 
 def is_hydra_override(text: str) -> bool:
-    """Whether an override is one of the few of Hydra's own that are allowed."""
+    """Whether an override sets one of the few Hydra keys that are allowed."""
     return text.partition("=")[0].lstrip("+") in HYDRA_KEYS and "${" not in text
 
 
 class Typed(NamedTuple):
-    """One override that can be composed."""
+    """One valid override."""
 
     text: str  # as typed
     key: str
     is_group: bool
-    values: list[Any]  # one, or all of a sweep; of a span both ends
-    line: str  # for Hydra, all values of a sweep in it; empty: nothing to say
-    lines: list[str]  # of a group, for Hydra, one per value
-    texts: list[str]  # an override for each value, as one would type it alone
-    span: Span | None = None  # what a search draws the value from, instead of from `texts`
+    values: list[Any]  # one value, all values of a sweep, or both ends of a span
+    line: str  # for Hydra, with all values of a sweep; empty: no override needed
+    lines: list[str]  # for Hydra, one per value of a group
+    texts: list[str]  # one override per value, as typed alone
+    span: Span | None = None  # the range that a search samples from, instead of `texts`
 
 
 class Refused(NamedTuple):
-    """One override that cannot be composed, and why."""
+    """One invalid override, and why."""
 
     key: str
     message: str
@@ -54,14 +54,14 @@ class Refused(NamedTuple):
 def read_overrides(
     command: str, texts: Sequence[str], groups: Groups, *, multirun: bool = False, search: bool = False
 ) -> tuple[list[Typed], list[Refused]]:
-    """Parses what was typed.
+    """Parses the overrides of a command.
 
     Args:
-        command: whose config it is for.
-        texts: the overrides, `hydra.` ones left out.
-        groups: the groups and options that there are.
+        command: the command whose config they change.
+        texts: the overrides, without those of `hydra.`.
+        groups: the existing groups and options.
         multirun: whether sweeps are allowed.
-        search: whether intervals are, too.
+        search: whether intervals are allowed too.
     """
     reader = _Reader(command, groups, multirun, search)
     typed: list[Typed] = []
@@ -75,14 +75,14 @@ def read_overrides(
 
 
 class Wrong(ValueError):
-    """An override that cannot be composed."""
+    """An override is invalid."""
 
 
 def parse_override(parser: OverridesParser, text: str) -> Override:
-    """One override, by Hydra's own grammar.
+    """Parses one override with Hydra's grammar.
 
     Raises:
-        Wrong: it cannot be read.
+        Wrong: it cannot be parsed.
     """
     key, _, value = text.partition("=")
     if _depth(text) > DEEPEST:
@@ -92,7 +92,7 @@ def parse_override(parser: OverridesParser, text: str) -> Override:
     except (HydraException, ValueError, RecursionError, AssertionError) as error:
         reason = " ".join(str(error).split("\nSee https")[0].split())
         raise Wrong(
-            f"{key}: cannot be read: {reason}. A value with blanks or special characters is quoted twice, "
+            f"{key}: cannot be parsed: {reason}. Quote a value with spaces or special characters twice, "
             f'for the shell and for mmft: "{key}={requoted(value)}"'
         ) from error
 
@@ -121,7 +121,7 @@ class _Reader:
 
     def _parse(self, text: str) -> Override:
         if "=" not in text and not text.startswith("~"):
-            raise Wrong(f"{text}: is no override.{self._near(text)} Type {self._like(text)}=VALUE")
+            raise Wrong(f"{text}: is not an override.{self._near(text)} Type {self._like(text)}=VALUE")
         return parse_override(self.parser, text)
 
     def _is_group(self, key: str, override: Override) -> bool:
@@ -138,13 +138,13 @@ class _Reader:
             return [override.value()]
         if not self.multirun:
             given = text.partition("=")[2]
-            how = "" if is_group else f"; for a list, type {key}=[{given}]; for one text, type \"{key}='{given}'\""
-            raise Wrong(f"{key}: several values are a sweep, which needs -m: mmft {self.command} -m {text}{how}")
+            how = "" if is_group else f"; for a list, type {key}=[{given}]; for a string, type \"{key}='{given}'\""
+            raise Wrong(f"{key}: several values are a sweep, which needs -m. Type mmft {self.command} -m {text}{how}")
         if override.value_type == ValueType.GLOB_CHOICE_SWEEP and is_group:
             return list(override._value.filter(self.groups.options(key)))  # type: ignore[union-attr]
         if not override.is_discrete_sweep() or override.value_type == ValueType.GLOB_CHOICE_SWEEP:
-            draws = "; hydra/sweeper=optuna also draws from an interval" if override.is_interval_sweep() else ""
-            raise Wrong(f"{key}: a sweep needs its values listed: {key}=1,2,3 or {key}=range(1,4){draws}")
+            draws = "; hydra/sweeper=optuna also samples intervals" if override.is_interval_sweep() else ""
+            raise Wrong(f"{key}: a sweep needs listed values. Type {key}=1,2,3 or {key}=range(1,4){draws}")
         values = [Override._convert_value(v) for v in override.sweep_iterator()]
         if not values:
             raise Wrong(f"{key}: the sweep has no values")
@@ -174,16 +174,16 @@ class _Reader:
     def _check_option(self, group: str, value: Any) -> None:
         names = self.groups.options(group)
         if isinstance(value, list | dict) or value is None or "${" in str(value):
-            raise Wrong(f"{group}: {show(value)} is no option; options: {listed(names)}")
+            raise Wrong(f"{group}: {show(value)} is not an option. Options: {listed(names)}")
         if ".." in str(value) or str(value).startswith("/") or not self.groups.has(group, str(value)):
             near = did_you_mean(str(value), names)
-            raise Wrong(f"{group}: {show(value)} is no option of the group.{near} Options: {listed(names)}")
+            raise Wrong(f"{group}: {show(value)} is not an option of this group.{near} Options: {listed(names)}")
 
     def _value(self, text: str, key: str, override: Override) -> Typed:
         head, _, name = key.rpartition(".")
         if name == "type" and group_options(head):
             group = head.replace(".", "/")
-            raise Wrong(f"{key}: an option is chosen by its group. Type {group}=NAME")
+            raise Wrong(f"{key}: choose an option through its group. Type {group}=NAME")
         span = self._span(key, override)
         values = self._values(text, key, override, is_group=False) if span is None else [span.low, span.high]
         errors = [e for t in texts_of(values) for e in interpolations(t).errors]
@@ -191,7 +191,7 @@ class _Reader:
             raise Wrong(f"{key}: {'; '.join(errors)}")
         given = text.partition("=")[2]
         if len(values) == 1 and type(values[0]) in (int, float) and accepts_text(self.root, key):
-            values, given = [given.strip()], f"'{given.strip()}'"  # 2026_11 is a name here, not 202611
+            values, given = [given.strip()], f"'{given.strip()}'"  # keeps 2026_11 a string, not the number 202611
         swept = override.is_sweep_override() and not override.is_interval_sweep()
         texts = [f"{key}={v}" for v in override.sweep_string_iterator()] if swept else [text.lstrip("+")]
         return Typed(text, key, False, values, f"++{key}={given}", [], texts, span)
@@ -206,8 +206,8 @@ class _Reader:
 
     def _no_deletion(self, key: str, is_group: bool) -> str:
         if is_group:
-            return f"{key}: a group cannot be taken out; options: {listed(self.groups.options(key))}"
-        return f"{key}: a key cannot be taken out.{self._near(key)} Type {key}=null where null is allowed"
+            return f"{key}: a group cannot be removed. Options: {listed(self.groups.options(key))}"
+        return f"{key}: a key cannot be removed.{self._near(key)} Type {key}=null if null is allowed"
 
     def _like(self, word: str) -> str:
         return nearest(word, self._names()) or "KEY"
@@ -220,17 +220,17 @@ class _Reader:
 
 
 def _refuse_code(key: str, override: Override) -> None:
-    """Refuses what would change Hydra's own behaviour or name something to call."""
+    """Refuses overrides that change Hydra's behaviour or name something to call."""
     if key.split("/", maxsplit=1)[0].split(".", maxsplit=1)[0] in ("hydra", "schema"):
         allowed = listed([*HYDRA_KEYS, "and with mmft train -m hydra/sweeper, hydra/launcher and their keys"])
-        raise Wrong(f"{key}: cannot be overridden: Hydra's own settings are mmft's; allowed: {allowed}")
+        raise Wrong(f"{key}: cannot be overridden: Hydra's settings are managed by mmft. Allowed: {allowed}")
     named = NO_CODE.intersection([*key.replace("/", ".").split("."), *_keys_in(override.value())])
     if named:
-        raise Wrong(f"{key}: {listed(sorted(named))} is not allowed: nothing that a config names is called by mmft")
+        raise Wrong(f"{key}: {listed(sorted(named))} is not allowed: mmft calls nothing that a config names")
 
 
 def _depth(text: str) -> int:
-    """How many brackets are open at once, at most."""
+    """The deepest nesting of brackets."""
     steps = ((c in "[{(") - (c in "]})") for c in text)
     return max(itertools.accumulate(steps), default=0)
 

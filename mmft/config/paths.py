@@ -1,4 +1,4 @@
-"""Paths in a config are kept as typed; here they are made absolute for use."""
+"""Makes the paths of a config absolute for use; the config itself keeps them as typed."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _FILES = ("path", "train", "val", "test", "root")
 
 
 def rebase(config: Any, base: Path) -> Any:
-    """A copy of a `TrainConfig` in which relative paths are taken from `base`.
+    """A copy of a `TrainConfig` with relative paths resolved against `base`.
 
-    An encoder's name is a path where there is such a folder; else it is a hub name and stays.
+    An encoder's name is a path if that folder exists; otherwise it is a hub name and stays unchanged.
     """
     absolute = copy.deepcopy(config)
     for name in _FILES:

@@ -1,15 +1,15 @@
-"""People's own options: how a fusion, task or tuning method that somebody wrote becomes an option like ours.
+"""Plugins: register your own fusion, task or tuning method as an option.
 
-There are two ways in. An installed package names its module as an entry point of the group `mmft.options`:
+There are two ways. An installed package names its module as an entry point of the group `mmft.options`:
 
     [project.entry-points."mmft.options"]
     my_fusions = "my_fusions"
 
-Its options are there whenever mmft runs, since whoever installed the package has chosen to run it. Or a config names a
-module, on the path or as a file: `plugins=[my_fusions]`, `plugins=[./my_fusions.py]`. That imports what a config names,
-and therefore needs `--allow-code` on the command line, or `allow_code=True` in Python; a config cannot allow it.
+Its options are always available, because installing the package is consent to run it. Or a config names a module, on
+the path or as a file: `plugins=[my_fusions]`, `plugins=[./my_fusions.py]`. That runs code named by a config, so it
+needs `--allow-code` on the command line or `allow_code=True` in Python; a config cannot allow it.
 
-Importing the module registers what it holds by `mmft.config.registry.option`; see docs/extend.md.
+Importing the module registers its options through `mmft.config.registry.option`; see docs/extend.md.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ _imported: dict[str, Plugin] = {}
 
 @dataclass(frozen=True)
 class Plugin:
-    """A module with options of somebody's own.
+    """A module that registers options.
 
     Attributes:
-        name: of the entry point, or as `plugins` has it.
+        name: the name of the entry point, or the name in `plugins`.
         origin: the package with its version, or the module's file.
-        options: what it brings, as one would type it: `model/fusion=mine`.
-        error: why it could not be imported; "": it was.
+        options: the options that it registers, as typed: `model/fusion=mine`.
+        error: why it could not be imported; "" if it was.
     """
 
     name: str
@@ -54,19 +54,19 @@ class Plugin:
 
 
 def allow_code() -> None:
-    """From here on this process may import the modules that `plugins` names."""
+    """Allows this process to import the modules that `plugins` names."""
     global _allowed
     _allowed = True
 
 
 def allowed() -> bool:
-    """Whether it may."""
+    """Whether this process may import them."""
     return _allowed
 
 
 @cache
 def installed() -> tuple[Plugin, ...]:
-    """The plugins of installed packages, imported once; one that cannot be imported is reported and left out."""
+    """The plugins of installed packages, imported once; one that cannot be imported is reported and skipped."""
     return tuple(_of_package(point) for point in entry_points(group=GROUP))
 
 
@@ -75,9 +75,9 @@ def _of_package(point: EntryPoint) -> Plugin:
     before = _typed_options()
     try:
         point.load()
-    except Exception as error:  # noqa: BLE001 - a defect of somebody's package must not end every command
+    except Exception as error:  # noqa: BLE001 - a broken package must not break every command
         plugin = Plugin(point.name, package, (), f"{type(error).__name__}: {error}")
-        print(f"mmft: warning: the plugin {point.name} of {package} is left out: {plugin.error}", file=sys.stderr)  # noqa: T201
+        print(f"mmft: warning: skipped the plugin {point.name} of {package}: {plugin.error}", file=sys.stderr)  # noqa: T201
         return plugin
     return Plugin(point.name, package, _new_options(before))
 
@@ -87,11 +87,11 @@ def import_plugins(names: Iterable[str], base: Path | None = None, copies: Path 
 
     Args:
         names: modules on the path, or files (`my_fusions.py`, `folder/my_fusions.py`).
-        base: what relative files are relative to; None: the working directory.
-        copies: folder of the copies that a finished model keeps of its files, for where the file itself is gone.
+        base: the folder that file names are relative to; None: the working directory.
+        copies: the folder with a final model's copies of its plugin files, used if the original file is gone.
 
     Raises:
-        UserError: code is not allowed, there is no such module, or its import fails.
+        UserError: code is not allowed, the module does not exist, or its import fails.
     """
     for name in names:
         if name in _imported or not isinstance(name, str):
@@ -114,17 +114,17 @@ def import_plugins(names: Iterable[str], base: Path | None = None, copies: Path 
 
 
 def imported() -> tuple[Plugin, ...]:
-    """The plugins that this process has imported by name."""
+    """The plugins imported by name in this process."""
     return tuple(_imported.values())
 
 
 def files_of(names: Sequence[str], base: Path) -> list[Path]:
-    """The files among `plugins`, which a finished model keeps copies of."""
+    """The files among `plugins`, which are copied into a final model's folder."""
     return [located(name, base) for name in names if name.endswith(".py")]
 
 
 def packages_of(config: Any) -> dict[str, str]:
-    """The options of a config that come from installed packages: the package with its version, by option."""
+    """Maps each option of a config that an installed package provides to the package with its version."""
     chosen = set(_chosen(config))
     return {option: plugin.origin for plugin in installed() for option in plugin.options if option in chosen}
 
@@ -151,12 +151,12 @@ def _import_file(name: str, base: Path | None, copies: Path | None) -> Any:
     if known is not None:
         if _digest(Path(str(known.__file__))) == _digest(file):
             return known
-        raise UserError(f"plugins: {name}: there is another module {file.stem} already; rename the file")
+        raise UserError(f"plugins: {name}: another module is already called {file.stem}; rename the file")
     spec = importlib.util.spec_from_file_location(file.stem, file)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[file.stem] = module  # its options name their classes by it
+    sys.modules[file.stem] = module  # its options refer to their classes by this name
     try:
         spec.loader.exec_module(module)
     except BaseException:

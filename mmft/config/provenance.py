@@ -1,4 +1,4 @@
-"""Where a wrong key came from: the override that set it, or the YAML file and line. Looked up only on errors."""
+"""The origin of a wrong key: the override that set it, or the YAML file and line. Looked up only on errors."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class Provenance:
     """The origins of one composition's keys.
 
     Args:
-        values: the overrides of values.
-        merged: the package and the file of every config, in the order of merging.
+        values: the value overrides.
+        merged: package and file of every config, in merge order.
     """
 
     def __init__(self, values: Sequence[Typed], merged: Sequence[tuple[list[str], Path]]) -> None:
@@ -24,7 +24,7 @@ class Provenance:
         self.trees: dict[Path, Any] = {}
 
     def of(self, key: str) -> str:
-        """` (typed: ...)`, ` (in FILE:LINE)`, or nothing where neither is known."""
+        """` (typed: ...)`, ` (in FILE:LINE)`, or an empty string if neither is known."""
         above = [t for t in self.values if t.key == key or key.startswith(f"{t.key}.")]
         below = [t for t in self.values if t.key.startswith(f"{key}.")]
         if above or below:
@@ -42,7 +42,7 @@ class Provenance:
 
 
 def _line_of(node: Any, key: list[str], package: list[str]) -> int | None:
-    """The line on which a file sets a key; None if it does not."""
+    """The line on which a file sets a key, or None."""
     if key[: len(package)] != package:
         return None
     line = None

@@ -1,7 +1,7 @@
-"""What Hydra's grammar cannot read and has to be quoted: how that is typed, and how a quoted mapping is read.
+"""Quotes values that Hydra's grammar cannot parse, and parses quoted mappings.
 
-It knows no names but ASCII outside of quotes, and no quotes around the keys of a mapping. So the elements of a list are
-quoted, and a mapping is quoted as a whole: `"task.tasks='{größe:regression,kind:classification}'"`.
+The grammar allows only ASCII names outside quotes, and no quotes around the keys of a mapping. So list elements are
+quoted one by one, and a mapping is quoted as a whole: `"task.tasks='{größe:regression,kind:classification}'"`.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-_COLON = re.compile(r"('[^']*'|\"[^\"]*\")|:(?=\S)")  # a quoted text, or a colon inside a word for YAML
+_COLON = re.compile(r"('[^']*'|\"[^\"]*\")|:(?=\S)")  # a quoted text, or a colon that YAML reads as part of a word
 _PLAIN = re.compile(r"[A-Za-z0-9_./-]+", re.ASCII)
 
 
 def mapping_in(text: str) -> Any:
-    """The mapping that stands in a text as YAML, blanks after its colons or not; the text itself where there is none.
+    """Parses a text as a YAML mapping, with or without spaces after colons; returns other texts unchanged.
 
-    Anchors, aliases and tags make it none: a few lines of them would expand to gigabytes.
+    Texts with anchors, aliases or tags are not parsed, because a few lines of them can expand to gigabytes.
     """
     import yaml
     from omegaconf import OmegaConf
@@ -30,25 +30,25 @@ def mapping_in(text: str) -> Any:
     try:
         if any(isinstance(token, refused) for token in yaml.scan(spaced, Loader=yaml.SafeLoader)):
             return text
-        found = OmegaConf.to_container(OmegaConf.create(spaced))  # by a safe loader for which 1e-3 is a number
+        found = OmegaConf.to_container(OmegaConf.create(spaced))  # a safe loader that reads 1e-3 as a number
     except (yaml.YAMLError, OmegaConfBaseException, ValueError, RecursionError):
         return text
     return found if isinstance(found, dict) else text
 
 
 def quoted(text: str) -> str:
-    """A text in quotes, as Hydra reads it."""
+    """A text in quotes for Hydra's grammar."""
     escaped = text.replace("\\", "\\\\").replace("'", "\\'")
     return f"'{escaped}'"
 
 
 def list_of(texts: Iterable[str]) -> str:
-    """A list of texts as it is typed: those in quotes that have to be."""
+    """A list of texts as typed, with quotes where needed."""
     return f"[{','.join(text if _PLAIN.fullmatch(text) else quoted(text) for text in texts)}]"
 
 
 def requoted(value: str) -> str:
-    """What to type for a value that could not be read: of a plain list the elements in quotes, else all of it."""
+    """How to type a value that could not be parsed: quotes around the elements of a plain list, or around it all."""
     inner = value.strip()[1:-1]
     if not value.strip().startswith("[") or not value.strip().endswith("]") or set(inner) & set("'\"[]:"):
         return quoted(value)

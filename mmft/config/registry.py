@@ -1,10 +1,9 @@
-"""Which option of which group is described by which dataclass and builds which class.
+"""The registry of options: maps group and name to a config dataclass and the class that it builds.
 
-An option is one choice in a group (`optim=adamw`, `model/fusion=concat`). Its dataclass is registered here under the
-option's short name together with the class that it builds, named as text so that nothing heavy is imported before a
-run really starts. The choice itself, its help and its completion are made from this registry; `conf/` has a file only
-where an option sets more than its own defaults. Nothing else is ever instantiated: a config or a checkpoint cannot
-name what to import.
+An option is one choice in a group (`optim=adamw`, `model/fusion=concat`). Its dataclass is registered under the
+option's short name, with the class that it builds given as text, so that nothing heavy is imported before a run starts.
+Choices, help and completion are generated from this registry; `conf/` has a file only where an option sets more than
+its own defaults. Nothing else is ever instantiated: a config or a checkpoint cannot name code to import.
 
     @option("model/fusion", "concat", builds="mmft.models.fusion.concat:ConcatFusion")
     @dataclass(kw_only=True)
@@ -20,9 +19,9 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 
 
 class OptionConfig:
-    """Base of the dataclasses of options; `option` fills both attributes.
+    """Base of the option dataclasses; `option` sets both attributes.
 
-    The base of a group that a mapping of names holds options of (`dict[str, TaskConfig]`) names the group itself.
+    A base class used in a mapping of names to options (`dict[str, TaskConfig]`) sets `group_path` itself.
     """
 
     group_path: ClassVar[str]
@@ -38,7 +37,7 @@ class Option(NamedTuple):
     group: str
     name: str
     schema: type[OptionConfig]
-    builds: str | Callable[..., Any]  # "module:Class", imported only when built; or the class itself
+    builds: str | Callable[..., Any]  # "module:Class", imported when built, or the class itself
 
 
 _OPTIONS: dict[str, dict[str, Option]] = {}
@@ -50,9 +49,9 @@ def option(group: str, name: str, builds: str | Callable[..., Any] = "") -> Call
 
     Args:
         group: path of the group below `conf/`, for example `model/fusion`.
-        name: the option's short name; the config's `type` key holds it.
-        builds: `module:Class` of what the option builds; its constructor takes every field but `type`. Empty: the
-            command itself reads the option. The class itself, where its module is imported anyway.
+        name: the option's short name, stored in the config's `type` key.
+        builds: `module:Class` that the option builds, whose constructor takes every field but `type`; or the class
+            itself, if its module is imported anyway. Empty: the command reads the option itself.
     """
 
     def register(schema: type[T]) -> type[T]:
@@ -67,11 +66,11 @@ S = TypeVar("S", bound=type)
 
 
 def section(group: str, name: str = "default") -> Callable[[S], S]:
-    """Class decorator: `group=name` is this schema with its defaults, in a group that has no options of its own.
+    """Class decorator: registers a schema with its defaults as `group=name`, in a group without options.
 
     Args:
         group: path of the group, for example `trainer`.
-        name: what the choice is called.
+        name: name of the choice.
     """
 
     def register(schema: S) -> S:
@@ -82,7 +81,7 @@ def section(group: str, name: str = "default") -> Callable[[S], S]:
 
 
 def choices() -> dict[str, dict[str, type]]:
-    """Every group that can be chosen from without a YAML file: its schemas by name."""
+    """Every group with choices that need no YAML file: its schemas by name."""
     found = {group: dict(named) for group, named in _SECTIONS.items()}
     for group, named in _OPTIONS.items():
         found.setdefault(group, {}).update({name: one.schema for name, one in named.items()})
@@ -90,7 +89,7 @@ def choices() -> dict[str, dict[str, type]]:
 
 
 def options(group: str) -> dict[str, Option]:
-    """The options of `group` by name, in the order of registration."""
+    """The options of `group` by name, in registration order."""
     return dict(_OPTIONS.get(group, {}))
 
 
@@ -100,7 +99,7 @@ def groups() -> list[str]:
 
 
 def class_of(config: OptionConfig) -> Any:
-    """The class that the option `config` is registered to build; imports its module."""
+    """Imports and returns the class that the option `config` builds."""
     builds = _OPTIONS[config.group_path][config.type].builds
     if not isinstance(builds, str):
         return builds
@@ -109,25 +108,25 @@ def class_of(config: OptionConfig) -> Any:
 
 
 def arguments(config: Any, but: type | None = None) -> dict[str, Any]:
-    """The fields of a dataclass as keyword arguments, one level deep, without those of the base `but`."""
+    """The fields of a dataclass as keyword arguments, one level deep, except those of the base `but`."""
     left_out = {f.name for f in fields(but)} if but is not None else set()
     return {f.name: getattr(config, f.name) for f in fields(config) if f.name not in left_out}
 
 
 def build(config: OptionConfig, *, but: type | None = None, **context: Any) -> Any:
-    """Builds what the option `config` is registered to build; options that it holds by name are built first.
+    """Builds the object of the option `config`; options in its mappings are built first.
 
     Args:
         config: an instance of a registered dataclass.
-        but: a base whose fields are not passed, because someone else reads them.
-        context: what is known only at run time (widths, label names), passed along by keyword.
+        but: a base class whose fields are not passed, because other code reads them.
+        context: values known only at run time (widths, label names), passed by keyword.
     """
     given = {name: _built(value) for name, value in arguments(config, but).items()}
     return class_of(config)(**given, **context)
 
 
 def _built(value: Any) -> Any:
-    """A mapping of names to options as what they build; any other value as it is."""
+    """Builds the options in a mapping of names to options; returns any other value unchanged."""
     if not isinstance(value, Mapping) or not any(isinstance(one, OptionConfig) for one in value.values()):
         return value
     return {name: build(one) for name, one in value.items()}

@@ -1,4 +1,4 @@
-"""`Span`: the numbers that a search may draw from, as `interval`, `range` and `tag(log, ...)` say them."""
+"""`Span`: a range of numbers that a search samples from, given by `interval`, `range` or `tag(log, ...)`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mmft.config.wording import members
 
 
 class Span(NamedTuple):
-    """All numbers from `low` to `high`, both included; whole ones where both are whole numbers' type."""
+    """All numbers from `low` to `high` inclusive; integers if both ends are integers."""
 
     low: int | float
     high: int | float
@@ -21,24 +21,24 @@ class Span(NamedTuple):
 
 
 def takes_fractions(schema: type, key: str) -> bool:
-    """Whether the value of a dotted key may be a number that is not whole."""
+    """Whether the value of a dotted key may be a float."""
     return any(float in members(hints(owner)[f.name]) for name, owner, f, _ in keys(schema) if name == key)
 
 
 def span_of(schema: type, key: str, override: Override) -> Span | None:
-    """What a search draws the key from; None: from values that are listed, each by itself.
+    """The range that a search samples the key from; None if the values are listed.
 
     Raises:
-        ValueError: with the reason why nothing can be drawn from it.
+        ValueError: gives the reason why it cannot be sampled.
     """
     sweep: Any = override._value
     if not isinstance(sweep, Sweep):
         return None
     if getattr(sweep, "shuffle", False):
-        raise ValueError("shuffle says nothing to a search, which has an order of its own. Type choice(...)")
+        raise ValueError("shuffle has no effect in a search, which chooses its own order. Type choice(...)")
     log = "log" in sweep.tags
     if unknown := sweep.tags - {"log"}:
-        raise ValueError(f"tag({', '.join(sorted(unknown))}, ...) is not known; there is tag(log, interval(LOW, HIGH))")
+        raise ValueError(f"tag({', '.join(sorted(unknown))}, ...) is unknown. Type tag(log, interval(LOW, HIGH))")
     if isinstance(sweep, IntervalSweep):
         return _checked(Span(*_ends(sweep, takes_fractions(schema, key)), log=log))
     if isinstance(sweep, RangeSweep):
@@ -55,7 +55,7 @@ def span_of(schema: type, key: str, override: Override) -> Span | None:
 
 
 def _ends(sweep: IntervalSweep, fractions: bool) -> tuple[int | float, int | float]:
-    """Hydra reads the ends as fractions; a key that takes whole numbers only gets whole ones."""
+    """The ends of an interval, which Hydra parses as floats; converted to integers for integer keys."""
     ends: Any = (sweep.start, sweep.end)
     if fractions and not all(type(end) is int for end in ends):
         return float(ends[0]), float(ends[1])
@@ -65,7 +65,7 @@ def _ends(sweep: IntervalSweep, fractions: bool) -> tuple[int | float, int | flo
 
 def _checked(span: Span) -> Span:
     if not (math.isfinite(span.low) and math.isfinite(span.high) and span.low < span.high):
-        raise ValueError(f"from {span.low} to {span.high} there is nothing: the first number must be the lower")
+        raise ValueError(f"the range from {span.low} to {span.high} is empty: the first number must be the lower")
     if span.log and span.low <= 0:
-        raise ValueError(f"tag(log, ...) needs numbers above 0, and the lowest is {span.low}")
+        raise ValueError(f"tag(log, ...) needs numbers above 0, but the lowest is {span.low}")
     return span

@@ -1,4 +1,4 @@
-"""Where the YAML files are: mmft's own `conf/`, and a user's folder in front of it."""
+"""Where the YAML files are: users' folders first, then mmft's own `conf/`."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from mmft.config.registry import choices
 from mmft.config.schema.tune import both_encoders
 
 NO_GROUPS = ("hydra", "schema", "sweep")
-"""Folders of conf/ that are no groups: Hydra's own, and `wandb sweep`'s files."""
+"""Folders of conf/ that are not groups: Hydra's own, and the files of `wandb sweep`."""
 
 
 @cache
 def conf_dir() -> Path:
     """`conf/` beside the package in a checkout, or inside the package in a wheel.
 
-    The checkout goes first: in an editable install hatchling also leaves a frozen copy in site-packages.
+    The checkout has priority, because an editable install by hatchling also leaves a stale copy in site-packages.
     """
     package = Path(__file__).resolve().parents[1]
     checkout = package.parent
@@ -27,7 +27,7 @@ def conf_dir() -> Path:
 
 
 class Groups:
-    """What groups and options there are: those of the registry, and those of YAML files in a list of folders."""
+    """The groups and options of the registry, and of the YAML files in a list of folders."""
 
     def __init__(self, config_dirs: Sequence[Path]) -> None:
         self.folders = [*config_dirs, conf_dir()]
@@ -35,7 +35,7 @@ class Groups:
         self.registered["tune"] = set(both_encoders())
 
     def exists(self, group: str) -> bool:
-        """Whether there is such a group."""
+        """Whether a group exists."""
         if not group or group.partition("/")[0] in NO_GROUPS:
             return False
         return group in self.registered or any((folder / group).is_dir() for folder in self.folders)
@@ -51,7 +51,7 @@ class Groups:
         return option in self.registered.get(group, ()) or any(file.is_file() for file in files)
 
     def names(self) -> list[str]:
-        """All groups but Hydra's own; of a user's folder only those at its top, for it may be any folder."""
+        """All groups except Hydra's; only top-level ones of a user's folder, because it may be any folder."""
         *config_dirs, own = self.folders
         found = {child.relative_to(own).as_posix() for child in own.rglob("*") if child.is_dir()} | {*self.registered}
         found |= {child.name for folder in config_dirs for child in folder.iterdir() if child.is_dir()}

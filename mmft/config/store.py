@@ -1,11 +1,11 @@
-"""The registry as Hydra reads it: a source of configs beside the folders of YAML files, and behind them.
+"""The registry as a Hydra config source, searched after the folders of YAML files.
 
-It has every choice that needs no file of its own (`optim=sgd` is `optim/sgd`), and every schema for files to extend:
+It provides every choice that needs no file (`optim=sgd` is `optim/sgd`), and every schema for files to extend:
 
     defaults: [/schema/optim/sgd@_here_, _self_]
 
-The nodes are plain mappings, not structured configs: Hydra's composition then never stops at a wrong
-key, and `mmft.config.validate` can report all of them at once.
+The nodes are plain mappings, not structured configs, so that Hydra's composition never stops at a wrong key and
+`mmft.config.validate` can report all of them at once.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ ADDRESS = "mmft://registry"
 
 
 class RegistrySource(ConfigSource):
-    """Gives Hydra the registry's nodes by their paths, as a folder gives it files."""
+    """Serves the registry's nodes to Hydra by path, like files in a folder."""
 
     def __init__(self, provider: str, path: str) -> None:
         super().__init__(provider, path)
@@ -39,7 +39,7 @@ class RegistrySource(ConfigSource):
 
     @staticmethod
     def scheme() -> str:
-        """What addresses of this source begin with."""
+        """The scheme of this source's addresses."""
         return "mmft"
 
     def load_config(self, config_path: str) -> ConfigResult:
@@ -48,19 +48,19 @@ class RegistrySource(ConfigSource):
         return ConfigResult(self.provider, self.full_path(), node, {"package": None})
 
     def available(self) -> bool:
-        """Always."""
+        """Always true."""
         return True
 
     def is_config(self, config_path: str) -> bool:
-        """Whether there is a node at a path."""
+        """Whether a node exists at a path."""
         return config_path.removesuffix(".yaml") in self.nodes
 
     def is_group(self, config_path: str) -> bool:
-        """Whether there are nodes below a path."""
+        """Whether any node exists below a path."""
         return any(path.startswith(f"{config_path.rstrip('/')}/") for path in self.nodes)
 
     def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
-        """The names right below a path."""
+        """The names directly below a path."""
         above = f"{config_path}/" if config_path else ""
         below = [path.removeprefix(above) for path in self.nodes if path.startswith(above)]
         groups = {name.split("/")[0] for name in below if "/" in name} if results_filter != ObjectType.CONFIG else set()
@@ -69,36 +69,36 @@ class RegistrySource(ConfigSource):
 
 
 def register() -> None:
-    """Lets Hydra read addresses that begin with `mmft://`."""
+    """Lets Hydra read addresses that start with `mmft://`."""
     Plugins.instance().register(RegistrySource)
 
 
 def all_nodes() -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
-    """Every node: its path, and what makes it."""
-    for command, root in reversed(COMMANDS.items()):  # train last: its `data` and `trainer` are the groups'
+    """Every node: its path, and a function that creates it."""
+    for command, root in reversed(COMMANDS.items()):  # train last, so that its `data` and `trainer` win
         for path, schema in schemas(root, command):
             yield f"schema/{path}", partial(default_values, schema)
         yield command, partial(command_root, command)
     for group, named in choices().items():
-        if group.partition("/")[0] != "hydra":  # never Hydra's to read, see `mmft.config.sweeps`
+        if group.partition("/")[0] != "hydra":  # hidden from Hydra, see `mmft.config.sweeps`
             yield from ((f"{group}/{name}", partial(default_values, schema)) for name, schema in named.items())
     for name in both_encoders():
         yield f"tune/{name}", partial(tuned, name)
 
 
 def command_root(command: str) -> dict[str, Any]:
-    """The root of a command whose config is its schema and nothing else; `conf/` has those that choose options."""
+    """The root of a command whose config is just its schema; roots that choose options are in `conf/`."""
     quiet = [{f"override hydra/{log}": "none"} for log in ("hydra_logging", "job_logging")]
     return {"defaults": [f"/schema/{command}@_here_", {"hydra": "mmft"}, "_self_", *quiet]}
 
 
 def tuned(method: str) -> dict[str, Any]:
-    """`tune=METHOD`: both encoders have it."""
+    """`tune=METHOD`: sets the method of both encoders."""
     return {"defaults": ["/schema/tune@_here_", *({encoder: method} for encoder in ENCODERS), "_self_"]}
 
 
 def schemas(schema: type, path: str) -> Iterator[tuple[str, type]]:
-    """A schema and all below it by path, without `schema/` in front."""
+    """A schema and all schemas below it, by path without the prefix `schema/`."""
     if is_group(schema):
         for name, option in options(path).items():
             yield f"{path}/{name}", option.schema
@@ -111,9 +111,9 @@ def schemas(schema: type, path: str) -> Iterator[tuple[str, type]]:
 
 
 def default_values(schema: type) -> dict[str, Any]:
-    """A schema's keys with their defaults; `???` where the user must give a value.
+    """A schema's keys with their defaults; `???` for required values.
 
-    Sections without a default (`model.image_encoder` in `model`) are left out: their own group brings them.
+    Sections without a default (`model.image_encoder` in `model`) are omitted, because their own group adds them.
     """
     values: dict[str, Any] = {"type": schema.type} if issubclass(schema, OptionConfig) else {}
     inner = sections(schema)

@@ -1,7 +1,7 @@
-"""What is typed of a sweep's own: `hydra/sweeper`, `hydra/launcher`, and the keys below them.
+"""The settings of a sweep: `hydra/sweeper`, `hydra/launcher`, and the keys below them.
 
-They are judged like every other key, but are no part of a run's config, and Hydra never sees them: its `hydra` node
-stays as shipped, so that nothing that is typed names a class to import.
+They are validated like all other keys but are not part of a run's config. Hydra never sees them: its `hydra` node stays
+as shipped, so that no override can name a class to import.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from mmft.config.walk import group_options
 
 GROUPS = ("hydra/sweeper", "hydra/launcher")
 _PACKAGES = {"optuna": "optuna", "joblib": "joblib", "submitit_local": "submitit", "submitit_slurm": "submitit"}
-"""Option -> the package, and the extra of mmft's, that it needs."""
+"""Maps an option to the package that it needs, which is also the name of mmft's extra."""
 
 
 def is_sweep_override(text: str) -> bool:
-    """Whether an override is the sweep's own."""
+    """Whether an override is a setting of the sweep."""
     key = text.partition("=")[0].lstrip("+")
     return key in GROUPS or any(key == (own := g.replace("/", ".")) or key.startswith(f"{own}.") for g in GROUPS)
 
@@ -35,11 +35,11 @@ def read_sweep(texts: Sequence[str], *, multirun: bool) -> tuple[HydraConfig, li
     """The sweeper and the launcher.
 
     Args:
-        texts: the overrides of which `is_sweep_override` is true, as typed.
-        multirun: whether there is a sweep.
+        texts: the overrides for which `is_sweep_override` is true, as typed.
+        multirun: whether this is a sweep.
 
     Returns:
-        The settings, and everything that is wrong with them: then the settings are the defaults.
+        The settings, and all problems; with any problem, the settings are the defaults.
     """
     chosen: dict[str, Any] = dict.fromkeys(GROUPS, "basic")
     values: list[tuple[str, Any, str]] = []
@@ -50,9 +50,9 @@ def read_sweep(texts: Sequence[str], *, multirun: bool) -> tuple[HydraConfig, li
         try:
             override = parse_override(parser, text)
             if not multirun:
-                raise Wrong(f"{key}: belongs to a sweep, which needs -m: mmft train -m {text}")
+                raise Wrong(f"{key}: belongs to a sweep, which needs -m. Type mmft train -m {text}")
             if override.is_sweep_override() or "${" in text:
-                raise Wrong(f"{key}: is one plain value, the same for the whole sweep")
+                raise Wrong(f"{key}: must be one plain value, which is the same for the whole sweep")
         except Wrong as wrong:
             problems.append(Problem("", str(wrong)))
             continue
@@ -73,7 +73,7 @@ def read_sweep(texts: Sequence[str], *, multirun: bool) -> tuple[HydraConfig, li
 
 
 def _defaults(group: str, name: Any) -> dict[str, Any]:
-    """The option's section with its defaults; what is no option is left to be judged."""
+    """The option's section with its defaults; an unknown option is left to validation."""
     option = group_options(group.replace("/", ".")).get(str(name))
     return {"type": name} if option is None else default_values(option.schema)
 
@@ -95,7 +95,7 @@ def _message(problem: Problem, typed: dict[str, str]) -> str:
 
 
 def _check(settings: HydraConfig) -> list[Problem]:
-    """What can be wrong with options that are right by themselves: a package or a cluster that is not there."""
+    """Problems of valid options on this machine: a missing package or cluster."""
     problems = []
     for group, option in (("hydra/sweeper", settings.sweeper), ("hydra/launcher", settings.launcher)):
         package = _PACKAGES.get(option.type)
@@ -103,12 +103,12 @@ def _check(settings: HydraConfig) -> list[Problem]:
             text = f"{option.type} needs {package}, which is not installed. Type: pip install 'mmft[{package}]'"
             problems.append(Problem(group, text))
     if isinstance(settings.launcher, JoblibLauncherConfig) and settings.launcher.n_jobs == 0:
-        problems.append(Problem("hydra.launcher.n_jobs", "0 runs at the same time are none; type 1 or more, or -1"))
+        problems.append(Problem("hydra.launcher.n_jobs", "0 would start no runs. Type 1 or more, or -1"))
     sampler = settings.sweeper.sampler if isinstance(settings.sweeper, OptunaSweeperConfig) else ""
     if sampler == "gp" and find_spec("scipy") is None:
         text = f"{sampler} needs scipy, which is not installed. Type: pip install 'mmft[optuna]'"
         problems.append(Problem("hydra.sweeper.sampler", text))
     if settings.launcher.type == "submitit_slurm" and shutil.which("srun") is None:
-        text = "submitit_slurm: there is no srun on this machine. Type it on a node of a SLURM cluster"
+        text = "submitit_slurm: srun was not found on this machine. Run it on a node of a SLURM cluster"
         problems.append(Problem("hydra/launcher", text))
     return problems

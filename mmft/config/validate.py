@@ -1,9 +1,9 @@
-"""From a plain mapping to a typed config, strictly, with every error at once; and back.
+"""Strict conversion of a plain mapping to a typed config and back, reporting all errors at once.
 
-A schema is a dataclass: annotations say what a value may be, `field` its bounds, a missing default that
-it must be given. A section that is a group (`optim`) is read by the option that its `type` key names.
-Nothing is repaired: `"3.0"` is no whole number, `true` is no number, an unknown key is an error. A whole
-number is taken where a number is allowed, and a number where only a text is.
+A schema is a dataclass: annotations define the allowed values, `field` the bounds, and a field without a default is
+required. A section that is a group (`optim`) is read with the schema of the option that its `type` key names. Nothing
+is repaired: `"3.0"` is not an integer, `true` is not a number, and an unknown key is an error. An integer is accepted
+as a float, and a number as a string if only strings are allowed.
 """
 
 from __future__ import annotations
@@ -29,36 +29,36 @@ from mmft.config.walk import (
 )
 from mmft.config.wording import bounds, describe, did_you_mean, listed, members, nearest, show, within
 
-DEFAULT = "default"  # the option of a section that does not say which it is, in a group that has one so called
-MUST = "must be given"  # begins the text of every problem that is a missing value
+DEFAULT = "default"  # the option of a section without a `type`, if its group has an option of this name
+MUST = "must be given"  # starts the text of every problem about a missing value
 
 
 class Problem(NamedTuple):
-    """One thing that is wrong: the dotted key, and what about it."""
+    """One problem: the dotted key, and what is wrong with it."""
 
     key: str
     text: str
 
 
 class WrongType(ValueError):
-    """A value that its type does not allow."""
+    """A value does not match its type."""
 
 
 @dataclass
 class Validation:
-    """What reading a mapping gave: the config (None where it could not be built) and all problems."""
+    """The result of reading a mapping: the config (None where it could not be built) and all problems."""
 
     config: Any = None
     problems: list[Problem] = field(default_factory=list)
 
 
 def read(values: Any, schema: type, *, partial: bool = False) -> Validation:
-    """Reads a plain mapping by a schema and finds everything that is wrong with it.
+    """Reads a plain mapping with a schema and collects all problems.
 
     Args:
-        values: the mapping, interpolations resolved; `???` marks a value that must still be given.
+        values: the mapping with interpolations resolved; `???` marks a required value that is missing.
         schema: the dataclass of the command.
-        partial: values that must be given may still be missing.
+        partial: required values may be missing.
     """
     reader = _Reader(schema, partial)
     config = reader.section(values, schema, "")
@@ -83,7 +83,7 @@ def _plain(value: Any) -> Any:
 
 @cache
 def accepts_text(schema: type, key: str) -> bool:
-    """Whether the value of a dotted key is a text and no number: `007` is then the text as typed."""
+    """Whether the value of a dotted key may be a string but not a number, so that `007` stays as typed."""
     from mmft.config.walk import keys
 
     found = [hints(owner)[f.name] for name, owner, f, _ in keys(schema) if name == key]
@@ -91,7 +91,7 @@ def accepts_text(schema: type, key: str) -> bool:
 
 
 class _Reader:
-    """Walks a mapping along a schema; wrong or missing values become None and a problem."""
+    """Walks a mapping along a schema; each wrong or missing value becomes None and a problem."""
 
     def __init__(self, root: type, partial: bool) -> None:
         self.root = root
@@ -99,9 +99,9 @@ class _Reader:
         self.problems: list[Problem] = []
 
     def section(self, values: Any, schema: type, path: str, group: str | None = None) -> Any:
-        """A mapping as an instance of `schema`; None if it is no mapping or its option is unknown.
+        """A mapping as an instance of `schema`; None if it is not a mapping or its option is unknown.
 
-        `group`: where the options of a group are registered; None: under `path`.
+        `group`: the path under which the group's options are registered; None: `path`.
         """
         if not isinstance(values, Mapping):
             self._not_a_section(values, schema, path)
@@ -133,11 +133,11 @@ class _Reader:
         return self._named(value, of_options, key)
 
     def _named(self, values: Any, group: type[OptionConfig], key: str) -> dict[str, Any] | None:
-        """A mapping of names to options of `group`, or to their names."""
+        """A mapping of names to options of `group`, which may be given by name alone."""
         path = group.group_path
         if not isinstance(values, Mapping) or not values:
             example = f"{key}={{NAME:{next(iter(group_options(path)), 'OPTION')}}}"
-            self._problem(key, f"{show(values)} is no mapping of names to options of {path}, such as {example}")
+            self._problem(key, f"{show(values)} is not a mapping of names to options of {path}, such as {example}")
             return None
         sections = {str(n): {"type": one} if isinstance(one, str) else one for n, one in values.items()}
         return {name: self.section(one, group, f"{key}.{name}", path) for name, one in sections.items()}
@@ -157,11 +157,11 @@ class _Reader:
             value = convert(value, hint)
         except WrongType:
             near = did_you_mean(value, _choices(hint)) if isinstance(value, str) else ""
-            self._problem(key, f"{show(value)} is not allowed; allowed is {allowed}.{near}")
+            self._problem(key, f"{show(value)} is not allowed; expected {allowed}.{near}")
             return None
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if number and not within(value, limits):
-            self._problem(key, f"{show(value)} is out of bounds; allowed is {allowed}")
+            self._problem(key, f"{show(value)} is out of bounds; expected {allowed}")
             return None
         return value
 
@@ -172,9 +172,9 @@ class _Reader:
                 self._unknown_key(f"{path}.{name}" if path else str(name), str(name), value, schema, path)
 
     def _unknown_key(self, key: str, name: str, value: Any, schema: type, home: str) -> None:
-        """Notes a key, and what is below it, that `schema`, the section at `home`, does not have."""
+        """Reports a key, and all keys below it, that `schema`, the section at `home`, does not have."""
         if name in NO_CODE:
-            self._problem(key, "is not allowed: nothing that a config names is imported or called by mmft")
+            self._problem(key, "is not allowed: mmft imports and calls nothing that a config names")
         elif owner := _owner(key, schema):
             self._problem(key, owner)
         elif isinstance(value, Mapping) and value:
@@ -195,26 +195,26 @@ class _Reader:
         group, named = path.replace(".", "/"), group_options(path)
         schema = named[DEFAULT].schema if DEFAULT in named else schema
         if is_group(schema):
-            choose = f"choose an option with {group}=NAME, NAME one of {listed(named)}"
+            choose = f"Choose an option with {group}=NAME, where NAME is one of {listed(named)}"
         else:
-            choose = f"set one of its keys: {listed(f'{path}.{f.name}' for f in fields(schema))}"
-        self._problem(path or "(the config)", f"{show(values)} is not a section; {choose}")
+            choose = f"Set one of its keys: {listed(f'{path}.{f.name}' for f in fields(schema))}"
+        self._problem(path or "(the config)", f"{show(values)} is not a section. {choose}")
 
     def _unknown_option(self, name: Any, path: str, of: str) -> None:
         group, names = of.replace(".", "/"), list(group_options(of))
         if name in (None, MISSING):
             typed = f"{group}=NAME" if path == of else f"{path}.type=NAME"
-            self._problem(path, f"has no option. Type {typed}, NAME one of {listed(names)}")
+            self._problem(path, f"has no option. Type {typed}, where NAME is one of {listed(names)}")
         else:
             near = did_you_mean(str(name), names)
-            self._problem(f"{path}.type", f"{show(name)} is no option of {group}.{near} Options: {listed(names)}")
+            self._problem(f"{path}.type", f"{show(name)} is not an option of {group}.{near} Options: {listed(names)}")
 
     def _problem(self, key: str, text: str) -> None:
         self.problems.append(Problem(key, text))
 
 
 def _owner(key: str, schema: type) -> str | None:
-    """The message for a key that another option of the same group has."""
+    """The message for a key that only other options of the same group have."""
     if not issubclass(schema, OptionConfig):
         return None
     head, _, name = key.rpartition(".")
@@ -232,7 +232,7 @@ def _choices(hint: Any) -> list[str]:
 
 
 def convert(value: Any, hint: Any) -> Any:
-    """The value as its type wants it, or `WrongType`. Of a union, an exact member goes before one that converts."""
+    """Converts a value to its type or raises `WrongType`; in a union, exact matches precede conversions."""
     for exact in (True, False):
         for member in members(hint):
             try:

@@ -1,4 +1,4 @@
-"""How the schemas are read: fields, sections, groups, keys. Everything here is derived from the dataclasses."""
+"""Derives fields, sections, groups and keys from the schema dataclasses."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from typing import Any, get_args, get_origin, get_type_hints
 from mmft.config.registry import Option, OptionConfig, groups, options
 from mmft.config.wording import members
 
-MISSING = "???"  # OmegaConf's mark of a value that must be given
+MISSING = "???"  # OmegaConf's marker for a required value
 
 OPTIONAL_GROUPS = ("experiment", "debug")
-"""Groups that are no section: their files set keys anywhere. They may be null."""
+"""Groups that are not sections: their files set keys anywhere, and they may be null."""
 
-DEEPEST = 16  # mappings and lists inside each other; a config has four
+DEEPEST = 16  # allowed nesting of mappings and lists; configs need four levels
 
 NO_CODE = frozenset({"_target_", "_partial_", "_args_", "_recursive_", "_convert_"})
-"""Keys by which Hydra would import and call something; never allowed."""
+"""Keys that make Hydra import and call something; never allowed."""
 
 
 def has_default(f: Field[Any]) -> bool:
-    """Whether a field need not be given."""
+    """Whether a field is optional."""
     return f.default is not dataclasses.MISSING or f.default_factory is not dataclasses.MISSING
 
 
 @cache
 def hints(schema: Any) -> dict[str, Any]:
-    """The fields' types; a field typed `Any` with a dataclass as its factory has that dataclass as its type."""
+    """The types of the fields; a field typed `Any` whose factory is a dataclass has that dataclass as its type."""
     found = get_type_hints(schema)
     typed = {f.name: found[f.name] for f in fields(schema)}
     for f in fields(schema):
@@ -41,32 +41,32 @@ def hints(schema: Any) -> dict[str, Any]:
 
 @cache
 def sections(schema: Any) -> dict[str, type]:
-    """The fields that are schemas themselves, by name."""
+    """The fields that are themselves schemas, by name."""
     return {name: hint for name, hint in hints(schema).items() if isinstance(hint, type) and is_dataclass(hint)}
 
 
 def named_group(hint: Any) -> type[OptionConfig] | None:
-    """The group of which a mapping holds options by name (`dict[str, TaskConfig]`); None: the type is no such one."""
+    """The option group in a mapping type such as `dict[str, TaskConfig]`; None for any other type."""
     mappings = [member for member in members(hint) if get_origin(member) is dict]
     inner = get_args(mappings[0])[1] if mappings else None
     return inner if isinstance(inner, type) and issubclass(inner, OptionConfig) else None
 
 
 def is_group(schema: type) -> bool:
-    """Whether a section holds one of several options, told apart by its `type` key."""
+    """Whether a section holds one of several options, identified by its `type` key."""
     return issubclass(schema, OptionConfig) and not hasattr(schema, "type")
 
 
 def group_options(path: str) -> dict[str, Option]:
-    """The options of the group whose keys are under `path`, for example `tune.image_encoder`."""
+    """The options of the group at `path`, for example `tune.image_encoder`."""
     group = path.replace(".", "/")
     return options(group) if group in groups() else {}
 
 
 def keys(schema: type, prefix: str = "") -> Iterator[tuple[str, type, Field[Any], str | None]]:
-    """Every key below `schema` that holds a value: dotted key, its dataclass, its field, its option's name.
+    """Every key below `schema` that holds a value: dotted key, dataclass, field, and name of its option.
 
-    A group gives the keys of each of its options; the name is None outside of groups.
+    A group yields the keys of each of its options; outside of groups the name is None.
     """
     if is_group(schema):
         for name, option in group_options(prefix.rstrip(".")).items():

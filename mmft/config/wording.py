@@ -1,4 +1,4 @@
-"""How messages about the config are worded, so that all of them read alike."""
+"""Shared wording of messages about the config."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ import types
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, Union, get_args, get_origin
 
-_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", type(None): "null"}
-_PLURAL = {int: "whole numbers", float: "numbers", str: "texts", bool: "truth values"}
-
+_WORDS = {int: "an integer", float: "a number", bool: "true or false", str: "a string", type(None): "null"}
+_PLURAL = {int: "integers", float: "numbers", str: "strings", bool: "booleans"}
 
 _HABITS = {
     "ckpt_path": "resume",
@@ -36,14 +35,13 @@ _HABITS = {
     "siglip": "contrastive",
     "vqa": "question_answering",
 }
-"""What Lightning, lightning-hydra-template, transformers and papers call a key or an option of ours, where it is spelt
-unlike it."""
+"""Names for our keys and options in Lightning, lightning-hydra-template, transformers and papers, where they differ."""
 
 
 def nearest(name: str, names: Iterable[str]) -> str | None:
-    """The one of `names` that `name` most likely meant; None if none is near.
+    """The closest match for `name` among `names`, or None.
 
-    A name that ends the same way (`batch_size` for `data.batch_size`) is nearer than one spelt alike.
+    A name with the same ending (`batch_size` for `data.batch_size`) beats one with a similar spelling.
     """
     import difflib
 
@@ -58,7 +56,7 @@ def nearest(name: str, names: Iterable[str]) -> str | None:
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """` Did you mean X?`, or nothing."""
+    """` Did you mean X?`, or an empty string."""
     found = nearest(name, names)
     return "" if found in (None, name) else f" Did you mean {found}?"
 
@@ -69,12 +67,12 @@ def listed(names: Iterable[Any]) -> str:
 
 
 def members(hint: Any) -> tuple[Any, ...]:
-    """The alternatives of a union; a type that is none is its own only alternative."""
+    """The members of a union; any other type is its own only member."""
     return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
 
 
 def describe(hint: Any) -> str:
-    """What a type allows, in words: `a whole number or null`, `one of a, b`."""
+    """The values that a type allows, in words: `an integer or null`, `one of a, b`."""
     parts = [m for m in members(hint) if not (m is int and float in members(hint))]
     return " or ".join(_describe_one(p) for p in parts)
 
@@ -99,7 +97,7 @@ _LIMITS = {
 
 
 def bounds(limits: Mapping[str, Any]) -> str:
-    """Bounds in words: `at least 0 and below 1`; nothing if there are none."""
+    """Bounds in words: `at least 0 and below 1`; empty without bounds."""
     return " and ".join(f"{word} {limits[name]}" for name, (word, _) in _LIMITS.items() if name in limits)
 
 
@@ -111,7 +109,7 @@ def within(value: float, limits: Mapping[str, Any]) -> bool:
 
 
 def show(value: Any) -> str:
-    """A value as one would type it, cut where it is long."""
+    """A value as a user would type it, truncated if long."""
     if value is None:
         return "null"
     if isinstance(value, bool):

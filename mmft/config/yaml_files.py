@@ -1,8 +1,8 @@
-"""Looks at a user's YAML file before Hydra loads it: may it be loaded at all?
+"""Inspects a user's YAML file before Hydra loads it.
 
-Refused are anchors and aliases (a few lines of them expand to gigabytes), tags, anything about Hydra
-itself (a launcher, a search path or a callback would run code), keys such as `_target_`, and
-interpolations that mmft does not allow. Every message has the file and the line.
+Refuses anchors and aliases (a few lines of them can expand to gigabytes), tags, settings of Hydra itself (a launcher, a
+search path or a callback would run code), keys such as `_target_`, and interpolations that mmft does not allow. Every
+message gives the file and the line.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ import yaml
 from mmft.config.interpolation import interpolations
 from mmft.config.walk import DEEPEST, NO_CODE, OPTIONAL_GROUPS
 
-LARGEST = 1_000_000  # bytes; a config has a few thousand
+LARGEST = 1_000_000  # bytes; a typical config has a few thousand
 _HYDRA = re.compile(r"(^|[/.@: ])hydra($|[/.@: ])")
 _HEADER = re.compile(r"^\s*#\s*@package\s+(\S+)")
 
 
 def inspect(path: Path, name: str) -> list[str]:
-    """All reasons why the file `path` may not be loaded; none if it may.
+    """All reasons why the file `path` may not be loaded; empty if it may.
 
     Args:
         path: the file.
-        name: its name as Hydra knows it (`experiment/mine`).
+        name: its Hydra name (`experiment/mine`).
     """
     top = name.partition("/")[0]
     if top in ("hydra", "schema"):
-        return [f"{path}: a folder named {top} in --config-dir is mmft's own; move the file"]
+        return [f"{path}: the folder name {top} in --config-dir is reserved by mmft; move the file"]
     try:
         if path.stat().st_size > LARGEST:
-            return [f"{path}: larger than {LARGEST} bytes, which no config is"]
+            return [f"{path}: a config may have at most {LARGEST} bytes"]
         text = path.read_text(encoding="utf-8")
         if refused := list(_refused_tokens(text, path)):
             return refused
@@ -75,29 +75,29 @@ def _refused_nodes(root: Any, text: str, path: Path) -> Iterator[str]:
     headers = [found[1] for line in text.splitlines() if (found := _HEADER.match(line))]
     for package in headers:
         if _HYDRA.search(package):
-            yield f"{path}: @package {package} is not allowed: Hydra's own settings are mmft's"
+            yield f"{path}: @package {package} is not allowed: Hydra's settings are managed by mmft"
     if path.parent.name in OPTIONAL_GROUPS and "_global_" not in headers:
-        yield f"{path}:1: its keys belong to the whole config. Type this as its first line: # @package _global_"
+        yield f"{path}:1: the package header is missing. Add this as the first line: # @package _global_"
     for key, value in root.value:
         if key.value == "hydra":
-            yield f"{path}:{_line(key)}: hydra: is not allowed: Hydra's own settings are mmft's"
+            yield f"{path}:{_line(key)}: hydra: is not allowed: Hydra's settings are managed by mmft"
         elif key.value == "defaults":
             yield from _refused_defaults(value, path)
     yield from _refused_values(root, path)
 
 
 def _refused_defaults(node: Any, path: Path) -> Iterator[str]:
-    """Entries of a defaults list: text, or a mapping of one group to an option or a list."""
+    """Refused entries of a defaults list; an entry is a string, or a mapping of one group to an option or a list."""
     if not isinstance(node, yaml.SequenceNode):
         yield f"{path}:{_line(node)}: defaults must be a list"
         return
     for entry in node.value:
         pairs = entry.value if isinstance(entry, yaml.MappingNode) else [(entry, None)]
         if isinstance(entry, yaml.MappingNode) and len(pairs) != 1:
-            yield f"{path}:{_line(entry)}: an entry of defaults has one group, not {len(pairs)}"
+            yield f"{path}:{_line(entry)}: an entry of defaults must have one group, not {len(pairs)}"
         for key, _ in pairs:
             if _HYDRA.search(str(key.value)):
-                yield f"{path}:{_line(key)}: {key.value} is not allowed: Hydra's own settings are mmft's"
+                yield f"{path}:{_line(key)}: {key.value} is not allowed: Hydra's settings are managed by mmft"
 
 
 def _refused_values(node: Any, path: Path, depth: int = 0) -> Iterator[str]:
@@ -107,9 +107,9 @@ def _refused_values(node: Any, path: Path, depth: int = 0) -> Iterator[str]:
         names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
         for key, value in node.value:
             if names.count(key.value) > 1:
-                yield f"{path}:{_line(key)}: {key.value} stands here {names.count(key.value)} times"
+                yield f"{path}:{_line(key)}: {key.value} occurs {names.count(key.value)} times"
             if key.value in NO_CODE:
-                yield f"{path}:{_line(key)}: {key.value} is not allowed: nothing that a config names is called"
+                yield f"{path}:{_line(key)}: {key.value} is not allowed: mmft calls nothing that a config names"
             if not isinstance(key, yaml.ScalarNode):
                 yield f"{path}:{_line(key)}: a key must be a single value"
                 continue

@@ -143,7 +143,7 @@ class TestErrors:
             (["train", "--experimental-rerun", "x.pickle"], "pickle"),
             (["train", "--package", "x"], "--package is not supported"),
             (["train", "-m", "--cfg", "job"], "only one of them"),
-            (["train", "--resolve"], "goes with --cfg"),
+            (["train", "--resolve"], "needs --cfg"),
             (["train", "-m", "resume=last"], "-m does not go with resume="),
             (["predict", "-m", "run=a,b"], "-m goes with mmft train"),
         ],

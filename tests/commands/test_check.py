@@ -143,8 +143,8 @@ def test_one_file_per_split_and_several_devices(checked: Check, shapes: Shapes, 
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("resume=last", "resume: mmft check looks at what would be trained anew"),
-        ("out=found.txt", "out: 'found.txt': its ending says the format"),
+        ("resume=last", "resume: mmft check does not support resuming"),
+        ("out=found.txt", "out: 'found.txt': unknown file extension"),
         ("out=-", "out: findings are printed anyway"),
         ("audit.pictur=1", "Did you mean audit.pictures"),
         ("audit.text_likeness=2", "audit.text_likeness"),

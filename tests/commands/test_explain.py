@@ -71,8 +71,8 @@ def test_pages_and_numbers(
     refused = {
         "rows=[9]": "rows=9: the table has rows 0 to 4",
         "ids=[shape-000]": "no row of .* has the id 'shape-000'.*Did you mean",
-        "rows=[0] ids=[a]": "either rows or ids must be given",
-        "rows=[-1]": "one or more numbers of rows, from 0",
+        "rows=[0] ids=[a]": "give either rows or ids",
+        "rows=[-1]": "expected one or more row numbers, from 0",
         "rows=[0] label=rde_disc": "label=rde_disc: there is none",
         "rows=[0] data.limit=2": "mmft explain takes its rows from the whole table",
     }

@@ -118,10 +118,10 @@ def test_a_label_that_the_run_does_not_know_is_told(
         ("predict", ["zero_shot.templates=['a {}']"], "zero_shot.templates: changes nothing without zero_shot.labels"),
         ("predict", ["zero_shot.labels=rows"], r"'rows': type a list \[NAME,NAME\], or run \("),
         ("test", ["zero_shot.labels=own"], r"'own': type a list \[NAME,NAME\], or run or rows"),
-        ("test", ["zero_shot.labels=[a]"], "two or more that differ"),
-        ("test", ["zero_shot.labels=[a,a]"], "two or more that differ"),
+        ("test", ["zero_shot.labels=[a]"], "at least two different labels"),
+        ("test", ["zero_shot.labels=[a,a]"], "at least two different labels"),
         ("test", ["zero_shot.labels=run", "zero_shot.templates=[a]"], "zero_shot.templates: .*each needs one {}"),
-        ("test", ["zero_shot.labels=run", "data.columns.text=text"], "is not looked at with zero_shot.labels"),
+        ("test", ["zero_shot.labels=run", "data.columns.text=text"], "has no effect with zero_shot.labels"),
     ],
 )
 def test_refused(command: str, typed: list[str], said: str, tmp_path: Path) -> None:

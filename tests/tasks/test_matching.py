@@ -237,18 +237,21 @@ def test_twelve_rows_are_learned_by_heart(train_run: TrainRun) -> None:
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        (["model/fusion=dual"], "model.fusion: dual does not go with task=matching, which has one answer for a row's"),
+        (
+            ["model/fusion=dual"],
+            "model.fusion: dual does not go with task=matching, which makes one prediction from a row's",
+        ),
         (["data.columns.text=null"], "task=matching pairs images with texts. Type data.columns.text=COLUMN"),
         (["data.sampler=balanced"], "data.sampler: balanced needs a class"),
         (["trainer=fsdp", "trainer.devices=2"], "fsdp does not go with task=matching yet. Type trainer.strategy=ddp"),
         (["model.modality_dropout=0.3"], "model.modality_dropout: does not go with task=matching, which needs both"),
-        (["data.augment.mixup=0.5"], "not with task=matching. Leave it out"),
-        (["data.augment.cutmix=0.5"], "not with task=matching. Leave it out"),
-        (["data.batch_size=1"], "task.candidates: .*a batch of one row has none. Type data.batch_size=32"),
-        (["callbacks.gradient_accumulation.schedule={0:1,1:8}"], "a batch of one row has none"),
+        (["data.augment.mixup=0.5"], "does not go with task=matching. Leave it out"),
+        (["data.augment.cutmix=0.5"], "does not go with task=matching. Leave it out"),
+        (["data.batch_size=1"], "task.candidates: .*needs at least two rows. Type data.batch_size=32"),
+        (["callbacks.gradient_accumulation.schedule={0:1,1:8}"], "needs at least two rows"),
         (["task.candidates=0"], "task.candidates: 0: without labels .*Type task.candidates=7, or data.columns.label"),
         (["task.candidates=-1"], "task.candidates: -1 is out of bounds"),
-        (["modality_report=true"], "modality_report: true says nothing without labels"),
+        (["modality_report=true"], "modality_report: true reports nothing without labels"),
         (["task.negatives=hard"], "task.negatives: no such key"),
     ],
 )

@@ -222,7 +222,7 @@ def test_columns_with_any_letters_are_typed_as_the_message_says(shapes: Shapes, 
 def test_a_sweep_is_not_compared_by_a_loss_that_it_changes(swept: str, shapes_overrides: list[str]) -> None:
     tasks = "task.tasks={label:classification,size:{type:regression}}"
     typed = [*shapes_overrides, "data.columns.label=[label,size]", "task=several", tasks, swept]
-    with pytest.raises(UserError, match="changes what val/loss means.*checkpoint.monitor=label/accuracy"):
+    with pytest.raises(UserError, match="changes the meaning of val/loss.*checkpoint.monitor=label/accuracy"):
         compose("train", typed, multirun=True)
     compose("train", [*typed, "checkpoint.monitor=size/rmse"], multirun=True)
 
@@ -372,7 +372,7 @@ TWO = "task.tasks={label:classification,size:regression}"
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["task.tasks={label:classification}"], "task.tasks: there is one task. Type task=classification"),
+        (["task.tasks={label:classification}"], "task.tasks: only one task is given. Type task=classification"),
         (["task.tasks={label:clasification,size:regression}"], "task.tasks.label.type: .*Did you mean classification"),
         (["task.tasks={label:{los:focal},size:regression}"], "task.tasks.label: has no option"),
         (["task.tasks={label:classification,size:{type:regression,los:l1}}"], "task.tasks.size.los: no such key"),
@@ -384,15 +384,15 @@ TWO = "task.tasks={label:classification,size:regression}"
             ["task.tasks={label:{type:classification,labels:[a]},size:regression}"],
             "task.tasks.label.labels: .* at least two names",
         ),
-        (["task.tasks=classification"], "task.tasks: 'classification' is no mapping"),
-        (["task.tasks={}"], "is no mapping of names"),
-        (["task.tasks={loss:regression,label:classification}"], "task.tasks: loss: no task can be called loss"),
-        (["task.tasks={a/val:regression,label:classification}"], "task.tasks: a/val: no task can be called val"),
-        (["task.tasks='{label:&a regression,size:*a}'"], "is no mapping of names to options"),
+        (["task.tasks=classification"], "task.tasks: 'classification' is not a mapping"),
+        (["task.tasks={}"], "is not a mapping of names"),
+        (["task.tasks={loss:regression,label:classification}"], "task.tasks: loss: a task cannot be called loss"),
+        (["task.tasks={a/val:regression,label:classification}"], "task.tasks: a/val: a task cannot be called val"),
+        (["task.tasks='{label:&a regression,size:*a}'"], "is not a mapping of names to options"),
         (["task.tasks='{label:{type:clasification},size:regression}'"], "Did you mean classification"),
         (["task.tasks={label:contrastive,size:regression}"], "task=contrastive .label. cannot be one of several"),
         ([TWO, "data.columns.label=label"], "Type data.columns.label=.label,size."),
-        ([TWO, "task.loss_weights={sise:2}"], "sise is no task. Did you mean size"),
+        ([TWO, "task.loss_weights={sise:2}"], "sise is not a task. Did you mean size"),
         ([TWO, "task.loss_weights={size:0}"], "size: 0.* is not above 0"),
         ([TWO, "data.sampler=balanced"], "data.sampler"),
         ([TWO, "data.augment.mixup=0.2"], "mixup"),

@@ -258,7 +258,7 @@ def test_only_the_chosen_logger_is_imported(shapes_overrides: list[str], tmp_pat
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        (["logger=wandb", "logger.project=a/b"], "logger.project: 'a/b' is no name"),
+        (["logger=wandb", "logger.project=a/b"], "logger.project: 'a/b' cannot be the name"),
         (["logger=tensorboard", "logger.project=a"], "belongs to logger="),
         (["logger=wandb", "logger.predictions=-1"], "at least 0"),
     ],

@@ -1,8 +1,8 @@
-"""What must be true between keys, after each key was found right by itself.
+"""Rules between keys, checked after each key was validated on its own.
 
-Three shapes of rules stand at the fields themselves (`shapes`); all others are functions, by topic: where rows come
-from (`rows`), what is read and written (`files`), the model and what of it is trained (`model`), the task (`task`),
-how training runs (`training`).
+Three common shapes of rules are declared on the fields themselves (`shapes`). All others are functions, by topic:
+`rows` (where rows come from), `files` (what is read and written), `model` (the model and its tuning), `task`, and
+`training`.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ def check(config: Any, wrong: set[str], *, partial: bool = False) -> list[Proble
 
     Args:
         config: the typed root.
-        wrong: keys that are wrong by themselves; what reads them is not judged.
-        partial: the config may be incomplete; only what is wrong all the same is reported.
+        wrong: keys that are invalid on their own; rules that read them are skipped.
+        partial: the config may be incomplete; report only what is wrong regardless.
     """
     if config is None:
         return []
@@ -51,7 +51,7 @@ def _broken(asked: Iterable[Rule], config: Any) -> Iterator[Problem]:
 
 
 def _of_part(asked: Iterable[Rule], config: TrainConfig, name: str, part: Any) -> Iterator[Problem]:
-    """What is wrong between the keys of one of several tasks, which is judged as if it were the only one."""
+    """Problems between the keys of one of several tasks, checked as if it were the only one."""
     alone = replace(config, task=part, data=replace(config.data, columns=replace(config.data.columns, label=name)))
     here = f"task.tasks.{name}"
     for key, text in _broken((one for one in asked if one.keys[0].partition(".")[0] == "task"), alone):
@@ -63,7 +63,7 @@ def _touches(key: str, path: str) -> bool:
 
 
 def _has(config: Any, keys: tuple[str, ...]) -> bool:
-    """Whether the chosen options have all the keys that a rule reads."""
+    """Whether the chosen options have every key that a rule reads."""
     for key in keys:
         node = config
         for name in key.split("."):

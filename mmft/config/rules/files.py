@@ -1,4 +1,4 @@
-"""Rules about names, files and folders: what is read is there, and what is written can be."""
+"""Rules about names, files and folders: inputs must exist, and outputs must be writable."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 _PREDICTIONS = (".csv", ".jsonl", ".parquet")
 _EMBEDDINGS = (".parquet", ".npz")
 _LISTS = (".csv", ".jsonl")
-_LOCAL = ("/", "./", "../", "~", PREFIX)  # what begins like this can only be a folder
+_LOCAL = ("/", "./", "../", "~", PREFIX)  # a name that starts like this can only be a folder
 
 
 @rule("name", always=True)
@@ -35,8 +35,8 @@ def _name_is_a_folder_name(c: TrainConfig) -> str | None:
         return None
     better = re.sub(r"[^0-9A-Za-z_.-]+", "_", c.name).strip("._-") or "NAME"
     return (
-        f"{show(c.name)} cannot be a folder's name: 1 to 200 characters without '=', ',', ':', blanks and slashes, "
-        f"not beginning with '.', '-' or '~'. Type name={better}"
+        f"{show(c.name)} cannot be a folder's name: use 1 to 200 characters without '=', ',', ':', spaces or slashes, "
+        f"not starting with '.', '-' or '~'. Type name={better}"
     )
 
 
@@ -44,7 +44,7 @@ def _name_is_a_folder_name(c: TrainConfig) -> str | None:
 def _resume_or_init(c: TrainConfig) -> str | None:
     if c.resume is None or c.init is None:
         return None
-    return "does not go with init. To resume a run, type resume=RUN alone; to start from its weights, init=RUN"
+    return "does not go with init. Type resume=RUN alone to resume a run, or init=RUN to start from its weights"
 
 
 for _key in ("resume", "init"):
@@ -73,7 +73,7 @@ def _here(path: str) -> str:
 def _runs_is_a_folder(c: TrainConfig) -> str | None:
     if c.paths.runs and not located(c.paths.runs).is_file():
         return None
-    return f"{show(c.paths.runs)} is not a folder. Type paths.runs=FOLDER; it is made where it does not exist"
+    return f"{show(c.paths.runs)} is not a folder. Type paths.runs=FOLDER; it is created if it does not exist"
 
 
 for _encoder in ("image_encoder", "text_encoder"):
@@ -83,18 +83,18 @@ for _encoder in ("image_encoder", "text_encoder"):
         name = getattr(c.model, encoder).name
         if not name.strip():
             return "is empty. Type a folder or a hub name"
-        if os.environ.get("MMFT_ENCODERS"):  # it may have been moved there
+        if os.environ.get("MMFT_ENCODERS"):  # the folder may have been moved there
             return None
         folder = located(name)
         if name.startswith(_LOCAL) and not folder.is_dir():
             return f"there is no folder {show(name)}"
         if folder.is_dir() and not (folder / "config.json").is_file():
-            return f"{show(name)} is no encoder: it has no config.json"
+            return f"{show(name)} is not an encoder: it has no config.json"
         return None
 
 
 def _table(key: str) -> Any:
-    """A rule: a data file is there, of a known format."""
+    """A rule: a data file exists and has a known format."""
 
     def judge(c: Any) -> str | None:
         value = getattr(c.data, key)
@@ -107,7 +107,7 @@ def _table(key: str) -> Any:
             near = [p.name for p in path.parent.glob("*")] if path.parent.is_dir() else []
             return f"there is no file {show(value)}{_here(value)}.{did_you_mean(path.name, near)}"
         if path.suffix.lower() not in TABLES:
-            return f"{show(value)}: its ending says the format: {listed(TABLES)}"
+            return f"{show(value)}: unknown file extension; expected one of {listed(TABLES)}"
         return None
 
     return judge
@@ -123,7 +123,7 @@ def _different_files(c: TrainConfig) -> str | None:
     files = [os.path.realpath(located(f)) for f in (c.data.train, c.data.val, c.data.test) if f is not None]
     if len(set(files)) == len(files):
         return None
-    return "data.train, data.val and data.test must be different files: a row must not be in two splits"
+    return "data.train, data.val and data.test must be different files, so that no row is in two splits"
 
 
 @rule("data.root")
@@ -131,7 +131,7 @@ def _different_files(c: TrainConfig) -> str | None:
 def _root_is_a_folder(c: Any) -> str | None:
     if c.data.root is None or located(c.data.root).is_dir():
         return None
-    return f"there is no folder {show(c.data.root)}{_here(c.data.root)}; null is the table's own folder"
+    return f"there is no folder {show(c.data.root)}{_here(c.data.root)}. Type null for the table's own folder"
 
 
 @use_rule("out", "data.path")
@@ -155,46 +155,45 @@ def _findings_can_be_written(c: CheckConfig) -> str | None:
         return None
     rows = {os.path.realpath(located(f)) for f in (c.data.path, c.data.train, c.data.val, c.data.test) if f}
     if os.path.realpath(located(c.out)) in rows:
-        return f"{show(c.out)} is the table of rows, which the findings would overwrite"
+        return f"{show(c.out)} is the table of rows: the findings would overwrite it"
     if c.out == "-":
-        return "findings are printed anyway; type out=FILE, or audit.shown=null to see all of them"
+        return "findings are printed anyway. Type out=FILE, or audit.shown=null to print all of them"
     return _not_to_be_written(c.out, _LISTS)
 
 
 @rule("resume", "audit")
 def _check_comes_first(c: CheckConfig) -> str | None:
-    return None if c.resume is None else "mmft check looks at what would be trained anew. Leave it out"
+    return None if c.resume is None else "mmft check does not support resuming. Leave it out"
 
 
 def _not_to_be_written(typed: str, endings: tuple[str, ...]) -> str | None:
-    """Why a file for `out` cannot be written."""
+    """Why the file `out` cannot be written; None if it can."""
     out = located(typed)
     if typed == "-" and ".csv" in endings:
         return None
     if out.suffix.lower() not in endings:
         also = ", or - for CSV on stdout" if ".csv" in endings else ""
-        return f"{show(typed)}: its ending says the format: {listed(endings)}{also}"
+        return f"{show(typed)}: unknown file extension; expected one of {listed(endings)}{also}"
     if not out.absolute().parent.is_dir():
-        return f"there is no folder {out.parent}{_here(typed)}; make it first"
+        return f"there is no folder {out.parent}{_here(typed)}; create it first"
     return f"{show(typed)} is a folder; type out=FILE" if out.is_dir() else None
 
 
 @use_rule("rows", "ids", "points")
 def _rows_are_chosen(c: ExplainConfig) -> str | None:
     if (c.rows is None) == (c.ids is None):
-        return "either rows or ids must be given: which rows to explain. Type rows=[0,1] or ids=[ID,ID]"
+        return "give either rows or ids, to choose the rows to explain. Type rows=[0,1] or ids=[ID,ID]"
     if c.rows is not None and min(c.rows, default=-1) < 0:
-        return f"{show(c.rows)}: one or more numbers of rows, from 0. Type rows=[0,1]"
+        return f"{show(c.rows)}: expected one or more row numbers, from 0. Type rows=[0,1]"
     return "is empty. Type ids=[ID,ID]" if c.ids == [] else None
 
 
-# What `mmft predict`, `mmft embed` and `mmft explain` do not look at, and why.
+# Keys that `mmft predict`, `mmft embed` and `mmft explain` do not read, and why.
 UNREAD = {
-    "limit": "takes its rows from the whole table",
-    "max_bad_fraction": "gives bad rows an error and nothing else, however many they are",
+    "limit": "always uses the whole table",
+    "max_bad_fraction": "reports an error for each bad row, however many there are",
     **dict.fromkeys(
-        ("columns.label", "columns.split", "columns.weight", "columns.group"),
-        "looks at images, texts and ids alone",
+        ("columns.label", "columns.split", "columns.weight", "columns.group"), "reads only images, texts and ids"
     ),
 }
 
@@ -216,7 +215,7 @@ def _zero_shot_labels_can_be_chosen(c: Any) -> str | None:
     if isinstance(labels, str):
         return f"{show(labels)}: type a list [NAME,NAME], or run{' or rows' if tests else ''}"
     if len(labels) < 2 or len(set(labels)) < len(labels):
-        return f"{show(labels)}: two or more that differ are needed. Type zero_shot.labels=[NAME,NAME]"
+        return f"{show(labels)}: at least two different labels are needed. Type zero_shot.labels=[NAME,NAME]"
     return None
 
 
@@ -224,7 +223,7 @@ def _zero_shot_labels_can_be_chosen(c: Any) -> str | None:
 def _zero_shot_reads_images(c: Any) -> str | None:
     if c.zero_shot.labels is None or c.data.columns.text is None:
         return None
-    return "is not looked at with zero_shot.labels. Leave it out"
+    return "has no effect with zero_shot.labels. Leave it out"
 
 
 @rule("task.templates")

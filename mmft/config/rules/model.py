@@ -1,4 +1,4 @@
-"""Rules about `model` and `tune`: parts that fit each other and the task, and methods that have something to train."""
+"""Rules about `model` and `tune`: components must fit each other and the task, and methods need something to train."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def _fusion_fits_the_task(c: TrainConfig) -> str | None:
     schemas: dict[str, Any] = {name: found.schema for name, found in options("model/fusion").items()}
     fitting = [name for name, schema in schemas.items() if schema.embeds_apart == c.task.pairwise]
     if c.task.pairwise:
-        why = "compares every image with every text, so that each must be embedded by itself"
+        why = "compares every image with every text, so each must be embedded separately"
     else:
-        why = "has one answer for a row's image and text together"
+        why = "makes one prediction from a row's image and text together"
     return (
         f"{c.model.fusion.type} does not go with task={c.task.type}, which {why}. "
         f"Type model/fusion={fitting[0]} (fitting: {listed(fitting)})"
@@ -53,7 +53,7 @@ def _heads_share_the_width(c: TrainConfig) -> str | None:
     if width % heads == 0:
         return None
     more = -(-width // heads) * heads
-    return f"{heads} heads cannot share model.fusion.width={width} evenly. Type model.fusion.width={more}"
+    return f"{heads} heads do not divide model.fusion.width={width} evenly. Type model.fusion.width={more}"
 
 
 @rule("model.image_encoder.image_size", "model.image_encoder.name")
@@ -63,7 +63,7 @@ def _image_is_a_number_of_patches(c: TrainConfig) -> str | None:
     if size is None or patch < 1 or size % patch == 0:
         return None
     below = size // patch * patch
-    return f"{size} is no multiple of the encoder's patch of {patch}; type {below or patch} or {below + patch}"
+    return f"{size} is not a multiple of the encoder's patch size of {patch}. Type {below or patch} or {below + patch}"
 
 
 @rule("model.modality_dropout", "task", "data.columns.image", "data.columns.text")
@@ -71,9 +71,9 @@ def _a_modality_can_be_dropped(c: TrainConfig) -> str | None:
     if not c.model.modality_dropout:
         return None
     if c.task.needs_both:
-        return f"does not go with task={c.task.type}, which needs both modalities of every row. Leave it out"
+        return f"does not go with task={c.task.type}, which needs both modalities in every row. Leave it out"
     if missing := lone_modality(c):
-        return f"changes nothing without data.columns.{missing}: there is one modality, which is kept. Leave it out"
+        return f"changes nothing without data.columns.{missing}: the only modality is never dropped. Leave it out"
     return None
 
 
@@ -88,16 +88,14 @@ for _name, _nothing in (("modality_weight", 0.0), ("alignment", "none")):
         if getattr(c.model.auxiliary, name) == nothing:
             return None
         if c.task.needs_both:
-            return f"does not go with task={c.task.type}, whose own loss is between images and texts. Leave it out"
+            return f"does not go with task={c.task.type}, whose own loss compares images and texts. Leave it out"
         missing = lone_modality(c)
-        return (
-            None if missing is None else f"needs two modalities, and there is no data.columns.{missing}. Leave it out"
-        )
+        return None if missing is None else f"needs two modalities, but data.columns.{missing} is not set. Leave it out"
 
 
 @rule("model.auxiliary.alignment", "trainer.strategy")
 def _alignment_is_not_sharded(c: TrainConfig) -> str | None:
-    # Gradient caching fuses without the model's `forward`, around which sharded weights are put together.
+    # Gradient caching bypasses the model's `forward`, around which sharded weights are gathered.
     if c.model.auxiliary.alignment != "contrastive" or c.trainer.strategy != "fsdp":
         return None
     return "contrastive does not go with trainer.strategy=fsdp yet. Type trainer.strategy=ddp"
@@ -116,21 +114,21 @@ def _aligned_images_are_not_mixed(c: TrainConfig) -> str | None:
     mixed = [name for name in ("mixup", "cutmix") if getattr(c.data.augment, name) > 0]
     if c.model.auxiliary.alignment == "none" or not mixed:
         return None
-    return f"does not go with data.augment.{mixed[0]}, after which an image belongs to two texts. Choose one"
+    return f"does not go with data.augment.{mixed[0]}, which makes an image belong to two texts. Choose one"
 
 
 @rule("model.auxiliary.alignment", *BATCHES)
 def _alignment_has_other_rows(c: TrainConfig) -> str | None:
     if c.model.auxiliary.alignment != "contrastive" or smallest_batch(c) > 1:
         return None
-    return "contrastive compares rows of a batch, and a batch of one row has no other. Type data.batch_size=32"
+    return "contrastive compares the rows of a batch, so a batch needs at least two. Type data.batch_size=32"
 
 
 @rule("model.auxiliary.alignment_width", "model.auxiliary.alignment")
 def _distributions_can_differ(c: TrainConfig) -> str | None:
     if c.model.auxiliary.alignment != "kl" or c.model.auxiliary.alignment_width != 1:
         return None
-    return "1: kl compares distributions over so many, and over one there is nothing to differ. Type null for 256"
+    return "1: kl compares distributions over this many values, which needs at least 2. Type null for 256"
 
 
 # ---------------------------------------------------------------- tuning
@@ -141,11 +139,11 @@ def _lr_is_used(c: TrainConfig) -> str | None:
     if c.optim.lr is None:
         return None
     if encoders_are_frozen(c):
-        return "changes nothing, because both encoders are frozen. Type optim.head_lr for fusion and head, or tune=full"
+        return "changes nothing, because both encoders are frozen. Type tune=full, or optim.head_lr for fusion and head"
     trained = [t for t in (c.tune.image_encoder, c.tune.text_encoder) if not isinstance(t, FreezeConfig)]
     if all(getattr(t, "lr", None) is not None for t in trained):
         own = listed(f"tune.{t.group_path.split('/')[1]}.lr" for t in trained)
-        return f"changes nothing, because {own} is given. Leave one of them out"
+        return f"changes nothing, because {own} overrides it. Leave one of them out"
     return None
 
 
@@ -169,9 +167,9 @@ for _key in [f.name for f in fields(TuneConfig) if f.name not in ENCODERS]:
         having = [method for method in methods.values() if hasattr(method, name)]
         if not having:
             chosen = listed(f"tune/{encoder}={method.type}" for encoder, method in methods.items())
-            return f"changes nothing: {chosen} do not have it"
+            return f"changes nothing: {chosen} do not have this key"
         if all(getattr(method, name) is not None for method in having):
-            return "changes nothing, because the encoders' own are given. Leave one of them out"
+            return "changes nothing, because the encoders' own keys override it. Leave one of them out"
         return None
 
 
@@ -183,12 +181,12 @@ for _encoder in ENCODERS:
     def _method_fits(c: TrainConfig, encoder: str = _encoder) -> str | None:
         method: Any = getattr(c.tune, encoder)
         if isinstance(method, TargetedConfig) and method.pattern is not None and method.targets is not None:
-            return "pattern and targets both say which layers. Leave one of them out"
+            return "pattern and targets both choose the layers. Leave one of them out"
         if getattr(method, "pattern", None) is not None:
             try:
                 re.compile(method.pattern)
             except re.error as error:
-                return f"pattern={show(method.pattern)} is no regular expression: {error}"
+                return f"pattern={show(method.pattern)} is not a regular expression: {error}"
         if isinstance(method, GradualConfig):
             return _gradual(method, c)
         if isinstance(method, LoRA8bitConfig | LoRA4bitConfig):
@@ -203,20 +201,20 @@ def _gradual(method: GradualConfig, c: TrainConfig) -> str | None:
     if schedule is None:
         return None
     if min(schedule, default=-1) < 0 or 0 not in schedule:
-        return f"schedule={show(schedule)} must say what is trained from 0 on. Type {{0:1,...}}"
+        return f"schedule={show(schedule)} must start at 0. Type {{0:1,...}}"
     counts = [float("inf") if count < 0 else count for _, count in sorted(schedule.items())]
     if any(later <= earlier for earlier, later in pairwise(counts)):
-        return f"schedule={show(schedule)}: the numbers of layers must rise; -1 stands for all"
+        return f"schedule={show(schedule)}: the numbers of layers must increase; -1 means all"
     return None
 
 
 def _quantized(encoder: str, method: LoRA8bitConfig | LoRA4bitConfig, c: TrainConfig) -> str | None:
     if c.trainer.precision == "64-true":
-        return f"{method.type} has no use for trainer.precision=64-true. Type tune/{encoder}=lora"
+        return f"{method.type} does not go with trainer.precision=64-true. Type tune/{encoder}=lora"
     if c.trainer.strategy == "fsdp":
         return f"trainer=fsdp cannot shard the weights of {method.type}. Type trainer=ddp, or tune/{encoder}=lora"
     if method.dora:
-        return f"dora needs the lengths of whole weights. Type tune/{encoder}=lora, or leave it out"
+        return f"dora needs the norms of unquantized weights. Type tune/{encoder}=lora, or leave it out"
     if not getattr(c.model, encoder).pretrained:
-        return f"model.{encoder}.pretrained=false leaves nothing worth being kept frozen. Type tune/{encoder}=full"
+        return f"model.{encoder}.pretrained=false would freeze random weights. Type tune/{encoder}=full"
     return None

@@ -1,4 +1,4 @@
-"""Rules about `data`: where rows come from, what a column may be, how rows are split, batched and augmented."""
+"""Rules about `data`: the source of the rows, their columns, and how they are split, batched and augmented."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _fractions_are_used(c: TrainConfig) -> str | None:
     given = "data.columns.split" if c.data.columns.split is not None else "data.train"
     if c.data.fractions == FractionsConfig() or (c.data.columns.split is None and c.data.train is None):
         return None
-    return f"changes nothing, because {given} says the splits. Leave one of them out"
+    return f"changes nothing, because {given} defines the splits. Leave one of them out"
 
 
 @rule("data.fractions")
@@ -45,8 +45,8 @@ def _fold_is_one_of_the_folds(c: TrainConfig) -> str | None:
         return None
     if fold is None:
         every = ",".join(map(str, range(folds)))
-        return f"{MUST} beside data.folds={folds}: the fold that is held out. Type data.fold=0, or -m data.fold={every}"
-    return f"{fold} is not one of data.folds={folds}, which are 0 to {folds - 1}"
+        return f"{MUST} with data.folds={folds}: the fold to hold out. Type data.fold=0, or -m data.fold={every}"
+    return f"{fold} is not one of data.folds={folds}, which are numbered 0 to {folds - 1}"
 
 
 @rule("data.columns.image", "data.columns.text")
@@ -61,11 +61,11 @@ def _there_is_a_modality(c: TrainConfig) -> str | None:
 def _columns_differ(c: Any) -> str | None:
     columns = c.data.columns
     roles: dict[str, list[str]] = {}
-    for role in ("image", "label", "split", "weight", "text"):  # `id` and `group` may share one: all rows of an image
+    for role in ("image", "label", "split", "weight", "text"):  # `id` and `group` may reuse a column
         for column in names_of(getattr(columns, role)):
             roles.setdefault(column, []).append(f"data.columns.{role}")
     twice = [f"{show(column)} as {' and '.join(keys)}" for column, keys in roles.items() if len(keys) > 1]
-    return f"a column is named twice: {listed(twice)}" if twice else None
+    return f"a column has two roles: {listed(twice)}" if twice else None
 
 
 @rule("data.columns")
@@ -74,14 +74,14 @@ def _columns_have_names(c: Any) -> str | None:
     empty = [k for k, v in vars(c.data.columns).items() if v in ("", []) or (isinstance(v, list) and "" in v)]
     if not empty:
         return None
-    return f"{listed(f'data.columns.{k}' for k in empty)}: an empty name. Type COLUMN, or null for none"
+    return f"{listed(f'data.columns.{k}' for k in empty)}: the name is empty. Type a column's name, or null for none"
 
 
 @rule("data.background")
 @use_rule("data.background")
 def _background_is_a_colour(c: Any) -> str | None:
     if c.data.background in (None, "white", "black") or re.fullmatch("#[0-9a-fA-F]{6}", c.data.background):
-        return None  # without the 60 ms that Pillow takes to import
+        return None  # avoids the 60 ms that importing Pillow takes
     from PIL import ImageColor
 
     try:
@@ -90,7 +90,7 @@ def _background_is_a_colour(c: Any) -> str | None:
     except ValueError:
         pass
     near = did_you_mean(c.data.background, ImageColor.colormap)
-    return f"{show(c.data.background)} is no colour.{near} Type a name (white, black, gray) or \"'#rrggbb'\""
+    return f"{show(c.data.background)} is not a colour.{near} Type a name (white, black, gray) or \"'#rrggbb'\""
 
 
 @rule("data.micro_batch_size", "data.batch_size")
@@ -98,7 +98,7 @@ def _micro_batch_is_a_part(c: TrainConfig) -> str | None:
     micro, batch = c.data.micro_batch_size, c.data.batch_size
     if micro is None or micro <= batch:
         return None
-    return f"{micro} is more than data.batch_size={batch}, of which it is a part; type {batch} or less, or null"
+    return f"{micro} is more than data.batch_size={batch}. Type {batch} or less, or null"
 
 
 @rule("data.sampler", "task")
@@ -106,11 +106,9 @@ def _balanced_sampler_has_classes(c: TrainConfig) -> str | None:
     if c.data.sampler != "balanced":
         return None
     if not c.task.has_classes:
-        return (
-            f"balanced needs a class for every row, which task={c.task.type} does not have. Type data.sampler=shuffled"
-        )
+        return f"balanced needs a class for every row, but task={c.task.type} has none. Type data.sampler=shuffled"
     if getattr(c.task, "class_weights", "none") == "balanced":
-        return "balanced does not go with task.class_weights=balanced, which would count rare classes twice. Choose one"
+        return "balanced with task.class_weights=balanced would upweight rare classes twice. Choose one"
     return None
 
 
@@ -133,7 +131,7 @@ for _modality, _names in (("image", AugmentConfig.OF_IMAGES), ("text", AugmentCo
 
 
 def _asked(augment: AugmentConfig, names: tuple[str, ...]) -> list[str]:
-    """Which of these keys ask for something."""
+    """The given keys that are switched on."""
     return [f"data.augment.{name}" for name in names if getattr(augment, name) not in (None, 0, "none")]
 
 
@@ -144,9 +142,9 @@ def _targets_can_be_mixed(c: TrainConfig) -> str | None:
         return None
     if not c.task.mixes_targets:
         return (
-            f"{listed(asked)}: targets can be mixed where each row has one class (task=classification), "
-            f"not with task={c.task.type}. Leave {'it' if len(asked) == 1 else 'them'} out"
+            f"{listed(asked)}: mixing targets needs one class per row (task=classification); it does not go with "
+            f"task={c.task.type}. Leave {'it' if len(asked) == 1 else 'them'} out"
         )
     if getattr(c.task, "loss", "") == "focal":
-        return f"{listed(asked)}: does not go with task.loss=focal, which weighs rows by how right they are. Choose one"
+        return f"{listed(asked)}: does not go with task.loss=focal, which weights rows by difficulty. Choose one"
     return None

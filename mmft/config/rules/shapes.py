@@ -1,11 +1,11 @@
-"""The rules that a field itself states in its metadata (`mmft.config.fields.field`).
+"""The rules that a field declares in its metadata (`mmft.config.fields.field`).
 
-- `only_with="decay=0.999"`: the field changes nothing unless its neighbour `decay` is set; with `==`, unless it has
-  this very value. The text is also what to type.
-- `not_with={"train": "what to do instead"}`: the field does not go with its neighbour `train` where that is given.
+- `only_with="decay=0.999"`: the field has no effect unless its neighbour `decay` is set; with `==`, unless it has
+  exactly this value. The message suggests typing the same text.
+- `not_with={"train": "what to do instead"}`: the field does not go with its neighbour `train` if that is set.
 - `needs_val=True`: the field needs validation rows.
 
-A name with a dot is a key of the whole config, and no neighbour's.
+A name with a dot is an absolute key; without a dot, a neighbour in the same section.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _UNSET = (None, "none", 0, "")
 
 
 def shape_problems(config: Any) -> Iterator[tuple[Problem, tuple[str, ...]]]:
-    """What is wrong by the fields' metadata, each with the keys that were read for it."""
+    """Problems found by the fields' metadata, each with the keys that were read for it."""
     for key, f in _given(config, ""):
         section = key.rpartition(".")[0]
         if "only_with" in f.metadata:
@@ -43,7 +43,7 @@ def shape_problems(config: Any) -> Iterator[tuple[Problem, tuple[str, ...]]]:
 
 
 def _given(section: Any, path: str) -> Iterator[tuple[str, Field[Any]]]:
-    """Every key whose value is not its default: dotted key and field."""
+    """Every key whose value differs from its default: dotted key and field."""
     for f in fields(section):
         key, value = f"{path}{f.name}", getattr(section, f.name)
         if is_dataclass(value):
@@ -56,7 +56,7 @@ def _given(section: Any, path: str) -> Iterator[tuple[str, Field[Any]]]:
 
 
 def default_of(f: Field[Any]) -> Any:
-    """A field's default; None where it must be given."""
+    """A field's default; None if it is required."""
     if not has_default(f):
         return None
     return f.default_factory() if callable(f.default_factory) else f.default

@@ -1,4 +1,4 @@
-"""Rules about `task`: its labels, weights and losses, the modalities and rows that it needs, and tasks at once."""
+"""Rules about `task`: labels, weights and losses, the modalities and rows that it needs, and several tasks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _label_is_given(c: TrainConfig) -> str | None:
 def _label_columns_fit(c: TrainConfig) -> str | None:
     if not isinstance(c.data.columns.label, list) or c.task.several_columns:
         return None
-    return f"a list is for a task with several targets; task={c.task.type} has one. Type data.columns.label=COLUMN"
+    return f"a list needs a task with several targets; task={c.task.type} has one. Type data.columns.label=COLUMN"
 
 
 @rule("task.labels")
@@ -34,14 +34,14 @@ def _labels_differ(c: TrainConfig) -> str | None:
     labels = getattr(c.task, "labels", None)
     if labels is None or (len(labels) > 1 and len(set(labels)) == len(labels)):
         return None
-    return f"{show(labels)}: at least two names, each once"
+    return f"{show(labels)}: give at least two names, without duplicates"
 
 
 @rule("task.labels", "data.columns.label")
 def _columns_are_the_labels(c: TrainConfig) -> str | None:
     if getattr(c.task, "labels", None) is None or not isinstance(c.data.columns.label, list):
         return None
-    return "changes nothing, because the columns of data.columns.label are the labels, in that order. Leave it out"
+    return "changes nothing, because data.columns.label lists the label columns in order. Leave it out"
 
 
 @rule("task.unknown", "data.columns.label")
@@ -56,7 +56,7 @@ def _answers_differ(c: TrainConfig) -> str | None:
     names = getattr(c.task, "vocabulary", None)
     if names is None or (len(names) > 1 and len(set(names)) == len(names) and all(map(str.strip, names))):
         return None
-    return f"{show(names)}: at least two answers, each once, none of them empty"
+    return f"{show(names)}: give at least two answers, without duplicates or empty ones"
 
 
 @rule("task.separator")
@@ -79,11 +79,11 @@ def _weights_match(weights: str | list[float] | None, labels: list[str] | None) 
     if not isinstance(weights, list):
         return None
     if labels is None:
-        return "a list needs to know the labels' order. Type task.labels=[a,b,...]"
+        return "a list needs labels in a fixed order. Type task.labels=[a,b,...]"
     if len(weights) != len(labels):
         return f"{len(weights)} numbers for {len(labels)} labels ({listed(labels)})"
     if min(weights, default=0) < 0 or not any(weights):
-        return f"{show(weights)}: each must be at least 0, and one of them above 0"
+        return f"{show(weights)}: each must be at least 0, and at least one above 0"
     return None
 
 
@@ -94,15 +94,15 @@ def _weights_match(weights: str | list[float] | None, labels: list[str] | None) 
 def _smoothing_has_its_loss(c: TrainConfig) -> str | None:
     loss = getattr(c.task, "loss", "")
     if loss not in ("focal", "asymmetric") or not getattr(c.task, "label_smoothing", 0):
-        return None  # these go by how right a row is already, which a smoothed target never is
-    return f"does not go with task.loss={loss}, which weighs rows by how right they are. Choose one"
+        return None  # these weight rows by how well they are predicted, but a smoothed target is never reached
+    return f"does not go with task.loss={loss}, which weights rows by difficulty. Choose one"
 
 
 @rule("task.pos_weight", "task.loss")
 def _positives_are_weighed_once(c: TrainConfig) -> str | None:
     if getattr(c.task, "pos_weight", "none") == "none" or getattr(c.task, "loss", "") != "asymmetric":
         return None
-    return "does not go with task.loss=asymmetric, which weighs present and absent labels itself. Choose one"
+    return "does not go with task.loss=asymmetric, which weights present and absent labels itself. Choose one"
 
 
 @rule("task.threshold_metric", "task.labels")
@@ -110,7 +110,7 @@ def _threshold_is_of_two(c: TrainConfig) -> str | None:
     labels = getattr(c.task, "labels", None)
     if getattr(c.task, "threshold_metric", None) is None or labels is None or len(labels) == 2:
         return None
-    return f"needs two classes, and task.labels has {len(labels)}. Leave it out"
+    return f"needs two classes, but task.labels has {len(labels)}. Leave it out"
 
 
 # ---------------------------------------------------------------- both modalities, pairs of rows
@@ -126,7 +126,7 @@ def _both_modalities_are_there(c: TrainConfig) -> str | None:
 
 @rule("trainer.strategy", "task")
 def _task_can_be_sharded(c: TrainConfig) -> str | None:
-    # Steps of these tasks do without the model's `forward`, around which sharded weights are put together.
+    # Steps of these tasks bypass the model's `forward`, around which sharded weights are gathered.
     if c.trainer.strategy != "fsdp" or not c.task.needs_both:
         return None
     return f"fsdp does not go with task={c.task.type} yet. Type trainer.strategy=ddp"
@@ -137,8 +137,8 @@ def _report_has_labels(c: TrainConfig) -> str | None:
     if not c.modality_report or not c.task.needs_both or c.data.columns.label is not None:
         return None
     if c.task.pairwise:
-        return f"true needs labels to measure the embeddings of task={c.task.type} on. Type data.columns.label=COLUMN"
-    return "true says nothing without labels: each text is there once where it matches, once where not. Leave it out"
+        return f"true needs labels to evaluate the embeddings of task={c.task.type}. Type data.columns.label=COLUMN"
+    return "true reports nothing without labels: each text occurs once as a match and once not. Leave it out"
 
 
 @rule("task.templates", "data.columns.label")
@@ -152,7 +152,7 @@ def _prompts_have_labels(c: TrainConfig) -> str | None:
 def _rows_can_be_compared(c: TrainConfig) -> str | None:
     if not c.task.pairwise or smallest_batch(c) > 1:
         return None
-    return f"task={c.task.type} compares rows of a batch, and a batch of one row has no other. Type data.batch_size=32"
+    return f"task={c.task.type} compares the rows of a batch, so a batch needs at least two. Type data.batch_size=32"
 
 
 @rule("task.compared_rows", "task.loss", "data.batch_size")
@@ -167,7 +167,7 @@ def _compared_rows_are_read(c: TrainConfig) -> str | None:
 def _candidates_are_there(c: TrainConfig) -> str | None:
     if not getattr(c.task, "candidates", 0) or smallest_batch(c) > 1:
         return None
-    return "they are texts of other rows of the batch, and a batch of one row has none. Type data.batch_size=32"
+    return "they are texts of other rows of the batch, which needs at least two rows. Type data.batch_size=32"
 
 
 @rule("task.candidates", "data.columns.label")
@@ -175,7 +175,7 @@ def _something_does_not_match(c: TrainConfig) -> str | None:
     if getattr(c.task, "candidates", 1) or c.data.columns.label is not None:
         return None
     return (
-        "0: without labels every row is a pair that matches, and nothing is learned. "
+        "0: without labels every row is a match, and nothing is learned. "
         "Type task.candidates=7, or data.columns.label=COLUMN"
     )
 
@@ -192,7 +192,7 @@ def _there_are_several(c: TrainConfig) -> str | None:
             return f"task={part.type} ({name}) cannot be one of several tasks. Leave it out"
     if len(c.task.parts) < 2:
         name, part = next(iter(c.task.parts.items()))
-        return f"there is one task. Type task={part.type} data.columns.label={name}"
+        return f"only one task is given. Type task={part.type} data.columns.label={name}"
     return None
 
 
@@ -201,8 +201,8 @@ def _names_of_tasks_are_free(c: TrainConfig) -> str | None:
     for name in c.task.parts:
         if taken := [word for word in name.split("/") if word in _TAKEN]:
             return (
-                f"{name}: no task can be called {taken[0]}, because metrics are named by it already, such as val/loss. "
-                "Give the column of labels another name"
+                f"{name}: a task cannot be called {taken[0]}, because metrics such as val/loss use that name. "
+                "Rename the label column"
             )
     return None
 
@@ -222,7 +222,7 @@ def _loss_weights_are_of_tasks(c: TrainConfig) -> str | None:
     weights: dict[str, float] = getattr(c.task, "loss_weights", None) or {}
     for name, weight in weights.items():
         if name not in c.task.parts:
-            return f"{name} is no task.{did_you_mean(name, c.task.parts)} There are: {listed(c.task.parts)}"
+            return f"{name} is not a task.{did_you_mean(name, c.task.parts)} Tasks: {listed(c.task.parts)}"
         if weight <= 0:
-            return f"{name}: {show(weight)} is not above 0. To leave a task out, leave it out of task.tasks"
+            return f"{name}: {show(weight)} is not above 0. To disable a task, leave it out of task.tasks"
     return None

@@ -19,10 +19,10 @@ def _bitsandbytes_updates_whole_float32_weights(c: TrainConfig) -> str | None:
     if c.optim.type not in _OF_BITSANDBYTES:
         return None
     if c.trainer.strategy == "fsdp":
-        return f"{c.optim.type} cannot update the shards of weights that fsdp keeps. Type optim=adamw, or trainer=ddp"
+        return f"{c.optim.type} cannot update the sharded weights of fsdp. Type optim=adamw, or trainer=ddp"
     if c.trainer.precision == "64-true":
         return (
-            f"{c.optim.type} keeps its moments in 32 bit or 8, which does not go with trainer.precision=64-true. "
+            f"{c.optim.type} keeps its moments in 8 or 32 bits, which does not go with trainer.precision=64-true. "
             "Type optim=adamw, or trainer.precision=32-true"
         )
     return None
@@ -36,7 +36,7 @@ def _warmup_fits(c: TrainConfig) -> str | None:
     if warmup != int(warmup):
         return f"{warmup} is neither a share below 1 nor a whole number of optimizer steps. Type {int(warmup)} or 0.1"
     if steps is not None and warmup >= steps:
-        return f"{warmup} steps of warm-up, but trainer.max_steps={steps}: the full rate would never be reached"
+        return f"{warmup} steps of warm-up, but trainer.max_steps={steps}: the full learning rate is never reached"
     return None
 
 
@@ -45,7 +45,7 @@ def _fsdp_has_shards(c: TrainConfig) -> str | None:
     if c.trainer.strategy != "fsdp":
         return None
     if c.trainer.devices == 1 and started().world == 1:
-        return "fsdp shards the model over devices, and there is one. Type trainer.devices=2, or trainer=auto"
+        return "fsdp shards the model over several devices, but there is one. Type trainer.devices=2, or trainer=auto"
     if c.trainer.precision == "64-true":
         return "fsdp does not go with trainer.precision=64-true. Type trainer.precision=32-true, or trainer=ddp"
     return None
@@ -56,7 +56,7 @@ def _max_time_is_a_time(c: TrainConfig) -> str | None:
     given = c.trainer.max_time
     if given is None or re.fullmatch(r"(\d+:)?\d+:[0-5]?\d:[0-5]?\d", given):
         return None
-    return f"{show(given)} is no time; type HH:MM:SS or DD:HH:MM:SS, for example trainer.max_time=01:30:00"
+    return f"{show(given)} is not a time. Type HH:MM:SS or DD:HH:MM:SS, for example trainer.max_time=01:30:00"
 
 
 @rule("trainer.val_every_epochs", "trainer.max_epochs")
@@ -73,15 +73,15 @@ def _batch_schedule_is_whole(c: TrainConfig) -> str | None:
     if schedule is None:
         return None
     if 0 not in schedule:
-        return f"says nothing of epoch 0. Type {{0:{c.data.batch_size},...}}"
+        return f"must start at epoch 0. Type {{0:{c.data.batch_size},...}}"
     epochs, last = sorted(schedule), c.trainer.max_epochs - 1
     if epochs[0] < 0 or epochs[-1] > last:
-        return f"epochs {listed(e for e in epochs if not 0 <= e <= last)} do not happen; epochs are 0 to {last}"
+        return f"epochs {listed(e for e in epochs if not 0 <= e <= last)} do not exist; epochs are 0 to {last}"
     least = min(schedule.values())
     if least < 1:
-        return f"{show(schedule)}: every batch size is at least 1"
+        return f"{show(schedule)}: every batch size must be at least 1"
     if micro is not None and micro > least:
-        return f"data.micro_batch_size={micro} is more than the batch of {least}, of which it is a part"
+        return f"data.micro_batch_size={micro} is more than the smallest batch size of {least}"
     return None
 
 
@@ -89,7 +89,7 @@ def _batch_schedule_is_whole(c: TrainConfig) -> str | None:
 def _average_is_of_whole_weights(c: TrainConfig) -> str | None:
     if c.callbacks.ema.decay is None or c.trainer.strategy != "fsdp":
         return None
-    return "needs whole weights, and trainer=fsdp keeps shards. Type trainer=ddp, or callbacks.ema.decay=null"
+    return "needs whole weights, but trainer=fsdp shards them. Type trainer=ddp, or callbacks.ema.decay=null"
 
 
 @rule("callbacks.profile.steps", "callbacks.profile.after", "trainer.max_steps")
@@ -98,7 +98,7 @@ def _profiled_steps_happen(c: TrainConfig) -> str | None:
     if profile.steps is None or steps is None or profile.after + profile.steps <= steps:
         return None
     return (
-        f"{profile.steps} after callbacks.profile.after={profile.after} are more than trainer.max_steps={steps}. "
+        f"{profile.steps} plus callbacks.profile.after={profile.after} is more than trainer.max_steps={steps}. "
         f"Type trainer.max_steps={profile.after + profile.steps}"
     )
 
@@ -107,7 +107,7 @@ def _profiled_steps_happen(c: TrainConfig) -> str | None:
 def _soup_has_ingredients(c: TrainConfig) -> str | None:
     if not c.checkpoint.use.startswith("soup") or c.checkpoint.keep > 1:
         return None
-    return f"{c.checkpoint.use} is the mean of at least 2 checkpoints. Type checkpoint.keep=3"
+    return f"{c.checkpoint.use} averages at least 2 checkpoints. Type checkpoint.keep=3"
 
 
 @rule("checkpoint.use", "trainer.max_epochs", "trainer.val_every_epochs", *SPLITS)
@@ -120,8 +120,8 @@ def _soup_has_validations(c: TrainConfig) -> str | None:
     if epochs // every != 1:
         return None
     return (
-        f"{c.checkpoint.use} is the mean of several validated checkpoints, and there is one in trainer.max_epochs="
-        f"{epochs}. Type trainer.max_epochs={2 * every}, or checkpoint.use=best"
+        f"{c.checkpoint.use} averages several validated checkpoints, but trainer.max_epochs={epochs} gives only one. "
+        f"Type trainer.max_epochs={2 * every}, or checkpoint.use=best"
     )
 
 
@@ -137,4 +137,4 @@ def _wandb_project_is_a_name(c: TrainConfig) -> str | None:
     project = getattr(c.logger, "project", None)
     if project is None or (project.strip() and not set(project) & set("/\\#?%:")):
         return None
-    return f"{show(project)} is no name of a wandb project: none of / \\ # ? % : may be in it"
+    return f"{show(project)} cannot be the name of a wandb project: it must not contain any of / \\ # ? % :"

@@ -1,7 +1,7 @@
-"""The schemas of every config group, one file per group; `COMMANDS` has the root of each command.
+"""The schemas of every config group, one file per group; `COMMANDS` maps each command to its root.
 
 To add an option, write its dataclass into the group's file with `@option(group, name, builds=...)`: its choice, help
-and completion follow from that. Options of installed packages are here as well (`mmft.config.plugins`).
+and completion follow from that. Importing this package also registers installed plugins (`mmft.config.plugins`).
 """
 
 from mmft.config.plugins import installed
@@ -31,11 +31,11 @@ COMMANDS: dict[str, type] = {
 }
 
 
-installed()  # plugins of packages; they find everything above
+installed()  # last, so that plugins find everything above
 
 
 def trains(command: str) -> bool:
-    """Whether a command's config is that of a training run."""
+    """Whether a command's config describes a training run."""
     return issubclass(COMMANDS[command], TrainConfig)
 
 

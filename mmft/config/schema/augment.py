@@ -1,4 +1,4 @@
-"""`data.augment`: how training rows are changed at random, each time that they come."""
+"""`data.augment`: random augmentation of training rows."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from mmft.config.registry import OptionConfig
 
 @dataclass(kw_only=True)
 class ImageAugmentConfig(OptionConfig):
-    """`data.augment.extra`: base of augmentations of your own.
+    """`data.augment.extra`: base of your own augmentations.
 
-    Each builds what takes an image (3, H, W) uint8 and gives another; what it draws of torch's generator is a function
-    of seed, epoch and row.
+    Each builds a callable from image to image, (3, H, W) uint8. Draws from torch's generator depend on seed, epoch
+    and row.
     """
 
     group_path = "data/augment/extra"
@@ -22,10 +22,10 @@ class ImageAugmentConfig(OptionConfig):
 
 @dataclass(kw_only=True)
 class AugmentConfig:
-    """`data.augment`: images and texts of training rows, and of no others, changed at random; by default nothing is.
+    """`data.augment`: random changes to images and texts of training rows only; off by default.
 
-    `data/augment=light` and `data/augment=strong` set the keys of images that go with most rows; nothing that they
-    set mirrors an image or takes words out of a text.
+    `data/augment=light` and `data/augment=strong` set image augmentations that suit most data. Neither flips images or
+    drops words from a text.
     """
 
     OF_IMAGES: ClassVar[tuple[str, ...]] = (
@@ -41,30 +41,30 @@ class AugmentConfig:
     OF_TEXTS: ClassVar[tuple[str, ...]] = ("token_dropout",)
 
     crop: float | None = field(None, gt=0, lt=1)
-    """A part of the image, of at least this share of its area and 3:4 to 4:3, is enlarged to the whole; null: no."""
+    """Smallest area of a random crop, as a share of the image; aspect ratios are 3:4 to 4:3; null: no cropping."""
     flip: float = field(0.0, ge=0, le=1)
-    """Probability that left and right are swapped. Never where an image holds writing, or where a text or a label may
-    say left, right, or which way something looks."""
+    """Probability of a horizontal flip. Keep 0 if images contain writing, or if texts or labels may mention left, right
+    or the direction in which something faces."""
     policy: Literal["none", "trivial_augment", "rand_augment"] = "none"
-    """`trivial_augment`: one random change of colour or geometry of random strength, up to turns of 135 degrees (Müller
-    and Hutter 2021); `rand_augment`: several of one strength (Cubuk et al. 2020). Both may also invert bright parts, so
-    that colours that a text names need not stay."""
+    """`trivial_augment`: one random change of colour or geometry at random strength, with rotations up to 135 degrees
+    (Müller and Hutter 2021); `rand_augment`: several at one strength (Cubuk et al. 2020). Both may invert bright
+    regions (solarize), so colours that a text names may change."""
     rand_augment_ops: int | None = field(None, ge=1, only_with="policy==rand_augment")
-    """How many changes `rand_augment` makes; null: 2."""
+    """Number of changes that `rand_augment` makes; null: 2."""
     rand_augment_magnitude: int | None = field(None, ge=0, le=30, only_with="policy==rand_augment")
-    """How strong they are, from 0 to 30; null: 9."""
+    """Strength of these changes, from 0 to 30; null: 9."""
     color_jitter: float = field(0.0, ge=0, le=1)
-    """Brightness, contrast and saturation times 1 plus or minus at most this. The hue stays: texts name colours."""
+    """Largest relative change of brightness, contrast and saturation. Hue is kept, because texts name colours."""
     erasing: float = field(0.0, ge=0, le=1)
-    """Probability that a rectangle of 2 to 33 % of the image is painted grey (Zhong et al. 2020)."""
+    """Probability that a rectangle covering 2 to 33 % of the image is filled with grey (Zhong et al. 2020)."""
     mixup: float = field(0.0, ge=0)
-    """Images are blended with another row's, by shares from Beta(this, this), and so are the targets (Zhang et al.
-    2018); the text stays the row's own, and so does most of the image and of the target. 0: no."""
+    """Blend image and target with another row's, in ratios drawn from Beta(this, this) (Zhang et al. 2018). The text
+    and the larger part of image and target stay the row's own. 0: off."""
     cutmix: float = field(0.0, ge=0)
-    """The same with a rectangle of another row's image in the place of blending (Yun et al. 2019); with `mixup` each
-    has half of the rows. 0: no."""
+    """Like `mixup`, but paste a rectangle of another row's image instead of blending (Yun et al. 2019). If both are
+    on, each applies to half of the rows. 0: off."""
     extra: dict[str, ImageAugmentConfig] | None = None
-    """Augmentations of images of your own, after the others, by any names: `{mine:OPTION}` or
+    """Your own image augmentations, applied after the others, under any names: `{mine:OPTION}` or
     `{mine:{type:OPTION,key:value}}` (docs/extend.md)."""
     token_dropout: float = field(0.0, ge=0, lt=1)
-    """Probability that a token of the text is left out; special tokens stay, and one other does."""
+    """Probability of dropping each token of the text; special tokens and at least one other are kept."""

@@ -1,4 +1,4 @@
-"""`model/fusion`: how two encoded modalities become one feature vector."""
+"""`model/fusion`: how the features of two encoders are combined."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from mmft.config.registry import OptionConfig, option
 
 @dataclass(kw_only=True)
 class FusionConfig(OptionConfig):
-    """`model/fusion`: how two encoded modalities become one feature vector.
+    """`model/fusion`: how the features of two encoders are combined.
 
-    The fusion's class has this class as its `facts`, so that each fact stands here alone. It needs no torch.
+    The fusion class refers to this one as its `facts`, so each fact is stated once, without importing torch.
 
     Attributes:
-        reads: which of an encoder's outputs it looks at, pooled features or tokens.
-        embeds_apart: each modality is embedded by itself: for pairwise tasks, and for them alone.
-        image_pool: what `model.image_encoder.pool=auto` means where there is a class token.
+        reads: the encoder outputs that it uses, pooled features or tokens.
+        embeds_apart: whether each modality is embedded separately; true for pairwise tasks only.
+        image_pool: what `model.image_encoder.pool=auto` means for an encoder with a class token.
     """
 
     reads: ClassVar[Literal["pooled", "tokens"]] = "pooled"
@@ -29,10 +29,10 @@ class FusionConfig(OptionConfig):
 @option("model/fusion", "concat", builds="mmft.models.fusion.concat:ConcatFusion")
 @dataclass(kw_only=True)
 class ConcatConfig(FusionConfig):
-    """An MLP over both pooled features side by side: LayerNorm, linear, GELU, dropout."""
+    """An MLP over the concatenated pooled features: LayerNorm, linear, GELU, dropout."""
 
     hidden: int = field(512, ge=1)
-    """Width of the hidden layer, which is also the width that the head gets."""
+    """Width of the hidden layer, which is the input of the head."""
     dropout: float = field(0.1, ge=0, lt=1)
     """Dropout before the head; `model.dropout` overrides it."""
 
@@ -40,10 +40,10 @@ class ConcatConfig(FusionConfig):
 @option("model/fusion", "gated", builds="mmft.models.fusion.gated:GatedFusion")
 @dataclass(kw_only=True)
 class GatedConfig(FusionConfig):
-    """A gated multimodal unit over both pooled features: each row decides how much of either goes through."""
+    """A gated multimodal unit over both pooled features: each row weighs image against text."""
 
     hidden: int = field(512, ge=1)
-    """Width of the fused features, which is also the width that the head gets."""
+    """Width of the fused features, which are the input of the head."""
     dropout: float = field(0.1, ge=0, lt=1)
     """Dropout before the head; `model.dropout` overrides it."""
 
@@ -51,18 +51,18 @@ class GatedConfig(FusionConfig):
 @option("model/fusion", "merged", builds="mmft.models.fusion.merged:MergedFusion")
 @dataclass(kw_only=True)
 class MergedConfig(FusionConfig):
-    """One transformer over the tokens of both encoders, with a class token that is read out."""
+    """A transformer over the tokens of both encoders; a class token is the output."""
 
     reads = "tokens"
 
     width: int = field(256, ge=1)
-    """Width that both encoders' tokens are projected to, which is also the width that the head gets."""
+    """Width to which both encoders' tokens are projected, which is the input of the head."""
     layers: int = field(2, ge=1)
-    """Transformer blocks."""
+    """Number of transformer blocks."""
     heads: int = field(4, ge=1)
-    """Attention heads of each block; they share `width` evenly."""
+    """Attention heads per block; must divide `width`."""
     dropout: float = field(0.1, ge=0, lt=1)
-    """Dropout of tokens, attention weights and every branch of each block; `model.dropout` overrides it."""
+    """Dropout of tokens, attention weights and every residual branch; `model.dropout` overrides it."""
 
 
 @option("model/fusion", "film", builds="mmft.models.fusion.film:FilmFusion")
@@ -73,11 +73,11 @@ class FilmConfig(FusionConfig):
     reads = "tokens"
 
     condition: Literal["text", "image"] = "text"
-    """The modality that modulates the other one, whose tokens' mean is read out."""
+    """The modality that modulates the other; the mean of the other's tokens is the output."""
     width: int = field(256, ge=1)
-    """Width that both encoders' tokens are projected to, which is also the width that the head gets."""
+    """Width to which both encoders' tokens are projected, which is the input of the head."""
     layers: int = field(2, ge=1)
-    """Modulated blocks, each an MLP."""
+    """Number of modulated MLP blocks."""
     dropout: float = field(0.1, ge=0, lt=1)
     """Dropout of tokens and inside each block; `model.dropout` overrides it."""
 
@@ -85,12 +85,12 @@ class FilmConfig(FusionConfig):
 @option("model/fusion", "low_rank", builds="mmft.models.fusion.low_rank:LowRankFusion")
 @dataclass(kw_only=True)
 class LowRankConfig(FusionConfig):
-    """All products of both pooled features, and either's own, weighted by a tensor of low rank."""
+    """Low-rank bilinear fusion: all products of both pooled features, and the features alone."""
 
     hidden: int = field(512, ge=1)
-    """Width of the fused features, which is also the width that the head gets."""
+    """Width of the fused features, which are the input of the head."""
     rank: int = field(4, ge=1)
-    """Rank of the tensor: more gives more kinds of products, and parameters in proportion."""
+    """Rank of the weight tensor; capacity and parameters grow with it."""
     dropout: float = field(0.1, ge=0, lt=1)
     """Dropout before the head; `model.dropout` overrides it."""
 
@@ -98,43 +98,43 @@ class LowRankConfig(FusionConfig):
 @option("model/fusion", "cross", builds="mmft.models.fusion.cross:CrossFusion")
 @dataclass(kw_only=True)
 class CrossConfig(FusionConfig):
-    """Co-attention: the tokens of either encoder look at the other's, in two streams; their means are read out."""
+    """Co-attention: two streams of tokens attend to each other; their means are the output."""
 
     reads = "tokens"
 
     width: int = field(256, ge=1)
-    """Width that both encoders' tokens are projected to; the head gets twice that."""
+    """Width to which both encoders' tokens are projected; the input of the head is twice that."""
     layers: int = field(2, ge=1)
-    """Blocks, each of cross-attention, self-attention and MLP for either stream."""
+    """Number of blocks, each with cross-attention, self-attention and MLP for both streams."""
     heads: int = field(4, ge=1)
-    """Attention heads of each block; they share `width` evenly."""
+    """Attention heads per block; must divide `width`."""
     dropout: float = field(0.1, ge=0, lt=1)
-    """Dropout of tokens, attention weights and every branch of each block; `model.dropout` overrides it."""
+    """Dropout of tokens, attention weights and every residual branch; `model.dropout` overrides it."""
 
 
 @option("model/fusion", "resampler", builds="mmft.models.fusion.resampler:ResamplerFusion")
 @dataclass(kw_only=True)
 class ResamplerConfig(FusionConfig):
-    """Learned queries that look at the tokens of both encoders; their mean is read out. For many tokens."""
+    """Learned queries attend to the tokens of both encoders; their mean is the output. For many tokens."""
 
     reads = "tokens"
 
     width: int = field(256, ge=1)
-    """Width that both encoders' tokens are projected to, which is also the width that the head gets."""
+    """Width to which both encoders' tokens are projected, which is the input of the head."""
     queries: int = field(8, ge=1)
-    """Learned queries."""
+    """Number of learned queries."""
     layers: int = field(2, ge=1)
-    """Transformer blocks."""
+    """Number of transformer blocks."""
     heads: int = field(4, ge=1)
-    """Attention heads of each block; they share `width` evenly."""
+    """Attention heads per block; must divide `width`."""
     dropout: float = field(0.1, ge=0, lt=1)
-    """Dropout of tokens, attention weights and every branch of each block; `model.dropout` overrides it."""
+    """Dropout of tokens, attention weights and every residual branch; `model.dropout` overrides it."""
 
 
 @option("model/fusion", "dual", builds="mmft.models.fusion.dual:DualFusion")
 @dataclass(kw_only=True)
 class DualConfig(FusionConfig):
-    """None: each pooled feature is projected to one shared space, by itself. For `task=contrastive`."""
+    """No fusion: both pooled features are projected separately into a shared space. For `task=contrastive`."""
 
     embeds_apart = True
     image_pool = "cls_mean"
@@ -142,6 +142,6 @@ class DualConfig(FusionConfig):
     width: int = field(256, ge=1)
     """Width of the shared space."""
     hidden: int | None = field(None, ge=1)
-    """Width of a hidden layer in both projections, with GELU; null: they are linear."""
+    """Width of a hidden layer with GELU in both projections; null: linear projections."""
     dropout: float = field(0.1, ge=0, lt=1)
     """Dropout before the last linear layer; `model.dropout` overrides it."""

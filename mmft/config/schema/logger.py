@@ -1,4 +1,4 @@
-"""`logger`: where metrics, tables and the model go besides metrics.csv, which is always written."""
+"""`logger`: where metrics, tables and the model are logged besides metrics.csv, which is always written."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ class LoggerConfig(OptionConfig):
 @option("logger", "none", builds="mmft.training.loggers.base:RunLogger")
 @dataclass(kw_only=True)
 class NoLoggerConfig(LoggerConfig):
-    """metrics.csv alone."""
+    """metrics.csv only."""
 
 
 @dataclass(kw_only=True)
 class _WandbConfig(LoggerConfig):
     project: str | None = None
-    """The wandb project; null: what `WANDB_PROJECT` says, else `mmft`."""
+    """The wandb project; null: `WANDB_PROJECT`, or `mmft` if that is not set."""
     entity: str | None = None
-    """User or team; null: what `WANDB_ENTITY` says, else the login's own."""
+    """User or team; null: `WANDB_ENTITY`, or the default of your login."""
     group: str | None = None
-    """Runs that belong together; null: the sweep's folder, outside of a sweep what `WANDB_RUN_GROUP` says."""
+    """Group of runs; null: the sweep's folder, or `WANDB_RUN_GROUP` outside of a sweep."""
     tags: list[str] = field(factory=list)
     """Tags of the run, for example `[baseline,small]`."""
     predictions: int = field(64, ge=0)
-    """Test rows in the table of predictions, with their images, spread evenly over the split; 0: no table."""
+    """Test rows in the table of predictions, with images, spread evenly over the split; 0: no table."""
     log_model: bool = False
-    """The finished model's folder becomes an artifact."""
+    """Upload the final model's folder as an artifact."""
 
 
 @option("logger", "wandb", builds="mmft.training.loggers.wandb_logger:online")
@@ -44,13 +44,13 @@ class WandbConfig(_WandbConfig):
 @option("logger", "wandb_offline", builds="mmft.training.loggers.wandb_logger:offline")
 @dataclass(kw_only=True)
 class WandbOfflineConfig(_WandbConfig):
-    """Weights & Biases without a network; `wandb sync` uploads later what is in the run folder."""
+    """Weights & Biases without a network; `wandb sync` uploads from the run folder later."""
 
 
 @option("logger", "tensorboard", builds="mmft.training.loggers.tensorboard_logger:TensorBoardLogger")
 @dataclass(kw_only=True)
 class TensorBoardConfig(LoggerConfig):
-    """TensorBoard's event files in the run folder; needs `pip install tensorboard`."""
+    """TensorBoard event files in the run folder; needs `pip install tensorboard`."""
 
     predictions: int = field(64, ge=0)
-    """Test rows among the predictions, with their images, spread evenly over the split; 0: none."""
+    """Test rows whose predictions are logged, with images, spread evenly over the split; 0: none."""

@@ -1,4 +1,4 @@
-"""`model`: two pretrained encoders and the fusion (`fusion.py`) that couples them."""
+"""`model`: two pretrained encoders and the fusion (`fusion.py`) that combines them."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from mmft.config.registry import OptionConfig, option
 from mmft.config.schema.fusion import FusionConfig
 
 ENCODERS = ("image_encoder", "text_encoder")
-"""The two of every model; keys, modules and optimizer groups are named by them."""
+"""Both encoders; keys, modules and optimizer groups are named after them."""
 
 Pool = Literal["auto", "cls", "mean", "cls_mean"]
 
 
 @dataclass(kw_only=True)
 class ImageEncoderConfig(OptionConfig):
-    """`model.image_encoder`: what turns an image into tokens."""
+    """`model.image_encoder`: turns an image into tokens."""
 
     name: str
-    """A folder in timm's or transformers' format, or a hub name (`timm/...` or `hf/...` where it could be both)."""
+    """A folder in timm's or transformers' format, or a hub name (`timm/...` or `hf/...` where it is ambiguous)."""
     image_size: int | None = field(None, ge=8)
-    """Height and width in pixels; positions are resampled; null: the encoder's own."""
+    """Height and width in pixels; position embeddings are resampled; null: the encoder's own."""
     pool: Pool = "auto"
-    """`cls` class token, `mean` of the patches, `cls_mean` both; auto: class token where there is one, with the mean
-    for `model/fusion=dual`. A fusion of tokens is not given it; `model.auxiliary` and `modality_report` are."""
+    """`cls`: class token; `mean`: mean of the patches; `cls_mean`: both; auto: the class token if there is one, and
+    with the mean for `model/fusion=dual`. Token fusions ignore it; `model.auxiliary` and `modality_report` use it."""
     pretrained: bool = True
-    """false: the architecture with random weights."""
+    """Load pretrained weights; false: random weights."""
 
 
 @option("model/image_encoder", "default", builds="mmft.models.image_encoder:build_image_encoder")
@@ -38,17 +38,17 @@ class AnyImageEncoderConfig(ImageEncoderConfig):
 
 @dataclass(kw_only=True)
 class TextEncoderConfig(OptionConfig):
-    """`model.text_encoder`: what turns a text into tokens."""
+    """`model.text_encoder`: turns a text into tokens."""
 
     name: str
     """A folder in transformers' format, or a hub name."""
     max_length: int | None = field(None, ge=4)
-    """Tokens that a text is cut to, special tokens included; null: the encoder's own maximum, at most 512."""
+    """Tokens to which a text is truncated, including special tokens; null: the encoder's own maximum, at most 512."""
     pool: Pool = "auto"
-    """`cls` first token, `mean` of the real tokens, `cls_mean` both; auto: mean. As with the image encoder's, a
-    fusion of tokens is not given it."""
+    """`cls`: first token; `mean`: mean of the real tokens; `cls_mean`: both; auto: mean. As with the
+    image encoder, token fusions ignore it."""
     pretrained: bool = True
-    """false: the architecture with random weights."""
+    """Load pretrained weights; false: random weights."""
 
 
 @option("model/text_encoder", "default", builds="mmft.models.text_encoder:build_text_encoder")
@@ -59,18 +59,17 @@ class AnyTextEncoderConfig(TextEncoderConfig):
 
 @dataclass(kw_only=True)
 class AuxiliaryConfig:
-    """`model.auxiliary`: what training makes small besides the task's own loss, on each encoder's pooled features.
+    """`model.auxiliary`: auxiliary losses on each encoder's pooled features, added to the task's own loss.
 
-    Every loss is logged as `train/loss/...`. The heads that they need are not part of the finished model.
+    Each is logged as `train/loss/...`. The heads that they need are not part of the final model.
     """
 
     modality_weight: float = field(0.0, ge=0)
-    """Weight of the task's loss by the image alone, and by the text alone, each with a head of its own; 0: none."""
+    """Weight of the task's loss from the image alone and from the text alone, each with its own head; 0: off."""
     alignment: Literal["none", "kl", "contrastive"] = "none"
-    """Draws the features of a row's image and of its text together in a shared space. `kl`: as two distributions
-    (half the sum of both Kullback-Leibler divergences), which projections that tell little apart make small, too;
-    `contrastive`: nearer than those of other rows of the batch (InfoNCE; the same image, text or group is no other
-    row)."""
+    """Align the features of a row's image and text in a shared space. `kl`: as two distributions, by half the sum of
+    both Kullback-Leibler divergences, which collapsed projections minimise as well; `contrastive`: closer than to
+    other rows of the batch, by InfoNCE (rows with the same image, text or group do not count as others)."""
     alignment_weight: float | None = field(None, gt=0, only_with="alignment=contrastive")
     """Weight of the alignment; null: 0.1."""
     alignment_width: int | None = field(None, ge=1, only_with="alignment=contrastive")
@@ -88,9 +87,9 @@ class ModelConfig:
     fusion: FusionConfig
     """The fusion."""
     auxiliary: AuxiliaryConfig = field(factory=AuxiliaryConfig)
-    """Losses of training besides the task's."""
+    """Auxiliary losses in training."""
     dropout: float | None = field(None, ge=0, lt=1)
-    """Dropout everywhere, attention included (not stochastic depth); null: each part's own."""
+    """Dropout of the whole model, including attention but not stochastic depth; null: each component's own."""
     modality_dropout: float = field(0.0, ge=0, lt=1)
-    """In training a row that has both loses its image or its text (half each) with this probability, so that the
-    model also works with either alone (see `mmft test modalities=true`); 0: none does."""
+    """Probability that a training row with both modalities loses one (image or text, equally likely), so that the
+    model also works with either alone (see `mmft test modalities=true`); 0: off."""

@@ -1,4 +1,4 @@
-"""The roots: what one command's config holds."""
+"""The root schema of every command."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class PathsConfig:
     """`paths`: where things are written."""
 
     runs: str = "runs"
-    """Folder of the run folders."""
+    """Folder that holds the run folders."""
 
 
 @dataclass(kw_only=True)
@@ -30,38 +30,38 @@ class TrainConfig:
     """Everything that `mmft train` reads."""
 
     name: str | None = None
-    """Name of the run, which is its folder's too; null: the experiment's."""
+    """Name of the run and of its folder; null: the experiment's name."""
     seed: int = field(0, ge=0, lt=2**63)
-    """Seed of weights, order, dropout and splits."""
+    """Seed of weight initialisation, row order, dropout and splits."""
     init: str | None = None
-    """A run whose weights training starts from; not a resume. Its encoders must be the same; fusion and head start anew
-    where they are others, such as those of a contrastive run."""
+    """A run whose weights initialise this one (use `resume` to resume it). Its encoders must be the same; fusion and
+    head start from scratch if they differ, as after a contrastive run."""
     resume: str | None = None
-    """A run folder to go on with, or `last`: the newest unfinished run of this name."""
+    """A run folder to resume, or `last`: the newest unfinished run of this name."""
     plugins: list[str] = field(factory=list)
-    """Modules, or files, with options of your own (docs/extend.md). They are imported, which needs --allow-code."""
+    """Modules or files with your own options (docs/extend.md). They are imported, which needs --allow-code."""
     modality_report: bool | None = None
-    """After the test: what text only and image only give, by a linear head on each encoder's features (of pairs: how
-    well neighbours and a linear probe tell labels by the embeddings); null: unless the run is one of a sweep, which
-    the pass over the training rows would hold up."""
+    """After the test, report what text alone and image alone achieve, by a linear head on each encoder's features (for
+    pairs: by nearest neighbours and a linear probe on the embeddings); null: true, except in a sweep, where the pass
+    over the training rows would take too long."""
     paths: PathsConfig = field(factory=PathsConfig)
     """Where things are written."""
     data: DataConfig
-    """Rows."""
+    """Rows and batches."""
     model: ModelConfig
     """Encoders and fusion."""
     task: TaskConfig
     """What is learned."""
     tune: TuneConfig
-    """What is trained."""
+    """What of the encoders is trained."""
     optim: OptimConfig
     """Optimizer."""
     schedule: ScheduleConfig
     """Learning rates by step."""
     checkpoint: CheckpointConfig
-    """What is saved."""
+    """Which checkpoints are saved."""
     callbacks: CallbacksConfig
-    """What happens beside the step."""
+    """What runs alongside the training step."""
     trainer: TrainerConfig
     """How training runs."""
     logger: LoggerConfig
@@ -70,31 +70,31 @@ class TrainConfig:
 
 @dataclass(kw_only=True)
 class AuditConfig:
-    """`audit`: what `mmft check` looks for in the rows."""
+    """`audit`: how `mmft check` audits the rows."""
 
     pictures: bool = True
-    """Open every image; false: only what the table itself tells is looked at."""
+    """Open every image; false: check the table only."""
     picture_bits: int = field(24, ge=0, le=96)
-    """Images of two splits are similar when at most so many of their hashes' 256 bits differ, and their colours
-    hardly do."""
+    """Images of two splits are similar if at most this many of the 256 bits of their hashes differ, and their colours
+    hardly differ."""
     text_likeness: float = field(0.8, gt=0, le=1)
-    """Texts of two splits are similar when they share so much of their three-letter pieces."""
+    """Texts of two splits are similar if they share at least this much of their character trigrams."""
     shown: int | None = field(5, ge=0)
-    """Rows that are printed of each kind of finding; null: all."""
+    """Rows to print per kind of finding; null: all."""
 
 
 @dataclass(kw_only=True)
 class CheckConfig(TrainConfig):
-    """Everything that `mmft check` reads: the config of `mmft train`, and what to look for."""
+    """Everything that `mmft check` reads: the config of `mmft train`, and the audit."""
 
     audit: AuditConfig = field(factory=AuditConfig)
-    """What is looked for."""
+    """How the rows are audited."""
     out: str | None = None
-    """File of all findings, one row each, `.csv` or `.jsonl` by its ending; null: they are only printed."""
+    """File for all findings, one row each, `.csv` or `.jsonl` by its extension; null: print them only."""
 
 
 def _nullable(schema: type, name: str, doc: str, nested: dict[str, type], drop: set[str]) -> type:
-    """`schema` with every field optional: null means "as in the run"."""
+    """`schema` with every field optional; null means "as in the run"."""
     hints = get_type_hints(schema)
     made: list[Any] = []
     for f in fields(schema):
@@ -106,7 +106,7 @@ def _nullable(schema: type, name: str, doc: str, nested: dict[str, type], drop: 
     return make_dataclass(name, made, kw_only=True, namespace=names)
 
 
-_DOC = "Each key left null is as in the run."
+_DOC = "Keys left null are as in the run."
 DataColumns = _nullable(ColumnsConfig, "DataColumns", _DOC, nested={}, drop=set())
 RunData = _nullable(
     DataConfig,
@@ -122,21 +122,21 @@ RunData = _nullable(
 
 @dataclass(kw_only=True)
 class RunsConfig:
-    """Everything that `mmft runs` reads; any other key that is typed filters the runs by their own configs."""
+    """Everything that `mmft runs` reads; any other key filters the runs by their configs."""
 
     paths: PathsConfig = field(factory=PathsConfig)
-    """Where the runs are."""
+    """Where runs are read from."""
     status: Literal["running", "completed", "stopped", "failed", "pruned"] | None = None
-    """Only runs of this status."""
+    """Show only runs with this status."""
     sort: str = "started"
-    """`started` (newest first), `name`, `status`, `seconds`, a metric such as `test/accuracy` (best first), or a
-    key of the runs' configs."""
+    """`started` (newest first), `name`, `status`, `seconds`, a metric such as `test/accuracy` (best first), or a key
+    of the runs' configs."""
     limit: int | None = field(None, ge=1)
-    """At most so many runs, counted after sorting; null: all."""
+    """Show at most this many runs, after sorting; null: all."""
     compare: str | list[str] | None = None
-    """Runs to put side by side, `RUN,RUN,...` or a sweep's folder; `all`: those that the filters leave."""
+    """Runs to compare side by side: `RUN,RUN,...`, a sweep's folder, or `all` runs that match the filters."""
     out: str | None = None
-    """null: a table for people; `-`: CSV on stdout; a `.csv` or `.jsonl` file, by its ending."""
+    """Output: `-` for CSV on stdout, or a `.csv` or `.jsonl` file; null: a human-readable table."""
 
 
 @dataclass(kw_only=True)
@@ -146,11 +146,11 @@ class ExportConfig:
     run: str
     """A run folder, or `last`: the newest finished run under `paths.runs`."""
     out: str | None = None
-    """The folder to write; null: `export` in the run's folder. What an earlier export wrote there is replaced."""
+    """The folder to write; null: `export` in the run's folder. An earlier export there is replaced."""
     format: Literal["hf"] = "hf"
-    """`hf`: encoder folders that timm and transformers load, what was added merged into float32 weights."""
+    """`hf`: encoder folders that timm and transformers load, with adapters such as LoRA merged into float32 weights."""
     paths: PathsConfig = field(factory=PathsConfig)
-    """Where the runs are."""
+    """Where runs are read from."""
 
 
 @dataclass(kw_only=True)
@@ -166,32 +166,32 @@ class RunTrainerConfig:
     """`trainer` of the commands that use a run."""
 
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
-    """`auto`: a GPU where there is one."""
+    """`auto`: a GPU if there is one."""
 
 
 @dataclass(kw_only=True)
 class UseConfig:
-    """What every command reads that uses a run on rows."""
+    """The keys of every command that applies a run to rows."""
 
     run: str
-    """A run folder, or `last`: the newest under `paths.runs`."""
+    """A run folder, or `last`: the newest run under `paths.runs`."""
     paths: PathsConfig = field(factory=PathsConfig)
-    """Where the runs are."""
+    """Where runs are read from."""
     data: Any = field(factory=RunData)
-    """The rows; each key left null is as in the run."""
+    """The rows; keys left null are as in the run."""
     trainer: RunTrainerConfig = field(factory=RunTrainerConfig)
-    """Where it runs."""
+    """The device to run on."""
 
 
 @dataclass(kw_only=True)
 class ZeroShotConfig:
-    """`zero_shot`: a run of `task=contrastive` as a classifier of images, by the names of labels alone."""
+    """`zero_shot`: classify images with a run of `task=contrastive`, from the names of the labels alone."""
 
     labels: str | list[str] | None = None
-    """Labels to choose from: their names, `run` (those of the run's training rows), or in `mmft test` `rows` (those
-    of the tested rows); null: the run is used as it was trained."""
+    """Labels to choose from: a list of names, `run` (those of the run's training rows), or, for `mmft test`, `rows`
+    (those of the tested rows); null: no zero-shot classification."""
     templates: list[str] | None = field(None, only_with="labels=[NAME,NAME]")
-    """Prompts of a label, `{}` for its name; null: the run's `task.templates`."""
+    """Prompts for each label, with `{}` for its name; null: the run's `task.templates`."""
 
 
 @dataclass(kw_only=True)
@@ -199,12 +199,12 @@ class TestConfig(UseConfig):
     """Everything that `mmft test` reads."""
 
     zero_shot: ZeroShotConfig = field(factory=ZeroShotConfig)
-    """Of a run of `task=contrastive`: classify the images."""
+    """Zero-shot classification with a run of `task=contrastive`."""
 
     modalities: bool = False
-    """What each modality adds: the metrics again with the image alone, the text alone, and with the images or the
-    texts exchanged between rows (four more passes). In the place of what is left out is its stand-in; one that was
-    never trained (no training row lacked the modality, no `model.modality_dropout`) is zeros."""
+    """Report what each modality adds: the metrics with images only, with texts only, and with images or texts shuffled
+    between rows (four more passes). A learned placeholder replaces the missing modality, or zeros if it was never
+    trained (no training row lacked the modality, no `model.modality_dropout`)."""
 
 
 @dataclass(kw_only=True)
@@ -212,10 +212,10 @@ class PredictConfig(UseConfig):
     """Everything that `mmft predict` reads."""
 
     zero_shot: ZeroShotConfig = field(factory=ZeroShotConfig)
-    """Of a run of `task=contrastive`: classify the images."""
+    """Zero-shot classification with a run of `task=contrastive`."""
 
     out: str
-    """File of predictions, `.csv`, `.jsonl` or `.parquet` by its ending; `-`: CSV on stdout."""
+    """File for the predictions, `.csv`, `.jsonl` or `.parquet` by its extension; `-`: CSV on stdout."""
 
 
 @dataclass(kw_only=True)
@@ -223,8 +223,8 @@ class EmbedConfig(UseConfig):
     """Everything that `mmft embed` reads."""
 
     out: str
-    """File of embeddings, by its ending: `.parquet` (a list of numbers for each row and modality) or `.npz` (an array
-    for each modality, nan where a row lacks it)."""
+    """File for the embeddings, by its extension: `.parquet` (a list of numbers per row and modality) or `.npz` (one
+    array per modality, nan where a row lacks it)."""
 
 
 @dataclass(kw_only=True)
@@ -232,18 +232,17 @@ class ExplainConfig(UseConfig):
     """Everything that `mmft explain` reads."""
 
     zero_shot: ZeroShotConfig = field(factory=ZeroShotConfig)
-    """Of a run of `task=contrastive`: explain what label an image is given."""
+    """Explain zero-shot classification with a run of `task=contrastive`."""
 
     out: str
-    """Folder of what is made, a `.png` and a `.json` for each row (each of its targets or tasks); it is made where it
-    does not exist."""
+    """Output folder, created if it does not exist: a `.png` and a `.json` per row, and per target or task if there are
+    several."""
     rows: list[int] | None = None
-    """Numbers of the rows to explain, from 0; null: those of `ids`."""
+    """Numbers of the rows to explain, from 0; null: the rows in `ids`."""
     ids: list[str] | None = None
-    """Ids of the rows to explain, as in `data.columns.id`; null: those of `rows`."""
+    """Ids of the rows to explain, as in `data.columns.id`; null: the rows in `rows`."""
     label: str | None = None
-    """What is explained: a label, a target, or one of several tasks; null: each row's own prediction, of several
-    targets or tasks each one's."""
+    """The label, target or task to explain; null: each row's own prediction, for every target or task."""
     points: int = field(64, ge=2)
-    """Points on the way from a row that shows nothing to the row: more are slower and more exact. What the sum of all
-    weights misses is said."""
+    """Integration points between an empty row and the row itself: more are slower and more exact. The error of the
+    summed weights is reported."""

@@ -1,6 +1,6 @@
-"""`hydra/sweeper` and `hydra/launcher`: which runs `mmft train -m` makes, and where they run.
+"""`hydra/sweeper` and `hydra/launcher`: which runs `mmft train -m` starts, and where.
 
-No part of a run's config: a trial is the same run, whoever asked for it.
+They are not part of a run's config, so a trial is the same as a run started by hand.
 """
 
 from __future__ import annotations
@@ -14,40 +14,40 @@ from mmft.config.registry import OptionConfig, option
 
 @dataclass(kw_only=True)
 class SweeperConfig(OptionConfig):
-    """`hydra/sweeper`: which values are tried."""
+    """`hydra/sweeper`: how the values of a sweep are chosen."""
 
 
 @option("hydra/sweeper", "basic")
 @dataclass(kw_only=True)
 class BasicSweeperConfig(SweeperConfig):
-    """Every combination of the values that are typed."""
+    """Grid: every combination of the listed values."""
 
 
 @option("hydra/sweeper", "optuna")
 @dataclass(kw_only=True)
 class OptunaSweeperConfig(SweeperConfig):
-    """A search: each trial is drawn from what the trials before it gave, by `checkpoint.monitor` on val."""
+    """Search: each trial is sampled from the results of earlier trials, by `checkpoint.monitor` on the val split."""
 
     n_trials: int = field(20, ge=1)
-    """Trials in all, those of an earlier start with the same `hydra.sweep.dir` included, whatever came of them."""
+    """Total number of trials, including all from an earlier start with the same `hydra.sweep.dir`, even failed ones."""
     sampler: Literal["tpe", "gp", "random"] = "tpe"
-    """`tpe` and `gp` (a Gaussian process, for few trials) learn from the trials before, `random` does not."""
+    """`tpe` and `gp` (a Gaussian process, for few trials) learn from earlier trials; `random` does not."""
     n_startup_trials: int = field(10, ge=0)
-    """Trials that are drawn at random before `tpe` or `gp` begins to learn."""
+    """Random trials before `tpe` or `gp` starts learning."""
     seed: int = field(0, ge=0, lt=2**31)
-    """Seed of the search; the runs' own is `seed`."""
+    """Seed of the search; the seed of the runs is `seed`."""
     pruner: Literal["none", "median", "hyperband"] = "none"
-    """What ends a trial early, after a validation: `median`, being worse than the median of the trials before at that
-    epoch; `hyperband`, not being among the best third of its bracket."""
+    """Stop trials early, after a validation: `median`, if worse than the median of earlier trials at that epoch;
+    `hyperband`, if not among the best third of its bracket."""
     pruner_startup_trials: int = field(5, ge=0)
-    """`median`: trials that must be through before one is ended."""
+    """`median`: trials that must finish before any is pruned."""
     pruner_warmup_epochs: int = field(0, ge=0)
-    """`median`: epochs that every trial is given; `hyperband`: one more than these is the least."""
+    """`median`: epochs that every trial runs at least; `hyperband`: every trial runs at least one more than these."""
 
 
 @dataclass(kw_only=True)
 class LauncherConfig(OptionConfig):
-    """`hydra/launcher`: where the runs of a sweep run."""
+    """`hydra/launcher`: where the runs of a sweep are executed."""
 
 
 @option("hydra/launcher", "basic")
@@ -59,49 +59,49 @@ class BasicLauncherConfig(LauncherConfig):
 @option("hydra/launcher", "joblib")
 @dataclass(kw_only=True)
 class JoblibLauncherConfig(LauncherConfig):
-    """In processes of this machine, side by side."""
+    """In parallel processes on this machine."""
 
     n_jobs: int = field(2, ge=-1)
-    """Runs at the same time; -1: one for each processor core. They share the memory, and a GPU if there is one."""
+    """Parallel runs; -1: one per CPU core. They share memory, and the GPU if there is one."""
 
 
 @dataclass(kw_only=True)
 class SubmititConfig(LauncherConfig):
-    """What both submitit launchers have."""
+    """The keys of both submitit launchers."""
 
     n_jobs: int = field(1, ge=1)
-    """Runs that are submitted at the same time."""
+    """Runs submitted at the same time."""
     timeout_min: int = field(60, ge=1)
-    """Minutes that a run may take."""
+    """Time limit of a run in minutes."""
     gpus_per_node: int | None = field(None, ge=0)
-    """GPUs of a run, of which it uses `trainer.devices`; null: what the cluster gives, or all of this machine."""
+    """GPUs per run, of which it uses `trainer.devices`; null: the cluster's default, or all GPUs of this machine."""
     name: str = "mmft"
     """Name of the jobs."""
     max_num_timeout: int = field(0, ge=0)
-    """How often a run that takes too long is submitted again; it goes on from its last checkpoint."""
+    """How often a run that exceeds its time limit is resubmitted; it resumes from its last checkpoint."""
     setup: list[str] | None = None
-    """Shell commands before the run, for example `['module load cuda']`."""
+    """Shell commands to execute before the run, for example `['module load cuda']`."""
 
 
 @option("hydra/launcher", "submitit_local")
 @dataclass(kw_only=True)
 class SubmititLocalConfig(SubmititConfig):
-    """submitit on this machine: each run in a process of its own, with a time limit."""
+    """submitit on this machine: each run in its own process, with a time limit."""
 
 
 @option("hydra/launcher", "submitit_slurm")
 @dataclass(kw_only=True)
 class SubmititSlurmConfig(SubmititConfig):
-    """submitit on a SLURM cluster: each run a job of one task on one node."""
+    """submitit on a SLURM cluster: each run is a job with one task on one node."""
 
     n_jobs: int = field(8, ge=1)
-    """Runs that are in the queue at the same time."""
+    """Runs in the queue at the same time."""
     cpus_per_task: int | None = field(None, ge=1)
-    """Processor cores of a run."""
+    """CPU cores per run."""
     mem_gb: float | None = field(None, gt=0)
-    """Memory of a run."""
+    """Memory per run in GB."""
     signal_delay_s: int = field(120, ge=1)
-    """Seconds before the end of the time at which a run is told, so that it can be submitted again."""
+    """Seconds before the time limit at which a run is signalled, so that it can be resubmitted."""
     partition: str | None = None
     """`sbatch --partition`."""
     account: str | None = None
@@ -111,11 +111,11 @@ class SubmititSlurmConfig(SubmititConfig):
     constraint: str | None = None
     """`sbatch --constraint`."""
     exclude: str | None = None
-    """`sbatch --exclude`: nodes that are not to be used."""
+    """`sbatch --exclude`: nodes to avoid."""
     comment: str | None = None
     """`sbatch --comment`."""
     gres: str | None = None
-    """`sbatch --gres`, where `gpus_per_node` is not enough."""
+    """`sbatch --gres`, if `gpus_per_node` is not specific enough."""
     cpus_per_gpu: int | None = field(None, ge=1)
     """`sbatch --cpus-per-gpu`."""
     mem_per_gpu: str | None = None
@@ -123,22 +123,22 @@ class SubmititSlurmConfig(SubmititConfig):
     mem_per_cpu: str | None = None
     """`sbatch --mem-per-cpu`."""
     additional_parameters: dict[str, str] | None = None
-    """Any other option of sbatch, for example `{mail-type: END}`."""
+    """Any other sbatch option, for example `{mail-type: END}`."""
 
 
 @dataclass(kw_only=True)
 class HydraConfig:
-    """`hydra`, as far as it is to be chosen."""
+    """The part of `hydra` that users can set."""
 
     sweeper: SweeperConfig
-    """Which values are tried."""
+    """How values are chosen."""
     launcher: LauncherConfig
-    """Where the runs run."""
+    """Where runs are executed."""
 
 
 @dataclass(kw_only=True)
 class MultirunConfig:
-    """Everything that `mmft train -m` reads besides the runs' own config."""
+    """Everything that `mmft train -m` reads besides the config of its runs."""
 
     hydra: HydraConfig
     """Sweeper and launcher."""

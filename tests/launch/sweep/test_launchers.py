@@ -169,11 +169,11 @@ def test_what_submitit_gets(shapes_overrides: list[str], monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ([*JOBLIB[:1], "hydra.launcher.n_jobs=0"], "hydra.launcher.n_jobs: 0 runs at the same time are none"),
+        ([*JOBLIB[:1], "hydra.launcher.n_jobs=0"], "hydra.launcher.n_jobs: 0 would start no runs"),
         ([*JOBLIB[:1], "hydra.launcher.n_jobs=two"], "hydra.launcher.n_jobs: 'two' is not allowed"),
         ([*LOCAL, "hydra.launcher.partition=gpu"], "belongs to hydra/launcher=submitit_slurm, not to"),
         ([*LOCAL, "hydra.launcher.timeout=5"], "hydra.launcher.timeout: no such key. Did you mean hydra.launcher."),
-        (SLURM, "hydra/launcher: submitit_slurm: there is no srun on this machine"),
+        (SLURM, "hydra/launcher: submitit_slurm: srun was not found on this machine"),
     ],
 )
 def test_refused(given: list[str], expected: str, shapes_overrides: list[str]) -> None:
