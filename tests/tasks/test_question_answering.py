@@ -99,8 +99,8 @@ class TestVocabulary:
             assert fitted(answers=2).labels == ["blue", "red"]
         reachable = (0.8 + 0.5 + 1 + 1 / 3 + 0 + 0.3) / 6
         assert (
-            f"vocabulary: 2 answers, 2 of the training rows' 7 different ones; with it a vqa_accuracy of "
-            f"{reachable:.4f} can be reached on them, and 1 of 6 rows have none of its answers"
+            f"vocabulary: 2 answers, 2 of the training rows' 7 distinct ones; best possible vqa_accuracy on them "
+            f"{reachable:.4f}; 1 of 6 rows have no answer in the vocabulary"
         ) in caplog.text
         assert fitted(min_count=3).labels == ["blue", "red"]
         assert fitted(min_count=1, answers=None).labels == [*NAMES, "gnu", "green", "yak", "zebra"]
