@@ -136,7 +136,7 @@ class QuestionAnswering(Task):
         best = [max((score for answer, score in row.items() if answer in self._index), default=0.0) for row in rows]
         different = {answer for row in rows for answer in row}
         log.info(
-            "vocabulary: %d answers, %d of the training rows' %d distinct ones; best possible vqa_accuracy on them "
+            "vocabulary: %d answers, %d of the training rows' %d distinct ones; best possible vqa_accuracy on them: "
             "%.4f; %d of %d rows have no answer in the vocabulary",
             *(self.width, len(different & self._index.keys()), len(different), sum(best) / len(best)),
             *(best.count(0.0), len(best)),

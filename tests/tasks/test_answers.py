@@ -110,7 +110,7 @@ def test_as_they_stand() -> None:
         ("yes||no", r"an empty answer in 'yes\|\|no', split by task.separator='\|'"),
         (["yes", None], "an empty answer in"),
         (["yes", " "], "an empty answer in"),
-        ("['yes', 'no']", "a list written as text.*Write answers with.*task.separator"),
+        ("['yes', 'no']", "a list written as text.*Separate answers with.*task.separator"),
         ('["yes", "no"]', "Parquet or JSON Lines"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Gated fusion: each row decides how much of either modality goes through.
+"""Gated fusion: a gate per feature weighs the two modalities of each row.
 
 The gated multimodal unit of Arevalo et al. 2017 (arXiv 1702.01992), in its bimodal form:
 
@@ -20,8 +20,8 @@ from mmft.models.fusion.base import Fusion
 class GatedFusion(Fusion):
     """LayerNorm over `[image, text]`, then the gated multimodal unit and dropout.
 
-    The paper has no norm; pretrained features of whatever scale would saturate the tanh. It is one norm over both,
-    as in `concat`: a stand-in of zeros alone has no variance to divide by.
+    The paper has no norm, but without one large pretrained features would saturate the tanh. It is one norm over both
+    modalities, as in `concat`: a stand-in of zeros alone has no variance to divide by.
     """
 
     facts = GatedConfig
