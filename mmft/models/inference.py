@@ -17,8 +17,8 @@ T = TypeVar("T")
 def full_precision(precision: str) -> str:
     """The precision in which a row's outputs do not depend on the rest of its batch, for a run of `precision`.
 
-    The batch determines padding and batch size, and thereby the rounding of sums: about 1e-7 in float32, but 4e-3 in
-    bfloat16, which can flip a label.
+    The batch determines padding and batch size, and thereby the rounding of sums; in bfloat16 this can flip a label,
+    see docs/decisions.md.
     """
     return "64-true" if precision == "64-true" else "32-true"
 
