@@ -61,7 +61,7 @@ class BadRows:
             return
         lines = [
             f"{self.count} of {self.total} rows are known to be bad ({self.count / max(self.total, 1):.1%}), more than "
-            f"data.max_bad_fraction={self.max_fraction} allows; mend them, or type data.max_bad_fraction=1"
+            f"data.max_bad_fraction={self.max_fraction} allows; fix them, or type data.max_bad_fraction=1"
         ]
         lines += [_describe(row) for row in self.rows[:SHOWN]]
         if self.count > SHOWN:

@@ -57,8 +57,8 @@ class NextInBatch:
         only_pairs = bool((self._asks == self._offered).all())
         if only_pairs and (self(0)[:, -2 * count : -count] == NOBODY).all():
             raise UserError(
-                "task=matching: no training row has another one in its batch that has another image, another text "
-                "and another group, so that nothing is there that does not belong together. Look at data.columns"
+                "task=matching: no negative pairs: in every batch all rows share an image, a text or a group. "
+                "Check data.columns"
             )
 
     def __call__(self, epoch: int) -> npt.NDArray[np.int64]:

@@ -67,7 +67,7 @@ class Collate:
         """Token ids (B, L) int64 and mask (B, L) bool, True = real token; None if no row has a text."""
         if all(sample.input_ids is None for sample in good):
             return None, None
-        texts = [self.empty if sample.input_ids is None else sample.input_ids for sample in good]
+        texts = [self.empty if sample.input_ids is None else sample.input_ids for sample in good]  # (L_i,) each
         return self._side_by_side(texts, self._length(good))
 
     def _length(self, good: Sequence[Sample]) -> int:
@@ -90,7 +90,7 @@ class Collate:
         given = [sample.candidates for sample in good if sample.candidates is not None]
         if not given:
             return None
-        nothing, most = Candidate(-1, self.empty[:0]), max(map(len, given))
+        nothing, most = Candidate(-1, self.empty[:0]), max(map(len, given))  # filler for rows with fewer
         filled = [other for others in given for other in [*others, *[nothing] * (most - len(others))]]
         shape = len(given), most
         input_ids, mask = self._side_by_side([other.input_ids for other in filled], length := self._length(good))

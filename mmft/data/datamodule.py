@@ -199,7 +199,7 @@ class VisionLanguageData(LightningDataModule):
         good = np.array([row not in data.bad for row in data.split.rows.tolist()])
         order = BalancedOrder(np.where(good, found.numpy(), -1), seed)
         log.info(
-            "data.sampler=balanced: an epoch draws %d rows, as many of each of %d classes, which have %d to %d rows",
+            "data.sampler=balanced: an epoch draws %d rows, equally many of each of %d classes (%d to %d rows)",
             len(data),
             len(order.sizes),
             order.sizes.min(),

@@ -100,9 +100,9 @@ def _misfit(lines: _Lines, found: int, width: int, delimiter: str) -> str:
     first = lines.number - len(lines.record) + 2  # 1-based, after the header line
     if len(lines.record) > 1 and _has_record(lines.record[1:], width, delimiter):
         lines.keep_first()
-        return f"a quote that is opened in line {first} is not closed"
+        return f"a quote opened in line {first} is not closed"
     if not found:
-        return f"a quote that is opened in line {first} is not closed where the text ends"
+        return f"a quote opened in line {first} is not closed by the end of the file"
     return f"{found} fields where the header has {width} (line {first})"
 
 

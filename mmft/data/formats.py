@@ -53,7 +53,7 @@ def read_file(path: Path, wanted: Collection[str], check: Check, where: str) -> 
     """
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
-        raise UserError(f"{where}: cannot read {path.suffix or 'no ending'!r}; allowed: {', '.join(_READERS)}")
+        raise UserError(f"{where}: cannot read {path.suffix or 'no extension'!r}; allowed: {', '.join(_READERS)}")
     if not path.is_file():
         raise UserError(f"{where}: {'is a folder, not a file' if path.is_dir() else 'no such file'}")
     try:

@@ -84,7 +84,7 @@ def _unit_names(table: Table) -> list[str]:
         shown = ", ".join(map(repr, twice[:3]))
         raise UserError(
             f"data.columns.id={table.columns.id}: {len(twice)} ids of {table.where} occur twice ({shown}), "
-            "so rows cannot be split by them; make them unique, or name a data.columns.group"
+            "so rows cannot be split by id; make them unique, or set data.columns.group"
         )
     return [f"id {i}" if g is None else f"group {g}" for i, g in zip(ids, groups, strict=True)]
 

@@ -60,7 +60,7 @@ class ImageReader:
         try:
             self.background = ImageColor.getrgb(background)[:3]
         except ValueError as error:
-            raise UserError(f"data.background={background}: no colour; give a name or #rrggbb") from error
+            raise UserError(f"data.background={background}: not a colour; give a name or #rrggbb") from error
 
     def __call__(self, source: str | bytes) -> Tensor:
         """Reads a file path or encoded bytes.

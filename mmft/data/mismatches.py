@@ -48,7 +48,7 @@ def mismatched_texts(split: Split, targets: Tensor, bad: set[int]) -> Positions:
     others[wrong] = _next_that_fits(own, wrong, _circle(names))
     given[places] = np.where(others == NOBODY, NOBODY, places[others])
     if lacking := int((others == NOBODY).sum()):
-        log.warning("%d rows belong together with all others: they are measured with their own text alone", lacking)
+        log.warning("%d rows are positives of all others: only their own text is evaluated", lacking)
     return given
 
 

@@ -61,7 +61,7 @@ def load_splits(config: DataConfig, seed: int) -> dict[str, Split]:
     if not any(map(splits["train"].table.weight, splits["train"].rows.tolist())):
         raise UserError(
             f"data.columns.weight={config.columns.weight}: all {len(splits['train']):,} training rows have weight 0, "
-            "so that there is nothing to learn from"
+            "so there is nothing to train on"
         )
     if config.overfit is not None:
         return dict.fromkeys(SPLITS, limited(splits["train"], config.overfit, seed))
@@ -114,7 +114,7 @@ def load_rows(config: DataConfig, split: str | None, id_is_typed: bool = True) -
     optional = () if split is None else ("split", "weight", "group")
     table = open_table(config, key, file, columns=columns, optional=optional if id_is_typed else (*optional, "id"))
     if columns.id is not None and not table.has_ids:
-        log.info("%s has no column %s, the run's ids: its rows go by their numbers", table.where, columns.id)
+        log.info("%s has no column %s, the run's ids: row numbers are used instead", table.where, columns.id)
     names = table.splits() if key == "path" else None
     if names is None or split is None:
         return whole(table)
@@ -163,7 +163,7 @@ def _check_sources(config: DataConfig) -> None:
         messages.append("data.path and data.train are both null; give a CSV, TSV, JSONL or Parquet file")
     elif files and config.columns.split is not None:
         messages.append(
-            f"data.columns.split={config.columns.split}: with one file per split the files are the splits; "
+            f"data.columns.split={config.columns.split}: with one file per split there is no split column; "
             "type data.columns.split=null"
         )
     if messages:

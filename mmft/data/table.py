@@ -253,8 +253,8 @@ class Table:
         if len(unknown) == len(self):
             seen = sorted({repr(name) for name in names.values()})[:5]
             raise UserError(
-                f"data.columns.split={self.columns.split}: in {self.where} no row says "
-                f"{', '.join(SPLITS)}; it says {', '.join(seen)}"
+                f"data.columns.split={self.columns.split}: no row of {self.where} is "
+                f"{', '.join(SPLITS)}; its values are {', '.join(seen)}"
             )
         allowed = f"allowed: {', '.join(SPLITS)}"
         self._note(

@@ -53,6 +53,6 @@ class Auxiliary(nn.Module):
             return None
         projected = [self.image_projection(image), self.text_projection(text)]  # (B, P) each
         if self.similarity is None:
-            return torch.cat(projected, dim=-1)
+            return torch.cat(projected, dim=-1)  # (B, 2 P)
         vectors: Tensor = self.similarity(torch.cat([nn.functional.normalize(x, dim=-1) for x in projected], dim=-1))
         return vectors

@@ -65,7 +65,7 @@ class Encoder(nn.Module):
 
     def train(self, mode: bool = True) -> Self:
         """Sets train or eval mode; frozen layers stay in eval mode."""
-        super().train(mode and self.live is None)
+        super().train(mode and self.live is None)  # all in eval mode first unless wholly trained
         if mode and self.live is not None:
             for name in self.adapters:
                 self.get_submodule(name).train()

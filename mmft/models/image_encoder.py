@@ -85,7 +85,7 @@ class TimmImageEncoder(ImageEncoder):
     def forward(self, pixel_values: Tensor) -> Encoded:
         """(B, 3, H, W) uint8 -> tokens (B, N, D), mask (B, N) all True, pooled (B, pooled_width)."""
         backbone: Any = self.backbone
-        features = backbone.forward_features(self.normalise(pixel_values))
+        features = backbone.forward_features(self.normalise(pixel_values))  # tokens or a feature map
         last = getattr(backbone, "output_fmt", None) == "NHWC"  # timm's name for (B, H, W, D)
         tokens = _as_tokens(features, self.width, channels_last=last)  # (B, N, D)
         mask = tokens.new_ones(tokens.shape[:2], dtype=torch.bool)
@@ -93,7 +93,7 @@ class TimmImageEncoder(ImageEncoder):
             norm = getattr(getattr(backbone, "head", None), "norm", None)
             return Encoded(self._normed_tokens(tokens, norm), mask, backbone.forward_head(features, pre_logits=True))
         norm = getattr(backbone, "fc_norm", None)
-        pooled = self._normed(pool_tokens(tokens, mask, self.pool, self.prefix), norm)
+        pooled = self._normed(pool_tokens(tokens, mask, self.pool, self.prefix), norm)  # (B, pooled_width)
         return Encoded(self._normed_tokens(tokens, norm), mask, pooled)
 
     def _tried(self, pool: str) -> int:
@@ -145,9 +145,9 @@ class TransformersImageEncoder(ImageEncoder):
         features = backbone(pixel_values=pixels, **options).last_hidden_state
         tokens = _as_tokens(features, self.width, channels_last=False)  # (B, N, D)
         if self.norm_tokens:
-            tokens = backbone.post_layernorm(tokens)
+            tokens = backbone.post_layernorm(tokens)  # same norm for every token
         mask = tokens.new_ones(tokens.shape[:2], dtype=torch.bool)
-        pooled = pool_tokens(tokens, mask, self.pool, self.prefix)
+        pooled = pool_tokens(tokens, mask, self.pool, self.prefix)  # (B, D) or (B, 2 D)
         norm = pooled_norm(backbone)
         if features.ndim == 4 and isinstance(getattr(backbone, "layernorm", None), nn.LayerNorm):
             norm = backbone.layernorm  # ConvNext normalises after pooling

@@ -35,7 +35,7 @@ class SimilarityHead(nn.Module):
         if self.training:
             with torch.no_grad():  # clamp in place, so that the gradient can still leave the limit
                 self.log_scale.clamp_(max=math.log(_LARGEST_SCALE))
-        image = image * self.log_scale.exp()
+        image = image * self.log_scale.exp()  # (R, P): scaling one side scales the product
         if self.bias is None:
             return torch.cat([image, text], dim=-1)
         ones = text.new_ones(len(text), 1)
@@ -59,7 +59,7 @@ class PromptHead(nn.Module):
         """(B, 2 P) embeddings of images, then of texts -> (B, C)."""
         with torch.autocast(embeddings.device.type, enabled=False):
             image = at_least_float32(embeddings.chunk(2, dim=-1)[0])
-            return image @ self.weight.to(image).T
+            return image @ self.weight.to(image).T  # (B, P) @ (P, C)
 
 
 def embeddings_of(vectors: Tensor, has_bias: bool) -> tuple[Tensor, Tensor]:

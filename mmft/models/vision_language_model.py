@@ -72,7 +72,7 @@ class StandIn(nn.Module):
         if rows is None:
             return encoded
         placed = Encoded(*(part.new_zeros(size, *part.shape[1:]).index_copy(0, rows, part) for part in encoded))
-        return placed._replace(mask=placed.mask & present[:, None])
+        return placed._replace(mask=placed.mask & present[:, None])  # (B, N)
 
 
 class VisionLanguageModel(nn.Module):
@@ -106,7 +106,7 @@ class VisionLanguageModel(nn.Module):
         """Applies the head, and in training `auxiliary`, to fused features."""
         wanted = self.auxiliary is not None and self.training
         auxiliary = self.auxiliary(fused.image, fused.text) if wanted and self.auxiliary is not None else None
-        return Outputs(self.head(fused.features), fused.image, fused.text, auxiliary)
+        return Outputs(self.head(fused.features), fused.image, fused.text, auxiliary)  # logits (B, C)
 
     def fuse(self, batch: Batch, known: Mapping[str, Encoded] = MappingProxyType({})) -> Fused:
         """Everything except the head: features (B, F), where each row depends on that row alone.
@@ -119,13 +119,13 @@ class VisionLanguageModel(nn.Module):
         image_rows, text_rows = present_rows(batch.image_present), present_rows(batch.text_present)
         image = self.encode_image(batch, image_rows, known.get("image_encoder"))
         text = self.encode_text(batch, text_rows, known.get("text_encoder"))
-        return Fused(self.fusion(image, text), image.pooled, text.pooled)
+        return Fused(self.fusion(image, text), image.pooled, text.pooled)  # (B, F), (B, D) each
 
     def encode_image(self, batch: Batch, rows: Tensor | None, known: Encoded | None = None) -> Encoded:
         """Tokens (B, N, D) of the images, stand-ins for missing ones. `rows`: (R,) with an image, None for all."""
-        encoded, pixels = known, batch.pixel_values
+        encoded, pixels = known, batch.pixel_values  # (B, 3, H, W), also for rows without an image
         if known is None and pixels is not None and (rows is None or len(rows)):
-            encoded = self.image_encoder(_only(pixels, rows))
+            encoded = self.image_encoder(_only(pixels, rows))  # (R, N, D)
         filled: Encoded = self.missing_image(encoded, batch.image_present, rows)
         return filled
 
@@ -133,7 +133,7 @@ class VisionLanguageModel(nn.Module):
         """Tokens (B, L, D) of the texts, stand-ins for missing ones. `rows`: (R,) with a text, None for all."""
         encoded, ids, mask = known, batch.input_ids, batch.attention_mask
         if known is None and ids is not None and mask is not None and (rows is None or len(rows)):
-            encoded = self.text_encoder(_only(ids, rows), _only(mask, rows))
+            encoded = self.text_encoder(_only(ids, rows), _only(mask, rows))  # (R, L, D)
         filled: Encoded = self.missing_text(encoded, batch.text_present, rows)
         return filled
 

@@ -83,8 +83,8 @@ def answers_of(label: Any, separator: str, normalise: bool) -> list[str]:
 def vqa_score(given: int, annotators: int) -> float:
     """The VQA accuracy of an answer, from 0 to 1.
 
-    An answer is right if three annotators gave it, and partly right if fewer did. A human is compared with all
-    annotators but himself; to measure models the same way, the score is the mean, over leaving out each annotator, of
+    An answer is right if three annotators gave it, and partly right if fewer did. An annotator is compared with all the
+    others; to measure models the same way, the score is the mean, over leaving out each annotator, of
     min(remaining annotators who gave it / 3, 1). With 10 annotators, 0, 1, 2, 3, 4 or more give 0, .3, .6, .9, 1.
 
     With fewer than four annotators, all remaining ones must agree: 3 becomes min(3, annotators - 1). With up to four

@@ -93,7 +93,7 @@ class Classification(Task):
         self._index = {name: i for i, name in enumerate(labels)}
 
     def fit(self, labels: Sequence[Any]) -> None:
-        """Takes the label names (unless given) and the class weights from the training rows."""
+        """Collects the label names (unless given) and the class weights from the training rows."""
         counts = Counter(label_name(label) for label in labels if not (label is None or isinstance(label, list)))
         if not counts and any(isinstance(label, list) for label in labels):
             raise UserError(f"data.columns.label: {_SEVERAL}.")
@@ -167,7 +167,7 @@ class Classification(Task):
 
     def constant_outputs(self, target: Tensor, weight: Tensor) -> Tensor:
         """Targets (R,) and weights (R,) -> (C,) log class frequencies: predicts the most frequent class."""
-        counts = torch.zeros(self.width).index_add(0, target, weight.float())
+        counts = torch.zeros(self.width).index_add(0, target, weight.float())  # (C,)
         return (counts / counts.sum()).clamp_min(1e-9).log()
 
     def metrics(self) -> MetricCollection:

@@ -30,7 +30,7 @@ def focal_loss(logits: Tensor, target: Tensor, gamma: float, weight: Tensor | No
         (B,) loss of each row.
     """
     log_p = -functional.cross_entropy(logits, target, reduction="none")  # (B,)
-    losses = -_power(-torch.expm1(log_p), gamma) * log_p
+    losses = -_power(-torch.expm1(log_p), gamma) * log_p  # (B,); -expm1 is 1 - p, exact near p = 1
     return losses if weight is None else losses * weight[target]
 
 
@@ -55,7 +55,7 @@ def asymmetric_loss(logits: Tensor, target: Tensor, gamma_pos: float, gamma_neg:
     p = torch.sigmoid(logits)
     q = (p - clip).clamp_min(0)
     log_rest = functional.logsigmoid(-logits) if clip == 0 else torch.log1p(-q)  # log(1 - q), stable near q = 1
-    absent = log_rest * _power(q, gamma_neg)
+    absent = log_rest * _power(q, gamma_neg)  # (B, C)
     return -torch.where(target.bool(), there, absent)
 
 
@@ -70,7 +70,7 @@ def of_mixed(value: Callable[[Tensor], Tensor], batch: Batch) -> Tensor:
         batch: with targets, mixed or not.
     """
     assert batch.target is not None
-    values = value(batch.target)
+    values = value(batch.target)  # (B,)
     if batch.mixed_target is None or batch.mixed_share is None:
         return values
     return torch.lerp(values, value(batch.mixed_target), batch.mixed_share.to(values.dtype))

@@ -83,7 +83,7 @@ class Matching(Task):
 
     def loss_sum(self, outputs: Outputs, batch: Batch) -> Tensor:
         """Outputs (B, 1) and targets (B, 4) -> () sum over rows of weight times binary cross-entropy."""
-        logits = at_least_float32(outputs.logits)[:, 0]
+        logits = at_least_float32(outputs.logits)[:, 0]  # (B,)
         losses = functional.binary_cross_entropy_with_logits(logits, _belongs(batch).to(logits), reduction="none")
         return (losses * batch.weight.to(logits)).sum()
 

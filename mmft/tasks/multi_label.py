@@ -182,7 +182,7 @@ class MultiLabel(Task):
             losses = asymmetric_loss(logits, batch.target, self.gamma_pos, self.gamma_neg, self.clip)  # (B, C)
         else:
             target = batch.target.to(logits.dtype) * (1 - self.label_smoothing) + self.label_smoothing / 2
-            weight = None if self.pos_weight is None else self.pos_weight.like(logits)
+            weight = None if self.pos_weight is None else self.pos_weight.like(logits)  # (C,)
             losses = functional.binary_cross_entropy_with_logits(logits, target, reduction="none", pos_weight=weight)
         return (losses.mean(1) * batch.weight.to(losses.dtype)).sum()
 

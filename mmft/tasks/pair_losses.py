@@ -68,7 +68,7 @@ def info_nce_sum(image: Tensor, text: Tensor, rows: Rows, own: slice) -> Tensor:
         among = logits.masked_fill(~rows.takes_part(chunk), -torch.inf).logsumexp(1)  # (c,)
         return ((among - told) * rows.weight[chunk].to(logits)).sum()
 
-    return (_in_chunks(image, text, own, of_logits) + _in_chunks(text, image, own, of_logits)) / 2
+    return (_in_chunks(image, text, own, of_logits) + _in_chunks(text, image, own, of_logits)) / 2  # both ways
 
 
 def sigmoid_sum(image: Tensor, text: Tensor, rows: Rows, own: slice) -> Tensor:
@@ -83,7 +83,7 @@ def sigmoid_sum(image: Tensor, text: Tensor, rows: Rows, own: slice) -> Tensor:
         weights = (weight[chunk, None] + weight) / 2 * ((weight[chunk, None] > 0) & (weight > 0))  # (c, R)
         return (losses * weights).sum()
 
-    return _in_chunks(image, text, own, of_logits)
+    return _in_chunks(image, text, own, of_logits)  # once: every pair is in one row of images
 
 
 def _in_chunks(query: Tensor, keys: Tensor, own: slice, of_logits: OfLogits) -> Tensor:
@@ -113,8 +113,8 @@ class _InChunks(torch.autograd.Function):
                 loss = of_logits(logits, chunk)
             if wanted:
                 (gradient,) = torch.autograd.grad(loss, logits)
-                torch.mm(gradient, keys, out=of_query[chunk])
-                of_keys.addmm_(gradient.T, query[chunk])
+                torch.mm(gradient, keys, out=of_query[chunk])  # (c, R) @ (R, P)
+                of_keys.addmm_(gradient.T, query[chunk])  # (R, c) @ (c, P), summed over chunks
             total += loss.detach()
         ctx.save_for_backward(of_query, of_keys)
         return total

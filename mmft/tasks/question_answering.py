@@ -180,7 +180,7 @@ class QuestionAnswering(Task):
         worth = self.soft_targets(batch.target, logits.dtype)  # (B, C)
         if self.softmax:
             shares = worth / torch.where(self._has_target(batch), worth.sum(1), 1.0)[:, None]  # (B, C)
-            losses = -(shares * logits.log_softmax(1)).sum(1)
+            losses = -(shares * logits.log_softmax(1)).sum(1)  # (B,)
         else:
             losses = functional.binary_cross_entropy_with_logits(logits, worth, reduction="none").sum(1)
         return (losses * batch.weight.to(losses.dtype)).sum()

@@ -97,7 +97,7 @@ class Regression(Task):
     def loss_sum(self, outputs: Outputs, batch: Batch) -> Tensor:
         """Outputs (B, T) and targets (B, T) -> () sum over rows of weight times the mean error of the targets."""
         assert batch.target is not None
-        found = at_least_float32(outputs.logits)
+        found = at_least_float32(outputs.logits)  # (B, T)
         target = batch.target.to(found.dtype)
         if self._loss == "mse":
             errors = functional.mse_loss(found, target, reduction="none")  # (B, T)

@@ -99,7 +99,7 @@ class TuningPlan:
         def moves(name: str) -> bool:
             part = part_of(name)
             layers_trained = live.get(part)
-            if layers_trained is None:
+            if layers_trained is None:  # not an encoder, or one that is wholly trained
                 return self.trained[part] > 0
             module = name.rpartition(".")[0].removeprefix(f"{part}.backbone").removeprefix(".")
             return layers[part].get(module) in layers_trained
@@ -121,7 +121,7 @@ class TuningPlan:
             parameter.requires_grad_(name in active)
         for part in self.usable:
             getattr(model, part).live = self.live(part, active)
-        model.train(model.training)
+        model.train(model.training)  # applies `live`
 
     def active(self, step: int, starts: Mapping[str, int]) -> set[str]:
         """Names of the parameters trained in optimizer step `step`.
@@ -189,8 +189,8 @@ def make_plan(model: VisionLanguageModel, methods: Mapping[str, TuningMethod], r
         part = part_of(name)
         inner = name.partition(".")[2]  # its name within the part
         if part in encoders and inner not in encoders[part].trained:
-            continue
-        group = (
+            continue  # frozen
+        group = (  # new and empty; merged below with one of the same name
             encoders[part].group(part, inner)
             if part in encoders
             else Group(part, part, "full", "all", rates.head_lr, 0)
@@ -221,7 +221,7 @@ class _Encoder:
 
     def group(self, part: str, name: str) -> Group:
         """An empty group for the parameter: one per layer with layer-wise rates or starts, else one per encoder."""
-        if self._decay == 1 and not self.starts:
+        if self._decay == 1 and not self.starts:  # every layer alike
             return Group(part, part, self.method.name, self._span, self._lr, 0.0)
         layer = self._layers[name]
         lr = self._lr * self._decay ** (self._top - layer)  # the top layer has the full rate
@@ -241,7 +241,7 @@ def _decayed_names(model: nn.Module) -> set[str]:
         for module_name, module in model.named_modules()
         if isinstance(module, _DECAYED) or type(module).__name__ == "Conv1D"  # transformers' linear of GPT-2
         for name, p in module.named_parameters(recurse=False)
-        if p.ndim >= 2
+        if p.ndim >= 2  # no biases
     }
 
 

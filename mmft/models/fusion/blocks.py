@@ -102,7 +102,7 @@ class Block(nn.Module):
         """
         normed = self.norm1(x)
         seen = None if context is None else torch.cat([context, normed], dim=1)  # (B, M + N, F)
-        x = x + self.attention(normed, mask, seen)
+        x = x + self.attention(normed, mask, seen)  # without a context, self-attention
         out: Tensor = x + self.mlp(self.norm2(x))
         return out
 

@@ -32,7 +32,7 @@ class CoAttention(nn.Module):
 
         Each attends to the other stream as it was before this layer.
         """
-        image_seen, text_seen = self.image_norm(image), self.text_norm(text)
+        image_seen, text_seen = self.image_norm(image), self.text_norm(text)  # both before either is updated
         image = image + self.image_cross(image_seen, text_mask, text_seen)
         text = text + self.text_cross(text_seen, image_mask, image_seen)
         return self.image_block(image, image_mask), self.text_block(text, text_mask)
@@ -60,6 +60,6 @@ class CrossFusion(Fusion):
         """Tokens (B, N, D_i) and (B, L, D_t) with their masks -> (B, 2 F), the image's half first."""
         x, y = self.dropout(self.image(image)), self.dropout(self.text(text))  # (B, N, F) and (B, L, F)
         for layer in self.layers:
-            x, y = layer(x, y, image.mask, text.mask)
+            x, y = layer(x, y, image.mask, text.mask)  # shapes stay
         means = [self.image_norm(mean_of_real(x, image.mask)), self.text_norm(mean_of_real(y, text.mask))]
         return torch.cat(means, dim=-1)

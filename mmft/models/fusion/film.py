@@ -57,5 +57,5 @@ class FilmFusion(Fusion):
         modulations = self.modulation(mean_of_real(*condition)).view(len(x), len(self.blocks), 2, 1, self.width)
         for block, (gamma, beta) in zip(self.blocks, modulations.permute(1, 2, 0, 3, 4), strict=True):  # (B, 1, F) each
             x = x + block((1 + gamma) * functional.layer_norm(x, (self.width,)) + beta)
-        out: Tensor = self.norm(mean_of_real(x, mask))
+        out: Tensor = self.norm(mean_of_real(x, mask))  # (B, F)
         return out

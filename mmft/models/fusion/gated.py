@@ -39,7 +39,7 @@ class GatedFusion(Fusion):
     def forward(self, image: Encoded, text: Encoded) -> Tensor:
         """Pooled (B, D_i) and (B, D_t) -> (B, F)."""
         joined = self.norm(torch.cat([image.pooled, text.pooled], dim=-1))  # (B, D_i + D_t)
-        image_x, text_x = joined.split([self.image.in_features, self.text.in_features], dim=-1)
+        image_x, text_x = joined.split([self.image.in_features, self.text.in_features], dim=-1)  # (B, D_i), (B, D_t)
         gate = torch.sigmoid(self.gate(joined))  # (B, F) near 1: the image; near 0: the text
         fused = gate * torch.tanh(self.image(image_x)) + (1 - gate) * torch.tanh(self.text(text_x))
         out: Tensor = self.dropout(fused)

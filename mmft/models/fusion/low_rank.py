@@ -43,7 +43,7 @@ class LowRankFusion(Fusion):
         joined = self.norm(torch.cat([image.pooled, text.pooled], dim=-1))  # (B, D_i + D_t)
         image_x, text_x = joined.split([self.image.in_features, self.text.in_features], dim=-1)
         products = self.image(image_x) * self.text(text_x)  # (B, R F)
-        out: Tensor = self.dropout(products.unflatten(-1, (-1, self.width)).sum(dim=1))
+        out: Tensor = self.dropout(products.unflatten(-1, (-1, self.width)).sum(dim=1))  # (B, R, F) -> (B, F)
         return out
 
 

@@ -36,5 +36,5 @@ class MergedFusion(OneSequence):
         mask = torch.cat([mask.new_ones(len(mask), 1), mask], dim=1)  # (B, 1 + N + L)
         for block in self.blocks:
             x = block(x, mask)
-        out: Tensor = self.norm(x[:, 0])
+        out: Tensor = self.norm(x[:, 0])  # (B, F) the class token
         return out

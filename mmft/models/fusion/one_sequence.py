@@ -26,7 +26,7 @@ class OneSequence(Fusion):
         self.width = width
         self.image = Projection(image.tokens, width)
         self.text = Projection(text.tokens, width)
-        self.modality = nn.Embedding(2, width)
+        self.modality = nn.Embedding(2, width)  # 0 image, 1 text
         self.dropout = nn.Dropout(dropout)
         nn.init.normal_(self.modality.weight, std=0.02)
 

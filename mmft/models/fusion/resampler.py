@@ -44,6 +44,6 @@ class ResamplerFusion(OneSequence):
         x = self.queries.expand(len(tokens), -1, -1)  # (B, Q, F)
         mask = torch.cat([mask, mask.new_ones(x.shape[:2])], dim=1)  # (B, N + L + Q): blocks append x to the context
         for block in self.blocks:
-            x = block(x, mask, tokens)
-        out: Tensor = self.norm(x.mean(dim=1))
+            x = block(x, mask, tokens)  # only the queries are updated
+        out: Tensor = self.norm(x.mean(dim=1))  # (B, F)
         return out

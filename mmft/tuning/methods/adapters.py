@@ -38,7 +38,7 @@ class Bottleneck(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(..., D) or (B, D, H, W) -> the same shape."""
-        out: Tensor = self.scale * self.up(functional.gelu(self.down(features)))
+        out: Tensor = self.scale * self.up(functional.gelu(self.down(features)))  # zeros at first
         return out
 
     # Hooks are methods of the module, so that copies of the model use their own adapters.

@@ -67,7 +67,7 @@ class Prompts(nn.Module):
             named["position_embeddings"] = self._unrotated(named["position_embeddings"], count)
         if named.get("relative_pos") is not None:
             named["relative_pos"] = None  # DeBERTa's attention then computes it for the new length
-        return (tokens,), named
+        return (tokens,), named  # (B, P + N, D)
 
     def _unrotated(self, rotations: tuple[Tensor, ...], count: int) -> tuple[Tensor, ...]:
         """Rotary cosines and sines (..., N, D) -> (..., P + N, D), with all prompts at position 0.
