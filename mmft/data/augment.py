@@ -1,8 +1,8 @@
-"""`Augmentation`: one training row's image and text, changed at random. Every change is a pure function of a seed.
+"""`Augmentation`: random changes to a training row's image and text, each a pure function of a seed.
 
-torchvision's transforms (v2) do the work. They draw from torch's global generator, which is put back afterwards, so
-that dropout and the rest of the run draw what they would have drawn; what they draw may change between versions of
-torchvision. Nothing is written to what comes in: it may be the memory of `ImageMemory`.
+Uses torchvision's v2 transforms. They draw from torch's global generator, whose state is restored afterwards, so that
+dropout and the rest of the run are not affected; the draws may change between versions of torchvision. Inputs are
+never modified in place, because they may be the memory of `ImageMemory`.
 
 Legend: H W image height and width, L text tokens.
 """
@@ -22,25 +22,25 @@ from mmft.data.mixing import cutmix, mixup
 
 Transform = Callable[[Tensor], Tensor]
 """(3, H, W) uint8 -> the same shape."""
-_GREY = [124, 116, 104]  # ImageNet's mean: near 0 once an encoder has normalised it
-_OPS, _MAGNITUDE = 2, 9  # of RandAugment where the config says nothing, as in torchvision
+_GREY = [124, 116, 104]  # ImageNet's mean: near 0 after an encoder's normalisation
+_OPS, _MAGNITUDE = 2, 9  # RandAugment's defaults in torchvision
 
 
 class Augmentation:
-    """What is done to images and texts; each method takes the seed that it draws from.
+    """Augments images and texts; each method takes the seed for its draws.
 
-    A crop is taken from the image as it is kept, at the model's size, and enlarged: of 0.35 of the area 1.7 times, so
-    that it is a little blurred. Decoding it again each time would be several times slower than all that is done here.
+    A crop is taken from the cached image, at the model's size, and enlarged: a crop of 0.35 of the area by 1.7, which
+    blurs it slightly. Decoding the image again each time would be several times slower than all augmentation.
 
     Args:
         config: the keys below `data.augment`.
         image_size: H = W.
-        background: red, green, blue from 0 to 255, of corners that a turned or shifted image leaves empty.
-        special_ids: tokens that stay (`special_ids` of the tokenizer).
-        extra: what `data.augment.extra` builds.
+        background: red, green, blue from 0 to 255, fills corners after rotation and translation.
+        special_ids: tokens that are never dropped (`special_ids` of the tokenizer).
+        extra: transforms built from `data.augment.extra`.
 
     Attributes:
-        mixes: whether there is anything for `mix` to do.
+        mixes: whether mixup or cutmix is enabled.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Augmentation:
         self.mixes = bool(self._mixing)
 
     def image(self, pixels: Tensor, seed: int) -> Tensor:
-        """(3, H, W) uint8 -> another of the same size."""
+        """(3, H, W) uint8 -> augmented, same shape."""
         if not self._transforms:
             return pixels
         with drawing_from(seed):
@@ -67,10 +67,10 @@ class Augmentation:
         return pixels
 
     def text(self, ids: Tensor, seed: int) -> Tensor:
-        """(L,) int64 -> (L' <= L,): tokens are left out; the special ones stay, and at least one of the others."""
+        """(L,) int64 -> (L' <= L,): drops tokens, but keeps special ones and at least one other."""
         if self._token_dropout == 0:
             return ids
-        own = (~torch.isin(ids, self._special)).nonzero()[:, 0]  # positions of tokens that may go
+        own = (~torch.isin(ids, self._special)).nonzero()[:, 0]  # positions of droppable tokens
         if not len(own):
             return ids
         with drawing_from(seed):
@@ -84,9 +84,9 @@ class Augmentation:
     def mix(self, own: Tensor, other: Tensor, seed: int) -> tuple[Tensor, float]:
         """Two images (3, H, W) uint8 -> one, and the share of `other` in it, at most 0.5.
 
-        The share is the smaller one of what Beta(alpha, alpha), which is symmetric, gives and 1 minus it: a row's text
-        stays its own, and so must most of its image and its target. Where there are no texts it changes nothing but
-        which of the two rows a mixture is counted as.
+        The share is the smaller of x and 1 - x for x from the symmetric Beta(alpha, alpha): a row keeps its own text,
+        so most of its image and target must be its own, too. Without texts this only swaps which of the two rows a
+        mixture is attributed to.
         """
         with drawing_from(seed):
             how, beta = self._mixing[int(torch.randint(len(self._mixing), ()))]
@@ -95,7 +95,7 @@ class Augmentation:
 
 
 def _transforms(config: AugmentConfig, side: int, background: tuple[int, ...]) -> list[Transform]:
-    """Those that are asked for, in their order."""
+    """The configured transforms, in order of application."""
     turned = {"interpolation": v2.InterpolationMode.BILINEAR, "fill": list(background)}
     found: list[Transform] = []
     if config.crop is not None:
@@ -109,7 +109,7 @@ def _transforms(config: AugmentConfig, side: int, background: tuple[int, ...]) -
         ops = _OPS if config.rand_augment_ops is None else config.rand_augment_ops
         magnitude = _MAGNITUDE if config.rand_augment_magnitude is None else config.rand_augment_magnitude
         found.append(v2.RandAugment(ops, magnitude, **turned))
-    if config.color_jitter > 0:  # without the hue, which would cost five times as much, too
+    if config.color_jitter > 0:  # no hue: it would take five times as long
         found.append(v2.ColorJitter(*[config.color_jitter] * 3))
     if config.erasing > 0:
         found.append(v2.RandomErasing(config.erasing, value=_GREY))
@@ -118,7 +118,7 @@ def _transforms(config: AugmentConfig, side: int, background: tuple[int, ...]) -
 
 @contextmanager
 def drawing_from(seed: int) -> Iterator[None]:
-    """Inside, torch's generator of the CPU starts from `seed`; outside, it goes on as if nothing had happened."""
+    """Context in which torch's CPU generator starts from `seed`; its state is restored on exit."""
     with torch.random.fork_rng(devices=[]):
         # Not torch.manual_seed: without a GPU it formats a stack trace each time, which takes milliseconds.
         torch.default_generator.manual_seed(seed)
@@ -126,6 +126,6 @@ def drawing_from(seed: int) -> Iterator[None]:
 
 
 def in_words(config: AugmentConfig) -> str:
-    """What differs from no augmentation, for the log; empty: nothing does."""
+    """The non-default augmentation settings, for the log; empty without augmentation."""
     plain = vars(AugmentConfig())
     return " ".join(f"{name}={value}" for name, value in vars(config).items() if value != plain[name])

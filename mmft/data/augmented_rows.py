@@ -1,10 +1,10 @@
-"""Training rows with augmentation: which draws each row of an epoch gets, and the data set that makes them.
+"""Augmented training rows: the random draws of each row of an epoch, and the data set that applies them.
 
     Order -> Draws -> LogicalBatches -> (workers) AugmentedRows -> Sample
 
-What a row's augmentation depends on comes to the workers with the row itself, so that they hold no state, and live on
-from epoch to epoch: seed, epoch, row number, and how often the row has come before in the epoch. Its partner for mixup
-and cutmix depends on seed, epoch and the order, too. Batches, workers and ranks do not matter, and a run can go on
+A row's augmentation depends on seed, epoch, row number and how often the row occurred before in the epoch. These are
+sent to the workers with each row, so that workers are stateless and persist across epochs. The partner for mixup and
+cutmix also depends on the order of the epoch. Batch sizes, workers and ranks have no influence, so a run can resume
 anywhere.
 
 Legend: R rows of an epoch.
@@ -29,22 +29,22 @@ _ROWS, _PARTNERS = 3, 4  # streams of the generator, beside that of `epoch_order
 
 
 class Draws:
-    """Callable `epoch -> (R, 4)` int64: position, epoch, how often the position came before in the epoch, partner.
+    """Callable `epoch -> (R, 4)` int64: position, epoch, number of earlier occurrences in the epoch, partner.
 
-    With `data.sampler=balanced` a row may come several times in an epoch; each time it is changed in another way. Each
-    row of an epoch is the partner of one, so that partners' classes are as frequent as the rows' own.
+    With `data.sampler=balanced` a row may occur several times in an epoch and is augmented differently each time. Each
+    row of an epoch is the partner of exactly one, so that partners have the same class frequencies as the rows.
 
     Args:
         order: positions of an epoch.
         seed: of the run.
-        mixes: whether partners are asked for; otherwise each row is its own.
+        mixes: whether to draw partners; otherwise each row is its own partner.
     """
 
     def __init__(self, order: Order, seed: int, mixes: bool) -> None:
         self._order, self._seed, self._mixes = order, seed, mixes
 
     def __call__(self, epoch: int) -> npt.NDArray[np.int64]:
-        """The draws of `epoch` (from 0) in their order."""
+        """The draws of `epoch` (from 0), in order."""
         order = self._order(epoch)
         partners = order
         if self._mixes:
@@ -53,7 +53,7 @@ class Draws:
 
 
 def times_before(order: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """(R,) -> (R,) how often each entry's value stands before it."""
+    """(R,) -> (R,) number of earlier occurrences of each entry's value."""
     by_value = np.argsort(order, kind="stable")
     values = order[by_value]
     times = np.empty_like(order)
@@ -62,15 +62,14 @@ def times_before(order: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
 
 
 class AugmentedRows(Dataset[Sample]):
-    """The rows of `RowDataset`, each changed as its draw says; a bad row stays one.
+    """The rows of `RowDataset`, augmented by their draws; bad rows stay bad.
 
-    A row is mixed with its partner where both have an image; else it is as without mixing, and so is a row that is its
-    own partner. The partner is changed first as any row, by draws of its own, and nothing of it is used but its image
-    and its target.
+    A row is mixed with its partner if both have an image and the partner is another row. The partner's image is
+    augmented first, with its own draws; only its image and target are used.
 
     Args:
         rows: of the training split.
-        change: what is done to them.
+        change: the augmentation.
         seed: of the run.
     """
 
@@ -96,7 +95,7 @@ class AugmentedRows(Dataset[Sample]):
         return sample if partner == position else self._mixed(sample, self.rows[partner], for_partner, for_mix)
 
     def text(self, position: int, epoch: int) -> Tensor:
-        """(L,) int64 the tokens of the row's text, changed as they are where it first comes in `epoch`."""
+        """(L,) int64 tokens of the row's text, augmented as at its first occurrence in `epoch`."""
         for_text = self._seeds(epoch, int(self.rows.split.rows[position]), 0)[1]
         return self.change.text(self.rows.text(position), for_text)
 
@@ -108,7 +107,7 @@ class AugmentedRows(Dataset[Sample]):
         return replace(sample, pixel_values=pixels, mixed_target=partner.target, mixed_share=share)
 
     def _seeds(self, epoch: int, row: int, before: int) -> list[int]:
-        """Four seeds, the same for ever for one (seed, epoch, row, times before)."""
+        """Four seeds, a pure function of (seed, epoch, row, earlier occurrences)."""
         key = np.array([self.seed, epoch], dtype=np.uint64)
         counter = np.array([0, before, row, _ROWS], dtype=np.uint64)
         words = np.random.Philox(key=key, counter=counter).random_raw(4)

@@ -1,4 +1,4 @@
-"""`BadRows`: which rows could not be used and why, counted once each and listed in `bad_rows.csv`."""
+"""`BadRows`: unusable rows and the reasons, counted once each and listed in `bad_rows.csv`."""
 
 from __future__ import annotations
 
@@ -11,37 +11,37 @@ from mmft.batch import BadRow
 from mmft.errors import UserError
 
 SHOWN = 5
-"""Bad rows that the error names; the file has all."""
+"""Number of bad rows shown in the error; the file lists all."""
 
 
 class BadRows:
     """Collects bad rows over a run and its resumptions.
 
     Args:
-        total: rows that could be bad.
+        total: number of rows checked.
         max_fraction: `data.max_bad_fraction`.
-        path: the run's `bad_rows.csv`; what it lists already counts. None: no file.
+        path: the run's `bad_rows.csv`, whose existing entries count; None for no file.
     """
 
     def __init__(self, total: int, max_fraction: float, path: Path | None = None) -> None:
         self.total, self.max_fraction, self.path = total, max_fraction, path
-        # Row and id: where each split has its own file, the same row number stands in each of them.
+        # Keyed by row and id: with one file per split, row numbers repeat.
         self._seen: dict[tuple[int, str], BadRow] = {}
         if path is not None and path.exists():
             self._read(path)
 
     @property
     def count(self) -> int:
-        """How many rows are bad."""
+        """Number of bad rows."""
         return len(self._seen)
 
     @property
     def rows(self) -> list[BadRow]:
-        """What is wrong with each, in the order of finding."""
+        """All bad rows, in the order in which they were found."""
         return list(self._seen.values())
 
     def add(self, rows: Iterable[BadRow]) -> None:
-        """Counts and lists the rows that are not known yet."""
+        """Counts and lists rows that are not known yet."""
         new: dict[tuple[int, str], BadRow] = {}
         for row in rows:
             clean = BadRow(row.row, _one_line(row.id), _one_line(row.column), _one_line(row.reason))
@@ -52,7 +52,7 @@ class BadRows:
             self._append(self.path, list(new.values()))
 
     def check(self) -> None:
-        """Ends the run when there are too many.
+        """Stops the run if there are too many bad rows.
 
         Raises:
             UserError: more than `max_fraction` of all rows are bad.
@@ -61,7 +61,7 @@ class BadRows:
             return
         lines = [
             f"{self.count} of {self.total} rows are known to be bad ({self.count / max(self.total, 1):.1%}), more than "
-            f"data.max_bad_fraction={self.max_fraction} allows; mend them, or type data.max_bad_fraction=1"
+            f"data.max_bad_fraction={self.max_fraction} allows; fix them, or type data.max_bad_fraction=1"
         ]
         lines += [_describe(row) for row in self.rows[:SHOWN]]
         if self.count > SHOWN:
@@ -69,7 +69,7 @@ class BadRows:
         raise UserError("\n".join(lines))
 
     def _read(self, path: Path) -> None:
-        """Takes over what a run that was stopped has listed; a last line cut off by a kill is dropped."""
+        """Loads the entries of a stopped run; drops a last line that a kill truncated."""
         data = path.read_bytes()
         whole = data[: data.rfind(b"\n") + 1]
         if len(whole) < len(data):
@@ -86,7 +86,7 @@ class BadRows:
 
 
 def _one_line(text: str) -> str:
-    """One row per line, so that a line cut off by a kill can be told from a whole one."""
+    """The text on one line, so that each row is one line and a truncated line is recognisable."""
     return " ".join(text.encode(errors="replace").decode().split())
 
 

@@ -1,6 +1,6 @@
-"""The order of training rows in which every class is equally frequent (`data.sampler=balanced`).
+"""The order of training rows with equal class frequencies (`data.sampler=balanced`).
 
-Legend: R rows of the training split, K classes that have rows.
+Legend: R rows of the training split, K classes with rows.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ _PLACES, _TURNS = 1, 2  # streams of the generator, beside that of `epoch_order`
 
 
 class BalancedOrder:
-    """Callable `epoch -> (R,) positions`: R // K rows of every class, the remainder to classes in turns, shuffled.
+    """Callable `epoch -> (R,) positions`: R // K rows of every class, shuffled; classes take turns for the remainder.
 
-    A class's rows come in turns: all of them in a random order, then all in another, and so on, from one epoch to the
-    next, so that at any time each has come as often as any other of its class, give or take one. Random draws with
-    replacement (torch's WeightedRandomSampler) leave out a third of the rows of a class drawn as often as it has rows.
+    Each class cycles through its rows, reshuffled every cycle and continued across epochs, so that rows of one class
+    have been drawn equally often, up to one. Drawing with replacement (torch's WeightedRandomSampler) would miss a
+    third of the rows of a class when drawing as many rows as it has.
 
-    Like `epoch_order` it is a pure function of seed and epoch: how often a class has come before an epoch is counted
-    in closed form, so that a run can go on anywhere.
+    Like `epoch_order` it is a pure function of seed and epoch: the number of draws of a class before an epoch has a
+    closed form, so that a run can resume anywhere.
 
     Args:
-        classes: (R,) int64 the class of each position, from 0; -1: it has none (a bad label) and never comes. The
-            epoch has R rows all the same.
+        classes: (R,) int64 class of each position, from 0; rows with -1 (a bad label) are never drawn. An epoch still
+            has R rows.
         seed: of the run.
 
     Attributes:
@@ -44,15 +44,15 @@ class BalancedOrder:
         self.sizes = np.array([len(rows) for rows in self._rows])
 
     def __call__(self, epoch: int) -> npt.NDArray[np.int64]:
-        """(R,) the positions of `epoch` (from 0) in their order."""
+        """(R,) positions of `epoch` (from 0), in order."""
         first, last = self._drawn_before(epoch), self._drawn_before(epoch + 1)
         drawn = [self._turns(place, first[place], last[place]) for place in range(len(self._rows))]
         return np.concatenate(drawn)[epoch_order(self._total, self._seed, epoch)]
 
     def _drawn_before(self, epoch: int) -> list[int]:
-        """(K,) how many rows of each class come before `epoch`.
+        """(K,) number of rows of each class drawn before `epoch`.
 
-        The remainders of all epochs are dealt one by one to the classes in a random order, round and round.
+        The remainders of all epochs are dealt round-robin to the classes in a random order.
         """
         classes = len(self._rows)
         each, remainder = divmod(self._total, classes)
@@ -60,7 +60,7 @@ class BalancedOrder:
         return [epoch * each + (epoch * remainder + classes - 1 - place) // classes for place in places]
 
     def _turns(self, place: int, first: int, last: int) -> npt.NDArray[np.int64]:
-        """Rows number `first` to `last` (left out) of a class's endless sequence."""
+        """Rows `first` to `last` (exclusive) of a class's infinite sequence."""
         rows, number = self._rows[place], int(self._numbers[place])
         turns = range(first // len(rows), -(-last // len(rows)))
         sequence = [rows[philox_order(len(rows), self._seed, turn, (number, _TURNS))] for turn in turns]

@@ -1,11 +1,10 @@
-"""Other rows' texts for training rows: of these one is drawn that does not belong to the row's image.
+"""Candidate texts for training rows, from which each row's negative is drawn.
 
     Order (or Draws) -> NextInBatch -> LogicalBatches -> (workers) WithCandidates -> Sample
 
-A row's candidates are those that come next in its own logical batch, round and round, without the ones that belong
-together with it. The order of an epoch is random already, so that they are as random as any that are drawn, they
-depend on seed and epoch alone, and each text is a candidate about as often as any other. And since rows that stand
-side by side have candidates in common, M rows have about M + K texts to encode and not M K.
+A row's candidates are the next rows of its own logical batch, wrapping around and skipping positives. The order of an
+epoch is already random, so these are as random as separate draws, depend only on seed and epoch, and use every text
+about equally often. Neighbouring rows share candidates, so that M rows need about M + K texts to be encoded, not M K.
 
 Legend: R rows of an epoch, K candidates.
 """
@@ -27,25 +26,25 @@ from mmft.errors import UserError
 from mmft.tasks.identities import IDENTITY, MATCH, belong_together
 
 _CHANCES = 5  # stream of the generator, beside those of `mmft.data.augmented_rows`
-_BITS = 52  # of a chance, so that one half of the last bit more is a float64, too
+_BITS = 52  # of a chance, so that adding half of the last bit is exact in float64
 
 
 class NextInBatch:
-    """Callable `epoch -> (R, W + 2 K)` int64: what the row is asked for by, its candidates' positions and chances.
+    """Callable `epoch -> (R, W + 2 K)` int64: the row's request, its candidates' positions and their chances.
 
-    Fewer than K are followed by `NOBODY`. Chances are whole numbers below 2**52, each as likely as any other, the same
-    for ever for one (seed, epoch). A row that is bad by the table alone, one of weight 0, and one whose own
-    text does not belong to its image have none; the last one's text may be a candidate, the others' may not.
+    Fewer than K candidates are padded with `NOBODY`. Chances are uniform integers below 2**52, a pure function of
+    (seed, epoch). Rows that the table alone makes bad, rows of weight 0 and labelled mismatches have no candidates; of
+    these, only the text of a mismatch can be a candidate.
 
     Args:
-        order: gives positions of an epoch, or lines that begin with them, W numbers each.
-        rows: of the training split, with targets of pairs.
+        order: returns positions of an epoch, or lines of W numbers that start with them.
+        rows: of the training split, with pair targets.
         batch_sizes: of the run.
         count: K, at least 1.
         seed: of the run.
 
     Raises:
-        UserError: nothing in the first epoch is a pair that does not belong together.
+        UserError: the first epoch has no negative pair.
     """
 
     def __init__(self, order: Order, rows: RowDataset, batch_sizes: BatchSizes, count: int, seed: int) -> None:
@@ -58,29 +57,29 @@ class NextInBatch:
         only_pairs = bool((self._asks == self._offered).all())
         if only_pairs and (self(0)[:, -2 * count : -count] == NOBODY).all():
             raise UserError(
-                "task=matching: no training row has another one in its batch that has another image, another text "
-                "and another group, so that nothing is there that does not belong together. Look at data.columns"
+                "task=matching: no negative pairs: in every batch all rows share an image, a text or a group. "
+                "Check data.columns"
             )
 
     def __call__(self, epoch: int) -> npt.NDArray[np.int64]:
-        """The rows of `epoch` (from 0) in their order."""
+        """The rows of `epoch` (from 0), in order."""
         order = self._order(epoch)
         return self.lines(order.reshape(len(order), -1), self._batch_sizes.at(epoch), epoch)
 
     def lines(self, asked: Positions, size: int, epoch: int) -> Positions:
-        """Rows in batches of `size`, asked for by (R, W) -> (R, W + 2 K)."""
+        """Requests (R, W) of rows in batches of `size` -> (R, W + 2 K)."""
         key, counter = np.array([self._seed, epoch], dtype=np.uint64), np.array([0, 0, 0, _CHANCES], dtype=np.uint64)
         words = np.random.Philox(key=key, counter=counter).random_raw(len(asked) * self._count)
         chances = (words >> np.uint64(64 - _BITS)).astype(np.int64).reshape(len(asked), self._count)
         return np.concatenate([asked, self._next(asked[:, 0], size), chances], axis=1)
 
     def _next(self, positions: Positions, size: int) -> Positions:
-        """Positions (R,) in batches of `size` -> (R, K) their candidates."""
+        """Positions (R,) in batches of `size` -> (R, K) positions of their candidates."""
         total, places = len(positions), np.arange(len(positions))
         first = places // size * size
-        lengths = np.minimum(size, total - first)  # of each row's batch
+        lengths = np.minimum(size, total - first)  # (R,) size of each row's batch
         found = np.full((total, self._count), NOBODY, dtype=np.int64)
-        counts = np.where(self._asks[positions], 0, self._count)
+        counts = np.where(self._asks[positions], 0, self._count)  # (R,) candidates found; K for rows without
         for step in range(1, min(size, total)):
             wanting = np.flatnonzero((counts < self._count) & (step < lengths))
             if not len(wanting):
@@ -95,13 +94,13 @@ class NextInBatch:
 
 
 class WithCandidates(Dataset[Sample]):
-    """Training rows with their candidates' texts, which are augmented as they are in their own rows of the epoch.
+    """Training rows with their candidates' texts, augmented as in the candidates' own rows of the epoch.
 
-    Were they as the table has them, a text that lacks nothing would be one that does not belong to the image.
+    Without augmentation, an unchanged text would reveal a negative.
 
     Args:
-        rows: the data set, of the training split.
-        changed: what gives the row itself, by a position or by a line of `Draws`.
+        rows: the data set of the training split.
+        changed: the data set of the rows themselves, indexed by a position or by a line of `Draws`.
         count: K.
     """
 

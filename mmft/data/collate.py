@@ -1,6 +1,6 @@
-"""`Collate`: samples -> `Batch`. Rows that could not be read go to `Batch.bad` and nowhere else.
+"""`Collate`: samples -> `Batch`. Rows that could not be read appear only in `Batch.bad`.
 
-Legend: B good rows, L text tokens (padded up to a multiple of 8), H W image height and width.
+Legend: B good rows, K candidates, L text tokens (padded to a multiple of 8), H W image height and width.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from torch import Tensor
 from mmft.batch import Batch, Candidate, Candidates, Sample
 
 MULTIPLE = 8
-"""Texts are padded up to a multiple of this: few different lengths, and shapes that hardware likes."""
+"""Texts are padded to a multiple of this: few distinct lengths, and shapes that suit the hardware."""
 
 
 class Collate:
     """Callable `(samples) -> Batch`.
 
     Args:
-        pad_id: fills up texts; the mask decides what is read.
-        empty: (L,) int32 tokens that stand for a missing text, with mask True: a row without any real
-            token makes softmax NaN. `Batch.text_present` says that there is none.
-        longest: tokens that the tokenizer's model can take; padding does not go beyond.
-        target: any target of the split, for the shape and type of an empty batch; None: there are none.
-        identity: any row's identity, for the same; None: nobody asks.
+        pad_id: the padding id.
+        empty: (L,) int32 tokens in place of a missing text, with mask True: a row without a real token would make a
+            softmax NaN. `Batch.text_present` marks missing texts.
+        longest: the maximum length of the encoder, which padding does not exceed; None for no limit.
+        target: any target of the split, for the shape and dtype of an empty batch; None without targets.
+        identity: any row's identity, for the same purpose; None if identities are not needed.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Collate:
         self.empty = torch.from_numpy(empty.astype(np.int64))
 
     def __call__(self, samples: Sequence[Sample]) -> Batch:
-        """The good samples stacked, in their order, and the bad rows of the others."""
+        """Stacks the good samples in order, and collects the bad rows of the others."""
         good = [sample for sample in samples if sample.bad is None]
         input_ids, attention_mask = self._texts(good)
         pixel_values, image_present = _images(good)
@@ -64,20 +64,20 @@ class Collate:
         )
 
     def _texts(self, good: Sequence[Sample]) -> tuple[Tensor | None, Tensor | None]:
-        """Token ids (B, L) int64 and their mask (B, L) bool, True = real token; None where no row has a text."""
+        """Token ids (B, L) int64 and mask (B, L) bool, True = real token; None if no row has a text."""
         if all(sample.input_ids is None for sample in good):
             return None, None
-        texts = [self.empty if sample.input_ids is None else sample.input_ids for sample in good]
+        texts = [self.empty if sample.input_ids is None else sample.input_ids for sample in good]  # (L_i,) each
         return self._side_by_side(texts, self._length(good))
 
     def _length(self, good: Sequence[Sample]) -> int:
-        """L, of the rows' own texts and of their candidates'."""
+        """L, the padded length over the rows' own texts and their candidates."""
         texts = [self.empty if sample.input_ids is None else sample.input_ids for sample in good]
         others = [other.input_ids for sample in good for other in sample.candidates or ()]
         return self._padded(max(len(text) for text in [*texts, *others]))
 
     def _side_by_side(self, texts: Sequence[Tensor], length: int) -> tuple[Tensor, Tensor]:
-        """Token ids (texts, L) and their mask."""
+        """Pads texts to token ids (texts, L) int64 and mask (texts, L) bool, True = real token."""
         input_ids = torch.full((len(texts), length), self.pad_id, dtype=torch.int64)
         mask = torch.zeros((len(texts), length), dtype=torch.bool)
         for at, text in enumerate(texts):
@@ -86,18 +86,18 @@ class Collate:
         return input_ids, mask
 
     def _candidates(self, good: Sequence[Sample]) -> Candidates | None:
-        """Other rows' texts (B, K, L), K as of the row that has most; None where none are asked for."""
+        """Candidate texts (B, K, L), K the largest number in a row; None for a task without candidates."""
         given = [sample.candidates for sample in good if sample.candidates is not None]
         if not given:
             return None
-        nothing, most = Candidate(-1, self.empty[:0]), max(map(len, given))
+        nothing, most = Candidate(-1, self.empty[:0]), max(map(len, given))  # filler for rows with fewer
         filled = [other for others in given for other in [*others, *[nothing] * (most - len(others))]]
         shape = len(given), most
         input_ids, mask = self._side_by_side([other.input_ids for other in filled], length := self._length(good))
         row = torch.tensor([other.row for other in filled], dtype=torch.int64)
         chance = torch.tensor([other.chance for other in filled], dtype=torch.float64)
         parts = input_ids.view(*shape, length), mask.view(*shape, length), row.view(shape), chance.view(shape)
-        return Candidates(*parts)
+        return Candidates(*parts)  # (B, K, L) ids and mask, (B, K) rows and chances
 
     def _padded(self, length: int) -> int:
         padded = -(-length // MULTIPLE) * MULTIPLE
@@ -105,7 +105,7 @@ class Collate:
 
 
 def _stacked(found: Sequence[Tensor | None], like: Tensor | None) -> Tensor | None:
-    """(B, ...) what the rows have, each like `like`; of an empty batch, too, since ranks gather them; None: none is."""
+    """Stacks to (B, ...), also for an empty batch, since ranks gather the result; None without `like`."""
     if like is None:
         return None
     known = [one for one in found if one is not None]
@@ -113,7 +113,7 @@ def _stacked(found: Sequence[Tensor | None], like: Tensor | None) -> Tensor | No
 
 
 def _images(good: Sequence[Sample]) -> tuple[Tensor | None, Tensor]:
-    """Images (B, 3, H, W) uint8, zeros where one is missing, None where all are; and who has one, (B,)."""
+    """Images (B, 3, H, W) uint8, zeros if missing, None if all are missing; and (B,) bool, True = has an image."""
     images = [sample.pixel_values for sample in good]
     present = torch.tensor([image is not None for image in images], dtype=torch.bool)
     like = next((image for image in images if image is not None), None)
@@ -123,9 +123,7 @@ def _images(good: Sequence[Sample]) -> tuple[Tensor | None, Tensor]:
 
 
 def _mixed(good: Sequence[Sample]) -> tuple[Tensor | None, Tensor | None]:
-    """Targets (B, ...) of the rows mixed in, a row's own where there is none, and their shares (B,); None, None
-    where no row is mixed.
-    """
+    """Mixed-in targets (B, ...), a row's own if it is not mixed, and shares (B,); None, None if no row is mixed."""
     if all(sample.mixed_target is None for sample in good):
         return None, None
     targets = [sample.target if sample.mixed_target is None else sample.mixed_target for sample in good]

@@ -1,7 +1,7 @@
-"""Gives raw columns the type of their role: texts and paths, images, labels, weights.
+"""Converts raw columns to the type of their role: texts and paths, images, labels, weights.
 
-Each function returns what it made and `{row: reason}` for the values that it could not use; those are
-null in what it made. A whole column of an impossible Arrow type raises `WrongType`.
+Each function returns the converted column and `{row: reason}` for unusable values, which are null in the column. A
+column whose Arrow type cannot be converted raises `WrongType`.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ _SEVERAL = "several captions of an image are several rows"
 
 
 class WrongType(ValueError):
-    """The column's Arrow type cannot hold what its role needs; the message says which type it has."""
+    """The column's Arrow type does not fit its role; the message names the type."""
 
 
 class Images(NamedTuple):
-    """Where the images are: encoded bytes, paths, or either by row (null: look in the other)."""
+    """Image sources: encoded bytes, paths, or either per row (null in one means the other)."""
 
     data: pa.ChunkedArray | None
     paths: pa.ChunkedArray | None
 
 
 class Labels(NamedTuple):
-    """Labels as the table has them; `mixed` ones are kept as JSON because Arrow columns have one type."""
+    """Labels as in the table; `mixed` types are stored as JSON, because an Arrow column has one type."""
 
     values: pa.ChunkedArray
     mixed: bool
@@ -53,18 +53,18 @@ class Labels(NamedTuple):
 
 
 class LabelColumns(NamedTuple):
-    """Several label columns by name; a row's label is a dict of them."""
+    """Several label columns by name; a row's label is a dict of their values."""
 
     columns: dict[str, Labels]
 
     def take(self, rows: npt.NDArray[np.int64]) -> list[Any]:
-        """One dict per row; None for a null in it."""
+        """One dict per row, with None for nulls."""
         taken = [column.take(rows) for column in self.columns.values()]
         return [dict(zip(self.columns, values, strict=True)) for values in zip(*taken, strict=True)]
 
 
 def is_null(value: Any) -> bool:
-    """None, a NaN, or one of pandas' missing values (which compare unequal to themselves, or not at all)."""
+    """Whether it is None, NaN, or a pandas missing value (unequal to itself, or not comparable)."""
     if value is None or isinstance(value, (str, bytes, dict, list, tuple)):
         return value is None
     same = value == value
@@ -72,12 +72,12 @@ def is_null(value: Any) -> bool:
 
 
 def as_strings(column: Column) -> tuple[pa.ChunkedArray, Reasons]:
-    """Texts, paths, ids, groups, split names: numbers and dates are written out, lists are not text."""
+    """Texts, paths, ids, groups, split names: numbers and dates are converted to text, lists are rejected."""
     return _strings_from_list(column) if isinstance(column, list) else _strings_from_arrow(column)
 
 
 def as_texts(column: Column) -> tuple[pa.ChunkedArray, Reasons]:
-    """What is learned from: strings. Captions are often kept in lists, of which each would need a row of its own."""
+    """Text inputs. Rejects lists of captions with a hint, because each caption needs its own row."""
     try:
         texts, reasons = as_strings(column)
     except WrongType as error:
@@ -115,7 +115,7 @@ def _strings_from_arrow(column: pa.ChunkedArray) -> tuple[pa.ChunkedArray, Reaso
 
 
 def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Dictionaries and views as ordinary arrays."""
+    """Converts dictionary and view arrays to plain arrays."""
     if types.is_dictionary(column.type):
         return column.cast(column.type.value_type)
     if types.is_string_view(column.type):
@@ -124,7 +124,7 @@ def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _only_unicode(column: pa.ChunkedArray) -> tuple[pa.ChunkedArray, Reasons]:
-    """Nulls strings whose bytes are not UTF-8; Arrow itself would raise at each later access."""
+    """Replaces strings that are not UTF-8 by null; Arrow would otherwise raise on each later access."""
     try:
         column.validate(full=True)
         return column, {}
@@ -141,7 +141,7 @@ def _only_unicode(column: pa.ChunkedArray) -> tuple[pa.ChunkedArray, Reasons]:
 
 
 def as_images(column: Column) -> tuple[Images, Reasons]:
-    """Paths, encoded bytes, Pillow's images, arrays, or `{bytes, path}` as the `datasets` library writes them."""
+    """Paths, encoded bytes, Pillow images, arrays, or `{bytes, path}` as written by the `datasets` library."""
     return _images_from_list(column) if isinstance(column, list) else _images_from_arrow(column)
 
 
@@ -193,9 +193,9 @@ def _images_from_struct(column: pa.ChunkedArray) -> tuple[Images, Reasons]:
 
 
 def as_labels(column: Column) -> tuple[Labels, Reasons]:
-    """Scalars of any kind and lists of them, each kept as what it is; an object is not a label.
+    """Scalars of any type and lists of them, types kept; objects are rejected.
 
-    Which of them a task can learn is its own to say.
+    The task decides which labels it accepts.
     """
     if isinstance(column, list):
         return _labels_from_list(column)
@@ -219,7 +219,7 @@ def _is_scalar(kind: pa.DataType) -> bool:
 
 
 def _lists_of_labels(column: pa.ChunkedArray) -> tuple[Labels, Reasons]:
-    """Parquet's lists; a broken text in one of them spoils the column, as Arrow does not say which it is."""
+    """Parquet lists. One invalid text makes the whole column unusable, because Arrow does not report its row."""
     if not _is_scalar(column.type.value_type):
         raise WrongType(f"holds {column.type}; the labels of a row are texts, numbers or true/false")
     try:
@@ -240,7 +240,7 @@ def _labels_from_list(values: Sequence[Any]) -> tuple[Labels, Reasons]:
         plain.append(value if row not in reasons and not is_null(value) else None)
     kinds = {type(value) for value in plain if value is not None}
     try:
-        if len(kinds) > 1:  # Arrow would make 1.0 of 1 beside 2.5
+        if len(kinds) > 1:  # Arrow would convert 1 to 1.0 next to 2.5
             raise pa.ArrowInvalid
         return Labels(pa.chunked_array([pa.array(plain)]), mixed=False), reasons
     except (pa.ArrowException, UnicodeEncodeError, OverflowError):
@@ -253,7 +253,7 @@ def _is_label(value: Any) -> bool:
 
 
 def as_weights(column: Column) -> tuple[npt.NDArray[np.float64], Reasons]:
-    """Sample weights: finite numbers of at least 0. There is no weight that stands in for a missing one."""
+    """Sample weights: finite numbers of at least 0. A missing weight makes a bad row; there is no default."""
     values = column if isinstance(column, list) else _plain(column).to_pylist()
     weights = np.ones(len(values), dtype=np.float64)
     reasons: Reasons = {}

@@ -1,4 +1,4 @@
-"""`VisionLanguageData`: the splits as Lightning wants them, one training batch per optimizer step."""
+"""`VisionLanguageData`: the splits as a Lightning data module, one training batch per optimizer step."""
 
 from __future__ import annotations
 
@@ -35,30 +35,30 @@ log = logging.getLogger(__name__)
 
 
 class VisionLanguageData(LightningDataModule):
-    """Data sets and loaders of the splits. Texts are tokenised and labels encoded once, right here.
+    """Data sets and loaders of the splits. The constructor tokenises texts and encodes labels, once.
 
-    The Trainer needs `use_distributed_sampler=False`: the batches are dealt to ranks here.
+    The Trainer needs `use_distributed_sampler=False`: batches are assigned to ranks here.
 
     Args:
         splits: by name; `train`, `val`, `test`.
         config: the keys below `data`.
         tokenizer: a fast tokenizer of transformers.
-        max_length: tokens of a text at most.
+        max_length: maximum number of tokens per text.
         image_size: side of the images in pixels.
-        encode: the task's `encode(label)`; None: no targets.
-        seed: of the order of training rows, and of their augmentation.
+        encode: the task's `encode(label)`; None for no targets.
+        seed: of the order and the augmentation of training rows.
         plan: of the run's optimizer steps.
-        classes_of: the task's `classes`, for `data.sampler=balanced`; None: there are none.
-        transforms: what `data.augment.extra` builds.
+        classes_of: the task's `classes`, for `data.sampler=balanced`; None without classes.
+        transforms: built from `data.augment.extra`.
 
     Attributes:
-        rows: how many rows each split has.
-        table_bad: rows of the splits, or of no known split, that are bad by their table or label alone,
-            known before any image is opened.
-        texts_cut: by split, how many texts `max_length` cut.
+        rows: number of rows of each split.
+        table_bad: rows of the splits, or of no known split, that their table or label makes bad; known before any
+            image is opened.
+        texts_cut: number of texts truncated to `max_length`, by split.
 
     Raises:
-        UserError: no row of a split has a usable label, or `data.sampler` wants classes that there are not.
+        UserError: no row of a split has a usable label, or `data.sampler` needs classes that the task does not have.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class VisionLanguageData(LightningDataModule):
         self.rows = {name: len(split) for name, split in splits.items()}
         self.texts_cut = {name: data.tokens.cut for name, data in self.datasets.items()}
         self.table_bad = self._known_bad()
-        self._train_loader: DataLoader[Batch] | None = None  # one for the run, so that its workers live on
+        self._train_loader: DataLoader[Batch] | None = None  # one per run, so that its workers persist
         if encode is not None:
             self._check_labels()
         self._candidates = 0 if encode is None else encode.candidates
@@ -106,9 +106,9 @@ class VisionLanguageData(LightningDataModule):
             self._order = self._balanced(classes_of, seed)
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """This rank's share of every logical batch, from the optimizer step on at which training stands.
+        """This rank's share of every logical batch, starting at the current optimizer step.
 
-        It is one loader for the whole run, so that its workers live on when Lightning asks again.
+        The same loader is returned for the whole run, so that its workers persist when Lightning requests it again.
         """
         if self._train_loader is None:
             rows, order = self._training_rows()
@@ -117,25 +117,25 @@ class VisionLanguageData(LightningDataModule):
         return self._train_loader
 
     def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
-        """This rank's whole batches of the validation rows; nothing where there are none."""
+        """This rank's batches of the validation rows; empty without a validation split."""
         return self.evaluation_loader("val", persistent=True)
 
     def test_dataloader(self) -> DataLoader[Batch] | list[Any]:
-        """This rank's whole batches of the test rows; nothing where there are none."""
+        """This rank's batches of the test rows; empty without a test split."""
         return self.evaluation_loader("test")
 
     def evaluation_loader(
         self, name: str, persistent: bool = False, whole: bool = False
     ) -> DataLoader[Batch] | list[Any]:
-        """This rank's whole batches of the split's rows, in order; nothing where there is no such split.
+        """This rank's batches of the split's rows, in order; empty if there is no such split.
 
-        A rank for which no batch is left gets an empty one: with none Lightning would not evaluate there, and the
-        others, which put their results together with all ranks, would wait for it.
+        A rank without a batch gets an empty one: otherwise Lightning would skip the evaluation on it, and the other
+        ranks would wait forever to gather results.
 
         Args:
             name: of the split.
             persistent: see `make_loader`.
-            whole: all batches, those of the other ranks too.
+            whole: whether to return the batches of all ranks.
         """
         if name not in self.datasets:
             return []
@@ -146,10 +146,10 @@ class VisionLanguageData(LightningDataModule):
         return self._loader(name, batches, persistent)
 
     def _training_rows(self) -> tuple[Dataset[Sample], Order]:
-        """The training rows with what augments them, if anything does, and what they are asked for by.
+        """The training rows with augmentation and candidates, if configured, and the order of their requests.
 
-        They are for training steps alone: the modality report, `mmft check` and whoever else takes batches of
-        `evaluation_loader("train")` gets the rows as they are.
+        Only for training steps: `evaluation_loader("train")`, used by the modality report, `mmft check` and others,
+        returns the rows without either.
         """
         rows, wanted = self.datasets["train"], in_words(self.config.augment)
         given: RowDataset | AugmentedRows = rows
@@ -166,7 +166,7 @@ class VisionLanguageData(LightningDataModule):
         return WithCandidates(rows, given, self._candidates), nearby
 
     def training_batch(self, positions: npt.NDArray[np.int64]) -> Batch:
-        """Training rows as a logical batch of their own, unchanged by augmentation."""
+        """The training rows at `positions` as one logical batch, without augmentation."""
         rows, count = self.datasets["train"], self._candidates
         if not count:
             return self._collates["train"]([rows[at] for at in positions.tolist()])
@@ -187,11 +187,11 @@ class VisionLanguageData(LightningDataModule):
         return 0 if self.trainer is None else self.trainer.global_step
 
     def _place(self) -> tuple[int, int]:
-        """Rank and number of ranks."""
+        """This rank and the number of ranks."""
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
     def _balanced(self, classes_of: ClassesOf | None, seed: int) -> Order:
-        """The order in which all classes of the training rows come equally often."""
+        """The order of training rows with equal class frequencies."""
         data = self.datasets["train"]
         found = None if classes_of is None or data.targets is None else classes_of(data.targets)
         if found is None:
@@ -199,7 +199,7 @@ class VisionLanguageData(LightningDataModule):
         good = np.array([row not in data.bad for row in data.split.rows.tolist()])
         order = BalancedOrder(np.where(good, found.numpy(), -1), seed)
         log.info(
-            "data.sampler=balanced: an epoch draws %d rows, as many of each of %d classes, which have %d to %d rows",
+            "data.sampler=balanced: an epoch draws %d rows, equally many of each of %d classes (%d to %d rows)",
             len(data),
             len(order.sizes),
             order.sizes.min(),
@@ -208,7 +208,7 @@ class VisionLanguageData(LightningDataModule):
         return order
 
     def _known_bad(self) -> list[BadRow]:
-        """Bad rows of the splits, and those whose split their table does not tell."""
+        """Bad rows of the splits, and rows whose split is unknown."""
         tables = {id(data.split.table): data.split.table for data in self.datasets.values()}
         nowhere = [
             table.bad[row] for table in tables.values() for row, name in enumerate(table.splits() or []) if name is None
@@ -222,7 +222,7 @@ class VisionLanguageData(LightningDataModule):
 
 
 def _unusable(name: str, data: RowDataset) -> str:
-    """Why no row of a split has a target, which may be any column's fault: the one of most rows is named."""
+    """Why no row of a split has a target; names the column that makes most rows bad."""
     columns = data.split.table.columns
     bad = [data.bad[row] for row in data.split.rows.tolist() if row in data.bad]
     fields = roles(columns)

@@ -1,4 +1,4 @@
-"""`RowDataset`: position in a split -> `Sample`, in the main process or in workers."""
+"""`RowDataset`: position in a split -> `Sample`, in the main process or a worker."""
 
 from __future__ import annotations
 
@@ -17,24 +17,23 @@ from mmft.data.splits import Split
 from mmft.data.text import Tokens
 
 NOBODY = -1
-"""Instead of a position: the row goes without."""
+"""In place of a position: the row gets nothing."""
 Positions = npt.NDArray[np.int64]
 
 
 class RowDataset(Dataset[Sample]):
-    """The rows of a split, decoded one at a time. A bad row gives a `Sample` that says so; nothing is
-    raised for it and no other row takes its place.
+    """The rows of a split, decoded on access. A bad row becomes a `Sample` with `bad` set; nothing replaces it.
 
     Args:
         split: table and rows.
         tokens: of the split's texts, by position.
-        images: gives the image of a position, or None.
-        targets: (rows, ...) by position; None: there are none.
-        bad: more bad rows than the table's, by row number.
-        identities: (rows, 3) by position, see `Pair.identity`; None: nobody asks.
+        images: returns the image of a position, or None.
+        targets: (rows, ...) by position; None without targets.
+        bad: bad rows beyond the table's, by row number.
+        identities: (rows, 3) by position, see `Pair.identity`; None if not needed.
 
     Attributes:
-        others: (rows,) whose text each position has for its candidate, `NOBODY`: none; None: none are asked for.
+        others: (rows,) position of each row's candidate text, or `NOBODY`; None for a task without candidates.
     """
 
     def __init__(
@@ -58,11 +57,11 @@ class RowDataset(Dataset[Sample]):
         return self.sample(position, position, position)
 
     def known_bad(self) -> list[BadRow]:
-        """The rows of the split that are bad by their table or label alone, before any image is opened."""
+        """The rows of the split that their table or label makes bad, known before any image is opened."""
         return [self.bad[row] for row in self.split.rows.tolist() if row in self.bad]
 
     def sample(self, position: int, image: int | None, text: int | None) -> Sample:
-        """The row at `position` with the image and the text of the rows at two others; None: without."""
+        """The row at `position` with the image and the text of the rows at two other positions; None omits one."""
         row = int(self.split.rows[position])
         table = self.split.table
         if row in self.bad:
@@ -79,7 +78,7 @@ class RowDataset(Dataset[Sample]):
         return Sample(row, pixels, input_ids, target, table.weight(row), identity, candidates=candidates)
 
     def text(self, position: int) -> Tensor:
-        """(L,) int64 the tokens of the text at `position`; none where it has no text."""
+        """(L,) int64 tokens of the text at `position`; empty without a text."""
         return torch.from_numpy(self.tokens.of(position).astype(np.int64))
 
     def _candidates(self, position: int) -> tuple[Candidate, ...]:

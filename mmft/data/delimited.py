@@ -1,8 +1,7 @@
-"""Reads CSV and TSV record by record, so that a broken line spoils its own row and no other.
+"""Reads CSV and TSV record by record, so that a broken line affects only its own row.
 
-Readers that skip broken lines shift the row numbers, and readers that trust every quote lose the lines
-behind a stray one. Here a record that does not fit stays in its place as a problem, and a quote that
-swallowed whole records is given up after its first line.
+Readers that skip broken lines shift row numbers, and readers that trust every quote lose the lines after a stray one.
+Here a malformed record keeps its position as a problem, and a quote that swallows whole records ends at its first line.
 """
 
 from __future__ import annotations
@@ -16,14 +15,14 @@ from typing import NamedTuple
 
 
 class Record(NamedTuple):
-    """One data record. `problem` says why its fields cannot be used; the fields are then empty."""
+    """One data record. `problem` is the reason why its fields are unusable, and `fields` is then empty."""
 
     fields: list[str]
     problem: str | None
 
 
 class _Lines:
-    """Lines of a text stream that remembers those of the record being read and can take them back."""
+    """Lines of a text stream, which remembers those of the current record and can return them to the stream."""
 
     def __init__(self, stream: Iterator[str]) -> None:
         self._stream = stream
@@ -48,7 +47,7 @@ class _Lines:
         self.record = []
 
     def keep_first(self) -> None:
-        """Gives back all lines of the record but its first."""
+        """Returns all lines of the record except its first to the stream."""
         self._returned.extendleft(reversed(self.record[1:]))
         self.number -= len(self.record) - 1
         self.ended = False
@@ -65,12 +64,12 @@ def unlimited_fields() -> Iterator[None]:
 
 
 def records(stream: Iterator[str], header: list[str], delimiter: str) -> Iterator[Record]:
-    """The data records below `header`, which was taken off `stream` already; blank lines are no records.
+    """The data records below `header`, which has already been consumed; blank lines are skipped.
 
     Args:
-        stream: lines with their ends.
-        header: the header's fields; every record must have as many.
-        delimiter: what stands between fields.
+        stream: lines with their line endings.
+        header: the header's fields; every record must have equally many.
+        delimiter: between fields.
     """
     lines = _Lines(stream)
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
@@ -89,31 +88,31 @@ def records(stream: Iterator[str], header: list[str], delimiter: str) -> Iterato
 
 
 def _loosely(lines: _Lines, delimiter: str) -> list[str]:
-    """The fields of a record with a quote out of place (`"red" disc`), as other readers take it.
+    """The fields of a record with a misplaced quote (`"red" disc`), parsed as by lenient readers.
 
-    None if it spans lines, for then the quote may have opened in one record and closed in another.
+    Empty if it spans lines, because the quote may then open in one record and close in another.
     """
     return next(csv.reader(lines.record, delimiter=delimiter)) if len(lines.record) == 1 and not lines.ended else []
 
 
 def _misfit(lines: _Lines, found: int, width: int, delimiter: str) -> str:
-    """Why the record just read does not fit; gives lines back that a stray quote swallowed."""
-    first = lines.number - len(lines.record) + 2  # 1-based, behind the header's line
+    """Why the record just read is malformed; returns lines that a stray quote swallowed to the stream."""
+    first = lines.number - len(lines.record) + 2  # 1-based, after the header line
     if len(lines.record) > 1 and _has_record(lines.record[1:], width, delimiter):
         lines.keep_first()
-        return f"a quote that is opened in line {first} is not closed"
+        return f"a quote opened in line {first} is not closed"
     if not found:
-        return f"a quote that is opened in line {first} is not closed where the text ends"
+        return f"a quote opened in line {first} is not closed by the end of the file"
     return f"{found} fields where the header has {width} (line {first})"
 
 
 def _has_record(lines: Sequence[str], width: int, delimiter: str) -> bool:
-    """Whether one of the lines is a whole record by itself."""
+    """Whether one of the lines is a complete record by itself."""
     return any(len(fields) == width for line in lines for fields in csv.reader([line], delimiter=delimiter))
 
 
 def split_header(stream: Iterator[str], delimiter: str) -> list[str]:
-    """The header's fields; an empty list for a file without a line."""
+    """The header's fields; empty for a file without lines."""
     for fields in csv.reader(stream, delimiter=delimiter):
         if fields:
             return fields

@@ -1,6 +1,6 @@
-"""The rows of a split with the image or the text of another row, or without: what a model makes of either modality.
+"""Rows of a split with the image or the text exchanged or removed, to measure what a model uses of each modality.
 
-Who gets whose is worked out for the whole split at once, so that batches and workers change nothing.
+The assignment is computed for the whole split at once, so that it does not depend on batches and workers.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ class Exchanged(Dataset[Sample]):
 
     Args:
         rows: the data set.
-        images: (rows,) by position: whose image it has, `NOBODY`: none.
+        images: (rows,) position whose image each row gets, or `NOBODY` for none.
         texts: (rows,) the same for texts.
-        bad: the rows that are known to be bad, by row number; they stay so.
+        bad: the known bad rows, by row number; they stay bad.
     """
 
     def __init__(self, rows: RowDataset, images: Positions, texts: Positions, bad: Mapping[int, BadRow]) -> None:
@@ -35,7 +35,7 @@ class Exchanged(Dataset[Sample]):
 
     def __getitem__(self, position: int) -> Sample:
         row = int(self.rows.split.rows[position])
-        if row in self.bad:  # known by now from its image, too
+        if row in self.bad:  # includes rows whose own image is bad
             return Sample(row, bad=self.bad[row])
         image, text = (
             None if whose[position] == NOBODY else int(whose[position]) for whose in (self.images, self.texts)
@@ -44,21 +44,21 @@ class Exchanged(Dataset[Sample]):
 
 
 def exchange(names: list[str], contents: list[str], seed: int, purpose: str) -> Positions:
-    """A permutation of R rows after which as few as possible have what they had before.
+    """A permutation of R rows after which as few rows as possible keep their content.
 
-    By content, not by place: rows with the same image (several captions each) get another one. Rows with the same
-    content stand side by side, these groups in an order that is drawn, and each row gets what stands m places further,
-    m the size of the largest group. So nobody keeps his own where m is at most R / 2, and otherwise only the
-    2 m - R of the largest group for whom there is nothing else. Where all contents differ it is one random cycle.
+    It compares content, not position: rows with the same image (several captions) get another image. Rows are sorted by
+    content, groups of equal content in random order, and each row gets the content m places further, m being the size
+    of the largest group. If m is at most R / 2, no row keeps its content; otherwise 2 m - R rows of the largest group
+    do, for lack of others. If all contents differ, the result is one random cycle.
 
     Args:
-        names: R ids of rows; whose place a row takes depends on them and the seed, not on the table's order.
+        names: R row ids; the assignment depends on these and the seed, not on the table's order.
         contents: R, equal for rows with equal content.
         seed: of the run.
-        purpose: keeps draws for different ends independent.
+        purpose: makes draws for different purposes independent.
 
     Returns:
-        (R,) whose content each row gets.
+        (R,) index of the row whose content each row gets.
     """
     if not names:
         return np.zeros(0, dtype=np.int64)
@@ -71,14 +71,14 @@ def exchange(names: list[str], contents: list[str], seed: int, purpose: str) -> 
 
 
 def exchanged_images(split: Split, positions: Positions, seed: int, together: Positions | None = None) -> Positions:
-    """(rows,) whose image each row gets, among the rows at `positions` that have one; all others keep what they have.
+    """(rows,) position whose image each row gets, among `positions` with an image; other rows keep their own.
 
     Args:
-        split: the rows; the same image is the same path or the same bytes.
-        positions: those that take part.
+        split: the rows; images are equal if their path or their bytes are.
+        positions: the rows that take part.
         seed: of the run.
-        together: (rows,) equal for rows that belong together, of a task of pairs: there a row does not get the image
-            of one of these either, since it fits. Where more than half of the rows do, only not its own.
+        together: (rows,) equal for rows that belong together, for pair tasks: a row then does not get the image of
+            these either, because it matches. Ignored if more than half of the rows belong together.
     """
     own = {at: split.table.image(int(split.rows[at])) for at in positions.tolist()}
     contents = {
@@ -90,7 +90,7 @@ def exchanged_images(split: Split, positions: Positions, seed: int, together: Po
 
 
 def exchanged_texts(split: Split, positions: Positions, seed: int, together: Positions | None = None) -> Positions:
-    """(rows,) whose text each row gets, as `exchanged_images`."""
+    """(rows,) position whose text each row gets; arguments as in `exchanged_images`."""
     texts = split.table.texts(split.rows[positions])
     contents = {at: text for at, text in zip(positions.tolist(), texts, strict=True) if text is not None}
     return _exchanged(split, contents, seed, "exchanged texts", together)

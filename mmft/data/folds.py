@@ -1,4 +1,4 @@
-"""Cross-validation: deals rows to folds and holds one of them out."""
+"""Cross-validation: assigns rows to folds and holds one fold out."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ def fold_splits(
 ) -> Names:
     """The split of every row when fold `data.fold` of `data.folds` is held out.
 
-    Units (groups, or single rows) are dealt to folds by the hash of their name, stratified by label; each is in one
-    fold, and over all folds each row is held out once. Rows that `known` calls `test` are in no fold.
+    Units (groups, or single rows) are assigned to folds by the hash of their name, stratified by label. Each unit is in
+    one fold, so over all folds each row is held out once. Rows that `known` marks as `test` are in no fold.
 
     Args:
         table: the rows.
-        known: `train`, `val`, `test` or None (unknown) by row, if a column says so; `train` and `val` rows are dealt.
-        has_test: there are test rows, in this table or another: the fold is held out as `val`. Otherwise it is
-            `test`, and the rest is parted as `train` is to `val` in `data.fractions`.
+        known: `train`, `val`, `test` or None (unknown) by row, from a split column; `train` and `val` are reassigned.
+        has_test: whether this or another table has test rows: the fold is then held out as `val`. Otherwise it is
+            `test`, and the rest is split into `train` and `val` in the ratio of `data.fractions`.
         config: the keys below `data`.
         seed: of the run.
 
     Returns:
-        (rows,) str, empty where the split is unknown.
+        (rows,) str, empty if the split is unknown.
 
     Raises:
-        UserError: ids that serve as names occur twice.
+        UserError: ids are not unique.
     """
     names = np.array(["train"] * len(table) if known is None else [name or "" for name in known], dtype="<U5")
     dealt = np.flatnonzero((names == "train") | (names == "val"))

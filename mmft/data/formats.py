@@ -2,8 +2,8 @@
 
     file -> Raw -> Table
 
-What is wrong with a whole file is a `UserError`; what is wrong with one row is noted in `Raw.problems`
-under its row number and does not shift the others. Only the wanted columns are kept.
+A problem of a whole file is a `UserError`; a problem of one row is recorded in `Raw.problems` under its row number and
+does not shift the others. Only the wanted columns are kept.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ Column: TypeAlias = "pa.ChunkedArray | list[Any]"
 """A raw column: typed by Arrow (CSV, Parquet), or Python values of any kind (JSONL, rows in memory)."""
 
 Check = Callable[[Sequence[str]], None]
-"""Gets the table's column names before the rows are read; raises `UserError` for what is missing."""
+"""Checks the table's column names before rows are read; raises `UserError` if one is missing."""
 
 CHUNK = 65_536
-"""Rows of a CSV file that are turned into Arrow at once."""
+"""Rows of a CSV file converted to Arrow at once."""
 
 
 @dataclass
 class Raw:
-    """Columns as the file has them. `problems` holds `(column, reason)` of rows that could not be read."""
+    """Columns as in the file. `problems` holds `(column, reason)` of rows that could not be read."""
 
     length: int
     columns: dict[str, Column]
@@ -43,17 +43,17 @@ def read_file(path: Path, wanted: Collection[str], check: Check, where: str) -> 
     """Reads the wanted columns of a table file.
 
     Args:
-        path: the file; its ending says what it is.
-        wanted: names of the columns to keep; those that the file does not have are left out.
-        check: called with the names that the file has.
+        path: the file; its extension determines the format.
+        wanted: names of the columns to keep; names that the file lacks are ignored.
+        check: called with the file's column names.
         where: the config key and the file, for messages, as `data.path=rows.csv`.
 
     Raises:
-        UserError: the file is missing, empty, damaged, or of another kind than its ending says.
+        UserError: the file is missing, empty, damaged, or does not match its extension.
     """
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
-        raise UserError(f"{where}: cannot read {path.suffix or 'no ending'!r}; allowed: {', '.join(_READERS)}")
+        raise UserError(f"{where}: cannot read {path.suffix or 'no extension'!r}; allowed: {', '.join(_READERS)}")
     if not path.is_file():
         raise UserError(f"{where}: {'is a folder, not a file' if path.is_dir() else 'no such file'}")
     try:
@@ -68,7 +68,7 @@ def read_file(path: Path, wanted: Collection[str], check: Check, where: str) -> 
 
 
 def _refuse_wide_text(path: Path, where: str) -> None:
-    """UTF-16 and UTF-32 would come out as rows of NULs; every such file has one of these in front."""
+    """Raises UserError for UTF-16 and UTF-32, which would be read as rows of NULs; detects a BOM or an early NUL."""
     with path.open("rb") as file:
         head = file.read(4096)
     if head[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in head.split(b"\n", 1)[0]:
@@ -78,7 +78,7 @@ def _refuse_wide_text(path: Path, where: str) -> None:
 def _read_delimited(path: Path, wanted: Collection[str], check: Check, where: str) -> Raw:
     _refuse_wide_text(path, where)
     delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-    # Bytes that are not UTF-8 become lone surrogates, which `text_chunk` finds in the wanted columns.
+    # Invalid UTF-8 becomes lone surrogates, which `text_chunk` detects in the wanted columns.
     with unlimited_fields(), path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         header = split_header(file, delimiter)
         if not header:
@@ -116,7 +116,7 @@ def _collect_records(file: Iterator[str], header: list[str], places: dict[str, i
 
 
 def text_chunk(values: Sequence[str | None]) -> tuple[pa.Array, list[int]]:
-    """Strings as an Arrow array, and the places of those that are not valid Unicode (null in the array)."""
+    """Strings as an Arrow array, and the indices of invalid Unicode (null in the array)."""
     try:
         return pa.array(values, pa.string()), []
     except UnicodeEncodeError:
@@ -126,7 +126,7 @@ def text_chunk(values: Sequence[str | None]) -> tuple[pa.Array, list[int]]:
 
 
 def is_unicode(text: str) -> bool:
-    """Whether the string can be written as UTF-8, that is, holds no lone surrogate."""
+    """Whether the string can be encoded as UTF-8, that is, has no lone surrogate."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -141,7 +141,7 @@ def _read_jsonl(path: Path, wanted: Collection[str], check: Check, where: str) -
 
 
 def _parse_line(line: bytes) -> Mapping[str, Any] | str:
-    """The line's object, or why there is none."""
+    """The line's object, or the reason why it has none."""
     try:
         value = json.loads(line.removeprefix(b"\xef\xbb\xbf").decode())
     except UnicodeDecodeError:
@@ -152,7 +152,7 @@ def _parse_line(line: bytes) -> Mapping[str, Any] | str:
 
 
 def collect_mappings(rows: Iterable[Mapping[str, Any] | str], wanted: Collection[str], check: Check) -> Raw:
-    """Columns from one mapping per row; a string instead of a mapping says why the row is unreadable."""
+    """Columns from one mapping per row; a string instead is the reason why the row is unreadable."""
     raw = Raw(0, {})
     columns: dict[str, list[Any]] = {name: [] for name in wanted}
     names: dict[str, None] = {}

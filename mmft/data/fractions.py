@@ -1,4 +1,4 @@
-"""Deals rows to splits by fractions: by the hash of their id or group, stratified by label."""
+"""Splits rows by fractions: by the hash of their id or group, stratified by label."""
 
 from __future__ import annotations
 
@@ -23,25 +23,24 @@ def fraction_splits(
     rows: npt.NDArray[np.int64] | None = None,
     purpose: str = "split",
 ) -> Names:
-    """The name of the share that each row falls in.
+    """The name of the share that each row falls into.
 
-    Units (groups, or single rows) stand in each label's line in the order of their hashes, and the line
-    is cut at the shares. So the result does not depend on the order of the rows, and adding rows moves
-    only units next to a cut.
+    Units (groups, or single rows) of each label are sorted by hash, and this sequence is cut at the shares. The result
+    does not depend on the row order, and adding rows moves only units next to a cut.
 
     Args:
-        table: whose ids or groups are the units' names, and whose labels are the strata.
+        table: provides ids or groups as unit names, and labels as strata.
         shares: by name, adding up to 1.
         seed: of the run.
-        rows: to deal; None: all.
-        purpose: `split`: the first unit of every label falls in the first share, so that training has it. Under
-            another name the draw is another one.
+        rows: to split; None for all.
+        purpose: another purpose gives another draw. With `split`, the first unit of every label falls into the first
+            share, so that training has every label.
 
     Returns:
         (rows,) str.
 
     Raises:
-        UserError: the shares do not add up to 1, or ids that serve as names occur twice.
+        UserError: the shares do not add up to 1, or ids are not unique.
     """
     if abs(sum(shares.values()) - 1) > 1e-6:
         given = ", ".join(f"{name}={share}" for name, share in shares.items())
@@ -60,10 +59,10 @@ def fraction_splits(
 
 
 def _places(sizes: npt.NDArray[np.int64], label: str, seed: int, purpose: str) -> npt.NDArray[np.float64]:
-    """Where in [0, 1) each unit of a label's line lies.
+    """The position in [0, 1) of each unit in its label's sequence.
 
-    A point somewhere in each unit, the same for all units of the label, so that over many small labels
-    every split gets its share; to split, the first unit lies at 0, so that no label is missing from training.
+    The position is a random point within the unit, the same fraction for all units of a label, so that over many small
+    labels every split gets its share. To split, the first unit is at 0, so that training has every label.
     """
     point = unit_hashes([label], seed, purpose="stratum")[0]
     places: npt.NDArray[np.float64] = (np.cumsum(sizes) - sizes + point * sizes) / sizes.sum()
@@ -73,7 +72,7 @@ def _places(sizes: npt.NDArray[np.int64], label: str, seed: int, purpose: str) -
 
 
 def _unit_names(table: Table) -> list[str]:
-    """A name per row: its group, or its id where it has none; in two name spaces.
+    """The unit name of each row: its group, or its id without a group; in separate name spaces.
 
     Raises:
         UserError: two rows without a group have the same id.
@@ -85,13 +84,13 @@ def _unit_names(table: Table) -> list[str]:
         shown = ", ".join(map(repr, twice[:3]))
         raise UserError(
             f"data.columns.id={table.columns.id}: {len(twice)} ids of {table.where} occur twice ({shown}), "
-            "so rows cannot be split by them; make them unique, or name a data.columns.group"
+            "so rows cannot be split by id; make them unique, or set data.columns.group"
         )
     return [f"id {i}" if g is None else f"group {g}" for i, g in zip(ids, groups, strict=True)]
 
 
 def _labels_of_units(of_rows: Sequence[Any], unit_of_row: npt.NDArray[np.int64], units: int) -> list[str]:
-    """The commonest label of each unit's rows; of several, the first by name."""
+    """The most common label of each unit's rows; ties go to the first by name."""
     labels = [_name(label) for label in of_rows]
     counts: list[Counter[str]] = [Counter() for _ in range(units)]
     for unit, label in zip(unit_of_row.tolist(), labels, strict=True):
@@ -104,9 +103,7 @@ def _name(label: Any) -> str:
 
 
 def _strata(labels: Sequence[str]) -> dict[str, list[int]]:
-    """Units by label; all in one line where most labels occur once, for then they are no classes
-    (regression, retrieval).
-    """
+    """Units by label; a single stratum if most labels occur once, so are not classes (regression, retrieval)."""
     strata: dict[str, list[int]] = defaultdict(list)
     for unit, label in enumerate(labels):
         strata[label].append(unit)

@@ -1,4 +1,4 @@
-"""Draws that depend on a row's name and the seed, not on where the row stands."""
+"""Random draws that depend on a row's name and the seed, not on its position."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import numpy.typing as npt
 
 
 def unit_hashes(names: Sequence[str], seed: int, purpose: str) -> npt.NDArray[np.float64]:
-    """One number in [0, 1) per name, the same for ever for one (name, seed, purpose).
+    """One number in [0, 1) per name, a pure function of (name, seed, purpose).
 
     Args:
         names: of rows, groups or labels.
         seed: of the run.
-        purpose: keeps draws for different ends independent.
+        purpose: makes draws for different purposes independent.
     """
     key = f"{purpose}:{seed}".encode()
     digests = b"".join(blake2b(name.encode(errors="surrogatepass"), digest_size=8, key=key).digest() for name in names)

@@ -1,7 +1,7 @@
 """Reads one image: encoded bytes or a file -> uint8 tensor of a fixed square size.
 
-Only Pillow's decoders for JPEG, PNG, WebP, GIF, BMP and TIFF are let in; the size is read from the header
-before anything is decoded. Normalising is the image encoder's business.
+Only Pillow's decoders for JPEG, PNG, WebP, GIF, BMP and TIFF are enabled; the size in the header is checked before
+anything is decoded. Normalisation is left to the image encoder.
 """
 
 from __future__ import annotations
@@ -39,20 +39,20 @@ _TURNS = {
 
 
 class BadImage(ValueError):
-    """The image cannot be read; the message says why in a few words."""
+    """The image cannot be read; the message gives a short reason."""
 
 
 class ImageReader:
     """Callable `(source) -> (3, H, W) uint8` with H = W = `image_size`.
 
     Args:
-        image_size: side of the square that comes out, in pixels.
+        image_size: side of the resulting square, in pixels.
         resize: `squash` ignores the aspect ratio, `crop` takes the centre square, `pad` adds bars.
-        background: colour under transparent pixels and of the bars, by name or `#rrggbb`.
-        max_pixels: an image whose header says more is not decoded.
+        background: colour behind transparent pixels and of the bars, by name or `#rrggbb`.
+        max_pixels: larger images, by their header, are not decoded.
 
     Raises:
-        UserError: `background` is no colour.
+        UserError: `background` is not a colour.
     """
 
     def __init__(self, image_size: int, resize: Resize, background: str, max_pixels: int) -> None:
@@ -60,13 +60,13 @@ class ImageReader:
         try:
             self.background = ImageColor.getrgb(background)[:3]
         except ValueError as error:
-            raise UserError(f"data.background={background}: no colour; give a name or #rrggbb") from error
+            raise UserError(f"data.background={background}: not a colour; give a name or #rrggbb") from error
 
     def __call__(self, source: str | bytes) -> Tensor:
-        """Reads a file's path or encoded bytes.
+        """Reads a file path or encoded bytes.
 
         Raises:
-            BadImage: whatever is wrong with the image.
+            BadImage: the image cannot be read, for any reason.
         """
         data = source if isinstance(source, bytes) else _read(source)
         if not data:
@@ -76,20 +76,20 @@ class ImageReader:
         return self._fit(torch.from_numpy(np.array(image)).permute(2, 0, 1))
 
     def _decode(self, data: bytes) -> Image.Image:
-        """The upright RGB image, for a large JPEG at a reduced scale."""
+        """The upright RGB image; a large JPEG is decoded at a reduced scale."""
         try:
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 self._check_size(image)
                 self._draft(image)
                 image.load()
-                self._check_size(image)  # a GIF's first frame may be larger than its header says
+                self._check_size(image)  # a GIF's first frame may exceed the size in its header
                 return _upright(to_rgb(image, self.background), image)
         except BadImage:
             raise
         except UnidentifiedImageError:
             raise BadImage(f"not an image ({', '.join(FORMATS)})") from None
         except Exception as error:
-            # Pillow's plugins raise nearly anything for damaged files (OSError, SyntaxError, struct.error, ...).
+            # Pillow's plugins raise almost anything for damaged files (OSError, SyntaxError, struct.error, ...).
             raise BadImage(f"cannot be decoded: {str(error) or type(error).__name__}") from error
 
     def _check_size(self, image: Image.Image) -> None:
@@ -100,7 +100,7 @@ class ImageReader:
             raise BadImage(f"{width} x {height} pixels are more than data.max_pixels={self.max_pixels}")
 
     def _draft(self, image: Image.Image) -> None:
-        """Lets the JPEG decoder scale down by 2, 4 or 8 where twice the wanted resolution remains."""
+        """Lets the JPEG decoder downscale by 2, 4 or 8 if at least twice the target resolution remains."""
         width, height = image.size
         kept = max(width, height) if self.resize == "pad" else min(width, height)
         scale = 2 * self.image_size / kept
@@ -108,11 +108,11 @@ class ImageReader:
             image.draft(None, (max(1, int(width * scale)), max(1, int(height * scale))))
 
     def _fit(self, pixels: Tensor) -> Tensor:
-        """(3, h, w) of any size -> (3, H, W), in a channels-last view, which torch resizes twice as fast."""
+        """(3, h, w) -> (3, H, W); the input is a channels-last view, which torch resizes twice as fast."""
         height, width = pixels.shape[1:]
         size = self.image_size
         if self.resize == "crop":
-            # Cropped first: the shorter side decides, and a thin strip would grow beyond memory otherwise.
+            # Crop before resizing: a thin strip, scaled by its shorter side, would exceed memory.
             side = min(height, width)
             pixels = pixels[:, (height - side) // 2 :, (width - side) // 2 :][:, :side, :side]
         if self.resize != "pad":
@@ -126,7 +126,7 @@ class ImageReader:
 
 
 def image_size(source: str | bytes) -> tuple[int, int]:
-    """Width and height in pixels, as the header of a file or of encoded bytes says; nothing is decoded.
+    """Width and height in pixels from the header of a file or of encoded bytes, without decoding.
 
     Raises:
         BadImage: it cannot be read.
@@ -145,7 +145,7 @@ def _scale(pixels: Tensor, height: int, width: int) -> Tensor:
 
 
 def _read(path: str) -> bytes:
-    """The file's content; opening anything but a regular file could wait for ever."""
+    """The file's content. Only regular files are opened: reading others could block forever."""
     try:
         status = Path(path).stat()
         if stat.S_ISDIR(status.st_mode):
@@ -164,10 +164,10 @@ def _read(path: str) -> bytes:
 
 
 def _upright(rgb: Image.Image, image: Image.Image) -> Image.Image:
-    """`rgb` turned as the EXIF data of `image` say; unreadable EXIF data say nothing."""
+    """`rgb` rotated by the EXIF orientation of `image`; unreadable EXIF data are ignored."""
     try:
         turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
-    except Exception:  # noqa: BLE001 - the parser raises nearly anything, and the pixels are good
+    except Exception:  # noqa: BLE001 - the parser raises almost anything, and the pixels are fine
         return rgb
     return rgb if turn is None else rgb.transpose(turn)
 
@@ -177,7 +177,7 @@ _LOCK = threading.RLock()
 
 @contextmanager
 def _no_pixel_limit() -> Iterator[None]:
-    """Lifts Pillow's own limit, a global that warns or raises: `max_pixels` is the limit here."""
+    """Disables Pillow's own global limit, which warns or raises; `max_pixels` applies instead."""
     with _LOCK:
         before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:

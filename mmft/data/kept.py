@@ -1,7 +1,6 @@
-"""What one job has prepared, for the next one in the same process: a sweep reads, tokenises and decodes once.
+"""Cache of prepared data between jobs of one process, so that a sweep reads, tokenises and decodes only once.
 
-Nothing is taken over that could have changed: keys hold the files' sizes and times and everything that the result
-depends on.
+Stale results are never reused: keys contain sizes and times of the files and everything else the result depends on.
 """
 
 from __future__ import annotations
@@ -14,22 +13,22 @@ T = TypeVar("T")
 
 
 class Kept:
-    """Results by key, for as long as each job asks for them again."""
+    """Results by key, kept as long as each job requests them again."""
 
     def __init__(self) -> None:
         self._now: dict[Hashable, Any] = {}
         self._before: dict[Hashable, Any] = {}
 
     def next_job(self) -> None:
-        """A job begins; it may have what the one before it has prepared."""
+        """Starts a job, which may reuse the results of the previous one."""
         self._before, self._now = self._now, {}
 
     def all_is_asked(self) -> None:
-        """The job that runs now will not ask for more: what is left of the one before it is forgotten."""
+        """Drops unused results of the previous job, once the current job has made all its requests."""
         self._before = {}
 
     def get(self, key: Hashable, make: Callable[[], T]) -> T:
-        """What `make` has given for this key, in this job or the one before it."""
+        """The result of `make` for this key, from this job or the previous one."""
         if key not in self._now:
             self._now[key] = self._before.pop(key) if key in self._before else make()
         found: T = self._now[key]
@@ -40,7 +39,7 @@ KEPT = Kept()
 
 
 def stamp(file: str | Path) -> tuple[str, int, int]:
-    """What changes when a file does: its path, time of change (ns) and size; -1 where it cannot be looked at."""
+    """A value that changes with a file: path, modification time (ns) and size; -1 if it cannot be accessed."""
     path = Path(file)
     try:
         status = path.stat()

@@ -1,6 +1,6 @@
 """From a split to an iterable of batches: tokens, targets, data set, collation, loader.
 
-`make_batches` is the whole way in one call; the data module builds on the same pieces.
+`make_batches` does all of it in one call; the data module uses the same pieces.
 """
 
 from __future__ import annotations
@@ -40,18 +40,18 @@ def make_dataset(
     encode: Encode | None,
     image_bytes: int = 0,
 ) -> RowDataset:
-    """The split's data set, its texts tokenised and its labels encoded once; its rows as they are measured.
+    """The split's data set for evaluation, with texts tokenised and labels encoded.
 
     Args:
         split: table and rows.
         config: the keys below `data`.
         tokenizer: a fast tokenizer of transformers.
-        max_length: tokens of a text at most.
+        max_length: maximum number of tokens per text.
         image_size: side of the images in pixels.
-        encode: of the task; None: no targets.
-        image_bytes: room for decoded images; 0: they are decoded each time.
+        encode: of the task; None for no targets.
+        image_bytes: size of the cache of decoded images; 0 to decode each time.
     """
-    # Says that the threads are meant, or the tokenizer warns in every worker that is forked afterwards.
+    # Set explicitly, or the tokenizer warns about its threads in every worker forked afterwards.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     reader = ImageReader(image_size, config.resize, config.background, config.max_pixels)
     tokens, images = _prepared(split, reader, tokenizer, max_length, image_bytes)
@@ -66,7 +66,7 @@ def make_dataset(
 def _prepared(
     split: Split, reader: ImageReader, tokenizer: Any, max_length: int, image_bytes: int
 ) -> tuple[Tokens, ImageMemory]:
-    """Tokens and the memory of images; where the table is a file that the job before had too, its own."""
+    """Tokens and image cache; reuses those of the previous job if it had the same table file."""
 
     def tokens() -> Tokens:
         return tokenize(split.table.texts(split.rows), tokenizer, max_length)
@@ -83,7 +83,7 @@ def _prepared(
 
 
 def make_collate(dataset: RowDataset, tokenizer: Any, max_length: int) -> Collate:
-    """The collation that fits the data set's tokenizer, targets and identities."""
+    """The collate function for the data set's tokenizer, targets and identities."""
     known = [None if column is None else column[0] for column in (dataset.targets, dataset.identities)]
     return Collate(pad_id(tokenizer), empty_text(tokenizer, max_length), tokenizer.model_max_length, *known)
 
@@ -97,17 +97,16 @@ def make_loader(
     pin: bool = False,
     persistent: bool = False,
 ) -> DataLoader[Batch]:
-    """A loader of the given batches of positions, the same batches for any number of workers.
+    """A loader of the given batches of positions, identical for any number of workers.
 
     Args:
         dataset: of one split.
-        batches: positions of each batch, or what else the data set's rows are asked for by; a sampler or a list.
+        batches: positions of each batch, or other indices of the data set; a sampler or a list.
         collate: of the data set.
-        num_workers: processes that decode; 0: this one.
-        pin: into page-locked memory, for a GPU.
-        persistent: keeps the workers from one pass over the loader to the next. Only for a Trainer's
-            loops, which stop them in the end: workers left to the garbage collector are waited for 5 s each,
-            because it closes their queues before it tells them to stop.
+        num_workers: number of decoding processes; 0 decodes in this one.
+        pin: whether to copy batches to page-locked memory, for a GPU.
+        persistent: whether to keep workers between passes over the loader. Only for a Trainer's loops, which stop them
+            at the end: garbage-collected workers cost 5 s each, because their queues close before they are stopped.
     """
     return DataLoader(
         dataset,  # type: ignore[arg-type]
@@ -117,9 +116,9 @@ def make_loader(
         persistent_workers=persistent and num_workers > 0,
         pin_memory=pin,
         worker_init_fn=_start_worker if num_workers else None,
-        # Arrays only: forking shares them. Elsewhere than on Linux system libraries do not survive it.
+        # Forking shares the arrays without copies. System libraries only survive it on Linux.
         multiprocessing_context=("fork" if sys.platform == "linux" else "spawn") if num_workers else None,
-        # The loader draws a seed for its workers; from the global generator it would change dropout.
+        # The loader draws a seed for its workers; drawing it from the global generator would change dropout.
         generator=torch.Generator().manual_seed(0),
     )
 
@@ -141,11 +140,11 @@ def make_batches(
         split: table and rows.
         config: the keys below `data`.
         tokenizer: a fast tokenizer of transformers.
-        max_length: tokens of a text at most.
+        max_length: maximum number of tokens per text.
         image_size: side of the images in pixels.
-        encode: of the task; None: no targets.
-        batch_size: rows of a batch; None: `data.batch_size`.
-        pin: into page-locked memory, for a GPU.
+        encode: of the task; None for no targets.
+        batch_size: rows per batch; None for `data.batch_size`.
+        pin: whether to copy batches to page-locked memory, for a GPU.
     """
     dataset = make_dataset(
         split, config, tokenizer=tokenizer, max_length=max_length, image_size=image_size, encode=encode
@@ -163,9 +162,9 @@ def _start_worker(_: int) -> None:
 
 
 def _unless_cut_off(kind: type[BaseException], error: BaseException, where: TracebackType | None) -> None:
-    """A worker's own errors reach the command otherwise; here come those of the thread that hands batches over.
+    """Exception hook of a worker that suppresses broken connections of the thread that sends batches.
 
-    Where the command has ended, or another worker was killed, that thread finds nobody at the other end.
+    They occur when the command has ended or another worker was killed. The worker's own errors are reported elsewhere.
     """
     if not issubclass(kind, ConnectionError | EOFError):
         sys.__excepthook__(kind, error, where)

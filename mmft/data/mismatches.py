@@ -1,7 +1,7 @@
-"""Which text each row is measured with that does not belong to its image: the same ones for ever.
+"""Fixed negative texts for evaluation: each row is evaluated with one text that does not match its image.
 
-Every text is dealt to one row, so that no text by itself tells whether it belongs. What is dealt depends on the
-split's rows alone and not on the run's seed, so that all runs are measured on the same pairs.
+Every text is assigned to one row, so that the text alone does not reveal a mismatch. The assignment depends only on
+the split's rows, not on the run's seed, so that all runs are evaluated on the same pairs.
 
 Legend: R rows of a split.
 """
@@ -25,17 +25,16 @@ _PURPOSE = "mismatched texts"
 
 
 def mismatched_texts(split: Split, targets: Tensor, bad: set[int]) -> Positions:
-    """(R,) whose text each row is measured with, too; `NOBODY` for bad rows and those with a label.
+    """(R,) position whose text is each row's negative; `NOBODY` for bad rows and rows with a label.
 
-    Rows that have the same image, text or group, or have such a one between them, stand together, and all get the
-    texts of others (`exchange`). Where more than half of the rows do, some of these get the next text of the same
-    random order with which they do not belong together themselves, and so a text may come twice; a row that belongs
-    together with every other one gets none.
+    Rows linked by equal images, texts or groups, also in a chain, form a component and get texts from other components
+    (`exchange`). If one component holds more than half of the rows, some of its rows get the next text in the same
+    random order that is not a positive, so a text may be used twice. A row to which all others are positives gets none.
 
     Args:
         split: the rows.
         targets: (R, 4) of pairs.
-        bad: numbers of the rows that are bad by the table alone.
+        bad: numbers of the rows that the table alone makes bad.
     """
     identity, given = targets[:, IDENTITY].numpy(), np.full(len(split), NOBODY)
     labelled = targets[:, MATCH].numpy() >= 0
@@ -49,12 +48,12 @@ def mismatched_texts(split: Split, targets: Tensor, bad: set[int]) -> Positions:
     others[wrong] = _next_that_fits(own, wrong, _circle(names))
     given[places] = np.where(others == NOBODY, NOBODY, places[others])
     if lacking := int((others == NOBODY).sum()):
-        log.warning("%d rows belong together with all others: they are measured with their own text alone", lacking)
+        log.warning("%d rows are positives of all others: only their own text is evaluated", lacking)
     return given
 
 
 def _circle(names: list[str]) -> Positions:
-    """(R,) which row follows each, in a random order that closes."""
+    """(R,) the successor of each row in a random cycle."""
     order = np.argsort(unit_hashes(names, 0, f"{_PURPOSE} row"), kind="stable")
     following = np.empty_like(order)
     following[order] = np.roll(order, -1)
@@ -62,7 +61,7 @@ def _circle(names: list[str]) -> Positions:
 
 
 def _next_that_fits(identity: npt.NDArray[np.int64], rows: Positions, following: Positions) -> Positions:
-    """For each of `rows` the first in the circle of `following` (R,) with which it does not belong together."""
+    """For each of `rows`, the next row in the cycle `following` (R,) that is not a positive; `NOBODY` if all are."""
     found, at, left = np.full(len(rows), NOBODY), rows.copy(), np.arange(len(rows))
     for _ in range(len(following) - 1):
         at = following[at]

@@ -28,16 +28,15 @@ def mixup(own: Tensor, other: Tensor, share: float) -> tuple[Tensor, float]:
 def cutmix(own: Tensor, other: Tensor, share: float) -> tuple[Tensor, float]:
     """Puts a rectangle of `other` into `own`, in the same place (Yun et al. 2019, arXiv 1905.04899).
 
-    Its sides are to the image's as the root of `share` to 1; its centre is anywhere, so that it may be cut off at the
-    edges.
+    The rectangle's sides are sqrt(`share`) times the image's; its centre is uniform, so it may be clipped at the edges.
 
     Args:
         own: (3, H, W) uint8.
         other: (3, H, W) uint8.
-        share: of the image that a rectangle takes which is not cut off, from 0 to 1.
+        share: area of the unclipped rectangle relative to the image, from 0 to 1.
 
     Returns:
-        (3, H, W) uint8, and the share of `other` that there is.
+        (3, H, W) uint8, and the actual share of `other`.
     """
     height, width = own.shape[1:]
     rows, columns = (_span(length, int(length * math.sqrt(share))) for length in (height, width))
@@ -47,6 +46,6 @@ def cutmix(own: Tensor, other: Tensor, share: float) -> tuple[Tensor, float]:
 
 
 def _span(length: int, size: int) -> slice:
-    """`size` of `length` pixels around a random one, and what of them there is."""
+    """`size` of `length` pixels around a random one, clipped to the image."""
     first = int(torch.randint(length, ())) - size // 2
     return slice(max(0, first), min(length, first + size))

@@ -1,7 +1,7 @@
 """The order of training and evaluation rows, as pure functions of (seed, epoch, step).
 
-Nothing here holds a random state: the order of an epoch follows from its key, so a run can go on at any
-step without replaying, and any number of workers or ranks sees the same logical batches.
+Nothing here holds a random state: the order of an epoch follows from its key, so a run can resume at any step without
+replaying, and any number of workers or ranks sees the same logical batches.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class BatchSizes:
     """Rows of one optimizer step, by epoch.
 
     Args:
-        schedule: `{first epoch: batch size}`; must say what holds from epoch 0.
+        schedule: `{first epoch: batch size}`; must include epoch 0.
     """
 
     def __init__(self, schedule: Mapping[int, int]) -> None:
@@ -35,16 +35,16 @@ class BatchSizes:
 
 
 def steps_in_epoch(rows: int, batch_size: int) -> int:
-    """Optimizer steps of one epoch; the last, shorter batch is one too."""
+    """Optimizer steps of one epoch, including a shorter last batch."""
     return -(-rows // batch_size)
 
 
 def epoch_order(n: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
-    """A permutation of `n` positions, the same for ever for one (seed, epoch).
+    """A permutation of `n` positions, a pure function of (seed, epoch).
 
     Args:
-        n: how many positions.
-        seed: of the run, from 0 below 2**63.
+        n: number of positions.
+        seed: of the run, at least 0 and below 2**63.
         epoch: from 0.
 
     Returns:
@@ -54,16 +54,15 @@ def epoch_order(n: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
 
 
 def philox_order(n: int, seed: int, number: int, stream: tuple[int, int]) -> npt.NDArray[np.int64]:
-    """A permutation of `n` positions, the same for ever for one (seed, number, stream).
+    """A permutation of `n` positions, a pure function of (seed, number, stream).
 
-    It sorts raw words of the counter-based generator Philox (Salmon et al., SC 2011) instead of calling
-    `permutation`, whose stream NumPy may change between versions.
+    Sorts raw words of Philox (Salmon et al., SC 2011): NumPy may change the stream of `permutation` between versions.
 
     Args:
-        n: how many positions.
-        seed: of the run, from 0 below 2**63.
+        n: number of positions.
+        seed: of the run, at least 0 and below 2**63.
         number: of the permutation, from 0.
-        stream: the upper half of the generator's counter: other numbers, other words.
+        stream: upper half of the generator's counter; different streams are independent.
 
     Returns:
         (n,) int64.
@@ -73,17 +72,17 @@ def philox_order(n: int, seed: int, number: int, stream: tuple[int, int]) -> npt
 
 
 class StepPlan:
-    """How many optimizer steps a run has, and where in the rows each of them stands.
+    """The number of optimizer steps of a run, and the rows of each step.
 
     Args:
-        rows: of the training split.
-        batch_sizes: rows of one step by epoch, over all ranks.
-        max_epochs: passes over the rows at most.
-        max_steps: optimizer steps at most; None: as many as the epochs take.
+        rows: number of training rows.
+        batch_sizes: rows per step by epoch, over all ranks.
+        max_epochs: maximum number of epochs.
+        max_steps: maximum number of optimizer steps; None for no limit.
 
     Attributes:
         total: optimizer steps of the whole run.
-        epochs: epochs that are begun; the last may be cut short by `max_steps`.
+        epochs: number of epochs started; `max_steps` may cut the last one short.
     """
 
     def __init__(self, rows: int, batch_sizes: BatchSizes, max_epochs: int, max_steps: int | None = None) -> None:
@@ -96,26 +95,26 @@ class StepPlan:
 
     @property
     def is_even(self) -> bool:
-        """True when every epoch has the same number of steps."""
+        """Whether every epoch has the same number of steps."""
         return len({self.steps_in(epoch) for epoch in range(self.epochs)}) == 1
 
     def steps_in(self, epoch: int) -> int:
-        """Optimizer steps of `epoch`; the last epoch's for any after it."""
+        """Optimizer steps of `epoch`; beyond the last epoch, those of the last."""
         epoch = min(epoch, self.epochs - 1)
         return int(self._ends[epoch] - (self._ends[epoch - 1] if epoch else 0))
 
     def steps_before(self, epoch: int) -> int:
-        """Optimizer steps of all epochs before `epoch`; all of them where training ends earlier."""
+        """Optimizer steps of all epochs before `epoch`; the total if training ends earlier."""
         return int(self._ends[min(epoch, self.epochs) - 1]) if epoch else 0
 
     def rows_at(self, step: int) -> int:
-        """Rows of optimizer step `step` (from 0), over all ranks."""
+        """Number of rows of optimizer step `step` (from 0), over all ranks."""
         epoch, before = self.locate(step)
         size = self.batch_sizes.at(epoch)
         return min(size, self.rows - before * size)
 
     def locate(self, step: int) -> tuple[int, int]:
-        """The epoch that optimizer step `step` (from 0) is in, and how many steps of it come before."""
+        """The epoch of optimizer step `step` (from 0), and the number of steps before it in that epoch."""
         epoch = int(np.searchsorted(self._ends, step, side="right"))
         return epoch, step - (self._ends[epoch - 1] if epoch else 0)
 
@@ -123,15 +122,15 @@ class StepPlan:
 class LogicalBatches(Sampler[list[Any]]):
     """Batch sampler of training: this rank's share of every logical batch (one optimizer step).
 
-    Where it goes on is a function of the optimizer steps done, so that it holds no state. A rank's share
-    of a short last batch may be empty, so that all ranks take every step.
+    It is stateless: the starting point follows from the optimizer steps done. A rank's share of a short last batch may
+    be empty, so that all ranks take every step.
 
     Args:
         plan: rows, batch sizes, steps.
-        order: gives the positions of an epoch, as many as the plan's rows, or what else its rows are asked for by.
-        steps_done: gives the optimizer steps done when an epoch's iteration begins.
-        rank: which share is ours.
-        world: how many shares there are.
+        order: returns the positions of an epoch, as many as the plan's rows, or other indices of the data set.
+        steps_done: returns the optimizer steps done; called when iteration of an epoch starts.
+        rank: this rank.
+        world: number of ranks.
     """
 
     def __init__(
@@ -141,7 +140,7 @@ class LogicalBatches(Sampler[list[Any]]):
         self.rank, self.world = rank, world
 
     def __len__(self) -> int:
-        """Steps of the epoch in full, however many of them are done."""
+        """Total steps of the current epoch, including those already done."""
         return self.plan.steps_in(self.plan.locate(self.steps_done())[0])
 
     def __iter__(self) -> Iterator[list[Any]]:
@@ -152,7 +151,8 @@ class LogicalBatches(Sampler[list[Any]]):
 
 
 def evaluation_batches(n: int, batch_size: int, rank: int = 0, world: int = 1) -> list[range]:
-    """Batches of positions in order, made globally and dealt whole to ranks, so that padding does not
-    depend on how many ranks there are. Ranks may get different numbers of batches.
+    """This rank's batches of positions, in order. Ranks get whole global batches, possibly unequal numbers of them.
+
+    Padding therefore does not depend on the number of ranks.
     """
     return [range(first, min(first + batch_size, n)) for first in range(rank * batch_size, n, world * batch_size)]

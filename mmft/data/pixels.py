@@ -1,4 +1,4 @@
-"""Decoded images of any Pillow mode: into RGB, without clipping deep ones or losing transparency, and into bytes."""
+"""Converts Pillow images of any mode to RGB, without clipping deep ones or losing transparency, and to bytes."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def to_rgb(image: Image.Image, background: Colour) -> Image.Image:
 
 
 def encoded(image: Image.Image | npt.NDArray[Any]) -> bytes:
-    """An image in memory as bytes that the same pixels are read from: PNG, or TIFF for what PNG has no mode for.
+    """Losslessly encodes an image in memory: as PNG, or as TIFF for modes that PNG lacks.
 
-    What its EXIF data say of its turn is kept. An array is uint8, (H, W) grey, (H, W, 3) RGB or (H, W, 4) RGBA.
+    The EXIF orientation is kept. Arrays must be uint8, (H, W) grey, (H, W, 3) RGB or (H, W, 4) RGBA.
 
     Raises:
-        OSError, ValueError, KeyError: it is closed, or its file is damaged, or TIFF has no such mode either; or an
-            array is of another type or shape.
+        OSError, ValueError, KeyError: the image is closed, its file is damaged or TIFF does not support its mode; or an
+            array has another dtype or shape.
     """
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,), (4,)):
@@ -52,7 +52,7 @@ def encoded(image: Image.Image | npt.NDArray[Any]) -> bytes:
 
 
 def _from_deep(image: Image.Image) -> Image.Image:
-    """8-bit grey of a 16-bit, 32-bit or float image; Pillow's own conversion clips at 255."""
+    """8-bit greyscale from a 16-bit, 32-bit or float image; Pillow's own conversion clips at 255."""
     values = np.nan_to_num(np.asarray(image).astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
     low, high = (0.0, 65535.0) if image.mode.startswith("I;16") else _range(values)
     scaled = (values - low) * (255.0 / (high - low))
@@ -60,9 +60,7 @@ def _from_deep(image: Image.Image) -> Image.Image:
 
 
 def _range(values: npt.NDArray[np.float64]) -> tuple[float, float]:
-    """Black and white of an image whose mode has no range of its own: the first usual range that it
-    fits, else its darkest and brightest pixel.
-    """
+    """Black and white level for modes without one: the first common range that fits, else minimum and maximum."""
     low, high = float(values.min()), float(values.max())
     if low >= 0:
         for white in (1.0, 255.0, 65535.0):

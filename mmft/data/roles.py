@@ -1,4 +1,4 @@
-"""Which column plays which role, and what to say when the table does not have it."""
+"""Roles of columns, and messages about columns that the table lacks."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from mmft.config.schema.data import ColumnsConfig, names_of
 from mmft.errors import UserError
 
 SHOWN = 20
-"""Column names that a message lists."""
+"""Number of column names listed in a message."""
 
 
 def roles(columns: ColumnsConfig) -> dict[str, list[str]]:
-    """The fields of `columns` that each column name is given in.
+    """The fields of `columns` that name each column.
 
     Raises:
-        UserError: there is neither an image nor a text column.
+        UserError: neither an image nor a text column is given.
     """
     found: dict[str, list[str]] = {}
     for role in ("image", "text", "label", "id", "split", "weight", "group"):
@@ -28,16 +28,16 @@ def roles(columns: ColumnsConfig) -> dict[str, list[str]]:
 
 
 def check_names(names: Sequence[str], columns: ColumnsConfig, optional: Collection[str], where: str) -> None:
-    """Every missing or doubled column at once.
+    """Reports all missing and duplicate columns at once.
 
     Args:
         names: the table's columns.
-        columns: which column is which.
+        columns: the roles of columns.
         optional: fields of `columns` whose column may be absent.
         where: the config key and the file, for messages.
 
     Raises:
-        UserError: a wanted column is missing, or two columns have its name.
+        UserError: a required column is missing, or two columns have its name.
     """
     messages: list[str] = []
     for name, found in roles(columns).items():
@@ -51,7 +51,7 @@ def check_names(names: Sequence[str], columns: ColumnsConfig, optional: Collecti
 
 
 def _offer(name: str, names: Sequence[str]) -> str:
-    """The nearest names, then all there are (as many as can be read)."""
+    """The closest names, then the first `SHOWN` of all."""
     lower = {other.strip().lower(): other for other in names}
     close = [lower[key] for key in get_close_matches(name.strip().lower(), list(lower), n=3, cutoff=0.5)]
     shown = ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")

@@ -1,4 +1,4 @@
-"""Reads rows that are in memory already: mappings, a pandas DataFrame (never imported here), Arrow."""
+"""Reads rows in memory: mappings, a pandas DataFrame (pandas is never imported here), Arrow."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ def read_rows(rows: Any, wanted: Collection[str], check: Check) -> Raw:
     Args:
         rows: a sequence of mappings, a pandas DataFrame, or an Arrow table.
         wanted: names of the columns to keep.
-        check: called with the names that there are.
+        check: called with the existing column names.
 
     Raises:
-        UserError: they are of another kind.
+        UserError: `rows` has another type.
     """
     if isinstance(rows, pa.Table):
         check(rows.column_names)
@@ -31,7 +31,7 @@ def read_rows(rows: Any, wanted: Collection[str], check: Check) -> Raw:
         raise UserError(f"rows: {type(rows).__name__} given; give a list of dicts, a DataFrame or an Arrow table")
     else:
         raw = collect_mappings(map(_mapping, rows), wanted, check)
-    return raw if raw.length else Raw(0, {})  # a column without a value has no type that could be wrong
+    return raw if raw.length else Raw(0, {})  # without rows no column has a type to check
 
 
 def _mapping(row: Any) -> Mapping[str, Any] | str:
@@ -46,7 +46,7 @@ def _from_pandas(frame: Any, wanted: Collection[str], check: Check) -> Raw:
 
 
 def _series(series: Any) -> Column:
-    """The column as Arrow has it; as Python values where its values are of several kinds."""
+    """The column as an Arrow array, or as Python values if their types are mixed."""
     try:
         array = pa.Array.from_pandas(series)
     except (pa.ArrowException, TypeError, UnicodeEncodeError):

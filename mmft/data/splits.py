@@ -1,4 +1,4 @@
-"""Which rows train, which validate, which test: by a column, by files, or by fractions.
+"""Assigns rows to train, val and test: by a column, by files, by fractions, or by folds.
 
 DataConfig -> Table -> {"train": Split, "val": Split, "test": Split}
 """
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Split:
-    """Some rows of a table, in the table's order; bad rows have their place among them."""
+    """Some rows of a table, in the table's order, including bad rows."""
 
     table: Table
     rows: npt.NDArray[np.int64]
@@ -41,27 +41,27 @@ def whole(table: Table) -> Split:
 
 
 def load_splits(config: DataConfig, seed: int) -> dict[str, Split]:
-    """The splits that `data` describes, by name, of at most `data.limit` rows each.
+    """The splits configured by `data`, by name, of at most `data.limit` rows each.
 
     With `data.overfit` all three are the same training rows.
 
     Args:
         config: the keys below `data`.
-        seed: of the run; fractions, folds and limits are drawn by it.
+        seed: of the run; used to draw fractions, folds and limits.
 
     Returns:
-        `train`, and `val` and `test` where there are any.
+        `train`, and `val` and `test` if they have rows.
 
     Raises:
-        UserError: keys that contradict each other, unusable files, no training rows or none that has a weight, or no
-            rows in a split that was asked for.
+        UserError: contradictory keys, unusable files, no training rows or none with a weight above 0, or no rows in a
+            requested split.
     """
     _check_sources(config)
     splits = _from_files(config, seed) if config.path is None else _from_table(config, config.path, seed)
     if not any(map(splits["train"].table.weight, splits["train"].rows.tolist())):
         raise UserError(
             f"data.columns.weight={config.columns.weight}: all {len(splits['train']):,} training rows have weight 0, "
-            "so that there is nothing to learn from"
+            "so there is nothing to train on"
         )
     if config.overfit is not None:
         return dict.fromkeys(SPLITS, limited(splits["train"], config.overfit, seed))
@@ -71,13 +71,13 @@ def load_splits(config: DataConfig, seed: int) -> dict[str, Split]:
 
 
 def different(splits: Mapping[str, Split]) -> dict[str, Split]:
-    """The splits that are rows of their own: with `data.overfit` all are the same ones, those to train on."""
+    """The distinct splits: with `data.overfit` all are the same, and only the training split is returned."""
     first: dict[int, str] = {}
     return {name: split for name, split in splits.items() if first.setdefault(id(split), name) == name}
 
 
 def groups_of_earlier_splits(splits: Mapping[str, Split]) -> Iterator[tuple[str, int, str]]:
-    """Rows whose group has rows in an earlier split of the same table: what one split learns leaks into another.
+    """Rows whose group also occurs in an earlier split, so that one split leaks into another.
 
     Args:
         splits: by name, in order.
@@ -94,13 +94,14 @@ def groups_of_earlier_splits(splits: Mapping[str, Split]) -> Iterator[tuple[str,
 
 
 def load_rows(config: DataConfig, split: str | None, id_is_typed: bool = True) -> Split:
-    """The rows of one table that `mmft test` or `mmft predict` works on.
+    """The rows of one table for `mmft test` or `mmft predict`.
 
     Args:
-        config: the keys below `data`; `data.path`, or with `split` that split's own file, is read.
-        split: `test`: the rows that the split column puts there, all rows where the table has no such
-            column; None: all rows, and only the columns of images, texts and ids are looked at.
-        id_is_typed: False: the column of ids is the run's, and rows of a table without it go by their numbers.
+        config: the keys below `data`; reads `data.path`, or with `split` that split's own file.
+        split: `test` for the rows that the split column assigns to it, or all rows without a split column; None for all
+            rows, reading only the columns of images, texts and ids.
+        id_is_typed: whether the user gave the id column. If it comes from the run, the table may lack it, and row
+            numbers are used instead.
 
     Raises:
         UserError: no file is given, it is unusable, or it has no rows in `split`.
@@ -113,7 +114,7 @@ def load_rows(config: DataConfig, split: str | None, id_is_typed: bool = True) -
     optional = () if split is None else ("split", "weight", "group")
     table = open_table(config, key, file, columns=columns, optional=optional if id_is_typed else (*optional, "id"))
     if columns.id is not None and not table.has_ids:
-        log.info("%s has no column %s, the run's ids: its rows go by their numbers", table.where, columns.id)
+        log.info("%s has no column %s, the run's ids: row numbers are used instead", table.where, columns.id)
     names = table.splits() if key == "path" else None
     if names is None or split is None:
         return whole(table)
@@ -121,7 +122,7 @@ def load_rows(config: DataConfig, split: str | None, id_is_typed: bool = True) -
 
 
 def inputs_only(columns: ColumnsConfig) -> ColumnsConfig:
-    """The columns that predicting needs: nothing that only training looks at may spoil a row."""
+    """The columns needed for prediction: columns used only in training must not make a row bad."""
     return replace(columns, label=None, split=None, weight=None, group=None)
 
 
@@ -134,7 +135,7 @@ def open_table(
     optional: tuple[str, ...] = (),
     prefix: str = "",
 ) -> Table:
-    """The table that `data.<key>` names, see `Table.open`; the one that the job before has read, if it is the same."""
+    """The table named by `data.<key>`, see `Table.open`; reuses the one that the previous job read, if unchanged."""
     root = None if config.root is None else Path(config.root)
     columns = config.columns if columns is None else columns
     identity = stamp(file), repr(columns), None if root is None else str(root.absolute()), key, optional, prefix
@@ -148,7 +149,7 @@ def open_table(
 
 
 def _check_sources(config: DataConfig) -> None:
-    """One table, or one file per split.
+    """Checks that either one table or one file per split is given.
 
     Raises:
         UserError: neither or both are given.
@@ -162,7 +163,7 @@ def _check_sources(config: DataConfig) -> None:
         messages.append("data.path and data.train are both null; give a CSV, TSV, JSONL or Parquet file")
     elif files and config.columns.split is not None:
         messages.append(
-            f"data.columns.split={config.columns.split}: with one file per split the files are the splits; "
+            f"data.columns.split={config.columns.split}: with one file per split there is no split column; "
             "type data.columns.split=null"
         )
     if messages:
@@ -170,9 +171,7 @@ def _check_sources(config: DataConfig) -> None:
 
 
 def _from_files(config: DataConfig, seed: int) -> dict[str, Split]:
-    """One table per split. Where rows have no ids, their numbers get the split's name in front, since
-    the same number stands in each file.
-    """
+    """One table per split. Row numbers used as ids get the split as a prefix, because they repeat in each file."""
     tables: dict[str, Table] = {}
     messages: list[str] = []
     for name in SPLITS:
@@ -206,7 +205,7 @@ def _from_table(config: DataConfig, file: str, seed: int) -> dict[str, Split]:
 def _folded(
     table: Table, names: Sequence[str | None] | None, has_test: bool, config: DataConfig, seed: int
 ) -> dict[str, Split]:
-    """The splits when one fold is held out; a test split of another table is not among them."""
+    """The splits with one fold held out, without a test split from another table."""
     splits = _by_name(table, fold_splits(table, names, has_test, config, seed))
     cause = f"data.fold={config.fold}: {len(table)} rows of {table.where} are too few for data.folds={config.folds}"
     return _require(splits, ["train", "val" if has_test else "test"], f"{cause}; none of them came out as {{}}")
@@ -218,14 +217,14 @@ def _no_such_split(table: Table, names: Sequence[str | None]) -> str:
 
 
 def _by_name(table: Table, names: Sequence[str | None] | npt.NDArray[np.str_]) -> dict[str, Split]:
-    """The splits that have rows."""
+    """The splits with rows, by name."""
     array = np.array([str(name or "") for name in names])
     splits = {name: Split(table, np.flatnonzero(array == name)) for name in SPLITS}
     return {name: split for name, split in splits.items() if len(split)}
 
 
 def _require(splits: Mapping[str, Split], names: Sequence[str], cause: str) -> dict[str, Split]:
-    """`splits`, of which each of `names` must have rows; `cause` says, with `{}` for the name, why it has none."""
+    """`splits` as a dict; raises UserError with `cause.format(name)` for each of `names` without rows."""
     messages = [cause.format(name) for name in names if name not in splits]
     if messages:
         raise UserError(messages)
@@ -233,7 +232,7 @@ def _require(splits: Mapping[str, Split], names: Sequence[str], cause: str) -> d
 
 
 def limited(split: Split, limit: int, seed: int) -> Split:
-    """At most `limit` rows, those with the lowest hashes, in the table's order."""
+    """At most `limit` rows: those with the lowest hashes, in the table's order."""
     if len(split) <= limit:
         return split
     hashes = unit_hashes([split.table.id(row) for row in split.rows], seed, purpose="limit")

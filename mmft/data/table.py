@@ -2,9 +2,9 @@
 
     file or rows -> Raw -> Table -> Row
 
-Columns are Arrow arrays: Python lists of objects would be copied page by page in every worker, because
-reading one counts a reference (pytorch #13246). Row numbers are those of the data rows from 0; a row
-that cannot be used stays in its place and is listed in `Table.bad`.
+Columns are Arrow arrays: lists of Python objects would be copied page by page in every worker, because reading changes
+reference counts (pytorch #13246). Row numbers count data rows from 0; an unusable row keeps its number and is listed in
+`Table.bad`.
 """
 
 from __future__ import annotations
@@ -39,24 +39,24 @@ from mmft.data.rows import read_rows
 from mmft.errors import UserError
 
 SPLITS = ("train", "val", "test")
-"""The words that a split column may hold."""
+"""The values allowed in a split column."""
 
 _URL = r"^\s*[A-Za-z][A-Za-z0-9+.\-]+://"
 
 
 class Table:
-    """Rows of one file, or of memory; opened with `Table.open` or `Table.from_rows`.
+    """Rows of a file or in memory; created by `Table.open` or `Table.from_rows`.
 
     Args:
-        raw: the columns as they were read.
-        columns: which column is which; those that `raw` does not have are taken for absent.
-        root: folder that relative image paths start from.
+        raw: the columns as read.
+        columns: the roles of columns; columns missing from `raw` are treated as absent.
+        root: base folder of relative image paths.
         where: the config key and the file, for messages.
-        prefix: stands in front of row numbers that serve as ids.
+        prefix: prepended to row numbers that serve as ids.
 
     Attributes:
-        bad: rows that cannot be used, by number.
-        identity: the same for two tables only if their rows are the same; None: of rows in memory nothing is known.
+        bad: unusable rows by number.
+        identity: equal for two tables only if their rows are equal; None for rows in memory, which are not compared.
     """
 
     def __init__(self, raw: Raw, columns: ColumnsConfig, root: Path, where: str, prefix: str = "") -> None:
@@ -89,14 +89,14 @@ class Table:
 
         Args:
             path: the file.
-            columns: which column is which.
-            root: folder that relative image paths start from; None: the file's.
+            columns: the roles of columns.
+            root: base folder of relative image paths; None for the file's folder.
             key: the config key that named the file.
             optional: fields of `columns` whose column may be absent from the file.
-            prefix: stands in front of row numbers that serve as ids.
+            prefix: prepended to row numbers that serve as ids.
 
         Raises:
-            UserError: the file or one of its columns is unusable as a whole.
+            UserError: the whole file or a whole column is unusable.
         """
         where = f"{key}={path}"
         raw = read_file(path, set(roles(columns)), lambda names: check_names(names, columns, optional, where), where)
@@ -111,16 +111,16 @@ class Table:
         *,
         optional: Collection[str] = (),
     ) -> Table:
-        """Takes rows in memory: mappings, a pandas DataFrame, or an Arrow table.
+        """Reads rows in memory: mappings, a pandas DataFrame, or an Arrow table.
 
         Args:
             rows: the rows.
-            columns: which column is which.
-            root: folder that relative image paths start from; None: the working directory.
+            columns: the roles of columns.
+            root: base folder of relative image paths; None for the working directory.
             optional: fields of `columns` whose column may be absent.
 
         Raises:
-            UserError: a column is missing or unusable as a whole.
+            UserError: a column is missing or wholly unusable.
         """
         raw = read_rows(rows, set(roles(columns)), lambda names: check_names(names, columns, optional, "rows"))
         return cls(raw, columns, root or Path.cwd(), "rows")
@@ -129,22 +129,22 @@ class Table:
         return self._length
 
     def row(self, row: int) -> Row:
-        """Row `row` as the table has it; for a bad row only what could be read."""
+        """Row number `row`; for a bad row only what could be read."""
         label = self.labels(np.array([row]))[0]
         return Row(row, self.id(row), self.image(row), self.text(row), label, self.weight(row))
 
     @property
     def has_ids(self) -> bool:
-        """Whether there is a column of ids."""
+        """Whether the table has an id column."""
         return self._ids is not None
 
     def id(self, row: int) -> str:
-        """The row's id, or its number where the table gives none."""
+        """The row's id, or its number if it has none."""
         value = None if self._ids is None else self._ids[row].as_py()
         return f"{self._prefix}{row}" if value is None else value
 
     def image(self, row: int) -> str | bytes | None:
-        """Absolute path or encoded bytes of the row's image; None: it has none."""
+        """Absolute path or encoded bytes of the row's image; None if it has none."""
         data, paths = self._images
         encoded = None if data is None else data[row].as_py()
         if encoded:
@@ -153,7 +153,7 @@ class Table:
         return None if path is None or not path.strip() else os.path.join(self._root, path)  # noqa: PTH118 - ten times as fast as Path
 
     def text(self, row: int) -> str | None:
-        """The row's text columns joined by a blank; None: there is nothing but whitespace in them."""
+        """The row's text columns joined by a space; None if all are blank."""
         return _join([column[row].as_py() for column in self._texts])
 
     def texts(self, rows: npt.NDArray[np.int64]) -> list[str | None]:
@@ -164,18 +164,18 @@ class Table:
         return [_join(parts) for parts in zip(*taken, strict=True)]
 
     def weight(self, row: int) -> float:
-        """The row's sample weight; 1 where the table gives none."""
+        """The row's sample weight; 1 without a weight column."""
         return 1.0 if self._weights is None else float(self._weights[row])
 
     def labels(self, rows: npt.NDArray[np.int64]) -> list[Any]:
-        """The labels of `rows` as the table has them (str, int, float, bool); None: no label.
+        """The labels of `rows` as in the table (str, int, float, bool); None without a label.
 
-        Where `data.columns.label` is a list, each is a dict of the columns' values.
+        If `data.columns.label` is a list, each is a dict of the columns' values.
         """
         return [None] * len(rows) if self._labels is None else self._labels.take(rows)
 
     def pairs(self, rows: npt.NDArray[np.int64]) -> list[Pair]:
-        """What makes image and text of each of `rows` belong together."""
+        """Image, text, group and label of each of `rows`, for pair tasks."""
         groups = [None] * len(rows) if self._groups is None else self._groups.take(pa.array(rows)).to_pylist()
         images = [self.image(row) for row in rows.tolist()]
         return [Pair(*parts) for parts in zip(images, self.texts(rows), groups, self.labels(rows), strict=True)]
@@ -186,15 +186,15 @@ class Table:
         return [f"{self._prefix}{row}" if value is None else value for row, value in enumerate(values)]
 
     def groups(self) -> list[str | None] | None:
-        """Every row's group (None: a group of its own); None without a group column."""
+        """Every row's group, None for a group of its own; None without a group column."""
         return None if self._groups is None else self._groups.to_pylist()
 
     def splits(self) -> list[str | None] | None:
-        """Every row's split (None: the row is bad, its split unknown); None without a split column."""
+        """Every row's split, None for a bad row with an unknown split; None without a split column."""
         return None if self._splits is None else self._splits.to_pylist()
 
     def _fill(self, columns: ColumnsConfig) -> None:
-        """Gives every column the type of its role, and notes the values that do not fit."""
+        """Converts every column to the type of its role, and records values that do not fit."""
         wrong: list[str] = []
         self._texts = [c for name in names_of(columns.text) if (c := self._take("text", name, as_texts, wrong))]
         self._images: Images = self._take("image", columns.image, as_images, wrong) or Images(None, None)
@@ -207,7 +207,7 @@ class Table:
             raise UserError(wrong)
 
     def _take(self, role: str, name: str | None, convert: Any, wrong: list[str]) -> Any:
-        """The column in its role's type; None when it is absent."""
+        """The column converted to its role's type; None if it is absent."""
         column: Column | None = None if name is None else self._raw.columns.get(name)
         if column is None or name is None:
             return None
@@ -227,12 +227,12 @@ class Table:
         return None if None in found.values() else LabelColumns(found)
 
     def _note(self, column: str, reasons: Reasons) -> None:
-        """The first thing that is wrong with a row is what is reported of it."""
+        """Records problems; the first problem of a row is the one reported."""
         for row, reason in reasons.items():
             self._problems.setdefault(row, (column, reason))
 
     def _find_unusable(self) -> None:
-        """Notes addresses instead of paths, unknown split names, and rows with nothing in them."""
+        """Records URLs instead of paths, unknown split names, and empty rows."""
         if self._images.paths is not None:
             urls = _rows_where(pc.match_substring_regex(self._images.paths, _URL))
             reason = "a URL, not a path; download the images and give their paths"
@@ -253,8 +253,8 @@ class Table:
         if len(unknown) == len(self):
             seen = sorted({repr(name) for name in names.values()})[:5]
             raise UserError(
-                f"data.columns.split={self.columns.split}: in {self.where} no row says "
-                f"{', '.join(SPLITS)}; it says {', '.join(seen)}"
+                f"data.columns.split={self.columns.split}: no row of {self.where} is "
+                f"{', '.join(SPLITS)}; its values are {', '.join(seen)}"
             )
         allowed = f"allowed: {', '.join(SPLITS)}"
         self._note(
@@ -272,13 +272,13 @@ def _join(parts: Sequence[str | None]) -> str | None:
 
 
 def _rows_where(mask: pa.ChunkedArray) -> list[int]:
-    """The rows for which the mask is true; null counts as false."""
+    """The rows where the mask is true; null counts as false."""
     rows: list[int] = np.flatnonzero(pc.fill_null(mask, False).to_numpy()).tolist()
     return rows
 
 
 def _filled(column: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
-    """(rows,) True = not null, not empty, and for text not only whitespace."""
+    """(rows,) bool, True = not null, not empty, and for text not only whitespace."""
     text = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
     length = pc.binary_length(pc.utf8_trim_whitespace(column) if text else column)
     filled: npt.NDArray[np.bool_] = pc.fill_null(pc.greater(length, 0), False).to_numpy()

@@ -1,4 +1,4 @@
-"""Encodes the labels of a split once, before training: targets for good rows, reasons for the others."""
+"""Encodes the labels of a split once, before training: targets for usable rows, reasons for the others."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from mmft.data.splits import Split
 
 
 class Encodes(Protocol):
-    """What is asked of a task here."""
+    """The part of a task used here."""
 
     facts: ClassVar[type[TaskConfig]]
     candidates: int
 
     def encode(self, label: Any) -> Any:
-        """A label, or a `Pair` if the task needs both modalities, as a target."""
+        """Converts a label, or a `Pair` if the task needs both modalities, to a target."""
 
 
 class Encode(NamedTuple):
-    """How a row's target is made.
+    """How a row's target is computed.
 
     Attributes:
-        function: a task's `encode`: gives what `torch.as_tensor` takes; raises `ValueError(reason)`.
-        takes_pair: it takes a `Pair` instead of a label.
-        candidates: of how many other rows' texts training rows come with; evaluation rows come with one, if any do.
-        identities: what image and text are known by is wanted beside the target.
+        function: a task's `encode`; returns input for `torch.as_tensor` or raises `ValueError(reason)`.
+        takes_pair: whether it takes a `Pair` instead of a label.
+        candidates: number of candidate texts of a training row; if not 0, evaluation rows have one.
+        identities: whether identities of image and text are needed beside the target.
     """
 
     function: Callable[[Any], Any]
@@ -41,12 +41,12 @@ class Encode(NamedTuple):
 
     @classmethod
     def of(cls, task: Encodes, identities: bool = False) -> Encode:
-        """The task's."""
+        """From a task."""
         return cls(task.encode, task.facts.needs_both, task.candidates, identities)
 
 
 ClassesOf = Callable[[Tensor], Tensor | None]
-"""A task's `classes(targets)`: (R, ...) targets -> (R,) int64 classes; None: the task has none."""
+"""A task's `classes(targets)`: (R, ...) targets -> (R,) int64 classes, or None for a task without classes."""
 
 
 def identities_of(split: Split) -> Tensor:
@@ -62,8 +62,8 @@ def encode_targets(split: Split, encode: Encode) -> tuple[Tensor | None, dict[in
         encode: the task's.
 
     Returns:
-        `(rows, ...)` targets, zeros where there is none (None: no row has one), and by row number what
-        is wrong with the label. Rows that are bad already are left alone.
+        Targets (rows, ...), zeros for rows without one, or None if no row has one; and the rows with unusable labels,
+        by row number. Rows that are already bad are skipped.
     """
     table = split.table
     bad: dict[int, BadRow] = {}

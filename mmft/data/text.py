@@ -1,6 +1,6 @@
 """Tokenises the texts of a split once, in the main process, into flat arrays that workers share.
 
-Tokenising in forked workers can deadlock, and lists of token lists would be copied into each of them.
+Tokenising in forked workers can deadlock, and nested lists of tokens would be copied into each worker.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 CHUNK = 4096
-"""Texts that go to the tokenizer at once: enough to keep its threads busy, little enough memory."""
+"""Texts per call of the tokenizer: enough to keep its threads busy, few enough for memory."""
 
 
 class Tokens(NamedTuple):
     """Token ids of many texts, back to back; text i is `ids[offsets[i]:offsets[i + 1]]`.
 
-    A missing text has no tokens. `cut` counts the texts that were longer than `max_length` tokens.
+    A missing text has no tokens. `cut` counts the texts truncated to `max_length` tokens.
     """
 
     ids: npt.NDArray[np.int32]  # (sum of L,)
@@ -33,12 +33,12 @@ class Tokens(NamedTuple):
 
 
 def tokenize(texts: Sequence[str | None], tokenizer: Any, max_length: int) -> Tokens:
-    """Tokens of all texts, special tokens included.
+    """Tokens of all texts, including special tokens.
 
     Args:
         texts: None for a missing text.
         tokenizer: a fast tokenizer of transformers.
-        max_length: at most so many tokens, special ones included; longer texts are cut.
+        max_length: maximum number of tokens, including special ones; longer texts are truncated.
     """
     lengths = np.zeros(len(texts), dtype=np.int64)
     parts: list[npt.NDArray[np.int32]] = []
@@ -55,27 +55,26 @@ def tokenize(texts: Sequence[str | None], tokenizer: Any, max_length: int) -> To
 
 
 def full_lengths(texts: Sequence[str | None], tokenizer: Any) -> npt.NDArray[np.int64]:
-    """(texts,) how many tokens each text has when nothing is cut, special ones included; 0: there is no text."""
+    """(texts,) number of tokens of each text without truncation, including special ones; 0 for a missing text."""
     tokens = tokenize(texts, tokenizer, max_length=np.iinfo(np.int32).max)
     return np.diff(tokens.offsets)
 
 
 def empty_text(tokenizer: Any, max_length: int) -> npt.NDArray[np.int32]:
-    """(L,) the tokens of "", at least one: what stands in for a missing text, for without a real token
-    an attention row is all masked and its softmax is NaN.
-    """
+    """(L,) tokens of "", at least one, used for a missing text: fully masked attention would give NaN."""
     ids = tokenize([""], tokenizer, max_length).ids
     return ids if len(ids) else np.array([pad_id(tokenizer)], dtype=np.int32)
 
 
 def pad_id(tokenizer: Any) -> int:
-    """The id that fills up a batch; any id will do where the tokenizer has none, since the mask decides."""
+    """The padding id; any id works for a tokenizer without one, because padding is masked."""
     return 0 if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
 
 
 def special_ids(tokenizer: Any) -> list[int]:
-    """The ids that are no part of a text: what begins, ends, parts and fills texts. An unknown word is one, unless the
-    tokenizer has the same id for both (CLIP's).
+    """Ids of start, end, separator, padding and similar tokens, which are not part of a text.
+
+    The unknown token is part of a text, unless it shares its id with one of the others (CLIP).
     """
     others = [token for name, token in tokenizer.special_tokens_map.items() if name != "unk_token"]
     word = None if tokenizer.unk_token in others else tokenizer.unk_token_id
@@ -83,15 +82,15 @@ def special_ids(tokenizer: Any) -> list[int]:
 
 
 def identity_of(tokenizer: Any) -> bytes:
-    """The same for two tokenizers that give the same tokens: vocabulary, rules and special tokens."""
+    """A hash of vocabulary, rules and special tokens, equal for tokenizers that produce the same tokens."""
     rules = tokenizer.backend_tokenizer
-    rules.no_truncation()  # what the last call has left; each call says it anew
+    rules.no_truncation()  # settings left by the last call; each call sets them again
     rules.no_padding()
     return blake2b(rules.to_str().encode(), digest_size=16).digest()
 
 
 def _encode(texts: list[str], tokenizer: Any, max_length: int) -> tuple[list[list[int]], int]:
-    """The token ids of present texts, and how many texts were cut."""
+    """The token ids of the given texts, and the number of truncated texts."""
     encoded = tokenizer(
         [_unicode(text) for text in texts],
         truncation=True,
@@ -100,10 +99,10 @@ def _encode(texts: list[str], tokenizer: Any, max_length: int) -> tuple[list[lis
         return_attention_mask=False,
         return_token_type_ids=False,
     )
-    # The Rust tokenizer keeps what it cut off; asking the Python side for it would copy everything.
+    # The Rust tokenizer keeps the overflow; requesting it through the Python API would copy everything.
     return encoded["input_ids"], sum(bool(encoding.overflowing) for encoding in encoded.encodings)
 
 
 def _unicode(text: str) -> str:
-    """`text` with lone surrogates as question marks: the tokenizer would raise for them."""
+    """`text` with lone surrogates replaced by question marks, because the tokenizer rejects them."""
     return text if text.isascii() else text.encode(errors="replace").decode()

@@ -1,12 +1,12 @@
-"""Integrated gradients of one row: how much each pixel and each token adds to an output of the model.
+"""Integrated gradients of one row: how much each pixel and each token contributes to an output of the model.
 
-Sundararajan et al. 2017 (arXiv 1703.01365): the gradient along the straight line from a baseline to the row, times the
-difference. What is attributed adds up to f(row) - f(baseline), over image and text together, so both modalities
-are in one unit. It needs the gradient at the inputs alone, and so works with every encoder; rows of a batch do not
-touch in an evaluation, so the points of the line are computed side by side.
+Sundararajan et al. 2017 (arXiv 1703.01365): the gradient integrated along the straight line from a baseline to the
+row, times the difference. Attributions sum to f(row) - f(baseline) over image and text together, so both modalities
+share one unit. Only gradients at the inputs are needed, so every encoder works. In eval mode rows of a batch are
+independent, so the points of the line are computed as a batch.
 
-The baseline shows nothing: an image of one colour, and a text of as many mask tokens, its special tokens kept.
-Integers have no gradient: pixels go in as floating numbers, tokens by their input embeddings.
+The baseline is an image of one colour and a text of equally many mask tokens, special tokens kept.
+Integers have no gradient, so pixels are passed as floats and tokens as input embeddings.
 
 Legend: H W image height and width, L text tokens, D width, S points of the line.
 """
@@ -29,21 +29,21 @@ Value = Callable[[Outputs], Tensor]
 
 
 class Attribution(NamedTuple):
-    """What adds how much to one output of a row."""
+    """Contributions to one output of a row."""
 
-    image: Tensor | None  # (H, W); None: the row has no image
-    text: Tensor | None  # (L,); None: the row has no text
+    image: Tensor | None  # (H, W); None if the row has no image
+    text: Tensor | None  # (L,); None if the row has no text
     value: float  # the output
-    baseline: float  # the output of a row that shows nothing
+    baseline: float  # the output of the baseline
 
     @property
     def missed(self) -> float:
-        """What the sum lacks of `value - baseline`: the error of taking S points for the integral."""
+        """`value - baseline` minus the sum of attributions: the error of approximating the integral by S points."""
         return self.value - self.baseline - sum(float(part.sum()) for part in self[:2] if part is not None)
 
 
 class Baseline(NamedTuple):
-    """A row that shows nothing."""
+    """An uninformative row."""
 
     colour: tuple[int, int, int]
     input_ids: Tensor  # (L,) int64
@@ -52,18 +52,18 @@ class Baseline(NamedTuple):
 def integrated_gradients(
     model: VisionLanguageModel, batch: Batch, value: Value, baseline: Baseline, points: int, at_once: int
 ) -> Attribution:
-    """What adds how much to a number that is made of the outputs of the one row in `batch`.
+    """Attributes a scalar function of the model's outputs to the inputs of the single row in `batch`.
 
     Args:
         model: in eval mode.
         batch: one row.
-        value: outputs of S rows -> (S,) the number; a row's is made of its outputs alone.
+        value: outputs of S rows -> (S,) the scalar of each row, which depends on that row alone.
         baseline: of the row.
-        points: S, of the Gauss-Legendre rule, which is exact for smooth functions with fewer points than equal steps.
-        at_once: points that are computed together.
+        points: S, number of Gauss-Legendre nodes; for smooth functions far fewer are needed than with equal steps.
+        at_once: number of points per forward pass.
     """
     nodes, weights = np.polynomial.legendre.leggauss(points)
-    places = torch.tensor(np.concatenate([(nodes + 1) / 2, [0.0, 1.0]]), dtype=torch.float64)  # and both ends
+    places = torch.tensor(np.concatenate([(nodes + 1) / 2, [0.0, 1.0]]), dtype=torch.float64)  # (S + 2,) with both ends
     shares = torch.tensor(np.concatenate([weights / 2, [0.0, 0.0]]), dtype=torch.float64)
     line = _Line(model, batch, baseline)
     values = []
@@ -74,7 +74,7 @@ def integrated_gradients(
 
 
 class _Line:
-    """The straight line from the baseline to a row, and the gradients that were met on it."""
+    """The straight line from the baseline to a row, and the gradients accumulated along it."""
 
     def __init__(self, model: VisionLanguageModel, batch: Batch, baseline: Baseline) -> None:
         self.model, self.batch = model, batch
@@ -95,7 +95,7 @@ class _Line:
         return found
 
     def walk(self, places: Tensor, shares: Tensor, value: Value) -> Tensor:
-        """Adds the weighted gradients at some places (S,) in [0, 1]; gives the values there, (S,) float64."""
+        """Accumulates the weighted gradients at `places` (S,) in [0, 1]; returns the values there, (S,) float64."""
         made: dict[str, Tensor] = {}
         for name, ends in (("image", self.image), ("text", self.text)):
             if ends is not None:
@@ -115,13 +115,13 @@ class _Line:
         return batch if pixels is None else replace(batch, pixel_values=pixels)
 
     def image_sum(self) -> Tensor | None:
-        """(H, W) float64, the colours of a pixel added up."""
+        """(H, W) float64, summed over colour channels."""
         if self.image is None:
             return None
         return (self.gradients["image"] * (self.image[1] - self.image[0])[0].double()).sum(0).cpu()
 
     def text_sum(self) -> Tensor | None:
-        """(L,) float64, the widths of a token added up."""
+        """(L,) float64, summed over the embedding width."""
         if self.text is None:
             return None
         return (self.gradients["text"] * (self.text[1] - self.text[0])[0].double()).sum(-1).cpu()
@@ -135,7 +135,7 @@ def _embeddings(model: VisionLanguageModel) -> torch.nn.Module:
 
 @contextmanager
 def _given(model: VisionLanguageModel, embedded: Tensor | None) -> Iterator[None]:
-    """While it holds, the text encoder's tokens have these embeddings (S, L, D); None: their own."""
+    """Context in which the text encoder uses these token embeddings (S, L, D); None for its own."""
     if embedded is None:
         yield
         return

@@ -1,7 +1,6 @@
-"""What training adds beside the head, and the finished model does without: a head on each modality alone, and
-projections of both into a shared space where they are aligned.
+"""Training-only modules, absent from the finished model: a head per modality, and projections for alignment.
 
-Legend: B batch, C outputs, P width of the shared space.
+Legend: B batch, C outputs, D an encoder's pooled width, P width of the shared space.
 """
 
 from __future__ import annotations
@@ -14,18 +13,18 @@ from torch import Tensor, nn
 from mmft.batch import Auxiliaries, Widths
 from mmft.models.similarity import SimilarityHead
 
-_TEMPERATURE = 0.07  # CLIP's, to begin with
+_TEMPERATURE = 0.07  # CLIP's initial value
 
 
 class Auxiliary(nn.Module):
-    """Heads on both encoders' pooled features, and their projections.
+    """Heads on each encoder's pooled features, and projections of these into a shared space.
 
     Args:
-        image: of the image encoder.
-        text: of the text encoder.
-        make_head: width -> a task's head, for each modality; None: there are none.
-        shared: P; None: nothing is projected.
-        has_temperature: whether projections are scaled for a contrastive loss, with a learned temperature.
+        image: widths of the image encoder.
+        text: widths of the text encoder.
+        make_head: width -> a task's head, called once per modality; None for no heads.
+        shared: P; None for no projections.
+        has_temperature: whether to scale projections by a learned temperature, for a contrastive loss.
     """
 
     def __init__(
@@ -52,8 +51,8 @@ class Auxiliary(nn.Module):
     def _shared(self, image: Tensor, text: Tensor) -> Tensor | None:
         if self.image_projection is None or self.text_projection is None:
             return None
-        projected = [self.image_projection(image), self.text_projection(text)]
+        projected = [self.image_projection(image), self.text_projection(text)]  # (B, P) each
         if self.similarity is None:
-            return torch.cat(projected, dim=-1)
+            return torch.cat(projected, dim=-1)  # (B, 2 P)
         vectors: Tensor = self.similarity(torch.cat([nn.functional.normalize(x, dim=-1) for x in projected], dim=-1))
         return vectors

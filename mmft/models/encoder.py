@@ -1,4 +1,4 @@
-"""What image and text encoders have in common: pooling, layers, and staying in eval mode while frozen.
+"""Base of image and text encoders: pooling, layer numbers, and eval mode for frozen layers.
 
 Legend: B batch, N tokens, D width.
 """
@@ -21,12 +21,12 @@ class Encoder(nn.Module):
 
     Attributes:
         backbone: the timm or transformers model.
-        source: where it came from.
+        source: where the weights come from.
         width: D, the width of a token.
         pool: `cls`, `mean` or `cls_mean`.
-        live: layers that go to train mode; None: the whole encoder. The others stay in eval mode whatever `train()`
-            says (Lightning #18930): their dropout is off, their running statistics stay.
-        adapters: names of modules that a tuning method has added, which go to train mode wherever they are.
+        live: layers that follow `train()`; None for all. The others always stay in eval mode (Lightning #18930):
+            dropout off, running statistics fixed.
+        adapters: names of modules added by a tuning method, which follow `train()` in every layer.
     """
 
     def __init__(self, backbone: nn.Module, source: Source, width: int, pool: str) -> None:
@@ -45,27 +45,27 @@ class Encoder(nn.Module):
 
     @property
     def widths(self) -> Widths:
-        """What a fusion must know of it."""
+        """The widths that a fusion needs."""
         return Widths(self.width, self.pooled_width)
 
     @property
     def top_layer(self) -> int:
-        """Number of the last layer, the final norm's; an encoder whose blocks end in norms has none in it."""
+        """Number of the last layer, the final norm's; it is empty if the encoder has no final norm."""
         return len(blocks(self.backbone)) + 1
 
     @property
     def frozen(self) -> bool:
-        """Whether nothing of it is trained."""
+        """Whether no parameter of it is trained."""
         return self.live == frozenset() and not self.adapters
 
     def layers(self) -> dict[str, int]:
-        """Layer number of every parameter, by its name within this encoder; 0 for what is not the backbone's."""
+        """Layer number of every parameter by its name within this encoder; 0 for those outside the backbone."""
         own = {name: 0 for name, _ in self.named_parameters()}
         return own | {f"backbone.{name}": layer for name, layer in layer_of(self.backbone).items()}
 
     def train(self, mode: bool = True) -> Self:
-        """Sets train or eval mode; what is frozen stays in eval mode."""
-        super().train(mode and self.live is None)
+        """Sets train or eval mode; frozen layers stay in eval mode."""
+        super().train(mode and self.live is None)  # all in eval mode first unless wholly trained
         if mode and self.live is not None:
             for name in self.adapters:
                 self.get_submodule(name).train()
@@ -76,13 +76,13 @@ class Encoder(nn.Module):
 
 
 def pool_tokens(tokens: Tensor, mask: Tensor, how: str, prefix: int = 1) -> Tensor:
-    """One vector per row.
+    """Pools tokens to one vector per row.
 
     Args:
         tokens: (B, N, D).
         mask: (B, N) bool, True = real token.
-        how: `cls` the first token, `mean` of the real tokens after the prefix, `cls_mean` both side by side.
-        prefix: class and register tokens in front, which the mean leaves out.
+        how: `cls` the first token, `mean` of the real tokens after the prefix, `cls_mean` both concatenated.
+        prefix: number of leading class and register tokens, excluded from the mean.
 
     Returns:
         (B, D), or (B, 2 D) for `cls_mean`.
@@ -90,7 +90,7 @@ def pool_tokens(tokens: Tensor, mask: Tensor, how: str, prefix: int = 1) -> Tens
     if how == "cls":
         return tokens[:, 0]
     weights = mask[:, prefix:].unsqueeze(-1).to(tokens.dtype)  # (B, N - prefix, 1)
-    mean = (tokens[:, prefix:] * weights).sum(1) / weights.sum(1).clamp_min(1)
+    mean = (tokens[:, prefix:] * weights).sum(1) / weights.sum(1).clamp_min(1)  # (B, D)
     return mean if how == "mean" else torch.cat([tokens[:, 0], mean], dim=-1)
 
 
@@ -98,10 +98,10 @@ def check_pool(pool: str, key: str, has_class_token: bool, auto: str) -> str:
     """`pool` with `auto` resolved.
 
     Raises:
-        UserError: a class token is asked for where there is none.
+        UserError: the pooling needs a class token and the encoder has none.
     """
     if pool == "auto":
         return auto
     if pool.startswith("cls") and not has_class_token:
-        raise UserError(f"{key}.pool={pool}: this encoder has no class token; use mean.")
+        raise UserError(f"{key}.pool={pool}: this encoder has no class token. Type {key}.pool=mean")
     return pool

@@ -27,7 +27,7 @@ _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 class ImageEncoder(Encoder):
-    """Base: normalises uint8 images on the device with the encoder's own mean and std."""
+    """Base: normalises uint8 images on the device with the encoder's own mean and standard deviation."""
 
     def __init__(self, backbone: nn.Module, source: Source, width: int, pool: str, image_size: int) -> None:
         super().__init__(backbone, source, width, pool)
@@ -42,28 +42,27 @@ class ImageEncoder(Encoder):
         return (pixel_values.to(mean.dtype) - mean) / std
 
     def _normed(self, pooled: Tensor, norm: nn.Module | None) -> Tensor:
-        """(B, D) or (B, 2 D), each D of them through the norm that some encoders apply after pooling."""
+        """Applies the norm that some encoders have after pooling: (B, D), or (B, 2 D) in two halves -> same shape."""
         if norm is None or isinstance(norm, nn.Identity):
             return pooled
         return torch.cat([norm(part) for part in pooled.split(self.width, dim=-1)], dim=-1)
 
     def _normed_tokens(self, tokens: Tensor, norm: nn.Module | None) -> Tensor:
-        """(B, N, D) through the norm that an encoder applies only after pooling.
+        """Applies a norm that the encoder has only after pooling to its tokens, (B, N, D) -> (B, N, D).
 
-        So a token has the final norm's scale, and every parameter takes part also where a fusion reads tokens alone.
+        This gives tokens the scale of the final norm, and uses every parameter even if a fusion reads only tokens.
         """
         if not isinstance(norm, nn.LayerNorm) or norm.normalized_shape != (self.width,):
             return tokens
-        # Not `norm(tokens)`: that of a timm ConvNet wants (B, D, H, W).
+        # Not `norm(tokens)`: the norm of a timm ConvNet expects (B, D, H, W).
         return functional.layer_norm(tokens, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
 
 
 class TimmImageEncoder(ImageEncoder):
-    """Any timm model: ViTs give their tokens, all others their last features as tokens.
+    """Any timm model: ViTs return their tokens, all others their last feature map as tokens.
 
-    A model with a class token, and any that says how many prefix tokens it has, is pooled here; for the
-    others `mean` is the pooling of their own head, which may end in a hidden layer (MobileNetV3): then
-    `pooled_width` is that layer's.
+    Models with a class token or a `num_prefix_tokens` attribute are pooled here. For the others `mean` is the pooling
+    of their own head, which may end in a hidden layer (MobileNetV3); `pooled_width` is then that layer's width.
     """
 
     def __init__(self, backbone: Any, source: Source, image_size: int, pool: str, auto_pool: str = "cls") -> None:
@@ -86,22 +85,22 @@ class TimmImageEncoder(ImageEncoder):
     def forward(self, pixel_values: Tensor) -> Encoded:
         """(B, 3, H, W) uint8 -> tokens (B, N, D), mask (B, N) all True, pooled (B, pooled_width)."""
         backbone: Any = self.backbone
-        features = backbone.forward_features(self.normalise(pixel_values))
-        last = getattr(backbone, "output_fmt", None) == "NHWC"  # timm's word for (B, H, W, D)
+        features = backbone.forward_features(self.normalise(pixel_values))  # tokens or a feature map
+        last = getattr(backbone, "output_fmt", None) == "NHWC"  # timm's name for (B, H, W, D)
         tokens = _as_tokens(features, self.width, channels_last=last)  # (B, N, D)
         mask = tokens.new_ones(tokens.shape[:2], dtype=torch.bool)
-        if not self.pools_tokens:  # pooling and final norm of a ConvNet are in its head
+        if not self.pools_tokens:  # a ConvNet's head holds its pooling and final norm
             norm = getattr(getattr(backbone, "head", None), "norm", None)
             return Encoded(self._normed_tokens(tokens, norm), mask, backbone.forward_head(features, pre_logits=True))
         norm = getattr(backbone, "fc_norm", None)
-        pooled = self._normed(pool_tokens(tokens, mask, self.pool, self.prefix), norm)
+        pooled = self._normed(pool_tokens(tokens, mask, self.pool, self.prefix), norm)  # (B, pooled_width)
         return Encoded(self._normed_tokens(tokens, norm), mask, pooled)
 
     def _tried(self, pool: str) -> int:
-        """The pooled width, from one image: what comes out of so many architectures is written down nowhere.
+        """The pooled width, measured on one image, because many architectures do not declare it.
 
         Raises:
-            UserError: the architecture does not take this image size, or gives no tokens that can be pooled so.
+            UserError: the architecture does not accept this image size, or its tokens cannot be pooled this way.
         """
         where = f"{KEY}.name={self.source.name}, image_size={self.image_size}"
         backbone: Any = self.backbone
@@ -112,12 +111,12 @@ class TimmImageEncoder(ImageEncoder):
                 size = self.image_size
                 features = backbone.forward_features(torch.zeros(1, 3, size, size))
                 if not isinstance(features, Tensor):
-                    raise UserError(f"{where}: it gives more than one set of tokens; choose another architecture.")
+                    raise UserError(f"{where}: it returns more than one set of tokens. Choose another architecture")
                 if self.pools_tokens and features.ndim == 3 and features.shape[1] <= self.prefix and self.pool != "cls":
-                    raise UserError(f"{KEY}.pool={pool}: this encoder gives its class token only; use cls.")
+                    raise UserError(f"{KEY}.pool={pool}: this encoder returns only a class token. Type {KEY}.pool=cls")
                 return int(self.width if self.pools_tokens else backbone.forward_head(features, True).shape[-1])
         except (RuntimeError, AssertionError, ValueError) as error:
-            raise UserError(f"{where}: it does not take images of this size: {error}") from None
+            raise UserError(f"{where}: it does not accept images of this size: {error}") from None
         finally:
             self.train(was)
 
@@ -146,9 +145,9 @@ class TransformersImageEncoder(ImageEncoder):
         features = backbone(pixel_values=pixels, **options).last_hidden_state
         tokens = _as_tokens(features, self.width, channels_last=False)  # (B, N, D)
         if self.norm_tokens:
-            tokens = backbone.post_layernorm(tokens)
+            tokens = backbone.post_layernorm(tokens)  # same norm for every token
         mask = tokens.new_ones(tokens.shape[:2], dtype=torch.bool)
-        pooled = pool_tokens(tokens, mask, self.pool, self.prefix)
+        pooled = pool_tokens(tokens, mask, self.pool, self.prefix)  # (B, D) or (B, 2 D)
         norm = pooled_norm(backbone)
         if features.ndim == 4 and isinstance(getattr(backbone, "layernorm", None), nn.LayerNorm):
             norm = backbone.layernorm  # ConvNext normalises after pooling
@@ -163,18 +162,18 @@ def build_image_encoder(
     source: Source | None = None,
     auto_pool: str = "cls",
 ) -> ImageEncoder:
-    """The image encoder that the config names.
+    """Builds the image encoder named in the config.
 
     Args:
         name: a folder or hub name.
-        image_size: height and width in pixels, positions are resampled; None: the encoder's own.
+        image_size: height and width in pixels, positions are resampled; None for the encoder's own.
         pool: `auto`, `cls`, `mean` or `cls_mean`.
-        pretrained: False gives random weights.
-        source: where it is, if that is known already.
-        auto_pool: what `auto` means for an encoder with a class token: `cls` or `cls_mean`; without one it is `mean`.
+        pretrained: False for random weights.
+        source: the resolved source, if already known.
+        auto_pool: meaning of `auto` for an encoder with a class token: `cls` or `cls_mean`; otherwise it is `mean`.
 
     Raises:
-        UserError: it cannot be found or built so.
+        UserError: it cannot be found or built.
     """
     source = source or resolve(name, KEY + ".name")
     if source.library == "timm":
@@ -195,13 +194,13 @@ def _build_timm(source: Source, image_size: int | None, pretrained: bool) -> tup
     try:
         try:
             model: Any = timm.create_model(folder, img_size=size, **options)
-        except TypeError as error:  # ConvNets take any size and no such argument
+        except TypeError as error:  # ConvNets accept any size and lack the argument
             if "img_size" not in str(error):
                 raise
             model = timm.create_model(folder, **options)
     except (RuntimeError, AssertionError, TypeError, ValueError, OSError) as error:
         raise UserError(f"{KEY}.name={source.name}, image_size={size}: timm cannot build it: {error}") from None
-    if getattr(model, "attn_pool", None) is not None:  # we pool ourselves; it would never get a gradient
+    if getattr(model, "attn_pool", None) is not None:  # unused since we pool ourselves, so it would get no gradient
         model.attn_pool = None
     return model, size
 
@@ -214,7 +213,7 @@ def _prefix_tokens(backbone: nn.Module) -> int:
 
 
 def _transformers_width(backbone: Any, image_size: int) -> int:
-    """D, from a ViT's config; from one image for all others (an EfficientNet's does not say it, a FocalNet's errs)."""
+    """D, from a ViT's config, otherwise measured on one image (EfficientNet's config lacks it, FocalNet's is wrong)."""
     config = backbone.config
     if isinstance(getattr(config, "num_attention_heads", None), int) and getattr(config, "hidden_size", None):
         return int(config.hidden_size)
@@ -223,26 +222,26 @@ def _transformers_width(backbone: Any, image_size: int) -> int:
         with torch.no_grad():
             features = backbone.eval()(pixel_values=torch.zeros(1, 3, image_size, image_size)).last_hidden_state
     except (RuntimeError, ValueError) as error:
-        raise UserError(f"{KEY}.image_size={image_size}: it does not take images of this size: {error}") from None
+        raise UserError(f"{KEY}.image_size={image_size}: it does not accept images of this size: {error}") from None
     finally:
         backbone.train(was)
     return int(features.shape[1] if features.ndim == 4 else features.shape[-1])
 
 
 def _in_order(backbone: Any, pixels: Tensor) -> Tensor:
-    """(B, N) rising numbers: ViT-MAE sorts its patches by noise, which is random where none is given."""
+    """(B, N) increasing noise for ViT-MAE, which sorts patches by noise and draws it at random by default."""
     height, width = backbone.embeddings.patch_embeddings.patch_size
     patches = (pixels.shape[-2] // height) * (pixels.shape[-1] // width)
     return torch.arange(patches, device=pixels.device, dtype=torch.float32).expand(len(pixels), -1)
 
 
 def _as_tokens(features: Tensor, width: int, channels_last: bool) -> Tensor:
-    """Tokens (B, N, D) as they are, or a feature map (B, D, H, W) or (B, H, W, D) as tokens (B, H W, D).
+    """Tokens (B, N, D) unchanged, or a feature map (B, D, H, W) or (B, H, W, D) as tokens (B, H W, D).
 
     Args:
         features: tokens or a feature map.
-        width: D, which tells the two kinds of maps apart.
-        channels_last: the map is (B, H, W, D) for sure, also where H = D.
+        width: D, which distinguishes the two layouts.
+        channels_last: the map is known to be (B, H, W, D), even if H = D.
     """
     if features.ndim == 3:
         return features
@@ -263,6 +262,6 @@ def _mean_and_std(source: Source) -> tuple[Any, Any]:
         own = json.loads(file.read_text(encoding="utf-8"))
         mean, std = own.get("image_mean"), own.get("image_std")
     if mean is None or std is None:
-        log.info("%s: %s says no mean and std of pixels; ImageNet's are used.", KEY, source.name)
+        log.info("%s: %s does not declare pixel mean and std; using ImageNet's", KEY, source.name)
         return _IMAGENET
     return mean, std

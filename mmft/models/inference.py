@@ -1,4 +1,4 @@
-"""Running a finished model without the Trainer: on its device, in a chosen precision, without gradients."""
+"""Runs a finished model without the Trainer: on a given device, in a given precision, without gradients."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ T = TypeVar("T")
 
 
 def full_precision(precision: str) -> str:
-    """The precision in which a row's outputs do not depend on the rows beside it, for a run of `precision`.
+    """The precision in which a row's outputs do not depend on the rest of its batch, for a run of `precision`.
 
-    A row's neighbours change the padded length and the batch size, and with them the order in which sums are
-    rounded: about 1e-7 in float32, but 4e-3 in bfloat16, which can turn a label over.
+    The batch determines padding and batch size, and thereby the rounding of sums; in bfloat16 this can flip a label,
+    see docs/decisions.md.
     """
     return "64-true" if precision == "64-true" else "32-true"
 
@@ -26,12 +26,12 @@ def full_precision(precision: str) -> str:
 def outputs_of(
     model: VisionLanguageModel, batches: Iterable[Batch], device: torch.device, precision: str
 ) -> Iterator[tuple[Batch, Outputs | None]]:
-    """Every batch with the model's outputs; None where none of its rows could be read.
+    """Yields every batch with the model's outputs, None if none of its rows could be read.
 
     Args:
-        model: is moved to `device` and put in eval mode.
+        model: is moved to `device` and set to eval mode.
         batches: of a split.
-        device: where it runs.
+        device: where the model runs.
         precision: `32-true`, `64-true`, `bf16-mixed` or `16-mixed`.
     """
     return _each(model, batches, device, precision, model.__call__)
@@ -40,7 +40,7 @@ def outputs_of(
 def fused_of(
     model: VisionLanguageModel, batches: Iterable[Batch], device: torch.device, precision: str
 ) -> Iterator[tuple[Batch, Fused | None]]:
-    """As `outputs_of`, what the model makes of each batch before the head."""
+    """As `outputs_of`, with the fused features before the head."""
     return _each(model, batches, device, precision, model.fuse)
 
 
@@ -57,6 +57,6 @@ def _each(
 
 
 def _computed(compute: Callable[[Batch], T], batch: Batch, precision: str) -> T:
-    # The modes end with the batch: around a `yield` they would hold for the caller's code as well.
+    # Contexts end with the batch: around a `yield` they would also apply to the caller's code.
     with torch.inference_mode(), autocast(batch.row.device, precision):
         return compute(batch)

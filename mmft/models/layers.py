@@ -1,9 +1,9 @@
 """The ordered layers of an encoder, from its structure.
 
-Layer 0 is what comes before the blocks (patches, stem, embeddings, positions, class tokens), layers 1 to n
-are the blocks (a ConvNet's stages), layer n + 1 is what comes after them (the final norm). Freezing and
-layer-wise learning rates speak of these numbers. They come from the order in which the library registers
-its modules, which is the order in which it runs them, so that they never fall from one to the next.
+Layer 0 precedes the blocks (patches, stem, embeddings, positions, class tokens), layers 1 to n are the blocks (a
+ConvNet's stages), and layer n + 1 follows them (the final norm). Freezing and layer-wise learning rates use these
+numbers. They follow the order in which the library registers its modules, which is the order of execution, so numbers
+never decrease.
 """
 
 from __future__ import annotations
@@ -16,18 +16,17 @@ from torch import nn
 
 
 def layer_of(backbone: nn.Module) -> dict[str, int]:
-    """The layer number of every parameter of `backbone`, by the parameter's name.
+    """The layer number of every parameter of `backbone`, by name.
 
-    Parameters outside the blocks belong to layer 0 if they were registered before the blocks, or are
-    embeddings (DeBERTa's relative positions are used by every block but registered after them);
-    else to the last layer.
+    Parameters outside the blocks belong to layer 0 if they are registered before the blocks or are embeddings
+    (DeBERTa registers its relative positions, used by every block, after them); otherwise to the last layer.
     """
     numbers = _numbers(backbone, blocks(backbone))
     return {name: numbers[name.rpartition(".")[0]] for name, _ in backbone.named_parameters()}
 
 
 def module_layers(backbone: nn.Module) -> dict[str, int]:
-    """The layer number of every module that is in one layer alone; what holds several of them is left out."""
+    """The layer number of every module that lies within one layer; containers of several layers are omitted."""
     found, names = blocks(backbone), list(_places(backbone))
     inside = {names[place] for block in found for place in block}
     above = {parent for block in found for parent in _parents(names[block.start])} - inside
@@ -35,7 +34,7 @@ def module_layers(backbone: nn.Module) -> dict[str, int]:
 
 
 def _numbers(backbone: nn.Module, found: list[range]) -> dict[str, int]:
-    """Of every module the layer that what it has of its own belongs to."""
+    """The layer of every module's own parameters, by module name."""
     embeddings = {m for m, module in backbone.named_modules() if isinstance(module, nn.Embedding)}
     numbers = {}
     for name, place in _places(backbone).items():
@@ -46,17 +45,17 @@ def _numbers(backbone: nn.Module, found: list[range]) -> dict[str, int]:
 
 
 def _parents(name: str) -> list[str]:
-    """The modules that hold the module `name`, the root (an empty name) first."""
+    """The ancestors of the module `name`, the root (an empty name) first."""
     parts = name.split(".")
     return [".".join(parts[:length]) for length in range(len(parts))] if name else []
 
 
 def blocks(backbone: nn.Module) -> list[range]:
-    """The blocks in order, each as the places of its modules in `named_modules()`; all have parameters.
+    """The blocks in order, each as the range of its modules in `named_modules()`; all have parameters.
 
-    timm says where its features come out (`feature_info`): in the children of one list (a ViT's blocks, a
-    ConvNeXt's stages), which are the blocks then, or at named places (a ResNet's layer1 to layer4), which
-    the blocks end at. Where it names nothing that exists, as for all of transformers, the largest list counts.
+    timm's `feature_info` names the modules that output features: children of one list (a ViT's blocks, a ConvNeXt's
+    stages), which are then the blocks, or single modules (a ResNet's layer1 to layer4), at which blocks end. If it
+    names no existing module, and for all of transformers, the children of the largest list are the blocks.
     """
     found = _named_by_timm(backbone) or _children(backbone, _largest_list(backbone))
     filled = {place for name, place in _places(backbone).items() if _has_own_parameters(backbone, name)}
@@ -64,17 +63,17 @@ def blocks(backbone: nn.Module) -> list[range]:
 
 
 def block_modules(backbone: nn.Module) -> list[nn.Module]:
-    """The blocks that are one module each: a transformer's layers, a ConvNeXt's stages, but not a VGG's."""
+    """The blocks that consist of a single module: a transformer's layers, a ConvNeXt's stages, but not a VGG's."""
     names = [name for name, _ in backbone.named_modules()]
     found = [(names[block.start], block) for block in blocks(backbone)]
     modules = [backbone.get_submodule(name) for name, block in found if _inside(name, names) == block]
     return [
         module for module in modules if not isinstance(module, (nn.ModuleList, nn.ModuleDict))
-    ]  # nobody calls these
+    ]  # these are never called
 
 
 def mix_in(module: nn.Module, kind: type) -> None:
-    """Puts `kind` in front of a module's class, so that its name, its state's names and copies of it stay right."""
+    """Adds `kind` as a mixin to a module's class, keeping the class name, state-dict names and copying intact."""
     own = type(module)
     module.__class__ = type(own.__name__, (kind, own), {"__module__": own.__module__})
 
@@ -82,26 +81,26 @@ def mix_in(module: nn.Module, kind: type) -> None:
 def _named_by_timm(backbone: nn.Module) -> list[range]:
     info: Any = getattr(backbone, "feature_info", None)
     modules = dict(backbone.named_modules())
-    # mvitv2, hrnet and twins name modules that they do not have.
+    # mvitv2, hrnet and twins list modules that do not exist.
     known = [e for e in info if e.get("module") in modules] if isinstance(info, list) else []
     lists = Counter(_list_above(entry["module"]) for entry in known)
     lists.pop("", None)
     if lists:
-        return _children(backbone, lists.most_common(1)[0][0])  # of equals the first, whatever the hash seed
+        return _children(backbone, lists.most_common(1)[0][0])  # ties: the first, for any hash seed
     return _between(known, _places(backbone)) if len(known) > 1 else []
 
 
 def _list_above(name: str) -> str:
-    """`blocks` of `blocks.3.act`: what stands before the first number; empty where there is none."""
+    """The path before the first number, `blocks` for `blocks.3.act`; empty without a number."""
     parts = name.split(".")
     number = next((i for i, part in enumerate(parts) if part.isdigit()), 0)
     return ".".join(parts[:number])
 
 
 def _between(known: list[Mapping[str, Any]], places: dict[str, int]) -> list[range]:
-    """Blocks that end where a feature comes out, and start where the one before ended."""
+    """Blocks that end at a module that outputs features, and start where the previous block ends."""
     inside = [_inside(entry["module"], places) for entry in known]
-    stem = known[0].get("reduction", 0) <= 2  # half the pixels: no stage has run yet
+    stem = known[0].get("reduction", 0) <= 2  # half resolution at most: before the first stage
     starts = [inside[0].start, *(block.stop for block in inside[:-1])]
     found = [range(start, block.stop) for start, block in zip(starts, inside, strict=True)]
     return found[1:] if stem else found
@@ -129,7 +128,7 @@ def _places(backbone: nn.Module) -> dict[str, int]:
 
 
 def _inside(name: str, places: Iterable[str]) -> range:
-    """The places of a module and of what is in it: they follow one another."""
+    """The contiguous range of places of a module and its descendants."""
     own = [place for place, other in enumerate(places) if other == name or other.startswith(name + ".")]
     return range(own[0], own[-1] + 1)
 

@@ -1,8 +1,7 @@
-"""Gradient checkpointing: activations inside a block are let go of and computed again in the backward pass (Chen et al.
-2016, arXiv 1604.06174), by torch's non-reentrant `checkpoint`.
+"""Gradient checkpointing: a block's activations are freed and recomputed in the backward pass.
 
-A block's class is replaced by a subclass of it, so that names, state dicts, hooks and `isinstance` stay as they are,
-for timm and transformers alike, and a copy of the model is one too.
+Chen et al. 2016 (arXiv 1604.06174), with torch's non-reentrant `checkpoint`. A block's class is replaced by a subclass,
+which keeps names, state dicts, hooks, `isinstance` and copies intact, for timm and transformers alike.
 """
 
 from __future__ import annotations
@@ -26,15 +25,15 @@ log = logging.getLogger(__name__)
 
 
 class Recomputed:
-    """What a block's class is mixed with; costs nothing where no gradient is wanted."""
+    """Mixin for a block's class; no cost without gradients."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The block's own, whose activations are computed again, with the same dropout, for the backward pass."""
+        """The block's own forward, recomputed with the same dropout for the backward pass."""
         forward = super().forward  # type: ignore[misc] # of the block's class
         if not torch.is_grad_enabled():
             return forward(*args, **kwargs)
 
-        # Both in one place: the GPUs whose generators are replayed are looked for among positional arguments.
+        # Positional arguments only: `checkpoint` finds the GPUs whose generators it replays among these.
         def run(given: tuple[Any, ...], named: dict[str, Any]) -> Any:
             return forward(*given, **named)
 
@@ -42,19 +41,19 @@ class Recomputed:
 
 
 def recompute_blocks(model: VisionLanguageModel) -> int:
-    """Makes every block of both encoders one that is computed twice.
+    """Enables gradient checkpointing for every block of both encoders.
 
     Args:
         model: is changed in place; its parameters and their names are not.
 
     Returns:
-        The number of blocks. A trained encoder without any is as before: that is told.
+        The number of blocks. A trained encoder without blocks is left unchanged, with a warning.
     """
     found = []
     for encoder in ENCODERS:
         blocks = block_modules(getattr(model, encoder).backbone)
         if not blocks and not getattr(model, encoder).frozen:
-            log.warning("trainer.gradient_checkpointing: model.%s has no blocks that could be computed twice", encoder)
+            log.warning("trainer.gradient_checkpointing: model.%s has no blocks to recompute", encoder)
         found += blocks
     for block in found:
         if not isinstance(block, Recomputed):
@@ -63,17 +62,17 @@ def recompute_blocks(model: VisionLanguageModel) -> int:
 
 
 def _contexts(block: Any) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """What the first and the second forward pass run in."""
+    """The contexts of the first and the second forward pass."""
     return nullcontext(), _statistics_kept(block)
 
 
 @contextmanager
 def _statistics_kept(block: nn.Module) -> Iterator[None]:
-    """A BatchNorm that is trained counts a batch once, although it sees it twice."""
+    """Context in which BatchNorm does not update its running statistics: the first pass has counted the batch."""
     norms = [m for m in block.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
     before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     try:
-        for norm in norms:  # the statistics themselves must be there: autograd keeps them, as in the first pass
+        for norm in norms:  # keep the buffers: autograd must save the same tensors as in the first pass
             norm.momentum, norm.num_batches_tracked = 0.0, None
         yield
     finally:

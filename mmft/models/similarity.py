@@ -1,4 +1,4 @@
-"""The head of a task over pairs: how an inner product of embeddings becomes a logit.
+"""Heads of contrastive tasks, which turn inner products of embeddings into logits.
 
 Legend: B batch, R rows, C labels, P width of the shared space.
 """
@@ -19,12 +19,12 @@ _LARGEST_SCALE = 100.0  # as in CLIP: beyond it, training is unstable
 class SimilarityHead(nn.Module):
     """logit(i, t) = scale <i, t> + bias, with a learned scale (1 / temperature) and, for SigLIP's loss, a bias.
 
-    It gives each embedding as a vector whose inner product with another one's is their logit, so that scale and bias
-    cost nothing over all pairs: `[scale i, bias]` and `[t, 1]`.
+    The scale and bias are folded into the vectors `[scale i, bias]` and `[t, 1]`, whose inner product is the logit, so
+    that they cost nothing per pair.
     """
 
     def __init__(self, temperature: float, bias: float | None) -> None:
-        """Args are what both begin with; None: there is no bias."""
+        """Args are the initial temperature and bias; None for no bias."""
         super().__init__()
         self.log_scale = nn.Parameter(torch.tensor(-math.log(temperature)))
         self.bias = None if bias is None else nn.Parameter(torch.tensor(float(bias)))
@@ -33,9 +33,9 @@ class SimilarityHead(nn.Module):
         """(R, 2 P) embeddings of images, then of texts -> (R, 2 P), or (R, 2 P + 2) with a bias."""
         image, text = embeddings.chunk(2, dim=-1)
         if self.training:
-            with torch.no_grad():  # in place: a gradient at the limit can lead back from it
+            with torch.no_grad():  # clamp in place, so that the gradient can still leave the limit
                 self.log_scale.clamp_(max=math.log(_LARGEST_SCALE))
-        image = image * self.log_scale.exp()
+        image = image * self.log_scale.exp()  # (R, P): scaling one side scales the product
         if self.bias is None:
             return torch.cat([image, text], dim=-1)
         ones = text.new_ones(len(text), 1)
@@ -43,11 +43,11 @@ class SimilarityHead(nn.Module):
 
 
 class PromptHead(nn.Module):
-    """Logits of labels: an image's inner products with the embeddings of the labels' prompts, as `head` scales them.
+    """Zero-shot logits: an image's inner products with the labels' prompt embeddings, scaled as by `head`.
 
     Args:
-        head: the run's. Its bias is left out: it is the same for all labels.
-        texts: (C, P) of the labels, of length 1.
+        head: the run's head. Its bias is dropped, because it is the same for all labels.
+        texts: (C, P) unit-length label embeddings.
     """
 
     def __init__(self, head: SimilarityHead, texts: Tensor) -> None:
@@ -59,11 +59,11 @@ class PromptHead(nn.Module):
         """(B, 2 P) embeddings of images, then of texts -> (B, C)."""
         with torch.autocast(embeddings.device.type, enabled=False):
             image = at_least_float32(embeddings.chunk(2, dim=-1)[0])
-            return image @ self.weight.to(image).T
+            return image @ self.weight.to(image).T  # (B, P) @ (P, C)
 
 
 def embeddings_of(vectors: Tensor, has_bias: bool) -> tuple[Tensor, Tensor]:
-    """What a `SimilarityHead` gave, (R, 2 P) or (R, 2 P + 2) -> (R, P) embeddings of images and texts, of length 1."""
+    """Output of a `SimilarityHead`, (R, 2 P) or (R, 2 P + 2) -> unit-length embeddings (R, P) of images and texts."""
     image, text = vectors.chunk(2, dim=-1)
     if has_bias:
         image, text = image[:, :-1], text[:, :-1]

@@ -1,8 +1,7 @@
-"""Where a pretrained encoder comes from: a local folder or a hub name, and which library made it.
+"""The source of a pretrained encoder: a local folder or a hub name, and the library it belongs to.
 
-Every encoder is a local folder by the time it is built; a hub name is first downloaded (or found in the
-hub's cache). A folder's own `config.json` tells which library made it, and the SHA-256 of its weight
-files is what a saved run knows a frozen encoder by.
+Every encoder is built from a local folder; a hub name is first downloaded, or found in the hub's cache. The folder's
+`config.json` identifies the library, and a saved run identifies a frozen encoder by the SHA-256 of its weight files.
 """
 
 from __future__ import annotations
@@ -24,9 +23,9 @@ _SMALL_FILES = ("*.json", "*.txt", "*.model")
 
 @dataclass(frozen=True)
 class Source:
-    """A resolved encoder: the name as typed, the folder that holds it, and the library that made it.
+    """A resolved encoder: the name as typed, its folder, and its library.
 
-    An encoder of somebody's own that has no folder is `Source(name)`: a finished model then holds all of it.
+    A custom encoder without a folder is `Source(name)`; a finished model then stores all of its weights.
     """
 
     name: str
@@ -35,23 +34,23 @@ class Source:
 
     @property
     def config(self) -> dict[str, Any]:
-        """The folder's `config.json`; empty where there is no folder."""
+        """The folder's `config.json`; empty without a folder."""
         return {} if self.library == "own" else _read_config(self.folder)
 
     def content_hash(self) -> str:
-        """SHA-256 over the weight files' names and bytes, in the order of their names."""
+        """SHA-256 over the names and bytes of the weight files, sorted by name."""
         return content_hash(self.folder)
 
 
 def resolve(name: str, key: str) -> Source:
-    """The encoder called `name`.
+    """Resolves an encoder's name.
 
     Args:
         name: a folder, or a hub name (`timm/...`, `hf/owner/name`, `owner/name`, or timm's own short name).
-        key: the config key that the name was given under, for messages.
+        key: the config key of the name, for messages.
 
     Raises:
-        UserError: the folder is no encoder's, or the hub does not have it or cannot be reached.
+        UserError: the folder holds no encoder, or the hub does not have it or cannot be reached.
     """
     path = located(name)
     if path.is_dir():
@@ -63,7 +62,7 @@ def resolve(name: str, key: str) -> Source:
 
 
 def content_hash(folder: Path) -> str:
-    """SHA-256 over the names and bytes of the weight files in `folder`, in the order of their names."""
+    """SHA-256 over the names and bytes of the weight files in `folder`, sorted by name."""
     digest = hashlib.sha256()
     for file in weight_files(folder):
         digest.update(file.name.encode())
@@ -74,7 +73,7 @@ def content_hash(folder: Path) -> str:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The files that hold the weights: safetensors, or torch's where there are none."""
+    """The weight files: safetensors, or torch's if there are none."""
     for pattern in ("*.safetensors", "*.bin", "*.pth"):
         if found := sorted(folder.glob(pattern)):
             return found
@@ -82,7 +81,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def find_by_hash(wanted: str, folders: Iterable[Path]) -> Path | None:
-    """The first of `folders`, or of the folders right below them, whose weights hash to `wanted`."""
+    """The first of `folders` and their direct subfolders whose weights hash to `wanted`; None if there is no match."""
     for folder in folders:
         if not folder.is_dir():
             continue
@@ -93,7 +92,7 @@ def find_by_hash(wanted: str, folders: Iterable[Path]) -> Path | None:
 
 
 def encoder_folders() -> list[Path]:
-    """The folders of `MMFT_ENCODERS`, separated like PATH, and mmft's own."""
+    """The folders in `MMFT_ENCODERS`, separated as in PATH, and mmft's own."""
     return [*(located(p) for p in os.environ.get("MMFT_ENCODERS", "").split(os.pathsep) if p), SAMPLES]
 
 
@@ -106,7 +105,7 @@ def _library_of(folder: Path, key: str) -> Library:
         config = _read_config(folder)
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{key}: {folder} has no readable config.json ({error}), so it is no encoder's folder."
+            f"{key}: {folder} has no readable config.json ({error}), so it is not an encoder folder."
         ) from None
     if "architecture" in config:
         return "timm"
@@ -116,7 +115,7 @@ def _library_of(folder: Path, key: str) -> Library:
 
 
 def hub_repository(name: str) -> str:
-    """The hub repository that a name stands for: `timm/x` and timm's short names, `hf/owner/x`, `owner/x`."""
+    """The hub repository of a name: `timm/x` and timm's short names, `hf/owner/x`, `owner/x`."""
     if name.startswith("hf/"):
         return name.removeprefix("hf/")
     short = name.removeprefix("timm/")
@@ -140,7 +139,7 @@ def _download(name: str, key: str) -> Path:
             folder = Path(snapshot_download(repository, allow_patterns=[*_SMALL_FILES, "*.bin"]))
     except Exception as error:  # noqa: BLE001 - the hub's errors have no common base: network, name, permission, cache
         raise UserError(
-            f"{key}: {name} is no folder here, and the hub did not give {repository} "
+            f"{key}: {name} is not a folder here, and the hub did not provide {repository} "
             f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}). "
             f"Without a network, download it elsewhere and give its folder: {key}=FOLDER"
         ) from None

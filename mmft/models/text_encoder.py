@@ -1,4 +1,4 @@
-"""Text encoders: transformers models with their tokenizer.
+"""Text encoders: transformers models with their tokenizers.
 
 Legend: B batch, L text tokens, D width.
 """
@@ -17,16 +17,16 @@ from mmft.models.source import Source, resolve
 from mmft.models.transformers_loading import load_transformers
 
 KEY = "model.text_encoder"
-_LONGEST = 512  # what "the encoder's own maximum" is cut to: some tokenizers say 10^30
+_LONGEST = 512  # cap on the encoder's own maximum: some tokenizers declare 10^30
 
 
 class TextEncoder(Encoder):
     """Any transformers text encoder: BERT, RoBERTa, DeBERTa-v2, ModernBERT, CLIP and SigLIP text.
 
     Attributes:
-        tokenizer: the encoder's own; its `model_max_length` is at most `positions`, so that no padding exceeds them.
-        positions: the longest text that the encoder takes, in tokens.
-        max_length: tokens that a text is cut to.
+        tokenizer: the encoder's own; its `model_max_length` is capped at `positions`, so that padding never exceeds it.
+        positions: the longest text that the encoder accepts, in tokens.
+        max_length: number of tokens to which texts are truncated.
     """
 
     def __init__(self, backbone: nn.Module, source: Source, tokenizer: Any, max_length: int | None, pool: str) -> None:
@@ -34,8 +34,8 @@ class TextEncoder(Encoder):
         super().__init__(backbone, source, int(config.hidden_size), check_pool(pool, KEY, True, auto="mean"))
         if self.pool != "mean" and is_causal(backbone):
             raise UserError(
-                f"{KEY}.pool={pool}: a token of {source.name} sees only those before it, so that its first token "
-                f"is the same for every text. Type {KEY}.pool=mean"
+                f"{KEY}.pool={pool}: {source.name} is causal, so that its first token is the same for every "
+                f"text. Type {KEY}.pool=mean"
             )
         self.positions = _positions(config)
         self.tokenizer = tokenizer
@@ -43,31 +43,31 @@ class TextEncoder(Encoder):
         self.max_length = _checked_length(max_length, self.positions, tokenizer)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Encoded:
-        """(B, L) int64 and (B, L) bool -> tokens (B, L, D), mask (B, L), pooled (B, D)."""
+        """Ids (B, L) int64 and mask (B, L) bool, True = real token -> tokens (B, L, D), mask (B, L), pooled (B, D)."""
         backbone: Any = self.backbone
         out = backbone(input_ids=input_ids, attention_mask=attention_mask.long())
-        tokens = out.last_hidden_state
+        tokens = out.last_hidden_state  # (B, L, D)
         return Encoded(tokens, attention_mask, pool_tokens(tokens, attention_mask, self.pool, prefix=0))
 
 
 def build_text_encoder(
     name: str, max_length: int | None, pool: str, pretrained: bool, source: Source | None = None
 ) -> TextEncoder:
-    """The text encoder that the config names, with its tokenizer.
+    """Builds the text encoder named in the config, with its tokenizer.
 
     Args:
         name: a folder or hub name.
-        max_length: tokens that a text is cut to; None: the encoder's own maximum, at most 512.
+        max_length: number of tokens to which texts are truncated; None for the encoder's own maximum, at most 512.
         pool: `auto` (mean), `cls`, `mean` or `cls_mean`.
-        pretrained: False gives random weights.
-        source: where it is, if that is known already.
+        pretrained: False for random weights.
+        source: the resolved source, if already known.
 
     Raises:
-        UserError: it cannot be found or built so.
+        UserError: it cannot be found or built.
     """
     source = source or resolve(name, KEY + ".name")
     if source.library == "timm":
-        raise UserError(f"{KEY}.name={name} is a timm folder, which holds an image encoder.")
+        raise UserError(f"{KEY}.name={name} is a timm folder, which contains an image encoder.")
     backbone = load_transformers(source, "text", pretrained, KEY)
     return TextEncoder(backbone, source, load_tokenizer(source), max_length, pool)
 
@@ -79,11 +79,11 @@ def load_tokenizer(source: Source) -> Any:
     try:
         return transformers.AutoTokenizer.from_pretrained(source.folder)
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{KEY}.name={source.name}: its folder has no tokenizer that loads: {error}") from None
+        raise UserError(f"{KEY}.name={source.name}: cannot load a tokenizer from its folder: {error}") from None
 
 
 def is_causal(backbone: Any) -> bool:
-    """Whether the first token's features stay as they are when the second token is another one."""
+    """Whether attention is causal: changing the second token leaves the first token's features unchanged."""
     was = backbone.training
     ids = torch.tensor([[0, 1], [0, 2]])  # (2, 2)
     with torch.no_grad():
@@ -94,7 +94,7 @@ def is_causal(backbone: Any) -> bool:
 
 def _positions(config: Any) -> int:
     positions = int(getattr(config, "max_position_embeddings", 0) or _LONGEST)
-    # RoBERTa's positions start behind the padding index, so that two of them are never used.
+    # RoBERTa's positions start after the padding index, so two of them are never used.
     offset = int(config.pad_token_id) + 1 if config.model_type in ("roberta", "xlm-roberta", "camembert") else 0
     return positions - offset
 
@@ -103,5 +103,5 @@ def _checked_length(max_length: int | None, positions: int, tokenizer: Any) -> i
     if max_length is None:
         return min(positions, int(tokenizer.model_max_length), _LONGEST)
     if max_length > positions:
-        raise UserError(f"{KEY}.max_length={max_length}: this encoder has {positions} positions; at most that.")
+        raise UserError(f"{KEY}.max_length={max_length}: the maximum of this encoder is {positions}.")
     return max_length

@@ -1,4 +1,4 @@
-"""Loads one encoder of a transformers checkpoint in float32, without poolers and heads that we do not use."""
+"""Loads one encoder of a transformers checkpoint in float32, without unused poolers and heads."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ Encoder = Literal["vision", "text"]
 def load_transformers(source: Source, encoder: Encoder, pretrained: bool, key: str) -> Any:
     """The vision or text transformer in `source.folder`.
 
-    A checkpoint of both (CLIP, Siglip) gives the one asked for. Weights are float32 whatever the file holds.
+    From a checkpoint of both (CLIP, Siglip) only the requested encoder is loaded. Weights are always float32.
 
     Raises:
-        UserError: transformers does not know it, or weights are missing from the file.
+        UserError: transformers does not support it, or weights are missing from the file.
     """
     with importing():
         import transformers
-    transformers.utils.logging.set_verbosity_error()  # what is left out of a checkpoint is left out on purpose
+    transformers.utils.logging.set_verbosity_error()  # unused weights of a checkpoint are skipped on purpose
     transformers.utils.logging.disable_progress_bar()
     try:
         config: Any = transformers.AutoConfig.from_pretrained(source.folder)
@@ -45,7 +45,7 @@ def load_transformers(source: Source, encoder: Encoder, pretrained: bool, key: s
 
 
 def _class_of(transformers: Any, config: Any) -> Any:
-    """The model class of a config; AutoModel knows none for some encoders of a pair (SigLIP's text, ChineseCLIP's)."""
+    """The model class of a config; AutoModel lacks some encoders of a pair (SigLIP's text, ChineseCLIP's)."""
     kind = type(config)
     by_name = getattr(transformers, kind.__name__.replace("Config", "Model"), None)
     if kind not in transformers.AutoModel._model_mapping and by_name is not None:
@@ -54,7 +54,7 @@ def _class_of(transformers: Any, config: Any) -> Any:
 
 
 def _check_inputs(model_class: Any, encoder: Encoder, source: Source, key: str) -> None:
-    """Refuses the other kind of encoder, and one that needs more than pixels or ids, before weights are read."""
+    """Rejects the wrong kind of encoder, and inputs beyond pixels or ids, before weights are read."""
     given = {"vision": "pixel_values", "text": "input_ids"}
     accepts = inspect.signature(model_class.forward).parameters
     if given[encoder] not in accepts:
@@ -70,14 +70,14 @@ def _check_inputs(model_class: Any, encoder: Encoder, source: Source, key: str) 
     if needs:
         raise UserError(
             f"{key}.name={source.name}: {model_class.__name__} also needs {', '.join(needs)}, which mmft does not "
-            "make. Choose an encoder that takes images of one size (Siglip, Dinov2, CLIP, any of timm)."
+            "provide. Choose an encoder with a fixed image size (Siglip, Dinov2, CLIP, any of timm)."
             if encoder == "vision"
             else f"{key}.name={source.name}: {model_class.__name__} also needs {', '.join(needs)}."
         )
 
 
 def _pooling(model_class: Any, config: Any) -> dict[str, Any]:
-    """Whether a pooler is built: only where the encoder's final norm is in it (BEiT, Data2Vec, Hiera)."""
+    """Options that build a pooler only if it contains the encoder's final norm (BEiT, Data2Vec, Hiera)."""
     if "add_pooling_layer" not in inspect.signature(model_class.__init__).parameters:
         return {}
     return {"add_pooling_layer": bool(getattr(config, "use_mean_pooling", config.model_type == "hiera"))}
@@ -87,19 +87,19 @@ def _load(model_class: Any, source: Source, config: Any, options: dict[str, Any]
     model, info = model_class.from_pretrained(
         source.folder, config=config, dtype=torch.float32, output_loading_info=True, **options
     )
-    # A missing weight would be random without a word; poolers are dropped below and may be missing.
+    # A missing weight would silently be random. Poolers may be missing: they are dropped below.
     missing = [name for name in info["missing_keys"] if not name.startswith(("pooler.", "head."))]
     if missing:
         raise UserError(f"{key}.name={source.name}: {len(missing)} weights are not in its files, first {missing[0]}.")
-    if any(name.startswith("pooler.") for name in info["missing_keys"]):  # saved without: there is no norm to keep
+    if any(name.startswith("pooler.") for name in info["missing_keys"]):  # saved without one: no norm to keep
         model.pooler = None
     return model
 
 
 def _strip_unused(model: Any) -> None:
-    """Drops what never takes part in the output: it would be listed as trained and never get a gradient."""
+    """Drops modules that do not contribute to the output: they would be listed as trained but get no gradient."""
     pooler = getattr(model, "pooler", None)
-    # A ResNet calls its pooler, which has no parameters, unconditionally; a BEiT's holds the final norm.
+    # A ResNet always calls its pooler, which has no parameters; a BEiT's holds the final norm.
     if isinstance(pooler, nn.Module) and any(True for _ in pooler.parameters()) and pooled_norm(model) is None:
         model.pooler = None
     if getattr(model, "use_head", False):  # Siglip's attention pooling
@@ -109,11 +109,11 @@ def _strip_unused(model: Any) -> None:
     embeddings: Any = getattr(model, "embeddings", None)
     if isinstance(getattr(embeddings, "mask_token", None), nn.Parameter):  # only for masked pretraining
         embeddings.mask_token = None
-    if hasattr(model.config, "mask_ratio"):  # ViT-MAE hides patches at random, also in eval mode
+    if hasattr(model.config, "mask_ratio"):  # ViT-MAE masks random patches, even in eval mode
         model.config.mask_ratio = 0.0
 
 
 def pooled_norm(model: Any) -> nn.LayerNorm | None:
-    """The final norm that a BEiT, a Data2Vec or a Hiera applies to its pooled features, in its pooler."""
+    """The final norm in the pooler of a BEiT, Data2Vec or Hiera, applied to pooled features; None for others."""
     norm = getattr(getattr(model, "pooler", None), "layernorm", None)
     return norm if isinstance(norm, nn.LayerNorm) else None

@@ -25,30 +25,30 @@ _DROPPED_OUT = ("out_drop", "attn_drop", "proj_drop", "resid_drop")
 
 
 class StandIn(nn.Module):
-    """The learned vector that takes a missing image's or text's place.
+    """A learned vector that replaces a missing image or text.
 
-    For a fusion that reads pooled features it is a pooled feature. For one that reads tokens it is a token, the only
-    one of the row's modality: so what is missing is told in both cases, and no row's tokens are all masked, which
-    would make a softmax over one modality NaN. What the fusion does not read is zeros.
+    If the fusion reads pooled features, it is a pooled feature. If the fusion reads tokens, it is the row's only token
+    of that modality. Either way the fusion can recognise a missing modality, and no row has all tokens masked, which
+    would make a softmax over one modality NaN. The output that the fusion does not read is zeros.
     """
 
     def __init__(self, widths: Widths, reads: Reads) -> None:
-        """Args are the encoder's widths, and which of its outputs the fusion reads."""
+        """Args are the encoder's widths and which of its outputs the fusion reads."""
         super().__init__()
         self.widths = widths
         self.reads = reads
         self.vector = nn.Parameter(torch.zeros(widths.tokens if reads == "tokens" else widths.pooled))
 
     def forward(self, encoded: Encoded | None, present: Tensor, rows: Tensor | None) -> Encoded:
-        """Puts the encoded rows in their places and the stand-in in all others.
+        """Scatters the encoded rows to their positions and fills the others with the stand-in.
 
-        A row that has the modality gets its own features unchanged. Where all have it the vector gets a gradient of
-        zeros, as in every other step.
+        Rows with the modality keep their features unchanged. If all rows have it, the vector gets a zero gradient, so
+        that it takes part in every step.
 
         Args:
-            encoded: of the R rows that have the modality; None where no row has it.
-            present: (B,) bool.
-            rows: (R,) the rows that have it; None: all do.
+            encoded: of the R rows with the modality; None if no row has it.
+            present: (B,) bool, True = the row has the modality.
+            rows: (R,) indices of the rows with the modality; None for all.
 
         Returns:
             tokens (B, N, D), mask (B, N), pooled (B, D).
@@ -62,7 +62,7 @@ class StandIn(nn.Module):
         return Encoded(tokens, torch.cat([mask[:, :1] | ~there, mask[:, 1:]], dim=1), pooled)
 
     def _in_their_places(self, encoded: Encoded | None, present: Tensor, rows: Tensor | None) -> Encoded:
-        """All B rows; zeros and an empty mask for those that lack the modality."""
+        """All B rows; zeros and an all-False mask for rows without the modality."""
         size = len(present)
         if encoded is None:
             zeros = self.vector.detach().new_zeros
@@ -72,11 +72,11 @@ class StandIn(nn.Module):
         if rows is None:
             return encoded
         placed = Encoded(*(part.new_zeros(size, *part.shape[1:]).index_copy(0, rows, part) for part in encoded))
-        return placed._replace(mask=placed.mask & present[:, None])
+        return placed._replace(mask=placed.mask & present[:, None])  # (B, N)
 
 
 class VisionLanguageModel(nn.Module):
-    """Couples two encoders through a fusion and a head.
+    """Combines two encoders through a fusion and a head.
 
     Args:
         image_encoder: uint8 images (B, 3, H, W) -> Encoded.
@@ -85,7 +85,7 @@ class VisionLanguageModel(nn.Module):
         head: (B, F) -> (B, C).
 
     Attributes:
-        auxiliary: what losses of training alone want computed; None: there are none, or training is over.
+        auxiliary: modules of training-only losses; None without such losses, or after training.
     """
 
     def __init__(self, image_encoder: ImageEncoder, text_encoder: TextEncoder, fusion: Fusion, head: nn.Module) -> None:
@@ -103,48 +103,47 @@ class VisionLanguageModel(nn.Module):
         return self.outputs(self.fuse(batch))
 
     def outputs(self, fused: Fused) -> Outputs:
-        """What the head, and in training `auxiliary`, make of fused features."""
+        """Applies the head, and in training `auxiliary`, to fused features."""
         wanted = self.auxiliary is not None and self.training
         auxiliary = self.auxiliary(fused.image, fused.text) if wanted and self.auxiliary is not None else None
-        return Outputs(self.head(fused.features), fused.image, fused.text, auxiliary)
+        return Outputs(self.head(fused.features), fused.image, fused.text, auxiliary)  # logits (B, C)
 
     def fuse(self, batch: Batch, known: Mapping[str, Encoded] = MappingProxyType({})) -> Fused:
-        """All but the head: each row's features (B, F) come from that row alone.
+        """Everything except the head: features (B, F), where each row depends on that row alone.
 
         Args:
             batch: B rows.
-            known: what encoders have given for these rows before, by `image_encoder` and `text_encoder`; they do not
-                run again.
+            known: cached encoder outputs of these rows, by `image_encoder` and `text_encoder`; those do not run again.
         """
-        # Both before any encoder runs: on a GPU, the second would wait for the first encoder.
+        # Both before any encoder runs: on a GPU, the second would wait for the first encoder to finish.
         image_rows, text_rows = present_rows(batch.image_present), present_rows(batch.text_present)
         image = self.encode_image(batch, image_rows, known.get("image_encoder"))
         text = self.encode_text(batch, text_rows, known.get("text_encoder"))
-        return Fused(self.fusion(image, text), image.pooled, text.pooled)
+        return Fused(self.fusion(image, text), image.pooled, text.pooled)  # (B, F), (B, D) each
 
     def encode_image(self, batch: Batch, rows: Tensor | None, known: Encoded | None = None) -> Encoded:
-        """Tokens (B, N, D) of the images; the stand-in where a row has none. `rows`: (R,) that have, None: all."""
-        encoded, pixels = known, batch.pixel_values
+        """Tokens (B, N, D) of the images, stand-ins for missing ones. `rows`: (R,) with an image, None for all."""
+        encoded, pixels = known, batch.pixel_values  # (B, 3, H, W), also for rows without an image
         if known is None and pixels is not None and (rows is None or len(rows)):
-            encoded = self.image_encoder(_only(pixels, rows))
+            encoded = self.image_encoder(_only(pixels, rows))  # (R, N, D)
         filled: Encoded = self.missing_image(encoded, batch.image_present, rows)
         return filled
 
     def encode_text(self, batch: Batch, rows: Tensor | None, known: Encoded | None = None) -> Encoded:
-        """Tokens (B, L, D) of the texts; the stand-in where a row has none. `rows`: (R,) that have, None: all."""
+        """Tokens (B, L, D) of the texts, stand-ins for missing ones. `rows`: (R,) with a text, None for all."""
         encoded, ids, mask = known, batch.input_ids, batch.attention_mask
         if known is None and ids is not None and mask is not None and (rows is None or len(rows)):
-            encoded = self.text_encoder(_only(ids, rows), _only(mask, rows))
+            encoded = self.text_encoder(_only(ids, rows), _only(mask, rows))  # (R, L, D)
         filled: Encoded = self.missing_text(encoded, batch.text_present, rows)
         return filled
 
 
 def present_rows(present: Tensor) -> Tensor | None:
-    """The rows (R,) that have a modality, of `present` (B,) bool; None: all have it.
+    """Indices (R,) of the rows with a modality, from `present` (B,) bool; None if all have it.
 
-    An encoder sees only these: zeros in the place of what is missing would change the other rows' features and
-    the running statistics of a BatchNorm. Reading the number of rows waits for the GPU once per modality and
-    micro-batch; nothing has been queued for the micro-batch yet.
+    The encoder sees only these rows: zeros for missing inputs would change the other rows' features and the running
+    statistics of a BatchNorm. Reading the number of rows synchronises with the GPU once per modality and micro-batch,
+    before any work of the micro-batch is queued.
     """
     rows = present.nonzero().squeeze(1)
     return None if len(rows) == len(present) else rows
@@ -155,18 +154,18 @@ def _only(values: Tensor, rows: Tensor | None) -> Tensor:
 
 
 def part_of(name: str) -> str:
-    """Which of `PARTS` a parameter belongs to; stand-ins belong to the fusion."""
+    """The one of `PARTS` that a parameter belongs to; stand-ins belong to the fusion."""
     first = name.partition(".")[0]
     return first if first in PARTS else "fusion"
 
 
 def set_dropout(model: nn.Module, probability: float) -> None:
-    """Sets every dropout of `model`: of embeddings, attention weights, projections, MLPs, fusion and classifier.
+    """Sets every dropout of `model`: embeddings, attention weights, projections, MLPs, fusion and classifier.
 
-    Reached: all of torch's dropout modules, the rates that transformers and timm hand to functions
-    (`...dropout...`, `drop_rate`, `attn_drop_p`), and the places that hold an `nn.Identity` because the rate was 0
-    (ModernBERT's `out_drop`). Left alone: stochastic depth (`drop_path`), DropBlock and patch dropout, which are
-    other methods; a ConvNet that has no dropout in its blocks gets none.
+    This covers torch's dropout modules, the rates that transformers and timm pass to functions (`...dropout...`,
+    `drop_rate`, `attn_drop_p`), and each `nn.Identity` that replaces a dropout of rate 0 (ModernBERT's `out_drop`).
+    Stochastic depth (`drop_path`), DropBlock and patch dropout are different methods and stay unchanged. A ConvNet
+    without dropout in its blocks gets none.
     """
     for module in list(model.modules()):
         if isinstance(module, _DropoutNd):

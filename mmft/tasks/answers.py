@@ -1,7 +1,7 @@
-"""Annotators' answers to a question: how they are read and written alike, what each is worth, which are learned.
+"""Annotators' answers to a question: reading, normalising and scoring them, and building the vocabulary.
 
-The way of writing and the worth are those of the VQA evaluation (Antol et al. 2015, arXiv 1505.00468; Goyal et al.
-2017, arXiv 1612.00837), by its published rules: visualqa.org/evaluation.
+Normalisation and score follow the published rules of the VQA evaluation (Antol et al. 2015, arXiv 1505.00468; Goyal
+et al. 2017, arXiv 1612.00837): visualqa.org/evaluation.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ she'd've somebody'd've someone'd've something'd've there'd've they'd've we'd've 
 somebody'll someone'll something'll they'll what'll who'll why'll you'll he's how's she's somebody's someone's that's
 there's what's when's where's who's why's ma'am o'clock 'twas y'all y'all'll y'all'd've
 """
-"""Those that are no other word without their apostrophes: not he'll, I'd, it's, let's, she'd, we'd, we'll, we're."""
+"""Omitted: those that spell another word without apostrophes (he'll, I'd, it's, let's, she'd, we'd, we'll, we're)."""
 _COMMA = re.compile(r"(?<=\d),(?=\d)")
 _PERIOD = re.compile(r"\.(?!\d)")
 _SIGNS = re.compile(r'[;/\[\]"{}()=+\\_\-><@`,?!]')
@@ -44,16 +44,16 @@ def _misspelt(contraction: str) -> Iterator[str]:
 _RESTORED = {wrong: right for right in _CONTRACTIONS.split() for wrong in _misspelt(right)}
 
 
-@lru_cache(maxsize=2**16)  # annotators mostly say the same
+@lru_cache(maxsize=2**16)  # most annotators give the same answers
 def normalised(answer: str) -> str:
-    """The answer as the VQA evaluation compares it.
+    """The answer in the form in which the VQA evaluation compares answers.
 
-    Lower case; no comma between digits, no period but in a decimal, a blank for any other sign; number words to ten
-    (and `none`) as digits; no articles; contractions with their apostrophes; one blank between words. As in the
-    evaluation's program `' : $ % & # * |` are no signs. It differs from that program in two oddities: where a sign
-    stands beside a blank, or a comma between digits, the program takes out all signs of the text and puts no blank.
+    Lower case; commas between digits and periods outside decimals removed, other punctuation replaced by a space;
+    number words up to ten (and `none`) as digits; articles removed; apostrophes restored in contractions; single
+    spaces. As in the official script, `' : $ % & # * |` are kept. Two oddities of that script are not reproduced:
+    next to a space, or with a comma between digits, it removes all punctuation of the text and inserts no space.
 
-    An answer of nothing but articles and signs, such as the letter A, stays as it is, in lower case.
+    An answer that consists only of articles and punctuation, such as the letter A, is only lowercased.
     """
     plain = _SIGNS.sub(" ", _PERIOD.sub("", _COMMA.sub("", answer.lower())))
     numbered = (_NUMBERS.get(word, word) for word in plain.split())
@@ -62,15 +62,15 @@ def normalised(answer: str) -> str:
 
 
 def answers_of(label: Any, separator: str, normalise: bool) -> list[str]:
-    """One answer for each annotator of a row, as the table gives them.
+    """One answer per annotator of a row, parsed from the table's label.
 
     Args:
         label: a list of answers, a text with `separator` between them, one answer, or None (an empty cell).
         separator: as in `label_set`.
-        normalise: as the VQA evaluation does; else only blanks around an answer are left out.
+        normalise: normalise as the VQA evaluation does; otherwise only strip surrounding whitespace.
 
     Raises:
-        ValueError: with the reason: no answer, an empty one, or a list that is written as text.
+        ValueError: no answer, an empty answer, or a list written as text.
     """
     if label is None or label == []:
         raise ValueError("no answer")
@@ -81,18 +81,18 @@ def answers_of(label: Any, separator: str, normalise: bool) -> list[str]:
 
 
 def vqa_score(given: int, annotators: int) -> float:
-    """What an answer is worth, from 0 to 1: the VQA accuracy of a model that gives it.
+    """The VQA accuracy of an answer, from 0 to 1.
 
-    An answer is right if three annotators give it, and partly right if fewer do. So that machines are measured as
-    people are, who are compared with all others but themselves, it is the mean over all ways to leave one annotator
-    out, of min(annotators left who give it / 3, 1). Of 10 annotators 0, 1, 2, 3, 4 or more are worth 0, .3, .6, .9, 1.
+    An answer is right if three annotators gave it, and partly right if fewer did. An annotator is compared with all the
+    others; to measure models the same way, the score is the mean, over leaving out each annotator, of
+    min(remaining annotators who gave it / 3, 1). With 10 annotators, 0, 1, 2, 3, 4 or more give 0, .3, .6, .9, 1.
 
-    Fewer than four cannot leave three behind: then all who are left must give it, min(3, annotators - 1) in the place
-    of 3. That makes it the share of annotators, up to four of them, and so the only annotator's answer is worth 1.
+    With fewer than four annotators, all remaining ones must agree: 3 becomes min(3, annotators - 1). With up to four
+    the score is then the share of annotators who gave the answer; a single annotator's answer scores 1.
 
     Args:
-        given: annotators that give the answer.
-        annotators: of the row, at least 1.
+        given: number of annotators who gave the answer.
+        annotators: number of annotators of the row, at least 1.
     """
     if annotators <= 4:
         return given / annotators
@@ -101,17 +101,17 @@ def vqa_score(given: int, annotators: int) -> float:
 
 
 def scores_of(answers: Sequence[str]) -> dict[str, float]:
-    """What each of a row's different answers is worth, by `vqa_score`, the one that is given most first."""
+    """The `vqa_score` of each distinct answer of a row, the most frequent first."""
     return {answer: vqa_score(given, len(answers)) for answer, given in Counter(answers).most_common()}
 
 
 def commonest(rows: Iterable[Iterable[str]], most: int | None, min_count: int) -> list[str]:
-    """The answers that are given in most rows; those given in as many are in order, numbers by value.
+    """The most frequent answers, counted by row; ties are sorted, numbers by value.
 
     Args:
-        rows: the different answers of each row.
-        most: answers at most; None: all.
-        min_count: rows in which an answer must be given.
+        rows: the distinct answers of each row.
+        most: maximum number of answers; None for no limit.
+        min_count: minimum number of rows that must contain an answer.
     """
     counts = Counter(answer for row in rows for answer in row)
     enough = in_order(answer for answer, count in counts.items() if count >= min_count)
@@ -119,15 +119,15 @@ def commonest(rows: Iterable[Iterable[str]], most: int | None, min_count: int) -
 
 
 def distinct(vocabulary: Iterable[str], normalise: bool) -> list[str]:
-    """A given vocabulary as answers are compared.
+    """A user-given vocabulary, normalised like the answers.
 
     Raises:
-        ValueError: two of them are one answer.
+        ValueError: two entries are the same answer.
     """
     known: dict[str, str] = {}
     for name in vocabulary:
         answer = normalised(name) if normalise else label_name(name).strip()
         if answer in known:
-            raise ValueError(f"{known[answer]!r} and {name!r} are one answer, {answer!r}")
+            raise ValueError(f"{known[answer]!r} and {name!r} are the same answer, {answer!r}")
         known[answer] = name
     return list(known)

@@ -1,6 +1,6 @@
-"""The interface of a task.
+"""The task interface.
 
-Legend: B batch, C outputs.
+Legend: B batch, C outputs, R rows, K loss terms, S samples.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from mmft.tasks.labels import label_name
 
 
 class Subject(NamedTuple):
-    """What an explanation of a row is of.
+    """One quantity of a row that can be explained.
 
     Attributes:
-        name: what is told: a label, a target.
-        value: outputs of S rows -> (S,) the number that is explained.
-        part: what tells it from the others of a row: a task among several, a target among several; "": it is alone.
+        name: the label or target.
+        value: outputs of S rows -> (S,) the number to explain.
+        part: the task or target it belongs to when a row has several; "" if there is only one.
     """
 
     name: str
@@ -34,19 +34,19 @@ class Subject(NamedTuple):
 
 
 class Task(ABC):
-    """What is learned. Knows nothing of encoders, fusion or the trainer.
+    """Labels, loss, metrics and predictions. Independent of encoders, fusion and trainer.
 
     Attributes:
-        monitor: the validation metric that chooses the best checkpoint by default.
-        constant: what a prediction that sees no input is called; see `constant_outputs`.
-        loss_terms: the K terms of the loss, weight by name; "" for the only one.
-        width: C, the number of outputs that the head must give; known after `fit`.
-        facts: its config's class, which says what it needs and what its labels are. Where it `needs_both`, `encode`
-            takes a `Pair`; where it is `pairwise`, it is a `PairwiseTask`.
-        candidates: of how many other rows' texts a row of a batch may be given one to learn from, which does not
-            belong to its image; where there are any, it is measured with one, too. See `mmft.data.candidates`.
-        templates: of the prompts that make it a zero-shot classifier of images; None: it cannot be one.
-        softmax: whether probabilities are the outputs' softmax, so that only differences of outputs mean something.
+        monitor: the validation metric that selects the best checkpoint by default.
+        constant: name of the baseline that sees no input; see `constant_outputs`.
+        loss_terms: weight of each of the K loss terms by name; a single term is named "".
+        width: C, the number of outputs of the head; known after `fit`.
+        facts: the config class, which declares the task's requirements and label type. With `needs_both`, `encode`
+            takes a `Pair`; with `pairwise`, the task is a `PairwiseTask`.
+        candidates: number of other rows' texts from which a negative is drawn for each training row. If not 0,
+            evaluation rows get one negative each, too. See `mmft.data.candidates`.
+        templates: prompt templates for zero-shot image classification; None if the task does not support it.
+        softmax: whether probabilities are the softmax of the outputs, so that only output differences matter.
     """
 
     monitor: ClassVar[str]
@@ -60,49 +60,49 @@ class Task(ABC):
 
     @property
     def parts(self) -> Mapping[str, Task]:
-        """The tasks that it consists of, by name; a single task is its own only part, without a name."""
+        """The tasks it consists of, by name; a single task is its own only part, named ""."""
         return {"": self}
 
-    def part_targets(self, name: str, target: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ARG002 - there is one part
-        """Targets (R, ...) -> (R,) bool, True = the row has a label for the part, and these rows' targets of it."""
+    def part_targets(self, name: str, target: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ARG002 - a single part
+        """Targets (R, ...) -> (R,) bool, True = the row has a label for the part, and the part's targets of these."""
         return torch.ones(len(target), dtype=torch.bool), target
 
     @property
     def closing_report(self) -> Literal["modalities", "embeddings", "none"]:
-        """What a run ends with: what each modality gives, or how well the embeddings tell labels apart."""
+        """The report at the end of a run: contribution of each modality, or how well embeddings separate labels."""
         return "modalities"
 
     def make_head(self, width: int) -> nn.Module:
-        """What turns fused features (B, width) into outputs (B, C): a linear layer."""
+        """The head, fused features (B, width) -> outputs (B, C): a linear layer."""
         return nn.Linear(width, self.width)
 
     @abstractmethod
     def fit(self, labels: Sequence[Any]) -> None:
-        """Learns what it needs of the training rows' labels (names, weights). Raises UserError."""
+        """Collects what the task needs from the training labels (names, weights). Raises UserError."""
 
     @abstractmethod
     def encode(self, label: Any) -> Any:
-        """One label as a target, for `torch.as_tensor`. Raises ValueError with the reason where it is none."""
+        """One label as a target, for `torch.as_tensor`. Raises ValueError with the reason if it is unusable."""
 
     def empty_target(self) -> Tensor:
-        """A target of zeros, of the shape and type that `encode` gives; known after `fit`."""
+        """A target of zeros with the shape and dtype that `encode` returns; known after `fit`."""
         return torch.zeros((), dtype=torch.int64)
 
-    def classes(self, target: Tensor) -> Tensor | None:  # noqa: ARG002 - there are none
-        """Targets (R, ...) -> (R,) int64 the class of each row, for `data.sampler=balanced`; None: there are none.
+    def classes(self, target: Tensor) -> Tensor | None:  # noqa: ARG002 - no classes
+        """Targets (R, ...) -> (R,) int64 class of each row, for `data.sampler=balanced`; None without classes.
 
-        A task that has them says `has_classes` in its facts.
+        A task with classes declares `has_classes` in its facts.
         """
         return None
 
     @abstractmethod
     def loss_sum(self, outputs: Outputs, batch: Batch) -> Tensor:
-        """() the weighted sum of the rows' losses; `normaliser` of the logical batch divides it."""
+        """() the weighted sum of the rows' losses; it is divided by the `normaliser` of the logical batch."""
 
     def normaliser(self, batch: Batch) -> Tensor:
-        """() float64 the sum of the weights that `loss_sum` gives the rows of `batch`: their sample weights.
+        """() float64 the sum of the row weights used by `loss_sum`: the sample weights.
 
-        In float64, so that the sum of ranks' sums is that of one process.
+        In float64, so that the sum over ranks equals that of one process.
         """
         return batch.weight.double().sum()
 
@@ -116,22 +116,22 @@ class Task(ABC):
 
     @abstractmethod
     def constant_outputs(self, target: Tensor, weight: Tensor) -> Tensor:
-        """Targets (R, ...) and weights (R,) of training rows -> (C,) the outputs of a model that sees no input.
+        """Targets (R, ...) and weights (R,) of training rows -> (C,) outputs of a baseline that sees no input.
 
-        Every row gets the same; it is what `monitor` makes best on the training rows. A figure to compare with.
+        The same outputs for every row, chosen to optimise `monitor` on the training rows.
         """
 
     def prompts(self) -> list[str]:
-        """Texts whose fused features the task wants to know for an evaluation; see `take_prompts`."""
+        """Texts whose fused features the task needs for an evaluation; see `take_prompts`."""
         return []
 
     def take_prompts(self, fused: Tensor) -> None:
-        """Gets the features (prompts, F) of `prompts`, of the model that is evaluated, in rows without an image."""
+        """Receives the evaluated model's fused features (prompts, F) of `prompts`, encoded without an image."""
         raise NotImplementedError(f"{type(self).__name__} has no prompts")
 
     @abstractmethod
     def metrics(self) -> MetricCollection:
-        """Fresh metrics, named as they are logged after the split's name."""
+        """Fresh metrics, under the names they are logged with after the split's prefix."""
 
     @abstractmethod
     def update(self, metrics: MetricCollection, outputs: Outputs, batch: Batch) -> None:
@@ -139,29 +139,29 @@ class Task(ABC):
 
     @abstractmethod
     def scalars(self, metrics: MetricCollection) -> dict[str, float]:
-        """What `metrics` come to, as numbers."""
+        """The computed values of `metrics`."""
 
     @property
     def headlines(self) -> list[str]:
-        """The metrics that are told where there is room for few."""
+        """The metrics to show where there is room for only a few."""
         return [self.monitor]
 
     def metric_names(self) -> list[str]:
         """The names of `scalars`."""
         return [str(name) for name in self.metrics()]
 
-    def tables(self, metrics: MetricCollection) -> dict[str, list[list[Any]]]:  # noqa: ARG002 - there are none
-        """What `metrics` hold besides numbers: rows of a CSV file, header first, by the file's name."""
+    def tables(self, metrics: MetricCollection) -> dict[str, list[list[Any]]]:  # noqa: ARG002 - no tables
+        """Tabular results in `metrics`: rows of a CSV file, header first, by file name."""
         return {}
 
     @property
     @abstractmethod
     def answer_columns(self) -> list[str]:
-        """What `answers` have: `prediction` and `score`, and what the task adds."""
+        """Keys of each of `answers`: `prediction`, `score` and what the task adds."""
 
     @property
     def answer_texts(self) -> list[str]:
-        """Those of `answer_columns` that hold texts; the others hold numbers."""
+        """The `answer_columns` that hold text; the others hold numbers."""
         return [] if self.facts.predicts_numbers else ["prediction"]
 
     @abstractmethod
@@ -170,19 +170,19 @@ class Task(ABC):
 
     @property
     def output_names(self) -> list[str]:
-        """What each of the C outputs speaks for, once the task is fitted: labels, or targets ("": the only one)."""
+        """Names of the C outputs of a fitted task: labels, or targets ("" for a single one)."""
         return [str(name) for name in self.state().get("labels", [])]
 
     def subjects(self, outputs: Outputs, name: str | None) -> list[Subject]:
-        """What there is to explain of a row.
+        """The quantities of a row to explain.
 
         Args:
-            outputs: of the one row.
-            name: one of `output_names`; None: what the row's prediction says, else what is likeliest.
+            outputs: of one row.
+            name: one of `output_names`; None for the row's prediction, or its likeliest output.
 
         Returns:
-            Of a label its logit, less the mean of all where `softmax` is: a shift of all changes no probability.
-            Nothing where there is no such name.
+            A label's logit, minus the mean logit with `softmax`: shifting all logits leaves probabilities unchanged.
+            Empty if there is no output of that name.
         """
         names = self.output_names
         if name is None:
@@ -193,57 +193,57 @@ class Task(ABC):
     def _speaking(self, index: int) -> Callable[[Outputs], Tensor]:
         def value(outputs: Outputs) -> Tensor:
             logits = outputs.logits
-            return logits[:, index] - logits.mean(1) if self.softmax else logits[:, index]
+            return logits[:, index] - logits.mean(1) if self.softmax else logits[:, index]  # (S,)
 
         return value
 
     @abstractmethod
     def state(self) -> dict[str, Any]:
-        """What the finished model must keep, as JSON can hold it."""
+        """JSON-serialisable state to save with the finished model."""
 
     @abstractmethod
     def load_state(self, state: dict[str, Any]) -> None:
-        """Takes what `state` gave."""
+        """Restores the result of `state`."""
 
     @abstractmethod
     def same_outputs(self, state: Mapping[str, Any]) -> bool:
-        """Whether another run's task, of which this is the `state`, means the same by each output of the head."""
+        """Whether another run's task with this `state` gives each output of the head the same meaning."""
 
     def label_names(self, label: Any) -> list[str]:
-        """The names that a row's label is shown and counted under, before `fit` as well; ValueError with the reason."""
+        """Names under which a row's label is shown and counted, also before `fit`. Raises ValueError if unusable."""
         if label is None:
             raise ValueError("no label")
         return [label_name(label)]
 
     @property
     def tunes(self) -> bool:
-        """Whether `tune` is to be called, with the finished model's outputs of the validation rows."""
+        """Whether to call `tune` with the finished model's outputs on the validation rows."""
         return False
 
     def tune(self, logits: Tensor, target: Tensor, weight: Tensor) -> dict[str, Any]:
-        """Sets how outputs become answers (thresholds, a temperature) by what is best on rows not trained on.
+        """Fits the step from outputs to answers (thresholds, temperature) on held-out rows.
 
-        What it sets is in `state`. With several ranks each gets all rows, in the same order.
+        The result is part of `state`. Every rank receives all rows, in the same order.
 
         Args:
-            logits: (R, C) the finished model's, R at least 1, on the CPU.
+            logits: (R, C) of the finished model, R at least 1, on the CPU.
             target: (R, ...) as the task encodes it.
             weight: (R,).
 
         Returns:
-            What was found, for the run's summary.
+            The fitted values, for the run's summary.
         """
         raise NotImplementedError(f"{type(self).__name__} tunes nothing")
 
     def untuned(self) -> Self:
-        """This task as it is in training, to measure other models with."""
+        """This task as it was during training, to evaluate other models with."""
         return self
 
 
 class PairwiseTask(Task):
-    """A task whose loss is over all pairs of the logical batch's rows.
+    """A task whose loss runs over all pairs of rows of the logical batch.
 
-    Fused features and head must be such that a row's outputs come from that row alone.
+    A row's outputs must depend on that row alone.
     """
 
     @abstractmethod
@@ -252,14 +252,14 @@ class PairwiseTask(Task):
 
         Args:
             outputs: of all R rows of the logical batch.
-            batch: their targets and weights.
-            own: the rows of this rank.
+            batch: targets and weights of the same rows.
+            own: this rank's rows.
         """
 
     def loss_sum(self, outputs: Outputs, batch: Batch) -> Tensor:
-        """() the weighted sum of the losses where the batch is all there is."""
+        """() the weighted sum of the losses when `batch` is the whole logical batch."""
         return self.pairwise_loss_sum(outputs, batch, slice(None))
 
-    def constant_outputs(self, target: Tensor, weight: Tensor) -> Tensor:  # noqa: ARG002 - the same for all
-        """(2,) the same for every image and every text."""
+    def constant_outputs(self, target: Tensor, weight: Tensor) -> Tensor:  # noqa: ARG002 - constant
+        """(2,) identical for every image and every text."""
         return torch.zeros(2)

@@ -1,7 +1,7 @@
-"""How sure a classifier may be: temperature scaling and the expected calibration error (Guo et al. 2017).
+"""Calibration: temperature scaling and the expected calibration error (Guo et al. 2017, arXiv 1706.04599).
 
-On Calibration of Modern Neural Networks, arXiv 1706.04599: logits are divided by one number, the temperature, that
-makes the likelihood of held-out rows best. The likeliest class stays what it is.
+Logits are divided by one number, the temperature, that maximises the likelihood of held-out rows. The predicted class
+does not change.
 
 Legend: R rows, C classes.
 """
@@ -19,31 +19,31 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 
 log = logging.getLogger(__name__)
 BINS = 15
-"""Of the expected calibration error; Guo et al. have as many."""
+"""Bins of the expected calibration error, as in Guo et al."""
 COLDEST, HOTTEST = 0.05, 20.0
-"""Between which the temperature is looked for."""
+"""Search range of the temperature."""
 
 
 class CalibrationError(MulticlassCalibrationError):
-    """Torchmetrics' expected calibration error, in a collection whose other metrics get other probabilities."""
+    """Torchmetrics' expected calibration error, for a collection whose other metrics receive other probabilities."""
 
     def __init__(self, classes: int) -> None:
         super().__init__(classes, n_bins=BINS, norm="l1")
 
     def update(self, probabilities: Tensor, target: Tensor) -> None:
-        """Adds probabilities (B, C) as the model means them, and targets (B,)."""
+        """Adds calibrated probabilities (B, C) and targets (B,)."""
         super().update(probabilities, target)
 
 
 class Reliability(NamedTuple):
-    """Negative log-likelihood (the weighted mean over rows) and expected calibration error."""
+    """Negative log-likelihood (weighted mean over rows) and expected calibration error."""
 
     nll: float
     ece: float
 
     @classmethod
     def of(cls, logits: Tensor, target: Tensor, weight: Tensor, temperature: float) -> Reliability:
-        """Of logits (R, C), targets (R,) and weights (R,) that are not all 0."""
+        """From logits (R, C), targets (R,) and weights (R,), not all 0."""
         logits = logits / temperature
         losses = functional.cross_entropy(logits, target, reduction="none")
         nll = (losses * weight).sum() / weight.sum()
@@ -52,15 +52,15 @@ class Reliability(NamedTuple):
 
 
 def calibrated(logits: Tensor, target: Tensor, weight: Tensor) -> tuple[float, dict[str, Any]]:
-    """The temperature that is fitted on rows not trained on, and what the run's summary says of it.
+    """The temperature fitted on held-out rows, and its entries in the run's summary.
 
     Args:
         logits: (R, C) float64.
         target: (R,) int64.
-        weight: (R,) float64; where all are 0 the temperature is 1, which is told.
+        weight: (R,) float64; if all are 0 the temperature stays 1, with a warning.
     """
     if not weight.any():
-        log.warning("task.calibration: no validation row has a weight, so that the temperature stays 1")
+        log.warning("task.calibration: all validation rows have weight 0; the temperature stays 1")
         return 1.0, {}
     temperature = fit_temperature(logits, target, weight)
     before, after = (Reliability.of(logits, target, weight, t) for t in (1.0, temperature))
@@ -70,7 +70,7 @@ def calibrated(logits: Tensor, target: Tensor, weight: Tensor) -> tuple[float, d
         *(temperature, len(logits), after.nll, before.nll, after.ece, before.ece),
     )
     if not COLDEST * 1.01 < temperature < HOTTEST / 1.01:
-        log.warning("the temperature is at the end of the range %g to %g: do not trust it", COLDEST, HOTTEST)
+        log.warning("the temperature is at the edge of its range, %g to %g: do not trust it", COLDEST, HOTTEST)
     told = {name: {"before": getattr(before, name), "after": getattr(after, name)} for name in before._fields}
     return temperature, {"temperature": temperature, **told}
 
@@ -78,19 +78,19 @@ def calibrated(logits: Tensor, target: Tensor, weight: Tensor) -> tuple[float, d
 def fit_temperature(logits: Tensor, target: Tensor, weight: Tensor) -> float:
     """The temperature, from `COLDEST` to `HOTTEST`, with the lowest negative log-likelihood.
 
-    In the inverse temperature b that is convex, since it is a sum of log-sum-exps of b times something: its derivative
-    rises, and is 0 where the logits that the model expects are on average those of the targets. So it is bisected,
-    which is exact, needs no step size and gives every rank the same.
+    The loss is convex in the inverse temperature b, a sum of log-sum-exps linear in b: its derivative increases and is
+    0 where the expected logit equals, on average, that of the target. Bisection finds this root exactly, without a
+    step size, and gives every rank the same result.
 
     Args:
         logits: (R, C) float64.
         target: (R,) int64.
         weight: (R,) float64, not all 0.
     """
-    of_target = logits.gather(1, target[:, None])[:, 0]  # (R,)
+    of_target = logits.gather(1, target[:, None])[:, 0]  # (R,) each row's logit of its own class
 
     def slope(log_temperature: float) -> float:
-        """The derivative by b."""
+        """Derivative of the loss with respect to b."""
         expected = ((logits / math.exp(log_temperature)).softmax(-1) * logits).sum(-1)  # (R,)
         return float(((expected - of_target) * weight).sum())
 

@@ -28,40 +28,38 @@ from mmft.tasks.labels import ToldOnce, in_order, label_name, shown, tell_alike
 from mmft.tasks.losses import focal_loss, of_mixed
 from mmft.tasks.thresholds import tuned
 
-_SEVERAL = "a list of labels, where classification needs one. For any number of labels per row, type task=multi_label"
+_SEVERAL = "a list of labels, but classification needs one. For any number of labels per row, type task=multi_label"
 
 
 class Classification(Task):
     """Cross-entropy or focal loss over C classes, with class weights and sample weights.
 
-    A row's loss is that of `torch.nn.functional.cross_entropy` with class weights and label smoothing, times
-    the row's sample weight. The sum is divided by the sum of sample weight times the target's class weight over
-    the logical batch: with sample weights of 1, torch's own weighted mean. As torch has it, the smoothed share
-    of the target is weighted by every class's weight, the rest by the target's. With the focal loss the divisor is the
-    same: a row that it thinks little of still counts as a row. (The paper divides by the number of anchors that hold an
-    object; there is no such thing here.)
+    A row's loss is `torch.nn.functional.cross_entropy` with class weights and label smoothing, times the row's sample
+    weight. The sum is divided by the sum of sample weight times the target's class weight over the logical batch; with
+    sample weights of 1 this is torch's own weighted mean. As in torch, the smoothed share of the target is weighted by
+    every class's weight, the rest by the target's. The focal loss has the same divisor, so a down-weighted row still
+    counts as a row. (The paper divides by the number of anchors that hold an object; there are no anchors here.)
 
-    A row that is mixed with another (`Batch.mixed_target`) has the loss, and the class weight, of both targets by
-    their shares, which is that of the mixed target.
+    A row mixed with another (`Batch.mixed_target`) gets the loss and the class weight of both targets in proportion to
+    their shares, which equals those of the mixed target.
 
-    What is tuned on the validation rows after training (`tune`) is how logits become probabilities and these a
-    prediction; the loss stays that of training, on the logits as they are.
+    `tune` fits, on the validation rows after training, how logits become probabilities and predictions. The loss
+    always uses the raw logits.
 
-    Metrics by class are averaged over classes (`_macro`), or over rows (`_weighted`). `auroc` and
-    `average_precision` are one class against the others, averaged over the classes of which the split has
-    rows; nan where it has rows of only one. With two classes they are those of the second label, and so are
-    `precision`, `recall` and `f1`, which there are only then. `ece`, the expected calibration error, is there where
-    `calibration` is asked for. Sample weights do not count in metrics.
+    Per-class metrics are averaged over classes (`_macro`) or over rows (`_weighted`). `auroc` and `average_precision`
+    are one-vs-rest, averaged over the classes that occur in the split; nan if only one occurs. With two classes they
+    refer to the second label, as do `precision`, `recall` and `f1`, which exist only then. `ece`, the expected
+    calibration error, requires `calibration`. Metrics ignore sample weights.
 
     Args:
-        labels: label names in order; None: those of the training rows, sorted (numbers by value).
+        labels: label names in order; None for those of the training rows, sorted (numbers by value).
         label_smoothing: share of the target that is spread evenly over all classes.
         class_weights: `none`, `balanced`, or one number per label.
         loss: `cross_entropy` or `focal`, which has no label smoothing.
-        focal_gamma: of the focal loss; None: 2, as the paper has it.
-        calibration: `none`, or `temperature`: probabilities are those of logits divided by a number that is fitted.
-        threshold_metric: with two classes, what the threshold of the second label's probability makes best: `f1`,
-            `f1_macro` or `balanced_accuracy` (which is logged as `recall_macro`); None: the likelier one is predicted.
+        focal_gamma: of the focal loss; None for 2, as in the paper.
+        calibration: `none`, or `temperature` to divide logits by a fitted temperature.
+        threshold_metric: with two classes, the metric that the threshold on the second label's probability maximises:
+            `f1`, `f1_macro` or `balanced_accuracy` (logged as `recall_macro`); None to predict the likelier class.
     """
 
     facts = ClassificationConfig
@@ -87,7 +85,7 @@ class Classification(Task):
         self.labels: list[str] = list(labels or [])
         self._set_labels(self.labels)
         self.weights: Constant | None = None  # (C,)
-        self._missing = ToldOnce("no row to measure on is labelled %s: auroc and average_precision leave it out")
+        self._missing = ToldOnce("no evaluation row is labelled %s: auroc and average_precision skip it")
 
     def _set_labels(self, labels: list[str]) -> None:
         self.labels = labels
@@ -95,7 +93,7 @@ class Classification(Task):
         self._index = {name: i for i, name in enumerate(labels)}
 
     def fit(self, labels: Sequence[Any]) -> None:
-        """Takes the label names (unless given) and the class weights from the training rows."""
+        """Collects the label names (unless given) and the class weights from the training rows."""
         counts = Counter(label_name(label) for label in labels if not (label is None or isinstance(label, list)))
         if not counts and any(isinstance(label, list) for label in labels):
             raise UserError(f"data.columns.label: {_SEVERAL}.")
@@ -145,14 +143,14 @@ class Classification(Task):
         return target
 
     def loss_sum(self, outputs: Outputs, batch: Batch) -> Tensor:
-        """Logits (B, C) and targets (B,) -> () sum over rows of weight times cross-entropy, or focal loss."""
+        """Logits (B, C) and targets (B,) -> () sum over rows of weight times cross-entropy or focal loss."""
         assert batch.target is not None
         logits = at_least_float32(outputs.logits)
         losses = of_mixed(partial(self._losses, logits), batch)  # (B,)
         return (losses * batch.weight.to(losses.dtype)).sum()
 
     def _losses(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Logits (B, C) and targets (B,) -> (B,)."""
+        """Logits (B, C) and targets (B,) -> (B,) losses with class weights, without sample weights."""
         weights = None if self.weights is None else self.weights.like(logits)
         if self._loss == "focal":
             return focal_loss(logits, target, self.focal_gamma, weights)
@@ -168,31 +166,31 @@ class Classification(Task):
         return (weight * of_mixed(self.weights.like(weight).__getitem__, batch)).sum()
 
     def constant_outputs(self, target: Tensor, weight: Tensor) -> Tensor:
-        """Targets (R,) and weights (R,) -> (C,) log frequencies of the classes; the most frequent is predicted."""
-        counts = torch.zeros(self.width).index_add(0, target, weight.float())
+        """Targets (R,) and weights (R,) -> (C,) log class frequencies: predicts the most frequent class."""
+        counts = torch.zeros(self.width).index_add(0, target, weight.float())  # (C,)
         return (counts / counts.sum()).clamp_min(1e-9).log()
 
     def metrics(self) -> MetricCollection:
-        """Those of `class_metrics`."""
+        """The metrics of `class_metrics`."""
         return class_metrics(self.width, calibration=self._is_calibrated)
 
     def update(self, metrics: MetricCollection, outputs: Outputs, batch: Batch) -> None:
-        """Adds targets (B,), probabilities (B, C), and those moved so that the threshold is 0.5."""
+        """Adds targets (B,), probabilities (B, C), and the same shifted so that the threshold is 0.5."""
         assert batch.target is not None
         tempered = self._tempered(outputs.logits)
-        moved = self._moved(tempered).softmax(-1)
+        moved = self._moved(tempered).softmax(-1)  # (B, C)
         metrics.update(preds=moved, target=batch.target, probabilities=tempered.softmax(-1))
 
     def _tempered(self, logits: Tensor) -> Tensor:
-        """Logits (B, C) -> (B, C) those whose softmax are the probabilities."""
+        """Logits (B, C) -> (B, C) divided by the temperature; their softmax is the probabilities."""
         logits = at_least_float32(logits)
         return logits if self.temperature == 1 else logits / self.temperature
 
     def _moved(self, tempered: Tensor) -> Tensor:
-        """Logits (B, C) -> (B, C) those of which the largest is the prediction; in the same order in each class."""
+        """Logits (B, C) -> (B, C) shifted by the threshold: the argmax is the prediction, each class's ranking kept."""
         if self.threshold == 0.5:
             return tempered
-        moves = torch.tensor([0.5, self.threshold], dtype=torch.float64, device=tempered.device).logit()
+        moves = torch.tensor([0.5, self.threshold], dtype=torch.float64, device=tempered.device).logit()  # (2,)
         return tempered.double() - moves
 
     def scalars(self, metrics: MetricCollection) -> dict[str, float]:
@@ -206,7 +204,7 @@ class Classification(Task):
         return scalar_names(self.metrics())
 
     def tables(self, metrics: MetricCollection) -> dict[str, list[list[Any]]]:
-        """The confusion matrix, or where it would be a large one its entries."""
+        """The confusion matrix; with many classes its nonzero entries."""
         return confusion_tables(metrics, self.labels)
 
     @property
@@ -215,7 +213,7 @@ class Classification(Task):
         return ["prediction", "score", *(f"score_{name}" for name in self.labels)]
 
     def answers(self, outputs: Outputs) -> list[dict[str, Any]]:
-        """The predicted label (the likeliest, or by the threshold), its probability, and every label's."""
+        """The predicted label (the likeliest, or by threshold), its probability, and the probability of every label."""
         tempered = self._tempered(outputs.logits)
         classes = self._moved(tempered).argmax(-1).cpu()  # (B,)
         probabilities = tempered.softmax(-1).cpu()  # (B, C)
@@ -231,11 +229,11 @@ class Classification(Task):
 
     @property
     def tunes(self) -> bool:
-        """Whether a temperature is fitted or a threshold is looked for."""
+        """Whether a temperature or a threshold is fitted."""
         return self._is_calibrated or self._threshold_metric is not None
 
     def tune(self, logits: Tensor, target: Tensor, weight: Tensor) -> dict[str, Any]:
-        """Fits the temperature, then looks for the threshold. Sample weights count in the temperature's likelihood."""
+        """Fits the temperature, then the threshold. Only the temperature's likelihood uses sample weights."""
         logits = logits.double()
         told: dict[str, Any] = {}
         if self._is_calibrated:
@@ -247,13 +245,13 @@ class Classification(Task):
         return told
 
     def untuned(self) -> Self:
-        """With temperature 1, and predicting the likeliest."""
+        """A copy with temperature 1 that predicts the likeliest class."""
         other = copy.copy(self)
         other.temperature, other.threshold = 1.0, 0.5
         return other
 
     def state(self) -> dict[str, Any]:
-        """Label names, class weights, and what was tuned."""
+        """Label names, class weights, temperature and threshold."""
         return {
             "labels": self.labels,
             "weights": None if self.weights is None else self.weights.value.tolist(),
@@ -262,7 +260,7 @@ class Classification(Task):
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Takes them."""
+        """Restores the result of `state`."""
         self._set_labels(list(state["labels"]))
         self.weights = None if state["weights"] is None else Constant(torch.tensor(state["weights"]))
         self.temperature, self.threshold = state.get("temperature", 1.0), state.get("threshold", 0.5)

@@ -1,4 +1,4 @@
-"""What classification is measured by.
+"""Metrics of classification.
 
 Legend: B batch, C classes, K pairs of classes.
 """
@@ -17,17 +17,16 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassAUROC, Mul
 from mmft.tasks.calibration import CalibrationError
 
 MOST_IN_A_MATRIX = 1000
-"""Classes of which the confusion matrix is a table; of more only the pairs that occur are told."""
+"""Largest number of classes with a full confusion matrix; above it only the pairs that occur are listed."""
 
 _CONFUSION = "confusion_matrix"
 _RANKED = ("auroc", "average_precision")
 
 
 class Confusions(Metric):
-    """How many rows of each class are predicted to be of which, by the pairs that occur.
+    """A sparse confusion matrix: the pairs of true and predicted class that occur, with their counts.
 
-    A matrix of 5,000 classes takes 200 MB, and each batch as much again and longer than all other metrics together;
-    torchmetrics' precision, recall and F1 make one in each batch, too.
+    A dense matrix of 5,000 classes takes 200 MB, and torchmetrics' precision, recall and F1 build one per batch.
     """
 
     pairs: list[Tensor]
@@ -39,20 +38,20 @@ class Confusions(Metric):
 
     def update(self, preds: Tensor, target: Tensor) -> None:
         """Adds probabilities (B, C) and targets (B,)."""
-        self.pairs.append(target * self.classes + preds.argmax(1))
+        self.pairs.append(target * self.classes + preds.argmax(1))  # (B,) pair number
 
     def compute(self) -> Tensor:
-        """(K, 3) int64: true class, predicted class, rows; in the order of classes."""
+        """(K, 3) int64: true class, predicted class, number of rows; sorted by class."""
         pairs, rows = torch.cat(self.pairs).unique(return_counts=True)
         return torch.stack([pairs // self.classes, pairs % self.classes, rows], dim=1)
 
 
 def class_metrics(classes: int, calibration: bool) -> MetricCollection:
-    """What `measured` makes numbers of: accuracy, AUROC, average precision, confusions.
+    """The metrics that `measured` computes: accuracy, AUROC, average precision, confusions.
 
     Args:
         classes: C, at least 2.
-        calibration: also the expected calibration error.
+        calibration: whether to add the expected calibration error.
     """
     collection: dict[str, Any] = {"accuracy": MulticlassAccuracy(classes, average="micro")}
     collection["auroc"] = MulticlassAUROC(classes, average=None)
@@ -64,29 +63,29 @@ def class_metrics(classes: int, calibration: bool) -> MetricCollection:
 
 
 class Counts(NamedTuple):
-    """Rows of each class."""
+    """Row counts by class."""
 
-    right: Tensor  # (C,) float64 those of the class that are predicted to be
-    true: Tensor  # (C,) float64 those of the class
-    predicted: Tensor  # (C,) float64 those that are predicted to be of the class
+    right: Tensor  # (C,) float64 true positives
+    true: Tensor  # (C,) float64 rows of the class
+    predicted: Tensor  # (C,) float64 rows predicted as the class
 
     @classmethod
     def of(cls, pairs: Tensor, classes: int) -> Counts:
-        """From `Confusions`' (K, 3)."""
+        """From the (K, 3) of `Confusions`."""
         true, predicted, rows = pairs.T
         none, right = rows.new_zeros(classes).double(), true == predicted
         given = ((true[right], rows[right]), (true, rows), (predicted, rows))
         return cls(*(none.index_add(0, where, count.double()) for where, count in given))
 
     def by_class(self) -> dict[str, Tensor]:
-        """(C,) precision, recall and F1; 0 where there is nothing to divide by."""
+        """(C,) precision, recall and F1; 0 where the divisor is 0."""
         parts = {"precision": self.predicted, "recall": self.true, "f1": (self.predicted + self.true) / 2}
         return {name: self.right / whole.clamp_min(0.5) for name, whole in parts.items()}
 
     def scalars(self) -> dict[str, float]:
-        """Macro (over classes that are true or predicted somewhere) and weighted (by rows) means of them.
+        """Macro (over classes with true or predicted rows) and weighted (by rows) means of `by_class`.
 
-        With two classes also those of the second.
+        With two classes, also the values of the second class.
         """
         found, some = {}, self.true + self.predicted > 0
         for name, values in self.by_class().items():
@@ -98,15 +97,15 @@ class Counts(NamedTuple):
 
 
 def scalar_names(metrics: MetricCollection) -> list[str]:
-    """The names of the numbers that `measured` gives of `class_metrics`."""
+    """Names of the scalars that `measured` returns for `class_metrics`."""
     confusions = cast("Confusions", metrics[_CONFUSION])
     nothing = Counts.of(torch.zeros(1, 3, dtype=torch.int64), confusions.classes)
     return [*nothing.scalars(), *(str(name) for name in metrics if name != _CONFUSION)]
 
 
 def measured(metrics: MetricCollection) -> tuple[dict[str, float], Tensor]:
-    """Of `class_metrics` all numbers, precision, recall and F1 among them, and (C,) the rows of each class."""
-    with warnings.catch_warnings():  # about missing classes, which `_ranked` leaves out
+    """All scalars of `class_metrics`, including precision, recall and F1, and (C,) the rows of each class."""
+    with warnings.catch_warnings():  # about missing classes, which `_ranked` skips
         warnings.filterwarnings("ignore", "(No (posi|nega)tive samples|Average precision score)", UserWarning)
         computed: dict[str, Tensor] = metrics.compute()
     counts = Counts.of(computed.pop(_CONFUSION), cast("Confusions", metrics[_CONFUSION]).classes)
@@ -115,16 +114,16 @@ def measured(metrics: MetricCollection) -> tuple[dict[str, float], Tensor]:
 
 
 def _ranked(values: Tensor, counts: Tensor) -> float:
-    """A ranking metric by class (C,), as one number; `counts` (C,) are the rows of each class."""
-    told = (counts > 0) & (counts < counts.sum())  # a class is ranked against the rows of the others
+    """A per-class ranking metric (C,) as one number; `counts` (C,) are the rows of each class."""
+    told = (counts > 0) & (counts < counts.sum())  # ranking needs rows inside and outside the class
     chosen = values[1:] if len(values) == 2 else values
     return float(chosen[told[-len(chosen) :]].mean())
 
 
 def confusion_tables(metrics: MetricCollection, labels: Sequence[str]) -> dict[str, list[list[Any]]]:
-    """The confusion matrix: a row for each true label, a column for each predicted one.
+    """The confusion matrix: one row per true label, one column per predicted label.
 
-    Of more than `MOST_IN_A_MATRIX` labels instead `confusions`: a row for each pair of labels that occurs.
+    With more than `MOST_IN_A_MATRIX` labels, `confusions` instead: one row per pair of labels that occurs.
     """
     pairs: list[list[int]] = metrics[_CONFUSION].compute().tolist()
     if len(labels) > MOST_IN_A_MATRIX:

@@ -1,4 +1,4 @@
-"""A small tensor that a task computes with on whatever device and in whatever precision the batch is."""
+"""A small constant tensor that follows the batch's device and dtype."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from torch import Tensor
 
 
 class Constant:
-    """A tensor, and its copies by device and type: each is made once.
+    """A tensor with one cached copy per device and dtype.
 
     Args:
-        value: on the CPU.
+        value: the tensor, on the CPU.
     """
 
     def __init__(self, value: Tensor) -> None:
@@ -18,9 +18,9 @@ class Constant:
         self.copies: dict[tuple[torch.device, torch.dtype], Tensor] = {}
 
     def like(self, other: Tensor) -> Tensor:
-        """The tensor in the type of `other`, on its device."""
+        """The tensor in the dtype and on the device of `other`."""
         key = other.device, other.dtype
         if key not in self.copies:
-            with torch.inference_mode(False):  # or what validation has copied could not be trained with
+            with torch.inference_mode(False):  # a copy made during validation must be usable in training
                 self.copies[key] = self.value.to(other.device, other.dtype)
         return self.copies[key]

@@ -1,6 +1,6 @@
 """Contrastive retrieval: which image and which text belong together, over all pairs of the logical batch.
 
-Legend: B batch, R rows of the logical batch, V width of the vectors that the head gives.
+Legend: B batch, R rows of the logical batch, C labels, P width of an embedding, V width of the head's output vectors.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ _TEMPERATURES = {"info_nce": 0.07, "sigmoid": 0.1}  # CLIP's and SigLIP's
 class Contrastive(PairwiseTask):
     """CLIP's InfoNCE or SigLIP's sigmoid loss between every image and every text of the logical batch.
 
-    What belongs together besides a row's own image and text: rows with the same image, the same text, or the same
-    group (`data.columns.group`); they are positives and never negatives. A row that lacks its image or its text has
-    no pair: a bad row. Sample weights are described in `mmft.tasks.pair_losses`; they do not count in metrics.
+    Positive pairs are a row's own image and text, and rows that share an image, a text, or a group
+    (`data.columns.group`); these are never negatives. A row without an image or without a text is a bad row. For sample
+    weights see `mmft.tasks.pair_losses`; metrics ignore them.
 
-    Labels are not learned from. Where the training rows have any, `zero_shot/accuracy` is the share of labelled rows
+    Labels are not trained on. If the training rows have labels, `zero_shot/accuracy` is the share of labelled rows
     whose image is nearest to its own label's prompts (Radford et al. 2021, arXiv 2103.00020).
 
     Args:
         loss: `info_nce` or `sigmoid`.
-        temperature: what similarities are divided by at first; None: 0.07 for `info_nce`, 0.1 for `sigmoid`.
-        templates: of the prompts of a label, `{}` for its name; None: its name alone.
-        compared_rows: rows of a batch; the bias of `sigmoid` begins where one pair in so many is a positive one.
+        temperature: initial temperature; None for 0.07 with `info_nce`, 0.1 with `sigmoid`.
+        templates: prompt templates, `{}` for the label's name; None for the bare name.
+        compared_rows: batch size; the initial bias of `sigmoid` assumes one positive pair in this many.
     """
 
     facts = ContrastiveConfig
@@ -67,36 +67,36 @@ class Contrastive(PairwiseTask):
     def _set_labels(self, labels: list[str]) -> None:
         self.labels = labels
         self._index = {name: number for number, name in enumerate(labels)}
-        self._prompts: Tensor | None = None  # (C, P) the mean of each label's embeddings, of length 1
+        self._prompts: Tensor | None = None  # (C, P) mean prompt embedding of each label, unit length
 
-    def make_head(self, width: int) -> nn.Module:  # noqa: ARG002 - it has no more for a larger one
-        """Scale and bias of similarities."""
+    def make_head(self, width: int) -> nn.Module:  # noqa: ARG002 - independent of the width
+        """The scale and bias of similarities."""
         return SimilarityHead(self.temperature, self.bias)
 
     def fit(self, labels: Sequence[Any]) -> None:
-        """Takes the labels' names, where there are any; nothing is learned from them."""
+        """Collects the label names, if any, for zero-shot evaluation only."""
         self._set_labels(in_order({label_name(label) for label in labels if label is not None}))
 
     def encode(self, label: Any) -> list[int]:
-        """(4,) what the row's image, text and group are known by, and its label's number; -1: it has none."""
+        """(4,) identities of the row's image, text and group, and its label's number, -1 without a label."""
         pair: Pair = label
         return [*identities(pair), -1 if pair.label is None else self._index.get(label_name(pair.label), -1)]
 
     def pairwise_loss_sum(self, outputs: Outputs, batch: Batch, own: slice) -> Tensor:
-        """Vectors (R, V) and targets (R, 4) -> () the weighted sum of the own rows' losses."""
+        """Vectors (R, V) and targets (R, 4) -> () the weighted sum of the losses of the rows `own`."""
         assert batch.target is not None
         vectors = at_least_float32(outputs.logits)
         with torch.autocast(vectors.device.type, enabled=False):  # bfloat16 is too coarse for a softmax of many
-            image, text = vectors.chunk(2, dim=-1)
+            image, text = vectors.chunk(2, dim=-1)  # (R, V / 2) each
             return self._loss_sum(image, text, Rows(batch.target[:, IDENTITY], batch.weight), own)
 
     @property
     def closing_report(self) -> Literal["modalities", "embeddings", "none"]:
-        """How well the embeddings tell labels apart, if there are any: no modality says anything alone."""
+        """How well embeddings separate labels, if there are labels; one modality alone predicts nothing here."""
         return "embeddings" if self.labels else "none"
 
     def metrics(self) -> MetricCollection:
-        """Recall at 1, 5 and 10, median rank and mean reciprocal rank, both ways."""
+        """Recall at 1, 5 and 10, median rank and mean reciprocal rank, in both directions."""
         return MetricCollection({"retrieval": RetrievalMetric()})
 
     def update(self, metrics: MetricCollection, outputs: Outputs, batch: Batch) -> None:
@@ -105,7 +105,7 @@ class Contrastive(PairwiseTask):
         metrics.update(*self.embeddings(outputs), batch.target)
 
     def embeddings(self, outputs: Outputs) -> tuple[Tensor, Tensor]:
-        """(B, P) each, of length 1: the images' and the texts' in their shared space."""
+        """(B, P) each, unit length: images and texts in the shared space."""
         return embeddings_of(at_least_float32(outputs.logits), has_bias=self.bias is not None)
 
     def scalars(self, metrics: MetricCollection) -> dict[str, float]:
@@ -115,10 +115,10 @@ class Contrastive(PairwiseTask):
         return found | ({} if self._prompts is None else {_ZERO_SHOT: self._zero_shot(metric)})
 
     def _zero_shot(self, metric: RetrievalMetric) -> float:
-        """The share of labelled rows whose image is nearest to its label's prompts; nan where no row has a label."""
+        """The share of labelled rows whose image is nearest to its label's prompts; nan if no row has a label."""
         assert self._prompts is not None
         label, image = torch.cat(metric.target)[:, LABEL], torch.cat(metric.image)
-        right = (image @ self._prompts.to(image).T).argmax(1) == label
+        right = (image @ self._prompts.to(image).T).argmax(1) == label  # (rows,) bool
         return right[label >= 0].double().mean().item()
 
     def prompts(self) -> list[str]:
@@ -126,7 +126,7 @@ class Contrastive(PairwiseTask):
         return prompts_of(self.labels, self.templates)
 
     def take_prompts(self, fused: Tensor) -> None:
-        """(prompts, 2 P) their fused features, of which the text's half is looked at."""
+        """Stores label embeddings from the text half of the prompts' fused features (prompts, 2 P)."""
         self._prompts = label_embeddings(fused, len(self.labels))
 
     def metric_names(self) -> list[str]:
@@ -144,10 +144,10 @@ class Contrastive(PairwiseTask):
 
     @property
     def output_names(self) -> list[str]:
-        """What can be said of a row: how alike its image and its text are."""
+        """The similarity of a row's image and text."""
         return [_SIMILARITY]
 
-    def subjects(self, outputs: Outputs, name: str | None) -> list[Subject]:  # noqa: ARG002 - it is the same for all
+    def subjects(self, outputs: Outputs, name: str | None) -> list[Subject]:  # noqa: ARG002 - the same for every row
         """The cosine of the row's image and text."""
         return [Subject(_SIMILARITY, self._cosine)] if name in (None, _SIMILARITY) else []
 
@@ -156,13 +156,13 @@ class Contrastive(PairwiseTask):
         return (image * text).sum(1)
 
     def state(self) -> dict[str, Any]:
-        """The labels' names, and whether similarities have a bias."""
+        """Label names, and whether similarities have a bias."""
         return {"labels": self.labels, "has_bias": self.bias is not None}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Takes the labels' names."""
+        """Restores the label names."""
         self._set_labels(list(state["labels"]))
 
     def same_outputs(self, state: Mapping[str, Any]) -> bool:
-        """Whether it is of this task, with a bias or without one."""
+        """Whether the state is of this task and agrees on having a bias."""
         return state.get("has_bias") == (self.bias is not None)

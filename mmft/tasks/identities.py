@@ -1,7 +1,7 @@
-"""What a row's image, text and group are known by, as whole numbers: which rows belong together.
+"""Integer identities of a row's image, text and group, which decide which rows are positive pairs.
 
-Rows belong together that have the same image, the same text or the same group (`data.columns.group`). They are
-never each other's negatives. An image is known by its path or its bytes.
+Rows with the same image, the same text or the same group (`data.columns.group`) belong together and are never each
+other's negatives. An image is identified by its path or its bytes.
 """
 
 from __future__ import annotations
@@ -12,34 +12,33 @@ import numpy.typing as npt
 from mmft.batch import Pair
 
 IDENTITY = slice(0, 3)
-"""The columns of a target of pairs that say what image, text and group are known by; -1: there is none."""
-
+"""Columns of a pair target that hold the identities of image, text and group; -1 if the row has none."""
 LABEL = 3
-"""The column behind them, in a target of a contrastive task: the label's number; -1: it has none."""
+"""The next column in a contrastive target: the label's number, -1 without a label."""
 MATCH = 3
-"""The same of a matching task: 1: image and text match, 0: they do not, -1: they do, since no label says otherwise."""
+"""The next column in a matching target: 1 match, 0 no match, -1 unlabelled, which counts as a match."""
 
 
 def identities(pair: Pair) -> list[int]:
-    """(3,) the numbers of a row's image, text and group.
+    """(3,) identities of a row's image, text and group.
 
     Raises:
-        ValueError: it lacks its image or its text, so that it is no pair.
+        ValueError: the row lacks its image or its text.
     """
     for modality, given in (("image", pair.image), ("text", pair.text)):
         if given is None:
-            raise ValueError(f"no {modality}, so that there is no pair")
+            raise ValueError(f"no {modality}, but a pair needs both")
     return pair.identity()
 
 
 def belong_together(one: npt.NDArray[np.int64], other: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    """Identities (..., 3) of two rows each -> (...) whether any of them is equal; -1 equals nothing."""
+    """Identities (..., 3) of two sets of rows -> (...) bool, True = some identity is equal; -1 equals nothing."""
     found: npt.NDArray[np.bool_] = ((one == other) & (one >= 0)).any(-1)
     return found
 
 
 def standing_together(identity: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Identities (R, 3) -> (R,) the lowest place of those that each belongs together with, or that do so in a chain."""
+    """Identities (R, 3) -> (R,) the lowest position in each row's connected component of rows that belong together."""
     found = np.arange(len(identity))
     columns = [np.unique(column, return_inverse=True)[1] for column in identity.T]
     while True:
@@ -48,6 +47,6 @@ def standing_together(identity: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
             lowest = np.full(len(found), len(found))
             np.minimum.at(lowest, numbers, found)
             found = np.where(column >= 0, lowest[numbers], found)
-        found = found[found]  # as far as is known already, not one step at a time
+        found = found[found]  # pointer jumping: follow known links instead of one step at a time
         if np.array_equal(before, found):
             return found

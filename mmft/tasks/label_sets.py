@@ -1,4 +1,4 @@
-"""The labels of one row, of which there may be any number: from a list, a separated text, or 0/1 columns."""
+"""Parses the set of labels of one row from a list, a separated text, or 0/1 columns."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ _LISTED = re.compile(r"""\[\s*(\]|['"]|[-\d., ]+\])""")  # as str(list) and json
 
 
 def label_set(label: Any, separator: str, empty_is_none: bool, called: str = "label") -> list[str]:
-    """The names in a row's label, as the table gives it; none: the row has none of the labels.
+    """The names in a row's label; an empty list if the row has none of the labels.
 
     Args:
         label: a list of names, a text with `separator` between names, a number, None (an empty cell), or a dict of
             several columns' values, each 0, 1, true or false.
-        separator: between names; blanks around names are not theirs. A blank one stands for any run of blanks.
-        empty_is_none: an empty cell means none of them (in one of several columns: not that one), not an unknown label.
-        called: what a name is, for messages.
+        separator: between names, which are stripped. A whitespace separator matches any run of whitespace.
+        empty_is_none: whether an empty cell means "no labels" (0 in a label column) rather than "unknown".
+        called: the noun for a name in messages.
 
     Raises:
-        ValueError: with the reason.
+        ValueError: the label is unusable; the message gives the reason.
     """
     if isinstance(label, dict):
         return [name for name, value in label.items() if _is_there(value, name, empty_is_none)]
     if label is None:
         if empty_is_none:
             return []
-        raise ValueError("no label (a row with none of the labels has an empty list; or type task.empty=no_labels)")
+        raise ValueError("no label (give a row without labels an empty list, or type task.empty=no_labels)")
     if isinstance(label, list):
         if any(one is None or one == "" for one in label):
             raise ValueError(f"an empty {called} in {label!r:.80}")
@@ -39,17 +39,17 @@ def label_set(label: Any, separator: str, empty_is_none: bool, called: str = "la
         return [label_name(label)]
     if _LISTED.match(label):
         raise ValueError(
-            f"a list written as text, {label!r:.40}: a CSV file has no lists. Write {called}s with {separator!r} "
-            "between them (task.separator), or the table as Parquet or JSON Lines"
+            f"a list written as text, {label!r:.40}: CSV has no lists. Separate {called}s with "
+            f"{separator!r} (task.separator), or save the table as Parquet or JSON Lines"
         )
     names = label.split() if separator.isspace() else [name.strip() for name in label.split(separator)]
     if "" in names:
-        raise ValueError(f"an empty {called} in {label!r:.80}, which task.separator={separator!r} parts")
+        raise ValueError(f"an empty {called} in {label!r:.80}, split by task.separator={separator!r}")
     return names
 
 
 def _is_there(value: Any, column: str, empty_is_none: bool) -> bool:
-    """Whether one of several columns says that the row has its label."""
+    """Whether the value of a 0/1 column is 1."""
     if value is None:
         if empty_is_none:
             return False

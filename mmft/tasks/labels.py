@@ -1,4 +1,4 @@
-"""Names of labels: how the table's values become them, in which order they stand, which a split lacks."""
+"""Label names: conversion from table values, sorting, display, warnings about near-duplicates."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _SHOWN = 10
 
 
 def label_name(label: Any) -> str:
-    """The label as text: whole floats without their point, so that 1 and 1.0 are one label."""
+    """The label as text. Whole floats are written as integers, so that 1 and 1.0 are one label."""
     if isinstance(label, float) and label.is_integer():
         return str(int(label))
     return str(label)
 
 
 def in_files(name: str) -> str:
-    """A name from the table as part of a file's name."""
+    """A table name made safe for a file name."""
     return _UNUSUAL.sub("_", name)
 
 
@@ -39,12 +39,12 @@ def _by_value(name: str) -> tuple[int, float, str]:
 
 
 def shown(names: Sequence[str], most: int = _SHOWN) -> str:
-    """The names, or the first `most` of them and how many more there are, for a message."""
+    """The first `most` names for a message, and how many more there are."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def tell_alike(counts: Mapping[str, int]) -> None:
-    """Warns of names that are spellings of one: `Cat` and `cat `, or `1` and `1.0`. They stay labels of their own.
+    """Warns about near-duplicate names such as `Cat` and `cat `, or `1` and `1.0`. They remain separate labels.
 
     Args:
         counts: rows by name.
@@ -57,14 +57,14 @@ def tell_alike(counts: Mapping[str, int]) -> None:
     ]
     if groups:
         log.warning(
-            "labels that differ only in case, blanks or how a number is written are labels of their own "
+            "labels that differ only in case, whitespace or number format are treated as different labels "
             "(training rows): %s",
             shown(groups),
         )
 
 
 def _spelling(name: str) -> str:
-    """What spellings of one label have in common."""
+    """The canonical form shared by all spellings of a label."""
     try:
         return repr(float(name))
     except ValueError:
@@ -72,10 +72,10 @@ def _spelling(name: str) -> str:
 
 
 class ToldOnce:
-    """Warns of labels for which there is something that cannot be measured, once of each.
+    """Warns once per label.
 
     Args:
-        text: the warning; `%s` is where the names stand.
+        text: the warning, with `%s` for the label names.
     """
 
     def __init__(self, text: str) -> None:
@@ -83,7 +83,7 @@ class ToldOnce:
         self._told: set[str] = set()
 
     def tell(self, names: Iterable[str]) -> None:
-        """Warns of those of `names` that it has not warned of."""
+        """Warns about those `names` not warned about before."""
         if new := [name for name in names if name not in self._told]:
             self._told.update(new)
             log.warning(self._text, shown(new))

@@ -1,7 +1,7 @@
-"""Losses that torch does not have: focal and asymmetric, for classes and labels that are rare; and of mixed targets.
+"""Losses that torch lacks: focal and asymmetric, for rare classes and labels; and losses of mixed targets.
 
-All give each row's loss by itself, so that whoever adds rows up keeps the right divisor. The first two are computed
-from log probabilities, never from the log of a probability that may have been rounded to 0.
+All return unreduced losses; the caller sums and divides. Focal and asymmetric loss use log probabilities, never the
+log of a probability that may have been rounded to 0.
 
 Legend: B batch, C classes or labels.
 """
@@ -21,64 +21,62 @@ def focal_loss(logits: Tensor, target: Tensor, gamma: float, weight: Tensor | No
     """-(1 - p)^gamma log p of the target's probability p (Lin et al. 2017, arXiv 1708.02002, equation 5).
 
     Args:
-        logits: (B, C), of classes of which one is right.
-        target: (B,) int64 the right class.
-        gamma: at least 0; with 0 it is cross-entropy. Rows that are right already count for less the larger it is.
-        weight: (C,) each class's, alpha in the paper; None: all 1.
+        logits: (B, C) of mutually exclusive classes.
+        target: (B,) int64 true class.
+        gamma: at least 0; 0 is cross-entropy. Larger values down-weight rows that are already classified well.
+        weight: (C,) class weights, alpha in the paper; None for 1.
 
     Returns:
-        (B,) each row's loss.
+        (B,) loss of each row.
     """
     log_p = -functional.cross_entropy(logits, target, reduction="none")  # (B,)
-    losses = -_power(-torch.expm1(log_p), gamma) * log_p
+    losses = -_power(-torch.expm1(log_p), gamma) * log_p  # (B,); -expm1 is 1 - p, exact near p = 1
     return losses if weight is None else losses * weight[target]
 
 
 def asymmetric_loss(logits: Tensor, target: Tensor, gamma_pos: float, gamma_neg: float, clip: float) -> Tensor:
-    """The asymmetric loss of labels (Ben-Baruch et al. 2021, arXiv 2009.14119, equation 7), each label by itself.
+    """The asymmetric multi-label loss (Ben-Baruch et al. 2021, arXiv 2009.14119, equation 7), unreduced.
 
-    Where the label is there -(1 - p)^gamma_pos log p, elsewhere -q^gamma_neg log(1 - q) with q = max(p - clip, 0): a
-    label that is absent and thought less likely than `clip` costs nothing. The gradient goes through both factors, as
-    in the paper's analysis.
+    For a present label -(1 - p)^gamma_pos log p, for an absent one -q^gamma_neg log(1 - q) with q = max(p - clip, 0):
+    an absent label with a probability below `clip` costs nothing. The gradient flows through both factors, as in the
+    paper's analysis.
 
     Args:
         logits: (B, C); p is their sigmoid.
-        target: (B, C) 1 or True where the label is there.
+        target: (B, C) 1 or True = the row has the label.
         gamma_pos: at least 0.
         gamma_neg: at least 0.
-        clip: from 0 to below 1.
+        clip: at least 0, below 1.
 
     Returns:
-        (B, C).
+        (B, C) loss of each label.
     """
-    there = functional.logsigmoid(logits) * _power(torch.sigmoid(-logits), gamma_pos)
+    there = functional.logsigmoid(logits) * _power(torch.sigmoid(-logits), gamma_pos)  # (B, C)
     p = torch.sigmoid(logits)
     q = (p - clip).clamp_min(0)
-    log_rest = functional.logsigmoid(-logits) if clip == 0 else torch.log1p(-q)
-    absent = log_rest * _power(q, gamma_neg)
+    log_rest = functional.logsigmoid(-logits) if clip == 0 else torch.log1p(-q)  # log(1 - q), stable near q = 1
+    absent = log_rest * _power(q, gamma_neg)  # (B, C)
     return -torch.where(target.bool(), there, absent)
 
 
 def of_mixed(value: Callable[[Tensor], Tensor], batch: Batch) -> Tensor:
-    """What `value` makes of the rows' targets, and of those that are mixed in (mixup, cutmix), by their shares.
+    """`value` of the rows' own and mixed-in targets (mixup, cutmix), averaged by their shares.
 
-    Cross-entropy is linear in the target, with class weights and label smoothing as well: it is that of the mixed one.
+    Cross-entropy is linear in the target, also with class weights and label smoothing, so this equals its value for the
+    mixed target.
 
     Args:
-        value: targets (B,) -> (B,) a number for each row.
+        value: targets (B,) -> (B,) one number per row.
         batch: with targets, mixed or not.
-
-    Returns:
-        (B,).
     """
     assert batch.target is not None
-    values = value(batch.target)
+    values = value(batch.target)  # (B,)
     if batch.mixed_target is None or batch.mixed_share is None:
         return values
     return torch.lerp(values, value(batch.mixed_target), batch.mixed_share.to(values.dtype))
 
 
 def _power(base: Tensor, exponent: float) -> Tensor:
-    """`base` (from 0) to a power from 0; away from 0, where the gradient of a root is infinite."""
+    """Non-negative `base` to a non-negative power; clamped away from 0, where the gradient of a root is infinite."""
     smallest = torch.finfo(base.dtype).tiny
     return torch.ones_like(base) if exponent == 0 else base.clamp_min(smallest) ** exponent

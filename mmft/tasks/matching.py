@@ -30,25 +30,25 @@ _MEANT = dict.fromkeys(("1", "1.0", "true", "yes", "y", _NAMES[1]), 1) | dict.fr
 
 
 class Matching(Task):
-    """Whether an image and a text belong together, by binary cross-entropy on what the fusion makes of both.
+    """Whether an image and a text belong together: binary cross-entropy on the fused features.
 
     The matching loss of ALBEF (Li et al. 2021, arXiv 2107.07651) and BLIP (Li et al. 2022, arXiv 2201.12086). Each
-    row is a pair that belongs together, and gives one that does not: its image with the text of one of `candidates`
-    other rows of the logical batch, drawn by the odds that the model gives them (`mmft.training.hard_negatives`).
-    Both count with the row's sample weight. Unlike there, negatives are mined one way, texts for an image: a text is
-    encoded for a fraction of what an image costs, and which ones are tried does not depend on a second model.
+    row is a positive pair and also yields a hard negative: its image with the text of one of `candidates` other rows
+    of the logical batch, drawn in proportion to the model's odds (`mmft.training.hard_negatives`). Both carry the
+    row's sample weight. Unlike in those papers, negatives are mined in one direction, texts for an image: a text costs
+    a fraction of an image to encode, and the candidates do not depend on a second model.
 
-    With labels (0/1, true/false, yes/no) a row of label 0 is a pair that does not belong together, and gives no other.
+    With labels (0/1, true/false, yes/no), a row with label 0 is a negative pair and yields no other.
 
-    Evaluation rows without labels count twice, with their own text and with one of another row, which is the same
-    for ever (`mmft.data.mismatches`); rows with labels as they are. Sample weights do not count in metrics.
+    Unlabelled evaluation rows count twice, with their own text and with a fixed text of another row
+    (`mmft.data.mismatches`); labelled rows count once, as they are. Metrics ignore sample weights.
 
     Args:
-        candidates: other rows' texts that are drawn from; 1: it is any, 0: there are only the labels' negatives.
+        candidates: number of other rows' texts to draw from; 1 is a random negative, 0 uses only labelled negatives.
     """
 
     facts = MatchingConfig
-    monitor = "auroc"  # accuracy at 0.5 suffers where negatives are not as hard as those of training; ranks do not
+    monitor = "auroc"  # evaluation negatives are easier than training's: that shifts accuracy at 0.5, not ranks
     constant = "constant"
     width = 1
 
@@ -57,20 +57,20 @@ class Matching(Task):
         self.labelled = False
 
     def fit(self, labels: Sequence[Any]) -> None:
-        """Looks whether there are labels, and pairs that belong together among them."""
+        """Checks whether there are labels, and positive pairs among them."""
         known = [label for label in labels if label is not None]
         self.labelled = bool(known)
         if not known and not self.candidates:
-            raise UserError("task.candidates=0: no training row has a label that says which do not match.")
+            raise UserError("task.candidates=0 needs labelled mismatches, but no training row has a label.")
         if known and not any(_MEANT.get(_word(label)) == 1 for label in known):
             raise UserError(
-                "data.columns.label: no training row says 1, true or yes: that its text and image match. They say "
+                "data.columns.label: no training row has the label 1, true or yes of a match. Labels found: "
                 f"{shown(in_order({label_name(label) for label in known}))}. Without labels "
-                "(data.columns.label=null) every row is a pair that matches"
+                "(data.columns.label=null) every row counts as a match"
             )
 
     def encode(self, label: Any) -> list[int]:
-        """(4,) what the row's image, text and group are known by, and whether they match."""
+        """(4,) identities of the row's image, text and group, and whether they match."""
         pair: Pair = label
         known = identities(pair)
         if pair.label is None:
@@ -83,23 +83,23 @@ class Matching(Task):
 
     def loss_sum(self, outputs: Outputs, batch: Batch) -> Tensor:
         """Outputs (B, 1) and targets (B, 4) -> () sum over rows of weight times binary cross-entropy."""
-        logits = at_least_float32(outputs.logits)[:, 0]
+        logits = at_least_float32(outputs.logits)[:, 0]  # (B,)
         losses = functional.binary_cross_entropy_with_logits(logits, _belongs(batch).to(logits), reduction="none")
         return (losses * batch.weight.to(logits)).sum()
 
     def normaliser(self, batch: Batch) -> Tensor:
-        """() float64 the sum of the rows' weights, and of those that have a candidate once more."""
+        """() float64 the sum of the rows' weights, counting rows with a candidate twice."""
         weight = batch.weight.double()
         return weight.sum() if batch.candidates is None else (weight * (1 + batch.candidates.present.any(1))).sum()
 
     def constant_outputs(self, target: Tensor, weight: Tensor) -> Tensor:
-        """Targets (R, 4) and weights (R,) -> (1,) the logit of the share that belongs together."""
+        """Targets (R, 4) and weights (R,) -> (1,) the logit of the share of positive pairs."""
         belongs = (target[:, MATCH] != 0).to(weight)
         return (belongs @ weight / weight.sum()).logit(eps=1e-6)[None]
 
     @property
     def closing_report(self) -> Literal["modalities", "embeddings", "none"]:
-        """None without labels: each text is there once where it matches and once where not, and tells nothing alone."""
+        """None without labels: each text occurs once in a match and once in a mismatch, and alone predicts nothing."""
         return "modalities" if self.labelled else "none"
 
     def metrics(self) -> MetricCollection:
@@ -112,18 +112,18 @@ class Matching(Task):
         return MetricCollection(collection)
 
     def update(self, metrics: MetricCollection, outputs: Outputs, batch: Batch) -> None:
-        """Adds probabilities (B,), in float64, so that sure ones are not all 1, and whether they belong together."""
+        """Adds float64 probabilities (B,), so that confident ones do not all round to 1, and targets (B,)."""
         metrics.update(_probabilities(outputs), _belongs(batch).long())
 
     def scalars(self, metrics: MetricCollection) -> dict[str, float]:
-        """One number each; what ranks is nan where all rows belong together, or none does."""
+        """One number each; ranking metrics are nan if all rows match or none does."""
         target = torch.cat(cast("list[Tensor]", metrics["auroc"].target))
         if bool((target == target[0]).all()):
             return {"accuracy": float(metrics["accuracy"].compute()), "auroc": math.nan, "average_precision": math.nan}
         return {name: float(value) for name, value in metrics.compute().items()}
 
     def label_names(self, label: Any) -> list[str]:
-        """What `prediction` says for it."""
+        """The label in the words of `prediction`."""
         if label is None:
             return []
         meant = _MEANT.get(_word(label))
@@ -135,24 +135,24 @@ class Matching(Task):
         return ["prediction", "score"]
 
     def answers(self, outputs: Outputs) -> list[dict[str, Any]]:
-        """`match` above one half, else `no match`; the score is the probability of a match."""
+        """`match` above a probability of 0.5, else `no match`; the score is the probability of a match."""
         return [{"prediction": _NAMES[score > 0.5], "score": score} for score in _probabilities(outputs).tolist()]
 
     @property
     def output_names(self) -> list[str]:
-        """A match."""
+        """The single output, `match`."""
         return [_NAMES[1]]
 
     def state(self) -> dict[str, Any]:
-        """Whether training rows had labels."""
+        """Whether the training rows had labels."""
         return {"labelled": self.labelled}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Takes it."""
+        """Restores the result of `state`."""
         self.labelled = state["labelled"]
 
     def same_outputs(self, state: Mapping[str, Any]) -> bool:
-        """Whether it is of this task."""
+        """Whether the state is of this task."""
         return "labelled" in state
 
 
@@ -161,11 +161,11 @@ def _word(label: Any) -> str:
 
 
 def _belongs(batch: Batch) -> Tensor:
-    """(B,) bool."""
+    """(B,) bool, True = image and text match; unlabelled rows do."""
     assert batch.target is not None
     return batch.target[:, MATCH] != 0
 
 
 def _probabilities(outputs: Outputs) -> Tensor:
-    """(B,) float64 that each text belongs to its image."""
+    """(B,) float64 probability that the text matches the image."""
     return outputs.logits[:, 0].double().sigmoid()

@@ -30,39 +30,39 @@ from mmft.tasks.thresholds import best_threshold, counts_above, f1
 
 log = logging.getLogger(__name__)
 FEW = 5
-"""Validation rows with a label from which on its tuned threshold is not warned of."""
-_ONE_CELL = " Several columns hold 0 and 1 each; for a list, or a text with separators, type data.columns.label=COLUMN."
+"""Fewest validation rows with a label for which its tuned threshold is trusted without a warning."""
+_ONE_CELL = " Several label columns must hold 0 or 1; for a list or a separated text, type data.columns.label=COLUMN."
 
 
 class MultiLabel(Task):
-    """C labels, each of which a row has or has not: binary cross-entropy, or the asymmetric loss.
+    """C independent labels per row: binary cross-entropy or the asymmetric loss.
 
     A row's loss is the mean over labels, times the row's sample weight; it is divided by the sum of sample weights.
 
-    The labels of a row are a list (Parquet, JSONL), a text with `separator` between names (`|` unless it is said, as
-    MovieLens and most tables with several values in a cell have it), or several columns of 0 and 1. An empty list is a
-    row with none of the labels. An empty cell is a bad row unless `empty` says that it means the same: CSV cannot tell
-    "none" from "unknown", and to learn unknown rows as having no label would be silent and wrong.
+    A row's labels are a list (Parquet, JSONL), a text with `separator` between names (default `|`, as in MovieLens and
+    most tables with several values per cell), or several columns of 0 and 1. An empty list means none of the labels.
+    An empty cell makes a bad row unless `empty=no_labels`: CSV cannot distinguish "none" from "unknown", and training
+    on unknown rows as negatives would be silently wrong.
 
-    A label is predicted where its probability is above its threshold. `map` (mean average precision) and `auroc` do
-    not depend on thresholds; they are means over the labels that the split has (for `auroc`: and has not). All other
-    metrics are at the thresholds: `_micro` over all rows and labels alike, `_macro` the mean over labels, where as in
-    scikit-learn 0 stands for what is not defined; `exact_match` is the share of rows with all labels right. Sample
-    weights do not count in metrics.
+    A label is predicted if its probability exceeds its threshold. `map` (mean average precision) and `auroc` do not
+    depend on thresholds; they are means over the labels with positive (for `auroc`: and negative) rows in the split.
+    All other metrics use the thresholds: `_micro` pools all rows and labels, `_macro` is the mean over labels, with 0
+    for undefined values as in scikit-learn; `exact_match` is the share of rows with all labels right. Metrics ignore
+    sample weights.
 
     Args:
-        labels: label names in order; None: those of the training rows, sorted (numbers by value).
+        labels: label names in order; None for those of the training rows, sorted (numbers by value).
         separator: between names in one cell, and in predictions.
         empty: an empty cell is `bad`, or means `no_labels`.
         unknown: a row with a label that is not among `labels` is `bad`, or such labels are `ignored`.
         loss: `bce` or `asymmetric`.
-        pos_weight: `none`, `balanced`, or one number per label; a factor of the loss where the label is there.
-        label_smoothing: 0 becomes half of it, 1 as much less.
-        gamma_pos: of the asymmetric loss; None: 0, as the paper has it.
-        gamma_neg: the same; None: 4.
-        clip: the same; None: 0.05.
-        thresholds: `tuned`: 0.5 in training; then, for each label, what makes its F1 on the validation rows best
-            (Yang 2001, A Study of Thresholding Strategies for Text Categorization: SCut). Or a number for all.
+        pos_weight: `none`, `balanced`, or one number per label; multiplies the loss of positives.
+        label_smoothing: moves targets of 0 and 1 towards 0.5 by half this value.
+        gamma_pos: of the asymmetric loss; None for 0, as in the paper.
+        gamma_neg: of the asymmetric loss; None for 4.
+        clip: of the asymmetric loss; None for 0.05.
+        thresholds: a number for all labels, or `tuned`: 0.5 in training, then per label the threshold with the best F1
+            on the validation rows (Yang 2001, A Study of Thresholding Strategies for Text Categorization: SCut).
     """
 
     facts = MultiLabelConfig
@@ -91,7 +91,7 @@ class MultiLabel(Task):
         self._empty_is_none, self._ignores = empty == "no_labels", unknown == "ignored"
         self._threshold = 0.5 if isinstance(thresholds, str) else thresholds
         self._is_tuned = isinstance(thresholds, str)
-        self._missing = ToldOnce("no row to measure on has the label %s: map and auroc leave it out")
+        self._missing = ToldOnce("no evaluation row has the label %s: map and auroc skip it")
         self._set_labels(list(labels or []))
         self.pos_weight: Constant | None = None  # (C,)
 
@@ -105,11 +105,11 @@ class MultiLabel(Task):
         self._margin = Constant(torch.tensor(thresholds, dtype=torch.float64).logit())  # (C,)
 
     def label_names(self, label: Any) -> list[str]:
-        """The names in one row's label; none: it has none of them. Raises ValueError with the reason."""
+        """The names in one row's label, possibly none. Raises ValueError with the reason if it is unusable."""
         return label_set(label, self.separator, self._empty_is_none)
 
     def fit(self, labels: Sequence[Any]) -> None:
-        """Takes the label names (unless given) and the weights of positives from the training rows."""
+        """Collects the label names (unless given) and the positive weights from the training rows."""
         sets, reason = [], "no label"
         for label in labels:
             try:
@@ -121,7 +121,7 @@ class MultiLabel(Task):
         counts = Counter(name for one in sets for name in one)
         columns = next((list(label) for label in labels if isinstance(label, dict)), None)
         if columns is None and all(len(one) == 1 for one in sets):
-            log.warning("every training row has exactly one label, which is what task=classification is for")
+            log.warning("every training row has exactly one label; consider task=classification")
         if columns is None and self._given is not None and (unseen := [n for n in self._given if not counts[n]]):
             raise UserError(f"task.labels: no training row has the label {unseen[0]!r}. There are: {in_order(counts)}.")
         if columns is None and self._given is None:
@@ -137,20 +137,20 @@ class MultiLabel(Task):
         if self.width < 2:
             raise UserError(
                 f"data.columns.label: the training rows have {self.width} label{'' if self.width == 1 else 's'} "
-                f"({', '.join(self.labels) or 'none'}); multi_label needs at least two. For one that is there or not, "
+                f"({', '.join(self.labels) or 'none'}); multi_label needs at least two. For a single yes/no label, "
                 "type task=classification."
             )
         if parted := [name for name in self.labels if self.separator in name]:
             raise UserError(
-                f"task.separator={self.separator!r} is part of the label {parted[0]!r}, and stands between labels in "
+                f"task.separator={self.separator!r} occurs in the label {parted[0]!r}, but separates labels in "
                 "predictions. Type task.separator='OTHER'."
             )
 
     def _weigh(self, counts: Counter[str], rows: int) -> None:
-        """Weights of positives; tells of labels that cannot be learned."""
+        """Sets the positive weights and warns about labels that cannot be learned."""
         for text, number in (("no training row has", 0), ("every training row has", rows)):
             if odd := [name for name in self.labels if counts[name] == number]:
-                log.warning("%s the label %s: there is nothing to learn of it", text, shown(odd))
+                log.warning("%s the label %s: it cannot be learned", text, shown(odd))
         weights = self._pos_weight
         if weights == "balanced":
             weights = [max(rows - counts[name], 1) / max(counts[name], 1) for name in self.labels]
@@ -164,7 +164,7 @@ class MultiLabel(Task):
         unknown = [name for name in names if name not in self._index]
         if unknown and not self._ignores:
             raise ValueError(
-                f"label {unknown[0]!r} is not among the training rows' labels (task.unknown=ignored leaves it out)"
+                f"label {unknown[0]!r} is not among the training rows' labels (task.unknown=ignored skips it)"
             )
         target = torch.zeros(self.width, dtype=torch.bool)
         target[[self._index[name] for name in names if name in self._index]] = True
@@ -179,29 +179,29 @@ class MultiLabel(Task):
         assert batch.target is not None
         logits = at_least_float32(outputs.logits)
         if self._loss == "asymmetric":
-            losses = asymmetric_loss(logits, batch.target, self.gamma_pos, self.gamma_neg, self.clip)
+            losses = asymmetric_loss(logits, batch.target, self.gamma_pos, self.gamma_neg, self.clip)  # (B, C)
         else:
             target = batch.target.to(logits.dtype) * (1 - self.label_smoothing) + self.label_smoothing / 2
-            weight = None if self.pos_weight is None else self.pos_weight.like(logits)
+            weight = None if self.pos_weight is None else self.pos_weight.like(logits)  # (C,)
             losses = functional.binary_cross_entropy_with_logits(logits, target, reduction="none", pos_weight=weight)
         return (losses.mean(1) * batch.weight.to(losses.dtype)).sum()
 
     def constant_outputs(self, target: Tensor, weight: Tensor) -> Tensor:
-        """Targets (R, C) and weights (R,) -> (C,) log odds of the labels' weighted frequencies."""
-        share = (target.to(weight) * (weight / weight.sum())[:, None]).sum(0)
+        """Targets (R, C) and weights (R,) -> (C,) log odds of the weighted label frequencies."""
+        share = (target.to(weight) * (weight / weight.sum())[:, None]).sum(0)  # (C,)
         return share.logit(eps=1e-6)
 
     def metrics(self) -> MetricCollection:
-        """mAP, AUROC; at the thresholds precision, recall and F1 (micro and macro), exact match, Hamming loss."""
+        """The metrics of `label_metrics`."""
         return label_metrics(self.width)
 
     def _beyond(self, logits: Tensor) -> Tensor:
-        """Logits (B, C) -> (B, C) float64, above 0 where the label is predicted; ordered as the probabilities are."""
+        """Logits (B, C) -> (B, C) float64, above 0 where the label is predicted; each label's ranking is kept."""
         logits = logits.double()
         return logits - self._margin.like(logits)
 
     def update(self, metrics: MetricCollection, outputs: Outputs, batch: Batch) -> None:
-        """Adds targets (B, C), and probabilities (B, C) that are moved so that each label's threshold is 0.5."""
+        """Adds targets (B, C) and probabilities (B, C), shifted so that each label's threshold is 0.5."""
         assert batch.target is not None
         metrics.update(self._beyond(outputs.logits).sigmoid(), batch.target.long())
 
@@ -212,7 +212,7 @@ class MultiLabel(Task):
         return measured.scalars
 
     def tables(self, metrics: MetricCollection) -> dict[str, list[list[Any]]]:
-        """`labels`: of each its rows, threshold, average precision, precision, recall and F1."""
+        """`labels`: support, threshold, average precision, precision, recall and F1 of each label."""
         return {"labels": Measured.of(metrics).table(self.labels, self.thresholds)}
 
     @property
@@ -221,11 +221,11 @@ class MultiLabel(Task):
         return ["prediction", "score", *(f"score_{name}" for name in self.labels)]
 
     def answers(self, outputs: Outputs) -> list[dict[str, Any]]:
-        """The chosen labels with `separator` between them, the lowest of their probabilities, and every label's.
+        """The predicted labels joined by `separator`, their lowest probability, and the probability of every label.
 
-        A row for which none is chosen has an empty prediction and no score.
+        A row without a predicted label has an empty prediction and no score.
         """
-        chosen = (self._beyond(outputs.logits) > 0).cpu().tolist()
+        chosen = (self._beyond(outputs.logits) > 0).cpu().tolist()  # (B, C) bool
         probabilities = outputs.logits.double().sigmoid().cpu().tolist()
         answers = []
         for row, are in zip(probabilities, chosen, strict=True):
@@ -242,10 +242,10 @@ class MultiLabel(Task):
         """Whether thresholds are tuned."""
         return self._is_tuned
 
-    def tune(self, logits: Tensor, target: Tensor, weight: Tensor) -> dict[str, Any]:  # noqa: ARG002 - not of metrics
-        """Takes for each label the threshold with the best F1; where no row has it, 0.5 stays."""
+    def tune(self, logits: Tensor, target: Tensor, weight: Tensor) -> dict[str, Any]:  # noqa: ARG002 - unused by F1
+        """Sets each label's threshold to the one with the best F1; a label without positive rows keeps 0.5."""
         probabilities, there = logits.double().sigmoid(), target.bool()
-        counts = there.sum(0)
+        counts = there.sum(0)  # (C,)
         none = counts == 0
         found = [best_threshold(probabilities[:, c], there[:, c], f1) for c in range(self.width)]
         self._set_thresholds([0.5 if none[c] else one.threshold for c, one in enumerate(found)])
@@ -271,18 +271,18 @@ class MultiLabel(Task):
         return [name for name, is_so in zip(self.labels, mask.tolist(), strict=True) if is_so]
 
     def untuned(self) -> Self:
-        """With the thresholds of training."""
+        """A copy with the thresholds of training."""
         other = copy.copy(self)
         other._set_thresholds([self._threshold] * self.width)
         return other
 
     def state(self) -> dict[str, Any]:
-        """Label names, their weights and thresholds."""
+        """Label names, positive weights and thresholds."""
         weights = None if self.pos_weight is None else self.pos_weight.value.tolist()
         return {"labels": self.labels, "pos_weight": weights, "thresholds": self.thresholds}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Takes them."""
+        """Restores the result of `state`."""
         self._set_labels(list(state["labels"]))
         self._set_thresholds(list(state["thresholds"]))
         self.pos_weight = None if state["pos_weight"] is None else Constant(torch.tensor(state["pos_weight"]))

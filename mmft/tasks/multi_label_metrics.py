@@ -1,4 +1,4 @@
-"""What multi-label classification is measured by, all labels together and each by itself.
+"""Metrics of multi-label classification, over all labels and per label.
 
 Legend: B batch, R rows, C labels.
 """
@@ -24,13 +24,13 @@ from torchmetrics.classification import (
 )
 
 HEADER = ["label", "support", "threshold", "average_precision", "precision", "recall", "f1"]
-"""Of the table of labels."""
+"""Header of the table of labels."""
 
 
 def label_metrics(labels: int) -> MetricCollection:
     """mAP, AUROC; precision, recall and F1 (micro and macro), exact match, Hamming loss.
 
-    All are updated with probabilities (B, C), moved so that each label's threshold is 0.5, and int64 targets (B, C).
+    All are updated with probabilities (B, C), shifted so that each label's threshold is 0.5, and int64 targets (B, C).
 
     Args:
         labels: C, at least 2.
@@ -49,12 +49,12 @@ def label_metrics(labels: int) -> MetricCollection:
 
 
 class Measured(NamedTuple):
-    """What `label_metrics` have come to.
+    """Computed values of `label_metrics`.
 
     Attributes:
-        scalars: one number each; `map` and `auroc` are means over labels of which they can be told.
-        average_precision: (C,), nan where no row has the label.
-        support: (C,) rows that have the label.
+        scalars: one number each; `map` and `auroc` are means over the labels for which they are defined.
+        average_precision: (C,), nan if no row has the label.
+        support: (C,) rows with the label.
         true_positives: (C,).
         false_positives: (C,).
     """
@@ -68,10 +68,10 @@ class Measured(NamedTuple):
     @classmethod
     def of(cls, metrics: MetricCollection) -> Measured:
         """Computes them."""
-        with warnings.catch_warnings():  # about labels that no row has, or all: those are left out
+        with warnings.catch_warnings():  # about labels that no row or every row has: skipped below
             warnings.filterwarnings("ignore", "(No (posi|nega)tive samples|Average precision score)", UserWarning)
             computed: dict[str, Tensor] = metrics.compute()
-        counts: Any = metrics["f1_macro"]  # keeps what it counts by label
+        counts: Any = metrics["f1_macro"]  # its state holds the counts of each label
         support = counts.tp + counts.fn
         some = support > 0
         ap, auroc = computed.pop("map"), computed.pop("auroc")
@@ -83,7 +83,7 @@ class Measured(NamedTuple):
         return cls(scalars, torch.where(some, ap.double(), math.nan), support, counts.tp, counts.fp)
 
     def table(self, labels: Sequence[str], thresholds: Sequence[float]) -> list[list[Any]]:
-        """One line for each label, `HEADER` first; nan where something is not defined."""
+        """One line per label after `HEADER`; nan for undefined values."""
         right = self.true_positives.double()
         found = right + self.false_positives
         each = (self.average_precision, right / found, right / self.support, 2 * right / (found + self.support))

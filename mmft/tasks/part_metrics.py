@@ -13,10 +13,10 @@ class PartMetrics(MetricCollection):
     """The metrics of several tasks.
 
     Args:
-        parts: by the task's name.
+        parts: metrics by task name.
 
     Attributes:
-        seen: by the task's name, for each batch that was added whether it had a row with that task's label.
+        seen: by task name, whether each added batch had a row with that task's label.
     """
 
     def __init__(self, parts: Mapping[str, MetricCollection]) -> None:
@@ -26,15 +26,15 @@ class PartMetrics(MetricCollection):
         self.seen: dict[str, list[bool]] = {name: [] for name in parts}
 
     def of(self, name: str) -> MetricCollection:
-        """One task's."""
+        """The metrics of one task."""
         return cast("MetricCollection", self.collections[self.names.index(name)])
 
     def has_rows(self, name: str) -> bool:
-        """Whether any row was added to one task's."""
+        """Whether any row was added to the metrics of one task."""
         return any(metric.update_called for _, metric in self.of(name).items(keep_base=True, copy_state=False))
 
     def reset(self) -> None:
-        """Starts from nothing."""
+        """Clears all metrics."""
         self.seen = {name: [] for name in self.names}
         for name in self.names:
             self.of(name).reset()

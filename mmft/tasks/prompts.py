@@ -1,4 +1,4 @@
-"""Prompts: texts that stand for labels, by which a run over pairs classifies images without having learned labels.
+"""Prompts: texts that represent labels, for zero-shot image classification with a contrastive model.
 
 Legend: C labels, P width of the shared space.
 """
@@ -14,11 +14,11 @@ NAME_ALONE = ("{}",)
 
 
 def prompts_of(labels: Sequence[str], templates: Sequence[str]) -> list[str]:
-    """Every template of every label, label by label; `_` in a name is a blank."""
+    """Every template of every label, label by label; `_` in a name becomes a space."""
     return [template.format(name.replace("_", " ")) for name in labels for template in templates]
 
 
 def label_embeddings(fused: Tensor, labels: int) -> Tensor:
-    """Fused features (prompts, 2 P) of `prompts_of` -> (C, P) the mean of each label's texts, of length 1."""
-    text = fused.chunk(2, dim=-1)[1].view(labels, -1, fused.shape[-1] // 2)
+    """Fused features (prompts, 2 P) of `prompts_of` -> (C, P) mean text embedding of each label, unit length."""
+    text = fused.chunk(2, dim=-1)[1].view(labels, -1, fused.shape[-1] // 2)  # (C, templates, P)
     return functional.normalize(text.mean(1), dim=-1)

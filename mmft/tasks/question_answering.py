@@ -1,6 +1,6 @@
-"""Question answering about an image, over a vocabulary of answers, each row's by several annotators.
+"""Visual question answering over a vocabulary of answers, with one or several annotators per row.
 
-Legend: B batch, R rows, C answers of the vocabulary, S answers that one row's target can hold.
+Legend: B batch, R rows, C answers of the vocabulary, S answer slots of a row's target, K predicted answers.
 """
 
 from __future__ import annotations
@@ -24,37 +24,36 @@ from mmft.tasks.labels import shown
 
 log = logging.getLogger(__name__)
 TOP = 5
-"""Answers that are predicted, the likeliest first."""
+"""Number of predicted answers, the likeliest first."""
 SLOTS = 32
-"""Most answers of the vocabulary that one row's target can hold. VQA, OK-VQA and VizWiz have ten annotators."""
+"""Maximum number of answers in one row's target. VQA, OK-VQA and VizWiz have ten annotators."""
 _METRICS = ("vqa_accuracy", "top5_vqa_accuracy", "vqa_accuracy_reachable")
 
 
 class QuestionAnswering(Task):
-    """One answer of a vocabulary; learned from what each answer is worth by several annotators' (soft targets).
+    """Predicts one answer of a vocabulary; trained on soft targets, the annotators' scores of each answer.
 
-    The question is the row's text. Its answers are a list with one for each annotator (Parquet, JSONL), a text with
-    `separator` between them, or a single one. What an answer is worth, to learn and to measure, is `vqa_score`.
-    A row without any answer is a bad row. One whose answers are all outside the vocabulary is none: it is measured,
-    and whatever is predicted scores 0.
+    The question is the row's text. Its answers are a list with one per annotator (Parquet, JSONL), a text with
+    `separator` between them, or a single answer. Targets and metrics use `vqa_score`. A row without any answer is a bad
+    row. A row whose answers are all outside the vocabulary is not: it is evaluated, and every prediction scores 0.
 
-    `bce` is binary cross-entropy of each answer's worth, summed over the vocabulary (Teney et al. 2018, arXiv
-    1708.02711): a row may have several right answers, and one with none in the vocabulary teaches that none of them is
-    right. `cross_entropy` is that of the worths divided by their sum: a row with none in the vocabulary has no target,
-    no loss, and does not count as a row. A row's loss is multiplied by its sample weight; the sum is divided by that of
-    the weights of the rows that count.
+    `bce` is binary cross-entropy with each answer's score, summed over the vocabulary (Teney et al. 2018, arXiv
+    1708.02711): a row may have several right answers, and a row with none in the vocabulary is a negative for all of
+    them. `cross_entropy` uses the scores divided by their sum: a row with none in the vocabulary has no target and no
+    loss, and does not count as a row. A row's loss is multiplied by its sample weight; the sum is divided by the sum
+    of the weights of the rows that count.
 
-    `vqa_accuracy` is the mean over rows of the predicted answer's worth, `top5_vqa_accuracy` that of the best of the
-    five likeliest, `vqa_accuracy_reachable` that of the best in the vocabulary, above which no model can come. Sample
-    weights do not count in metrics.
+    `vqa_accuracy` is the mean over rows of the predicted answer's score, `top5_vqa_accuracy` that of the best of the
+    five likeliest, `vqa_accuracy_reachable` that of the best answer in the vocabulary, an upper bound for any model.
+    Metrics ignore sample weights.
 
     Args:
-        answers: answers of the vocabulary at most, those given in most training rows; None: no limit. 3,129 is the size
-            that VQA v2's usual vocabulary has (answers that are right for more than eight questions).
-        min_count: training rows in which an answer must be given. From a single row nothing general is learned.
-        vocabulary: the answers themselves; None: those of the training rows.
+        answers: maximum size of the vocabulary, the most frequent first; None for no limit. 3,129 is the size of VQA
+            v2's usual vocabulary (answers that are right for more than eight questions).
+        min_count: minimum number of training rows with an answer; one seen in a single row does not generalise.
+        vocabulary: the answers themselves; None for those of the training rows.
         separator: between answers in one cell.
-        normalise: write answers as the VQA evaluation does before they are counted and compared.
+        normalise: whether to normalise answers as the VQA evaluation does before counting and comparing them.
         loss: `bce` or `cross_entropy`.
     """
 
@@ -75,18 +74,16 @@ class QuestionAnswering(Task):
         self.softmax = loss == "cross_entropy"
         self._most, self._min_count, self._given = answers, min_count, vocabulary
         self._set_labels([])
-        self._mean: Tensor | None = None  # (C,) each answer's average worth in the training rows
+        self._mean: Tensor | None = None  # (C,) mean score of each answer over the training rows
 
     def _set_labels(self, labels: list[str]) -> None:
         self.labels, self.width = labels, len(labels)
         self._index = {answer: i for i, answer in enumerate(labels)}
 
     def make_head(self, width: int) -> nn.Module:
-        """A linear layer; for `bce` its bias begins with each answer's average worth (Lin et al. 2017, section 3.3).
+        """A linear layer; for `bce` its bias starts at each answer's mean score (Lin et al. 2017, section 3.3).
 
-        Of many answers nearly all are wrong for a row, and without it the first steps learn little but this: on 432
-        rows of clip art, three epochs end at a vqa_accuracy of 0.45 instead of 0.40 (three seeds). Cross-entropy, whose
-        answers share one probability, gained nothing.
+        Nearly all answers are wrong for any row, and otherwise the first steps learn only that; see docs/decisions.md.
         """
         head = nn.Linear(width, self.width)
         if self._mean is not None and not self.softmax:
@@ -95,15 +92,15 @@ class QuestionAnswering(Task):
         return head
 
     def _scores(self, label: Any) -> dict[str, float]:
-        """What each different answer of a row is worth, the one that is given most first."""
+        """The score of each distinct answer of a row, the most frequent first."""
         return scores_of(answers_of(label, self.separator, self.normalise))
 
     def label_names(self, label: Any) -> list[str]:
-        """The different answers of a row, the one that is given most first. Raises ValueError with the reason."""
+        """The distinct answers of a row, the most frequent first. Raises ValueError with the reason if unusable."""
         return list(self._scores(label))
 
     def fit(self, labels: Sequence[Any]) -> None:
-        """Takes the vocabulary (unless given) from the training rows, and says what can be reached with it."""
+        """Builds the vocabulary from the training rows (unless given) and logs the best accuracy it allows."""
         rows, reason = [], "no answer"
         for label in labels:
             try:
@@ -123,7 +120,7 @@ class QuestionAnswering(Task):
         try:
             return distinct(self._given or [], self.normalise)
         except ValueError as error:
-            raise UserError(f"task.vocabulary: {error}. Leave one of them out.") from None
+            raise UserError(f"task.vocabulary: {error}. Remove one of them.") from None
 
     def _check_size(self) -> None:
         if self.width < 2:
@@ -135,29 +132,29 @@ class QuestionAnswering(Task):
             )
 
     def _tell(self, rows: Sequence[Mapping[str, float]]) -> None:
-        """Says how much of the training rows the vocabulary covers."""
+        """Logs how well the vocabulary covers the training rows."""
         best = [max((score for answer, score in row.items() if answer in self._index), default=0.0) for row in rows]
         different = {answer for row in rows for answer in row}
         log.info(
-            "vocabulary: %d answers, %d of the training rows' %d different ones; with it a vqa_accuracy of %.4f can be "
-            "reached on them, and %d of %d rows have none of its answers",
+            "vocabulary: %d answers, %d of the training rows' %d distinct ones; best possible vqa_accuracy on them: "
+            "%.4f; %d of %d rows have no answer in the vocabulary",
             *(self.width, len(different & self._index.keys()), len(different), sum(best) / len(best)),
             *(best.count(0.0), len(best)),
         )
         unseen = [answer for answer in self.labels if answer not in different]
         if len(unseen) == self.width:
             raise UserError(
-                f"task.vocabulary: no training row has any of its answers ({shown(self.labels)}). They have, "
-                f"most often first: {shown(commonest(rows, 5, 1))}."
+                f"task.vocabulary: no training row has any of its answers ({shown(self.labels)}). Most "
+                f"frequent answers: {shown(commonest(rows, 5, 1))}."
             )
         if unseen:
             log.warning("answers of task.vocabulary that no training row has: %s", shown(unseen))
 
     def encode(self, label: Any) -> Tensor:
-        """(S, 2) float64 the place in the vocabulary and the worth of each of a row's answers that are in it.
+        """(S, 2) float64 vocabulary index and score of each of a row's answers in the vocabulary.
 
-        S is `SLOTS`, or C where that is less; what is left over is 0, 0. Dense (C,) targets of all rows of VQA v2
-        would take gigabytes.
+        S is the smaller of `SLOTS` and C; unused slots are 0, 0. Dense (C,) targets for all rows of VQA v2 would take
+        gigabytes.
         """
         found = [(self._index[name], score) for name, score in self._scores(label).items() if name in self._index]
         target = self.empty_target()
@@ -172,7 +169,7 @@ class QuestionAnswering(Task):
         return torch.zeros(min(self.width, SLOTS), 2, dtype=torch.float64)
 
     def soft_targets(self, target: Tensor, dtype: torch.dtype) -> Tensor:
-        """Targets (B, S, 2) -> (B, C) what each answer of the vocabulary is worth."""
+        """Targets (B, S, 2) -> (B, C) dense scores; empty slots add 0 to answer 0."""
         dense = target.new_zeros(len(target), self.width, dtype=dtype)
         return dense.scatter_add_(1, target[..., 0].long(), target[..., 1].to(dtype))
 
@@ -182,14 +179,14 @@ class QuestionAnswering(Task):
         logits = at_least_float32(outputs.logits)
         worth = self.soft_targets(batch.target, logits.dtype)  # (B, C)
         if self.softmax:
-            shares = worth / torch.where(self._has_target(batch), worth.sum(1), 1.0)[:, None]
-            losses = -(shares * logits.log_softmax(1)).sum(1)
+            shares = worth / torch.where(self._has_target(batch), worth.sum(1), 1.0)[:, None]  # (B, C)
+            losses = -(shares * logits.log_softmax(1)).sum(1)  # (B,)
         else:
             losses = functional.binary_cross_entropy_with_logits(logits, worth, reduction="none").sum(1)
         return (losses * batch.weight.to(losses.dtype)).sum()
 
     def normaliser(self, batch: Batch) -> Tensor:
-        """() float64 the sum of sample weights; for `cross_entropy` of the rows that have a target."""
+        """() float64 the sum of sample weights; for `cross_entropy` only of rows with a target."""
         weight = super().normaliser(batch)
         return (batch.weight.double() * self._has_target(batch)).sum() if self.softmax else weight
 
@@ -200,29 +197,29 @@ class QuestionAnswering(Task):
         return batch.target[..., 1].any(1)
 
     def constant_outputs(self, target: Tensor, weight: Tensor) -> Tensor:
-        """Targets (R, S, 2) and weights (R,) -> (C,) as outputs, what each answer is worth on average."""
+        """Targets (R, S, 2) and weights (R,) -> (C,) outputs that predict each answer's mean score."""
         share = (weight / weight.sum()).double()[:, None] * target[..., 1]  # (R, S)
         mean = target.new_zeros(self.width).index_add(0, target[..., 0].long().flatten(), share.flatten())
         return self._as_outputs(mean)
 
     def _as_outputs(self, mean: Tensor) -> Tensor:
-        """(C,) what answers are worth -> (C,) float32 outputs of which these are the probabilities."""
+        """Mean scores (C,) -> (C,) float32 outputs whose probabilities they are."""
         return (mean.clamp_min(1e-6).log() if self.softmax else mean.logit(eps=1e-6)).float()
 
     def metrics(self) -> MetricCollection:
-        """The worth of the predicted answer, of the best of five, and of the best there is."""
+        """The score of the predicted answer, of the best of five, and of the best in the vocabulary."""
         return MetricCollection({name: _MeanScore(at) for at, name in enumerate(_METRICS)})
 
     def update(self, metrics: MetricCollection, outputs: Outputs, batch: Batch) -> None:
-        """Adds what the predicted answers (B, C) are worth by the targets (B, S, 2)."""
+        """Adds the scores of the predicted answers, from outputs (B, C) and targets (B, S, 2)."""
         assert batch.target is not None
         index, worth = batch.target[..., 0].long(), batch.target[..., 1]  # (B, S)
         likeliest = self._likeliest(outputs.logits)  # (B, K)
         found = ((likeliest[:, :, None] == index[:, None]) * worth[:, None]).sum(2)  # (B, K)
-        metrics.update(torch.stack([found[:, 0], found.amax(1), worth.amax(1)], 1))
+        metrics.update(torch.stack([found[:, 0], found.amax(1), worth.amax(1)], 1))  # (B, 3)
 
     def _likeliest(self, logits: Tensor) -> Tensor:
-        """Logits (B, C) -> (B, K) int64 the answers with the highest, in their order; K is `TOP`, or C if less."""
+        """Logits (B, C) -> (B, K) int64 indices of the highest, best first; K is the smaller of `TOP` and C."""
         return at_least_float32(logits).topk(min(TOP, self.width), dim=1).indices
 
     def scalars(self, metrics: MetricCollection) -> dict[str, float]:
@@ -231,7 +228,7 @@ class QuestionAnswering(Task):
 
     @property
     def answer_columns(self) -> list[str]:
-        """`prediction` and `score`, then `prediction_2`, `score_2` and so on, to the fifth or the last."""
+        """`prediction` and `score`, then `prediction_2`, `score_2` and so on, up to K."""
         numbers = range(2, min(TOP, self.width) + 1)
         return ["prediction", "score", *(f"{name}_{k}" for k in numbers for name in ("prediction", "score"))]
 
@@ -241,7 +238,7 @@ class QuestionAnswering(Task):
         return self.answer_columns[::2]
 
     def answers(self, outputs: Outputs) -> list[dict[str, Any]]:
-        """The likeliest answers and their probabilities, which for `bce` are each answer's own: they add up to no 1."""
+        """The likeliest answers and their probabilities, which with `bce` are independent and do not sum to 1."""
         logits = at_least_float32(outputs.logits)
         likeliest = self._likeliest(logits)
         probabilities = (logits.softmax(1) if self.softmax else logits.sigmoid()).gather(1, likeliest)
@@ -261,7 +258,7 @@ class QuestionAnswering(Task):
         return {"labels": self.labels}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Takes it."""
+        """Restores the vocabulary."""
         self._set_labels(list(state["labels"]))
 
     def same_outputs(self, state: Mapping[str, Any]) -> bool:
@@ -270,10 +267,10 @@ class QuestionAnswering(Task):
 
 
 class _MeanScore(Metric):
-    """The mean over rows of one score; all rows are kept, so that the order in which ranks saw them changes nothing.
+    """The mean over rows of one score. Stores all rows, so that the result does not depend on their order over ranks.
 
     Args:
-        column: which of the scores.
+        column: index of the score.
     """
 
     scores: list[Tensor]
@@ -284,7 +281,7 @@ class _MeanScore(Metric):
         self.add_state("scores", [], dist_reduce_fx="cat")
 
     def update(self, scores: Tensor) -> None:
-        """Adds rows (B, scores) float64; every metric of a collection the same, since torchmetrics shares states."""
+        """Adds rows (B, 3) float64, identical for all metrics of the collection, since torchmetrics shares states."""
         self.scores.append(scores)
 
     def compute(self) -> Tensor:

@@ -31,19 +31,18 @@ _METRICS = ("rmse", "mae", "r2", "pearson", "spearman")
 class Regression(Task):
     """Squared, absolute or Huber error of T targets.
 
-    The model learns targets from which the training rows' mean is taken and which are divided by their standard
-    deviation (unless `scale` says `none`); both are kept with the model, and predictions and metrics are in the
-    targets' own units. A row's loss is the mean over its targets, times its sample weight.
+    Targets are standardised with the training rows' mean and standard deviation (unless `scale=none`), which are saved
+    with the model; predictions and metrics are in the targets' own units. A row's loss is the mean over its targets,
+    times its sample weight.
 
-    With several targets `rmse` and `mae` are means of each target's error in units of its standard deviation over
-    the training rows, so that none counts for more because of its unit; `r2`, `pearson` and `spearman` are means over
-    targets. What each target's are by itself, in its own units, is in the table `targets`. Where a split has one
-    row, or a target or its predictions do not vary in it, a correlation (and R2 of such a target) is nan. Sample
-    weights do not count in metrics.
+    With several targets, `rmse` and `mae` average each target's error in units of its standard deviation over the
+    training rows, so that no target dominates because of its unit; `r2`, `pearson` and `spearman` are means over
+    targets. The table `targets` has each target's own metrics, in its own units. If a split has one row, or a target or
+    its predictions are constant in it, correlations (and R2 of such a target) are nan. Metrics ignore sample weights.
 
     Args:
         loss: `mse`, `l1` or `huber`.
-        huber_delta: where Huber's loss goes from squared to absolute, in the units that the model learns in.
+        huber_delta: where Huber's loss changes from squared to absolute, in standardised units; None for 1.
         scale: `standard` or `none`.
     """
 
@@ -61,7 +60,7 @@ class Regression(Task):
         self.mean, self.std = torch.tensor(mean, dtype=torch.float64), torch.tensor(std, dtype=torch.float64)  # (T,)
 
     def fit(self, labels: Sequence[Any]) -> None:
-        """Takes the targets' names, means and standard deviations from the training rows."""
+        """Collects the targets' names, means and standard deviations from the training rows."""
         usable, reason = [], "no label"
         for label in labels:
             try:
@@ -80,13 +79,13 @@ class Regression(Task):
         self._spread = std
         if self.width > 1:
             log.info(
-                "rmse and mae are means over %d targets, each in its standard deviations (%s); targets.csv has each "
-                "target's own, in its own units",
+                "rmse and mae average %d targets in units of their standard deviation (%s); targets.csv has each "
+                "target's metrics in its own units",
                 *(self.width, shown([f"{name} {one:.4g}" for name, one in zip(names, std.tolist(), strict=True)])),
             )
 
     def encode(self, label: Any) -> list[float]:
-        """(T,) the targets as the model learns them."""
+        """(T,) the standardised targets."""
         values = torch.tensor(list(_numbers(label).values()), dtype=torch.float64)
         scaled: list[float] = ((values - self.mean) / self.std).tolist()
         return scaled
@@ -98,10 +97,10 @@ class Regression(Task):
     def loss_sum(self, outputs: Outputs, batch: Batch) -> Tensor:
         """Outputs (B, T) and targets (B, T) -> () sum over rows of weight times the mean error of the targets."""
         assert batch.target is not None
-        found = at_least_float32(outputs.logits)
+        found = at_least_float32(outputs.logits)  # (B, T)
         target = batch.target.to(found.dtype)
         if self._loss == "mse":
-            errors = functional.mse_loss(found, target, reduction="none")
+            errors = functional.mse_loss(found, target, reduction="none")  # (B, T)
         elif self._loss == "l1":
             errors = functional.l1_loss(found, target, reduction="none")
         else:
@@ -114,7 +113,7 @@ class Regression(Task):
         return (target.to(weight) * share[:, None]).sum(0)
 
     def metrics(self) -> MetricCollection:
-        """Root mean squared and mean absolute error, R2, Pearson's and Spearman's correlation."""
+        """Root mean squared error, mean absolute error, R2, Pearson and Spearman correlation."""
         return MetricCollection({name: _OverRows(self, name) for name in _METRICS})
 
     def update(self, metrics: MetricCollection, outputs: Outputs, batch: Batch) -> None:
@@ -123,7 +122,7 @@ class Regression(Task):
         metrics.update(self.unscaled(outputs.logits), self.unscaled(batch.target))
 
     def unscaled(self, values: Tensor) -> Tensor:
-        """(..., T) what the model learns -> (..., T) float64 in the targets' own units."""
+        """Standardised values (..., T) -> (..., T) float64 in the targets' own units."""
         return values.double() * self.std.to(values.device) + self.mean.to(values.device)
 
     def scalars(self, metrics: MetricCollection) -> dict[str, float]:
@@ -131,7 +130,7 @@ class Regression(Task):
         return {name: float(value) for name, value in metrics.compute().items()}
 
     def tables(self, metrics: MetricCollection) -> dict[str, list[list[Any]]]:
-        """With several targets, `targets`: the metrics of each by itself, in its own units."""
+        """With several targets, `targets`: the metrics of each target in its own units."""
         if self.width == 1:
             return {}
         single = {name: cast("_OverRows", metrics[name]).of_targets().tolist() for name in _METRICS}
@@ -140,17 +139,17 @@ class Regression(Task):
 
     @property
     def answer_columns(self) -> list[str]:
-        """`prediction`, an empty `score`, and with several targets a column for each."""
+        """`prediction`, an empty `score`, and with several targets one column per target."""
         several = [f"prediction_{name}" for name in self.names] if self.width > 1 else []
         return ["prediction", "score", *several]
 
     @property
     def answer_texts(self) -> list[str]:
-        """Several numbers are one JSON object."""
+        """`prediction` with several targets, where it is a JSON object."""
         return [] if self.width == 1 else ["prediction"]
 
     def answers(self, outputs: Outputs) -> list[dict[str, Any]]:
-        """The numbers in their own units; with several targets also as one JSON object."""
+        """The predicted numbers in their own units; with several targets also as one JSON object."""
         found = self.unscaled(outputs.logits).cpu().tolist()
         if self.width == 1:
             return [{"prediction": row[0], "score": None} for row in found]
@@ -162,11 +161,11 @@ class Regression(Task):
 
     @property
     def output_names(self) -> list[str]:
-        """The targets."""
+        """Names of the targets."""
         return self.names
 
-    def subjects(self, outputs: Outputs, name: str | None) -> list[Subject]:  # noqa: ARG002 - they are the same for all
-        """Each target, or the one, in its own units."""
+    def subjects(self, outputs: Outputs, name: str | None) -> list[Subject]:  # noqa: ARG002 - the same for every row
+        """Each target, or the named one, in its own units."""
         wanted = [index for index, target in enumerate(self.names) if name in (None, target)]
         alone = self.width == 1
         return [Subject(self.names[i], partial(self._target, i), "" if alone else self.names[i]) for i in wanted]
@@ -175,7 +174,7 @@ class Regression(Task):
         return self.unscaled(outputs.logits)[:, index]
 
     def state(self) -> dict[str, Any]:
-        """The targets' names, means and deviations, and their spread over the training rows."""
+        """Names, scaling means and deviations of the targets, and their spread over the training rows."""
         return {
             "targets": self.names,
             "mean": self.mean.tolist(),
@@ -184,7 +183,7 @@ class Regression(Task):
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Takes them."""
+        """Restores the result of `state`."""
         self._set(list(state["targets"]), state["mean"], state["std"])
         self._spread = torch.tensor(state["spread"], dtype=torch.float64)
 
@@ -194,10 +193,10 @@ class Regression(Task):
 
 
 class _OverRows(Metric):
-    """One metric over all rows; rows are kept, so that the order in which ranks saw them changes nothing.
+    """One metric over all rows. Stores all rows, so that the result does not depend on their order over ranks.
 
     Args:
-        task: fitted.
+        task: the fitted task.
         name: one of `_METRICS`.
     """
 
@@ -216,14 +215,14 @@ class _OverRows(Metric):
         self.target.append(target)
 
     def compute(self) -> Tensor:
-        """() the mean over targets."""
+        """() the mean over targets; rmse and mae of several targets in units of their spread."""
         each = self.of_targets()
         if self._name in ("rmse", "mae") and len(each) > 1:
             each = each / self._task._spread.to(each.device)
         return each.mean()
 
     def of_targets(self) -> Tensor:
-        """(T,) float64 each target's, in its own units."""
+        """(T,) float64 the metric of each target, in its own units."""
         found, target = torch.cat(self.found), torch.cat(self.target)
         if self._name == "rmse":
             return (found - target).square().mean(0).sqrt()
@@ -233,10 +232,10 @@ class _OverRows(Metric):
 
 
 def _related(name: str, found: Tensor, target: Tensor) -> Tensor:
-    """() R2 or a correlation of predictions (R,) and targets (R,); nan where it is not defined.
+    """() R2 or a correlation of predictions (R,) and targets (R,); nan if undefined.
 
-    Not torchmetrics': its R2 takes sums of squares below 1e-4 for 0, and loses the digits of numbers far from 0, such
-    as timestamps; its ranks overflow where some 65,000 rows tie.
+    Replaces torchmetrics': its R2 treats sums of squares below 1e-4 as 0 and loses precision for numbers far from 0,
+    such as timestamps; its ranks overflow when some 65,000 rows tie.
     """
     fixed = [target] if name == "r2" else [target, found]
     if len(target) < 2 or any(bool((values == values[0]).all()) for values in fixed):
@@ -248,19 +247,19 @@ def _related(name: str, found: Tensor, target: Tensor) -> Tensor:
 
 
 def _pearson(one: Tensor, other: Tensor) -> Tensor:
-    """() Pearson's correlation of (R,) and (R,) that both vary."""
+    """() Pearson's correlation of (R,) and (R,), neither constant."""
     similarity: Tensor = functional.cosine_similarity(_centred(one), _centred(other), dim=0, eps=0)
     return similarity
 
 
 def _centred(values: Tensor) -> Tensor:
-    """(R,) less their mean, as shares of the largest, whose square neither overflows nor vanishes."""
+    """(R,) minus the mean, divided by the largest magnitude so that squares neither overflow nor vanish."""
     values = values - values.mean()
     return values / values.abs().max()
 
 
 def _ranks(values: Tensor) -> Tensor:
-    """(R,) -> (R,) float64 places from the smallest, from 1; equal ones share the mean of theirs."""
+    """(R,) -> (R,) float64 ranks from the smallest, from 1; ties share their mean rank."""
     _, which, counts = values.unique(return_inverse=True, return_counts=True)
     counts = counts.double()
     ranks: Tensor = (counts.cumsum(0) - (counts - 1) / 2)[which]
@@ -268,10 +267,10 @@ def _ranks(values: Tensor) -> Tensor:
 
 
 def _check_spread(names: Sequence[str], values: Tensor, std: Tensor) -> None:
-    """Of numbers (R, T) with deviations (T,): raises UserError where there is nothing to learn, or no scale."""
+    """Raises UserError if a target of values (R, T) with deviations (T,) is constant or cannot be scaled."""
     for name, column, spread in zip(names, values.T, std.tolist(), strict=True):
         which = f" in column {name}" if name else ""
-        if bool((column == column[0]).all()):  # rounding may leave equal numbers a deviation
+        if bool((column == column[0]).all()):  # rounding can give equal numbers a nonzero deviation
             raise UserError(f"data.columns.label: all training rows have the same number{which}, {column[0]:g}.")
         if spread == 0 or not math.isfinite(spread):
             low, high = column.min(), column.max()
@@ -279,7 +278,7 @@ def _check_spread(names: Sequence[str], values: Tensor, std: Tensor) -> None:
 
 
 def _numbers(label: Any) -> dict[str, float]:
-    """The targets of one row by column; one column alone has the name "". Raises ValueError with the reason."""
+    """The targets of one row by column; a single column is named "". Raises ValueError with the reason."""
     if not isinstance(label, dict):
         return {"": _number(label, "")}
     return {name: _number(value, f"{name}: ") for name, value in label.items()}

@@ -1,6 +1,6 @@
-"""Retrieval over a whole split, both ways, in blocks: which image belongs to a text and which text to an image.
+"""Retrieval metrics over a whole split, image to text and text to image, computed in blocks.
 
-Legend: R rows, Q queries, G gallery, P width of the embeddings.
+Legend: R rows, Q queries, q queries of a block, G gallery, P width of the embeddings.
 """
 
 from __future__ import annotations
@@ -20,12 +20,11 @@ _Ints = npt.NDArray[np.int64]
 
 
 class RetrievalMetric(Metric):
-    """Recall at 1, 5 and 10, median rank and mean reciprocal rank of the best-placed positive, both ways.
+    """Recall at 1, 5 and 10, median rank and mean reciprocal rank of the best-ranked positive, in both directions.
 
-    An image that several rows have is one query and one entry of the gallery, and so is a text: an image's positives
-    are the texts of all its rows and all texts of its rows' groups, so that an image with five captions is found by
-    each of them. Entries that score the same are placed before the positive: what gives all the same score has found
-    nothing. The order of rows changes nothing.
+    An image shared by several rows is one query and one gallery entry, and so is a text. An image's positives are the
+    texts of all its rows and of its rows' groups, so that an image with five captions is found by each of them. Ties
+    rank before the positive, so that a constant score gets no credit. The result does not depend on the row order.
     """
 
     image: list[Tensor]
@@ -39,12 +38,12 @@ class RetrievalMetric(Metric):
 
     @staticmethod
     def names() -> list[str]:
-        """What `compute` gives."""
+        """The keys of `compute`."""
         each = [*(f"recall@{k}" for k in _CUTS), "median_rank", "mrr"]
         return [*(f"{way}/{name}" for way in _WAYS for name in each), "mean_recall"]
 
     def update(self, image: Tensor, text: Tensor, target: Tensor) -> None:
-        """Adds rows: embeddings (B, P) of length 1; image, text, group (or -1) and more, (B, 3 or more) int64."""
+        """Adds rows: unit-length embeddings (B, P); image, text, group (or -1) and more, (B, 3 or more) int64."""
         self.image.append(image.float())
         self.text.append(text.float())
         self.target.append(target)
@@ -65,7 +64,7 @@ class RetrievalMetric(Metric):
 
 
 class Sparse(NamedTuple):
-    """A set of numbers for each of Q queries: those of query q are `values[offsets[q]:offsets[q + 1]]`."""
+    """A set of numbers per query in CSR form: those of query q are `values[offsets[q]:offsets[q + 1]]`."""
 
     offsets: _Ints  # (Q + 1,)
     values: _Ints
@@ -78,7 +77,7 @@ class Sparse(NamedTuple):
         return cls(offsets, values[order])
 
     def of_all(self, queries: _Ints) -> tuple[_Ints, _Ints]:
-        """For some queries: which of them (its place in `queries`), and a value of its, for all of their values."""
+        """All values of some queries, as two arrays: the index into `queries`, and the value."""
         counts = self.offsets[queries + 1] - self.offsets[queries]
         places = np.repeat(np.arange(len(queries)), counts)
         starts = np.repeat(self.offsets[queries] - (np.cumsum(counts) - counts), counts)
@@ -86,14 +85,14 @@ class Sparse(NamedTuple):
 
 
 class Positives(NamedTuple):
-    """What belongs to each query: by its own rows, and by the groups of its rows."""
+    """The positives of each query: through its own rows, and through the groups of its rows."""
 
     by_row: Sparse
     groups: Sparse
     of_group: Sparse
 
     def of_block(self, queries: _Ints) -> tuple[_Ints, _Ints]:
-        """Places in `queries` and entries of the gallery, for each positive pair; some come twice."""
+        """Index into `queries` and gallery entry of each positive pair, possibly with duplicates."""
         place, entry = self.by_row.of_all(queries)
         grouped, group = self.groups.of_all(queries)
         inner, grouped_entry = self.of_group.of_all(group)
@@ -101,16 +100,16 @@ class Positives(NamedTuple):
 
 
 class Links(NamedTuple):
-    """Distinct images and texts among the rows, and what belongs together."""
+    """Distinct images and texts among the rows, and their positives."""
 
-    first_image: _Ints  # (images,) the first row that has it
+    first_image: _Ints  # (images,) the first row with the image
     first_text: _Ints  # (texts,)
     texts_of_image: Positives
     images_of_text: Positives
 
     @classmethod
     def of(cls, identity: _Ints) -> Links:
-        """From (R, 3): image, text and group of each row; a group of -1 is none."""
+        """From (R, 3): image, text and group of each row; a group of -1 means no group."""
         (_, first_image, image), (_, first_text, text), (_, _, group) = (
             np.unique(column, return_index=True, return_inverse=True) for column in identity.T
         )
@@ -133,7 +132,7 @@ class Links(NamedTuple):
 
 
 def ranks(queries: Tensor, gallery: Tensor, positives: Positives) -> Tensor:
-    """(Q,) int64 the place, from 1, of each query's best positive among what does not belong to it.
+    """(Q,) int64 rank, from 1, of each query's best positive among the entries that are not positives.
 
     Args:
         queries: (Q, P).
@@ -142,14 +141,14 @@ def ranks(queries: Tensor, gallery: Tensor, positives: Positives) -> Tensor:
     """
     size = max(1, _BLOCK // len(gallery))
     found = torch.empty(len(queries), dtype=torch.int64, device=queries.device)
-    scores = queries.new_empty(min(size, len(queries)), len(gallery))  # one for all blocks
+    scores = queries.new_empty(min(size, len(queries)), len(gallery))  # one buffer reused by all blocks
     for first in range(0, len(queries), size):
         block = queries[first : first + size]
         pairs = positives.of_block(np.arange(first, first + len(block)))
         place, entry = (torch.from_numpy(part).to(queries.device) for part in pairs)
         of_block = torch.mm(block, gallery.T, out=scores[: len(block)])  # (q, G)
-        best = queries.new_full((len(block),), -torch.inf)
+        best = queries.new_full((len(block),), -torch.inf)  # (q,) score of the best positive
         best.scatter_reduce_(0, place, of_block[place, entry], "amax")
-        of_block[place, entry] = -torch.inf
+        of_block[place, entry] = -torch.inf  # other positives must not count as competitors
         found[first : first + size] = (of_block >= best[:, None]).sum(1) + 1
     return found

@@ -1,4 +1,4 @@
-"""Several tasks at once, on one model: each has a column of labels, a head and a loss of its own.
+"""Multi-task training on one model: each task has its own label column, head and loss.
 
 Legend: B batch, R rows, K tasks, C outputs, W numbers of a row's target.
 """
@@ -31,18 +31,18 @@ log = logging.getLogger(__name__)
 
 
 class Several(Task):
-    """A weighted sum of tasks' losses, each a mean over the rows that have its label.
+    """A weighted sum of the tasks' losses, each a mean over the rows with that task's label.
 
-    A row that lacks the labels of some tasks is used for the others; one that lacks all is bad. The names of metrics
-    begin with the task's. The checkpoint is chosen by the weighted sum of losses, unless `checkpoint.monitor` names a
-    metric such as `price/rmse`.
+    A row without the labels of some tasks is used for the others; a row without any label is bad. Metric names are
+    prefixed with the task's name. The best checkpoint is chosen by the weighted sum of losses, unless
+    `checkpoint.monitor` names a metric such as `price/rmse`.
 
     Args:
-        tasks: by name, which is the column of their labels; each learns from one column.
-        loss_weights: by name; 1 where nothing is said.
+        tasks: by name, which is also the task's label column.
+        loss_weights: by name; default 1.
 
     Attributes:
-        places: where each task's numbers are in targets and outputs, once it is fitted.
+        places: the slice of each task in targets and outputs, once it is fitted.
     """
 
     facts = SeveralConfig
@@ -53,8 +53,8 @@ class Several(Task):
         self._parts = dict(tasks)
         self.loss_terms = {name: (loss_weights or {}).get(name, 1.0) for name in tasks}
         self.places = SideBySide({})
-        self._missing = ToldOnce("no row to measure on has a label for %s: its metrics are nan, and loss is without it")
-        self._untuned = ToldOnce("no validation row has a label for %s: what is tuned on them stays as it is")
+        self._missing = ToldOnce("no evaluation row has a label for %s: its metrics are nan and loss leaves it out")
+        self._untuned = ToldOnce("no validation row has a label for %s: it is not tuned")
 
     @property
     def parts(self) -> Mapping[str, Task]:
@@ -62,17 +62,17 @@ class Several(Task):
         return self._parts
 
     def part_targets(self, name: str, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Targets (R, W) -> (R,) bool, True = the row has a label for the task, and these rows' targets of it."""
+        """Targets (R, W) -> (R,) bool, True = the row has a label for the task, and the task's targets of these."""
         there = self.places.labelled(name, target)
         return there, self.places.targets(name, target[there])
 
     def _place(self) -> None:
-        """Finds the places, once the tasks know their widths."""
+        """Lays out targets and outputs, once the tasks know their widths."""
         self.places = SideBySide(self.parts)
         self.width = self.places.outputs
 
     def make_head(self, width: int) -> nn.Module:
-        """(B, width) -> (B, C): the tasks' heads, their outputs side by side."""
+        """(B, width) -> (B, C): the tasks' heads, outputs concatenated."""
         return Heads([task.make_head(width) for task in self.parts.values()])
 
     def fit(self, labels: Sequence[Any]) -> None:
@@ -85,12 +85,10 @@ class Several(Task):
                 wrong += [f"task.tasks.{name}: {message}" for message in error.messages]
         if wrong:
             raise UserError(wrong)
-        tables = [in_files(name) for name in self.parts]  # what their names begin with
+        tables = [in_files(name) for name in self.parts]  # prefixes of the tables' file names
         for kind, names in (("column of predictions", self.answer_columns), ("table", tables)):
             if twice := [name for name, count in Counter(names).items() if count > 1]:
-                raise UserError(
-                    f"task.tasks: two tasks have a {kind} {twice[0]!r}. Give one of the columns of labels another name"
-                )
+                raise UserError(f"task.tasks: two tasks have a {kind} {twice[0]!r}. Rename one of the label columns")
         self._place()
 
     def encode(self, label: Any) -> Tensor:
@@ -102,7 +100,7 @@ class Several(Task):
 
     @staticmethod
     def _encoded(name: str, task: Task, label: Any) -> Any:
-        """The target; None: there is no label. Raises ValueError where it cannot be used."""
+        """The target, or None without a label. Raises ValueError if the label is unusable."""
         try:
             return task.encode(label)
         except ValueError as error:
@@ -115,30 +113,30 @@ class Several(Task):
         return self.places.empty()
 
     def rows_of(self, name: str, batch: Batch) -> Batch:
-        """The batch as one task knows it: its own targets, and weight 0 for rows without a label."""
+        """The batch as seen by one task: its own targets, and weight 0 for rows without its label."""
         assert batch.target is not None
         weight = batch.weight * self.places.labelled(name, batch.target)
         return replace(batch, target=self.places.targets(name, batch.target), weight=weight)
 
     def outputs_of(self, name: str, outputs: Outputs) -> Outputs:
-        """One task's part of the head's outputs."""
+        """One task's slice of the head's outputs."""
         return Outputs(self.places.logits(name, outputs.logits), outputs.image, outputs.text)
 
     def loss_sum(self, outputs: Outputs, batch: Batch) -> Tensor:
-        """There is none that one number divides; see `loss_sums`."""
-        raise NotImplementedError("several tasks have a loss each")
+        """Not defined, because each task has its own normaliser; see `loss_sums`."""
+        raise NotImplementedError("each of several tasks has its own loss")
 
     def loss_sums(self, outputs: Outputs, batch: Batch) -> Tensor:
-        """(K,) each task's."""
+        """(K,) `loss_sum` of each task."""
         of_parts = [t.loss_sum(self.outputs_of(n, outputs), self.rows_of(n, batch)) for n, t in self.parts.items()]
         return torch.stack(of_parts)
 
     def normalisers(self, batch: Batch) -> Tensor:
-        """(K,) float64 each task's."""
+        """(K,) float64 `normaliser` of each task."""
         return torch.stack([task.normaliser(self.rows_of(name, batch)) for name, task in self.parts.items()])
 
     def constant_outputs(self, target: Tensor, weight: Tensor) -> Tensor:
-        """(C,) the tasks' own, side by side."""
+        """(C,) the tasks' constant outputs, concatenated."""
         found = []
         for name, task in self.parts.items():
             there, own = self.part_targets(name, target)
@@ -146,15 +144,15 @@ class Several(Task):
         return torch.cat(found)
 
     def metrics(self) -> MetricCollection:
-        """Every task's."""
+        """The metrics of every task."""
         return PartMetrics({name: task.metrics() for name, task in self.parts.items()})
 
     def update(self, metrics: MetricCollection, outputs: Outputs, batch: Batch) -> None:
-        """Adds to each task's metrics the rows that have a label for it."""
+        """Adds the rows with a task's label to that task's metrics."""
         assert isinstance(metrics, PartMetrics)
         assert batch.target is not None
         for name, task in self.parts.items():
-            there = self.places.labelled(name, batch.target).nonzero()[:, 0]
+            there = self.places.labelled(name, batch.target).nonzero()[:, 0]  # (labelled rows,)
             metrics.seen[name].append(len(there) > 0)
             if len(there):
                 own = self.outputs_of(name, outputs)
@@ -162,7 +160,7 @@ class Several(Task):
                 task.update(metrics.of(name), Outputs(own.logits[there], own.image[there], own.text[there]), rows)
 
     def scalars(self, metrics: MetricCollection) -> dict[str, float]:
-        """`task/metric`; nan where no row has a label for the task."""
+        """`task/metric`; nan if no row has a label for the task."""
         assert isinstance(metrics, PartMetrics)
         found: dict[str, float] = {}
         for name, task in self.parts.items():
@@ -173,16 +171,16 @@ class Several(Task):
         return found
 
     def metric_names(self) -> list[str]:
-        """`task/metric`."""
+        """The keys of `scalars`, `task/metric`."""
         return [f"{name}/{metric}" for name, task in self.parts.items() for metric in task.metric_names()]
 
     @property
     def headlines(self) -> list[str]:
-        """Each task's."""
+        """The headlines of each task."""
         return [f"{name}/{metric}" for name, task in self.parts.items() for metric in task.headlines]
 
     def tables(self, metrics: MetricCollection) -> dict[str, list[list[Any]]]:
-        """`task_table`."""
+        """The tables of each task, as `task_table`."""
         assert isinstance(metrics, PartMetrics)
         found: dict[str, list[list[Any]]] = {}
         for name, task in self.parts.items():
@@ -192,20 +190,20 @@ class Several(Task):
 
     @property
     def answer_columns(self) -> list[str]:
-        """`prediction` and an empty `score`, and each task's columns with its name after the first word."""
+        """`prediction`, an empty `score`, and each task's columns with its name after the first word."""
         own = [_named(column, name) for name, task in self.parts.items() for column in task.answer_columns]
         return ["prediction", "score", *own]
 
     @property
     def answer_texts(self) -> list[str]:
-        """`prediction`, and the tasks' own."""
+        """`prediction`, and the text columns of each task."""
         return [
             "prediction",
             *(_named(column, name) for name, task in self.parts.items() for column in task.answer_texts),
         ]
 
     def answers(self, outputs: Outputs) -> list[dict[str, Any]]:
-        """The tasks' predictions as one JSON object, and their own columns."""
+        """The tasks' predictions as one JSON object, and each task's columns."""
         by_part = {name: task.answers(self.outputs_of(name, outputs)) for name, task in self.parts.items()}
         answers = []
         for row in zip(*by_part.values(), strict=True):
@@ -217,11 +215,11 @@ class Several(Task):
 
     @property
     def output_names(self) -> list[str]:
-        """The tasks', one after the other; a task's own name for an output without one."""
+        """The output names of all tasks in order; a task's own name for an unnamed output."""
         return [output or name for name, task in self.parts.items() for output in task.output_names]
 
     def subjects(self, outputs: Outputs, name: str | None) -> list[Subject]:
-        """Each task's; with `name`, those of the tasks that have such an output, or of the task of that name."""
+        """The subjects of each task; with `name`, only of tasks with that output or of the task of that name."""
         return [
             Subject(subject.name or part, partial(self._of_part, part, subject.value), part)
             for part, task in self.parts.items()
@@ -233,39 +231,39 @@ class Several(Task):
 
     @property
     def tunes(self) -> bool:
-        """Whether a task does."""
+        """Whether any task does."""
         return any(task.tunes for task in self.parts.values())
 
     def tune(self, logits: Tensor, target: Tensor, weight: Tensor) -> dict[str, Any]:
-        """Tunes each task that wants it on the rows that have its label."""
+        """Tunes each task that asks for it on the rows with its label."""
         found = {}
         for name, task in self.parts.items():
             there = self.places.labelled(name, target)
             if task.tunes and there.any():
                 own = self.places.targets(name, target[there])
-                log.info("tuned for %s:", name)  # what follows is the task's, which does not know its name
+                log.info("tuned for %s:", name)  # the task logs the result but does not know its name
                 found[name] = task.tune(self.places.logits(name, logits[there]), own, weight[there])
         self._untuned.tell(name for name, task in self.parts.items() if task.tunes and name not in found)
         return found
 
     def untuned(self) -> Self:
-        """With each task untuned."""
+        """A copy with every task untuned."""
         other = copy.copy(self)
         other._parts = {name: task.untuned() for name, task in self.parts.items()}
         return other
 
     def state(self) -> dict[str, Any]:
-        """Each task's."""
+        """The state of each task."""
         return {"parts": {name: task.state() for name, task in self.parts.items()}}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Takes them."""
+        """Restores the state of each task."""
         for name, task in self.parts.items():
             task.load_state(state["parts"][name])
         self._place()
 
     def same_outputs(self, state: Mapping[str, Any]) -> bool:
-        """Whether the tasks are the same, in the same order, and each one's outputs are."""
+        """Whether tasks, their order and their outputs are the same."""
         own = state.get("parts", {})
         return list(own) == list(self.parts) and all(t.same_outputs(own[n]) for n, t in self.parts.items())
 

@@ -1,6 +1,6 @@
-"""Several tasks' targets in one row's target, and their outputs in one head's, side by side.
+"""Layout of several tasks: their targets concatenated in one row's target, their outputs in one head's output.
 
-Legend: B batch, R rows, F features, C outputs, W numbers of a row's target.
+Legend: B batch, R rows, F features, C outputs, W numbers in a row's target.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from mmft.tasks.base import Task
 
 
 class _Place(NamedTuple):
-    target: slice  # the first says whether the row has a label for the task
+    target: slice  # the first number is 1 if the row has a label for the task, else 0
     outputs: slice
-    like: Tensor  # a target of zeros, of the task's own shape and type
+    like: Tensor  # a target of zeros with the task's shape and dtype
 
 
 class SideBySide:
-    """Where each task's numbers are in a row's target (W,) and in the outputs (C,).
+    """The slice of each task in a row's target (W,) and in the outputs (C,).
 
     Args:
-        tasks: by name, fitted.
+        tasks: fitted tasks by name.
     """
 
     def __init__(self, tasks: Mapping[str, Task]) -> None:
@@ -38,7 +38,7 @@ class SideBySide:
         self.numbers, self.outputs = numbers, outputs
 
     def join(self, targets: Mapping[str, Any]) -> Tensor:
-        """(W,) float64: for each task whether there is a target, and it; None: there is none."""
+        """Targets by task, None without a label -> (W,) float64: per task a 0/1 flag, then the target or zeros."""
         joined = []
         for name, place in self._places.items():
             target = targets[name]
@@ -51,7 +51,7 @@ class SideBySide:
         return torch.zeros(self.numbers, dtype=torch.float64)
 
     def targets(self, name: str, target: Tensor) -> Tensor:
-        """Targets (R, W) -> (R, ...) one task's own; zeros for rows without a label."""
+        """Targets (R, W) -> (R, ...) targets of one task; zeros for rows without a label."""
         place = self._places[name]
         return target[:, place.target][:, 1:].reshape(len(target), *place.like.shape).to(place.like.dtype)
 
@@ -60,12 +60,12 @@ class SideBySide:
         return target[:, self._places[name].target.start] > 0
 
     def logits(self, name: str, logits: Tensor) -> Tensor:
-        """(R, C) -> one task's own."""
+        """(R, C) -> the columns of one task."""
         return logits[:, self._places[name].outputs]
 
 
 class Heads(nn.Module):
-    """Heads side by side."""
+    """Parallel heads whose outputs are concatenated."""
 
     def __init__(self, heads: Sequence[nn.Module]) -> None:
         super().__init__()

@@ -1,9 +1,9 @@
-"""The threshold of a probability above which a label is predicted: the one that a measure likes best on given rows.
+"""Tunes the probability threshold above which a label is predicted, so that it maximises a measure on given rows.
 
-A threshold is looked for half-way between any two neighbouring probabilities, and above and below all of them, so that
-none of the given rows lies on it. Of thresholds that are equally good, the one nearest to 0.5 is taken.
+Candidates lie halfway between neighbouring probabilities, and above and below all of them, so that no row lies on a
+threshold. Ties go to the threshold nearest to 0.5.
 
-Legend: R rows.
+Legend: R rows, K thresholds.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 class Counts(NamedTuple):
-    """What a threshold makes of the rows; each (K,) float64, for K thresholds, or ()."""
+    """Confusion counts of K thresholds; each (K,) float64, or () for a single threshold."""
 
     true_positives: Tensor
     false_positives: Tensor
@@ -28,11 +28,11 @@ class Counts(NamedTuple):
 
 
 Measure = Callable[[Counts], Tensor]
-"""Counts -> (K,), better when higher."""
+"""Counts -> (K,), higher is better."""
 
 
 def f1(counts: Counts) -> Tensor:
-    """F1 of the label; 0 where there is nothing to find and nothing found."""
+    """F1 of the label; 0 with neither positive rows nor positive predictions."""
     return _share(2 * counts.true_positives, counts.false_positives + counts.false_negatives)
 
 
@@ -42,7 +42,7 @@ def f1_macro(counts: Counts) -> Tensor:
 
 
 def balanced_accuracy(counts: Counts) -> Tensor:
-    """The mean of the shares of rows with and without the label that are found."""
+    """The mean of the recalls of rows with and without the label."""
     with_it = _share(counts.true_positives, counts.false_negatives)
     return (with_it + _share(counts.true_negatives, counts.false_positives)) / 2
 
@@ -51,7 +51,7 @@ MEASURES: dict[str, Measure] = {"f1": f1, "f1_macro": f1_macro, "balanced_accura
 
 
 class Best(NamedTuple):
-    """A threshold, and the measure before (at 0.5) and with it."""
+    """A threshold, and the measure at 0.5 (before) and at the threshold (after)."""
 
     threshold: float
     before: float
@@ -59,20 +59,19 @@ class Best(NamedTuple):
 
 
 def best_threshold(probabilities: Tensor, target: Tensor, measure: Measure) -> Best:
-    """The threshold that `measure` likes best.
+    """The threshold that maximises `measure`.
 
     Args:
-        probabilities: (R,) float64 of the label, R at least 1; it is predicted where its probability is above the
-            threshold.
+        probabilities: (R,) float64 of the label, R at least 1; the label is predicted above the threshold.
         target: (R,) bool, True = the row has the label.
         measure: one of `MEASURES`.
     """
     ordered, places = probabilities.sort(descending=True)
-    right = target[places].double().cumsum(0)  # (R,) rows with the label among the first 1, 2, ...
+    right = target[places].double().cumsum(0)  # (R,) true positives among the first 1, 2, ...
     number = torch.arange(1, len(ordered) + 1, dtype=torch.float64)
-    ends = torch.cat([ordered[1:] < ordered[:-1], torch.ones(1, dtype=torch.bool)])  # the last of equal ones
+    ends = torch.cat([ordered[1:] < ordered[:-1], torch.ones(1, dtype=torch.bool)])  # last of each run of ties
     below = torch.cat([ordered[1:], torch.zeros(1, dtype=torch.float64)])
-    thresholds = torch.cat([(1 + ordered[:1]) / 2, ((ordered + below) / 2)[ends]])  # (K,), from none to all
+    thresholds = torch.cat([(1 + ordered[:1]) / 2, ((ordered + below) / 2)[ends]])  # (K,) from none to all predicted
     found, true = (torch.cat([torch.zeros(1, dtype=torch.float64), values[ends]]) for values in (number, right))
     values = measure(_counts(true, found, right[-1], len(ordered)))
     before = measure(counts_above(probabilities, target, 0.5))
@@ -83,16 +82,16 @@ def best_threshold(probabilities: Tensor, target: Tensor, measure: Measure) -> B
 
 
 def tuned(probabilities: Tensor, target: Tensor, measure: str, label: str) -> tuple[float, dict[str, Any]]:
-    """The threshold of one label, and what the run's summary says of it.
+    """The tuned threshold of one label, and its entries in the run's summary.
 
     Args:
-        probabilities: (R,) float64 of the label, on rows not trained on.
-        target: (R,) bool, True = the row has it; where all or none have, the threshold is 0.5, which is told.
+        probabilities: (R,) float64 of the label, on held-out rows.
+        target: (R,) bool, True = the row has the label; if all or none do, the threshold stays 0.5, with a warning.
         measure: name of one of `MEASURES`.
-        label: its name.
+        label: name of the label.
     """
     if target.all() or not target.any():
-        log.warning("task.threshold_metric: the validation rows are of one class, so that the threshold stays 0.5")
+        log.warning("task.threshold_metric: all validation rows are of one class; the threshold stays 0.5")
         return 0.5, {}
     best = best_threshold(probabilities, target, MEASURES[measure])
     log.info(
@@ -103,7 +102,7 @@ def tuned(probabilities: Tensor, target: Tensor, measure: str, label: str) -> tu
 
 
 def counts_above(probabilities: Tensor, target: Tensor, threshold: float) -> Counts:
-    """What one threshold makes of rows' probabilities (R,) and targets (R,) bool."""
+    """The confusion counts () of one threshold, from probabilities (R,) and targets (R,) bool."""
     found = probabilities > threshold
     positive = target.double().sum()
     return _counts((found & target).double().sum(), found.double().sum(), positive, len(target))
@@ -115,5 +114,5 @@ def _counts(true: Tensor, found: Tensor, positive: Tensor, rows: int) -> Counts:
 
 
 def _share(part: Tensor, rest: Tensor) -> Tensor:
-    """Gives part / (part + rest), 0 where both are 0."""
+    """Returns part / (part + rest), 0 if both are 0."""
     return part / (part + rest).clamp_min(1)

@@ -1,1 +1,1 @@
-"""What is trained: tuning methods of one encoder, and the plan that is made of them before training."""
+"""Parameter-efficient tuning: methods for one encoder, and the plan that combines them before training."""

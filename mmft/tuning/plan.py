@@ -1,7 +1,7 @@
-"""The tuning plan: which parameter is trained, by which method, in which named optimizer group.
+"""The tuning plan: which parameters are trained, by which method, in which named optimizer group.
 
-It is worked out once, before training. Every parameter is in exactly one group or frozen for good;
-`TuningPlan.table()` is what is printed and kept as `tuning.csv`.
+It is built once, before training. Every parameter is in exactly one group or permanently frozen. `TuningPlan.table()`
+is printed and saved as `tuning.csv`.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from mmft.models.layers import module_layers
 from mmft.models.vision_language_model import PARTS, VisionLanguageModel, part_of
 from mmft.tuning.methods.base import Start, TuningMethod, usable
 
-# Decay is for matrices that multiply activations. By the module's type, not by its name: norms, biases,
-# embeddings, positions, class tokens and stand-ins have none, whatever a library calls them.
+# Only matrices that multiply activations are decayed. They are found by module type, not by name, so that norms,
+# biases, embeddings, positions, class tokens and stand-ins are excluded, whatever a library calls them.
 _DECAYED = (nn.Linear, _ConvNd, nn.Bilinear, nn.MultiheadAttention)
 
 
 class Rates(NamedTuple):
-    """The learning rates and the decay that the config gives."""
+    """Learning rates and weight decay from the config."""
 
-    lr: float | None
+    lr: float | None  # of the encoders; None for each method's default
     head_lr: float
-    layer_decay: float
+    layer_decay: float  # factor of the rate from each layer to the one below; 1 for none
     weight_decay: float
 
 
 @dataclass
 class Group:
-    """One optimizer group: parameters of one part (and layer) with one rate, one decay and one beginning."""
+    """One optimizer group: parameters of one part (and layer) with one rate, weight decay and start."""
 
     name: str
     part: str
@@ -49,21 +49,21 @@ class Group:
 
     @property
     def size(self) -> int:
-        """Number of trained values."""
+        """Number of trained scalars."""
         return sum(p.numel() for p in self.parameters.values())
 
 
 @dataclass
 class TuningPlan:
-    """All groups, and for every part how much of it is trained.
+    """All optimizer groups, and how much of each part is trained.
 
     Attributes:
-        groups: the optimizer's groups.
-        totals: parameters of every part.
-        trained: how many of them are trained.
+        groups: the optimizer groups.
+        totals: number of parameters of each part.
+        trained: number of trained parameters of each part.
         methods: the tuning method of each encoder.
-        usable: of each encoder, the layer number of every parameter that takes part in the output, by name.
-        changed: parts whose weights are not their source's although they may be frozen (`init=RUN`, random ones).
+        usable: for each encoder, the layer number by name of every parameter that contributes to the output.
+        changed: parts whose weights differ from their source even if frozen (`init=RUN`, random weights).
     """
 
     groups: list[Group]
@@ -79,15 +79,15 @@ class TuningPlan:
         return {name for group in self.groups for name in group.parameters}
 
     def rebind(self, model: nn.Module) -> None:
-        """Takes the parameters of `model` in place of those of the same names, which something has replaced."""
+        """Replaces the plan's parameters by those of the same names in `model`, after something has replaced them."""
         own = dict(model.named_parameters())
         for group in self.groups:
             group.parameters = {name: own[name] for name in group.parameters}
 
     def saved_names(self, model: nn.Module) -> set[str]:
-        """State-dict names that a checkpoint and the finished model must hold: what this run has changed.
+        """State-dict names that a checkpoint and the finished model must store: everything this run changes.
 
-        That is the trained parameters, the buffers of layers that are trained, and everything of `changed` parts.
+        These are the trained parameters, the buffers of trained layers, and all of the `changed` parts.
         """
         moved = self.names | self._moving_buffers(model)
         return {name for name in model.state_dict() if name in moved or part_of(name) in self.changed}
@@ -99,7 +99,7 @@ class TuningPlan:
         def moves(name: str) -> bool:
             part = part_of(name)
             layers_trained = live.get(part)
-            if layers_trained is None:
+            if layers_trained is None:  # not an encoder, or one that is wholly trained
                 return self.trained[part] > 0
             module = name.rpartition(".")[0].removeprefix(f"{part}.backbone").removeprefix(".")
             return layers[part].get(module) in layers_trained
@@ -107,39 +107,39 @@ class TuningPlan:
         return {name for name, _ in model.named_buffers() if moves(name)}
 
     def live(self, part: str, active: Set[str]) -> frozenset[int] | None:
-        """The layers of an encoder of which all parameters are among `active`; None: the whole encoder.
+        """The layers of an encoder whose parameters are all `active`; None for the whole encoder.
 
-        Only these are in train mode: in the others dropout is off and running statistics stay.
+        Only these are in train mode; in the others dropout is off and running statistics are fixed.
         """
         usable = self.usable[part]
         frozen = {layer for name, layer in usable.items() if f"{part}.{name}" not in active}
         return frozenset(usable.values()) - frozen if frozen else None
 
     def activate(self, model: VisionLanguageModel, active: Set[str]) -> None:
-        """Lets the parameters `active` have gradients, and no others, and sets train and eval mode to go with it."""
+        """Enables gradients for exactly the `active` parameters, and sets train and eval mode accordingly."""
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name in active)
         for part in self.usable:
             getattr(model, part).live = self.live(part, active)
-        model.train(model.training)
+        model.train(model.training)  # applies `live`
 
     def active(self, step: int, starts: Mapping[str, int]) -> set[str]:
-        """Names of the parameters that optimizer step `step` trains.
+        """Names of the parameters trained in optimizer step `step`.
 
         Args:
             step: from 0.
-            starts: the first optimizer step of each group that does not begin with step 0, by its name.
+            starts: by group name, the first optimizer step of groups that do not start at step 0.
         """
         return {name for group in self.groups if starts.get(group.name, 0) <= step for name in group.parameters}
 
     def counts(self) -> dict[str, Any]:
-        """`total` and `trainable` parameters, and the same for every part that there is."""
+        """`total` and `trainable` parameters, overall and for every existing part."""
         there = [part for part in PARTS if self.totals[part] or part != "auxiliary"]
         parts = {part: {"total": self.totals[part], "trainable": self.trained[part]} for part in there}
         return {"total": sum(self.totals.values()), "trainable": sum(self.trained.values()), **parts}
 
     def optimizer_groups(self) -> list[dict[str, object]]:
-        """The groups as torch optimizers take them; `base_lr` is what a schedule's factor multiplies."""
+        """The groups in the form of torch optimizers; a schedule's factor multiplies `base_lr`."""
         return [
             {
                 "name": g.name,
@@ -152,7 +152,7 @@ class TuningPlan:
         ]
 
     def table(self) -> list[dict[str, object]]:
-        """One line per group, and one per part that is frozen."""
+        """One row per group, and one per frozen part."""
         rows = [
             {
                 "part": g.part,
@@ -175,22 +175,22 @@ class TuningPlan:
 
 
 def make_plan(model: VisionLanguageModel, methods: Mapping[str, TuningMethod], rates: Rates) -> TuningPlan:
-    """Works out the plan and applies it: sets `requires_grad` and marks frozen encoders.
+    """Builds the plan and applies it: sets `requires_grad` and marks frozen encoders.
 
     Args:
-        model: the model, its methods applied.
+        model: the model after `TuningMethod.apply`.
         methods: the tuning method of `image_encoder` and of `text_encoder`.
-        rates: learning rates and decay.
+        rates: learning rates and weight decay.
     """
     decayed = _decayed_names(model)
     encoders = {part: _Encoder(getattr(model, part), method, rates) for part, method in methods.items()}
     groups: dict[str, Group] = {}
     for name, parameter in model.named_parameters():
         part = part_of(name)
-        inner = name.partition(".")[2]
+        inner = name.partition(".")[2]  # its name within the part
         if part in encoders and inner not in encoders[part].trained:
-            continue
-        group = (
+            continue  # frozen
+        group = (  # new and empty; merged below with one of the same name
             encoders[part].group(part, inner)
             if part in encoders
             else Group(part, part, "full", "all", rates.head_lr, 0)
@@ -208,7 +208,7 @@ def make_plan(model: VisionLanguageModel, methods: Mapping[str, TuningMethod], r
 
 
 class _Encoder:
-    """One encoder under its method: what is trained, and the group that a parameter goes to."""
+    """One encoder with its method: the trained parameters, and the group of each."""
 
     def __init__(self, encoder: Encoder, method: TuningMethod, rates: Rates) -> None:
         self.method = method
@@ -220,17 +220,17 @@ class _Encoder:
         self._decay = rates.layer_decay
 
     def group(self, part: str, name: str) -> Group:
-        """An empty group for the parameter; with layer-wise rates there is one for each layer."""
-        if self._decay == 1 and not self.starts:
+        """An empty group for the parameter: one per layer with layer-wise rates or starts, else one per encoder."""
+        if self._decay == 1 and not self.starts:  # every layer alike
             return Group(part, part, self.method.name, self._span, self._lr, 0.0)
         layer = self._layers[name]
-        lr = self._lr * self._decay ** (self._top - layer)
+        lr = self._lr * self._decay ** (self._top - layer)  # the top layer has the full rate
         start = self.starts.get(layer, Start())
         return Group(f"{part}/layer_{layer:02d}", part, self.method.name, str(layer), lr, 0.0, start)
 
     @cached_property
     def _span(self) -> str:
-        """The layers that are trained: `all`, or the first and the last."""
+        """The trained layers: `all`, or the range from the first to the last."""
         layers = {self._layers[name] for name in self.trained}
         return "all" if layers == set(self._layers.values()) else f"{min(layers)}-{max(layers)}"
 
@@ -241,14 +241,14 @@ def _decayed_names(model: nn.Module) -> set[str]:
         for module_name, module in model.named_modules()
         if isinstance(module, _DECAYED) or type(module).__name__ == "Conv1D"  # transformers' linear of GPT-2
         for name, p in module.named_parameters(recurse=False)
-        if p.ndim >= 2
+        if p.ndim >= 2  # no biases
     }
 
 
 def _totals(model: nn.Module) -> dict[str, int]:
     totals = dict.fromkeys(PARTS, 0)
     for name, parameter in model.named_parameters():
-        packed: Any = getattr(parameter, "quant_state", None)  # of two weights in a byte
+        packed: Any = getattr(parameter, "quant_state", None)  # 4-bit: two weights per byte
         totals[part_of(name)] += parameter.numel() if packed is None else math.prod(packed.shape)
     return totals
 

@@ -1,4 +1,4 @@
-"""One forward pass of an encoder over one small input: what no name and no type says is seen in it.
+"""Probes an encoder with one forward pass over a small input, for facts that names and types do not reveal.
 
 Legend: B batch, N tokens, D width.
 """
@@ -17,10 +17,10 @@ from mmft.models.image_encoder import ImageEncoder
 
 
 def run_once(encoder: Encoder) -> Encoded:
-    """What the encoder gives for one black image, or one text of four tokens; in eval mode, without gradients.
+    """The encoder's output for one black image, or one text of four tokens; in eval mode, without gradients.
 
     Args:
-        encoder: on any device; its modes are afterwards as they were.
+        encoder: on any device; its train and eval modes are restored.
     """
     like = next(encoder.parameters())
     modes = {module: module.training for module in encoder.modules()}
@@ -42,9 +42,9 @@ def run_once(encoder: Encoder) -> Encoded:
 
 
 def shapes(encoder: Encoder, modules: Iterable[nn.Module]) -> dict[nn.Module, list[tuple[Size | None, Size | None]]]:
-    """Of every call of these modules in one pass, the shape of the first input and of the (first) output.
+    """The shapes of the first input and the (first) output, for every call of these modules in one pass.
 
-    None stands for what is no tensor; a module that is not called has an empty list.
+    None for anything but a tensor; a module that is not called has an empty list.
     """
     found: dict[nn.Module, list[tuple[Size | None, Size | None]]] = {module: [] for module in modules}
 
@@ -61,12 +61,12 @@ def shapes(encoder: Encoder, modules: Iterable[nn.Module]) -> dict[nn.Module, li
 
 
 def first_of(output: Any) -> Any:
-    """A module's output, or the first of several: some libraries' attention also gives its weights."""
+    """A module's output, or the first of several: some attention modules also return their weights."""
     return output[0] if isinstance(output, tuple) else output
 
 
 def replaced(output: Any, first: Tensor) -> Any:
-    """`output` with another first tensor."""
+    """`output` with its first tensor replaced."""
     return (first, *output[1:]) if isinstance(output, tuple) else first
 
 

@@ -1,9 +1,9 @@
-"""Frozen linear weights in 8 or 4 bits, by bitsandbytes, on the CPU as on a GPU.
+"""Quantizes frozen linear weights to 8 or 4 bits with bitsandbytes, on CPU and GPU.
 
-8 bits: one scale for each output (absmax of its row); while multiplying, activations are rounded to 8 bits as well, by
-way of float16 (Dettmers et al. 2022, arXiv 2208.07339, with no columns kept apart as outliers). 4 bits: NF4 with its
-scales in 8 bits (Dettmers et al. 2023, arXiv 2305.14314). What comes out depends on the weights alone, so that a
-finished model is made again from its base and needs no quantized weights of its own.
+8 bits: one scale per output (absmax of its row); in the product, activations are also rounded to 8 bits, through
+float16 (Dettmers et al. 2022, arXiv 2208.07339, without separate outlier columns). 4 bits: NF4 with 8-bit scales
+(Dettmers et al. 2023, arXiv 2305.14314). The result depends only on the weights, so a finished model is rebuilt from
+its base encoder and stores no quantized weights.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ Bits = Literal[8, 4]
 
 
 def quantize(encoder: Encoder, bits: Bits) -> int:
-    """Puts a quantized layer in the place of every linear one of the encoder's backbone.
+    """Replaces every linear layer of the encoder's backbone by a quantized one.
 
     Args:
-        encoder: on the CPU, in float32; biases, norms and embeddings stay as they are.
+        encoder: on the CPU, in float32; biases, norms and embeddings are not quantized.
         bits: 8 or 4.
 
     Returns:
-        How many layers there are.
+        The number of quantized layers.
     """
     layers = [(name, layer) for name, layer in encoder.backbone.named_modules() if type(layer) is nn.Linear]
     for name, layer in layers:
         encoder.backbone.set_submodule(name, _int8(layer) if bits == 8 else _nf4(layer))
-    setattr(encoder.backbone, f"is_loaded_in_{bits}bit", True)  # or peft takes them for plain linear layers
+    setattr(encoder.backbone, f"is_loaded_in_{bits}bit", True)  # else peft treats them as plain linear layers
     return len(layers)
 
 
 def dequantize(encoder: Encoder) -> None:
-    """Puts plain float32 linear layers in their places again, also below peft's."""
+    """Replaces the quantized layers by plain float32 linear layers, also inside peft's."""
     for name, layer in list(quantized_layers(encoder.backbone)):
         encoder.backbone.set_submodule(name, _linear(layer))
 
@@ -52,7 +52,7 @@ def quantized_layers(module: nn.Module) -> Iterator[tuple[str, Any]]:
 
 
 def weight_bytes(module: nn.Module) -> tuple[int, int]:
-    """Bytes of the quantized weights and of their scales, and what they would be in float32."""
+    """Bytes of the quantized weights with their scales, and of the same weights in float32."""
     layers = [layer for _, layer in quantized_layers(module)]
     parts = [part for layer in layers for part in (layer.weight, *_scales(layer))]
     own = sum(part.numel() * part.element_size() for part in parts)
@@ -79,7 +79,7 @@ def _int8(layer: nn.Linear) -> Any:
     new.bias = layer.bias
     new.register_load_state_dict_pre_hook(_take_int8)
     new.register_forward_pre_hook(_beside_its_weight)
-    return new.to("cpu").train(layer.training)  # which quantizes
+    return new.to("cpu").train(layer.training)  # `to` quantizes
 
 
 def _nf4(layer: nn.Linear) -> Any:
@@ -91,7 +91,7 @@ def _nf4(layer: nn.Linear) -> Any:
     new.weight = bnb.Params4bit(layer.weight.detach().clone(), requires_grad=False, quant_type="nf4", module=new)
     new.bias = layer.bias
     new = new.to("cpu").train(layer.training)
-    # Or the first evaluation packs the weights anew, and training after it raises.
+    # Otherwise the first evaluation repacks the weights, and training afterwards raises.
     new.support_avx512bf16_for_cpu = False
     new.register_load_state_dict_pre_hook(_take_nf4)
     return new
@@ -100,8 +100,8 @@ def _nf4(layer: nn.Linear) -> Any:
 def _beside_its_weight(layer: Any, *_: Any) -> None:
     """Moves the scales to the weight's device.
 
-    `to` of a module around the layer moves the weight's numbers alone: torch assigns to `weight.data`, and the scales
-    that bitsandbytes moved go with the tensor that is thrown away (bitsandbytes #1769).
+    `to` of an enclosing module moves only the weight itself: torch assigns to `weight.data`, and the scales that
+    bitsandbytes moved are lost with the discarded tensor (bitsandbytes #1769).
     """
     weight = layer.weight
     for keeper in (weight, layer.state):
@@ -110,14 +110,14 @@ def _beside_its_weight(layer: Any, *_: Any) -> None:
 
 
 def _take_int8(layer: Any, *_: Any) -> None:
-    """Before weights are loaded: the first forward pass has moved the scales to where bitsandbytes loads none."""
+    """Before loading weights: moves the scales back to the weight, which the first forward pass took them from."""
     if layer.weight.SCB is None:
         layer.weight.CB, layer.weight.SCB = layer.weight.data, layer.state.SCB
         layer.state.CB = layer.state.SCB = None
 
 
 def _take_nf4(layer: Any, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
-    """Before weights are loaded: bitsandbytes would take the packed numbers and leave the scales as they are."""
+    """Before loading weights: loads the scales too, since bitsandbytes would load only the packed weights."""
     from bitsandbytes.nn.modules import Params4bit
 
     scales = {name: state.pop(name) for name in list(state) if name.startswith(f"{prefix}weight.")}

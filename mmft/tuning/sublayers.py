@@ -1,8 +1,8 @@
-"""Where the branches of a residual block end: what comes out there is added to what went into the block next.
+"""Finds where the branches of a residual block end, right before the residual is added.
 
-Found by structure. A block of a transformer holds one attention module, and an MLP beside it, either as one module
-(timm, Dinov2, Siglip, CLIP, ModernBERT) or as two, of which the second adds the residual and norms the sum (BERT,
-RoBERTa, DeBERTa, whose attention does the same). LayerScale belongs to the branch. A ConvNet's block has one branch.
+Branches are found by structure. A transformer block has one attention module and an MLP, either as one module (timm,
+Dinov2, Siglip, CLIP, ModernBERT) or as two, of which the second adds the residual and norms the sum (BERT, RoBERTa,
+DeBERTa, whose attention does the same). LayerScale belongs to the branch. A ConvNet's block has one branch.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ class Branches(NamedTuple):
     """Modules of one residual block.
 
     Attributes:
-        block: holds the others.
-        attention: its output is the attention branch's; None: a ConvNet's block, which has none.
-        mlp: its output is the MLP branch's, or that of a ConvNet's only branch.
-        around: is given the MLP's input as its first argument, and gives the MLP's output, before any LayerScale; in
-            a block that adds the residual in its own last module, that module, which has the MLP's input as its
-            second argument. None: a ConvNet's.
-        adds_residual: whether `around` is of the latter sort.
+        block: contains the others.
+        attention: its output ends the attention branch; None in a ConvNet.
+        mlp: its output ends the MLP branch, or a ConvNet's only branch.
+        around: takes the MLP's input as first argument and returns the MLP's output, before any LayerScale. If the
+            block's last module adds the residual, it is that module, which takes the MLP's input as second argument.
+            None in a ConvNet, or if the MLP is split.
+        adds_residual: whether `around` adds the residual.
     """
 
     block: nn.Module
@@ -39,12 +39,12 @@ class Branches(NamedTuple):
 
     @property
     def ends(self) -> list[nn.Module]:
-        """The modules whose outputs are the branches'."""
+        """The modules whose outputs end the branches."""
         return [self.mlp] if self.attention is None else [self.attention, self.mlp]
 
 
 def branches(encoder: Encoder) -> list[Branches]:
-    """The residual blocks of an encoder, in their order; empty where none is of a known structure."""
+    """The residual blocks of an encoder in order; empty if their structure is unknown."""
     inside = modules_of_blocks(encoder)
     attentions = attention_modules(encoder)
     found: list[Branches | None]
@@ -58,7 +58,7 @@ def branches(encoder: Encoder) -> list[Branches]:
 
 
 def attention_modules(encoder: Encoder) -> dict[str, nn.Module]:
-    """The outermost modules in the blocks that are called attention and hold linear layers, by name."""
+    """The outermost modules in the blocks that are named attention and contain linear layers, by name."""
     found: dict[str, nn.Module] = {}
     for name, module in modules_of_blocks(encoder).items():
         is_inside = any(name.startswith(outer + ".") for outer in found)
@@ -82,7 +82,7 @@ def _transformers(block: nn.Module, attention: str) -> Branches | None:
 
 
 def _end(sublayer: nn.Module, block: nn.Module, number: str) -> nn.Module | None:
-    """The last module of a branch: LayerScale, what stands before the sublayer's own residual, or the sublayer."""
+    """The last module of a branch: LayerScale, the dropout before the sublayer's own residual, or the sublayer."""
     scales = [c for name, c in block.named_children() if re.fullmatch(rf"(ls|layer_?scale_?){number}", name)]
     if scales:
         return scales[0]
@@ -94,12 +94,12 @@ def _end(sublayer: nn.Module, block: nn.Module, number: str) -> nn.Module | None
 
 
 def _norms_sum(sublayer: nn.Module) -> nn.Module | None:
-    """The module that adds the residual and norms the sum: transformers calls its norm LayerNorm."""
+    """The submodule that adds the residual and norms the sum: transformers names its norm LayerNorm."""
     return next((m for m in sublayer.modules() if isinstance(getattr(m, "LayerNorm", None), nn.Module)), None)
 
 
 def _convnets(module: Any) -> Branches | None:
-    """A block of a ConvNeXt, an EfficientNet, a RegNet or a ResNet, of timm or transformers; None: it is none."""
+    """The branch of a ConvNeXt, EfficientNet, RegNet or ResNet block of timm or transformers; None for others."""
     children = dict(module.named_children())
     end = None
     if children.keys() & {"conv_dw", "dwconv", "conv3"} and "drop_path" in children:

@@ -1,4 +1,4 @@
-"""The tuning plan as a table: on stderr for people, as tuning.csv for programs."""
+"""The tuning plan as a table: on stderr for humans, as tuning.csv for programs."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ _COLUMNS = ("part", "method", "layers", "group", "tensors", "trained", "total", 
 
 
 def plan_rows(plan: TuningPlan) -> list[list[object]]:
-    """The table as rows, the header first."""
+    """The table as rows, header first."""
     return [list(_COLUMNS), *([line[column] for column in _COLUMNS] for line in plan.table())]
 
 
 def write_plan(plan: TuningPlan, path: Path) -> None:
-    """Writes one line per optimizer group, and one per frozen part."""
+    """Writes a CSV file with one line per optimizer group and one per frozen part."""
     with path.open("w", newline="", encoding="utf-8") as stream:
         csv.writer(stream).writerows(plan_rows(plan))
 
 
 def plan_table(plan: TuningPlan) -> Table:
-    """What is trained, for people."""
+    """The plan as a printable table."""
     table = Table(title="What is trained", title_justify="left", box=None, pad_edge=False)
     for column in _COLUMNS:
         table.add_column(column, justify="left" if column in ("part", "method", "layers", "group") else "right")
@@ -42,7 +42,7 @@ def plan_table(plan: TuningPlan) -> Table:
 
 
 def show_plan(plan: TuningPlan) -> None:
-    """Prints what is trained on stderr, and into train.log."""
+    """Prints the plan to stderr and writes it to train.log."""
     table = plan_table(plan)
     terminal = Console(stderr=True)
     if not terminal.is_terminal:

@@ -1,8 +1,8 @@
-"""Which layers a method that adds something is put into, by names that mean the same on any encoder.
+"""Selects the layers that a method adapts, by names that work for any encoder.
 
-What is in the blocks counts, and only that: a pooler or a head behind them may get no gradient, a patch embedding or a
-stem is not what these methods were made for. A linear layer below a module that is called attention (`attn`,
-`self_attn`, `attention`, `SelfAttention`) is one of `attention`; every other one is one of `mlp`.
+Only layers inside the blocks count: a pooler or head after them may get no gradient, and these methods were not made
+for patch embeddings or stems. A linear layer below a module named attention (`attn`, `self_attn`, `attention`,
+`SelfAttention`) belongs to `attention`; all others belong to `mlp`.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ ATTENTION = re.compile(r"attn|attention", re.IGNORECASE)
 
 
 def target_modules(encoder: Encoder, key: str, targets: str | None, pattern: str | None) -> list[str]:
-    """Names of modules of `encoder.backbone`, in their order: linear layers, or a ConvNet's convolutions.
+    """Names of the selected modules of `encoder.backbone` in order: linear layers, or a ConvNet's convolutions.
 
     Args:
-        encoder: before anything was added to it.
-        key: the config's key of the method, for messages.
-        targets: `attention`, `mlp`, `all`; None: attention, or all where there is none.
-        pattern: instead of it, a regular expression that is searched for in the names.
+        encoder: before anything is added to it.
+        key: the method's config key, for messages.
+        targets: `attention`, `mlp`, `all`; None for attention, or all without attention.
+        pattern: instead of `targets`, a regular expression that is searched for in the names.
 
     Raises:
-        UserError: there are none.
+        UserError: no layer is selected.
     """
     linear = _matrices(encoder)
     attention = {name for name in linear if ATTENTION.search(name)}
     if pattern is not None:
         chosen = [name for name in linear if re.search(pattern, name)]
-        return _some(chosen, f"{key}.pattern: {pattern!r} is found in no layer of {encoder.source.name}", linear)
+        return _some(chosen, f"{key}.pattern: {pattern!r} matches no layer of {encoder.source.name}", linear)
     if targets is None:
         targets = "attention" if attention else "all"
     wanted = {"attention": attention, "mlp": linear.keys() - attention, "all": linear.keys()}[targets]
@@ -44,26 +44,26 @@ def target_modules(encoder: Encoder, key: str, targets: str | None, pattern: str
 
 
 def modules_of_blocks(encoder: Encoder) -> dict[str, nn.Module]:
-    """Every module in the blocks of `encoder.backbone`, the blocks among them, by name."""
+    """All modules in the blocks of `encoder.backbone`, including the blocks, by name."""
     modules = dict(encoder.backbone.named_modules())
-    layers, top = module_layers(encoder.backbone), encoder.top_layer  # which costs a walk through the encoder
+    layers, top = module_layers(encoder.backbone), encoder.top_layer  # each walks the whole encoder: only once
     return {name: modules[name] for name, layer in layers.items() if 0 < layer < top}
 
 
 def _matrices(encoder: Encoder) -> dict[str, nn.Module]:
-    """The linear layers of the blocks; where there are none, as in a ResNet, their convolutions."""
+    """The linear layers of the blocks, or their convolutions if there are none, as in a ResNet."""
     inside = modules_of_blocks(encoder)
     linear = {name: module for name, module in inside.items() if is_linear(module)}
     return linear or {name: module for name, module in inside.items() if _is_plain_convolution(module)}
 
 
 def is_linear(module: nn.Module) -> bool:
-    """A layer that multiplies by one matrix, and that its owner calls, so that another can take its place."""
+    """Whether the layer is a plain matrix product that its parent calls, so that it can be replaced."""
     return type(module) is nn.Linear or type(module).__name__ == "Conv1D"  # transformers' linear of GPT-2
 
 
 def _is_plain_convolution(module: Any) -> bool:
-    """No depthwise one, whose weights are no matrix of a rank worth lowering."""
+    """Whether it is an ungrouped convolution; depthwise weights have no rank worth reducing."""
     return isinstance(module, nn.Conv2d) and module.groups == 1
 
 

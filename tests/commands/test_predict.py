@@ -286,7 +286,7 @@ def test_ids_are_optional_where_only_the_run_has_them(
         writer.writerows(rows)
     answers = predicted(run, table, tmp_path / "out.csv")
     assert [(answer["id"], answer["error"]) for answer in answers] == [(str(row), "") for row in range(4)]
-    assert "has no column id, the run's ids: its rows go by their numbers" in capsys.readouterr().err
+    assert "has no column id, the run's ids: row numbers are used instead" in capsys.readouterr().err
     model = mmft.load(run.path)
     assert [answer["prediction"] for answer in model.predict(rows)] == [answer["prediction"] for answer in answers]
     assert len(model.embed(rows)["fused"]) == 4

@@ -100,7 +100,7 @@ def test_a_given_negative_asks_for_none_and_may_be_one() -> None:
 def test_nothing_that_does_not_belong_together_is_an_error() -> None:
     made = targets()
     made[:, 2] = 1
-    with pytest.raises(UserError, match="no training row has another one in its batch"):
+    with pytest.raises(UserError, match="no negative pairs"):
         next_in_batch(rows(made))
     made[0, 3] = 0
     assert (next_in_batch(rows(made))(0)[:, 1 : 1 + COUNT] == NOBODY).all()

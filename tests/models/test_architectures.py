@@ -140,11 +140,11 @@ def test_pools_of_models_that_are_no_plain_vit(timm_encoder: Any) -> None:
         out = encoder(images(64))
     assert out.pooled.shape == (B, encoder.pooled_width) == (B, 2 * encoder.width)
     assert torch.equal(out.pooled[:, : encoder.width], out.tokens[:, 0])
-    with pytest.raises(UserError, match=r"pool=cls_mean: this encoder has no class token; use mean"):
+    with pytest.raises(UserError, match=r"pool=cls_mean: this encoder has no class token. Type"):
         timm_encoder("mixer_s32_224", 224, "cls_mean")
-    with pytest.raises(UserError, match=r"pool=mean: this encoder gives its class token only; use cls"):
+    with pytest.raises(UserError, match=r"pool=mean: this encoder returns only a class token"):
         timm_encoder("pit_ti_224", 224, "mean")
-    with pytest.raises(UserError, match=r"image_size=240: it gives more than one set of tokens"):
+    with pytest.raises(UserError, match=r"image_size=240: it returns more than one set of tokens"):
         timm_encoder("crossvit_tiny_240", 240)
 
 

@@ -160,7 +160,7 @@ def test_a_folder_that_is_no_encoder(tmp_path: Path, content: str | None) -> Non
     "name", ["timm/vit_small_patch14_dinov2.lvd142m", "hf/owner/name", "owner/name", "bert-base-uncased"]
 )
 def test_a_hub_name_without_a_network_is_a_clear_error(name: str) -> None:
-    with pytest.raises(UserError, match=r"model.text_encoder.name: .* is no folder here, and the hub did not give"):
+    with pytest.raises(UserError, match=r"model.text_encoder.name: .* is not a folder here, and the hub did not"):
         build_text_encoder(name, 32, "auto", pretrained=True)
 
 
@@ -187,7 +187,7 @@ def test_a_weight_that_the_file_lacks_is_an_error(text_encoder_folder: Any, tmp_
 
 
 def test_max_length_beyond_the_positions(text_encoder_folder: Any) -> None:
-    with pytest.raises(UserError, match=r"model.text_encoder.max_length=9999: this encoder has \d+ positions"):
+    with pytest.raises(UserError, match=r"model.text_encoder.max_length=9999: the maximum of this encoder is \d+"):
         build_text_encoder(str(text_encoder_folder("bert")), 9999, "auto", pretrained=True)
 
 

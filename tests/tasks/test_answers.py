@@ -107,10 +107,10 @@ def test_as_they_stand() -> None:
     [
         (None, "^no answer$"),
         ([], "^no answer$"),
-        ("yes||no", r"an empty answer in 'yes\|\|no', which task.separator='\|' parts"),
+        ("yes||no", r"an empty answer in 'yes\|\|no', split by task.separator='\|'"),
         (["yes", None], "an empty answer in"),
         (["yes", " "], "an empty answer in"),
-        ("['yes', 'no']", "a list written as text.*Write answers with.*task.separator"),
+        ("['yes', 'no']", "a list written as text.*Separate answers with.*task.separator"),
         ('["yes", "no"]', "Parquet or JSON Lines"),
     ],
 )
@@ -132,5 +132,5 @@ def test_the_vocabulary_is_what_most_rows_have() -> None:
 def test_a_given_one_is_compared_as_answers_are() -> None:
     assert distinct(["Two", "The dog"], normalise=True) == ["2", "dog"]
     assert distinct(["Two", "The dog", "dog"], normalise=False) == ["Two", "The dog", "dog"]
-    with pytest.raises(ValueError, match="'The dog' and 'dog' are one answer, 'dog'"):
+    with pytest.raises(ValueError, match="'The dog' and 'dog' are the same answer, 'dog'"):
         distinct(["two", "The dog", "dog"], normalise=True)

@@ -141,7 +141,7 @@ class TestMetrics:
             assert measured(task, logits, target) == figures
         assert figures == pytest.approx(by_sklearn(logits, target), abs=1e-6)
         assert [record.getMessage() for record in caplog.records] == [
-            "no row to measure on is labelled a, e, f: auroc and average_precision leave it out"
+            "no evaluation row is labelled a, e, f: auroc and average_precision skip it"
         ]
 
     def test_two_classes_have_the_second_labels_metrics(self) -> None:

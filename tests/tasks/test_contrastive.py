@@ -46,7 +46,7 @@ def test_what_belongs_together_is_known_by_its_content() -> None:
     assert (a[2] >= 0, b[2]) == (True, -1)
     assert torch.as_tensor(a).dtype == torch.int64
     for pair, missing in ((Pair(None, "a", None, None), "image"), (Pair("/a", None, None, None), "text")):
-        with pytest.raises(ValueError, match=f"no {missing}, so that there is no pair"):
+        with pytest.raises(ValueError, match=f"no {missing}, but a pair needs both"):
             task.encode(pair)
 
 
@@ -82,7 +82,7 @@ def test_rows_without_a_image_or_a_text_are_bad_ones(train_run: TrainRun, shapes
     where = [f"data.path={tmp_path / 'rows.csv'}", f"data.root={shapes.rows.parent}", "data.max_bad_fraction=0.2"]
     made = train_run(*where, "task=contrastive", "data.limit=null", "trainer.max_epochs=1")
     bad = pd.read_csv(made.path / "bad_rows.csv")
-    assert "no text, so that there is no pair" in set(bad["reason"])
+    assert "no text, but a pair needs both" in set(bad["reason"])
 
 
 def test_embeddings_are_what_predict_compares(run: Run, shapes: Shapes, tmp_path: Path) -> None:

@@ -81,8 +81,8 @@ def test_labels_say_whether_they_belong_together(label: Any, meant: int) -> None
 def test_what_is_no_pair_and_what_is_no_label() -> None:
     task = Matching()
     for given, reason in (
-        (pair(None, image=None), "no image, so that there is no pair"),
-        (pair(None, text=None), "no text, so that there is no pair"),
+        (pair(None, image=None), "no image, but a pair needs both"),
+        (pair(None, text=None), "no text, but a pair needs both"),
         (pair("maybe"), "label 'maybe' is neither 1, true, yes nor 0, false, no"),
         (pair(2), "label 2 is neither"),
     ):
@@ -91,9 +91,9 @@ def test_what_is_no_pair_and_what_is_no_label() -> None:
     task.fit([1, 0, None])
     with pytest.raises(ValueError, match="no label"):
         task.encode(pair(None))
-    with pytest.raises(UserError, match="no training row says 1, true or yes.* They say 0, dog. Without labels"):
+    with pytest.raises(UserError, match="no training row has the label 1, true or yes.* found: 0, dog. Without labels"):
         task.fit([0, "dog", None])
-    with pytest.raises(UserError, match="task.candidates=0: no training row has a label"):
+    with pytest.raises(UserError, match="task.candidates=0 needs labelled mismatches, but no training row has a label"):
         Matching(candidates=0).fit([None, None])
 
 

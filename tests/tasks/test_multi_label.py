@@ -125,7 +125,7 @@ class TestMetrics:
             assert measured(task, logits, target, parts=1) == pytest.approx(figures)
         assert figures == pytest.approx(by_sklearn(logits, target, [0.5] * 4), abs=1e-6)
         assert [record.getMessage() for record in caplog.records] == [
-            "no row to measure on has the label b: map and auroc leave it out"
+            "no evaluation row has the label b: map and auroc skip it"
         ]
 
     def test_no_label_anywhere_cannot_be_ranked(self) -> None:
@@ -185,7 +185,7 @@ class TestLabels:
             (None, "no label .*task.empty=no_labels"),
             ("a||b", r"an empty label in 'a\|\|b'"),
             (["a", None], "an empty label in"),
-            ("['a', 'b']", "a list written as text.*Write labels with '.' between them"),
+            ("['a', 'b']", "a list written as text.*Separate labels with '.' "),
             ('["a"]', "a list written as text.*Parquet or JSON Lines"),
             ("[]", "a list written as text"),
             ("[3, 17]", "a list written as text"),
@@ -228,7 +228,7 @@ class TestLabels:
         assert "task=classification" not in caplog.text
         with caplog.at_level(logging.WARNING):
             fitted([0, 1, 1])  # a column of its own, which is typed as a list of one
-        assert "every training row has exactly one label, which is what task=classification is for" in caplog.text
+        assert "every training row has exactly one label; consider task=classification" in caplog.text
 
     @pytest.mark.parametrize(
         ("labels", "options", "said"),
@@ -237,7 +237,7 @@ class TestLabels:
             ([None, None], {}, "no training row has labels that can be used: no label"),
             ([{"tags": "a|b"}], {}, "tags: 'a.b' is neither 0 nor 1, .* type data.columns.label=COLUMN"),
             (["a|b"], {"labels": ["a", "c"]}, "no training row has the label 'c'. There are: "),
-            ([["a|b", "c"]], {}, r"task.separator='\|' is part of the label 'a\|b'"),
+            ([["a|b", "c"]], {}, r"task.separator='\|' occurs in the label 'a\|b'"),
             (["a|b"], {"pos_weight": [1.0]}, "task.pos_weight has 1 numbers for 2 labels"),
         ],
     )

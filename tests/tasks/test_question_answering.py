@@ -99,8 +99,8 @@ class TestVocabulary:
             assert fitted(answers=2).labels == ["blue", "red"]
         reachable = (0.8 + 0.5 + 1 + 1 / 3 + 0 + 0.3) / 6
         assert (
-            f"vocabulary: 2 answers, 2 of the training rows' 7 different ones; with it a vqa_accuracy of "
-            f"{reachable:.4f} can be reached on them, and 1 of 6 rows have none of its answers"
+            f"vocabulary: 2 answers, 2 of the training rows' 7 distinct ones; best possible vqa_accuracy on them: "
+            f"{reachable:.4f}; 1 of 6 rows have no answer in the vocabulary"
         ) in caplog.text
         assert fitted(min_count=3).labels == ["blue", "red"]
         assert fitted(min_count=1, answers=None).labels == [*NAMES, "gnu", "green", "yak", "zebra"]
@@ -121,7 +121,7 @@ class TestVocabulary:
             (["yes", "no"], {}, "no answer is given in at least task.min_count=2 training rows.*Type task.min_count=1"),
             (["yes", "Yes."], {}, "only 'yes' is given in at least task.min_count=2 training rows"),
             (["yes", "yes"], {"min_count": 1}, "only 'yes' is given .* needs two answers.$"),
-            (ROWS, {"vocabulary": ["dog", "The dog"]}, "task.vocabulary: 'dog' and 'The dog' are one answer"),
+            (ROWS, {"vocabulary": ["dog", "The dog"]}, "task.vocabulary: 'dog' and 'The dog' are the same answer"),
             (ROWS, {"vocabulary": ["cow", "ox"]}, "task.vocabulary: no training row has any of its answers .cow, ox"),
         ],
     )
@@ -305,7 +305,7 @@ def test_a_run_learns_and_comes_back(
     run = train_run(*typed(rows, shapes), "trainer.max_epochs=8", "optim.lr=1e-3", "modality_report=true")
     said = capsys.readouterr().err
     summary = run.summary
-    assert "vocabulary: 6 answers, 6 of the training rows' 6 different ones" in said
+    assert "vocabulary: 6 answers, 6 of the training rows' 6 distinct ones" in said
     assert summary["monitor"] == "val/vqa_accuracy"
     assert summary["rows"]["bad"] == 4
     assert summary["test"]["vqa_accuracy"] > summary["modalities"]["majority"] + 0.1

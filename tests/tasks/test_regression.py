@@ -188,7 +188,7 @@ def test_the_unit_of_several_targets_errors_is_told(caplog: pytest.LogCaptureFix
     Regression().fit([1.0, 2.0])
     assert not caplog.records
     Regression().fit([{"a": 1.0, "b": 10.0}, {"a": 3.0, "b": 30.0}])
-    assert "means over 2 targets, each in its standard deviations (a 1, b 10); targets.csv" in caplog.text
+    assert "average 2 targets in units of their standard deviation (a 1, b 10); targets.csv" in caplog.text
 
 
 def test_a_run_learns_and_comes_back(train_run: TrainRun, rows: Path, shapes: Shapes) -> None:

@@ -153,7 +153,7 @@ class TestMetrics:
     def test_a_task_without_a_row_to_be_tuned_on_is_named(self, caplog: pytest.LogCaptureFixture) -> None:
         task = fitted()
         assert task.tune(torch.randn(2, 6), targets(task)[[1, 3]], torch.ones(2)) == {}
-        said = "no validation row has a label for tags: what is tuned on them stays as it is"
+        said = "no validation row has a label for tags: it is not tuned"
         assert caplog.records[-1].getMessage() == said
 
 
@@ -189,7 +189,7 @@ def test_a_task_without_a_row_is_told_once(caplog: pytest.LogCaptureFixture) -> 
         task.update(metrics, outputs(torch.zeros(1, 6)), batch(targets(task)[1:2]))
         task.scalars(metrics)
     assert [r.getMessage() for r in caplog.records if "has a label for" in r.getMessage()] == [
-        "no row to measure on has a label for kind, tags: its metrics are nan, and loss is without it"
+        "no evaluation row has a label for kind, tags: its metrics are nan and loss leaves it out"
     ]
 
 

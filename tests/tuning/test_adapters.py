@@ -139,5 +139,5 @@ def test_what_does_not_fit(fit: Fit) -> None:
         with pytest.raises(UserError, match=rf"tune.image_encoder.kind: {how} is for blocks .* Type pfeiffer"):
             fit("timm_resnet", "adapters", f"kind={how}")
     encoder, method = fit("bert", "adapters")
-    with pytest.raises(UserError, match=r"tune.text_encoder: .* has no place for .* mmft predict run=RUN"):
+    with pytest.raises(UserError, match=r"tune.text_encoder: .* has no weights to merge .* mmft predict run=RUN"):
         method.merge(encoder)

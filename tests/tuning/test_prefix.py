@@ -153,5 +153,5 @@ def test_what_does_not_fit(fit: Fit) -> None:
     with pytest.raises(UserError, match=r"DebertaV2Attention are not handed .* Type tune/text_encoder=prompt or"):
         fit("deberta_v2", "prefix")
     encoder, method = fit("bert", "prefix")
-    with pytest.raises(UserError, match=r"tune.text_encoder: .* has no place for .* mmft predict run=RUN"):
+    with pytest.raises(UserError, match=r"tune.text_encoder: .* has no weights to merge .* mmft predict run=RUN"):
         method.merge(encoder)

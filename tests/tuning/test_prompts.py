@@ -199,5 +199,5 @@ def test_what_does_not_fit(fit: Fit) -> None:
         with pytest.raises(UserError, match=r"tune.image_encoder: prompt does not fit .* Type tune/image_encoder=ad"):
             fit(kind, "prompt")
     encoder, method = fit("bert", "prompt")
-    with pytest.raises(UserError, match=r"tune.text_encoder: .* has no place for .* mmft predict run=RUN"):
+    with pytest.raises(UserError, match=r"tune.text_encoder: .* has no weights to merge .* mmft predict run=RUN"):
         method.merge(encoder)

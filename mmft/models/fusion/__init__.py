@@ -1,1 +1,1 @@
-"""Fusions: how two encoded modalities become one feature vector. One file per fusion."""
+"""Fusions: combine two encoded modalities into one feature vector. One file per fusion."""

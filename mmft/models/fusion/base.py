@@ -1,4 +1,4 @@
-"""The interface of a fusion.
+"""The fusion interface.
 
 Legend: B batch, F width of the fused features.
 """
@@ -17,10 +17,10 @@ Reads = Literal["pooled", "tokens"]
 
 
 class Fusion(nn.Module, ABC):
-    """Couples two encoded modalities. Its constructor takes the encoders' `Widths` as `image` and `text`.
+    """Combines two encoded modalities. Its constructor takes the encoders' `Widths` as `image` and `text`.
 
     Attributes:
-        facts: its config's class, which says what it reads and what tasks it is for.
+        facts: the config class, which declares what the fusion reads and which tasks it supports.
         width: F.
     """
 
@@ -29,10 +29,9 @@ class Fusion(nn.Module, ABC):
 
     @property
     def reads(self) -> Reads:
-        """Which of an encoder's outputs it looks at.
+        """Which of an encoder's outputs the fusion reads.
 
-        A missing modality's learned stand-in takes the place of that one (see `StandIn`), so that no parameter is
-        there that nothing reads.
+        A missing modality's learned stand-in replaces only that output (see `StandIn`), so that it is always used.
         """
         return self.facts.reads
 

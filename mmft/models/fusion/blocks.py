@@ -1,6 +1,6 @@
-"""What fusions that read tokens are made of: projections, attention, blocks, the mean of real tokens.
+"""Building blocks of fusions that read tokens: projections, attention, blocks, masked mean.
 
-Legend: B batch, N tokens, M tokens that are looked at, D an encoder's token width, F width of the fusion, H heads.
+Legend: B batch, N query tokens, M attended tokens, D an encoder's token width, F width of the fusion, H heads.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from mmft.models.encoder import pool_tokens
 
 
 class Projection(nn.Sequential):
-    """Brings an encoder's tokens to the fusion's width: LayerNorm and linear."""
+    """Projects an encoder's tokens to the fusion's width: LayerNorm and linear."""
 
     def __init__(self, tokens: int, width: int) -> None:
         """Args are D and F."""
@@ -23,17 +23,16 @@ class Projection(nn.Sequential):
     def forward(self, encoded: Encoded) -> Tensor:
         """Tokens (B, N, D) -> (B, N, F), finite everywhere.
 
-        Zeros take the place of padding first: an attention weight of 0 does not hide an inf or nan.
+        Padding is zeroed first: an attention weight of 0 does not hide an inf or nan.
         """
         out: Tensor = super().forward(encoded.tokens.masked_fill(~encoded.mask.unsqueeze(-1), 0))
         return out
 
 
 class Attention(nn.Module):
-    """Multi-head attention in which no token looks at a masked one.
+    """Multi-head self- or cross-attention with masked keys.
 
-    To the tokens themselves, or to those of a context; queries, keys and values share one matrix in either case, as in
-    torch's `MultiheadAttention`.
+    Queries, keys and values share one weight matrix in either case, as in torch's `MultiheadAttention`.
     """
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
@@ -44,7 +43,7 @@ class Attention(nn.Module):
         """
         super().__init__()
         if width % heads:
-            raise ValueError(f"width {width} is no multiple of heads {heads}")
+            raise ValueError(f"width {width} is not a multiple of heads {heads}")
         self.heads = heads
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
@@ -52,12 +51,12 @@ class Attention(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, mask: Tensor, context: Tensor | None = None) -> Tensor:
-        """Mixes what is looked at.
+        """Attends from `x` to `context`, or to `x` itself.
 
         Args:
-            x: (B, N, F) the tokens that look.
-            mask: (B, M) bool of what is looked at, True = real token, at least one a row.
-            context: (B, M, F) what is looked at; None: `x` itself, M = N.
+            x: (B, N, F) query tokens.
+            mask: (B, M) bool of the attended tokens, True = real token, at least one per row.
+            context: (B, M, F) attended tokens; None for `x` itself, M = N.
 
         Returns:
             (B, N, F).
@@ -72,14 +71,14 @@ class Attention(nn.Module):
         q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (q, k, v))  # (B, H, ., F / H)
         dropped = self.attention_dropout if self.training else 0.0
         mixed = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None, :], dropout_p=dropped)
-        out: Tensor = self.dropout(self.proj(mixed.transpose(1, 2).flatten(2)))
+        out: Tensor = self.dropout(self.proj(mixed.transpose(1, 2).flatten(2)))  # (B, N, F)
         return out
 
 
 class Block(nn.Module):
-    """A transformer block with the norms in front (Xiong et al. 2020, arXiv 2002.04745): it trains without warm-up.
+    """A pre-norm transformer block (Xiong et al. 2020, arXiv 2002.04745), which trains without warm-up.
 
-    Not torch's `TransformerEncoderLayer`: in eval mode that takes another path, with other rounding, than in training.
+    Not torch's `TransformerEncoderLayer`, whose eval mode takes another code path with different rounding.
     """
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
@@ -91,25 +90,25 @@ class Block(nn.Module):
         self.mlp = mlp(width, dropout)
 
     def forward(self, x: Tensor, mask: Tensor, context: Tensor | None = None) -> Tensor:
-        """One step of all tokens.
+        """Updates all tokens of `x`.
 
         Args:
             x: (B, N, F).
             mask: (B, N) bool, True = real token; with a context (B, M + N).
-            context: (B, M, F), normed: tokens that `x` looks at besides itself, and that stay as they are.
+            context: (B, M, F), normed: tokens that `x` attends to besides itself; they are not updated.
 
         Returns:
             (B, N, F).
         """
         normed = self.norm1(x)
-        seen = None if context is None else torch.cat([context, normed], dim=1)
-        x = x + self.attention(normed, mask, seen)
+        seen = None if context is None else torch.cat([context, normed], dim=1)  # (B, M + N, F)
+        x = x + self.attention(normed, mask, seen)  # without a context, self-attention
         out: Tensor = x + self.mlp(self.norm2(x))
         return out
 
 
 def mlp(width: int, dropout: float) -> nn.Sequential:
-    """A transformer's MLP for one token: (..., F) -> (..., F), four times as wide in between."""
+    """A transformer's MLP: (..., F) -> (..., F), with a hidden width of 4 F."""
     return nn.Sequential(
         nn.Linear(width, 4 * width),
         nn.GELU(),
@@ -120,5 +119,5 @@ def mlp(width: int, dropout: float) -> nn.Sequential:
 
 
 def mean_of_real(x: Tensor, mask: Tensor) -> Tensor:
-    """(B, N, F) and (B, N) bool, True = real token -> (B, F)."""
+    """Mean over real tokens: (B, N, F) and (B, N) bool, True = real token -> (B, F)."""
     return pool_tokens(x, mask, "mean", prefix=0)

@@ -1,7 +1,7 @@
-"""Cross fusion: two streams, each of which looks at the other (co-attention).
+"""Cross fusion: two streams that attend to each other (co-attention).
 
-As in ViLBERT (Lu et al. 2019, arXiv 1908.02265) and, in the order of a layer's parts, the cross-modality encoder of
-LXMERT (Tan and Bansal 2019, arXiv 1908.07490): cross-attention into the other stream, self-attention, MLP.
+As in ViLBERT (Lu et al. 2019, arXiv 1908.02265). A layer's order follows the cross-modality encoder of LXMERT (Tan and
+Bansal 2019, arXiv 1908.07490): cross-attention into the other stream, self-attention, MLP.
 
 Legend: B batch, N image tokens, L text tokens, D_i D_t token widths of image and text, F width of a stream.
 """
@@ -18,7 +18,7 @@ from mmft.models.fusion.blocks import Attention, Block, Projection, mean_of_real
 
 
 class CoAttention(nn.Module):
-    """One layer of both streams, each with weights of its own; the norms stand in front, as in `Block`."""
+    """One pre-norm layer of both streams, each with its own weights."""
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         """Args are F, the number of heads (which divides F), and the dropout of attention weights and branches."""
@@ -30,18 +30,18 @@ class CoAttention(nn.Module):
     def forward(self, image: Tensor, text: Tensor, image_mask: Tensor, text_mask: Tensor) -> tuple[Tensor, Tensor]:
         """(B, N, F) and (B, L, F) with (B, N) and (B, L) bool, True = real token -> both streams, same shapes.
 
-        Both look at the other as it was before this layer.
+        Each attends to the other stream as it was before this layer.
         """
-        image_seen, text_seen = self.image_norm(image), self.text_norm(text)
+        image_seen, text_seen = self.image_norm(image), self.text_norm(text)  # both before either is updated
         image = image + self.image_cross(image_seen, text_mask, text_seen)
         text = text + self.text_cross(text_seen, image_mask, image_seen)
         return self.image_block(image, image_mask), self.text_block(text, text_mask)
 
 
 class CrossFusion(Fusion):
-    """Projects both token sequences to one width and reads out the mean of either stream's real tokens.
+    """Projects both token sequences to one width and returns the mean of each stream's real tokens.
 
-    A missing modality is a stream of one learned token (see `StandIn`), so there is always something to look at.
+    A missing modality is a stream of one learned token (see `StandIn`), so there is always a token to attend to.
     """
 
     facts = CrossConfig
@@ -60,6 +60,6 @@ class CrossFusion(Fusion):
         """Tokens (B, N, D_i) and (B, L, D_t) with their masks -> (B, 2 F), the image's half first."""
         x, y = self.dropout(self.image(image)), self.dropout(self.text(text))  # (B, N, F) and (B, L, F)
         for layer in self.layers:
-            x, y = layer(x, y, image.mask, text.mask)
+            x, y = layer(x, y, image.mask, text.mask)  # shapes stay
         means = [self.image_norm(mean_of_real(x, image.mask)), self.text_norm(mean_of_real(y, text.mask))]
         return torch.cat(means, dim=-1)

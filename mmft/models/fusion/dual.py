@@ -1,4 +1,4 @@
-"""Dual fusion, which is none: two projections to one space, in which inner products compare (CLIP, arXiv 2103.00020).
+"""Dual fusion: two separate projections into one space, compared by inner products (CLIP, arXiv 2103.00020).
 
 Legend: B batch, D_i D_t pooled widths of image and text, P width of the shared space.
 """
@@ -16,24 +16,24 @@ from mmft.models.precision import at_least_float32
 
 
 class DualFusion(Fusion):
-    """LayerNorm, dropout and a projection of each pooled feature, scaled to length 1.
+    """LayerNorm, dropout and a projection of each pooled feature, scaled to unit length.
 
-    Nothing of a row's image reaches its text's embedding or the other way round, so that any image can be compared
-    with any text. The norm is for pretrained features of whatever scale.
+    A row's image and text embeddings do not depend on each other, so that any image can be compared with any text. The
+    norm makes the projection independent of the scale of pretrained features.
     """
 
     facts = DualConfig
 
     def __init__(self, image: Widths, text: Widths, width: int, hidden: int | None, dropout: float) -> None:
-        """Args are the encoders' widths, P, the width of a hidden layer (None: there is none), and dropout."""
+        """Args are the encoders' widths, P, the width of a hidden layer (None for no hidden layer), and dropout."""
         super().__init__()
         self.width = 2 * width
         self.image = _projection(image.pooled, width, hidden, dropout)
         self.text = _projection(text.pooled, width, hidden, dropout)
 
     def forward(self, image: Encoded, text: Encoded) -> Tensor:
-        """Pooled (B, D_i) and (B, D_t) -> (B, 2 P): the image's embedding, then the text's, each of length 1."""
-        projected = self.image(image.pooled), self.text(text.pooled)
+        """Pooled (B, D_i) and (B, D_t) -> (B, 2 P): the image's embedding, then the text's, each of unit length."""
+        projected = self.image(image.pooled), self.text(text.pooled)  # (B, P) each
         return torch.cat([functional.normalize(at_least_float32(x), dim=-1) for x in projected], dim=-1)
 
 

@@ -1,12 +1,12 @@
-"""FiLM fusion: one modality says how the features of the other are scaled and shifted.
+"""FiLM fusion: one modality scales and shifts the features of the other.
 
 Feature-wise linear modulation (Perez et al. 2018, arXiv 1709.07871) of a token x by the condition c, in each block:
 
     x <- x + MLP((1 + gamma(c)) * norm(x) + beta(c))
 
-The paper modulates residual blocks of convolutions, behind a norm without weights of its own, and has 1 + gamma too.
-The tokens of a transformer have been mixed already; each goes through an MLP, as in DiT's adaLN (arXiv 2212.09748).
-gamma and beta are 0 at the start: there the condition changes nothing, and nothing of the pretrained features is lost.
+The paper modulates residual blocks of convolutions after a norm without affine weights, also by 1 + gamma. A
+transformer has mixed its tokens already, so here each goes through an MLP, as in DiT's adaLN (arXiv 2212.09748).
+gamma and beta start at 0: at first the condition has no effect and the pretrained features pass through.
 
 Legend: B batch, N L image and text tokens, D_i D_t their widths, F width of the fusion, K blocks.
 """
@@ -27,9 +27,9 @@ Condition = Literal["text", "image"]
 
 
 class FilmFusion(Fusion):
-    """Modulates the tokens of one modality by the mean of the other's, and reads out their mean.
+    """Modulates the tokens of one modality by the mean of the other's, and returns their mean.
 
-    So the head sees the condition by what it does to the other modality alone.
+    The head sees the condition only through its effect on the other modality.
     """
 
     facts = FilmConfig
@@ -53,9 +53,9 @@ class FilmFusion(Fusion):
     def forward(self, image: Encoded, text: Encoded) -> Tensor:
         """Tokens (B, N, D_i) and (B, L, D_t) with their masks, or the other way round -> (B, F)."""
         sides = [(self.dropout(self.image(image)), image.mask), (self.dropout(self.text(text)), text.mask)]
-        (x, mask), condition = sides if self.condition == "text" else sides[::-1]  # x (B, N, F)
+        (x, mask), condition = sides if self.condition == "text" else sides[::-1]  # x (B, N, F), or L for N
         modulations = self.modulation(mean_of_real(*condition)).view(len(x), len(self.blocks), 2, 1, self.width)
         for block, (gamma, beta) in zip(self.blocks, modulations.permute(1, 2, 0, 3, 4), strict=True):  # (B, 1, F) each
             x = x + block((1 + gamma) * functional.layer_norm(x, (self.width,)) + beta)
-        out: Tensor = self.norm(mean_of_real(x, mask))
+        out: Tensor = self.norm(mean_of_real(x, mask))  # (B, F)
         return out

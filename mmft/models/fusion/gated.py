@@ -1,4 +1,4 @@
-"""Gated fusion: each row decides how much of either modality goes through.
+"""Gated fusion: a gate per feature weighs the two modalities of each row.
 
 The gated multimodal unit of Arevalo et al. 2017 (arXiv 1702.01992), in its bimodal form:
 
@@ -20,8 +20,8 @@ from mmft.models.fusion.base import Fusion
 class GatedFusion(Fusion):
     """LayerNorm over `[image, text]`, then the gated multimodal unit and dropout.
 
-    The paper has no norm; pretrained features of whatever scale would saturate the tanh. It is one norm over both,
-    as in `concat`: a stand-in of zeros alone has no variance to divide by.
+    The paper has no norm, but without one large pretrained features would saturate the tanh. It is one norm over both
+    modalities, as in `concat`: a stand-in of zeros alone has no variance to divide by.
     """
 
     facts = GatedConfig
@@ -39,7 +39,7 @@ class GatedFusion(Fusion):
     def forward(self, image: Encoded, text: Encoded) -> Tensor:
         """Pooled (B, D_i) and (B, D_t) -> (B, F)."""
         joined = self.norm(torch.cat([image.pooled, text.pooled], dim=-1))  # (B, D_i + D_t)
-        image_x, text_x = joined.split([self.image.in_features, self.text.in_features], dim=-1)
+        image_x, text_x = joined.split([self.image.in_features, self.text.in_features], dim=-1)  # (B, D_i), (B, D_t)
         gate = torch.sigmoid(self.gate(joined))  # (B, F) near 1: the image; near 0: the text
         fused = gate * torch.tanh(self.image(image_x)) + (1 - gate) * torch.tanh(self.text(text_x))
         out: Tensor = self.dropout(fused)

@@ -1,7 +1,7 @@
-"""Low-rank fusion: every product of an image feature and a text feature, by a tensor of low rank.
+"""Low-rank fusion: all products of an image feature and a text feature, with a low-rank weight tensor.
 
-Liu et al. 2018 (arXiv 1806.00064). The outer product of both feature vectors, each with a 1 appended so that either
-alone is in it too, would need a weight tensor (D_i + 1, D_t + 1, F); of rank R, it is never made:
+Liu et al. 2018 (arXiv 1806.00064). The outer product of both feature vectors, each with a 1 appended to include the
+unimodal terms, would need a weight tensor (D_i + 1, D_t + 1, F). With rank R it is never materialised:
 
     h = sum over r of (U_r [x_i, 1]) * (V_r [x_t, 1])
 
@@ -21,8 +21,8 @@ from mmft.models.fusion.base import Fusion
 class LowRankFusion(Fusion):
     """LayerNorm over `[image, text]`, then the low-rank product and dropout.
 
-    The factors U and V are one linear each, whose bias is what the appended 1 is multiplied with. The norm is not the
-    paper's; it is that of `gated`, for the same reasons.
+    The factors U and V are one linear layer each, whose bias is the weight of the appended 1. The norm is not in the
+    paper; it has the same reasons as in `gated`.
     """
 
     facts = LowRankConfig
@@ -43,15 +43,15 @@ class LowRankFusion(Fusion):
         joined = self.norm(torch.cat([image.pooled, text.pooled], dim=-1))  # (B, D_i + D_t)
         image_x, text_x = joined.split([self.image.in_features, self.text.in_features], dim=-1)
         products = self.image(image_x) * self.text(text_x)  # (B, R F)
-        out: Tensor = self.dropout(products.unflatten(-1, (-1, self.width)).sum(dim=1))
+        out: Tensor = self.dropout(products.unflatten(-1, (-1, self.width)).sum(dim=1))  # (B, R, F) -> (B, F)
         return out
 
 
 def _init(factor: nn.Linear, rank: int) -> None:
-    """So that h has variance 1 for features of variance 1: a sum over R of products, so each factor gets R ** -0.5.
+    """Gives h variance 1 for features of variance 1: it sums R products, so each factor gets variance R ** -0.5.
 
-    Half of that comes from the features and half from the appended 1. By the usual rule for a matrix, one 1 among D
-    features would have next to no part in it, and next to nothing of a modality would go through by itself.
+    Half of that comes from the features and half from the appended 1. With the usual initialisation of a matrix, one 1
+    among D features would hardly contribute, and the unimodal terms would almost vanish.
     """
     half = rank**-0.5 / 2
     nn.init.normal_(factor.weight, std=(half / factor.in_features) ** 0.5)

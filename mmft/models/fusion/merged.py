@@ -16,7 +16,7 @@ from mmft.models.fusion.one_sequence import OneSequence
 
 
 class MergedFusion(OneSequence):
-    """Puts a class token in front of both token sequences and reads it out."""
+    """Prepends a class token to both token sequences and returns its output."""
 
     facts = MergedConfig
 
@@ -33,8 +33,8 @@ class MergedFusion(OneSequence):
         tokens, mask = self.sequence(image, text)
         first = self.class_token.expand(len(tokens), 1, -1)  # (B, 1, F)
         x = self.dropout(torch.cat([first, tokens], dim=1))  # (B, 1 + N + L, F)
-        mask = torch.cat([mask.new_ones(len(mask), 1), mask], dim=1)
+        mask = torch.cat([mask.new_ones(len(mask), 1), mask], dim=1)  # (B, 1 + N + L)
         for block in self.blocks:
             x = block(x, mask)
-        out: Tensor = self.norm(x[:, 0])
+        out: Tensor = self.norm(x[:, 0])  # (B, F) the class token
         return out

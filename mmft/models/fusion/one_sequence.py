@@ -1,4 +1,4 @@
-"""What fusions share that put the tokens of both modalities into one sequence.
+"""Base of fusions that concatenate the tokens of both modalities into one sequence.
 
 Legend: B batch, N image tokens, L text tokens, D_i D_t token widths of image and text, F width of the fusion.
 """
@@ -14,11 +14,10 @@ from mmft.models.fusion.blocks import Projection
 
 
 class OneSequence(Fusion):
-    """Base: projects both token sequences to one width and says which is which.
+    """Base: projects both token sequences to one width and adds modality embeddings.
 
-    The encoders have given their tokens positions already. Padding is hidden by the mask; a missing modality is one
-    learned token (see `StandIn`) and not an empty place, so that the fusion is told that it is missing, as those
-    that read pooled features are.
+    Positions are already in the encoders' tokens. Padding is masked. A missing modality is one learned token (see
+    `StandIn`), so that the fusion can recognise it, as those that read pooled features can.
     """
 
     def __init__(self, image: Widths, text: Widths, width: int, dropout: float) -> None:
@@ -27,7 +26,7 @@ class OneSequence(Fusion):
         self.width = width
         self.image = Projection(image.tokens, width)
         self.text = Projection(text.tokens, width)
-        self.modality = nn.Embedding(2, width)
+        self.modality = nn.Embedding(2, width)  # 0 image, 1 text
         self.dropout = nn.Dropout(dropout)
         nn.init.normal_(self.modality.weight, std=0.02)
 

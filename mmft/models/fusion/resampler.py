@@ -1,8 +1,8 @@
-"""Resampler fusion: learned queries gather from the tokens of both modalities what the head needs.
+"""Resampler fusion: learned queries collect information from the tokens of both modalities.
 
-The Perceiver resampler of Flamingo (Alayrac et al. 2022, arXiv 2204.14198), over image and text tokens
-at once; the queries of BLIP-2's Q-Former (Li et al. 2023, arXiv 2301.12597) are to the same end. Its cost grows with
-the number of tokens, not with their square as `merged`'s does.
+The Perceiver resampler of Flamingo (Alayrac et al. 2022, arXiv 2204.14198), over image and text tokens at once; the
+queries of BLIP-2's Q-Former (Li et al. 2023, arXiv 2301.12597) serve the same purpose. Its cost is linear in the
+number of tokens, where that of `merged` is quadratic.
 
 Legend: B batch, Q queries, N image tokens, L text tokens, D_i D_t token widths of image and text, F width.
 """
@@ -19,9 +19,9 @@ from mmft.models.fusion.one_sequence import OneSequence
 
 
 class ResamplerFusion(OneSequence):
-    """In each block queries look at all tokens and at one another, in one attention as in Flamingo.
+    """In each block the queries attend to all tokens and to one another, in one attention as in Flamingo.
 
-    The tokens stay as they are, so one norm serves for all blocks. The mean of the queries is read out.
+    The tokens are not updated, so one norm serves all blocks. Returns the mean of the queries.
     """
 
     facts = ResamplerConfig
@@ -42,8 +42,8 @@ class ResamplerFusion(OneSequence):
         tokens, mask = self.sequence(image, text)
         tokens = self.dropout(self.tokens_norm(tokens))  # (B, N + L, F)
         x = self.queries.expand(len(tokens), -1, -1)  # (B, Q, F)
-        mask = torch.cat([mask, mask.new_ones(x.shape[:2])], dim=1)  # (B, N + L + Q): blocks look at x last
+        mask = torch.cat([mask, mask.new_ones(x.shape[:2])], dim=1)  # (B, N + L + Q): blocks append x to the context
         for block in self.blocks:
-            x = block(x, mask, tokens)
-        out: Tensor = self.norm(x.mean(dim=1))
+            x = block(x, mask, tokens)  # only the queries are updated
+        out: Tensor = self.norm(x.mean(dim=1))  # (B, F)
         return out

@@ -1,4 +1,4 @@
-"""Bottleneck adapters: small networks inside the residual blocks, the identity at first.
+"""Bottleneck adapters: small networks in the residual blocks, initialised to the identity.
 
 Legend: B batch, N tokens, D width, H W height and width of a feature map.
 """
@@ -17,13 +17,13 @@ from mmft.tuning.sublayers import Branches, branches
 
 
 class Bottleneck(nn.Module):
-    """Down to a few features, GELU, and up again, with zeros in the last layer at first.
+    """Down-projection, GELU and up-projection; the last layer starts at zero.
 
     Args:
-        width: D, of what goes in and comes out.
-        bottleneck: the few.
-        scale: what comes out is multiplied by it.
-        is_map: (B, D, H, W) goes in, not (..., D).
+        width: D, of input and output.
+        bottleneck: hidden width.
+        scale: factor of the output.
+        is_map: whether the input is (B, D, H, W) instead of (..., D).
     """
 
     def __init__(self, width: int, bottleneck: int, scale: float, is_map: bool) -> None:
@@ -38,22 +38,22 @@ class Bottleneck(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(..., D) or (B, D, H, W) -> the same shape."""
-        out: Tensor = self.scale * self.up(functional.gelu(self.down(features)))
+        out: Tensor = self.scale * self.up(functional.gelu(self.down(features)))  # zeros at first
         return out
 
-    # Hooks. As methods of the module they go along when the model is copied.
+    # Hooks are methods of the module, so that copies of the model use their own adapters.
 
     def after(self, module: nn.Module, given: tuple[Any, ...], output: Any) -> Any:
-        """Changes what a branch gives."""
+        """Forward hook: adapts the output of a branch."""
         features = first_of(output)
         return replaced(output, features + self(features))
 
     def beside(self, module: nn.Module, given: tuple[Any, ...], output: Any) -> Any:
-        """Adds to what a module gives for its input."""
+        """Forward hook: adds the adapted input of a module to its output."""
         return replaced(output, first_of(output) + self(given[0]))
 
     def into_residual(self, module: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Adds to the residual that a module will add to what it gives: the second argument, the MLP's input."""
+        """Forward pre-hook: adapts the residual, the module's second argument, which is the MLP's input."""
         return (given[0], given[1] + self(given[1]), *given[2:])
 
 
@@ -62,11 +62,11 @@ class Adapters(Inserted):
 
     Args:
         key: as in `TuningMethod`.
-        kind: `houlsby`: after the attention and after the MLP of every block, before the residual is added;
-            `pfeiffer` (Pfeiffer et al. 2021, arXiv 2005.00247): after the MLP alone, and in a ConvNet after the branch
-            of every residual block; `parallel` (He et al. 2022, arXiv 2110.04366): beside the MLP, from its input.
-        width: of the bottleneck; None: 48.
-        scale: what an adapter gives is multiplied by it.
+        kind: `houlsby`: after attention and MLP of every block, before the residual is added; `pfeiffer` (Pfeiffer et
+            al. 2021, arXiv 2005.00247): after the MLP only, in a ConvNet after the branch of every residual block;
+            `parallel` (He et al. 2022, arXiv 2110.04366): beside the MLP, on the same input.
+        width: of the bottleneck; None for 48.
+        scale: factor of the adapter's output.
         lr: as in `TuningMethod`.
     """
 
@@ -82,11 +82,11 @@ class Adapters(Inserted):
         self.scale = scale
 
     def insert(self, encoder: Encoder) -> list[nn.Module]:
-        """One adapter for each block, or two."""
+        """Adds one adapter to each block, two with `houlsby`."""
         found = branches(encoder)
         seen = shapes(encoder, [end for block in found for end in block.ends])
         if is_convnet := all(block.attention is None for block in found):
-            found = [block for block in found if seen[block.mlp]]  # a block that adds no residual has no branch
+            found = [block for block in found if seen[block.mlp]]  # a block without a residual has no branch
         if not found or any(len(seen[end]) != 1 or seen[end][0][1] is None for block in found for end in block.ends):
             raise self.refusal(encoder, "its blocks are neither attention and MLP nor a known ConvNet's", "lora")
         if is_convnet and self.kind != "pfeiffer":
@@ -95,11 +95,11 @@ class Adapters(Inserted):
                 "kind", f"{self.kind} is for blocks of attention and MLP, which {name} does not have. Type pfeiffer"
             )
         if self.kind == "parallel" and any(block.around is None for block in found):
-            raise self.error("kind", f"the MLPs of {encoder.source.name} are in pieces. Type pfeiffer or houlsby")
+            raise self.error("kind", f"the MLPs of {encoder.source.name} are split. Type pfeiffer or houlsby")
         return [adapter for block in found for adapter in self._fill(block, seen)]
 
     def _fill(self, block: Branches, seen: dict[nn.Module, Any]) -> list[nn.Module]:
-        """Adapters are children of the block, so that they have its layer number."""
+        """Adds the adapters as children of the block, so that they get its layer number."""
 
         def adapter(name: str, end: nn.Module) -> Bottleneck:
             shape, is_map = seen[end][0][1], block.attention is None

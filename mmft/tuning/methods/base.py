@@ -1,4 +1,4 @@
-"""What a tuning method offers. It may change an encoder, and says which of its parameters are trained."""
+"""The interface of a tuning method, which may modify an encoder and selects its trained parameters."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from mmft.models.encoder import Encoder
 
 
 class Start(NamedTuple):
-    """When a layer begins to be trained: after so many epochs, or optimizer steps.
+    """When training of a layer starts, in epochs or optimizer steps.
 
     Attributes:
-        at: 0: from the first step on.
-        unit: what `at` counts.
-        warmup: optimizer steps over which its rate rises from there.
+        at: start; 0 for the first step.
+        unit: unit of `at`, `epoch` or `step`.
+        warmup: optimizer steps of learning-rate warm-up from the start.
     """
 
     at: int = 0
@@ -27,12 +27,12 @@ class TuningMethod(ABC):
     """How one encoder is tuned.
 
     Args:
-        key: the config's key of the method, for messages: `tune.image_encoder`.
-        lr: the encoder's own learning rate; None: `optim.lr`, else `default_lr`.
+        key: the method's config key, for messages: `tune.image_encoder`.
+        lr: the encoder's own learning rate; None for `optim.lr`, else `default_lr`.
 
     Attributes:
         name: as in the config.
-        default_lr: the rate that suits the method when none is given.
+        default_lr: default learning rate of the method.
     """
 
     name: ClassVar[str]
@@ -43,36 +43,36 @@ class TuningMethod(ABC):
         self.lr = lr
 
     def apply(self, encoder: Encoder) -> None:  # noqa: B027 - most methods add nothing
-        """Puts into the encoder what the method adds; what is frozen keeps its place in the output.
+        """Adds the method's modules to the encoder; names of existing modules and the output's form are kept.
 
         Raises:
-            UserError: the encoder has nothing that the method can be applied to.
+            UserError: the method does not fit the encoder.
         """
 
     @abstractmethod
     def trained(self, encoder: Encoder) -> set[str]:
-        """Names of the parameters of `encoder`, after `apply`, that are ever trained.
+        """Names of the parameters of `encoder`, after `apply`, that are trained at any time.
 
         Raises:
-            UserError: there is none.
+            UserError: there are none.
         """
 
     def starts(self, encoder: Encoder) -> dict[int, Start]:
-        """When the layers that are not trained from the first step on begin, by layer number."""
+        """Start of each layer that is not trained from the first step, by layer number."""
         return {}
 
     def merge(self, encoder: Encoder) -> None:  # noqa: B027 - and have nothing to merge
-        """Puts what the method has learned into the encoder's own weights, so that it is as its library made it.
+        """Merges what was learned into the encoder's own weights, restoring the library's architecture.
 
         Raises:
-            UserError: it cannot be put there.
+            UserError: the method cannot be merged.
         """
 
     def error(self, field: str, text: str) -> UserError:
-        """An error of one of the method's keys."""
+        """An error about one of the method's keys, or about the method if `field` is empty."""
         return UserError(f"{self.key}.{field}: {text}" if field else f"{self.key}: {text}")
 
 
 def usable(encoder: Encoder) -> set[str]:
-    """Names of the encoder's parameters that take part in the output; an unused pooler's do not."""
+    """Names of the encoder's parameters that contribute to the output; an unused pooler's do not."""
     return {name for name, parameter in encoder.named_parameters() if parameter.requires_grad}

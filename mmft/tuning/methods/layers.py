@@ -1,4 +1,4 @@
-"""Methods that train some of an encoder's own parameters: by layer, by name, by kind."""
+"""Methods that train a subset of an encoder's own parameters, chosen by layer, name or kind."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from mmft.tuning.methods.base import Start, TuningMethod, usable
 
 
 class Full(TuningMethod):
-    """Every parameter is trained."""
+    """Trains every parameter."""
 
     name = "full"
     default_lr = 5e-5
 
     def trained(self, encoder: Encoder) -> set[str]:
-        """All that take part in the output."""
+        """All parameters that contribute to the output."""
         return usable(encoder)
 
 
 class Freeze(TuningMethod):
-    """Nothing is trained; the encoder stays in eval mode, its buffers unchanged."""
+    """Trains nothing; the encoder stays in eval mode, its buffers unchanged."""
 
     name = "freeze"
     default_lr = 0.0
@@ -35,11 +35,11 @@ class Freeze(TuningMethod):
 
 
 class _ByLayer(TuningMethod):
-    """Base: a number of layers says what is trained; a ConvNet's layers are its stages.
+    """Base: selects by a number of layers; a ConvNet's layers are its stages.
 
     Args:
         key: as in `TuningMethod`.
-        layers: how many; None: 1.
+        layers: number of layers; None for 1.
         lr: as in `TuningMethod`.
     """
 
@@ -51,39 +51,39 @@ class _ByLayer(TuningMethod):
 
 
 class LastN(_ByLayer):
-    """The last layers are trained, and the norm behind them."""
+    """Trains the last layers and the final norm."""
 
     name = "last_n"
 
     def trained(self, encoder: Encoder) -> set[str]:
-        """Those of the last layers."""
+        """The parameters of the last layers and the final norm."""
         blocks = encoder.top_layer - 1
         if self.layers > blocks:
             raise self.error(
-                "layers", f"{self.layers} is more than the {blocks} of {encoder.source.name}. Type tune=full"
+                "layers", f"{self.layers} is more than the {blocks} layers of {encoder.source.name}. Type tune=full"
             )
         return _from_layer(encoder, encoder.top_layer - self.layers)
 
 
 class FirstFrozen(_ByLayer):
-    """The embeddings and the first layers stay as they are, all others are trained; with 0 the embeddings alone do."""
+    """Freezes the embeddings and the first layers and trains the rest; 0 layers freezes only the embeddings."""
 
     name = "first_frozen"
 
     def trained(self, encoder: Encoder) -> set[str]:
-        """Those above."""
+        """The parameters above the frozen layers."""
         blocks = encoder.top_layer - 1
         if self.layers >= blocks:
-            raise self.error("layers", f"{self.layers} leaves nothing of the {blocks} of {encoder.source.name}")
+            raise self.error("layers", f"{self.layers} freezes all {blocks} layers of {encoder.source.name}")
         return _from_layer(encoder, self.layers + 1)
 
 
 class Pattern(TuningMethod):
-    """The parameters whose names a regular expression finds are trained.
+    """Trains the parameters whose names match a regular expression.
 
     Args:
         key: as in `TuningMethod`.
-        pattern: searched for in names as the library has them (`blocks.11.mlp.fc1.weight`).
+        pattern: searched for in the library's parameter names (`blocks.11.mlp.fc1.weight`).
         lr: as in `TuningMethod`.
     """
 
@@ -95,24 +95,24 @@ class Pattern(TuningMethod):
         self.pattern = pattern
 
     def trained(self, encoder: Encoder) -> set[str]:
-        """Those that are found."""
+        """The matching parameters."""
         names = usable(encoder)
         found = {name for name in names if re.search(self.pattern, name.removeprefix("backbone."))}
         if not found:
             some = ", ".join(sorted(name.removeprefix("backbone.") for name in names)[:3])
-            raise self.error("pattern", f"{self.pattern!r} is in no parameter of {encoder.source.name} ({some}, ...)")
+            raise self.error("pattern", f"{self.pattern!r} matches no parameter of {encoder.source.name} ({some}, ...)")
         return found
 
 
 class Gradual(TuningMethod):
-    """Layers join from the top down while training goes on (Howard and Ruder 2018, arXiv 1801.06146).
+    """Gradual unfreezing from the top layer down (Howard and Ruder 2018, arXiv 1801.06146).
 
     Args:
         key: as in `TuningMethod`.
-        schedule: how many of the last layers are trained from which epoch or optimizer step on; -1: all of the encoder.
-            None: the last one from 0, all from 1.
-        unit: `epoch` or `step`: what the schedule counts.
-        warmup: optimizer steps over which a layer that joins comes to its full rate.
+        schedule: epoch or optimizer step -> number of last layers trained from then on, -1 for the whole encoder.
+            None for the last layer from 0, all from 1.
+        unit: unit of the schedule, `epoch` or `step`.
+        warmup: optimizer steps of learning-rate warm-up for a newly unfrozen layer.
         lr: as in `TuningMethod`.
     """
 
@@ -132,11 +132,11 @@ class Gradual(TuningMethod):
         self.unit, self.warmup = unit, warmup
 
     def trained(self, encoder: Encoder) -> set[str]:
-        """All that ever join."""
+        """The parameters of all layers that are unfrozen at any time."""
         return _from_layer(encoder, self._lowest(encoder, max(self.schedule)))
 
     def starts(self, encoder: Encoder) -> dict[int, Start]:
-        """The first entry of the schedule that has the layer."""
+        """Each layer starts at the first schedule entry that includes it."""
         found: dict[int, Start] = {}
         for at in self.schedule:
             for layer in range(self._lowest(encoder, at), encoder.top_layer + 1):
@@ -153,7 +153,7 @@ class Gradual(TuningMethod):
 
 
 class BitFit(TuningMethod):
-    """Biases alone are trained (Ben Zaken et al. 2022, arXiv 2106.10199)."""
+    """Trains only biases (Ben Zaken et al. 2022, arXiv 2106.10199)."""
 
     name = "bitfit"
     default_lr = 5e-4
@@ -169,23 +169,23 @@ class BitFit(TuningMethod):
 
 
 class Norms(BitFit):
-    """Weights and biases of norms alone are trained (Zhao et al. 2024, arXiv 2312.11420); statistics stay."""
+    """Trains only weights and biases of norms (Zhao et al. 2024, arXiv 2312.11420); running statistics stay fixed."""
 
     name = "norms"
     default_lr = 5e-4
 
     def trained(self, encoder: Encoder) -> set[str]:
-        """The norms' own."""
+        """The norms' parameters."""
         return self._checked(encoder, norms(encoder), "norms with weights")
 
 
 def biases(encoder: Encoder) -> set[str]:
-    """Names of all biases that take part."""
+    """Names of all biases that contribute to the output."""
     return {name for name in usable(encoder) if name.endswith(("bias", "_bias"))}
 
 
 def norms(encoder: Encoder) -> set[str]:
-    """Names of all norms' parameters that take part, by the module's type, or its name where a library has its own."""
+    """Names of the norms' parameters that contribute to the output, found by module type or by class name."""
     found = {
         f"{name}.{own}"
         for name, module in encoder.named_modules()

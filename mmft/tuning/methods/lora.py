@@ -1,4 +1,4 @@
-"""Methods that add something small to linear layers, through peft: LoRA, the same over 8 or 4 bits, LoHa, IA3."""
+"""Methods that adapt linear layers through peft: LoRA, LoRA on 8-bit or 4-bit weights, LoHa, IA3."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from mmft.tuning.targets import target_modules
 
 
 class Added(TuningMethod):
-    """Base: peft puts something into the encoder's linear layers, and only that is trained.
+    """Base: peft adds parameters to the encoder's linear layers, and only these are trained.
 
     Args:
         key: as in `TuningMethod`.
-        targets: `attention`, `mlp` or `all`; None: attention, or all where there is none.
-        pattern: instead of it, a regular expression for the layers' names.
-        biases: the encoder's biases are trained too.
-        norms: weights and biases of the encoder's norms are trained too.
+        targets: `attention`, `mlp` or `all`; None for attention, or all without attention.
+        pattern: instead of `targets`, a regular expression for the layers' names.
+        biases: whether to train the encoder's biases, too.
+        norms: whether to train weights and biases of the encoder's norms, too.
         lr: as in `TuningMethod`.
     """
 
@@ -46,7 +46,7 @@ class Added(TuningMethod):
         """Peft's config for these modules."""
 
     def apply(self, encoder: Encoder) -> None:
-        """Quantizes the encoder's linear layers if the method does, and puts peft's layers around the chosen ones."""
+        """Quantizes the encoder's linear layers if `bits` is set, and wraps the target layers in peft's."""
         from peft import inject_adapter_in_model
         from peft.tuners.tuners_utils import BaseTunerLayer
 
@@ -57,15 +57,15 @@ class Added(TuningMethod):
             )
         taking_part = {id(p) for p in encoder.parameters() if p.requires_grad}
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module="peft")  # about how a model of its own would be saved
+            warnings.filterwarnings("ignore", module="peft")  # about saving a peft model, which we do not
             inject_adapter_in_model(self.config(modules), encoder.backbone)
         self._added = {name for name, p in encoder.named_parameters() if p.requires_grad}
-        for parameter in encoder.parameters():  # peft has frozen all others
+        for parameter in encoder.parameters():  # peft has frozen all others: unfreeze
             parameter.requires_grad_(parameter.requires_grad or id(parameter) in taking_part)
         encoder.adapters = {name for name, module in encoder.named_modules() if isinstance(module, BaseTunerLayer)}
 
     def trained(self, encoder: Encoder) -> set[str]:
-        """What was added, and biases and norms if they are asked for."""
+        """The added parameters, and biases and norms if requested."""
         found = set(self._added)
         if self.biases:
             found |= biases(encoder)
@@ -74,7 +74,7 @@ class Added(TuningMethod):
         return found & usable(encoder)
 
     def merge(self, encoder: Encoder) -> None:
-        """Adds what was learned to the weights, in float32, and takes peft's layers out."""
+        """Merges the learned update into the weights, in float32, and removes peft's layers."""
         if self.bits is not None:
             dequantize(encoder)
         for name in sorted(encoder.adapters):
@@ -88,13 +88,13 @@ class Added(TuningMethod):
 
 
 class LowRank(Added):
-    """Base: what is added to a weight is of low rank, or made of such.
+    """Base: weight updates of low rank, or composed of such.
 
     Args:
         key: as in `TuningMethod`.
-        rank: None: 8.
-        alpha: an addition is multiplied by alpha / rank; None: twice the rank.
-        dropout: None: 0.
+        rank: None for 8.
+        alpha: the update is scaled by alpha / rank; None for twice the rank.
+        dropout: None for 0.
         others: as in `Added`.
     """
 
@@ -117,15 +117,13 @@ class LoRA(LowRank):
 
     Args:
         key: as in `TuningMethod`.
-        rslora: alpha / sqrt(rank) instead (arXiv 2312.03732).
-        dora: lengths and directions of the weights apart (arXiv 2402.09353).
-        others: as in `LowRank`; dropout is in front of A.
+        rslora: scale by alpha / sqrt(rank) instead (arXiv 2312.03732).
+        dora: train magnitude and direction of the weights separately (arXiv 2402.09353).
+        others: as in `LowRank`; dropout is applied to the input of A.
     """
 
     name = "lora"
-    # Chosen on validation rows with DINOv2-small and MiniLM-L6, rank 8: 0.787 at 5e-4, 0.807 at 2e-3, mean of 3 seeds;
-    # 4e-3 is too much. On the shipped sample 0.750 and 0.766.
-    default_lr = 2e-3
+    default_lr = 2e-3  # best on validation rows, see docs/decisions.md
 
     def __init__(self, key: str, rslora: bool = False, dora: bool = False, **others: Any) -> None:
         super().__init__(key, **others)
@@ -137,7 +135,7 @@ class LoRA(LowRank):
 
         return LoraConfig(
             r=self.rank,
-            lora_alpha=self.alpha,  # type: ignore[arg-type] # a float works as well
+            lora_alpha=self.alpha,  # type: ignore[arg-type] # a float works, too
             lora_dropout=self.dropout,
             use_rslora=self.rslora,
             use_dora=self.dora,
@@ -147,14 +145,14 @@ class LoRA(LowRank):
 
 
 class LoRA8bit(LoRA):
-    """LoRA over frozen linear weights in 8 bits (Dettmers et al. 2022, arXiv 2208.07339)."""
+    """LoRA on frozen 8-bit linear weights (Dettmers et al. 2022, arXiv 2208.07339)."""
 
     name = "lora_8bit"
     bits = 8
 
 
 class LoRA4bit(LoRA):
-    """LoRA over frozen linear weights in 4 bits, NF4 (Dettmers et al. 2023, arXiv 2305.14314)."""
+    """LoRA on frozen 4-bit linear weights, NF4 (Dettmers et al. 2023, arXiv 2305.14314)."""
 
     name = "lora_4bit"
     bits = 4
@@ -163,7 +161,7 @@ class LoRA4bit(LoRA):
 class LoHa(LowRank):
     """Low-rank Hadamard products (Hyeon-Woo et al. 2022, arXiv 2108.06098).
 
-    The rank is that of each factor; dropout leaves out that share of an addition's rows in training.
+    The rank is that of each factor; dropout drops rows of the weight update in training.
     """
 
     name = "loha"
@@ -181,13 +179,13 @@ class LoHa(LowRank):
 
 
 class IA3(Added):
-    """One learned factor for every output of the layers, 1 at first (Liu et al. 2022, arXiv 2205.05638)."""
+    """Learned scaling of every output feature of the layers, 1 at first (Liu et al. 2022, arXiv 2205.05638)."""
 
     name = "ia3"
     default_lr = 5e-3
 
     def config(self, modules: list[str]) -> Any:
-        """Peft's `IA3Config`; all layers are scaled at their output."""
+        """Peft's `IA3Config`, with all layers scaled at their output."""
         from peft import IA3Config
 
         return IA3Config(target_modules=modules, feedforward_modules=[])

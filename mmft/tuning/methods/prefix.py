@@ -1,11 +1,11 @@
-"""Prefix tuning: learned keys and values in front of those of the tokens, in the attention of every block.
+"""Prefix tuning: learned keys and values in front of the tokens' own, in the attention of every block.
 
-Timm and transformers alike hand queries, keys and values to torch's `scaled_dot_product_attention`; what is learned is
-put in front of them there, behind projections, norms and rotary positions. The sequence keeps its length, so that
-positions stay free, and nothing is pooled or handed on but the row's own tokens. Ours for texts too: peft's goes in as
-the cache of a decoder, which of the encoders only BERT and RoBERTa take, and which moves the positions of the text.
+Both timm and transformers pass queries, keys and values to torch's `scaled_dot_product_attention`; the prefix is
+prepended there, after projections, norms and rotary positions. The sequence keeps its length, so that no positions are
+used up and only the row's own tokens are pooled and passed on. Texts use this implementation, too: peft passes the
+prefix as a decoder's cache, which among encoders only BERT and RoBERTa accept, and which shifts the text's positions.
 
-Legend: B batch, A attention heads, Q queries, K keys, P prefix, E width of a head.
+Legend: B batch, A attention heads, Q queries, K keys, P prefix length, E width of a head.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _ATTENTION = functional.scaled_dot_product_attention
 
 
 class Prefix(nn.Module):
-    """Learned keys (A, P, E) and values (A, P, E), small random numbers at first.
+    """Learned keys (A, P, E) and values (A, P, E), initialised with small random numbers.
 
     Args:
         keys: A and E of the keys.
@@ -53,7 +53,7 @@ class Prefix(nn.Module):
         is_causal: bool = False,
         **more: Any,
     ) -> Tensor:
-        """Torch's attention, with the prefix, which every query sees.
+        """Torch's attention with the prefix, which every query attends to.
 
         Args:
             query: (B, A, Q, E).
@@ -72,13 +72,13 @@ class Prefix(nn.Module):
             attn_mask = with_keys(attn_mask, length)
         elif is_causal:
             attn_mask = causal_with_keys(query.shape[-2], length, query.device)
-        key = torch.cat([self.keys.to(key.dtype).expand(len(key), -1, -1, -1), key], dim=-2)
+        key = torch.cat([self.keys.to(key.dtype).expand(len(key), -1, -1, -1), key], dim=-2)  # (B, A, P + K, E)
         value = torch.cat([self.values.to(value.dtype).expand(len(value), -1, -1, -1), value], dim=-2)
         return _ATTENTION(query, key, value, attn_mask=attn_mask, dropout_p=dropout_p, **more)
 
 
 class _Attending(TorchFunctionMode):
-    """While it lasts, torch's attention is another function."""
+    """Context in which torch's attention is replaced by another function."""
 
     def __init__(self, attend: Any) -> None:
         super().__init__()
@@ -89,22 +89,22 @@ class _Attending(TorchFunctionMode):
 
 
 class Prefixed:
-    """What an attention module's class is mixed with, so that its names, and copies of it, are as they would be."""
+    """Mixin for an attention module's class, which keeps names and copying intact."""
 
     prefix: Prefix
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The module's own, with the prefix in its attention."""
+        """The module's own forward, with the prefix in its attention."""
         with _Attending(self.prefix):
             return super().forward(*args, **kwargs)  # type: ignore[misc] # of the module's class
 
 
 class PrefixTuning(Inserted):
-    """Learned keys and values in every block's attention (Li and Liang 2021, arXiv 2101.00190), without its MLP.
+    """Learned keys and values in every block's attention (Li and Liang 2021, arXiv 2101.00190), without their MLP.
 
     Args:
         key: as in `TuningMethod`.
-        length: how many in every block; None: 10.
+        length: prefix length in every block; None for 10.
         lr: as in `TuningMethod`.
     """
 
@@ -116,7 +116,7 @@ class PrefixTuning(Inserted):
         self.length = 10 if length is None else length
 
     def insert(self, encoder: Encoder) -> list[nn.Module]:
-        """One for each attention module, as a child of it."""
+        """Adds one prefix to each attention module, as its child."""
         modules = list(attention_modules(encoder).values())
         if not modules:
             raise self.refusal(encoder, "its blocks have no attention", "adapters", "lora")
@@ -135,7 +135,7 @@ class PrefixTuning(Inserted):
 
 
 def _calls(encoder: Encoder, modules: Iterable[nn.Module]) -> dict[nn.Module, list[tuple[torch.Size, torch.Size]]]:
-    """The shapes of keys and values in every call of torch's attention that each module makes in one pass."""
+    """The shapes of keys and values in every call of torch's attention by each module in one forward pass."""
     found: dict[nn.Module, list[tuple[torch.Size, torch.Size]]] = {module: [] for module in modules}
     inside: list[nn.Module] = []
 

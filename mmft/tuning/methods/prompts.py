@@ -1,8 +1,8 @@
-"""Prompt tuning: learned tokens in front of the sequence, which are gone again behind the last block.
+"""Prompt tuning: learned tokens in front of the sequence, removed after the last block.
 
-They go in behind the embeddings, so that they take none of an encoder's positions and the others keep theirs, and
-neither pooling nor fusion ever sees them. Ours for texts too: peft's go through the embeddings, take positions from
-the text, know no deep ones, and do not fit encoders that take nothing but ids (CLIP).
+They are inserted after the embeddings, so that they use up no positions and the other tokens keep theirs; pooling and
+fusion never see them. Texts use this implementation, too: peft's prompts go through the embeddings, take positions from
+the text, do not support deep prompts, and do not work with encoders that only accept ids (CLIP).
 
 Legend: B batch, N tokens, P prompts, D width.
 """
@@ -27,38 +27,38 @@ _MASKS = ("attention_mask", "attn_mask")
 
 
 class Prompts(nn.Module):
-    """Learned tokens, small random numbers at first. Its other methods are hooks of blocks.
+    """Learned tokens, initialised with small random numbers. The public methods are hooks for blocks.
 
     Args:
         length: P.
         width: D.
-        arguments: names of what a block's `forward` takes, the tokens first.
-        causal: a token sees only those before it.
+        arguments: parameter names of a block's `forward`, the tokens first.
+        causal: whether a token attends only to earlier ones.
     """
 
     def __init__(self, length: int, width: int, arguments: list[str], causal: bool) -> None:
         super().__init__()
         self.tokens = nn.Parameter(0.02 * torch.randn(length, width))
-        self.length = length  # also while the tokens are sharded
+        self.length = length  # not from `tokens`, which may be sharded
         self.arguments = arguments
         self.causal = causal
 
     def put_in(self, block: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> Any:
-        """Before a block: (B, N, D) -> (B, P + N, D), and all that goes by N."""
+        """Pre-hook that inserts the prompts: (B, N, D) -> (B, P + N, D), and extends masks and positions."""
         tokens = given[0]
         prompts = self.tokens.to(tokens.dtype).expand(len(tokens), -1, -1)  # (B, P, D)
         return self._call(torch.cat([prompts, tokens], dim=1), given, named, tokens.shape[1])
 
     def keep(self, block: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> Any:
-        """Before a block that is given the prompts already: only what goes by N grows."""
+        """Pre-hook of a block whose input already has the prompts: only extends masks and positions."""
         return self._call(given[0], given, named, given[0].shape[1] - self.length)
 
     def take_out(self, block: nn.Module, given: tuple[Any, ...], output: Any) -> Any:
-        """Behind a block: (B, P + N, D) -> (B, N, D)."""
+        """Hook that removes the prompts from a block's output: (B, P + N, D) -> (B, N, D)."""
         return replaced(output, first_of(output)[:, self.length :])
 
     def _call(self, tokens: Tensor, given: tuple[Any, ...], named: dict[str, Any], count: int) -> Any:
-        """The arguments of a block, by name but for the first, for more tokens than the `count` that it was told of."""
+        """A block's arguments, all but the first by name, extended from `count` tokens to P more."""
         named = dict(zip(self.arguments[1:], given[1:], strict=False)) | named
         for name in _MASKS:
             if isinstance(named.get(name), Tensor):
@@ -66,13 +66,13 @@ class Prompts(nn.Module):
         if isinstance(named.get("position_embeddings"), tuple):
             named["position_embeddings"] = self._unrotated(named["position_embeddings"], count)
         if named.get("relative_pos") is not None:
-            named["relative_pos"] = None  # DeBERTa's attention then makes it itself, for as many as there are
-        return (tokens,), named
+            named["relative_pos"] = None  # DeBERTa's attention then computes it for the new length
+        return (tokens,), named  # (B, P + N, D)
 
     def _unrotated(self, rotations: tuple[Tensor, ...], count: int) -> tuple[Tensor, ...]:
-        """Cosines and sines (..., N, D) -> (..., P + N, D): prompts are all at position 0.
+        """Rotary cosines and sines (..., N, D) -> (..., P + N, D), with all prompts at position 0.
 
-        Those of patches alone stay: whoever applies them leaves out what is in front.
+        Rotations that cover only patches are unchanged: the code that applies them skips prefix tokens.
         """
         if any(part.shape[-2] != count for part in rotations) or len(rotations) != 2:
             return rotations
@@ -81,13 +81,13 @@ class Prompts(nn.Module):
 
 
 class PromptTuning(Inserted):
-    """Learned tokens (Lester et al. 2021, arXiv 2104.08691; in images Jia et al. 2022, arXiv 2203.12119).
+    """Learned tokens (Lester et al. 2021, arXiv 2104.08691; for images Jia et al. 2022, arXiv 2203.12119).
 
     Args:
         key: as in `TuningMethod`.
-        length: how many; None: 10.
-        deep: every block gets its own (also Liu et al. 2022, arXiv 2110.07602), which replace what has become of those
-            of the block before; else they go in before the first block and stay to the last.
+        length: number of prompts; None for 10.
+        deep: whether every block gets its own prompts (also Liu et al. 2022, arXiv 2110.07602), which replace those of
+            the previous block; otherwise prompts are inserted before the first block and kept until the last.
         lr: as in `TuningMethod`.
     """
 
@@ -100,7 +100,7 @@ class PromptTuning(Inserted):
         self.deep = deep
 
     def insert(self, encoder: Encoder) -> list[nn.Module]:
-        """Prompts are children of their block, so that they have its layer number."""
+        """Adds prompts as children of their block, so that they get its layer number."""
         found = self._blocks(encoder)
         before = run_once(encoder).tokens.shape
         causal = isinstance(encoder, TextEncoder) and is_causal(encoder.backbone)
@@ -114,13 +114,13 @@ class PromptTuning(Inserted):
             for module in block.modules():
                 attention: Any = module
                 if isinstance(getattr(attention, "num_prefix_tokens", None), int):
-                    attention.num_prefix_tokens += self.length  # what timm's rotary attention does not rotate
+                    attention.num_prefix_tokens += self.length  # timm's rotary attention does not rotate these
         try:
             after = run_once(encoder).tokens.shape
         except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
-            raise self.refusal(encoder, f"its blocks take no more tokens than they expect: {error}", "lora") from None
+            raise self.refusal(encoder, f"its blocks accept no additional tokens: {error}", "lora") from None
         if before != after:
-            raise self.refusal(encoder, "it does not give the same tokens with prompts in its blocks", "lora")
+            raise self.refusal(encoder, "prompts in its blocks change the shape of its output", "lora")
         return list(added)
 
     def _blocks(self, part: Encoder) -> list[nn.Module]:
@@ -132,7 +132,7 @@ class PromptTuning(Inserted):
         if not found or len(found) < len(blocks(part.backbone)) or not once or not is_sequence:
             raise self.refusal(part, "its blocks do not all pass on one sequence of tokens", "adapters", "lora")
         encoder: Any = getattr(part.backbone, "encoder", None)
-        if not self.deep and getattr(encoder, "conv", None) is not None:  # of the largest DeBERTa-v2
+        if not self.deep and getattr(encoder, "conv", None) is not None:  # only the largest DeBERTa-v2
             raise self.error("deep", f"{part.source.name} has a convolution between its blocks. Type deep=true")
         return found
 
