@@ -113,7 +113,7 @@ def test_compare_those_that_the_filters_leave(capsys: pytest.CaptureFixture[str]
     ("typed", "said"),
     [
         ("compare=last", "1 runs; at least two"),
-        ("compare=gone,last", "compare=gone: gone is no run folder"),
+        ("compare=gone,last", "compare=gone: gone is not a run folder"),
         ("sort=tset/accuracy", "Did you mean test/accuracy?"),
         ("optim.lrr=1", "Did you mean optim.lr?"),
     ],

@@ -156,7 +156,7 @@ def test_a_metric_that_is_nan_uses_up_no_patience_and_is_told(train_run: TrainRu
     assert (summary["epochs"], summary["stopped_early"]) == (4, False)
     assert summary["monitor"] is summary["best_step"] is None
     assert summary["model_step"] == summary["optimizer_steps"]
-    assert said.count("WARNING") == said.count("val/auroc is nan, which is never better") + 1 == 2
+    assert said.count("WARNING") == said.count("val/auroc is nan: it is never the best") + 1 == 2
     assert "val/auroc was nan at every validation" in said
 
 
