@@ -117,7 +117,7 @@ def test_pairs_are_only_shuffled(train_run: TrainRun, capsys: pytest.CaptureFixt
     printed, told = capsys.readouterr()
     passes = {line.partition("/")[0] for line in printed.splitlines() if "shuffled" in line or "only" in line}
     assert passes == {"image_shuffled", "text_shuffled"}
-    assert "image_only and text_only are not there" in told
+    assert "image_only and text_only are omitted" in told
 
 
 @pytest.mark.parametrize("column", ["image", "group"])
