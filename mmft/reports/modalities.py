@@ -58,7 +58,7 @@ def check_columns(columns: ColumnsConfig) -> None:
     for name in ("image", "text"):
         if getattr(columns, name) is None:
             raise UserError(
-                f"modalities=true: the run has no data.columns.{name}, so there is nothing to compare. Omit it"
+                f"modalities=true: the run has no data.columns.{name}, so there is nothing to compare. Leave it out"
             )
 
 

@@ -101,8 +101,8 @@ def _refuse_changes(composed: Composed, saved: dict[str, Any], folder: RunFolder
     ]
     if changed:
         raise UserError(
-            f"{key}: {folder.path} was started with {before.get(key)!r}; {asked[key]!r} would be another experiment. "
-            "Omit it, or start a new run without resume (init=RUN starts from its weights)."
+            f"{key}: {folder.path} was started with {before.get(key)!r}, and {asked[key]!r} would be another "
+            "experiment. Leave it out, or start a new run without resume (init=RUN starts from its weights)."
             for key in changed
         )
 

@@ -65,7 +65,7 @@ def _check_ranks(composed: Composed) -> None:
     if launcher.type != "basic" and started().world > 1:
         raise UserError(
             f"hydra/launcher={launcher.type}: torchrun or srun has started these ranks already, for one run "
-            "together. Omit it, or start mmft without torchrun."
+            "together. Leave it out, or start mmft without torchrun."
         )
 
 
