@@ -55,7 +55,7 @@ def dead_workers() -> Iterator[None]:
     """Turns torch's error for a dead `data.num_workers` process into one the user can act on, wherever torch raises it.
 
     Raises:
-        TrainingError: replaces torch's RuntimeError, or the connection error that precedes it.
+        TrainingError: replaces torch's RuntimeError, or a connection error if torch has not noticed the death.
     """
     try:
         yield

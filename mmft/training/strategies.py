@@ -97,7 +97,7 @@ class ShardedModel(ModelParallelStrategy):
             own = optimizer.param_groups
             parameters = [p for group in own for p in group["params"]]
             state = {i: _sharded(values, parameters[i]) for i, values in said["state"].items()}
-            # `fused` and the like are no state, and not all of them support shards.
+            # `fused` selects an implementation, so it is no state; not every one supports shards.
             groups = [g | {"fused": o["fused"]} for g, o in zip(said["param_groups"], own, strict=True)]
             optimizer.load_state_dict({"state": state, "param_groups": groups})
 

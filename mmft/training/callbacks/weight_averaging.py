@@ -1,4 +1,4 @@
-"""`WeightAveraging`: an exponential moving average of the trained weights, which the finished model has."""
+"""`WeightAveraging`: an exponential moving average of the trained weights, for validation and the finished model."""
 
 from __future__ import annotations
 
