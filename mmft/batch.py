@@ -89,7 +89,7 @@ class Sample:
     bad: BadRow | None = None
     mixed_target: Tensor | None = None  # target of the row mixed in; None without mixing
     mixed_share: float = 0.0  # that row's share of the image and of the target
-    candidates: tuple[Candidate, ...] | None = None
+    candidates: tuple[Candidate, ...] | None = None  # None if none were requested
 
 
 class Candidates(NamedTuple):

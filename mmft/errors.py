@@ -55,7 +55,7 @@ def dead_workers() -> Iterator[None]:
     """Turns torch's error for a dead `data.num_workers` process into one the user can act on, wherever torch raises it.
 
     Raises:
-        TrainingError: replaces torch's RuntimeError, or the connection error that precedes it.
+        TrainingError: replaces torch's RuntimeError, or a connection error if torch has not noticed the death.
     """
     try:
         yield
@@ -65,7 +65,10 @@ def dead_workers() -> Iterator[None]:
             raise
         for other in active_children():  # it may wait forever for a lock of the dead one
             other.kill()
-        raise TrainingError("small: type a smaller data.num_workers.") from error
+        raise TrainingError(
+            f"A process that decodes images has died: {told} Usually the machine ran out of memory: "
+            "type a smaller data.num_workers."
+        ) from error
 
 
 def _death(error: BaseException) -> str | None:

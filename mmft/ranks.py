@@ -85,7 +85,7 @@ def first_host(nodes: str) -> str:
 def beat(state: str) -> None:
     """Reports this rank's state to the supervisor, if there is one: `run`, `wait` (for other ranks) or `idle`.
 
-    After `run` the next report is expected within `trainer.rank_timeout`; `idle` is outside training and not timed.
+    In `run`, a rank that others wait for must report within `trainer.rank_timeout`; `idle` (no training) is not timed.
     """
     number = os.environ.get(HEARTBEAT_FD)
     if number is not None:

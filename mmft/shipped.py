@@ -21,5 +21,5 @@ def located(typed: str | Path, base: Path | None = None) -> Path:
     """
     if str(typed).startswith(PREFIX):
         return SAMPLES / str(typed).removeprefix(PREFIX)
-    path = Path(os.path.expanduser(typed))  # noqa: PTH111 - Path.expanduser raises for `~nobody`; this keeps it as a missing path
+    path = Path(os.path.expanduser(typed))  # noqa: PTH111 - Path's raises at `~nobody`; this leaves it as it is
     return path if base is None else base / path

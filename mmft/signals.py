@@ -127,8 +127,7 @@ def stop_signals() -> Iterator[StopRequest]:
 
 
 def leave_signals_to_parent() -> None:
-    """Ignores signals in a forked process, since a terminal or scheduler may signal all of them; its parent will end
-    it.
+    """Leaves signals to the parent: a terminal or scheduler may signal forked processes too, and the parent ends them.
 
     The first SIGTERM may come from a scheduler; a second one comes from the parent and ends the process.
     """

@@ -49,10 +49,10 @@ def test_a_worker_that_is_gone_before_torch_sees_it_is_told() -> None:
     batches = iter(DataLoader(Rows(), num_workers=1))
 
     def cut_off(**_: object) -> None:
-        raise EOFError  # what the socket of a worker says that was killed while it handed a batch over
+        raise EOFError  # raised by the socket of a worker that was killed while sending a batch
 
     batches._data_queue.get = cut_off  # type: ignore[attr-defined]
-    with pytest.raises(TrainingError, match=r"handed a batch over \(EOFError\).*data.num_workers"), dead_workers():
+    with pytest.raises(TrainingError, match=r"sending a batch \(EOFError\).*data.num_workers"), dead_workers():
         next(batches)
 
 

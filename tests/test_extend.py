@@ -205,7 +205,7 @@ def test_an_installed_package(folder: Path, monkeypatch: pytest.MonkeyPatch, tra
         del registry._OPTIONS["model/fusion"]["summed"]
         monkeypatch.setattr(plugins, "entry_points", lambda **_: [])
         plugins.installed.cache_clear()
-        with pytest.raises(UserError, match="model/fusion=summed is of the package my-package 1.0, which is not inst"):
+        with pytest.raises(UserError, match="model/fusion=summed belongs to the package my-package 1.0, which is not"):
             load(run.path)
     finally:
         plugins.installed.cache_clear()

@@ -129,9 +129,9 @@ def test_a_rank_that_dies_or_stops_ends_the_job_by_name(start: Any, tmp_path: Pa
     os.kill(pids[1], signal.SIGSTOP)
     _, err = run.communicate(timeout=600)
     assert run.returncode == 3, err
-    assert f"rank 1 (process {pids[1]}) did not come on for 4 s" in err
+    assert f"rank 1 (process {pids[1]}) made no progress for 4 s" in err
     assert gone(pids)
-    assert "did not come on" in summary_of(tmp_path)["error"]
+    assert "made no progress" in summary_of(tmp_path)["error"]
 
 
 @pytest.mark.slow

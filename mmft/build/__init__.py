@@ -1,4 +1,4 @@
-"""From a config to objects: the only room that instantiates what a config names."""
+"""Builds objects from a config; nothing else instantiates what a config names."""
 
 from __future__ import annotations
 

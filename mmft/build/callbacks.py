@@ -1,4 +1,4 @@
-"""From a config to Lightning's callbacks."""
+"""Builds Lightning callbacks from a config."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from mmft.tuning.plan import TuningPlan
 
 
 def monitor_of(config: CheckpointConfig, task: Task) -> tuple[str, bool]:
-    """The metric that chooses the best checkpoint, and whether it is better when lower.
+    """The metric that selects the best checkpoint, and whether lower is better.
 
     Raises:
         UserError: the task has no such metric.
@@ -49,10 +49,10 @@ def monitor_of(config: CheckpointConfig, task: Task) -> tuple[str, bool]:
 
 
 def check_monitoring(config: TrainConfig, task: Task, splits: Collection[str]) -> None:
-    """Judges by what the best checkpoint is to be chosen, as soon as the task is fitted: building a model takes long.
+    """Checks the settings that select the best checkpoint, before the model is built, which is slow.
 
     Raises:
-        UserError: with everything that the task or the splits do not have.
+        UserError: with everything that the task or the splits lack.
     """
     wrong: list[str] = []
     try:
@@ -62,7 +62,7 @@ def check_monitoring(config: TrainConfig, task: Task, splits: Collection[str]) -
     if "val" not in splits:
         keep, patience = config.checkpoint.keep, config.callbacks.early_stopping.patience
         if keep > 1:
-            wrong.append(f"checkpoint.keep={keep}: there are no validation rows to tell the best by.")
+            wrong.append(f"checkpoint.keep={keep}: there are no validation rows to select the best by.")
         if patience is not None:
             wrong.append(f"callbacks.early_stopping.patience={patience}: there are no validation rows.")
     if wrong:
@@ -72,7 +72,7 @@ def check_monitoring(config: TrainConfig, task: Task, splits: Collection[str]) -
 def build_callbacks(
     run: Run, data: VisionLanguageData, task: Task, plan: TuningPlan, log: CsvLog, bad: BadRows
 ) -> list[pl.Callback]:
-    """All callbacks, in the order in which Lightning calls them; `check_monitoring` has judged the config."""
+    """All callbacks in the order that Lightning calls them; the config has passed `check_monitoring`."""
     config, folder = run.config, run.folder
     monitor, minimised = monitor_of(config.checkpoint, task)
     joins = start_steps(plan, data.plan)

@@ -1,4 +1,4 @@
-"""From a config to task, model and tuning plan."""
+"""Builds task, model and tuning plan from a config."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _ALIGNMENT_WIDTH = 256
 
 
 def build_task(config: TaskConfig) -> Task:
-    """The task; its `fit` or `load_state` comes next."""
+    """The task; call its `fit` or `load_state` next."""
     task: Task = registry.build(config)
     return task
 
@@ -38,16 +38,16 @@ def build_model(
 
     Args:
         config: `model`.
-        head: the task's `make_head`, which takes the width of the fused features; a number: a linear one's outputs C.
-        seed: seed of everything that starts from random weights.
-        sources: where the encoders are, if that is known already.
+        head: the task's `make_head`, called with the width of the fused features; or C, the outputs of a linear head.
+        seed: seed of all random initial weights.
+        sources: where the encoders are, if already known.
     """
     torch.manual_seed(seed)
     known = sources or {}
     auto_pool = config.fusion.image_pool
     image = registry.build(config.image_encoder, source=known.get("image_encoder"), auto_pool=auto_pool)
     text = registry.build(config.text_encoder, source=known.get("text_encoder"))
-    torch.manual_seed(seed)  # the same fusion and head whatever the encoders drew
+    torch.manual_seed(seed)  # fusion and head do not depend on what the encoders drew
     fusion = registry.build(config.fusion, image=image.widths, text=text.widths)
     made = nn.Linear(fusion.width, head) if isinstance(head, int) else head(fusion.width)
     model = VisionLanguageModel(image, text, fusion, made)
@@ -57,7 +57,7 @@ def build_model(
 
 
 def add_auxiliary(config: TrainConfig, model: VisionLanguageModel, task: Task) -> None:
-    """Gives the model what losses of training besides the task's read, if there are any."""
+    """Adds to the model what the auxiliary training losses need, if any."""
     wanted = config.model.auxiliary
     make_head = task.make_head if wanted.modality_weight else None
     width = None if wanted.alignment == "none" else wanted.alignment_width or _ALIGNMENT_WIDTH
@@ -69,7 +69,7 @@ def add_auxiliary(config: TrainConfig, model: VisionLanguageModel, task: Task) -
 
 
 def build_plan(config: TrainConfig, model: VisionLanguageModel, changed: Iterable[str] = ()) -> TuningPlan:
-    """What is trained; applied to the model.
+    """The tuning plan, applied to the model.
 
     Args:
         config: the whole config.
@@ -89,7 +89,7 @@ def build_plan(config: TrainConfig, model: VisionLanguageModel, changed: Iterabl
 
 
 def build_methods(tune: TuneConfig) -> dict[str, TuningMethod]:
-    """The tuning method of each encoder; a key that it leaves null is as in `tune` itself."""
+    """The tuning method of each encoder; keys that it leaves null are as in `tune`."""
     found: dict[str, TuningMethod] = {}
     for encoder in ENCODERS:
         own = getattr(tune, encoder)
@@ -99,13 +99,13 @@ def build_methods(tune: TuneConfig) -> dict[str, TuningMethod]:
 
 
 def apply_tuning(config: TrainConfig, model: VisionLanguageModel) -> dict[str, TuningMethod]:
-    """Puts into each encoder what its tuning method adds; gives the methods.
+    """Adds each tuning method's modules to its encoder; returns the methods.
 
     Raises:
-        UserError: a method finds nothing to be applied to.
+        UserError: a method finds nothing to apply to.
     """
     methods = build_methods(config.tune)
     for encoder, method in methods.items():
-        torch.manual_seed(config.seed)  # what a method adds is the same whatever was drawn before
+        torch.manual_seed(config.seed)  # added weights do not depend on earlier draws
         method.apply(getattr(model, encoder))
     return methods

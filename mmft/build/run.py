@@ -1,4 +1,4 @@
-"""`Run`: what every part of one `mmft train` is made from and writes to."""
+"""`Run`: the inputs and outputs that all parts of one `mmft train` share."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class Run:
     """One run of this process; each rank of a run has its own.
 
     Attributes:
-        composed: the config as it was composed, paths as typed.
-        folder: where it writes; a rank but the first writes nothing.
-        base: what relative paths of the config are relative to.
-        started: when it began.
+        composed: the composed config, with paths as typed.
+        folder: where it writes; only the first rank does.
+        base: base of the config's relative paths.
+        started: when it started.
         request: by which a signal asks it to stop.
         logger: where metrics go besides metrics.csv.
     """
@@ -36,20 +36,20 @@ class Run:
 
     @property
     def typed(self) -> TrainConfig:
-        """The config with paths as typed, which is what the run folder keeps."""
+        """The config with paths as typed, as kept in the run folder."""
         config: TrainConfig = self.composed.config
         return config
 
     @property
     def config(self) -> TrainConfig:
-        """The same with absolute paths, which is what everything is built from."""
+        """The config with absolute paths, from which everything is built."""
         config: TrainConfig = rebase(self.typed, self.base)
         return config
 
     def write_config(self) -> None:
-        """Writes config.yaml and overrides.yaml, automatic choices as they have been made so far."""
+        """Writes config.yaml and overrides.yaml, with automatic choices as resolved so far."""
         self.folder.write_config(self.on_disk(), self.composed.typed, self.composed.choices)
 
     def on_disk(self) -> dict[str, object]:
-        """What config.yaml holds."""
+        """The contents of config.yaml."""
         return self.composed.resolved_for_disk() | {"working_directory": str(self.base)}

@@ -1,4 +1,4 @@
-"""From a config to data module, LightningModule, loggers and Trainer."""
+"""Builds data module, LightningModule, loggers and Trainer from a config."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _ALIGNMENT_WEIGHT = 0.1
 def build_data(
     config: TrainConfig, splits: Mapping[str, Split], model: VisionLanguageModel, task: Task
 ) -> VisionLanguageData:
-    """The data module, its texts tokenised."""
+    """The data module, with texts tokenised."""
     schedule = config.callbacks.gradient_accumulation.schedule or {0: config.data.batch_size}
     plan = StepPlan(len(splits["train"]), BatchSizes(schedule), config.trainer.max_epochs, config.trainer.max_steps)
     return VisionLanguageData(
@@ -55,10 +55,10 @@ def build_data(
 
 
 def build_module(config: TrainConfig, model: VisionLanguageModel, task: Task, plan: TuningPlan) -> FineTuning:
-    """The LightningModule; from here on the blocks of a model under gradient checkpointing are computed twice."""
+    """The LightningModule; enables gradient checkpointing if configured."""
     if config.trainer.gradient_checkpointing:
         recompute_blocks(model)
-    # The fields of the group's base are the plan's and the step's; an option's own are its optimizer's.
+    # Fields of the group's base class belong to plan and step, an option's own to its optimizer.
     return FineTuning(
         model,
         task,
@@ -75,14 +75,14 @@ def build_module(config: TrainConfig, model: VisionLanguageModel, task: Task, pl
 
 
 def build_objective(config: TrainConfig, task: Task) -> Objective:
-    """What training makes small."""
+    """The training objective."""
     auxiliary = config.model.auxiliary
     weight = _ALIGNMENT_WEIGHT if auxiliary.alignment_weight is None else auxiliary.alignment_weight
     return Objective(task, auxiliary.modality_weight, auxiliary.alignment, weight)
 
 
 def build_logger(config: LoggerConfig) -> RunLogger:
-    """The logger besides metrics.csv; its `start` comes next."""
+    """The logger besides metrics.csv; call its `start` next."""
     logger: RunLogger = registry.build(config)
     return logger
 
@@ -94,7 +94,7 @@ def build_trainer(
     callbacks: list[pl.Callback],
     loggers: list[Logger],
 ) -> pl.Trainer:
-    """Lightning's Trainer. Clipping and accumulation are the step's own, checkpoints our callback's."""
+    """Lightning's Trainer. Clipping and accumulation happen in the step, checkpoints in our callback."""
     settings, ranks = config.trainer, started()
     device = "cuda" if settings.accelerator == "gpu" else "cpu"  # `choose_hardware` has replaced `auto`
     return pl.Trainer(
@@ -115,20 +115,20 @@ def build_trainer(
         enable_model_summary=False,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
-        inference_mode=settings.strategy != "fsdp",  # weights put together in it could not be trained with afterwards
+        inference_mode=settings.strategy != "fsdp",  # weights gathered in inference mode could not be trained
     )
 
 
 def _strategy(config: TrainerConfig, ranks: int) -> Any:
-    """How Lightning runs this number of ranks."""
+    """Lightning's strategy for this number of ranks."""
     if config.strategy == "fsdp":
         return ShardedModel(ranks, config.rank_timeout)
     return "auto" if ranks == 1 else SummedGradients(config.rank_timeout)
 
 
 def preload() -> None:
-    """Imports what torch and its friends would otherwise import inside the first step."""
+    """Imports what torch and others would otherwise import during the first step."""
     with clock.importing():
         import timm  # noqa: F401
-        import torch._dynamo  # noqa: F401 - torch.optim asks for it when the first optimizer is made
+        import torch._dynamo  # noqa: F401 - imported by the first torch optimizer
         import transformers.models.auto.modeling_auto  # noqa: F401

@@ -1,1 +1,1 @@
-"""One short file for each command: `mmft NAME` calls the function `NAME` of its file."""
+"""One short file per command: `mmft NAME` calls the function `NAME` of its file."""

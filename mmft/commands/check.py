@@ -1,6 +1,6 @@
-"""`mmft check`: looks at config, rows and model without training. Nothing is written but the file of findings.
+"""`mmft check`: checks config, rows and model without training. Writes nothing but the file of findings.
 
-config -> splits -> task -> model -> plan -> rows -> one batch, as `mmft train` would go, with all errors at once
+config -> splits -> task -> model -> plan -> rows -> one batch, as in `mmft train`, reporting all errors at once
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ from mmft.tuning.plan import TuningPlan
 from mmft.tuning.table import plan_table
 
 T = TypeVar("T")
-_USUAL_SIZE = 224  # of images, where neither the config nor a model says
+_USUAL_SIZE = 224  # image size if neither the config nor a model sets it
 
 
 def check(composed: Composed) -> int:
-    """Prints what is found, and last whether training would work.
+    """Prints the findings, and at the end whether training would work.
 
     Returns:
-        0: training would work.
+        0 if training would work.
 
     Raises:
-        UserError: with everything for which it would fail.
+        UserError: with everything that would make it fail.
     """
     config: CheckConfig = composed.config
     out = None if config.out is None else located(config.out)
@@ -55,7 +55,7 @@ def check(composed: Composed) -> int:
 
 
 class _Check:
-    """One look at everything; what is wrong in one place does not keep the others from being looked at."""
+    """One complete check; an error in one part does not stop the others."""
 
     def __init__(self, config: CheckConfig, out: Path | None) -> None:
         self.config, self.out = config, out
@@ -75,14 +75,14 @@ class _Check:
         _tell(findings, config.audit.shown)
         if self.out is not None:
             write_records(self.out, [finding._asdict() for finding in findings], Finding._fields)
-            print(f"{len(findings):,} findings are in {self.out}", file=sys.stderr)
+            print(f"{len(findings):,} findings written to {self.out}", file=sys.stderr)
         if self.errors:
             raise UserError(self.errors)
         print("Training would work.", flush=True)
         return ExitCode.DONE
 
     def _try(self, make: Callable[..., T], *args: Any) -> T | None:
-        """What a part of training gives; None, and an error more, where it would fail."""
+        """Calls a part of training; on failure records the error and returns None."""
         try:
             return make(*args)
         except UserError as error:
@@ -90,7 +90,7 @@ class _Check:
             return None
 
     def _fit(self, splits: Mapping[str, Split], task: Task) -> bool:
-        """Rows and labels; whether the task can be learned from them."""
+        """Checks rows and labels; returns whether the task can be learned from them."""
         _say("rows", "  ".join(f"{name} {len(split):,}" for name, split in splits.items()))
         for title, table in tables_of(splits, task).items():
             _say(title, table)
@@ -102,7 +102,7 @@ class _Check:
         return fitted
 
     def _plan(self, model: VisionLanguageModel, task: Task) -> TuningPlan | None:
-        """What would be trained."""
+        """The tuning plan."""
         config = self.config
         changed = None
         if config.init is not None:
@@ -115,7 +115,7 @@ class _Check:
         return plan
 
     def _rows(self, splits: Mapping[str, Split], task: Task | None, model: VisionLanguageModel | None) -> list[Finding]:
-        """Everything that is found in the rows."""
+        """All findings in the rows."""
         config = self.config
         size = model.image_encoder.image_size if model else config.model.image_encoder.image_size or _USUAL_SIZE
         audit = RowAudit(splits, config.data, config.audit, size, Encode.of(task) if task else None)
@@ -131,7 +131,7 @@ class _Check:
         return findings
 
     def _step(self, splits: Mapping[str, Split], model: VisionLanguageModel, task: Task, plan: TuningPlan) -> None:
-        """Optimizer steps, as one device would compute them: their number, time and memory."""
+        """Reports the number, time and memory of optimizer steps on one device."""
         config, devices = self.config, self.config.trainer.devices or 1
         sharded = config.trainer.strategy == "fsdp"
         config.trainer.devices, config.trainer.strategy = 1, "ddp"
@@ -154,27 +154,27 @@ class _Check:
             whole = _duration(trial.seconds * share / len(batch) * data.plan.total)
             _say("steps", f"{planned}; {taken}, all about {whole}")
             said = self._memory(trial, data, on_cpu=device.type == "cpu")
-            parted = f"\ntrainer.strategy=fsdp parts weights, gradients and optimizer among the {devices} devices"
+            parted = f"\ntrainer.strategy=fsdp shards weights, gradients and optimizer over the {devices} devices"
             _say("memory", said + parted * sharded)
 
     def _memory(self, trial: Trial, data: VisionLanguageData, on_cpu: bool) -> str:
-        """What training adds to the memory that is in use before it begins."""
+        """What training adds to the memory in use before it starts."""
         average = 0 if self.config.callbacks.ema.decay is None else trial.gradients
         images = sum(rows.images.bytes for rows in data.datasets.values())
         parts = {"gradients": trial.gradients, "optimizer": trial.optimizer}
         parts |= {} if on_cpu else {"weights": trial.weights}
         parts["activations and workspace"] = max(0, trial.grown - sum(parts.values()))
         parts |= {"average of the weights": average} if average else {}
-        parts |= {"images that are kept": images} if on_cpu and images else {}
+        parts |= {"cached images": images} if on_cpu and images else {}
         said = f"about {_mib(sum(parts.values()))} more than before training: "
         said += ", ".join(f"{name} {_mib(size)}" for name, size in parts.items())
         if on_cpu:
-            return f"{said}; the weights, {_mib(trial.weights)}, are there before"
-        return f"{said}; the computer keeps images in {_mib(images)} of its own"
+            return f"{said}; the weights, {_mib(trial.weights)}, are already loaded"
+        return f"{said}; cached images take {_mib(images)} of main memory"
 
 
 def _tell(findings: list[Finding], shown: int | None) -> None:
-    """Prints the findings by kind, some of each."""
+    """Prints some findings of each kind."""
     for kind, meaning in KINDS.items():
         found = [finding for finding in findings if finding.kind == kind]
         if not found:

@@ -1,4 +1,4 @@
-"""`mmft doctor`: what this machine has for training, and what is wrong with it; nothing is loaded or downloaded."""
+"""`mmft doctor`: checks this machine and installation for training; nothing is loaded or downloaded."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from mmft.reports.machine.finding import Finding
 from mmft.reports.machine.packages import own_version, packages, plugin, python
 from mmft.reports.machine.places import disk, encoder_folders, hub, wandb_login
 
-_WIDTH = 15  # of the names' column
+_WIDTH = 15  # of the name column
 
 
 def doctor(composed: Composed) -> int:
-    """Prints one line per thing that matters, then what is wrong with what to type.
+    """Prints one line per check, then what is wrong and what to type.
 
     Returns:
-        0, or 2 when training could not work here.
+        0, or 2 if training could not work here.
     """
     config: DoctorConfig = composed.config
     wrong: list[Finding] = []
     for finding in findings(config.paths.runs):
-        print(f"{finding.name:<{_WIDTH}}{finding.value}", flush=True)  # one by one: imports take their time
+        print(f"{finding.name:<{_WIDTH}}{finding.value}", flush=True)  # one by one, since imports are slow
         if finding.wrong is not None:
             wrong.append(finding)
     print()
@@ -41,7 +41,7 @@ def doctor(composed: Composed) -> int:
 
 
 def findings(runs: str) -> Iterator[Finding]:
-    """Everything that is looked at, in the order of printing.
+    """All checks, in printing order.
 
     Args:
         runs: `paths.runs`.

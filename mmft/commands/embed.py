@@ -1,4 +1,4 @@
-"""`mmft embed run=RUN data.path=FILE out=FILE`: the embeddings of every row's image and text, in the same order."""
+"""`mmft embed run=RUN data.path=FILE out=FILE`: embeddings of every row's image and text, in row order."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def embed(composed: Composed) -> int:
     """Embeds all rows of a table.
 
     Returns:
-        The exit code. Bad rows are no failure: they have an `error` and no embedding.
+        The exit code. Bad rows are not a failure: they have an `error` and no embedding.
 
     Raises:
-        UserError: no such run, or an unusable table.
+        UserError: there is no such run, or the table is unusable.
     """
     config: EmbedConfig = composed.config
     model, data, split = model_and_rows(config)
@@ -42,19 +42,19 @@ def embed(composed: Composed) -> int:
 
 
 def _write_parquet(out: Path, widths: dict[str, int], rows: Iterable[Row]) -> None:
-    """`row`, `id`, a list of float32 for each embedding (null: there is none), `error`."""
+    """Columns `row`, `id`, a list of float32 per embedding (null if missing), `error`."""
     import pyarrow as pa
     from pyarrow import parquet
 
     lists = [(name, pa.list_(pa.float32(), width)) for name, width in widths.items()]
     schema = pa.schema([("row", pa.int64()), ("id", pa.string()), *lists, ("error", pa.string())])
     with written_aside(out) as new, parquet.ParquetWriter(new, schema) as writer:
-        for some in batched(rows, 4096):  # one row group each
+        for some in batched(rows, 4096):  # one row group per chunk
             writer.write_table(pa.Table.from_pylist(some, schema=schema))
 
 
 def _write_npz(out: Path, widths: dict[str, int], rows: Iterable[Row]) -> None:
-    """`row` (R,), `id` (R,), `error` (R,), and (R, D) float32 for each embedding."""
+    """Arrays `row` (R,), `id` (R,), `error` (R,), and (R, D) float32 per embedding."""
     every = list(rows)
     arrays: dict[str, Any] = {name: np.array([row[name] or "" for row in every], dtype=str) for name in ("id", "error")}
     arrays |= {"row": np.array([row["row"] for row in every]), **stacked(every, widths)}

@@ -1,4 +1,4 @@
-"""`mmft explain run=RUN rows=[3,17] out=FOLDER`: what in a row's image and words speaks for its prediction."""
+"""`mmft explain run=RUN rows=[3,17] out=FOLDER`: what in a row's image and words supports or opposes its prediction."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def explain(composed: Composed) -> int:
     """Explains the chosen rows; prints the path of each row's image.
 
     Returns:
-        The exit code. A row that cannot be read is told and has no image.
+        The exit code. Unreadable rows are reported and have no image.
 
     Raises:
-        UserError: no such run, an unusable table, no such row or label.
+        UserError: there is no such run, row or label, or the table is unusable.
     """
     config: ExplainConfig = composed.config
     model, data, split = model_and_rows(config)
@@ -55,7 +55,7 @@ def _chosen(split: Split, config: ExplainConfig) -> Split:
 
 
 def _written(folder: Path, row: Explained) -> Path:
-    """Writes a row's image and its numbers; gives the image's path."""
+    """Writes a row's image and its numbers; returns the image's path."""
     path = folder / f"row{row.answer['row']}{row.of and '_' + in_files(row.of)}.png"
     with written_aside(path) as new:
         row.page().save(new, format="PNG")

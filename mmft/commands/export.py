@@ -1,9 +1,9 @@
 """`mmft export run=RUN`: a run's encoders as folders that plain timm and transformers load.
 
 README.md            the model card
-image_encoder/       config and float32 weights, what was added while training merged into them
+image_encoder/       config and float32 weights, with weights added in training merged
 text_encoder/        the same, and the tokenizer
-adapters/ENCODER/      what peft had added, in its own format, where there is something
+adapters/ENCODER/      the adapter that peft added, if any, in its own format
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from mmft.shipped import located
 
 
 def export(composed: Composed) -> int:
-    """Writes the folder, whole or not at all, and prints it.
+    """Writes the folder atomically and prints its path.
 
     Returns:
         The exit code.
 
     Raises:
-        UserError: no such run, its tuning method cannot be merged, or the folder is something else's.
+        UserError: there is no such run, its tuning method cannot be merged, or the folder is not an export.
     """
     config: ExportConfig = composed.config
     logs.configure(None)
     run = find_run(config.run, located(config.paths.runs))
     out = run.path / "export" if config.out is None else located(config.out)
     if out.exists() and any(out.iterdir()) and not (out / "README.md").is_file():
-        raise UserError(f"out: {out} exists, and is no earlier export. Name a new folder")
+        raise UserError(f"out: {out} exists and is not an earlier export. Name a new folder")
     saved = load_model(run.model)
     summary = run.peek()
 

@@ -1,4 +1,4 @@
-"""`mmft predict run=RUN data.path=FILE out=FILE`: one output row for every input row, in the same order."""
+"""`mmft predict run=RUN data.path=FILE out=FILE`: one prediction per row, in row order."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from mmft.shipped import located
 log = logging.getLogger(__name__)
 Answer = dict[str, Any]
 Columns = dict[str, type]
-"""An answer's columns, and whether each holds whole numbers, texts or numbers."""
+"""A prediction's columns, and whether each holds integers, text or numbers."""
 
 
 def predict(composed: Composed) -> int:
     """Predicts all rows of a table.
 
     Returns:
-        The exit code. Bad rows are no failure: they have an `error` and no prediction.
+        The exit code. Bad rows are not a failure: they have an `error` and no prediction.
 
     Raises:
-        UserError: no such run, or an unusable table.
+        UserError: there is no such run, or the table is unusable.
     """
     config: PredictConfig = composed.config
     model, data, split = model_and_rows(config)
@@ -46,7 +46,7 @@ def predict(composed: Composed) -> int:
 
 
 class Counted:
-    """Counts answers as they pass."""
+    """Counts predictions as they pass through."""
 
     def __init__(self, answers: Iterable[Answer]) -> None:
         self._answers = answers
@@ -65,13 +65,13 @@ def _columns(model: LoadedModel) -> Columns:
 
 
 def _writer(out: str) -> Callable[[str, Columns, Iterable[Answer]], None]:
-    """The writer of a file by its ending, which the config's check has allowed; `-` is CSV on stdout."""
+    """The writer for a file's extension, which the config's validation has checked; `-` is CSV on stdout."""
     return {".jsonl": _write_jsonl, ".parquet": _write_parquet}.get(Path(out).suffix.lower(), _write_csv)
 
 
 @contextmanager
 def _opened(out: str) -> Iterator[TextIO]:
-    """A stream for text: stdout for `-`, else a file aside of `out`."""
+    """A text stream: stdout for `-`, else a temporary file that becomes `out`."""
     if out == "-":
         yield sys.stdout
         return
@@ -98,7 +98,7 @@ def _write_parquet(out: str, columns: Columns, answers: Iterable[Answer]) -> Non
     kinds = {int: pa.int64(), str: pa.string(), float: pa.float32()}
     schema = pa.schema([(name, kinds[kind]) for name, kind in columns.items()])
     with written_aside(located(out)) as new, parquet.ParquetWriter(new, schema) as writer:
-        for some in batched(answers, 4096):  # one row group each
+        for some in batched(answers, 4096):  # one row group per chunk
             writer.write_table(pa.Table.from_pylist(some, schema=schema))
 
 

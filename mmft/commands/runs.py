@@ -1,6 +1,6 @@
 """`mmft runs`: lists, filters, sorts and compares the runs under `paths.runs`.
 
-The commands that it serves: `mmft test run=RUN`, `mmft train resume=RUN`, `mmft train init=RUN`.
+Its output serves `mmft test run=RUN`, `mmft train resume=RUN` and `mmft train init=RUN`.
 """
 
 from __future__ import annotations
@@ -29,33 +29,33 @@ def runs(composed: Composed, filters: Sequence[Filter]) -> int:
 
     Args:
         composed: the command's own keys.
-        filters: runs that do not fit all of them are left out.
+        filters: runs must match all of them.
 
     Returns:
-        The exit code: also 0 where there is no run.
+        The exit code, 0 also if there are no runs.
 
     Raises:
-        UserError: nothing to sort by, or fewer than two runs to compare.
+        UserError: the sort key is unknown, or fewer than two runs are compared.
     """
     config: RunsConfig = composed.config
     found = _chosen(config, filters)
     if config.compare is not None:
         if len(found) < 2:
-            raise UserError(f"compare={_typed(config.compare)}: {len(found)} runs; at least two can be compared.")
+            raise UserError(f"compare={_typed(config.compare)}: {len(found)} runs; a comparison needs at least two.")
         header, lines = comparison(found)
         _write(config.out, lambda: comparison_table(found), [_named(header, line) for line in lines])
         return ExitCode.DONE
     extra = [f.key for f in filters if len(f.values) > 1 and not f.is_group]
     extra += [config.sort] if config.sort not in extra else []
     if found and config.out is None:
-        _say("last: what run=last takes.  resume: what mmft train name=NAME resume=last goes on with.")
+        _say("last: selected by run=last.  resume: resumed by mmft train name=NAME resume=last.")
     if found or config.out is not None:
         _write(config.out, lambda: run_table(found, extra), records(found) if config.out is not None else [])
     return ExitCode.DONE
 
 
 def _chosen(config: RunsConfig, filters: Sequence[Filter]) -> list[FoundRun]:
-    """The runs that are asked for, sorted; says on stderr what is not shown."""
+    """The selected runs, sorted; reports on stderr what is not shown."""
     below = located(config.paths.runs)
     every = find_runs(below)
     there = _named_runs(config.compare, below, every) if config.compare not in (None, "all") else every
@@ -63,16 +63,16 @@ def _chosen(config: RunsConfig, filters: Sequence[Filter]) -> list[FoundRun]:
     ordered = sort_runs(fitting, config.sort, key_names(TrainConfig)) if fitting else []
     shown = ordered if config.limit is None else ordered[: config.limit]
     if not every:
-        _say(f"There is no run under {below}. mmft train makes one; paths.runs=FOLDER looks elsewhere.")
+        _say(f"There are no runs under {below}. mmft train makes one; paths.runs=FOLDER looks elsewhere.")
     elif not shown:
-        _say(f"None of the {len(every)} runs under {below} is like that.")
+        _say(f"None of the {len(every)} runs under {below} matches.")
     elif len(shown) < len(ordered):
         _say(f"{len(shown)} of {len(ordered)} runs; limit=null shows all.")
     return shown
 
 
 def _named_runs(named: str | list[str] | None, below: Path, every: Sequence[FoundRun]) -> list[FoundRun]:
-    """The runs that `compare` names, in that order; a sweep's folder stands for its runs."""
+    """The runs that `compare` names, in that order; a sweep's folder stands for all its runs."""
     chosen: list[FoundRun] = []
     for name in [named] if isinstance(named, str) else named or []:
         folder = located(name)
@@ -100,11 +100,11 @@ def _named(header: list[str], line: list[Any]) -> Record:
 
 
 def _write(out: str | None, table: Any, lines: list[Record]) -> None:
-    """The table on stdout, or the records as CSV or JSON lines.
+    """Prints the table, or writes the records as CSV or JSON lines.
 
     Args:
         out: as in the config.
-        table: gives the table, where one is wanted.
+        table: returns the table if it is wanted.
         lines: the records.
     """
     if out is None:
@@ -117,5 +117,5 @@ def _write(out: str | None, table: Any, lines: list[Record]) -> None:
 
 
 def _say(text: str) -> None:
-    """On stderr: stdout is the list alone."""
+    """Prints to stderr, since stdout is for the list alone."""
     print(text, file=sys.stderr)

@@ -38,7 +38,7 @@ def test(composed: Composed) -> int:
         The exit code.
 
     Raises:
-        UserError: no such run, unusable rows, or too many bad ones.
+        UserError: there is no such run, its rows are unusable, or too many are bad.
     """
     config: TestConfig = composed.config
     logs.configure(None)
@@ -53,9 +53,9 @@ def test(composed: Composed) -> int:
     bad = BadRows(len(split), data.max_bad_fraction)
     batches = make_batches(split, data, **model.input_options(), encode=Encode.of(model.saved.task))
     rows: Any = batches.dataset
-    bad.add(rows.known_bad())  # all at once, not a batch at a time
+    bad.add(rows.known_bad())  # all at once instead of batch by batch
     bad.check()
-    if config.modalities:  # the images are looked at four times
+    if config.modalities:  # the images are read four times
         rows.images = ImageMemory(split, rows.images.reader, int(data.picture_memory * 2**30))
     module = Evaluating(model.model, model.saved.task)
     trainer = _trainer(model.device.type, model.test_precision, bad)
@@ -80,7 +80,7 @@ def _report_modalities(
     both: modalities.Figures,
     measure: modalities.Measure,
 ) -> None:
-    """What each modality adds: every figure on stdout, the monitored one as a table on stderr."""
+    """Prints each modality's contribution: all metrics on stdout, the monitored one as a table on stderr."""
     task, seed = model.saved.task, model.saved.config.seed
     rows: Any = batches.dataset
     found = modalities.measured(batches, bad, seed, task, measure)
@@ -100,18 +100,18 @@ def _rows(data: DataConfig, seed: int, other: bool, id_is_typed: bool) -> Split:
     """The rows to test on, at most `data.limit` of them.
 
     Args:
-        data: the run's, with what was typed for this command.
-        seed: of the run; the limit is drawn by it, as in training.
-        other: whether they are another table's than the run's.
+        data: the run's, with the command's overrides.
+        seed: the run's; the limit samples rows by it, as in training.
+        other: whether the table is not the run's.
         id_is_typed: as in `load_rows`.
     """
     if other:
         split = load_rows(data, "test", id_is_typed)
         if data.limit is None or len(split) <= data.limit:
             return split
-        log.info("data.limit=%d: %d of %d rows are tested", data.limit, data.limit, len(split))
+        log.info("data.limit=%d: testing on %d of %d rows", data.limit, data.limit, len(split))
         return limited(split, data.limit, seed)
-    # The run's own table: of the rows that it was not trained on, however they were split off.
+    # The run's own table: only rows that it was not trained on, however it was split.
     splits = load_splits(data, seed)
     if "test" not in splits:
         raise UserError("The run's data has no test rows. Type data.path=FILE.")

@@ -35,13 +35,13 @@ from mmft.tuning.table import plan_rows, show_plan, write_plan
 
 
 def train(composed: Composed, path: Path) -> int:
-    """Trains by `composed` in the run folder `path`; prints the folder on stdout's last line.
+    """Trains `composed` in the run folder `path`; prints the folder on stdout's last line.
 
     Returns:
         The exit code.
 
     Raises:
-        MmftError: config, data or training failed; summary.json says `failed` or `stopped`.
+        MmftError: config, data or training failed; summary.json has the status `failed` or `stopped`.
     """
     ranks = started()
     folder = RunFolder(path, writes=ranks.is_first)
@@ -52,7 +52,7 @@ def train(composed: Composed, path: Path) -> int:
         logger = build.build_logger(composed.config.logger) if ranks.is_first else RunLogger()
         with stop_signals() as request, folder.owned(), logger, recorded(folder, composed.config.seed, ranks, request):
             run = build.Run(composed, folder, base, since, request, logger)
-            run.write_config()  # before the imports, which take their time
+            run.write_config()  # before the slow imports
             build.preload()
             KEPT.next_job()
             choose_hardware(composed.config.trainer, ranks.local_world)
@@ -68,7 +68,7 @@ def train(composed: Composed, path: Path) -> int:
 
 
 def train_run(run: build.Run) -> None:
-    """The program."""
+    """The whole program."""
     config, folder, logger = run.config, run.folder, run.logger
     splits = load_splits(config.data, config.seed)
     task = build.build_task(config.task)
@@ -104,7 +104,7 @@ def train_run(run: build.Run) -> None:
     if "test" in data.rows:
         test_finished(trainer, module, data, folder, logger)
     end_collectives(together=True)
-    if not folder.writes:  # what is left takes one rank
+    if not folder.writes:  # the rest runs on one rank
         return
     save_model(folder.model, model, task, plan, run.typed, run.base)
     logger.log_model(folder.model)

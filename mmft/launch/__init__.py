@@ -1,1 +1,1 @@
-"""Several processes for one run: who starts them (`supervisor`), what each does (`rank`), who leads (`leading`)."""
+"""Several processes for one run: `supervisor` starts them, `rank` is one of them, `leading` coordinates torchrun's."""

@@ -1,6 +1,6 @@
-"""Ranks that torchrun or srun started: the first one leads, the others do the jobs that it announces.
+"""Ranks started by torchrun or srun: the first one leads, the others run the jobs that it announces.
 
-Only the leader composes, sweeps and makes folders, so that a sweep has the same job on all ranks and one folder,
+Only the leader composes, sweeps and creates folders, so that all ranks of a sweep run the same job in one folder,
 whatever its sweeper draws.
 """
 
@@ -22,12 +22,12 @@ _jobs = 0
 
 
 def announce(composed: Composed, folder: Path) -> None:
-    """Tells the other ranks what is trained next."""
+    """Announces the next job to the other ranks."""
     _say(packed(composed, folder))
 
 
 def lead(command: Callable[[], int]) -> int:
-    """Runs the leader's command, and afterwards, however it ended, lets the other ranks go."""
+    """Runs the leader's command and then, however it ended, releases the other ranks."""
     code: int = ExitCode.DEFECT
     try:
         code = command()
@@ -36,13 +36,13 @@ def lead(command: Callable[[], int]) -> int:
         raise
     finally:
         _say({"end": int(code)})
-        for rank in range(1, started().world):  # the store ends with its process, so that they must have read it
+        for rank in range(1, started().world):  # the store ends with this process, so wait until they have read it
             store().wait([f"bye{rank}"], timedelta(seconds=60))
     return code
 
 
 def follow() -> int:
-    """Does the leader's jobs until there are no more; gives the leader's exit code."""
+    """Runs the leader's jobs until there are no more; returns the leader's exit code."""
     from mmft.commands.train import train
 
     while "end" not in (job := _hear()):
@@ -52,7 +52,7 @@ def follow() -> int:
         except MmftError as error:
             if error.exit_code >= ExitCode.INTERRUPTED:
                 raise
-            # the leader says what went wrong, and whether there is another job
+            # the leader reports errors, and announces the next job
     store().set(f"bye{started().rank}", "")
     return int(job["end"])
 

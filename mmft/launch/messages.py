@@ -1,4 +1,4 @@
-"""How the command says on stderr what went wrong, and which exit code that is."""
+"""Reports errors on stderr and maps them to exit codes."""
 
 # ruff: noqa: BLE001 - every error becomes an exit code
 from __future__ import annotations
@@ -13,19 +13,19 @@ from mmft.signals import stop_signals
 
 
 def report(error: Exception) -> int:
-    """Says on stderr what went wrong, with a traceback only for defects, and gives the exit code."""
+    """Reports an error on stderr, with a traceback only for bugs; returns the exit code."""
     debug = os.environ.get("MMFT_DEBUG") == "1"
     if debug or not isinstance(error, MmftError):
         traceback.print_exception(error)
     if not isinstance(error, MmftError):
-        print(f"mmft: error: this is a defect of mmft: {type(error).__name__}: {error}", file=sys.stderr)
+        print(f"mmft: error: this is a bug in mmft: {type(error).__name__}: {error}", file=sys.stderr)
         return ExitCode.DEFECT
     report_messages(error.messages if isinstance(error, UserError) else [str(error)])
     return error.exit_code
 
 
 def outcome_of(work: Callable[[], int]) -> tuple[int, list[str]]:
-    """Runs `work` where another process speaks for this one: the exit code, and messages where it raised."""
+    """Runs `work` for another process to report: returns the exit code, and messages if it raised."""
     try:
         with stop_signals() as request, request.told():
             return int(work()), []
@@ -35,11 +35,11 @@ def outcome_of(work: Callable[[], int]) -> tuple[int, list[str]]:
         return int(error.exit_code), [str(error)]
     except Exception as error:
         where = "".join(traceback.format_exception(error))
-        return int(ExitCode.DEFECT), [f"this is a defect of mmft: {type(error).__name__}: {error}\n{where}"]
+        return int(ExitCode.DEFECT), [f"this is a bug in mmft: {type(error).__name__}: {error}\n{where}"]
 
 
 def report_messages(messages: Sequence[str]) -> None:
-    """Says on stderr what went wrong."""
+    """Reports errors on stderr."""
     print(_numbered(messages), file=sys.stderr)
 
 
@@ -47,4 +47,4 @@ def _numbered(messages: Sequence[str]) -> str:
     if len(messages) == 1:
         return f"mmft: error: {messages[0]}"
     lines = [f"  {n}. {message}" for n, message in enumerate(messages, 1)]
-    return "\n".join([f"mmft: error: {len(messages)} things are wrong", *lines])
+    return "\n".join([f"mmft: error: {len(messages)} problems", *lines])

@@ -1,4 +1,4 @@
-"""`python -m mmft.launch.rank`: one rank of a run, as `supervisor` starts it. Reads the job from its stdin."""
+"""`python -m mmft.launch.rank`: one rank of a run, started by `supervisor`, with its job on stdin."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mmft.ranks import HEARTBEAT_FD
 
 
 def main() -> int:
-    """Trains, tells the supervisor how it ended, and gives the exit code."""
+    """Trains, reports the outcome to the supervisor, and returns the exit code."""
     job = json.load(sys.stdin)
     end_with_parent()
 
@@ -37,7 +37,7 @@ def _tell(code: int, messages: list[str]) -> int:
 
 
 def end_with_parent() -> None:
-    """A supervisor that is killed takes its ranks with it, workers included."""
+    """Ends this rank, workers included, if its supervisor is killed."""
     parent = os.getppid()
 
     def watch() -> None:
@@ -51,5 +51,5 @@ def end_with_parent() -> None:
 if __name__ == "__main__":
     code = main()
     sys.stdout.flush()
-    # Threads of a process group that has lost its peers would hold an ordinary exit up.
+    # Threads of a process group without its peers would block an ordinary exit.
     os._exit(code)

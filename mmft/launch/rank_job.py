@@ -1,4 +1,4 @@
-"""A job on its way from the process that composed it to the ranks that train it."""
+"""Serialises a job for the ranks that train it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mmft.config.plugins import allow_code, allowed
 
 
 def packed(composed: Composed, folder: Path) -> dict[str, Any]:
-    """The config and the run folder as JSON can hold them."""
+    """The config and the run folder as values for JSON."""
     values = composed.resolved_for_disk()
     return {
         "values": values,
@@ -23,11 +23,11 @@ def packed(composed: Composed, folder: Path) -> dict[str, Any]:
 
 
 def unpacked(job: Mapping[str, Any]) -> tuple[Composed, Path]:
-    """What `packed` was given.
+    """Restores what `packed` was given.
 
     Raises:
-        UserError: the config is wrong on this machine: a file is not there.
+        UserError: the config is invalid on this machine, such as a missing file.
     """
-    if job["allow_code"]:  # as this process's own command line had it
+    if job["allow_code"]:  # as on this process's own command line
         allow_code()
     return recompose("train", job["values"], job["typed"], job["choices"]), Path(job["folder"])

@@ -1,4 +1,4 @@
-"""One run of `mmft train`, started from wherever it was composed: in this process, or in one for each device."""
+"""Starts one run of `mmft train`, in this process or in one process per device."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mmft.signals import stop_signals
 
 
 def train_job(composed: Composed, folder: Path) -> int:
-    """Trains by `composed` in `folder`; gives the exit code.
+    """Trains `composed` in `folder`; returns the exit code.
 
     Raises:
         MmftError: config, data or training failed, or the run was stopped.

@@ -1,8 +1,8 @@
-"""Several ranks on this machine: starts one process for each, listens to them, and ends them together.
+"""Supervises the ranks on this machine: starts one process each, monitors them, and ends them together.
 
-The process that the user started does no training itself. It gives every rank the same finished config, so that a
-sweep has the same job on all of them, passes signals on, and ends the job, by name, when a rank dies or is silent
-for longer than `trainer.rank_timeout` while others wait for it. Imports no torch.
+The process that the user started does no training itself. It gives every rank the same composed config, so that a sweep
+has the same job on all of them, passes signals on, and ends the job when a rank dies, or is silent for longer than
+`trainer.rank_timeout` while others wait for it; the error names that rank. Imports no torch.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from mmft.signals import Stopped, StopRequest, stop_signals
 
 log = logging.getLogger(__name__)
 GRACE = 5.0
-"""Seconds that the other ranks have to end by themselves, and then to end when asked."""
+"""Seconds for the other ranks to end by themselves, and then after a signal."""
 _POLL = 0.2
 _WORDS = {"r": "run", "w": "wait", "i": "idle"}
 
 
 @dataclass
 class Rank:
-    """One process as the supervisor sees it."""
+    """One process, from the supervisor's side."""
 
     number: int
     process: subprocess.Popen[bytes]
@@ -47,7 +47,7 @@ class Rank:
     said: str = ""
 
     def listen(self) -> None:
-        """Takes what has come: single letters are heartbeats, everything from `{` on is the rank's last word."""
+        """Reads pending output: single letters are heartbeats, everything from `{` on is the rank's result."""
         text = os.read(self.pipe, 65536).decode("utf-8", "replace")
         self.heard = time.monotonic()
         if self.said:
@@ -60,7 +60,7 @@ class Rank:
 
     @property
     def result(self) -> dict[str, Any] | None:
-        """The rank's exit code and messages, once it has said them."""
+        """The rank's exit code and messages, once it has sent them."""
         with contextlib.suppress(ValueError):
             return dict(json.loads(self.said))
         return None
@@ -72,25 +72,25 @@ class Rank:
 
 
 def devices_of(composed: Composed) -> int:
-    """How many ranks this machine is to have.
+    """Number of ranks for this machine.
 
     Raises:
-        UserError: all GPUs are asked for and there are none.
+        UserError: all GPUs are requested but there are none.
     """
     settings = composed.config.trainer
     if settings.devices is None:
         count = 0 if settings.accelerator == "cpu" else _gpus()
         if not count:
             raise UserError(
-                "trainer.devices: null means all GPUs, and there are none. On a CPU type how many processes are "
-                "wanted, for example trainer.devices=2."
+                "trainer.devices: null means all GPUs, but there are none. On a CPU type the number of processes, "
+                "for example trainer.devices=2."
             )
         settings.devices = count
     return int(settings.devices)
 
 
 def _gpus() -> int:
-    """How many GPUs torch sees; asked in a process of its own, because this one stays without torch."""
+    """Number of GPUs that torch sees, determined in a subprocess so that this process does not import torch."""
     asked = subprocess.run(
         [sys.executable, "-c", "import torch; print(torch.cuda.device_count())"], capture_output=True, check=False
     )
@@ -101,10 +101,10 @@ def supervise(composed: Composed, path: Path, world: int) -> int:
     """Runs `mmft train` on `world` ranks in the run folder `path`.
 
     Returns:
-        The exit code: that of the first rank to end with another than 0.
+        The exit code: that of the first rank to end with a non-zero one.
 
     Raises:
-        MmftError: what a rank raised, or that one died or came no further.
+        MmftError: a rank raised it, died, or stalled.
     """
     ranks: list[Rank] = []
     with stop_signals() as request, request.passed_on(lambda number: _signal(ranks, number)):
@@ -112,21 +112,21 @@ def supervise(composed: Composed, path: Path, world: int) -> int:
         try:
             _start(composed, path, world, ranks)
             if request.number is not None:
-                _signal(ranks, request.number)  # not all of them were there when it came
+                _signal(ranks, request.number)  # some had not started when it arrived
             failure = _watch(ranks, path, composed.config.trainer.rank_timeout, request)
         finally:
             _end(ranks)
         if failure is None:
             return ExitCode.DONE
         if ranks[0].process.returncode == ExitCode.DONE and RunFolder(path).is_completed:
-            log.warning("%s The run itself is complete.", failure)  # it ended badly after all was done
+            log.warning("%s The run itself is complete.", failure)  # a rank failed after everything was done
             return ExitCode.DONE
         _record(RunFolder(path), failure)
         raise failure
 
 
 def _start(composed: Composed, path: Path, world: int, ranks: list[Rank]) -> None:
-    """Starts them, each one added to `ranks` as soon as it is there."""
+    """Starts the ranks, appending each to `ranks` at once."""
     job = packed(composed, path)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -135,7 +135,7 @@ def _start(composed: Composed, path: Path, world: int, ranks: list[Rank]) -> Non
     shared |= {"MASTER_PORT": str(port), "NODE_RANK": "0"}
     shared |= {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // world)))}
     for number in range(world):
-        ranks.append(_start_rank(number, os.environ | shared, json.dumps(job).encode()))  # noqa: PERF401 - a signal in between finds those that are there
+        ranks.append(_start_rank(number, os.environ | shared, json.dumps(job).encode()))  # noqa: PERF401 - for a signal in between
 
 
 def _start_rank(number: int, environment: dict[str, str], job: bytes) -> Rank:
@@ -146,7 +146,7 @@ def _start_rank(number: int, environment: dict[str, str], job: bytes) -> Rank:
         stdin=subprocess.PIPE,
         stdout=None if number == 0 else subprocess.DEVNULL,
         pass_fds=[speaks],
-        start_new_session=True,  # a terminal's Ctrl-C comes once, from us
+        start_new_session=True,  # so that a terminal's Ctrl-C arrives once, from us
     )
     os.close(speaks)
     assert process.stdin is not None
@@ -156,7 +156,7 @@ def _start_rank(number: int, environment: dict[str, str], job: bytes) -> Rank:
 
 
 def _watch(ranks: list[Rank], path: Path, timeout: float, request: StopRequest) -> MmftError | None:
-    """Until all ranks have ended or one has failed; gives what failed."""
+    """Waits until all ranks have ended or one has failed; returns the failure."""
     selector = selectors.DefaultSelector()
     for rank in ranks:
         selector.register(rank.pipe, selectors.EVENT_READ, rank)
@@ -170,15 +170,15 @@ def _watch(ranks: list[Rank], path: Path, timeout: float, request: StopRequest) 
             return _failure(failed[0], ranks, path, request)
         if stalled := _stalled(ranks, timeout):
             return TrainingError(
-                f"{' and '.join(rank.name for rank in stalled)} did not come on for {timeout:g} s "
-                "(trainer.rank_timeout) while the others waited. All ranks are ended."
+                f"{' and '.join(rank.name for rank in stalled)} made no progress for {timeout:g} s "
+                "(trainer.rank_timeout) while the others waited. All ranks were stopped."
             )
     failed = [rank for rank in ranks if rank.process.returncode != 0]
     return _failure(failed[0], ranks, path, request) if failed else None
 
 
 def _failure(first: Rank, ranks: list[Rank], path: Path, request: StopRequest) -> MmftError:
-    """What the rank that failed first has said; waits a little for one that says more."""
+    """The error of the rank that failed first; waits briefly for a rank with a more informative one."""
     end = time.monotonic() + GRACE
     while time.monotonic() < end and any(rank.process.poll() is None for rank in ranks):
         time.sleep(_POLL)
@@ -190,19 +190,19 @@ def _failure(first: Rank, ranks: list[Rank], path: Path, request: StopRequest) -
     if code < 0 and request.number is None:
         dead = f"{first.name} was killed by {signal.Signals(-code).name}"
         return TrainingError(
-            f"{dead}. All ranks are ended; to go on from the last checkpoint: mmft train resume={path}"
+            f"{dead}. All ranks were stopped; to resume from the last checkpoint: mmft train resume={path}"
         )
     told = [result for rank in (first, *ranks) if (result := rank.result) and result["code"]]
-    told.sort(key=lambda result: result["code"] == ExitCode.DEFECT)  # what a lost peer's error is, too
+    told.sort(key=lambda result: result["code"] == ExitCode.DEFECT)  # as errors about a lost peer are
     if told:
         return Failed(told[0]["code"], told[0]["messages"])
-    if request.number is not None:  # it came before a rank could hear it
+    if request.number is not None:  # it arrived before the ranks could handle it
         return Stopped(request.number)
-    return Failed(ExitCode.DEFECT, [f"{first.name} ended with code {code} and did not say why."])
+    return Failed(ExitCode.DEFECT, [f"{first.name} ended with code {code} without a message."])
 
 
 class Failed(MmftError):
-    """What a rank raised, raised again here.
+    """Re-raises an error of a rank.
 
     Args:
         code: its exit code.
@@ -216,7 +216,7 @@ class Failed(MmftError):
 
 
 def _stalled(ranks: list[Rank], timeout: float) -> list[Rank]:
-    """The ranks that others have waited for too long; none while a rank comes on or is outside training."""
+    """Ranks that others have waited for too long; none while any rank progresses or is outside training."""
     now = time.monotonic()
     training = all(rank.state in ("run", "wait") for rank in ranks)
     if not training or any(now - rank.heard <= timeout for rank in ranks):
@@ -237,7 +237,7 @@ def _signal(ranks: list[Rank], number: int) -> None:
 
 
 def _end(ranks: list[Rank]) -> None:
-    """No rank, and no process that a rank has started, is left."""
+    """Ends all ranks and every process that they started."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         alive = [rank for rank in ranks if rank.process.poll() is None]
         _signal(alive, number)
@@ -246,13 +246,13 @@ def _end(ranks: list[Rank]) -> None:
             time.sleep(_POLL)
     for rank in ranks:
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(rank.process.pid, signal.SIGKILL)  # its session: workers that it left behind
+            os.killpg(rank.process.pid, signal.SIGKILL)  # its session, with workers that it left behind
         rank.process.wait()
         os.close(rank.pipe)
 
 
 def _record(folder: RunFolder, failure: MmftError) -> None:
-    """The first rank may have been ended before it could write how."""
+    """Records the failure in case the first rank was ended before it could."""
     status = folder.read_summary().get("status")
     if failure.exit_code >= ExitCode.INTERRUPTED:
         if status == "running":

@@ -1,1 +1,1 @@
-"""What is told of a finished model besides its metrics on the test rows."""
+"""Reports on a finished model beyond its metrics on the test rows."""

@@ -1,4 +1,4 @@
-"""Lines of cells as text whose columns stand under each other."""
+"""Formats rows of cells as text with aligned columns."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ Lines = list[list[str]]
 
 
 def aligned(lines: Lines, right: Sequence[int] = ()) -> str:
-    """Columns under each other, two blanks between them.
+    """Aligns the columns, separated by two spaces.
 
     Args:
         lines: of equal length, the header first.
-        right: the columns that end under each other instead of beginning so.
+        right: right-aligned columns; the others are left-aligned.
     """
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     padded = [

@@ -1,9 +1,9 @@
-"""The closing line of a run (DESIGN 8.4): what each modality gives.
+"""The closing line of a run (DESIGN 8.4): what each modality contributes.
 
-The unimodal figures are those of a linear head on one encoder's final pooled features; this is cheap and says what
-the encoder's features hold, not what a model fine-tuned on one modality would reach. `majority` is the task's constant
-prediction (for classes the most frequent one), whatever the class weights are. What the task has tuned on the model's
-own outputs (thresholds) is left aside for all but the model itself.
+The unimodal figures are those of a linear head on one encoder's final pooled features. They are cheap, and measure what
+these features hold, not what a model fine-tuned on one modality would reach. `majority` is the task's constant
+prediction (for classes the most frequent one), whatever the class weights. Thresholds and the like, tuned on the
+model's own outputs, apply to the model alone.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 def report(config: TrainConfig, module: FineTuning, data: VisionLanguageData) -> dict[str, dict[str, Any]]:
-    """What each modality gives on the test rows; of pairs, what their embeddings tell of labels, if there are any."""
+    """What each modality gives on the test rows; for labelled pairs, how well embeddings predict the labels."""
     model, task = module.model.to(device_of(config.trainer.accelerator)), module.task
     loaders = data.evaluation_loader("train", whole=True), data.evaluation_loader("test", whole=True)
     precision = config.trainer.precision
@@ -48,14 +48,14 @@ def modality_report(
     both: Mapping[str, float],
     precision: str,
 ) -> dict[str, Any]:
-    """The task's monitored metric on the test rows, for no modality, each alone, and the model's own.
+    """The task's monitored metric on the test rows, for no modality, each alone, and both (the model itself).
 
-    Of several tasks each has its own figures, by its name, on the rows that have its label.
+    Several tasks are reported by name, each on the rows that have its label.
 
     Args:
-        model: the finished model, on the device where it is to run.
+        model: the finished model, on the device to run on.
         task: fitted.
-        train: batches of the training rows; of many, some that are spread evenly over the table are taken.
+        train: batches of the training rows; of many, a sample spread evenly over the table is used.
         test: batches of the test rows.
         both: the model's own metrics.
         precision: the run's.
@@ -77,7 +77,7 @@ def modality_report(
 
 
 def _figures(task: Task, known: Features, asked: Features, both: float, prefix: str = "") -> dict[str, float]:
-    """One task's."""
+    """The figures of one task."""
     constant = task.constant_outputs(known.target, known.weight)
     figures = {
         task.constant.partition(" ")[0]: metric_of(task, constant.expand(len(asked.weight), -1), asked),
@@ -97,7 +97,7 @@ def _figures(task: Task, known: Features, asked: Features, both: float, prefix: 
 
 
 def _of_part(task: Task, name: str, features: Features) -> Features:
-    """The rows that have a label for a part of the task, and what it is."""
+    """The rows that have a label for a subtask, with that label as target."""
     there, target = task.part_targets(name, features.target)
     return Features(features.image[there], features.text[there], target, features.weight[there])
 
@@ -105,7 +105,7 @@ def _of_part(task: Task, name: str, features: Features) -> Features:
 def _features(
     model: VisionLanguageModel, batches: Iterable[Batch], device: torch.device, precision: str
 ) -> Features | None:
-    """Features of all rows that can be read; None where none can."""
+    """Features of all readable rows; None if there are none."""
     parts: list[Features] = []
     for batch, outputs in outputs_of(model, batches, device, precision):
         if outputs is not None and batch.target is not None:

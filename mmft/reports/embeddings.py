@@ -1,7 +1,7 @@
-"""What embeddings tell of the labels that they were not trained on: the closing line of a run over pairs.
+"""How well embeddings predict labels that they were not trained on: the closing line of a run over pairs.
 
-By a linear probe (trained to its optimum on the training rows, as in `closing.py`) and by the nearest
-neighbours among them. Zero-shot accuracy, by prompts, is one of the task's own metrics.
+Measured by a linear probe (trained to its optimum on the training rows, as in `closing.py`) and by nearest neighbours
+among them. Zero-shot accuracy, from prompts, is one of the task's own metrics.
 
 Legend: R rows, P width of the embeddings, C labels.
 """
@@ -23,7 +23,7 @@ from mmft.tasks.identities import LABEL
 
 log = logging.getLogger(__name__)
 _NEIGHBOURS, _TEMPERATURE = 20, 0.07  # Caron et al. 2021, arXiv 2104.14294
-_BLOCK = 1024  # rows that are compared at once
+_BLOCK = 1024  # rows compared at once
 
 
 def embedding_report(
@@ -32,18 +32,18 @@ def embedding_report(
     """Accuracy on the labelled test rows, by `image/linear_probe`, `image/knn`, `text/linear_probe`, `text/knn`.
 
     Args:
-        model: the finished model, on the device where it is to run.
-        labels: names of the training rows' labels, by whose place a target of a pairwise task has its label.
-        train: batches of the training rows; of many, some that are spread evenly over the table are taken.
+        model: the finished model, on the device to run on.
+        labels: label names of the training rows; targets of a pairwise task index them.
+        train: batches of the training rows; of many, a sample spread evenly over the table is used.
         test: batches of the test rows.
         precision: the run's.
     """
     if len(labels) < 2:
-        log.warning("the embeddings are not measured on labels: the training rows have one, %s", *labels)
+        log.warning("no accuracy of embeddings: the training rows have a single label, %s", *labels)
         return {}
     known, asked = (_labelled(model, rows, precision) for rows in (spread(train, MOST_ROWS), test))
     if known is None or asked is None:
-        log.warning("the embeddings are not measured on labels: train or test has no row with one")
+        log.warning("no accuracy of embeddings: train or test has no labelled row")
         return {}
     classes = Classification(list(labels))
     classes.fit(labels)
@@ -54,12 +54,12 @@ def embedding_report(
         votes = neighbours(rows, known.target, queries, len(labels))
         found[f"{name}/knn"] = float((votes == asked.target).double().mean())
     shown = [f"{name} {value:.3f}" for name, value in found.items()]
-    log.info("embeddings of the test rows told by their labels: %s", ", ".join(shown))
+    log.info("accuracy of labels predicted from test embeddings: %s", ", ".join(shown))
     return found
 
 
 def _labelled(model: VisionLanguageModel, batches: Iterable[Batch], precision: str) -> Features | None:
-    """Embeddings and classes of the rows that have a label; None where none has."""
+    """Embeddings and classes of the labelled rows; None if there are none."""
     parts = []
     for batch, fused in fused_of(model, batches, next(model.parameters()).device, precision):
         if fused is not None and batch.target is not None:
@@ -71,12 +71,12 @@ def _labelled(model: VisionLanguageModel, batches: Iterable[Batch], precision: s
 
 
 def neighbours(rows: Tensor, classes: Tensor, queries: Tensor, count: int) -> Tensor:
-    """(Q,) the class of most weight among each query's 20 nearest rows, weighted by exp(cosine / 0.07).
+    """(Q,) each query's class by weighted vote of its 20 nearest rows, with weights exp(cosine / 0.07).
 
     Args:
-        rows: (R, P) of length 1.
+        rows: (R, P), normalised to length 1.
         classes: (R,) int64, below `count`.
-        queries: (Q, P) of length 1.
+        queries: (Q, P), normalised to length 1.
         count: C.
     """
     found = []

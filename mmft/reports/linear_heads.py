@@ -1,6 +1,6 @@
-"""A linear head on features of one kind, trained alone to its optimum: what they hold, cheaply.
+"""A linear probe: a linear head trained to its optimum on fixed features, a cheap measure of what they hold.
 
-It is trained with the task's own loss, class weights included.
+It is trained with the task's own loss, including class weights.
 
 Legend: R rows, D width of the features, C outputs.
 """
@@ -19,9 +19,9 @@ from mmft.batch import Batch, Outputs
 from mmft.data.loading import make_loader
 from mmft.tasks.base import Task
 
-_L2 = 1e-2  # on standardised features, of the mean loss
+_L2 = 1e-2  # on standardised features, relative to the mean loss
 MOST_ROWS = 20_000
-"""Training rows; more tell a linear head little."""
+"""Training rows; more hardly improve a linear head."""
 
 
 class Features(NamedTuple):
@@ -34,7 +34,7 @@ class Features(NamedTuple):
 
 
 def spread(loader: Iterable[Batch], most: int) -> Iterable[Batch]:
-    """About `most` rows of a loader at most: every k-th batch, since a table may be sorted by label."""
+    """Every k-th batch, so that about `most` rows remain: a table may be sorted by label."""
     if not isinstance(loader, DataLoader) or loader.batch_sampler is None:
         return loader
     batches = list(loader.batch_sampler)
@@ -47,7 +47,7 @@ def spread(loader: Iterable[Batch], most: int) -> Iterable[Batch]:
 
 
 def linear_head(task: Task, x: Tensor, x_test: Tensor, known: Features, asked: Features) -> float:
-    """Trains a linear head on features (R, D) to its optimum; its metric on the test features."""
+    """Trains a linear head on features (R, D) to its optimum; returns its metric on the test features."""
     mean, std = x.mean(0), x.std(0).clamp_min(1e-6)
     with torch.enable_grad():
         head = _fit(task, (x - mean) / std, known)

@@ -1,16 +1,15 @@
-"""What each modality adds to a finished model: `mmft test modalities=true`.
+"""What each modality contributes to a finished model: `mmft test modalities=true`.
 
-The metrics of the ordinary pass again, on the same rows, with inputs changed by intervention:
+Repeats the metrics of the ordinary pass on the same rows with changed inputs:
 
     image_only, text_only             the other modality replaced by its learned stand-in
-    image_shuffled, text_shuffled     each row has another row's, drawn by the run's seed over the whole split: the
+    image_shuffled, text_shuffled     each row gets another row's, drawn by the run's seed over the whole split: the
                                       perceptual score of Gat et al. 2021, arXiv 2110.14375
 
-A stand-in that was never trained is zeros: what is measured then mixes "missing" with "never seen missing", and is
-said. A shuffled modality is always one that the model knows. Rows that lack a modality stay in, without it, in every
-line, so that all figures are of the same rows; they take no part in the exchange. A task of pairs has no figure
-for one modality alone; shuffled is chance there, and so nobody gets what belongs to his own by the same image, text
-or group.
+An untrained stand-in is zeros: the figure then mixes "missing" with "never seen missing", and a note says so. A
+shuffled modality is always one that the model knows. Rows that lack a modality stay in every pass without it, so that
+all figures are on the same rows; they are not shuffled. Pairwise tasks have no figure for one modality alone. There
+shuffled means chance, so no row gets one that matches its own by the same image, text or group.
 """
 
 from __future__ import annotations
@@ -40,22 +39,22 @@ Measure = Callable[[DataLoader[Batch]], Figures]
 
 _TITLES = {
     "both": "both",
-    "image_only": "only the image",
-    "text_only": "only the text",
+    "image_only": "image only",
+    "text_only": "text only",
     "image_shuffled": "images shuffled between rows",
     "text_shuffled": "texts shuffled between rows",
 }
 
 
 class Change(NamedTuple):
-    """Whose image and whose text each position of a split has."""
+    """Which row's image and which row's text each position of a split gets."""
 
     images: Positions
     texts: Positions
 
 
 def check_columns(columns: ColumnsConfig) -> None:
-    """Raises UserError where the run has one modality only."""
+    """Raises UserError if the run has only one modality."""
     for name in ("image", "text"):
         if getattr(columns, name) is None:
             raise UserError(
@@ -69,14 +68,14 @@ def changes(rows: RowDataset, bad: Mapping[int, BadRow], seed: int, alone: bool)
     Args:
         rows: the data set of the ordinary pass.
         bad: its bad rows, by row number.
-        seed: of the run.
+        seed: the run's.
         alone: whether one modality without the other makes sense.
     """
     split = rows.split
     good = np.array([at for at, row in enumerate(split.rows.tolist()) if row not in bad], dtype=np.int64)
     own, nobody = np.arange(len(split)), np.full(len(split), NOBODY)
     together = None
-    if not alone and rows.targets is not None:  # of pairs
+    if not alone and rows.targets is not None:  # a pairwise task
         together = own.copy()
         together[good] = standing_together(rows.targets[good, IDENTITY].numpy())
     made = {
@@ -94,10 +93,10 @@ def measured(
     """All scalar metrics of each pass, by its name.
 
     Args:
-        loader: of the ordinary pass, from `make_batches`.
+        loader: the ordinary pass's, from `make_batches`.
         bad: its bad rows, by row number.
-        seed: of the run.
-        task: of the model.
+        seed: the run's.
+        task: the model's.
         measure: evaluates the model on batches.
     """
     rows: Any = loader.dataset
@@ -113,8 +112,8 @@ def measured(
 
 
 def table(task: Task, both: Figures, found: Mapping[str, Figures]) -> str:
-    """The task's headlines in each pass, and how far each is from the ordinary one's, for people."""
-    lines = [["what the model is given"], [_TITLES["both"]], *([_TITLES[key]] for key in found)]
+    """A table of the task's headline metrics in each pass, and their difference from the ordinary pass."""
+    lines = [["model input"], [_TITLES["both"]], *([_TITLES[key]] for key in found)]
     for name in task.headlines:
         base, others = both[name], [figures[name] for figures in found.values()]
         changed = [[f"{value:.4f}", f"{value - base:+.4f}"] for value in others]
@@ -124,19 +123,19 @@ def table(task: Task, both: Figures, found: Mapping[str, Figures]) -> str:
 
 
 def notes(model: VisionLanguageModel, rows: RowDataset, bad: Mapping[int, BadRow], task: Task) -> list[str]:
-    """What must be known to read the figures: stand-ins that were never trained, rows that lack a modality."""
+    """Caveats of the figures: stand-ins that were never trained, rows that lack a modality."""
     split, said = rows.split, []
     if task.facts.needs_both:
-        said.append("image_only and text_only are not there: whether an image and a text fit, neither tells alone")
+        said.append("image_only and text_only are omitted: matching an image with a text takes both")
     good = [row for row in split.rows.tolist() if row not in bad]
     for alone, word, stand_in in (("image", "text", model.missing_text), ("text", "image", model.missing_image)):
         if not task.facts.needs_both and not stand_in.vector.any():
             said.append(
-                f"{alone}_only: the stand-in of the {word} is zeros, since no training row lacked one. The figure says "
-                f"what this model does without, not what can be done; a run with model.modality_dropout=0.3 learns to"
+                f"{alone}_only: the stand-in of the {word} is zeros, since no training row lacked one. It shows what "
+                f"this model does without, not what is possible: a run with model.modality_dropout=0.3 learns that"
             )
     for word, get in (("image", split.table.image), ("text", split.table.text)):
         lacking = sum(get(row) is None for row in good)
         if lacking:
-            said.append(f"{lacking} of {len(good)} rows have no {word}; they stay without in every line")
+            said.append(f"{lacking} of {len(good)} rows have no {word}; every line includes them, without it")
     return said

@@ -1,4 +1,4 @@
-"""What a run says before it trains: where it runs, on how many rows, and what a user should know of them."""
+"""What a run logs before it trains: hardware, row counts, and warnings about the rows."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ log = logging.getLogger(__name__)
 def announce(
     config: TrainConfig, model: VisionLanguageModel, data: VisionLanguageData, splits: Mapping[str, Split]
 ) -> None:
-    """Says what is going to happen, and what a user should know of the rows."""
+    """Logs what will be trained on what, and what a user should know about the rows."""
     log.info("accelerator %s, precision %s", config.trainer.accelerator, config.trainer.precision)
     rows = "  ".join(f"{name} {count}" for name, count in data.rows.items())
     log.info("rows: %s  optimizer steps: %d", rows, data.plan.total)
     for split, cut in data.texts_cut.items():
         if cut:
-            log.info("%d of %d texts of %s are cut by model.text_encoder.max_length", cut, data.rows[split], split)
+            log.info("%d of %d texts of %s exceed model.text_encoder.max_length", cut, data.rows[split], split)
     if leaks := len(list(groups_of_earlier_splits(splits))):
-        log.warning("%d rows are of groups that an earlier split has rows of too; mmft check lists them", leaks)
+        log.warning("%d rows belong to groups that also occur in an earlier split; mmft check lists them", leaks)
     for modality, encoder in (("image", "image_encoder"), ("text", "text_encoder")):
         if getattr(config.data.columns, modality) is None:
-            log.warning("data.columns.%s is null: the %s gets nothing and does not change", modality, encoder)
+            log.warning("data.columns.%s is null: the %s has no input and is not trained", modality, encoder)
     normed = any(isinstance(module, _BatchNorm) and module.training for module in model.modules())
     if config.data.micro_batch_size is not None and normed:
-        log.warning("BatchNorm is trained on micro-batches: here the result depends on data.micro_batch_size")
+        log.warning("BatchNorm is trained on micro-batches, so the result depends on data.micro_batch_size")

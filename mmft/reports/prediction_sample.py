@@ -1,4 +1,4 @@
-"""A few test rows as the finished model answers them, for loggers that can show images."""
+"""A few test rows with the finished model's predictions, for loggers that can show images."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def sample_predictions(
     Args:
         model: the finished model; moved to the run's device.
         task: fitted.
-        split: the test rows; those that cannot be read are left out.
-        config: the run's, its paths absolute.
+        split: the test rows; unreadable ones are skipped.
+        config: the run's, with absolute paths.
         count: rows, at least 1.
     """
     chosen = np.linspace(0, len(split) - 1, min(count, len(split))).round().astype(int)
@@ -52,7 +52,7 @@ def sample_predictions(
 
 
 def _label(task: Task, label: Any) -> str:
-    """As it is shown; empty where the row has none that can be used, which does not keep it from being answered."""
+    """The label for display; empty if it is missing or unusable, in which case the row is still predicted."""
     try:
         return ", ".join(task.label_names(label))
     except ValueError:

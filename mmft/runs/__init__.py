@@ -1,1 +1,1 @@
-"""Runs that are there: their folders, the finished model in them, what is made of it. Imports nothing heavy itself."""
+"""Existing runs: their folders, their finished models, and what is done with them. Imports nothing heavy itself."""

@@ -1,4 +1,4 @@
-"""What commands on a finished run share: the run, its `data` with what is typed for the command, the rows."""
+"""What commands on a finished run share: the run, its `data` config with the command's overrides, and the rows."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ from mmft.shipped import located
 
 
 def model_and_rows(config: UseConfig) -> tuple[LoadedModel, DataConfig, Split]:
-    """The run that a command is given, and all rows of its table.
+    """The command's run and all rows of its table.
 
     Raises:
-        UserError: no such run, or no usable table.
+        UserError: there is no such run, or no usable table.
     """
     logs.configure(None)
     model = load(config.run, config.paths.runs, config.trainer.accelerator)
     chosen = getattr(config, "zero_shot", ZeroShotConfig())
     data = data_of_run(model.saved, config.data, without_text=chosen.labels is not None)
     if data.path is None:
-        raise UserError("data.path must be given: the table of the rows. Type data.path=FILE.")
+        raise UserError("data.path is required: the table of rows. Type data.path=FILE.")
     split = load_rows(data, None, id_is_typed=config.data.columns.id is not None)
     return model.asked(chosen, split), data, split
 
 
 def data_of_run(saved: SavedModel, given: Any, without_text: bool = False) -> DataConfig:
-    """The run's `data`, with the keys that are given for this command; the run's paths made absolute.
+    """The run's `data` with the command's overrides, and with absolute paths.
 
     Args:
         saved: the run's model.
-        given: `RunData`; a key left null is as in the run.
-        without_text: the command looks at images alone.
+        given: `RunData`; null keys are as in the run.
+        without_text: the command reads images only.
     """
     data: DataConfig = rebase(saved.config, saved.working_directory).data
     if given.path is not None and not is_own_table(data, given.path):
@@ -54,7 +54,7 @@ def data_of_run(saved: SavedModel, given: Any, without_text: bool = False) -> Da
 
 
 def is_own_table(data: DataConfig, path: str) -> bool:
-    """Whether `path` is the table that the run was trained on; `data` is the run's, its paths absolute."""
+    """Whether `path` is the table that the run was trained on; `data` is the run's, with absolute paths."""
     return data.path is not None and located(path).resolve() == Path(data.path).resolve()
 
 

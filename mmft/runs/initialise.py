@@ -1,4 +1,4 @@
-"""`init=RUN`: start from another run's weights. Not a resume: optimizer, order and schedule start anew."""
+"""`init=RUN`: starts from another run's weights. Unlike a resume, optimizer, row order and schedule start afresh."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ Tensors = dict[str, Tensor]
 
 
 def initialise_from(run: str, runs: Path, model: VisionLanguageModel, task: Task) -> set[str]:
-    """Copies the weights of a finished run into `model`: the encoders', and of what is behind them what fits.
+    """Copies a finished run's weights into `model`: the encoders', and whatever fits of the modules after them.
 
-    The usual way is contrastive training first, whose fusion no other task can have, and a classifier after it.
+    A typical use is contrastive training first, whose fusion no other task can have, then a classifier.
 
     Args:
         run: a run folder, its `model` folder, or `last`: the newest completed run under `runs`.
-        runs: where `last` is looked for.
-        model: built by this run's config.
+        runs: where to look for `last`.
+        model: built from this run's config.
         task: fitted on this run's labels.
 
     Returns:
-        The encoders whose weights are not their own source's any more.
+        The encoders whose weights no longer are those of their source.
 
     Raises:
         UserError: there is no finished model, or its encoders have other shapes.
@@ -42,17 +42,17 @@ def initialise_from(run: str, runs: Path, model: VisionLanguageModel, task: Task
     except UserError as error:
         added = " and ".join(f"tune/{encoder}={method.name}" for encoder, method in saved.methods.items())
         raise UserError(
-            f"init={run}: it was tuned by {added}; what that added lies beside the encoders' weights, and only these "
-            "are taken over. Start from a run of another method, such as tune=lora"
+            f"init={run}: it was tuned by {added}, whose added weights are separate from the encoders' own; only the "
+            "latter can be copied. Start from a run of another method, such as tune=lora"
         ) from error
     theirs, ours = saved.model.state_dict(), model.state_dict()
     _check_encoders(run, theirs, ours)
     anew = _anew(saved, model, task)
     state = {name: value for name, value in theirs.items() if name in ours and not name.startswith(tuple(anew))}
     if "fusion." in anew:
-        log.info("init: weights from %s; the head starts anew, and so does the fusion: it had another one", run)
+        log.info("init: weights from %s; head and fusion are new: that run has another fusion", run)
     elif "head." in anew:
-        log.info("init: weights from %s; the head starts anew: its outputs meant something else there", run)
+        log.info("init: weights from %s; the head is new: its outputs have another meaning there", run)
     else:
         log.info("init: all weights from %s", run)
     changed = {part_of(name) for name, value in state.items() if not torch.equal(value.to(ours[name]), ours[name])}
@@ -65,16 +65,16 @@ def _check_encoders(run: str, theirs: Tensors, ours: Tensors) -> None:
     if wrong:
         keys = " and ".join(f"model.{encoder}" for encoder in ENCODERS if encoder in set(map(part_of, wrong)))
         raise UserError(
-            f"init={run}: its encoders are others: {len(wrong)} tensors differ in name or shape, e.g. {min(wrong)}. "
-            f"Give the same {keys}."
+            f"init={run}: its encoders differ: {len(wrong)} tensors differ in name or shape, e.g. {min(wrong)}. "
+            f"Use the same {keys}."
         )
 
 
 def _anew(saved: SavedModel, model: VisionLanguageModel, task: Task) -> set[str]:
-    """What the names of the tensors begin with that are not taken.
+    """Name prefixes of the tensors that are not copied.
 
-    Of another fusion nothing is: shapes alone may agree by chance. A head reads the fusion's features, so that it is
-    of no use behind another one; and of a stand-in, whether it is a token or pooled features is what it has learned.
+    Nothing of a different fusion is copied, since shapes alone may agree by chance. A head reads the fusion's features,
+    so it is of no use with another fusion. A stand-in has learned to be a token or pooled features.
     """
     theirs, ours = saved.model.state_dict(), model.state_dict()
 

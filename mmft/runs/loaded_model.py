@@ -38,12 +38,12 @@ class LoadedModel:
     """A finished model.
 
     Attributes:
-        saved: model, task, config.
-        device: where it runs.
-        labels: label names, in the order of the scores; none where the task has no labels.
+        saved: model, task and config.
+        device: the device it runs on.
+        labels: label names in score order; empty if the task has no labels.
 
     Raises:
-        UserError: a GPU is asked for and there is none.
+        UserError: a GPU is requested but there is none.
     """
 
     def __init__(self, saved: SavedModel, accelerator: str = "auto") -> None:
@@ -65,45 +65,45 @@ class LoadedModel:
         return self.saved.model
 
     def predict(self, rows: Any, root: str | Path = ".") -> Any:
-        """Predicts rows, one answer for each in the same order, in float32 (float64 after a run in 64-true).
+        """Predicts rows in the same order, in float32 (float64 after a run in 64-true).
 
-        The precision of training is left aside, so that a row's answer does not depend on the rows beside it.
+        The training precision is not used, so that a prediction does not depend on the other rows of its batch.
 
         Args:
-            rows: a list of dicts, a pandas DataFrame or an Arrow table, with the run's columns of images and texts.
-                An image is a path, encoded bytes, an image of Pillow or an array (H, W, 3) uint8; None: the row has
-                none. Rows without its column of ids go by their numbers.
-            root: folder that image paths are relative to.
+            rows: a list of dicts, a pandas DataFrame or an Arrow table, with the run's image and text columns. An image
+                is a path, encoded bytes, a Pillow image or an array (H, W, 3) uint8; None if missing. Rows without the
+                id column are identified by number.
+            root: base folder of relative image paths.
 
         Returns:
-            The answers in the type of `rows`: `row`, `id`, `prediction`, `score`, `error`, and what
-            the task adds, such as `score_<label>`.
+            The predictions in the type of `rows`: `row`, `id`, `prediction`, `score`, `error`, and task-specific
+            columns such as `score_<label>`.
         """
         answers = list(self.answers(*self._given(rows, root)))
         return _as(rows, answers, self.columns())
 
     def zero_shot(self, labels: Sequence[str], templates: Sequence[str] | None = None) -> LoadedModel:
-        """This model, of a run of `task=contrastive`, as a classifier of images by the names of labels alone.
+        """This `task=contrastive` model as an image classifier, from the names of labels alone.
 
         Args:
-            labels: names to choose from, two or more.
-            templates: of prompts, each with `{}` for a label's name; their embeddings' mean is the label's. None: the
-                run's `task.templates`.
+            labels: two or more names to choose from.
+            templates: prompts with `{}` for a label's name, whose embeddings are averaged per label; None for the run's
+                `task.templates`.
 
         Returns:
-            A model that shares its weights; its `predict` takes rows that have no text.
+            A model that shares the weights; its `predict` takes rows without text.
 
         Raises:
-            UserError: the run is of another task, or labels are missing or there twice.
+            UserError: the run has another task, or labels are missing or repeated.
         """
         return self._with(zero_shot.classifier(self.saved, labels, templates, self.device))
 
     def asked(self, config: ZeroShotConfig, split: Split) -> LoadedModel:
-        """This model as a command's `zero_shot` wants it; `split` are the command's rows."""
+        """This model as a command's `zero_shot` options want it; `split` has the command's rows."""
         return self._with(zero_shot.asked(self.saved, config, split, self.device))
 
     def answers(self, split: Split, config: DataConfig) -> Iterator[dict[str, Any]]:
-        """One answer per row of `split`, in order; a row that cannot be read has an `error` and no prediction."""
+        """One prediction per row of `split`, in order; an unreadable row has an `error` instead."""
         model, task = self.saved.model, self.saved.task
         precision = full_precision(self.saved.config.trainer.precision)
         for batch, outputs in outputs_of(model, self.batches(split, config), self.device, precision):
@@ -116,17 +116,17 @@ class LoadedModel:
     def explain(
         self, rows: Any, label: str | None = None, points: int = ExplainConfig.points, root: str | Path = "."
     ) -> list[Explained]:
-        """What in the images and words of rows speaks for an answer or against it; see `mmft.reports.explain.rows`.
+        """Attributes predictions to image parts and words; see `mmft.reports.explain.rows`.
 
         Args:
             rows: as for `predict`.
-            label: what is explained: a label, a target, one of several tasks; None: each row's prediction.
+            label: what to explain: a label, a target, one of several tasks; None for each row's prediction.
             points: as in `mmft explain`.
-            root: folder that relative image paths start from.
+            root: base folder of relative image paths.
 
         Returns:
-            For each row as many as there are things to explain (one, but for several tasks or targets); none for a row
-            without a prediction, which a warning names.
+            One explanation per row (one per task or target if there are several); none for a row without a prediction,
+            which is logged as a warning.
 
         Raises:
             UserError: there is no such label.
@@ -135,8 +135,8 @@ class LoadedModel:
         return list(self.explained(*self._given(rows, root), label, points))
 
     def explained(self, split: Split, config: DataConfig, label: str | None, points: int) -> Iterator[Explained]:
-        """`explain` of a split's rows, one after the other; `config.batch_size` points are computed at once."""
-        answers = {answer["row"]: answer for answer in self.answers(split, config)}  # puts the model in its place
+        """Yields `explain` for a split's rows, one by one, computing `config.batch_size` points at once."""
+        answers = {answer["row"]: answer for answer in self.answers(split, config)}  # moves the model to its device
         explainer = Explainer(
             model=self.model,
             task=self.saved.task,
@@ -148,28 +148,28 @@ class LoadedModel:
         return explainer.explained(split.table, self.batches(split, replace(config, batch_size=1)), answers)
 
     def embed(self, rows: Any, root: str | Path = ".") -> dict[str, npt.NDArray[np.float32]]:
-        """Embeddings of rows, in the same order; a row's does not depend on the rows beside it.
+        """Embeds rows in the same order; an embedding does not depend on the other rows of its batch.
 
         Args:
             rows: as for `predict`.
-            root: folder that relative image paths start from.
+            root: base folder of relative image paths.
 
         Returns:
-            (R, D) by name (`embedded`): nan where a row lacks the modality or cannot be read.
+            (R, D) by name (`embedded`); nan if a row lacks the modality or is unreadable.
         """
         return stacked(list(self.embeddings(*self._given(rows, root))), self.embedded)
 
     def _given(self, rows: Any, root: str | Path) -> tuple[Split, DataConfig]:
-        """Rows of Python as a split, and the run's `data`."""
+        """Rows given in Python as a split, and the run's `data`."""
         config = self.saved.config.data
         return whole(Table.from_rows(rows, inputs_only(config.columns), Path(root), optional=("id",))), config
 
     @property
     def embedded(self) -> dict[str, int]:
-        """What `embed` gives, and its width.
+        """Names and widths of the embeddings from `embed`.
 
-        For a task over pairs `image` and `text`, of length 1, in their shared space; for any other task both encoders'
-        pooled features and `fused`, what the head is given.
+        For pairwise tasks `image` and `text` in their shared space, normalised to length 1; otherwise both encoders'
+        pooled features, and `fused`, the input of the head.
         """
         model = self.saved.model
         if self.saved.task.facts.pairwise:
@@ -178,14 +178,14 @@ class LoadedModel:
         return (encoders if model.fusion.reads == "pooled" else {}) | {"fused": model.fusion.width}
 
     def embeddings(self, split: Split, config: DataConfig) -> Iterator[dict[str, Any]]:
-        """One dict per row of `split`: `row`, `id`, `error`, and (D,) arrays by name, None where there is none."""
+        """One dict per row of `split`: `row`, `id`, `error`, and (D,) arrays by name, None if missing."""
         precision = full_precision(self.saved.config.trainer.precision)
         for batch, fused in fused_of(self.saved.model, self.batches(split, config), self.device, precision):
             found = {} if fused is None else self._embeddings_of(batch, fused)
             yield from _in_order(batch, found, ["row", "id", *self.embedded, "error"], split)
 
     def _embeddings_of(self, batch: Batch, fused: Fused) -> dict[int, dict[str, Any]]:
-        """By row number; None for a modality that the row lacks."""
+        """Embeddings by row number; None for a missing modality."""
         parts = {"image": fused.image, "text": fused.text, "fused": fused.features}
         if self.saved.task.facts.pairwise:
             parts["image"], parts["text"] = fused.features.chunk(2, dim=-1)
@@ -198,11 +198,11 @@ class LoadedModel:
         return found
 
     def batches(self, split: Split, config: DataConfig) -> Any:
-        """Batches of a split without targets, as the model wants them."""
+        """Batches of a split without targets, as the model needs them."""
         return make_batches(split, config, **self.input_options())
 
     def input_options(self) -> dict[str, Any]:
-        """What `make_batches` must know of the model and the device."""
+        """What `make_batches` needs to know about the model and the device."""
         return {
             "tokenizer": self.model.text_encoder.tokenizer,
             "max_length": self.model.text_encoder.max_length,
@@ -212,20 +212,20 @@ class LoadedModel:
 
     @property
     def test_precision(self) -> str:
-        """What `mmft test` evaluates in: the run's precision if the device has it in hardware, else float32."""
+        """Precision of `mmft test`: the run's if the device supports it in hardware, else float32."""
         precision = self.saved.config.trainer.precision
         slow = {"bf16-mixed": not has_bf16(self.device), "16-mixed": self.device.type != "cuda"}
         return full_precision(precision) if slow.get(precision) else precision
 
     def columns(self) -> list[str]:
-        """Names of an answer's columns."""
+        """Column names of a prediction."""
         return ["row", "id", *self.saved.task.answer_columns, "error"]
 
 
 def _in_order(
     batch: Batch, found: dict[int, dict[str, Any]], columns: list[str], split: Split
 ) -> Iterator[dict[str, Any]]:
-    """A batch's rows in the table's order: what was found of each, or what is wrong with it."""
+    """A batch's rows in table order: results, or errors."""
     wrong = {bad.row: bad.why for bad in batch.bad}
     for row in sorted(found.keys() | wrong.keys()):
         answer = {"row": row, "id": split.table.id(row), "error": wrong.get(row)} | found.get(row, {})
@@ -233,7 +233,7 @@ def _in_order(
 
 
 def stacked(rows: Sequence[dict[str, Any]], widths: Mapping[str, int]) -> dict[str, npt.NDArray[np.float32]]:
-    """(R, D) for each name, nan where a row has none; `widths` are the D."""
+    """(R, D) for each name, nan where a row has no embedding; `widths` gives D."""
     made = {}
     for name, width in widths.items():
         made[name] = np.full((len(rows), width), np.nan, dtype=np.float32)
@@ -250,13 +250,13 @@ def load(
 
     Args:
         run: a run folder, its `model` folder, or `last`, the newest run under `runs`.
-        runs: where `last` is looked for.
+        runs: where to look for `last`.
         accelerator: `auto`, `cpu` or `gpu`.
-        allow_code: the run's `plugins` may be imported, in this process from here on.
+        allow_code: allow importing the run's `plugins`, in this process from now on.
 
     Raises:
-        UserError: there is no such run, it has plugins that may not be imported, it has no finished model, a frozen encoder is not found, or a GPU is
-            asked for and there is none.
+        UserError: there is no such run or finished model, its plugins are not allowed, a frozen encoder is not found,
+            or a GPU is requested but there is none.
     """
     if allow_code:
         plugins.allow_code()

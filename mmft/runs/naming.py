@@ -1,4 +1,4 @@
-"""The run folder: `<paths.runs>/<name>/<date_time>`, made by exactly one process."""
+"""Creates the run folder `<paths.runs>/<name>/<date_time>`, in exactly one process."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ def run_name(composed: Composed) -> str:
 
 
 STUDY = "study.db"
-"""In a sweep's folder: the trials of a search, which can go on there."""
+"""File of a search's trials in a sweep's folder, from which the search can resume."""
 
 
 def make_run_folder(composed: Composed, *, sweep: bool) -> Path:
-    """Makes a new folder for a run or a sweep, and never one that another run has.
+    """Creates a new folder for a run or a sweep, never one that another run has.
 
-    Two runs that begin in the same second get `<date_time>` and `<date_time>-1`. A search goes on in the folder of
-    an earlier one if that is what `hydra.sweep.dir` names.
+    Two runs that start in the same second get `<date_time>` and `<date_time>-1`. A search resumes in its earlier folder
+    if `hydra.sweep.dir` names it.
 
     Raises:
-        UserError: if the folder cannot be made.
+        UserError: the folder cannot be created.
     """
     key = "hydra.sweep.dir" if sweep else "hydra.run.dir"
     wanted = [o.partition("=")[2].strip("'\"") for o in composed.typed if o.lstrip("+").startswith(f"{key}=")]
@@ -40,7 +40,7 @@ def make_run_folder(composed: Composed, *, sweep: bool) -> Path:
         return _make_exactly(located(wanted[-1]), key) if wanted else _make_dated(composed)
     except OSError as error:
         where = key if wanted else "paths.runs"
-        raise UserError(f"{where}: the folder {error.filename} cannot be made: {error.strerror}") from error
+        raise UserError(f"{where}: cannot create the folder {error.filename}: {error.strerror}") from error
 
 
 def _make_exactly(folder: Path, key: str) -> Path:
@@ -61,4 +61,4 @@ def _make_dated(composed: Composed) -> Path:
         except FileExistsError:
             continue
         return folder
-    raise UserError(f"paths.runs: more than 1000 runs began in {parent} in one second")
+    raise UserError(f"paths.runs: more than 1000 runs started in {parent} in one second")

@@ -1,7 +1,7 @@
-"""`resume=RUN` and `resume=last`: which run goes on, and with which config. Imports nothing heavy.
+"""`resume=RUN` and `resume=last`: selects the run to resume and its config. Imports nothing heavy.
 
-A resumed run goes on with its own config. What is typed beside `resume` must agree with it, key by key;
-only what does not change the experiment may differ.
+A resumed run keeps its own config. Anything typed beside `resume` must agree with it key by key; only what does not
+change the experiment may differ.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mmft.errors import UserError
 from mmft.run_folder import RunFolder, all_runs, find_run, newest, newest_unfinished
 from mmft.shipped import located
 
-# What may differ: where and how fast it runs, and who is told.
+# What may differ: where and how fast the run goes, and its loggers.
 _MAY_CHANGE = (
     "resume",
     "paths.runs",
@@ -35,24 +35,24 @@ _MAY_CHANGE = (
 
 
 def resolve(composed: Composed) -> tuple[Composed, Path] | None:
-    """The config and the folder of the run that goes on; None: there is none to go on with, start anew.
+    """The config and folder of the run to resume; None if there is none and a new run starts.
 
     Raises:
-        UserError: no such run, or something typed disagrees with its config.
+        UserError: there is no such run, or something typed disagrees with its config.
     """
     folder = _find(composed)
     if folder is None:
         return None
     if not folder.is_completed:
         with folder.owned():
-            pass  # another process may be at it; `train` takes it for good
+            pass  # another process may hold the lock; `train` acquires it properly
     saved = folder.read_config()
     base = Path(saved.pop("working_directory", Path.cwd()))
     _refuse_changes(composed, saved, folder)
     if folder.is_completed:
-        return composed, folder.path  # `train` says so
+        return composed, folder.path  # `train` reports it
     for key in _MAY_CHANGE:
-        if key in _typed_keys(composed) - {"resume", "paths.runs"}:  # of this start, not of the run
+        if key in _typed_keys(composed) - {"resume", "paths.runs"}:  # keys of this start, not of the run
             _set(saved, key, _get(composed.resolved_for_disk(), key))
     with _in(base, folder):
         return recompose("train", saved, composed.typed, composed.choices), folder.path.absolute()
@@ -67,25 +67,25 @@ def _find(composed: Composed) -> RunFolder | None:
     found = newest_unfinished(runs / name) or newest(run for run in own if run.is_completed)
     if found is None:
         others = ", ".join(sorted(folder.name for folder in runs.iterdir() if folder.is_dir())) if runs.is_dir() else ""
-        there_are = f" (there are: {others}; name=... says which)" if others else ""
-        print(f"resume=last: no run is called {name} under {runs}{there_are}; a new one starts.", file=sys.stderr)
+        there_are = f" (found: {others}; name=... selects one)" if others else ""
+        print(f"resume=last: no run named {name} under {runs}{there_are}; starting a new one.", file=sys.stderr)
     return found
 
 
 @contextmanager
 def _in(base: Path, folder: RunFolder) -> Iterator[None]:
-    """Relative paths of the run's config are from where it was started."""
+    """Resolves relative paths of the run's config against the folder where it was started."""
     try:
         with chdir(base):
             yield
     except FileNotFoundError:
         raise UserError(
-            f"resume: {folder.path} was started in {base}, which is gone, and its paths are relative to it."
+            f"resume: {folder.path} was started in {base}, which is gone; its paths are relative to it."
         ) from None
 
 
 def _refuse_changes(composed: Composed, saved: dict[str, Any], folder: RunFolder) -> None:
-    """Compares every key that the command line sets, directly or by choosing an option, with the run's."""
+    """Rejects keys, typed or set by a chosen option, that differ from the run's config."""
     asked = _flat(composed.resolved_for_disk())
     bare = ["data=table"] if any(names_rows(typed) for typed in composed.typed) else []
     default = _flat(compose("train", bare, partial=True).resolved_for_disk())
@@ -96,7 +96,7 @@ def _refuse_changes(composed: Composed, saved: dict[str, Any], folder: RunFolder
         for key, value in asked.items()
         if (value != default.get(key) or key in typed)
         and value != before.get(key)
-        and value != "auto"  # config.yaml has what it came to
+        and value != "auto"  # config.yaml has the resolved value
         and not _may_change(key)
     ]
     if changed:

@@ -1,13 +1,13 @@
-"""The finished model as a folder: `model/` of a run. Can be moved; holds what was trained.
+"""The finished model as a folder: `model/` of a run. It can be moved, and holds the trained weights.
 
-    config.json          how the model is built, label names, how rows are read
+    config.json          model config, label names, how rows are read
     model.safetensors    the trained parameters
     image_encoder/       the encoder's own config files
     text_encoder/        the same, and the tokenizer
-    plugins/             the files of `plugins=[FILE.py]`, if there are any
+    plugins/             the files of `plugins=[FILE.py]`, if any
 
-What was frozen is named by hub name, path relative to the run and content hash. It is looked for there and
-in the folders of `MMFT_ENCODERS`.
+Frozen weights are referenced by hub name, path relative to the run and content hash, and searched for there
+and in the folders of `MMFT_ENCODERS`.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ class SavedModel:
 
     Attributes:
         model: in eval mode, on the CPU.
-        task: knows the label names.
-        config: the config that it was trained with.
-        working_directory: what relative paths in `config` are relative to.
+        task: with its label names.
+        config: the config of its training.
+        working_directory: base of relative paths in `config`.
         methods: the tuning method of each encoder.
     """
 
@@ -59,10 +59,10 @@ class SavedModel:
     methods: Mapping[str, TuningMethod]
 
     def merge(self) -> None:
-        """Puts what the tuning methods have added into the encoders' own weights, in float32.
+        """Merges weights added by tuning methods into the encoders' own, in float32.
 
         Raises:
-            UserError: a method adds what an encoder has no place for.
+            UserError: a method's weights cannot be merged.
         """
         for encoder, method in self.methods.items():
             method.merge(getattr(self.model, encoder))
@@ -71,7 +71,7 @@ class SavedModel:
 def save_model(
     folder: Path, model: VisionLanguageModel, task: Task, plan: TuningPlan, config: TrainConfig, cwd: Path
 ) -> None:
-    """Writes the finished model to `folder`, whole or not at all."""
+    """Writes the finished model to `folder` atomically."""
     replace_folder(folder, lambda new: _fill(new, folder, model, task, plan, config, cwd))
 
 
@@ -101,7 +101,7 @@ def _fill(
 
 
 def _base(source: Source, final: Path, whole: bool) -> dict[str, Any]:
-    """Where an encoder came from, and whether the folder holds the whole of it."""
+    """An encoder's source, and whether the folder holds all its weights."""
     if source.library == "own":
         return {"name": source.name, "library": source.library, "path": None, "sha256": None, "is_whole": True}
     return {
@@ -121,18 +121,18 @@ def _copy_small_files(source: Path, target: Path) -> None:
 
 
 def load_model(folder: Path) -> SavedModel:
-    """Reads a finished model.
+    """Loads a finished model.
 
     Args:
         folder: a `model/` folder.
 
     Raises:
-        UserError: there is none, or a frozen encoder's weights cannot be found.
+        UserError: there is no model, or a frozen encoder's weights cannot be found.
     """
     try:
         content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{folder} holds no finished model ({error}). A run has one once it is completed.") from None
+        raise UserError(f"{folder} has no finished model ({error}). A run has one once it is completed.") from None
     base = Path(content["working_directory"])
     import_plugins(content["config"].get("plugins", ()), base, folder / _PLUGINS)
     config = _read_config(content["config"], folder, content.get("packages", {}))
@@ -155,19 +155,19 @@ def load_model(folder: Path) -> SavedModel:
 
 
 def _read_config(values: dict[str, Any], folder: Path, packages: Mapping[str, str]) -> TrainConfig:
-    # Not `parse`: the rows that the model was trained on need not be here any more.
+    # Not `parse`: the training rows may no longer exist.
     result = read(values, TrainConfig)
     if result.problems:
         wrong = [f"{p.key}: {p.text} (in {folder / 'config.json'})" for p in result.problems]
         there = {option for plugin in installed() for option in plugin.options}
-        gone = [f"{option} is of the package {origin}" for option, origin in packages.items() if option not in there]
+        gone = [f"{option} belongs to the package {origin}" for option, origin in packages.items() if option not in there]
         raise UserError(wrong + [f"{text}, which is not installed here" for text in gone])
     config: TrainConfig = result.config
     return config
 
 
 def find_base(encoder: str, base: Mapping[str, Any], folder: Path, typed: Path) -> Source:
-    """The folder of a frozen encoder, by its hash: beside the run as it was, as typed, in `MMFT_ENCODERS`, the hub."""
+    """Finds a frozen encoder by hash: relative to the run, at its original path, in `MMFT_ENCODERS`, on the hub."""
     beside = (folder / base["path"]).resolve()
     wanted = base["sha256"]
     found = find_by_hash(wanted, [beside, typed, *encoder_folders()])

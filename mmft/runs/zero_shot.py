@@ -1,6 +1,6 @@
-"""Zero-shot classification: a finished run of `task=contrastive` as a classifier of images, by labels' names alone.
+"""Zero-shot classification: a finished `task=contrastive` run as an image classifier, from label names alone.
 
-Wherever a classifier can be used it can: `mmft predict`, `mmft test`, `mmft explain` and `LoadedModel.zero_shot`.
+Usable wherever a classifier is: `mmft predict`, `mmft test`, `mmft explain` and `LoadedModel.zero_shot`.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ log = logging.getLogger(__name__)
 def classifier(
     saved: SavedModel, labels: Sequence[str], templates: Sequence[str] | None, device: torch.device
 ) -> SavedModel:
-    """The model with a head that is made of the labels' prompts, and classification as its task.
+    """The model with a head built from the labels' prompts, and classification as its task.
 
     Args:
         saved: a run of `task=contrastive`.
         labels: names to choose from.
-        templates: of the prompts, each with `{}` for a label's name; None: the run's own.
-        device: where the prompts are embedded.
+        templates: prompts with `{}` for a label's name; None for the run's own.
+        device: the device that embeds the prompts.
 
     Raises:
-        UserError: the run is of another task, or the labels are fewer than two or not all different.
+        UserError: the run has another task, or there are fewer than two labels or repeated ones.
     """
     if saved.task.templates is None:
-        raise UserError(f"zero_shot: the run's task is {saved.config.task.type}; it takes one of task=contrastive.")
+        raise UserError(f"zero_shot: the run's task is {saved.config.task.type}, but it needs task=contrastive.")
     if len(labels) < 2 or len(set(labels)) < len(labels):
-        raise UserError(f"zero_shot.labels: two or more that differ are needed. There are: {shown(labels) or 'none'}.")
+        raise UserError(f"zero_shot.labels: at least two different labels are needed. Given: {shown(labels) or 'none'}.")
     model = saved.model.to(device).eval()
     prompts = prompts_of(labels, templates or saved.task.templates)
     texts = label_embeddings(fused_texts(model, prompts, device).clone(), len(labels))
@@ -55,16 +55,16 @@ def classifier(
 
 
 def asked(saved: SavedModel, config: ZeroShotConfig, split: Split, device: torch.device) -> SavedModel:
-    """The model that a command is to use: the run's own, or the classifier that `zero_shot` makes of it.
+    """The model that a command uses: the run's own, or the classifier built by `zero_shot`.
 
     Args:
         saved: the run's.
-        config: `zero_shot` of the command.
-        split: the command's rows, which labels may be taken from.
-        device: where it is to run.
+        config: the command's `zero_shot`.
+        split: the command's rows, which labels may come from.
+        device: the device to run on.
 
     Raises:
-        UserError: as `classifier`, or there are no labels where they are looked for.
+        UserError: as `classifier`, or there are no labels at the given source.
     """
     given, templates = config.labels, config.templates
     if given is None:
@@ -75,13 +75,13 @@ def asked(saved: SavedModel, config: ZeroShotConfig, split: Split, device: torch
 
 
 def _tell_of_others(saved: SavedModel, split: Split) -> None:
-    """Warns of labels that the run was not trained beside."""
+    """Warns about labels that are missing from the run's training rows."""
     if saved.task.templates is None:
         return
     known = _labels(saved, "run", split)
     if others := [name for name in _labels(saved, "rows", split) if name not in known]:
         log.warning(
-            "zero_shot/accuracy does not know the labels %s: the run's training rows have %s. "
+            "zero_shot/accuracy ignores the labels %s: the run's training rows have %s. "
             "Type zero_shot.labels=rows to choose among those of the rows",
             *(shown(others), shown(known) or "none"),
         )

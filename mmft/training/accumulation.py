@@ -1,9 +1,9 @@
 """The arithmetic of one optimizer step over a logical batch that is computed in micro-batches.
 
-The sum of the rows' losses is divided by the weight of the whole logical batch (all ranks, real rows), so
-that any split gives the gradient of the undivided batch up to rounding (compare transformers #34191, where
-each part was divided by its own count). Dropout is a pure function of (seed, step, rank, micro-batch), so
-that a resumed run draws what the undisturbed one would have drawn and no generator's state is saved.
+The summed row losses are divided by the weight of the whole logical batch (all ranks, real rows), so any split yields
+the gradient of the undivided batch up to rounding (compare transformers #34191, where each part was divided by its own
+count). Dropout is a pure function of (seed, step, rank, micro-batch), so a resumed run draws what the uninterrupted run
+would have drawn, and no generator state is saved.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ Backward = Callable[[Tensor], None]
 
 
 def seed_dropout(seed: int, step: int, rank: int, micro_batch: int) -> None:
-    """Seeds the generators of the CPU and of the GPUs in use from the four numbers, by numpy's SeedSequence."""
+    """Seeds the generators of the CPU and the GPUs in use from the four numbers, by numpy's SeedSequence."""
     state = np.random.SeedSequence([seed, step, rank, micro_batch]).generate_state(1, np.uint64)[0]
     number = int(state >> np.uint64(1))
-    # Not torch.manual_seed: without a GPU it formats a stack trace each time, milliseconds of a small step.
+    # Not torch.manual_seed: without a GPU it formats a stack trace on each call, which takes milliseconds.
     torch.default_generator.manual_seed(number)
     if torch.cuda.is_initialized():
         torch.cuda.manual_seed_all(number)
@@ -44,17 +44,17 @@ def accumulate(
 
     Args:
         batch: this rank's share, B rows, possibly none.
-        micro_batch_size: rows computed at once; None: all.
-        total_weight: (K,) float64 the weight of the whole logical batch over all ranks, for each term of the loss.
-        loss_sums: rows -> (K,) the weighted sum of their losses, for each term.
-        weigh: (K,) the terms' means -> () the loss, times a loss scale where there is one.
+        micro_batch_size: rows computed at once; None for all.
+        total_weight: (K,) float64, weight of the logical batch over all ranks, per term of the loss.
+        loss_sums: rows -> (K,) weighted sum of their losses, per term.
+        weigh: (K,) mean terms -> () loss, times the loss scale if there is one.
         backward: runs the backward pass of a loss.
         before_micro_batch: called with the micro-batch's index; seeds dropout.
-        at_least: so many micro-batches are computed; those that the share does not have are one row of nothing with
-            weight 0. Where weights are sharded, other ranks wait for them.
+        at_least: minimum number of micro-batches; missing ones are an empty row of weight 0. Other ranks wait for them
+            if weights are sharded.
 
     Returns:
-        (K,) the share's part of the logical batch's mean losses, detached; 0 where there are no rows.
+        (K,) this share's part of the logical batch's mean losses, detached; 0 without rows.
     """
     divisor = divisor_of(total_weight)
     losses = torch.zeros_like(divisor)
@@ -70,12 +70,12 @@ def accumulate(
 
 
 def divisor_of(total_weight: Tensor) -> Tensor:
-    """(K,) what a logical batch's sums of losses are divided by: their weight, or 1 where no row has one."""
+    """(K,) divisor of a logical batch's loss sums: their weight, or 1 if no row has one."""
     return torch.where(total_weight > 0, total_weight, torch.ones_like(total_weight))
 
 
 def _nothing(batch: Batch) -> Batch:
-    """One row without an image, a text or a weight, of the targets' kind that `batch` has."""
+    """One row without image, text or weight, with a target shaped like those of `batch`."""
     absent = batch.image_present.new_zeros(1)
     return Batch(
         pixel_values=None,

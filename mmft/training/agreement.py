@@ -1,7 +1,7 @@
-"""What all ranks do at the same optimizer step: stop, save, end.
+"""Makes all ranks stop, save or end at the same optimizer step.
 
-One rank hears a signal, one clock runs out first; if each acted on its own, the others would wait for it for ever.
-A wish travels with the collective that every step has anyway, and is known when that step is looked at.
+One rank receives a signal, or one clock runs out first; if that rank acted alone, the others would wait for it forever.
+A request therefore travels with the collective that every step has anyway, and takes effect when that step is checked.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ WISHES: tuple[Wish, ...] = get_args(Wish)
 
 
 class Agreement:
-    """This rank's wishes, and what all ranks have agreed on.
+    """This rank's requests, and those that all ranks have agreed on.
 
     Args:
-        alone: there is one rank; its wishes are agreed on at once.
+        alone: whether there is one rank; its requests are agreed on at once.
     """
 
     def __init__(self, alone: bool) -> None:
@@ -29,21 +29,21 @@ class Agreement:
         self._agreed: set[Wish] = set()
 
     def wish(self, wish: Wish) -> None:
-        """Asks all ranks for it, from the next step on until it is agreed."""
+        """Requests it from all ranks, from the next step until it is agreed on."""
         (self._agreed if self.alone else self._wished).add(wish)
 
     def take(self, wish: Wish) -> bool:
-        """Whether it has been agreed on since the last time this was asked; the same answer on every rank."""
+        """Whether it was agreed on since the last call; the answer is the same on every rank."""
         agreed = wish in self._agreed
         self._agreed.discard(wish)
         return agreed
 
     def as_tensor(self, like: Tensor) -> Tensor:
-        """(W,) this rank's wishes, to be added up over ranks; dtype and device are those of `like`."""
+        """(W,) this rank's requests, to be summed over ranks, with dtype and device of `like`."""
         return torch.tensor([wish in self._wished for wish in WISHES], dtype=like.dtype, device=like.device)
 
     def settle(self, counts: Sequence[float]) -> None:
-        """Takes over how many ranks wished what in a step that is done."""
+        """Records how many ranks requested what in a finished step."""
         settled = {wish for wish, count in zip(WISHES, counts, strict=True) if count}
         self._agreed |= settled
         self._wished -= settled

@@ -1,4 +1,4 @@
-"""After training: what the task tunes on the validation rows, by the finished model's outputs (`Task.tune`).
+"""After training: tunes the task on the validation rows, from the finished model's outputs (`Task.tune`).
 
 Legend: R rows.
 """
@@ -24,17 +24,17 @@ log = logging.getLogger(__name__)
 def tune_on_validation(
     model: VisionLanguageModel, task: Task, batches: Iterable[Batch], device: torch.device, precision: str
 ) -> dict[str, Any]:
-    """Tunes `task`, on all ranks alike, in the full precision of `mmft predict`; nothing is done where none is asked.
+    """Tunes `task` alike on all ranks, in the full precision of `mmft predict`; a no-op for tasks that tune nothing.
 
     Args:
         model: the finished model; moved to `device`.
         task: fitted; changed in place.
-        batches: this rank's of the validation rows; none where there are no such rows.
+        batches: this rank's validation batches; empty without validation rows.
         device: this rank's.
         precision: the run's.
 
     Returns:
-        `tuned` for the run's summary; nothing where nothing was tuned.
+        `tuned` for the run's summary; empty if nothing was tuned.
     """
     if not task.tunes:
         return {}
@@ -45,9 +45,9 @@ def tune_on_validation(
     ]
     own = [torch.cat(column) for column in zip(*parts, strict=True)]
     ranks = [rank for rank in gathered(own) if rank]
-    beat("idle")  # as after training: no pass over test rows is timed
+    beat("idle")  # as after training: passes over test rows are not timed
     if not ranks:
-        log.warning("there are no validation rows, so that nothing of the task is tuned on them")
+        log.warning("no validation rows: the task is not tuned")
         return {}
     row, logits, target, weight = (torch.cat(column) for column in zip(*ranks, strict=True))
     order = row.argsort()  # the same for any number of ranks

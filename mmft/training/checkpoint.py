@@ -1,8 +1,8 @@
-"""Checkpoints as folders of safetensors and JSON; no pickle.
+"""Checkpoints as folders of safetensors and JSON, without pickle.
 
-`FolderCheckpointIO` is Lightning's plugin for it: what Lightning dumps (loops, optimizer, callbacks, the
-module's state dict) is a tree of plain values with tensors in it; the tensors go to `tensors.safetensors`
-under numbered names, the tree to `state.json`.
+`FolderCheckpointIO` is the Lightning plugin. What Lightning dumps (loops, optimizer, callbacks, the module's state
+dict) is a tree of plain values and tensors. Tensors go to `tensors.safetensors` under numbered names, the tree to
+`state.json`.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ _TENSOR, _ITEMS = "__tensor__", "__items__"
 
 
 class FolderCheckpointIO(CheckpointIO):
-    """Saves and loads a checkpoint folder, whole or not at all."""
+    """Saves and loads a checkpoint folder atomically."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Writes `checkpoint` as the folder `path`."""
         replace_folder(Path(path), lambda folder: write(folder, checkpoint))
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        """Reads the folder `path`; tensors are on the CPU."""
+        """Reads the folder `path`, with tensors on the CPU."""
         return read(Path(path))
 
     def remove_checkpoint(self, path: Any) -> None:
-        """Lightning asks for it; we replace folders and never remove one."""
+        """Required by Lightning; folders are replaced and never removed."""
         raise NotADirectoryError(f"{path}: checkpoints are replaced as whole folders, never removed")
 
 
@@ -51,14 +51,14 @@ def read(folder: Path, plain: bool = False) -> dict[str, Any]:
     """Reads what `write` wrote.
 
     Args:
-        folder: of the checkpoint.
-        plain: True leaves the tensors out (None in their places) and costs next to nothing.
+        folder: the checkpoint's.
+        plain: True skips the tensors (None takes their place), which is almost free.
 
     Raises:
-        UserError: there is no whole checkpoint in `folder`.
+        UserError: `folder` has no complete checkpoint.
     """
     if settled(folder) is None:
-        raise UserError(f"{folder}: there is no checkpoint here.")
+        raise UserError(f"{folder}: no checkpoint found here.")
     tensors: Mapping[str, Tensor | None] = (
         defaultdict(lambda: None) if plain else load_file(folder / "tensors.safetensors")
     )
@@ -66,7 +66,7 @@ def read(folder: Path, plain: bool = False) -> dict[str, Any]:
 
 
 def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The same with storages of their own, as safetensors wants it; only what shares one is copied."""
+    """Gives each tensor its own storage, as safetensors requires; only shared ones are copied."""
     taken: set[int] = set()
     for name, tensor in tensors.items():
         storage = tensor.untyped_storage().data_ptr()

@@ -1,4 +1,4 @@
-"""What ranks tell each other. With one rank each function gives back what it got, without torch.distributed."""
+"""Communication between ranks; with one rank nothing is communicated and torch.distributed is not used."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ BUCKET_BYTES = 32 * 2**20
 
 
 def is_distributed() -> bool:
-    """Whether there are other ranks to talk to."""
+    """Whether there are other ranks."""
     return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
 
 
 def end_collectives(*, together: bool) -> None:
-    """Leaves the other ranks, which may end; a process that runs another job joins anew.
+    """Leaves the process group, after which other ranks may exit; a process with another job joins again.
 
     Args:
-        together: waits for the others first; False after an error, when they may be gone.
+        together: wait for the other ranks first; False after an error, when they may be gone.
     """
     if distributed.is_available() and distributed.is_initialized():
         if together:
@@ -36,7 +36,7 @@ def end_collectives(*, together: bool) -> None:
 
 
 def summed(values: Tensor) -> Tensor:
-    """The element-wise sum of all ranks' `values`, the same on every rank."""
+    """Element-wise sum of `values` over ranks, the same on every rank."""
     if is_distributed():
         values = values.clone()
         beat("wait")
@@ -46,7 +46,7 @@ def summed(values: Tensor) -> Tensor:
 
 
 def largest(values: Tensor) -> Tensor:
-    """The element-wise largest of all ranks' `values`, the same on every rank."""
+    """Element-wise maximum of `values` over ranks, the same on every rank."""
     if is_distributed():
         values = values.clone()
         beat("wait")
@@ -56,7 +56,7 @@ def largest(values: Tensor) -> Tensor:
 
 
 def gathered(value: T) -> list[T]:
-    """Every rank's plain value, in the order of ranks, on every rank."""
+    """Every rank's plain value, in rank order, on every rank."""
     if not is_distributed():
         return [value]
     everyone: list[T] = [value] * distributed.get_world_size()
@@ -67,13 +67,13 @@ def gathered(value: T) -> list[T]:
 
 
 def gathered_rows(*columns: Tensor) -> tuple[list[Tensor], slice]:
-    """All ranks' rows, in the order of ranks, and where this rank's are among them.
+    """All ranks' rows, in rank order, and the slice that is this rank's.
 
     Args:
-        columns: (B, ...) each, of the same rows; each rank may have another B.
+        columns: (B, ...) each, of the same rows; B may differ between ranks.
 
     Returns:
-        (R, ...) for each column, without a graph, the same on every rank; and the B of them that are this rank's.
+        (R, ...) per column, without a graph, the same on every rank; and the slice of the B rows of this rank.
     """
     size = len(columns[0])
     if not is_distributed():
@@ -90,7 +90,7 @@ def gathered_rows(*columns: Tensor) -> tuple[list[Tensor], slice]:
 
 
 def _from_ranks(values: Tensor) -> list[Tensor]:
-    """Every rank's `values`, which are of the same shape on all of them."""
+    """Every rank's `values`, of the same shape on all."""
     everyone = [torch.empty_like(values) for _ in range(distributed.get_world_size())]
     beat("wait")
     distributed.all_gather(everyone, values)
@@ -99,15 +99,15 @@ def _from_ranks(values: Tensor) -> list[Tensor]:
 
 
 def sum_gradients(parameters: Sequence[Parameter]) -> None:
-    """Replaces each parameter's gradient by the sum over all ranks.
+    """Replaces each parameter's gradient by its sum over ranks.
 
-    Not DistributedDataParallel: that divides by the number of ranks whatever their shares weigh, wants every
-    parameter in every backward pass or searches the graph for those that are not, and breaks where a parameter
-    is thawed after the wrap. A parameter to which no rank has a gradient keeps none, as with one process, so
-    that the optimizer leaves it alone there too.
+    DistributedDataParallel does not fit: it divides by the number of ranks whatever their shares weigh, needs every
+    parameter in every backward pass or searches the graph for unused ones, and fails if a parameter is unfrozen after
+    wrapping. A parameter without a gradient on any rank keeps none, as with one process, so the optimizer skips it
+    there too.
 
     Args:
-        parameters: the same, in the same order, on every rank.
+        parameters: the same ones in the same order on every rank.
     """
     if not is_distributed() or not parameters:
         return
@@ -129,9 +129,9 @@ def sum_gradients(parameters: Sequence[Parameter]) -> None:
 
 
 def average_statistics(model: nn.Module) -> None:
-    """Replaces running statistics that are being trained by their mean over ranks, so that ranks stay equal.
+    """Averages trained running statistics over ranks, so that ranks stay equal.
 
-    Each rank's come from its own rows; they are those of the whole batch only nearly, as micro-batches' are.
+    Each rank's come from its own rows; like those of micro-batches, they approximate those of the whole batch.
     """
     if not is_distributed():
         return
@@ -143,7 +143,7 @@ def average_statistics(model: nn.Module) -> None:
 
 
 def _buckets(gradients: list[Tensor]) -> list[list[Tensor]]:
-    """Neighbours of one dtype, up to `BUCKET_BYTES` together: large messages, and the first goes out early."""
+    """Groups neighbours of one dtype up to `BUCKET_BYTES`: messages are large, and the first is sent early."""
     buckets: list[list[Tensor]] = []
     room = 0
     for gradient in gradients:

@@ -1,4 +1,4 @@
-"""metrics.csv: one row per logged optimizer step or evaluation, appended, cut back on resume."""
+"""metrics.csv: one row per logged optimizer step or evaluation, appended, and truncated on resume."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from mmft.files import write_text
 
 
 class CsvLog(Logger):
-    """Appends rows; a metric seen for the first time becomes a new last column.
+    """Appends rows; a new metric becomes the last column.
 
     Lightning's own CSVLogger deletes an existing file on resume.
 
     Args:
         path: the file.
-        keep_rows: rows that a resumed run keeps of an existing file; None: all.
-        writes: False leaves the file to another rank.
+        keep_rows: rows of an existing file that a resumed run keeps; None for all.
+        writes: False on ranks that must not write.
     """
 
     def __init__(self, path: Path, keep_rows: int | None = None, writes: bool = True) -> None:
@@ -47,10 +47,10 @@ class CsvLog(Logger):
         return ""
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """Nothing: config.yaml has them."""
+        """Does nothing: config.yaml has them."""
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """One row: `step` (optimizer steps done) and the metrics."""
+        """Appends a row of `step` (optimizer steps done) and the metrics."""
         if not self.writes:
             return
         row = {"step": step, **metrics}

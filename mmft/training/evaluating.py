@@ -1,4 +1,4 @@
-"""`Evaluating`: the LightningModule that measures a model on a task."""
+"""`Evaluating`: the LightningModule that evaluates a model on a task."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class Evaluating(pl.LightningModule):
 
     Args:
         model: the model.
-        task: loss and metrics.
+        task: provides loss and metrics.
 
     Attributes:
-        results: the last evaluation's metrics by split (`val`, `test`).
-        tables: the last evaluation's tables by name.
+        results: metrics of the last evaluation, by split (`val`, `test`).
+        tables: tables of the last evaluation, by name.
     """
 
     def __init__(self, model: VisionLanguageModel, task: Task) -> None:
@@ -37,19 +37,19 @@ class Evaluating(pl.LightningModule):
         self.results: dict[str, dict[str, float]] = {}
         self.tables: dict[str, list[list[Any]]] = {}
         self.metrics = task.metrics()
-        self._losses: list[tuple[int, Tensor, Tensor]] = []  # number of the batch, (K,) loss sums, (K,) weights
+        self._losses: list[tuple[int, Tensor, Tensor]] = []  # batch number, (K,) loss sums, (K,) weights
 
     @property
     def evaluated(self) -> VisionLanguageModel:
-        """The model that an evaluation runs on."""
+        """The model that is evaluated."""
         return self.model
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Adds a batch of the validation rows to the metrics."""
+        """Updates the metrics with a validation batch."""
         self._evaluate(batch, batch_idx)
 
     def on_validation_epoch_start(self) -> None:
-        """Starts from nothing, whatever an interrupted evaluation left."""
+        """Resets the metrics, also after an interrupted evaluation."""
         self._losses = []
         self.metrics.reset()
 
@@ -58,11 +58,11 @@ class Evaluating(pl.LightningModule):
         self._log_evaluation("val")
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Adds a batch of the test rows to the metrics."""
+        """Updates the metrics with a test batch."""
         self._evaluate(batch, batch_idx)
 
     def on_test_epoch_start(self) -> None:
-        """Starts from nothing."""
+        """Resets the metrics."""
         self.on_validation_epoch_start()
 
     def on_test_epoch_end(self) -> None:
@@ -74,14 +74,14 @@ class Evaluating(pl.LightningModule):
             return
         outputs, batch = with_negatives(self.evaluated, batch)
         self.task.update(self.metrics, outputs, batch)
-        number = index * self.trainer.world_size + self.global_rank  # among all ranks' batches
+        number = index * self.trainer.world_size + self.global_rank  # among the batches of all ranks
         self._losses.append((number, self.task.loss_sums(outputs, batch), self.task.normalisers(batch)))
 
     def _mean_losses(self) -> dict[str, float]:
-        """The mean loss over all ranks' rows, added up in the order of batches: the same for any number of ranks.
+        """The mean loss over the rows of all ranks, summed in batch order: the same for any number of ranks.
 
-        Where it has several terms, each of them is there, too, and it is the weighted sum of those that have a row.
-        Empty: there was no row. nan: no row has a weight.
+        With several terms each is returned too, and the loss is the weighted sum of those that have rows. Empty without
+        rows, nan if no row has a weight.
         """
         own = [(number, losses.tolist(), weights.tolist()) for number, losses, weights in self._losses]
         parts = sorted(part for rank in gathered(own) for part in rank)
@@ -100,7 +100,7 @@ class Evaluating(pl.LightningModule):
     def _log_evaluation(self, split: str) -> None:
         losses = self._mean_losses()
         if not losses:
-            raise UserError(f"No row of {split} could be read, so there is nothing to measure; see bad_rows.csv.")
+            raise UserError(f"No row of {split} could be read, so nothing can be evaluated; see bad_rows.csv.")
         merge_metrics(self.metrics, [number for number, _, _ in self._losses])
         if prompts := self.task.prompts():
             self.task.take_prompts(fused_texts(self.evaluated, prompts, self.device))
@@ -111,6 +111,6 @@ class Evaluating(pl.LightningModule):
         self._write(named)
 
     def _write(self, values: dict[str, float]) -> None:
-        """One line to every logger, under the number of optimizer steps done."""
+        """Logs one line to every logger, by optimizer step."""
         for logger in self.trainer.loggers if self.trainer.is_global_zero else ():
             logger.log_metrics({"epoch": self.current_epoch, **values}, step=self.global_step)

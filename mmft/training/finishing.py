@@ -1,4 +1,4 @@
-"""After the last step: which weights the finished model has, and how good it is on the test rows."""
+"""After the last step: selects the weights of the finished model and evaluates it on the test rows."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 def finish(config: TrainConfig, module: FineTuning, callbacks: Sequence[pl.Callback]) -> dict[str, Any]:
-    """Puts the finished model's weights into `module`: best, last or a soup. Gives what the summary says of it."""
+    """Loads the finished model's weights (best, last or a soup) into `module`; returns values for the summary."""
     checkpointing = next(c for c in callbacks if isinstance(c, Checkpointing))
     if checkpointing.stopped_early:
         total = module.trainer.datamodule.plan.total  # type: ignore[attr-defined]
@@ -41,7 +41,7 @@ def _chosen(config: TrainConfig, module: FineTuning, checkpointing: Checkpointin
     if use_best:
         module.load_state_dict(validated_weights(checkpointing.best), strict=False)
     step = best if use_best else module.trainer.global_step
-    log.info("the finished model is that of optimizer step %s", step)
+    log.info("finished model: weights of optimizer step %s", step)
     found = {"monitor": None if best is None else f"val/{monitor}", "best_step": best, "model_step": step}
     return found | ({"val": checkpointing.best_metrics} if use_best else {})
 
@@ -49,7 +49,7 @@ def _chosen(config: TrainConfig, module: FineTuning, checkpointing: Checkpointin
 def test_finished(
     trainer: pl.Trainer, module: FineTuning, data: VisionLanguageData, folder: RunFolder, logger: RunLogger
 ) -> None:
-    """Tests the finished model on the test rows; what comes out goes into the run folder and to the logger."""
+    """Evaluates the finished model on the test rows; results go to the run folder and the logger."""
     trainer.test(module, datamodule=data, verbose=False)
     found = module.results["test"]
     folder.update_summary(test=found)

@@ -1,12 +1,12 @@
-"""The step where a loss is over pairs: it is over all pairs of the logical batch, its memory that of a micro-batch.
+"""One optimizer step of a pairwise loss: over all pairs of the logical batch, in the memory of a micro-batch.
 
-Gradient caching (Gao et al. 2021, arXiv 2101.06983): every micro-batch is fused without a graph, the head and the loss
-run once on what all of them and all ranks gave, and then every micro-batch is fused again, with the same dropout, for
-the gradient that its features got. The head's parameters get theirs once, from the loss itself. The last micro-batch
-keeps the graph of its first pass, so that a batch that is its only one is computed once. A frozen encoder runs once:
-its pooled features, which are all that a fusion of pairs reads, are kept for the second pass.
+Gradient caching (Gao et al. 2021, arXiv 2101.06983): every micro-batch is fused without a graph, head and loss run once
+on the features of all micro-batches and ranks, and every micro-batch is fused again with the same dropout to
+backpropagate its features' gradient. The head gets its gradient once, from the loss itself. The last micro-batch keeps
+the graph of its first pass, so a batch of one micro-batch is computed once. Frozen encoders run once: their pooled
+features, all that a pairwise fusion reads, are kept for the second pass.
 
-Legend: B rows of this rank's share, R rows of the logical batch, F width of what is kept of a row, K terms of the loss.
+Legend: B rows of this rank's share, R rows of the logical batch, F width of cached features, K terms of the loss.
 """
 
 from __future__ import annotations
@@ -44,17 +44,16 @@ def accumulate_pairs(
 
     Args:
         batch: this rank's share, B rows, possibly none.
-        micro_batch_size: rows fused at once; None: all.
-        total_weight: (K,) float64 the weight of the whole logical batch over all ranks, for each term of the loss.
+        micro_batch_size: rows fused at once; None for all.
+        total_weight: (K,) float64, weight of the logical batch over all ranks, per term of the loss.
         model: in train mode.
         objective: the terms of the loss.
-        weigh: (K,) the terms' means -> () the loss, times a loss scale where there is one; what the micro-batches
-            get is the gradient of this, and so scaled already.
+        weigh: (K,) mean terms -> () loss, times the loss scale if any, which also scales the micro-batches' gradients.
         backward: runs the backward pass of a loss.
         before_micro_batch: called with the micro-batch's index before each of its passes; seeds dropout.
 
     Returns:
-        (K,) the share's part of the logical batch's mean losses, detached.
+        (K,) this share's part of the logical batch's mean losses, detached.
     """
     parts = list(batch.split(micro_batch_size))
     features, kept, known = _fuse(parts, model, before_micro_batch)
@@ -77,7 +76,7 @@ def accumulate_pairs(
 
 
 def _gathered(features: Tensor, batch: Batch) -> tuple[Tensor, Batch, slice]:
-    """All ranks' features (R, F), what their losses must know of the rows, and which of them are this rank's."""
+    """All ranks' features (R, F), what the losses need of those rows, and the slice that is this rank's."""
     assert batch.target is not None
     known = torch.stack([batch.row, batch.image_present.long(), batch.text_present.long()], dim=1)
     if batch.identity is not None:
@@ -91,8 +90,9 @@ def _gathered(features: Tensor, batch: Batch) -> tuple[Tensor, Batch, slice]:
 def _fuse(
     parts: list[Batch], model: VisionLanguageModel, before_micro_batch: Callable[[int], None]
 ) -> tuple[Tensor | None, Tensor | None, list[dict[str, Encoded]]]:
-    """Features (B, F) without a graph, those of the last micro-batch with one (None, None where there is no row), and
-    of each micro-batch what frozen encoders gave.
+    """Features (B, F) without a graph, the last micro-batch's with one, and all frozen encoders' outputs.
+
+    Features are None without rows; outputs are one dict per micro-batch.
     """
     found: list[Tensor] = []
     known: list[dict[str, Encoded]] = [{} for _ in parts]
@@ -105,7 +105,7 @@ def _fuse(
 
 @contextmanager
 def _keeping(model: VisionLanguageModel, into: dict[str, Encoded]) -> Iterator[None]:
-    """While it holds, pooled features (b, D) of frozen encoders go into `into`, in the place of tokens one of zeros."""
+    """Stores pooled features (b, D) of frozen encoders in `into`, with one zero token for their tokens."""
 
     def keep(name: str, encoded: Encoded) -> None:
         pooled = encoded.pooled.detach()
@@ -126,14 +126,14 @@ def _keeping(model: VisionLanguageModel, into: dict[str, Encoded]) -> Iterator[N
 
 
 def _fused(model: VisionLanguageModel, rows: Batch, known: _Known = MappingProxyType({})) -> Tensor:
-    """(b, F), see `_widths`. Autocast casts weights anew: those that it keeps from a pass without a graph have none."""
+    """(b, F), see `_widths`. Resets autocast's cache: weights cast in a pass without a graph have none."""
     torch.clear_autocast_cache()
     fused = model.fuse(rows, known)
     return fused.features if model.auxiliary is None else torch.cat(fused, dim=-1)
 
 
 def _widths(model: VisionLanguageModel) -> tuple[int, ...]:
-    """Of what is kept of a row: fused features, and both encoders' pooled ones where something reads them."""
+    """Widths of the cached features: the fused ones, and both encoders' pooled ones if something reads them."""
     encoders = () if model.auxiliary is None else (model.image_encoder.widths.pooled, model.text_encoder.widths.pooled)
     return (model.fusion.width, *encoders)
 
@@ -145,13 +145,13 @@ def _taken_apart(model: VisionLanguageModel, kept: Tensor) -> Fused:
 
 
 def _with_gradient(features: Tensor, gradient: Tensor) -> Tensor:
-    """() of which the gradient with respect to `features` (b, F) is `gradient` (b, F)."""
+    """() whose gradient with respect to `features` (b, F) is `gradient` (b, F)."""
     return (features * gradient.to(features)).sum()
 
 
 @contextmanager
 def _statistics_kept(model: nn.Module) -> Iterator[None]:
-    """Running statistics have seen every row once already; a second pass leaves them as they are."""
+    """Freezes running statistics, which have seen every row already, during the second pass."""
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.training]
     kept = [(buffer, buffer.clone()) for module in norms for buffer in module.buffers()]
     yield

@@ -1,4 +1,4 @@
-"""How much memory a device's tensors, or this process, hold and have held."""
+"""Current and peak memory of a device's tensors, or of this process."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from pathlib import Path
 
 import torch
 
-_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")  # of Linux
-_KIB_OR_BYTES = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
+_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")  # Linux only
+_KIB_OR_BYTES = 1 if sys.platform == "darwin" else 1024  # unit of ru_maxrss
 
 
 def held_bytes(device: torch.device) -> int:
-    """Bytes that torch holds on a GPU now, or that this process holds in memory (resident set size)."""
+    """Bytes that torch currently holds on a GPU, or the resident set size of this process."""
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device)
     return _of_status("VmRSS") or peak_bytes(device)
 
 
 def peak_bytes(device: torch.device) -> int:
-    """The most that `held_bytes` was since `forget_peak`; where the system cannot forget, since the start."""
+    """Peak of `held_bytes` since `forget_peak`; since the start if the system cannot reset it."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return _of_status("VmHWM") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _KIB_OR_BYTES
 
 
 def forget_peak(device: torch.device) -> None:
-    """The peak is what is held now."""
+    """Resets the peak to the current value."""
     if device.type == "cuda":
-        torch.cuda.init()  # before it, torch resets nothing and raises
+        torch.cuda.init()  # torch raises on a reset before initialisation
         torch.cuda.reset_peak_memory_stats(device)
         return
     try:
@@ -40,7 +40,7 @@ def forget_peak(device: torch.device) -> None:
 
 
 def release_unused() -> None:
-    """Gives back to the system what was freed, so that what is held is what is in use; glibc keeps it else."""
+    """Returns freed memory, which glibc would keep, to the system, so that `held_bytes` measures memory in use."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)

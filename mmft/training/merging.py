@@ -1,4 +1,4 @@
-"""Metrics of all ranks become one: as if one process had seen every batch, in order."""
+"""Merges the metrics of all ranks as if one process had seen every batch in order."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ _TOGETHER: dict[Any, Any] = {
 def merge_metrics(metrics: MetricCollection, numbers: Sequence[int]) -> None:
     """Gives every rank's `metrics` the state that one process would have.
 
-    torchmetrics' own synchronising waits for ever where one rank has had no batch, and appends rank to rank, so
-    that the order of rows, and with it rounding, depends on how many ranks there are.
+    torchmetrics' own synchronisation hangs if one rank had no batch. It also concatenates by rank, so row order, and
+    with it rounding, would depend on the number of ranks.
 
     Args:
-        metrics: changed in place; nothing to do with one rank.
-        numbers: of the batches that this rank has added, among all ranks' batches, in the order of adding.
+        metrics: changed in place; unchanged with one rank.
+        numbers: of the batches that this rank added, among the batches of all ranks, in the order added.
 
     Raises:
-        NotImplementedError: a metric keeps a state that is neither a sum, an extreme nor a list of batches.
+        NotImplementedError: a metric has a state that is neither a sum, an extreme nor a list of batches.
     """
     if not is_distributed():
         return

@@ -1,9 +1,8 @@
-"""Modality dropout: in training a row's image or its text is taken for absent, now and then.
+"""Modality dropout: in training, a row's image or text is sometimes treated as missing.
 
-So the stand-ins for what is missing are trained, and the model learns to do with either alone (ModDrop, Neverova et al.
-2015, arXiv 1501.00102). What is absent is chosen on the logical batch, as a function of (seed, optimizer step, row
-number): micro-batches, ranks and a resumption change nothing. The data workers know nothing of it, and evaluation
-sees the rows as they are.
+This trains the stand-ins for missing inputs, and the model learns to work with either modality alone (ModDrop, Neverova
+et al. 2015, arXiv 1501.00102). What is dropped is a function of (seed, optimizer step, row number), so micro-batches,
+ranks and resuming change nothing. Data workers are unaware of it, and evaluation sees the rows unchanged.
 
 Legend: B rows of this rank's share of a logical batch.
 """
@@ -19,15 +18,15 @@ from mmft.batch import Batch
 
 
 def drop_modalities(batch: Batch, probability: float, seed: int, step: int) -> Batch:
-    """The batch with one modality of some rows taken for absent.
+    """Returns the batch with one modality of some rows treated as missing.
 
-    A row that has both loses one with `probability`, its image or its text with half of it each, never both; a row
-    that has one keeps it. A row that comes twice in a step (`data.sampler=balanced`) loses the same both times.
+    A row that has both loses one with `probability`, image or text with equal chance, never both; a row with one keeps
+    it. A row that occurs twice in a step (`data.sampler=balanced`) loses the same one both times.
 
     Args:
-        batch: this rank's share of the logical batch; is not changed.
-        probability: 0 gives the batch itself.
-        seed: of the run.
+        batch: this rank's share of the logical batch; not changed.
+        probability: 0 returns the batch itself.
+        seed: the run's.
         step: the optimizer step, from 0.
     """
     if not probability:
@@ -41,10 +40,10 @@ def drop_modalities(batch: Batch, probability: float, seed: int, step: int) -> B
 
 
 def row_chances(row: Tensor, seed: int, step: int) -> Tensor:
-    """Row numbers (B,) int64 -> (B,) float64 in [0, 1), one for each (seed, step, row), on the rows' own device.
+    """Row numbers (B,) int64 -> (B,) float64 in [0, 1), one per (seed, step, row), on the rows' device.
 
-    SplitMix64 (Steele et al. 2014) with a start that numpy's SeedSequence draws: whole numbers only, so the same on
-    every device, and without waiting for a GPU.
+    SplitMix64 (Steele et al. 2014), started by numpy's SeedSequence: integer arithmetic, so the same on every device
+    and without a GPU sync.
     """
     state = np.random.SeedSequence([seed, step, _PURPOSE]).generate_state(1, np.uint64)
     mixed = int(state.view(np.int64)[0]) + (row + 1) * _signed(0x9E3779B97F4A7C15)
@@ -53,14 +52,14 @@ def row_chances(row: Tensor, seed: int, step: int) -> Tensor:
     return _shifted(mixed ^ _shifted(mixed, 31), 11).double() * 2.0**-53
 
 
-_PURPOSE = int.from_bytes(b"drop", "big")  # in the place of the rank, which `seed_dropout` has there
+_PURPOSE = int.from_bytes(b"drop", "big")  # where `seed_dropout` has the rank
 
 
 def _signed(word: int) -> int:
-    """64 bits as torch's int64, whose products wrap as those of unsigned numbers do."""
+    """64 bits as torch's int64, whose products wrap like unsigned ones."""
     return word - 2**64 if word >= 2**63 else word
 
 
 def _shifted(words: Tensor, by: int) -> Tensor:
-    """The logical shift to the right; torch's own drags the sign along."""
+    """Logical right shift; torch's own copies the sign bit."""
     return (words >> by) & ((1 << (64 - by)) - 1)

@@ -1,8 +1,8 @@
 """`FineTuning`: the LightningModule that trains a model on a task by a tuning plan.
 
-One Lightning batch is one rank's share of one optimizer step (the logical batch). `training_step` gets it
-whole and optimizes by hand, so that `global_step`, schedules, logging and checkpoints all count optimizer
-steps and no state exists inside an accumulation window.
+One Lightning batch is one rank's share of one optimizer step (the logical batch). `training_step` gets it whole and
+uses manual optimization, so that `global_step`, schedules, logging and checkpoints all count optimizer steps and there
+is no state inside an accumulation window.
 """
 
 from __future__ import annotations
@@ -41,20 +41,20 @@ class FineTuning(Evaluating):
 
     Args:
         model: the model.
-        task: metrics.
-        objective: what training makes small.
-        plan: what is trained; its groups are the optimizer's.
+        task: provides the metrics.
+        objective: the loss that training minimises.
+        plan: which parameters are trained; its groups become the optimizer's.
         make_optimizer: groups -> optimizer.
-        clip_norm: largest gradient norm; None: not clipped.
+        clip_norm: maximum gradient norm; None disables clipping.
         seed: seed of dropout.
-        log_every_steps: a line to the loggers after every so many optimizer steps.
-        shards: every rank keeps a part of the model (`trainer=fsdp`).
-        modality_dropout: with this probability a row is trained on without its image or its text.
-        loss_scale: of float16 gradients; None in other precisions.
+        log_every_steps: optimizer steps between two lines in the loggers.
+        shards: whether the model is sharded over ranks (`trainer=fsdp`).
+        modality_dropout: probability that a row is trained on without its image or its text.
+        loss_scale: for float16 gradients; None in other precisions.
 
     Attributes:
-        micro_batch_size: rows computed at once; the `GradientAccumulation` callback sets it.
-        step_seconds: what each optimizer step took.
+        micro_batch_size: rows computed at once; set by the `GradientAccumulation` callback.
+        step_seconds: duration of each optimizer step.
     """
 
     micro_batch_size: int | None = None
@@ -75,7 +75,7 @@ class FineTuning(Evaluating):
     ) -> None:
         super().__init__(model, task)
         self.automatic_optimization = False
-        self.strict_loading = False  # checkpoints hold what is trained; on_load_checkpoint checks the names
+        self.strict_loading = False  # checkpoints hold trained weights only; on_load_checkpoint checks the names
         self.objective, self.plan = objective, plan
         self.clip_norm = clip_norm
         self.seed = seed
@@ -85,22 +85,22 @@ class FineTuning(Evaluating):
         self._make_optimizer = make_optimizer
         self._to_be_sharded = shards
         self._shards: Shards | None = None
-        self._whole: VisionLanguageModel | None = None  # while a sharded model is evaluated
+        self._whole: VisionLanguageModel | None = None  # during an evaluation of a sharded model
         self._trained = _parameters(plan)
-        self._weights: Tensor | None = None  # (K,) float64 of the last step's terms, over all ranks
-        self._unchecked: Tensor | None = None  # (2 + W,) the last step's loss, gradient norm, and ranks' wishes
+        self._weights: Tensor | None = None  # (K,) float64, per term of the last step, over all ranks
+        self._unchecked: Tensor | None = None  # (2 + W,) the last step's loss, gradient norm, ranks' requests
         self.agreement = Agreement(alone=True)
         self.step_seconds: list[float] = []
 
     def configure_model(self) -> None:
-        """Shards the model, once its ranks know each other; `ShardedModel` calls this."""
+        """Shards the model once the process group exists; called by `ShardedModel`."""
         if self._to_be_sharded and self._shards is None and self.device_mesh is not None:
             self._shards = Shards(self.model, self.device_mesh["data_parallel"])
             self.plan.rebind(self.model)
             self._trained = _parameters(self.plan)
 
     def finished(self) -> VisionLanguageModel:
-        """After training: the model, whole on every rank; looks at the last step, too (see `check_finite`)."""
+        """The trained model, unsharded on every rank; checks the last step first (see `check_finite`)."""
         self.check_finite()
         if self._shards is not None:
             self.model = self._shards.whole()
@@ -109,31 +109,31 @@ class FineTuning(Evaluating):
 
     @property
     def evaluated(self) -> VisionLanguageModel:
-        """The model, or a whole copy of a sharded one."""
+        """The model, or the unsharded copy of a sharded one."""
         return self.model if self._whole is None else self._whole
 
     def on_validation_epoch_start(self) -> None:
-        """Starts from nothing; puts a sharded model's weights together."""
+        """Resets the metrics and gathers a sharded model's weights."""
         super().on_validation_epoch_start()
         self._whole = None if self._shards is None else self._shards.whole()
 
     def on_validation_epoch_end(self) -> None:
-        """Logs `val/...`; lets go of what was put together."""
+        """Logs `val/...` and releases gathered weights."""
         super().on_validation_epoch_end()
         if self._shards is not None:
             self._whole = None
             self._shards.release()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """The plan's groups; `LearningRateWarmup` is the only writer of their rates."""
+        """Builds the optimizer over the plan's groups; only `LearningRateWarmup` sets their rates."""
         return self._make_optimizer(self.plan.optimizer_groups())
 
     def on_fit_start(self) -> None:
-        """From here on it is known how many ranks there are."""
+        """Sets up `agreement`, now that the number of ranks is known."""
         self.agreement = Agreement(alone=self.trainer.world_size == 1)
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
-        """One optimizer step over a logical batch of which `batch` is this rank's share."""
+        """One optimizer step over a logical batch; `batch` is this rank's share."""
         start = time.perf_counter()
         self.check_finite()
         optimizer: Any = self.optimizers()
@@ -145,16 +145,16 @@ class FineTuning(Evaluating):
     def update(
         self, batch: Batch, optimizer: Any, step: int, backward: Callable[[Tensor], None]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The arithmetic of an optimizer step; what `mmft check` tries, too.
+        """The arithmetic of an optimizer step, also used by `mmft check`.
 
         Args:
             batch: this rank's share of the logical batch.
-            optimizer: of the plan's groups.
-            step: its number, from 0.
+            optimizer: over the plan's groups.
+            step: the step's number, from 0.
             backward: runs the backward pass of a loss.
 
         Returns:
-            (K,) this rank's part of the losses, () the gradient's norm over all ranks, (W,) the ranks' wishes.
+            (K,) this rank's part of the losses, () gradient norm over all ranks, (W,) summed requests of the ranks.
         """
         optimizer.zero_grad()
         batch = drop_modalities(batch, self.modality_dropout, self.seed, step)
@@ -162,18 +162,18 @@ class FineTuning(Evaluating):
         told = summed(torch.cat([weights, self.agreement.as_tensor(weights)]))
         self._weights = told[: len(weights)]
         losses = self._backward(batch, step, self._weights, backward)
-        if self._shards is None:  # or the backward pass has done it
+        if self._shards is None:  # else the backward pass has summed them
             sum_gradients(self._trained)
         norm = self._step(optimizer)
         average_statistics(self.model)
         return losses, norm, told[len(weights) :]
 
     def _step(self, optimizer: Any) -> Tensor:
-        """Unscales and clips the gradient of all ranks, and steps; gives the gradient's norm () before clipping.
+        """Unscales and clips the gradient, steps the optimizer, and returns the gradient norm () before clipping.
 
-        A step whose scaled gradient overflowed is made without a gradient: it changes neither weights nor moments, and
-        counts as every other, for the schedule, `global_step` and the loggers. Its line has its loss, a norm that is
-        not finite, and the scale that was too large (`train/loss_scale`); `train/skipped_steps` counts them all.
+        After an overflow the step is made without a gradient: weights and moments stay, and it counts like any other
+        for the schedule, `global_step` and the loggers. Its log line has its loss, a non-finite norm, and the scale
+        that was too large (`train/loss_scale`); `train/skipped_steps` counts such steps.
         """
         scale = self.loss_scale
         if scale is not None:
@@ -185,20 +185,20 @@ class FineTuning(Evaluating):
         return norm
 
     def _weigh(self, means: Tensor) -> Tensor:
-        """(K,) the terms' means -> () what the backward pass starts from."""
+        """(K,) mean terms -> () the scaled loss that is backpropagated."""
         loss = self.objective.weigh(means)
         return loss if self.loss_scale is None else loss * self.loss_scale.value
 
     def _checked(self, losses: Tensor) -> Tensor:
-        """() the loss that `check_finite` looks at: of this rank, which a norm that is not finite tells the others.
+        """() the loss for `check_finite`: this rank's, since a non-finite gradient norm reveals it to the other ranks.
 
-        That norm is no error where it was scaled, so that there the loss itself is summed, on all ranks alike.
+        After an overflow the norm reveals nothing, so the loss is summed over all ranks.
         """
         loss = self.objective.weigh(losses)
         return summed(loss) if self.loss_scale is not None and self.loss_scale.overflowed else loss
 
     def _backward(self, batch: Batch, step: int, weights: Tensor, backward: Callable[[Tensor], None]) -> Tensor:
-        """Adds this rank's part of the gradient; gives its part (K,) of the losses. `weights`: (K,) of all ranks."""
+        """Adds this rank's part of the gradient and returns its losses (K,); `weights` (K,) are of all ranks."""
         objective = self.objective
 
         def before_micro_batch(index: int) -> None:
@@ -225,10 +225,10 @@ class FineTuning(Evaluating):
         return norm
 
     def check_finite(self) -> None:
-        """Looks at the last step's loss and gradient, before anything is saved and before the next step.
+        """Checks the last step's loss and gradient, before anything is saved and before the next step.
 
         Raises:
-            TrainingError: one of them is not finite; a gradient under a loss scale may overflow.
+            TrainingError: the loss is not finite, or the gradient is not although there is no loss scale.
         """
         values, self._unchecked = self._unchecked, None
         if values is None:
@@ -243,15 +243,15 @@ class FineTuning(Evaluating):
             )
 
     def _log_step(self, losses: Tensor, norm: Tensor) -> None:
-        # Lightning's `log` costs more than a small model's step, and counts steps in its own way on resume.
+        # Lightning's `log` costs more than a small model's step, and counts steps differently on resume.
         if self.global_step == 1 or self.global_step % self.log_every_steps == 0:
             assert self._weights is not None
             losses, known = summed(losses), self._weights > 0
             told = {}
-            if len(losses) > 1:  # a term that no row of the step has a loss by has none
+            if len(losses) > 1:  # nan for a term without rows in this step
                 means = torch.where(known, losses, torch.nan).tolist()
                 told = {f"train/loss/{name}": mean for name, mean in zip(self.objective.terms, means, strict=True)}
-            loss = float(self.objective.weigh(losses)) if known.any() else math.nan  # as val/loss: 0 would be perfect
+            loss = float(self.objective.weigh(losses)) if known.any() else math.nan  # as val/loss: 0 would look perfect
             told |= {"train/loss": loss, "train/grad_norm": float(norm)}
             if (scale := self.loss_scale) is not None:
                 told |= {"train/loss_scale": scale.used, "train/skipped_steps": float(scale.skipped_steps)}
@@ -260,7 +260,7 @@ class FineTuning(Evaluating):
             self._write({**told, **rates})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keeps what the run has changed; what is frozen is known by its hash."""
+        """Keeps only what the run has changed; frozen weights are identified by hash."""
         self.check_finite()
         kept = self.saved_names()
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in kept}
@@ -269,7 +269,7 @@ class FineTuning(Evaluating):
             checkpoint["loss_scale"] = self.loss_scale.state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuses a checkpoint whose names are not exactly those that the run changes."""
+        """Rejects a checkpoint whose names are not exactly those that the run changes."""
         difference = set(checkpoint["state_dict"]) ^ self.saved_names()
         if difference:
             raise TrainingError(f"The checkpoint does not fit: {len(difference)} names differ, e.g. {min(difference)}.")
@@ -278,7 +278,7 @@ class FineTuning(Evaluating):
             self.loss_scale.load_state(checkpoint["loss_scale"])
 
     def saved_names(self) -> set[str]:
-        """Names of the state dict that a checkpoint holds."""
+        """State dict names that a checkpoint holds."""
         return {f"model.{name}" for name in self.plan.saved_names(self.model)}
 
 

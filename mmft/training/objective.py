@@ -1,7 +1,7 @@
-"""What training makes small: the weighted sum of mean losses, each of which is logged.
+"""The training objective: a weighted sum of mean losses, each of which is logged.
 
-A term is a sum over rows that is divided by the rows' weight, both over the whole logical batch; so a term over few of
-its rows (those that have an image) is a mean over these.
+Each term is a sum over rows divided by the rows' weight, both over the whole logical batch; a term that covers few rows
+(those with an image) is thus a mean over these.
 
 Legend: B rows of this rank's share, R rows of the logical batch, K terms, C outputs.
 """
@@ -27,20 +27,20 @@ Alignment = Literal["none", "kl", "contrastive"]
 
 
 class Objective:
-    """The task's terms, and those that are there in training alone.
+    """The task's loss terms and the auxiliary ones of training.
 
     Args:
         task: its `loss_terms` come first.
-        modality_weight: of the task's own terms by the image alone and by the text alone; 0: there are none.
-        alignment: what is made small between the features of a row's image and of its text.
-        alignment_weight: of that.
+        modality_weight: weight of the task's terms on the image alone and on the text alone; 0 disables them.
+        alignment: loss that aligns the features of a row's image and text.
+        alignment_weight: its weight.
 
     Raises:
-        UserError: one of several tasks has the name of another term.
+        UserError: a subtask has the name of another term.
 
     Attributes:
         terms: weight by name, in the order of the K terms.
-        pairwise: whether a term is over all pairs of the logical batch's rows.
+        pairwise: whether a term covers all pairs of rows of the logical batch.
     """
 
     def __init__(
@@ -58,18 +58,18 @@ class Objective:
         count = len(task.loss_terms) * (3 if self._by_modality else 1) + (alignment != "none")
         if len(self.terms) < count:
             raise UserError(
-                "model.auxiliary: a task of task.tasks has the name of a loss beside it. There are: "
-                f"{listed(self.terms)}. Give its column another name"
+                "model.auxiliary: a task of task.tasks has the name of an auxiliary loss. The losses are: "
+                f"{listed(self.terms)}. Rename its column"
             )
         self._weights = Constant(torch.tensor(list(self.terms.values()), dtype=torch.float64))
         self.pairwise = task.facts.pairwise or alignment == "contrastive"
 
     def weigh(self, means: Tensor) -> Tensor:
-        """(K,) the terms' means -> () their weighted sum."""
+        """(K,) mean terms -> () their weighted sum."""
         return (means * self._weights.like(means)).sum()
 
     def normalisers(self, batch: Batch) -> Tensor:
-        """(K,) float64 the weights that the terms give the rows of `batch`."""
+        """(K,) float64, the weight of the rows of `batch` in each term."""
         found = [self.task.normalisers(batch)]
         if self._by_modality:
             found += [self.task.normalisers(alone) for alone in _by_modality(batch)]
@@ -78,16 +78,16 @@ class Objective:
         return torch.cat(found)
 
     def sums(self, outputs: Outputs, batch: Batch) -> Tensor:
-        """(K,) the terms' sums over rows (B) of which each has its loss by itself."""
+        """(K,) sums over the rows (B), for terms that are computed row by row."""
         return self.pairwise_sums(outputs, batch, slice(None), batch)
 
     def pairwise_sums(self, outputs: Outputs, rows: Batch, own: slice, batch: Batch) -> Tensor:
-        """(K,) the terms' sums over this rank's rows, each against all rows where a term is over pairs.
+        """(K,) sums over this rank's rows; pairwise terms compare each with all rows.
 
         Args:
             outputs: of all R rows of the logical batch.
-            rows: what ranks tell each other of them: targets, weights, who has what.
-            own: the B of them that are this rank's.
+            rows: what ranks share of these rows: targets, weights, which modalities they have.
+            own: slice of the B rows of this rank.
             batch: these B rows.
         """
         if isinstance(self.task, PairwiseTask):
@@ -106,7 +106,7 @@ class Objective:
         return torch.cat([sums.to(found[0]) for sums in found])
 
     def _alignment_sum(self, shared: Tensor, rows: Batch, own: slice) -> Tensor:
-        """() of the projections (R, 2 P), over rows that have both modalities."""
+        """() alignment loss of the projections (R, 2 P), over rows with both modalities."""
         weight = _weight_of_pairs(rows)
         with torch.autocast(shared.device.type, enabled=False):
             image, text = shared.chunk(2, dim=-1)
@@ -125,7 +125,7 @@ def symmetric_kl(one: Tensor, other: Tensor) -> Tensor:
 
 
 def _by_modality(batch: Batch) -> tuple[Batch, Batch]:
-    """The rows as a term by the image alone, and by the text alone, weighs them; a text is mixed with nothing."""
+    """The rows with the weights of the image-only and of the text-only terms; texts are never mixed."""
     return (
         replace(batch, weight=batch.weight * batch.image_present),
         replace(batch, weight=batch.weight * batch.text_present, mixed_target=None, mixed_share=None),
@@ -133,7 +133,7 @@ def _by_modality(batch: Batch) -> tuple[Batch, Batch]:
 
 
 def _weight_of_pairs(batch: Batch) -> Tensor:
-    """(B,) the rows' weights, 0 where a row lacks a modality."""
+    """(B,) row weights, 0 for a row that lacks a modality."""
     return batch.weight * (batch.image_present & batch.text_present)
 
 

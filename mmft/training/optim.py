@@ -1,4 +1,4 @@
-"""Optimizers over the groups of a tuning plan."""
+"""Optimizers over the parameter groups of a tuning plan."""
 
 from __future__ import annotations
 
@@ -26,40 +26,40 @@ def sgd(groups: Groups, momentum: float, nesterov: bool) -> Optimizer:
 
 
 def adamw_8bit(groups: Groups, beta1: float, beta2: float, eps: float) -> Optimizer:
-    """AdamW with both moments in 8 bit, scaled in blocks of 256 (Dettmers et al. 2022, arXiv 2110.02861).
+    """AdamW with both moments in 8 bits, scaled in blocks of 256 (Dettmers et al. 2022, arXiv 2110.02861).
 
-    2 bytes of state per trained value in the place of 8. A parameter of fewer than 4,096 values (norms, biases, LoRA's
-    matrices on a small encoder) keeps 32 bit, where the saving is nothing and the error is not: bitsandbytes'
+    Takes 2 bytes of state per trained value instead of 8. Parameters of fewer than 4,096 values (norms, biases, LoRA
+    matrices of a small encoder) keep 32 bits, since they would save nothing and lose accuracy: bitsandbytes'
     `min_8bit_size`.
     """
     return _of_bitsandbytes("AdamW8bit", groups, beta1, beta2, eps)
 
 
 def paged_adamw(groups: Groups, beta1: float, beta2: float, eps: float) -> Optimizer:
-    """AdamW whose moments are in pages, which a full GPU moves to the CPU's memory (as in arXiv 2305.14314).
+    """AdamW with 32-bit moments in pages that a full GPU moves to CPU memory (as in arXiv 2305.14314).
 
-    They are in 32 bit; those of a parameter of fewer than 100,000 values stay on the GPU.
+    Moments of parameters of fewer than 100,000 values stay on the GPU.
     """
     return _of_bitsandbytes("PagedAdamW", groups, beta1, beta2, eps)
 
 
 def paged_adamw_8bit(groups: Groups, beta1: float, beta2: float, eps: float) -> Optimizer:
-    """`adamw_8bit` in the pages of `paged_adamw`; small parameters as there."""
+    """`adamw_8bit` with the paging of `paged_adamw`, small parameters included."""
     return _of_bitsandbytes("PagedAdamW8bit", groups, beta1, beta2, eps)
 
 
 def _of_bitsandbytes(name: str, groups: Groups, beta1: float, beta2: float, eps: float) -> Optimizer:
-    from bitsandbytes import optim  # nobody else needs it, and it takes a second
+    from bitsandbytes import optim  # takes a second, and only these optimizers need it
 
     kind = getattr(optim, name)
     if not name.startswith("Paged"):
         return kind(groups, betas=(beta1, beta2), eps=eps)  # type: ignore[no-any-return]
 
     class Paged(kind):  # type: ignore[misc, valid-type]
-        """Pages its moments after a resume too; bitsandbytes' own leaves what a checkpoint brought on the GPU."""
+        """Pages loaded moments too; after a resume bitsandbytes' own keeps them on the GPU."""
 
         def to_gpu(self) -> None:
-            """Is called before the first step, when all moments that there are were loaded."""
+            """Called before the first step, when the only moments are loaded ones."""
             for parameter, state in self.state.items():
                 for moment in ("state1", "state2"):
                     loaded = state[moment]
@@ -67,9 +67,9 @@ def _of_bitsandbytes(name: str, groups: Groups, beta1: float, beta2: float, eps:
             super().to_gpu()
 
     optimizer: Any = Paged(groups, betas=(beta1, beta2), eps=eps)
-    optimizer._cpu_paged_warned = True  # it is said here, without a place in bitsandbytes
+    optimizer._cpu_paged_warned = True  # replaced by the warning below
     if all(p.device.type == "cpu" for group in groups for p in group["params"]):
-        log.warning("optim: on a CPU there is nothing to page; the optimizer is as without pages")
+        log.warning("optim: paging needs a GPU; the optimizer runs without it")
     return optimizer  # type: ignore[no-any-return]
 
 

@@ -1,4 +1,4 @@
-"""Texts that are in no row, as a model sees them: the prompts of zero-shot classification."""
+"""Texts that belong to no row, as a model encodes them: the prompts of zero-shot classification."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def fused_texts(model: VisionLanguageModel, texts: Sequence[str], device: torch.
 
     Args:
         model: on `device`, in eval mode.
-        texts: T of them.
+        texts: T texts.
         device: the model's.
     """
     tokenizer, longest = model.text_encoder.tokenizer, model.text_encoder.max_length

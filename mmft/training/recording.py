@@ -1,4 +1,4 @@
-"""What a run's folder says of the run while it lasts, and of how it ended."""
+"""Records a run's status in its folder, during the run and at its end."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def recorded(folder: RunFolder, seed: int, ranks: Ranks, request: StopRequest) -> Iterator[None]:
-    """Keeps `status` true to what happens, and the log open as long."""
+    """Keeps `status` up to date and the log open while the run lasts."""
     folder.path.mkdir(parents=True, exist_ok=True)
     logs.configure(folder.path / "train.log", ranks.rank)
     status = "failed"
@@ -31,13 +31,13 @@ def recorded(folder: RunFolder, seed: int, ranks: Ranks, request: StopRequest) -
         with request.told(), dead_workers():
             yield
         status = "completed"
-    except Pruned as pruned:  # how a trial of a search may end, and nothing to raise
+    except Pruned as pruned:  # a regular end of a search's trial, not an error
         status = "pruned"
         folder.update_summary(**pruned.summary)
         log.info("%s", pruned)
     except (Stopped, SystemExit) as stop:
         status = "stopped"
-        log.info("%s To go on: mmft train resume=%s", stop, folder.path)
+        log.info("%s To resume: mmft train resume=%s", stop, folder.path)
         raise
     except MmftError as error:
         folder.update_summary(error=str(error))
@@ -51,7 +51,7 @@ def recorded(folder: RunFolder, seed: int, ranks: Ranks, request: StopRequest) -
         ) from error
     except Exception as error:
         folder.update_summary(error=f"{type(error).__name__}: {error}")
-        log.debug("a defect of mmft", exc_info=True)
+        log.debug("a bug in mmft", exc_info=True)
         raise
     finally:
         with request.held():

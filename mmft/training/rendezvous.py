@@ -1,7 +1,7 @@
-"""Where ranks meet: one store for the life of the process, and a process group of its own for each job.
+"""Where ranks meet: one store per process, and a new process group for each job.
 
-torch's own way, `env://`, leaves the addresses of a group's sockets in the store, and a second group of the same
-processes (another job of a sweep) would then connect to the first one's.
+torch's own `env://` leaves the socket addresses of a group in the store, so a second group of the same processes
+(another job of a sweep) would connect to those of the first.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _groups = 0
 
 @cache
 def store() -> Store:
-    """The store at `MASTER_ADDR:MASTER_PORT`: torchrun's, or one that the first rank opens."""
+    """The store at `MASTER_ADDR:MASTER_PORT`: torchrun's, or one opened by the first rank."""
     ranks = started()
     torchrun = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     server = TCPStore(
@@ -28,15 +28,15 @@ def store() -> Store:
         int(os.environ["MASTER_PORT"]),
         ranks.world,
         is_master=ranks.is_first and not torchrun,
-        timeout=timedelta(days=30),  # a rank that leads may be busy for long
+        timeout=timedelta(days=30),  # the leader may be busy for long
     )
     return PrefixStore(f"mmft/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", server)
 
 
 def join(backend: str, timeout: timedelta) -> None:
-    """Makes this process's next group, unless it is in one; every rank makes the same ones in the same order."""
+    """Creates this process's next group, unless it is in one; all ranks create the same groups in the same order."""
     global _groups
-    if distributed.is_initialized():  # Lightning asks again when it tests what it has fitted
+    if distributed.is_initialized():  # Lightning calls this again for the test after a fit
         return
     _groups += 1
     ranks = started()

@@ -1,4 +1,4 @@
-"""Learning-rate schedules: pure functions of the optimizer step, all with a linear warm-up in front."""
+"""Learning-rate schedules: pure functions of the optimizer step, each with a linear warm-up."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ from mmft.errors import UserError
 
 
 class Schedule(ABC):
-    """Gives the factor by which the base learning rate is multiplied at an optimizer step.
+    """Returns the factor of the base learning rate at an optimizer step.
 
     Args:
-        warmup: a share of all steps (below 1) or a number of steps.
+        warmup: a fraction of all steps (below 1) or a number of steps.
     """
 
     def __init__(self, warmup: float) -> None:
         self.warmup = warmup
 
     def warmup_steps(self, total: int) -> int:
-        """Optimizer steps of the warm-up out of `total`.
+        """Number of warm-up steps out of `total`.
 
         Raises:
-            UserError: the warm-up is longer than training (never cut in silence).
+            UserError: the warm-up is longer than training; it is never cut silently.
         """
         steps = round(self.warmup * total) if self.warmup < 1 else int(self.warmup)
         if steps > total:
             raise UserError(
-                f"schedule.warmup={self.warmup}: training has only {total} optimizer steps. Give a smaller one."
+                f"schedule.warmup={self.warmup}: training has only {total} optimizer steps. Use a shorter warm-up."
             )
         return steps
 
     def factor(self, step: int, total: int) -> float:
-        """The factor at `step` (from 0) of `total`; the last warm-up step has factor 1."""
+        """The factor at `step` (from 0) of `total`; 1 at the last warm-up step."""
         warmup = self.warmup_steps(total)
         if step < warmup:
             return (step + 1) / warmup
@@ -40,11 +40,11 @@ class Schedule(ABC):
 
     @abstractmethod
     def shape(self, progress: float) -> float:
-        """The factor at `progress` (0 to 1) through what follows the warm-up."""
+        """The factor at `progress` (0 to 1) through the steps after the warm-up."""
 
 
 class Constant(Schedule):
-    """The full rate."""
+    """Constant at the full rate."""
 
     def shape(self, progress: float) -> float:
         """Always 1."""
@@ -52,7 +52,7 @@ class Constant(Schedule):
 
 
 class Cosine(Schedule):
-    """Half a cosine down to `min_factor` (Loshchilov and Hutter, 2017, arXiv 1608.03983)."""
+    """Cosine decay to `min_factor` (Loshchilov and Hutter, 2017, arXiv 1608.03983)."""
 
     def __init__(self, warmup: float, min_factor: float) -> None:
         super().__init__(warmup)
@@ -64,7 +64,7 @@ class Cosine(Schedule):
 
 
 class Linear(Schedule):
-    """A straight line down to `min_factor`."""
+    """Linear decay to `min_factor`."""
 
     def __init__(self, warmup: float, min_factor: float) -> None:
         super().__init__(warmup)
@@ -76,12 +76,12 @@ class Linear(Schedule):
 
 
 class WarmupStableDecay(Schedule):
-    """The full rate, then a straight line down in the last part (Hu et al., 2024, arXiv 2404.06395).
+    """The full rate, then a linear decay in the last part (Hu et al., 2024, arXiv 2404.06395).
 
     Args:
         warmup: as in `Schedule`.
-        decay: share of what follows the warm-up that the last part takes.
-        min_factor: the last rate as a share of the full one.
+        decay: fraction of the steps after the warm-up spent on the decay.
+        min_factor: final rate as a fraction of the full one.
     """
 
     def __init__(self, warmup: float, decay: float, min_factor: float) -> None:

@@ -1,13 +1,13 @@
-"""A model of which every rank keeps a part: fully sharded data parallelism, ZeRO stage 3 (Rajbhandari et al. 2020,
-arXiv 1910.02054), by torch's `fully_shard` (Zhao et al. 2023, arXiv 2304.11277, in its second version).
+"""Fully sharded data parallelism, ZeRO stage 3 (Rajbhandari et al. 2020, arXiv 1910.02054).
 
-Weights, gradients and optimizer states are parted among ranks. A transformer block's weights are put together for
-its forward and its backward pass alone; what stands outside the blocks is one more unit. Gradients are added up over
-ranks by the backward pass itself, so that the step must not add them up again.
+By torch's `fully_shard` (Zhao et al. 2023, arXiv 2304.11277, in its second version). Weights, gradients and optimizer
+states are sharded over ranks. A transformer block's weights are gathered only for its forward and backward pass;
+everything outside the blocks is one more unit. The backward pass itself sums gradients over ranks, so the step must not
+sum them again.
 
-Putting together is a collective: all ranks must run the same modules the same number of times. `Shards.agree` sees
-to that in training. An evaluation, of which ranks have different numbers of batches, runs on a whole copy that is
-made for it, and so does all that comes after training.
+Gathering is a collective: all ranks must run the same modules the same number of times. `Shards.agree` ensures this in
+training. An evaluation, where ranks have different numbers of batches, runs on an unsharded copy, and so does
+everything after training.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from mmft.training.collectives import largest
 
 
 class Shards:
-    """Shards a model in place, and can make a whole one of it.
+    """Shards a model in place, and can gather an unsharded copy.
 
     Args:
         model: the same on every rank; its parameters are replaced by `DTensor`s.
@@ -46,7 +46,7 @@ class Shards:
 
     def __init__(self, model: VisionLanguageModel, mesh: DeviceMesh) -> None:
         _check(model)
-        # About views among the outputs, such as a class token's features; nothing here is changed in place.
+        # Some outputs are views, such as a class token's features; nothing here changes them in place.
         warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor", UserWarning)
         model.__class__ = _EncodingTogether  # as `fully_shard` does, too
         self.model: Any = model
@@ -54,21 +54,21 @@ class Shards:
         for encoder in ENCODERS:
             for block in block_modules(getattr(model, encoder).backbone):
                 fully_shard(block, mesh=mesh, reshard_after_forward=True)
-        fully_shard(model, mesh=mesh, reshard_after_forward=False)  # the rest is needed to the end of the forward pass
+        fully_shard(model, mesh=mesh, reshard_after_forward=False)  # the rest is needed until the forward pass ends
         for module in model.modules():
-            if isinstance(module, FSDPModule):  # a sum over ranks: the loss is divided by the logical batch's weight
+            if isinstance(module, FSDPModule):  # sum over ranks: the logical batch's weight divides the loss
                 module.set_gradient_divide_factor(1.0)
-                module.set_force_sum_reduction_for_comms(True)  # gloo has no other
+                module.set_force_sum_reduction_for_comms(True)  # the only one that gloo has
 
     def agree(self, batch: Batch, micro_batch_size: int | None) -> int:
-        """What all ranks do in an optimizer step, so that all join every collective.
+        """Agrees on an optimizer step's work, so that all ranks join every collective.
 
-        An encoder that some rank's share has rows for runs on every rank; one that none has rows for runs on none and
-        gets no gradient, as with one process.
+        An encoder runs on every rank if some rank has rows for it; otherwise it runs on none and gets no gradient, as
+        with one process.
 
         Args:
             batch: this rank's share.
-            micro_batch_size: rows computed at once; None: all.
+            micro_batch_size: rows computed at once; None for all.
 
         Returns:
             The number of micro-batches.
@@ -83,21 +83,21 @@ class Shards:
         return int(count)
 
     def whole(self) -> VisionLanguageModel:
-        """A model with the weights of this moment, all of them on every rank; `release` lets go of them."""
+        """An unsharded model with the current weights, on every rank; `release` frees them."""
         state = {name: full(value) for name, value in self.model.state_dict().items()}
         self._whole.load_state_dict(state, assign=True)
         return self._whole.to(next(iter(state.values())).device)
 
     def release(self) -> None:
-        """Lets go of the whole model's weights."""
+        """Frees the weights of the unsharded model."""
         state = self._whole.state_dict()
         self._whole.load_state_dict({name: value.to("meta") for name, value in state.items()}, assign=True)
 
 
 class _EncodingTogether(VisionLanguageModel):
-    """Runs the encoders that other ranks wait for although no row here has their modality.
+    """Runs encoders that other ranks wait for even if no row here has their modality.
 
-    They then run on one row of zeros in the first row's place, for nothing and with gradients of zeros.
+    Such an encoder runs on one row of zeros in the first row's place; its output is unused and its gradients are zero.
 
     Attributes:
         always_encodes: these encoders; see `Shards.agree`.
@@ -106,7 +106,7 @@ class _EncodingTogether(VisionLanguageModel):
     always_encodes: Set[str] = frozenset()
 
     def encode_image(self, batch: Batch, rows: Tensor | None, known: Encoded | None = None) -> Encoded:
-        """As the model's own; tokens (B, N, D)."""
+        """As in the model; tokens (B, N, D)."""
         if "image_encoder" in self.always_encodes and rows is not None and not len(rows):
             size = self.image_encoder.image_size
             batch = replace(batch, pixel_values=batch.row.new_zeros(1, 3, size, size, dtype=torch.uint8))
@@ -114,7 +114,7 @@ class _EncodingTogether(VisionLanguageModel):
         return super().encode_image(batch, rows, known)
 
     def encode_text(self, batch: Batch, rows: Tensor | None, known: Encoded | None = None) -> Encoded:
-        """As the model's own; tokens (B, L, D)."""
+        """As in the model; tokens (B, L, D)."""
         if "text_encoder" in self.always_encodes and rows is not None and not len(rows):
             ids = batch.row.new_zeros(1, 8)
             batch = replace(batch, input_ids=ids, attention_mask=torch.ones_like(ids, dtype=torch.bool))
@@ -123,7 +123,7 @@ class _EncodingTogether(VisionLanguageModel):
 
 
 def full(value: Any) -> Any:
-    """A shard's whole tensor (a collective); anything else as it is."""
+    """Gathers the full tensor of a shard (a collective); returns anything else unchanged."""
     if not isinstance(value, DTensor):
         return value
     detached: Any = value.detach()
@@ -131,7 +131,7 @@ def full(value: Any) -> Any:
 
 
 def like(value: Tensor, own: Tensor) -> Tensor:
-    """This rank's part of a whole tensor, sharded and placed as `own` is; no collective."""
+    """This rank's shard of a full tensor, placed as `own` is; not a collective."""
     value = value.to(own.device)
     if not isinstance(own, DTensor):
         return value
@@ -139,7 +139,7 @@ def like(value: Tensor, own: Tensor) -> Tensor:
 
 
 def load_shards(module: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Copies whole tensors into the sharded (and other) tensors of the same names."""
+    """Copies full tensors into the sharded (and other) tensors of the same names."""
     own = module.state_dict()
     with torch.no_grad():
         for name, value in state.items():
@@ -151,8 +151,8 @@ def _check(model: VisionLanguageModel) -> None:
         encoder = getattr(model, part)
         if any(isinstance(m, _BatchNorm) and m.training for m in encoder.modules()):
             raise UserError(
-                f"trainer=fsdp: model.{part} {encoder.source.name} has a BatchNorm, whose statistics would count rows "
-                f"that only keep ranks together. Type trainer=ddp, or tune/{part}=freeze."
+                f"trainer=fsdp: model.{part} {encoder.source.name} has a BatchNorm, whose statistics would include "
+                f"the filler rows that keep ranks in step. Type trainer=ddp, or tune/{part}=freeze."
             )
 
 

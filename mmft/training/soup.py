@@ -1,7 +1,7 @@
-"""Soups: one model that is the mean of several checkpoints' weights (Wortsman et al. 2022, arXiv 2203.05482).
+"""Soups: one model with the mean of several checkpoints' weights (Wortsman et al. 2022, arXiv 2203.05482).
 
-Floating point tensors are averaged, a BatchNorm's running statistics among them: those of the mean weights would take
-another pass over the training rows. Whatever counts (integers) is the best checkpoint's.
+Floating point tensors are averaged, including a BatchNorm's running statistics: exact ones would take another pass over
+the training rows. Integers (counters) are those of the best checkpoint.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Metrics = dict[str, float]
 
 
 class Ingredient(NamedTuple):
-    """A checkpoint: the optimizer steps done, its validation metrics, where it is."""
+    """A checkpoint: optimizer steps done, validation metrics, and its folder."""
 
     step: int
     metrics: Metrics
@@ -32,7 +32,7 @@ class Ingredient(NamedTuple):
 
 
 class Soup:
-    """The mean of what was put in, of which the first is the best.
+    """The mean of its ingredients, of which the first is the best.
 
     Args:
         first: weights by name.
@@ -44,20 +44,20 @@ class Soup:
         self.count = 1
 
     def with_(self, weights: Weights) -> Self:
-        """A soup with one more; this one stays as it is."""
+        """Returns a soup with one more ingredient; this one is unchanged."""
         more = type(self)(self.first)
         more._sums = {name: value + weights[name].double() for name, value in self._sums.items()}
         more.count = self.count + 1
         return more
 
     def weights(self) -> dict[str, Tensor]:
-        """The mean, added up in float64; in the dtypes of what was put in."""
+        """The mean, summed in float64 and returned in the original dtypes."""
         means = {name: (value / self.count).to(self.first[name].dtype) for name, value in self._sums.items()}
         return {**self.first, **means}
 
 
 class Cooked(NamedTuple):
-    """A finished soup: its weights, the optimizer steps that are in it, best first, and its validation metrics."""
+    """A finished soup: weights, the optimizer steps it averages (best first), and validation metrics."""
 
     weights: Weights
     steps: list[int]
@@ -65,7 +65,7 @@ class Cooked(NamedTuple):
 
 
 def uniform_soup(kept: Sequence[Ingredient], validate: Callable[[Weights], Metrics]) -> Cooked:
-    """The mean of all.
+    """The mean of all checkpoints.
 
     Args:
         kept: best first.
@@ -81,13 +81,13 @@ def uniform_soup(kept: Sequence[Ingredient], validate: Callable[[Weights], Metri
 def greedy_soup(
     kept: Sequence[Ingredient], validate: Callable[[Weights], Metrics], monitor: str, minimised: bool
 ) -> Cooked:
-    """The best, and from best to worst each of the others with which the soup is no worse on the validation rows.
+    """Starts from the best and adds each next one, best to worst, unless the soup gets worse on the validation rows.
 
     Args:
         kept: best first.
-        validate: weights -> their metrics; is asked once for each but the first.
-        monitor: the metric that decides; one that is no number is worse.
-        minimised: True where a lower value is better.
+        validate: weights -> their metrics; called once for each but the first.
+        monitor: the metric that decides; nan counts as worse.
+        minimised: True if lower is better.
     """
     soup, steps, metrics = Soup(validated_weights(kept[0].folder)), [kept[0].step], kept[0].metrics
     for other in kept[1:]:
@@ -95,7 +95,7 @@ def greedy_soup(
         found = validate(tried.weights())
         new, old = found[monitor], metrics[monitor]
         taken = new <= old if minimised else new >= old
-        log.info("soup: step %d %s, val/%s %.4f", other.step, "goes in" if taken else "stays out", monitor, new)
+        log.info("soup: step %d %s, val/%s %.4f", other.step, "added" if taken else "rejected", monitor, new)
         if taken:
             soup, steps, metrics = tried, [*steps, other.step], found
     return Cooked(soup.weights(), steps, metrics)
@@ -104,20 +104,20 @@ def greedy_soup(
 def finish_with_soup(
     kind: str, module: FineTuning, kept: Sequence[Ingredient], monitor: str, minimised: bool
 ) -> dict[str, Any]:
-    """Puts a soup of the run's best checkpoints into `module`, after training, on all ranks the same.
+    """Loads a soup of the run's best checkpoints into `module` after training, identically on all ranks.
 
     Args:
         kind: `soup_uniform` or `soup_greedy`.
         module: its trainer has fitted it, and has validation rows.
         kept: best first, at least one.
         monitor: the validation metric.
-        minimised: True where a lower value is better.
+        minimised: True if lower is better.
 
     Returns:
-        What the summary says of it: `soup_steps`, and `val`, the soup's own metrics.
+        Values for the summary: `soup_steps`, and `val`, the soup's own metrics.
     """
     if len(kept) == 1:
-        log.warning("checkpoint.use=%s: only one checkpoint was validated, so that the soup is that one", kind)
+        log.warning("checkpoint.use=%s: only one checkpoint was validated, so the soup is that checkpoint", kind)
 
     def validate(weights: Weights) -> Metrics:
         return _validated(module, weights)
@@ -127,12 +127,12 @@ def finish_with_soup(
     module.load_state_dict(cooked.weights, strict=False)
     both = cooked.metrics[monitor], kept[0].metrics[monitor]
     steps = ", ".join(map(str, cooked.steps))
-    log.info("the finished model is the soup of optimizer steps %s: val/%s %.4f (best: %.4f)", steps, monitor, *both)
+    log.info("finished model: soup of optimizer steps %s, val/%s %.4f (best: %.4f)", steps, monitor, *both)
     return {"model_step": None, "soup_steps": cooked.steps, "val": cooked.metrics}
 
 
 def _validated(module: FineTuning, weights: Weights) -> Metrics:
-    """The evaluation of every validation in training; the loggers, which go by optimizer steps, hear nothing."""
+    """Runs the same validation as in training, without the loggers, which go by optimizer steps."""
     module.load_state_dict(weights, strict=False)
     trainer: Any = module.trainer
     loggers, trainer.loggers = trainer.loggers, []
@@ -140,5 +140,5 @@ def _validated(module: FineTuning, weights: Weights) -> Metrics:
         trainer.validate(module, datamodule=trainer.datamodule, verbose=False)
     finally:
         trainer.loggers = loggers
-        beat("idle")  # as after training: no pass over test rows is timed
+        beat("idle")  # as after training: passes over test rows are not timed
     return module.results["val"]

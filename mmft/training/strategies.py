@@ -1,7 +1,7 @@
-"""How Lightning runs several ranks, which are there already: `mmft.launch.supervisor` or torchrun started them.
+"""Lightning strategies for ranks that `mmft.launch.supervisor` or torchrun has started already.
 
-Each keeps the whole model (`SummedGradients`) or a part of it (`ShardedModel`). Checkpoints of both are those of one
-process, so that a run can be gone on with under another number of ranks, or the other way.
+Each rank holds the whole model (`SummedGradients`) or a shard (`ShardedModel`). Checkpoints of both are those of one
+process, so a run can resume with another number of ranks or the other strategy.
 """
 
 from __future__ import annotations
@@ -24,37 +24,37 @@ from mmft.training.sharding import full, like, load_shards
 
 
 class SummedGradients(DDPStrategy):
-    """DDP without the wrapper: `collectives.sum_gradients` is called by the step, once, after its micro-batches.
+    """DDP without the wrapper: the step calls `collectives.sum_gradients` once, after its micro-batches.
 
     Args:
-        timeout: seconds after which a collective that a rank does not join is an error. A supervisor, who can say
-            which rank it is, speaks first.
+        timeout: seconds after which a collective that a rank does not join is an error. The supervisor, which can name
+            the rank, reports it earlier.
     """
 
     def __init__(self, timeout: float) -> None:
         super().__init__(cluster_environment=LightningEnvironment(), timeout=_after_the_supervisor(timeout))
 
     def setup_distributed(self) -> None:
-        """Joins the other ranks; what Lightning does then finds it done."""
+        """Joins the process group, which Lightning then finds initialised."""
         self.set_world_ranks()
         join(self._get_process_group_backend(), self._timeout or timedelta(hours=1))
         super().setup_distributed()
 
     def configure_ddp(self) -> None:
-        """All ranks start from the first one's weights; nothing is wrapped."""
+        """Broadcasts the first rank's weights; nothing is wrapped."""
         assert self.model is not None
         for tensor in self.model.state_dict().values():
             distributed.broadcast(tensor, src=0)
 
 
 class ShardedModel(ModelParallelStrategy):
-    """Fully sharded data parallelism: `FineTuning.configure_model` shards, and the backward pass adds up gradients.
+    """Fully sharded data parallelism: `FineTuning.configure_model` shards, and the backward pass sums gradients.
 
-    Lightning's own keeps a checkpoint as shards with pickled metadata; here whole tensors are gathered one by one,
-    and the first rank writes our folder.
+    Lightning's own saves shards with pickled metadata; here full tensors are gathered one by one, and the first rank
+    writes our folder.
 
     Args:
-        ranks: how many there are.
+        ranks: number of ranks.
         timeout: see `SummedGradients`.
     """
 
@@ -64,7 +64,7 @@ class ShardedModel(ModelParallelStrategy):
 
     @property
     def lightning_restore_optimizer(self) -> bool:
-        """Lightning hands us the optimizer's state."""
+        """Whether Lightning passes the optimizer's state to this strategy."""
         return True
 
     def _setup_distributed(self) -> None:
@@ -73,45 +73,45 @@ class ShardedModel(ModelParallelStrategy):
         super()._setup_distributed()
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
-        """What a checkpoint holds, whole, on the first rank; names alone on the others."""
+        """The full state dict of a checkpoint on the first rank; names only on the others."""
         module = self.lightning_module
         assert isinstance(module, FineTuning)
         names = module.saved_names()
         return {name: self._gathered(value) for name, value in module.state_dict().items() if name in names}
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
-        """Takes this rank's parts of a checkpoint's tensors."""
+        """Loads this rank's shards of a checkpoint's tensors."""
         assert self.lightning_module is not None
         load_shards(self.lightning_module, checkpoint["state_dict"])
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        """As one process's optimizer would say it, on the first rank."""
+        """The state that a single-process optimizer would have, on the first rank."""
         plain: Any = optimizer._optimizer if isinstance(optimizer, LightningOptimizer) else optimizer
         said: dict[str, Any] = plain.state_dict()
         state = {i: {k: self._gathered(v) for k, v in values.items()} for i, values in said["state"].items()}
         return said | {"state": state}
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
-        """Takes this rank's parts of what `optimizer_state` gave, here or in another strategy."""
+        """Loads this rank's shards of an `optimizer_state`, from this or another strategy."""
         for optimizer, said in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
             own = optimizer.param_groups
             parameters = [p for group in own for p in group["params"]]
             state = {i: _sharded(values, parameters[i]) for i, values in said["state"].items()}
-            # An implementation is not a state; not every one takes shards.
+            # `fused` selects an implementation, so it is no state; not every one supports shards.
             groups = [g | {"fused": o["fused"]} for g, o in zip(said["param_groups"], own, strict=True)]
             optimizer.load_state_dict({"state": state, "param_groups": groups})
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
-        """Writes our folder, on the first rank."""
+        """Writes our checkpoint folder, on the first rank."""
         if self.is_global_zero:
             self.checkpoint_io.save_checkpoint(checkpoint, filepath, storage_options)
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
-        """Reads our folder, on every rank."""
+        """Reads our checkpoint folder, on every rank."""
         return self.checkpoint_io.load_checkpoint(checkpoint_path, weights_only=weights_only)
 
     def _gathered(self, value: Any) -> Any:
-        """A whole tensor on the first rank's CPU; other ranks help and keep nothing."""
+        """The full tensor on the first rank's CPU; other ranks only take part in gathering."""
         whole = full(value)
         if isinstance(whole, Tensor):
             return whole.cpu() if self.is_global_zero else whole.new_empty(0)
@@ -119,7 +119,7 @@ class ShardedModel(ModelParallelStrategy):
 
 
 def _sharded(values: Mapping[str, Any], parameter: Tensor) -> dict[str, Any]:
-    """The state of one parameter; what has its shape is sharded as it is."""
+    """State of one parameter; tensors of its shape are sharded as it is."""
     return {
         name: like(value, parameter) if isinstance(value, Tensor) and value.shape == parameter.shape else value
         for name, value in values.items()

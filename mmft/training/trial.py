@@ -1,7 +1,7 @@
-"""A run as a trial of a search: what it tells the study while it trains, and what the study answers.
+"""A run as a trial of a search: reports to the study during training and reads its decisions.
 
-The sweep leaves `trial.json` in the run folder; the run's first rank, in whatever process, finds the study by it.
-optuna is imported only where there is one.
+The sweep leaves `trial.json` in the run folder, by which the run's first rank, in whatever process, finds the study.
+optuna is imported only for trials.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
     from optuna.storages import RDBStorage
 
 NAME = "mmft"
-"""The study's in its file."""
+"""Name of the study in its file."""
 _FILE = "trial.json"
-_LOCKED = 120.0  # seconds that a process waits for others that write
+_LOCKED = 120.0  # seconds to wait for other writers
 
 log = logging.getLogger(__name__)
 
 
 def open_storage(file: Path) -> RDBStorage:
-    """The SQLite file of a study; made if it is not there."""
+    """Opens the SQLite file of a study; created if missing."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -37,7 +37,7 @@ def open_storage(file: Path) -> RDBStorage:
 
 
 def make_pruner(name: str, startup_trials: int, warmup_epochs: int, max_epochs: int) -> BasePruner:
-    """The pruner `none`, `median` or `hyperband`, which counts in epochs."""
+    """Builds the pruner `none`, `median` or `hyperband`; it counts epochs."""
     import optuna
 
     if name == "median":
@@ -48,12 +48,12 @@ def make_pruner(name: str, startup_trials: int, warmup_epochs: int, max_epochs: 
 
 
 def mark_as_trial(folder: Path, study: Path, number: int, pruner: dict[str, Any]) -> None:
-    """Makes the run in `folder` trial `number` of the study in the file `study`.
+    """Marks the run in `folder` as trial `number` of the study in the file `study`.
 
     Args:
         folder: the run's.
-        study: in the folder above it.
-        number: among the study's trials.
+        study: a file in the parent folder.
+        number: the trial's number in the study.
         pruner: the arguments of `make_pruner`.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -67,10 +67,10 @@ def is_trial(folder: Path) -> bool:
 
 
 class Trial:
-    """One trial, as the run knows it.
+    """One trial, from the run's side.
 
     Args:
-        folder: the run's, with what `mark_as_trial` wrote.
+        folder: the run's, with the file that `mark_as_trial` wrote.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -86,22 +86,22 @@ class Trial:
         self._over = found.state.is_finished()
         self._reported = set(found.intermediate_values)
         if self._over:
-            log.info("this trial of the search is over; what comes now is not told the study")
+            log.info("this trial has already ended; the study gets no further reports")
 
     def report(self, value: float, epochs: int) -> bool:
-        """Tells a validation; gives whether the trial is to end here.
+        """Reports a validation; returns whether the trial is pruned.
 
         Args:
             value: of the monitored metric.
-            epochs: that are done.
+            epochs: epochs done.
         """
         if self._over:
             return False
-        if epochs not in self._reported:  # a run that was stopped may come here again
+        if epochs not in self._reported:  # a resumed run may repeat this validation
             self._trial.report(value, epochs)
         return self._trial.should_prune()
 
     def close(self) -> None:
-        """Gives the file back."""
+        """Closes the file."""
         self._storage.remove_session()
         self._storage.engine.dispose()

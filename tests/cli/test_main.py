@@ -126,7 +126,7 @@ class TestErrors:
         done = mmft("train", *COMPLETE, "seeed=1", "optim=sdg", check=False)
         assert done.returncode == ExitCode.USER
         assert "Traceback" not in done.stderr
-        assert done.stderr.startswith("mmft: error: 2 things are wrong\n  1. ")
+        assert done.stderr.startswith("mmft: error: 2 problems\n  1. ")
         done = mmft("train", *COMPLETE, "seeed=1", check=False, env={"MMFT_DEBUG": "1"})
         assert "Traceback" in done.stderr
 
@@ -167,7 +167,7 @@ class TestErrors:
         monkeypatch.setattr("mmft.config.compose.compose", broken)
         assert main(["train"]) == ExitCode.DEFECT
         error = capsys.readouterr().err
-        assert "this is a defect of mmft: ZeroDivisionError: oops" in error
+        assert "this is a bug in mmft: ZeroDivisionError: oops" in error
         assert "Traceback" in error
 
 
@@ -307,7 +307,7 @@ class TestTrain:
         assert all("there is no file 'rows.csv'" in row["error"] for row in rows)
         out, err = capsys.readouterr()
         assert out.splitlines()[0].split() == ["jobs", "optim.head_lr", "runs"]
-        assert "run 1 of the sweep begins: optim.head_lr=2\n" in err
+        assert "starting run 1 of the sweep: optim.head_lr=2\n" in err
 
     @pytest.mark.parametrize("head_lrs", ["5,1", "7,1"])
     def test_ctrl_c_stops_the_sweep(self, head_lrs: str, training: Calls) -> None:

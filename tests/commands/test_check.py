@@ -173,7 +173,7 @@ def test_what_several_devices_would_do_is_tried_on_one(checked: Check) -> None:
     code, said = checked("trainer.accelerator=cpu", "trainer.devices=2", "trainer.strategy=fsdp", "data.batch_size=8")
     assert code == 0
     assert "4 rows take" in said
-    assert "fsdp parts weights, gradients and optimizer among the 2 devices" in said
+    assert "fsdp shards weights, gradients and optimizer over the 2 devices" in said
 
 
 def test_numbers_are_shown_by_their_quartiles(checked: Check, shapes: Shapes, tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def test_profile(debug: Debug) -> None:
     run = debug("profile", "data.batch_size=16")
     assert run.summary["optimizer_steps"] == 8
     text = (run.path / "profile" / "table.txt").read_text()
-    assert text.startswith("5 optimizer steps, after 3 others\n")
+    assert text.startswith("5 optimizer steps, after skipping 3\n")
     calls = {words[0]: words[-1] for line in text.splitlines() if (words := line.split())}
     assert calls["image_encoder"] == calls["text_encoder"] == calls["Optimizer.step#AdamW.step"] == "5"
     events = json.loads((run.path / "profile" / "trace.json").read_text())["traceEvents"]

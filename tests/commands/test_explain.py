@@ -73,7 +73,7 @@ def test_pages_and_numbers(
         "ids=[shape-000]": "no row of .* has the id 'shape-000'.*Did you mean",
         "rows=[0] ids=[a]": "give either rows or ids",
         "rows=[-1]": "expected one or more row numbers, from 0",
-        "rows=[0] label=rde_disc": "label=rde_disc: there is none",
+        "rows=[0] label=rde_disc": "label=rde_disc: no such label",
         "rows=[0] data.limit=2": "mmft explain takes its rows from the whole table",
     }
     for words, message in refused.items():
@@ -101,7 +101,7 @@ def test_how_alike_image_and_text_are(
     assert found["value"] - found["baseline"] - found["missed"] == pytest.approx(parts, abs=1e-6)
     assert abs(found["missed"]) < 0.05
     assert "has no prediction: no text" in capsys.readouterr().err
-    with pytest.raises(UserError, match=r"label=alike: there is none.* There are: similarity"):
+    with pytest.raises(UserError, match=r"label=alike: no such label.* There are: similarity"):
         explained(f"run={run.path}", *table, "rows=[0]", "label=alike", f"out={tmp_path / 'out'}")
 
 

@@ -62,7 +62,7 @@ def test_plain_libraries_load_it(method: str, train_run: TrainRun, capsys: pytes
         assert all(p.dtype == torch.float32 for p in plain.parameters())
     card = (out / "README.md").read_text()
     assert f"| {method} |" in card
-    told = f"multiplies in {method.removeprefix('lora_')[0]} bits"
+    told = f"computes with {method.removeprefix('lora_')[0]}-bit weights"
     assert (told in card) == (method in ("lora_8bit", "lora_4bit"))
     assert str(run.path) not in card
     assert (out / "adapters").exists() == (method in ("lora", "lora_8bit", "lora_4bit", "loha", "ia3"))
@@ -123,7 +123,7 @@ def test_the_card_of_a_contrastive_run_says_what_the_folders_lack(train_run: Tra
     run = train_run("task=contrastive", "data.columns.label=null", "trainer.max_epochs=1")
     assert export(compose("export", [f"run={run.path}", f"out={tmp_path / 'out'}"])) == 0
     card = (tmp_path / "out" / "README.md").read_text()
-    assert "these folders alone do not retrieve. `mmft embed run=RUN` gives embeddings that do." in card
+    assert "these folders alone cannot be used for retrieval." in card
 
 
 @pytest.mark.slow
@@ -135,7 +135,7 @@ def test_as_it_is_typed(train_run: TrainRun, mmft: Mmft, tmp_path: Path) -> None
     (tmp_path / "other" / "file").write_text("mine")
     refused = mmft("export", f"run={run.path}", "out=other", cwd=tmp_path, check=False)
     assert refused.returncode == 2
-    assert "no earlier export" in refused.stderr
+    assert "not an earlier export" in refused.stderr
     assert (tmp_path / "other" / "file").read_text() == "mine"
 
 

@@ -393,5 +393,5 @@ def test_last_is_the_newest_run(train_run: TrainRun, tmp_path: Path) -> None:
     assert second.summary["started"] > ""
     with pytest.raises(UserError, match="no finished run under"):
         mmft.load("last", tmp_path / "nothing")
-    with pytest.raises(UserError, match="no run folder"):
+    with pytest.raises(UserError, match="not a run folder"):
         mmft.load(tmp_path)

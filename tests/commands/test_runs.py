@@ -74,7 +74,7 @@ def test_nothing_there(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["runs", "paths.runs=gone"]) == ExitCode.DONE
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert "There is no run under gone" in captured.err
+    assert "There are no runs under gone" in captured.err
 
 
 def test_csv_and_jsonl(capsys: pytest.CaptureFixture[str]) -> None:
@@ -112,8 +112,8 @@ def test_compare_those_that_the_filters_leave(capsys: pytest.CaptureFixture[str]
 @pytest.mark.parametrize(
     ("typed", "said"),
     [
-        ("compare=last", "1 runs; at least two"),
-        ("compare=gone,last", "compare=gone: gone is no run folder"),
+        ("compare=last", "1 runs; a comparison needs at least two"),
+        ("compare=gone,last", "compare=gone: gone is not a run folder"),
         ("sort=tset/accuracy", "Did you mean test/accuracy?"),
         ("optim.lrr=1", "Did you mean optim.lr?"),
     ],

@@ -156,7 +156,7 @@ def test_a_metric_that_is_nan_uses_up_no_patience_and_is_told(train_run: TrainRu
     assert (summary["epochs"], summary["stopped_early"]) == (4, False)
     assert summary["monitor"] is summary["best_step"] is None
     assert summary["model_step"] == summary["optimizer_steps"]
-    assert said.count("WARNING") == said.count("val/auroc is nan, which is never better") + 1 == 2
+    assert said.count("WARNING") == said.count("val/auroc is nan: it is never the best") + 1 == 2
     assert "val/auroc was nan at every validation" in said
 
 
@@ -238,10 +238,10 @@ def test_init_starts_from_another_runs_weights(
     other = train_run(
         f"init={first.path}", *frozen, f"data.path={tmp_path / 'rows.csv'}", f"data.root={shapes.rows.parent}"
     )
-    assert "the head starts anew" in (other.path / "train.log").read_text()
+    assert "the head is new" in (other.path / "train.log").read_text()
     wider = train_run(f"init={first.path}", *frozen, "model.fusion.hidden=64")
-    assert "the head starts anew, and so does the fusion" in (wider.path / "train.log").read_text()
-    with pytest.raises(UserError, match=r"init=.*: its encoders are others: .* Give the same model.image_encoder\.$"):
+    assert "head and fusion are new" in (wider.path / "train.log").read_text()
+    with pytest.raises(UserError, match=r"init=.*: its encoders differ: .* Use the same model.image_encoder\.$"):
         train_run(f"init={first.path}", f"model.image_encoder.name={image_encoder_folder('timm_resnet')}")
 
 
@@ -252,7 +252,7 @@ def test_a_classifier_starts_from_a_contrastive_run(train_run: TrainRun) -> None
     for task in (["task=classification"], ["task=matching", "data.columns.label=null"]):
         run = train_run(*task, f"init={made.path}", *short, "optim.lr=1e-12", "optim.head_lr=1e-2")
         said = (run.path / "train.log").read_text()
-        assert said.count("init: ") == said.count("starts anew, and so does the fusion: it had another one") == 1
+        assert said.count("init: ") == said.count("head and fusion are new: that run has another fusion") == 1
         encoders = [name for name in made.model_state if name.partition(".")[0] in ENCODERS]
         assert encoders
         for name in encoders:

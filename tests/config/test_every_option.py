@@ -118,7 +118,7 @@ def test_option(group: str, name: str, shapes: Shapes, tmp_path: Path) -> None:
         config.trainer.accelerator = "cpu"
     config.trainer.devices = 1  # what one process can build
     if config.trainer.strategy == "fsdp":
-        with pytest.raises(UserError, match="there is one process with one"):
+        with pytest.raises(UserError, match="but there is only one"):
             choose_hardware(config.trainer)
         config.trainer.accelerator, config.trainer.precision = "cpu", "32-true"
     else:

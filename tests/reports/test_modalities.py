@@ -104,9 +104,9 @@ def test_the_table_for_people_has_every_tasks_headline() -> None:
     both = {"kind/accuracy": 0.75, "price/rmse": 2.0, "loss": 1.0}
     said = table(task, both, {"image_only": both | {"kind/accuracy": 0.5, "price/rmse": 3.5}})
     assert [line.split() for line in said.splitlines()] == [
-        ["what", "the", "model", "is", "given", "kind/accuracy", "difference", "price/rmse", "difference"],
+        ["model", "input", "kind/accuracy", "difference", "price/rmse", "difference"],
         ["both", "0.7500", "2.0000"],
-        ["only", "the", "image", "0.5000", "-0.2500", "3.5000", "+1.5000"],
+        ["image", "only", "0.5000", "-0.2500", "3.5000", "+1.5000"],
     ]
 
 
@@ -117,7 +117,7 @@ def test_pairs_are_only_shuffled(train_run: TrainRun, capsys: pytest.CaptureFixt
     printed, told = capsys.readouterr()
     passes = {line.partition("/")[0] for line in printed.splitlines() if "shuffled" in line or "only" in line}
     assert passes == {"image_shuffled", "text_shuffled"}
-    assert "image_only and text_only are not there" in told
+    assert "image_only and text_only are omitted" in told
 
 
 @pytest.mark.parametrize("column", ["image", "group"])

@@ -109,7 +109,7 @@ def test_a_label_that_the_run_does_not_know_is_told(
     )
     typed = [f"run={run.path}", f"data.path={tmp_path / 'rows.jsonl'}", f"data.root={shapes.rows.parent}"]
     assert main(["test", *typed]) == 0
-    assert "zero_shot/accuracy does not know the labels other" in capsys.readouterr().err
+    assert "zero_shot/accuracy ignores the labels other" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -132,5 +132,5 @@ def test_refused(command: str, typed: list[str], said: str, tmp_path: Path) -> N
 
 def test_a_run_of_another_task_is_refused(train_run: TrainRun) -> None:
     made: Any = mmft.load(train_run("trainer.max_steps=1").path)
-    with pytest.raises(UserError, match=r"the run's task is classification; it takes one of task=contrastive"):
+    with pytest.raises(UserError, match=r"the run's task is classification, but it needs task=contrastive"):
         made.zero_shot(["a", "b"])

@@ -211,7 +211,7 @@ def test_labels_measure_the_embeddings(train_run: TrainRun) -> None:
     again = train_run(*typed, f"init={made.path}")
     assert "init: all weights from" in (again.path / "train.log").read_text()
     other = train_run(*typed, f"init={made.path}", "task.loss=sigmoid")
-    assert "the head starts anew: its outputs meant something else there" in (other.path / "train.log").read_text()
+    assert "the head is new: its outputs have another meaning there" in (other.path / "train.log").read_text()
 
 
 @pytest.mark.parametrize("loss", ["info_nce", "sigmoid"])

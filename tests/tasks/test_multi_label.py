@@ -365,7 +365,7 @@ def test_columns_of_labels_lists_and_init(
     frame["tags"] = [label.split() for label in frame["label"]]
     frame.to_parquet(tmp_path / "lists.parquet")
     capsys.readouterr()
-    for label, taken in (("tags", "init: all weights from"), ("[red,blue]", "the head starts anew")):
+    for label, taken in (("tags", "init: all weights from"), ("[red,blue]", "the head is new")):
         train_run(*typed(tmp_path / "lists.parquet", shapes, label), *short, f"init={first.path}")
         assert taken in capsys.readouterr().err
 

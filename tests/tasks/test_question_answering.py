@@ -354,7 +354,7 @@ def test_lists_and_init(
     frame["answers"] = frame["answers"].str.split("|")
     frame.to_parquet(tmp_path / "lists.parquet")
     capsys.readouterr()
-    for more, taken in (([], "init: all weights from"), (["task.answers=3"], "the head starts anew")):
+    for more, taken in (([], "init: all weights from"), (["task.answers=3"], "the head is new")):
         train_run(*typed(tmp_path / "lists.parquet", shapes), *short, *more, f"init={first.path}")
         assert taken in capsys.readouterr().err
 

@@ -236,7 +236,7 @@ def test_another_runs_head_is_taken_with_the_same_scale_alone(
 ) -> None:
     short = ["trainer.max_epochs=1", "modality_report=false"]
     first = train_run(*options(rows, shapes, "length"), *short)
-    for label, taken in (("length", "init: all weights from"), ("size", "the head starts anew")):
+    for label, taken in (("length", "init: all weights from"), ("size", "the head is new")):
         capsys.readouterr()
         train_run(*options(rows, shapes, label), *short, f"init={first.path}", "data.max_bad_fraction=1")
         assert taken in capsys.readouterr().err

@@ -178,7 +178,7 @@ def test_predictions_of_two_tasks_cannot_have_one_name() -> None:
 
 def test_a_task_cannot_have_the_name_of_a_loss_beside_it() -> None:
     task = Several({"kind": Classification(), "alignment": Regression()})
-    with pytest.raises(UserError, match="has the name of a loss beside it"):
+    with pytest.raises(UserError, match="has the name of an auxiliary loss"):
         Objective(task, alignment="kl", alignment_weight=0.1)
 
 

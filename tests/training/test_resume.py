@@ -199,7 +199,7 @@ def test_last_is_the_newest_unfinished_run_of_the_name(
     runs = tmp_path / "runs"
     overrides = [*shapes_overrides, f"paths.runs={runs}", "resume=last"]
     assert resolve(compose("train", overrides)) is None
-    assert "a new one starts" in capsys.readouterr().err
+    assert "starting a new one" in capsys.readouterr().err
     killed_run(shapes_overrides, runs / "shapes" / "a", 3, "after")
     train_run(folder=runs / "shapes" / "b")
     found = resolve(compose("train", overrides))

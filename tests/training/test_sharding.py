@@ -49,7 +49,7 @@ def test_what_cannot_work_is_refused_when_the_config_is_read(
 def test_all_gpus_are_one_process(shapes_overrides: list[str]) -> None:
     config = config_of(shapes_overrides, "trainer=fsdp", "trainer.accelerator=cpu")
     assert config.trainer.devices is None
-    with pytest.raises(UserError, match=r"there is one process with one. .*trainer.accelerator=cpu trainer.devices=2"):
+    with pytest.raises(UserError, match=r"but there is only one\. .*trainer.accelerator=cpu trainer.devices=2"):
         choose_hardware(config.trainer)
 
 

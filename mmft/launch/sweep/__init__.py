@@ -1,1 +1,1 @@
-"""Sweeps: `grid` and `study` say which runs are made, `in_process` and `parallel` make them, `sweep` is the whole."""
+"""Sweeps: `grid` and `study` choose the runs, `in_process` and `parallel` execute them, `sweep` ties them together."""

@@ -1,4 +1,4 @@
-"""`hydra/sweeper=basic`: every combination of the values that are typed."""
+"""`hydra/sweeper=basic`: every combination of the typed values."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from mmft.launch.sweep.job import Job, Result
 
 
 class Grid:
-    """Every combination, the last key's values fastest.
+    """Every combination; the last key varies fastest.
 
     Args:
         composed: the sweep's config.
-        config_dirs: folders of YAML files of the user's.
+        config_dirs: the user's folders of YAML files.
         folder: the sweep's.
     """
 
     def __init__(self, composed: Composed, config_dirs: Sequence[Path], folder: Path) -> None:
         self.config_dirs, self.folder = config_dirs, folder
-        texts = {typed.key: typed.texts for typed in composed.parsed}  # of a key typed twice, the last
+        texts = {typed.key: typed.texts for typed in composed.parsed}  # the last one counts if a key is typed twice
         self._jobs = self._make(itertools.product(*texts.values()))
 
     def _make(self, combinations: Iterator[tuple[str, ...]]) -> Iterator[Job]:
@@ -33,4 +33,4 @@ class Grid:
         return next(self._jobs, None)
 
     def tell(self, result: Result) -> None:
-        """Nothing: the next combination is the same whatever came of this one."""
+        """Does nothing: the next combination does not depend on results."""

@@ -1,4 +1,4 @@
-"""`hydra/launcher=basic`: one run after the other, in this process (or in its ranks, where a run has several)."""
+"""`hydra/launcher=basic`: one run after the other, in this process (or in its ranks, if a run has several)."""
 
 # ruff: noqa: BLE001 - every error becomes an exit code
 from __future__ import annotations
@@ -10,10 +10,10 @@ from mmft.launch.sweep.job import Ask, Job, Result
 
 
 class InProcess:
-    """Makes the runs here."""
+    """Executes runs in this process."""
 
     def run(self, ask: Ask) -> Iterator[Result]:
-        """One after the other; a run that fails says why, and does not stop the others."""
+        """Executes one run after the other; a run that fails reports it and does not stop the others."""
         while (job := ask()) is not None:
             result = _made(job)
             yield result

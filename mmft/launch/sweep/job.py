@@ -1,4 +1,4 @@
-"""A run of a sweep, from when it is asked for until its result is known."""
+"""A run of a sweep, and its result."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ STOPPED = (ExitCode.INTERRUPTED, ExitCode.TERMINATED)
 
 @dataclass(frozen=True)
 class Job:
-    """One run that is to be made.
+    """One run to execute.
 
     Attributes:
-        number: among the sweep's.
-        overrides: what one would type for it alone.
-        config_dirs: folders of YAML files of the user's.
+        number: its number in the sweep.
+        overrides: what one would type for this run alone.
+        config_dirs: the user's folders of YAML files.
         folder: the run folder.
     """
 
@@ -34,21 +34,21 @@ class Job:
     folder: Path
 
     def compose(self) -> Composed:
-        """Its config, judged like any other's.
+        """Composes and validates its config like any other.
 
         Raises:
-            UserError: with everything that is wrong.
+            UserError: with all errors.
         """
         return compose("train", self.overrides, self.config_dirs)
 
 
 class Result(NamedTuple):
-    """How a job has ended.
+    """How a job ended.
 
     Attributes:
         job: the job.
         code: its exit code.
-        messages: what went wrong, as far as the launcher knows it.
+        messages: what went wrong, as far as the launcher knows.
     """
 
     job: Job
@@ -57,17 +57,17 @@ class Result(NamedTuple):
 
     @classmethod
     def raised(cls, job: Job, error: Exception) -> Result:
-        """Of a job that ended with an error, which is said on stderr."""
+        """The result of a job that ended with an error, which is reported on stderr."""
         text = str(error) if isinstance(error, MmftError) else f"{type(error).__name__}: {error}"
         return cls(job, report(error), [text])
 
     @property
     def stopped(self) -> bool:
-        """Whether the sweep was meant, not this run alone."""
+        """Whether the whole sweep was stopped, not only this run."""
         return self.code in STOPPED
 
     def record(self) -> None:
-        """Writes into the run folder that the job failed, where it could not: it was refused, or its process died."""
+        """Records the failure in the run folder if the job could not: it was rejected, or its process died."""
         import yaml
 
         if self.code == ExitCode.DONE or self.stopped:
@@ -80,29 +80,29 @@ class Result(NamedTuple):
 
 
 Ask = Callable[[], Job | None]
-"""Gives the next job; None: there are no more."""
+"""Returns the next job; None if there are no more."""
 
 
 def varies(typed: Typed) -> bool:
-    """Whether an override differs between a sweep's runs: it has several values, or a span of them."""
+    """Whether an override differs between a sweep's runs: it has several values or an interval."""
     return typed.span is not None or len(typed.texts) > 1
 
 
 class Sweeper(Protocol):
-    """Says which runs are made."""
+    """Chooses the runs."""
 
     def ask(self) -> Job | None:
-        """The next job; None: there are no more."""
+        """The next job; None if there are no more."""
 
     def tell(self, result: Result) -> None:
-        """Takes the result of a job that was asked for."""
+        """Receives the result of a job that was asked for."""
 
 
 class Launcher(Protocol):
-    """Makes the runs."""
+    """Executes the runs."""
 
     def run(self, ask: Ask) -> Iterator[Result]:
-        """Gives each result as soon as it is there, and asks for the next job after that.
+        """Yields each result as soon as it is available, then asks for the next job.
 
         Asks for no more jobs once one was stopped.
         """

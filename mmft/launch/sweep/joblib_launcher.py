@@ -1,7 +1,7 @@
-"""`hydra/launcher=joblib`: runs side by side on this machine, in processes of joblib's loky.
+"""`hydra/launcher=joblib`: parallel runs on this machine, in processes of joblib's loky.
 
-Each run has a pool of one process: one that dies (out of memory) takes no other run with it, and what a run has left
-in memory or on a GPU is gone with its process.
+Each run has a pool of one process: if it dies (out of memory) no other run is affected, and its memory, also on a GPU,
+is freed with the process.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from mmft.launch.sweep.worker import Outcome, settle_in, work_in
 
 
 class JoblibLauncher(Parallel):
-    """Makes runs in joblib's processes.
+    """Executes runs in joblib's processes.
 
     Args:
         settings: `hydra.launcher`.
-        folder: the sweep's; what runs print goes to `.joblib/NUMBER.log` in it.
+        folder: the sweep's; output of runs goes to `.joblib/NUMBER.log` in it.
     """
 
     def __init__(self, settings: JoblibLauncherConfig, folder: Path) -> None:
@@ -34,7 +34,7 @@ class JoblibLauncher(Parallel):
         self.environment = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, cores // self.n_jobs)))}
 
     def start(self, job: Job, text: str) -> _Handle:
-        """Starts a process with the job."""
+        """Starts a process for the job."""
         from joblib.externals.loky import ProcessPoolExecutor
 
         pool = ProcessPoolExecutor(1, initializer=settle_in, env=self.environment)
@@ -56,7 +56,7 @@ class _Handle:
         if error is None:
             return Outcome(*self.future.result())
         reason = str(error).splitlines()[0]
-        return Outcome(ExitCode.TRAINING, [f"Process {self.number}, which made the run, has died: {reason}"])
+        return Outcome(ExitCode.TRAINING, [f"Process {self.number}, which executed the run, died: {reason}"])
 
     def stop(self, number: int) -> None:
         with suppress(ProcessLookupError):

@@ -1,6 +1,6 @@
-"""Runs of a sweep in other processes: so many at a time, the next one asked for when one has ended.
+"""Runs of a sweep in other processes: a limited number at a time, asking for the next one when one has ended.
 
-`Parallel` has what joblib's and submitit's launchers share; each of them says how one job is started.
+`Parallel` has what joblib's and submitit's launchers share; each implements starting one job.
 """
 
 # ruff: noqa: BLE001 - every error becomes an exit code
@@ -23,13 +23,13 @@ _POLL = 0.2
 
 
 class Handle(Protocol):
-    """One job that was started."""
+    """One started job."""
 
     def done(self) -> bool:
         """Whether it has ended."""
 
     def outcome(self) -> Outcome:
-        """How; a process that has died on its own is a failure of the training."""
+        """How it ended; a process that died on its own counts as failed training."""
 
     def stop(self, number: int) -> None:
         """Passes a signal on."""
@@ -41,10 +41,10 @@ class _Running(NamedTuple):
 
 
 class Parallel(ABC):
-    """Makes runs in other processes.
+    """Executes runs in other processes.
 
     Args:
-        n_jobs: how many at the same time.
+        n_jobs: maximum number of concurrent runs.
     """
 
     def __init__(self, n_jobs: int) -> None:
@@ -57,11 +57,11 @@ class Parallel(ABC):
 
         Args:
             job: the job.
-            text: what `Work` is to be called with.
+            text: the argument for `Work`.
         """
 
     def run(self, ask: Ask) -> Iterator[Result]:
-        """Gives each result as soon as it is there; asks for the next job when there is room."""
+        """Yields each result as soon as it is available; asks for the next job when a slot is free."""
         more = True
         with stop_signals() as request, request.passed_on(self._stop):
             while more or self._running:
@@ -76,7 +76,7 @@ class Parallel(ABC):
                     yield result
 
     def _start(self, job: Job) -> Result | None:
-        """Starts a job; gives the result of one that cannot be."""
+        """Starts a job; returns a result if it cannot be started."""
         try:
             text = json.dumps(packed(job.compose(), job.folder))
             self._running.append(_Running(job, self.start(job, text)))
@@ -85,7 +85,7 @@ class Parallel(ABC):
         return None
 
     def _ended(self) -> Iterator[Result]:
-        """The results of jobs that have ended; waits a moment where there are none."""
+        """Results of jobs that have ended; waits briefly if there are none."""
         ended = [running for running in self._running if running.handle.done()]
         if not ended and self._running:
             time.sleep(_POLL)
@@ -99,6 +99,6 @@ class Parallel(ABC):
             yield Result(running.job, code, messages)
 
     def _stop(self, number: int) -> None:
-        """Ctrl-C and SIGTERM go on to the jobs, which save; no more are started."""
+        """Passes Ctrl-C or SIGTERM on to the jobs, which save; no more are started."""
         for running in self._running:
             running.handle.stop(number)

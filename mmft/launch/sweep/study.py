@@ -1,7 +1,7 @@
-"""`hydra/sweeper=optuna`: a study in `study.db` inside the sweep's folder says what is tried next.
+"""`hydra/sweeper=optuna`: a study in `study.db` inside the sweep's folder chooses the next trial.
 
-A trial's number is its job's. What a trial came to is read from its run folder, so that a sweep that was killed at
-any moment goes on where it was: with the trials that had begun, in their own folders, from their last checkpoints.
+Trials and jobs share their numbers. Results are read from the run folders, so a sweep that was killed at any moment can
+resume: with the trials that had started, in their own folders, from their last checkpoints.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
 
 _FIXED = ("task", "checkpoint.monitor")
-"""What all trials have in common, because it says what they are compared by."""
+"""Keys that are the same in all trials, because they define the comparison."""
 
 
 class StudySweeper:
-    """Asks a study for trials and tells it what came of them.
+    """Asks a study for trials and reports their results to it.
 
     Args:
         composed: the sweep's config.
-        config_dirs: folders of YAML files of the user's.
-        folder: the sweep's; an earlier search in it goes on.
+        config_dirs: the user's folders of YAML files.
+        folder: the sweep's; an earlier search in it is resumed.
 
     Raises:
-        UserError: there is nothing to search, nothing to compare by, or the folder's search is another one.
+        UserError: there is nothing to search or compare by, or the folder has a different search.
     """
 
     def __init__(self, composed: Composed, config_dirs: Sequence[Path], folder: Path) -> None:
@@ -54,7 +54,7 @@ class StudySweeper:
         self.config_dirs, self.folder = config_dirs, folder
         self.settings = composed.sweep.sweeper
         self.parallel = not isinstance(composed.sweep.launcher, BasicLauncherConfig)
-        self.typed = list({typed.key: typed for typed in composed.parsed}.values())  # of a key typed twice, the last
+        self.typed = list({typed.key: typed for typed in composed.parsed}.values())  # of repeated keys, the last
         self.space = {typed.key: _distribution(typed) for typed in self.typed if varies(typed)}
         _check(composed, self.space)
         self._lock = _locked(folder)
@@ -75,19 +75,19 @@ class StudySweeper:
         if trials:
             done, left = len(trials) - len(self._begun), max(0, settings.n_trials - len(trials))
             print(
-                f"mmft: the search in {folder} goes on: of n_trials={settings.n_trials}, {done} are done, "
-                f"{len(self._begun)} had begun, {left} are to come.",
+                f"mmft: resuming the search in {folder}: of n_trials={settings.n_trials}, {done} are done, "
+                f"{len(self._begun)} had started, {left} are left.",
                 file=sys.stderr,
             )
 
     def ask(self) -> Job | None:
-        """The next trial: one that had begun when the sweep ended, or a new one."""
+        """The next trial: one that had started when the sweep ended, or a new one."""
         while self._begun:
             trial = self._begun.pop(0)
             job = self._job(trial.number, trial.params)
             if RunFolder(job.folder).peek().get("status") not in ("completed", "pruned", "failed"):
                 return job
-            self.tell(Result(job, ExitCode.DONE))  # the sweep was killed before it could
+            self.tell(Result(job, ExitCode.DONE))  # the sweep was killed before this
         number = len(self.study.get_trials(deepcopy=False))
         if number >= self.settings.n_trials:
             return None
@@ -101,7 +101,7 @@ class StudySweeper:
         return job
 
     def tell(self, result: Result) -> None:
-        """Records how a trial ended; one that was stopped goes on with the sweep."""
+        """Records how a trial ended; one that was stopped resumes with the sweep."""
         from optuna.trial import TrialState
 
         if result.stopped:
@@ -117,7 +117,7 @@ class StudySweeper:
 
 
 def _distribution(typed: Typed) -> BaseDistribution:
-    """What optuna draws a key from: numbers of a span, or one of the overrides as they would be typed."""
+    """Optuna's distribution of a key: numbers of an interval, or the overrides as typed."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     span = typed.span
@@ -138,7 +138,7 @@ def _text(typed: Typed, params: dict[str, Any]) -> str:
 
 
 def _sampler(settings: OptunaSweeperConfig, number: int, parallel: bool) -> BaseSampler:
-    """The sampler of one trial. Each has a seed of its own, so that a search that goes on draws nothing twice."""
+    """The sampler of one trial, with its own seed, so that a resumed search draws nothing twice."""
     import numpy as np
     import optuna
 
@@ -153,35 +153,35 @@ def _sampler(settings: OptunaSweeperConfig, number: int, parallel: bool) -> Base
 
 
 def _objective(composed: Composed) -> tuple[str, Literal["minimize", "maximize"]]:
-    """The validation metric that trials are compared by, and the direction that is better."""
+    """The validation metric that trials are compared by, and its direction."""
     task = registry.class_of(composed.config.task)
     monitor = str(composed.config.checkpoint.monitor or task.monitor).removeprefix("val/")
     return monitor, "minimize" if lower_is_better(monitor) else "maximize"
 
 
 def _check(composed: Composed, space: dict[str, Any]) -> None:
-    wrong = [f"{key}: says what trials are compared by, and cannot be searched" for key in _FIXED if key in space]
+    wrong = [f"{key}: defines how trials are compared, and cannot be searched" for key in _FIXED if key in space]
     if not space:
         wrong.append(
             "hydra/sweeper=optuna: there is nothing to search. Give a key several values: optim=adamw,sgd or "
             '"optim.lr=tag(log, interval(1e-5, 1e-3))"'
         )
     if why := no_val(composed.config):
-        wrong.append(f"hydra/sweeper=optuna: trials are compared by their validation rows, but {why}")
+        wrong.append(f"hydra/sweeper=optuna: trials are compared on validation rows, but {why}")
     if wrong:
         raise UserError(wrong)
 
 
 def _locked(folder: Path) -> Any:
-    """Keeps another sweep out of the folder for as long as this process lives."""
+    """Locks the folder against other sweeps while this process lives."""
     try:
         return locked(folder / f".{STUDY}.lock")
     except BlockingIOError:
-        raise UserError(f"hydra.sweep.dir: a sweep is running in {folder}; wait for it, or stop it") from None
+        raise UserError(f"hydra.sweep.dir: a sweep is running in {folder}; wait for it or stop it") from None
 
 
 def _check_goes_on(composed: Composed, folder: Path) -> None:
-    """The search in the folder is this one: only what is Hydra's may be typed differently."""
+    """Checks that the folder's search is this one: only Hydra's own keys may differ."""
     record = folder / "sweep.json"
     if not record.is_file():
         return
@@ -189,7 +189,7 @@ def _check_goes_on(composed: Composed, folder: Path) -> None:
         {o for o in overrides if not o.lstrip("+").startswith("hydra")}
         for overrides in (json.loads(record.read_text(encoding="utf-8"))["overrides"], composed.typed)
     )
-    wrong = [f"{o.partition('=')[0]}: {folder} is a search with {o}, which is not typed now" for o in before - now]
-    wrong += [f"{o.partition('=')[0]}: {folder} is a search without {o}" for o in now - before]
+    wrong = [f"{o.partition('=')[0]}: the search in {folder} has {o}, which is missing now" for o in before - now]
+    wrong += [f"{o.partition('=')[0]}: the search in {folder} does not have {o}" for o in now - before]
     if wrong:
-        raise UserError(f"{w}. Type the same as then, or name a new hydra.sweep.dir" for w in sorted(wrong))
+        raise UserError(f"{w}. Type the same overrides, or name a new hydra.sweep.dir" for w in sorted(wrong))

@@ -1,6 +1,6 @@
-"""`hydra/launcher=submitit_local` and `submitit_slurm`: each run is a job of submitit's, with a time limit.
+"""`hydra/launcher=submitit_local` and `submitit_slurm`: each run is a submitit job with a time limit.
 
-What submitit writes (the submitted job, its log, its result) is in `.submitit/JOB` in the sweep's folder.
+submitit's files (the submitted job, its log, its result) are in `.submitit/JOB` in the sweep's folder.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from mmft.launch.sweep.job import Job
 from mmft.launch.sweep.parallel import Parallel
 from mmft.launch.sweep.worker import Outcome, Work
 
-_OWN = ("n_jobs", "max_num_timeout")  # not of a single job
+_OWN = ("n_jobs", "max_num_timeout")  # settings of the launcher, not of a job
 _GENERAL = ("timeout_min", "cpus_per_task", "gpus_per_node", "mem_gb", "name")
-"""What submitit calls the same on every cluster; the rest has the cluster's name in front."""
+"""Parameters with the same name on every cluster; others are prefixed by the cluster's name."""
 
 
 class SubmititLauncher(Parallel):
-    """Makes runs through submitit.
+    """Executes runs through submitit.
 
     Args:
         settings: `hydra.launcher`.
         folder: the sweep's.
 
     Raises:
-        UserError: submitit does not take the settings.
+        UserError: submitit rejects the settings.
     """
 
     def __init__(self, settings: SubmititConfig, folder: Path) -> None:
@@ -48,10 +48,10 @@ class SubmititLauncher(Parallel):
         try:
             self.executor.update_parameters(**parameters(settings, cluster))
         except (ValueError, NameError, TypeError) as error:
-            raise UserError(f"hydra.launcher: submitit refuses it: {error}") from error
+            raise UserError(f"hydra.launcher: submitit rejects it: {error}") from error
 
     def start(self, job: Job, text: str) -> _Handle:  # noqa: ARG002 - any launcher's signature
-        """Submits the job. A terminal's Ctrl-C is not for submitit's own process of it, which would end it at once."""
+        """Submits the job, shielding submitit's own process from a terminal's Ctrl-C, which would kill it at once."""
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
             return _Handle(self.executor.submit(self.work, text), local=self.work.detached)
@@ -60,7 +60,7 @@ class SubmititLauncher(Parallel):
 
 
 def parameters(settings: SubmititConfig, cluster: str) -> dict[str, Any]:
-    """What is given, as submitit calls it: one node and one task, whose process starts a run's ranks itself."""
+    """The given settings under submitit's names: one node and one task, whose process starts a run's ranks itself."""
     given = {f.name: getattr(settings, f.name) for f in fields(settings) if f.name not in _OWN}
     given = {name: value for name, value in given.items() if value is not None}
     named = {name if name in _GENERAL else f"{cluster}_{name}": value for name, value in given.items()}
@@ -81,11 +81,11 @@ class _Handle:
             return Outcome(*self.job.result())
         except (UncompletedJobError, FailedJobError) as error:
             first = " ".join(str(error).split("\n")[:2])
-            return Outcome(ExitCode.TRAINING, [f"Job {self.job.job_id} gave no result: {first}"])
+            return Outcome(ExitCode.TRAINING, [f"Job {self.job.job_id} returned no result: {first}"])
 
-    def stop(self, number: int) -> None:  # noqa: ARG002 - submitit and SLURM pass on SIGTERM alone
+    def stop(self, number: int) -> None:  # noqa: ARG002 - submitit and SLURM pass on only SIGTERM
         if self.local:
             with suppress(ProcessLookupError):
-                os.kill(int(self.job.job_id), signal.SIGTERM)  # `cancel` gives a run one second
+                os.kill(int(self.job.job_id), signal.SIGTERM)  # `cancel` leaves a run one second
         else:
             self.job.cancel(check=False)

@@ -26,11 +26,10 @@ RECORD = "sweep.json"
 
 
 def sweep(composed: Composed, config_dirs: Sequence[Path]) -> int:
-    """Makes all runs of a sweep; one that fails does not stop the others.
+    """Executes all runs of a sweep; one that fails does not stop the others.
 
     Returns:
-        0 if all ran, 2 if all that failed did so because of the config or the data, else 3; 130 or 143 if it was
-        stopped.
+        0 if all succeeded, 2 if all failures are due to the config or the data, else 3; 130 or 143 if it was stopped.
 
     Raises:
         UserError: nothing can be started.
@@ -50,7 +49,7 @@ def sweep(composed: Composed, config_dirs: Sequence[Path]) -> int:
                 result.record()
                 sweeper.tell(result)
                 _say(result)
-    finally:  # a sweep that is stopped has jobs that are done
+    finally:  # a stopped sweep has finished jobs too
         _report(folder)
     if stopped := [result.code for result in results if result.stopped]:
         return stopped[0]
@@ -65,7 +64,7 @@ def _check_ranks(composed: Composed) -> None:
     launcher: Any = composed.sweep.launcher if composed.sweep else None
     if launcher.type != "basic" and started().world > 1:
         raise UserError(
-            f"hydra/launcher={launcher.type}: these ranks are there already (torchrun or srun), and make one run "
+            f"hydra/launcher={launcher.type}: torchrun or srun has started these ranks already, for one run "
             "together. Leave it out, or start mmft without torchrun."
         )
 
@@ -97,13 +96,13 @@ def _launcher(composed: Composed, folder: Path) -> Launcher:
 
 
 def _announced(ask: Ask, keys: Sequence[str]) -> Ask:
-    """`ask` that says of each job what it has of its own."""
+    """`ask`, printing each job's own overrides."""
 
     def announce() -> Job | None:
         job = ask()
         if job is not None:
             own = " ".join(text for text in job.overrides if text.partition("=")[0].lstrip("+") in keys)
-            print(f"mmft: run {job.number} of the sweep begins: {own or job.folder}", file=sys.stderr)
+            print(f"mmft: starting run {job.number} of the sweep: {own or job.folder}", file=sys.stderr)
         return job
 
     return announce
@@ -111,7 +110,7 @@ def _announced(ask: Ask, keys: Sequence[str]) -> Ask:
 
 def _say(result: Result) -> None:
     if result.code != ExitCode.DONE:
-        happened = "was stopped; those after it are not started" if result.stopped else "failed"
+        happened = "was stopped; later ones are not started" if result.stopped else "failed"
         print(f"mmft: run {result.job.number} of the sweep {happened}", file=sys.stderr)
 
 

@@ -1,7 +1,7 @@
-"""One job of a sweep in a process of its own: `Work`, and what it needs of that process.
+"""One job of a sweep in its own process: `Work`, and the setup of that process.
 
-A job travels as JSON text, and its result as an exit code with messages, so that nothing of ours is pickled but the
-name of `Work`. What it prints goes to the job's log; the sweep's own process says what was asked for.
+A job is passed as JSON text and its result as an exit code with messages, so that nothing of mmft is pickled but the
+name of `Work`. Its output goes to the job's log; the sweep's own process prints results.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from mmft.launch.rank_job import unpacked
 
 
 class Outcome(NamedTuple):
-    """How a job ended in its process: the exit code, and what to say where it is not 0."""
+    """How a job ended in its process: the exit code, and messages if it is not 0."""
 
     code: int
     messages: list[str]
 
 
 class Work:
-    """What a worker calls with a packed job; submitit calls `checkpoint` when a job's time is up.
+    """Callable that runs a packed job in a worker; submitit calls `checkpoint` when a job's time is up.
 
     Args:
-        environment: variables that are to be set, or not to be there, in the worker.
-        detached: the worker is still in the terminal's process group, and leaves it.
+        environment: variables to set, or to unset, in the worker.
+        detached: the worker is still in the terminal's process group and must leave it.
     """
 
     def __init__(self, environment: Mapping[str, str | None], detached: bool = False) -> None:
@@ -38,7 +38,7 @@ class Work:
         self.detached = detached
 
     def __call__(self, job: str) -> tuple[int, list[str]]:
-        """Trains, and gives an `Outcome` as plain values."""
+        """Trains, and returns an `Outcome` as plain values."""
         from mmft.launch.start import train_job
 
         if self.detached:
@@ -49,20 +49,20 @@ class Work:
         return outcome_of(lambda: train_job(*unpacked(json.loads(job))))
 
     def checkpoint(self, job: str) -> Any:
-        """The same job once more: the run goes on from its last checkpoint."""
+        """Resubmits the job: the run resumes from its last checkpoint."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self, job)
 
 
 def settle_in() -> None:
-    """Begins a worker process: the terminal's Ctrl-C reaches the sweep alone, and the sweep's end ends this too."""
+    """Sets up a worker process: a terminal's Ctrl-C reaches only the sweep, and the worker ends with the sweep."""
     os.setsid()
     end_with_parent()
 
 
 def work_in(log: str, job: str) -> tuple[int, list[str]]:
-    """`Work` with stdout and stderr, those of processes that it starts too, at the end of a file."""
+    """Calls `Work` with stdout and stderr, including those of subprocesses, appended to a file."""
     sys.stdout.flush()
     sys.stderr.flush()
     kept = [os.dup(1), os.dup(2)]

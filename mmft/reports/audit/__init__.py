@@ -1,1 +1,1 @@
-"""What `mmft check` looks for in rows: bad ones, the same or nearly the same ones, how labels are spread."""
+"""The row checks of `mmft check`: bad rows, (near) duplicates, label distribution."""

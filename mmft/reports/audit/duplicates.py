@@ -1,4 +1,4 @@
-"""Rows that are like others: inside a split, and of one split like those of an earlier one."""
+"""Finds rows that resemble others: within a split, and across splits."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ than 10, redrawn ones by less than 7."""
 
 
 class Content(NamedTuple):
-    """A split's rows as they are compared.
+    """A split's rows, prepared for comparison.
 
     Attributes:
         split: the rows.
-        prints: of its images; None: images are not compared.
-        texts: normalised, by position; empty: there is none.
+        prints: its images' fingerprints; None if images are not compared.
+        texts: normalised, by position; empty without a text.
         labels: by position.
-        bad: numbers of the rows that are left out.
+        bad: numbers of rows to skip.
     """
 
     split: Split
@@ -34,33 +34,33 @@ class Content(NamedTuple):
 
     @classmethod
     def of(cls, split: Split, prints: Prints | None, bad: frozenset[int]) -> Content:
-        """What is compared of a split."""
+        """Prepares a split."""
         texts = [normalised(text) for text in split.table.texts(split.rows)]
         kept = ["" if row in bad else text for row, text in zip(split.rows.tolist(), texts, strict=True)]
         return cls(split, prints, kept, split.table.labels(split.rows), bad)
 
     def whole(self, position: int) -> tuple[bytes, str] | None:
-        """Image and text of a row; None: it is bad, or has nothing to compare."""
+        """Image and text of a row; None if it is bad or has nothing to compare."""
         if int(self.split.rows[position]) in self.bad:
             return None
         key = (b"" if self.prints is None else self.prints.digests[position], self.texts[position])
         return key if any(key) and not self._blank(position) else None
 
     def _blank(self, position: int) -> bool:
-        """An image of one colour without a text is nothing to compare."""
+        """Whether the row is a single-colour image without text, which cannot be compared."""
         return self.prints is not None and bool(self.prints.blank[position]) and not self.texts[position]
 
 
 def find_alike(contents: Mapping[str, Content], picture_bits: int, text_likeness: float) -> Iterator[Finding]:
-    """Everything of `duplicate`, `label conflict`, `leak`, `same ...` and `similar ...`.
+    """Yields all findings `duplicate`, `label conflict`, `leak`, `same ...` and `similar ...`.
 
-    A row of `val` or `test` is reported once for its image and once for its text, with the row of the earliest
-    split that is most like it; a row that is a leak is reported as such alone.
+    A row of `val` or `test` is reported once for its image and once for its text, with the most similar row of the
+    earliest split; a leak is reported as such only.
 
     Args:
         contents: by split, in the order train, val, test.
-        picture_bits: of 256 bits of the perceptual hashes that may differ in similar images.
-        text_likeness: that similar texts have at least.
+        picture_bits: bits of 256 by which the perceptual hashes of similar images may differ.
+        text_likeness: minimum likeness of similar texts.
     """
     leaks: dict[str, set[int]] = {name: set() for name in contents}
     yield from _same_rows(contents, leaks)

@@ -1,39 +1,38 @@
-"""`Finding`: one thing about one row."""
+"""`Finding`: one finding about one row."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 KINDS = {
-    "bad row": "not usable; left out of training and listed in bad_rows.csv",
-    "blank image": "with an image of one colour",
-    "small image": "with an image that is less than a quarter of the wanted size on its shorter side",
-    "cut text": "with a text that model.text_encoder.max_length cuts",
+    "bad row": "not usable; skipped in training and listed in bad_rows.csv",
+    "blank image": "with a single-colour image",
+    "small image": "with an image whose shorter side is less than a quarter of the model's image size",
+    "cut text": "with a text truncated by model.text_encoder.max_length",
     "duplicate": "with the image and the text of an earlier row of the same split",
-    "label conflict": "with the image and the text of an earlier row, and another label",
-    "leak": "with the image and the text of a row of an earlier split: what is tested was trained on",
+    "label conflict": "with the image and the text of an earlier row, but another label",
+    "leak": "with the image and the text of a row of an earlier split, so trained on what is tested",
     "same image": "with the image of a row of an earlier split",
     "similar image": "with nearly the image of a row of an earlier split (perceptual hash and colours)",
     "same text": "with the text of a row of an earlier split",
     "similar text": "with nearly the text of a row of an earlier split (three-letter pieces in common)",
-    "group in two splits": "of a group that an earlier split has rows of too",
+    "group in two splits": "of a group that also occurs in an earlier split",
 }
-"""What can be found, in the order of telling, and what is said of the rows. `train` is earlier than `val`, `val` than
-`test`."""
+"""Kinds of findings in report order, with their descriptions. The splits' order is `train`, `val`, `test`."""
 
 
 class Finding(NamedTuple):
-    """One row, or two that have something in common.
+    """One row, or two rows that have something in common.
 
     Attributes:
         kind: one of `KINDS`.
-        split: of the row; empty where its split is unknown.
+        split: the row's; empty if unknown.
         row: its number.
         id: its id.
-        other_split: of the row that it is like; empty where there is none.
-        other_row: None where there is none.
-        other_id: its id.
-        detail: what else there is to say.
+        other_split: split of the row that it resembles; empty if there is none.
+        other_row: that row's number; None if there is none.
+        other_id: that row's id.
+        detail: further details.
     """
 
     kind: str
@@ -46,7 +45,7 @@ class Finding(NamedTuple):
     detail: str = ""
 
     def __str__(self) -> str:
-        """One line for people."""
+        """One line of the printed report."""
         where = _place(self.split, self.row, self.id)
         like = "" if self.other_row is None else f"  ~  {_place(self.other_split, self.other_row, self.other_id)}"
         return f"{where}{like}{'  ' if self.detail else ''}{self.detail}"

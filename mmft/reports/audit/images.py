@@ -1,4 +1,4 @@
-"""Opens every image of a split once and keeps what is needed to compare it with others.
+"""Opens every image of a split once and keeps fingerprints for comparison.
 
 Legend: n rows, S side of the decoded image in pixels, 256 bits of a hash in 32 bytes.
 """
@@ -22,35 +22,35 @@ from mmft.data.image import BadImage, ImageReader, image_size
 from mmft.data.splits import Split
 
 BITS = 256
-"""Of a perceptual hash."""
+"""Bits of a perceptual hash."""
 
 _GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601 luma
-_SIDE, _KEPT, _THUMB = 64, 16, 8  # of the image that is hashed, of the kept frequencies, of the thumbnail
-_FLAT = 2.0  # levels of 255: an image that deviates less from its mean is blank
+_SIDE, _KEPT, _THUMB = 64, 16, 8  # sides of the hashed image, of the kept frequencies, of the thumbnail
+_FLAT = 2.0  # levels of 255; an image that deviates less from its mean is blank
 
 
 class Print(NamedTuple):
-    """What is kept of one row."""
+    """The fingerprint of one row."""
 
     position: int
     bad: BadRow | None = None
-    digest: bytes = b""  # of the decoded pixels; empty: no image
+    digest: bytes = b""  # of the decoded pixels; empty without an image
     bits: npt.NDArray[np.uint8] | None = None  # (32,)
     thumb: npt.NDArray[np.uint8] | None = None  # (192,)
     blank: bool = False
-    side: int = 0  # the shorter one of the stored image, in pixels
+    side: int = 0  # the stored image's shorter side, in pixels
 
 
 class Prints(NamedTuple):
-    """What is kept of a split's images, by position; rows without a usable image have zeros.
+    """Fingerprints of a split's images, by position; zeros for rows without a usable image.
 
     Attributes:
-        bad: what could not be used.
-        digests: (n,) of the decoded pixels; empty: there is no image.
+        bad: rows that could not be used.
+        digests: (n,) of the decoded pixels; empty without an image.
         bits: (n, 32) uint8 perceptual hashes.
         thumbs: (n, 192) uint8 thumbnails of 8 x 8 pixels.
-        blank: (n,) bool, all of one colour.
-        sides: (n,) int64, the shorter side of the stored image in pixels; 0: there is none.
+        blank: (n,) bool, single-colour images.
+        sides: (n,) int64, the stored image's shorter side in pixels; 0 without an image.
     """
 
     bad: list[BadRow]
@@ -62,12 +62,12 @@ class Prints(NamedTuple):
 
     @property
     def comparable(self) -> npt.NDArray[np.bool_]:
-        """(n,) True = an image with something on it."""
+        """(n,) True = image that is not blank."""
         return (self.sides > 0) & ~self.blank
 
 
 class _Scan(Dataset[Print]):
-    """Position -> what is kept of the row; reads as training does."""
+    """Position -> the row's fingerprint; reads images as training does."""
 
     def __init__(self, split: Split, reader: ImageReader, bad: Container[int]) -> None:
         self.split, self.reader, self.bad = split, reader, bad
@@ -94,10 +94,10 @@ def _print_of(position: int, pixels: Tensor, side: int) -> Print:
 
 
 def perceptual_hash(pixels: Tensor) -> npt.NDArray[np.uint8]:
-    """A hash that changes little when an image is scaled, recompressed or slightly edited (pHash, Zauner 2010).
+    """A hash that changes little under scaling, recompression or slight edits (pHash, Zauner 2010).
 
-    The lowest 16 x 16 frequencies of a discrete cosine transform of the grey image at 64 x 64 pixels; a bit says
-    whether one of them is above their median.
+    Uses the lowest 16 x 16 frequencies of a discrete cosine transform of the grey image at 64 x 64 pixels; a bit says
+    whether a frequency is above their median.
 
     Args:
         pixels: (3, S, S) uint8.
@@ -126,8 +126,8 @@ def scan(
     Args:
         split: the rows.
         reader: as in training.
-        bad: numbers of rows that are known to be bad; they are left out.
-        num_workers: processes that decode; 0: this one.
+        bad: numbers of known bad rows, which are skipped.
+        num_workers: processes that decode; 0 decodes in this one.
         tick: called with the number of rows done since the last call.
     """
     n = len(split)
@@ -159,19 +159,19 @@ def _keep(prints: Prints, one: Print) -> None:
 
 
 def nearest_images(prints: Prints, others: Prints, bits: int, levels: float) -> list[tuple[int, int, int]]:
-    """For each image the most similar one of another split, where it is similar enough.
+    """The most similar image of another split for each image, if it is similar enough.
 
-    All pairs are compared, as products of matrices: a million images with a hundred thousand others take
-    minutes, less than opening them.
+    All pairs are compared, as matrix products: a million images against a hundred thousand take minutes, less than
+    opening them.
 
     Args:
         prints: n of them.
         others: m of them.
-        bits: of 256 that may differ.
-        levels: of 255 that the thumbnails' pixels may differ by on average; a hash does not see colours.
+        bits: maximum number of differing bits, out of 256.
+        levels: maximum mean difference of the thumbnails' pixels, out of 255; a hash ignores colour.
 
     Returns:
-        (position, position in others, bits that differ), the fewest bits, then the first.
+        (position, position in others, differing bits), by fewest bits, then first position.
     """
     mine, theirs = np.flatnonzero(prints.comparable), np.flatnonzero(others.comparable)
     found: list[tuple[int, int, int]] = []
@@ -192,7 +192,7 @@ def nearest_images(prints: Prints, others: Prints, bits: int, levels: float) -> 
 
 
 def hamming(left: npt.NDArray[np.uint8], right: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
-    """(n, 32) and (m, 32) uint8 -> (n, m) int64, how many of the 256 bits differ."""
+    """(n, 32) and (m, 32) uint8 -> (n, m) int64, number of differing bits out of 256."""
     signs = [torch.from_numpy(np.unpackbits(bits, axis=1)).float() * 2 - 1 for bits in (left, right)]
     same_minus_different = signs[0] @ signs[1].T  # exact: sums of 256 ones
     distance: npt.NDArray[np.int64] = ((BITS - same_minus_different) / 2).to(torch.int64).numpy()

@@ -1,4 +1,4 @@
-"""How labels are spread over the splits."""
+"""Label distribution over the splits."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mmft.reports.aligned import aligned
 from mmft.tasks.base import Task
 
 MOST = 30
-"""Labels that get a line of their own."""
+"""Labels with a line of their own."""
 
 
 NamesOf = Callable[[Any], Sequence[str]]
@@ -23,7 +23,7 @@ NamesOf = Callable[[Any], Sequence[str]]
 
 
 def tables_of(splits: Mapping[str, Split], task: Task) -> dict[str, str]:
-    """What is reported of the rows that a task learns from, by its title.
+    """Tables about the rows that a task learns from, by title.
 
     Args:
         splits: by name.
@@ -41,12 +41,12 @@ def tables_of(splits: Mapping[str, Split], task: Task) -> dict[str, str]:
 
 
 def label_table(splits: Mapping[str, Split], names_of: NamesOf, column: str | None = None) -> str:
-    """One line for each label, the commonest first: its rows and its share of them in each split.
+    """One line per label, most frequent first: its rows and its share in each split.
 
     Args:
         splits: by name.
-        names_of: of the task; a row may have several names.
-        column: of the labels, where several tasks have one each; None: the only one.
+        names_of: the task's; a row may have several names.
+        column: label column, if several tasks have one each; None for the only one.
     """
 
     def labels(split: Split) -> Iterator[Any]:
@@ -69,7 +69,7 @@ def label_table(splits: Mapping[str, Split], names_of: NamesOf, column: str | No
 
 
 def pair_table(splits: Mapping[str, Split]) -> str:
-    """For each split: rows with both, their distinct images and texts, and groups of more than one row."""
+    """Per split: rows with both modalities, distinct images and texts, and groups of more than one row."""
     lines = []
     for name, split in splits.items():
         pairs = [pair for pair in split.table.pairs(split.rows) if pair.image is not None and pair.text is not None]
@@ -85,9 +85,9 @@ def pair_table(splits: Mapping[str, Split]) -> str:
 
 
 def number_table(splits: Mapping[str, Split], only: str | None = None) -> str:
-    """For each column of numbers and each split: how many there are, their mean, deviation, quartiles and extremes.
+    """For each column of numbers and each split: count, mean, standard deviation, quartiles and extremes.
 
-    `only`: that column; None: all of them.
+    `only` restricts it to one column; None shows all.
     """
     header = ["label", "split", "numbers", "mean", "std", "min", "25%", "50%", "75%", "max"]
     lines = []
@@ -102,7 +102,7 @@ def number_table(splits: Mapping[str, Split], only: str | None = None) -> str:
 
 
 def _numbers(split: Split) -> dict[str, npt.NDArray[np.float64]]:
-    """By column the finite numbers of a split's labels."""
+    """The finite numbers of a split's labels, by column."""
     names = names_of(split.table.columns.label)
     labels = split.table.labels(split.rows)
     rows = [list(label.values()) if isinstance(label, dict) else [label] for label in labels]
@@ -123,7 +123,7 @@ def _share(count: int, rows: int) -> str:
 
 
 def _names(label: Any, names_of: NamesOf) -> list[str]:
-    """The lines of the table that a row counts in."""
+    """The table lines that count a row."""
     try:
         return list(dict.fromkeys(names_of(label))) or ["(none)"]
     except ValueError:

@@ -1,4 +1,4 @@
-"""Everything that is found in rows: bad ones, odd images, cut texts, rows that are alike, groups apart."""
+"""All checks of rows: bad ones, unusual images, truncated texts, similar rows, groups across splits."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from mmft.reports.audit.images import Prints, scan
 
 
 class RowAudit:
-    """Looks at the rows of all splits.
+    """Checks the rows of all splits.
 
     Args:
         splits: by name, in the order train, val, test.
         config: the keys below `data`.
-        audit: what is looked for.
-        image_size: side of the images that the model wants, in pixels.
-        encode: the fitted task's; None: labels are not looked at.
+        audit: which checks to run.
+        image_size: side of the model's input images, in pixels.
+        encode: the fitted task's; None skips the labels.
 
     Attributes:
-        bad: rows that cannot be used; those with a bad image are known after `images`.
+        bad: unusable rows; those with a bad image are known after `images`.
         facts: one line on texts and one on images, by name.
     """
 
@@ -49,18 +49,18 @@ class RowAudit:
 
     @staticmethod
     def _known_bad(split: Split, encode: Encode | None) -> dict[int, BadRow]:
-        """Rows of the split that are bad by their table or label, by number."""
+        """Rows of the split with a bad table entry or label, by number."""
         labels = {} if encode is None else encode_targets(split, encode)[1]
         return labels | {row: split.table.bad[row] for row in split.rows.tolist() if row in split.table.bad}
 
     @property
     def rows(self) -> int:
-        """How many rows the splits have."""
+        """Number of rows in all splits."""
         return sum(map(len, self.splits.values()))
 
     @property
     def bad(self) -> list[tuple[str, BadRow]]:
-        """Every bad row with its split's name; empty: nothing tells its split."""
+        """Every bad row with its split's name; empty if its split is unknown."""
         tables = {id(split.table): split.table for split in self.splits.values()}
         nowhere = [
             ("", table.bad[row])
@@ -88,11 +88,11 @@ class RowAudit:
             self.facts["images"] = f"{len(sides):,}; shorter side: {spread}; the model sees {self.image_size}"
 
     def findings(self, tokenizer: Any, max_length: int) -> Iterator[Finding]:
-        """Everything that is found, bad rows first.
+        """Yields all findings, bad rows first.
 
         Args:
-            tokenizer: a fast tokenizer of transformers; None: texts' lengths are not looked at.
-            max_length: tokens of a text at most.
+            tokenizer: a fast tokenizer of transformers; None skips the lengths of texts.
+            max_length: maximum number of tokens per text.
         """
         for name, row in self.bad:
             yield Finding("bad row", name, row.row, row.id, detail=row.why)
@@ -105,7 +105,7 @@ class RowAudit:
         }
         yield from find_alike(contents, self.audit.picture_bits, self.audit.text_likeness)
         for name, position, other in groups_of_earlier_splits(self.splits):
-            yield _finding("group in two splits", name, self.splits[name], position, f"{other} has rows of it")
+            yield _finding("group in two splits", name, self.splits[name], position, f"also in {other}")
 
     def _odd_images(self) -> Iterator[Finding]:
         for name, prints in self.prints.items():
@@ -119,7 +119,7 @@ class RowAudit:
         every = np.concatenate(list(lengths.values()))
         every = every[every > 0]
         if len(every):
-            cut = f"cuts {(every > limit).mean():.1%} of them" if (every > limit).any() else "cuts none"
+            cut = f"truncates {(every > limit).mean():.1%}" if (every > limit).any() else "truncates none"
             spread = f"median {np.median(every):.0f}, 99 % within {np.quantile(every, 0.99):.0f}, longest {every.max()}"
             self.facts["texts"] = f"{len(every):,}; tokens: {spread}; model.text_encoder.max_length={limit} {cut}"
         for name, counts in lengths.items():

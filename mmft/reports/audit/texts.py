@@ -1,8 +1,8 @@
-"""Texts that are the same or nearly the same.
+"""Finds texts that are the same or nearly the same.
 
-A text is compared by the set of its three-letter pieces; two sets' likeness is the share of pieces that they have in
-common (Jaccard). Pairs are found by MinHash with banding (Broder 1997; Leskovec et al., Mining of Massive Datasets,
-chapter 3) and then compared exactly: at a likeness of 0.8 one pair in twenty million is missed.
+A text is represented by the set of its three-letter pieces; the likeness of two sets is the share of pieces that they
+have in common (Jaccard). Pairs are found by MinHash with banding (Broder 1997; Leskovec et al., Mining of Massive
+Datasets, chapter 3) and then compared exactly: at a likeness of 0.8 one pair in twenty million is missed.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from hashlib import blake2b
 import numpy as np
 import numpy.typing as npt
 
-BANDS, ROWS = 32, 4  # of a signature: two texts are compared when all rows of a band agree
-_MOST = 64  # texts of one bucket that each text is compared with
+BANDS, ROWS = 32, 4  # of a signature: texts are compared if all rows of a band agree
+_MOST = 64  # texts of a bucket to compare each text with
 _PIECE = 3
 
 
 def normalised(text: str | None) -> str:
-    """The text as it is compared: without case, accents' spelling, punctuation and runs of blanks; empty for None."""
+    """The text without case, punctuation and repeated whitespace, accents spelled one way; empty for None."""
     words = re.sub(r"[\W_]+", " ", unicodedata.normalize("NFKC", text or "").casefold())
     return words.strip()
 
 
 def pieces(text: str) -> frozenset[str]:
-    """The three-letter pieces of a normalised text, its ends marked by blanks."""
+    """The three-letter pieces of a normalised text, padded with a space at both ends."""
     padded = f" {text} "
     return frozenset(padded[at : at + _PIECE] for at in range(max(1, len(padded) - _PIECE + 1)))
 
@@ -40,15 +40,15 @@ def likeness(one: str, other: str) -> float:
 
 
 def nearest_texts(texts: Sequence[str], others: Sequence[str], least: float) -> list[tuple[int, int, float]]:
-    """For each text the most similar one of another split, where it is similar enough and not the same.
+    """The most similar text of another split for each text, if it is similar enough but not the same.
 
     Args:
-        texts: normalised; empty ones are left out.
+        texts: normalised; empty ones are skipped.
         others: normalised.
-        least: likeness, above 0 and at most 1.
+        least: minimum likeness, above 0 and at most 1.
 
     Returns:
-        (position, position in others, likeness), the highest, then the first.
+        (position, position in others, likeness), by highest likeness, then first position.
     """
     first = _first_places(others)
     known = list(first)
@@ -70,7 +70,7 @@ def nearest_texts(texts: Sequence[str], others: Sequence[str], least: float) -> 
 
 
 def _first_places(texts: Sequence[str]) -> dict[str, int]:
-    """Where each text that is not empty stands first."""
+    """The first position of each text that is not empty."""
     places: dict[str, int] = {}
     for at, text in enumerate(texts):
         if text:
@@ -83,7 +83,7 @@ def _keys(signature: npt.NDArray[np.uint64]) -> list[bytes]:
 
 
 def _signatures(texts: Sequence[str]) -> npt.NDArray[np.uint64]:
-    """(n, 128) uint64: for each of 128 random orders of all pieces, the first piece that the text has."""
+    """(n, 128) uint64: the first piece of each text in each of 128 random orders of all pieces."""
     generator = np.random.Generator(np.random.Philox(0))
     factors = generator.integers(1, 2**63, BANDS * ROWS, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
     hashes: dict[str, int] = {}

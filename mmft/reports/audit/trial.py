@@ -1,4 +1,4 @@
-"""A few optimizer steps as training would do them, on the device: whether they fit, their time and their memory."""
+"""Tries a few optimizer steps on the device, as in training: whether they fit, their time and memory."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from mmft.training.hard_negatives import with_negatives
 from mmft.training.memory import forget_peak, held_bytes, peak_bytes, release_unused
 from mmft.training.module import FineTuning
 
-_STEPS = 3  # by then the optimizer has its state, and glibc its pieces of memory
+_STEPS = 3  # enough to allocate optimizer state and glibc's arenas
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What optimizer steps cost.
+    """The cost of optimizer steps.
 
     Attributes:
-        seconds: of the last one.
-        grown: bytes that the device, or on a CPU the process, held more at the peak than before.
-        weights, gradients, optimizer: bytes of the model, of what its trained part has for gradients, and of the
-            optimizer's state. On a CPU the weights are there before, so that `grown` is without them.
+        seconds: duration of the last one.
+        grown: peak growth in bytes of the memory held by the device, or on a CPU by the process.
+        weights, gradients, optimizer: bytes of the model, of its trained part's gradients, and of the optimizer state.
+            On a CPU the weights are allocated before, so `grown` excludes them.
     """
 
     seconds: float
@@ -41,11 +41,11 @@ class Trial:
 
 
 def longest_rows(data: VisionLanguageData, count: int) -> Batch:
-    """A logical batch of the training rows with the longest texts, without those that are known to be bad.
+    """A logical batch of the training rows with the longest texts, without known bad rows.
 
     Args:
-        data: of the run.
-        count: rows at most.
+        data: the run's.
+        count: maximum number of rows.
     """
     rows = data.datasets["train"]
     lengths = np.diff(rows.tokens.offsets)
@@ -54,16 +54,16 @@ def longest_rows(data: VisionLanguageData, count: int) -> Batch:
 
 
 def try_steps(module: FineTuning, batch: Batch, evaluated: Batch, device: torch.device, precision: str) -> Trial:
-    """Does some optimizer steps, with learning rates of 0, and an evaluation.
+    """Runs some optimizer steps with learning rates of 0, and an evaluation.
 
-    Everything that is ever trained is trained in them. The memory is measured, not added up: on a CPU most of it can
-    be pieces that glibc keeps (MALLOC_MMAP_THRESHOLD_=1000000 in the environment halves it, and makes steps slower).
+    All parameters that are ever trained are trained in them. Memory is measured, not computed: on a CPU much of it can
+    be glibc's arenas (MALLOC_MMAP_THRESHOLD_=1000000 in the environment halves it, and slows the steps down).
 
     Args:
         module: its model is moved to `device` and keeps its weights.
         batch: a share of a logical batch; at least one row. Two micro-batches show the whole cost.
         evaluated: a batch of an evaluation.
-        device: where training would run.
+        device: the device to train on.
         precision: `32-true`, `64-true`, `bf16-mixed` or `16-mixed`.
 
     Raises:
@@ -72,7 +72,7 @@ def try_steps(module: FineTuning, batch: Batch, evaluated: Batch, device: torch.
     release_unused()
     forget_peak(device)
     before, model = held_bytes(device), module.model
-    module.modality_dropout = 0.0  # what is left out costs nothing; the most is asked for
+    module.modality_dropout = 0.0  # a dropped modality costs nothing; measure the maximum
     model.to(device=device, dtype=torch.float64 if precision == "64-true" else torch.float32).train()
     module.plan.activate(model, module.plan.names)
     try:
@@ -82,7 +82,7 @@ def try_steps(module: FineTuning, batch: Batch, evaluated: Batch, device: torch.
             started = time.perf_counter()
             with autocast(device, precision):
                 losses, _, _ = module.update(batch, optimizer, step, Tensor.backward)
-            last = float(losses.sum())  # waits for a GPU
+            last = float(losses.sum())  # synchronises with a GPU
             seconds = time.perf_counter() - started
         with torch.inference_mode(), autocast(device, precision):
             with_negatives(model.eval(), evaluated.to(device))
@@ -98,7 +98,7 @@ def try_steps(module: FineTuning, batch: Batch, evaluated: Batch, device: torch.
     finally:
         model.zero_grad(set_to_none=True)
     if not np.isfinite(last):
-        raise UserError(f"the loss of the first batch is {last}: look at the encoders' weights and trainer.precision")
+        raise UserError(f"the loss of the first batch is {last}: check the encoders' weights and trainer.precision")
     weights = [*chain(model.parameters(), model.buffers())]
     return Trial(seconds, grown, _bytes(weights), _bytes(trained), _bytes(state))
 

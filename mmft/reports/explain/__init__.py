@@ -1,1 +1,1 @@
-"""What `mmft explain` is made of: words, and the page that a row is drawn on."""
+"""The parts of `mmft explain`: attributions, words, and the page that shows a row."""

@@ -1,4 +1,4 @@
-"""Which font a text is drawn in: the first of the machine's that has all its signs."""
+"""Chooses the font of a text: the first on this machine with all its characters."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import ImageFont
 NAMES = (
     "DejaVuSans.ttf",  # most alphabets
     "Arial.ttf",
-    # Chinese, Japanese and Korean signs: of Linux, Windows, macOS
+    # Chinese, Japanese and Korean: Linux, Windows, macOS
     "NotoSansCJK-Regular.ttc",
     "NotoSansCJKsc-Regular.otf",
     "wqy-zenhei.ttc",
@@ -23,26 +23,26 @@ NAMES = (
     "NotoSansThai-Regular.ttf",
     "NotoEmoji-Regular.ttf",
 )
-"""Looked for in the folders that Pillow knows, in this order; Pillow's own, which is Latin only, comes last."""
-_NO_SIGN = "\U0010ffff"  # never one: what is drawn for it is what stands for a sign that a font lacks
+"""Searched for in Pillow's font folders, in this order; Pillow's own font (Latin only) comes last."""
+_NO_SIGN = "\U0010ffff"  # never a character: it is drawn as every character that a font lacks
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 class _Drawn(NamedTuple):
-    """A sign as pixels."""
+    """A character as pixels."""
 
     size: tuple[int, int]
     ink: bytes
 
 
 def font_for(text: str, size: int) -> Font:
-    """The first font that has every sign of a text, else the first."""
+    """The first font with every character of a text, else the first font."""
     fonts = _fonts(size)
     return next((font for font in fonts if all(_has(font, sign) for sign in set(text))), fonts[0])
 
 
 def lacks(texts: Iterable[str], size: int) -> bool:
-    """Whether one of the texts has a sign that its font lacks."""
+    """Whether one of the texts has a character that its font lacks."""
     return any(not _has(font_for(text, size), sign) for text in texts for sign in set(text))
 
 

@@ -1,4 +1,4 @@
-"""Numbers as a page shows them: as many digits as tell something."""
+"""Formats numbers for a page with a useful number of digits."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def signed(value: float, largest: float) -> str:
-    """With its sign; two decimals, or as many as `largest`, the largest of those beside it, needs for three digits."""
+    """With sign; two decimals, or as many as give `largest`, the largest value shown beside it, three digits."""
     if largest == 0 or 0.1 <= largest < 100:
         return f"{value:+.2f}"
     if not 1e-4 <= largest < 1e6:
@@ -17,7 +17,7 @@ def signed(value: float, largest: float) -> str:
 
 
 def readable(prediction: Any) -> str:
-    """A number, and each in a JSON object, in six digits; everything else as it is."""
+    """Formats a number, or each number of a JSON object, to six digits; leaves anything else unchanged."""
     if isinstance(prediction, float):
         return f"{prediction:.6g}"
     try:

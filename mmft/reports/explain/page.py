@@ -1,7 +1,7 @@
-"""A row's explanation as an image: the row's image, the map over it, its words shaded, the prediction. By Pillow.
+"""Draws a row's explanation with Pillow: the image, its heat map, the shaded words, the prediction.
 
-Red speaks for what is explained and blue against it. The map has its own scale, and the words have theirs, since an
-image has many places and a text few words; how much each adds in all stands beside it.
+Red supports what is explained, blue opposes it. The map and the words have a scale each, since an image has many places
+and a text few words; the total of each is shown too.
 
 Legend: H W image height and width.
 """
@@ -22,24 +22,24 @@ from mmft.reports.explain.words import Word
 _SIDE, _MARGIN, _LINE = 336, 16, 22  # pixels
 _WIDTH = 2 * _SIDE + 3 * _MARGIN
 _RED, _BLUE, _INK, _PALE = (200, 30, 30), (30, 70, 200), (20, 20, 20), (150, 150, 150)
-_LINE_ENDS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # Pillow cannot measure a line that has some of them
-_LONGEST = 300  # characters that are measured; no line of the page holds as many
-_SIZE, _SMALL = 15, 11  # of letters
-_BOXES = "signs that no font of this machine has are drawn as boxes; fonts-noto-cjk has most"
-_MOST_CUT_OFF = 20  # words that the model has not read: enough to see where it stopped
+_LINE_ENDS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")  # Pillow cannot measure lines with some of these
+_LONGEST = 300  # characters to measure; more than a line of the page holds
+_SIZE, _SMALL = 15, 11  # font sizes
+_BOXES = "boxes are characters that no font on this machine has; install fonts-noto-cjk"
+_MOST_CUT_OFF = 20  # truncated words that are shown: enough to see where the model stopped
 Floats = npt.NDArray[np.float64]
 
 
 def draw(
     lines: Sequence[str], pixels: npt.NDArray[np.uint8] | None, cells: Floats | None, words: list[Word]
 ) -> Image.Image:
-    """The page.
+    """Draws the page.
 
     Args:
-        lines: what stands on top.
-        pixels: (H, W, 3) the image as the model sees it; None: there is none.
-        cells: (K, K) what each part of it adds.
-        words: of the text; none: there is no text.
+        lines: text at the top.
+        pixels: (H, W, 3) the image as the model sees it; None without an image.
+        cells: (K, K) what each part of it contributes.
+        words: the text's; empty without a text.
     """
     words, lines = _shown(words), [_fitting(line) for line in lines]
     if lacks([*lines, *(word.text for word in words)], _SIZE):
@@ -68,7 +68,7 @@ def draw(
 
 
 def _fitting(text: str, room: int = _WIDTH - 2 * _MARGIN) -> str:
-    """The text in one line, its end cut off where it is too wide."""
+    """The text on one line, truncated if it is too wide."""
     line = _LINE_ENDS.sub(" ", text)
     if len(line) > _LONGEST:
         line = line[:_LONGEST] + "…"
@@ -78,7 +78,7 @@ def _fitting(text: str, room: int = _WIDTH - 2 * _MARGIN) -> str:
 
 
 def _shown(words: list[Word]) -> list[Word]:
-    """The words, each no wider than the page; of those that were cut off the first, and how many more there are."""
+    """The words, each no wider than the page; of truncated ones the first few, and a count of the rest."""
     read = [word for word in words if word.weight is not None]
     cut_off = [word for word in words if word.weight is None]
     more = len(cut_off) - _MOST_CUT_OFF
@@ -89,7 +89,7 @@ def _shown(words: list[Word]) -> list[Word]:
 
 
 def _heat(plain: Image.Image, cells: Floats) -> Image.Image:
-    """The image in pale grey, under red and blue as strong as the map is there."""
+    """The image in pale grey under red and blue, with the map's intensity."""
     strength = np.array(Image.fromarray(cells.astype(np.float32)).resize(plain.size, Image.Resampling.BICUBIC))
     strength = (strength / max(float(np.abs(strength).max()), 1e-12))[..., None]
     grey = 255 - 0.5 * (255 - np.array(plain.convert("L"), dtype=np.float64)[..., None])
@@ -99,7 +99,7 @@ def _heat(plain: Image.Image, cells: Floats) -> Image.Image:
 
 
 def _placed(words: list[Word], largest: float) -> tuple[list[tuple[int, int]], int]:
-    """Where each word begins, line after line, and where the last line ends."""
+    """Where each word starts, line by line, and where the last line ends."""
     left, top, places = _MARGIN, 0, []
     for word in words:
         width = _width(word, largest)
@@ -119,7 +119,7 @@ def _number(word: Word, largest: float) -> str:
 
 
 def _write(pen: ImageDraw.ImageDraw, word: Word, place: tuple[int, int], largest: float) -> None:
-    """A word on a ground of its colour, its weight below."""
+    """Draws a word on a background of its colour, with its weight below."""
     left, top = place
     share = 0.7 * abs(word.weight or 0.0) / max(largest, 1e-12)
     colour = _RED if (word.weight or 0.0) > 0 else _BLUE

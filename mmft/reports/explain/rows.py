@@ -1,10 +1,10 @@
-"""What in a row's image and words speaks for its prediction or against it.
+"""Attributes a row's prediction to its image and words.
 
-By integrated gradients (see `mmft.models.attribution`) from a row that shows nothing: an image of the colour
-`data.background`, a text of mask tokens. What is explained is the task's to say (`Task.subjects`): a label's logit, a
-target, how alike image and text are; each of several tasks or targets by itself.
+By integrated gradients (see `mmft.models.attribution`) from an empty baseline: an image of the colour
+`data.background`, a text of mask tokens. The task chooses what is explained (`Task.subjects`): a label's logit, a
+target, the similarity of image and text; several tasks or targets each separately.
 
-Legend: H W image height and width, K cells of a map's side, L tokens.
+Legend: H W image height and width, K cells per side of a map, L tokens.
 """
 
 from __future__ import annotations
@@ -33,23 +33,23 @@ from mmft.tasks.labels import shown
 
 log = logging.getLogger(__name__)
 CELLS = 12
-"""K: a single pixel's gradient is noise; the sum of a part's is not."""
+"""K: a single pixel's gradient is noise; the sum over a cell is not."""
 _WORDS = {"image": "image", "text": "text"}
-_MUCH = 0.05  # of what is explained; a sum that misses more is told
+_MUCH = 0.05  # fraction of what is explained; a larger error is reported
 
 
 @dataclass(frozen=True, kw_only=True)
 class Explained:
-    """One row, or one of the subjects of a row.
+    """One row, or one subject of a row.
 
     Attributes:
-        answer: as `predict` gives it.
-        name: what is explained: a label, a target; "": the only number there is.
-        of: the task or target among several that it belongs to; "": it is alone.
-        found: every pixel's and every token's share.
-        cells: (K, K) shares of the image's parts; None: the row has no image.
+        answer: as returned by `predict`.
+        name: what is explained: a label or target; "" if there is only one number.
+        of: the task or target that it belongs to, if there are several; else "".
+        found: the attribution of every pixel and token.
+        cells: (K, K) attributions of the image's parts; None without an image.
         pixels: (3, H, W) uint8 the image as the model sees it.
-        words: the text's, each with its share.
+        words: the text's words, with their attributions.
     """
 
     answer: dict[str, Any]
@@ -62,12 +62,12 @@ class Explained:
 
     @property
     def sums(self) -> dict[str, float | None]:
-        """The share of the image, `image`, and of the text; None for what the row lacks."""
+        """Attributions of `image` and `text`; None for a modality that the row lacks."""
         parts = {"image": self.found.image, "text": self.found.text}
         return {name: None if part is None else float(part.sum()) for name, part in parts.items()}
 
     def page(self) -> Image.Image:
-        """The row as an image: parts and words that speak for what is explained red, against it blue."""
+        """Draws the row: image parts and words that support the subject in red, those that oppose it in blue."""
         answer, sums = self.answer, self.sums
         subject = (self.name or "a higher number") if self.of in ("", self.name) else f"{self.of}: {self.name}"
         score = "" if answer["score"] is None else f" (score {answer['score']:.3f})"
@@ -77,17 +77,17 @@ class Explained:
         lines = [
             f"row {answer['row']}   id {answer['id']}",
             f"prediction {readable(answer['prediction'])}{score}",
-            f"speaks for {subject} (red) or against it (blue):   {told}",
+            f"supports {subject} (red) or opposes it (blue):   {told}",
         ]
         if _misses_much(self.found):
             asked = self.found.value - self.found.baseline
             missed = f"{signed(self.found.missed, largest)} of {signed(asked, largest)}"
-            lines.append(f"{missed} is not attributed; more points come nearer")
+            lines.append(f"{missed} is not attributed; more points reduce this")
         pixels = None if self.pixels is None else self.pixels.permute(1, 2, 0).numpy()
         return draw(lines, pixels, None if self.cells is None else self.cells.numpy(), self.words)
 
     def numbers(self) -> dict[str, Any]:
-        """All that the page shows, as JSON can hold it."""
+        """Everything on the page, as plain values for JSON."""
         return {
             **self.answer,
             "explained": self.name,
@@ -102,10 +102,10 @@ class Explained:
 
 
 def check_label(task: Task, label: str | None) -> None:
-    """Raises UserError where a task has nothing of this name to explain."""
+    """Raises UserError if the task has nothing of this name to explain."""
     names = list(dict.fromkeys([*task.output_names, *filter(None, task.parts)]))
     if label is not None and label not in names:
-        raise UserError(f"label={label}: there is none.{did_you_mean(label, names)} There are: {shown(names, 50)}")
+        raise UserError(f"label={label}: no such label.{did_you_mean(label, names)} There are: {shown(names, 50)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,10 +115,10 @@ class Explainer:
     Attributes:
         model: finished, on its device, in the precision of `predict`, in eval mode.
         task: its task.
-        background: colour of an image that shows nothing, as `data.background`.
-        label: what is explained, one of the task's outputs; None: each row's prediction.
+        background: colour of the baseline image, as `data.background`.
+        label: what is explained, one of the task's outputs; None for each row's prediction.
         points: as in `integrated_gradients`.
-        at_once: points that are computed at once.
+        at_once: points computed at once.
     """
 
     model: VisionLanguageModel
@@ -131,12 +131,12 @@ class Explainer:
     def explained(
         self, table: Table, batches: Iterable[Batch], answers: Mapping[int, dict[str, Any]]
     ) -> Iterator[Explained]:
-        """Each row that can be read, once for each of its subjects; of the others it is told why not.
+        """Yields each readable row once per subject; warns about the others.
 
         Args:
-            table: of the rows.
+            table: the table of the rows.
             batches: of one row each.
-            answers: the rows' answers by number, as `predict` gives them.
+            answers: the rows' predictions by row number, from `predict`.
         """
         for batch in batches:
             for bad in batch.bad:
@@ -164,13 +164,13 @@ def _colour(background: str) -> tuple[int, int, int]:
 
 
 def _nothing_said(tokenizer: Any, batch: Batch) -> Tensor:
-    """(L,) the row's tokens with mask tokens (or padding, where the tokenizer has no mask) for all but special ones."""
+    """(L,) the row's tokens, all but special ones replaced by mask tokens (by padding if the tokenizer has no mask)."""
     if batch.input_ids is None:
         return torch.zeros(0, dtype=torch.int64)
     ids = batch.input_ids[0]
     known = [tokenizer.mask_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id, 0]
     fill = next(number for number in known if number is not None)
-    said = {tokenizer.unk_token_id, tokenizer.mask_token_id}  # these stand for words
+    said = {tokenizer.unk_token_id, tokenizer.mask_token_id}  # special tokens that stand for words
     special = torch.isin(ids, torch.tensor([number for number in tokenizer.all_special_ids if number not in said]))
     return torch.where(special, ids, torch.full_like(ids, fill))
 
@@ -178,7 +178,7 @@ def _nothing_said(tokenizer: Any, batch: Batch) -> Tensor:
 def _check(found: Attribution, row: int, points: int) -> None:
     if _misses_much(found):
         log.warning(
-            "row %d: the weights add up to %.3f of %.3f; type points=%d to come nearer",
+            "row %d: the weights add up to %.3f of %.3f; type points=%d for a closer sum",
             *(row, found.value - found.baseline - found.missed, found.value - found.baseline, 4 * points),
         )
 
@@ -188,7 +188,7 @@ def _misses_much(found: Attribution) -> bool:
 
 
 def _largest(found: Attribution) -> float:
-    """Of what is explained and what each modality adds, which may cancel out."""
+    """The largest of what is explained and each modality's sum, since sums may cancel out."""
     parts = (float(part.sum()) for part in (found.image, found.text) if part is not None)
     return max(map(abs, (found.value - found.baseline, *parts)))
 
@@ -213,7 +213,7 @@ def _explained(
 
 
 def cell_sums(values: Tensor, cells: int) -> Tensor:
-    """(H, W) -> (K, K) sums of its parts, which are as even as they can be; the sum of all stays the same."""
+    """(H, W) -> (K, K) sums over parts that are as even as possible; the total is unchanged."""
     for dimension in (0, 1):
         size = values.shape[dimension]
         part = torch.arange(size) * cells // size

@@ -1,4 +1,4 @@
-"""The words of a text and what each adds, from its tokens: pieces of a word are put together by their offsets."""
+"""Combines token attributions into words, by the tokens' offsets."""
 
 from __future__ import annotations
 
@@ -8,31 +8,31 @@ from typing import Any, NamedTuple
 
 
 class Word(NamedTuple):
-    """A piece of the text as it was written."""
+    """A piece of the text as written."""
 
     text: str
     start: int  # its first character
-    weight: float | None  # None: it was cut off
+    weight: float | None  # None if it was truncated
 
 
 def words_of(text: str, tokenizer: Any, max_length: int, weights: Sequence[float]) -> list[Word]:
     """The words of a text.
 
-    A word ends at a blank, and where the tokenizer itself begins a new one (at punctuation; in writing without blanks).
-    Special tokens are no words.
+    A word ends at whitespace, and where the tokenizer itself starts a new one (at punctuation, or in scripts without
+    spaces). Special tokens are not words.
 
     Args:
-        text: of the row.
-        tokenizer: a fast one of transformers.
-        max_length: tokens that the text was cut to.
-        weights: (L,) of the text's tokens, special ones included; padding may follow.
+        text: the row's.
+        tokenizer: a fast tokenizer of transformers.
+        max_length: tokens that the text was truncated to.
+        weights: (L,) per token, special ones included; padding may follow.
     """
-    clean = text.encode(errors="replace").decode()  # as the tokens were made
+    clean = text.encode(errors="replace").decode()  # as tokenised
     encoded = tokenizer(clean, truncation=True, max_length=max_length, return_offsets_mapping=True)
     starts = [found.start() for found in re.finditer(r"\S+", clean)]
     spans: dict[tuple[int | None, int], list[float]] = {}  # start, end, weight
     for (start, end), number, weight in zip(encoded["offset_mapping"], encoded.word_ids(), weights, strict=False):
-        start += len(clean[start:end]) - len(clean[start:end].lstrip())  # some tokens hold the blank before the word
+        start += len(clean[start:end]) - len(clean[start:end].lstrip())  # some tokens include the space before the word
         if number is None or start >= end:
             continue
         key = number, sum(first <= start for first in starts)

@@ -1,1 +1,1 @@
-"""What `mmft doctor` looks at: one function per thing, each gives `Finding`s."""
+"""The checks of `mmft doctor`: one function per subject, each yielding `Finding`s."""

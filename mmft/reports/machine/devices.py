@@ -14,7 +14,7 @@ Version = tuple[int, int]
 
 
 def cpu() -> Finding:
-    """Cores that this process may use, memory, and whether bfloat16 is computed in hardware."""
+    """Cores available to this process, memory, and whether bfloat16 is supported in hardware."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     parts = [f"{cores} cores", f"{size(total)} of memory{_free()}"]
@@ -24,7 +24,7 @@ def cpu() -> Finding:
         from mmft.training.hardware import has_bf16
 
         parts.append("bfloat16 in hardware" if has_bf16(torch.device("cpu")) else "no bfloat16 in hardware")
-    except Exception:  # noqa: BLE001, S110 - that torch does not import is told elsewhere
+    except Exception:  # noqa: BLE001, S110 - `packages` reports that torch does not import
         pass
     return Finding("cpu", ", ".join(parts))
 
@@ -39,10 +39,10 @@ def _free() -> str:
 
 
 def gpus() -> Iterator[Finding]:
-    """One line per GPU that torch sees, and CUDA's version in torch and in the driver."""
+    """One line per GPU that torch sees, and the CUDA versions of torch and the driver."""
     try:
         import torch
-    except Exception:  # noqa: BLE001 - told elsewhere
+    except Exception:  # noqa: BLE001 - `packages` reports it
         return
     driver, built = driver_version(), torch.version.cuda
     seen = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -60,7 +60,7 @@ def _bf16(about: Any) -> str:
 
 
 def driver_version() -> Version | None:
-    """The newest CUDA that the NVIDIA driver knows; None: there is no driver."""
+    """The newest CUDA version that the NVIDIA driver supports; None without a driver."""
     found = ctypes.c_int()
     try:
         if ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(found)) != 0:
@@ -71,11 +71,11 @@ def driver_version() -> Version | None:
 
 
 def no_gpu(built: str | None, driver: Version | None, visible: str | None) -> str | None:
-    """Why torch sees no GPU although there is a driver; None: there is none, so nothing is wrong.
+    """Why torch sees no GPU although there is a driver; None without a driver, when nothing is wrong.
 
     Args:
-        built: the CUDA that torch is built for; None: it is a CPU build.
-        driver: the CUDA that the driver knows.
+        built: the CUDA version that torch is built for; None for a CPU build.
+        driver: the CUDA version that the driver supports.
         visible: `CUDA_VISIBLE_DEVICES`.
     """
     if driver is None:
@@ -84,15 +84,15 @@ def no_gpu(built: str | None, driver: Version | None, visible: str | None) -> st
         return f"CUDA_VISIBLE_DEVICES={visible!r} hides it. Type unset CUDA_VISIBLE_DEVICES"
     if built is None:
         return (
-            f"there is a driver for CUDA {_dotted(driver)}, but torch is a CPU build. Install a CUDA build of torch "
+            f"the driver supports CUDA {_dotted(driver)}, but torch is a CPU build. Install a CUDA build of torch "
             "and of torchvision"
         )
     if int(built.partition(".")[0]) > driver[0]:
         return (
-            f"torch is built for CUDA {built}, the driver knows {_dotted(driver)}. Update the driver, or install a "
+            f"torch is built for CUDA {built}, the driver supports {_dotted(driver)}. Update the driver, or install a "
             f"torch and a torchvision built for CUDA {driver[0]}"
         )
-    return "there is a driver, but torch sees no GPU. nvidia-smi says more"
+    return "there is a driver, but torch sees no GPU. Run nvidia-smi for details"
 
 
 def _dotted(version: Version) -> str:

@@ -6,13 +6,13 @@ from typing import NamedTuple
 
 
 class Finding(NamedTuple):
-    """One thing that was looked at.
+    """The result of one check.
 
     Attributes:
-        name: what it is.
+        name: what was checked.
         value: what was found, on one short line.
-        wrong: what is wrong with it and what to type; None: nothing.
-        fatal: whether training cannot work because of it.
+        wrong: what is wrong and what to type; None if nothing is.
+        fatal: whether it makes training impossible.
     """
 
     name: str
@@ -22,7 +22,7 @@ class Finding(NamedTuple):
 
 
 def size(count: float) -> str:
-    """Bytes in words: `7.6 GiB`."""
+    """Formats bytes: `7.6 GiB`."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if count < 1024:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"

@@ -1,4 +1,4 @@
-"""Python and packages: is everything there, in a version that fits, and does it import?"""
+"""Checks Python and packages: installed, in a suitable version, importable."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from mmft.reports.machine.finding import Finding
 
 Import = Callable[[str], Any]
 
-# Shown, in this order, and imported; whether training is impossible without it. The others of mmft's
-# requirements are only told where they are missing or have a version that does not fit.
+# Shown in this order and imported; the value is whether training is impossible without it. mmft's other
+# requirements are reported only if they are missing or have an unsuitable version.
 _SHOWN = {
     "torch": True,
     "torchvision": True,
@@ -37,17 +37,17 @@ def python(found: tuple[int, ...], executable: str) -> Finding:
     """The interpreter."""
     wrong = None
     if found[:2] < _OLDEST:
-        wrong = f"mmft needs Python {_OLDEST[0]}.{_OLDEST[1]} or newer. Make an environment of a newer one."
+        wrong = f"mmft needs Python {_OLDEST[0]}.{_OLDEST[1]} or newer. Create an environment with one."
     return Finding("python", f"{'.'.join(map(str, found))}  {executable}", wrong, wrong is not None)
 
 
 def own_version() -> Finding:
-    """The package itself."""
+    """Version and location of mmft itself."""
     return Finding("mmft", f"{mmft.__version__}  {mmft.__path__[0]}")
 
 
 def packages(import_it: Import) -> Iterator[Finding]:
-    """Every package that mmft asks for.
+    """Checks every package that mmft requires.
 
     Args:
         import_it: `importlib.import_module`.
@@ -70,19 +70,19 @@ def packages(import_it: Import) -> Iterator[Finding]:
 
 
 def plugin(found: Plugin) -> Finding:
-    """Options of somebody else's package."""
+    """The options of an installed plugin package."""
     value = f"{found.name} of {found.origin}: {', '.join(found.options) or 'no options'}"
-    return Finding("plugin", value, f"is left out: {found.error}. Ask its author" if found.error else None)
+    return Finding("plugin", value, f"is ignored: {found.error}. Contact its author" if found.error else None)
 
 
 def requirements() -> dict[str, str]:
-    """What mmft asks for: package -> range of versions, without the extras."""
+    """Requirements of mmft: package -> version range, without extras."""
     found = [re.match(r"([\w.-]+)\s*([^;]*)$", line) for line in requires("mmft") or ()]
     return {match[1]: match[2].strip() for match in found if match}
 
 
 def installed(name: str) -> str | None:
-    """The version of a package, without importing it; None: it is not there."""
+    """The version of a package, without importing it; None if it is not installed."""
     try:
         return version(name)
     except PackageNotFoundError:
@@ -90,13 +90,13 @@ def installed(name: str) -> str | None:
 
 
 def import_error(module: str, import_it: Import) -> str | None:
-    """Why a module does not import, on one line; None: it does."""
+    """Why a module fails to import, on one line; None if it imports."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         before, logging.root.manager.disable = logging.root.manager.disable, logging.CRITICAL
         try:
             import_it(module)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is what is wrong
+        except Exception as error:  # noqa: BLE001 - any error is a finding
             lines = str(error).strip().splitlines() or [""]
             return f"{type(error).__name__}: {lines[0]}"
         finally:
@@ -105,12 +105,12 @@ def import_error(module: str, import_it: Import) -> str | None:
 
 
 def unfit(name: str, found: str, wanted: str) -> str | None:
-    """What is wrong with a version that mmft's requirements leave out; None: nothing."""
+    """What is wrong with a version outside mmft's requirements; None if nothing is."""
     from packaging.specifiers import SpecifierSet  # lightning's own requirement
 
     if SpecifierSet(wanted).contains(found, prereleases=True):
         return None
-    return f"{found} is none of the versions that mmft is known to work with. Type {pip(name, wanted)}"
+    return f"mmft is not known to work with {found}. Type {pip(name, wanted)}"
 
 
 def pip(name: str, wanted: str) -> str:
@@ -125,8 +125,8 @@ def _missing(name: str, wanted: str, fatal: bool) -> Finding:
 def _why(name: str, error: str) -> str:
     if name != "torchvision":
         return f"does not import ({error}). Type {pip(name, '')} --force-reinstall"
-    # Each is built against one torch, and one from another index against another build of it (CPU, CUDA).
+    # Each is built against one torch version, and per package index against one build of it (CPU, CUDA).
     return (
-        f"does not import with torch {installed('torch')} ({error}): it is built for another torch. Install both from "
-        f"the same place: type {sys.executable} -m pip install --force-reinstall torch torchvision"
+        f"does not import with torch {installed('torch')} ({error}): built for another version. Install both from "
+        f"the same index: type {sys.executable} -m pip install --force-reinstall torch torchvision"
     )

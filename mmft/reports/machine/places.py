@@ -1,4 +1,4 @@
-"""Folders and accounts: the hub's cache, `MMFT_ENCODERS`, Weights & Biases, room for runs. Nothing asks a network."""
+"""Checks folders and accounts: the hub cache, `MMFT_ENCODERS`, Weights & Biases, disk space. Uses no network."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from urllib.parse import urlsplit
 from mmft.reports.machine.finding import Finding, size
 from mmft.shipped import located
 
-_LITTLE = 2**30  # bytes; a run's two checkpoints and its model are three times what is trained, and its moments
+_LITTLE = 2**30  # bytes; a run stores the trained weights three times, and the optimizer's moments
 
 
 def hub() -> Iterator[Finding]:
-    """Where encoders of the hub are kept, and whether they may be downloaded."""
+    """Where hub encoders are cached, and whether downloads are allowed."""
     try:
         from huggingface_hub import constants
-    except Exception:  # noqa: BLE001 - told elsewhere
+    except Exception:  # noqa: BLE001 - `packages` reports it
         return
     cache = Path(constants.HF_HUB_CACHE)
     models = len(list(cache.glob("models--*")))
@@ -30,20 +30,20 @@ def hub() -> Iterator[Finding]:
 
 
 def unwritable(folder: Path, variable: str) -> str | None:
-    """What is wrong with a folder that nothing can be written to; None: nothing."""
+    """What is wrong with a folder that is not writable; None if it is."""
     if os.access(existing(folder), os.W_OK):
         return None
-    return f"nothing can be written to {folder}. Type export {variable}=FOLDER, a folder of yours"
+    return f"{folder} is not writable. Type export {variable}=FOLDER, with a folder of your own"
 
 
 def existing(folder: Path) -> Path:
-    """The folder, or the nearest one above it that exists."""
+    """The folder, or its nearest parent that exists."""
     absolute = folder.absolute()
     return next(path for path in (absolute, *absolute.parents) if path.exists())
 
 
 def encoder_folders(given: str) -> Finding:
-    """The folders in which encoders are looked for by name.
+    """The folders that are searched for encoders by name.
 
     Args:
         given: `MMFT_ENCODERS`, separated like PATH.
@@ -51,13 +51,13 @@ def encoder_folders(given: str) -> Finding:
     folders = [folder for folder in given.split(os.pathsep) if folder]
     gone = [folder for folder in folders if not located(folder).is_dir()]
     encoders = [config for folder in folders for config in located(folder).glob("*/config.json")]
-    wrong = f"there is no folder {', '.join(gone)}. Correct the variable; folders are separated by '{os.pathsep}'"
+    wrong = f"no such folder: {', '.join(gone)}. Correct the variable; separate folders by '{os.pathsep}'"
     value = f"{given}  {len(encoders)} encoders" if folders else "not set"
     return Finding("MMFT_ENCODERS", value, wrong if gone else None)
 
 
 def wandb_login(environment: Mapping[str, str], home: Path) -> Finding:
-    """Whether `logger=wandb` would find a key. The key itself is neither kept nor shown.
+    """Whether `logger=wandb` would find a key. The key itself is neither stored nor shown.
 
     Args:
         environment: the process's.
@@ -72,7 +72,7 @@ def wandb_login(environment: Mapping[str, str], home: Path) -> Finding:
         import wandb
 
         host = urlsplit(environment.get("WANDB_BASE_URL") or wandb.Settings().base_url).netloc
-    except Exception:  # noqa: BLE001 - told elsewhere
+    except Exception:  # noqa: BLE001 - `packages` reports it
         return Finding("wandb login", "unknown: wandb does not import")
     file = Path(environment.get("NETRC") or home / ".netrc")
     try:
@@ -83,7 +83,7 @@ def wandb_login(environment: Mapping[str, str], home: Path) -> Finding:
 
 
 def disk(runs: str) -> Finding:
-    """Room for run folders.
+    """Free space for run folders.
 
     Args:
         runs: `paths.runs`.
@@ -93,8 +93,8 @@ def disk(runs: str) -> Finding:
     free = shutil.disk_usage(above).free
     value = f"{folder}  {size(free)} free"
     if not above.is_dir():
-        return Finding("paths.runs", value, f"{above} is no folder. Type paths.runs=FOLDER", fatal=True)
+        return Finding("paths.runs", value, f"{above} is not a folder. Type paths.runs=FOLDER", fatal=True)
     if not os.access(above, os.W_OK | os.X_OK):
-        return Finding("paths.runs", value, f"{above} cannot be written to. Type paths.runs=FOLDER", fatal=True)
-    little = f"only {size(free)} are free. Remove old checkpoints, or type paths.runs=FOLDER on another disk"
+        return Finding("paths.runs", value, f"{above} is not writable. Type paths.runs=FOLDER", fatal=True)
+    little = f"only {size(free)} free. Remove old checkpoints, or type paths.runs=FOLDER on another disk"
     return Finding("paths.runs", value, little if free < _LITTLE else None)

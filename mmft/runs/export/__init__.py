@@ -1,1 +1,1 @@
-"""Finished models for other libraries: encoder folders of timm and transformers, adapters of peft, a model card."""
+"""Exports finished models: encoder folders for timm and transformers, adapters for peft, a model card."""

@@ -1,4 +1,4 @@
-"""The model card of an exported run: what it is, how good it is, how to load it."""
+"""The model card of an exported run: what it is, its test metrics, how to load it."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ text_encoder = AutoModel.from_pretrained("text_encoder")""",
 
 
 def model_card(saved: SavedModel, summary: Mapping[str, Any], adapters: Iterable[str]) -> str:
-    """README.md in the form of the Hugging Face hub: YAML in front, Markdown behind.
+    """README.md in the Hugging Face hub's format: YAML front matter, then Markdown.
 
     Args:
         saved: the finished model.
         summary: the run's summary.json.
-        adapters: encoders whose additions are written apart as well.
+        adapters: encoders whose adapters are also exported separately.
     """
     model = saved.model
     encoders = {"image_encoder": model.image_encoder, "text_encoder": model.text_encoder}
@@ -41,12 +41,12 @@ def model_card(saved: SavedModel, summary: Mapping[str, Any], adapters: Iterable
     lines = [*front, "---", "", "# Encoders fine-tuned by mmft", ""]
     lines += ["| | base | trained as |", "|---|---|---|"]
     lines += [f"| {part} | {names[part]} | {saved.methods[part].name} |" for part in encoders]
-    lines += ["", f"What was added in training is merged into these float32 weights. {_left_out(saved.task)}"]
+    lines += ["", f"Weights added in training are merged into these float32 weights. {_left_out(saved.task)}"]
     for part, method in saved.methods.items():
         if bits := getattr(method, "bits", None):
-            lines += [f"The run's own {part} multiplies in {bits} bits, which rounds: its features differ a little."]
+            lines += [f"The run's own {part} computes with {bits}-bit weights, so its features differ slightly."]
     if adapters := list(adapters):
-        lines += [f"In `adapters/` ({', '.join(adapters)}) it is apart, in the format of peft, to be put on the base,"]
+        lines += [f"In `adapters/` ({', '.join(adapters)}) they are separate, in peft's format, for use with the base,"]
         lines += ['loaded in float32: `PeftModel.from_pretrained(base, "adapters/ENCODER")`.']
     lines += ["", "## Task", "", *_task(saved, summary), "", "## Use", "", "```python", *_loading(encoders), "```", ""]
     side, length = model.image_encoder.image_size, model.text_encoder.max_length
@@ -59,12 +59,12 @@ def model_card(saved: SavedModel, summary: Mapping[str, Any], adapters: Iterable
 
 
 def _left_out(task: Task) -> str:
-    """What of the model is not in the folders, and what that means for who uses them."""
+    """What the folders leave out of the model, and what that means for their user."""
     if not task.facts.pairwise:
-        return "Head and fusion stay in the run."
+        return "Head and fusion are not exported."
     return (
-        "The projections into the space in which images and texts are compared, and the temperature, stay in the "
-        "run: these folders alone do not retrieve. `mmft embed run=RUN` gives embeddings that do."
+        "The projections into the shared space of images and texts, and the temperature, are not exported, so these "
+        "folders alone cannot be used for retrieval. `mmft embed run=RUN` writes embeddings that can."
     )
 
 
@@ -81,7 +81,7 @@ def _task(saved: SavedModel, summary: Mapping[str, Any]) -> list[str]:
 
 
 def _outputs(task: Task) -> list[str]:
-    """What the task's outputs speak for; of several tasks a line each."""
+    """The meaning of the task's outputs, one line per task."""
     lines = []
     for part, own in task.parts.items():
         names = [name for name in own.output_names if name]
@@ -96,5 +96,5 @@ def _loading(encoders: Mapping[str, Any]) -> list[str]:
 
 
 def shown(name: str) -> str:
-    """A folder's own name, and nothing of where it lies on this machine; a hub's name as it is."""
+    """A local folder's own name without its path on this machine; a hub name unchanged."""
     return name.rstrip("/").rpartition("/")[2] if name.startswith((".", "/", "~")) or "://" in name else name

@@ -1,4 +1,4 @@
-"""Encoders as their own libraries save them, in float32, and what peft added to them in peft's own format."""
+"""Saves encoders in their own library's format, in float32, and peft's adapters in peft's."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from mmft.models.text_encoder import TextEncoder
 
 _PREPROCESSOR = "preprocessor_config.json"
 _CROP_MODES = {"squash": "squash", "crop": "center", "pad": "border"}
-"""What timm calls the ways of `data.resize`. It pads with the mean colour, whatever `data.background` is."""
+"""timm's names for the values of `data.resize`. It pads with the mean colour, whatever `data.background` is."""
 
 
 def write_adapter(encoder: Encoder, folder: Path) -> bool:
-    """Writes what peft has added to `encoder`, as `PeftModel.from_pretrained` reads it.
+    """Writes the adapter that peft added to `encoder`, for `PeftModel.from_pretrained`.
 
     Args:
         encoder: not merged.
-        folder: made if there is something to write.
+        folder: created if there is an adapter.
 
     Returns:
-        Whether there was.
+        Whether there was one.
     """
     backbone: Any = encoder.backbone
     if not hasattr(backbone, "peft_config"):
@@ -45,18 +45,18 @@ def write_adapter(encoder: Encoder, folder: Path) -> bool:
 
 
 def write_encoder(encoder: Encoder, folder: Path, resize: str) -> None:
-    """Writes an encoder as its library saves one.
+    """Writes an encoder in its library's format.
 
     Args:
         encoder: merged.
-        folder: made.
-        resize: how images became square, as in `data.resize`; the folder's own transform then makes them so, too.
+        folder: created.
+        resize: how images became square, as in `data.resize`; the exported transform does the same.
 
     Raises:
         UserError: no library could load it.
     """
     if encoder.source.library == "own":
-        raise UserError(f"{encoder.source.name} is an encoder of your own, which neither timm nor transformers can load.")
+        raise UserError(f"{encoder.source.name} is a custom encoder, which neither timm nor transformers can load.")
     folder.mkdir(parents=True)
     backbone: Any = encoder.backbone.float().cpu()
     if encoder.source.library == "timm":
@@ -70,9 +70,9 @@ def write_encoder(encoder: Encoder, folder: Path, resize: str) -> None:
 
 
 def _processor(encoder: ImageEncoder, resize: str) -> dict[str, Any]:
-    """What `AutoImageProcessor` makes of images, as the run did; the encoder's own processor may know no such way.
+    """Preprocessing for `AutoImageProcessor` as in the run, which the encoder's own processor may not support.
 
-    None of transformers pads before it resizes: instead of `pad` it squashes.
+    transformers has no padding before resizing: `pad` becomes a plain resize that distorts.
     """
     side = {"height": encoder.image_size, "width": encoder.image_size}
     crops = resize == "crop"
@@ -94,13 +94,13 @@ def _processor(encoder: ImageEncoder, resize: str) -> dict[str, Any]:
 
 
 def _write_timm(backbone: Any, encoder: Encoder, folder: Path, crop_mode: str) -> None:
-    """The source's own config.json, at the size that the weights have now, without a classifier."""
+    """Writes the source's own config.json, at the current input size, without a classifier."""
     assert isinstance(encoder, ImageEncoder)
     config, side = encoder.source.config, encoder.image_size
     config["num_classes"] = 0
     images = {"input_size": [3, side, side], "crop_pct": 1.0, "crop_mode": crop_mode, "interpolation": "bicubic"}
     config["pretrained_cfg"] = config.get("pretrained_cfg", {}) | {"num_classes": 0, **images}
-    if hasattr(getattr(backbone, "patch_embed", None), "img_size"):  # it has positions, of this many patches
+    if hasattr(getattr(backbone, "patch_embed", None), "img_size"):  # it has position embeddings for this many patches
         config["model_args"] = config.get("model_args", {}) | {"img_size": side}
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     state = {name: value.detach().contiguous() for name, value in backbone.state_dict().items()}

@@ -1,1 +1,1 @@
-"""What `mmft runs` shows: runs as they are found, in a table or side by side. Imports nothing heavy."""
+"""What `mmft runs` shows: runs as a table or side by side. Imports nothing heavy."""

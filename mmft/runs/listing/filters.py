@@ -1,7 +1,7 @@
-"""What `mmft runs` filters by: any `KEY=VALUE` or `GROUP=OPTION` of `mmft train`, typed and judged as there.
+"""Filters of `mmft runs`: any `KEY=VALUE` or `GROUP=OPTION` of `mmft train`, parsed and validated as there.
 
-`seed=0,1` is either of them. The keys of the command itself (`sort`, `limit`, ...) are composed as for the other
-commands; what is wrong with either comes at once.
+`seed=0,1` matches either value. The command's own keys (`sort`, `limit`, ...) are composed as for other commands;
+errors in either are reported together.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from mmft.errors import UserError
 
 
 class Filter(NamedTuple):
-    """Runs whose config has one of these values are kept."""
+    """Keeps runs whose config has one of these values."""
 
-    key: str  # dotted; of a group, its path below conf/
+    key: str  # dotted; for a group, its path below conf/
     is_group: bool
     values: list[Any]
 
@@ -32,7 +32,7 @@ def compose_runs(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> 
     """The config of `mmft runs`, and the filters.
 
     Raises:
-        UserError: with everything that is wrong.
+        UserError: with all errors.
     """
     own, filters = split_overrides(overrides)
     groups = Groups(config_dirs)
@@ -56,7 +56,7 @@ def compose_runs(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> 
 
 
 def split_overrides(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The command's own overrides, `compare=a,b` as a list, and the filters."""
+    """Separates the command's own overrides, with `compare=a,b` as a list, from the filters."""
     known = {*key_names(RunsConfig), *sections(RunsConfig)}
     own, filters = [], []
     for text in overrides:
@@ -72,10 +72,10 @@ def split_overrides(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _filter(typed: Typed, groups: Groups) -> Filter:
-    """A filter, whose key the runs' configs may have and whose values it may have there.
+    """A filter on a key and values that configs can have.
 
     Raises:
-        UserError: they may not.
+        UserError: they cannot.
     """
     if typed.is_group:
         return Filter(typed.key, True, [None if v is None else str(v) for v in typed.values])
@@ -91,7 +91,7 @@ def _filter(typed: Typed, groups: Groups) -> Filter:
 
 
 def _value(typed: Typed, value: Any, allowed: list[Any]) -> Any:
-    """The value as the key's type has it; options of a group may type the same key differently."""
+    """The value in the key's type, which may differ between options of a group."""
     for hint in allowed:
         try:
             return convert(value, hint)

@@ -1,4 +1,4 @@
-"""The runs below a folder, as far as they can be read: a broken or foreign folder is listed, never an error."""
+"""The runs below a folder, as far as they are readable: a broken or foreign folder is listed, never an error."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mmft.tasks.metric_names import lower_is_better
 from mmft.run_folder import RunFolder, all_runs, find_run, newest_unfinished
 
 MISSING = object()
-"""Stands for a key that a run's config does not have; null is a value."""
+"""Marks a key that a run's config lacks, since null is a value."""
 
 
 @dataclass
@@ -25,8 +25,8 @@ class FoundRun:
 
     Attributes:
         folder: the run folder.
-        name: the first folder below `paths.runs`, or the config's `name` where the run lies elsewhere.
-        marks: `last`, `resume`: what takes this run.
+        name: the first folder below `paths.runs`, or the config's `name` if the run is elsewhere.
+        marks: `last`, `resume`: which value selects this run.
     """
 
     folder: RunFolder
@@ -35,12 +35,12 @@ class FoundRun:
 
     @cached_property
     def summary(self) -> dict[str, Any]:
-        """summary.json; empty where it cannot be read."""
+        """Reads summary.json; empty if it is unreadable."""
         return self.folder.peek()
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """config.yaml; empty where it cannot be read."""
+        """Reads config.yaml; empty if it is unreadable."""
         try:
             return self.folder.read_config()
         except UserError:
@@ -48,7 +48,7 @@ class FoundRun:
 
     @property
     def status(self) -> str:
-        """Of the summary; `unreadable` where there is none."""
+        """The summary's status; `unreadable` without one."""
         return str(self.summary.get("status", "unreadable"))
 
     @property
@@ -61,12 +61,12 @@ class FoundRun:
 
     @property
     def seconds(self) -> float | None:
-        """Of training, all its starts together."""
+        """Training time over all starts."""
         return number(self.summary.get("train_seconds"))
 
     @cached_property
     def metrics(self) -> dict[str, float]:
-        """`test/...` and `val/...` that are numbers."""
+        """Numeric `test/...` and `val/...`."""
         found = {}
         for split in ("test", "val"):
             values = self.summary.get(split)
@@ -77,14 +77,14 @@ class FoundRun:
 
     @property
     def monitor(self) -> str | None:
-        """The metric that chose the finished model, without `val/`; before that is known, the first there is."""
+        """The metric that selected the finished model, without `val/`; until then, the first metric."""
         named = self.summary.get("monitor")
         if isinstance(named, str):
             return named.removeprefix("val/")
         return next((name.partition("/")[2] for name in self.metrics), None)
 
     def get(self, key: str) -> Any:
-        """The config's value of a dotted key, or `MISSING`."""
+        """The config's value at a dotted key, or `MISSING`."""
         if key == "name":
             return self.name
         node: Any = self.config
@@ -95,7 +95,7 @@ class FoundRun:
         return node
 
     def option(self, group: str) -> Any:
-        """The option that a group had, or `MISSING`."""
+        """The chosen option of a group, or `MISSING`."""
         choices = self.summary.get("choices")
         if isinstance(choices, dict) and group in choices:
             return choices[group]
@@ -110,7 +110,7 @@ class FoundRun:
 
 
 def number(value: Any) -> float | None:
-    """A number; None for all else that a foreign file may hold."""
+    """A number; None for anything else in a foreign file."""
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
@@ -130,7 +130,7 @@ def _name(folder: RunFolder, runs: Path) -> str:
 
 
 def _marks(runs: Path) -> Iterator[tuple[Path, str]]:
-    """What `run=last` takes, and for every name what `resume=last` goes on with."""
+    """The run that `run=last` selects, and for every name the run that `resume=last` resumes."""
     with suppress(UserError):
         yield find_run("last", runs).path, "last"
     for below in sorted(runs.iterdir()) if runs.is_dir() else ():
@@ -146,15 +146,15 @@ def _start(run: FoundRun) -> float:
 
 
 def sort_runs(runs: Sequence[FoundRun], by: str, keys: Sequence[str]) -> list[FoundRun]:
-    """The runs by one thing; those that lack it come last.
+    """Sorts the runs; those without the value come last.
 
     Args:
-        runs: newest first, which equal ones stay.
-        by: `started`, `name`, `status`, `seconds`, a metric, or a key of the config.
-        keys: those that configs may have.
+        runs: newest first, the order of ties.
+        by: `started`, `name`, `status`, `seconds`, a metric, or a config key.
+        keys: keys that configs can have.
 
     Raises:
-        UserError: no run has such a thing.
+        UserError: no run has such a value.
     """
     if by == "started":
         return list(runs)
@@ -174,7 +174,7 @@ def sort_runs(runs: Sequence[FoundRun], by: str, keys: Sequence[str]) -> list[Fo
 
 
 def value_of(run: FoundRun, by: str) -> Any:
-    """What a run has to sort by; None: it lacks it."""
+    """A run's value to sort by; None if it has none."""
     if by in ("name", "status", "seconds"):
         return getattr(run, by)
     if by.startswith(("test/", "val/")):
@@ -184,6 +184,6 @@ def value_of(run: FoundRun, by: str) -> Any:
 
 
 def _comparable(value: Any) -> tuple[int, float, str]:
-    """Numbers before texts."""
+    """Sorts numbers before text."""
     known = number(value)
     return (1, 0.0, str(value)) if known is None else (0, known, "")

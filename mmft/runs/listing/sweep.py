@@ -1,4 +1,4 @@
-"""The end of a sweep: `sweep.csv`, one line for each job, and one table, best first, over seeds."""
+"""The results of a sweep: `sweep.csv`, one line per job, and one table, best first, averaged over seeds and folds."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ SEEDS = ("seed", "data.fold")
 
 
 class Sweep:
-    """The jobs of a sweep's folder, as far as they have begun.
+    """The jobs in a sweep's folder that have started.
 
     Args:
         folder: the sweep's; its jobs are in `0`, `1`, ...
 
     Attributes:
-        jobs: in their order.
-        varied: keys that differ between jobs, in the order in which they were typed.
+        jobs: in order.
+        varied: keys that differ between jobs, in the order typed.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -41,7 +41,7 @@ class Sweep:
         self.varied = [key for key in keys if len({typed.get(key) for typed in self._typed}) > 1]
 
     def write(self) -> Path:
-        """Writes sweep.csv: job, status, what varied, all test and val metrics, seconds, error."""
+        """Writes sweep.csv: job, status, varied keys, all test and val metrics, seconds, error."""
         metrics = list(dict.fromkeys(name for job in self.jobs for name in job.metrics))
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
@@ -54,7 +54,7 @@ class Sweep:
         return self.folder / "sweep.csv"
 
     def table(self) -> str:
-        """One line for each setting, best first, and the command that runs the best again."""
+        """One line per setting, best first, and the command that repeats the best."""
         keys = [key for key in self.varied if key not in SEEDS]
         groups: dict[tuple[str, ...], list[FoundRun]] = {}
         for job, typed in zip(self.jobs, self._typed, strict=True):
@@ -96,7 +96,7 @@ def _mean(jobs: Sequence[FoundRun], name: str) -> float | None:
 
 
 def _rank(value: float | None, name: str) -> tuple[bool, float]:
-    """Smaller is better; nothing is last."""
+    """Smaller is better; None comes last."""
     if value is None:
         return (True, 0.0)
     return (False, value if lower_is_better(name) else -value)
@@ -110,12 +110,12 @@ def _spread(jobs: Sequence[FoundRun], name: str) -> str:
 
 
 def _through(jobs: Sequence[FoundRun]) -> list[FoundRun]:
-    """Those that were not ended early: a search's pruned trials are compared with nothing."""
+    """Jobs that were not pruned; those of pruned trials are not comparable."""
     return [job for job in jobs if job.status != "pruned"]
 
 
 def _count(jobs: Sequence[FoundRun]) -> str:
-    """How many are completed, or what all are instead."""
+    """Number of completed jobs, or the status that all share."""
     done = sum(job.status == "completed" for job in jobs)
     if done == len(jobs):
         return str(done)
@@ -124,7 +124,7 @@ def _count(jobs: Sequence[FoundRun]) -> str:
 
 
 def _short(value: str) -> str:
-    """A number that a search has drawn, with the digits that one can read; sweep.csv has all."""
+    """A sampled number with readable digits; sweep.csv has all."""
     try:
         return f"{float(value):.4g}" if len(value) > 10 else value
     except ValueError:

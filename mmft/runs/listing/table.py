@@ -1,4 +1,4 @@
-"""Runs as aligned lines for people, and as records for programs."""
+"""Formats runs as aligned lines for people, and as records for programs."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def run_table(runs: Sequence[FoundRun], extra: Sequence[str] = ()) -> str:
     """One line per run: folder, status, start, the monitored metric on test and val, seconds, marks.
 
     Args:
-        runs: in the order of the lines.
-        extra: more things to show, as `sort` and the filters name them.
+        runs: in line order.
+        extra: further columns, named as in `sort` and the filters.
     """
     usual = Counter(run.monitor for run in runs if run.monitor).most_common(1)
     monitor = usual[0][0] if usual else "metric"
@@ -43,19 +43,19 @@ def run_table(runs: Sequence[FoundRun], extra: Sequence[str] = ()) -> str:
 
 
 def started(run: FoundRun) -> str:
-    """When a run was started, in local time."""
+    """Start time of a run, in local time."""
     return "" if run.started is None else run.started.astimezone().strftime("%Y-%m-%d %H:%M")
 
 
 def shown_value(value: Any) -> str:
-    """A value in a cell: numbers with four digits, texts as they are."""
+    """Formats a cell: numbers with four digits, text unchanged."""
     if isinstance(value, float):
         return f"{value:.4g}"
     return value if isinstance(value, str) else show(value)
 
 
 def _metric(run: FoundRun, split: str, usual: str) -> str:
-    """The run's own monitored metric, named where it is not the usual one."""
+    """The run's own monitored metric, named if it is not the usual one."""
     value = run.metrics.get(f"{split}/{run.monitor}")
     if value is None:
         return ""
@@ -63,7 +63,7 @@ def _metric(run: FoundRun, split: str, usual: str) -> str:
 
 
 def records(runs: Sequence[FoundRun]) -> list[dict[str, Any]]:
-    """Every run with everything that is known of it, flat: also all metrics and the whole config."""
+    """Every run with everything known about it, flattened, including all metrics and the whole config."""
     return [
         {
             "run": str(run.folder.path),
@@ -80,7 +80,7 @@ def records(runs: Sequence[FoundRun]) -> list[dict[str, Any]]:
 
 
 def flat(values: dict[Any, Any], prefix: str = "") -> dict[str, Any]:
-    """Sections as dotted keys; a mapping by numbers (a schedule by epoch) is a value."""
+    """Flattens sections to dotted keys; a mapping with numeric keys (a schedule by epoch) is a value."""
     found: dict[str, Any] = {}
     for key, value in values.items():
         section = isinstance(value, dict) and all(isinstance(name, str) for name in value)
@@ -89,9 +89,9 @@ def flat(values: dict[Any, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def comparison(runs: Sequence[FoundRun]) -> tuple[list[str], list[list[Any]]]:
-    """What differs between runs: the header, and a line for each differing key of the config and each metric.
+    """What differs between runs: a header, and one line per differing config key and per metric.
 
-    `MISSING` stands where a run has no such key or metric.
+    `MISSING` marks a key or metric that a run lacks.
     """
     configs = [flat(run.config) | {"name": run.name} for run in runs]
     figures = [_figures(run) for run in runs]
@@ -111,7 +111,7 @@ _FIGURES = ("optimizer_steps", "best_step", "train_seconds", "median_step_second
 
 
 def _figures(run: FoundRun) -> dict[str, Any]:
-    """Status, metrics and the figures that one compares."""
+    """Status, metrics and statistics to compare."""
     found: dict[str, Any] = {"status": run.status, **run.metrics}
     found |= {name: run.summary[name] for name in _FIGURES if run.summary.get(name) is not None}
     parameters = run.summary.get("parameters")
@@ -121,7 +121,7 @@ def _figures(run: FoundRun) -> dict[str, Any]:
 
 
 def comparison_table(runs: Sequence[FoundRun]) -> str:
-    """`comparison` for people: the runs are numbered, since their folders' names are long."""
+    """`comparison` as text, with numbered runs, since folder names are long."""
     header, lines = comparison(runs)
     numbers = [f"[{n}]" for n in range(1, len(runs) + 1)]
     legend = [f"{number} {folder}" for number, folder in zip(numbers, header[1:], strict=True)]

@@ -1,4 +1,4 @@
-"""`BadRowReport`: writes down the rows that could not be read, and ends the run when they are too many."""
+"""`BadRowReport`: records unreadable rows, and ends the run if there are too many."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from mmft.training.collectives import gathered, is_distributed
 
 
 class BadRowReport(pl.Callback):
-    """Collects the bad rows of every batch, and before every save and after every evaluation those of all ranks.
+    """Collects bad rows from every batch, and gathers those of all ranks before saves and after evaluations.
 
     Args:
-        bad_rows: where they are kept; its `check` raises UserError when there are too many.
+        bad_rows: where they are recorded; its `check` raises UserError if there are too many.
     """
 
     def __init__(self, bad_rows: BadRows) -> None:
         self.bad_rows = bad_rows
-        self._own: list[BadRow] = []  # not told to the other ranks yet
+        self._own: list[BadRow] = []  # not shared with the other ranks yet
 
     def _collect(self, batch: Any) -> None:
         if batch.bad:
@@ -36,31 +36,31 @@ class BadRowReport(pl.Callback):
             self.bad_rows.check()
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        """What a resumed run does not see again is listed."""
+        """Gathers bad rows, since a resumed run does not read these rows again."""
         self._tell()
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """All ranks know what any has seen."""
+        """Gathers the bad rows of all ranks."""
         self._tell()
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """All ranks know what any has seen."""
+        """Gathers the bad rows of all ranks."""
         self._tell()
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Looks at a training batch."""
+        """Collects the bad rows of a training batch."""
         self._collect(batch)
 
     def on_validation_batch_start(
         self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Looks at a validation batch."""
+        """Collects the bad rows of a validation batch."""
         self._collect(batch)
 
     def on_test_batch_start(
         self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Looks at a test batch."""
+        """Collects the bad rows of a test batch."""
         self._collect(batch)

@@ -1,4 +1,4 @@
-"""`Checkpointing`: the last and the best states of training, for resuming and for the finished model."""
+"""`Checkpointing`: saves the last and the best states, for resuming and for the finished model."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ log = logging.getLogger(__name__)
 
 
 class Checkpointing(pl.Callback):
-    """Saves `last` after every epoch (and every so many steps), and `best` by a validation metric.
+    """Saves `last` after every epoch (and optionally in between), and `best` by a validation metric.
 
-    With `keep` above 1 the best so many are there as `step_N` too, N optimizer steps done.
+    With `keep` above 1 the `keep` best are also kept as `step_N`, N being optimizer steps done.
 
     Args:
         folder: the run's `checkpoints` folder.
-        every_steps: also after every so many optimizer steps; None: only after epochs.
-        every_minutes: also when so many minutes have passed since the last time; None: not by the clock.
+        every_steps: also save every so many optimizer steps; None for epochs only.
+        every_minutes: also save when so many minutes have passed since the last save; None to ignore time.
         monitor: name of the validation metric.
-        minimised: True where a lower value is better.
-        metrics_file: its length is saved, so that a resumed run can cut it back.
-        keep: how many of the best are kept.
+        minimised: True if lower is better.
+        metrics_file: its length is saved, so that a resumed run can truncate it.
+        keep: number of best checkpoints to keep.
 
     Attributes:
         best_value: the best value so far; None before the first validation.
-        best_step: optimizer steps done when it was reached; ties keep the earlier.
+        best_step: optimizer steps done at the best value; ties keep the earlier.
         best_metrics: all validation metrics at that step.
-        undefined: validations of which the metric was nan: there is nothing to compare.
-        kept: `step` and `metrics` of the best so many validations, best first; ties keep the earlier in front.
+        undefined: number of validations where the metric was nan.
+        kept: `step` and `metrics` of the `keep` best validations, best first; ties keep the earlier first.
         stopped_early: True once early stopping has ended training.
     """
 
@@ -79,11 +79,11 @@ class Checkpointing(pl.Callback):
         return self.folder / "best"
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """On resume: a run that was stopped early stays stopped; Lightning keeps no trace of it."""
+        """Keeps a run that was stopped early stopped on resume, since Lightning does not record it."""
         trainer.should_stop = trainer.should_stop or self.stopped_early
 
     def save_last(self, trainer: pl.Trainer) -> None:
-        """Saves the state after the optimizer step just done."""
+        """Saves the state after the current optimizer step."""
         trainer.save_checkpoint(self.last)
         self._saved = time.monotonic()
 
@@ -98,7 +98,7 @@ class Checkpointing(pl.Callback):
             self.save_last(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Compares the validation with the best ones, if it is one of training."""
+        """Compares a validation of training with the best ones."""
         assert isinstance(pl_module, FineTuning)
         if trainer.state.fn != TrainerFn.FITTING:
             return
@@ -114,32 +114,32 @@ class Checkpointing(pl.Callback):
             self.best_metrics = pl_module.results["val"]
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Saves `last`, and the same files as `best` where this step is the best."""
+        """Saves `last`, linked as `best` if this step is the best."""
         self.stopped_early = trainer.should_stop
         self.save_last(trainer)
         kept = [one["step"] for one in self.kept] if self.keep > 1 else []
         if trainer.global_step in {self.best_step, *kept}:
             if trainer.is_global_zero:
                 settle_best(self.folder, trainer.global_step, self.best_step, kept)
-            trainer.strategy.barrier()  # before a rank reads it
+            trainer.strategy.barrier()  # before other ranks read it
 
     def warn_without_best(self) -> None:
-        """Says why the last step is the finished model, where there were validations and none could be compared."""
+        """Warns that the last step becomes the finished model because no validation could be compared."""
         if self.best_step is None and self.undefined:
             log.warning(
-                "val/%s was nan at every validation, so that there is no best one: the finished model is that of the "
-                "last optimizer step",
+                "val/%s was nan at every validation, so there is no best checkpoint: the finished model has the "
+                "weights of the last optimizer step",
                 self.monitor,
             )
 
     def _pass_over(self) -> None:
-        """Counts a validation whose metric is nan, and warns of the first."""
+        """Counts a validation whose metric is nan, and warns about the first."""
         self.undefined += 1
         if not self._warned:
             self._warned = True
             log.warning(
-                "val/%s is nan, which is never better and which early stopping does not count; the validation rows may "
-                "lack what it is measured on. checkpoint.monitor=NAME chooses another metric",
+                "val/%s is nan: it is never the best, and early stopping ignores it. The validation rows may lack "
+                "what it measures; checkpoint.monitor=NAME chooses another metric",
                 self.monitor,
             )
 
@@ -149,7 +149,7 @@ class Checkpointing(pl.Callback):
         return value < self.best_value if self.minimised else value > self.best_value
 
     def state_dict(self) -> dict[str, Any]:
-        """The best so far, and how long metrics.csv is."""
+        """The best so far, and the length of metrics.csv."""
         best = {"best_value": self.best_value, "best_step": self.best_step, "best_metrics": self.best_metrics}
         kept = self.kept if self.keep > 1 else []
         rows = self.metrics_file.rows
@@ -157,7 +157,7 @@ class Checkpointing(pl.Callback):
         return {**best, "kept": kept, **counted}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes what `state_dict` gave."""
+        """Restores what `state_dict` returned."""
         self.best_value, self.best_step = state_dict["best_value"], state_dict["best_step"]
         self.best_metrics = state_dict["best_metrics"]
         self.kept = state_dict.get("kept", [])
@@ -166,13 +166,13 @@ class Checkpointing(pl.Callback):
 
 
 def settle_best(folder: Path, step: int, best: int | None, kept: Iterable[int]) -> None:
-    """Makes the best checkpoints those that the last one says there are; also what a kill in the middle of it has left.
+    """Makes the best checkpoints match the record in `last`, also after a kill in the middle of an update.
 
     Args:
-        folder: a run's `checkpoints`; `last` in it is of `step`, whose files are those of `best` and `step_N` too.
+        folder: a run's `checkpoints`; its `last` is of `step`, and so are `best` and `step_N` of that step.
         step: optimizer steps done.
-        best: those of the best.
-        kept: those of all that are kept as `step_N`.
+        best: steps of the best checkpoint.
+        kept: steps of all checkpoints kept as `step_N`.
     """
     wanted = {step_folder(folder, number).name: number for number in kept}
     names = {"best": best, **wanted}
@@ -184,10 +184,10 @@ def settle_best(folder: Path, step: int, best: int | None, kept: Iterable[int]) 
 
 
 def step_folder(folder: Path, step: int) -> Path:
-    """Where in a run's `checkpoints` one of the best so many is."""
+    """Folder of one of the best checkpoints in a run's `checkpoints`."""
     return folder / f"step_{step}"
 
 
 def resumed_best(folder: Path, said: Mapping[str, Any], step: int) -> None:
-    """`settle_best` by what the checkpoint of `step` says of this callback."""
+    """`settle_best` by the state that this callback saved in the checkpoint of `step`."""
     settle_best(folder, step, said["best_step"], [one["step"] for one in said.get("kept", [])])

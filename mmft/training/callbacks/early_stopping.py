@@ -1,4 +1,4 @@
-"""`EarlyStopping`: ends training when a validation metric no longer gets better."""
+"""`EarlyStopping`: ends training when a validation metric stops improving."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from mmft.training.module import FineTuning
 
 
 class EarlyStopping(callbacks.EarlyStopping):
-    """Lightning's, but for a metric that is nan: it says nothing of whether training helps, and uses up no patience.
+    """Lightning's, except that a nan metric is ignored and uses up no patience.
 
-    The name is Lightning's too: under it checkpoints keep how much patience is left.
+    The name is Lightning's too, since checkpoints store the remaining patience under it.
 
     Args:
         metric: the validation metric.
-        minimised: True where a lower value is better.
-        patience: validations without improvement after which training stops.
-        min_delta: what counts as an improvement.
+        minimised: True if lower is better.
+        patience: validations without improvement before training stops.
+        min_delta: minimum change that counts as an improvement.
     """
 
     def __init__(self, metric: str, minimised: bool, patience: int, min_delta: float) -> None:
@@ -27,12 +27,12 @@ class EarlyStopping(callbacks.EarlyStopping):
             patience,
             mode="min" if minimised else "max",
             check_finite=False,
-            check_on_train_epoch_end=False,  # after validation, so that the checkpoint of the epoch knows of it
+            check_on_train_epoch_end=False,  # after validation, so the epoch's checkpoint records it
         )
         self.metric = metric
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Compares the validation with the best one, where it can be compared."""
+        """Compares the validation with the best one, unless its metric is nan."""
         assert isinstance(pl_module, FineTuning)
         value = pl_module.results["val"][self.metric]
         if value == value:

@@ -1,4 +1,4 @@
-"""`LayerFreezing`: keeps frozen what the plan freezes, and lets layers join when it says so."""
+"""`LayerFreezing`: keeps layers frozen, and unfreezes them at the plan's steps."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from mmft.tuning.plan import TuningPlan
 class LayerFreezing(pl.Callback):
     """Sets `requires_grad` and eval mode by the tuning plan.
 
-    Every parameter that is ever trained is in a named optimizer group from step 0, so that thawing only
-    switches `requires_grad`; unlike Lightning's BaseFinetuning it adds no group (which breaks DDP and
-    schedules) and compares no parameter values (which loses zero biases). What is trained is a function of
-    the optimizer step, so that it holds no state and all ranks agree.
+    Every parameter that is ever trained is in a named optimizer group from step 0, so unfreezing only switches
+    `requires_grad`. Unlike Lightning's BaseFinetuning it adds no group (which breaks DDP and schedules) and compares no
+    parameter values (which loses zero biases). What is trained is a function of the optimizer step, so there is no
+    state and all ranks agree.
 
     Args:
-        starts: the first optimizer step of each group that does not begin with step 0, by its name.
+        starts: first optimizer step, by name, of each group that does not start at step 0.
     """
 
     def __init__(self, starts: dict[str, int]) -> None:
@@ -29,17 +29,17 @@ class LayerFreezing(pl.Callback):
         self._changes = {0, *starts.values()}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """After a strategy has wrapped the model, and on resume."""
+        """Freezes after a strategy has wrapped the model, and on resume."""
         self._activate(pl_module, trainer.global_step)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Sets train mode, in which frozen layers stay in eval mode by themselves."""
+        """Sets train mode, in which frozen layers stay in eval mode."""
         pl_module.train()
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Thaws what begins with the step that follows."""
+        """Unfreezes the groups that start with the next step."""
         if trainer.global_step in self._changes:
             self._activate(pl_module, trainer.global_step)
 
@@ -49,10 +49,10 @@ class LayerFreezing(pl.Callback):
 
 
 def start_steps(plan: TuningPlan, steps: StepPlan) -> dict[str, int]:
-    """The first optimizer step of each group that does not begin with step 0, by the group's name.
+    """First optimizer step, by name, of each group that does not start at step 0.
 
     Raises:
-        UserError: training ends before a group begins.
+        UserError: training ends before a group starts.
     """
     found = {}
     for group in plan.groups:
@@ -68,5 +68,5 @@ def start_steps(plan: TuningPlan, steps: StepPlan) -> dict[str, int]:
 
 
 def own_warmups(plan: TuningPlan, starts: dict[str, int]) -> dict[str, tuple[int, int]]:
-    """Of each group that begins later: its first optimizer step, and the steps of its own warm-up."""
+    """First optimizer step and own warm-up steps of each group that starts later."""
     return {group.name: (starts[group.name], group.start.warmup) for group in plan.groups if group.name in starts}

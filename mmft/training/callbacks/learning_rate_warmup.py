@@ -1,4 +1,4 @@
-"""`LearningRateWarmup`: the only writer of learning rates."""
+"""`LearningRateWarmup`: the only callback that sets learning rates."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from mmft.training.schedules import Schedule
 
 
 class LearningRateWarmup(pl.Callback):
-    """Before every optimizer step, each group's rate is its `base_lr` times the schedule's factor.
+    """Sets each group's rate before every optimizer step: its `base_lr` times the schedule's factor.
 
-    Warm-up and schedule count optimizer steps (Lightning #1476), and hold no state. A group that joins later has a
-    rate of 0 until then, and may have a warm-up of its own.
+    Warm-up and schedule count optimizer steps (Lightning #1476) and hold no state. A group that starts later has a rate
+    of 0 until then, and may have its own warm-up.
 
     Args:
-        schedule: warm-up and what follows it.
+        schedule: warm-up and the schedule after it.
         total_steps: optimizer steps of the whole run.
-        joins: of groups that join later, by name: their first optimizer step, and the steps of their own warm-up.
+        joins: first optimizer step and own warm-up steps, by name, of groups that start later.
     """
 
     def __init__(
         self, schedule: Schedule, total_steps: int, joins: Mapping[str, tuple[int, int]] | None = None
     ) -> None:
-        schedule.warmup_steps(total_steps)  # a warm-up that does not fit is an error now, not at step 0
+        schedule.warmup_steps(total_steps)  # raises now, not at step 0, if the warm-up is too long
         self.schedule = schedule
         self.total_steps = total_steps
         self.joins = dict(joins or {})
@@ -33,7 +33,7 @@ class LearningRateWarmup(pl.Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Writes the rates of the step that follows."""
+        """Sets the rates of the next step."""
         step = trainer.global_step
         factor = self.schedule.factor(step, self.total_steps)
         for group in trainer.optimizers[0].param_groups:

@@ -1,4 +1,4 @@
-"""`LoRA8bit`: looks after frozen linear weights in 8 or 4 bits while training runs over them."""
+"""`LoRA8bit`: guards frozen linear weights in 8 or 4 bits during training."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ log = logging.getLogger(__name__)
 
 
 class LoRA8bit(pl.Callback):
-    """Says what the quantized weights save, and sees to it that they are on the device and stay as they are.
+    """Logs what quantization saves, and checks that the weights are on the device and stay unchanged.
 
-    The weights are quantized with the model (`mmft.tuning.quantize`), since the finished model needs the same.
-    Nothing of a library guards them: a cast or a move that a library makes in passing (Lightning's precision plugins,
-    `Module.to`) may unpack or round them again, and the run would go on over other weights.
+    The weights are quantized with the model (`mmft.tuning.quantize`), since the finished model needs the same. Nothing
+    in the libraries protects them: an incidental cast or move (Lightning's precision plugins, `Module.to`) may unpack
+    or re-round them, and the run would continue on other weights.
 
     Args:
-        folder: the run's; summary.json gets `quantized`: bytes of the linear weights, and what float32 would take.
+        folder: the run's; summary.json gets `quantized`: bytes of the linear weights, and their size in float32.
     """
 
     def __init__(self, folder: RunFolder) -> None:
@@ -31,10 +31,10 @@ class LoRA8bit(pl.Callback):
         self._digest = ""
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """After the model was moved to its device.
+        """Checks the weights after the model was moved to its device.
 
         Raises:
-            TrainingError: a quantized weight is not there, or is no longer one.
+            TrainingError: a quantized weight is on another device or no longer quantized.
         """
         device = trainer.strategy.root_device
         for name, layer in quantized_layers(pl_module):
@@ -47,19 +47,17 @@ class LoRA8bit(pl.Callback):
         log.info("quantized linear weights: %.1f MB, in float32 %.1f MB", own / 1e6, whole / 1e6)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """They are what they were.
+        """Checks that the weights are unchanged.
 
         Raises:
-            TrainingError: they are not, so that the finished model could not be made from its base again.
+            TrainingError: they changed, so the finished model could not be rebuilt from its base.
         """
         if digest(pl_module) != self._digest:
-            raise TrainingError(
-                "The quantized weights changed while they were frozen; the run's model is not to be used."
-            )
+            raise TrainingError("The quantized weights changed although they are frozen; do not use the run's model.")
 
 
 def digest(module: torch.nn.Module) -> str:
-    """SHA-256 of all quantized weights, in the order of modules."""
+    """SHA-256 of all quantized weights, in module order."""
     found = hashlib.sha256()
     for name, layer in quantized_layers(module):
         found.update(name.encode() + layer.weight.detach().cpu().numpy().tobytes())

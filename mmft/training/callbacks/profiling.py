@@ -1,7 +1,7 @@
-"""`Profiling`: where the time of a few optimizer steps goes, measured by torch.profiler.
+"""`Profiling`: profiles a few optimizer steps with torch.profiler.
 
-Writes into the run folder `profile/table.txt`, operators and parts of the model by time, and `profile/trace.json`,
-the timeline, which chrome://tracing and Perfetto open.
+Writes `profile/table.txt` (operators and parts of the model by time) and `profile/trace.json` (the timeline, for
+chrome://tracing and Perfetto) into the run folder.
 """
 
 from __future__ import annotations
@@ -20,42 +20,42 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from mmft.training.module import FineTuning
 
 log = logging.getLogger(__name__)
-os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else it reports on stderr that a machine has no GPU
-_ROWS = 40  # of the table
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else it warns on stderr if there is no GPU
+_ROWS = 40  # rows of the table
 _PARTS = ("image_encoder", "text_encoder", "fusion", "head")
 
 
 class Profiling(pl.Callback):
-    """Profiles `steps` optimizer steps, after the first `after` of this start have gone by.
+    """Profiles `steps` optimizer steps after skipping the first `after` of this start.
 
-    A step counts from the end of the one before, so that waiting for data is in it; forward passes bear the
-    names of the model's parts.
+    A step is timed from the end of the previous one, so it includes waiting for data; forward passes are labelled with
+    the names of the model's parts.
 
     Args:
-        folder: is made, when there is something to write.
-        steps: how many optimizer steps are profiled.
-        after: optimizer steps that come before and are not; the first are slower than all others.
+        folder: created when there is something to write.
+        steps: number of optimizer steps to profile.
+        after: optimizer steps to skip first, since the first are slower than all others.
     """
 
     def __init__(self, folder: Path, steps: int, after: int) -> None:
         self.folder, self.steps, self.after = folder, steps, after
-        self._done = 0  # optimizer steps of this start
+        self._done = 0  # optimizer steps since this start
         self._profile: profile | None = None
         self._unhook: list[Callable[[], None]] = []
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Begins at once where nothing is left out."""
+        """Starts at once if no step is skipped."""
         self._begin_if_due(trainer, pl_module)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Begins, or ends, after the step just done."""
+        """Starts or ends the profile after the current step."""
         self._done += 1
         if self._profile is not None and self._done == self.after + self.steps:
             self._end(trainer)
         self._begin_if_due(trainer, pl_module)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Says so when training was too short; what was measured is written all the same."""
+        """Warns if training was too short; what was measured is written anyway."""
         if self._done >= self.after + self.steps:
             return
         wanted = f"callbacks.profile.steps={self.steps} after callbacks.profile.after={self.after}"
@@ -64,7 +64,7 @@ class Profiling(pl.Callback):
             self._end(trainer)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Leaves the profiler; nothing is written."""
+        """Stops the profiler; nothing is written."""
         if self._profile is not None:
             self._stop()
 
@@ -98,14 +98,14 @@ class Profiling(pl.Callback):
         by = "device_time_total" if on_gpu else "cpu_time_total"
         table = measured.key_averages().table(sort_by=by, row_limit=_ROWS, max_name_column_width=60)
         steps = min(self.steps, self._done - self.after)
-        text = f"{steps} optimizer steps, after {self.after} others\n{table}"
+        text = f"{steps} optimizer steps, after skipping {self.after}\n{table}"
         (self.folder / "table.txt").write_text(text, encoding="utf-8")
         measured.export_chrome_trace(str(self.folder / "trace.json"))
         log.info("profile of %d optimizer steps: %s, %s", steps, self.folder / "table.txt", self.folder / "trace.json")
 
 
 def _named(part: nn.Module, name: str) -> list[Callable[[], None]]:
-    """Gives a part's forward passes its name in the profile; returns what undoes it."""
+    """Labels a part's forward passes in the profile; returns functions that undo it."""
     open_ranges: list[record_function] = []
 
     def enter(*_: Any) -> None:
@@ -113,12 +113,12 @@ def _named(part: nn.Module, name: str) -> list[Callable[[], None]]:
         open_ranges[-1].__enter__()
 
     def leave(*_: Any) -> None:
-        if open_ranges:  # none, where the profile began inside the pass
+        if open_ranges:  # empty if the profile started inside the pass
             open_ranges.pop().__exit__(None, None, None)
 
     return [part.register_forward_pre_hook(enter).remove, part.register_forward_hook(leave).remove]
 
 
 def profiling(folder: Path, steps: int | None, after: int) -> list[pl.Callback]:
-    """The callback, where `callbacks.profile.steps` asks for it."""
+    """The callback, if `callbacks.profile.steps` is set."""
     return [] if steps is None else [Profiling(folder, steps, after)]

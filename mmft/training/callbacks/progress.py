@@ -17,7 +17,7 @@ _EVERY_SECONDS = 10.0
 
 
 class Bar(RichProgressBar):
-    """Lightning's bar, with epochs counted from 1 and the last validation beside it."""
+    """Lightning's bar, with epochs counted from 1 and the last validation's metrics."""
 
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
         """The monitored metric and the loss of the last validation."""
@@ -25,15 +25,15 @@ class Bar(RichProgressBar):
         return {f"val/{name}": f"{value:.4f}" for name, value in _shown(pl_module).items()}
 
     def _get_train_description(self, current_epoch: int) -> str:
-        last = str(super()._get_train_description(current_epoch)).rpartition("/")[2]  # the number of epochs less one
+        last = str(super()._get_train_description(current_epoch)).rpartition("/")[2]  # number of epochs minus one
         return f"Epoch {current_epoch + 1}/{int(last) + 1}"
 
 
 class PlainProgress(pl.Callback):
-    """A line after every epoch, and every ten seconds inside one.
+    """Logs a line after every epoch, and every ten seconds within one.
 
     Args:
-        level: of logging; DEBUG sends the lines to train.log alone.
+        level: log level; DEBUG sends the lines to train.log only.
     """
 
     def __init__(self, level: int = logging.INFO) -> None:
@@ -42,12 +42,12 @@ class PlainProgress(pl.Callback):
         self._validated = False  # in this epoch
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Starts the ten seconds anew."""
+        """Restarts the ten seconds."""
         self._said = time.monotonic()
         self._validated = False
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """A line, if ten seconds have passed."""
+        """Logs a line if ten seconds have passed."""
         if time.monotonic() - self._said >= _EVERY_SECONDS:
             self._said = time.monotonic()
             steps = batch_idx + 1, trainer.num_training_batches
@@ -58,7 +58,7 @@ class PlainProgress(pl.Callback):
         self._validated = True
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """A line, with the validation metrics if this epoch was validated."""
+        """Logs a line, with the validation metrics if this epoch was validated."""
         assert isinstance(pl_module, FineTuning)
         said = [f"val/{k} {v:.4f}" for k, v in _shown(pl_module).items() if self._validated]
         line = [f"epoch {trainer.current_epoch + 1} done", f"step {trainer.global_step}", *said]

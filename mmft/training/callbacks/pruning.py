@@ -1,4 +1,4 @@
-"""`Pruning`: tells a search every validation, and ends the run where the search says so, on all ranks the same."""
+"""`Pruning`: reports validations to a search, and ends the run on all ranks if the search prunes it."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from mmft.training.trial import Trial, is_trial
 
 
 class Pruned(MmftError):
-    """A search has ended the run: it does not promise to be among the best. No failure.
+    """A search has pruned the run because it is not promising; not a failure.
 
     Args:
         monitor: the validation metric.
-        value: what it was.
+        value: its value.
         step: optimizer steps done.
-        epochs: done.
+        epochs: epochs done.
     """
 
     exit_code = ExitCode.DONE
@@ -31,12 +31,12 @@ class Pruned(MmftError):
 
 
 class Pruning(pl.Callback):
-    """One trial's reports. Goes after `Checkpointing`, so that what is ended is saved.
+    """Reports one trial. Must follow `Checkpointing`, so that a pruned run is saved.
 
     Args:
         folder: the run's.
         monitor: the validation metric that trials are compared by.
-        speaks: whether this rank is the one that talks to the study.
+        speaks: whether this rank reports to the study.
     """
 
     def __init__(self, folder: Path, monitor: str, speaks: bool) -> None:
@@ -47,11 +47,11 @@ class Pruning(pl.Callback):
         self._prune = False
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Finds the study."""
+        """Opens the study."""
         self._trial = Trial(self.folder) if self.speaks else None
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Reports and asks; a run that ends here anyway is not pruned."""
+        """Reports the validation; a run that ends here anyway is not pruned."""
         assert isinstance(pl_module, FineTuning)
         epochs = trainer.current_epoch + 1
         value = pl_module.results["val"][self.monitor]
@@ -60,21 +60,21 @@ class Pruning(pl.Callback):
         self._prune = any(gathered(prune)) and not ends
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Ends the run, which is saved."""
+        """Ends a pruned run after its save."""
         assert isinstance(pl_module, FineTuning)
         if self._prune:
             value = pl_module.results["val"][self.monitor]
             raise Pruned(self.monitor, value, trainer.global_step, trainer.current_epoch + 1)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Lets go of the study."""
+        """Closes the study."""
         if self._trial is not None:
             self._trial.close()
         self._trial = None
 
 
 def pruning(folder: Path, monitor: str, has_val: bool, speaks: bool) -> list[Any]:
-    """The callback of a run that is a trial; none for another.
+    """The callback if the run is a trial, else none.
 
     Raises:
         UserError: there is nothing to compare trials by.
@@ -83,7 +83,7 @@ def pruning(folder: Path, monitor: str, has_val: bool, speaks: bool) -> list[Any
         return []
     if not has_val:
         raise UserError(
-            "hydra/sweeper=optuna: trials are compared by their validation rows, and there are none. Set "
+            "hydra/sweeper=optuna: trials are compared on validation rows, but there are none. Set "
             "data.fractions.val, data.val or a data.columns.split with rows of val."
         )
     return [Pruning(folder, monitor, speaks)]

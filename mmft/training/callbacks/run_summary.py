@@ -1,4 +1,4 @@
-"""`RunSummary`: keeps summary.json current while training."""
+"""`RunSummary`: keeps summary.json up to date during training."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class RunSummary(pl.Callback):
 
     Args:
         folder: the run folder.
-        job_started: when this job began, as `clock.since_start()` gives it; a process may run several jobs.
+        job_started: when this job began, by `clock.since_start()`; a process may run several jobs.
     """
 
     def __init__(self, folder: RunFolder, job_started: clock.Spent) -> None:
@@ -39,7 +39,7 @@ class RunSummary(pl.Callback):
         self._fit_start = time.perf_counter()
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Counts all ranks' rows, and notes when the first optimizer step was done."""
+        """Counts the rows of all ranks, and records the time of the first optimizer step."""
         plan: StepPlan = trainer.datamodule.plan  # type: ignore[attr-defined]
         self._rows += plan.rows_at(trainer.global_step - 1)
         if not self._startup:
@@ -58,12 +58,12 @@ class RunSummary(pl.Callback):
         self.write(trainer, pl_module)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Writes the summary of a run that stops or fails between two epochs."""
+        """Writes the summary of a run that stops or fails inside an epoch."""
         if isinstance(pl_module, FineTuning) and self._startup:
             self.write(trainer, pl_module)
 
     def write(self, trainer: pl.Trainer, module: FineTuning) -> None:
-        """Writes what is known now."""
+        """Writes the current values."""
         state = self.state_dict()
         median = statistics.median(module.step_seconds) if module.step_seconds else None
         fit = state["fit_seconds"]
@@ -81,7 +81,7 @@ class RunSummary(pl.Callback):
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Times and rows so far, those before a resume included."""
+        """Times and row count so far, including those before a resume."""
         elapsed = time.perf_counter() - self._fit_start if self._fit_start else 0.0
         return {
             "train_seconds": self._before["train_seconds"] + elapsed,
@@ -90,7 +90,7 @@ class RunSummary(pl.Callback):
         }
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Keeps hold of the module's step times, and notes what memory is taken before the model is on its device."""
+        """Takes the module's step times, and records memory in use before the model is moved to its device."""
         if isinstance(pl_module, FineTuning):
             self._step_seconds = pl_module.step_seconds
         if stage == "fit":
@@ -99,5 +99,5 @@ class RunSummary(pl.Callback):
             self._held_before = held_bytes(device)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes what `state_dict` gave."""
+        """Restores what `state_dict` returned."""
         self._before = state_dict

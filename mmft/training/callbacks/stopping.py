@@ -1,4 +1,4 @@
-"""`StopOnSignal`: Ctrl-C and SIGTERM save at the next optimizer step, on all ranks the same, and end the run."""
+"""`StopOnSignal`: on Ctrl-C or SIGTERM, saves at the next optimizer step on all ranks and ends the run."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _WISHES: dict[int, Wish] = {signal.SIGINT: "interrupt", signal.SIGTERM: "termina
 
 
 class StopOnSignal(pl.Callback):
-    """Looks at every optimizer step whether a rank has received a signal.
+    """Checks after every optimizer step whether any rank received a signal.
 
     Args:
         checkpointing: saves the state.
-        request: where this rank's signal is noted.
+        request: where this rank's signal is recorded.
     """
 
     def __init__(self, checkpointing: Checkpointing, request: StopRequest) -> None:
@@ -30,14 +30,14 @@ class StopOnSignal(pl.Callback):
         self.request = request
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """From here on a signal waits for the step in progress."""
-        self.request.check()  # a library may have caught it
+        """From now on a signal waits for the current step."""
+        self.request.check()  # a library may have swallowed the signal
         self.request.waits = True
         self.request.own()
         beat("run")
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
-        """Saves and stops, unless the epoch ends here: then its validation and its own save come first."""
+        """Saves and stops, unless the epoch ends here: its validation and save then come first."""
         assert isinstance(pl_module, FineTuning)
         beat("run")
         if self.request.number is not None:
@@ -58,15 +58,15 @@ class StopOnSignal(pl.Callback):
         raise Stopped(number, f" after optimizer step {trainer.global_step}, which is saved")
 
     def on_validation_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
-        """Says that this rank comes on."""
+        """Sends a heartbeat."""
         beat("run")
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """From here on a signal ends the run at once; the last checkpoint is there."""
+        """From now on a signal ends the run at once; the last checkpoint is saved."""
         self.request.waits = False
         beat("idle")
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """The same when training ends otherwise."""
+        """As `on_train_end`, if training ends with an error."""
         self.request.waits = False
         beat("idle")

@@ -1,4 +1,4 @@
-"""`TimeLimit`: training ends when its time is up, on all ranks at the same step, and the model is finished."""
+"""`TimeLimit`: ends training when its time is up, on all ranks at the same step, and finishes the model."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ log = logging.getLogger(__name__)
 
 
 class TimeLimit(pl.Callback):
-    """Ends training as early stopping does: after the step in progress, with a validation and a save.
+    """Ends training as early stopping does: after the current step, with a validation and a save.
 
     Args:
-        seconds: of training; a resumed run counts those before it too.
+        seconds: training time, including that before a resume.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -30,23 +30,23 @@ class TimeLimit(pl.Callback):
         self._start = time.monotonic()
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
-        """Looks at the clock."""
+        """Checks the clock."""
         assert isinstance(pl_module, FineTuning)
         if self._elapsed() > self.seconds:
             pl_module.agreement.wish("end")
         if pl_module.agreement.take("end"):
-            log.info("trainer.max_time is over after optimizer step %d", trainer.global_step)
+            log.info("trainer.max_time reached after optimizer step %d", trainer.global_step)
             trainer.should_stop = True
 
     def _elapsed(self) -> float:
         return self._before + (time.monotonic() - self._start if self._start else 0.0)
 
     def state_dict(self) -> dict[str, Any]:
-        """The time so far."""
+        """Training time so far."""
         return {"seconds": self._elapsed()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes what `state_dict` gave."""
+        """Restores what `state_dict` returned."""
         self._before = state_dict["seconds"]
 
 

@@ -1,1 +1,1 @@
-"""Loggers besides metrics.csv, one module each; `mmft.training.loggers.base` has what they share."""
+"""Loggers in addition to metrics.csv, one module each; `mmft.training.loggers.base` has what they share."""

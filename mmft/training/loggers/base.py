@@ -1,9 +1,9 @@
-"""What a logger besides metrics.csv is told, and when. To add one: subclass `RunLogger`, and register an option.
+"""The interface of a logger besides metrics.csv. To add one, subclass `RunLogger` and register an option.
 
     with logger: start -> log_table("tuning") -> log_metrics ... -> log_table, log_predictions, log_model
     then `finish` with the exit code, however the run ended
 
-`RunLogger` itself is the option `none`: every hook does nothing. It is also what every rank but the first has.
+`RunLogger` itself is the option `none`, whose hooks do nothing; ranks other than the first use it too.
 
 Legend: H W image height and width.
 """
@@ -26,22 +26,22 @@ log = logging.getLogger(__name__)
 
 
 class Prediction(NamedTuple):
-    """One row of the table of predictions."""
+    """One row of the prediction table."""
 
     row: int
     id: str
-    image: Tensor | None  # (3, H, W) uint8, as the model saw it; None: the row has no image
+    image: Tensor | None  # (3, H, W) uint8, as the model sees it; None if the row has no image
     text: str | None
     label: str
     prediction: str
-    score: float | None  # the task has none
+    score: float | None  # None if the task has no scores
 
 
 class RunLogger(Logger):
-    """One run of one logger; a context manager that finishes the run with its exit code.
+    """One logger for one run; a context manager that finishes with the run's exit code.
 
     Args:
-        predictions: rows of the table of test predictions; 0: none is wanted.
+        predictions: rows of the table of test predictions; 0 for no table.
     """
 
     def __init__(self, predictions: int = 0) -> None:
@@ -59,33 +59,33 @@ class RunLogger(Logger):
         return ""
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """Nothing: `start` gets the config."""
+        """Does nothing: `start` gets the config."""
 
     def start(self, folder: RunFolder, config: Mapping[str, Any]) -> None:
-        """The run starts or goes on.
+        """Called when the run starts or resumes.
 
         Args:
             folder: the run's; a logger that writes files writes them here.
-            config: what config.yaml holds; without secrets.
+            config: the contents of config.yaml, without secrets.
 
         Raises:
-            UserError: the run cannot be logged; the message says what to type instead.
+            UserError: the run cannot be logged; the message names the remedy.
         """
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Metrics by name after `step` optimizer steps."""
+        """Logs metrics by name after `step` optimizer steps."""
 
     def log_table(self, name: str, rows: Sequence[Sequence[Any]]) -> None:
-        """A table, its first row the header."""
+        """Logs a table whose first row is the header."""
 
     def log_predictions(self, rows: Sequence[Prediction]) -> None:
-        """Some test rows as the finished model answers them."""
+        """Logs some test rows with the finished model's predictions."""
 
     def log_model(self, folder: Path) -> None:
-        """The finished model; a logger keeps it if its option says so."""
+        """Receives the finished model; a logger keeps it if its option asks for it."""
 
     def finish(self, exit_code: int) -> None:
-        """The run has ended; nothing comes after it. Also called where `start` was not reached."""
+        """Called last, when the run has ended, even if `start` was not reached."""
 
     def __enter__(self) -> Self:
         return self
@@ -96,11 +96,11 @@ class RunLogger(Logger):
         try:
             self.finish(exit_code_of(error))
         except MmftError:
-            raise  # a signal while it was finishing
-        except Exception as failed:  # noqa: BLE001 - what the run came to must not depend on who is told of it
+            raise  # a signal during `finish`
+        except Exception as failed:  # noqa: BLE001 - a logger must not change how the run ends
             log.warning("%s could not finish: %s: %s", self.name, type(failed).__name__, failed)
 
 
 def run_title(folder: RunFolder) -> str:
-    """What a run is called elsewhere: `name/date_time`, in a sweep `name/date_time/number`."""
+    """A run's name in other tools: `name/date_time`, in a sweep `name/date_time/number`."""
     return "/".join(folder.path.absolute().parts[-2 if folder.sweep is None else -3 :])

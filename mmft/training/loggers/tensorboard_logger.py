@@ -16,10 +16,10 @@ EVENTS = "events.out.tfevents.*"
 
 
 class TensorBoardLogger(RunLogger):
-    """Event files by optimizer step. TensorBoard has no tables; they are texts here.
+    """Writes event files by optimizer step. TensorBoard has no tables, so they are logged as text.
 
     Args:
-        predictions: rows of the table of test predictions, and images beside it.
+        predictions: rows of the table of test predictions, and images logged with it.
     """
 
     def __init__(self, predictions: int) -> None:
@@ -28,10 +28,10 @@ class TensorBoardLogger(RunLogger):
         self._opened: Any = None
         self._resumes = False
         self._step = 0
-        self._newest: dict[str, int] = {}  # the step of every metric's last point
+        self._newest: dict[str, int] = {}  # step of each metric's last point
 
     def start(self, folder: RunFolder, config: Mapping[str, Any]) -> None:
-        """Writes the config, unless the run has done so before."""
+        """Writes the config, unless an earlier start has."""
         import yaml
 
         self._folder = folder.path
@@ -41,7 +41,7 @@ class TensorBoardLogger(RunLogger):
             self._writer(0).add_text("config", "\n".join(f"    {line}" for line in text.splitlines()), 0)
 
     def _writer(self, step: int) -> Any:
-        """Opened where a resumed run writes first: what is there from this step on, it repeats."""
+        """The writer, created at the first step that a resumed run logs; it purges that step and later ones."""
         if self._opened is None:
             with clock.importing():
                 from torch.utils.tensorboard import SummaryWriter
@@ -51,31 +51,29 @@ class TensorBoardLogger(RunLogger):
         return self._opened
 
     def _after_earlier_files(self) -> None:
-        """TensorBoard reads files in the order of their names, which begin with the second they were made in and go
-        on with the process's number: two of one second may be read the wrong way round.
-        """
+        """Waits out the second of the last event file: TensorBoard orders files by second, then by process id."""
         assert self._folder is not None
         while any(int(file.name.split(".")[3]) == int(time.time()) for file in self._folder.glob(EVENTS)):
             time.sleep(0.05)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """A point on every metric's curve."""
+        """Adds a point to every metric's curve."""
         self._step = self._step if step is None else step
         for name, value in metrics.items():
-            if self._newest.get(name) != self._step:  # `epoch` comes along with training's and validation's
+            if self._newest.get(name) != self._step:  # `epoch` is logged with training and validation metrics
                 self._newest[name] = self._step
                 self._writer(self._step).add_scalar(name, value, self._step)
 
     def log_table(self, name: str, rows: Sequence[Sequence[Any]]) -> None:
-        """A table as Markdown."""
+        """Logs a table as Markdown."""
         if self._resumes and self._step == 0:
-            return  # the run has had it
+            return  # logged before the resume
         lines = ["|".join(map(_cell, row)) for row in rows]
         lines.insert(1, "|".join("-" for _ in rows[0]))
         self._writer(self._step).add_text(name, "\n".join(f"|{line}|" for line in lines), self._step)
 
     def log_predictions(self, rows: Sequence[Prediction]) -> None:
-        """The table, and each image under a name that says its row, label and prediction."""
+        """Logs the table, and each image under a name with its row, label and prediction."""
         shown = [name for name in Prediction._fields if name != "image"]
         self.log_table("test/predictions", [shown, *([getattr(row, name) for name in shown] for row in rows)])
         for row in rows:

@@ -1,7 +1,7 @@
 """Weights & Biases: `logger=wandb`, and `logger=wandb_offline`, whose runs `wandb sync` uploads later.
 
-All of a run is below `<run folder>/wandb`; its id is kept in summary.json, so that a resumed run goes on under
-it. wandb cannot go on offline: the second segment is a folder of its own with the same id.
+A run's wandb files are all in `<run folder>/wandb`. Its id is kept in summary.json, so that a resumed run continues
+under it. wandb cannot resume offline: the second segment is a folder of its own with the same id.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from mmft.training.loggers.base import Prediction, RunLogger, run_title
 
 log = logging.getLogger(__name__)
 _PROJECT = "mmft"
-_LOGIN_SECONDS = 30.0  # that a server may take to answer; wandb's own 90 are long to look at nothing
+_LOGIN_SECONDS = 30.0  # timeout of the server; wandb's own is 90
 
 
 class WandbLogger(RunLogger):
-    """One wandb run for one run of ours. wandb's step is the optimizer step.
+    """One wandb run per mmft run. wandb's step is the optimizer step.
 
     Args:
-        offline: nothing is sent.
-        project: null: `WANDB_PROJECT`, else `mmft`.
-        entity: user or team; null: `WANDB_ENTITY`, else the login's own.
-        group: null: the sweep's folder, outside of a sweep `WANDB_RUN_GROUP`.
-        tags: of the run; none: `WANDB_TAGS`.
+        offline: send nothing.
+        project: null for `WANDB_PROJECT`, else `mmft`.
+        entity: user or team; null for `WANDB_ENTITY`, else the login's default.
+        group: null for the sweep's folder or, outside a sweep, `WANDB_RUN_GROUP`.
+        tags: the run's; `WANDB_TAGS` if empty.
         predictions: rows of the table of test predictions.
-        log_model: whether the finished model becomes an artifact.
+        log_model: whether to log the finished model as an artifact.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class WandbLogger(RunLogger):
         self._resumes = False
 
     def start(self, folder: RunFolder, config: Mapping[str, Any]) -> None:
-        """Opens the run, under the id that it had before."""
+        """Opens the run, under its earlier id if it resumes."""
         with clock.importing():
             import wandb
         self._folder = folder
@@ -68,20 +68,20 @@ class WandbLogger(RunLogger):
             | {
                 "project": self._named["project"] or os.environ.get("WANDB_PROJECT") or _PROJECT,
                 "group": self._named["group"] or folder.sweep,
-                "mode": "offline" if self.offline else None,  # None: WANDB_MODE, which may say offline
+                "mode": "offline" if self.offline else None,  # None leaves it to WANDB_MODE
                 "id": known.get("id") or uuid.uuid4().hex[:8],
             }
         )
         settings: dict[str, Any] = {} if "WANDB_INIT_TIMEOUT" in os.environ else {"init_timeout": _LOGIN_SECONDS}
         try:
             with _no_questions():
-                wandb.setup(settings=wandb.Settings(show_info=False))  # we say where the run is; warnings are shown
+                wandb.setup(settings=wandb.Settings(show_info=False))  # the link is logged below; warnings remain
                 self._run = wandb.init(
                     **named,
                     name=run_title(folder),
                     dir=str(folder.path),
                     resume="allow",
-                    reinit="create_new",  # the caller may have a run of its own
+                    reinit="create_new",  # the caller may have its own run
                     config=dict(config),
                     job_type="train",
                     settings=wandb.Settings(**settings),
@@ -96,26 +96,26 @@ class WandbLogger(RunLogger):
             log.info("wandb: %s", url or "disabled by WANDB_MODE")
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """One row of the run's history."""
+        """Logs one row of the run's history."""
         self._step = self._step if step is None else step
         self._log(metrics)
 
     def _log(self, values: Mapping[str, Any]) -> None:
-        # A run that goes on from before its last row repeats steps, with the same numbers; wandb refuses them.
+        # A resumed run may repeat logged steps, with the same values; wandb rejects them.
         if self._run is not None and self._step >= self._run.step:
             self._run.log(dict(values), step=self._step)
 
     def log_table(self, name: str, rows: Sequence[Sequence[Any]]) -> None:
-        """A table in the run's history."""
+        """Logs a table to the run's history."""
         if self._run is None or (self._resumes and self._step == 0):
-            return  # the run has had it
+            return  # logged before the resume
         import wandb
 
         with self._staged_here():
             self._log({name: wandb.Table(columns=list(rows[0]), data=[*map(list, rows[1:])], allow_mixed_types=True)})
 
     def log_predictions(self, rows: Sequence[Prediction]) -> None:
-        """`test/predictions`, with the images as the model saw them."""
+        """Logs `test/predictions`, with images as the model sees them."""
         if self._run is None:
             return
         import wandb
@@ -129,7 +129,7 @@ class WandbLogger(RunLogger):
             self._log({"test/predictions": wandb.Table(columns=list(Prediction._fields), data=data)})
 
     def log_model(self, folder: Path) -> None:
-        """The finished model as an artifact; its files are read from where they are."""
+        """Logs the finished model as an artifact that references its files in place."""
         if self._run is None or not self.keeps_model:
             return
         import wandb
@@ -140,7 +140,7 @@ class WandbLogger(RunLogger):
             self._run.log_artifact(artifact)
 
     def finish(self, exit_code: int) -> None:
-        """Closes the run; its summary gets ours under `run`."""
+        """Closes the run; mmft's summary is added under `run`."""
         if self._run is None:
             return
         run, self._run = self._run, None
@@ -149,12 +149,12 @@ class WandbLogger(RunLogger):
         run.finish(exit_code=exit_code)
         import wandb
 
-        if wandb.run is None:  # no run of the caller's own
-            wandb.teardown()  # waits for wandb's process, which writes a moment later than `finish` returns
+        if wandb.run is None:  # the caller has no run of its own
+            wandb.teardown()  # waits for wandb's process, which still writes after `finish`
 
     @contextmanager
     def _staged_here(self) -> Iterator[None]:
-        """Images and files wait for their upload in the run folder, not in the home of a machine that may go."""
+        """Stages uploads in the run folder, not in the home folder of a machine that may be short-lived."""
         before = os.environ.get("WANDB_DATA_DIR")
         os.environ["WANDB_DATA_DIR"] = before or str(self._folder.path.absolute() / "wandb")
         try:
@@ -166,7 +166,7 @@ class WandbLogger(RunLogger):
 
 @contextmanager
 def _no_questions() -> Iterator[None]:
-    """Keeps wandb from asking for a login where there is a terminal: a run would wait for the answer for ever."""
+    """Keeps wandb from prompting for a login on a terminal, where a run would wait forever."""
     terminal = sys.stdin
     with Path(os.devnull).open(encoding="utf-8") as nothing:
         sys.stdin = nothing
@@ -185,10 +185,10 @@ def _cannot_start(error: Exception) -> str:
 
 
 def online(**options: Any) -> WandbLogger:
-    """Sends as the run goes on, unless WANDB_MODE says otherwise."""
+    """A logger that uploads during the run, unless WANDB_MODE overrides it."""
     return WandbLogger(offline=False, **options)
 
 
 def offline(**options: Any) -> WandbLogger:
-    """Writes what `wandb sync` sends later."""
+    """A logger that writes files for `wandb sync`."""
     return WandbLogger(offline=True, **options)

@@ -246,7 +246,7 @@ def test_a_worker_that_dies_takes_no_other_with_it(shapes_overrides: list[str], 
     os.kill(int(worker), signal.SIGKILL)
     _, err = run.communicate(timeout=600)
     assert run.returncode == ExitCode.TRAINING, err
-    assert f"Process {worker}, which made the run, has died" in err
+    assert f"Process {worker}, which executed the run, died" in err
     assert [row["status"] for row in rows(tmp_path)] == ["completed", "failed"]
 
 

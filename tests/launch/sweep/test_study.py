@@ -133,7 +133,7 @@ def test_a_search_goes_on_where_it_was(made: Made, capsys: pytest.CaptureFixture
     assert search(*given, "hydra.sweeper.n_trials=5", HERE) == ExitCode.DONE
     assert search(*given, "hydra.sweeper.n_trials=8", HERE) == ExitCode.DONE
     assert [path.name for _, path in made[8:]] == [str(n) for n in range(8)]
-    assert "n_trials=8, 5 are done, 0 had begun, 3 are to come." in capsys.readouterr().err
+    assert "n_trials=8, 5 are done, 0 had started, 3 are left." in capsys.readouterr().err
     assert [t.params for t in trials()] == [t.params for t in trials("whole")]
     assert [c.config.optim.lr for c, _ in made[8:]] == [c.config.optim.lr for c, _ in made[:8]]
     assert len(rows()) == 8
@@ -194,9 +194,9 @@ def test_a_loss_is_minimised(made: Made) -> None:
         ([], "there is nothing to search"),
         (
             [LR, "data.fractions.val=0", "data.fractions.train=0.9"],
-            "trials are compared by their validation rows, but data.fractions.val is 0",
+            "trials are compared on validation rows, but data.fractions.val is 0",
         ),
-        ([LR, "checkpoint.monitor=loss,accuracy"], "checkpoint.monitor: says what trials are compared by"),
+        ([LR, "checkpoint.monitor=loss,accuracy"], "checkpoint.monitor: defines how trials are compared"),
         ([LR, "hydra.sweeper.n_trails=3"], "hydra.sweeper.n_trails: no such key. Did you mean hydra.sweeper.n_trials?"),
         ([LR, "hydra.sweeper.n_trials=many"], "hydra.sweeper.n_trials: 'many' is not allowed; expected an integer"),
         ([LR, "hydra.sweeper.n_trials=0"], "hydra.sweeper.n_trials: 0 is out of bounds"),
@@ -238,9 +238,9 @@ def test_another_search_in_the_same_folder(made: Made, capsys: pytest.CaptureFix
     given = ["optim.head_lr=interval(0.01, 1)", "hydra.sweeper.n_trials=2", HERE]
     assert search(*given) == ExitCode.DONE
     assert search(*given, "seed=5") == ExitCode.USER
-    assert "seed: sweep is a search without seed=5. Type the same as then" in capsys.readouterr().err
+    assert "seed: the search in sweep does not have seed=5. Type the same overrides" in capsys.readouterr().err
     assert search("optim.head_lr=interval(0.01, 2)", *given[1:]) == ExitCode.USER
-    assert "optim.head_lr: sweep is a search with optim.head_lr=interval(0.01, 1)" in capsys.readouterr().err
+    assert "optim.head_lr: the search in sweep has optim.head_lr=interval(0.01, 1)" in capsys.readouterr().err
     assert main(["train", "-m", *COMPLETE, "seed=0,1", HERE]) == ExitCode.USER
     assert "exists and is not empty" in capsys.readouterr().err
     assert len(made) == 2

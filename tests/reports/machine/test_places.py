@@ -20,7 +20,7 @@ def test_encoder_folders(tmp_path: Path) -> None:
     (tmp_path / "vit" / "config.json").touch()
     one = encoder_folders(str(tmp_path))
     assert (one.value, one.wrong) == (f"{tmp_path}  1 encoders", None)
-    assert f"no folder {tmp_path}/gone." in (encoder_folders(f"{tmp_path}{os.pathsep}{tmp_path}/gone").wrong or "")
+    assert f"such folder: {tmp_path}/gone." in (encoder_folders(f"{tmp_path}{os.pathsep}{tmp_path}/gone").wrong or "")
 
 
 def test_wandb_login(tmp_path: Path) -> None:

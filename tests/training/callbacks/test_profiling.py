@@ -18,7 +18,7 @@ def test_training_that_is_too_short(train_run: TrainRun) -> None:
     """Says so, and writes what was measured."""
     run = train_run("callbacks.profile.steps=50", "callbacks.profile.after=1", "trainer.max_epochs=1")
     steps = run.summary["optimizer_steps"]
-    assert (run.path / "profile" / "table.txt").read_text().startswith(f"{steps - 1} optimizer steps, after 1 others")
+    assert (run.path / "profile" / "table.txt").read_text().startswith(f"{steps - 1} optimizer steps, after skipping 1")
     assert "before the profile was complete" in (run.path / "train.log").read_text()
 
 
