@@ -1,4 +1,4 @@
-"""Tab completion, as bash does it: the installed function is called with what bash gives it."""
+"""Tab completion, as in bash: the installed function is called with the variables that bash sets."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ENVIRONMENT = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ
 
 @pytest.fixture(autouse=True)
 def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A working directory with a table, a run, and a folder of one's own YAML files."""
+    """A working directory with a table, a run, and a folder of user YAML files."""
     (tmp_path / "rows.csv").touch()
     (tmp_path / "a b.csv").touch()
     (tmp_path / "runs" / "mine" / "2026-11-01_10-00-00").mkdir(parents=True)
@@ -89,7 +89,7 @@ def test_candidates(line: str, expected: list[str]) -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_key_can_be_reached(command: str) -> None:
-    """From nothing, one step after the other, as a user goes."""
+    """Step by step from an empty word, as a user completes it."""
     for key in key_names(SCHEMAS[command]):
         word = ""
         while word != f"{key}=":
@@ -105,7 +105,7 @@ def test_every_flag_that_is_offered_is_one() -> None:
 
 
 def in_bash(line: str, setup: str = "") -> list[str]:
-    """What the installed function answers in bash, trailing blanks visible; `|` ends each answer.
+    """Answers of the installed function in bash, with trailing spaces visible; `|` ends each answer.
 
     bash itself splits a line into COMP_WORDS at the characters of COMP_WORDBREAKS; the function must not care.
     """
@@ -148,7 +148,7 @@ def test_in_bash_where_an_equals_sign_breaks_no_word() -> None:
 
 
 def test_a_tab_in_an_interactive_bash() -> None:
-    """The whole way, with a terminal: what the user sees after pressing tab."""
+    """End to end in a terminal: what the user sees after pressing tab."""
     parent, child = pty.openpty()
     command = ["bash", "--norc", "--noprofile", "-i"]
     environment = ENVIRONMENT | {"TERM": "dumb", "PS1": "ready> "}
@@ -169,7 +169,7 @@ def test_a_tab_in_an_interactive_bash() -> None:
 
 
 def until(terminal: int, expected: bytes) -> None:
-    """Reads what a terminal shows until it shows this."""
+    """Reads from a terminal until the expected text appears."""
     seen = b""
     while expected not in seen:
         ready, _, _ = select.select([terminal], [], [], 30)

@@ -1,4 +1,4 @@
-"""The command: help, exit codes, what is imported when, runs and sweeps with a stand-in for training."""
+"""The command: help, exit codes, imports, runs and sweeps with a stub for training."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Calls = list[tuple[Any, Path]]
 
 @pytest.fixture
 def training(monkeypatch: pytest.MonkeyPatch) -> Calls:
-    """Stands in for `mmft.commands.train`: notes each call; fails for some head_lr."""
+    """A stub for `mmft.commands.train` that records each call and fails for some head_lr."""
     calls: Calls = []
 
     def train(composed: Any, folder: Path) -> int:
@@ -291,7 +291,7 @@ class TestTrain:
     def test_config_that_went_wrong_meanwhile(
         self, training: Calls, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        """A table that vanishes during a sweep fails the runs that want it, each by itself, and sweep.csv says so."""
+        """A table that vanishes during a sweep fails only the runs that need it, and sweep.csv reports it."""
         make = cli_folder.make_run_folder
 
         def vanish(*args: Any, **options: Any) -> Path:
@@ -319,7 +319,7 @@ class TestTrain:
         assert len(training) == 1
 
     def test_resume(self, training: Calls, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-        """A resumed run needs no complete config, and gets the folder that it had."""
+        """A resumed run needs no complete config, and keeps its folder."""
         asked = []
 
         def resolve(composed: Any) -> Any:
@@ -332,7 +332,9 @@ class TestTrain:
         (tmp_path / "runs").mkdir()
         assert main(["train", "resume=runs"]) == ExitCode.DONE
         assert training[0][1] == tmp_path
-        assert main(["train", "resume=last", "data=table"]) == ExitCode.USER  # none, and too little to start anew
+        assert (
+            main(["train", "resume=last", "data=table"]) == ExitCode.USER
+        )  # nothing to resume, and too little for a new run
         assert main(["train", "resume=last", *COMPLETE]) == ExitCode.DONE
         assert len(asked) == 3
         assert len(training) == 2

@@ -1,4 +1,4 @@
-"""A folder with a table in it, and the overrides that make a complete config there."""
+"""A folder with a table, and overrides for a complete config there."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Refused = Callable[..., str]
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working directory of the test; `rows.csv`, `val.csv` and `images/` lie in it."""
+    """The working directory of the test; `rows.csv`, `val.csv` and `images/` are in it."""
     for name in ("rows.csv", "val.csv"):
         (tmp_path / name).write_text("image,title,label\n", encoding="utf-8")
     (tmp_path / "images").mkdir()
@@ -63,7 +63,7 @@ def composed(folder: Path) -> Callable[..., Composed]:
 
 @pytest.fixture
 def own(folder: Path) -> Callable[[str, str], Path]:
-    """`own("experiment/mine", text)`: writes a YAML file of a user's own, and gives the folder for --config-dir."""
+    """`own("experiment/mine", text)`: writes a user's YAML file and returns the folder for --config-dir."""
 
     def write(name: str, text: str) -> Path:
         file = folder / "own" / f"{name}.yaml"

@@ -1,4 +1,4 @@
-"""Composing: every option file, DESIGN's example line, sweeps, a user's own folder, where messages point to."""
+"""Composing: every option file, DESIGN's example line, sweeps, a user's own folder, the origins in messages."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_every_option_of_the_registry_can_be_chosen() -> None:
 
 
 def test_files_say_something() -> None:
-    """A file is there for what no schema says: it lists what differs from one, or sets several groups."""
+    """Every file lists values that differ from a schema, or sets several groups."""
     from mmft.config.store import default_values
     from mmft.config.store import schemas as schemas_of
 
@@ -104,7 +104,7 @@ def test_one_value_is_referred_to(composed: Compose) -> None:
 
 
 def test_texts_stay_as_typed(composed: Compose) -> None:
-    """`2026_11` and `1.10` are texts where a text is wanted, not the numbers that YAML makes of them."""
+    """`2026_11` and `1.10` stay strings where a string is expected, although YAML reads them as numbers."""
     config = composed("name=2026_11", "data.columns.label=1.10").config
     assert (config.name, config.data.columns.label) == ("2026_11", "1.10")
 

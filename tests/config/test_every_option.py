@@ -66,7 +66,7 @@ def defaults_of(root: str) -> list[Any]:
 
 @pytest.mark.parametrize("name", ROOTS)
 def test_root(name: str, shapes: Shapes, tmp_path: Path) -> None:
-    """A command's file gives its config; any other stands in the defaults list of a command's."""
+    """A root file is a command's config, or is in the defaults list of one."""
     if name not in COMMANDS:
         assert any(name in defaults_of(command) for command in COMMANDS)
         return
@@ -85,7 +85,7 @@ def _reads_its_own_config_back(composed: Composed) -> None:
 
 @pytest.mark.parametrize(("group", "name"), OF_HYDRA, ids=_ids(OF_HYDRA))
 def test_option_of_hydra(group: str, name: str, shapes: Shapes) -> None:
-    """Hydra's own node is no choice of the user's; launchers and sweepers are chosen for a sweep."""
+    """Users cannot choose Hydra's own node; a sweep chooses launchers and sweepers."""
     if group == "hydra":
         assert {"hydra": name} in defaults_of("train")
         return
@@ -94,7 +94,7 @@ def test_option_of_hydra(group: str, name: str, shapes: Shapes) -> None:
 
 @pytest.mark.parametrize(("group", "name"), OF_TRAIN, ids=_ids(OF_TRAIN))
 def test_option(group: str, name: str, shapes: Shapes, tmp_path: Path) -> None:
-    """On the shapes sample: the option is the one that the config has, and all that a run needs is built from it."""
+    """On the shapes sample: the config has the chosen option, and everything that a run needs can be built."""
     file = conf_dir() / group / f"{name}.yaml"
     brings_rows = group == "data" and file.exists() and "path" in yaml.safe_load(file.read_text())
     keys = (
@@ -158,7 +158,7 @@ def _build(config: TrainConfig, folder: RunFolder) -> None:
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_experiment(name: str, tmp_path: Path) -> None:
-    """As a user would try it, in an empty folder: what it names must be shipped with mmft."""
+    """In an empty folder, as a user would try it: every file that it names must be shipped with mmft."""
     os.chdir(tmp_path)
     typed = [f"experiment={name}", "debug=fast", "callbacks.progress=none", "trainer.accelerator=cpu"]
     assert train(compose("train", typed), tmp_path / "run") == 0

@@ -37,7 +37,7 @@ _COPIES = {("loaded_model.py", "_overlay"), ("saved_model.py", "_fix_input")}
 
 
 def schemas(root: type, path: str = "") -> Iterator[type]:
-    """Every dataclass that a root holds, all options of a group included."""
+    """Every dataclass below a root, including all options of each group."""
     yield root
     for name, inner in sections(root).items():
         below = f"{path}/{name}".strip("/")
@@ -129,7 +129,7 @@ def test_every_field_of_a_command_that_uses_a_run_is_read(
     tmp_path: Path,
     shapes: Any,
 ) -> None:
-    """Keys below `data` go over to the run's own `DataConfig`, where this command must read them, or refuse them."""
+    """Keys below `data` override the run's `DataConfig`; the command must read or refuse each."""
     run = train_run("trainer.max_epochs=1")
     read.clear()
     for _ in range(2):

@@ -132,7 +132,7 @@ def test_allowed_hydra_keys(composed: Callable[..., Composed]) -> None:
 
 
 def test_hydra_is_as_shipped() -> None:
-    """Should a file get past the inspection, the composed hydra node still gives it away."""
+    """If a file passes the inspection, the check of the composed hydra node still catches it."""
     with pytest.raises(ComposeError, match="hydra.launcher"):
         Loader().compose("train", ["++hydra.launcher._target_=os.system"])
     node = Loader().compose("train", []).hydra

@@ -1,4 +1,4 @@
-"""The walk along a schema: conversions, bounds, defaults, required values, round trips."""
+"""Reading a mapping by a schema: conversions, bounds, defaults, required values, round trips."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def test_every_key_is_documented(command: str) -> None:
         assert len(field_doc(COMMANDS[command], key)) > 10, key
 
 
-def test_what_the_documentation_tells_to_type_can_be_typed() -> None:
+def test_overrides_in_the_documentation_can_be_typed() -> None:
     parser, read = OverridesParser.create(), set()
     for command in COMMANDS:
         for key in key_names(COMMANDS[command]):

@@ -1,4 +1,4 @@
-"""What is suggested in the place of a name that is not there."""
+"""Suggestions for unknown names."""
 
 from __future__ import annotations
 

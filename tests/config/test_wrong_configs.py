@@ -1,4 +1,4 @@
-"""A table of wrong configs, and what their messages must say."""
+"""A table of wrong configs and their messages."""
 
 from __future__ import annotations
 
@@ -340,7 +340,7 @@ def test_message(case: str, refused: Refused) -> None:
 
 
 def test_one_mistake_gives_one_message(refused: Refused) -> None:
-    """A mistake does not drag along what only follows from it."""
+    """A mistake does not cause further messages."""
     for case in ("typo in a key", "typo in an option", "no such file", "below its bound", "sweep without -m"):
         assert len(refused(*WRONG[case][0]).splitlines()) == 1, case
 

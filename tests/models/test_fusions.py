@@ -202,7 +202,7 @@ def test_rows_do_not_see_one_another(fusion: str) -> None:
 
 @pytest.mark.parametrize("fusion", ["merged", "cross", "resampler"])
 def test_heads_that_cannot_share_the_width(fusion: str, shapes_overrides: list[str]) -> None:
-    with pytest.raises(UserError, match=r"model.fusion.heads: 3 heads cannot share .*Type model.fusion.width=258"):
+    with pytest.raises(UserError, match=r"model.fusion.heads: 3 heads do not divide .*Type model.fusion.width=258"):
         compose("train", [*shapes_overrides, f"model/fusion={fusion}", "model.fusion.heads=3"])
     with pytest.raises(ValueError, match="not a multiple"):
         alone(fusion, width=16, heads=3)
