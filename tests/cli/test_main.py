@@ -332,9 +332,7 @@ class TestTrain:
         (tmp_path / "runs").mkdir()
         assert main(["train", "resume=runs"]) == ExitCode.DONE
         assert training[0][1] == tmp_path
-        assert (
-            main(["train", "resume=last", "data=table"]) == ExitCode.USER
-        )  # nothing to resume, and too little for a new run
+        assert main(["train", "resume=last", "data=table"]) == ExitCode.USER  # nothing to resume, incomplete config
         assert main(["train", "resume=last", *COMPLETE]) == ExitCode.DONE
         assert len(asked) == 3
         assert len(training) == 2

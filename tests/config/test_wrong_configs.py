@@ -137,21 +137,12 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
         ["task=regression", "data.augment.mixup=0.2", "data.augment.cutmix=1"],
         ["data.augment.mixup, data.augment.cutmix: mixing targets", "does not go with task=regression. Leave them out"],
     ),
-    "mixed labels": (
-        ["task=multi_label", "data.augment.cutmix=1"],
-        ["does not go with task=multi_label. Leave it out"],
-    ),
-    "mixed answers": (
-        ["task=question_answering", "data.augment.mixup=1"],
-        ["does not go with task=question_answering"],
-    ),
+    "mixed labels": (["task=multi_label", "data.augment.cutmix=1"], ["not go with task=multi_label. Leave it out"]),
+    "mixed answers": (["task=question_answering", "data.augment.mixup=1"], ["not go with task=question_answering"]),
     "balanced answers": (["task=question_answering", "data.sampler=balanced"], ["needs a class for every row"]),
     "nothing between answers": (["task=question_answering", "task.separator=''"], ["Type task.separator='|'"]),
     "one answer": (["task=question_answering", "task.vocabulary=[yes]"], ["task.vocabulary: ", "at least two answers"]),
-    "an answer twice": (
-        ["task=question_answering", "task.vocabulary=[no,yes,no]"],
-        ["without duplicates or empty ones"],
-    ),
+    "an answer twice": (["task=question_answering", "task.vocabulary=[no,yes,no]"], ["duplicates or empty ones"]),
     "an empty answer": (["task=question_answering", "task.vocabulary=[no,' ']"], ["without duplicates or empty ones"]),
     "counted answers of a given vocabulary": (
         ["task=question_answering", "task.vocabulary=[no,yes]", "task.answers=9", "task.min_count=1"],
@@ -245,10 +236,7 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
         ["tune=lora_8bit", "trainer=fsdp", "trainer.devices=2"],
         ["trainer=fsdp cannot shard the weights of lora_8bit", "tune/text_encoder=lora"],
     ),
-    "4 bits in float64": (
-        ["tune=lora_4bit", "trainer.precision=64-true"],
-        ["lora_4bit does not go with trainer.precision=64-true"],
-    ),
+    "4 bits in float64": (["tune=lora_4bit", "trainer.precision=64-true"], ["lora_4bit does not go with trainer."]),
     "8 bits of random weights": (
         ["tune/image_encoder=lora_8bit", "model.image_encoder.pretrained=false"],
         ["model.image_encoder.pretrained=false would freeze random weights", "Type tune/image_encoder=full"],
