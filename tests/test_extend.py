@@ -138,6 +138,12 @@ def test_keys_are_judged_shown_and_completed(folder: Path, shapes_overrides: lis
     assert candidates("mmft train model/fusion=su", list(COMMANDS)) == ["model/fusion=summed"]
 
 
+def test_help_shows_a_typed_plugin(folder: Path, mmft: Mmft) -> None:
+    said = mmft("train", "plugins=[./my_fusion.py]", "--allow-code", "--help", cwd=folder).stdout
+    assert "resampler, summed" in said
+    assert "(model/fusion=summed only)" in said
+
+
 def test_a_moved_run_is_loaded_by_its_own_copy(folder: Path, train_run: TrainRun) -> None:
     plugins.allow_code()
     run = train_run(*typed("my_fusion.py"))

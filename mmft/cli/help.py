@@ -8,12 +8,11 @@ from dataclasses import Field
 from typing import Any
 
 from mmft.config.docs import doc
-from mmft.config.fields import REQUIRED
 from mmft.config.registry import options
 from mmft.config.schema import COMMANDS, trains
 from mmft.config.schema.sweep import MultirunConfig
 from mmft.config.sources import Groups
-from mmft.config.walk import hints, keys
+from mmft.config.walk import default_of, has_default, hints, keys
 from mmft.config.wording import bounds, describe, show
 
 _WIDTH = 110
@@ -68,7 +67,7 @@ _FLAGS = {
     "--cfg job": "print the complete config instead of running; with --resolve, interpolations are resolved",
     "--info defaults": "print the files that the config is composed from",
     "--config-dir DIR": "search a folder of your own YAML files (experiment/mine.yaml) before mmft's",
-    "--allow-code": "allow plugins=[MODULE] to import code",
+    "--allow-code": "allow plugins=[MODULE], typed or the run's own, to import code",
     "-h, --help": "show this text",
     "--hydra-help": "show Hydra's own help",
 }
@@ -150,6 +149,7 @@ def _entry(owner: type, f: Field[Any]) -> str:
 
 
 def _default(f: Field[Any]) -> str:
-    if f.default is REQUIRED:
+    if not has_default(f):
         return "required"
-    return f"default {f.default if isinstance(f.default, str) else show(f.default)}"
+    default = default_of(f)
+    return f"default {default if isinstance(default, str) else show(default)}"

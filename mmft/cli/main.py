@@ -103,6 +103,11 @@ def _command(name: str, words: list[str]) -> int:
     if flags.help:
         from mmft.cli.help import command_help
 
+        if flags.allow_code:
+            from mmft.config.compose import import_typed_plugins
+
+            import_typed_plugins(flags.overrides, flags.config_dirs)
+
         print(command_help(name, COMMANDS[name].summary))
         return ExitCode.DONE
     if flags.multirun and name != "train":

@@ -109,15 +109,23 @@ def compose(
         UserError: lists everything that is wrong.
     """
     folders = [Path(d) for d in config_dirs]
-    import_plugins(_plugins_named(overrides, folders))
+    import_typed_plugins(overrides, folders)
     return _Composition(command, folders, multirun, partial).run(list(overrides))
 
 
-def _plugins_named(overrides: Sequence[str], config_dirs: Sequence[Path]) -> list[str]:
-    """The modules that `plugins` names, on the command line or in a user's file that is chosen there.
+def import_typed_plugins(overrides: Sequence[str], config_dirs: Sequence[Path]) -> None:
+    """Imports the modules that `plugins` names, on the command line or in a chosen file of the user's.
 
-    This happens before composing, because the config may choose options that they define.
+    This comes before composition, because what is composed may choose their options.
+
+    Raises:
+        UserError: code is not allowed, or a module cannot be imported.
     """
+    import_plugins(_plugins_named(overrides, config_dirs))
+
+
+def _plugins_named(overrides: Sequence[str], config_dirs: Sequence[Path]) -> list[str]:
+    """The modules that `plugins` names."""
     found: Any = []
     for text in overrides:
         key, _, value = text.lstrip("+").partition("=")

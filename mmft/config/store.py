@@ -25,7 +25,7 @@ from mmft.config.schema import COMMANDS
 from mmft.config.schema.model import ENCODERS
 from mmft.config.schema.tune import both_encoders
 from mmft.config.validate import DEFAULT
-from mmft.config.walk import MISSING, has_default, is_group, sections
+from mmft.config.walk import MISSING, default_of, has_default, is_group, sections
 
 ADDRESS = "mmft://registry"
 
@@ -122,7 +122,7 @@ def default_values(schema: type) -> dict[str, Any]:
             if has_default(f):
                 values[f.name] = default_values(inner[f.name])
         elif has_default(f):
-            values[f.name] = f.default_factory() if callable(f.default_factory) else f.default
+            values[f.name] = default_of(f)
         else:
             values[f.name] = MISSING
     return values

@@ -19,6 +19,7 @@ from mmft.config.registry import OptionConfig
 from mmft.config.walk import (
     MISSING,
     NO_CODE,
+    default_of,
     group_options,
     has_default,
     hints,
@@ -144,7 +145,7 @@ class _Reader:
 
     def _missing(self, f: Field[Any], key: str) -> Any:
         if has_default(f):
-            return f.default_factory() if callable(f.default_factory) else f.default
+            return default_of(f)
         if not self.partial:
             from mmft.config.docs import field_doc
 

@@ -27,6 +27,13 @@ def has_default(f: Field[Any]) -> bool:
     return f.default is not dataclasses.MISSING or f.default_factory is not dataclasses.MISSING
 
 
+def default_of(f: Field[Any]) -> Any:
+    """A field's default; None if the field is required."""
+    if not has_default(f):
+        return None
+    return f.default_factory() if callable(f.default_factory) else f.default
+
+
 @cache
 def hints(schema: Any) -> dict[str, Any]:
     """The types of the fields; a field typed `Any` whose factory is a dataclass has that dataclass as its type."""

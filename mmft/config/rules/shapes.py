@@ -18,7 +18,7 @@ from mmft.config.registry import OptionConfig
 from mmft.config.rules.base import SPLITS, no_val
 from mmft.config.schema import TrainConfig
 from mmft.config.validate import Problem
-from mmft.config.walk import has_default
+from mmft.config.walk import default_of
 
 _UNSET = (None, "none", 0, "")
 
@@ -53,13 +53,6 @@ def _given(section: Any, path: str) -> Iterator[tuple[str, Field[Any]]]:
                 yield from _given(one, f"{key}.{name}.") if is_dataclass(one) else ()
         elif value != default_of(f):
             yield key, f
-
-
-def default_of(f: Field[Any]) -> Any:
-    """A field's default; None if it is required."""
-    if not has_default(f):
-        return None
-    return f.default_factory() if callable(f.default_factory) else f.default
 
 
 def _condition(text: str, section: str) -> tuple[str, bool, str]:

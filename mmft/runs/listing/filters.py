@@ -98,4 +98,4 @@ def _value(typed: Typed, value: Any, allowed: list[Any]) -> Any:
         except WrongType:
             continue
     words = " or ".join(dict.fromkeys(describe(hint) for hint in allowed))
-    raise UserError(f"{typed.key}: {show(value)} is not allowed; allowed is {words} (typed: {typed.text})")
+    raise UserError(f"{typed.key}: {show(value)} is not allowed; expected {words} (typed: {typed.text})")

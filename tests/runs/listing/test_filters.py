@@ -52,7 +52,7 @@ def test_numbers_are_typed_as_their_key_is() -> None:
         ("optim.lrr=1", "optim.lrr: no such key. Did you mean optim.lr?"),
         ("statu=completed", "Did you mean status?"),
         ("status=complete", "Did you mean completed?"),
-        ("seed=abc", "seed: 'abc' is not allowed; allowed is an integer"),
+        ("seed=abc", "seed: 'abc' is not allowed; expected an integer"),
         ("optim=sdg", "Did you mean sgd?"),
         ("optim=gone,sgd", "'gone' is not an option"),
         ("optim.type=sgd", "Type optim=NAME"),
