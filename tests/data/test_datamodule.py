@@ -154,7 +154,7 @@ def test_a_column_of_lists_of_captions_is_named(
     with pytest.raises(UserError) as caught:
         module(config, tokenizer, lambda _: 0)
     assert caught.value.messages[0] == (
-        "data.columns.text=captions: no row of train is usable: a list where a text is needed; several captions of a "
+        "data.columns.text=captions: no row of train is usable: a list where a text is needed; several captions of an "
         "image are several rows"
     )
     pd.DataFrame(rows).to_parquet(tmp_path / "rows.parquet")
