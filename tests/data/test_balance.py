@@ -139,7 +139,7 @@ def test_labels_of_a_table(shapes_overrides: list[str], skewed: Path, caplog: py
     assert None not in counts
     assert len(counts) == 6
     assert max(counts.values()) - min(counts.values()) <= 1
-    assert "an epoch draws 99 rows, equally many of each of 6 classes, which have 2 to 30 rows" in caplog.text
+    assert "an epoch draws 99 rows, equally many of each of 6 classes (2 to 30 rows)" in caplog.text
     few = labels_of_epoch(shapes_overrides, f"data.path={skewed}", "data.limit=40")
     assert few.total() == 40
     assert max(few.values()) - min(few.values()) <= 1
