@@ -347,7 +347,7 @@ def test_explain_has_a_page_for_each_task(run: Run, tmp_path: Path, capsys: Any)
     other = next(name for name in mmft.load(run.path).saved.task.output_names if name not in ("", said["label"]))
     assert explained(f"label='{other}'")["row0_label"]["explained"] == other
     assert main(["explain", f"run={run.path}", "rows=[0]", f"out={tmp_path}", "label=siez"]) == 2
-    assert "label=siez: there is none. Did you mean size?" in capsys.readouterr().err
+    assert "label=siez: no such label. Did you mean size?" in capsys.readouterr().err
 
 
 def test_every_task_of_rows_can_be_one_of_several() -> None:
