@@ -82,7 +82,7 @@ def overview(commands: Mapping[str, str]) -> str:
         "",
         *(f"  {name:<10}{summary}" for name, summary in commands.items()),
         "",
-        "mmft COMMAND --help lists every key. Exit codes: 0 done, 1 a defect of mmft, 2 wrong config or data,",
+        "mmft COMMAND --help lists every key. Exit codes: 0 done, 1 a bug in mmft, 2 wrong config or data,",
         "3 training failed, 130 and 143 stopped. MMFT_DEBUG=1 shows tracebacks. mmft --version prints the version.",
         'For tab completion, add to ~/.bashrc: eval "$(mmft -sc install=bash)"',
     ]

@@ -1,4 +1,4 @@
-"""The closing line of a run (DESIGN 8.4): what each modality contributes.
+"""The closing line of a run : what each modality contributes.
 
 The unimodal figures are those of a linear head on one encoder's final pooled features. They are cheap, and measure what
 these features hold, not what a model fine-tuned on one modality would reach. `majority` is the task's constant
