@@ -58,7 +58,7 @@ def _collect(inner: str, closed: bool, text: str, used: Used) -> None:
     elif name == "oc.env":
         variable = argument.split(",")[0].strip()
         if variable not in ENV_NAMES and not variable.startswith("MMFT_"):
-            used.errors.append(f"{show(text)}: allowed are the variables {listed(ENV_NAMES)} and MMFT_*")
+            used.errors.append(f"{show(text)}: allowed variables are {listed(ENV_NAMES)} and MMFT_*")
         used.env.append(variable)
     elif name != "now":
         used.errors.append(f"{show('${' + inner + '}')} is not allowed. {ALLOWED}")

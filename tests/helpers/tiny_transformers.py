@@ -86,7 +86,7 @@ REFUSED: dict[str, tuple[str, Callable[[], Any], str]] = {
     "siglip2": (
         "image_encoder",
         lambda: hf.Siglip2VisionModel(hf.Siglip2VisionConfig(num_patches=16, **_VIT)),
-        "Siglip2VisionModel also needs pixel_attention_mask, spatial_shapes, which mmft does not make",
+        "Siglip2VisionModel also needs pixel_attention_mask, spatial_shapes, which mmft does not provide",
     ),
     "imagegpt": (
         "image_encoder",
