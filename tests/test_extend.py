@@ -37,7 +37,7 @@ FUSION = EXAMPLES["my_fusion.py"][0]
 def _registry_restored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What a test imports is forgotten afterwards, and code is allowed only where a test says so."""
     monkeypatch.setattr(registry, "_OPTIONS", {group: dict(named) for group, named in registry._OPTIONS.items()})
-    monkeypatch.setattr(plugins, "_imported", {})
+    monkeypatch.setattr(plugins, "_imported", set())
     monkeypatch.setattr(plugins, "_allowed", False)
     yield
     for file in EXAMPLES:

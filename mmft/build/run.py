@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from mmft.clock import Spent
@@ -40,9 +41,9 @@ class Run:
         config: TrainConfig = self.composed.config
         return config
 
-    @property
+    @cached_property
     def config(self) -> TrainConfig:
-        """The config with absolute paths, from which everything is built."""
+        """The config with absolute paths, from which everything is built; a copy, made once hardware is chosen."""
         config: TrainConfig = rebase(self.typed, self.base)
         return config
 

@@ -33,16 +33,16 @@ GROUP = "mmft.options"
 FLAG = "--allow-code"
 
 _allowed = False
-_imported: dict[str, Plugin] = {}
+_imported: set[str] = set()
 
 
 @dataclass(frozen=True)
 class Plugin:
-    """A module that registers options.
+    """A module of an installed package that registers options.
 
     Attributes:
-        name: the name of the entry point, or the name in `plugins`.
-        origin: the package with its version, or the module's file.
+        name: the name of the entry point.
+        origin: the package with its version.
         options: the options that it registers, as typed: `model/fusion=mine`.
         error: why it could not be imported; "" if it was.
     """
@@ -79,7 +79,7 @@ def _of_package(point: EntryPoint) -> Plugin:
         plugin = Plugin(point.name, package, (), f"{type(error).__name__}: {error}")
         print(f"mmft: warning: skipped the plugin {point.name} of {package}: {plugin.error}", file=sys.stderr)  # noqa: T201
         return plugin
-    return Plugin(point.name, package, _new_options(before))
+    return Plugin(point.name, package, tuple(sorted(_typed_options() - before)))
 
 
 def import_plugins(names: Iterable[str], base: Path | None = None, copies: Path | None = None) -> None:
@@ -101,21 +101,15 @@ def import_plugins(names: Iterable[str], base: Path | None = None, copies: Path 
                 f"plugins: importing {name} runs its code, which needs {FLAG} on the command line "
                 "(allow_code=True in Python)"
             )
-        before = _typed_options()
         try:
-            module = _import_file(name, base, copies) if name.endswith(".py") else import_module(name)
+            _import_file(name, base, copies) if name.endswith(".py") else import_module(name)
         except UserError:
             raise
         except Exception as error:
             file = located(f"{name}.py", base or Path.cwd())
             better = f". For the file here type plugins=[./{name}.py]" if file.is_file() else ""
             raise UserError(f"plugins: {name} cannot be imported: {type(error).__name__}: {error}{better}") from error
-        _imported[name] = Plugin(name, str(module.__file__), _new_options(before))
-
-
-def imported() -> tuple[Plugin, ...]:
-    """The plugins imported by name in this process."""
-    return tuple(_imported.values())
+        _imported.add(name)
 
 
 def files_of(names: Sequence[str], base: Path) -> list[Path]:
@@ -171,7 +165,3 @@ def _digest(file: Path) -> str:
 
 def _typed_options() -> set[str]:
     return {f"{group}={name}" for group, named in choices().items() for name in named}
-
-
-def _new_options(before: set[str]) -> tuple[str, ...]:
-    return tuple(sorted(_typed_options() - before))
