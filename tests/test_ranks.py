@@ -167,6 +167,7 @@ def test_what_one_rank_finds_wrong_is_told_once(start: Any) -> None:
     assert "Traceback" not in err
 
 
+@pytest.mark.slow
 def test_all_gpus_of_a_machine_without_any(start: Any) -> None:
     run = start("trainer=ddp", "trainer.accelerator=auto")
     _, err = run.communicate(timeout=600)

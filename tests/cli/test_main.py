@@ -346,6 +346,7 @@ def test_predict_is_called(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
     assert main(["predict", "run=run", "out=-"]) == ExitCode.DONE
 
 
+@pytest.mark.slow
 def test_a_run_starts_in_less_time_than_its_imports_take(mmft: Callable[..., Any], shapes: Any, tmp_path: Path) -> None:
     """CPU time from typing to the first optimizer step."""
     run = mmft("train", *shapes.overrides, "trainer.max_steps=1", cwd=tmp_path)

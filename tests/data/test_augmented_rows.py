@@ -241,6 +241,7 @@ EACH = ("crop=0.5", "flip=0.5", "policy=trivial_augment", "policy=rand_augment",
 EACH += ("mixup=0.5", "cutmix=1", "token_dropout=0.4")
 
 
+@pytest.mark.slow
 def test_a_run_trains_with_each(train_run: TrainRun) -> None:
     short = ("trainer.max_epochs=1", "data.limit=32")
     runs = {given: train_run(*short, *([f"data.augment.{given}"] if given else [])) for given in ("", *EACH)}

@@ -97,7 +97,7 @@ def test_a_bad_image_is_bad_every_time(rows: Split) -> None:
     assert memory.filled == 0
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_run_decodes_each_row_once(train_run: TrainRun, decoded: Callable[[], int], workers: int) -> None:
     kept = train_run(f"data.num_workers={workers}", "modality_report=true")
     count = sum(count for name, count in kept.summary["rows"].items() if name != "bad")

@@ -214,7 +214,7 @@ def test_labels_measure_the_embeddings(train_run: TrainRun) -> None:
     assert "the head is new: its outputs have another meaning there" in (other.path / "train.log").read_text()
 
 
-@pytest.mark.parametrize("loss", ["info_nce", "sigmoid"])
+@pytest.mark.parametrize("loss", ["info_nce", pytest.param("sigmoid", marks=pytest.mark.slow)])
 def test_it_overfits_16_rows(loss: str, train_run: TrainRun) -> None:
     more = [
         "data.overfit=12",

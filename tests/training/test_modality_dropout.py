@@ -85,6 +85,7 @@ def test_micro_batches_and_a_resumption_change_nothing(
     assert one["missing_text.vector"].any()
 
 
+@pytest.mark.slow
 def test_the_model_learns_to_do_with_either_alone(
     train_run: TrainRun, shapes: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -55,7 +55,14 @@ def test_checkpoints_after_epochs_alone_are_enough(
     assert run.metrics == undisturbed.metrics
 
 
-@pytest.mark.parametrize("optim", ["adamw_8bit", "paged_adamw", "paged_adamw_8bit"])
+@pytest.mark.parametrize(
+    "optim",
+    [
+        pytest.param("adamw_8bit", marks=pytest.mark.slow),
+        pytest.param("paged_adamw", marks=pytest.mark.slow),
+        "paged_adamw_8bit",
+    ],
+)
 def test_moments_of_bitsandbytes_come_back(
     train_run: TrainRun, shapes_overrides: list[str], tmp_path: Path, optim: str
 ) -> None:

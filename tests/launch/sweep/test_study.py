@@ -104,7 +104,7 @@ def test_what_is_drawn_is_what_is_run(made: Made, capsys: pytest.CaptureFixture[
     assert made[-1][0].config == configs[best]
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "gp"])
+@pytest.mark.parametrize("sampler", ["tpe", pytest.param("gp", marks=pytest.mark.slow)])
 def test_a_search_learns_and_the_same_seed_draws_the_same(sampler: str, made: Made) -> None:
     given = ["optim.head_lr=interval(0.01, 1)", f"hydra.sweeper.sampler={sampler}", "hydra.sweeper.n_startup_trials=4"]
     for folder, seed, count in (("a", 0, 16), ("b", 0, 6), ("c", 1, 2)):
