@@ -21,7 +21,7 @@ train: $(INSTALLED)  ## fine-tune the shipped sample (about two minutes on two c
 	$(BIN)/mmft train $(ARGS)
 
 test: $(INSTALLED)  ## the tests, about 5 minutes on two cores
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-all: $(INSTALLED)  ## the big tables that `make test` leaves out, about 40 minutes
 	$(BIN)/python -m pytest --all -m slow -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)

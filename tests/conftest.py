@@ -28,6 +28,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--all", action="store_true", help="also the tests marked slow (make test-all)")
 
 
+LONGEST = ("test_readme.py", "test_ranks.py")
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Deselects what cannot run here, with a count in the summary: never a silent skip. Puts what is left in order."""
     left_out = set()
@@ -38,7 +41,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     dropped = [item for item in items if any(item.get_closest_marker(mark) for mark in left_out)]
     config.hook.pytest_deselected(items=dropped)
     items[:] = [item for item in items if item not in dropped]
-    items.sort(key=lambda item: item.get_closest_marker("shared") is None)  # the longest first, so that none runs alone
+    # The longest first, so that none runs alone at the end.
+    items.sort(key=lambda item: (item.get_closest_marker("shared") is None, item.path.name not in LONGEST))
 
 
 @pytest.fixture(autouse=True)
