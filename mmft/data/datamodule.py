@@ -90,6 +90,7 @@ class VisionLanguageData(LightningDataModule):
                 image_size=image_size,
                 encode=encode,
                 image_bytes=room,
+                evaluated=name != "train",
             )
             room -= self.datasets[name].images.bytes
         KEPT.all_is_asked()

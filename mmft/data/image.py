@@ -6,6 +6,7 @@ anything is decoded. Normalisation is left to the image encoder.
 
 from __future__ import annotations
 
+import errno
 import io
 import stat
 import threading
@@ -20,6 +21,7 @@ from PIL import Image, ImageColor, UnidentifiedImageError
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F  # type: ignore[import-untyped]
 
+from mmft.data.image_paths import why_missing
 from mmft.data.pixels import to_rgb
 from mmft.errors import UserError
 
@@ -153,13 +155,13 @@ def _read(path: str) -> bytes:
         if not stat.S_ISREG(status.st_mode):
             raise BadImage("not a regular file")
         return Path(path).read_bytes()
-    except FileNotFoundError:
-        raise BadImage("no such file") from None
     except PermissionError:
         raise BadImage("no permission to read the file") from None
     except BadImage:
         raise
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        if getattr(error, "errno", None) in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
+            raise BadImage(why_missing(path)) from None
         raise BadImage(f"cannot be opened: {getattr(error, 'strerror', None) or error}") from error
 
 

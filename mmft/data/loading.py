@@ -39,8 +39,9 @@ def make_dataset(
     image_size: int,
     encode: Encode | None,
     image_bytes: int = 0,
+    evaluated: bool = True,
 ) -> RowDataset:
-    """The split's data set for evaluation, with texts tokenised and labels encoded.
+    """The split's data set, with texts tokenised and labels encoded.
 
     Args:
         split: table and rows.
@@ -50,12 +51,13 @@ def make_dataset(
         image_size: side of the images in pixels.
         encode: of the task; None for no targets.
         image_bytes: size of the cache of decoded images; 0 to decode each time.
+        evaluated: as in `encode_targets`; false for training rows.
     """
     # Set explicitly, or the tokenizer warns about its threads in every worker forked afterwards.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     reader = ImageReader(image_size, config.resize, config.background, config.max_pixels)
     tokens, images = _prepared(split, reader, tokenizer, max_length, image_bytes)
-    targets, bad = (None, None) if encode is None else encode_targets(split, encode)
+    targets, bad = (None, None) if encode is None else encode_targets(split, encode, evaluated=evaluated)
     identities = identities_of(split) if encode is not None and encode.identities else None
     dataset = RowDataset(split, tokens, images, targets, bad, identities)
     if encode is not None and encode.candidates and targets is not None:

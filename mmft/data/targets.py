@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple, Protocol
 
@@ -13,6 +15,9 @@ from mmft.config.schema.data import names_of
 from mmft.config.schema.task import TaskConfig
 from mmft.data.splits import Split
 
+log = logging.getLogger(__name__)
+_SHOWN = 5
+
 
 class Encodes(Protocol):
     """The part of a task used here."""
@@ -23,6 +28,9 @@ class Encodes(Protocol):
     def encode(self, label: Any) -> Any:
         """Converts a label, or a `Pair` if the task needs both modalities, to a target."""
 
+    def encode_evaluated(self, label: Any, unseen: list[str]) -> Any:
+        """As `encode`, for an evaluated row; labels that no training row has are appended to `unseen`."""
+
 
 class Encode(NamedTuple):
     """How a row's target is computed.
@@ -32,17 +40,19 @@ class Encode(NamedTuple):
         takes_pair: whether it takes a `Pair` instead of a label.
         candidates: number of candidate texts of a training row; if not 0, evaluation rows have one.
         identities: whether identities of image and text are needed beside the target.
+        evaluated: a task's `encode_evaluated`, used instead of `function` for evaluated rows.
     """
 
     function: Callable[[Any], Any]
     takes_pair: bool = False
     candidates: int = 0
     identities: bool = False
+    evaluated: Callable[[Any, list[str]], Any] | None = None
 
     @classmethod
     def of(cls, task: Encodes, identities: bool = False) -> Encode:
         """From a task."""
-        return cls(task.encode, task.facts.needs_both, task.candidates, identities)
+        return cls(task.encode, task.facts.needs_both, task.candidates, identities, task.encode_evaluated)
 
 
 ClassesOf = Callable[[Tensor], Tensor | None]
@@ -54,12 +64,13 @@ def identities_of(split: Split) -> Tensor:
     return torch.tensor([pair.identity() for pair in split.table.pairs(split.rows)], dtype=torch.int64).view(-1, 3)
 
 
-def encode_targets(split: Split, encode: Encode) -> tuple[Tensor | None, dict[int, BadRow]]:
+def encode_targets(split: Split, encode: Encode, *, evaluated: bool = False) -> tuple[Tensor | None, dict[int, BadRow]]:
     """Targets by position.
 
     Args:
         split: the rows.
         encode: the task's.
+        evaluated: the rows are not trained on: labels that no training row has are mistakes, and reported.
 
     Returns:
         Targets (rows, ...), zeros for rows without one, or None if no row has one; and the rows with unusable labels,
@@ -68,18 +79,37 @@ def encode_targets(split: Split, encode: Encode) -> tuple[Tensor | None, dict[in
     table = split.table
     bad: dict[int, BadRow] = {}
     encoded: dict[int, Tensor] = {}
+    unseen: list[str] = []
+
+    def target(label: Any) -> Tensor:
+        if evaluated and encode.evaluated is not None:
+            return torch.as_tensor(encode.evaluated(label, unseen))
+        return torch.as_tensor(encode.function(label))
+
     given = table.pairs(split.rows) if encode.takes_pair else table.labels(split.rows)
     for position, (row, label) in enumerate(zip(split.rows.tolist(), given, strict=True)):
         if row in table.bad:
             continue
         try:
-            encoded[position] = torch.as_tensor(encode.function(label))
+            encoded[position] = target(label)
         except ValueError as error:
             column = "" if encode.takes_pair else ", ".join(names_of(table.columns.label))
             bad[row] = BadRow(row, table.id(row), column, str(error))
+    if unseen:
+        _report_unseen(unseen, len(split), table.where)
     if not encoded:
         return None, bad
     like = next(iter(encoded.values()))
     targets = torch.zeros((len(split), *like.shape), dtype=like.dtype)
     targets[list(encoded)] = torch.stack(list(encoded.values()))
     return targets, bad
+
+
+def _report_unseen(names: list[str], rows: int, where: str) -> None:
+    counts = Counter(names).most_common()
+    shown = ", ".join(f"{name} ({count:,})" for name, count in counts[:_SHOWN])
+    more = f" and {len(counts) - _SHOWN} more" if len(counts) > _SHOWN else ""
+    log.warning(
+        "%d of %d evaluated rows of %s have labels that no training row has: %s%s. They are mistakes, without loss",
+        *(len(names), rows, where, shown, more),
+    )

@@ -84,6 +84,10 @@ class Task(ABC):
     def encode(self, label: Any) -> Any:
         """One label as a target, for `torch.as_tensor`. Raises ValueError with the reason if it is unusable."""
 
+    def encode_evaluated(self, label: Any, unseen: list[str]) -> Any:  # noqa: ARG002 - no labels
+        """As `encode`, for an evaluated row; a label that no training row has is a mistake, appended to `unseen`."""
+        return self.encode(label)
+
     def empty_target(self) -> Tensor:
         """A target of zeros with the shape and dtype that `encode` returns; known after `fit`."""
         return torch.zeros((), dtype=torch.int64)

@@ -24,7 +24,7 @@ from mmft.tasks.base import Task
 from mmft.tasks.calibration import calibrated
 from mmft.tasks.classification_metrics import class_metrics, confusion_tables, measured, scalar_names
 from mmft.tasks.constants import Constant
-from mmft.tasks.labels import ToldOnce, in_order, label_name, shown, tell_alike
+from mmft.tasks.labels import ToldOnce, UnseenLabel, by_label_name, in_order, label_name, shown, tell_alike
 from mmft.tasks.losses import focal_loss, of_mixed
 from mmft.tasks.thresholds import tuned
 
@@ -45,6 +45,8 @@ class Classification(Task):
 
     `tune` fits, on the validation rows after training, how logits become probabilities and predictions. The loss
     always uses the raw logits.
+
+    An evaluated row with a label that no training row has counts as a mistake in every metric, and has no loss.
 
     Per-class metrics are averaged over classes (`_macro`) or over rows (`_weighted`). `auroc` and `average_precision`
     are one-vs-rest, averaged over the classes that occur in the split; nan if only one occurs. With two classes they
@@ -90,7 +92,7 @@ class Classification(Task):
     def _set_labels(self, labels: list[str]) -> None:
         self.labels = labels
         self.width = len(labels)
-        self._index = {name: i for i, name in enumerate(labels)}
+        self._index = by_label_name(labels)
 
     def fit(self, labels: Sequence[Any]) -> None:
         """Collects the label names (unless given) and the class weights from the training rows."""
@@ -100,7 +102,9 @@ class Classification(Task):
         if not self.labels:
             tell_alike(counts)
             self._set_labels(in_order(counts))
-        elif unseen := [name for name in self.labels if not counts[name]]:
+        elif len(self._index) < self.width:
+            raise UserError(f"task.labels: two of {shown(self.labels)} are one label. Remove one of them.")
+        elif unseen := [name for name in self.labels if not counts[label_name(name)]]:
             raise UserError(f"task.labels: no training row is labelled {unseen[0]!r}. There are: {sorted(counts)}.")
         if self.width < 2:
             raise UserError(
@@ -118,8 +122,8 @@ class Classification(Task):
         if self._class_weights == "none":
             return None
         if self._class_weights == "balanced":
-            rows = sum(counts[name] for name in self.labels)
-            return Constant(torch.tensor([rows / (self.width * counts[name]) for name in self.labels]))
+            sizes = [counts[name] for name in self._index]
+            return Constant(torch.tensor([sum(sizes) / (self.width * size) for size in sizes]))
         if len(self._class_weights) != self.width:
             raise UserError(
                 f"task.class_weights has {len(self._class_weights)} numbers for {self.width} labels "
@@ -135,8 +139,20 @@ class Classification(Task):
             raise ValueError(_SEVERAL)
         name = label_name(label)
         if name not in self._index:
-            raise ValueError(f"label {name!r} is not among the training rows' labels")
+            raise UnseenLabel(name, self.labels)
         return self._index[name]
+
+    def encode_evaluated(self, label: Any, unseen: list[str]) -> int:
+        """As `encode`; C, which no prediction equals, for a label that no training row has."""
+        try:
+            return self.encode(label)
+        except UnseenLabel as error:
+            unseen.append(error.name)
+            return self.width
+
+    def _known(self, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Targets (R,) -> (R,) the same within 0 to C - 1, and (R,) bool, True = it was."""
+        return target.clamp(max=self.width - 1), target < self.width
 
     def classes(self, target: Tensor) -> Tensor:
         """Targets (R,) are classes."""
@@ -150,20 +166,26 @@ class Classification(Task):
         return (losses * batch.weight.to(losses.dtype)).sum()
 
     def _losses(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Logits (B, C) and targets (B,) -> (B,) losses with class weights, without sample weights."""
+        """Logits (B, C) and targets (B,) -> (B,) losses with class weights, without sample weights; 0 for C."""
         weights = None if self.weights is None else self.weights.like(logits)
+        target, known = self._known(target)
         if self._loss == "focal":
-            return focal_loss(logits, target, self.focal_gamma, weights)
-        smoothing = self.label_smoothing
-        return functional.cross_entropy(logits, target, weights, reduction="none", label_smoothing=smoothing)
+            losses = focal_loss(logits, target, self.focal_gamma, weights)
+        else:
+            smoothing = self.label_smoothing
+            losses = functional.cross_entropy(logits, target, weights, reduction="none", label_smoothing=smoothing)
+        return losses * known
 
     def normaliser(self, batch: Batch) -> Tensor:
-        """() float64 sum of sample weight times class weight."""
+        """() float64 sum of sample weight times class weight, over rows with a loss."""
         assert batch.target is not None
         weight = batch.weight.double()
-        if self.weights is None:
-            return weight.sum()
-        return (weight * of_mixed(self.weights.like(weight).__getitem__, batch)).sum()
+        return (weight * of_mixed(partial(self._class_weights_of, weight), batch)).sum()
+
+    def _class_weights_of(self, like: Tensor, target: Tensor) -> Tensor:
+        """Targets (B,) -> (B,) class weights, with dtype and device as `like`; 0 for C."""
+        target, known = self._known(target)
+        return known.to(like) if self.weights is None else self.weights.like(like)[target] * known
 
     def constant_outputs(self, target: Tensor, weight: Tensor) -> Tensor:
         """Targets (R,) and weights (R,) -> (C,) log class frequencies: predicts the most frequent class."""
@@ -234,7 +256,8 @@ class Classification(Task):
 
     def tune(self, logits: Tensor, target: Tensor, weight: Tensor) -> dict[str, Any]:
         """Fits the temperature, then the threshold. Only the temperature's likelihood uses sample weights."""
-        logits = logits.double()
+        known = target < self.width
+        logits, target, weight = logits[known].double(), target[known], weight[known]
         told: dict[str, Any] = {}
         if self._is_calibrated:
             self.temperature, told = calibrated(logits, target, weight.double())

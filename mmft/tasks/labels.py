@@ -1,4 +1,7 @@
-"""Label names: conversion from table values, sorting, display, warnings about near-duplicates."""
+"""Label names: conversion from table values, sorting, display, warnings about near-duplicates.
+
+`text_of` is how every value of a table becomes text, whatever the file type: ids, texts, paths, groups and labels.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +9,58 @@ import logging
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
+from difflib import get_close_matches
 from typing import Any
 
 log = logging.getLogger(__name__)
 _UNUSUAL = re.compile(r"[^\w.-]")  # in the name of a file
 _BETWEEN = re.compile(r"[\s_-]+")  # words
+_WHOLE = re.compile(r"([+-]?\d+)\.0+")  # a whole number, as pandas writes integers beside gaps
 _SHOWN = 10
+_COMPARED = 200  # labels that are searched for a near miss, which takes time for each
+
+
+def text_of(value: Any) -> str:
+    """A value of a table as text: whole floats as integers, decimals in full, everything else as Python writes it.
+
+    >>> text_of(8.4e12), text_of(0.5), text_of(True)
+    ('8400000000000', '0.5', 'True')
+    """
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return f"{value:f}" if isinstance(value, Decimal) else str(value)
 
 
 def label_name(label: Any) -> str:
-    """The label as text. Whole floats are written as integers, so that 1 and 1.0 are one label."""
-    if isinstance(label, float) and label.is_integer():
-        return str(int(label))
-    return str(label)
+    """The label as text, without surrounding blanks; `1`, `1.0` and the numbers 1 and 1.0 are one label."""
+    name = text_of(label).strip()
+    whole = _WHOLE.fullmatch(name)
+    return name if whole is None else whole[1]
+
+
+def by_label_name(names: Sequence[str]) -> dict[str, int]:
+    """The index of each of `names` by `label_name`; of two names for one label, the first."""
+    index: dict[str, int] = {}
+    for at, name in enumerate(names):
+        index.setdefault(label_name(name), at)
+    return index
+
+
+class UnseenLabel(ValueError):
+    """A label that no training row has.
+
+    Args:
+        name: the label.
+        known: the labels of the training rows; the nearest is named.
+    """
+
+    def __init__(self, name: str, known: Sequence[str]) -> None:
+        near = [other for other in known if _spelling(other) == _spelling(name)]
+        near = near or (get_close_matches(name, known, n=1, cutoff=0.7) if len(known) <= _COMPARED else [])
+        hint = f"; the nearest is {near[0]!r}" if near else ""
+        super().__init__(f"label {name!r} is not among the training rows' labels{hint}")
+        self.name = name
 
 
 def in_files(name: str) -> str:

@@ -93,16 +93,23 @@ class Several(Task):
 
     def encode(self, label: Any) -> Tensor:
         """(W,) float64: for each task whether there is a label, and its target."""
-        targets = {name: self._encoded(name, task, label[name]) for name, task in self.parts.items()}
+        return self._joined({name: self._encoded(name, task.encode, label[name]) for name, task in self.parts.items()})
+
+    def encode_evaluated(self, label: Any, unseen: list[str]) -> Tensor:
+        """(W,) float64, each task's `encode_evaluated`."""
+        ways = {name: partial(task.encode_evaluated, unseen=unseen) for name, task in self.parts.items()}
+        return self._joined({name: self._encoded(name, encode, label[name]) for name, encode in ways.items()})
+
+    def _joined(self, targets: Mapping[str, Any]) -> Tensor:
         if all(target is None for target in targets.values()):
             raise ValueError("no label for any of the tasks")
         return self.places.join(targets)
 
     @staticmethod
-    def _encoded(name: str, task: Task, label: Any) -> Any:
+    def _encoded(name: str, encode: Callable[[Any], Any], label: Any) -> Any:
         """The target, or None without a label. Raises ValueError if the label is unusable."""
         try:
-            return task.encode(label)
+            return encode(label)
         except ValueError as error:
             if label is None:
                 return None

@@ -181,6 +181,12 @@ def test_where_it_is_refused(shapes_overrides: list[str]) -> None:
     task = build.build_task(config.task)
     task.fit(splits["train"].table.labels(splits["train"].rows))
     model: Any = build.build_model(config.model, task.width, 0)
-    plain: Any = SimpleNamespace(encode=task.encode, facts=TaskConfig, candidates=0, classes=lambda _: None)
+    plain: Any = SimpleNamespace(
+        encode=task.encode,
+        encode_evaluated=task.encode_evaluated,
+        facts=TaskConfig,
+        candidates=0,
+        classes=lambda _: None,
+    )
     with pytest.raises(UserError, match=r"data.sampler=balanced: the task has no classes"):
         build.build_data(config, splits, model, plain)

@@ -45,12 +45,12 @@ class RowAudit:
         self.splits, self.config, self.audit, self.image_size = different(splits), config, audit, image_size
         self.facts: dict[str, str] = {}
         self.prints: dict[str, Prints] = {}
-        self._bad = {name: self._known_bad(split, encode) for name, split in self.splits.items()}
+        self._bad = {name: self._known_bad(name, split, encode) for name, split in self.splits.items()}
 
     @staticmethod
-    def _known_bad(split: Split, encode: Encode | None) -> dict[int, BadRow]:
+    def _known_bad(name: str, split: Split, encode: Encode | None) -> dict[int, BadRow]:
         """Rows of the split with a bad table entry or label, by number."""
-        labels = {} if encode is None else encode_targets(split, encode)[1]
+        labels = {} if encode is None else encode_targets(split, encode, evaluated=name != "train")[1]
         return labels | {row: split.table.bad[row] for row in split.rows.tolist() if row in split.table.bad}
 
     @property
