@@ -19,6 +19,14 @@ from mmft.shipped import located
 _PATIENCE = 15.0  # seconds for the image workers of a killed process to end
 
 
+def as_when_saved(config: dict[str, Any]) -> dict[str, Any]:
+    """A run's config with the keys that it lacks, because it is older, set to what was done then."""
+    data = config.get("data")
+    if isinstance(data, dict):
+        data.setdefault("drawing", "by_row")
+    return config
+
+
 class RunFolder:
     """The folder of one run.
 
@@ -99,7 +107,7 @@ class RunFolder:
 
         try:
             loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C loader is 10 times as fast
-            return dict(yaml.load(self.config.read_text(encoding="utf-8"), Loader=loader))  # noqa: S506
+            return as_when_saved(dict(yaml.load(self.config.read_text(encoding="utf-8"), Loader=loader)))  # noqa: S506
         except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
             raise UserError(f"{self.config} cannot be read ({error}); is {self.path} a run folder?") from None
 

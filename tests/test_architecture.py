@@ -71,7 +71,7 @@ def parsed(path: Path) -> ast.Module:
 
 
 def room(module: str) -> str:
-    """The part of mmft that `module` belongs to: `mmft.data.rows` -> `data`; the package itself -> `__init__`."""
+    """The part of mmft that `module` belongs to: `mmft.data.table` -> `data`; the package itself -> `__init__`."""
     return [*module.split("."), "__init__"][1]
 
 
@@ -100,7 +100,7 @@ def is_module(name: str) -> bool:
 
 
 def module_name(path: Path) -> str:
-    """`mmft/data/rows.py` -> `mmft.data.rows`."""
+    """`mmft/data/rows.py` -> `mmft.data.sources.memory`."""
     parts = path.relative_to(CHECKOUT).with_suffix("").parts
     return ".".join(part for part in parts if part != "__init__")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import json
 import logging
@@ -14,16 +15,18 @@ from typing import Any, TextIO
 
 from mmft.config.compose import Composed
 from mmft.config.schema import PredictConfig
-from mmft.errors import ExitCode
+from mmft.config.schema.data import names_of
+from mmft.errors import ExitCode, UserError
 from mmft.files import written_aside
 from mmft.runs.given_run import model_and_rows
 from mmft.runs.loaded_model import LoadedModel
 from mmft.shipped import located
+from mmft.tasks.labels import text_of
 
 log = logging.getLogger(__name__)
 Answer = dict[str, Any]
-Columns = dict[str, type]
-"""A prediction's columns, and whether each holds integers, text or numbers."""
+Columns = dict[str, Any]
+"""A prediction's columns, and whether each holds integers, text or numbers; the Arrow type of a kept column."""
 
 
 def predict(composed: Composed) -> int:
@@ -36,9 +39,16 @@ def predict(composed: Composed) -> int:
         UserError: there is no such run, or the table is unusable.
     """
     config: PredictConfig = composed.config
-    model, data, split = model_and_rows(config)
-    counted = Counted(model.answers(split, data))
-    _writer(config.out)(config.out, _columns(model), counted)
+    keep = None if config.keep == "all" else names_of(config.keep)
+    model, data, split = model_and_rows(config, keep)
+    columns = _columns(model)
+    kept = split.table.kept.types
+    if taken := [name for name in kept if name in columns]:
+        raise UserError(
+            f"keep={taken[0]}: the predictions have a column of this name. Rename the table's, or leave it out"
+        )
+    counted = Counted({**answer, **split.table.kept.row(answer["row"])} for answer in model.answers(split, data))
+    _writer(config.out)(config.out, columns | kept, counted)
     log.info("%d rows, %d of them with an error", counted.rows, counted.bad)
     if config.out != "-":
         print(config.out, flush=True)
@@ -83,12 +93,22 @@ def _write_csv(out: str, columns: Columns, answers: Iterable[Answer]) -> None:
     with _opened(out) as stream:
         writer = csv.DictWriter(stream, columns, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(answers)
+        writer.writerows({name: _in_csv(value) for name, value in answer.items()} for answer in answers)
+
+
+def _in_csv(value: Any) -> Any:
+    """A list, an object or bytes of a kept column as JSON; other values as they are."""
+    return json.dumps(value, ensure_ascii=False, default=_plain) if isinstance(value, (list, dict, bytes)) else value
 
 
 def _write_jsonl(out: str, columns: Columns, answers: Iterable[Answer]) -> None:  # noqa: ARG001 - one signature
     with _opened(out) as stream:
-        stream.writelines(json.dumps(answer, ensure_ascii=False) + "\n" for answer in answers)
+        stream.writelines(json.dumps(answer, ensure_ascii=False, default=_plain) + "\n" for answer in answers)
+
+
+def _plain(value: Any) -> Any:
+    """A kept value that JSON lacks: bytes as base64, others as text."""
+    return base64.b64encode(value).decode() if isinstance(value, bytes) else text_of(value)
 
 
 def _write_parquet(out: str, columns: Columns, answers: Iterable[Answer]) -> None:
@@ -96,7 +116,7 @@ def _write_parquet(out: str, columns: Columns, answers: Iterable[Answer]) -> Non
     from pyarrow import parquet
 
     kinds = {int: pa.int64(), str: pa.string(), float: pa.float32()}
-    schema = pa.schema([(name, kinds[kind]) for name, kind in columns.items()])
+    schema = pa.schema([(name, kinds.get(kind, kind)) for name, kind in columns.items()])
     with written_aside(located(out)) as new, parquet.ParquetWriter(new, schema) as writer:
         for some in batched(answers, 4096):  # one row group per chunk
             writer.write_table(pa.Table.from_pylist(some, schema=schema))

@@ -110,7 +110,7 @@ def _rows(data: DataConfig, seed: int, other: bool, id_is_typed: bool) -> Split:
         if data.limit is None or len(split) <= data.limit:
             return split
         log.info("data.limit=%d: testing on %d of %d rows", data.limit, data.limit, len(split))
-        return limited(split, data.limit, seed)
+        return limited(split, data.limit, seed, data.drawing)
     # The run's own table: only rows that it was not trained on, however it was split.
     splits = load_splits(data, seed)
     if "test" not in splits:

@@ -3,12 +3,35 @@
 from __future__ import annotations
 
 import copy
+import re
+from glob import glob
 from pathlib import Path
 from typing import Any
 
 from mmft.shipped import located
 
+TABLES = (".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".json", ".parquet", ".arrow", ".feather")
+"""Extensions of table files, as `mmft.data.sources.formats` reads them."""
 _FILES = ("path", "train", "val", "test", "root")
+_PATTERN = re.compile(r"[*?\[]")
+
+
+def table_files(given: str | list[str]) -> list[Path]:
+    """The files that a key such as `data.path` names: files, patterns, and folders of files, in order.
+
+    A pattern or a folder without such files, and a file that does not exist, are returned as they are.
+    """
+    return [file for one in ([given] if isinstance(given, str) else given) for file in _files(located(one))]
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_dir():
+        inside = [file for file in sorted(path.rglob("*")) if file.suffix.lower() in TABLES and file.is_file()]
+        data = [file for file in inside if file.suffix.lower() not in (".json", ".txt")]
+        return data or inside or [path]
+    is_pattern = _PATTERN.search(str(path)) and not path.exists()
+    found = sorted(glob(str(path), recursive=True)) if is_pattern else []  # noqa: PTH207 - Path's refuses absolute ones
+    return [Path(file) for file in found] or [path]
 
 
 def rebase(config: Any, base: Path) -> Any:
@@ -20,7 +43,8 @@ def rebase(config: Any, base: Path) -> Any:
     for name in _FILES:
         value = getattr(absolute.data, name)
         if value is not None:
-            setattr(absolute.data, name, str(located(value, base)))
+            several = [str(located(one, base)) for one in ([value] if isinstance(value, str) else value)]
+            setattr(absolute.data, name, several[0] if isinstance(value, str) else several)
     for encoder in (absolute.model.image_encoder, absolute.model.text_encoder):
         if (folder := located(encoder.name, base)).is_dir():
             encoder.name = str(folder)

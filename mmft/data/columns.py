@@ -20,8 +20,9 @@ import pyarrow.compute as pc
 from PIL import Image
 from pyarrow import types
 
-from mmft.data.formats import Column, text_chunk
 from mmft.data.pixels import encoded
+from mmft.data.sources.raw import Column, text_chunk
+from mmft.tasks.labels import text_of
 
 Reasons = dict[int, str]
 _SEVERAL = "several captions of an image are several rows"
@@ -94,10 +95,17 @@ def _strings_from_list(values: Sequence[Any]) -> tuple[pa.ChunkedArray, Reasons]
         usable = isinstance(value, (str, Number, np.generic, date, time)) and not isinstance(value, bytes)
         if not usable and not is_null(value):
             reasons[row] = f"{_kind(value)} where a text is needed"
-        texts.append(str(value) if usable and not is_null(value) else None)
+        texts.append(text_of(_plain_value(value)) if usable and not is_null(value) else None)
     array, broken = text_chunk(texts)
     reasons.update(dict.fromkeys(broken, "not valid Unicode text"))
     return pa.chunked_array([array]), reasons
+
+
+def _plain_value(value: Any) -> Any:
+    """A NumPy scalar as Python's; a float32 as the shortest number that it stands for."""
+    if isinstance(value, np.floating):
+        return float(str(value))
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _kind(value: Any) -> str:
@@ -107,11 +115,11 @@ def _kind(value: Any) -> str:
 def _strings_from_arrow(column: pa.ChunkedArray) -> tuple[pa.ChunkedArray, Reasons]:
     column = _plain(column)
     kind = column.type
-    if types.is_floating(kind):
-        column = pc.if_else(pc.is_nan(column), pa.scalar(None, kind), column)
     if types.is_binary(kind) or types.is_large_binary(kind) or types.is_nested(kind):
         raise WrongType(f"holds {kind}, not text")
-    return _only_unicode(column.cast(pa.large_string() if types.is_large_string(kind) else pa.string()))
+    if types.is_string(kind) or types.is_large_string(kind) or types.is_integer(kind):
+        return _only_unicode(column.cast(pa.large_string() if types.is_large_string(kind) else pa.string()))
+    return _strings_from_list(list(column.to_numpy()) if types.is_float32(kind) else column.to_pylist())
 
 
 def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:

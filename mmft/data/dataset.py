@@ -69,13 +69,19 @@ class RowDataset(Dataset[Sample]):
         try:
             pixels = None if image is None else self.images(image)
         except BadImage as error:
-            return Sample(row, bad=BadRow(row, table.id(row), table.columns.image or "", str(error)))
+            return Sample(row, bad=self._bad_image(row, str(error)))
         ids = None if text is None else self.text(text)
         input_ids = None if ids is None or not len(ids) else ids
         target = None if self.targets is None else self.targets[position]
         identity = None if self.identities is None else self.identities[position]
         candidates = None if self.others is None else self._candidates(int(self.others[position]))
         return Sample(row, pixels, input_ids, target, table.weight(row), identity, candidates=candidates)
+
+    def _bad_image(self, row: int, reason: str) -> BadRow:
+        table = self.split.table
+        source = table.image(row)
+        named = reason if isinstance(source, bytes) or not source or source in reason else f"{source}: {reason}"
+        return BadRow(row, table.id(row), table.columns.image or "", named)
 
     def text(self, position: int) -> Tensor:
         """(L,) int64 tokens of the text at `position`; empty without a text."""

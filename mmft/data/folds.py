@@ -9,6 +9,7 @@ import numpy as np
 from mmft.config.schema.data import DataConfig
 from mmft.data.fractions import Names, fraction_splits
 from mmft.data.table import Table
+from mmft.data.units import units_of
 
 
 def fold_splits(
@@ -16,7 +17,7 @@ def fold_splits(
 ) -> Names:
     """The split of every row when fold `data.fold` of `data.folds` is held out.
 
-    Units (groups, or single rows) are assigned to folds by the hash of their name, stratified by label. Each unit is in
+    Units (`mmft.data.units`) are assigned to folds by the hash of their name, stratified by label. Each unit is in
     one fold, so over all folds each row is held out once. Rows that `known` marks as `test` are in no fold.
 
     Args:
@@ -37,12 +38,13 @@ def fold_splits(
     dealt = np.flatnonzero((names == "train") | (names == "val"))
     folds, fractions = config.folds or 1, config.fractions
     shares = {str(number): 1 / folds for number in range(folds)}
-    held = fraction_splits(table, shares, seed, dealt, purpose=f"{folds} folds") == str(config.fold)
+    units = units_of(table, config.drawing)
+    held = fraction_splits(table, shares, seed, units, dealt, purpose=f"{folds} folds") == str(config.fold)
     if has_test:
         names[dealt] = np.where(held, "val", "train")
         return names
     names[dealt[held]] = "test"
     rest = dealt[~held]
     train = fractions.train / (fractions.train + fractions.val)
-    names[rest] = fraction_splits(table, {"train": train, "val": 1 - train}, seed, rest)
+    names[rest] = fraction_splits(table, {"train": train, "val": 1 - train}, seed, units, rest)
     return names

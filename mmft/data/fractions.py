@@ -1,4 +1,4 @@
-"""Splits rows by fractions: by the hash of their id or group, stratified by label."""
+"""Splits rows by fractions: by the hash of their unit's name, stratified by label."""
 
 from __future__ import annotations
 
@@ -20,18 +20,20 @@ def fraction_splits(
     table: Table,
     shares: Mapping[str, float],
     seed: int,
+    units: Sequence[str],
     rows: npt.NDArray[np.int64] | None = None,
     purpose: str = "split",
 ) -> Names:
     """The name of the share that each row falls into.
 
-    Units (groups, or single rows) of each label are sorted by hash, and this sequence is cut at the shares. The result
+    Units of each label are sorted by hash, and this sequence is cut at the shares. The result
     does not depend on the row order, and adding rows moves only units next to a cut.
 
     Args:
-        table: provides ids or groups as unit names, and labels as strata.
+        table: provides labels as strata.
         shares: by name, adding up to 1.
         seed: of the run.
+        units: the name of the unit of every row of the table; see `mmft.data.units`.
         rows: to split; None for all.
         purpose: another purpose gives another draw. With `split`, the first unit of every label falls into the first
             share, so that training has every label.
@@ -40,20 +42,20 @@ def fraction_splits(
         (rows,) str.
 
     Raises:
-        UserError: the shares do not add up to 1, or ids are not unique.
+        UserError: the shares do not add up to 1.
     """
     if abs(sum(shares.values()) - 1) > 1e-6:
         given = ", ".join(f"{name}={share}" for name, share in shares.items())
         raise UserError(f"data.fractions: {given} add up to {sum(shares.values()):g}, not to 1")
     rows = np.arange(len(table)) if rows is None else rows
-    names, unit_of_row = np.unique(np.array(_unit_names(table))[rows], return_inverse=True)
+    names, unit_of_row = np.unique(np.array(units)[rows], return_inverse=True)
     sizes = np.bincount(unit_of_row)
     strata = _strata(_labels_of_units(table.labels(rows), unit_of_row, len(names)))
     hashes = unit_hashes(names.tolist(), seed, purpose)
     cuts = np.cumsum([*shares.values()])[:-1]
     split_of_unit = np.zeros(len(names), dtype=np.int64)
-    for label, units in strata.items():
-        line = np.array(units)[np.argsort(hashes[units], kind="stable")]
+    for label, members in strata.items():
+        line = np.array(members)[np.argsort(hashes[members], kind="stable")]
         split_of_unit[line] = np.searchsorted(cuts, _places(sizes[line], label, seed, purpose), side="right")
     return np.array(list(shares))[split_of_unit[unit_of_row]]
 
@@ -71,24 +73,6 @@ def _places(sizes: npt.NDArray[np.int64], label: str, seed: int, purpose: str) -
     return places
 
 
-def _unit_names(table: Table) -> list[str]:
-    """The unit name of each row: its group, or its id without a group; in separate name spaces.
-
-    Raises:
-        UserError: two rows without a group have the same id.
-    """
-    ids, groups = table.ids(), table.groups() or [None] * len(table)
-    counts = Counter(i for i, g in zip(ids, groups, strict=True) if g is None)
-    twice = [name for name, count in counts.items() if count > 1]
-    if twice:
-        shown = ", ".join(map(repr, twice[:3]))
-        raise UserError(
-            f"data.columns.id={table.columns.id}: {len(twice)} ids of {table.where} occur twice ({shown}), "
-            "so rows cannot be split by id; make them unique, or set data.columns.group"
-        )
-    return [f"id {i}" if g is None else f"group {g}" for i, g in zip(ids, groups, strict=True)]
-
-
 def _labels_of_units(of_rows: Sequence[Any], unit_of_row: npt.NDArray[np.int64], units: int) -> list[str]:
     """The most common label of each unit's rows; ties go to the first by name."""
     labels = [_name(label) for label in of_rows]
@@ -100,6 +84,11 @@ def _labels_of_units(of_rows: Sequence[Any], unit_of_row: npt.NDArray[np.int64],
 
 def _name(label: Any) -> str:
     return f"{type(label).__name__} {label}"
+
+
+def strata_of(labels: Sequence[Any]) -> dict[str, list[int]]:
+    """Indices by label; a single stratum if most labels occur once, so are not classes (regression, retrieval)."""
+    return _strata([_name(label) for label in labels])
 
 
 def _strata(labels: Sequence[str]) -> dict[str, list[int]]:

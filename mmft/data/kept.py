@@ -5,7 +5,7 @@ Stale results are never reused: keys contain sizes and times of the files and ev
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -36,6 +36,11 @@ class Kept:
 
 
 KEPT = Kept()
+
+
+def stamps(files: Iterable[str | Path]) -> tuple[tuple[str, int, int], ...]:
+    """The `stamp` of each file."""
+    return tuple(map(stamp, files))
 
 
 def stamp(file: str | Path) -> tuple[str, int, int]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from difflib import get_close_matches
 
 from mmft.config.schema.data import ColumnsConfig, names_of
@@ -10,6 +11,23 @@ from mmft.errors import UserError
 
 SHOWN = 20
 """Number of column names listed in a message."""
+
+_BRACES = re.compile(r"\{([^{}]+)\}")
+
+
+def is_template(name: str) -> bool:
+    """Whether `data.columns.image` is a template of paths, such as `images/{shop}_{id}.jpg`."""
+    return _BRACES.search(name) is not None
+
+
+def named_in(template: str) -> list[str]:
+    """The columns in the braces of a template."""
+    return list(dict.fromkeys(_BRACES.findall(template)))
+
+
+def filled(template: str, values: Mapping[str, str]) -> str:
+    """The template with each column's value in its place."""
+    return _BRACES.sub(lambda found: values[found[1]], template)
 
 
 def roles(columns: ColumnsConfig) -> dict[str, list[str]]:
@@ -20,14 +38,17 @@ def roles(columns: ColumnsConfig) -> dict[str, list[str]]:
     """
     found: dict[str, list[str]] = {}
     for role in ("image", "text", "label", "id", "split", "weight", "group"):
-        for name in names_of(getattr(columns, role)):
-            found.setdefault(name, []).append(role)
+        for given in names_of(getattr(columns, role)):
+            for name in named_in(given) if role == "image" and is_template(given) else [given]:
+                found.setdefault(name, []).append(role)
     if columns.image is None and not names_of(columns.text):
         raise UserError("data.columns.image and data.columns.text are both null; give one of them, or both")
     return found
 
 
-def check_names(names: Sequence[str], columns: ColumnsConfig, optional: Collection[str], where: str) -> None:
+def check_names(
+    names: Sequence[str], columns: ColumnsConfig, optional: Collection[str], where: str, keep: Collection[str] = ()
+) -> None:
     """Reports all missing and duplicate columns at once.
 
     Args:
@@ -35,6 +56,7 @@ def check_names(names: Sequence[str], columns: ColumnsConfig, optional: Collecti
         columns: the roles of columns.
         optional: fields of `columns` whose column may be absent.
         where: the config key and the file, for messages.
+        keep: other columns that are needed.
 
     Raises:
         UserError: a required column is missing, or two columns have its name.
@@ -46,6 +68,8 @@ def check_names(names: Sequence[str], columns: ColumnsConfig, optional: Collecti
             messages.append(f"data.columns.{needed[0]}={name}: {where} has no such column; {_offer(name, names)}")
         elif names.count(name) > 1:
             messages.append(f"data.columns.{found[0]}={name}: {where} has {names.count(name)} columns of that name")
+    lacking = [name for name in keep if name not in names]
+    messages += [f"keep={name}: {where} has no such column; {_offer(name, names)}" for name in lacking]
     if messages:
         raise UserError(messages)
 
@@ -55,5 +79,5 @@ def _offer(name: str, names: Sequence[str]) -> str:
     lower = {other.strip().lower(): other for other in names}
     close = [lower[key] for key in get_close_matches(name.strip().lower(), list(lower), n=3, cutoff=0.5)]
     shown = ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
-    hint = "" if len(names) > 1 or ";" not in shown else " (it is divided by ';': save it with commas, or tabs as .tsv)"
+    hint = "" if len(names) > 1 else " (if these are several, type data.reading.separator=CHARACTER)"
     return (f"nearest: {', '.join(close)}; " if close else "") + f"columns: {shown}{hint}"

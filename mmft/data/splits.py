@@ -6,19 +6,23 @@ DataConfig -> Table -> {"train": Split, "val": Split, "test": Split}
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from mmft.config.paths import table_files
 from mmft.config.schema.data import ColumnsConfig, DataConfig
 from mmft.data.folds import fold_splits
-from mmft.data.fractions import fraction_splits
+from mmft.data.fractions import fraction_splits, strata_of
 from mmft.data.hashing import unit_hashes
-from mmft.data.kept import KEPT, stamp
-from mmft.data.table import SPLITS, Table
+from mmft.data.kept import KEPT, stamps
+from mmft.data.split_names import SPLITS
+from mmft.data.table import Table
+from mmft.data.units import units_of
 from mmft.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -64,10 +68,10 @@ def load_splits(config: DataConfig, seed: int) -> dict[str, Split]:
             "so there is nothing to train on"
         )
     if config.overfit is not None:
-        return dict.fromkeys(SPLITS, limited(splits["train"], config.overfit, seed))
+        return dict.fromkeys(SPLITS, limited(splits["train"], config.overfit, seed, config.drawing))
     if config.limit is None:
         return splits
-    return {name: limited(split, config.limit, seed) for name, split in splits.items()}
+    return {name: limited(split, config.limit, seed, config.drawing) for name, split in splits.items()}
 
 
 def different(splits: Mapping[str, Split]) -> dict[str, Split]:
@@ -93,7 +97,9 @@ def groups_of_earlier_splits(splits: Mapping[str, Split]) -> Iterator[tuple[str,
                 yield name, position, owners[group]
 
 
-def load_rows(config: DataConfig, split: str | None, id_is_typed: bool = True) -> Split:
+def load_rows(
+    config: DataConfig, split: str | None, id_is_typed: bool = True, keep: Collection[str] | None = ()
+) -> Split:
     """The rows of one table for `mmft test` or `mmft predict`.
 
     Args:
@@ -102,6 +108,7 @@ def load_rows(config: DataConfig, split: str | None, id_is_typed: bool = True) -
             rows, reading only the columns of images, texts and ids.
         id_is_typed: whether the user gave the id column. If it comes from the run, the table may lack it, and row
             numbers are used instead.
+        keep: columns for `Table.kept`; None for all.
 
     Raises:
         UserError: no file is given, it is unusable, or it has no rows in `split`.
@@ -112,7 +119,8 @@ def load_rows(config: DataConfig, split: str | None, id_is_typed: bool = True) -
         raise UserError("data.path is null; give the file of the rows")
     columns = inputs_only(config.columns) if split is None else config.columns
     optional = () if split is None else ("split", "weight", "group")
-    table = open_table(config, key, file, columns=columns, optional=optional if id_is_typed else (*optional, "id"))
+    optional = optional if id_is_typed else (*optional, "id")
+    table = open_table(config, key, file, columns=columns, optional=optional, keep=keep)
     if columns.id is not None and not table.has_ids:
         log.info("%s has no column %s, the run's ids: row numbers are used instead", table.where, columns.id)
     names = table.splits() if key == "path" else None
@@ -129,19 +137,22 @@ def inputs_only(columns: ColumnsConfig) -> ColumnsConfig:
 def open_table(
     config: DataConfig,
     key: str,
-    file: str,
+    files: str | list[str],
     *,
     columns: ColumnsConfig | None = None,
     optional: tuple[str, ...] = (),
     prefix: str = "",
+    keep: Collection[str] | None = (),
 ) -> Table:
     """The table named by `data.<key>`, see `Table.open`; reuses the one that the previous job read, if unchanged."""
     root = None if config.root is None else Path(config.root)
     columns = config.columns if columns is None else columns
-    identity = stamp(file), repr(columns), None if root is None else str(root.absolute()), key, optional, prefix
+    options: dict[str, Any] = {"optional": optional, "prefix": prefix, "reading": config.reading, "keep": keep}
+    place = None if root is None else str(root.absolute())
+    identity = stamps(table_files(files)), repr((files, columns, options)), place, key
 
     def opened() -> Table:
-        table = Table.open(Path(file), columns, root, key=f"data.{key}", optional=optional, prefix=prefix)
+        table = Table.open(files, columns, root, key=f"data.{key}", **options)
         table.identity = identity
         return table
 
@@ -160,7 +171,7 @@ def _check_sources(config: DataConfig) -> None:
         given = ", ".join(f"data.{name}" for name in files)
         messages.append(f"data.path and {given} are both given; give one table or one file per split")
     elif config.path is None and "train" not in files:
-        messages.append("data.path and data.train are both null; give a CSV, TSV, JSONL or Parquet file")
+        messages.append("data.path and data.train are both null; give the table of rows")
     elif files and config.columns.split is not None:
         messages.append(
             f"data.columns.split={config.columns.split}: with one file per split there is no split column; "
@@ -189,15 +200,17 @@ def _from_files(config: DataConfig, seed: int) -> dict[str, Split]:
     return splits | _folded(tables["train"], None, "test" in tables, config, seed)
 
 
-def _from_table(config: DataConfig, file: str, seed: int) -> dict[str, Split]:
-    table = open_table(config, "path", file)
+def _from_table(config: DataConfig, files: str | list[str], seed: int) -> dict[str, Split]:
+    table = open_table(config, "path", files)
     names = table.splits()
+    if names is not None and config.columns.split is None:
+        log.info("%s: the files' names define the splits", table.where)
     if config.folds is not None:
         return _folded(table, names, "test" in (names or ()), config, seed)
     if names is not None:
         return _require(_by_name(table, names), ["train"], _no_such_split(table, names))
     shares = {name: float(getattr(config.fractions, name)) for name in SPLITS}
-    splits = _by_name(table, fraction_splits(table, shares, seed))
+    splits = _by_name(table, fraction_splits(table, shares, seed, units_of(table, config.drawing)))
     cause = f"data.fractions.{{}}: {len(table)} rows of {table.where} are too few for this share; none came out"
     return _require(splits, [name for name in SPLITS if shares[name] > 0], cause)
 
@@ -231,9 +244,17 @@ def _require(splits: Mapping[str, Split], names: Sequence[str], cause: str) -> d
     return dict(splits)
 
 
-def limited(split: Split, limit: int, seed: int) -> Split:
-    """At most `limit` rows: those with the lowest hashes, in the table's order."""
+def limited(split: Split, limit: int, seed: int, drawing: str) -> Split:
+    """At most `limit` rows, in the table's order.
+
+    Each label's rows are sorted by hash, and the rows that come first in their label, relative to its size, are taken:
+    labels keep their proportions, and each has at least one row if `limit` allows. With `drawing=by_row`, the rows with
+    the lowest hashes.
+    """
     if len(split) <= limit:
         return split
     hashes = unit_hashes([split.table.id(row) for row in split.rows], seed, purpose="limit")
-    return Split(split.table, np.sort(split.rows[np.argsort(hashes, kind="stable")[:limit]]))
+    places = np.zeros(len(split))
+    for rows in strata_of(split.table.labels(split.rows)).values() if drawing != "by_row" else ():
+        places[np.array(rows)[np.argsort(hashes[rows], kind="stable")]] = np.arange(len(rows)) / len(rows)
+    return Split(split.table, np.sort(split.rows[np.lexsort((hashes, places))[:limit]]))

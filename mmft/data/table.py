@@ -16,33 +16,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from mmft.batch import BadRow, Pair, Row
-from mmft.config.schema.data import ColumnsConfig, names_of
-from mmft.data.columns import (
-    Images,
-    LabelColumns,
-    Labels,
-    Reasons,
-    WrongType,
-    as_images,
-    as_labels,
-    as_strings,
-    as_texts,
-    as_weights,
-)
-from mmft.data.formats import Column, Raw, read_file
+from mmft.config.paths import table_files
+from mmft.config.schema.data import ColumnsConfig, ReadingConfig, names_of
 from mmft.data.image_paths import image_source
+from mmft.data.kept_columns import KeptColumns
+from mmft.data.role_columns import RoleColumns
 from mmft.data.roles import check_names, roles
-from mmft.data.rows import read_rows
-from mmft.errors import UserError
-
-SPLITS = ("train", "val", "test")
-"""The values allowed in a split column."""
-
-_URL = r"^\s*[A-Za-z][A-Za-z0-9+.\-]+://"
-_LOCAL_URL = r"^\s*file://"
+from mmft.data.sources.explode import exploded
+from mmft.data.sources.formats import read_file
+from mmft.data.sources.memory import read_rows
+from mmft.data.sources.raw import Raw, joined
+from mmft.data.split_names import split_of_file
 
 
 class Table:
@@ -54,13 +40,28 @@ class Table:
         root: base folder of relative image paths.
         where: the config key and the file, for messages.
         prefix: prepended to row numbers that serve as ids.
+        reading: names of splits, and how numbers are written.
+        files: the files that the rows come from, and the number of rows of each; empty for rows in memory.
+        keep: columns to keep; None for all.
 
     Attributes:
         bad: unusable rows by number.
+        kept: the columns to keep.
         identity: equal for two tables only if their rows are equal; None for rows in memory, which are not compared.
     """
 
-    def __init__(self, raw: Raw, columns: ColumnsConfig, root: Path, where: str, prefix: str = "") -> None:
+    def __init__(
+        self,
+        raw: Raw,
+        columns: ColumnsConfig,
+        root: Path,
+        where: str,
+        prefix: str = "",
+        reading: ReadingConfig | None = None,
+        files: Sequence[tuple[Path, int]] = (),
+        keep: Collection[str] | None = (),
+    ) -> None:
+        self._files = files
         self.identity: Hashable = None
         self.columns = columns
         self.where = where
@@ -68,40 +69,44 @@ class Table:
         self._length = raw.length
         self._root = str(root.absolute())
         self._prefix = prefix
-        self._problems: dict[int, tuple[str, str]] = dict(raw.problems)
-        self._raw = raw
-        self._fill(columns)
-        del self._raw
-        self._find_unusable()
-        self.bad = {row: BadRow(row, self.id(row), *why) for row, why in sorted(self._problems.items())}
+        self._roles = RoleColumns(raw, columns, reading or ReadingConfig(), where)
+        self.kept = KeptColumns({name: one for name, one in raw.columns.items() if keep is None or name in keep})
+        self.bad = {row: BadRow(row, self.id(row), *why) for row, why in sorted(self._roles.problems.items())}
 
     @classmethod
     def open(
         cls,
-        path: Path,
+        path: str | Path | Sequence[str],
         columns: ColumnsConfig,
         root: Path | None = None,
         *,
         key: str = "data.path",
         optional: Collection[str] = (),
         prefix: str = "",
+        reading: ReadingConfig | None = None,
+        keep: Collection[str] | None = (),
     ) -> Table:
-        """Reads a CSV, TSV, JSONL or Parquet file.
+        """Reads table files.
 
         Args:
-            path: the file.
+            path: a file, a folder, a pattern, or a list of them; see `mmft.config.paths.table_files`.
             columns: the roles of columns.
-            root: base folder of relative image paths; None for the file's folder.
+            root: base folder of relative image paths; None for the first file's folder.
             key: the config key that named the file.
             optional: fields of `columns` whose column may be absent from the file.
             prefix: prepended to row numbers that serve as ids.
+            reading: how text files are read; None for the defaults.
+            keep: columns to keep; None for all.
 
         Raises:
             UserError: the whole file or a whole column is unusable.
         """
-        where = f"{key}={path}"
-        raw = read_file(path, set(roles(columns)), lambda names: check_names(names, columns, optional, where), where)
-        return cls(raw, columns, root or path.parent, where, prefix)
+        reading = reading or ReadingConfig()
+        files = table_files(str(path) if isinstance(path, str | Path) else list(path))
+        parts = [_read(file, f"{key}={file}", columns, optional, reading, keep) for file in files]
+        rows = [(file, part.length) for file, part in zip(files, parts, strict=True)]
+        where = f"{key}={path if isinstance(path, str | Path) else f'[{files[0]},...]'}"
+        return cls(joined(parts), columns, root or files[0].parent, where, prefix, reading, rows, keep)
 
     @classmethod
     def from_rows(
@@ -112,10 +117,10 @@ class Table:
         *,
         optional: Collection[str] = (),
     ) -> Table:
-        """Reads rows in memory: mappings, a pandas DataFrame, or an Arrow table.
+        """Reads rows in memory.
 
         Args:
-            rows: the rows.
+            rows: mappings, a DataFrame of pandas or polars, an Arrow table, or a data set of `datasets`.
             columns: the roles of columns.
             root: base folder of relative image paths; None for the working directory.
             optional: fields of `columns` whose column may be absent.
@@ -137,16 +142,16 @@ class Table:
     @property
     def has_ids(self) -> bool:
         """Whether the table has an id column."""
-        return self._ids is not None
+        return self._roles.ids is not None
 
     def id(self, row: int) -> str:
         """The row's id, or its number if it has none."""
-        value = None if self._ids is None else self._ids[row].as_py()
+        value = None if self._roles.ids is None else self._roles.ids[row].as_py()
         return f"{self._prefix}{row}" if value is None else value
 
     def image(self, row: int) -> str | bytes | None:
         """Absolute path or encoded bytes of the row's image; None if it has none."""
-        data, paths = self._images
+        data, paths = self._roles.images
         encoded = None if data is None else data[row].as_py()
         if encoded:
             return bytes(encoded)
@@ -155,134 +160,69 @@ class Table:
 
     def text(self, row: int) -> str | None:
         """The row's text columns joined by a space; None if all are blank."""
-        return _join([column[row].as_py() for column in self._texts])
+        return _join([column[row].as_py() for column in self._roles.texts])
 
     def texts(self, rows: npt.NDArray[np.int64]) -> list[str | None]:
         """`text` of many rows at once."""
-        if not self._texts:
+        if not self._roles.texts:
             return [None] * len(rows)
-        taken = [column.take(pa.array(rows)).to_pylist() for column in self._texts]
+        taken = [column.take(pa.array(rows)).to_pylist() for column in self._roles.texts]
         return [_join(parts) for parts in zip(*taken, strict=True)]
 
     def weight(self, row: int) -> float:
         """The row's sample weight; 1 without a weight column."""
-        return 1.0 if self._weights is None else float(self._weights[row])
+        return 1.0 if self._roles.weights is None else float(self._roles.weights[row])
 
     def labels(self, rows: npt.NDArray[np.int64]) -> list[Any]:
         """The labels of `rows` as in the table (str, int, float, bool); None without a label.
 
         If `data.columns.label` is a list, each is a dict of the columns' values.
         """
-        return [None] * len(rows) if self._labels is None else self._labels.take(rows)
+        return [None] * len(rows) if self._roles.labels is None else self._roles.labels.take(rows)
 
     def pairs(self, rows: npt.NDArray[np.int64]) -> list[Pair]:
         """Image, text, group and label of each of `rows`, for pair tasks."""
-        groups = [None] * len(rows) if self._groups is None else self._groups.take(pa.array(rows)).to_pylist()
+        groups = (
+            [None] * len(rows) if self._roles.groups is None else self._roles.groups.take(pa.array(rows)).to_pylist()
+        )
         images = [self.image(row) for row in rows.tolist()]
         return [Pair(*parts) for parts in zip(images, self.texts(rows), groups, self.labels(rows), strict=True)]
 
     def ids(self) -> list[str]:
         """Every row's id."""
-        values = [None] * len(self) if self._ids is None else self._ids.to_pylist()
+        values = [None] * len(self) if self._roles.ids is None else self._roles.ids.to_pylist()
         return [f"{self._prefix}{row}" if value is None else value for row, value in enumerate(values)]
 
     def groups(self) -> list[str | None] | None:
         """Every row's group, None for a group of its own; None without a group column."""
-        return None if self._groups is None else self._groups.to_pylist()
+        return None if self._roles.groups is None else self._roles.groups.to_pylist()
 
     def splits(self) -> list[str | None] | None:
-        """Every row's split, None for a bad row with an unknown split; None without a split column."""
-        return None if self._splits is None else self._splits.to_pylist()
-
-    def _fill(self, columns: ColumnsConfig) -> None:
-        """Converts every column to the type of its role, and records values that do not fit."""
-        wrong: list[str] = []
-        self._texts = [c for name in names_of(columns.text) if (c := self._take("text", name, as_texts, wrong))]
-        self._images: Images = self._take("image", columns.image, as_images, wrong) or Images(None, None)
-        self._labels = self._take_labels(columns, wrong)
-        self._weights: npt.NDArray[np.float64] | None = self._take("weight", columns.weight, as_weights, wrong)
-        self._ids: pa.ChunkedArray | None = self._take("id", columns.id, as_strings, wrong)
-        self._groups: pa.ChunkedArray | None = self._take("group", columns.group, as_strings, wrong)
-        self._splits: pa.ChunkedArray | None = self._take("split", columns.split, as_strings, wrong)
-        if wrong:
-            raise UserError(wrong)
-
-    def _take(self, role: str, name: str | None, convert: Any, wrong: list[str]) -> Any:
-        """The column converted to its role's type; None if it is absent."""
-        column: Column | None = None if name is None else self._raw.columns.get(name)
-        if column is None or name is None:
+        """Every row's split, None for a bad row with an unknown split; None if neither a column nor files name it."""
+        if self._roles.splits is not None:
+            found: list[str | None] = self._roles.splits.to_pylist()
+            return found
+        names = [split_of_file(file) for file, _ in self._files]
+        if len(names) < 2 or None in names:
             return None
-        try:
-            made, reasons = convert(column)
-        except WrongType as error:
-            wrong.append(f"data.columns.{role}={name}: in {self.where} the column {error}")
-            return None
-        self._note(name, reasons)
-        return made
+        return [name for name, (_, rows) in zip(names, self._files, strict=True) for _ in range(rows)]
 
-    def _take_labels(self, columns: ColumnsConfig, wrong: list[str]) -> Labels | LabelColumns | None:
-        if not isinstance(columns.label, list):
-            single: Labels | None = self._take("label", columns.label, as_labels, wrong)
-            return single
-        found = {name: self._take("label", name, as_labels, wrong) for name in columns.label}
-        return None if None in found.values() else LabelColumns(found)
 
-    def _note(self, column: str, reasons: Reasons) -> None:
-        """Records problems; the first problem of a row is the one reported."""
-        for row, reason in reasons.items():
-            self._problems.setdefault(row, (column, reason))
-
-    def _find_unusable(self) -> None:
-        """Records URLs instead of paths, unknown split names, and empty rows."""
-        if self._images.paths is not None:
-            paths = self._images.paths
-            local = pc.match_substring_regex(paths, _LOCAL_URL)
-            urls = _rows_where(pc.and_not(pc.match_substring_regex(paths, _URL), local))
-            reason = "a URL, not a path; download the images and give their paths"
-            self._note(self.columns.image or "", dict.fromkeys(urls, reason))
-        self._find_unknown_splits()
-        filled = np.zeros(len(self), dtype=bool)
-        for column in [*self._texts, *self._images]:
-            if column is not None:
-                filled |= _filled(column)
-        self._note("", dict.fromkeys(np.flatnonzero(~filled).tolist(), "neither an image nor a text"))
-
-    def _find_unknown_splits(self) -> None:
-        if self._splits is None:
-            return
-        known = pc.fill_null(pc.is_in(self._splits, pa.array(SPLITS, self._splits.type)), False)
-        unknown = _rows_where(pc.invert(known))
-        names = {row: self._splits[row].as_py() for row in unknown}
-        if len(unknown) == len(self):
-            seen = sorted({repr(name) for name in names.values()})[:5]
-            raise UserError(
-                f"data.columns.split={self.columns.split}: no row of {self.where} is "
-                f"{', '.join(SPLITS)}; its values are {', '.join(seen)}"
-            )
-        allowed = f"allowed: {', '.join(SPLITS)}"
-        self._note(
-            self.columns.split or "",
-            {
-                row: f"no split; {allowed}" if name is None else f"split {name!r}; {allowed}"
-                for row, name in names.items()
-            },
-        )
-        self._splits = pc.if_else(known, self._splits, pa.scalar(None, self._splits.type))
+def _read(
+    file: Path,
+    where: str,
+    columns: ColumnsConfig,
+    optional: Collection[str],
+    reading: ReadingConfig,
+    keep: Collection[str] | None,
+) -> Raw:
+    """The columns of one file that have a role or are to be kept."""
+    wanted = None if keep is None else {*roles(columns), *keep}
+    raw = read_file(
+        file, wanted, lambda names: check_names(names, columns, optional, where, keep or ()), where, reading
+    )
+    return exploded(raw, names_of(columns.text)) if reading.explode else raw
 
 
 def _join(parts: Sequence[str | None]) -> str | None:
     return " ".join(part for part in parts if part and not part.isspace()) or None
-
-
-def _rows_where(mask: pa.ChunkedArray) -> list[int]:
-    """The rows where the mask is true; null counts as false."""
-    rows: list[int] = np.flatnonzero(pc.fill_null(mask, False).to_numpy()).tolist()
-    return rows
-
-
-def _filled(column: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
-    """(rows,) bool, True = not null, not empty, and for text not only whitespace."""
-    text = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
-    length = pc.binary_length(pc.utf8_trim_whitespace(column) if text else column)
-    filled: npt.NDArray[np.bool_] = pc.fill_null(pc.greater(length, 0), False).to_numpy()
-    return filled

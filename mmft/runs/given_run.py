@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
-from pathlib import Path
+from collections.abc import Collection
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 from mmft import logs
-from mmft.config.paths import rebase
+from mmft.config.paths import rebase, table_files
 from mmft.config.schema.data import DataConfig
 from mmft.config.schema.root import UseConfig, ZeroShotConfig
 from mmft.data.splits import Split, load_rows
@@ -17,8 +17,10 @@ from mmft.runs.saved_model import SavedModel
 from mmft.shipped import located
 
 
-def model_and_rows(config: UseConfig) -> tuple[LoadedModel, DataConfig, Split]:
-    """The command's run and all rows of its table.
+def model_and_rows(
+    config: UseConfig, keep: Collection[str] | None = ()
+) -> tuple[LoadedModel, DataConfig, Split]:
+    """The command's run and all rows of its table; `keep` as in `load_rows`.
 
     Raises:
         UserError: there is no such run, or no usable table.
@@ -29,7 +31,7 @@ def model_and_rows(config: UseConfig) -> tuple[LoadedModel, DataConfig, Split]:
     data = data_of_run(model.saved, config.data, without_text=chosen.labels is not None)
     if data.path is None:
         raise UserError("data.path is required: the table of rows. Type data.path=FILE.")
-    split = load_rows(data, None, id_is_typed=config.data.columns.id is not None)
+    split = load_rows(data, None, id_is_typed=config.data.columns.id is not None, keep=keep)
     return model.asked(chosen, split), data, split
 
 
@@ -47,21 +49,21 @@ def data_of_run(saved: SavedModel, given: Any, without_text: bool = False) -> Da
     _overlay(data, given)
     if without_text:
         data.columns.text = None
-    for name in ("path", "root"):
-        if getattr(given, name) is not None:
-            setattr(data, name, str(located(getattr(given, name))))
+    if given.root is not None:
+        data.root = str(located(given.root))
     return data
 
 
-def is_own_table(data: DataConfig, path: str) -> bool:
+def is_own_table(data: DataConfig, path: str | list[str]) -> bool:
     """Whether `path` is the table that the run was trained on; `data` is the run's, with absolute paths."""
-    return data.path is not None and located(path).resolve() == Path(data.path).resolve()
+    own = [] if data.path is None else table_files(data.path)
+    return [file.resolve() for file in table_files(path)] == [file.resolve() for file in own]
 
 
 def _overlay(target: Any, given: Any) -> None:
     for f in fields(given):
         value = getattr(given, f.name)
-        if f.name == "columns":
-            _overlay(target.columns, value)
+        if is_dataclass(value):
+            _overlay(getattr(target, f.name), value)
         elif value is not None:
             setattr(target, f.name, value)

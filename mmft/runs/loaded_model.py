@@ -70,8 +70,8 @@ class LoadedModel:
         The training precision is not used, so that a prediction does not depend on the other rows of its batch.
 
         Args:
-            rows: a list of dicts, a pandas DataFrame or an Arrow table, with the run's image and text columns. An image
-                is a path, encoded bytes, a Pillow image or an array (H, W, 3) uint8; None if missing. Rows without the
+            rows: dicts in any iterable, a DataFrame of pandas or polars, an Arrow table, or a data set of `datasets`,
+                with the run's image and text columns. An image is a path, encoded bytes, a Pillow image or an array (H, W, 3) uint8; None if missing. Rows without the
                 id column are identified by number.
             root: base folder of relative image paths.
 
@@ -276,6 +276,10 @@ def _as(rows: Any, answers: list[dict[str, Any]], columns: list[str]) -> Any:
         import pandas as pd
 
         return pd.DataFrame(named, index=rows.index)
+    if module == "polars":
+        import polars as pl  # type: ignore[import-not-found]
+
+        return pl.DataFrame(named)
     if module == "pyarrow":
         import pyarrow as pa
 

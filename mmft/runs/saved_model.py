@@ -30,6 +30,7 @@ from mmft.config.schema.model import ENCODERS
 from mmft.config.validate import read, to_dict
 from mmft.errors import UserError
 from mmft.files import replace_folder
+from mmft.run_folder import as_when_saved
 from mmft.models.source import Source, encoder_folders, find_by_hash, resolve, weight_files
 from mmft.models.vision_language_model import VisionLanguageModel, part_of
 from mmft.tasks.base import Task
@@ -156,7 +157,7 @@ def load_model(folder: Path) -> SavedModel:
 
 def _read_config(values: dict[str, Any], folder: Path, packages: Mapping[str, str]) -> TrainConfig:
     # Not `parse`: the training rows may no longer exist.
-    result = read(values, TrainConfig)
+    result = read(as_when_saved(values), TrainConfig)
     if result.problems:
         wrong = [f"{p.key}: {p.text} (in {folder / 'config.json'})" for p in result.problems]
         there = {option for plugin in installed() for option in plugin.options}

@@ -61,7 +61,9 @@ def test_training_batches_hold_every_good_row_once(config: DataConfig, tokenizer
     assert len(batches) == 3
     rows = torch.cat([batch.row for batch in batches]).tolist()
     assert sorted([*rows, 4]) == data.datasets["train"].split.rows.tolist()
-    assert [bad for batch in batches for bad in batch.bad] == [BadRow(4, "r4", "image", "no such file")]
+    (bad,) = [bad for batch in batches for bad in batch.bad]
+    assert bad[:3] == (4, "r4", "image")
+    assert bad.reason.startswith("no such file: /")
     for batch in batches:
         assert batch.target is not None
         assert batch.target.tolist() == [row % 2 for row in batch.row.tolist()]

@@ -197,7 +197,7 @@ def test_only_the_columns_that_are_needed_can_spoil_a_row(write: Write) -> None:
 BAD_LINES = [
     (b"a.png,t,x,I", "", "4 fields where the header has 7"),
     (b"a.png,t,x,I,train,1,g,more", "", "8 fields"),
-    (b'"a.png,t,x,I,train,1,g', "", "a quote opened in line 3 is not closed"),
+    (b'"a.png,t,x,I,train,1,g,more', "", "a quote opened in line 3 is not closed"),
     (b"a.png,\xff\xfe,x,I,train,1,g", "text", "not UTF-8"),
     (b"a.png,t,\xff,I,train,1,g", "label", "not UTF-8"),
     (b",,x,I,train,1,g", "", "neither an image nor a text"),
@@ -209,7 +209,7 @@ BAD_LINES = [
     (b"a.png,t,x,I,train,inf,g", "weight", "weight inf"),
     (b"a.png,t,x,I,train,heavy,g", "weight", "'heavy' is not a number"),
     (b"a.png,t,x,I,train,,g", "weight", "no weight"),
-    (b"a.png,t,x,I,training,1,g", "split", "split 'training'; allowed: train, val, test"),
+    (b"a.png,t,x,I,holdout,1,g", "split", "split 'holdout'; allowed: train, val, test"),
     (b"a.png,t,x,I,,1,g", "split", "no split"),
 ]
 
@@ -269,7 +269,8 @@ def test_a_quote_that_swallows_lines_gives_them_back(write: Write) -> None:
     table = Table.open(write("t.csv", text), columns)
     assert table.text(0) == "two\nlines"
     assert table.id(2) == "2"
-    assert {1, 3, 4} == set(table.bad)
+    assert table.text(1) == '"open'
+    assert {3, 4} == set(table.bad)
     assert len(table) == 5
 
 
@@ -296,15 +297,13 @@ UNUSABLE: list[tuple[str, str | bytes, str]] = [
     ("t.csv", b"", "the file is empty"),
     ("t.csv", "image,text,label\n", "no rows"),
     ("t.csv", "\n\n", "is empty"),
-    ("t.xlsx", "x", "cannot read '.xlsx'; allowed: .csv, .tsv, .jsonl, .ndjson, .parquet"),
+    ("t.xlsx", "x", "cannot read '.xlsx'; allowed: .csv, .tsv, .txt, .jsonl"),
     ("table", "x", "cannot read"),
-    ("t.csv", "image,text,label\n1,2,3\n".encode("utf-16"), "UTF-16"),
     ("t.csv", "image,text,label\n1,2,3\n".encode("utf-16-le"), "UTF-16"),
-    ("t.jsonl", '{"text": "t"}\n'.encode("utf-16"), "UTF-16"),
     ("t.csv", "image,txt,label\n1,2,3\n", "data.columns.text=text"),
     ("t.csv", "image,txt,label\n1,2,3\n", "nearest: txt; columns: image, txt, label"),
     ("t.csv", "image,TEXT,label\n1,2,3\n", "nearest: TEXT"),
-    ("t.csv", "image;text;label\n1;2;3\n", "divided by ';'"),
+    ("t.csv", "image#text#label\n1#2#3\n", "data.reading.separator"),
     ("t.csv", "image,text,text,label\n1,2,3,4\n", "has 2 columns of that name"),
     ("t.jsonl", '{"image": "a"}\n', "data.columns.label=label"),
     ("t.parquet", "no parquet", "is not a readable Parquet file"),
@@ -358,8 +357,8 @@ def test_a_column_of_an_impossible_type_is_the_users_error(columns: ColumnsConfi
 
 
 def test_no_known_split_at_all_is_the_users_error(write: Write) -> None:
-    path = write("t.csv", "text,split\na,dev\nb,Train\n")
-    with pytest.raises(UserError, match="no row of .* is train, val, test; its values are 'Train', 'dev'"):
+    path = write("t.csv", "text,split\na,x\nb,Y\n")
+    with pytest.raises(UserError, match="no row of .* is train, val, test; its values are 'Y', 'x'"):
         Table.open(path, ColumnsConfig(text="text", split="split"))
 
 
@@ -371,7 +370,7 @@ def test_no_rows_are_no_error(rows: Any) -> None:
     assert len(Table.from_rows(rows, ColumnsConfig(text="text"))) == 0
 
 
-@pytest.mark.parametrize("rows", [{"text": "t"}, "text"])
+@pytest.mark.parametrize("rows", [17, "text"])
 def test_rows_of_no_kind_are_the_users_error(rows: Any) -> None:
     with pytest.raises(UserError, match="^rows: "):
         Table.from_rows(rows, ColumnsConfig(text="text"))

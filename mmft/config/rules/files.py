@@ -8,6 +8,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+from mmft.config.paths import TABLES, table_files
 from mmft.config.rules.base import rule, use_rule
 from mmft.config.schema import (
     CheckConfig,
@@ -22,7 +23,6 @@ from mmft.config.schema import (
 from mmft.config.wording import did_you_mean, listed, show
 from mmft.shipped import PREFIX, located
 
-TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 _PREDICTIONS = (".csv", ".jsonl", ".parquet")
 _EMBEDDINGS = (".parquet", ".npz")
 _LISTS = (".csv", ".jsonl")
@@ -100,17 +100,24 @@ def _table(key: str) -> Any:
         value = getattr(c.data, key)
         if value is None:
             return None
-        path = located(value)
-        if path.is_dir():
-            return f"{show(value)} is a folder; type data.{key}=FILE"
-        if not path.is_file():
-            near = [p.name for p in path.parent.glob("*")] if path.parent.is_dir() else []
-            return f"there is no file {show(value)}{_here(value)}.{did_you_mean(path.name, near)}"
-        if path.suffix.lower() not in TABLES:
-            return f"{show(value)}: unknown file extension; expected one of {listed(TABLES)}"
-        return None
+        if not value:
+            return "is empty. Type a file, a folder or a pattern"
+        return next((problem for file in table_files(value) if (problem := _not_a_table(file))), None)
 
     return judge
+
+
+def _not_a_table(path: Path) -> str | None:
+    """Why a file cannot be a table; None if it can."""
+    shown = show(str(path))
+    if path.is_dir():
+        return f"{shown} is a folder without tables ({listed(TABLES)})"
+    if not path.is_file():
+        near = [p.name for p in path.parent.glob("*")] if path.parent.is_dir() else []
+        return f"there is no file {shown}{_here(str(path))}.{did_you_mean(path.name, near)}"
+    if path.suffix.lower() not in TABLES:
+        return f"{shown}: unknown file extension; expected one of {listed(TABLES)}"
+    return None
 
 
 for _key in ("path", "train", "val", "test"):
@@ -120,7 +127,7 @@ use_rule("data.path")(_table("path"))
 
 @rule("data.train", "data.val", "data.test")
 def _different_files(c: TrainConfig) -> str | None:
-    files = [os.path.realpath(located(f)) for f in (c.data.train, c.data.val, c.data.test) if f is not None]
+    files = [os.path.realpath(f) for given in (c.data.train, c.data.val, c.data.test) for f in table_files(given or [])]
     if len(set(files)) == len(files):
         return None
     return "data.train, data.val and data.test must be different files, so that no row is in two splits"
@@ -138,8 +145,8 @@ def _root_is_a_folder(c: Any) -> str | None:
 def _out_is_a_table(c: Any) -> str | None:
     if isinstance(c, ExplainConfig):
         return f"{show(c.out)} is a file; type out=FOLDER" if located(c.out).is_file() else None
-    rows = c.data.path
-    if c.out != "-" and rows is not None and os.path.realpath(located(c.out)) == os.path.realpath(located(rows)):
+    rows = {os.path.realpath(file) for file in table_files(c.data.path or [])}
+    if c.out != "-" and os.path.realpath(located(c.out)) in rows:
         return f"{show(c.out)} is data.path: the output would overwrite the rows"
     return _not_to_be_written(c.out, _EMBEDDINGS if isinstance(c, EmbedConfig) else _PREDICTIONS)
 
@@ -153,7 +160,8 @@ def _out_is_a_list(c: RunsConfig) -> str | None:
 def _findings_can_be_written(c: CheckConfig) -> str | None:
     if c.out is None:
         return None
-    rows = {os.path.realpath(located(f)) for f in (c.data.path, c.data.train, c.data.val, c.data.test) if f}
+    keys = (c.data.path, c.data.train, c.data.val, c.data.test)
+    rows = {os.path.realpath(file) for given in keys for file in table_files(given or [])}
     if os.path.realpath(located(c.out)) in rows:
         return f"{show(c.out)} is the table of rows: the findings would overwrite it"
     if c.out == "-":

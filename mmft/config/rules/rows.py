@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import math
 import re
 from typing import Any
@@ -148,3 +149,32 @@ def _targets_can_be_mixed(c: TrainConfig) -> str | None:
     if getattr(c.task, "loss", "") == "focal":
         return f"{listed(asked)}: does not go with task.loss=focal, which weights rows by difficulty. Choose one"
     return None
+
+
+@rule("data.reading.separator")
+@use_rule("data.reading.separator")
+def _separator_is_a_character(c: Any) -> str | None:
+    given = c.data.reading.separator
+    if given is None or (len(given) == 1 and given not in "\r\n\"'"):
+        return None
+    return f"{show(given)}: type one character, such as data.reading.separator=';', or null"
+
+
+@rule("data.reading.encoding")
+@use_rule("data.reading.encoding")
+def _encoding_is_known(c: Any) -> str | None:
+    given = c.data.reading.encoding
+    try:
+        known = given is None or codecs.lookup(given)._is_text_encoding
+    except (LookupError, ValueError):
+        known = False
+    return None if known else f"{show(given)} is not an encoding. Type cp1252, latin-1, utf-16, or another of Python's"
+
+
+@rule("data.reading.thousands", "data.reading.decimal")
+@use_rule("data.reading.thousands", "data.reading.decimal")
+def _marks_differ(c: Any) -> str | None:
+    reading = c.data.reading
+    if reading.thousands in (None, "none") or reading.thousands != (reading.decimal or "."):
+        return None
+    return f"{show(reading.thousands)} is also data.reading.decimal. Type data.reading.decimal=',' or another mark"

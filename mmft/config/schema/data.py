@@ -15,7 +15,8 @@ class ColumnsConfig:
     """`data.columns`: the roles of the table's columns. Never guessed."""
 
     image: str | None = None
-    """Image column: paths relative to the table's folder (or `data.root`), or encoded bytes."""
+    """Image column: paths relative to the table's folder (or `data.root`), or encoded bytes; or a template of paths
+    with columns in braces, such as `images/{shop}_{id}.jpg`."""
     text: str | list[str] | None = None
     """Text column, or several, which are joined by a space."""
     label: str | list[str] | None = None
@@ -25,7 +26,8 @@ class ColumnsConfig:
     split: str | None = field(
         None, not_with={"data.train": "the files are the splits. Leave it out, or type data.path=FILE"}
     )
-    """Split column, with the values `train`, `val` and `test`."""
+    """Split column, with the values `train`, `val` and `test`. `training`, `validation`, `valid`, `dev` and `eval` are
+    understood, in any case; others with `data.reading.split_names`."""
     weight: str | None = None
     """Column of sample weights, at least 0."""
     group: str | None = None
@@ -51,25 +53,48 @@ class FractionsConfig:
     """Share of rows in the test split, on which the final model is evaluated."""
 
 
+@dataclass(kw_only=True)
+class ReadingConfig:
+    """`data.reading`: how table files are read, where it is not recognised."""
+
+    separator: str | None = None
+    """Character between the fields of a CSV file; null: recognised (comma, tab, semicolon or vertical bar)."""
+    encoding: str | None = None
+    """Encoding of text files, such as `cp1252` or `utf-16`; null: that of the byte-order mark, else UTF-8."""
+    quoting: Literal["double", "none"] = "double"
+    """`double`: CSV fields may be quoted, with doubled quotation marks inside; `none`: quotation marks are text."""
+    decimal: Literal[".", ","] = "."
+    """Decimal mark of numbers written as text, in labels and weights."""
+    thousands: Literal["none", ",", ".", "'", "_", " "] = "none"
+    """Mark between groups of three digits in these numbers."""
+    split_names: dict[str, Literal["train", "val", "test"]] | None = None
+    """Names in the split column and the split that each means, such as `{holdout:test}`."""
+    explode: bool = False
+    """Make a list of texts (several captions of an image) one row per text, instead of a bad row."""
+
+
 @section("data", "table")
 @dataclass(kw_only=True)
 class DataConfig:
     """`data`: where the rows are and how they are batched."""
 
-    path: str | None = field(
+    path: str | list[str] | None = field(
         None, not_with={"train": "give either one table (data.path) or one file per split (data.train, ...)"}
     )
-    """CSV, TSV, JSONL or Parquet file with all rows."""
-    train: str | None = None
-    """File with the training rows, instead of `data.path`."""
-    val: str | None = field(None, only_with="train=FILE")
-    """File with the validation rows, alongside `data.train`."""
-    test: str | None = field(None, only_with="train=FILE")
-    """File with the test rows, alongside `data.train`."""
+    """CSV, TSV, JSON, JSONL, Parquet or Arrow file with all rows; or a folder, a pattern such as `rows-*.parquet`, or a
+    list of files. Files named after splits, such as `train-00000.parquet`, define the splits."""
+    train: str | list[str] | None = None
+    """File, files or pattern with the training rows, instead of `data.path`."""
+    val: str | list[str] | None = field(None, only_with="train=FILE")
+    """The same with the validation rows, alongside `data.train`."""
+    test: str | list[str] | None = field(None, only_with="train=FILE")
+    """The same with the test rows, alongside `data.train`."""
     root: str | None = None
     """Folder that image paths are relative to; null: the table's own folder."""
     columns: ColumnsConfig = field(factory=ColumnsConfig)
     """Roles of the columns."""
+    reading: ReadingConfig = field(factory=ReadingConfig)
+    """How the files are read."""
     fractions: FractionsConfig = field(factory=FractionsConfig)
     """Split sizes, if the table does not define the splits."""
     folds: int | None = field(
@@ -86,12 +111,16 @@ class DataConfig:
     """The fold to hold out, from 0. It becomes the test split, and validation rows come from the other folds by
     `data.fractions`. If the table defines a `test` split, that is kept and the fold becomes the validation split."""
     limit: int | None = field(None, ge=1)
-    """Largest number of rows per split, sampled with `seed`; null: all."""
+    """Largest number of rows per split, sampled with `seed`, each label in proportion and at least once if possible;
+    null: all."""
     overfit: int | None = field(
         None, ge=2, not_with={"limit": "it already sets the number of rows. Leave one of them out"}
     )
     """Train, validate and test on this many training rows, to check that the model can learn at all
     (`debug=overfit`); null: off."""
+    drawing: Literal["by_row", "by_image_and_label"] = "by_image_and_label"
+    """How random splits, folds and limits are drawn. `by_image_and_label` keeps rows that share an image in one split,
+    and limits by label; `by_row` draws as earlier versions did, whose runs keep it."""
     resize: Literal["squash", "crop", "pad"] = "squash"
     """How images are made square: squashed, centre-cropped, or padded with `data.background`."""
     background: str = "white"

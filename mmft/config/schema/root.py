@@ -7,7 +7,7 @@ from typing import Any, Literal, get_type_hints
 
 from mmft.config.fields import field
 from mmft.config.registry import section
-from mmft.config.schema.data import ColumnsConfig, DataConfig
+from mmft.config.schema.data import ColumnsConfig, DataConfig, ReadingConfig
 from mmft.config.schema.logger import LoggerConfig
 from mmft.config.schema.model import ModelConfig
 from mmft.config.schema.optim import OptimConfig, ScheduleConfig
@@ -108,14 +108,15 @@ def _nullable(schema: type, name: str, doc: str, nested: dict[str, type], drop: 
 
 _DOC = "Keys left null are as in the run."
 DataColumns = _nullable(ColumnsConfig, "DataColumns", _DOC, nested={}, drop=set())
+DataReading = _nullable(ReadingConfig, "DataReading", _DOC, nested={}, drop=set())
 RunData = _nullable(
     DataConfig,
     "RunData",
     _DOC,
-    nested={"columns": DataColumns},
+    nested={"columns": DataColumns, "reading": DataReading},
     drop={
         *("train", "val", "test", "fractions", "folds", "fold"),
-        *("sampler", "micro_batch_size", "overfit", "picture_memory", "augment"),
+        *("sampler", "micro_batch_size", "overfit", "picture_memory", "augment", "drawing"),
     },
 )
 
@@ -216,6 +217,8 @@ class PredictConfig(UseConfig):
 
     out: str
     """File for the predictions, `.csv`, `.jsonl` or `.parquet` by its extension; `-`: CSV on stdout."""
+    keep: str | list[str] | None = None
+    """Columns of the table to write beside the predictions: names, or `all`; null: none."""
 
 
 @dataclass(kw_only=True)

@@ -1,0 +1,35 @@
+"""Names of splits: those of a split column, and those of files."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import pyarrow as pa
+
+SPLITS = ("train", "val", "test")
+"""The splits, as a split column names them."""
+
+_USUAL_NAMES = {"training": "train", "testing": "test"} | dict.fromkeys(
+    ("valid", "validation", "dev", "development", "eval"), "val"
+)
+"""Other names of a split, in any case."""
+
+
+def understood(column: pa.ChunkedArray, given: Mapping[str, str]) -> pa.ChunkedArray:
+    """The split names with those that the user has given, and usual ones in any case, replaced by ours."""
+    values = column.to_pylist()
+    meant = {name: given.get(name, _usual(name)) for name in {*values} if name is not None}
+    return pa.chunked_array([[None if name is None else meant[name] for name in values]], pa.string())
+
+
+def split_of_file(file: Path) -> str | None:
+    """The split that a file such as `train-00000-of-00002.parquet` is named after; None if it is not."""
+    first = _usual(re.split(r"[^a-z]", file.stem.lower(), maxsplit=1)[0])
+    return first if first in SPLITS else None
+
+
+def _usual(name: str) -> str:
+    plain = name.strip().lower()
+    return plain if plain in SPLITS else _USUAL_NAMES.get(plain, name)
