@@ -16,7 +16,7 @@ from mmft.data.splits import load_splits
 from mmft.errors import ExitCode
 from mmft.ranks import started
 from mmft.reports.closing import report
-from mmft.reports.opening import announce
+from mmft.reports.opening import announce, report_bad_rows
 from mmft.reports.prediction_sample import sample_predictions
 from mmft.run_folder import RunFolder
 from mmft.runs.initialise import initialise_from
@@ -86,8 +86,9 @@ def train_run(run: build.Run) -> None:
     bad = BadRows(sum(data.rows.values()), config.data.max_bad_fraction, folder.bad_rows if folder.writes else None)
     bad.add(data.table_bad)
     bad.check()
-    folder.update_summary(parameters=plan.counts(), rows={**data.rows, "bad": bad.count})
-    announce(config, model, data, splits)
+    known = bad.count
+    folder.update_summary(parameters=plan.counts(), rows={**data.usable_rows(bad.rows), "bad": known})
+    announce(config, model, data, splits, bad)
 
     module = build.build_module(config, model, task, plan)
     last, rows_before = resume_point(folder)
@@ -110,7 +111,9 @@ def train_run(run: build.Run) -> None:
     logger.log_model(folder.model)
     if "test" in data.rows and logger.predictions:
         logger.log_predictions(sample_predictions(model, task, splits["test"], config, logger.predictions))
-    folder.update_summary(rows={**data.rows, "bad": bad.count})
+    folder.update_summary(rows={**data.usable_rows(bad.rows), "bad": bad.count})
+    if bad.count > known:
+        report_bad_rows(data, bad)
     wanted = folder.sweep is None if config.modality_report is None else config.modality_report
     if wanted and "test" in data.rows:
         folder.update_summary(**report(config, module, data))

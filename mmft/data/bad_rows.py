@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+import re
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -61,12 +63,23 @@ class BadRows:
             return
         lines = [
             f"{self.count} of {self.total} rows are known to be bad ({self.count / max(self.total, 1):.1%}), more than "
-            f"data.max_bad_fraction={self.max_fraction} allows; fix them, or type data.max_bad_fraction=1"
+            f"data.max_bad_fraction={self.max_fraction} allows: {self._reasons()}"
         ]
         lines += [_describe(row) for row in self.rows[:SHOWN]]
         if self.count > SHOWN:
             lines.append(f"  and {self.count - SHOWN} more" + (f", in {self.path}" if self.path else ""))
         raise UserError("\n".join(lines))
+
+    def _reasons(self) -> str:
+        """The reasons by frequency, where equal but for names and numbers."""
+        counts = Counter(
+            re.split(r"[:;(]|\s['\"/0-9]", row.why.removeprefix(f"{row.column}: "))[0] for row in self.rows
+        )
+        columns = {reason: sorted({r.column for r in self.rows if r.column and reason in r.why}) for reason in counts}
+        return "; ".join(
+            f"{count:,} x {', '.join(columns[reason])}{': ' if columns[reason] else ''}{reason}"
+            for reason, count in counts.most_common(SHOWN)
+        )
 
     def _read(self, path: Path) -> None:
         """Loads the entries of a stopped run; drops a last line that a kill truncated."""

@@ -25,7 +25,7 @@ from mmft.data.sources.raw import Column, text_chunk
 from mmft.tasks.labels import text_of
 
 Reasons = dict[int, str]
-_SEVERAL = "several captions of an image are several rows"
+_SEVERAL = "several captions of an image are several rows, which data.reading.explode=true makes of them"
 
 
 class WrongType(ValueError):
@@ -206,8 +206,10 @@ def as_labels(column: Column) -> tuple[Labels, Reasons]:
     The task decides which labels it accepts.
     """
     if isinstance(column, list):
-        return _labels_from_list(column)
+        return _labels_from_list([_answers(value) for value in column])
     column = _plain(column)
+    if _is_list(column.type) and types.is_struct(column.type.value_type):
+        return as_labels(column.to_pylist())
     if _is_list(column.type):
         return _lists_of_labels(column)
     if not _is_scalar(column.type):
@@ -216,6 +218,13 @@ def as_labels(column: Column) -> tuple[Labels, Reasons]:
         values, reasons = as_strings(column)
         return Labels(values, mixed=False), reasons
     return Labels(column, mixed=False), {}
+
+
+def _answers(value: Any) -> Any:
+    """The texts of a list of answers as VQA has them, `[{"answer": "red", ...}, ...]`; other values unchanged."""
+    if isinstance(value, list) and value and all(isinstance(one, dict) and "answer" in one for one in value):
+        return [one["answer"] for one in value]
+    return value
 
 
 def _is_list(kind: pa.DataType) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -53,8 +53,7 @@ class VisionLanguageData(LightningDataModule):
 
     Attributes:
         rows: number of rows of each split.
-        table_bad: rows of the splits, or of no known split, that their table or label makes bad; known before any
-            image is opened.
+        table_bad: rows of the splits, or of no known split, that are known to be bad before any image is opened.
         texts_cut: number of texts truncated to `max_length`, by split.
 
     Raises:
@@ -93,6 +92,7 @@ class VisionLanguageData(LightningDataModule):
                 evaluated=name != "train",
             )
             room -= self.datasets[name].images.bytes
+            self.datasets[name].find_missing_images()
         KEPT.all_is_asked()
         self._collates = {name: make_collate(data, tokenizer, max_length) for name, data in self.datasets.items()}
         self.rows = {name: len(split) for name, split in splits.items()}
@@ -215,6 +215,23 @@ class VisionLanguageData(LightningDataModule):
             table.bad[row] for table in tables.values() for row, name in enumerate(table.splits() or []) if name is None
         ]
         return nowhere + [bad for data in self.datasets.values() for bad in data.known_bad()]
+
+    def by_split(self, bad: Iterable[BadRow]) -> dict[str, list[BadRow]]:
+        """The bad rows of each split, by name; of no known split under ""."""
+        whose = {
+            (row, data.split.table.id(row)): name
+            for name, data in self.datasets.items()
+            for row in set(data.split.rows.tolist()) & {one.row for one in bad}
+        }
+        found: dict[str, list[BadRow]] = {}
+        for one in bad:
+            found.setdefault(whose.get((one.row, one.id), ""), []).append(one)
+        return found
+
+    def usable_rows(self, bad: Sequence[BadRow]) -> dict[str, int]:
+        """The number of rows of each split without the bad ones."""
+        of_split = self.by_split(bad)
+        return {name: rows - len(of_split.get(name, ())) for name, rows in self.rows.items()}
 
     def _check_labels(self) -> None:
         messages = [_unusable(name, data) for name, data in self.datasets.items() if data.targets is None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,7 @@ from torch.utils.data import Dataset
 from mmft.batch import BadRow, Candidate, Sample
 from mmft.data.image import BadImage
 from mmft.data.image_memory import ImageMemory
+from mmft.data.image_paths import why_missing
 from mmft.data.splits import Split
 from mmft.data.text import Tokens
 
@@ -56,8 +58,16 @@ class RowDataset(Dataset[Sample]):
     def __getitem__(self, position: int) -> Sample:
         return self.sample(position, position, position)
 
+    def find_missing_images(self) -> None:
+        """Adds the rows whose image file does not exist to `bad`; no image is opened."""
+        table = self.split.table
+        for row in self.split.rows.tolist():
+            source = None if row in self.bad else table.image(row)
+            if isinstance(source, str) and not Path(source).exists():
+                self.bad[row] = self._bad_image(row, why_missing(source))
+
     def known_bad(self) -> list[BadRow]:
-        """The rows of the split that their table or label makes bad, known before any image is opened."""
+        """The rows of the split that are known to be bad before any image is opened."""
         return [self.bad[row] for row in self.split.rows.tolist() if row in self.bad]
 
     def sample(self, position: int, image: int | None, text: int | None) -> Sample:

@@ -8,6 +8,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from urllib.parse import unquote, unquote_to_bytes, urlsplit
 
@@ -110,9 +111,22 @@ def _near(path: Path) -> Iterator[str]:
 
 def _alike(folder: Path, name: str) -> list[Path]:
     """Files of the folder that differ from `name` in case or ending only."""
-    wanted = unicodedata.normalize("NFC", name).casefold()
-    stem = wanted.rpartition(".")[0] or wanted
-    found = [(unicodedata.normalize("NFC", entry.name).casefold(), entry) for entry in os.scandir(folder)]
-    same = [entry for key, entry in found if key == wanted]
-    ending = [entry for key, entry in found if key != wanted and key.rpartition(".")[0] in (stem, wanted)]
-    return [Path(entry.path) for entry in same + ending]
+    wanted = _folded(name)
+    names = _names_in(folder)
+    found = [names.get(key) for key in (wanted, f"{wanted.rpartition('.')[0] or wanted}.", f"{wanted}.")]
+    return [folder / one for one in found if one is not None]
+
+
+@lru_cache(maxsize=8)
+def _names_in(folder: Path) -> dict[str, str]:
+    """The files of a folder by folded name, and by name without ending and with a dot."""
+    names: dict[str, str] = {}
+    for entry in os.scandir(folder):
+        key = _folded(entry.name)
+        names[key] = entry.name
+        names.setdefault(f"{key.rpartition('.')[0]}.", entry.name)
+    return names
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmft.config.schema import TrainConfig
+from mmft.data.bad_rows import BadRows
 from mmft.data.datamodule import VisionLanguageData
 from mmft.data.splits import Split, groups_of_earlier_splits
 from mmft.models.vision_language_model import VisionLanguageModel
@@ -15,13 +16,31 @@ from mmft.models.vision_language_model import VisionLanguageModel
 log = logging.getLogger(__name__)
 
 
+def report_bad_rows(data: VisionLanguageData, bad: BadRows) -> None:
+    """Logs in one line how many rows of each split are left out, why the first is, and where all are listed."""
+    if not bad.count:
+        return
+    counts = ", ".join(f"{name or 'no split'} {len(rows)}" for name, rows in data.by_split(bad.rows).items())
+    first = bad.rows[0]
+    listed = f"; all in {bad.path}" if bad.path is not None else ""
+    log.warning(
+        "%d %s left out (%s); row %d, %s%s",
+        *(bad.count, "row is" if bad.count == 1 else "rows are", counts, first.row, first.why, listed),
+    )
+
+
 def announce(
-    config: TrainConfig, model: VisionLanguageModel, data: VisionLanguageData, splits: Mapping[str, Split]
+    config: TrainConfig,
+    model: VisionLanguageModel,
+    data: VisionLanguageData,
+    splits: Mapping[str, Split],
+    bad: BadRows,
 ) -> None:
     """Logs what will be trained on what, and what a user should know about the rows."""
     log.info("accelerator %s, precision %s", config.trainer.accelerator, config.trainer.precision)
-    rows = "  ".join(f"{name} {count}" for name, count in data.rows.items())
+    rows = "  ".join(f"{name} {count}" for name, count in data.usable_rows(bad.rows).items())
     log.info("rows: %s  optimizer steps: %d", rows, data.plan.total)
+    report_bad_rows(data, bad)
     for split, cut in data.texts_cut.items():
         if cut:
             log.info("%d of %d texts of %s exceed model.text_encoder.max_length", cut, data.rows[split], split)

@@ -105,6 +105,19 @@ def tell_alike(counts: Mapping[str, int]) -> None:
         )
 
 
+def tell_joined(counts: Iterable[str], separator: str) -> None:
+    """Warns about names such as `food, bw` beside `food`, which look like several labels with another separator."""
+    names = set(counts)
+    for mark in (",", ";", "|", "/", "+", " "):
+        joined = [name for name in names if mark in name and any(part.strip() in names for part in name.split(mark))]
+        if joined and mark.strip() != separator.strip():
+            log.warning(
+                "%d labels such as %r look like several. If they are, type \"task.separator='%s'\"",
+                *(len(joined), min(joined), mark),
+            )
+            return
+
+
 def _spelling(name: str) -> str:
     """The canonical form shared by all spellings of a label."""
     try:

@@ -23,7 +23,7 @@ from mmft.models.precision import at_least_float32
 from mmft.tasks.base import Task
 from mmft.tasks.constants import Constant
 from mmft.tasks.label_sets import label_set
-from mmft.tasks.labels import ToldOnce, in_order, shown, tell_alike
+from mmft.tasks.labels import ToldOnce, in_order, shown, tell_alike, tell_joined
 from mmft.tasks.losses import asymmetric_loss
 from mmft.tasks.multi_label_metrics import Measured, label_metrics
 from mmft.tasks.thresholds import best_threshold, counts_above, f1
@@ -126,6 +126,7 @@ class MultiLabel(Task):
             raise UserError(f"task.labels: no training row has the label {unseen[0]!r}. There are: {in_order(counts)}.")
         if columns is None and self._given is None:
             tell_alike(counts)
+            tell_joined(counts, self.separator)
         self._set_labels(columns or self._given or in_order(counts))
         self._check_names()
         usable = [one for one in sets if self._ignores or one <= self._index.keys()]

@@ -23,6 +23,7 @@ from mmft.errors import UserError
 from mmft.models.precision import at_least_float32
 from mmft.tasks.base import Subject, Task
 from mmft.tasks.labels import shown
+from mmft.tasks.numbers import numbers_of
 
 log = logging.getLogger(__name__)
 _METRICS = ("rmse", "mae", "r2", "pearson", "spearman")
@@ -64,7 +65,7 @@ class Regression(Task):
         usable, reason = [], "no label"
         for label in labels:
             try:
-                usable.append(_numbers(label))
+                usable.append(numbers_of(label))
             except ValueError as error:
                 reason = str(error)
         if not usable:
@@ -86,7 +87,7 @@ class Regression(Task):
 
     def encode(self, label: Any) -> list[float]:
         """(T,) the standardised targets."""
-        values = torch.tensor(list(_numbers(label).values()), dtype=torch.float64)
+        values = torch.tensor(list(numbers_of(label).values()), dtype=torch.float64)
         scaled: list[float] = ((values - self.mean) / self.std).tolist()
         return scaled
 
@@ -275,22 +276,3 @@ def _check_spread(names: Sequence[str], values: Tensor, std: Tensor) -> None:
         if spread == 0 or not math.isfinite(spread):
             low, high = column.min(), column.max()
             raise UserError(f"data.columns.label: numbers{which} from {low:g} to {high:g} have no scale in 64 bits.")
-
-
-def _numbers(label: Any) -> dict[str, float]:
-    """The targets of one row by column; a single column is named "". Raises ValueError with the reason."""
-    if not isinstance(label, dict):
-        return {"": _number(label, "")}
-    return {name: _number(value, f"{name}: ") for name, value in label.items()}
-
-
-def _number(value: Any, where: str) -> float:
-    if value is None:
-        raise ValueError(f"{where}no label")
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise ValueError(f"{where}label {value!r:.40} is not a number") from None
-    if not math.isfinite(number):
-        raise ValueError(f"{where}label {value!r:.40} is not a finite number")
-    return number

@@ -234,7 +234,7 @@ BAD_OBJECTS = [
     ("17", "", "not a JSON object"),
     ("[" * 100_000, "", "not JSON"),
     (b'{"text": "\xff"}', "", "not UTF-8"),
-    ('{"text": ["t"]}', "text", "a list where a text is needed; several captions of an image are several rows"),
+    ('{"text": ["t"]}', "text", "a list where a text is needed; several captions of an image are several rows, which"),
     ('{"text": "t", "weight": 1, "group": ["g"]}', "group", "a list where a text is needed"),
     ('{"text": {"t": 1}}', "text", "an object where a text is needed"),
     ('{"text": "\\ud800"}', "text", "not valid Unicode"),

@@ -92,7 +92,9 @@ def recognised(path: Path, wanted: Wanted, reading: ReadingConfig, where: str) -
     usual = "\t" if path.suffix.lower() == ".tsv" else ","
     with path.open(encoding=encoding, errors="surrogateescape", newline="") as text:
         try:
-            lines = [line for line in text.read(_SAMPLE).splitlines(keepends=True) if line.strip()]
+            sample = text.read(_SAMPLE)
+            lines = [line for line in sample.splitlines(keepends=True) if line.strip()]
+            lines = lines[:-1] if len(sample) == _SAMPLE and len(lines) > 1 else lines  # the last one is cut
         except UnicodeError as error:
             raise UserError(f"{where}: is not {encoding} text: {error}. Type data.reading.encoding=NAME") from error
     if not lines:
@@ -144,8 +146,9 @@ def _separator(lines: Sequence[str], wanted: Wanted, usual: str) -> str:
 
 
 def _kinds(dialect: Dialect, lines: Sequence[str]) -> tuple[re.Pattern[str] | None, ...]:
-    """Per column, the pattern of the fields in lines without quotation marks; None for free text."""
-    records = [dialect.literally(line) for line in lines[:-1] or lines if '"' not in line]  # the last one may be cut
+    """Per column, the pattern of its fields in lines without quotation marks (all, for lack of these); else None."""
+    plain = [line for line in lines if '"' not in line] or lines
+    records = [dialect.literally(line) for line in plain]
     whole = [[field.strip() for field in record] for record in records if len(record) == dialect.width]
     return tuple(_kind(column) for column in zip(*whole, strict=True)) if whole else dialect.kinds
 

@@ -10,8 +10,9 @@ from drawings import drawing, encoded
 
 from mmft.config.schema.data import ColumnsConfig, DataConfig
 from mmft.config.schema.root import AuditConfig
+from mmft.data.split_names import SPLITS
 from mmft.data.splits import Split
-from mmft.data.table import SPLITS, Table
+from mmft.data.table import Table
 from mmft.reports.audit.rows import RowAudit
 
 COLUMNS = ColumnsConfig(image="p", text="t", label="y", id="i", split="s", group="g")
