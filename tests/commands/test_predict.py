@@ -245,6 +245,42 @@ def test_every_format_of_output_says_the_same(
     assert list(as_json[0]) == list(answers[0]) == list(as_parquet[0])
 
 
+def test_columns_of_the_table_are_kept_on_request(run: Run, shapes: Any, tmp_path: Path) -> None:
+    rows = [row | {"price": 2.5 + at, "tags": ["a", "b"][: at % 3]} for at, row in enumerate(sample(shapes, 4))]
+    rows[1]["image"] = "gone.png"
+    table = tmp_path / "rows.jsonl"
+    table.write_text("\n".join(map(json.dumps, rows)))
+    kept = predicted(run, table, tmp_path / "out.csv", "keep=[price,tags]")
+    assert [(one["price"], one["tags"]) for one in kept] == [(str(r["price"]), json.dumps(r["tags"])) for r in rows]
+    assert "price" not in predicted(run, table, tmp_path / "out.csv")[0]
+    assert "/gone.png" in kept[1]["error"]
+    predict(
+        compose("predict", [f"run={run.path}", f"data.path={table}", "keep=price", f"out={tmp_path / 'out.parquet'}"])
+    )
+    assert parquet.read_table(tmp_path / "out.parquet")["price"].to_pylist() == [2.5, 3.5, 4.5, 5.5]
+    with pytest.raises(UserError, match=r"keep=id: the predictions have a column of this name"):
+        predicted(run, table, tmp_path / "out.csv", "keep=all")
+    with pytest.raises(UserError, match=r"keep=none: .*rows.jsonl has no such column"):
+        predicted(run, table, tmp_path / "out.csv", "keep=none")
+
+
+def test_labels_that_training_lacks_are_mistakes(
+    run: Run, shapes: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def figures(rows: list[dict[str, Any]]) -> dict[str, float]:
+        (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        assert run_test(compose("test", [f"run={run.path}", f"data.path={tmp_path / 'rows.jsonl'}"])) == 0
+        return {name: float(value) for name, value in map(str.split, capsys.readouterr().out.splitlines())}
+
+    capsys.readouterr()
+    rows = [row | {"split": "test"} for row in sample(shapes, 20)]
+    known = figures(rows[:15])
+    whole = figures(rows[:15] + [row | {"label": "new"} for row in rows[15:]])
+    assert (whole["rows"], whole["bad_rows"]) == (20, 0)
+    assert whole["accuracy"] == pytest.approx(known["accuracy"] * 15 / 20, abs=1e-6)
+    assert whole["loss"] == pytest.approx(known["loss"], abs=1e-5)
+
+
 @pytest.mark.parametrize(("out", "said"), [("out.xlsx", "unknown file extension"), ("no/such/out.csv", "no folder")])
 def test_an_output_that_cannot_be_written(run: Run, shapes: Any, tmp_path: Path, out: str, said: str) -> None:
     with pytest.raises(UserError, match=said):

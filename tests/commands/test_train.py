@@ -313,6 +313,11 @@ def test_too_many_bad_rows_end_the_run(train_run: TrainRun, shapes: Any, tmp_pat
     assert sorted(int(r["row"]) for r in listed) == list(range(10))
     assert {r["reason"] for r in listed} == {f"no such file: {shapes.rows.parent / 'gone.png'}"}
     assert run.summary["rows"]["bad"] == 10
+    told = (run.path / "train.log").read_text()
+    assert (
+        f"10 rows are left out (train 10); row 0, image: no such file: {shapes.rows.parent / 'gone.png'}; all in"
+        in told
+    )
 
 
 def test_sgd_frozen_encoders_and_a_text_only_table(train_run: TrainRun) -> None:

@@ -12,6 +12,7 @@ from mmft.config.schema.data import ColumnsConfig, DataConfig, FractionsConfig
 from mmft.data.splits import load_splits
 from mmft.data.table import Table
 from mmft.data.units import same_images, units_of
+from mmft.run_folder import as_when_saved
 
 
 def splits_of(path: Path, **more: Any) -> dict[str, str]:
@@ -98,3 +99,8 @@ def test_a_limit_keeps_every_label(tmp_path: Path) -> None:
     assert sum(counts.values()) == 10
     assert counts["rare"] == 1
     assert min(counts["usual"], counts["common"]) >= 4
+
+
+def test_older_runs_draw_as_they_did() -> None:
+    assert as_when_saved({"data": {"path": "t.csv"}})["data"]["drawing"] == "by_row"
+    assert as_when_saved({"data": {"drawing": "by_image_and_label"}})["data"]["drawing"] == "by_image_and_label"

@@ -250,3 +250,47 @@ def test_the_state_goes_through_json(weights: str) -> None:
     for name in ("loss_sum", "normaliser"):
         args = (outputs(logits), batch(target, weight)) if name == "loss_sum" else (batch(target, weight),)
         assert torch.equal(getattr(again, name)(*args), getattr(task, name)(*args))
+
+
+def test_evaluated_labels_that_training_lacks_are_mistakes() -> None:
+    """As scikit-learn counts them: one more class of which nothing is right."""
+    task = fitted("abb")
+    unseen: list[str] = []
+    names = ["a", "b", "new", "b", "other"]
+    target = torch.tensor([task.encode_evaluated(name, unseen) for name in names])
+    assert (target.tolist(), unseen) == ([0, 1, 2, 1, 2], ["new", "other"])
+    logits = torch.tensor([[2.0, 0], [0, 1], [3, 0], [1, 0], [0, 1]])
+    rows = batch(target)
+    metrics = task.metrics()
+    task.update(metrics, outputs(logits), rows)
+    found = task.scalars(metrics)
+    predicted = [["a", "b"][k] for k in logits.argmax(1)]
+    true = [name if name in "ab" else "(new)" for name in names]
+    assert found["accuracy"] == pytest.approx(sk.accuracy_score(true, predicted))
+    for name, score in (("f1", sk.f1_score), ("recall", sk.recall_score), ("precision", sk.precision_score)):
+        for average in ("macro", "weighted"):
+            assert found[f"{name}_{average}"] == pytest.approx(score(true, predicted, average=average, zero_division=0))
+    only_b = [name == "b" for name in names]
+    assert found["auroc"] == pytest.approx(sk.roc_auc_score(only_b, logits.softmax(1)[:, 1]))
+    assert task.tables(metrics)["confusion_matrix"][-1] == ["(not among the training labels)", 1, 1]
+    known = batch(target[target < 2])
+    assert float(task.loss_sum(outputs(logits), rows)) == pytest.approx(
+        float(task.loss_sum(outputs(logits[target < 2]), known)), rel=1e-6
+    )
+    assert float(task.normaliser(rows)) == 3
+
+
+def test_one_value_is_one_label_in_every_file() -> None:
+    task = fitted(["1", "0", "1.0", " 1", 1, 1.0, True and 1])
+    assert task.labels == ["0", "1"]
+    assert [task.encode(label) for label in ("1", "1.0", 1, 1.0, "1 ", "0.00")] == [1, 1, 1, 1, 1, 0]
+    with pytest.raises(ValueError, match=r"label 'y' is not among the training rows' labels"):
+        task.encode("y")
+    with pytest.raises(ValueError, match="the nearest is 'food'"):
+        fitted(["food", "pets"]).encode("Food")
+
+
+def test_labels_of_older_runs_are_found_however_they_are_spelt() -> None:
+    task = fitted("ab")
+    task.load_state(task.state() | {"labels": ["0.0", "1.0 "]})
+    assert [task.encode(label) for label in ("0", 1, "1.0")] == [0, 1, 1]
