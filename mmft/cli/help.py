@@ -13,7 +13,7 @@ from mmft.config.schema import COMMANDS, trains
 from mmft.config.schema.sweep import MultirunConfig
 from mmft.config.sources import Groups
 from mmft.config.walk import default_of, has_default, hints, keys
-from mmft.config.wording import bounds, describe, show
+from mmft.config.wording import describe, show
 
 _WIDTH = 110
 
@@ -142,9 +142,7 @@ def _keys(root: type, title: str) -> Iterator[str]:
 
 
 def _entry(owner: type, f: Field[Any]) -> str:
-    limits = bounds(f.metadata)
-    allowed = describe(hints(owner)[f.name]) + (f", {limits}" if limits else "")
-    text = f"{allowed}; {_default(f)}. {doc(owner, f.name)}"
+    text = f"{describe(hints(owner)[f.name], f.metadata)}; {_default(f)}. {doc(owner, f.name)}"
     return textwrap.fill(text, _WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)
 
 

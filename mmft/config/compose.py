@@ -163,7 +163,8 @@ def _judge(command: str, raw: DictConfig, *, partial: bool) -> tuple[Any, list[P
     unresolved = {p.key for p in resolved.problems}
     result = validate.read(resolved.values, COMMANDS[command], partial=partial)
     problems = resolved.problems + [p for p in result.problems if p.key not in unresolved]
-    problems += rules.check(result.config, {p.key for p in problems}, partial=partial)
+    if result.config is not None and not partial:
+        problems += rules.check(result.config, {p.key for p in problems})
     return result.config, problems
 
 

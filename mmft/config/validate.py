@@ -28,7 +28,7 @@ from mmft.config.walk import (
     named_group,
     sections,
 )
-from mmft.config.wording import bounds, describe, did_you_mean, listed, members, nearest, show, within
+from mmft.config.wording import describe, did_you_mean, listed, members, nearest, show, within
 
 DEFAULT = "default"  # the option of a section without a `type`, if its group has an option of this name
 MUST = "must be given"  # starts the text of every problem about a missing value
@@ -153,7 +153,7 @@ class _Reader:
         return None
 
     def _value(self, value: Any, hint: Any, limits: Mapping[str, Any], key: str) -> Any:
-        allowed = describe(hint) + (f", {bounds(limits)}" if limits else "")
+        allowed = describe(hint, limits)
         try:
             value = convert(value, hint)
         except WrongType:

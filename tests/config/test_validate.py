@@ -164,7 +164,7 @@ def test_every_default_is_allowed(command: str) -> None:
     from mmft.config.walk import hints
 
     for key, owner, f, _ in keys(COMMANDS[command]):
-        assert describe(hints(owner)[f.name])
+        assert describe(hints(owner)[f.name], f.metadata)
         if f.default is not REQUIRED:
             assert convert(f.default, hints(owner)[f.name]) == f.default, key
 

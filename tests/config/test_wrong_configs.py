@@ -141,7 +141,7 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
     "mixed answers": (["task=question_answering", "data.augment.mixup=1"], ["not go with task=question_answering"]),
     "balanced answers": (["task=question_answering", "data.sampler=balanced"], ["needs a class for every row"]),
     "nothing between answers": (["task=question_answering", "task.separator=''"], ["Type task.separator='|'"]),
-    "one answer": (["task=question_answering", "task.vocabulary=[yes]"], ["task.vocabulary: ", "at least two answers"]),
+    "one answer": (["task=question_answering", "task.vocabulary=[yes]"], ["task.vocabulary: ", "at least two names"]),
     "an answer twice": (["task=question_answering", "task.vocabulary=[no,yes,no]"], ["duplicates or empty ones"]),
     "an empty answer": (["task=question_answering", "task.vocabulary=[no,' ']"], ["without duplicates or empty ones"]),
     "counted answers of a given vocabulary": (
@@ -212,7 +212,7 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
     ),
     "layers by name and by pattern": (
         ["tune=lora", "tune.text_encoder.targets=mlp", "tune.text_encoder.pattern=query"],
-        ["tune.text_encoder: pattern and targets both choose"],
+        ["tune.text_encoder.pattern: does not go with tune.text_encoder.targets: both choose"],
     ),
     "pattern that is none": (
         ["tune/image_encoder=pattern", "tune.image_encoder.pattern='('"],
@@ -224,7 +224,7 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
     ),
     "modality dropout of one": (
         ["model.modality_dropout=0.3", "data.columns.image=null"],
-        ["model.modality_dropout: changes nothing without data.columns.image"],
+        ["model.modality_dropout: needs two modalities, but data.columns.image is not set"],
     ),
     "gradual without a beginning": (["tune=gradual", "tune.schedule={1:2}"], ["must start at 0"]),
     "gradual that falls": (["tune=gradual", "tune.schedule={0:2,1:1}"], ["the numbers of layers must increase"]),
@@ -281,7 +281,7 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
     "min_delta without patience": (["callbacks.early_stopping.min_delta=0.1"], ["changes nothing without"]),
     "average of shards": (
         ["callbacks.ema.decay=0.9", "trainer=fsdp", "trainer.devices=2"],
-        ["callbacks.ema.decay: needs whole weights", "Type trainer=ddp"],
+        ["callbacks.ema.decay: does not go with trainer.strategy=fsdp: it needs whole weights", "Type trainer=ddp"],
     ),
     "average that grows without a decay": (
         ["callbacks.ema.warmup=false"],

@@ -166,7 +166,7 @@ def test_refused(typed: list[str], said: str, shapes: Shapes) -> None:
     ("typed", "said"),
     [
         ("modality_report=true", "modality_report: true needs labels"),
-        ("task.templates=['a {}']", "task.templates: changes nothing, because there are no labels"),
+        ("task.templates=['a {}']", "task.templates: changes nothing without data.columns.label"),
     ],
 )
 def test_refused_without_labels(typed: str, said: str, shapes: Shapes) -> None:

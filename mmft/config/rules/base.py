@@ -8,6 +8,7 @@ Rules cover what can be checked without opening a table or a model.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 from mmft.config.schema import TrainConfig
@@ -24,36 +25,28 @@ class Rule(NamedTuple):
         keys: the keys that it reads; problems are reported under the first.
         judge: returns what is wrong, or None.
         trains: it applies to `mmft train` and `mmft check`; otherwise to the commands that use a run.
-        always: it also applies to a config that may be incomplete (`--cfg job`, `resume=RUN`).
     """
 
     keys: tuple[str, ...]
     judge: Judge
     trains: bool
-    always: bool
 
 
 RULES: list[Rule] = []
 
 
-def rule(*keys: str, always: bool = False) -> Callable[[Judge], Judge]:
-    """Registers a rule for `mmft train` and `mmft check`; see `Rule`."""
+def rule(*keys: str, trains: bool = True) -> Callable[[Judge], Judge]:
+    """Registers a rule; see `Rule`."""
 
     def register(judge: Judge) -> Judge:
-        RULES.append(Rule(keys, judge, True, always))
+        RULES.append(Rule(keys, judge, trains))
         return judge
 
     return register
 
 
-def use_rule(*keys: str) -> Callable[[Judge], Judge]:
-    """Registers a rule for the commands that use a run."""
-
-    def register(judge: Judge) -> Judge:
-        RULES.append(Rule(keys, judge, False, False))
-        return judge
-
-    return register
+use_rule = partial(rule, trains=False)
+"""Registers a rule for the commands that use a run."""
 
 
 SPLITS = ("data.train", "data.val", "data.test", "data.columns.split", "data.fractions", "data.folds")

@@ -29,7 +29,7 @@ _LISTS = (".csv", ".jsonl")
 _LOCAL = ("/", "./", "../", "~", PREFIX)  # a name that starts like this can only be a folder
 
 
-@rule("name", always=True)
+@rule("name")
 def _name_is_a_folder_name(c: TrainConfig) -> str | None:
     if c.name is None or (re.fullmatch(r"[^=,:\s/\\\x00-\x1f]{1,200}", c.name) and c.name[0] not in ".-~"):
         return None
@@ -38,13 +38,6 @@ def _name_is_a_folder_name(c: TrainConfig) -> str | None:
         f"{show(c.name)} cannot be a folder's name: use 1 to 200 characters without '=', ',', ':', spaces or slashes, "
         f"not starting with '.', '-' or '~'. Type name={better}"
     )
-
-
-@rule("resume", "init", always=True)
-def _resume_or_init(c: TrainConfig) -> str | None:
-    if c.resume is None or c.init is None:
-        return None
-    return "does not go with init. Type resume=RUN alone to resume a run, or init=RUN to start from its weights"
 
 
 for _key in ("resume", "init"):
@@ -225,13 +218,6 @@ def _zero_shot_labels_can_be_chosen(c: Any) -> str | None:
     if len(labels) < 2 or len(set(labels)) < len(labels):
         return f"{show(labels)}: at least two different labels are needed. Type zero_shot.labels=[NAME,NAME]"
     return None
-
-
-@use_rule("data.columns.text", "zero_shot.labels")
-def _zero_shot_reads_images(c: Any) -> str | None:
-    if c.zero_shot.labels is None or c.data.columns.text is None:
-        return None
-    return "has no effect with zero_shot.labels. Leave it out"
 
 
 @rule("task.templates")

@@ -29,80 +29,45 @@ def _label_columns_fit(c: TrainConfig) -> str | None:
     return f"a list needs a task with several targets; task={c.task.type} has one. Type data.columns.label=COLUMN"
 
 
-@rule("task.labels")
-def _labels_differ(c: TrainConfig) -> str | None:
-    labels = getattr(c.task, "labels", None)
-    if labels is None or (len(labels) > 1 and len(set(labels)) == len(labels)):
+for _key in ("labels", "vocabulary"):
+
+    @rule(f"task.{_key}")
+    def _names_differ(c: TrainConfig, key: str = _key) -> str | None:
+        names = getattr(c.task, key)
+        if names is None or (len(names) > 1 and len(set(names)) == len(names) and all(map(str.strip, names))):
+            return None
+        return f"{show(names)}: give at least two names, without duplicates or empty ones"
+
+
+for _key, _default in (("labels", None), ("unknown", "bad")):
+
+    @rule(f"task.{_key}", "data.columns.label")
+    def _columns_are_the_labels(c: TrainConfig, key: str = _key, default: str | None = _default) -> str | None:
+        if getattr(c.task, key) == default or not isinstance(c.data.columns.label, list):
+            return None
+        return "changes nothing, because data.columns.label lists the label columns in order. Leave it out"
+
+
+for _key in ("class_weights", "pos_weight"):
+
+    @rule(f"task.{_key}", "task.labels", "data.columns.label")
+    def _weights_match_labels(c: TrainConfig, key: str = _key) -> str | None:
+        columns = c.data.columns.label if isinstance(c.data.columns.label, list) else None
+        weights, labels = getattr(c.task, key), getattr(c.task, "labels", None) or columns
+        if not isinstance(weights, list):
+            return None
+        if labels is None:
+            return "a list needs labels in a fixed order. Type task.labels=[a,b,...]"
+        if len(weights) != len(labels):
+            return f"{len(weights)} numbers for {len(labels)} labels ({listed(labels)})"
+        if min(weights, default=0) < 0 or not any(weights):
+            return f"{show(weights)}: each must be at least 0, and at least one above 0"
         return None
-    return f"{show(labels)}: give at least two names, without duplicates"
-
-
-@rule("task.labels", "data.columns.label")
-def _columns_are_the_labels(c: TrainConfig) -> str | None:
-    if getattr(c.task, "labels", None) is None or not isinstance(c.data.columns.label, list):
-        return None
-    return "changes nothing, because data.columns.label lists the label columns in order. Leave it out"
-
-
-@rule("task.unknown", "data.columns.label")
-def _a_label_can_be_unknown(c: TrainConfig) -> str | None:
-    if getattr(c.task, "unknown", "bad") == "bad" or not isinstance(c.data.columns.label, list):
-        return None
-    return "changes nothing: every column of data.columns.label is a label. Leave it out"
-
-
-@rule("task.vocabulary")
-def _answers_differ(c: TrainConfig) -> str | None:
-    names = getattr(c.task, "vocabulary", None)
-    if names is None or (len(names) > 1 and len(set(names)) == len(names) and all(map(str.strip, names))):
-        return None
-    return f"{show(names)}: give at least two answers, without duplicates or empty ones"
 
 
 @rule("task.separator")
 def _separator_is_there(c: TrainConfig) -> str | None:
     return "is empty. Type task.separator='|'" if getattr(c.task, "separator", "|") == "" else None
-
-
-@rule("task.class_weights", "task.labels")
-def _class_weights_match_labels(c: TrainConfig) -> str | None:
-    return _weights_match(getattr(c.task, "class_weights", None), getattr(c.task, "labels", None))
-
-
-@rule("task.pos_weight", "task.labels", "data.columns.label")
-def _pos_weights_match_labels(c: TrainConfig) -> str | None:
-    columns = c.data.columns.label if isinstance(c.data.columns.label, list) else None
-    return _weights_match(getattr(c.task, "pos_weight", None), getattr(c.task, "labels", None) or columns)
-
-
-def _weights_match(weights: str | list[float] | None, labels: list[str] | None) -> str | None:
-    if not isinstance(weights, list):
-        return None
-    if labels is None:
-        return "a list needs labels in a fixed order. Type task.labels=[a,b,...]"
-    if len(weights) != len(labels):
-        return f"{len(weights)} numbers for {len(labels)} labels ({listed(labels)})"
-    if min(weights, default=0) < 0 or not any(weights):
-        return f"{show(weights)}: each must be at least 0, and at least one above 0"
-    return None
-
-
-# ---------------------------------------------------------------- losses
-
-
-@rule("task.label_smoothing", "task.loss")
-def _smoothing_has_its_loss(c: TrainConfig) -> str | None:
-    loss = getattr(c.task, "loss", "")
-    if loss not in ("focal", "asymmetric") or not getattr(c.task, "label_smoothing", 0):
-        return None  # these weight rows by how well they are predicted, but a smoothed target is never reached
-    return f"does not go with task.loss={loss}, which weights rows by difficulty. Choose one"
-
-
-@rule("task.pos_weight", "task.loss")
-def _positives_are_weighed_once(c: TrainConfig) -> str | None:
-    if getattr(c.task, "pos_weight", "none") == "none" or getattr(c.task, "loss", "") != "asymmetric":
-        return None
-    return "does not go with task.loss=asymmetric, which weights present and absent labels itself. Choose one"
 
 
 @rule("task.threshold_metric", "task.labels")
@@ -124,14 +89,6 @@ def _both_modalities_are_there(c: TrainConfig) -> str | None:
     return f"{MUST}: task={c.task.type} pairs images with texts. Type data.columns.{missing}=COLUMN"
 
 
-@rule("trainer.strategy", "task")
-def _task_can_be_sharded(c: TrainConfig) -> str | None:
-    # Steps of these tasks bypass the model's `forward`, around which sharded weights are gathered.
-    if c.trainer.strategy != "fsdp" or not c.task.needs_both:
-        return None
-    return f"fsdp does not go with task={c.task.type} yet. Type trainer.strategy=ddp"
-
-
 @rule("modality_report", "task", "data.columns.label")
 def _report_has_labels(c: TrainConfig) -> str | None:
     if not c.modality_report or not c.task.needs_both or c.data.columns.label is not None:
@@ -141,18 +98,31 @@ def _report_has_labels(c: TrainConfig) -> str | None:
     return "true reports nothing without labels: each text occurs once as a match and once not. Leave it out"
 
 
-@rule("task.templates", "data.columns.label")
-def _prompts_have_labels(c: TrainConfig) -> str | None:
-    if getattr(c.task, "templates", None) is None or c.data.columns.label is not None:
+@rule("data.batch_size", "task", "model.auxiliary.alignment", *BATCHES)
+def _a_batch_has_other_rows(c: TrainConfig) -> str | None:
+    if smallest_batch(c) > 1:
         return None
-    return "changes nothing, because there are no labels. Type data.columns.label=COLUMN, or leave it out"
+    if c.task.pairwise or getattr(c.task, "candidates", None):
+        who = f"task={c.task.type}"
+    elif c.model.auxiliary.alignment == "contrastive":
+        who = "model.auxiliary.alignment=contrastive"
+    else:
+        return None
+    return f"{who} compares the rows of a batch, so a batch needs at least two. Type data.batch_size=32"
 
 
-@rule("data.batch_size", "task", *BATCHES)
-def _rows_can_be_compared(c: TrainConfig) -> str | None:
-    if not c.task.pairwise or smallest_batch(c) > 1:
+@rule("trainer.strategy", "task", "model.auxiliary.alignment")
+def _steps_can_be_sharded(c: TrainConfig) -> str | None:
+    # These steps bypass the model's `forward`, around which sharded weights are gathered.
+    if c.trainer.strategy != "fsdp":
         return None
-    return f"task={c.task.type} compares the rows of a batch, so a batch needs at least two. Type data.batch_size=32"
+    if c.task.needs_both:
+        who = f"task={c.task.type}"
+    elif c.model.auxiliary.alignment == "contrastive":
+        who = "model.auxiliary.alignment=contrastive"
+    else:
+        return None
+    return f"fsdp does not go with {who} yet. Type trainer.strategy=ddp"
 
 
 @rule("task.compared_rows", "task.loss", "data.batch_size")
@@ -161,13 +131,6 @@ def _compared_rows_are_read(c: TrainConfig) -> str | None:
     if task.loss == "sigmoid" or task.compared_rows == c.data.batch_size:
         return None
     return f"changes nothing, because task.loss={task.loss}. Type task.loss=sigmoid, or leave it out"
-
-
-@rule("task.candidates", *BATCHES)
-def _candidates_are_there(c: TrainConfig) -> str | None:
-    if not getattr(c.task, "candidates", 0) or smallest_batch(c) > 1:
-        return None
-    return "they are texts of other rows of the batch, which needs at least two rows. Type data.batch_size=32"
 
 
 @rule("task.candidates", "data.columns.label")

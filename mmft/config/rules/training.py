@@ -85,13 +85,6 @@ def _batch_schedule_is_whole(c: TrainConfig) -> str | None:
     return None
 
 
-@rule("callbacks.ema.decay", "trainer.strategy")
-def _average_is_of_whole_weights(c: TrainConfig) -> str | None:
-    if c.callbacks.ema.decay is None or c.trainer.strategy != "fsdp":
-        return None
-    return "needs whole weights, but trainer=fsdp shards them. Type trainer=ddp, or callbacks.ema.decay=null"
-
-
 @rule("callbacks.profile.steps", "callbacks.profile.after", "trainer.max_steps")
 def _profiled_steps_happen(c: TrainConfig) -> str | None:
     profile, steps = c.callbacks.profile, c.trainer.max_steps

@@ -12,11 +12,11 @@ from mmft.config.registry import OptionConfig, option
 class OptimConfig(OptionConfig):
     """`optim`: the keys of every optimizer."""
 
-    lr: float | None = field(None, gt=0)
+    lr: float | None = field(None, gt=0, needs_trained_encoder=True)
     """Learning rate of the encoders; null: the tuning method's own default (full: 5e-5)."""
     head_lr: float = field(1e-3, gt=0)
     """Learning rate of fusion and head."""
-    layer_decay: float = field(1.0, gt=0, le=1)
+    layer_decay: float = field(1.0, gt=0, le=1, needs_trained_encoder=True)
     """Layer-wise decay: each encoder layer's learning rate is this times that of the layer above it."""
     clip_norm: float | None = field(1.0, gt=0)
     """Largest gradient norm over all trainable parameters; null: no clipping."""

@@ -27,7 +27,7 @@ class TrainerConfig:
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed", "64-true"] = "auto"
     """`auto`: bf16-mixed if the CPU or GPU supports it in hardware, otherwise 16-mixed on a GPU and 32-true on a CPU.
     16-mixed scales the loss and skips steps whose gradient overflows (`train/loss_scale`, `train/skipped_steps`)."""
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool = field(False, needs_trained_encoder=True)
     """Recompute activations inside the encoder blocks in the backward pass instead of storing them: much less memory,
     about a third more time, the same result."""
     max_epochs: int = field(3, ge=1)
@@ -94,7 +94,12 @@ class ProfileConfig:
 class EmaConfig:
     """`callbacks.ema`: validates and keeps an exponential moving average (EMA) of the trained weights."""
 
-    decay: float | None = field(None, gt=0, lt=1)
+    decay: float | None = field(
+        None,
+        gt=0,
+        lt=1,
+        not_with={"trainer.strategy==fsdp": "it needs whole weights. Type trainer=ddp, or leave it out"},
+    )
     """Decay of the exponential moving average of the weights per optimizer step, such as 0.999; null: no average."""
     warmup: bool = field(True, only_with="decay=0.999")
     """Limit the decay to (1 + t) / (10 + t) at optimizer step t, so that the initial weights are soon forgotten."""

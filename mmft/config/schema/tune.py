@@ -118,7 +118,7 @@ class TargetedConfig(TrainedEncoderConfig):
     targets: Targets | None = None
     """Layers to adapt in every block, with the same meaning for every encoder: `attention`, `mlp` (all others) or
     `all`; null: `tune.targets`, and if that is null too, attention (for a ConvNet, which has none: all)."""
-    pattern: str | None = None
+    pattern: str | None = field(None, not_with={"targets": "both choose the layers. Leave one of them out"})
     """Regular expression instead of `targets`, searched for in the library's layer names."""
     biases: bool = False
     """Also train the encoder's biases."""

@@ -97,5 +97,5 @@ def _value(typed: Typed, value: Any, allowed: list[Any]) -> Any:
             return convert(value, hint)
         except WrongType:
             continue
-    words = " or ".join(dict.fromkeys(describe(hint) for hint in allowed))
+    words = " or ".join(dict.fromkeys(describe(hint, {}) for hint in allowed))
     raise UserError(f"{typed.key}: {show(value)} is not allowed; expected {words} (typed: {typed.text})")
