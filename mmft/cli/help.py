@@ -10,7 +10,7 @@ from typing import Any
 from mmft.config.docs import doc
 from mmft.config.registry import options
 from mmft.config.schema import COMMANDS, trains
-from mmft.config.schema.sweep import MultirunConfig
+from mmft.config.schema.sweep import GROUPS, MultirunConfig
 from mmft.config.sources import Groups
 from mmft.config.walk import default_of, has_default, hints, keys
 from mmft.config.wording import describe, show
@@ -123,8 +123,7 @@ def _groups() -> Iterator[str]:
 
 def _sweep() -> Iterator[str]:
     """Groups and keys that are valid with -m only."""
-    groups = ("hydra/sweeper", "hydra/launcher")
-    yield from _section("with -m, groups", {name: ", ".join(options(name)) for name in groups})
+    yield from _section("with -m, groups", {name: ", ".join(options(name)) for name in GROUPS})
     yield from _keys(MultirunConfig, "with -m, keys:")
 
 

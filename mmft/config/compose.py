@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from mmft.config import rules, validate
 from mmft.config.interpolation import escaped, resolve
 from mmft.config.loader import ComposeError, Loader
+from mmft.config.nested import get, put
 from mmft.config.overrides import Refused, Typed, is_hydra_override, read_overrides
 from mmft.config.plugins import import_plugins
 from mmft.config.provenance import Provenance
@@ -74,18 +75,8 @@ class Composed:
         values: dict[str, Any] = escaped(validate.to_dict(self.config))
         raw = OmegaConf.to_container(self.raw, resolve=False)
         for key in resolve(self.raw).env_keys:
-            _copy_value(raw, values, key.split("."))
+            put(values, key, get(raw, key))
         return values
-
-
-def _copy_value(source: Any, target: Any, path: list[str]) -> None:
-    """Copies the value at `path` from `source` to `target`; the path may contain list indices."""
-    *parents, last = path
-    for part in parents:
-        source = source[int(part) if isinstance(source, list) else part]
-        target = target[int(part) if isinstance(target, list) else part]
-    name: Any = int(last) if isinstance(target, list) else last
-    target[name] = source[name]
 
 
 def compose(

@@ -16,11 +16,10 @@ from hydra.errors import HydraException
 
 from mmft.config.interpolation import interpolations, texts_of
 from mmft.config.quoted import requoted
-from mmft.config.schema import COMMANDS
+from mmft.config.schema import COMMANDS, trains
 from mmft.config.search import Span, span_of
 from mmft.config.sources import Groups
-from mmft.config.validate import accepts_text
-from mmft.config.walk import DEEPEST, NO_CODE, OPTIONAL_GROUPS, group_options, key_names, sections
+from mmft.config.walk import DEEPEST, NO_CODE, OPTIONAL_GROUPS, group_options, key_names, sections, types_of
 from mmft.config.wording import did_you_mean, listed, nearest, show
 
 HYDRA_KEYS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.verbose")
@@ -151,7 +150,7 @@ class _Reader:
         return values
 
     def _group(self, text: str, key: str, values: list[Any]) -> Typed:
-        if not self._has_groups():
+        if not trains(self.command):
             raise Wrong(f"{key}: mmft {self.command} has no groups. Type {key}.KEY=VALUE; see mmft {self.command} -h")
         if values == [None] and key in OPTIONAL_GROUPS:
             return Typed(text, key, True, values, "", [""], [f"{key}=null"])
@@ -161,9 +160,6 @@ class _Reader:
         sign = "" if self._in_defaults(key) else "+"
         lines = [f"{sign}{key}={name}" for name in names]
         return Typed(text, key, True, values, f"{sign}{key}={','.join(names)}", lines, [f"{key}={n}" for n in names])
-
-    def _has_groups(self) -> bool:
-        return any(group_options(path) for path in sections(self.root))
 
     def _in_defaults(self, group: str) -> bool:
         schema: Any = self.root
@@ -190,7 +186,9 @@ class _Reader:
         if errors:
             raise Wrong(f"{key}: {'; '.join(errors)}")
         given = text.partition("=")[2]
-        if len(values) == 1 and type(values[0]) in (int, float) and accepts_text(self.root, key):
+        types = types_of(self.root, key)
+        of_text = str in types and not {int, float}.intersection(types)
+        if len(values) == 1 and type(values[0]) in (int, float) and of_text:
             values, given = [given.strip()], f"'{given.strip()}'"  # keeps 2026_11 a string, not the number 202611
         swept = override.is_sweep_override() and not override.is_interval_sweep()
         texts = [f"{key}={v}" for v in override.sweep_string_iterator()] if swept else [text.lstrip("+")]

@@ -15,12 +15,11 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from mmft.config import validate
 from mmft.config.overrides import Wrong, parse_override
-from mmft.config.schema.sweep import HydraConfig, JoblibLauncherConfig, MultirunConfig, OptunaSweeperConfig
+from mmft.config.schema.sweep import GROUPS, HydraConfig, JoblibLauncherConfig, MultirunConfig, OptunaSweeperConfig
 from mmft.config.store import default_values
 from mmft.config.validate import Problem
 from mmft.config.walk import group_options
 
-GROUPS = ("hydra/sweeper", "hydra/launcher")
 _PACKAGES = {"optuna": "optuna", "joblib": "joblib", "submitit_local": "submitit", "submitit_slurm": "submitit"}
 """Maps an option to the package that it needs, which is also the name of mmft's extra."""
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields, is_dataclass
-from functools import cache
 from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 from mmft.config.quoted import mapping_in
@@ -82,15 +81,6 @@ def _plain(value: Any) -> Any:
     return to_dict(value) if is_dataclass(value) else value
 
 
-@cache
-def accepts_text(schema: type, key: str) -> bool:
-    """Whether the value of a dotted key may be a string but not a number, so that `007` stays as typed."""
-    from mmft.config.walk import keys
-
-    found = [hints(owner)[f.name] for name, owner, f, _ in keys(schema) if name == key]
-    return any(str in members(h) and not {int, float} & set(members(h)) for h in found)
-
-
 class _Reader:
     """Walks a mapping along a schema; each wrong or missing value becomes None and a problem."""
 
@@ -124,7 +114,7 @@ class _Reader:
             return self.section(given.get(f.name, {}), inner, key)
         value = given.get(f.name, MISSING)
         if value == MISSING:
-            return self._missing(f, key)
+            return self._missing(schema, f, key)
         hint = hints(schema)[f.name]
         if isinstance(value, str) and any(get_origin(member) is dict for member in members(hint)):
             value = mapping_in(value)
@@ -143,13 +133,13 @@ class _Reader:
         sections = {str(n): {"type": one} if isinstance(one, str) else one for n, one in values.items()}
         return {name: self.section(one, group, f"{key}.{name}", path) for name, one in sections.items()}
 
-    def _missing(self, f: Field[Any], key: str) -> Any:
+    def _missing(self, schema: type, f: Field[Any], key: str) -> Any:
         if has_default(f):
             return default_of(f)
         if not self.partial:
-            from mmft.config.docs import field_doc
+            from mmft.config.docs import doc
 
-            self._problem(key, f"{MUST}. {field_doc(self.root, key)} Type {key}=VALUE")
+            self._problem(key, f"{MUST}. {doc(schema, f.name)} Type {key}=VALUE")
         return None
 
     def _value(self, value: Any, hint: Any, limits: Mapping[str, Any], key: str) -> Any:

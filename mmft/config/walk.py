@@ -88,6 +88,12 @@ def keys(schema: type, prefix: str = "") -> Iterator[tuple[str, type, Field[Any]
             yield f"{prefix}{f.name}", schema, f, None
 
 
+@cache
+def types_of(schema: type, key: str) -> tuple[Any, ...]:
+    """The types that a dotted key's value may have, whichever options are chosen; members of unions one by one."""
+    return tuple(m for name, owner, f, _ in keys(schema) if name == key for m in members(hints(owner)[f.name]))
+
+
 def key_names(schema: type) -> list[str]:
     """Every dotted key below `schema`, once, in order."""
     return list(dict.fromkeys(key for key, *_ in keys(schema)))
