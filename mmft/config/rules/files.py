@@ -40,22 +40,15 @@ def _name_is_a_folder_name(c: TrainConfig) -> str | None:
     )
 
 
-for _key in ("resume", "init"):
+for _key in ("resume", "init", "run"):
 
     @rule(_key)
-    def _is_a_run(c: TrainConfig, key: str = _key) -> str | None:
-        return _no_run(getattr(c, key))
-
-
-@use_rule("run")
-def _run_is_a_run(c: UseConfig) -> str | None:
-    return _no_run(c.run)
-
-
-def _no_run(run: str | None) -> str | None:
-    if run is None or run == "last" or located(run).is_dir():
-        return None
-    return f"there is no folder {show(run)}{_here(run)}. Type a run folder, or last"
+    @use_rule(_key)
+    def _is_a_run(c: Any, key: str = _key) -> str | None:
+        run = getattr(c, key)
+        if run is None or run == "last" or located(run).is_dir():
+            return None
+        return f"there is no folder {show(run)}{_here(run)}. Type a run folder, or last"
 
 
 def _here(path: str) -> str:
@@ -115,13 +108,19 @@ def _not_a_table(path: Path) -> str | None:
 
 for _key in ("path", "train", "val", "test"):
     rule(f"data.{_key}")(_table(_key))
-use_rule("data.path")(_table("path"))
+    use_rule(f"data.{_key}")(_table(_key))
 
 
-@rule("data.train", "data.val", "data.test")
+def _tables(c: Any) -> list[str]:
+    """The real paths of the table files that a config reads."""
+    given = [getattr(c.data, key, None) for key in ("path", "train", "val", "test")]
+    return [os.path.realpath(file) for one in given for file in table_files(one or [])]
+
+
+@rule("data.train", "data.val", "data.test", "data.path")
 def _different_files(c: TrainConfig) -> str | None:
-    files = [os.path.realpath(f) for given in (c.data.train, c.data.val, c.data.test) for f in table_files(given or [])]
-    if len(set(files)) == len(files):
+    files = _tables(c)
+    if c.data.path is not None or len(set(files)) == len(files):
         return None
     return "data.train, data.val and data.test must be different files, so that no row is in two splits"
 
@@ -135,31 +134,22 @@ def _root_is_a_folder(c: Any) -> str | None:
 
 
 @use_rule("out", "data.path")
-def _out_is_a_table(c: Any) -> str | None:
+def _out_can_be_written(c: Any) -> str | None:
     if isinstance(c, ExplainConfig):
         return f"{show(c.out)} is a file; type out=FOLDER" if located(c.out).is_file() else None
-    rows = {os.path.realpath(file) for file in table_files(c.data.path or [])}
-    if c.out != "-" and os.path.realpath(located(c.out)) in rows:
-        return f"{show(c.out)} is data.path: the output would overwrite the rows"
-    return _not_to_be_written(c.out, _EMBEDDINGS if isinstance(c, EmbedConfig) else _PREDICTIONS)
+    return _not_to_be_written(c, _EMBEDDINGS if isinstance(c, EmbedConfig) else _PREDICTIONS)
 
 
 @use_rule("out", "compare")
-def _out_is_a_list(c: RunsConfig) -> str | None:
-    return None if c.out is None else _not_to_be_written(c.out, _LISTS)
+def _list_of_runs_can_be_written(c: RunsConfig) -> str | None:
+    return None if c.out is None else _not_to_be_written(c, _LISTS)
 
 
 @rule("out", "audit", "data")
 def _findings_can_be_written(c: CheckConfig) -> str | None:
-    if c.out is None:
-        return None
-    keys = (c.data.path, c.data.train, c.data.val, c.data.test)
-    rows = {os.path.realpath(file) for given in keys for file in table_files(given or [])}
-    if os.path.realpath(located(c.out)) in rows:
-        return f"{show(c.out)} is the table of rows: the findings would overwrite it"
     if c.out == "-":
         return "findings are printed anyway. Type out=FILE, or audit.shown=null to print all of them"
-    return _not_to_be_written(c.out, _LISTS)
+    return None if c.out is None else _not_to_be_written(c, _LISTS)
 
 
 @rule("resume", "audit")
@@ -167,17 +157,19 @@ def _check_comes_first(c: CheckConfig) -> str | None:
     return None if c.resume is None else "mmft check does not support resuming. Leave it out"
 
 
-def _not_to_be_written(typed: str, endings: tuple[str, ...]) -> str | None:
+def _not_to_be_written(c: Any, endings: tuple[str, ...]) -> str | None:
     """Why the file `out` cannot be written; None if it can."""
-    out = located(typed)
-    if typed == "-" and ".csv" in endings:
+    out = located(c.out)
+    if c.out == "-" and ".csv" in endings:
         return None
     if out.suffix.lower() not in endings:
         also = ", or - for CSV on stdout" if ".csv" in endings else ""
-        return f"{show(typed)}: unknown file extension; expected one of {listed(endings)}{also}"
+        return f"{show(c.out)}: unknown file extension; expected one of {listed(endings)}{also}"
+    if hasattr(c, "data") and os.path.realpath(out) in _tables(c):
+        return f"{show(c.out)} is the table of rows: the output would overwrite the rows"
     if not out.absolute().parent.is_dir():
-        return f"there is no folder {out.parent}{_here(typed)}; create it first"
-    return f"{show(typed)} is a folder; type out=FILE" if out.is_dir() else None
+        return f"there is no folder {out.parent}{_here(c.out)}; create it first"
+    return f"{show(c.out)} is a folder; type out=FILE" if out.is_dir() else None
 
 
 @use_rule("rows", "ids", "points")
@@ -220,19 +212,14 @@ def _zero_shot_labels_can_be_chosen(c: Any) -> str | None:
     return None
 
 
-@rule("task.templates")
-def _prompts_have_a_place(c: TrainConfig) -> str | None:
-    return _no_templates(getattr(c.task, "templates", None))
+for _section in ("task", "zero_shot"):
 
-
-@use_rule("zero_shot.templates", "zero_shot.labels")
-def _zero_shot_prompts_have_a_place(c: Any) -> str | None:
-    return _no_templates(c.zero_shot.templates)
-
-
-def _no_templates(templates: list[str] | None) -> str | None:
-    if templates is None:
-        return None
-    if templates and all(re.findall(r"\{\}|[{}]", template) == ["{}"] for template in templates):
-        return None
-    return f"{show(templates)}: each needs one {{}} for the label's name, such as 'an image of {{}}'"
+    @rule(f"{_section}.templates")
+    @use_rule(f"{_section}.templates")
+    def _prompts_have_a_place(c: Any, section: str = _section) -> str | None:
+        templates = getattr(c, section).templates
+        if templates is None:
+            return None
+        if templates and all(re.findall(r"\{\}|[{}]", template) == ["{}"] for template in templates):
+            return None
+        return f"{show(templates)}: each needs one {{}} for the label's name, such as 'an image of {{}}'"
