@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from mmft.cli.flags import CFG, INFO, SWITCHES
 from mmft.config.registry import options
-from mmft.config.schema import COMMANDS, TrainConfig
+from mmft.config.schema.root import COMMANDS, TrainConfig
 from mmft.config.schema.sweep import GROUPS, MultirunConfig
 from mmft.config.sources import Groups
 from mmft.config.walk import key_names, types_of

@@ -9,7 +9,7 @@ from typing import Any
 
 from mmft.config.docs import doc
 from mmft.config.registry import options
-from mmft.config.schema import COMMANDS, trains
+from mmft.config.schema.root import COMMANDS, trains
 from mmft.config.schema.sweep import GROUPS, MultirunConfig
 from mmft.config.sources import Groups
 from mmft.config.walk import default_of, has_default, hints, keys

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from mmft.config.compose import Composed
-from mmft.config.schema import PredictConfig
+from mmft.config.schema.root import PredictConfig
 from mmft.config.schema.data import names_of
 from mmft.errors import ExitCode, UserError
 from mmft.files import written_aside

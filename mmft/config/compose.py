@@ -24,7 +24,7 @@ from mmft.config.nested import get, put
 from mmft.config.overrides import Refused, Typed, is_hydra_override, read_overrides
 from mmft.config.plugins import import_plugins
 from mmft.config.provenance import Provenance
-from mmft.config.schema import COMMANDS, trains
+from mmft.config.schema.root import COMMANDS, trains
 from mmft.config.schema.sweep import HydraConfig
 from mmft.config.sources import Groups
 from mmft.config.sweeps import is_sweep_override, read_sweep

@@ -16,7 +16,7 @@ from hydra.errors import HydraException
 
 from mmft.config.interpolation import interpolations, texts_of
 from mmft.config.quoted import requoted
-from mmft.config.schema import COMMANDS, trains
+from mmft.config.schema.root import COMMANDS, trains
 from mmft.config.search import Span, span_of
 from mmft.config.sources import Groups
 from mmft.config.walk import DEEPEST, NO_CODE, OPTIONAL_GROUPS, group_options, key_names, sections, types_of

@@ -17,8 +17,8 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 
 from mmft.config.registry import OptionConfig, choices, options
-from mmft.config.schema import COMMANDS
 from mmft.config.schema.model import ENCODERS
+from mmft.config.schema.root import COMMANDS
 from mmft.config.schema.tune import both_encoders
 from mmft.config.validate import DEFAULT
 from mmft.config.walk import MISSING, default_of, has_default, is_group, sections

@@ -11,7 +11,7 @@ from needed_overrides import must
 
 from mmft.config import compose as composing
 from mmft.config.compose import Composed, compose, recompose
-from mmft.config.schema import COMMANDS
+from mmft.config.schema.root import COMMANDS
 from mmft.config.sources import Groups, conf_dir
 from mmft.config.validate import to_dict
 from mmft.config.walk import OPTIONAL_GROUPS

@@ -24,9 +24,8 @@ from mmft.commands.test_run import test as run_test
 from mmft.config import registry
 from mmft.config.compose import Composed, compose
 from mmft.config.rules.files import UNREAD
-from mmft.config.schema import COMMANDS
 from mmft.config.schema.model import ENCODERS
-from mmft.config.schema.root import AuditConfig
+from mmft.config.schema.root import COMMANDS, AuditConfig
 from mmft.config.walk import sections
 from mmft.data.kept import KEPT
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mmft.config.rules.base import RULES
-from mmft.config.schema import COMMANDS, TrainConfig
+from mmft.config.schema.root import COMMANDS, TrainConfig
 from mmft.config.validate import convert
 from mmft.config.walk import hints, key_names, keys
 

@@ -14,7 +14,7 @@ from mmft.config.compose import recompose
 from mmft.config.docs import doc
 from mmft.config.fields import field
 from mmft.config.overrides import parse_override
-from mmft.config.schema import COMMANDS, TrainConfig
+from mmft.config.schema.root import COMMANDS, TrainConfig
 from mmft.config.store import default_values
 from mmft.config.validate import WrongType, convert, read, to_dict
 from mmft.config.walk import key_names, keys

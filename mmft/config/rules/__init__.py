@@ -14,7 +14,7 @@ from typing import Any
 from mmft.config.rules import files, model, rows, task, training  # noqa: F401 - they register their rules
 from mmft.config.rules.base import RULES, Rule
 from mmft.config.rules.shapes import shape_problems
-from mmft.config.schema import TrainConfig
+from mmft.config.schema.root import TrainConfig
 from mmft.config.validate import Problem
 
 

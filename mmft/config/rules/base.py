@@ -11,8 +11,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
-from mmft.config.schema import TrainConfig
 from mmft.config.schema.model import ENCODERS
+from mmft.config.schema.root import TrainConfig
 from mmft.config.schema.tune import FreezeConfig
 
 Judge = Callable[[Any], str | None]

@@ -10,7 +10,7 @@ from typing import Any
 
 from mmft.config.paths import TABLES, table_files
 from mmft.config.rules.base import rule, use_rule
-from mmft.config.schema import (
+from mmft.config.schema.root import (
     CheckConfig,
     EmbedConfig,
     ExplainConfig,

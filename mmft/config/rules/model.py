@@ -10,8 +10,8 @@ from typing import Any
 
 from mmft.config.registry import options
 from mmft.config.rules.base import lone_modality, rule
-from mmft.config.schema import TrainConfig
 from mmft.config.schema.model import ENCODERS
+from mmft.config.schema.root import TrainConfig
 from mmft.config.schema.tune import (
     FreezeConfig,
     GradualConfig,

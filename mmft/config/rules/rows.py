@@ -8,9 +8,9 @@ import re
 from typing import Any
 
 from mmft.config.rules.base import rule, use_rule
-from mmft.config.schema import TrainConfig
 from mmft.config.schema.augment import AugmentConfig
 from mmft.config.schema.data import FractionsConfig, names_of
+from mmft.config.schema.root import TrainConfig
 from mmft.config.validate import MUST
 from mmft.config.wording import did_you_mean, listed, show
 

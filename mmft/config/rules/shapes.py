@@ -18,7 +18,7 @@ from typing import Any
 
 from mmft.config.registry import OptionConfig
 from mmft.config.rules.base import SPLITS, encoders_are_frozen, no_val
-from mmft.config.schema import TrainConfig
+from mmft.config.schema.root import TrainConfig
 from mmft.config.validate import Problem
 from mmft.config.walk import default_of
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from mmft.config.quoted import list_of
 from mmft.config.rules.base import BATCHES, lone_modality, rule, smallest_batch
-from mmft.config.schema import TrainConfig
 from mmft.config.schema.data import names_of
+from mmft.config.schema.root import TrainConfig
 from mmft.config.validate import MUST
 from mmft.config.wording import did_you_mean, listed, show
 

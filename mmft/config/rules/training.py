@@ -6,8 +6,8 @@ import re
 from importlib.util import find_spec
 
 from mmft.config.rules.base import SPLITS, no_val, rule
-from mmft.config.schema import TrainConfig
 from mmft.config.schema.logger import TensorBoardConfig
+from mmft.config.schema.root import TrainConfig
 from mmft.config.wording import listed, show
 from mmft.ranks import started
 

@@ -1,4 +1,4 @@
-"""The root schema of every command."""
+"""The root schema of every command; `COMMANDS` maps each command to its root."""
 
 from __future__ import annotations
 
@@ -249,3 +249,21 @@ class ExplainConfig(UseConfig):
     points: int = field(64, ge=2)
     """Integration points between an empty row and the row itself: more are slower and more exact. The error of the
     summed weights is reported."""
+
+
+COMMANDS: dict[str, type] = {
+    "train": TrainConfig,
+    "check": CheckConfig,
+    "test": TestConfig,
+    "predict": PredictConfig,
+    "embed": EmbedConfig,
+    "explain": ExplainConfig,
+    "export": ExportConfig,
+    "runs": RunsConfig,
+    "doctor": DoctorConfig,
+}
+
+
+def trains(command: str) -> bool:
+    """Whether a command's config describes a training run."""
+    return issubclass(COMMANDS[command], TrainConfig)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Union
 
 from mmft.config.compose import Composed, compose
 from mmft.config.overrides import Typed, is_hydra_override, read_overrides
-from mmft.config.schema import RunsConfig, TrainConfig
+from mmft.config.schema.root import RunsConfig, TrainConfig
 from mmft.config.sources import Groups
 from mmft.config.validate import WrongType, convert
 from mmft.config.walk import key_names, sections, types_of

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mmft.config.nested import flat
-from mmft.config.schema import TrainConfig
+from mmft.config.schema.root import TrainConfig
 from mmft.config.walk import key_names
 from mmft.config.wording import show
 from mmft.reports.aligned import aligned
