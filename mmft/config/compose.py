@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -112,11 +113,6 @@ def import_typed_plugins(overrides: Sequence[str], config_dirs: Sequence[Path]) 
     Raises:
         UserError: code is not allowed, or a module cannot be imported.
     """
-    import_plugins(_plugins_named(overrides, config_dirs))
-
-
-def _plugins_named(overrides: Sequence[str], config_dirs: Sequence[Path]) -> list[str]:
-    """The modules that `plugins` names."""
     found: Any = []
     for text in overrides:
         key, _, value = text.lstrip("+").partition("=")
@@ -128,7 +124,7 @@ def _plugins_named(overrides: Sequence[str], config_dirs: Sequence[Path]) -> lis
                     found = OmegaConf.to_container(OmegaConf.load(file), resolve=False).get("plugins", [])  # type: ignore[union-attr]
     if isinstance(found, str):
         found = [one.strip().strip("'\"") for one in found.strip("[]").split(",")]
-    return [str(one) for one in found if one and one != "null"]
+    import_plugins(str(one) for one in found if one and one != "null")
 
 
 def recompose(
@@ -268,10 +264,7 @@ def _compared_by_itself(config: Any, values: list[Typed]) -> list[str]:
 
 def _combinations(values: list[Typed]) -> Iterator[list[tuple[Typed, Any]]]:
     """Every combination of swept values; for a large sweep, every value once, with the first values of the others."""
-    count = 1
-    for typed in values:
-        count *= len(typed.values)
-    if count <= MOST_COMBINATIONS:
+    if math.prod(len(typed.values) for typed in values) <= MOST_COMBINATIONS:
         yield from ([*zip(values, c, strict=True)] for c in itertools.product(*(t.values for t in values)))
         return
     first = [(t, t.values[0]) for t in values]

@@ -17,7 +17,6 @@ from mmft.config.quoted import mapping_in
 from mmft.config.registry import OptionConfig
 from mmft.config.walk import (
     MISSING,
-    NO_CODE,
     default_of,
     group_options,
     has_default,
@@ -30,6 +29,7 @@ from mmft.config.walk import (
 from mmft.config.wording import describe, did_you_mean, listed, members, nearest, show, within
 
 DEFAULT = "default"  # the option of a section without a `type`, if its group has an option of this name
+NO_CODE = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_")  # these make Hydra import and call something
 MUST = "must be given"  # starts the text of every problem about a missing value
 
 
@@ -236,28 +236,18 @@ def convert(value: Any, hint: Any) -> Any:
 def _convert_one(value: Any, hint: Any, exact: bool) -> Any:
     origin = get_origin(hint)
     if origin is Literal:
-        return _same_type(value, get_args(hint))
+        if not any(value == choice and type(value) is type(choice) for choice in get_args(hint)):
+            raise WrongType
+        return value
     if origin is list and isinstance(value, list):
         return [convert(v, get_args(hint)[0]) for v in value]
     if origin is dict and isinstance(value, Mapping):
         key, inner = get_args(hint)
         return {convert(k, key): convert(v, inner) for k, v in value.items()}
-    if origin is None and type(value) is hint:
-        return _finite(value)
+    if origin is None and type(value) is hint and not (hint is float and not math.isfinite(value)):
+        return value
     if not exact and hint is float and type(value) is int:
         return float(value)
     if not exact and hint is str and type(value) in (int, float):
         return str(value)
     raise WrongType
-
-
-def _same_type(value: Any, allowed: tuple[Any, ...]) -> Any:
-    if any(value == a and type(value) is type(a) for a in allowed):
-        return value
-    raise WrongType
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        raise WrongType
-    return value

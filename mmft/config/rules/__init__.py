@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from operator import attrgetter
 from typing import Any
 
 from mmft.config.rules import files, model, rows, task, training  # noqa: F401 - they register their rules
@@ -60,10 +61,8 @@ def _touches(key: str, path: str) -> bool:
 
 def _has(config: Any, keys: tuple[str, ...]) -> bool:
     """Whether the chosen options have every key that a rule reads."""
-    for key in keys:
-        node = config
-        for name in key.split("."):
-            if not hasattr(node, name):
-                return False
-            node = getattr(node, name)
+    try:
+        attrgetter(*keys)(config)
+    except AttributeError:
+        return False
     return True
