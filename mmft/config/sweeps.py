@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
 
 from mmft.config import validate
 from mmft.config.overrides import Wrong, parse_override
@@ -59,10 +60,10 @@ def read_sweep(texts: Sequence[str], *, multirun: bool) -> tuple[HydraConfig, li
             chosen[key] = override.value()
         else:
             values.append((key, override.value(), text))
-    tree = {"hydra": {group.partition("/")[2]: _defaults(group, chosen[group]) for group in GROUPS}}
+    tree = OmegaConf.create({"hydra": {group.partition("/")[2]: _defaults(group, chosen[group]) for group in GROUPS}})
     for key, value, _ in values:
-        _set(tree, key.split("."), value)
-    result = validate.read(tree, MultirunConfig)
+        OmegaConf.update(tree, key, value, force_add=True)
+    result = validate.read(OmegaConf.to_container(tree), MultirunConfig)
     problems += result.problems
     problems += [] if problems else _check(result.config.hydra)
     if problems:
@@ -75,15 +76,6 @@ def _defaults(group: str, name: Any) -> dict[str, Any]:
     """The option's section with its defaults; an unknown option is left to validation."""
     option = group_options(group.replace("/", ".")).get(str(name))
     return {"type": name} if option is None else default_values(option.schema)
-
-
-def _set(tree: dict[str, Any], path: list[str], value: Any) -> None:
-    *parents, last = path
-    for name in parents:
-        inner = tree.get(name)
-        tree[name] = inner if isinstance(inner, dict) else {}
-        tree = tree[name]
-    tree[last] = value
 
 
 def _message(problem: Problem, typed: dict[str, str]) -> str:

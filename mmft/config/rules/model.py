@@ -13,7 +13,6 @@ from mmft.config.rules.base import lone_modality, rule
 from mmft.config.schema.model import ENCODERS
 from mmft.config.schema.root import TrainConfig
 from mmft.config.schema.tune import (
-    FreezeConfig,
     GradualConfig,
     LoRA4bitConfig,
     LoRA8bitConfig,
@@ -85,28 +84,18 @@ for _key, _unused in (
 # ---------------------------------------------------------------- tuning
 
 
-@rule("optim.lr", "tune")
-def _lr_is_used(c: TrainConfig) -> str | None:
-    if c.optim.lr is None:
-        return None
-    trained = [t for t in (c.tune.image_encoder, c.tune.text_encoder) if not isinstance(t, FreezeConfig)]
-    if all(getattr(t, "lr", None) is not None for t in trained):
-        own = listed(f"tune.{t.group_path.split('/')[1]}.lr" for t in trained)
-        return f"changes nothing, because {own} overrides it. Leave one of them out"
-    return None
+for _key in ("optim.lr", *(f"tune.{f.name}" for f in fields(TuneConfig) if f.name not in ENCODERS)):
 
-
-for _key in [f.name for f in fields(TuneConfig) if f.name not in ENCODERS]:
-
-    @rule(f"tune.{_key}", *(f"tune.{encoder}" for encoder in ENCODERS))
-    def _key_of_both_encoders_is_used(c: TrainConfig, name: str = _key) -> str | None:
-        if getattr(c.tune, name) is None:
+    @rule(_key, *(f"tune.{encoder}" for encoder in ENCODERS))
+    def _key_of_both_encoders_is_used(c: TrainConfig, key: str = _key) -> str | None:
+        if attrgetter(key)(c) is None:
             return None
+        name = key.partition(".")[2]
         methods = {encoder: getattr(c.tune, encoder) for encoder in ENCODERS}
         having = [method for method in methods.values() if hasattr(method, name)]
         if not having:
             chosen = listed(f"tune/{encoder}={method.type}" for encoder, method in methods.items())
-            return f"changes nothing: {chosen} do not have this key"
+            return f"changes nothing, because {chosen} do not use it. Leave it out"
         if all(getattr(method, name) is not None for method in having):
             return "changes nothing, because the encoders' own keys override it. Leave one of them out"
         return None

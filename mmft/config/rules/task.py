@@ -15,18 +15,13 @@ from mmft.config.wording import did_you_mean, listed, show
 
 
 @rule("data.columns.label", "task")
-def _label_is_given(c: TrainConfig) -> str | None:
-    if c.data.columns.label is not None or c.task.needs_both:
-        return None
-    column = f"[{','.join(c.task.parts)}]" if c.task.parts else "COLUMN"
-    return f"{MUST} to train. Type data.columns.label={column}"
-
-
-@rule("data.columns.label", "task")
 def _label_columns_fit(c: TrainConfig) -> str | None:
-    if not isinstance(c.data.columns.label, list) or c.task.several_columns:
-        return None
-    return f"a list needs a task with several targets; task={c.task.type} has one. Type data.columns.label=COLUMN"
+    if c.data.columns.label is None and not c.task.needs_both:
+        column = f"[{','.join(c.task.parts)}]" if c.task.parts else "COLUMN"
+        return f"{MUST} to train. Type data.columns.label={column}"
+    if isinstance(c.data.columns.label, list) and not c.task.several_columns:
+        return f"a list needs a task with several targets; task={c.task.type} has one. Type data.columns.label=COLUMN"
+    return None
 
 
 for _key in ("labels", "vocabulary"):
@@ -149,24 +144,18 @@ _TAKEN = frozenset({"loss", "train", "val", "test"})
 
 
 @rule("task.tasks")
-def _there_are_several(c: TrainConfig) -> str | None:
+def _several_tasks_go_together(c: TrainConfig) -> str | None:
     for name, part in c.task.parts.items():
         if part.parts or part.needs_both:
             return f"task={part.type} ({name}) cannot be one of several tasks. Leave it out"
-    if len(c.task.parts) < 2:
-        name, part = next(iter(c.task.parts.items()))
-        return f"only one task is given. Type task={part.type} data.columns.label={name}"
-    return None
-
-
-@rule("task.tasks")
-def _names_of_tasks_are_free(c: TrainConfig) -> str | None:
-    for name in c.task.parts:
         if taken := [word for word in name.split("/") if word in _TAKEN]:
             return (
                 f"{name}: a task cannot be called {taken[0]}, because metrics such as val/loss use that name. "
                 "Rename the label column"
             )
+    if len(c.task.parts) < 2:
+        name, part = next(iter(c.task.parts.items()))
+        return f"only one task is given. Type task={part.type} data.columns.label={name}"
     return None
 
 

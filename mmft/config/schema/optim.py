@@ -12,7 +12,7 @@ from mmft.config.registry import OptionConfig, option
 class OptimConfig(OptionConfig):
     """`optim`: the keys of every optimizer."""
 
-    lr: float | None = field(None, gt=0, needs_trained_encoder=True)
+    lr: float | None = field(None, gt=0)
     """Learning rate of the encoders; null: the tuning method's own default (full: 5e-5)."""
     head_lr: float = field(1e-3, gt=0)
     """Learning rate of fusion and head."""
