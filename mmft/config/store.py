@@ -36,27 +36,21 @@ def register() -> None:
 
 
 def nodes() -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every node and its path; for a path that occurs twice, the last node counts."""
+    """Every node and its path; for a path that occurs twice, the last node counts.
+
+    The root of a command is just its schema; roots that choose options are in `conf/`.
+    """
+    quiet = [{f"override hydra/{log}": "none"} for log in ("hydra_logging", "job_logging")]
     for command, root in reversed(COMMANDS.items()):  # train last, so that its `data` and `trainer` win
         for path, schema in schemas(root, command):
             yield f"schema/{path}", default_values(schema)
-        yield command, command_root(command)
+        yield command, {"defaults": [f"/schema/{command}@_here_", {"hydra": "mmft"}, "_self_", *quiet]}
     for group, named in choices().items():
         if group.partition("/")[0] != "hydra":  # hidden from Hydra, see `mmft.config.sweeps`
             yield from ((f"{group}/{name}", default_values(schema)) for name, schema in named.items())
     for name in both_encoders():
-        yield f"tune/{name}", tuned(name)
-
-
-def command_root(command: str) -> dict[str, Any]:
-    """The root of a command whose config is just its schema; roots that choose options are in `conf/`."""
-    quiet = [{f"override hydra/{log}": "none"} for log in ("hydra_logging", "job_logging")]
-    return {"defaults": [f"/schema/{command}@_here_", {"hydra": "mmft"}, "_self_", *quiet]}
-
-
-def tuned(method: str) -> dict[str, Any]:
-    """`tune=METHOD`: sets the method of both encoders."""
-    return {"defaults": ["/schema/tune@_here_", *({encoder: method} for encoder in ENCODERS), "_self_"]}
+        both = ({encoder: name} for encoder in ENCODERS)
+        yield f"tune/{name}", {"defaults": ["/schema/tune@_here_", *both, "_self_"]}
 
 
 def schemas(schema: type, path: str) -> Iterator[tuple[str, type]]:

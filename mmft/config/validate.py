@@ -69,10 +69,7 @@ def to_dict(config: Any) -> dict[str, Any]:
     """The inverse of `read`: plain values, with the `type` of every option."""
     named = isinstance(config, OptionConfig)
     values: dict[str, Any] = {"type": config.type} if named else {}
-    for f in fields(config):
-        value = getattr(config, f.name)
-        values[f.name] = _plain(value)
-    return values
+    return values | {f.name: _plain(getattr(config, f.name)) for f in fields(config)}
 
 
 def _plain(value: Any) -> Any:
@@ -147,7 +144,8 @@ class _Reader:
         try:
             value = convert(value, hint)
         except WrongType:
-            near = did_you_mean(value, _choices(hint)) if isinstance(value, str) else ""
+            choices = [str(c) for m in members(hint) if get_origin(m) is Literal for c in get_args(m)]
+            near = did_you_mean(value, choices) if isinstance(value, str) else ""
             self._problem(key, f"{show(value)} is not allowed; expected {allowed}.{near}")
             return None
         number = isinstance(value, int | float) and not isinstance(value, bool)
@@ -216,10 +214,6 @@ def _owner(key: str, schema: type) -> str | None:
     group, here = head.replace(".", "/"), schema.type
     belongs = " and ".join(f"{group}={o}" for o in owners)
     return f"belongs to {belongs}, not to {group}={here}. Type {group}={owners[0]}, or leave {key} out"
-
-
-def _choices(hint: Any) -> list[str]:
-    return [str(c) for m in members(hint) if get_origin(m) is Literal for c in get_args(m)]
 
 
 def convert(value: Any, hint: Any) -> Any:

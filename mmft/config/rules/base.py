@@ -64,15 +64,6 @@ def no_val(c: TrainConfig) -> str | None:
     return None
 
 
-def smallest_batch(c: TrainConfig) -> int:
-    """Rows of the smallest training batch, except for the last batch of an epoch."""
-    return min((c.callbacks.gradient_accumulation.schedule or {0: c.data.batch_size}).values())
-
-
-BATCHES = ("data.batch_size", "callbacks.gradient_accumulation.schedule")
-"""The keys that `smallest_batch` reads."""
-
-
 def encoders_are_frozen(c: TrainConfig) -> bool:
     """Whether both encoders are frozen."""
     return all(isinstance(getattr(c.tune, encoder), FreezeConfig) for encoder in ENCODERS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mmft.config.quoted import list_of
-from mmft.config.rules.base import BATCHES, lone_modality, rule, smallest_batch
+from mmft.config.rules.base import lone_modality, rule
 from mmft.config.schema.data import names_of
 from mmft.config.schema.root import TrainConfig
 from mmft.config.validate import MUST
@@ -93,9 +93,10 @@ def _report_has_labels(c: TrainConfig) -> str | None:
     return "true reports nothing without labels: each text occurs once as a match and once not. Leave it out"
 
 
-@rule("data.batch_size", "task", "model.auxiliary.alignment", *BATCHES)
+@rule("data.batch_size", "task", "model.auxiliary.alignment", "callbacks.gradient_accumulation.schedule")
 def _a_batch_has_other_rows(c: TrainConfig) -> str | None:
-    if smallest_batch(c) > 1:
+    schedule = c.callbacks.gradient_accumulation.schedule or {0: c.data.batch_size}
+    if min(schedule.values()) > 1:
         return None
     if c.task.pairwise or getattr(c.task, "candidates", None):
         who = f"task={c.task.type}"

@@ -12,7 +12,7 @@ from mmft.config.schema.logger import LoggerConfig
 from mmft.config.schema.model import ModelConfig
 from mmft.config.schema.optim import OptimConfig, ScheduleConfig
 from mmft.config.schema.task import TaskConfig
-from mmft.config.schema.trainer import CallbacksConfig, CheckpointConfig, TrainerConfig
+from mmft.config.schema.trainer import CallbacksConfig, CheckpointConfig, DeviceConfig, TrainerConfig
 from mmft.config.schema.tune import TuneConfig
 
 
@@ -163,14 +163,6 @@ class DoctorConfig:
 
 
 @dataclass(kw_only=True)
-class RunTrainerConfig:
-    """`trainer` of the commands that use a run."""
-
-    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
-    """`auto`: a GPU if there is one."""
-
-
-@dataclass(kw_only=True)
 class UseConfig:
     """The keys of every command that applies a run to rows."""
 
@@ -180,7 +172,7 @@ class UseConfig:
     """Where runs are read from."""
     data: Any = field(factory=RunData)
     """The rows; keys left null are as in the run."""
-    trainer: RunTrainerConfig = field(factory=RunTrainerConfig)
+    trainer: DeviceConfig = field(factory=DeviceConfig)
     """The device to run on."""
 
 

@@ -9,13 +9,19 @@ from mmft.config.fields import field
 from mmft.config.registry import OptionConfig, section
 
 
-@section("trainer", "auto")
 @dataclass(kw_only=True)
-class TrainerConfig:
-    """`trainer`: passed to Lightning's Trainer under the same names."""
+class DeviceConfig:
+    """`trainer` of the commands that use a run."""
 
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     """`auto`: a GPU if there is one."""
+
+
+@section("trainer", "auto")
+@dataclass(kw_only=True)
+class TrainerConfig(DeviceConfig):
+    """`trainer`: passed to Lightning's Trainer under the same names."""
+
     devices: int | None = field(1, ge=1)
     """Devices of this machine, with one process (rank) each; null: all its GPUs. Under torchrun or srun: as many as
     they start."""
