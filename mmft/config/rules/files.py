@@ -14,7 +14,6 @@ from mmft.config.schema.root import (
     CheckConfig,
     EmbedConfig,
     ExplainConfig,
-    PredictConfig,
     RunsConfig,
     TestConfig,
     TrainConfig,
@@ -183,21 +182,18 @@ def _rows_are_chosen(c: ExplainConfig) -> str | None:
 
 # Keys that `mmft predict`, `mmft embed` and `mmft explain` do not read, and why.
 UNREAD = {
-    "limit": "always uses the whole table",
-    "max_bad_fraction": "reports an error for each bad row, however many there are",
-    **dict.fromkeys(
-        ("columns.label", "columns.split", "columns.weight", "columns.group"), "reads only images, texts and ids"
-    ),
+    "limit": "the whole table is used",
+    "max_bad_fraction": "each bad row is reported, however many there are",
+    **dict.fromkeys(("columns.label", "columns.split", "columns.weight", "columns.group"), "it is not read"),
 }
 
 for _key, _why in UNREAD.items():
 
     @use_rule(f"data.{_key}")
     def _is_read(c: UseConfig, key: str = _key, why: str = _why) -> str | None:
-        if not isinstance(c, PredictConfig | EmbedConfig | ExplainConfig) or attrgetter(key)(c.data) is None:
+        if isinstance(c, TestConfig) or attrgetter(key)(c.data) is None:
             return None
-        command = {EmbedConfig: "embed", ExplainConfig: "explain"}.get(type(c), "predict")
-        return f"changes nothing, because mmft {command} {why}. Leave it out"
+        return f"changes nothing: {why}. Leave it out"
 
 
 @use_rule("zero_shot.labels")

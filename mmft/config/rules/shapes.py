@@ -64,12 +64,10 @@ def _given(section: Any, path: str) -> Iterator[tuple[str, Field[Any]]]:
 
 
 def _condition(text: str, section: str) -> tuple[str, bool, str]:
+    """The absolute key that a rule names, whether it must have exactly the value, and the value."""
     name, _, example = text.partition("=")
-    return _absolute(name, section), example.startswith("="), example.lstrip("=")
-
-
-def _absolute(name: str, section: str) -> str:
-    return name if "." in name or not section else f"{section}.{name}"
+    key = name if "." in name or not section else f"{section}.{name}"
+    return key, example.startswith("="), example.lstrip("=")
 
 
 def _value(config: Any, key: str) -> Any:

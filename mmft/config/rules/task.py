@@ -88,9 +88,7 @@ def _both_modalities_are_there(c: TrainConfig) -> str | None:
 def _report_has_labels(c: TrainConfig) -> str | None:
     if not c.modality_report or not c.task.needs_both or c.data.columns.label is not None:
         return None
-    if c.task.pairwise:
-        return f"true needs labels to evaluate the embeddings of task={c.task.type}. Type data.columns.label=COLUMN"
-    return "true reports nothing without labels: each text occurs once as a match and once not. Leave it out"
+    return f"true needs labels, for a report on task={c.task.type}. Type data.columns.label=COLUMN, or leave it out"
 
 
 @rule("data.batch_size", "task", "model.auxiliary.alignment", "callbacks.gradient_accumulation.schedule")
@@ -133,10 +131,7 @@ def _compared_rows_are_read(c: TrainConfig) -> str | None:
 def _something_does_not_match(c: TrainConfig) -> str | None:
     if getattr(c.task, "candidates", 1) or c.data.columns.label is not None:
         return None
-    return (
-        "0: without labels every row is a match, and nothing is learned. "
-        "Type task.candidates=7, or data.columns.label=COLUMN"
-    )
+    return "0: without labels every row is a match. Type task.candidates=7, or data.columns.label=COLUMN"
 
 
 # ---------------------------------------------------------------- several tasks at once

@@ -188,11 +188,16 @@ class ZeroShotConfig:
 
 
 @dataclass(kw_only=True)
-class TestConfig(UseConfig):
-    """Everything that `mmft test` reads."""
+class ClassifyConfig(UseConfig):
+    """The keys of every command that can also classify by the names of labels."""
 
     zero_shot: ZeroShotConfig = field(factory=ZeroShotConfig)
     """Zero-shot classification with a run of `task=contrastive`."""
+
+
+@dataclass(kw_only=True)
+class TestConfig(ClassifyConfig):
+    """Everything that `mmft test` reads."""
 
     modalities: bool = False
     """Report what each modality adds: the metrics with images only, with texts only, and with images or texts shuffled
@@ -201,11 +206,8 @@ class TestConfig(UseConfig):
 
 
 @dataclass(kw_only=True)
-class PredictConfig(UseConfig):
+class PredictConfig(ClassifyConfig):
     """Everything that `mmft predict` reads."""
-
-    zero_shot: ZeroShotConfig = field(factory=ZeroShotConfig)
-    """Zero-shot classification with a run of `task=contrastive`."""
 
     out: str
     """File for the predictions, `.csv`, `.jsonl` or `.parquet` by its extension; `-`: CSV on stdout."""
@@ -223,11 +225,8 @@ class EmbedConfig(UseConfig):
 
 
 @dataclass(kw_only=True)
-class ExplainConfig(UseConfig):
+class ExplainConfig(ClassifyConfig):
     """Everything that `mmft explain` reads."""
-
-    zero_shot: ZeroShotConfig = field(factory=ZeroShotConfig)
-    """Explain zero-shot classification with a run of `task=contrastive`."""
 
     out: str
     """Output folder, created if it does not exist: a `.png` and a `.json` per row, and per target or task if there are
