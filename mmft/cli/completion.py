@@ -46,6 +46,7 @@ _BASH = r"""_mmft_complete()
 complete -o nospace -F _mmft_complete mmft"""
 _SCRIPTS = {"bash": (_BASH, "complete -r mmft; unset -f _mmft_complete")}
 """Maps a shell to the scripts that install and remove the completion; lists only shells that are tested."""
+_DIR_FLAGS = ("--config-dir", "-cd")
 _RUNS = ("run", "resume", "init", "compare")  # keys whose value is a run folder or `last`
 
 
@@ -79,11 +80,12 @@ def candidates(line: str, commands: Sequence[str]) -> list[str]:
     if before[1] not in commands:
         return []
     if word.startswith("-"):
-        return _beginning(word, [s for s in _flags(before[1]) if s not in before])
+        unfit = before if before[1] == "train" else [*before, "--multirun"]
+        return _beginning(word, {*SWITCHES, "--config-dir", "--cfg", "--info"}.difference(unfit))
     values = {"--cfg": CFG, "-c": CFG, "--info": INFO, "-i": INFO}.get(before[-1])
     if values is not None:
         return _beginning(word, values)
-    if before[-1] in ("--config-dir", "-cd"):
+    if before[-1] in _DIR_FLAGS:
         return _paths(word)
     roots, groups = _roots(before), Groups(_config_dirs(before))
     key, given, value = word.partition("=")
@@ -98,18 +100,11 @@ def _beginning(word: str, names: Iterable[str]) -> list[str]:
     return sorted(name for name in names if name.startswith(word))
 
 
-def _flags(command: str) -> list[str]:
-    return [f for f in (*SWITCHES, "--config-dir", "--cfg", "--info") if command == "train" or f != "--multirun"]
-
-
 def _config_dirs(words: Sequence[str]) -> list[Path]:
     """The config folders named on the line so far."""
-    named = [w.partition("=")[2] or after for w, after in zip(words, [*words[1:], ""], strict=True) if _is_dir_flag(w)]
-    return [Path(name) for name in named if Path(name).is_dir()]
-
-
-def _is_dir_flag(word: str) -> bool:
-    return word.partition("=")[0] in ("--config-dir", "-cd")
+    split = [(word.partition("="), after) for word, after in zip(words, [*words[1:], ""], strict=True)]
+    named = [Path(value or after) for (flag, _, value), after in split if flag in _DIR_FLAGS]
+    return [folder for folder in named if folder.is_dir()]
 
 
 def _roots(words: Sequence[str]) -> list[type]:

@@ -20,7 +20,7 @@ from mmft.commands.check import check
 from mmft.commands.embed import embed
 from mmft.commands.explain import explain
 from mmft.commands.predict import predict
-from mmft.commands.test_run import test as run_test
+from mmft.commands.test import test as run_test
 from mmft.config import registry
 from mmft.config.compose import Composed, compose
 from mmft.config.rules.files import UNREAD

@@ -363,7 +363,7 @@ USES = {
     "key of training": (["run=run", "out=-", "optim.lr=1"], "optim.lr: no such key"),
     "fewer rows": (
         ["run=run", "out=-", "data.path=rows.csv", "data.limit=3"],
-        "data.limit: changes nothing, because mmft predict",
+        "data.limit: changes nothing: the whole table is used",
     ),
     "label": (
         ["run=run", "out=-", "data.path=rows.csv", "data.columns.label=a"],

@@ -19,7 +19,7 @@ import mmft
 from mmft.batch import Pair
 from mmft.commands.embed import embed
 from mmft.commands.predict import predict
-from mmft.commands.test_run import test as run_test
+from mmft.commands.test import test as run_test
 from mmft.config.compose import compose
 from mmft.errors import UserError
 from mmft.reports.embeddings import neighbours
