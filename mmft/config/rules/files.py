@@ -78,18 +78,17 @@ for _encoder in ("image_encoder", "text_encoder"):
         return None
 
 
-def _table(key: str) -> Any:
-    """A rule: a data file exists and has a known format."""
+for _key in ("path", "train", "val", "test"):
 
-    def judge(c: Any) -> str | None:
+    @rule(f"data.{_key}")
+    @use_rule(f"data.{_key}")
+    def _is_a_table(c: Any, key: str = _key) -> str | None:
         value = getattr(c.data, key)
         if value is None:
             return None
         if not value:
             return "is empty. Type a file, a folder or a pattern"
         return next((problem for file in table_files(value) if (problem := _not_a_table(file))), None)
-
-    return judge
 
 
 def _not_a_table(path: Path) -> str | None:
@@ -103,11 +102,6 @@ def _not_a_table(path: Path) -> str | None:
     if path.suffix.lower() not in TABLES:
         return f"{shown}: unknown file extension; expected one of {listed(TABLES)}"
     return None
-
-
-for _key in ("path", "train", "val", "test"):
-    rule(f"data.{_key}")(_table(_key))
-    use_rule(f"data.{_key}")(_table(_key))
 
 
 def _tables(c: Any) -> list[str]:
