@@ -21,7 +21,7 @@ from mmft.cli.help import command_help
 from mmft.commands.predict import predict
 from mmft.config import plugins, registry
 from mmft.config.compose import compose
-from mmft.config.schema import COMMANDS
+from mmft.config.schema.root import COMMANDS
 from mmft.errors import UserError
 from mmft.runs.loaded_model import load
 

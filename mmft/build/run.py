@@ -9,7 +9,7 @@ from pathlib import Path
 from mmft.clock import Spent
 from mmft.config.compose import Composed
 from mmft.config.paths import rebase
-from mmft.config.schema import TrainConfig
+from mmft.config.schema.root import TrainConfig
 from mmft.run_folder import RunFolder
 from mmft.signals import StopRequest
 from mmft.training.loggers.base import RunLogger

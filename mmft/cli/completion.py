@@ -15,11 +15,11 @@ from typing import Any, Literal, get_args, get_origin
 
 from mmft.cli.flags import CFG, INFO, SWITCHES
 from mmft.config.registry import options
-from mmft.config.schema import COMMANDS, TrainConfig
-from mmft.config.schema.sweep import MultirunConfig
+from mmft.config.schema.root import COMMANDS, TrainConfig
+from mmft.config.schema.sweep import GROUPS, MultirunConfig
 from mmft.config.sources import Groups
-from mmft.config.walk import group_options, hints, key_names, keys, sections
-from mmft.config.wording import listed, members
+from mmft.config.walk import key_names, types_of
+from mmft.config.wording import listed
 from mmft.errors import ExitCode, UserError
 
 LINE = "COMP_LINE"  # the line up to the cursor, passed by the shell function
@@ -46,6 +46,7 @@ _BASH = r"""_mmft_complete()
 complete -o nospace -F _mmft_complete mmft"""
 _SCRIPTS = {"bash": (_BASH, "complete -r mmft; unset -f _mmft_complete")}
 """Maps a shell to the scripts that install and remove the completion; lists only shells that are tested."""
+_DIR_FLAGS = ("--config-dir", "-cd")
 _RUNS = ("run", "resume", "init", "compare")  # keys whose value is a run folder or `last`
 
 
@@ -79,59 +80,50 @@ def candidates(line: str, commands: Sequence[str]) -> list[str]:
     if before[1] not in commands:
         return []
     if word.startswith("-"):
-        return _beginning(word, [s for s in _flags(before[1]) if s not in before])
+        unfit = before if before[1] == "train" else [*before, "--multirun"]
+        return _beginning(word, {*SWITCHES, "--config-dir", "--cfg", "--info"}.difference(unfit))
     values = {"--cfg": CFG, "-c": CFG, "--info": INFO, "-i": INFO}.get(before[-1])
     if values is not None:
         return _beginning(word, values)
-    if before[-1] in ("--config-dir", "-cd"):
+    if before[-1] in _DIR_FLAGS:
         return _paths(word)
-    groups = Groups(_config_dirs(before))
-    if {"-m", "--multirun"}.intersection(before) and word and "hydra".startswith(word[:5]):
-        return _of_sweep(word)
+    roots, groups = _roots(before), Groups(_config_dirs(before))
     key, given, value = word.partition("=")
     if not given:
-        return _names(before[1], word, groups)
+        return _names(roots, groups, word)
     *done, last = value.split(",")  # each value of a list
     head = ",".join([*done, ""]) if done else ""
-    return [f"{key}={head}{found}" for found in _values(before[1], key, last, groups)]
+    return [f"{key}={head}{found}" for found in _values(roots, groups, key, last)]
 
 
 def _beginning(word: str, names: Iterable[str]) -> list[str]:
     return sorted(name for name in names if name.startswith(word))
 
 
-def _flags(command: str) -> list[str]:
-    return [f for f in (*SWITCHES, "--config-dir", "--cfg", "--info") if command == "train" or f != "--multirun"]
-
-
 def _config_dirs(words: Sequence[str]) -> list[Path]:
     """The config folders named on the line so far."""
-    named = [w.partition("=")[2] or after for w, after in zip(words, [*words[1:], ""], strict=True) if _is_dir_flag(w)]
-    return [Path(name) for name in named if Path(name).is_dir()]
+    split = [(word.partition("="), after) for word, after in zip(words, [*words[1:], ""], strict=True)]
+    named = [Path(value or after) for (flag, _, value), after in split if flag in _DIR_FLAGS]
+    return [folder for folder in named if folder.is_dir()]
 
 
-def _is_dir_flag(word: str) -> bool:
-    return word.partition("=")[0] in ("--config-dir", "-cd")
+def _roots(words: Sequence[str]) -> list[type]:
+    """The schemas whose keys the line accepts; `mmft runs` also accepts those of a run as filters."""
+    roots = [COMMANDS[words[1]]]
+    roots += [TrainConfig] if words[1] == "runs" else []
+    roots += [MultirunConfig] if {"-m", "--multirun"}.intersection(words) else []
+    return roots
 
 
-def _roots(command: str) -> list[type]:
-    """The schemas whose keys a command accepts; `mmft runs` also accepts those of a run as filters."""
-    return [COMMANDS[command], TrainConfig] if command == "runs" else [COMMANDS[command]]
+def _has_groups(roots: Sequence[type]) -> bool:
+    return any(issubclass(root, TrainConfig) for root in roots)
 
 
-def _has_groups(command: str) -> bool:
-    return any(group_options(path) for root in _roots(command) for path in sections(root))
-
-
-def _names(command: str, word: str, groups: Groups) -> list[str]:
+def _names(roots: Sequence[type], groups: Groups, word: str) -> list[str]:
     """Keys and groups that start with a word, up to the next dot or slash."""
-    names = [name for root in _roots(command) for name in key_names(root)]
-    names += groups.names() if _has_groups(command) else []
-    return _steps(word, names)
-
-
-def _steps(word: str, names: Iterable[str]) -> list[str]:
-    """The names that start with a word, up to the next dot or slash."""
+    names = [name for root in roots for name in key_names(root)]
+    names += groups.names() if _has_groups(roots) else []
+    names += GROUPS if MultirunConfig in roots else []
     found = set()
     for name in names:
         if name.startswith(word):
@@ -141,29 +133,13 @@ def _steps(word: str, names: Iterable[str]) -> list[str]:
     return sorted(found)
 
 
-def _of_sweep(word: str) -> list[str]:
-    """Completions that are valid with -m only: whole group names, and keys step by step."""
-    key, given, value = word.partition("=")
-    groups = ("hydra/sweeper", "hydra/launcher")
-    if given and key in groups:
-        return [f"{key}={found}" for found in _beginning(value, options(key))]
-    if given:
-        allowed = [m for n, owner, f, _ in keys(MultirunConfig) if n == key for m in members(hints(owner)[f.name])]
-        return [f"{key}={found}" for found in _beginning(value, {text for hint in allowed for text in _words(hint)})]
-    return _steps(word, [*groups, *key_names(MultirunConfig)])
-
-
-def _values(command: str, key: str, word: str, groups: Groups) -> list[str]:
+def _values(roots: Sequence[type], groups: Groups, key: str, word: str) -> list[str]:
     """Values of a key, or options of a group, that start with a word."""
-    if _has_groups(command) and "." not in key and groups.exists(key):
+    if key in GROUPS and MultirunConfig in roots:
+        return _beginning(word, options(key))
+    if _has_groups(roots) and "." not in key and groups.exists(key):
         return _beginning(word, groups.options(key))
-    allowed = [
-        member
-        for root in _roots(command)
-        for name, owner, f, _ in keys(root)
-        if name == key
-        for member in members(hints(owner)[f.name])
-    ]
+    allowed = [hint for root in roots for hint in types_of(root, key)]
     words = {text for hint in allowed for text in _words(hint)} | ({"last"} if key in _RUNS else set())
     paths = _paths(word) if str in allowed else []
     return _beginning(word, words) + [path for path in paths if key not in _RUNS or path.endswith("/")]

@@ -19,22 +19,9 @@ _REFUSED = {
     "-p": "type --cfg job",
     "--version": "type mmft --version",
 }
-_SHORT = {
-    "-h": "--help",
-    "-m": "--multirun",
-    "-r": "--run",
-    "-c": "--cfg",
-    "-i": "--info",
-    "-cd": "--config-dir",
-}
-SWITCHES = {
-    "--help": "help",
-    "--multirun": "multirun",
-    "--run": "run",
-    "--resolve": "resolve",
-    "--hydra-help": "hydra_help",
-    "--allow-code": "allow_code",
-}
+_SHORT = {"-h": "--help", "-m": "--multirun", "-r": "--run", "-c": "--cfg", "-i": "--info", "-cd": "--config-dir"}
+SWITCHES = ("--help", "--multirun", "--run", "--resolve", "--hydra-help", "--allow-code")
+"""The flags without a value; each sets the field of its name."""
 CFG = ("job", "hydra", "all")
 INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 
@@ -91,7 +78,7 @@ def _flag(flags: Flags, name: str, value: str | None, rest: list[str]) -> None:
     if name in _REFUSED:
         raise ValueError(f"{name} is not supported: {_REFUSED[name]}")
     if name in SWITCHES and value is None:
-        setattr(flags, SWITCHES[name], True)
+        setattr(flags, name[2:].replace("-", "_"), True)
     elif name == "--config-dir":
         flags.config_dirs.insert(0, Path(_value(name, value, rest)))
     elif name == "--cfg":
@@ -117,12 +104,7 @@ def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> str:
 
 
 def _conflicts(flags: Flags) -> list[str]:
-    chosen = {
-        "--run": flags.run,
-        "--multirun": flags.multirun,
-        "--cfg": flags.cfg is not None,
-        "--info": flags.info is not None,
-    }
+    chosen = {"--run": flags.run, "--multirun": flags.multirun, "--cfg": flags.cfg, "--info": flags.info}
     on = [name for name, given in chosen.items() if given]
     errors = [f"{' and '.join(on)}: use only one of them at a time"] if len(on) > 1 else []
     if flags.multirun and flags.resumes:

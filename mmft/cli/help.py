@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import Field
@@ -9,58 +10,46 @@ from typing import Any
 
 from mmft.config.docs import doc
 from mmft.config.registry import options
-from mmft.config.schema import COMMANDS, trains
-from mmft.config.schema.sweep import MultirunConfig
+from mmft.config.schema.root import COMMANDS, trains
+from mmft.config.schema.sweep import GROUPS, MultirunConfig
 from mmft.config.sources import Groups
 from mmft.config.walk import default_of, has_default, hints, keys
-from mmft.config.wording import bounds, describe, show
+from mmft.config.wording import describe, show
 
 _WIDTH = 110
 
-_EXAMPLES = {
-    "train": (
-        "mmft train                                                  (the shipped sample)",
-        "mmft train data.path=rows.csv data.columns.image=image data.columns.text=title data.columns.label=label \\\n"
-        "      model.image_encoder.name=timm/vit_small_patch14_dinov2 model.text_encoder.name=hf/bert-base-uncased",
-        "mmft train tune=head_only optim=sgd",
-        "mmft train -m optim.lr=1e-4,1e-3 seed=0,1,2    (a sweep)",
-        "mmft train -m hydra/sweeper=optuna 'optim.lr=tag(log, interval(1e-5, 1e-3))' optim=adamw,sgd    (a search)",
-        "mmft train -m hydra/launcher=joblib hydra.launcher.n_jobs=4 seed=range(0,8)",
-        "mmft train resume=last",
-    ),
-    "check": (
-        "mmft check                                                  (the shipped sample)",
-        "mmft check data.path=rows.csv data.columns.image=image data.columns.text=title data.columns.label=label \\\n"
-        "      model.image_encoder.name=timm/vit_small_patch14_dinov2 model.text_encoder.name=hf/bert-base-uncased",
-        "mmft check experiment=mine --config-dir=configs out=findings.csv",
-    ),
-    "test": (
-        "mmft test run=last",
-        "mmft test run=runs/mine/2026-11-01_10-00-00 data.path=rows.csv",
-        "mmft test run=last modalities=true                          (with images only, texts only, ...)",
-    ),
-    "predict": (
-        "mmft predict run=last data.path=new.csv out=predictions.csv",
-        "mmft predict run=last data.path=new.csv out=- | head",
-    ),
-    "embed": (
-        "mmft embed run=last data.path=new.csv out=embeddings.parquet",
-        "mmft embed run=last data.path=new.csv out=embeddings.npz",
-    ),
-    "explain": (
-        "mmft explain run=last rows=[3,17] out=explained            (from the run's own table)",
-        "mmft explain run=last data.path=new.csv ids=[a17] label=cat out=explained",
-    ),
-    "export": ("mmft export run=last", "mmft export run=runs/mine/2026-11-01_10-00-00 out=my_encoders"),
-    "runs": (
-        "mmft runs                                                   (newest first)",
-        "mmft runs name=mine status=completed tune=head_only seed=0,1 sort=test/accuracy limit=5",
-        "mmft runs compare=runs/mine/2026-11-01_10-00-00,last",
-        "mmft runs name=mine compare=all",
-        "mmft runs out=runs.csv",
-    ),
-    "doctor": ("mmft doctor", "mmft doctor paths.runs=/data/runs"),
-}
+_EXAMPLES = r"""
+mmft train                                                  (the shipped sample)
+mmft train data.path=rows.csv data.columns.image=image data.columns.text=title data.columns.label=label \
+      model.image_encoder.name=timm/vit_small_patch14_dinov2 model.text_encoder.name=hf/bert-base-uncased
+mmft train tune=head_only optim=sgd
+mmft train -m optim.lr=1e-4,1e-3 seed=0,1,2    (a sweep)
+mmft train -m hydra/sweeper=optuna 'optim.lr=tag(log, interval(1e-5, 1e-3))' optim=adamw,sgd    (a search)
+mmft train -m hydra/launcher=joblib hydra.launcher.n_jobs=4 seed=range(0,8)
+mmft train resume=last
+mmft check                                                  (the shipped sample)
+mmft check data.path=rows.csv data.columns.image=image data.columns.text=title data.columns.label=label \
+      model.image_encoder.name=timm/vit_small_patch14_dinov2 model.text_encoder.name=hf/bert-base-uncased
+mmft check experiment=mine --config-dir=configs out=findings.csv
+mmft test run=last
+mmft test run=runs/mine/2026-11-01_10-00-00 data.path=rows.csv
+mmft test run=last modalities=true                          (with images only, texts only, ...)
+mmft predict run=last data.path=new.csv out=predictions.csv
+mmft predict run=last data.path=new.csv out=- | head
+mmft embed run=last data.path=new.csv out=embeddings.parquet
+mmft embed run=last data.path=new.csv out=embeddings.npz
+mmft explain run=last rows=[3,17] out=explained            (from the run's own table)
+mmft explain run=last data.path=new.csv ids=[a17] label=cat out=explained
+mmft export run=last
+mmft export run=runs/mine/2026-11-01_10-00-00 out=my_encoders
+mmft runs                                                   (newest first)
+mmft runs name=mine status=completed tune=head_only seed=0,1 sort=test/accuracy limit=5
+mmft runs compare=runs/mine/2026-11-01_10-00-00,last
+mmft runs name=mine compare=all
+mmft runs out=runs.csv
+mmft doctor
+mmft doctor paths.runs=/data/runs
+"""
 
 _FLAGS = {
     "-m, --multirun": "sweep: start one run for every combination of key=a,b,c",
@@ -99,7 +88,7 @@ def command_help(command: str, summary: str) -> str:
             "",
             f"usage: mmft {command} [KEY=VALUE ...] {'[GROUP=OPTION ...] ' if grouped else ''}[FLAGS]",
             "",
-            *(f"  {example}" for example in _EXAMPLES[command]),
+            *(f"  {example}" for example in _examples(command)),
             "",
             *_section("flags", flags),
             *(_groups() if grouped else ()),
@@ -107,6 +96,10 @@ def command_help(command: str, summary: str) -> str:
             *(("", *_sweep()) if command == "train" else ()),
         ]
     )
+
+
+def _examples(command: str) -> list[str]:
+    return [one for one in re.split(r"\n(?=mmft )", _EXAMPLES.strip()) if one.split()[1] == command]
 
 
 def _section(title: str, entries: Mapping[str, str]) -> Iterator[str]:
@@ -123,8 +116,7 @@ def _groups() -> Iterator[str]:
 
 def _sweep() -> Iterator[str]:
     """Groups and keys that are valid with -m only."""
-    groups = ("hydra/sweeper", "hydra/launcher")
-    yield from _section("with -m, groups", {name: ", ".join(options(name)) for name in groups})
+    yield from _section("with -m, groups", {name: ", ".join(options(name)) for name in GROUPS})
     yield from _keys(MultirunConfig, "with -m, keys:")
 
 
@@ -142,9 +134,7 @@ def _keys(root: type, title: str) -> Iterator[str]:
 
 
 def _entry(owner: type, f: Field[Any]) -> str:
-    limits = bounds(f.metadata)
-    allowed = describe(hints(owner)[f.name]) + (f", {limits}" if limits else "")
-    text = f"{allowed}; {_default(f)}. {doc(owner, f.name)}"
+    text = f"{describe(hints(owner)[f.name], f.metadata)}; {_default(f)}. {doc(owner, f.name)}"
     return textwrap.fill(text, _WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)
 
 

@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from mmft import clock
 from mmft.errors import ExitCode, UserError, dead_workers
@@ -24,29 +24,18 @@ if TYPE_CHECKING:
     from mmft.runs.listing.filters import Filter
 
 
-class Command(NamedTuple):
-    """One sub-command."""
-
-    summary: str
-    module: str  # has a function of the command's name
-
-
 COMMANDS = {
-    "train": Command(
-        "fine-tune an image encoder and a text encoder on rows; writes a run folder", "mmft.commands.train"
-    ),
-    "check": Command(
-        "check config, rows and model without training: all errors, bad and duplicate rows, trainable parameters",
-        "mmft.commands.check",
-    ),
-    "test": Command("evaluate a run on rows", "mmft.commands.test_run"),
-    "predict": Command("predict every row of a table with a run", "mmft.commands.predict"),
-    "embed": Command("write the embeddings of every row's image and text", "mmft.commands.embed"),
-    "explain": Command("show which image regions and words support a prediction", "mmft.commands.explain"),
-    "export": Command("write a run's encoders as folders that timm and transformers load", "mmft.commands.export"),
-    "runs": Command("list, sort and compare runs; any KEY=VALUE of mmft train is a filter", "mmft.commands.runs"),
-    "doctor": Command("diagnose this machine: packages, devices, folders", "mmft.commands.doctor"),
+    "train": "fine-tune an image encoder and a text encoder on rows; writes a run folder",
+    "check": "check config, rows and model without training: all errors, bad and duplicate rows, trainable parameters",
+    "test": "evaluate a run on rows",
+    "predict": "predict every row of a table with a run",
+    "embed": "write the embeddings of every row's image and text",
+    "explain": "show which image regions and words support a prediction",
+    "export": "write a run's encoders as folders that timm and transformers load",
+    "runs": "list, sort and compare runs; any KEY=VALUE of mmft train is a filter",
+    "doctor": "diagnose this machine: packages, devices, folders",
 }
+"""The sub-commands, each a function of its name in a module of its name in `mmft.commands`, and what they do."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -73,7 +62,7 @@ def _main(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help", "help"):
         from mmft.cli.help import overview
 
-        print(overview({name: command.summary for name, command in COMMANDS.items()}))
+        print(overview(COMMANDS))
         return ExitCode.DONE if argv else ExitCode.USER
     name, *words = argv
     if name in ("-V", "--version", "version"):
@@ -108,7 +97,7 @@ def _command(name: str, words: list[str]) -> int:
 
             import_typed_plugins(flags.overrides, flags.config_dirs)
 
-        print(command_help(name, COMMANDS[name].summary))
+        print(command_help(name, COMMANDS[name]))
         return ExitCode.DONE
     if flags.multirun and name != "train":
         raise UserError(f"-m goes with mmft train only, not with mmft {name}")
@@ -140,7 +129,7 @@ def _call(name: str, composed: Composed, *args: list[Filter]) -> int:
     """Imports the command's module and calls its function."""
     with dead_workers():
         with clock.importing():
-            module = import_module(COMMANDS[name].module)
+            module = import_module(f"mmft.commands.{name}")
         return int(getattr(module, name)(composed, *args))
 
 

@@ -17,7 +17,7 @@ from rich.progress import Progress
 from mmft import build
 from mmft.config.compose import Composed
 from mmft.config.paths import rebase
-from mmft.config.schema import CheckConfig
+from mmft.config.schema.root import CheckConfig
 from mmft.data.bad_rows import BadRows
 from mmft.data.datamodule import VisionLanguageData
 from mmft.data.splits import Split, load_splits

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mmft.config.compose import Composed
 from mmft.config.plugins import installed
-from mmft.config.schema import DoctorConfig
+from mmft.config.schema.root import DoctorConfig
 from mmft.errors import ExitCode
 from mmft.reports.machine.devices import cpu, gpus
 from mmft.reports.machine.finding import Finding

@@ -11,7 +11,7 @@ import numpy as np
 
 from mmft.commands.predict import Counted, batched
 from mmft.config.compose import Composed
-from mmft.config.schema import EmbedConfig
+from mmft.config.schema.root import EmbedConfig
 from mmft.errors import ExitCode
 from mmft.files import written_aside
 from mmft.runs.given_run import model_and_rows

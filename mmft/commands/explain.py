@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from mmft.config.compose import Composed
-from mmft.config.schema import ExplainConfig
+from mmft.config.schema.root import ExplainConfig
 from mmft.config.wording import did_you_mean
 from mmft.data.splits import Split
 from mmft.data.table import Table

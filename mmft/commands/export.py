@@ -12,8 +12,8 @@ from pathlib import Path
 
 from mmft import logs
 from mmft.config.compose import Composed
-from mmft.config.schema import ExportConfig
 from mmft.config.schema.model import ENCODERS
+from mmft.config.schema.root import ExportConfig
 from mmft.errors import ExitCode, UserError
 from mmft.files import replace_folder
 from mmft.run_folder import find_run

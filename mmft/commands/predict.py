@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from mmft.config.compose import Composed
-from mmft.config.schema import PredictConfig
 from mmft.config.schema.data import names_of
+from mmft.config.schema.root import PredictConfig
 from mmft.errors import ExitCode, UserError
 from mmft.files import written_aside
 from mmft.runs.given_run import model_and_rows

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mmft.config.compose import Composed
-from mmft.config.schema import RunsConfig, TrainConfig
+from mmft.config.schema.root import RunsConfig, TrainConfig
 from mmft.config.walk import key_names
 from mmft.errors import ExitCode, UserError
 from mmft.files import records_as_csv, write_records

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,10 +21,11 @@ from omegaconf.errors import OmegaConfBaseException
 from mmft.config import rules, validate
 from mmft.config.interpolation import escaped, resolve
 from mmft.config.loader import ComposeError, Loader
+from mmft.config.nested import get, put
 from mmft.config.overrides import Refused, Typed, is_hydra_override, read_overrides
 from mmft.config.plugins import import_plugins
 from mmft.config.provenance import Provenance
-from mmft.config.schema import COMMANDS, trains
+from mmft.config.schema.root import COMMANDS, trains
 from mmft.config.schema.sweep import HydraConfig
 from mmft.config.sources import Groups
 from mmft.config.sweeps import is_sweep_override, read_sweep
@@ -74,18 +76,8 @@ class Composed:
         values: dict[str, Any] = escaped(validate.to_dict(self.config))
         raw = OmegaConf.to_container(self.raw, resolve=False)
         for key in resolve(self.raw).env_keys:
-            _copy_value(raw, values, key.split("."))
+            put(values, key, get(raw, key))
         return values
-
-
-def _copy_value(source: Any, target: Any, path: list[str]) -> None:
-    """Copies the value at `path` from `source` to `target`; the path may contain list indices."""
-    *parents, last = path
-    for part in parents:
-        source = source[int(part) if isinstance(source, list) else part]
-        target = target[int(part) if isinstance(target, list) else part]
-    name: Any = int(last) if isinstance(target, list) else last
-    target[name] = source[name]
 
 
 def compose(
@@ -121,11 +113,6 @@ def import_typed_plugins(overrides: Sequence[str], config_dirs: Sequence[Path]) 
     Raises:
         UserError: code is not allowed, or a module cannot be imported.
     """
-    import_plugins(_plugins_named(overrides, config_dirs))
-
-
-def _plugins_named(overrides: Sequence[str], config_dirs: Sequence[Path]) -> list[str]:
-    """The modules that `plugins` names."""
     found: Any = []
     for text in overrides:
         key, _, value = text.lstrip("+").partition("=")
@@ -137,7 +124,7 @@ def _plugins_named(overrides: Sequence[str], config_dirs: Sequence[Path]) -> lis
                     found = OmegaConf.to_container(OmegaConf.load(file), resolve=False).get("plugins", [])  # type: ignore[union-attr]
     if isinstance(found, str):
         found = [one.strip().strip("'\"") for one in found.strip("[]").split(",")]
-    return [str(one) for one in found if one and one != "null"]
+    import_plugins(str(one) for one in found if one and one != "null")
 
 
 def recompose(
@@ -163,7 +150,8 @@ def _judge(command: str, raw: DictConfig, *, partial: bool) -> tuple[Any, list[P
     unresolved = {p.key for p in resolved.problems}
     result = validate.read(resolved.values, COMMANDS[command], partial=partial)
     problems = resolved.problems + [p for p in result.problems if p.key not in unresolved]
-    problems += rules.check(result.config, {p.key for p in problems}, partial=partial)
+    if result.config is not None and not partial:
+        problems += rules.check(result.config, {p.key for p in problems})
     return result.config, problems
 
 
@@ -276,10 +264,7 @@ def _compared_by_itself(config: Any, values: list[Typed]) -> list[str]:
 
 def _combinations(values: list[Typed]) -> Iterator[list[tuple[Typed, Any]]]:
     """Every combination of swept values; for a large sweep, every value once, with the first values of the others."""
-    count = 1
-    for typed in values:
-        count *= len(typed.values)
-    if count <= MOST_COMBINATIONS:
+    if math.prod(len(typed.values) for typed in values) <= MOST_COMBINATIONS:
         yield from ([*zip(values, c, strict=True)] for c in itertools.product(*(t.values for t in values)))
         return
     first = [(t, t.values[0]) for t in values]

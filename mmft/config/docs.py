@@ -7,7 +7,6 @@ import inspect
 import sys
 from dataclasses import is_dataclass
 from functools import cache
-from typing import Any
 
 
 @cache
@@ -37,11 +36,3 @@ def doc(owner: type, name: str) -> str:
         if name in found:
             return found[name]
     return ""
-
-
-def field_doc(root: type, key: str) -> str:
-    """The documentation of a dotted key."""
-    from mmft.config.walk import keys
-
-    found: Any = next(((owner, f.name) for name, owner, f, _ in keys(root) if name == key), None)
-    return "" if found is None else doc(*found)

@@ -25,14 +25,16 @@ def field(
     only_with: str | None = None,
     not_with: Mapping[str, str] | None = None,
     needs_val: bool | None = None,
+    needs_trained_encoder: bool | None = None,
 ) -> Any:
     """A field with inclusive (`ge`, `le`) or exclusive (`gt`, `lt`) bounds, and rules.
 
     A field without a default is required. The rules (see `mmft.config.rules.shapes`) state which setting the field
-    depends on, which settings it excludes, and whether it needs validation rows.
+    depends on, which settings it excludes, and whether it needs validation rows or an encoder that is trained.
     """
     metadata: dict[str, Any] = {"ge": ge, "gt": gt, "le": le, "lt": lt}
-    metadata |= {"only_with": only_with, "not_with": not_with, "needs_val": needs_val}
+    metadata |= {"only_with": only_with, "not_with": not_with}
+    metadata |= {"needs_val": needs_val, "needs_trained_encoder": needs_trained_encoder}
     return dataclasses.field(
         default=default,
         default_factory=factory,

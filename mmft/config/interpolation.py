@@ -110,7 +110,7 @@ def resolve(config: DictConfig) -> Resolved:
 class _Resolver:
     def __init__(self, plain: dict[str, Any]) -> None:
         self.leaves = dict(_leaves(plain, ""))
-        self.texts = {key: value for key, (_, _, value) in self.leaves.items() if _interpolates(value)}
+        self.texts = [key for key, (_, _, value) in self.leaves.items() if isinstance(value, str) and "${" in value]
         self.result = Resolved(plain)
         self.sizes: dict[str, int] = {}
         self.env: set[str] = self.result.env_keys
@@ -188,10 +188,6 @@ class _Resolver:
 
 class _Bad(ValueError):
     """An interpolation that is not allowed or leads nowhere."""
-
-
-def _interpolates(value: Any) -> bool:
-    return isinstance(value, str) and "${" in value
 
 
 def _leaves(value: Any, path: str) -> Iterator[tuple[str, tuple[Any, Any, Any]]]:

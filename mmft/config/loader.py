@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mmft.config.sources import conf_dir
-from mmft.config.store import ADDRESS, register
+from mmft.config.store import register
 from mmft.config.yaml_files import inspect
 
 _USER = "command-line"
@@ -71,7 +71,9 @@ class InspectedRepository(ConfigRepository):
                 self.refused.extend(r for r in refused if r not in self.refused)
                 return ConfigResult(_USER, str(file), OmegaConf.create(), {"package": "_global_"}, [], True)
             self.files[name] = file
-        return super().load_config(config_path)
+        if (result := super().load_config(config_path)) is not None:
+            result.is_schema_source = True  # files extend schemas by their defaults lists, never by their names alone
+        return result
 
 
 class Loader(ConfigLoaderImpl):
@@ -90,7 +92,6 @@ class Loader(ConfigLoaderImpl):
         for folder in config_dirs:
             path.append(_USER, f"file://{folder.absolute()}")
         path.append("main", f"file://{conf_dir()}")
-        path.append("mmft", ADDRESS)
         path.append("schema", "structured://")
         super().__init__(path)
         self.repository = InspectedRepository(path)

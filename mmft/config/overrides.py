@@ -7,7 +7,8 @@ key; unknown keys are left to `mmft.config.validate`.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -16,11 +17,10 @@ from hydra.errors import HydraException
 
 from mmft.config.interpolation import interpolations, texts_of
 from mmft.config.quoted import requoted
-from mmft.config.schema import COMMANDS
+from mmft.config.schema.root import COMMANDS, trains
 from mmft.config.search import Span, span_of
 from mmft.config.sources import Groups
-from mmft.config.validate import accepts_text
-from mmft.config.walk import DEEPEST, NO_CODE, OPTIONAL_GROUPS, group_options, key_names, sections
+from mmft.config.walk import DEEPEST, OPTIONAL_GROUPS, group_options, key_names, sections, types_of
 from mmft.config.wording import did_you_mean, listed, nearest, show
 
 HYDRA_KEYS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.verbose")
@@ -109,7 +109,9 @@ class _Reader:
     def read(self, text: str) -> Typed:
         override = self._parse(text)
         key = override.key_or_group
-        _refuse_code(key, override)
+        if re.split("[./]", key)[0] in ("hydra", "schema"):
+            allowed = listed([*HYDRA_KEYS, "and with mmft train -m hydra/sweeper, hydra/launcher and their keys"])
+            raise Wrong(f"{key}: cannot be overridden: Hydra's settings are managed by mmft. Allowed: {allowed}")
         if override.package is not None:
             raise Wrong(f"{key}@{override.package}: a package cannot be chosen. Type {key}=OPTION")
         is_group = self._is_group(key, override)
@@ -121,7 +123,8 @@ class _Reader:
 
     def _parse(self, text: str) -> Override:
         if "=" not in text and not text.startswith("~"):
-            raise Wrong(f"{text}: is not an override.{self._near(text)} Type {self._like(text)}=VALUE")
+            like = nearest(text, self._names()) or "KEY"
+            raise Wrong(f"{text}: is not an override.{self._near(text)} Type {like}=VALUE")
         return parse_override(self.parser, text)
 
     def _is_group(self, key: str, override: Override) -> bool:
@@ -151,7 +154,7 @@ class _Reader:
         return values
 
     def _group(self, text: str, key: str, values: list[Any]) -> Typed:
-        if not self._has_groups():
+        if not trains(self.command):
             raise Wrong(f"{key}: mmft {self.command} has no groups. Type {key}.KEY=VALUE; see mmft {self.command} -h")
         if values == [None] and key in OPTIONAL_GROUPS:
             return Typed(text, key, True, values, "", [""], [f"{key}=null"])
@@ -161,9 +164,6 @@ class _Reader:
         sign = "" if self._in_defaults(key) else "+"
         lines = [f"{sign}{key}={name}" for name in names]
         return Typed(text, key, True, values, f"{sign}{key}={','.join(names)}", lines, [f"{key}={n}" for n in names])
-
-    def _has_groups(self) -> bool:
-        return any(group_options(path) for path in sections(self.root))
 
     def _in_defaults(self, group: str) -> bool:
         schema: Any = self.root
@@ -190,7 +190,9 @@ class _Reader:
         if errors:
             raise Wrong(f"{key}: {'; '.join(errors)}")
         given = text.partition("=")[2]
-        if len(values) == 1 and type(values[0]) in (int, float) and accepts_text(self.root, key):
+        types = types_of(self.root, key)
+        of_text = str in types and not {int, float}.intersection(types)
+        if len(values) == 1 and type(values[0]) in (int, float) and of_text:
             values, given = [given.strip()], f"'{given.strip()}'"  # keeps 2026_11 a string, not the number 202611
         swept = override.is_sweep_override() and not override.is_interval_sweep()
         texts = [f"{key}={v}" for v in override.sweep_string_iterator()] if swept else [text.lstrip("+")]
@@ -209,9 +211,6 @@ class _Reader:
             return f"{key}: a group cannot be removed. Options: {listed(self.groups.options(key))}"
         return f"{key}: a key cannot be removed.{self._near(key)} Type {key}=null if null is allowed"
 
-    def _like(self, word: str) -> str:
-        return nearest(word, self._names()) or "KEY"
-
     def _names(self) -> list[str]:
         return [*key_names(self.root), *self.groups.names()]
 
@@ -219,29 +218,7 @@ class _Reader:
         return did_you_mean(key, self._names())
 
 
-def _refuse_code(key: str, override: Override) -> None:
-    """Refuses overrides that change Hydra's behaviour or name something to call."""
-    if key.split("/", maxsplit=1)[0].split(".", maxsplit=1)[0] in ("hydra", "schema"):
-        allowed = listed([*HYDRA_KEYS, "and with mmft train -m hydra/sweeper, hydra/launcher and their keys"])
-        raise Wrong(f"{key}: cannot be overridden: Hydra's settings are managed by mmft. Allowed: {allowed}")
-    named = NO_CODE.intersection([*key.replace("/", ".").split("."), *_keys_in(override.value())])
-    if named:
-        raise Wrong(f"{key}: {listed(sorted(named))} is not allowed: mmft calls nothing that a config names")
-
-
 def _depth(text: str) -> int:
     """The deepest nesting of brackets."""
     steps = ((c in "[{(") - (c in "]})") for c in text)
     return max(itertools.accumulate(steps), default=0)
-
-
-def _keys_in(value: Any) -> Iterator[str]:
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            yield str(key)
-            yield from _keys_in(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _keys_in(inner)
-    elif hasattr(value, "list"):  # a choice sweep
-        yield from _keys_in([Override._convert_value(v) for v in value.list])

@@ -32,7 +32,8 @@ class Provenance:
         for package, file in reversed(self.merged):
             line = _line_of(self._tree(file), key.split("."), package)
             if line is not None:
-                return f" (in {_short(file)}:{line})"
+                here = file.is_relative_to(Path.cwd())
+                return f" (in {file.relative_to(Path.cwd()) if here else file}:{line})"
         return ""
 
     def _tree(self, file: Path) -> Any:
@@ -53,8 +54,3 @@ def _line_of(node: Any, key: list[str], package: list[str]) -> int | None:
             return line if isinstance(node, yaml.SequenceNode) else None
         line, node = found[0].start_mark.line + 1, found[1]
     return line
-
-
-def _short(file: Path) -> str:
-    cwd = Path.cwd()
-    return str(file.relative_to(cwd)) if file.is_relative_to(cwd) else str(file)

@@ -93,11 +93,6 @@ def options(group: str) -> dict[str, Option]:
     return dict(_OPTIONS.get(group, {}))
 
 
-def groups() -> list[str]:
-    """All groups that have registered options."""
-    return list(_OPTIONS)
-
-
 def class_of(config: OptionConfig) -> Any:
     """Imports and returns the class that the option `config` builds."""
     builds = _OPTIONS[config.group_path][config.type].builds

@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep, Sweep
 
-from mmft.config.walk import hints, keys
-from mmft.config.wording import members
+from mmft.config.walk import types_of
 
 
 class Span(NamedTuple):
@@ -18,11 +17,6 @@ class Span(NamedTuple):
     high: int | float
     step: int | float | None = None
     log: bool = False
-
-
-def takes_fractions(schema: type, key: str) -> bool:
-    """Whether the value of a dotted key may be a float."""
-    return any(float in members(hints(owner)[f.name]) for name, owner, f, _ in keys(schema) if name == key)
 
 
 def span_of(schema: type, key: str, override: Override) -> Span | None:
@@ -40,7 +34,7 @@ def span_of(schema: type, key: str, override: Override) -> Span | None:
     if unknown := sweep.tags - {"log"}:
         raise ValueError(f"tag({', '.join(sorted(unknown))}, ...) is unknown. Type tag(log, interval(LOW, HIGH))")
     if isinstance(sweep, IntervalSweep):
-        return _checked(Span(*_ends(sweep, takes_fractions(schema, key)), log=log))
+        return _checked(Span(*_ends(sweep, float in types_of(schema, key)), log=log))
     if isinstance(sweep, RangeSweep):
         values = list(override.sweep_iterator())
         if len(values) < 2:

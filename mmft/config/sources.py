@@ -47,7 +47,7 @@ class Groups:
 
     def has(self, group: str, option: str) -> bool:
         """Whether a group has an option."""
-        files = (folder / group / f"{option}.yaml" for folder in self.folders)
+        files = (folder / group / f"{option}.yaml" for folder in self.folders)  # `mine`, or `folder/mine`
         return option in self.registered.get(group, ()) or any(file.is_file() for file in files)
 
     def names(self) -> list[str]:

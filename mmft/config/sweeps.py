@@ -12,15 +12,15 @@ from importlib.util import find_spec
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
 
 from mmft.config import validate
 from mmft.config.overrides import Wrong, parse_override
-from mmft.config.schema.sweep import HydraConfig, JoblibLauncherConfig, MultirunConfig, OptunaSweeperConfig
+from mmft.config.schema.sweep import GROUPS, HydraConfig, JoblibLauncherConfig, MultirunConfig, OptunaSweeperConfig
 from mmft.config.store import default_values
 from mmft.config.validate import Problem
 from mmft.config.walk import group_options
 
-GROUPS = ("hydra/sweeper", "hydra/launcher")
 _PACKAGES = {"optuna": "optuna", "joblib": "joblib", "submitit_local": "submitit", "submitit_slurm": "submitit"}
 """Maps an option to the package that it needs, which is also the name of mmft's extra."""
 
@@ -42,8 +42,9 @@ def read_sweep(texts: Sequence[str], *, multirun: bool) -> tuple[HydraConfig, li
         The settings, and all problems; with any problem, the settings are the defaults.
     """
     chosen: dict[str, Any] = dict.fromkeys(GROUPS, "basic")
-    values: list[tuple[str, Any, str]] = []
-    problems: list[Problem] = []
+    values: dict[str, Any] = {}
+    typed: dict[str, str] = {}
+    wrong: list[str] = []
     parser = OverridesParser.create()
     for text in texts:
         key = text.partition("=")[0].lstrip("+")
@@ -53,45 +54,23 @@ def read_sweep(texts: Sequence[str], *, multirun: bool) -> tuple[HydraConfig, li
                 raise Wrong(f"{key}: belongs to a sweep, which needs -m. Type mmft train -m {text}")
             if override.is_sweep_override() or "${" in text:
                 raise Wrong(f"{key}: must be one plain value, which is the same for the whole sweep")
-        except Wrong as wrong:
-            problems.append(Problem("", str(wrong)))
-            continue
-        if key in GROUPS:
-            chosen[key] = override.value()
-        else:
-            values.append((key, override.value(), text))
-    tree = {"hydra": {group.partition("/")[2]: _defaults(group, chosen[group]) for group in GROUPS}}
-    for key, value, _ in values:
-        _set(tree, key.split("."), value)
-    result = validate.read(tree, MultirunConfig)
-    problems += result.problems
-    problems += [] if problems else _check(result.config.hydra)
-    if problems:
-        typed = {key: text for key, _, text in values}
-        return read_sweep([], multirun=True)[0], [_message(problem, typed) for problem in problems]
-    return result.config.hydra, []
+            (chosen if key in GROUPS else values)[key] = override.value()
+            typed[key] = f" (typed: {text})"
+        except Wrong as error:
+            wrong.append(str(error))
+    tree = OmegaConf.create({"hydra": {group.partition("/")[2]: _defaults(group, chosen[group]) for group in GROUPS}})
+    for key, value in values.items():
+        OmegaConf.update(tree, key, value, force_add=True)
+    result = validate.read(OmegaConf.to_container(tree), MultirunConfig)
+    problems = result.problems if wrong or result.problems else _check(result.config.hydra)
+    wrong += [f"{problem.key}: {problem.text}{typed.get(problem.key, '')}" for problem in problems]
+    return read_sweep([], multirun=True)[0] if wrong else result.config.hydra, wrong
 
 
 def _defaults(group: str, name: Any) -> dict[str, Any]:
     """The option's section with its defaults; an unknown option is left to validation."""
     option = group_options(group.replace("/", ".")).get(str(name))
     return {"type": name} if option is None else default_values(option.schema)
-
-
-def _set(tree: dict[str, Any], path: list[str], value: Any) -> None:
-    *parents, last = path
-    for name in parents:
-        inner = tree.get(name)
-        tree[name] = inner if isinstance(inner, dict) else {}
-        tree = tree[name]
-    tree[last] = value
-
-
-def _message(problem: Problem, typed: dict[str, str]) -> str:
-    if not problem.key:
-        return problem.text
-    where = f" (typed: {typed[problem.key]})" if problem.key in typed else ""
-    return f"{problem.key}: {problem.text}{where}"
 
 
 def _check(settings: HydraConfig) -> list[Problem]:

@@ -11,14 +11,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields, is_dataclass
-from functools import cache
 from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 from mmft.config.quoted import mapping_in
 from mmft.config.registry import OptionConfig
 from mmft.config.walk import (
     MISSING,
-    NO_CODE,
     default_of,
     group_options,
     has_default,
@@ -28,9 +26,10 @@ from mmft.config.walk import (
     named_group,
     sections,
 )
-from mmft.config.wording import bounds, describe, did_you_mean, listed, members, nearest, show, within
+from mmft.config.wording import describe, did_you_mean, listed, members, nearest, show, within
 
 DEFAULT = "default"  # the option of a section without a `type`, if its group has an option of this name
+NO_CODE = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_")  # these make Hydra import and call something
 MUST = "must be given"  # starts the text of every problem about a missing value
 
 
@@ -70,25 +69,13 @@ def to_dict(config: Any) -> dict[str, Any]:
     """The inverse of `read`: plain values, with the `type` of every option."""
     named = isinstance(config, OptionConfig)
     values: dict[str, Any] = {"type": config.type} if named else {}
-    for f in fields(config):
-        value = getattr(config, f.name)
-        values[f.name] = _plain(value)
-    return values
+    return values | {f.name: _plain(getattr(config, f.name)) for f in fields(config)}
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {name: _plain(one) for name, one in value.items()}
     return to_dict(value) if is_dataclass(value) else value
-
-
-@cache
-def accepts_text(schema: type, key: str) -> bool:
-    """Whether the value of a dotted key may be a string but not a number, so that `007` stays as typed."""
-    from mmft.config.walk import keys
-
-    found = [hints(owner)[f.name] for name, owner, f, _ in keys(schema) if name == key]
-    return any(str in members(h) and not {int, float} & set(members(h)) for h in found)
 
 
 class _Reader:
@@ -124,7 +111,7 @@ class _Reader:
             return self.section(given.get(f.name, {}), inner, key)
         value = given.get(f.name, MISSING)
         if value == MISSING:
-            return self._missing(f, key)
+            return self._missing(schema, f, key)
         hint = hints(schema)[f.name]
         if isinstance(value, str) and any(get_origin(member) is dict for member in members(hint)):
             value = mapping_in(value)
@@ -143,21 +130,22 @@ class _Reader:
         sections = {str(n): {"type": one} if isinstance(one, str) else one for n, one in values.items()}
         return {name: self.section(one, group, f"{key}.{name}", path) for name, one in sections.items()}
 
-    def _missing(self, f: Field[Any], key: str) -> Any:
+    def _missing(self, schema: type, f: Field[Any], key: str) -> Any:
         if has_default(f):
             return default_of(f)
         if not self.partial:
-            from mmft.config.docs import field_doc
+            from mmft.config.docs import doc
 
-            self._problem(key, f"{MUST}. {field_doc(self.root, key)} Type {key}=VALUE")
+            self._problem(key, f"{MUST}. {doc(schema, f.name)} Type {key}=VALUE")
         return None
 
     def _value(self, value: Any, hint: Any, limits: Mapping[str, Any], key: str) -> Any:
-        allowed = describe(hint) + (f", {bounds(limits)}" if limits else "")
+        allowed = describe(hint, limits)
         try:
             value = convert(value, hint)
         except WrongType:
-            near = did_you_mean(value, _choices(hint)) if isinstance(value, str) else ""
+            choices = [str(c) for m in members(hint) if get_origin(m) is Literal for c in get_args(m)]
+            near = did_you_mean(value, choices) if isinstance(value, str) else ""
             self._problem(key, f"{show(value)} is not allowed; expected {allowed}.{near}")
             return None
         number = isinstance(value, int | float) and not isinstance(value, bool)
@@ -228,10 +216,6 @@ def _owner(key: str, schema: type) -> str | None:
     return f"belongs to {belongs}, not to {group}={here}. Type {group}={owners[0]}, or leave {key} out"
 
 
-def _choices(hint: Any) -> list[str]:
-    return [str(c) for m in members(hint) if get_origin(m) is Literal for c in get_args(m)]
-
-
 def convert(value: Any, hint: Any) -> Any:
     """Converts a value to its type or raises `WrongType`; in a union, exact matches precede conversions."""
     for exact in (True, False):
@@ -246,28 +230,18 @@ def convert(value: Any, hint: Any) -> Any:
 def _convert_one(value: Any, hint: Any, exact: bool) -> Any:
     origin = get_origin(hint)
     if origin is Literal:
-        return _same_type(value, get_args(hint))
+        if not any(value == choice and type(value) is type(choice) for choice in get_args(hint)):
+            raise WrongType
+        return value
     if origin is list and isinstance(value, list):
         return [convert(v, get_args(hint)[0]) for v in value]
     if origin is dict and isinstance(value, Mapping):
         key, inner = get_args(hint)
         return {convert(k, key): convert(v, inner) for k, v in value.items()}
-    if origin is None and type(value) is hint:
-        return _finite(value)
+    if origin is None and type(value) is hint and not (hint is float and not math.isfinite(value)):
+        return value
     if not exact and hint is float and type(value) is int:
         return float(value)
     if not exact and hint is str and type(value) in (int, float):
         return str(value)
     raise WrongType
-
-
-def _same_type(value: Any, allowed: tuple[Any, ...]) -> Any:
-    if any(value == a and type(value) is type(a) for a in allowed):
-        return value
-    raise WrongType
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        raise WrongType
-    return value

@@ -8,7 +8,7 @@ from dataclasses import Field, fields, is_dataclass
 from functools import cache
 from typing import Any, get_args, get_origin, get_type_hints
 
-from mmft.config.registry import Option, OptionConfig, groups, options
+from mmft.config.registry import Option, OptionConfig, options
 from mmft.config.wording import members
 
 MISSING = "???"  # OmegaConf's marker for a required value
@@ -17,9 +17,6 @@ OPTIONAL_GROUPS = ("experiment", "debug")
 """Groups that are not sections: their files set keys anywhere, and they may be null."""
 
 DEEPEST = 16  # allowed nesting of mappings and lists; configs need four levels
-
-NO_CODE = frozenset({"_target_", "_partial_", "_args_", "_recursive_", "_convert_"})
-"""Keys that make Hydra import and call something; never allowed."""
 
 
 def has_default(f: Field[Any]) -> bool:
@@ -66,8 +63,7 @@ def is_group(schema: type) -> bool:
 
 def group_options(path: str) -> dict[str, Option]:
     """The options of the group at `path`, for example `tune.image_encoder`."""
-    group = path.replace(".", "/")
-    return options(group) if group in groups() else {}
+    return options(path.replace(".", "/"))
 
 
 def keys(schema: type, prefix: str = "") -> Iterator[tuple[str, type, Field[Any], str | None]]:
@@ -86,6 +82,12 @@ def keys(schema: type, prefix: str = "") -> Iterator[tuple[str, type, Field[Any]
             yield from keys(inner[f.name], f"{prefix}{f.name}.")
         else:
             yield f"{prefix}{f.name}", schema, f, None
+
+
+@cache
+def types_of(schema: type, key: str) -> tuple[Any, ...]:
+    """The types that a dotted key's value may have, whichever options are chosen; members of unions one by one."""
+    return tuple(m for name, owner, f, _ in keys(schema) if name == key for m in members(hints(owner)[f.name]))
 
 
 def key_names(schema: type) -> list[str]:

@@ -71,10 +71,11 @@ def members(hint: Any) -> tuple[Any, ...]:
     return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
 
 
-def describe(hint: Any) -> str:
-    """The values that a type allows, in words: `an integer or null`, `one of a, b`."""
+def describe(hint: Any, limits: Mapping[str, Any]) -> str:
+    """The values that a type and bounds allow, in words: `an integer or null, at least 0`, `one of a, b`."""
     parts = [m for m in members(hint) if not (m is int and float in members(hint))]
-    return " or ".join(_describe_one(p) for p in parts)
+    bounds = " and ".join(f"{word} {limits[name]}" for name, (word, _) in _LIMITS.items() if name in limits)
+    return " or ".join(_describe_one(p) for p in parts) + (f", {bounds}" if bounds else "")
 
 
 def _describe_one(hint: Any) -> str:
@@ -94,11 +95,6 @@ _LIMITS = {
     "le": ("at most", operator.le),
     "lt": ("below", operator.lt),
 }
-
-
-def bounds(limits: Mapping[str, Any]) -> str:
-    """Bounds in words: `at least 0 and below 1`; empty without bounds."""
-    return " and ".join(f"{word} {limits[name]}" for name, (word, _) in _LIMITS.items() if name in limits)
 
 
 def within(value: float, limits: Mapping[str, Any]) -> bool:

@@ -1,8 +1,8 @@
 """Inspects a user's YAML file before Hydra loads it.
 
 Refuses anchors and aliases (a few lines of them can expand to gigabytes), tags, settings of Hydra itself (a launcher, a
-search path or a callback would run code), keys such as `_target_`, and interpolations that mmft does not allow. Every
-message gives the file and the line.
+search path or a callback would run code), and interpolations that mmft does not allow. Every message gives the file and
+the line.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from mmft.config.interpolation import interpolations
-from mmft.config.walk import DEEPEST, NO_CODE, OPTIONAL_GROUPS
+from mmft.config.walk import DEEPEST, OPTIONAL_GROUPS
 
 LARGEST = 1_000_000  # bytes; a typical config has a few thousand
 _HYDRA = re.compile(r"(^|[/.@: ])hydra($|[/.@: ])")
@@ -108,8 +108,6 @@ def _refused_values(node: Any, path: Path, depth: int = 0) -> Iterator[str]:
         for key, value in node.value:
             if names.count(key.value) > 1:
                 yield f"{path}:{_line(key)}: {key.value} occurs {names.count(key.value)} times"
-            if key.value in NO_CODE:
-                yield f"{path}:{_line(key)}: {key.value} is not allowed: mmft calls nothing that a config names"
             if not isinstance(key, yaml.ScalarNode):
                 yield f"{path}:{_line(key)}: a key must be a single value"
                 continue

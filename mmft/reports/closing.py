@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from mmft.batch import Batch
-from mmft.config.schema import TrainConfig
+from mmft.config.schema.root import TrainConfig
 from mmft.data.datamodule import VisionLanguageData
 from mmft.models.inference import outputs_of
 from mmft.models.vision_language_model import VisionLanguageModel

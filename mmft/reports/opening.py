@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmft.config.schema import TrainConfig
+from mmft.config.schema.root import TrainConfig
 from mmft.data.bad_rows import BadRows
 from mmft.data.datamodule import VisionLanguageData
 from mmft.data.splits import Split, groups_of_earlier_splits

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mmft.config.schema import TrainConfig
+from mmft.config.schema.root import TrainConfig
 from mmft.data.loading import make_batches
 from mmft.data.splits import Split
 from mmft.models.inference import outputs_of

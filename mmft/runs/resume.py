@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mmft.config.compose import Composed, compose, names_rows, recompose
+from mmft.config.nested import flat, get, put
 from mmft.runs.naming import run_name
 from mmft.errors import UserError
 from mmft.run_folder import RunFolder, all_runs, find_run, newest, newest_unfinished
@@ -53,7 +54,7 @@ def resolve(composed: Composed) -> tuple[Composed, Path] | None:
         return composed, folder.path  # `train` reports it
     for key in _MAY_CHANGE:
         if key in _typed_keys(composed) - {"resume", "paths.runs"}:  # keys of this start, not of the run
-            _set(saved, key, _get(composed.resolved_for_disk(), key))
+            put(saved, key, get(composed.resolved_for_disk(), key))
     with _in(base, folder):
         return recompose("train", saved, composed.typed, composed.choices), folder.path.absolute()
 
@@ -86,10 +87,10 @@ def _in(base: Path, folder: RunFolder) -> Iterator[None]:
 
 def _refuse_changes(composed: Composed, saved: dict[str, Any], folder: RunFolder) -> None:
     """Rejects keys, typed or set by a chosen option, that differ from the run's config."""
-    asked = _flat(composed.resolved_for_disk())
+    asked = flat(composed.resolved_for_disk())
     bare = ["data=table"] if any(names_rows(typed) for typed in composed.typed) else []
-    default = _flat(compose("train", bare, partial=True).resolved_for_disk())
-    before = _flat(saved)
+    default = flat(compose("train", bare, partial=True).resolved_for_disk())
+    before = flat(saved)
     typed = _typed_keys(composed)
     changed = [
         key
@@ -113,26 +114,3 @@ def _may_change(key: str) -> bool:
 
 def _typed_keys(composed: Composed) -> set[str]:
     return {typed.lstrip("+~").partition("=")[0] for typed in composed.typed}
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
-def _get(values: dict[str, Any], key: str) -> Any:
-    for part in key.split("."):
-        values = values[part]
-    return values
-
-
-def _set(values: dict[str, Any], key: str, value: Any) -> None:
-    *parents, last = key.split(".")
-    for part in parents:
-        values = values[part]
-    values[last] = value

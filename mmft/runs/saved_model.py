@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from mmft.build import apply_tuning, build_model, build_task
 from mmft.config.plugins import files_of, import_plugins, installed, packages_of
-from mmft.config.schema import TrainConfig
+from mmft.config.schema.root import TrainConfig
 from mmft.config.schema.model import ENCODERS
 from mmft.config.validate import read, to_dict
 from mmft.errors import UserError

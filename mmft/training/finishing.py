@@ -8,7 +8,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 
-from mmft.config.schema import TrainConfig
+from mmft.config.schema.root import TrainConfig
 from mmft.data.datamodule import VisionLanguageData
 from mmft.run_folder import RunFolder
 from mmft.training.callbacks.checkpointing import Checkpointing, step_folder

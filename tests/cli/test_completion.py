@@ -15,7 +15,7 @@ import pytest
 from mmft.cli.completion import candidates
 from mmft.cli.flags import parse_flags
 from mmft.cli.main import COMMANDS, main
-from mmft.config.schema import COMMANDS as SCHEMAS
+from mmft.config.schema.root import COMMANDS as SCHEMAS
 from mmft.config.walk import key_names
 from mmft.errors import ExitCode
 

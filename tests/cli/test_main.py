@@ -18,7 +18,7 @@ import pytest
 from composed_once import COMPLETE
 
 from mmft.cli.main import COMMANDS, main
-from mmft.config.schema import COMMANDS as SCHEMAS
+from mmft.config.schema.root import COMMANDS as SCHEMAS
 from mmft.config.schema.sweep import MultirunConfig
 from mmft.config.walk import key_names
 from mmft.errors import ExitCode, TrainingError, UserError

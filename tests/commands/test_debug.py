@@ -11,7 +11,7 @@ import pytest
 from make_shapes import Shapes
 from runs import Run
 
-from mmft.commands.test_run import test as run_test
+from mmft.commands.test import test as run_test
 from mmft.commands.train import train
 from mmft.config.compose import compose
 from mmft.config.schema.data import ColumnsConfig, DataConfig

@@ -20,7 +20,7 @@ from runs import Run, TrainRun
 
 import mmft
 from mmft.commands.predict import predict
-from mmft.commands.test_run import test as run_test
+from mmft.commands.test import test as run_test
 from mmft.config.compose import compose
 from mmft.data.splits import load_rows
 from mmft.errors import UserError

@@ -11,7 +11,7 @@ from needed_overrides import must
 
 from mmft.config import compose as composing
 from mmft.config.compose import Composed, compose, recompose
-from mmft.config.schema import COMMANDS
+from mmft.config.schema.root import COMMANDS
 from mmft.config.sources import Groups, conf_dir
 from mmft.config.validate import to_dict
 from mmft.config.walk import OPTIONAL_GROUPS
@@ -62,11 +62,11 @@ def test_every_option_composes(group: str, name: str, composed: Compose) -> None
 
 
 def test_every_option_of_the_registry_can_be_chosen() -> None:
-    from mmft.config.registry import groups, options
+    from mmft.config.registry import choices
 
-    for group in groups():
+    for group, named in choices().items():
         if not group.startswith("hydra/"):  # a sweep's own, which Hydra never sees: tests/launch/sweep
-            assert set(options(group)) <= set(Groups([]).options(group))
+            assert set(named) <= set(Groups([]).options(group))
 
 
 def test_files_say_something() -> None:

@@ -24,7 +24,7 @@ from mmft.commands.train import train
 from mmft.config import registry
 from mmft.config.compose import Composed, compose, recompose
 from mmft.config.paths import rebase
-from mmft.config.schema import COMMANDS, TrainConfig
+from mmft.config.schema.root import COMMANDS, TrainConfig
 from mmft.config.sources import Groups, conf_dir
 from mmft.config.walk import has_default
 from mmft.data.bad_rows import BadRows

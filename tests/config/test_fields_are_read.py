@@ -20,13 +20,12 @@ from mmft.commands.check import check
 from mmft.commands.embed import embed
 from mmft.commands.explain import explain
 from mmft.commands.predict import predict
-from mmft.commands.test_run import test as run_test
+from mmft.commands.test import test as run_test
 from mmft.config import registry
 from mmft.config.compose import Composed, compose
 from mmft.config.rules.files import UNREAD
-from mmft.config.schema import COMMANDS
 from mmft.config.schema.model import ENCODERS
-from mmft.config.schema.root import AuditConfig
+from mmft.config.schema.root import COMMANDS, AuditConfig
 from mmft.config.walk import sections
 from mmft.data.kept import KEPT
 

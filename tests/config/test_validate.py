@@ -11,10 +11,10 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from mmft.config.compose import recompose
-from mmft.config.docs import field_doc
+from mmft.config.docs import doc
 from mmft.config.fields import field
 from mmft.config.overrides import parse_override
-from mmft.config.schema import COMMANDS, TrainConfig
+from mmft.config.schema.root import COMMANDS, TrainConfig
 from mmft.config.store import default_values
 from mmft.config.validate import WrongType, convert, read, to_dict
 from mmft.config.walk import key_names, keys
@@ -142,15 +142,15 @@ def test_unknown_option(group: str) -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_key_is_documented(command: str) -> None:
-    for key in key_names(COMMANDS[command]):
-        assert len(field_doc(COMMANDS[command], key)) > 10, key
+    for key, owner, f, _ in keys(COMMANDS[command]):
+        assert len(doc(owner, f.name)) > 10, key
 
 
 def test_overrides_in_the_documentation_can_be_typed() -> None:
     parser, read = OverridesParser.create(), set()
     for command in COMMANDS:
-        for key in key_names(COMMANDS[command]):
-            for example in re.findall(r"`(\"?[a-z_]+\.[a-z_.]+=[^`]+)`", field_doc(COMMANDS[command], key)):
+        for _, owner, f, _ in keys(COMMANDS[command]):
+            for example in re.findall(r"`(\"?[a-z_]+\.[a-z_.]+=[^`]+)`", doc(owner, f.name)):
                 [typed] = shlex.split(example)
                 parse_override(parser, typed)
                 read.add(typed)
@@ -164,7 +164,7 @@ def test_every_default_is_allowed(command: str) -> None:
     from mmft.config.walk import hints
 
     for key, owner, f, _ in keys(COMMANDS[command]):
-        assert describe(hints(owner)[f.name])
+        assert describe(hints(owner)[f.name], f.metadata)
         if f.default is not REQUIRED:
             assert convert(f.default, hints(owner)[f.name]) == f.default, key
 

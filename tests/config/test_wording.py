@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mmft.config.registry import options
-from mmft.config.schema import TrainConfig
+from mmft.config.schema.root import TrainConfig
 from mmft.config.sources import Groups
 from mmft.config.validate import read
 from mmft.config.walk import key_names

@@ -141,7 +141,7 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
     "mixed answers": (["task=question_answering", "data.augment.mixup=1"], ["not go with task=question_answering"]),
     "balanced answers": (["task=question_answering", "data.sampler=balanced"], ["needs a class for every row"]),
     "nothing between answers": (["task=question_answering", "task.separator=''"], ["Type task.separator='|'"]),
-    "one answer": (["task=question_answering", "task.vocabulary=[yes]"], ["task.vocabulary: ", "at least two answers"]),
+    "one answer": (["task=question_answering", "task.vocabulary=[yes]"], ["task.vocabulary: ", "at least two names"]),
     "an answer twice": (["task=question_answering", "task.vocabulary=[no,yes,no]"], ["duplicates or empty ones"]),
     "an empty answer": (["task=question_answering", "task.vocabulary=[no,' ']"], ["without duplicates or empty ones"]),
     "counted answers of a given vocabulary": (
@@ -203,7 +203,7 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
     "decay of frozen encoders": (["tune=head_only", "optim.layer_decay=0.8"], ["optim.layer_decay: changes nothing"]),
     "rate that both encoders override": (
         ["optim.lr=1e-4", "tune.image_encoder.lr=1e-5", "tune.text_encoder.lr=1e-5"],
-        ["optim.lr: changes nothing, because tune.image_encoder.lr, tune.text_encoder.lr"],
+        ["optim.lr: changes nothing, because the encoders' own keys override it"],
     ),
     "rank of nobody": (["tune.rank=4"], ["tune.rank: changes nothing", "tune/image_encoder=full"]),
     "rank that both encoders override": (
@@ -212,7 +212,7 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
     ),
     "layers by name and by pattern": (
         ["tune=lora", "tune.text_encoder.targets=mlp", "tune.text_encoder.pattern=query"],
-        ["tune.text_encoder: pattern and targets both choose"],
+        ["tune.text_encoder.pattern: does not go with tune.text_encoder.targets: both choose"],
     ),
     "pattern that is none": (
         ["tune/image_encoder=pattern", "tune.image_encoder.pattern='('"],
@@ -224,7 +224,7 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
     ),
     "modality dropout of one": (
         ["model.modality_dropout=0.3", "data.columns.image=null"],
-        ["model.modality_dropout: changes nothing without data.columns.image"],
+        ["model.modality_dropout: needs two modalities, but data.columns.image is not set"],
     ),
     "gradual without a beginning": (["tune=gradual", "tune.schedule={1:2}"], ["must start at 0"]),
     "gradual that falls": (["tune=gradual", "tune.schedule={0:2,1:1}"], ["the numbers of layers must increase"]),
@@ -281,7 +281,7 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
     "min_delta without patience": (["callbacks.early_stopping.min_delta=0.1"], ["changes nothing without"]),
     "average of shards": (
         ["callbacks.ema.decay=0.9", "trainer=fsdp", "trainer.devices=2"],
-        ["callbacks.ema.decay: needs whole weights", "Type trainer=ddp"],
+        ["callbacks.ema.decay: does not go with trainer.strategy=fsdp: it needs whole weights", "Type trainer=ddp"],
     ),
     "average that grows without a decay": (
         ["callbacks.ema.warmup=false"],
@@ -363,7 +363,7 @@ USES = {
     "key of training": (["run=run", "out=-", "optim.lr=1"], "optim.lr: no such key"),
     "fewer rows": (
         ["run=run", "out=-", "data.path=rows.csv", "data.limit=3"],
-        "data.limit: changes nothing, because mmft predict",
+        "data.limit: changes nothing: the whole table is used",
     ),
     "label": (
         ["run=run", "out=-", "data.path=rows.csv", "data.columns.label=a"],

@@ -12,7 +12,7 @@ from runs import TrainRun
 
 import mmft
 from mmft.batch import BadRow, Pair
-from mmft.commands.test_run import test as run_test
+from mmft.commands.test import test as run_test
 from mmft.config.compose import compose
 from mmft.data.dataset import RowDataset
 from mmft.data.exchange import exchanged_images, exchanged_texts

@@ -121,7 +121,7 @@ def test_a_label_that_the_run_does_not_know_is_told(
         ("test", ["zero_shot.labels=[a]"], "at least two different labels"),
         ("test", ["zero_shot.labels=[a,a]"], "at least two different labels"),
         ("test", ["zero_shot.labels=run", "zero_shot.templates=[a]"], "zero_shot.templates: .*each needs one {}"),
-        ("test", ["zero_shot.labels=run", "data.columns.text=text"], "has no effect with zero_shot.labels"),
+        ("test", ["zero_shot.labels=run", "data.columns.text=text"], "data.columns.text: does not go with zero_shot.labels"),
     ],
 )
 def test_refused(command: str, typed: list[str], said: str, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ import mmft
 from mmft.batch import Pair
 from mmft.commands.embed import embed
 from mmft.commands.predict import predict
-from mmft.commands.test_run import test as run_test
+from mmft.commands.test import test as run_test
 from mmft.config.compose import compose
 from mmft.errors import UserError
 from mmft.reports.embeddings import neighbours
@@ -166,7 +166,7 @@ def test_refused(typed: list[str], said: str, shapes: Shapes) -> None:
     ("typed", "said"),
     [
         ("modality_report=true", "modality_report: true needs labels"),
-        ("task.templates=['a {}']", "task.templates: changes nothing, because there are no labels"),
+        ("task.templates=['a {}']", "task.templates: changes nothing without data.columns.label"),
     ],
 )
 def test_refused_without_labels(typed: str, said: str, shapes: Shapes) -> None:

@@ -17,7 +17,7 @@ from torch.nn import functional
 import mmft
 from mmft.batch import Candidates, Pair
 from mmft.commands.predict import predict
-from mmft.commands.test_run import test as run_test
+from mmft.commands.test import test as run_test
 from mmft.config.compose import compose
 from mmft.errors import UserError
 from mmft.tasks.classification import Classification
@@ -247,11 +247,11 @@ def test_twelve_rows_are_learned_by_heart(train_run: TrainRun) -> None:
         (["model.modality_dropout=0.3"], "model.modality_dropout: does not go with task=matching, which needs both"),
         (["data.augment.mixup=0.5"], "does not go with task=matching. Leave it out"),
         (["data.augment.cutmix=0.5"], "does not go with task=matching. Leave it out"),
-        (["data.batch_size=1"], "task.candidates: .*needs at least two rows. Type data.batch_size=32"),
-        (["callbacks.gradient_accumulation.schedule={0:1,1:8}"], "needs at least two rows"),
+        (["data.batch_size=1"], "data.batch_size: task=matching .*needs at least two. Type data.batch_size=32"),
+        (["callbacks.gradient_accumulation.schedule={0:1,1:8}"], "needs at least two"),
         (["task.candidates=0"], "task.candidates: 0: without labels .*Type task.candidates=7, or data.columns.label"),
         (["task.candidates=-1"], "task.candidates: -1 is out of bounds"),
-        (["modality_report=true"], "modality_report: true reports nothing without labels"),
+        (["modality_report=true"], "modality_report: true needs labels"),
         (["task.negatives=hard"], "task.negatives: no such key"),
     ],
 )

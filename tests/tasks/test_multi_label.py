@@ -24,7 +24,7 @@ from torch.nn import functional
 import mmft
 from mmft.commands.check import check
 from mmft.commands.predict import predict
-from mmft.commands.test_run import test as run_test
+from mmft.commands.test import test as run_test
 from mmft.config.compose import compose
 from mmft.errors import UserError
 from mmft.tasks.multi_label import MultiLabel

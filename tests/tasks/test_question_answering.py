@@ -21,7 +21,7 @@ import mmft
 from mmft.commands.check import check
 from mmft.commands.explain import explain
 from mmft.commands.predict import predict
-from mmft.commands.test_run import test as run_test
+from mmft.commands.test import test as run_test
 from mmft.config.compose import compose
 from mmft.data.splits import load_splits
 from mmft.errors import UserError

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 import mmft
-from mmft.commands.test_run import test as run_test
+from mmft.commands.test import test as run_test
 from mmft.config.compose import compose
 from mmft.errors import UserError
 from mmft.tasks.regression import Regression

@@ -13,7 +13,7 @@ import torch
 from runs import TrainRun, killed_run, resumed, same_weights
 
 from mmft.batch import Batch
-from mmft.commands.test_run import test as run_test
+from mmft.commands.test import test as run_test
 from mmft.config.compose import compose
 from mmft.training.modality_dropout import drop_modalities, row_chances
 

@@ -18,7 +18,7 @@ from runs import Run, same_weights
 
 from mmft import build
 from mmft.config.compose import compose
-from mmft.config.schema import TrainConfig
+from mmft.config.schema.root import TrainConfig
 from mmft.errors import UserError
 from mmft.models.layers import block_modules, blocks
 from mmft.training.hardware import choose_hardware

@@ -9,35 +9,32 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from operator import attrgetter
 from typing import Any
 
 from mmft.config.rules import files, model, rows, task, training  # noqa: F401 - they register their rules
 from mmft.config.rules.base import RULES, Rule
 from mmft.config.rules.shapes import shape_problems
-from mmft.config.schema import TrainConfig
+from mmft.config.schema.root import TrainConfig
 from mmft.config.validate import Problem
 
 
-def check(config: Any, wrong: set[str], *, partial: bool = False) -> list[Problem]:
+def check(config: Any, wrong: set[str]) -> list[Problem]:
     """All problems between the keys of a config.
 
     Args:
         config: the typed root.
         wrong: keys that are invalid on their own; rules that read them are skipped.
-        partial: the config may be incomplete; report only what is wrong regardless.
     """
-    if config is None:
-        return []
     paths = {key.removesuffix(".type") for key in wrong}
 
     def readable(keys: Iterable[str]) -> bool:
         return not any(_touches(key, path) for key in keys for path in paths)
 
     trains = isinstance(config, TrainConfig)
-    asked = [one for one in RULES if one.trains is trains and (one.always or not partial) and readable(one.keys)]
+    asked = [one for one in RULES if one.trains is trains and readable(one.keys)]
     problems = list(_broken(asked, config))
-    if not partial:
-        problems += [problem for problem, keys in shape_problems(config) if readable(keys)]
+    problems += [problem for problem, keys in shape_problems(config) if readable(keys)]
     parts = config.task.parts if trains and config.task is not None and readable(["task"]) else {}
     for name, part in parts.items():
         problems += _of_part(asked, config, name, part)
@@ -64,10 +61,8 @@ def _touches(key: str, path: str) -> bool:
 
 def _has(config: Any, keys: tuple[str, ...]) -> bool:
     """Whether the chosen options have every key that a rule reads."""
-    for key in keys:
-        node = config
-        for name in key.split("."):
-            if not hasattr(node, name):
-                return False
-            node = getattr(node, name)
+    try:
+        attrgetter(*keys)(config)
+    except AttributeError:
+        return False
     return True

@@ -8,10 +8,11 @@ Rules cover what can be checked without opening a table or a model.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
-from mmft.config.schema import TrainConfig
 from mmft.config.schema.model import ENCODERS
+from mmft.config.schema.root import TrainConfig
 from mmft.config.schema.tune import FreezeConfig
 
 Judge = Callable[[Any], str | None]
@@ -24,36 +25,28 @@ class Rule(NamedTuple):
         keys: the keys that it reads; problems are reported under the first.
         judge: returns what is wrong, or None.
         trains: it applies to `mmft train` and `mmft check`; otherwise to the commands that use a run.
-        always: it also applies to a config that may be incomplete (`--cfg job`, `resume=RUN`).
     """
 
     keys: tuple[str, ...]
     judge: Judge
     trains: bool
-    always: bool
 
 
 RULES: list[Rule] = []
 
 
-def rule(*keys: str, always: bool = False) -> Callable[[Judge], Judge]:
-    """Registers a rule for `mmft train` and `mmft check`; see `Rule`."""
+def rule(*keys: str, trains: bool = True) -> Callable[[Judge], Judge]:
+    """Registers a rule; see `Rule`."""
 
     def register(judge: Judge) -> Judge:
-        RULES.append(Rule(keys, judge, True, always))
+        RULES.append(Rule(keys, judge, trains))
         return judge
 
     return register
 
 
-def use_rule(*keys: str) -> Callable[[Judge], Judge]:
-    """Registers a rule for the commands that use a run."""
-
-    def register(judge: Judge) -> Judge:
-        RULES.append(Rule(keys, judge, False, False))
-        return judge
-
-    return register
+use_rule = partial(rule, trains=False)
+"""Registers a rule for the commands that use a run."""
 
 
 SPLITS = ("data.train", "data.val", "data.test", "data.columns.split", "data.fractions", "data.folds")
@@ -69,15 +62,6 @@ def no_val(c: TrainConfig) -> str | None:
     if (c.data.train is None or c.data.folds) and c.data.columns.split is None and c.data.fractions.val == 0:
         return "data.fractions.val is 0"
     return None
-
-
-def smallest_batch(c: TrainConfig) -> int:
-    """Rows of the smallest training batch, except for the last batch of an epoch."""
-    return min((c.callbacks.gradient_accumulation.schedule or {0: c.data.batch_size}).values())
-
-
-BATCHES = ("data.batch_size", "callbacks.gradient_accumulation.schedule")
-"""The keys that `smallest_batch` reads."""
 
 
 def encoders_are_frozen(c: TrainConfig) -> bool:

@@ -10,11 +10,10 @@ from typing import Any
 
 from mmft.config.paths import TABLES, table_files
 from mmft.config.rules.base import rule, use_rule
-from mmft.config.schema import (
+from mmft.config.schema.root import (
     CheckConfig,
     EmbedConfig,
     ExplainConfig,
-    PredictConfig,
     RunsConfig,
     TestConfig,
     TrainConfig,
@@ -29,7 +28,7 @@ _LISTS = (".csv", ".jsonl")
 _LOCAL = ("/", "./", "../", "~", PREFIX)  # a name that starts like this can only be a folder
 
 
-@rule("name", always=True)
+@rule("name")
 def _name_is_a_folder_name(c: TrainConfig) -> str | None:
     if c.name is None or (re.fullmatch(r"[^=,:\s/\\\x00-\x1f]{1,200}", c.name) and c.name[0] not in ".-~"):
         return None
@@ -40,29 +39,15 @@ def _name_is_a_folder_name(c: TrainConfig) -> str | None:
     )
 
 
-@rule("resume", "init", always=True)
-def _resume_or_init(c: TrainConfig) -> str | None:
-    if c.resume is None or c.init is None:
-        return None
-    return "does not go with init. Type resume=RUN alone to resume a run, or init=RUN to start from its weights"
-
-
-for _key in ("resume", "init"):
+for _key in ("resume", "init", "run"):
 
     @rule(_key)
-    def _is_a_run(c: TrainConfig, key: str = _key) -> str | None:
-        return _no_run(getattr(c, key))
-
-
-@use_rule("run")
-def _run_is_a_run(c: UseConfig) -> str | None:
-    return _no_run(c.run)
-
-
-def _no_run(run: str | None) -> str | None:
-    if run is None or run == "last" or located(run).is_dir():
-        return None
-    return f"there is no folder {show(run)}{_here(run)}. Type a run folder, or last"
+    @use_rule(_key)
+    def _is_a_run(c: Any, key: str = _key) -> str | None:
+        run = getattr(c, key)
+        if run is None or run == "last" or located(run).is_dir():
+            return None
+        return f"there is no folder {show(run)}{_here(run)}. Type a run folder, or last"
 
 
 def _here(path: str) -> str:
@@ -93,18 +78,17 @@ for _encoder in ("image_encoder", "text_encoder"):
         return None
 
 
-def _table(key: str) -> Any:
-    """A rule: a data file exists and has a known format."""
+for _key in ("path", "train", "val", "test"):
 
-    def judge(c: Any) -> str | None:
+    @rule(f"data.{_key}")
+    @use_rule(f"data.{_key}")
+    def _is_a_table(c: Any, key: str = _key) -> str | None:
         value = getattr(c.data, key)
         if value is None:
             return None
         if not value:
             return "is empty. Type a file, a folder or a pattern"
         return next((problem for file in table_files(value) if (problem := _not_a_table(file))), None)
-
-    return judge
 
 
 def _not_a_table(path: Path) -> str | None:
@@ -120,15 +104,16 @@ def _not_a_table(path: Path) -> str | None:
     return None
 
 
-for _key in ("path", "train", "val", "test"):
-    rule(f"data.{_key}")(_table(_key))
-use_rule("data.path")(_table("path"))
+def _tables(c: Any) -> list[str]:
+    """The real paths of the table files that a config reads."""
+    given = [getattr(c.data, key, None) for key in ("path", "train", "val", "test")]
+    return [os.path.realpath(file) for one in given for file in table_files(one or [])]
 
 
-@rule("data.train", "data.val", "data.test")
+@rule("data.train", "data.val", "data.test", "data.path")
 def _different_files(c: TrainConfig) -> str | None:
-    files = [os.path.realpath(f) for given in (c.data.train, c.data.val, c.data.test) for f in table_files(given or [])]
-    if len(set(files)) == len(files):
+    files = _tables(c)
+    if c.data.path is not None or len(set(files)) == len(files):
         return None
     return "data.train, data.val and data.test must be different files, so that no row is in two splits"
 
@@ -142,31 +127,22 @@ def _root_is_a_folder(c: Any) -> str | None:
 
 
 @use_rule("out", "data.path")
-def _out_is_a_table(c: Any) -> str | None:
+def _out_can_be_written(c: Any) -> str | None:
     if isinstance(c, ExplainConfig):
         return f"{show(c.out)} is a file; type out=FOLDER" if located(c.out).is_file() else None
-    rows = {os.path.realpath(file) for file in table_files(c.data.path or [])}
-    if c.out != "-" and os.path.realpath(located(c.out)) in rows:
-        return f"{show(c.out)} is data.path: the output would overwrite the rows"
-    return _not_to_be_written(c.out, _EMBEDDINGS if isinstance(c, EmbedConfig) else _PREDICTIONS)
+    return _not_to_be_written(c, _EMBEDDINGS if isinstance(c, EmbedConfig) else _PREDICTIONS)
 
 
 @use_rule("out", "compare")
-def _out_is_a_list(c: RunsConfig) -> str | None:
-    return None if c.out is None else _not_to_be_written(c.out, _LISTS)
+def _list_of_runs_can_be_written(c: RunsConfig) -> str | None:
+    return None if c.out is None else _not_to_be_written(c, _LISTS)
 
 
 @rule("out", "audit", "data")
 def _findings_can_be_written(c: CheckConfig) -> str | None:
-    if c.out is None:
-        return None
-    keys = (c.data.path, c.data.train, c.data.val, c.data.test)
-    rows = {os.path.realpath(file) for given in keys for file in table_files(given or [])}
-    if os.path.realpath(located(c.out)) in rows:
-        return f"{show(c.out)} is the table of rows: the findings would overwrite it"
     if c.out == "-":
         return "findings are printed anyway. Type out=FILE, or audit.shown=null to print all of them"
-    return _not_to_be_written(c.out, _LISTS)
+    return None if c.out is None else _not_to_be_written(c, _LISTS)
 
 
 @rule("resume", "audit")
@@ -174,17 +150,19 @@ def _check_comes_first(c: CheckConfig) -> str | None:
     return None if c.resume is None else "mmft check does not support resuming. Leave it out"
 
 
-def _not_to_be_written(typed: str, endings: tuple[str, ...]) -> str | None:
+def _not_to_be_written(c: Any, endings: tuple[str, ...]) -> str | None:
     """Why the file `out` cannot be written; None if it can."""
-    out = located(typed)
-    if typed == "-" and ".csv" in endings:
+    out = located(c.out)
+    if c.out == "-" and ".csv" in endings:
         return None
     if out.suffix.lower() not in endings:
         also = ", or - for CSV on stdout" if ".csv" in endings else ""
-        return f"{show(typed)}: unknown file extension; expected one of {listed(endings)}{also}"
+        return f"{show(c.out)}: unknown file extension; expected one of {listed(endings)}{also}"
+    if hasattr(c, "data") and os.path.realpath(out) in _tables(c):
+        return f"{show(c.out)} is the table of rows: the output would overwrite the rows"
     if not out.absolute().parent.is_dir():
-        return f"there is no folder {out.parent}{_here(typed)}; create it first"
-    return f"{show(typed)} is a folder; type out=FILE" if out.is_dir() else None
+        return f"there is no folder {out.parent}{_here(c.out)}; create it first"
+    return f"{show(c.out)} is a folder; type out=FILE" if out.is_dir() else None
 
 
 @use_rule("rows", "ids", "points")
@@ -198,21 +176,18 @@ def _rows_are_chosen(c: ExplainConfig) -> str | None:
 
 # Keys that `mmft predict`, `mmft embed` and `mmft explain` do not read, and why.
 UNREAD = {
-    "limit": "always uses the whole table",
-    "max_bad_fraction": "reports an error for each bad row, however many there are",
-    **dict.fromkeys(
-        ("columns.label", "columns.split", "columns.weight", "columns.group"), "reads only images, texts and ids"
-    ),
+    "limit": "the whole table is used",
+    "max_bad_fraction": "each bad row is reported, however many there are",
+    **dict.fromkeys(("columns.label", "columns.split", "columns.weight", "columns.group"), "it is not read"),
 }
 
 for _key, _why in UNREAD.items():
 
     @use_rule(f"data.{_key}")
     def _is_read(c: UseConfig, key: str = _key, why: str = _why) -> str | None:
-        if not isinstance(c, PredictConfig | EmbedConfig | ExplainConfig) or attrgetter(key)(c.data) is None:
+        if isinstance(c, TestConfig) or attrgetter(key)(c.data) is None:
             return None
-        command = {EmbedConfig: "embed", ExplainConfig: "explain"}.get(type(c), "predict")
-        return f"changes nothing, because mmft {command} {why}. Leave it out"
+        return f"changes nothing: {why}. Leave it out"
 
 
 @use_rule("zero_shot.labels")
@@ -227,26 +202,14 @@ def _zero_shot_labels_can_be_chosen(c: Any) -> str | None:
     return None
 
 
-@use_rule("data.columns.text", "zero_shot.labels")
-def _zero_shot_reads_images(c: Any) -> str | None:
-    if c.zero_shot.labels is None or c.data.columns.text is None:
-        return None
-    return "has no effect with zero_shot.labels. Leave it out"
+for _section in ("task", "zero_shot"):
 
-
-@rule("task.templates")
-def _prompts_have_a_place(c: TrainConfig) -> str | None:
-    return _no_templates(getattr(c.task, "templates", None))
-
-
-@use_rule("zero_shot.templates", "zero_shot.labels")
-def _zero_shot_prompts_have_a_place(c: Any) -> str | None:
-    return _no_templates(c.zero_shot.templates)
-
-
-def _no_templates(templates: list[str] | None) -> str | None:
-    if templates is None:
-        return None
-    if templates and all(re.findall(r"\{\}|[{}]", template) == ["{}"] for template in templates):
-        return None
-    return f"{show(templates)}: each needs one {{}} for the label's name, such as 'an image of {{}}'"
+    @rule(f"{_section}.templates")
+    @use_rule(f"{_section}.templates")
+    def _prompts_have_a_place(c: Any, section: str = _section) -> str | None:
+        templates = getattr(c, section).templates
+        if templates is None:
+            return None
+        if templates and all(re.findall(r"\{\}|[{}]", template) == ["{}"] for template in templates):
+            return None
+        return f"{show(templates)}: each needs one {{}} for the label's name, such as 'an image of {{}}'"

@@ -5,18 +5,17 @@ from __future__ import annotations
 import re
 from dataclasses import fields
 from itertools import pairwise
+from operator import attrgetter
 from typing import Any
 
 from mmft.config.registry import options
-from mmft.config.rules.base import BATCHES, encoders_are_frozen, lone_modality, rule, smallest_batch
-from mmft.config.schema import TrainConfig
+from mmft.config.rules.base import lone_modality, rule
 from mmft.config.schema.model import ENCODERS
+from mmft.config.schema.root import TrainConfig
 from mmft.config.schema.tune import (
-    FreezeConfig,
     GradualConfig,
     LoRA4bitConfig,
     LoRA8bitConfig,
-    TargetedConfig,
     TuneConfig,
 )
 from mmft.config.wording import listed, show
@@ -66,108 +65,37 @@ def _image_is_a_number_of_patches(c: TrainConfig) -> str | None:
     return f"{size} is not a multiple of the encoder's patch size of {patch}. Type {below or patch} or {below + patch}"
 
 
-@rule("model.modality_dropout", "task", "data.columns.image", "data.columns.text")
-def _a_modality_can_be_dropped(c: TrainConfig) -> str | None:
-    if not c.model.modality_dropout:
-        return None
-    if c.task.needs_both:
-        return f"does not go with task={c.task.type}, which needs both modalities in every row. Leave it out"
-    if missing := lone_modality(c):
-        return f"changes nothing without data.columns.{missing}: the only modality is never dropped. Leave it out"
-    return None
+for _key, _unused in (
+    ("model.modality_dropout", 0.0),
+    ("model.auxiliary.modality_weight", 0.0),
+    ("model.auxiliary.alignment", "none"),
+):
 
-
-# ---------------------------------------------------------------- auxiliary losses
-
-for _name, _nothing in (("modality_weight", 0.0), ("alignment", "none")):
-
-    @rule(f"model.auxiliary.{_name}", "task", "data.columns.image", "data.columns.text")
-    def _auxiliary_loss_has_two_modalities(
-        c: TrainConfig, name: str = _name, nothing: float | str = _nothing
-    ) -> str | None:
-        if getattr(c.model.auxiliary, name) == nothing:
+    @rule(_key, "task", "data.columns.image", "data.columns.text")
+    def _there_are_two_modalities(c: TrainConfig, key: str = _key, unused: float | str = _unused) -> str | None:
+        if attrgetter(key)(c) == unused:
             return None
         if c.task.needs_both:
-            return f"does not go with task={c.task.type}, whose own loss compares images and texts. Leave it out"
+            return f"does not go with task={c.task.type}, which needs both modalities in every row. Leave it out"
         missing = lone_modality(c)
         return None if missing is None else f"needs two modalities, but data.columns.{missing} is not set. Leave it out"
-
-
-@rule("model.auxiliary.alignment", "trainer.strategy")
-def _alignment_is_not_sharded(c: TrainConfig) -> str | None:
-    # Gradient caching bypasses the model's `forward`, around which sharded weights are gathered.
-    if c.model.auxiliary.alignment != "contrastive" or c.trainer.strategy != "fsdp":
-        return None
-    return "contrastive does not go with trainer.strategy=fsdp yet. Type trainer.strategy=ddp"
-
-
-@rule("model.auxiliary", "tune.image_encoder", "tune.text_encoder")
-def _auxiliary_losses_train_an_encoder(c: TrainConfig) -> str | None:
-    auxiliary = c.model.auxiliary
-    if not (auxiliary.modality_weight > 0 or auxiliary.alignment != "none") or not encoders_are_frozen(c):
-        return None
-    return "changes nothing, because both encoders are frozen. Type tune=full (or lora, last_n, ...), or leave it out"
-
-
-@rule("model.auxiliary.alignment", "data.augment")
-def _aligned_images_are_not_mixed(c: TrainConfig) -> str | None:
-    mixed = [name for name in ("mixup", "cutmix") if getattr(c.data.augment, name) > 0]
-    if c.model.auxiliary.alignment == "none" or not mixed:
-        return None
-    return f"does not go with data.augment.{mixed[0]}, which makes an image belong to two texts. Choose one"
-
-
-@rule("model.auxiliary.alignment", *BATCHES)
-def _alignment_has_other_rows(c: TrainConfig) -> str | None:
-    if c.model.auxiliary.alignment != "contrastive" or smallest_batch(c) > 1:
-        return None
-    return "contrastive compares the rows of a batch, so a batch needs at least two. Type data.batch_size=32"
-
-
-@rule("model.auxiliary.alignment_width", "model.auxiliary.alignment")
-def _distributions_can_differ(c: TrainConfig) -> str | None:
-    if c.model.auxiliary.alignment != "kl" or c.model.auxiliary.alignment_width != 1:
-        return None
-    return "1: kl compares distributions over this many values, which needs at least 2. Type null for 256"
 
 
 # ---------------------------------------------------------------- tuning
 
 
-@rule("optim.lr", "tune")
-def _lr_is_used(c: TrainConfig) -> str | None:
-    if c.optim.lr is None:
-        return None
-    if encoders_are_frozen(c):
-        return "changes nothing, because both encoders are frozen. Type tune=full, or optim.head_lr for fusion and head"
-    trained = [t for t in (c.tune.image_encoder, c.tune.text_encoder) if not isinstance(t, FreezeConfig)]
-    if all(getattr(t, "lr", None) is not None for t in trained):
-        own = listed(f"tune.{t.group_path.split('/')[1]}.lr" for t in trained)
-        return f"changes nothing, because {own} overrides it. Leave one of them out"
-    return None
+for _key in ("optim.lr", *(f"tune.{f.name}" for f in fields(TuneConfig) if f.name not in ENCODERS)):
 
-
-for _key, _unused in (("optim.layer_decay", 1), ("trainer.gradient_checkpointing", False)):
-
-    @rule(_key, "tune")
-    def _an_encoder_is_trained(c: TrainConfig, key: str = _key, unused: float = _unused) -> str | None:
-        section, _, name = key.partition(".")
-        if getattr(getattr(c, section), name) == unused or not encoders_are_frozen(c):
+    @rule(_key, *(f"tune.{encoder}" for encoder in ENCODERS))
+    def _key_of_both_encoders_is_used(c: TrainConfig, key: str = _key) -> str | None:
+        if attrgetter(key)(c) is None:
             return None
-        return "changes nothing, because both encoders are frozen. Leave it out, or type tune=full"
-
-
-for _key in [f.name for f in fields(TuneConfig) if f.name not in ENCODERS]:
-
-    @rule(f"tune.{_key}", *(f"tune.{encoder}" for encoder in ENCODERS))
-    def _key_of_both_encoders_is_used(c: TrainConfig, name: str = _key) -> str | None:
-        if getattr(c.tune, name) is None:
-            return None
+        name = key.partition(".")[2]
         methods = {encoder: getattr(c.tune, encoder) for encoder in ENCODERS}
         having = [method for method in methods.values() if hasattr(method, name)]
         if not having:
             chosen = listed(f"tune/{encoder}={method.type}" for encoder, method in methods.items())
-            return f"changes nothing: {chosen} do not have this key"
+            return f"changes nothing, because {chosen} do not use it. Leave it out"
         if all(getattr(method, name) is not None for method in having):
             return "changes nothing, because the encoders' own keys override it. Leave one of them out"
         return None
@@ -175,13 +103,9 @@ for _key in [f.name for f in fields(TuneConfig) if f.name not in ENCODERS]:
 
 for _encoder in ENCODERS:
 
-    @rule(
-        *(f"tune.{_encoder}", "tune", "trainer.strategy", "trainer.precision", f"model.{_encoder}.pretrained"),
-    )
+    @rule(f"tune.{_encoder}", "tune", "trainer.strategy", "trainer.precision", f"model.{_encoder}.pretrained")
     def _method_fits(c: TrainConfig, encoder: str = _encoder) -> str | None:
         method: Any = getattr(c.tune, encoder)
-        if isinstance(method, TargetedConfig) and method.pattern is not None and method.targets is not None:
-            return "pattern and targets both choose the layers. Leave one of them out"
         if getattr(method, "pattern", None) is not None:
             try:
                 re.compile(method.pattern)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import codecs
 import math
 import re
+from dataclasses import fields
 from typing import Any
 
 from mmft.config.rules.base import rule, use_rule
-from mmft.config.schema import TrainConfig
 from mmft.config.schema.augment import AugmentConfig
 from mmft.config.schema.data import FractionsConfig, names_of
+from mmft.config.schema.root import TrainConfig
 from mmft.config.validate import MUST
 from mmft.config.wording import did_you_mean, listed, show
 
@@ -23,17 +24,12 @@ def _rows_have_a_source(c: TrainConfig) -> str | None:
 
 
 @rule("data.fractions", "data.columns.split", "data.train")
-def _fractions_are_used(c: TrainConfig) -> str | None:
-    given = "data.columns.split" if c.data.columns.split is not None else "data.train"
-    if c.data.fractions == FractionsConfig() or (c.data.columns.split is None and c.data.train is None):
-        return None
-    return f"changes nothing, because {given} defines the splits. Leave one of them out"
-
-
-@rule("data.fractions")
-def _fractions_add_up(c: TrainConfig) -> str | None:
+def _fractions_are_used_and_add_up(c: TrainConfig) -> str | None:
     f = c.data.fractions
     total = f.train + f.val + f.test
+    for key, given in (("data.columns.split", c.data.columns.split), ("data.train", c.data.train)):
+        if given is not None and f != FractionsConfig():
+            return f"changes nothing, because {key} defines the splits. Leave one of them out"
     if math.isclose(total, 1.0, abs_tol=1e-6):
         return None
     return f"train {f.train} + val {f.val} + test {f.test} = {total:g}, which must be 1"
@@ -115,7 +111,9 @@ def _balanced_sampler_has_classes(c: TrainConfig) -> str | None:
 
 # ---------------------------------------------------------------- augmentation
 
-for _modality, _names in (("image", AugmentConfig.OF_IMAGES), ("text", AugmentConfig.OF_TEXTS)):
+_OF_IMAGES = tuple(f.name for f in fields(AugmentConfig) if f.name not in AugmentConfig.OF_TEXTS)
+
+for _modality, _names in (("image", _OF_IMAGES), ("text", AugmentConfig.OF_TEXTS)):
 
     @rule("data.augment", f"data.columns.{_modality}")
     def _augmented_modality_is_there(

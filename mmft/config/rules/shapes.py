@@ -2,8 +2,10 @@
 
 - `only_with="decay=0.999"`: the field has no effect unless its neighbour `decay` is set; with `==`, unless it has
   exactly this value. The message suggests typing the same text.
-- `not_with={"train": "what to do instead"}`: the field does not go with its neighbour `train` if that is set.
+- `not_with={"train": "what to do instead"}`: the field does not go with its neighbour `train` if that is set; with
+  `"loss==focal"`, if `loss` has exactly this value.
 - `needs_val=True`: the field needs validation rows.
+- `needs_trained_encoder=True`: the field has no effect if both encoders are frozen.
 
 A name with a dot is an absolute key; without a dot, a neighbour in the same section.
 """
@@ -15,8 +17,8 @@ from dataclasses import Field, fields, is_dataclass
 from typing import Any
 
 from mmft.config.registry import OptionConfig
-from mmft.config.rules.base import SPLITS, no_val
-from mmft.config.schema import TrainConfig
+from mmft.config.rules.base import SPLITS, encoders_are_frozen, no_val
+from mmft.config.schema.root import TrainConfig
 from mmft.config.validate import Problem
 from mmft.config.walk import default_of
 
@@ -34,12 +36,18 @@ def shape_problems(config: Any) -> Iterator[tuple[Problem, tuple[str, ...]]]:
                 because = f"without {other}" if actual in _UNSET else f", because {other}={actual}"
                 text = f"changes nothing{'' if because[0] == ',' else ' '}{because}. Type {other}={example}"
                 yield Problem(key, f"{text}, or leave it out"), (key, other)
-        for name, instead in f.metadata.get("not_with", {}).items():
-            other = _absolute(name, section)
-            if _is_given(config, other):
-                yield Problem(key, f"does not go with {other}: {instead}"), (key, other)
-        if f.metadata.get("needs_val") and isinstance(config, TrainConfig) and (why := no_val(config)):
+        for condition, instead in f.metadata.get("not_with", {}).items():
+            other, exact, value = _condition(condition, section)
+            if _value(config, other) == value if exact else _is_given(config, other):
+                with_what = f"{other}={value}" if exact else other
+                yield Problem(key, f"does not go with {with_what}: {instead}"), (key, other)
+        if not isinstance(config, TrainConfig):
+            continue
+        if f.metadata.get("needs_val") and (why := no_val(config)):
             yield Problem(key, f"needs validation rows, but {why}"), (key, *SPLITS)
+        if f.metadata.get("needs_trained_encoder") and encoders_are_frozen(config):
+            text = "changes nothing, because both encoders are frozen. Leave it out, or type tune=full"
+            yield Problem(key, text), (key, "tune")
 
 
 def _given(section: Any, path: str) -> Iterator[tuple[str, Field[Any]]]:
@@ -56,12 +64,10 @@ def _given(section: Any, path: str) -> Iterator[tuple[str, Field[Any]]]:
 
 
 def _condition(text: str, section: str) -> tuple[str, bool, str]:
+    """The absolute key that a rule names, whether it must have exactly the value, and the value."""
     name, _, example = text.partition("=")
-    return _absolute(name, section), example.startswith("="), example.lstrip("=")
-
-
-def _absolute(name: str, section: str) -> str:
-    return name if "." in name or not section else f"{section}.{name}"
+    key = name if "." in name or not section else f"{section}.{name}"
+    return key, example.startswith("="), example.lstrip("=")
 
 
 def _value(config: Any, key: str) -> Any:

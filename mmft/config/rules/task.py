@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from mmft.config.quoted import list_of
-from mmft.config.rules.base import BATCHES, lone_modality, rule, smallest_batch
-from mmft.config.schema import TrainConfig
+from mmft.config.rules.base import lone_modality, rule
 from mmft.config.schema.data import names_of
+from mmft.config.schema.root import TrainConfig
 from mmft.config.validate import MUST
 from mmft.config.wording import did_you_mean, listed, show
 
@@ -15,94 +15,54 @@ from mmft.config.wording import did_you_mean, listed, show
 
 
 @rule("data.columns.label", "task")
-def _label_is_given(c: TrainConfig) -> str | None:
-    if c.data.columns.label is not None or c.task.needs_both:
-        return None
-    column = f"[{','.join(c.task.parts)}]" if c.task.parts else "COLUMN"
-    return f"{MUST} to train. Type data.columns.label={column}"
-
-
-@rule("data.columns.label", "task")
 def _label_columns_fit(c: TrainConfig) -> str | None:
-    if not isinstance(c.data.columns.label, list) or c.task.several_columns:
+    if c.data.columns.label is None and not c.task.needs_both:
+        column = f"[{','.join(c.task.parts)}]" if c.task.parts else "COLUMN"
+        return f"{MUST} to train. Type data.columns.label={column}"
+    if isinstance(c.data.columns.label, list) and not c.task.several_columns:
+        return f"a list needs a task with several targets; task={c.task.type} has one. Type data.columns.label=COLUMN"
+    return None
+
+
+for _key in ("labels", "vocabulary"):
+
+    @rule(f"task.{_key}")
+    def _names_differ(c: TrainConfig, key: str = _key) -> str | None:
+        names = getattr(c.task, key)
+        if names is None or (len(names) > 1 and len(set(names)) == len(names) and all(map(str.strip, names))):
+            return None
+        return f"{show(names)}: give at least two names, without duplicates or empty ones"
+
+
+for _key, _default in (("labels", None), ("unknown", "bad")):
+
+    @rule(f"task.{_key}", "data.columns.label")
+    def _columns_are_the_labels(c: TrainConfig, key: str = _key, default: str | None = _default) -> str | None:
+        if getattr(c.task, key) == default or not isinstance(c.data.columns.label, list):
+            return None
+        return "changes nothing, because data.columns.label lists the label columns in order. Leave it out"
+
+
+for _key in ("class_weights", "pos_weight"):
+
+    @rule(f"task.{_key}", "task.labels", "data.columns.label")
+    def _weights_match_labels(c: TrainConfig, key: str = _key) -> str | None:
+        columns = c.data.columns.label if isinstance(c.data.columns.label, list) else None
+        weights, labels = getattr(c.task, key), getattr(c.task, "labels", None) or columns
+        if not isinstance(weights, list):
+            return None
+        if labels is None:
+            return "a list needs labels in a fixed order. Type task.labels=[a,b,...]"
+        if len(weights) != len(labels):
+            return f"{len(weights)} numbers for {len(labels)} labels ({listed(labels)})"
+        if min(weights, default=0) < 0 or not any(weights):
+            return f"{show(weights)}: each must be at least 0, and at least one above 0"
         return None
-    return f"a list needs a task with several targets; task={c.task.type} has one. Type data.columns.label=COLUMN"
-
-
-@rule("task.labels")
-def _labels_differ(c: TrainConfig) -> str | None:
-    labels = getattr(c.task, "labels", None)
-    if labels is None or (len(labels) > 1 and len(set(labels)) == len(labels)):
-        return None
-    return f"{show(labels)}: give at least two names, without duplicates"
-
-
-@rule("task.labels", "data.columns.label")
-def _columns_are_the_labels(c: TrainConfig) -> str | None:
-    if getattr(c.task, "labels", None) is None or not isinstance(c.data.columns.label, list):
-        return None
-    return "changes nothing, because data.columns.label lists the label columns in order. Leave it out"
-
-
-@rule("task.unknown", "data.columns.label")
-def _a_label_can_be_unknown(c: TrainConfig) -> str | None:
-    if getattr(c.task, "unknown", "bad") == "bad" or not isinstance(c.data.columns.label, list):
-        return None
-    return "changes nothing: every column of data.columns.label is a label. Leave it out"
-
-
-@rule("task.vocabulary")
-def _answers_differ(c: TrainConfig) -> str | None:
-    names = getattr(c.task, "vocabulary", None)
-    if names is None or (len(names) > 1 and len(set(names)) == len(names) and all(map(str.strip, names))):
-        return None
-    return f"{show(names)}: give at least two answers, without duplicates or empty ones"
 
 
 @rule("task.separator")
 def _separator_is_there(c: TrainConfig) -> str | None:
     return "is empty. Type task.separator='|'" if getattr(c.task, "separator", "|") == "" else None
-
-
-@rule("task.class_weights", "task.labels")
-def _class_weights_match_labels(c: TrainConfig) -> str | None:
-    return _weights_match(getattr(c.task, "class_weights", None), getattr(c.task, "labels", None))
-
-
-@rule("task.pos_weight", "task.labels", "data.columns.label")
-def _pos_weights_match_labels(c: TrainConfig) -> str | None:
-    columns = c.data.columns.label if isinstance(c.data.columns.label, list) else None
-    return _weights_match(getattr(c.task, "pos_weight", None), getattr(c.task, "labels", None) or columns)
-
-
-def _weights_match(weights: str | list[float] | None, labels: list[str] | None) -> str | None:
-    if not isinstance(weights, list):
-        return None
-    if labels is None:
-        return "a list needs labels in a fixed order. Type task.labels=[a,b,...]"
-    if len(weights) != len(labels):
-        return f"{len(weights)} numbers for {len(labels)} labels ({listed(labels)})"
-    if min(weights, default=0) < 0 or not any(weights):
-        return f"{show(weights)}: each must be at least 0, and at least one above 0"
-    return None
-
-
-# ---------------------------------------------------------------- losses
-
-
-@rule("task.label_smoothing", "task.loss")
-def _smoothing_has_its_loss(c: TrainConfig) -> str | None:
-    loss = getattr(c.task, "loss", "")
-    if loss not in ("focal", "asymmetric") or not getattr(c.task, "label_smoothing", 0):
-        return None  # these weight rows by how well they are predicted, but a smoothed target is never reached
-    return f"does not go with task.loss={loss}, which weights rows by difficulty. Choose one"
-
-
-@rule("task.pos_weight", "task.loss")
-def _positives_are_weighed_once(c: TrainConfig) -> str | None:
-    if getattr(c.task, "pos_weight", "none") == "none" or getattr(c.task, "loss", "") != "asymmetric":
-        return None
-    return "does not go with task.loss=asymmetric, which weights present and absent labels itself. Choose one"
 
 
 @rule("task.threshold_metric", "task.labels")
@@ -124,35 +84,39 @@ def _both_modalities_are_there(c: TrainConfig) -> str | None:
     return f"{MUST}: task={c.task.type} pairs images with texts. Type data.columns.{missing}=COLUMN"
 
 
-@rule("trainer.strategy", "task")
-def _task_can_be_sharded(c: TrainConfig) -> str | None:
-    # Steps of these tasks bypass the model's `forward`, around which sharded weights are gathered.
-    if c.trainer.strategy != "fsdp" or not c.task.needs_both:
-        return None
-    return f"fsdp does not go with task={c.task.type} yet. Type trainer.strategy=ddp"
-
-
 @rule("modality_report", "task", "data.columns.label")
 def _report_has_labels(c: TrainConfig) -> str | None:
     if not c.modality_report or not c.task.needs_both or c.data.columns.label is not None:
         return None
-    if c.task.pairwise:
-        return f"true needs labels to evaluate the embeddings of task={c.task.type}. Type data.columns.label=COLUMN"
-    return "true reports nothing without labels: each text occurs once as a match and once not. Leave it out"
+    return f"true needs labels, for a report on task={c.task.type}. Type data.columns.label=COLUMN, or leave it out"
 
 
-@rule("task.templates", "data.columns.label")
-def _prompts_have_labels(c: TrainConfig) -> str | None:
-    if getattr(c.task, "templates", None) is None or c.data.columns.label is not None:
+@rule("data.batch_size", "task", "model.auxiliary.alignment", "callbacks.gradient_accumulation.schedule")
+def _a_batch_has_other_rows(c: TrainConfig) -> str | None:
+    schedule = c.callbacks.gradient_accumulation.schedule or {0: c.data.batch_size}
+    if min(schedule.values()) > 1:
         return None
-    return "changes nothing, because there are no labels. Type data.columns.label=COLUMN, or leave it out"
-
-
-@rule("data.batch_size", "task", *BATCHES)
-def _rows_can_be_compared(c: TrainConfig) -> str | None:
-    if not c.task.pairwise or smallest_batch(c) > 1:
+    if c.task.pairwise or getattr(c.task, "candidates", None):
+        who = f"task={c.task.type}"
+    elif c.model.auxiliary.alignment == "contrastive":
+        who = "model.auxiliary.alignment=contrastive"
+    else:
         return None
-    return f"task={c.task.type} compares the rows of a batch, so a batch needs at least two. Type data.batch_size=32"
+    return f"{who} compares the rows of a batch, so a batch needs at least two. Type data.batch_size=32"
+
+
+@rule("trainer.strategy", "task", "model.auxiliary.alignment")
+def _steps_can_be_sharded(c: TrainConfig) -> str | None:
+    # These steps bypass the model's `forward`, around which sharded weights are gathered.
+    if c.trainer.strategy != "fsdp":
+        return None
+    if c.task.needs_both:
+        who = f"task={c.task.type}"
+    elif c.model.auxiliary.alignment == "contrastive":
+        who = "model.auxiliary.alignment=contrastive"
+    else:
+        return None
+    return f"fsdp does not go with {who} yet. Type trainer.strategy=ddp"
 
 
 @rule("task.compared_rows", "task.loss", "data.batch_size")
@@ -163,21 +127,11 @@ def _compared_rows_are_read(c: TrainConfig) -> str | None:
     return f"changes nothing, because task.loss={task.loss}. Type task.loss=sigmoid, or leave it out"
 
 
-@rule("task.candidates", *BATCHES)
-def _candidates_are_there(c: TrainConfig) -> str | None:
-    if not getattr(c.task, "candidates", 0) or smallest_batch(c) > 1:
-        return None
-    return "they are texts of other rows of the batch, which needs at least two rows. Type data.batch_size=32"
-
-
 @rule("task.candidates", "data.columns.label")
 def _something_does_not_match(c: TrainConfig) -> str | None:
     if getattr(c.task, "candidates", 1) or c.data.columns.label is not None:
         return None
-    return (
-        "0: without labels every row is a match, and nothing is learned. "
-        "Type task.candidates=7, or data.columns.label=COLUMN"
-    )
+    return "0: without labels every row is a match. Type task.candidates=7, or data.columns.label=COLUMN"
 
 
 # ---------------------------------------------------------------- several tasks at once
@@ -186,24 +140,18 @@ _TAKEN = frozenset({"loss", "train", "val", "test"})
 
 
 @rule("task.tasks")
-def _there_are_several(c: TrainConfig) -> str | None:
+def _several_tasks_go_together(c: TrainConfig) -> str | None:
     for name, part in c.task.parts.items():
         if part.parts or part.needs_both:
             return f"task={part.type} ({name}) cannot be one of several tasks. Leave it out"
-    if len(c.task.parts) < 2:
-        name, part = next(iter(c.task.parts.items()))
-        return f"only one task is given. Type task={part.type} data.columns.label={name}"
-    return None
-
-
-@rule("task.tasks")
-def _names_of_tasks_are_free(c: TrainConfig) -> str | None:
-    for name in c.task.parts:
         if taken := [word for word in name.split("/") if word in _TAKEN]:
             return (
                 f"{name}: a task cannot be called {taken[0]}, because metrics such as val/loss use that name. "
                 "Rename the label column"
             )
+    if len(c.task.parts) < 2:
+        name, part = next(iter(c.task.parts.items()))
+        return f"only one task is given. Type task={part.type} data.columns.label={name}"
     return None
 
 

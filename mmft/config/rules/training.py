@@ -6,8 +6,8 @@ import re
 from importlib.util import find_spec
 
 from mmft.config.rules.base import SPLITS, no_val, rule
-from mmft.config.schema import TrainConfig
 from mmft.config.schema.logger import TensorBoardConfig
+from mmft.config.schema.root import TrainConfig
 from mmft.config.wording import listed, show
 from mmft.ranks import started
 
@@ -83,13 +83,6 @@ def _batch_schedule_is_whole(c: TrainConfig) -> str | None:
     if micro is not None and micro > least:
         return f"data.micro_batch_size={micro} is more than the smallest batch size of {least}"
     return None
-
-
-@rule("callbacks.ema.decay", "trainer.strategy")
-def _average_is_of_whole_weights(c: TrainConfig) -> str | None:
-    if c.callbacks.ema.decay is None or c.trainer.strategy != "fsdp":
-        return None
-    return "needs whole weights, but trainer=fsdp shards them. Type trainer=ddp, or callbacks.ema.decay=null"
 
 
 @rule("callbacks.profile.steps", "callbacks.profile.after", "trainer.max_steps")

@@ -28,17 +28,7 @@ class AugmentConfig:
     drops words from a text.
     """
 
-    OF_IMAGES: ClassVar[tuple[str, ...]] = (
-        "crop",
-        "flip",
-        "policy",
-        "color_jitter",
-        "erasing",
-        "mixup",
-        "cutmix",
-        "extra",
-    )
-    OF_TEXTS: ClassVar[tuple[str, ...]] = ("token_dropout",)
+    OF_TEXTS: ClassVar = ("token_dropout",)  # all others are of images
 
     crop: float | None = field(None, gt=0, lt=1)
     """Smallest area of a random crop, as a share of the image; aspect ratios are 3:4 to 4:3; null: no cropping."""

@@ -17,7 +17,9 @@ class ColumnsConfig:
     image: str | None = None
     """Image column: paths relative to the table's folder (or `data.root`), or encoded bytes; or a template of paths
     with columns in braces, such as `images/{shop}_{id}.jpg`."""
-    text: str | list[str] | None = None
+    text: str | list[str] | None = field(
+        None, not_with={"zero_shot.labels": "the run's prompts take the place of the texts. Leave it out"}
+    )
     """Text column, or several, which are joined by a space."""
     label: str | list[str] | None = None
     """Label column, required for training and testing; several for a task with several targets."""

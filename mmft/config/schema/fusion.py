@@ -26,33 +26,16 @@ class FusionConfig(OptionConfig):
     image_pool: ClassVar[str] = "cls"
 
 
-@option("model/fusion", "concat", builds="mmft.models.fusion.concat:ConcatFusion")
 @dataclass(kw_only=True)
-class ConcatConfig(FusionConfig):
-    """An MLP over the concatenated pooled features: LayerNorm, linear, GELU, dropout."""
-
-    hidden: int = field(512, ge=1)
-    """Width of the hidden layer, which is the input of the head."""
-    dropout: float = field(0.1, ge=0, lt=1)
-    """Dropout before the head; `model.dropout` overrides it."""
-
-
-@option("model/fusion", "gated", builds="mmft.models.fusion.gated:GatedFusion")
-@dataclass(kw_only=True)
-class GatedConfig(FusionConfig):
-    """A gated multimodal unit over both pooled features: each row weighs image against text."""
-
+class _PooledFusionConfig(FusionConfig):
     hidden: int = field(512, ge=1)
     """Width of the fused features, which are the input of the head."""
     dropout: float = field(0.1, ge=0, lt=1)
     """Dropout before the head; `model.dropout` overrides it."""
 
 
-@option("model/fusion", "merged", builds="mmft.models.fusion.merged:MergedFusion")
 @dataclass(kw_only=True)
-class MergedConfig(FusionConfig):
-    """A transformer over the tokens of both encoders; a class token is the output."""
-
+class _TransformerFusionConfig(FusionConfig):
     reads = "tokens"
 
     width: int = field(256, ge=1)
@@ -63,6 +46,24 @@ class MergedConfig(FusionConfig):
     """Attention heads per block; must divide `width`."""
     dropout: float = field(0.1, ge=0, lt=1)
     """Dropout of tokens, attention weights and every residual branch; `model.dropout` overrides it."""
+
+
+@option("model/fusion", "concat", builds="mmft.models.fusion.concat:ConcatFusion")
+@dataclass(kw_only=True)
+class ConcatConfig(_PooledFusionConfig):
+    """An MLP over the concatenated pooled features: LayerNorm, linear, GELU, dropout."""
+
+
+@option("model/fusion", "gated", builds="mmft.models.fusion.gated:GatedFusion")
+@dataclass(kw_only=True)
+class GatedConfig(_PooledFusionConfig):
+    """A gated multimodal unit over both pooled features: each row weighs image against text."""
+
+
+@option("model/fusion", "merged", builds="mmft.models.fusion.merged:MergedFusion")
+@dataclass(kw_only=True)
+class MergedConfig(_TransformerFusionConfig):
+    """A transformer over the tokens of both encoders; a class token is the output."""
 
 
 @option("model/fusion", "film", builds="mmft.models.fusion.film:FilmFusion")
@@ -84,51 +85,31 @@ class FilmConfig(FusionConfig):
 
 @option("model/fusion", "low_rank", builds="mmft.models.fusion.low_rank:LowRankFusion")
 @dataclass(kw_only=True)
-class LowRankConfig(FusionConfig):
+class LowRankConfig(_PooledFusionConfig):
     """Low-rank bilinear fusion: all products of both pooled features, and the features alone."""
 
-    hidden: int = field(512, ge=1)
-    """Width of the fused features, which are the input of the head."""
     rank: int = field(4, ge=1)
     """Rank of the weight tensor; capacity and parameters grow with it."""
-    dropout: float = field(0.1, ge=0, lt=1)
-    """Dropout before the head; `model.dropout` overrides it."""
 
 
 @option("model/fusion", "cross", builds="mmft.models.fusion.cross:CrossFusion")
 @dataclass(kw_only=True)
-class CrossConfig(FusionConfig):
+class CrossConfig(_TransformerFusionConfig):
     """Co-attention: two streams of tokens attend to each other; their means are the output."""
-
-    reads = "tokens"
 
     width: int = field(256, ge=1)
     """Width to which both encoders' tokens are projected; the input of the head is twice that."""
     layers: int = field(2, ge=1)
     """Number of blocks, each with cross-attention, self-attention and MLP for both streams."""
-    heads: int = field(4, ge=1)
-    """Attention heads per block; must divide `width`."""
-    dropout: float = field(0.1, ge=0, lt=1)
-    """Dropout of tokens, attention weights and every residual branch; `model.dropout` overrides it."""
 
 
 @option("model/fusion", "resampler", builds="mmft.models.fusion.resampler:ResamplerFusion")
 @dataclass(kw_only=True)
-class ResamplerConfig(FusionConfig):
+class ResamplerConfig(_TransformerFusionConfig):
     """Learned queries attend to the tokens of both encoders; their mean is the output. For many tokens."""
 
-    reads = "tokens"
-
-    width: int = field(256, ge=1)
-    """Width to which both encoders' tokens are projected, which is the input of the head."""
     queries: int = field(8, ge=1)
     """Number of learned queries."""
-    layers: int = field(2, ge=1)
-    """Number of transformer blocks."""
-    heads: int = field(4, ge=1)
-    """Attention heads per block; must divide `width`."""
-    dropout: float = field(0.1, ge=0, lt=1)
-    """Dropout of tokens, attention weights and every residual branch; `model.dropout` overrides it."""
 
 
 @option("model/fusion", "dual", builds="mmft.models.fusion.dual:DualFusion")

@@ -64,15 +64,21 @@ class AuxiliaryConfig:
     Each is logged as `train/loss/...`. The heads that they need are not part of the final model.
     """
 
-    modality_weight: float = field(0.0, ge=0)
+    modality_weight: float = field(0.0, ge=0, needs_trained_encoder=True)
     """Weight of the task's loss from the image alone and from the text alone, each with its own head; 0: off."""
-    alignment: Literal["none", "kl", "contrastive"] = "none"
+    alignment: Literal["none", "kl", "contrastive"] = field(
+        "none",
+        not_with=dict.fromkeys(
+            ("data.augment.mixup", "data.augment.cutmix"), "it makes an image belong to two texts. Choose one"
+        ),
+        needs_trained_encoder=True,
+    )
     """Align the features of a row's image and text in a shared space. `kl`: as two distributions, by half the sum of
     both Kullback-Leibler divergences, which collapsed projections minimise as well; `contrastive`: closer than to
     other rows of the batch, by InfoNCE (rows with the same image, text or group do not count as others)."""
     alignment_weight: float | None = field(None, gt=0, only_with="alignment=contrastive")
     """Weight of the alignment; null: 0.1."""
-    alignment_width: int | None = field(None, ge=1, only_with="alignment=contrastive")
+    alignment_width: int | None = field(None, ge=2, only_with="alignment=contrastive")
     """Width of the shared space; null: 256."""
 
 

@@ -16,7 +16,7 @@ class OptimConfig(OptionConfig):
     """Learning rate of the encoders; null: the tuning method's own default (full: 5e-5)."""
     head_lr: float = field(1e-3, gt=0)
     """Learning rate of fusion and head."""
-    layer_decay: float = field(1.0, gt=0, le=1)
+    layer_decay: float = field(1.0, gt=0, le=1, needs_trained_encoder=True)
     """Layer-wise decay: each encoder layer's learning rate is this times that of the layer above it."""
     clip_norm: float | None = field(1.0, gt=0)
     """Largest gradient norm over all trainable parameters; null: no clipping."""
@@ -79,6 +79,12 @@ class ScheduleConfig(OptionConfig):
     """Length of the warm-up: a share of all optimizer steps (below 1) or a number of steps."""
 
 
+@dataclass(kw_only=True)
+class _DecayConfig(ScheduleConfig):
+    min_factor: float = field(0.0, ge=0, le=1)
+    """Final learning rate as a share of the full one."""
+
+
 @option("schedule", "constant", builds="mmft.training.schedules:Constant")
 @dataclass(kw_only=True)
 class ConstantConfig(ScheduleConfig):
@@ -87,28 +93,20 @@ class ConstantConfig(ScheduleConfig):
 
 @option("schedule", "cosine", builds="mmft.training.schedules:Cosine")
 @dataclass(kw_only=True)
-class CosineConfig(ScheduleConfig):
+class CosineConfig(_DecayConfig):
     """Cosine decay to `min_factor` (Loshchilov and Hutter, 2017)."""
-
-    min_factor: float = field(0.0, ge=0, le=1)
-    """Final learning rate as a share of the full one."""
 
 
 @option("schedule", "linear", builds="mmft.training.schedules:Linear")
 @dataclass(kw_only=True)
-class LinearConfig(ScheduleConfig):
+class LinearConfig(_DecayConfig):
     """Linear decay to `min_factor`."""
-
-    min_factor: float = field(0.0, ge=0, le=1)
-    """Final learning rate as a share of the full one."""
 
 
 @option("schedule", "wsd", builds="mmft.training.schedules:WarmupStableDecay")
 @dataclass(kw_only=True)
-class WarmupStableDecayConfig(ScheduleConfig):
+class WarmupStableDecayConfig(_DecayConfig):
     """Warm-up, constant learning rate, then linear decay (Hu et al., 2024)."""
 
     decay: float = field(0.2, gt=0, le=1)
     """Length of the decay as a share of the steps after the warm-up."""
-    min_factor: float = field(0.0, ge=0, le=1)
-    """Final learning rate as a share of the full one."""

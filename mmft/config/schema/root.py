@@ -1,4 +1,4 @@
-"""The root schema of every command."""
+"""The root schema of every command; `COMMANDS` maps each command to its root."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mmft.config.schema.logger import LoggerConfig
 from mmft.config.schema.model import ModelConfig
 from mmft.config.schema.optim import OptimConfig, ScheduleConfig
 from mmft.config.schema.task import TaskConfig
-from mmft.config.schema.trainer import CallbacksConfig, CheckpointConfig, TrainerConfig
+from mmft.config.schema.trainer import CallbacksConfig, CheckpointConfig, DeviceConfig, TrainerConfig
 from mmft.config.schema.tune import TuneConfig
 
 
@@ -36,7 +36,7 @@ class TrainConfig:
     init: str | None = None
     """A run whose weights initialise this one (use `resume` to resume it). Its encoders must be the same; fusion and
     head start from scratch if they differ, as after a contrastive run."""
-    resume: str | None = None
+    resume: str | None = field(None, not_with={"init": "type resume=RUN to resume, or init=RUN for its weights only"})
     """A run folder to resume, or `last`: the newest unfinished run of this name."""
     plugins: list[str] = field(factory=list)
     """Modules or files with your own options (docs/extend.md). They are imported, which needs --allow-code."""
@@ -163,14 +163,6 @@ class DoctorConfig:
 
 
 @dataclass(kw_only=True)
-class RunTrainerConfig:
-    """`trainer` of the commands that use a run."""
-
-    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
-    """`auto`: a GPU if there is one."""
-
-
-@dataclass(kw_only=True)
 class UseConfig:
     """The keys of every command that applies a run to rows."""
 
@@ -180,7 +172,7 @@ class UseConfig:
     """Where runs are read from."""
     data: Any = field(factory=RunData)
     """The rows; keys left null are as in the run."""
-    trainer: RunTrainerConfig = field(factory=RunTrainerConfig)
+    trainer: DeviceConfig = field(factory=DeviceConfig)
     """The device to run on."""
 
 
@@ -196,11 +188,16 @@ class ZeroShotConfig:
 
 
 @dataclass(kw_only=True)
-class TestConfig(UseConfig):
-    """Everything that `mmft test` reads."""
+class ClassifyConfig(UseConfig):
+    """The keys of every command that can also classify by the names of labels."""
 
     zero_shot: ZeroShotConfig = field(factory=ZeroShotConfig)
     """Zero-shot classification with a run of `task=contrastive`."""
+
+
+@dataclass(kw_only=True)
+class TestConfig(ClassifyConfig):
+    """Everything that `mmft test` reads."""
 
     modalities: bool = False
     """Report what each modality adds: the metrics with images only, with texts only, and with images or texts shuffled
@@ -209,11 +206,8 @@ class TestConfig(UseConfig):
 
 
 @dataclass(kw_only=True)
-class PredictConfig(UseConfig):
+class PredictConfig(ClassifyConfig):
     """Everything that `mmft predict` reads."""
-
-    zero_shot: ZeroShotConfig = field(factory=ZeroShotConfig)
-    """Zero-shot classification with a run of `task=contrastive`."""
 
     out: str
     """File for the predictions, `.csv`, `.jsonl` or `.parquet` by its extension; `-`: CSV on stdout."""
@@ -231,11 +225,8 @@ class EmbedConfig(UseConfig):
 
 
 @dataclass(kw_only=True)
-class ExplainConfig(UseConfig):
+class ExplainConfig(ClassifyConfig):
     """Everything that `mmft explain` reads."""
-
-    zero_shot: ZeroShotConfig = field(factory=ZeroShotConfig)
-    """Explain zero-shot classification with a run of `task=contrastive`."""
 
     out: str
     """Output folder, created if it does not exist: a `.png` and a `.json` per row, and per target or task if there are
@@ -249,3 +240,21 @@ class ExplainConfig(UseConfig):
     points: int = field(64, ge=2)
     """Integration points between an empty row and the row itself: more are slower and more exact. The error of the
     summed weights is reported."""
+
+
+COMMANDS: dict[str, type] = {
+    "train": TrainConfig,
+    "check": CheckConfig,
+    "test": TestConfig,
+    "predict": PredictConfig,
+    "embed": EmbedConfig,
+    "explain": ExplainConfig,
+    "export": ExportConfig,
+    "runs": RunsConfig,
+    "doctor": DoctorConfig,
+}
+
+
+def trains(command: str) -> bool:
+    """Whether a command's config describes a training run."""
+    return issubclass(COMMANDS[command], TrainConfig)

@@ -11,6 +11,9 @@ from typing import Literal
 from mmft.config.fields import field
 from mmft.config.registry import OptionConfig, option
 
+GROUPS = ("hydra/sweeper", "hydra/launcher")
+"""The groups that are valid with -m only."""
+
 
 @dataclass(kw_only=True)
 class SweeperConfig(OptionConfig):

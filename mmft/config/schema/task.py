@@ -42,6 +42,9 @@ class TaskConfig(OptionConfig):
         return {}
 
 
+_BY_DIFFICULTY = "it weights rows by difficulty, and smoothed targets are never reached. Choose one"
+
+
 @option("task", "classification", builds="mmft.tasks.classification:Classification")
 @dataclass(kw_only=True)
 class ClassificationConfig(TaskConfig):
@@ -53,7 +56,7 @@ class ClassificationConfig(TaskConfig):
 
     labels: list[str] | None = None
     """Label names in order; null: those in the training rows, sorted (numbers by value)."""
-    label_smoothing: float = field(0.0, ge=0, lt=1)
+    label_smoothing: float = field(0.0, ge=0, lt=1, not_with={"loss==focal": _BY_DIFFICULTY})
     """Share of the target that is spread evenly over all classes."""
     class_weights: Literal["none", "balanced"] | list[float] = "none"
     """`balanced`: rows / (classes x rows of the class), from the training rows; a list: one weight per label."""
@@ -87,9 +90,11 @@ class MultiLabelConfig(TaskConfig):
     """A label that is not in `labels` (if null: in the training rows): its row is `bad`, or the label is `ignored`."""
     loss: Literal["bce", "asymmetric"] = "bce"
     """Binary cross-entropy, or the asymmetric loss (Ben-Baruch et al. 2021), which down-weights absent labels."""
-    pos_weight: Literal["none", "balanced"] | list[float] = "none"
+    pos_weight: Literal["none", "balanced"] | list[float] = field(
+        "none", not_with={"loss==asymmetric": "it weights present and absent labels itself. Choose one"}
+    )
     """Weight of the loss for present labels; `balanced`: training rows without the label / rows with it."""
-    label_smoothing: float = field(0.0, ge=0, lt=1)
+    label_smoothing: float = field(0.0, ge=0, lt=1, not_with={"loss==asymmetric": _BY_DIFFICULTY})
     """Moves targets towards one half: 0.1 turns 0 and 1 into 0.05 and 0.95."""
     gamma_pos: float | None = field(None, ge=0, only_with="loss==asymmetric")
     """Asymmetric loss: focusing exponent for present labels; larger values down-weight easy ones more; null: 0."""
@@ -166,7 +171,7 @@ class ContrastiveConfig(TaskConfig):
     """`info_nce`: each row against all others, in both directions (CLIP); `sigmoid`: each pair alone (SigLIP)."""
     temperature: float | None = field(None, gt=0)
     """Initial temperature that divides the similarities; it is learned; null: 0.07, or 0.1 for `sigmoid`."""
-    templates: list[str] | None = None
+    templates: list[str] | None = field(None, only_with="data.columns.label=COLUMN")
     """Prompts for each label in zero-shot classification, whose embeddings are averaged, such as
     `"task.templates=['an image of {}']"`; null: the label's name alone. Underscores in names become spaces."""
     compared_rows: int = field(32, ge=1)

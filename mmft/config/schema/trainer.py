@@ -9,13 +9,19 @@ from mmft.config.fields import field
 from mmft.config.registry import OptionConfig, section
 
 
-@section("trainer", "auto")
 @dataclass(kw_only=True)
-class TrainerConfig:
-    """`trainer`: passed to Lightning's Trainer under the same names."""
+class DeviceConfig:
+    """`trainer` of the commands that use a run."""
 
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     """`auto`: a GPU if there is one."""
+
+
+@section("trainer", "auto")
+@dataclass(kw_only=True)
+class TrainerConfig(DeviceConfig):
+    """`trainer`: passed to Lightning's Trainer under the same names."""
+
     devices: int | None = field(1, ge=1)
     """Devices of this machine, with one process (rank) each; null: all its GPUs. Under torchrun or srun: as many as
     they start."""
@@ -27,7 +33,7 @@ class TrainerConfig:
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed", "64-true"] = "auto"
     """`auto`: bf16-mixed if the CPU or GPU supports it in hardware, otherwise 16-mixed on a GPU and 32-true on a CPU.
     16-mixed scales the loss and skips steps whose gradient overflows (`train/loss_scale`, `train/skipped_steps`)."""
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool = field(False, needs_trained_encoder=True)
     """Recompute activations inside the encoder blocks in the backward pass instead of storing them: much less memory,
     about a third more time, the same result."""
     max_epochs: int = field(3, ge=1)
@@ -94,7 +100,12 @@ class ProfileConfig:
 class EmaConfig:
     """`callbacks.ema`: validates and keeps an exponential moving average (EMA) of the trained weights."""
 
-    decay: float | None = field(None, gt=0, lt=1)
+    decay: float | None = field(
+        None,
+        gt=0,
+        lt=1,
+        not_with={"trainer.strategy==fsdp": "it needs whole weights. Type trainer=ddp, or leave it out"},
+    )
     """Decay of the exponential moving average of the weights per optimizer step, such as 0.999; null: no average."""
     warmup: bool = field(True, only_with="decay=0.999")
     """Limit the decay to (1 + t) / (10 + t) at optimizer step t, so that the initial weights are soon forgotten."""

@@ -118,7 +118,7 @@ class TargetedConfig(TrainedEncoderConfig):
     targets: Targets | None = None
     """Layers to adapt in every block, with the same meaning for every encoder: `attention`, `mlp` (all others) or
     `all`; null: `tune.targets`, and if that is null too, attention (for a ConvNet, which has none: all)."""
-    pattern: str | None = None
+    pattern: str | None = field(None, not_with={"targets": "both choose the layers. Leave one of them out"})
     """Regular expression instead of `targets`, searched for in the library's layer names."""
     biases: bool = False
     """Also train the encoder's biases."""
@@ -126,17 +126,21 @@ class TargetedConfig(TrainedEncoderConfig):
     """Also train the weights and biases of the encoder's normalisation layers."""
 
 
-@either_encoder("lora", builds="mmft.tuning.methods.lora:LoRA")
 @dataclass(kw_only=True)
-class LoRAConfig(TargetedConfig):
-    """LoRA: train low-rank updates of the encoder's linear layers (Hu et al. 2021, arXiv 2106.09685)."""
-
+class _LowRankConfig(TargetedConfig):
     rank: int | None = field(None, ge=1)
-    """Rank of the update; null: `tune.rank`, and if that is null too, 8."""
+    """Rank of the update (`loha`: of each factor); null: `tune.rank`, and if that is null too, 8."""
     alpha: float | None = field(None, gt=0)
     """Scales the update by alpha / rank; null: `tune.alpha`, and if that is null too, twice the rank."""
     dropout: float | None = field(None, ge=0, lt=1)
-    """Dropout before the update; null: `tune.dropout`, and if that is null too, 0."""
+    """Dropout before the update (`loha`: of its rows); null: `tune.dropout`, and if that is null too, 0."""
+
+
+@either_encoder("lora", builds="mmft.tuning.methods.lora:LoRA")
+@dataclass(kw_only=True)
+class LoRAConfig(_LowRankConfig):
+    """LoRA: train low-rank updates of the encoder's linear layers (Hu et al. 2021, arXiv 2106.09685)."""
+
     rslora: bool = False
     """Scale by alpha / sqrt(rank) instead (rsLoRA; Kalajdzievski 2023, arXiv 2312.03732)."""
     dora: bool = False
@@ -157,15 +161,8 @@ class LoRA4bitConfig(LoRAConfig):
 
 @either_encoder("loha", builds="mmft.tuning.methods.lora:LoHa")
 @dataclass(kw_only=True)
-class LoHaConfig(TargetedConfig):
+class LoHaConfig(_LowRankConfig):
     """LoHa: updates that are Hadamard products of two low-rank matrices (Hyeon-Woo et al. 2022, arXiv 2108.06098)."""
-
-    rank: int | None = field(None, ge=1)
-    """Rank of each factor; null: `tune.rank`, and if that is null too, 8."""
-    alpha: float | None = field(None, gt=0)
-    """Scales the update by alpha / rank; null: `tune.alpha`, and if that is null too, twice the rank."""
-    dropout: float | None = field(None, ge=0, lt=1)
-    """Share of the update's rows dropped in training; null: `tune.dropout`, and if that is null too, 0."""
 
 
 @either_encoder("ia3", builds="mmft.tuning.methods.lora:IA3")

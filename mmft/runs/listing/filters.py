@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Union
 
 from mmft.config.compose import Composed, compose
 from mmft.config.overrides import Typed, is_hydra_override, read_overrides
-from mmft.config.schema import RunsConfig, TrainConfig
+from mmft.config.schema.root import RunsConfig, TrainConfig
 from mmft.config.sources import Groups
 from mmft.config.validate import WrongType, convert
-from mmft.config.walk import hints, key_names, keys, sections
+from mmft.config.walk import key_names, sections, types_of
 from mmft.config.wording import describe, did_you_mean, listed, show
 from mmft.errors import UserError
 
@@ -79,23 +79,20 @@ def _filter(typed: Typed, groups: Groups) -> Filter:
     """
     if typed.is_group:
         return Filter(typed.key, True, [None if v is None else str(v) for v in typed.values])
-    allowed = [hints(owner)[f.name] for key, owner, f, _ in keys(TrainConfig) if key == typed.key]
-    if not allowed:
+    types = types_of(TrainConfig, typed.key)
+    if not types:
         near = did_you_mean(typed.key, [*key_names(RunsConfig), *key_names(TrainConfig), *groups.names()])
         own = listed(key_names(RunsConfig))
         raise UserError(
             f"{typed.key}: no such key.{near} Keys of mmft runs: {own}; any other key of mmft train filters "
             f"(typed: {typed.text})"
         )
-    return Filter(typed.key, False, [_value(typed, value, allowed) for value in typed.values])
+    return Filter(typed.key, False, [_value(typed, value, Union[types]) for value in typed.values])
 
 
-def _value(typed: Typed, value: Any, allowed: list[Any]) -> Any:
-    """The value in the key's type, which may differ between options of a group."""
-    for hint in allowed:
-        try:
-            return convert(value, hint)
-        except WrongType:
-            continue
-    words = " or ".join(dict.fromkeys(describe(hint) for hint in allowed))
-    raise UserError(f"{typed.key}: {show(value)} is not allowed; expected {words} (typed: {typed.text})")
+def _value(typed: Typed, value: Any, hint: Any) -> Any:
+    try:
+        return convert(value, hint)
+    except WrongType:
+        expected = describe(hint, {})
+        raise UserError(f"{typed.key}: {show(value)} is not allowed; expected {expected} (typed: {typed.text})") from None

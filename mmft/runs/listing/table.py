@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from mmft.config.schema import TrainConfig
+from mmft.config.nested import flat
+from mmft.config.schema.root import TrainConfig
 from mmft.config.walk import key_names
 from mmft.config.wording import show
 from mmft.reports.aligned import aligned
@@ -77,15 +78,6 @@ def records(runs: Sequence[FoundRun]) -> list[dict[str, Any]]:
         }
         for run in runs
     ]
-
-
-def flat(values: dict[Any, Any], prefix: str = "") -> dict[str, Any]:
-    """Flattens sections to dotted keys; a mapping with numeric keys (a schedule by epoch) is a value."""
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        section = isinstance(value, dict) and all(isinstance(name, str) for name in value)
-        found |= flat(value, f"{prefix}{key}.") if section else {f"{prefix}{key}": value}
-    return found
 
 
 def comparison(runs: Sequence[FoundRun]) -> tuple[list[str], list[list[Any]]]:

@@ -60,7 +60,7 @@ def test_numbers_are_typed_as_their_key_is() -> None:
         ("out=runs.txt", ".csv, .jsonl, or - for CSV"),
         ("out=gone/runs.csv", "there is no folder gone"),
         ("last", "is not an override"),
-        ("+_target_=os.system", "_target_ is not allowed"),
+        ("+_target_=os.system", "_target_: no such key"),
     ],
 )
 def test_what_is_wrong(typed: str, said: str) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 
 from mmft.runs.listing.found import MISSING, FoundRun
 from mmft.reports.aligned import aligned
-from mmft.runs.listing.table import comparison, comparison_table, flat, records, run_table
+from mmft.config.nested import flat
+from mmft.runs.listing.table import comparison, comparison_table, records, run_table
 from mmft.run_folder import RunFolder
 
 

@@ -11,7 +11,7 @@ from command import run_mmft
 from runs import Run, TrainRun, killed_run, resumed, same_weights
 from torch import Tensor
 
-from mmft.commands.test_run import test as run_test
+from mmft.commands.test import test as run_test
 from mmft.config.compose import compose
 from mmft.training.callbacks.weight_averaging import WeightAveraging, validated_weights
 from mmft.training.checkpoint import read

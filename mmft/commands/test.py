@@ -13,8 +13,8 @@ from mmft import logs
 from mmft.batch import BadRow, Batch
 from mmft.config.compose import Composed
 from mmft.config.paths import rebase
-from mmft.config.schema import TestConfig
 from mmft.config.schema.data import DataConfig
+from mmft.config.schema.root import TestConfig
 from mmft.data.bad_rows import BadRows
 from mmft.data.image_memory import ImageMemory
 from mmft.data.loading import make_batches
