@@ -17,10 +17,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from PIL import Image
 from pyarrow import types
 
-from mmft.data.pixels import encoded
+from mmft.data.pixels import IMAGES, encoded
 from mmft.data.sources.raw import Column, text_chunk
 from mmft.tasks.labels import text_of
 
@@ -149,7 +148,7 @@ def _only_unicode(column: pa.ChunkedArray) -> tuple[pa.ChunkedArray, Reasons]:
 
 
 def as_images(column: Column) -> tuple[Images, Reasons]:
-    """Paths, encoded bytes, Pillow images, arrays, or `{bytes, path}` as written by the `datasets` library."""
+    """Paths, what `pixels.encoded` takes, or `{bytes, path}` as written by the `datasets` library."""
     return _images_from_list(column) if isinstance(column, list) else _images_from_arrow(column)
 
 
@@ -161,15 +160,14 @@ def _images_from_list(values: Sequence[Any]) -> tuple[Images, Reasons]:
         if isinstance(value, dict):
             value = value.get("path") if value.get("bytes") is None else value["bytes"]
         value = str(value) if hasattr(value, "__fspath__") else value
-        if isinstance(value, (Image.Image, np.ndarray)):
-            try:
-                value = encoded(value)
-            except (OSError, ValueError, KeyError) as error:
-                reasons[row], value = f"an image that cannot be read: {error}", None
-        data.append(bytes(value) if isinstance(value, (bytes, bytearray, memoryview)) else None)
+        try:
+            data.append(encoded(value))
+        except (OSError, ValueError, KeyError) as error:
+            reasons[row], value = f"an image that cannot be read: {error}", None
+            data.append(None)
         paths.append(value if isinstance(value, str) else None)
         if data[-1] is None and paths[-1] is None and not is_null(value):
-            reasons[row] = f"{_kind(value)} where a path, encoded bytes, a Pillow image or an array is needed"
+            reasons[row] = f"{_kind(value)} where {IMAGES} is needed"
     array, broken = text_chunk(paths)
     reasons.update(dict.fromkeys(broken, "a path that is not valid Unicode text"))
     held = pa.chunked_array([pa.array(data, pa.large_binary())])

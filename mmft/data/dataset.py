@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from mmft.batch import BadRow, Candidate, Sample
-from mmft.data.image import BadImage
 from mmft.data.image_memory import ImageMemory
+from mmft.data.image_mending import BadImage
 from mmft.data.image_paths import why_missing
 from mmft.data.splits import Split
 from mmft.data.text import Tokens

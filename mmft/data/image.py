@@ -1,7 +1,7 @@
 """Reads one image: encoded bytes or a file -> uint8 tensor of a fixed square size.
 
-Only Pillow's decoders for JPEG, PNG, WebP, GIF, BMP and TIFF are enabled; the size in the header is checked before
-anything is decoded. Normalisation is left to the image encoder.
+Only the decoders of `image_kinds` are enabled; the size in the header is checked before anything is decoded. A damaged
+image is read if all its pixels are there. Normalisation is left to the image encoder.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ import errno
 import io
 import stat
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
@@ -21,11 +22,12 @@ from PIL import Image, ImageColor, UnidentifiedImageError
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F  # type: ignore[import-untyped]
 
+from mmft.data.image_kinds import CONTAINERS, UNSIGNED, formats, why_unknown, with_plugin, without_preamble
+from mmft.data.image_mending import JPEG, BadImage, check, check_jpeg_end, mended
 from mmft.data.image_paths import why_missing
 from mmft.data.pixels import to_rgb
 from mmft.errors import UserError
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 Resize = Literal["squash", "crop", "pad"]
 
 _ORIENTATION = 0x0112  # the EXIF tag
@@ -40,8 +42,8 @@ _TURNS = {
 }
 
 
-class BadImage(ValueError):
-    """The image cannot be read; the message gives a short reason."""
+class _Undecodable(BadImage):
+    """Pillow cannot decode the bytes as they are."""
 
 
 class ImageReader:
@@ -73,26 +75,32 @@ class ImageReader:
         data = source if isinstance(source, bytes) else _read(source)
         if not data:
             raise BadImage("empty file" if isinstance(source, str) else "no bytes")
-        with _no_pixel_limit():
+        data = without_preamble(data)
+        with _LOCK:
             image = self._decode(data)
         return self._fit(torch.from_numpy(np.array(image)).permute(2, 0, 1))
 
     def _decode(self, data: bytes) -> Image.Image:
         """The upright RGB image; a large JPEG is decoded at a reduced scale."""
+        check(data)
         try:
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                self._check_size(image)
-                self._draft(image)
-                image.load()
-                self._check_size(image)  # a GIF's first frame may exceed the size in its header
-                return _upright(to_rgb(image, self.background), image)
-        except BadImage:
-            raise
-        except UnidentifiedImageError:
-            raise BadImage(f"not an image ({', '.join(FORMATS)})") from None
-        except Exception as error:
-            # Pillow's plugins raise almost anything for damaged files (OSError, SyntaxError, struct.error, ...).
-            raise BadImage(f"cannot be decoded: {str(error) or type(error).__name__}") from error
+            image = self._load(data)
+        except _Undecodable:
+            whole = mended(data, self._load_in_full)
+            if whole is None:
+                raise
+            image = self._load(whole)
+        else:
+            if data.startswith(JPEG):
+                check_jpeg_end(data, image, self._load_in_full)
+        with _failures(data):
+            return _upright(to_rgb(image, self.background), image)
+
+    def _load(self, data: bytes) -> Image.Image:
+        return _load(data, self._check_size, self._draft, self.max_pixels)
+
+    def _load_in_full(self, data: bytes) -> Image.Image:
+        return _load(data, self._check_size, lambda _: None, self.max_pixels)
 
     def _check_size(self, image: Image.Image) -> None:
         width, height = image.size
@@ -133,12 +141,60 @@ def image_size(source: str | bytes) -> tuple[int, int]:
     Raises:
         BadImage: it cannot be read.
     """
-    data = source if isinstance(source, bytes) else _read(source)
+    data = without_preamble(source if isinstance(source, bytes) else _read(source))
+    with _LOCK, _failures(data):
+        try:
+            return _open(data).size
+        except Exception:
+            whole = mended(data, _open)
+            if whole is None:
+                raise
+            return _open(whole).size
+
+
+def _load(
+    data: bytes, check_size: Callable[[Image.Image], None], prepare: Callable[[Image.Image], None], max_pixels: int
+) -> Image.Image:
+    """The first frame as stored; `prepare` is called between header and pixels.
+
+    Raises:
+        _Undecodable: Pillow cannot decode it.
+        BadImage: its size is not allowed.
+    """
+    with _failures(data):
+        try:
+            image = _open(data, max_pixels)
+            check_size(image)
+            prepare(image)
+            with _pixel_limit(max_pixels if image.format in CONTAINERS else None):
+                image.load()
+        except Image.DecompressionBombError:
+            raise BadImage(f"an image in it has more pixels than data.max_pixels={max_pixels}") from None
+        check_size(image)  # a GIF's first frame may exceed the size in its header
+        return image
+
+
+def _open(data: bytes, max_pixels: int | None = None) -> Image.Image:
+    """Reads the header; Pillow decodes some of `CONTAINERS` at once, hence `max_pixels` here."""
+    for names, limit in ((formats(), None), (CONTAINERS, max_pixels)):
+        with suppress(UnidentifiedImageError), _pixel_limit(limit):
+            return Image.open(io.BytesIO(data), formats=names)
+    with _pixel_limit(None):
+        return Image.open(io.BytesIO(data), formats=(*with_plugin(data), *UNSIGNED))
+
+
+@contextmanager
+def _failures(data: bytes) -> Iterator[None]:
+    """Turns whatever Pillow raises for `data` into `_Undecodable`."""
     try:
-        with _no_pixel_limit(), Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            return image.size
+        yield
+    except BadImage:
+        raise
+    except UnidentifiedImageError:
+        raise _Undecodable(why_unknown(data)) from None
     except Exception as error:
-        raise BadImage(f"cannot be read: {error}") from error
+        # Pillow's plugins raise almost anything for damaged files (OSError, SyntaxError, struct.error, ...).
+        raise _Undecodable(f"cannot be decoded: {str(error)[:100] or type(error).__name__}") from error
 
 
 def _scale(pixels: Tensor, height: int, width: int) -> Tensor:
@@ -174,15 +230,20 @@ def _upright(rgb: Image.Image, image: Image.Image) -> Image.Image:
     return rgb if turn is None else rgb.transpose(turn)
 
 
-_LOCK = threading.RLock()
+_LOCK = threading.RLock()  # Pillow's limit is global
 
 
 @contextmanager
-def _no_pixel_limit() -> Iterator[None]:
-    """Disables Pillow's own global limit, which warns or raises; `max_pixels` applies instead."""
-    with _LOCK:
-        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-        try:
+def _pixel_limit(pixels: int | None) -> Iterator[None]:
+    """Sets Pillow's own global limit, needed for images within images, whose size Pillow alone sees; None for no limit.
+
+    Its warnings are silenced: of sizes within the limit, and of metadata on which no pixel depends.
+    """
+    before = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = None if pixels is None else pixels // 2  # Pillow raises above twice its limit
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             yield
-        finally:
-            Image.MAX_IMAGE_PIXELS = before
+    finally:
+        Image.MAX_IMAGE_PIXELS = before

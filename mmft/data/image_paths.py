@@ -8,6 +8,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from urllib.parse import unquote, unquote_to_bytes, urlsplit
@@ -81,6 +82,10 @@ def why_missing(path: str) -> str:
         kind = "a list" if python[1] else "an object" if python[2] else "bytes"
         better = "give each row one path" if python[1] else "save the table as Parquet"
         return f"{kind} written as text, not a path; {better}"
+    with suppress(OSError, ValueError):
+        target = str(Path(path).readlink())
+        annexed = "; type git annex get" if "annex/objects" in target else ""
+        return f"no such file: {path} is a link to {target}, which does not exist{annexed}"
     try:
         near = next(_near(Path(path)), None)
     except (OSError, ValueError):

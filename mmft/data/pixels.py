@@ -7,12 +7,19 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, ImageCms
+from torch import Tensor
 
 Colour = tuple[int, ...]
 
 _ALPHA = ("RGBA", "LA", "PA", "RGBa", "La")
 _PNG = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
+_STORED_AS = {"HSV": "RGB", "RGBa": "RGBA", "La": "LA"}  # modes that neither PNG nor TIFF has
+_CHANNELS = (1, 3, 4)
+IMAGES = "a path, encoded bytes, a binary file, a Pillow image, an array or a tensor"
+"""What an image may be given as in Python."""
+
+_SHAPES = "(H, W), or 1, 3 or 4 channels first or last,"
 
 
 def to_rgb(image: Image.Image, background: Colour) -> Image.Image:
@@ -24,31 +31,87 @@ def to_rgb(image: Image.Image, background: Colour) -> Image.Image:
     """
     if image.mode.startswith("I") or image.mode == "F":
         return _from_deep(image).convert("RGB")
+    if image.mode == "LAB":
+        return _from_lab(image)
     if image.mode in _ALPHA or "transparency" in image.info:
         layer = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", layer.size, (*background, 255)), layer).convert("RGB")
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def encoded(image: Image.Image | npt.NDArray[Any]) -> bytes:
-    """Losslessly encodes an image in memory: as PNG, or as TIFF for modes that PNG lacks.
+def encoded(value: Any) -> bytes | None:
+    """The encoded image that a Python value holds; None if its type is not that of an image.
 
-    The EXIF orientation is kept. Arrays must be uint8, (H, W) grey, (H, W, 3) RGB or (H, W, 4) RGBA.
+    Pixels are encoded losslessly: as PNG, or as TIFF for modes that PNG lacks. The EXIF orientation is kept.
+
+    Args:
+        value: encoded bytes; a binary file object, read from its start; a Pillow image; an array or tensor of uint8, of
+            bool, or of floats from 0 to 1, grey (H, W), or with 1, 3 (RGB) or 4 (RGBA) channels, first or last. If an
+            array's could be either, they are the last.
 
     Raises:
-        OSError, ValueError, KeyError: the image is closed, its file is damaged or TIFF does not support its mode; or an
-            array has another dtype or shape.
+        OSError, ValueError, KeyError: the image or file is closed, damaged or empty, the file is a text file, TIFF does
+            not support the mode, or an array has another dtype, other values or another shape.
     """
-    if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,), (4,)):
-            raise ValueError(
-                f"an array of {image.dtype} {image.shape}, where uint8 (H, W), (H, W, 3) or (H, W, 4) is needed"
-            )
-        image = Image.fromarray(image)
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return bytes(value)
+    if hasattr(value, "read"):
+        return _content(value)
+    if isinstance(value, (np.ndarray, Tensor)):
+        value = _from_array(value)
+    if not isinstance(value, Image.Image):
+        return None
+    image = value.convert(_STORED_AS[value.mode]) if value.mode in _STORED_AS else value
     stream = io.BytesIO()
     form = "PNG" if image.mode in _PNG else "TIFF"
     image.save(stream, form, exif=image.getexif(), compress_level=1)
     return stream.getvalue()
+
+
+def _content(file: Any) -> bytes:
+    if getattr(file, "seekable", lambda: False)():
+        file.seek(0)
+    content = file.read()
+    if not isinstance(content, (bytes, bytearray, memoryview)):
+        raise ValueError("a file opened as text; open it with mode 'rb'")
+    if not content:
+        raise ValueError("an empty file, or one that was read to its end")
+    return bytes(content)
+
+
+def _from_array(given: npt.NDArray[Any] | Tensor) -> Image.Image:
+    """The Pillow image of an array or tensor; raises ValueError if its meaning is not clear."""
+    if isinstance(given, Tensor):
+        what = f"a tensor of {str(given.dtype).removeprefix('torch.')} {tuple(given.shape)}"
+        given = given.detach().cpu()
+        values = (given.float() if given.is_floating_point() else given).resolve_neg().numpy()
+        clear = given.ndim != 3 or not (given.shape[0] in _CHANNELS and given.shape[2] in _CHANNELS)
+    else:
+        what, values, clear = f"an array of {given.dtype} {given.shape}", given, True
+    if values.ndim == 3 and values.shape[2] not in _CHANNELS and values.shape[0] in _CHANNELS:
+        values = np.moveaxis(values, 0, 2)
+    if values.ndim not in (2, 3) or (values.ndim == 3 and values.shape[2] not in _CHANNELS) or 0 in values.shape:
+        raise ValueError(f"{what}, where uint8 or floats from 0 to 1 of {_SHAPES} are needed")
+    if not clear:
+        raise ValueError(f"{what}, whose first or last dimension may be the channels; give an array (H, W, C)")
+    values = values[:, :, 0] if values.shape[2:] == (1,) else values
+    return Image.fromarray(np.ascontiguousarray(_as_uint8(values, what)))
+
+
+def _as_uint8(values: npt.NDArray[Any], what: str) -> npt.NDArray[np.uint8]:
+    if values.dtype == np.uint8:
+        return values
+    if values.dtype == np.bool_:
+        return values.astype(np.uint8) * 255
+    if not np.issubdtype(values.dtype, np.floating):
+        raise ValueError(f"{what}, where uint8 or floats from 0 to 1 of {_SHAPES} are needed")
+    low, high = float(values.min()), float(values.max())
+    if not (low >= 0 and high <= 1):  # also for nan
+        raise ValueError(
+            f"{what} with values from {low:.4g} to {high:.4g}, where uint8 or floats from 0 to 1 are needed"
+        )
+    rounded: npt.NDArray[np.uint8] = np.round(values.astype(np.float64) * 255).astype(np.uint8)
+    return rounded
 
 
 def _from_deep(image: Image.Image) -> Image.Image:
@@ -67,3 +130,9 @@ def _range(values: npt.NDArray[np.float64]) -> tuple[float, float]:
             if high <= white:
                 return 0.0, white
     return low, high if high > low else low + 1.0
+
+
+def _from_lab(image: Image.Image) -> Image.Image:
+    """Converts CIELAB with the white point D50, as in TIFF files, to sRGB."""
+    lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+    return ImageCms.buildTransform(lab, srgb, "LAB", "RGB").apply(image)

@@ -71,8 +71,9 @@ class LoadedModel:
 
         Args:
             rows: dicts in any iterable, a DataFrame of pandas or polars, an Arrow table, or a data set of `datasets`,
-                with the run's image and text columns. An image is a path, encoded bytes, a Pillow image or an array (H, W, 3) uint8; None if missing. Rows without the
-                id column are identified by number.
+                with the run's image and text columns. An image is a path, encoded bytes, a binary file, a Pillow image,
+                or an array or tensor of uint8 or of floats from 0 to 1 with its channels first or last; None if
+                missing. Rows without the id column are identified by number.
             root: base folder of relative image paths.
 
         Returns:

@@ -193,19 +193,17 @@ def test_truncated_files_have_a_reason(read: ImageReader, encode: Encode, format
     assert len(reason(read, data[: int(len(data) * share)])) < 120
 
 
-def test_files_that_cannot_be_read(read: ImageReader, encode: Encode, tmp_path: Path) -> None:
+def test_files_that_cannot_be_read(read: ImageReader, tmp_path: Path) -> None:
     import os
 
     (tmp_path / "empty.png").touch()
     (tmp_path / "page.html").write_text("<html>404</html>")
     (tmp_path / "vector.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
-    (tmp_path / "icon.ico").write_bytes(encode(Image.new("RGB", (16, 16)), "ICO"))
     os.mkfifo(tmp_path / "pipe")
     expected = {
         "empty.png": "empty file",
         "page.html": "not an image",
         "vector.svg": "not an image",
-        "icon.ico": "not an image",
         "pipe": "not a regular file",
         "nowhere.png": "no such file",
         "page.html/a.png": "no such file",

@@ -137,11 +137,76 @@ def test_arrays_are_the_images_that_they_hold(shape: tuple[int, ...]) -> None:
             assert np.array_equal(np.array(again), numbers)
 
 
-@pytest.mark.parametrize("wrong", [np.zeros((20, 30, 3), np.float32), np.zeros((3, 20, 30), np.uint8)])
-def test_an_array_of_another_kind_is_a_bad_row(wrong: Any) -> None:
+def pixels_of(value: Any) -> list[Any]:
+    """An image given in Python, as it is read: (H, W, 3)."""
+    table = Table.from_rows([{"image": value, "text": "a"}], PAIRS)
+    assert not table.bad
+    return ImageReader(8, "squash", "white", 10_000)(held(table)).permute(1, 2, 0).tolist()
+
+
+def test_arrays_and_tensors_whose_meaning_is_clear() -> None:
+    numbers = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    expected, tensor = numbers.tolist(), torch.from_numpy(numbers)
+    for value in (numbers.transpose(2, 0, 1), (numbers / 255).astype(np.float32), numbers / 255):
+        assert pixels_of(value) == expected
+    for one in (tensor, tensor.double() / 255, (tensor / 255).requires_grad_()):
+        assert pixels_of(one) == pixels_of(one.permute(2, 0, 1)) == expected
+    wide = torch.from_numpy(np.tile(numbers, (2, 1, 1)))  # (16, 8, 3): the channels can only be the last
+    assert pixels_of(wide.float() / 255) == pixels_of(wide.numpy())
+    grey = numbers[:, :, 0]
+    for value in (grey, grey[None], grey[:, :, None], torch.from_numpy(grey / 255)[None]):
+        assert pixels_of(value) == np.stack([grey] * 3, axis=-1).tolist()
+    assert pixels_of(grey > 100) == pixels_of((grey > 100).astype(np.uint8) * 255)
+    assert pixels_of(torch.full((3, 8, 8), 0.5, dtype=torch.bfloat16))[0][0] == [128] * 3
+
+
+WRONG_IMAGES = [
+    (np.zeros((20, 30, 3), np.int64), "an array of int64 (20, 30, 3), where uint8 or floats from 0 to 1"),
+    (np.full((20, 30, 3), 200.0), "with values from 200 to 200, where uint8 or floats from 0 to 1"),
+    (np.full((20, 30), np.nan), "with values from nan to nan"),
+    (np.zeros((2, 20, 30), np.uint8), "an array of uint8 (2, 20, 30), where"),
+    (torch.zeros(1, 3, 20, 30), "a tensor of float32 (1, 3, 20, 30), where"),
+    (torch.zeros(3, 30, 3), "whose first or last dimension may be the channels"),
+    (np.zeros((0, 30, 3), np.uint8), "where uint8"),
+    (io.StringIO("text"), "a file opened as text; open it with mode 'rb'"),
+    (io.BytesIO(), "an empty file"),
+    (3.5, "a float where a path, encoded bytes, a binary file, a Pillow image, an array or a tensor is needed"),
+]
+
+
+@pytest.mark.parametrize(("wrong", "reason"), WRONG_IMAGES)
+def test_an_image_of_another_kind_is_a_bad_row(wrong: Any, reason: str) -> None:
     table = Table.from_rows([{"image": wrong, "text": "a"}, {"image": "a.png", "text": "b"}], PAIRS)
     assert list(table.bad) == [0]
-    assert f"an array of {wrong.dtype} {wrong.shape}, where uint8" in table.bad[0].reason
+    assert reason in table.bad[0].reason
+
+
+def test_binary_files_are_read_from_their_start(encode: Callable[..., bytes], tmp_path: Path) -> None:
+    data = encode(Image.linear_gradient("L"), "PNG")
+    written, closed = io.BytesIO(), io.BytesIO(data)
+    written.write(data)
+    closed.close()
+    (tmp_path / "a.png").write_bytes(data)
+    with (tmp_path / "a.png").open("rb") as file:
+        for value in (written, file, {"bytes": io.BytesIO(data), "path": None}):
+            for rows in ([{"image": value, "text": "a"}], pd.DataFrame({"image": [value], "text": ["a"]})):
+                assert held(Table.from_rows(rows, PAIRS)) == data
+    assert "closed file" in Table.from_rows([{"image": closed, "text": "a"}], PAIRS).bad[0].reason
+
+
+@pytest.mark.parametrize("mode", ["HSV", "LAB", "RGBX", "La", "RGBa"])
+def test_images_of_pillow_in_rare_modes(mode: str) -> None:
+    image = Image.new("LAB", (8, 8), (0, 128, 128)) if mode == "LAB" else rare(mode)
+    assert pixels_of(image)[0][0] == pytest.approx([0, 0, 0], abs=1)
+
+
+def rare(mode: str) -> Image.Image:
+    black = Image.new("RGBA", (8, 8), "black")
+    return (
+        black.convert("LA").convert(mode)
+        if mode == "La"
+        else black.convert("RGB" if mode == "HSV" else "RGBA").convert(mode)
+    )
 
 
 def test_image_columns_of_every_kind() -> None:
