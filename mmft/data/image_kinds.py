@@ -17,7 +17,22 @@ from typing import NamedTuple
 
 from PIL import Image
 
-_DECODED = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "QOI", "PCX", "DDS", "SGI", "SUN")
+_DECODED: tuple[str, ...] = (
+    "JPEG",
+    "PNG",
+    "WEBP",
+    "GIF",
+    "BMP",
+    "TIFF",
+    "AVIF",
+    "JPEG2000",
+    "PPM",
+    "QOI",
+    "PCX",
+    "DDS",
+    "SGI",
+    "SUN",
+)
 _DECODED += ("MSP", "XBM", "XPM")
 CONTAINERS = ("ICO", "CUR", "ICNS", "DCX", "BLP")
 """Formats that are decoded and hold images with sizes of their own, which may exceed the one in the header."""
