@@ -20,7 +20,7 @@ PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 _END_OF_JPEG = b"\xff\xd9"
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # of a PNG, by its colour type
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
-_STEP = 2**20  # bytes of pixels inflated at once
+_STEP = 2**20  # bytes read, and bytes of pixels inflated, at once
 _MARKER = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])")  # neither a stuffed zero nor a restart
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 _PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)
@@ -151,9 +151,13 @@ def _check_inflated(pixels: bytes, expected: int) -> None:
     inflate = zlib.decompressobj()
     count = 0
     try:
-        while count < expected and (part := inflate.decompress(pixels, _STEP)):
-            count += len(part)
-            pixels = inflate.unconsumed_tail
+        for start in range(0, len(pixels), _STEP):
+            part = pixels[start : start + _STEP]
+            while part and count < expected and not inflate.eof:
+                count += len(inflate.decompress(part, _STEP))
+                part = inflate.unconsumed_tail
+        while count < expected and (held := inflate.decompress(b"", _STEP)):
+            count += len(held)
     except zlib.error:
         raise BadImage(f"damaged: its pixels cannot be inflated from {_percent(count / expected)} on") from None
     if count < expected:
