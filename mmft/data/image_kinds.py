@@ -174,6 +174,8 @@ def foreign(data: bytes) -> tuple[str, str] | None:
 def _foreign_text(data: bytes) -> tuple[str, str] | None:
     if not data.strip(b"\0"):
         return f"{len(data)} zero bytes", "copy the image again"
+    if data.startswith(_BOMS[1:]):
+        data = data[:8192].decode("utf-16", errors="replace").encode()
     message = _MESSAGE.match(data[:65536])
     text = data[message.end() if message else 0 :][:4096].removeprefix(_BOMS[0]).lstrip()
     if not text:
@@ -190,7 +192,8 @@ def _foreign_text(data: bytes) -> tuple[str, str] | None:
             _SIGNATURES
         ):
             return "an image as base64 text", "decode it"
-    return None
+    words = text[:40].decode(errors="ignore").splitlines()[0]
+    return (f"the text {words!r}", "give an image") if words.isprintable() and text.isascii() else None
 
 
 def with_plugin(data: bytes) -> tuple[str, ...]:

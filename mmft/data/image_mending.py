@@ -24,8 +24,9 @@ _STEP = 2**20  # bytes read, and bytes of pixels inflated, at once
 _MARKER = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])")  # neither a stuffed zero nor a restart
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 _PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)
-_CONTINUATIONS = (b"", bytes(64), b"\x55" * 64, b"\xaa" * 64)
+_CONTINUATIONS = (bytes(64), b"\x55" * 64, b"\xaa" * 64)
 """What may stand where the entropy-coded data of a JPEG end: if a pixel depends on it, data are missing."""
+_FILLING = 64  # bytes; fewer zeros may be data of a plain image
 
 
 class BadImage(ValueError):
@@ -66,14 +67,18 @@ def mended(data: bytes, decode: Callable[[bytes], Image.Image]) -> bytes | None:
 
 
 def check_jpeg_end(data: bytes, image: Image.Image, decode: Callable[[bytes], Image.Image]) -> None:
-    """Checks that a decoded JPEG's last pixel is its own, if it is the grey with which a decoder replaces missing data.
+    """Checks that a JPEG that could be decoded has all its pixels, where that is in doubt.
+
+    It is if the end marker is missing, or if the last pixel has the grey with which a decoder replaces missing data.
 
     Raises:
-        BadImage: pixels are missing before the end marker.
+        BadImage: pixels are missing.
     """
-    last = image.getpixel((image.width - 1, image.height - 1))
-    if last in (128, (128, 128, 128)):
-        _check_all_pixels(data[: _read_jpeg(data).end], decode)
+    grey = image.getpixel((image.width - 1, image.height - 1)) in (128, (128, 128, 128))
+    if grey or not data.endswith(_END_OF_JPEG):
+        end = _read_jpeg(data).end
+        if grey or end == len(data):
+            _check_all_pixels(_without_filling(data[:end], decode), decode)
 
 
 def _percent(share: float) -> str:
@@ -218,19 +223,37 @@ def _mended_jpeg(data: bytes, decode: Callable[[bytes], Image.Image]) -> bytes:
     found = _read_jpeg(data)
     if not found.scans:
         raise BadImage("truncated or damaged before the first pixel of the JPEG")
-    body = found.bare + data[found.scans : found.end]
-    _check_all_pixels(body, decode)
     if not found.complete:
         raise BadImage("truncated: scans of the JPEG are missing")
-    return body.removesuffix(b"\xff") + _END_OF_JPEG
+    body = _without_filling(found.bare + data[found.scans : found.end], decode)
+    _check_all_pixels(body, decode)
+    return body + _END_OF_JPEG
+
+
+def _without_filling(body: bytes, decode: Callable[[bytes], Image.Image]) -> bytes:
+    """`body` without half a marker at its end, or zeros that a broken download left in place of data.
+
+    The data of a plain image may end with zeros, too; but then its pixels depend on them.
+    """
+    body = body.removesuffix(b"\xff")
+    rest = body.removesuffix(bytes(_FILLING))
+    if rest == body or _incomplete_rows(rest, decode):
+        return body
+    rest = body.rstrip(b"\0")
+    return rest + b"\0" if rest.endswith(b"\xff") else rest  # that zero is a part of the data
 
 
 def _check_all_pixels(body: bytes, decode: Callable[[bytes], Image.Image]) -> None:
     """Raises BadImage if any pixel depends on what follows `body`, a JPEG without its end marker."""
-    body = body.removesuffix(b"\xff")  # half of a marker
-    decoded = [np.asarray(decode(body + more + _END_OF_JPEG)) for more in _CONTINUATIONS]
-    differs = np.zeros(decoded[0].shape[0], dtype=bool)  # (rows,)
-    for other in decoded[1:]:
-        differs |= (other != decoded[0]).reshape(len(differs), -1).any(axis=1)
-    if differs.any():
-        raise BadImage(f"truncated: {_percent(1 - int(differs.argmax()) / len(differs))} of its rows are incomplete")
+    if incomplete := _incomplete_rows(body, decode):
+        raise BadImage(f"truncated: {_percent(incomplete)} of its rows are incomplete")
+
+
+def _incomplete_rows(body: bytes, decode: Callable[[bytes], Image.Image]) -> float:
+    """The share of rows below the first pixel that depends on what follows `body`; 0 if none does."""
+    first = np.asarray(decode(body + _END_OF_JPEG))
+    differs = np.zeros(len(first), dtype=bool)  # (rows,)
+    for more in _CONTINUATIONS:
+        other = np.asarray(decode(body + more + _END_OF_JPEG))
+        differs |= (other != first).reshape(len(first), -1).any(axis=1)
+    return 1 - int(differs.argmax()) / len(differs) if differs.any() else 0.0

@@ -19,7 +19,7 @@ _CHANNELS = (1, 3, 4)
 IMAGES = "a path, encoded bytes, a binary file, a Pillow image, an array or a tensor"
 """What an image may be given as in Python."""
 
-_SHAPES = "(H, W), or 1, 3 or 4 channels first or last,"
+_NEEDED = "(H, W), (H, W, C) or (C, H, W) of uint8 or of floats from 0 to 1"
 
 
 def to_rgb(image: Image.Image, background: Colour) -> Image.Image:
@@ -91,7 +91,7 @@ def _from_array(given: npt.NDArray[Any] | Tensor) -> Image.Image:
     if values.ndim == 3 and values.shape[2] not in _CHANNELS and values.shape[0] in _CHANNELS:
         values = np.moveaxis(values, 0, 2)
     if values.ndim not in (2, 3) or (values.ndim == 3 and values.shape[2] not in _CHANNELS) or 0 in values.shape:
-        raise ValueError(f"{what}, where uint8 or floats from 0 to 1 of {_SHAPES} are needed")
+        raise ValueError(f"{what}, where {_NEEDED} is needed")
     if not clear:
         raise ValueError(f"{what}, whose first or last dimension may be the channels; give an array (H, W, C)")
     values = values[:, :, 0] if values.shape[2:] == (1,) else values
@@ -104,12 +104,10 @@ def _as_uint8(values: npt.NDArray[Any], what: str) -> npt.NDArray[np.uint8]:
     if values.dtype == np.bool_:
         return values.astype(np.uint8) * 255
     if not np.issubdtype(values.dtype, np.floating):
-        raise ValueError(f"{what}, where uint8 or floats from 0 to 1 of {_SHAPES} are needed")
+        raise ValueError(f"{what}, where {_NEEDED} is needed")
     low, high = float(values.min()), float(values.max())
     if not (low >= 0 and high <= 1):  # also for nan
-        raise ValueError(
-            f"{what} with values from {low:.4g} to {high:.4g}, where uint8 or floats from 0 to 1 are needed"
-        )
+        raise ValueError(f"{what} with values from {low:.4g} to {high:.4g}, where {_NEEDED} is needed")
     rounded: npt.NDArray[np.uint8] = np.round(values.astype(np.float64) * 255).astype(np.uint8)
     return rounded
 

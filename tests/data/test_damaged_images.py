@@ -176,6 +176,20 @@ def test_one_missing_byte_is_found(read: ImageReader, jpeg: bytes) -> None:
     assert reason(read, jpeg[:-8]).startswith("truncated")
 
 
+def test_zeros_in_place_of_data_are_found(read: ImageReader, jpeg: bytes) -> None:
+    half = len(jpeg) * 3 // 4
+    assert reason(read, jpeg[:half] + bytes(len(jpeg) - half)).startswith("truncated")
+    assert torch.equal(read(jpeg[:-2] + bytes(5000)), read(jpeg))
+
+
+def test_zeros_that_are_data_are_no_damage(read: ImageReader, encode: Encode) -> None:
+    plain = encode(Image.new("L", (800, 800), 200), "JPEG", optimize=True)
+    assert plain[:-2].endswith(bytes(100))
+    for data in (plain, plain[:-2]):
+        assert read(data).eq(200).all()
+    assert reason(read, plain[:-200]).startswith("truncated")
+
+
 def test_the_share_of_missing_rows_is_told(read: ImageReader, encode: Encode) -> None:
     tall = Image.fromarray(np.random.default_rng(0).integers(0, 255, (800, 64, 3), dtype=np.uint8))
     data = encode(tall, "JPEG")
@@ -259,7 +273,9 @@ KINDS: list[tuple[bytes, str]] = [
     (b"\x89PNG\n\x1a\n" + bytes(30), "line ends were converted"),
     (b"\xef\xbf\xbdPNG\r\n", "saved as text"),
     (b"\x93NUMPY" + bytes(30), "a NumPy array"),
-    (b"hello there", "it begins with b'hello th'"),
+    (b"Not Found\n", "the text 'Not Found'"),
+    ("<!doctype html><p>".encode("utf-16"), "an HTML page"),
+    (b"\x80\x04\x95 pickled", "it begins with b'\\x80\\x04\\x95 pick'"),
     (b"\xff\xd8\xff\xe0", "JPEG"),
 ]
 

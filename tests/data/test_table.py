@@ -161,13 +161,16 @@ def test_arrays_and_tensors_whose_meaning_is_clear() -> None:
 
 
 WRONG_IMAGES = [
-    (np.zeros((20, 30, 3), np.int64), "an array of int64 (20, 30, 3), where uint8 or floats from 0 to 1"),
-    (np.full((20, 30, 3), 200.0), "with values from 200 to 200, where uint8 or floats from 0 to 1"),
+    (
+        np.zeros((20, 30, 3), np.int64),
+        "an array of int64 (20, 30, 3), where (H, W), (H, W, C) or (C, H, W) of uint8 or of floats from 0 to 1 is",
+    ),
+    (np.full((20, 30, 3), 200.0), "with values from 200 to 200, where (H, W)"),
     (np.full((20, 30), np.nan), "with values from nan to nan"),
     (np.zeros((2, 20, 30), np.uint8), "an array of uint8 (2, 20, 30), where"),
     (torch.zeros(1, 3, 20, 30), "a tensor of float32 (1, 3, 20, 30), where"),
     (torch.zeros(3, 30, 3), "whose first or last dimension may be the channels"),
-    (np.zeros((0, 30, 3), np.uint8), "where uint8"),
+    (np.zeros((0, 30, 3), np.uint8), "an array of uint8 (0, 30, 3), where"),
     (io.StringIO("text"), "a file opened as text; open it with mode 'rb'"),
     (io.BytesIO(), "an empty file"),
     (3.5, "a float where a path, encoded bytes, a binary file, a Pillow image, an array or a tensor is needed"),
