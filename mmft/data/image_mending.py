@@ -24,9 +24,20 @@ _STEP = 2**20  # bytes read, and bytes of pixels inflated, at once
 _MARKER = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])")  # neither a stuffed zero nor a restart
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 _PROGRESSIVE = (0xC2, 0xC6, 0xCA, 0xCE)
-_CONTINUATIONS = (bytes(64), b"\x55" * 64, b"\xaa" * 64)
-"""What may stand where the entropy-coded data of a JPEG end: if a pixel depends on it, data are missing."""
 _FILLING = 64  # bytes; fewer zeros may be data of a plain image
+
+
+def _continuation(byte: bytes, first: int) -> bytes:
+    """What may stand where the data of a JPEG end: if a pixel depends on it, data are missing.
+
+    It fills more than the blocks at the image's edge of which no pixel is seen, and has each restart marker. A decoder
+    skips one that is one or two ahead of the one it needs; hence `first`, the number with which they begin.
+    """
+    filling = byte * 4096
+    return filling + b"".join(bytes((0xFF, 0xD0 + (first + n) % 8)) + filling for n in range(8))
+
+
+_CONTINUATIONS = (_continuation(b"\0", 0), _continuation(b"\x55", 4), _continuation(b"\xaa", 2))
 
 
 class BadImage(ValueError):

@@ -190,6 +190,23 @@ def test_zeros_that_are_data_are_no_damage(read: ImageReader, encode: Encode) ->
     assert reason(read, plain[:-200]).startswith("truncated")
 
 
+def test_missing_colour_behind_blocks_that_are_not_seen_is_found(read: ImageReader, encode: Encode) -> None:
+    data = encode(MIXED.crop((0, 0, 48, 40)), "JPEG", quality=75)  # the lower half of the last blocks is outside
+    for missing in range(3, 60):
+        assert reason(read, data[:-missing]).startswith("truncated")
+
+
+def test_missing_restart_intervals_are_found(read: ImageReader, encode: Encode) -> None:
+    data = encode(MIXED, "JPEG", restart_marker_blocks=1)
+    markers = [
+        at for at in range(data.index(b"\xff\xda"), len(data)) if data[at] == 0xFF and 0xD0 <= data[at + 1] <= 0xD7
+    ]
+    assert len(markers) > 8
+    for at in markers:
+        for end in (at, at + 1, at + 2):
+            assert reason(read, data[:end]).startswith("truncated")
+
+
 def test_the_share_of_missing_rows_is_told(read: ImageReader, encode: Encode) -> None:
     tall = Image.fromarray(np.random.default_rng(0).integers(0, 255, (800, 64, 3), dtype=np.uint8))
     data = encode(tall, "JPEG")
