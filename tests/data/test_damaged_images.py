@@ -312,7 +312,7 @@ def test_base64_text_is_named(read: ImageReader, encode: Encode) -> None:
 def test_a_link_to_nowhere_is_named(read: ImageReader, tmp_path: Path) -> None:
     (tmp_path / "a.jpg").symlink_to("gone.jpg")
     (tmp_path / "b.jpg").symlink_to(".git/annex/objects/x/b.jpg")
-    assert reason(read, str(tmp_path / "a.jpg")) .endswith(" is a link to gone.jpg, which does not exist")
+    assert reason(read, str(tmp_path / "a.jpg")).endswith(" is a link to gone.jpg, which does not exist")
     assert reason(read, str(tmp_path / "b.jpg")).endswith("type git annex get")
 
 
