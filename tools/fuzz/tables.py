@@ -45,6 +45,7 @@ def cases(count: int, first: int, seed: int, folder: Path) -> Iterator[Case]:
         rows = ROWS if how in ("quotes", "quoted_starts") else None
         if random.random() < 0.03:
             suffix, how = random.choice((".csv", ".tsv", ".jsonl", ".parquet", ".txt", "")), how + ", other suffix"
+            rows = None
         path = folder / f"{number}{suffix}"
         yield Case(number, f"{suffix} {how}", partial(_read, path, data, rows))
 
