@@ -46,8 +46,7 @@ def cases(count: int, first: int, seed: int, folder: Path) -> Iterator[Case]:
         if random.random() < 0.03:
             suffix, how = random.choice((".csv", ".tsv", ".jsonl", ".parquet", ".txt", "")), how + ", other suffix"
             rows = None
-        path = folder / f"{number}{suffix}"
-        yield Case(number, f"{suffix} {how}", partial(_read, path, data, rows))
+        yield Case(number, f"{suffix} {how}", partial(_read, folder / f"{number}{suffix}", data, rows))
 
 
 def _read(path: Path, data: bytes, rows: int | None) -> str:
