@@ -146,7 +146,7 @@ class RoleColumns:
         unknown = _rows_where(pc.invert(known))
         names = {row: self.splits[row].as_py() for row in unknown}
         if len(unknown) == self._raw.length:
-            seen = sorted({repr(name) for name in names.values()})[:5]
+            seen = sorted({f"{name!r:.40}" for name in names.values()})[:5]
             raise UserError(
                 f"data.columns.split={self.columns.split}: no row of {self.where} is "
                 f"{', '.join(SPLITS)}; its values are {', '.join(seen)}. data.reading.split_names says what they mean"
@@ -155,7 +155,7 @@ class RoleColumns:
         self._note(
             self.columns.split or "",
             {
-                row: f"no split; {allowed}" if name is None else f"split {name!r}; {allowed}"
+                row: f"no split; {allowed}" if name is None else f"split {name!r:.40}; {allowed}"
                 for row, name in names.items()
             },
         )

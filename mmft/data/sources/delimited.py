@@ -96,6 +96,8 @@ def records(stream: Iterator[str], dialect: Dialect) -> Iterator[Record]:
         if len(lines.record) > 1 and _swallows(lines.record, dialect, whole=len(fields) == dialect.width):
             lines.keep_first()
             yield _first_alone(lines, dialect)
+        elif any("\0" in line for line in lines.record):
+            yield Record([], f"zero bytes in line {lines.first}: the file is damaged")
         elif fields and len(fields) == dialect.width:
             yield Record([field.strip() for field in fields] if dialect.strip else fields)
         elif fields or lines.record[0].strip():
@@ -126,6 +128,8 @@ def _loosely(lines: _Lines, dialect: Dialect) -> list[str]:
 def _first_alone(lines: _Lines, dialect: Dialect) -> Record:
     """The record's first line, whose quotation mark is text, or stray if it cannot be read so."""
     fields = dialect.literally(lines.record[0])
+    if "\0" in lines.record[0]:
+        return Record([], f"zero bytes in line {lines.first}: the file is damaged")
     if dialect.fits(fields):
         return Record([field.strip() for field in fields] if dialect.strip else fields, stray=lines.first)
     return Record([], f"a quote opened in line {lines.first} is not closed")
@@ -141,9 +145,10 @@ def _misfit(lines: _Lines, found: int, width: int) -> str:
 def _swallows(record: Sequence[str], dialect: Dialect, whole: bool) -> bool:
     """Whether a record of several lines has others in it.
 
-    In a text that is properly quoted a line may look like a record by chance. If the record is whole, more is needed:
-    a line that fits the columns before the quoted one, which its own lines do not have; or a first line that fits those
-    after it, which it does not have either.
+    If it does not have the header's number of fields, any line with enough of them is taken for one. If it has, more is
+    needed, because a line of a text that is properly quoted may look like a record by chance: a line that fits the
+    columns before the quoted one, which its own lines do not have; or a first line that fits those after it, which it
+    does not have either.
 
     Args:
         record: the lines.
@@ -152,8 +157,9 @@ def _swallows(record: Sequence[str], dialect: Dialect, whole: bool) -> bool:
     """
     first, *rest = record
     opening = len(next(dialect.reader([first]))) - 1  # the column of the field that is not closed in this line
-    before = slice(0, opening) if whole else slice(None)
     readings = [fields for line in rest for fields in (dialect.literally(line), *dialect.reader([line]))]
-    if any(dialect.fits(fields, before) for fields in readings):
+    if not whole:
+        return any(len(fields) >= dialect.width for fields in readings)
+    if any(dialect.fits(fields, slice(0, opening)) for fields in readings):
         return True
     return dialect.fits(dialect.literally(first), slice(opening, None)) and any(map(dialect.fits, readings))
