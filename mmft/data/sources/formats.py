@@ -148,7 +148,7 @@ def _read_json(path: Path, wanted: Wanted, check: Check, where: str, reading: Re
 
 def _read_parquet(path: Path, wanted: Wanted, check: Check, where: str, _: ReadingConfig) -> Raw:
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:  # where pages have checksums
             names = file.schema_arrow.names
             check(names)
             return from_arrow(file.read(chosen(dict.fromkeys(names), wanted)), wanted)
