@@ -53,6 +53,8 @@ def read_file(path: Path, wanted: Wanted, check: Check, where: str, reading: Rea
         raw = reader(path, wanted, check, where, reading)
     except OSError as error:
         raise UserError(f"{where}: cannot be read: {error.strerror or error}") from error
+    except UnicodeError as error:
+        raise UserError(f"{where}: cannot be read as text: {error}. Type data.reading.encoding=NAME") from error
     if raw.length == 0:
         raise UserError(f"{where}: the table has no rows")
     return raw
