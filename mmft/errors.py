@@ -91,6 +91,12 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         found = found.__cause__ or found.__context__
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of a library's error, or its type if it says nothing; ends with a full stop."""
+    line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return line if line.endswith(".") else f"{line}."
+
+
 def exit_code_of(error: BaseException | None) -> int:
     """The exit code of a command that ends with `error`; None means success."""
     if isinstance(error, SystemExit):

@@ -167,10 +167,11 @@ def test_a_hub_name_without_a_network_is_a_clear_error(name: str) -> None:
 def test_hub_names() -> None:
     from mmft.models.source import hub_repository
 
-    assert hub_repository("timm/vit_small_patch14_dinov2.lvd142m") == "timm/vit_small_patch14_dinov2.lvd142m"
-    assert hub_repository("vit_small_patch14_dinov2") == "timm/vit_small_patch14_dinov2.lvd142m"
-    assert hub_repository("hf/google/siglip") == "google/siglip"
-    assert hub_repository("bert-base-uncased") == "bert-base-uncased"
+    key = "model.text_encoder.name"
+    assert hub_repository("timm/vit_small_patch14_dinov2.lvd142m", key) == "timm/vit_small_patch14_dinov2.lvd142m"
+    assert hub_repository("vit_small_patch14_dinov2", key) == "timm/vit_small_patch14_dinov2.lvd142m"
+    assert hub_repository("hf/google/siglip", key) == "google/siglip"
+    assert hub_repository("bert-base-uncased", key) == "bert-base-uncased"
 
 
 def test_a_weight_that_the_file_lacks_is_an_error(text_encoder_folder: Any, tmp_path: Path) -> None:
@@ -193,7 +194,7 @@ def test_max_length_beyond_the_positions(text_encoder_folder: Any) -> None:
 
 @pytest.mark.parametrize("pool", ["cls", "cls_mean"])
 def test_a_causal_models_first_token_says_nothing(pool: str, text_encoder_folder: Any) -> None:
-    with pytest.raises(UserError, match=rf"model.text_encoder.pool={pool}: .* Type model.text_encoder.pool=mean"):
+    with pytest.raises(UserError, match=rf"model.text_encoder.pool={pool}: .* Type model.text_encoder.pool=last"):
         build_text_encoder(str(text_encoder_folder("clip")), 32, pool, pretrained=True)
 
 

@@ -1,0 +1,52 @@
+"""What an image encoder's folder says about its images: their size, and mean and standard deviation of their pixels."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from mmft.errors import UserError
+from mmft.models.source import Source, read_json
+
+log = logging.getLogger(__name__)
+_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def side_of(config: Any) -> int | None:
+    """The side in pixels of the square images that a transformers config declares; None if it declares none."""
+    size = getattr(config, "image_size", None)
+    if isinstance(size, list | tuple) and size:
+        size = size[-1]
+    return int(size) if isinstance(size, int | float) and size > 0 else None
+
+
+def check_square(source: Source, key: str) -> None:
+    """Rejects a transformers model of images that are not square: positions are resampled from a square alone.
+
+    Raises:
+        UserError: it is one.
+    """
+    size = _vision(source.config).get("image_size")
+    if isinstance(size, list) and len(set(size[-2:])) > 1:
+        raise UserError(
+            f"{key}.name={source.name}: it is made for images of {size[-2]} x {size[-1]} pixels (height x width), and "
+            "mmft's images are square. Choose an encoder of square images."
+        )
+
+
+def mean_and_std(source: Source, key: str) -> tuple[Any, Any]:
+    """Mean and standard deviation of the pixels, three numbers each, of values from 0 to 1; ImageNet's if not given."""
+    own = source.config.get("pretrained_cfg") or {}
+    mean, std = own.get("mean"), own.get("std")
+    if mean is None:
+        own = read_json(source.folder / "preprocessor_config.json")
+        mean, std = own.get("image_mean"), own.get("image_std")
+    if mean is None or std is None:
+        log.info("%s: %s does not declare pixel mean and std; using ImageNet's", key, source.name)
+        return _IMAGENET
+    return mean, std
+
+
+def _vision(config: dict[str, Any]) -> dict[str, Any]:
+    inner = config.get("vision_config")
+    return inner if isinstance(inner, dict) else config
