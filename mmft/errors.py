@@ -92,8 +92,9 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of a library's error, or its type if it says nothing; ends with a full stop."""
-    line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    """The first line of a library's error (two, if it ends with a colon), or its type; ends with a full stop."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    line = " ".join(lines[: 2 if lines[0].endswith(":") else 1]) if lines else type(error).__name__
     return line if line.endswith(".") else f"{line}."
 
 

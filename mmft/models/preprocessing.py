@@ -38,7 +38,7 @@ def mean_and_std(source: Source, key: str) -> tuple[Any, Any]:
     """Mean and standard deviation of the pixels, three numbers each, of values from 0 to 1; ImageNet's if not given."""
     own = source.config.get("pretrained_cfg") or {}
     mean, std = own.get("mean"), own.get("std")
-    if mean is None:
+    if mean is None and source.library != "own":
         own = read_json(source.folder / "preprocessor_config.json")
         mean, std = own.get("image_mean"), own.get("image_std")
     if mean is None or std is None:

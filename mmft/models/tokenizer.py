@@ -12,6 +12,8 @@ from mmft.models.trust import runs_code
 
 log = logging.getLogger(__name__)
 _WHOLE = ("tokenizer.json", "tokenizer.model", "tekken.json")  # each of them is a whole tokenizer
+_TOKENIZERS = {"umt5": "t5", "siglip_text_model": "siglip", "clip_text_model": "clip"}
+_COPY = "Copy the tokenizer's files from the original model into the folder."
 _SMALL = 0.5  # share of the embedding below which a vocabulary looks like another encoder's
 
 
@@ -31,14 +33,22 @@ def load_tokenizer(source: Source, embeddings: int | None, key: str) -> Any:
     where = f"{key}.name={source.name}"
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(
-            source.folder, trust_remote_code=runs_code(source.config)
+            source.folder, trust_remote_code=runs_code(source.config), **_options(source)
         )
     except Exception as error:
-        raise UserError(f"{where}: cannot load a tokenizer from its folder: {first_line(error)}") from error
+        raise UserError(f"{where}: cannot load a tokenizer from its folder: {first_line(error)} {_COPY}") from error
     _check_files(tokenizer, source.folder, where)
     if embeddings is not None:
         _check_size(tokenizer, embeddings, where)
     return tokenizer
+
+
+def _options(source: Source) -> dict[str, str]:
+    """Names the tokenizer of a folder with only a SentencePiece file of it, where transformers does not know."""
+    if any((source.folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
+        return {}
+    kind = _TOKENIZERS.get(source.config.get("model_type", ""))
+    return {} if kind is None else {"tokenizer_type": kind}
 
 
 def _check_files(tokenizer: Any, folder: Path, where: str) -> None:
@@ -47,11 +57,10 @@ def _check_files(tokenizer: Any, folder: Path, where: str) -> None:
     if not own or any((folder / name).is_file() for name in _WHOLE):
         return
     missing = [name for name in own.values() if not (folder / name).is_file()]
-    if len(missing) == len(own) or own.get("merges_file") in missing:
+    if len(missing) == len(own):
         files = ", ".join(dict.fromkeys([_WHOLE[0], *missing]))
         raise UserError(
-            f"{where}: the folder lacks the files of its tokenizer ({files}), so no word could be read. Copy "
-            "them from the original model into the folder."
+            f"{where}: the folder lacks the files of its tokenizer ({files}), so no word could be read. {_COPY}"
         )
 
 
@@ -61,7 +70,7 @@ def _check_size(tokenizer: Any, embeddings: int, where: str) -> None:
     if tokens > embeddings:
         raise UserError(
             f"{where}: its tokenizer has {tokens:,} tokens, but its embedding only {embeddings:,}, so the tokenizer is "
-            "not this encoder's. Copy the tokenizer's files from the original model into the folder."
+            f"not this encoder's. {_COPY}"
         )
     if tokens < _SMALL * embeddings:
         log.warning(
