@@ -18,8 +18,8 @@ from mmft.errors import UserError, first_line
 from mmft.models.encoder import Encoder, check_pool, pool_tokens
 from mmft.models.preprocessing import check_square, mean_and_std, side_of
 from mmft.models.source import Source, resolve
+from mmft.models.timm_loading import load_timm
 from mmft.models.transformers_loading import load_transformers, pooled_norm
-from mmft.models.trust import check_folder
 
 log = logging.getLogger(__name__)
 KEY = "model.image_encoder"
@@ -177,36 +177,13 @@ def build_image_encoder(
         UserError: it cannot be found or built.
     """
     source = source or resolve(name, KEY + ".name")
-    check_folder(source, KEY)
     if source.library == "timm":
-        backbone, size = _build_timm(source, image_size, pretrained)
+        backbone, size = load_timm(source, image_size, pretrained, KEY)
         return TimmImageEncoder(backbone, source, size, pool, auto_pool)
     check_square(source, KEY)
     backbone = load_transformers(source, "vision", pretrained, KEY)
     size = image_size or side_of(backbone.config) or 224
     return TransformersImageEncoder(backbone, source, size, pool, auto_pool)
-
-
-def _build_timm(source: Source, image_size: int | None, pretrained: bool) -> tuple[nn.Module, int]:
-    import timm
-
-    own = source.config.get("pretrained_cfg", {}).get("input_size") or (3, 224, 224)
-    size = image_size or int(own[-1])
-    folder = f"local-dir:{source.folder}"
-    options: dict[str, Any] = {"pretrained": pretrained, "num_classes": 0}
-    try:
-        try:
-            model: Any = timm.create_model(folder, img_size=size, **options)
-        except TypeError as error:  # ConvNets accept any size and lack the argument
-            if "img_size" not in str(error):
-                raise
-            model = timm.create_model(folder, **options)
-    except Exception as error:
-        where = f"{KEY}.name={source.name}, image_size={size}"
-        raise UserError(f"{where}: timm cannot build it: {first_line(error)}") from error
-    if getattr(model, "attn_pool", None) is not None:  # unused since we pool ourselves, so it would get no gradient
-        model.attn_pool = None
-    return model, size
 
 
 def _prefix_tokens(backbone: nn.Module) -> int:

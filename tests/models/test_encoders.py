@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -185,6 +186,24 @@ def test_a_weight_that_the_file_lacks_is_an_error(text_encoder_folder: Any, tmp_
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
     with pytest.raises(UserError, match="1 weights are not in its files"):
         build_text_encoder(str(folder), 48, "auto", pretrained=True)
+
+
+def test_a_weight_that_a_timm_file_lacks_is_an_error(image_encoder_folder: Any, tmp_path: Path) -> None:
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    folder = shutil.copytree(image_encoder_folder("timm_vit"), tmp_path / "vit")
+    config = json.loads((folder / "config.json").read_text())
+    config["num_classes"] = 10  # with a classifier, timm loads what it finds
+    config["pretrained_cfg"] |= {"num_classes": 10, "classifier": "head"}
+    (folder / "config.json").write_text(json.dumps(config))
+    weights = load_file(folder / "model.safetensors")
+    build_image_encoder(str(folder), 32, "auto", pretrained=True)
+    del weights["blocks.1.attn.qkv.weight"]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match="1 weights are not in its files, first blocks.1.attn.qkv.weight"):
+        build_image_encoder(str(folder), 32, "auto", pretrained=True)
 
 
 def test_max_length_beyond_the_positions(text_encoder_folder: Any) -> None:
