@@ -20,6 +20,7 @@ import os
 import signal
 import tempfile
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,143 +31,36 @@ import timm
 import torch
 import transformers as hf
 from make_shapes import captions, make_shapes
+from tiny_configs import NoTinyConfig, tiny_config, write_transformers
 from tiny_tokenizers import make_tokenizer
 from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 
 from mmft.commands.train import train
 from mmft.config.compose import compose
-from mmft.errors import MmftError
+from mmft.errors import MmftError, first_line
 
 TABLE = Path(__file__).parents[1] / "docs" / "architectures.md"
-MOST_PARAMETERS, SECONDS = 30_000_000, 120
+SECONDS = 120
+_SMALL = ("test_", "atto", "femto", "pico", "nano", "tiny", "_ti_", "_t0", "xxs", "_xs", "_s0", "_b0", "_050", "small")
 TRAINS, REFUSED, NOT_TRIED, FAILS = "trains", "refused", "not tried", "FAILS"
 
 
 class Outcome(NamedTuple):
-    """What came of one architecture: the model's class, one of the words above, and the sentence that explains it."""
+    """What came of one architecture.
 
+    Attributes:
+        part: `text`, `image`, or `timm`.
+        kind: transformers' model type, or `timm/FAMILY`.
+        model: the model's class, or timm's architecture.
+        what: one of the words above.
+        why: the sentence that explains it.
+    """
+
+    part: str
     kind: str
     model: str
     what: str
     why: str = ""
-
-
-class NoTinyConfig(Exception):
-    """The rule gives no small config that the architecture can be built from."""
-
-
-# ---------------------------------------------------------------- tiny configs
-
-# What a config may call it, and the value; a list keeps its length and gets the value (or, of widths, rising ones).
-_SIZES = {
-    8: ("embedding_size", "attention_window", "position_buckets", "num_buckets", "block_size", "kv_lora_rank"),
-    16: (
-        "d_kv",
-        "head_dim",
-        "d_head",
-        "attention_head_size",
-        "qk_nope_head_dim",
-        "v_head_dim",
-        "q_lora_rank",
-        "state_size",
-    ),
-    32: (
-        "hidden_size",
-        "d_model",
-        "n_embd",
-        "dim",
-        "embed_dim",
-        "embedding_dim",
-        "encoder_hidden_size",
-        "neck_hidden_sizes",
-    ),
-    64: (
-        *(
-            "intermediate_size",
-            "d_ff",
-            "d_inner",
-            "n_inner",
-            "hidden_dim",
-            "encoder_ffn_dim",
-            "decoder_ffn_dim",
-            "ffn_dim",
-        ),
-        *("moe_intermediate_size", "shared_expert_intermediate_size", "ffn_hidden_size", "mlp_dim"),
-    ),
-    1: ("n_group", "topk_group", "num_experts_per_tok", "n_shared_experts", "first_k_dense_replace", "decoder_layers"),
-    2: (
-        *(
-            "num_hidden_layers",
-            "n_layer",
-            "n_layers",
-            "num_layers",
-            "encoder_layers",
-            "num_decoder_layers",
-            "num_heads",
-        ),
-        *("num_attention_heads", "n_head", "n_heads", "encoder_attention_heads", "decoder_attention_heads"),
-        *("window_size", "num_key_value_heads", "n_routed_experts", "num_experts", "num_local_experts", "n_experts"),
-    ),
-    128: ("max_position_embeddings", "n_positions", "max_encoder_position_embeddings", "max_sequence_length"),
-}
-_VALUES = {name: value for value, names in _SIZES.items() for name in names}
-_OF_LISTS = {
-    "hidden_sizes": 8,
-    "depths": 1,
-    "num_heads": 2,
-    "num_attention_heads": 1,
-    "embed_dims": 8,
-    "layer_types": None,
-}
-
-
-def tiny_config(config_class: Any, **own: Any) -> Any:
-    """A small config of a class.
-
-    Raises:
-        NoTinyConfig: it cannot be made by rule.
-    """
-    try:
-        default = config_class()
-        known = default.to_dict()
-        values = {name: _small(name, known[name]) for name in known if name in _VALUES or name in _OF_LISTS}
-        if isinstance(known.get("layer_types"), list):
-            values["layer_types"] = known["layer_types"][: values.get("num_hidden_layers", 2)]
-        sizes = {"image_size": 64} if isinstance(known.get("image_size"), int | list | tuple) else {}
-        return config_class(**(values | sizes | {name: value for name, value in own.items() if name in known}))
-    except Exception as error:
-        raise NoTinyConfig(f"{type(error).__name__}: {error}") from error
-
-
-def _small(name: str, value: Any) -> Any:
-    if isinstance(value, list | tuple) and all(isinstance(one, int) for one in value):
-        if name == "hidden_sizes":
-            return [8 * 2 ** (place // 2) for place in range(len(value))]
-        return [_OF_LISTS.get(name) or _VALUES[name]] * len(value)
-    return _VALUES.get(name, value) if isinstance(value, int) and not isinstance(value, bool) else value
-
-
-def write_transformers(config: Any, model_class: Any, folder: Path) -> None:
-    """Writes a model with random weights.
-
-    Raises:
-        NoTinyConfig: it cannot be built, or is not small.
-    """
-    try:
-        with torch.device("meta"):
-            parameters = sum(p.numel() for p in model_class._from_config(config).parameters())
-    except Exception as error:
-        raise NoTinyConfig(f"{type(error).__name__}: {error}") from error
-    if parameters > MOST_PARAMETERS:
-        raise NoTinyConfig(f"{parameters / 1e6:.0f} million parameters")
-    try:
-        torch.manual_seed(0)
-        model_class._from_config(config).save_pretrained(folder)
-    except Exception as error:
-        raise NoTinyConfig(f"{type(error).__name__}: {error}") from error
-
-
-# ---------------------------------------------------------------- the architectures
 
 
 def transformers_kind(model_type: str) -> tuple[str, Any, Any] | None:
@@ -184,11 +78,12 @@ def transformers_kind(model_type: str) -> tuple[str, Any, Any] | None:
 
 
 def timm_kinds(wanted: list[str] | None) -> dict[str, str]:
-    """`timm/family` -> the family's smallest architecture; None for all families."""
+    """`timm/family` -> a small architecture of the family; None for all families."""
     found = {}
     for family in timm.list_modules() if wanted is None else [name.removeprefix("timm/") for name in wanted]:
         sizes = {}
-        for name in timm.list_models(module=family)[:40]:
+        names = sorted(timm.list_models(module=family), key=lambda name: not any(word in name for word in _SMALL))
+        for name in names[:4]:
             with contextlib.suppress(Exception), torch.device("meta"):
                 sizes[name] = sum(p.numel() for p in timm.create_model(name, num_classes=0).parameters())
         if sizes:
@@ -210,14 +105,14 @@ class Bench:
         name = model_class.__name__
         out = self._new()
         special = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "decoder_start_token_id": 0}
-        own = {"vocab_size": len(self.tokenizer), **special} if reads == "text" else {}
+        own = {"vocab_size": len(self.tokenizer) + 8, "use_cache": False, **special} if reads == "text" else {}
         try:
-            write_transformers(tiny_config(config_class, **own), model_class, out)
+            write_transformers(tiny_config(config_class, **own), model_class, reads, out)
         except NoTinyConfig as error:
-            return Outcome(kind, name, NOT_TRIED, str(error))
+            return Outcome(reads, kind, name, NOT_TRIED, str(error))
         if reads == "text":
             self.tokenizer.save_pretrained(out)
-        return Outcome(kind, name, *self._train(out, reads, ()))
+        return Outcome(reads, kind, name, *self._train(out, reads, ()))
 
     def timm(self, family: str, architecture: str) -> Outcome:
         """Tries an architecture of timm, with images of 64 pixels where it takes them, else of its own size."""
@@ -233,7 +128,7 @@ class Bench:
             what = self._train(
                 out, "image", ("model.image_encoder.pretrained=false", "model.image_encoder.image_size=null")
             )
-        return Outcome(family, architecture, *what)
+        return Outcome("timm", family, architecture, *what)
 
     def _new(self) -> Path:
         self.tried += 1
@@ -257,7 +152,7 @@ class Bench:
         except TimeoutError:
             return NOT_TRIED, f"takes more than {SECONDS} seconds"
         except Exception as error:  # noqa: BLE001 - what the table is for
-            return FAILS, f"{type(error).__name__}: {error}"
+            return FAILS, f"{type(error).__name__}: {first_line(error)}"
         return TRAINS, ""
 
 
@@ -300,11 +195,52 @@ def outcomes(wanted: list[str] | None = None) -> Iterator[Outcome]:
             yield bench.timm(name, architecture)
 
 
+def table(found: list[Outcome]) -> str:
+    """The text of docs/architectures.md."""
+    counts = Counter(outcome.what for outcome in found)
+    titles = {
+        "text": "Text encoders of transformers",
+        "image": "Image encoders of transformers",
+        "timm": "timm's families",
+    }
+    versions = f"transformers {hf.__version__} and timm {timm.__version__}"
+    lines = [
+        "# Architectures",
+        "",
+        "What `mmft train` does with an encoder of each architecture, tried with a tiny one with random weights: it",
+        "trains a step, or refuses the encoder in a sentence before anything is trained. Made by",
+        f"`tools/architectures.py` with {versions}. {counts[TRAINS]} train, {counts[REFUSED]} are refused.",
+    ]
+    for part, title in titles.items():
+        lines += ["", f"## {title}", "", "| architecture | model | outcome |", "|---|---|---|"]
+        lines += [
+            f"| {one.kind} | {one.model} | {one.what if one.what == TRAINS else f'refused: {one.why}'} |"
+            for one in found
+            if one.part == part and one.what in (TRAINS, REFUSED)
+        ]
+    untried = ", ".join(one.kind for one in found if one.what == NOT_TRIED)
+    lines += [
+        "",
+        "## Not tried",
+        "",
+        "No config that runs in transformers itself could be made small by rule:",
+        untried,
+    ]
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*")
-    for outcome in outcomes(parser.parse_args().names or None):
+    names = parser.parse_args().names
+    found = []
+    for outcome in outcomes(names or None):
         print(*outcome, sep="\t", flush=True)
+        found.append(outcome)
+    if not names:
+        TABLE.write_text(table(found), encoding="utf-8")
+    if any(outcome.what == FAILS for outcome in found):
+        raise SystemExit("not all train or are refused")
 
 
 if __name__ == "__main__":

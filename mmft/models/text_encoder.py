@@ -85,7 +85,7 @@ class Tried(NamedTuple):
 
 
 def try_text(backbone: Any, where: str) -> Tried:
-    """Tries a text transformer on two texts of eight tokens that differ from the second token on.
+    """Tries a text transformer on two texts that differ from the second token on, and on a longer, padded one.
 
     Args:
         backbone: on any device; its train and eval modes are restored.
@@ -97,9 +97,12 @@ def try_text(backbone: Any, where: str) -> Tried:
     was = {module: module.training for module in backbone.modules()}
     like = next(backbone.parameters())
     ids = torch.tensor([[3, *[4] * 7], [3, *[5] * 7]], device=like.device)  # (2, 8)
+    longer = ids[:1].repeat(1, 3)  # (1, 24)
+    padded = (torch.arange(24, device=like.device) < 19).long().unsqueeze(0)  # (1, 24)
     try:
-        with torch.no_grad():
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
             out = backbone.eval()(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state  # (2, 8, D)
+            backbone.train()(input_ids=longer, attention_mask=padded)  # a Reformer trains on one length alone
     except Exception as error:
         raise UserError(f"{where}: {type(backbone).__name__} cannot read a text: {first_line(error)}") from error
     finally:

@@ -47,11 +47,15 @@ def load_transformers(source: Source, encoder: Encoder, pretrained: bool, key: s
         if _is_encoder_and_decoder(model_class, config):
             model = model.get_encoder()
             _check_inputs(type(model), encoder, source, key)
+            if not isinstance(model, transformers.PreTrainedModel):
+                raise UserError(f"{key}.name={source.name}: {type(model).__name__} cannot be used without its decoder.")
+        _strip_unused(model)
     except UserError:
         raise
     except Exception as error:
         raise UserError(f"{key}.name={source.name}: transformers cannot load it: {first_line(error)}") from error
-    _strip_unused(model)
+    if getattr(model.config, "use_cache", False):  # of keys and values, for generation
+        model.config.use_cache = False
     return model
 
 
