@@ -164,7 +164,11 @@ def _quiet() -> Iterator[None]:
         warnings.catch_warnings(),
     ):
         warnings.simplefilter("ignore")
-        yield
+        logging.disable(logging.WARNING)
+        try:
+            yield
+        finally:
+            logging.disable(logging.NOTSET)
 
 
 @contextlib.contextmanager
@@ -183,7 +187,6 @@ def _limited(seconds: int) -> Iterator[None]:
 
 def outcomes(wanted: list[str] | None = None) -> Iterator[Outcome]:
     """Tries architectures by name: model types of transformers, and `timm/FAMILY`; None for all."""
-    logging.disable(logging.WARNING)
     types = list(MODEL_MAPPING_NAMES) if wanted is None else [name for name in wanted if "/" not in name]
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(Path(folder))

@@ -6,9 +6,9 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from mmft.config.plugins import allowed
 from mmft.errors import UserError, first_line
 from mmft.models.source import Source
-from mmft.models.trust import runs_code
 
 log = logging.getLogger(__name__)
 _WHOLE = ("tokenizer.json", "tokenizer.model", "tekken.json")  # each of them is a whole tokenizer
@@ -33,7 +33,7 @@ def load_tokenizer(source: Source, embeddings: int | None, key: str) -> Any:
     where = f"{key}.name={source.name}"
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(
-            source.folder, trust_remote_code=runs_code(source.config), **_options(source)
+            source.folder, trust_remote_code=allowed(), **_options(source)
         )
     except Exception as error:
         raise UserError(f"{where}: cannot load a tokenizer from its folder: {first_line(error)} {_COPY}") from error

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from mmft.clock import importing
-from mmft.config.plugins import FLAG
+from mmft.config.plugins import FLAG, allowed
 from mmft.errors import UserError, first_line
 from mmft.models.source import Source
-from mmft.models.trust import check_folder, runs_code
+from mmft.models.trust import check_folder
 
 Encoder = Literal["vision", "text"]
 
@@ -32,12 +32,11 @@ def load_transformers(source: Source, encoder: Encoder, pretrained: bool, key: s
         import transformers
     transformers.utils.logging.set_verbosity_error()  # unused weights of a checkpoint are skipped on purpose
     transformers.utils.logging.disable_progress_bar()
-    own_code = runs_code(source.config)
     try:
-        config: Any = transformers.AutoConfig.from_pretrained(source.folder, trust_remote_code=own_code)
+        config: Any = transformers.AutoConfig.from_pretrained(source.folder, trust_remote_code=allowed())
         config = getattr(config, f"{encoder}_config", config)
         with importing():
-            model_class = _own_class(config, source) if own_code else _class_of(transformers, config, encoder)
+            model_class = _own_class(config, source) or _class_of(transformers, config, encoder)
         _check_inputs(model_class, encoder, source, key)
         options = _pooling(model_class, config)
         if not pretrained:
@@ -60,10 +59,15 @@ def load_transformers(source: Source, encoder: Encoder, pretrained: bool, key: s
 
 
 def _own_class(config: Any, source: Source) -> Any:
-    """The model class of the folder's own code, which the command allows to run."""
+    """The model class of the folder's own code; None if it names none, or the command does not allow it to run."""
+    named = (getattr(config, "auto_map", None) or {}).get("AutoModel")
+    if named is None or not allowed():
+        return None
     from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
-    return get_class_from_dynamic_module(config.auto_map["AutoModel"], str(source.folder))
+    model_class: Any = get_class_from_dynamic_module(named, str(source.folder))
+    model_class.register_for_auto_class("AutoModel")  # so that an export has the code
+    return model_class
 
 
 def _class_of(transformers: Any, config: Any, encoder: Encoder) -> Any:

@@ -41,16 +41,13 @@ def check_folder(source: Source, key: str) -> None:
         config, tokenizer = source.config, read_json(source.folder / "tokenizer_config.json")
         if not allowed():
             _check_auto_map(where, config, tokenizer)
+        elif _mapped(config) or _mapped(tokenizer):
+            log.warning("%s: running the code in its folder, as %s allows", where, FLAG)
         _check_config(where, source.folder, config)
     if not any(source.folder.glob("model*.safetensors*")):  # both libraries prefer these
         for pattern in _PICKLES.get(source.library, ()):
             for file in sorted(source.folder.glob(pattern)):
                 _check_pickle(where, file)
-
-
-def runs_code(config: dict[str, Any]) -> bool:
-    """Whether a folder with this `config.json` is loaded by its own code: it names some, and the command allows it."""
-    return allowed() and "AutoModel" in _mapped(config)
 
 
 def _mapped(config: dict[str, Any]) -> dict[str, Any]:

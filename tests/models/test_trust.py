@@ -315,6 +315,15 @@ def test_allowed_code_runs(text_encoder_folder: Any) -> None:
     assert not TOUCHED.exists()
 
 
+def test_allowed_code_of_a_tokenizer_runs(text_encoder_folder: Any) -> None:
+    folder = shutil.copytree(text_encoder_folder("bert"), Path("folder")).absolute()
+    own_tokenizer(folder, {"AutoTokenizer": [None, "hostile.Tokenizer"]})
+    plugins.allow_code()
+    encoder = build_text_encoder(str(folder), 32, "auto", pretrained=True)
+    assert TOUCHED.exists()
+    assert type(encoder.tokenizer).__module__.startswith("transformers_modules")
+
+
 def test_the_refusal_says_what_to_type(text_encoder_folder: Any) -> None:
     folder = shutil.copytree(text_encoder_folder("bert"), Path("folder")).absolute()
     own_code(folder)
@@ -333,6 +342,15 @@ def test_commands_do_not_ask(command: str, mmft: Mmft, shapes: Any, shapes_overr
     assert "--allow-code" in done.stderr
     assert "Traceback" not in done.stderr
     assert not TOUCHED.exists()
-    done = mmft(command, *encoder, "--allow-code", check=False, stdin="")
+    done = mmft(command, *encoder, "--allow-code", check=False)
     assert done.returncode == 0, done.stderr
+    assert "running the code in its folder" in done.stderr
     assert TOUCHED.exists()
+    if command == "train":  # the finished model has the code, and asks for the flag as well
+        shutil.rmtree(folder)
+        TOUCHED.unlink()
+        use = ["predict", "run=last", f"data.path={shapes.rows}", "out=predictions.csv"]
+        assert "--allow-code" in mmft(*use, check=False, stdin="y\n" * 100).stderr
+        assert not TOUCHED.exists()
+        mmft(*use, "--allow-code")
+        assert TOUCHED.exists()
