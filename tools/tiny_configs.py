@@ -133,7 +133,7 @@ def write_transformers(config: Any, model_class: Any, reads: str, folder: Path) 
             raise NoTinyConfig(f"{numbers / 1e6:.0f} million parameters")
         torch.manual_seed(0)
         model = model_class._from_config(config).eval()
-        plain = model.get_encoder() if config.is_encoder_decoder else model
+        plain = model.get_encoder() if config.is_encoder_decoder and reads == "text" else model
         parameters = inspect.signature(plain.forward).parameters.values()
         if len([p for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]) < 2:
             with torch.no_grad():

@@ -16,7 +16,7 @@ from torch.nn import functional
 from mmft.batch import Encoded
 from mmft.errors import UserError, first_line
 from mmft.models.encoder import Encoder, check_pool, pool_tokens
-from mmft.models.preprocessing import check_square, mean_and_std, side_of
+from mmft.models.preprocessing import check_patches, check_square, mean_and_std, side_of
 from mmft.models.source import Source, resolve
 from mmft.models.timm_loading import load_timm
 from mmft.models.transformers_loading import load_transformers, pooled_norm
@@ -72,9 +72,7 @@ class TimmImageEncoder(ImageEncoder):
         super().__init__(backbone, source, int(backbone.num_features), pool, image_size)
         self.prefix = prefix
         self.pools_tokens = has_class_token or hasattr(backbone, "num_prefix_tokens")
-        self._head_width = self.width
-        if not hasattr(backbone, "num_prefix_tokens"):
-            self._head_width = self._tried(own_pool)
+        self._head_width = self._tried(own_pool)
 
     @property
     def pooled_width(self) -> int:
@@ -179,10 +177,13 @@ def build_image_encoder(
     source = source or resolve(name, KEY + ".name")
     if source.library == "timm":
         backbone, size = load_timm(source, image_size, pretrained, KEY)
+        check_patches(image_size, getattr(getattr(backbone, "patch_embed", None), "patch_size", None), KEY)
         return TimmImageEncoder(backbone, source, size, pool, auto_pool)
     check_square(source, KEY)
     backbone = load_transformers(source, "vision", pretrained, KEY)
     size = image_size or side_of(backbone.config) or 224
+    if size != side_of(backbone.config):  # SigLIP's own 384 pixels are 27 patches of 14, and a rest
+        check_patches(image_size, getattr(backbone.config, "patch_size", None), KEY)
     return TransformersImageEncoder(backbone, source, size, pool, auto_pool)
 
 

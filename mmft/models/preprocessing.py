@@ -34,6 +34,27 @@ def check_square(source: Source, key: str) -> None:
         )
 
 
+def check_patches(image_size: int | None, patch_size: Any, key: str) -> None:
+    """Rejects an image size that is no multiple of the patches' side: the rest of each image would not be seen.
+
+    Args:
+        image_size: as typed; None for the encoder's own, which may leave a rest.
+        patch_size: one number or two; anything else is not checked.
+        key: the config key of the encoder, for messages.
+
+    Raises:
+        UserError: it is no multiple.
+    """
+    side = patch_size[-1] if isinstance(patch_size, list | tuple) and patch_size else patch_size
+    if image_size is None or not isinstance(side, int) or side < 1 or image_size % side == 0:
+        return
+    below = image_size // side * side
+    raise UserError(
+        f"{key}.image_size={image_size} is not a multiple of the encoder's patch size of {side}. "
+        f"Type {below or side} or {below + side}"
+    )
+
+
 def mean_and_std(source: Source, key: str) -> tuple[Any, Any]:
     """Mean and standard deviation of the pixels, three numbers each, of values from 0 to 1; ImageNet's if not given."""
     own = source.config.get("pretrained_cfg") or {}
