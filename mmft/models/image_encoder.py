@@ -19,7 +19,7 @@ from mmft.models.encoder import Encoder, check_pool, pool_tokens
 from mmft.models.preprocessing import check_patches, check_square, mean_and_std, side_of
 from mmft.models.source import Source, resolve
 from mmft.models.timm_loading import load_timm
-from mmft.models.transformers_loading import load_transformers, pooled_norm
+from mmft.models.transformers_loading import last_hidden_state, load_transformers, pooled_norm
 
 log = logging.getLogger(__name__)
 KEY = "model.image_encoder"
@@ -211,7 +211,7 @@ def _transformers_width(backbone: Any, source: Source, image_size: int, options:
     try:
         with torch.no_grad():
             pixels = torch.zeros(1, 3, image_size, image_size)
-            features = backbone.eval()(pixel_values=pixels, **options).last_hidden_state
+            features = last_hidden_state(backbone.eval()(pixel_values=pixels, **options))
     except Exception as error:
         raise UserError(f"{where}: it does not accept images of this size: {first_line(error)}") from error
     finally:

@@ -16,7 +16,7 @@ from mmft.models.encoder import Encoder, pool_tokens
 from mmft.models.sentence_transformers import saved_pool
 from mmft.models.source import Source, resolve
 from mmft.models.tokenizer import load_tokenizer
-from mmft.models.transformers_loading import load_transformers
+from mmft.models.transformers_loading import last_hidden_state, load_transformers
 
 KEY = "model.text_encoder"
 _LONGEST = 512  # default for `max_length` where the encoder and its tokenizer allow more
@@ -101,7 +101,7 @@ def try_text(backbone: Any, where: str) -> Tried:
     padded = (torch.arange(24, device=like.device) < 19).long().unsqueeze(0)  # (1, 24)
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            out = backbone.eval()(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state  # (2, 8, D)
+            out = last_hidden_state(backbone.eval()(input_ids=ids, attention_mask=torch.ones_like(ids)))  # (2, 8, D)
             backbone.train()(input_ids=longer, attention_mask=padded)  # a Reformer trains on one length alone
     except Exception as error:
         raise UserError(f"{where}: {type(backbone).__name__} cannot read a text: {first_line(error)}") from error

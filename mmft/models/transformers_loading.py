@@ -153,6 +153,17 @@ def _strip_unused(model: Any) -> None:
         model.config.mask_ratio = 0.0
 
 
+def last_hidden_state(output: Any) -> Any:
+    """The features in a model's output.
+
+    Raises:
+        ValueError: it has none, as of a model that only pools or classifies.
+    """
+    if (found := getattr(output, "last_hidden_state", None)) is None:
+        raise ValueError("its output has no features of tokens (last_hidden_state)")
+    return found
+
+
 def pooled_norm(model: Any) -> nn.LayerNorm | None:
     """The final norm in the pooler of a BEiT, Data2Vec or Hiera, applied to pooled features; None for others."""
     norm = getattr(getattr(model, "pooler", None), "layernorm", None)
