@@ -100,6 +100,10 @@ def test_an_exported_encoder_can_be_loaded_again(train_run: TrainRun, tmp_path: 
     assert type(first.backbone) is type(again.backbone)
     with torch.no_grad():
         assert not torch.equal(first(*texts()).pooled, again(*texts()).pooled)  # it was trained
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "from transformers.models.bart.modeling_bart import BartEncoder\n" in card
+    assert 'text_encoder = BartEncoder.from_pretrained("text_encoder")' in card
+    assert "import AutoTokenizer\n" in card
 
 
 def test_funnel_has_two_classes(tmp_path: Path) -> None:
