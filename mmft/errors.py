@@ -91,6 +91,13 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         found = found.__cause__ or found.__context__
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of a library's error (two, if it ends with a colon), or its type; ends with a full stop."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    line = " ".join(lines[: 2 if lines[0].endswith(":") else 1]) if lines else type(error).__name__
+    return line if line.endswith(".") else f"{line}."
+
+
 def exit_code_of(error: BaseException | None) -> int:
     """The exit code of a command that ends with `error`; None means success."""
     if isinstance(error, SystemExit):

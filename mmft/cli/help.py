@@ -56,7 +56,7 @@ _FLAGS = {
     "--cfg job": "print the complete config instead of running; with --resolve, interpolations are resolved",
     "--info defaults": "print the files that the config is composed from",
     "--config-dir DIR": "search a folder of your own YAML files (experiment/mine.yaml) before mmft's",
-    "--allow-code": "allow plugins=[MODULE], typed or the run's own, to import code",
+    "--allow-code": "allow code from plugins=[MODULE], the run's own, and folders of encoders",
     "-h, --help": "show this text",
     "--hydra-help": "show Hydra's own help",
 }

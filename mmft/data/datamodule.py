@@ -27,7 +27,7 @@ from mmft.data.order import LogicalBatches, Order, StepPlan, epoch_order, evalua
 from mmft.data.roles import roles
 from mmft.data.splits import Split
 from mmft.data.targets import ClassesOf, Encode
-from mmft.data.text import special_ids
+from mmft.data.text import check_readable, special_ids
 from mmft.errors import UserError
 from mmft.ranks import started
 
@@ -42,7 +42,7 @@ class VisionLanguageData(LightningDataModule):
     Args:
         splits: by name; `train`, `val`, `test`.
         config: the keys below `data`.
-        tokenizer: a fast tokenizer of transformers.
+        tokenizer: a tokenizer of transformers.
         max_length: maximum number of tokens per text.
         image_size: side of the images in pixels.
         encode: the task's `encode(label)`; None for no targets.
@@ -57,7 +57,8 @@ class VisionLanguageData(LightningDataModule):
         texts_cut: number of texts truncated to `max_length`, by split.
 
     Raises:
-        UserError: no row of a split has a usable label, or `data.sampler` needs classes that the task does not have.
+        UserError: no row of a split has a usable label, the tokenizer cannot read the training texts, or `data.sampler`
+            needs classes that the task does not have.
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class VisionLanguageData(LightningDataModule):
             room -= self.datasets[name].images.bytes
             self.datasets[name].find_missing_images()
         KEPT.all_is_asked()
+        check_readable(self.datasets["train"].tokens, tokenizer)
         self._collates = {name: make_collate(data, tokenizer, max_length) for name, data in self.datasets.items()}
         self.rows = {name: len(split) for name, split in splits.items()}
         self.texts_cut = {name: data.tokens.cut for name, data in self.datasets.items()}

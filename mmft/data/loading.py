@@ -46,7 +46,7 @@ def make_dataset(
     Args:
         split: table and rows.
         config: the keys below `data`.
-        tokenizer: a fast tokenizer of transformers.
+        tokenizer: a tokenizer of transformers.
         max_length: maximum number of tokens per text.
         image_size: side of the images in pixels.
         encode: of the task; None for no targets.
@@ -141,7 +141,7 @@ def make_batches(
     Args:
         split: table and rows.
         config: the keys below `data`.
-        tokenizer: a fast tokenizer of transformers.
+        tokenizer: a tokenizer of transformers.
         max_length: maximum number of tokens per text.
         image_size: side of the images in pixels.
         encode: of the task; None for no targets.

@@ -5,13 +5,20 @@ Tokenising in forked workers can deadlock, and nested lists of tokens would be c
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
+from functools import partial
 from hashlib import blake2b
 from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+
+from mmft.errors import UserError
+
+log = logging.getLogger(__name__)
+_UNREADABLE, _HARDLY_READABLE = 0.9, 0.1  # shares of unknown tokens: refused, warned of
 
 CHUNK = 4096
 """Texts per call of the tokenizer: enough to keep its threads busy, few enough for memory."""
@@ -37,7 +44,7 @@ def tokenize(texts: Sequence[str | None], tokenizer: Any, max_length: int) -> To
 
     Args:
         texts: None for a missing text.
-        tokenizer: a fast tokenizer of transformers.
+        tokenizer: a tokenizer of transformers.
         max_length: maximum number of tokens, including special ones; longer texts are truncated.
     """
     lengths = np.zeros(len(texts), dtype=np.int64)
@@ -81,8 +88,31 @@ def special_ids(tokenizer: Any) -> list[int]:
     return sorted(set(tokenizer.all_special_ids) - {word})
 
 
+def check_readable(tokens: Tokens, tokenizer: Any) -> None:
+    """Checks that a tokenizer knows the training texts, and logs a warning if it knows few of them.
+
+    Raises:
+        UserError: it knows next to nothing.
+    """
+    texts = int(np.count_nonzero(np.diff(tokens.offsets)))
+    words = tokens.ids[~np.isin(tokens.ids, special_ids(tokenizer))]
+    unknown = np.count_nonzero(words == tokenizer.unk_token_id) if tokenizer.unk_token_id is not None else 0
+    share = unknown / len(words) if len(words) else float(texts > 0)
+    if share >= _UNREADABLE:
+        raise UserError(
+            f"model.text_encoder.name: its tokenizer cannot read the training texts: {share:.0%} of their tokens are "
+            "unknown to it. Copy the tokenizer's files from the original model into the folder, or choose an encoder "
+            "for the language of the texts."
+        )
+    if share >= _HARDLY_READABLE:
+        log.warning("%.0f %% of the tokens in the training texts are unknown to the tokenizer", 100 * share)
+
+
 def identity_of(tokenizer: Any) -> bytes:
     """A hash of vocabulary, rules and special tokens, equal for tokenizers that produce the same tokens."""
+    if not tokenizer.is_fast:
+        parts = (type(tokenizer), tokenizer.name_or_path, sorted(tokenizer.get_vocab().items()))
+        return blake2b(repr(parts).encode(errors="replace"), digest_size=16).digest()
     rules = tokenizer.backend_tokenizer
     rules.no_truncation()  # settings left by the last call; each call sets them again
     rules.no_padding()
@@ -91,14 +121,16 @@ def identity_of(tokenizer: Any) -> bytes:
 
 def _encode(texts: list[str], tokenizer: Any, max_length: int) -> tuple[list[list[int]], int]:
     """The token ids of the given texts, and the number of truncated texts."""
-    encoded = tokenizer(
+    encode = partial(
+        tokenizer,
         [_unicode(text) for text in texts],
-        truncation=True,
-        max_length=max_length,
         padding=False,
         return_attention_mask=False,
         return_token_type_ids=False,
     )
+    encoded = encode(truncation=True, max_length=max_length)
+    if not tokenizer.is_fast:
+        return encoded["input_ids"], sum(len(whole) > max_length for whole in encode()["input_ids"])
     # The Rust tokenizer keeps the overflow; requesting it through the Python API would copy everything.
     return encoded["input_ids"], sum(bool(encoding.overflowing) for encoding in encoded.encodings)
 

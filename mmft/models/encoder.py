@@ -23,7 +23,7 @@ class Encoder(nn.Module):
         backbone: the timm or transformers model.
         source: where the weights come from.
         width: D, the width of a token.
-        pool: `cls`, `mean` or `cls_mean`.
+        pool: `cls`, `mean`, `cls_mean` or `last`.
         live: layers that follow `train()`; None for all. The others always stay in eval mode (Lightning #18930):
             dropout off, running statistics fixed.
         adapters: names of modules added by a tuning method, which follow `train()` in every layer.
@@ -81,7 +81,8 @@ def pool_tokens(tokens: Tensor, mask: Tensor, how: str, prefix: int = 1) -> Tens
     Args:
         tokens: (B, N, D).
         mask: (B, N) bool, True = real token.
-        how: `cls` the first token, `mean` of the real tokens after the prefix, `cls_mean` both concatenated.
+        how: `cls` the first token, `mean` of the real tokens after the prefix, `cls_mean` both concatenated, `last` the
+            last real token, whichever side is padded.
         prefix: number of leading class and register tokens, excluded from the mean.
 
     Returns:
@@ -89,6 +90,9 @@ def pool_tokens(tokens: Tensor, mask: Tensor, how: str, prefix: int = 1) -> Tens
     """
     if how == "cls":
         return tokens[:, 0]
+    if how == "last":
+        places = torch.arange(mask.shape[1], device=mask.device)  # (N,)
+        return tokens[torch.arange(len(tokens), device=mask.device), (places * mask).argmax(1)]
     weights = mask[:, prefix:].unsqueeze(-1).to(tokens.dtype)  # (B, N - prefix, 1)
     mean = (tokens[:, prefix:] * weights).sum(1) / weights.sum(1).clamp_min(1)  # (B, D)
     return mean if how == "mean" else torch.cat([tokens[:, 0], mean], dim=-1)

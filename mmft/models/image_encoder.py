@@ -6,9 +6,7 @@ Legend: B batch, H W image height and width, N image tokens, D width.
 from __future__ import annotations
 
 import inspect
-import json
 import logging
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,14 +14,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mmft.batch import Encoded
-from mmft.errors import UserError
+from mmft.errors import UserError, first_line
 from mmft.models.encoder import Encoder, check_pool, pool_tokens
+from mmft.models.preprocessing import check_patches, check_square, mean_and_std, side_of
 from mmft.models.source import Source, resolve
-from mmft.models.transformers_loading import load_transformers, pooled_norm
+from mmft.models.timm_loading import load_timm
+from mmft.models.transformers_loading import last_hidden_state, load_transformers, pooled_norm
 
 log = logging.getLogger(__name__)
 KEY = "model.image_encoder"
-_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 class ImageEncoder(Encoder):
@@ -32,7 +31,7 @@ class ImageEncoder(Encoder):
     def __init__(self, backbone: nn.Module, source: Source, width: int, pool: str, image_size: int) -> None:
         super().__init__(backbone, source, width, pool)
         self.image_size = image_size
-        mean, std = _mean_and_std(source)
+        mean, std = mean_and_std(source, KEY)
         self.register_buffer("mean", 255 * torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", 255 * torch.tensor(std).view(1, 3, 1, 1), persistent=False)
 
@@ -73,9 +72,7 @@ class TimmImageEncoder(ImageEncoder):
         super().__init__(backbone, source, int(backbone.num_features), pool, image_size)
         self.prefix = prefix
         self.pools_tokens = has_class_token or hasattr(backbone, "num_prefix_tokens")
-        self._head_width = self.width
-        if not hasattr(backbone, "num_prefix_tokens"):
-            self._head_width = self._tried(own_pool)
+        self._head_width = self._tried(own_pool)
 
     @property
     def pooled_width(self) -> int:
@@ -115,8 +112,10 @@ class TimmImageEncoder(ImageEncoder):
                 if self.pools_tokens and features.ndim == 3 and features.shape[1] <= self.prefix and self.pool != "cls":
                     raise UserError(f"{KEY}.pool={pool}: this encoder returns only a class token. Type {KEY}.pool=cls")
                 return int(self.width if self.pools_tokens else backbone.forward_head(features, True).shape[-1])
-        except (RuntimeError, AssertionError, ValueError) as error:
-            raise UserError(f"{where}: it does not accept images of this size: {error}") from None
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(f"{where}: it does not accept images of this size: {first_line(error)}") from error
         finally:
             self.train(was)
 
@@ -128,11 +127,11 @@ class TransformersImageEncoder(ImageEncoder):
         config: Any = backbone.config
         prefix = _prefix_tokens(backbone)
         pool = check_pool(pool, KEY, prefix > 0, auto=auto_pool if prefix else "mean")
-        width = _transformers_width(backbone, image_size)
+        options = _options(backbone)
+        width = _transformers_width(backbone, source, image_size, options)
         super().__init__(backbone, source, width, pool, image_size)
         self.prefix = prefix
-        accepts = inspect.signature(backbone.forward).parameters
-        self.options = {"interpolate_pos_encoding": True} if "interpolate_pos_encoding" in accepts else {}
+        self.options = options
         self.takes_noise = config.model_type == "vit_mae"
         # CLIP applies its final norm to the class token only, outside last_hidden_state.
         self.norm_tokens = config.model_type == "clip_vision_model"
@@ -177,32 +176,15 @@ def build_image_encoder(
     """
     source = source or resolve(name, KEY + ".name")
     if source.library == "timm":
-        backbone, size = _build_timm(source, image_size, pretrained)
+        backbone, size = load_timm(source, image_size, pretrained, KEY)
+        check_patches(image_size, getattr(getattr(backbone, "patch_embed", None), "patch_size", None), KEY)
         return TimmImageEncoder(backbone, source, size, pool, auto_pool)
+    check_square(source, KEY)
     backbone = load_transformers(source, "vision", pretrained, KEY)
-    size = image_size or getattr(backbone.config, "image_size", None) or 224
-    return TransformersImageEncoder(backbone, source, _side(size), pool, auto_pool)
-
-
-def _build_timm(source: Source, image_size: int | None, pretrained: bool) -> tuple[nn.Module, int]:
-    import timm
-
-    own = source.config.get("pretrained_cfg", {}).get("input_size") or (3, 224, 224)
-    size = image_size or int(own[-1])
-    folder = f"local-dir:{source.folder}"
-    options: dict[str, Any] = {"pretrained": pretrained, "num_classes": 0}
-    try:
-        try:
-            model: Any = timm.create_model(folder, img_size=size, **options)
-        except TypeError as error:  # ConvNets accept any size and lack the argument
-            if "img_size" not in str(error):
-                raise
-            model = timm.create_model(folder, **options)
-    except (RuntimeError, AssertionError, TypeError, ValueError, OSError) as error:
-        raise UserError(f"{KEY}.name={source.name}, image_size={size}: timm cannot build it: {error}") from None
-    if getattr(model, "attn_pool", None) is not None:  # unused since we pool ourselves, so it would get no gradient
-        model.attn_pool = None
-    return model, size
+    size = image_size or side_of(backbone.config) or 224
+    if size != side_of(backbone.config):  # SigLIP's own 384 pixels are 27 patches of 14, and a rest
+        check_patches(image_size, getattr(backbone.config, "patch_size", None), KEY)
+    return TransformersImageEncoder(backbone, source, size, pool, auto_pool)
 
 
 def _prefix_tokens(backbone: nn.Module) -> int:
@@ -212,20 +194,33 @@ def _prefix_tokens(backbone: nn.Module) -> int:
     return int(has_class) + int(distilled) + int(getattr(backbone.config, "num_register_tokens", 0) or 0)
 
 
-def _transformers_width(backbone: Any, image_size: int) -> int:
-    """D, from a ViT's config, otherwise measured on one image (EfficientNet's config lacks it, FocalNet's is wrong)."""
-    config = backbone.config
-    if isinstance(getattr(config, "num_attention_heads", None), int) and getattr(config, "hidden_size", None):
-        return int(config.hidden_size)
+def _options(backbone: nn.Module) -> dict[str, Any]:
+    """What a transformers model is called with besides pixels."""
+    accepts = inspect.signature(backbone.forward).parameters
+    return {"interpolate_pos_encoding": True} if "interpolate_pos_encoding" in accepts else {}
+
+
+def _transformers_width(backbone: Any, source: Source, image_size: int, options: dict[str, Any]) -> int:
+    """D, measured on one image: an EfficientNet's config lacks it, FocalNet's is wrong, SAM's is that of its blocks.
+
+    Raises:
+        UserError: it does not accept images of this size, or returns neither tokens nor a feature map.
+    """
+    where = f"{KEY}.name={source.name}, image_size={image_size}"
     was = backbone.training
     try:
         with torch.no_grad():
-            features = backbone.eval()(pixel_values=torch.zeros(1, 3, image_size, image_size)).last_hidden_state
-    except (RuntimeError, ValueError) as error:
-        raise UserError(f"{KEY}.image_size={image_size}: it does not accept images of this size: {error}") from None
+            pixels = torch.zeros(1, 3, image_size, image_size)
+            features = last_hidden_state(backbone.eval()(pixel_values=pixels, **options))
+    except Exception as error:
+        raise UserError(f"{where}: it does not accept images of this size: {first_line(error)}") from error
     finally:
         backbone.train(was)
-    return int(features.shape[1] if features.ndim == 4 else features.shape[-1])
+    if not isinstance(features, Tensor) or features.ndim not in (3, 4):
+        raise UserError(f"{where}: {type(backbone).__name__} returns neither tokens nor a feature map of an image.")
+    declared = getattr(backbone.config, "hidden_size", None)
+    last = features.ndim == 3 or (features.shape[1] != declared == features.shape[-1])
+    return int(features.shape[-1] if last else features.shape[1])
 
 
 def _in_order(backbone: Any, pixels: Tensor) -> Tensor:
@@ -248,20 +243,3 @@ def _as_tokens(features: Tensor, width: int, channels_last: bool) -> Tensor:
     if channels_last or features.shape[1] != width:
         return features.flatten(1, 2)
     return features.flatten(2).transpose(1, 2)
-
-
-def _side(size: Any) -> int:
-    return int(size if isinstance(size, int) else size[-1])
-
-
-def _mean_and_std(source: Source) -> tuple[Any, Any]:
-    own = source.config.get("pretrained_cfg", {})
-    mean, std = own.get("mean"), own.get("std")
-    file = Path(source.folder) / "preprocessor_config.json"
-    if mean is None and file.exists():
-        own = json.loads(file.read_text(encoding="utf-8"))
-        mean, std = own.get("image_mean"), own.get("image_std")
-    if mean is None or std is None:
-        log.info("%s: %s does not declare pixel mean and std; using ImageNet's", KEY, source.name)
-        return _IMAGENET
-    return mean, std

@@ -11,14 +11,16 @@ import json
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
+from mmft.config.plugins import allowed
 from mmft.errors import UserError
 from mmft.shipped import PREFIX, SAMPLES, located
 
 Library = Literal["timm", "transformers", "own"]
-_SMALL_FILES = ("*.json", "*.txt", "*.model")
+_SMALL_FILES = ("*.json", "*.txt", "*.model", "*.spm")
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Source:
     @property
     def config(self) -> dict[str, Any]:
         """The folder's `config.json`; empty without a folder."""
-        return {} if self.library == "own" else _read_config(self.folder)
+        return {} if self.library == "own" else read_json(self.folder / "config.json")
 
     def content_hash(self) -> str:
         """SHA-256 over the names and bytes of the weight files, sorted by name."""
@@ -80,6 +82,15 @@ def weight_files(folder: Path) -> list[Path]:
     return []
 
 
+def small_files(folder: Path) -> list[Path]:
+    """Configs and tokenizer files in `folder`, and its Python files if the command may run them."""
+    return sorted(file for pattern in _small_patterns() for file in folder.glob(pattern))
+
+
+def _small_patterns() -> list[str]:
+    return [*_SMALL_FILES, *(["*.py"] if allowed() else [])]
+
+
 def find_by_hash(wanted: str, folders: Iterable[Path]) -> Path | None:
     """The first of `folders` and their direct subfolders whose weights hash to `wanted`; None if there is no match."""
     for folder in folders:
@@ -96,17 +107,21 @@ def encoder_folders() -> list[Path]:
     return [*(located(p) for p in os.environ.get("MMFT_ENCODERS", "").split(os.pathsep) if p), SAMPLES]
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
-    return dict(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+def read_json(file: Path) -> dict[str, Any]:
+    """The JSON object in `file`; empty if there is no such file, or it holds no JSON object."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _library_of(folder: Path, key: str) -> Library:
-    try:
-        config = _read_config(folder)
-    except (OSError, ValueError) as error:
+    config = read_json(folder / "config.json")
+    if not config:
         raise UserError(
-            f"{key}: {folder} has no readable config.json ({error}), so it is not an encoder folder."
-        ) from None
+            f"{key}: {folder} has no config.json with a JSON object, so it is not an encoder folder.{_inner(folder)}"
+        )
     if "architecture" in config:
         return "timm"
     if "model_type" in config:
@@ -114,8 +129,18 @@ def _library_of(folder: Path, key: str) -> Library:
     raise UserError(f"{key}: {folder}/config.json has neither timm's `architecture` nor transformers' `model_type`.")
 
 
-def hub_repository(name: str) -> str:
-    """The hub repository of a name: `timm/x` and timm's short names, `hf/owner/x`, `owner/x`."""
+def _inner(folder: Path) -> str:
+    """Hint at the folder in which older sentence-transformers models keep their transformer."""
+    inner = folder / "0_Transformer"
+    return f" Its transformer lies in {inner}" if (inner / "config.json").is_file() else ""
+
+
+def hub_repository(name: str, key: str) -> str:
+    """The hub repository of a name: `timm/x` and timm's short names, `hf/owner/x`, `owner/x`.
+
+    Raises:
+        UserError: it can only be one of timm's names, and timm has no such architecture.
+    """
     if name.startswith("hf/"):
         return name.removeprefix("hf/")
     short = name.removeprefix("timm/")
@@ -126,17 +151,22 @@ def hub_repository(name: str) -> str:
             tagged = short if "." in short else timm.get_pretrained_cfg(short)  # the architecture's default weights
             tag = tagged if isinstance(tagged, str) else f"{short}.{tagged.tag}" if tagged and tagged.tag else short
             return f"timm/{tag}"
+        if name.startswith("timm/") or key.startswith("model.image_encoder"):
+            near = get_close_matches(short.split(".")[0], timm.list_models(), n=3, cutoff=0.5)
+            meant = f" Did you mean {' or '.join(near)}?" if near else ""
+            raise UserError(f"{key}: {name} is neither a folder here nor an architecture of timm.{meant}")
     return name
 
 
 def _download(name: str, key: str) -> Path:
     from huggingface_hub import snapshot_download
 
-    repository = hub_repository(name)
+    repository = hub_repository(name, key)
+    small = _small_patterns()
     try:
-        folder = Path(snapshot_download(repository, allow_patterns=[*_SMALL_FILES, "*.safetensors"]))
+        folder = Path(snapshot_download(repository, allow_patterns=[*small, "*.safetensors"]))
         if not weight_files(folder):
-            folder = Path(snapshot_download(repository, allow_patterns=[*_SMALL_FILES, "*.bin"]))
+            folder = Path(snapshot_download(repository, allow_patterns=[*small, "*.bin"]))
     except Exception as error:  # noqa: BLE001 - the hub's errors have no common base: network, name, permission, cache
         raise UserError(
             f"{key}: {name} is not a folder here, and the hub did not provide {repository} "

@@ -5,23 +5,26 @@ Legend: B batch, L text tokens, D width.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from mmft.batch import Encoded
-from mmft.errors import UserError
-from mmft.models.encoder import Encoder, check_pool, pool_tokens
+from mmft.errors import UserError, first_line
+from mmft.models.encoder import Encoder, pool_tokens
+from mmft.models.sentence_transformers import saved_pool
 from mmft.models.source import Source, resolve
-from mmft.models.transformers_loading import load_transformers
+from mmft.models.tokenizer import load_tokenizer
+from mmft.models.transformers_loading import last_hidden_state, load_transformers
 
 KEY = "model.text_encoder"
-_LONGEST = 512  # cap on the encoder's own maximum: some tokenizers declare 10^30
+_LONGEST = 512  # default for `max_length` where the encoder and its tokenizer allow more
+_UNLIMITED = 2**20  # more tokens than any text has; some tokenizers declare 10^30
 
 
 class TextEncoder(Encoder):
-    """Any transformers text encoder: BERT, RoBERTa, DeBERTa-v2, ModernBERT, CLIP and SigLIP text.
+    """Any transformers text encoder: BERT, RoBERTa, DeBERTa, ModernBERT, T5, XLNet, CLIP text, or a decoder (Qwen3).
 
     Attributes:
         tokenizer: the encoder's own; its `model_max_length` is capped at `positions`, so that padding never exceeds it.
@@ -30,14 +33,9 @@ class TextEncoder(Encoder):
     """
 
     def __init__(self, backbone: nn.Module, source: Source, tokenizer: Any, max_length: int | None, pool: str) -> None:
-        config: Any = backbone.config
-        super().__init__(backbone, source, int(config.hidden_size), check_pool(pool, KEY, True, auto="mean"))
-        if self.pool != "mean" and is_causal(backbone):
-            raise UserError(
-                f"{KEY}.pool={pool}: {source.name} is causal, so that its first token is the same for every "
-                f"text. Type {KEY}.pool=mean"
-            )
-        self.positions = _positions(config)
+        tried = try_text(backbone, f"{KEY}.name={source.name}")
+        super().__init__(backbone, source, tried.width, _checked_pool(pool, source, tried.causal))
+        self.positions = _positions(backbone)
         self.tokenizer = tokenizer
         tokenizer.model_max_length = min(tokenizer.model_max_length, self.positions)
         self.max_length = _checked_length(max_length, self.positions, tokenizer)
@@ -58,45 +56,100 @@ def build_text_encoder(
     Args:
         name: a folder or hub name.
         max_length: number of tokens to which texts are truncated; None for the encoder's own maximum, at most 512.
-        pool: `auto` (mean), `cls`, `mean` or `cls_mean`.
+        pool: `auto` (what sentence-transformers saved; else `last` for a causal encoder, `mean` for others), `cls`,
+            `mean`, `cls_mean` or `last`.
         pretrained: False for random weights.
         source: the resolved source, if already known.
 
     Raises:
-        UserError: it cannot be found or built.
+        UserError: it cannot be found or built, or its tokenizer does not fit.
     """
     source = source or resolve(name, KEY + ".name")
     if source.library == "timm":
         raise UserError(f"{KEY}.name={name} is a timm folder, which contains an image encoder.")
     backbone = load_transformers(source, "text", pretrained, KEY)
-    return TextEncoder(backbone, source, load_tokenizer(source), max_length, pool)
+    tokenizer = load_tokenizer(source, _embeddings(backbone), KEY)
+    return TextEncoder(backbone, source, tokenizer, max_length, pool)
 
 
-def load_tokenizer(source: Source) -> Any:
-    """The tokenizer in the encoder's folder."""
-    import transformers
+class Tried(NamedTuple):
+    """What one pass over two short texts shows of a text transformer.
 
+    Attributes:
+        width: D, the width of a token.
+        causal: a token does not see those after it.
+    """
+
+    width: int
+    causal: bool
+
+
+def try_text(backbone: Any, where: str) -> Tried:
+    """Tries a text transformer on two texts that differ from the second token on, and on a longer, padded one.
+
+    Args:
+        backbone: on any device; its train and eval modes are restored.
+        where: key and name of the encoder, for messages.
+
+    Raises:
+        UserError: it does not map each token to a vector.
+    """
+    was = {module: module.training for module in backbone.modules()}
+    like = next(backbone.parameters())
+    ids = torch.tensor([[3, *[4] * 7], [3, *[5] * 7]], device=like.device)  # (2, 8)
+    longer = ids[:1].repeat(1, 3)  # (1, 24)
+    padded = (torch.arange(24, device=like.device) < 19).long().unsqueeze(0)  # (1, 24)
     try:
-        return transformers.AutoTokenizer.from_pretrained(source.folder)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{KEY}.name={source.name}: cannot load a tokenizer from its folder: {error}") from None
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            out = last_hidden_state(backbone.eval()(input_ids=ids, attention_mask=torch.ones_like(ids)))  # (2, 8, D)
+            backbone.train()(input_ids=longer, attention_mask=padded)  # a Reformer trains on one length alone
+    except Exception as error:
+        raise UserError(f"{where}: {type(backbone).__name__} cannot read a text: {first_line(error)}") from error
+    finally:
+        for module, mode in was.items():
+            module.training = mode
+    if out.ndim != 3 or out.shape[:2] != ids.shape:
+        raise UserError(
+            f"{where}: {type(backbone).__name__} turns {ids.shape[1]} tokens into an output of shape "
+            f"{tuple(out.shape)}, not into one vector each. Choose an encoder that keeps its tokens."
+        )
+    return Tried(out.shape[-1], torch.allclose(out[0, 0], out[1, 0], rtol=1e-5, atol=1e-7))
 
 
-def is_causal(backbone: Any) -> bool:
-    """Whether attention is causal: changing the second token leaves the first token's features unchanged."""
-    was = backbone.training
-    ids = torch.tensor([[0, 1], [0, 2]])  # (2, 2)
-    with torch.no_grad():
-        out = backbone.eval()(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state  # (2, 2, D)
-    backbone.train(was)
-    return torch.equal(out[0, 0], out[1, 0])
+def _checked_pool(pool: str, source: Source, causal: bool) -> str:
+    """`pool` with `auto` resolved.
+
+    Raises:
+        UserError: the encoder is causal, and `pool` takes its first token.
+    """
+    if pool == "auto":
+        return saved_pool(source, KEY) or ("last" if causal else "mean")
+    if causal and pool.startswith("cls"):
+        raise UserError(
+            f"{KEY}.pool={pool}: {source.name} is causal, so that its first token is the same for every text. Type "
+            f"{KEY}.pool=last"
+        )
+    return pool
 
 
-def _positions(config: Any) -> int:
-    positions = int(getattr(config, "max_position_embeddings", 0) or _LONGEST)
-    # RoBERTa's positions start after the padding index, so two of them are never used.
-    offset = int(config.pad_token_id) + 1 if config.model_type in ("roberta", "xlm-roberta", "camembert") else 0
-    return positions - offset
+def _embeddings(backbone: Any) -> int | None:
+    """Number of tokens in the embedding; None for an encoder of characters, which has none (CANINE)."""
+    try:
+        found = backbone.get_input_embeddings()
+    except (NotImplementedError, AttributeError):
+        return None
+    return int(found.num_embeddings) if isinstance(found, nn.Embedding) else None
+
+
+def _positions(backbone: Any) -> int:
+    """The longest text in tokens; without a limit (T5 and XLNet have relative positions) more than any text has."""
+    names = ("max_encoder_position_embeddings", "max_position_embeddings")  # LED, all others
+    limits = [n for n in (getattr(backbone.config, name, None) for name in names) if isinstance(n, int) and n > 0]
+    for name, module in backbone.named_modules():
+        if isinstance(module, nn.Embedding) and name.endswith("position_embeddings"):
+            # RoBERTa's positions start after the padding index, so two of them are never used.
+            limits.append(module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1))
+    return min(limits, default=_UNLIMITED)
 
 
 def _checked_length(max_length: int | None, positions: int, tokenizer: Any) -> int:

@@ -1,16 +1,19 @@
-"""Loads one encoder of a transformers checkpoint in float32, without unused poolers and heads."""
+"""Loads one encoder of a transformers checkpoint in float32, without decoder, unused poolers and heads."""
 
 from __future__ import annotations
 
 import inspect
+import sys
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from mmft.clock import importing
-from mmft.errors import UserError
+from mmft.config.plugins import FLAG, allowed
+from mmft.errors import UserError, first_line
 from mmft.models.source import Source
+from mmft.models.trust import check_folder
 
 Encoder = Literal["vision", "text"]
 
@@ -18,39 +21,73 @@ Encoder = Literal["vision", "text"]
 def load_transformers(source: Source, encoder: Encoder, pretrained: bool, key: str) -> Any:
     """The vision or text transformer in `source.folder`.
 
-    From a checkpoint of both (CLIP, Siglip) only the requested encoder is loaded. Weights are always float32.
+    From a checkpoint of both (CLIP, Siglip), or of encoder and decoder (T5, BART), only the requested encoder is
+    returned. Weights are always float32.
 
     Raises:
-        UserError: transformers does not support it, or weights are missing from the file.
+        UserError: loading it would run code, transformers does not support it, or weights are missing from the file.
     """
+    check_folder(source, key)
     with importing():
         import transformers
     transformers.utils.logging.set_verbosity_error()  # unused weights of a checkpoint are skipped on purpose
     transformers.utils.logging.disable_progress_bar()
     try:
-        config: Any = transformers.AutoConfig.from_pretrained(source.folder)
+        config: Any = transformers.AutoConfig.from_pretrained(source.folder, trust_remote_code=allowed())
         config = getattr(config, f"{encoder}_config", config)
         with importing():
-            model_class = _class_of(transformers, config)
+            model_class = _own_class(config, source) or _class_of(transformers, config, encoder)
         _check_inputs(model_class, encoder, source, key)
         options = _pooling(model_class, config)
         if not pretrained:
             model = model_class._from_config(config, dtype=torch.float32, **options)
         else:
             model = _load(model_class, source, config, options, key)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{key}.name={source.name}: transformers cannot load it: {error}") from None
-    _strip_unused(model)
+        if _is_encoder_and_decoder(model_class, config):
+            model = model.get_encoder()
+            _check_inputs(type(model), encoder, source, key)
+            if not isinstance(model, transformers.PreTrainedModel):
+                raise UserError(f"{key}.name={source.name}: {type(model).__name__} cannot be used without its decoder.")
+        _strip_unused(model)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{key}.name={source.name}: transformers cannot load it: {first_line(error)}") from error
+    if getattr(model.config, "use_cache", False):  # of keys and values, for generation
+        model.config.use_cache = False
     return model
 
 
-def _class_of(transformers: Any, config: Any) -> Any:
+def _own_class(config: Any, source: Source) -> Any:
+    """The model class of the folder's own code; None if it names none, or the command does not allow it to run."""
+    named = (getattr(config, "auto_map", None) or {}).get("AutoModel")
+    if named is None or not allowed():
+        return None
+    from transformers.dynamic_module_utils import get_class_from_dynamic_module
+
+    model_class: Any = get_class_from_dynamic_module(named, str(source.folder))
+    model_class.register_for_auto_class("AutoModel")  # so that an export has the code
+    return model_class
+
+
+def _class_of(transformers: Any, config: Any, encoder: Encoder) -> Any:
     """The model class of a config; AutoModel lacks some encoders of a pair (SigLIP's text, ChineseCLIP's)."""
+    from transformers.models.auto.auto_factory import _get_model_class
+
     kind = type(config)
+    if encoder == "text" and kind in transformers.AutoModelForTextEncoding._model_mapping:
+        return _get_model_class(config, transformers.AutoModelForTextEncoding._model_mapping)
     by_name = getattr(transformers, kind.__name__.replace("Config", "Model"), None)
     if kind not in transformers.AutoModel._model_mapping and by_name is not None:
         return by_name
-    return transformers.AutoModel._model_mapping[kind]
+    model_class = _get_model_class(config, transformers.AutoModel._model_mapping)
+    # An encoder that mmft has taken out of a BART and exported; transformers names it, but maps only the BART.
+    alone = next((name for name in config.architectures or () if name.endswith("Encoder")), "")
+    return getattr(sys.modules[model_class.__module__], alone, model_class)
+
+
+def _is_encoder_and_decoder(model_class: Any, config: Any) -> bool:
+    return bool(config.is_encoder_decoder) and "decoder_input_ids" in inspect.signature(model_class.forward).parameters
 
 
 def _check_inputs(model_class: Any, encoder: Encoder, source: Source, key: str) -> None:
@@ -90,7 +127,10 @@ def _load(model_class: Any, source: Source, config: Any, options: dict[str, Any]
     # A missing weight would silently be random. Poolers may be missing: they are dropped below.
     missing = [name for name in info["missing_keys"] if not name.startswith(("pooler.", "head."))]
     if missing:
-        raise UserError(f"{key}.name={source.name}: {len(missing)} weights are not in its files, first {missing[0]}.")
+        hint = f" It names code of its own, which {FLAG} would run." if source.config.get("auto_map") else ""
+        raise UserError(
+            f"{key}.name={source.name}: {len(missing)} weights are not in its files, first {missing[0]}.{hint}"
+        )
     if any(name.startswith("pooler.") for name in info["missing_keys"]):  # saved without one: no norm to keep
         model.pooler = None
     return model
@@ -111,6 +151,17 @@ def _strip_unused(model: Any) -> None:
         embeddings.mask_token = None
     if hasattr(model.config, "mask_ratio"):  # ViT-MAE masks random patches, even in eval mode
         model.config.mask_ratio = 0.0
+
+
+def last_hidden_state(output: Any) -> Any:
+    """The features in a model's output.
+
+    Raises:
+        ValueError: it has none, as of a model that only pools or classifies.
+    """
+    if (found := getattr(output, "last_hidden_state", None)) is None:
+        raise ValueError("its output has no features of tokens (last_hidden_state)")
+    return found
 
 
 def pooled_norm(model: Any) -> nn.LayerNorm | None:

@@ -31,7 +31,7 @@ from mmft.config.validate import read, to_dict
 from mmft.errors import UserError
 from mmft.files import replace_folder
 from mmft.run_folder import as_when_saved
-from mmft.models.source import Source, encoder_folders, find_by_hash, resolve, weight_files
+from mmft.models.source import Source, encoder_folders, find_by_hash, resolve, small_files, weight_files
 from mmft.models.vision_language_model import VisionLanguageModel, part_of
 from mmft.tasks.base import Task
 from mmft.tuning.methods.base import TuningMethod
@@ -91,7 +91,11 @@ def _fill(
         "packages": packages_of(config),
         "task": task.state(),
         "encoders": bases,
-        "input": {"image_size": model.image_encoder.image_size, "max_length": model.text_encoder.max_length},
+        "input": {
+            "image_size": model.image_encoder.image_size,
+            "max_length": model.text_encoder.max_length,
+            "text_pool": model.text_encoder.pool,
+        },
     }
     (new / "config.json").write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
     for file in files_of(config.plugins, cwd):
@@ -115,9 +119,12 @@ def _base(source: Source, final: Path, whole: bool) -> dict[str, Any]:
 
 
 def _copy_small_files(source: Path, target: Path) -> None:
+    """Copies configs and tokenizer, and the code of an encoder that is loaded by its own."""
     target.mkdir()
-    for file in source.iterdir() if source != Path() else ():
-        if file.is_file() and file.suffix in (".json", ".txt", ".model") and not file.name.endswith(".index.json"):
+    if source == Path():
+        return
+    for file in small_files(source):
+        if file.is_file() and not file.name.endswith(".index.json"):
             shutil.copy2(file, target / file.name)
 
 
@@ -189,9 +196,12 @@ def _from_hub(name: str, wanted: str) -> Path | None:
         return None
 
 
-def _fix_input(config: TrainConfig, given: Mapping[str, int], pretrained: Mapping[str, bool]) -> None:
+def _fix_input(config: TrainConfig, given: Mapping[str, Any], pretrained: Mapping[str, bool]) -> None:
     config.model.image_encoder.image_size = given["image_size"]
-    config.model.text_encoder.max_length = given["max_length"]
+    text = config.model.text_encoder
+    text.max_length = given["max_length"]
+    # In runs that do not say, `auto` meant the mean.
+    text.pool = given.get("text_pool", "mean" if text.pool == "auto" else text.pool)
     config.model.image_encoder.pretrained = pretrained["image_encoder"]
     config.model.text_encoder.pretrained = pretrained["text_encoder"]
 

@@ -27,6 +27,7 @@ def run_mmft(
     check: bool = True,
     env: Mapping[str, str] | None = None,
     timeout: float = 800,
+    stdin: str = "",
 ) -> Finished:
     """Runs `python -m mmft ARGS`; with `check`, any exit code but 0 fails the test with what it printed."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -37,7 +38,7 @@ def run_mmft(
         capture_output=True,
         text=True,
         timeout=timeout,
-        stdin=subprocess.DEVNULL,
+        input=stdin,
         check=False,
     )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -93,11 +93,6 @@ REFUSED: dict[str, tuple[str, Callable[[], Any], str]] = {
         lambda: hf.ImageGPTModel(hf.ImageGPTConfig(n_embd=32, n_layer=2, n_head=2)),
         "ImageGPTModel does not take pixel_values",
     ),
-    "t5_encoder": (
-        "text_encoder",
-        lambda: hf.T5EncoderModel(hf.T5Config(d_model=32, d_kv=16, d_ff=64, num_layers=2, num_heads=2)),
-        "28 weights are not in its files, first decoder",
-    ),
 }
 
 

@@ -148,6 +148,13 @@ def test_pools_of_models_that_are_no_plain_vit(timm_encoder: Any) -> None:
         timm_encoder("crossvit_tiny_240", 240)
 
 
+def test_a_size_that_is_no_number_of_patches(timm_encoder: Any, image_encoder_folder: Any) -> None:
+    with pytest.raises(UserError, match=r"image_size=60 is not a multiple of .* patch size of 16. Type 48 or 64"):
+        timm_encoder("vit_tiny_patch16_224", 60)
+    with pytest.raises(UserError, match=r"image_size=44 is not a multiple of .* patch size of 8. Type 40 or 48"):
+        build_image_encoder(str(image_encoder_folder("hf_dinov2")), 44, "auto", pretrained=True)
+
+
 @pytest.mark.slow
 def test_cls_mean_of_volo(timm_encoder: Any) -> None:
     encoder = timm_encoder("volo_d1_224", 224, "cls_mean")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -167,10 +168,11 @@ def test_a_hub_name_without_a_network_is_a_clear_error(name: str) -> None:
 def test_hub_names() -> None:
     from mmft.models.source import hub_repository
 
-    assert hub_repository("timm/vit_small_patch14_dinov2.lvd142m") == "timm/vit_small_patch14_dinov2.lvd142m"
-    assert hub_repository("vit_small_patch14_dinov2") == "timm/vit_small_patch14_dinov2.lvd142m"
-    assert hub_repository("hf/google/siglip") == "google/siglip"
-    assert hub_repository("bert-base-uncased") == "bert-base-uncased"
+    key = "model.text_encoder.name"
+    assert hub_repository("timm/vit_small_patch14_dinov2.lvd142m", key) == "timm/vit_small_patch14_dinov2.lvd142m"
+    assert hub_repository("vit_small_patch14_dinov2", key) == "timm/vit_small_patch14_dinov2.lvd142m"
+    assert hub_repository("hf/google/siglip", key) == "google/siglip"
+    assert hub_repository("bert-base-uncased", key) == "bert-base-uncased"
 
 
 def test_a_weight_that_the_file_lacks_is_an_error(text_encoder_folder: Any, tmp_path: Path) -> None:
@@ -186,6 +188,24 @@ def test_a_weight_that_the_file_lacks_is_an_error(text_encoder_folder: Any, tmp_
         build_text_encoder(str(folder), 48, "auto", pretrained=True)
 
 
+def test_a_weight_that_a_timm_file_lacks_is_an_error(image_encoder_folder: Any, tmp_path: Path) -> None:
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    folder = shutil.copytree(image_encoder_folder("timm_vit"), tmp_path / "vit")
+    config = json.loads((folder / "config.json").read_text())
+    config["num_classes"] = 10  # with a classifier, timm loads what it finds
+    config["pretrained_cfg"] |= {"num_classes": 10, "classifier": "head"}
+    (folder / "config.json").write_text(json.dumps(config))
+    weights = load_file(folder / "model.safetensors")
+    build_image_encoder(str(folder), 32, "auto", pretrained=True)
+    del weights["blocks.1.attn.qkv.weight"]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match="1 weights are not in its files, first blocks.1.attn.qkv.weight"):
+        build_image_encoder(str(folder), 32, "auto", pretrained=True)
+
+
 def test_max_length_beyond_the_positions(text_encoder_folder: Any) -> None:
     with pytest.raises(UserError, match=r"model.text_encoder.max_length=9999: the maximum of this encoder is \d+"):
         build_text_encoder(str(text_encoder_folder("bert")), 9999, "auto", pretrained=True)
@@ -193,7 +213,7 @@ def test_max_length_beyond_the_positions(text_encoder_folder: Any) -> None:
 
 @pytest.mark.parametrize("pool", ["cls", "cls_mean"])
 def test_a_causal_models_first_token_says_nothing(pool: str, text_encoder_folder: Any) -> None:
-    with pytest.raises(UserError, match=rf"model.text_encoder.pool={pool}: .* Type model.text_encoder.pool=mean"):
+    with pytest.raises(UserError, match=rf"model.text_encoder.pool={pool}: .* Type model.text_encoder.pool=last"):
         build_text_encoder(str(text_encoder_folder("clip")), 32, pool, pretrained=True)
 
 

@@ -18,7 +18,7 @@ from mmft.errors import UserError
 from mmft.models.image_encoder import build_image_encoder
 from mmft.models.layers import mix_in
 from mmft.models.recompute import Recomputed
-from mmft.models.text_encoder import is_causal
+from mmft.models.text_encoder import try_text
 from mmft.tuning import masks
 from mmft.tuning.methods.prefix import Prefix, PrefixTuning, _Attending
 
@@ -99,7 +99,7 @@ def test_padding_and_positions(kind: str, fit: Fit) -> None:
     ids = torch.randint(5, 20, (2, encoder.positions))
     with torch.no_grad():
         assert encoder(ids, torch.ones_like(ids, dtype=torch.bool)).tokens.shape[1] == encoder.positions
-    assert is_causal(encoder.backbone) == (kind == "clip")
+    assert try_text(encoder.backbone, kind).causal == (kind == "clip")
 
 
 @pytest.mark.parametrize("kind", ["timm_vit", "hf_siglip", "bert", "clip"])

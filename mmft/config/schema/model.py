@@ -13,6 +13,7 @@ ENCODERS = ("image_encoder", "text_encoder")
 """Both encoders; keys, modules and optimizer groups are named after them."""
 
 Pool = Literal["auto", "cls", "mean", "cls_mean"]
+TextPool = Literal["auto", "cls", "mean", "cls_mean", "last"]
 
 
 @dataclass(kw_only=True)
@@ -44,9 +45,10 @@ class TextEncoderConfig(OptionConfig):
     """A folder in transformers' format, or a hub name."""
     max_length: int | None = field(None, ge=4)
     """Tokens to which a text is truncated, including special tokens; null: the encoder's own maximum, at most 512."""
-    pool: Pool = "auto"
-    """`cls`: first token; `mean`: mean of the real tokens; `cls_mean`: both; auto: mean. As with the
-    image encoder, token fusions ignore it."""
+    pool: TextPool = "auto"
+    """`cls`: first token; `mean`: mean of the real tokens; `cls_mean`: both; `last`: last real token; auto: as
+    sentence-transformers saved in the folder, else `last` for a causal model and `mean` for others. As with the image
+    encoder, token fusions ignore it."""
     pretrained: bool = True
     """Load pretrained weights; false: random weights."""
 

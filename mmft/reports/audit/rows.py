@@ -91,7 +91,7 @@ class RowAudit:
         """Yields all findings, bad rows first.
 
         Args:
-            tokenizer: a fast tokenizer of transformers; None skips the lengths of texts.
+            tokenizer: a tokenizer of transformers; None skips the lengths of texts.
             max_length: maximum number of tokens per text.
         """
         for name, row in self.bad:

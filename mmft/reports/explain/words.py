@@ -6,6 +6,8 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from mmft.errors import UserError
+
 
 class Word(NamedTuple):
     """A piece of the text as written."""
@@ -26,7 +28,15 @@ def words_of(text: str, tokenizer: Any, max_length: int, weights: Sequence[float
         tokenizer: a fast tokenizer of transformers.
         max_length: tokens that the text was truncated to.
         weights: (L,) per token, special ones included; padding may follow.
+
+    Raises:
+        UserError: the tokenizer does not say where in the text its tokens are.
     """
+    if not tokenizer.is_fast:
+        raise UserError(
+            f"mmft explain needs the place of each token in its text, which {type(tokenizer).__name__} does not tell. "
+            "Choose a text encoder with a tokenizer.json."
+        )
     clean = text.encode(errors="replace").decode()  # as tokenised
     encoded = tokenizer(clean, truncation=True, max_length=max_length, return_offsets_mapping=True)
     starts = [found.start() for found in re.finditer(r"\S+", clean)]

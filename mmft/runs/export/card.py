@@ -92,7 +92,12 @@ def _outputs(task: Task) -> list[str]:
 
 def _loading(encoders: Mapping[str, Any]) -> list[str]:
     image = _LOADING["timm" if encoders["image_encoder"].source.library == "timm" else "image"]
-    return [image, "", _LOADING["text"]]
+    kind = type(encoders["text_encoder"].backbone)
+    text = _LOADING["text"]
+    if kind.__name__.endswith(("Encoder", "EncoderModel")):  # of an encoder-decoder, which AutoModel would build whole
+        text = text.replace("AutoModel, ", "").replace("AutoModel", kind.__name__)
+        text = f"from {kind.__module__} import {kind.__name__}\n{text}"
+    return [image, "", text]
 
 
 def shown(name: str) -> str:

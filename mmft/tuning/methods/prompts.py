@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from mmft.models.encoder import Encoder
 from mmft.models.layers import block_modules, blocks
-from mmft.models.text_encoder import TextEncoder, is_causal
+from mmft.models.text_encoder import TextEncoder, try_text
 from mmft.tuning.masks import with_tokens
 from mmft.tuning.methods.inserted import Inserted
 from mmft.tuning.probe import first_of, replaced, run_once, shapes
@@ -103,7 +103,7 @@ class PromptTuning(Inserted):
         """Adds prompts as children of their block, so that they get its layer number."""
         found = self._blocks(encoder)
         before = run_once(encoder).tokens.shape
-        causal = isinstance(encoder, TextEncoder) and is_causal(encoder.backbone)
+        causal = isinstance(encoder, TextEncoder) and try_text(encoder.backbone, encoder.source.name).causal
         added = [self._prompts(block, encoder.width, causal) for block in (found if self.deep else found[:1])]
         for number, block in enumerate(found):
             own = added[number if self.deep else 0]

@@ -1,0 +1,73 @@
+"""What an image encoder's folder says about its images: their size, and mean and standard deviation of their pixels."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from mmft.errors import UserError
+from mmft.models.source import Source, read_json
+
+log = logging.getLogger(__name__)
+_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def side_of(config: Any) -> int | None:
+    """The side in pixels of the square images that a transformers config declares; None if it declares none."""
+    size = getattr(config, "image_size", None)
+    if isinstance(size, list | tuple) and size:
+        size = size[-1]
+    return int(size) if isinstance(size, int | float) and size > 0 else None
+
+
+def check_square(source: Source, key: str) -> None:
+    """Rejects a transformers model of images that are not square: positions are resampled from a square alone.
+
+    Raises:
+        UserError: it is one.
+    """
+    size = _vision(source.config).get("image_size")
+    if isinstance(size, list) and len(set(size[-2:])) > 1:
+        raise UserError(
+            f"{key}.name={source.name}: it is made for images of {size[-2]} x {size[-1]} pixels (height x width), and "
+            "mmft's images are square. Choose an encoder of square images."
+        )
+
+
+def check_patches(image_size: int | None, patch_size: Any, key: str) -> None:
+    """Rejects an image size that is no multiple of the patches' side: the rest of each image would not be seen.
+
+    Args:
+        image_size: as typed; None for the encoder's own, which may leave a rest.
+        patch_size: one number or two; anything else is not checked.
+        key: the config key of the encoder, for messages.
+
+    Raises:
+        UserError: it is no multiple.
+    """
+    side = patch_size[-1] if isinstance(patch_size, list | tuple) and patch_size else patch_size
+    if image_size is None or not isinstance(side, int) or side < 1 or image_size % side == 0:
+        return
+    below = image_size // side * side
+    raise UserError(
+        f"{key}.image_size={image_size} is not a multiple of the encoder's patch size of {side}. "
+        f"Type {below or side} or {below + side}"
+    )
+
+
+def mean_and_std(source: Source, key: str) -> tuple[Any, Any]:
+    """Mean and standard deviation of the pixels, three numbers each, of values from 0 to 1; ImageNet's if not given."""
+    own = source.config.get("pretrained_cfg") or {}
+    mean, std = own.get("mean"), own.get("std")
+    if mean is None and source.library != "own":
+        own = read_json(source.folder / "preprocessor_config.json")
+        mean, std = own.get("image_mean"), own.get("image_std")
+    if mean is None or std is None:
+        log.info("%s: %s does not declare pixel mean and std; using ImageNet's", key, source.name)
+        return _IMAGENET
+    return mean, std
+
+
+def _vision(config: dict[str, Any]) -> dict[str, Any]:
+    inner = config.get("vision_config")
+    return inner if isinstance(inner, dict) else config
