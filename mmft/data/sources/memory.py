@@ -32,7 +32,7 @@ def read_rows(rows: Any, wanted: Wanted, check: Check) -> Raw:
 
 
 def _read(rows: Any, wanted: Wanted, check: Check) -> Raw:
-    if hasattr(rows, "columns") and hasattr(rows, "iloc"):
+    if hasattr(rows, "iloc") and hasattr(rows, "columns"):
         return _from_pandas(rows, wanted, check)
     table = _as_arrow(rows)
     if table is not None:
