@@ -6,10 +6,14 @@ right. Any other exception is a bug in mmft.
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from enum import IntEnum
 from multiprocessing import active_children
+from pathlib import Path
 from traceback import walk_tb
 
 
@@ -48,6 +52,30 @@ class TrainingError(MmftError):
     """Training failed although configuration and data were right (non-finite loss, out of memory)."""
 
     exit_code = ExitCode.TRAINING
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+def of_the_disk(error: BaseException) -> MmftError | None:
+    """A full disk, or a file or folder that may not be used, as an error that the user can act on; else None.
+
+    A full disk is a `TrainingError`, a refused path a `UserError`.
+    """
+    if not isinstance(error, OSError) or error.errno not in (*_FULL, *_REFUSED):
+        return None
+    path = "the output" if error.filename is None else os.fsdecode(error.filename)
+    why = error.strerror or os.strerror(error.errno)
+    if error.errno in _REFUSED:
+        return UserError(f"{path} cannot be used: {why}. Name another, or change its permissions")
+    return TrainingError(f"{path} cannot be written: {why} ({free_bytes(Path(path)):,} bytes are free there).")
+
+
+def free_bytes(path: Path) -> int:
+    """Free bytes of the disk that holds `path`, which need not exist."""
+    there = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
+    return shutil.disk_usage(there).free
 
 
 @contextmanager

@@ -1,28 +1,38 @@
-"""Atomic writes: files and folders are written aside, flushed and renamed, so they exist completely or not at all."""
+"""Atomic writes: files and folders are written aside, flushed and renamed, so they exist completely or not at all.
+
+A sealed folder lists the length and SHA-256 of its files, so that a cut or altered one is found before it is used.
+"""
 
 from __future__ import annotations
 
 import csv
 import fcntl
+import hashlib
 import io
 import json
 import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
 
 def write_text(path: Path, text: str) -> None:
     """Writes `text` (UTF-8) to `path` atomically: a reader, or a kill at any moment, leaves the old or the new text."""
-    aside = path.with_name(f".{path.name}.new")
-    with aside.open("w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    aside.replace(path)
+    aside = _aside(path)
+    with naming(path):
+        try:
+            with aside.open("w", encoding="utf-8") as stream:
+                stream.write(text)
+                stream.flush()
+                os.fsync(stream.fileno())
+            aside.replace(path)
+        except OSError:
+            with suppress(OSError):
+                aside.unlink()
+            raise
 
 
 def locked(path: Path, patience: float = 0.0) -> IO[str]:
@@ -57,17 +67,22 @@ def replace_folder(target: Path, fill: Callable[[Path], None]) -> None:
     settled(target)
     aside, old = _aside(target), _old(target)
     shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    fill(aside)
-    for file in aside.rglob("*"):
-        if file.is_file():  # safetensors creates files readable by their owner only
-            file.chmod(aside.stat().st_mode & 0o666)
-        _flush(file)
-    _flush(aside)
-    if target.exists():
-        target.rename(old)
-    aside.rename(target)
-    _flush(target.parent)
+    with naming(target):
+        try:
+            aside.mkdir(parents=True)
+            fill(aside)
+            for file in aside.rglob("*"):
+                if file.is_file():  # safetensors creates files readable by their owner only
+                    file.chmod(aside.stat().st_mode & 0o666)
+                _flush(file)
+            _flush(aside)
+        except OSError:
+            shutil.rmtree(aside, ignore_errors=True)  # a full disk has room for the run's record again
+            raise
+        if target.exists():
+            target.rename(old)
+        aside.rename(target)
+        _flush(target.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -133,9 +148,88 @@ def write_records(path: Path, records: Sequence[Mapping[str, Any]], columns: Ite
 @contextmanager
 def written_aside(path: Path) -> Iterator[Path]:
     """Yields a temporary path that is renamed to `path` on success and removed on failure."""
-    new = path.with_name(f".{path.name}.new")
+    new = _aside(path)
+    with naming(path):
+        try:
+            yield new
+            new.replace(path)
+        finally:
+            with suppress(OSError):
+                new.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Adds `path` to an operating system's error about it: a failed write names no file, others the one aside."""
     try:
-        yield new
-        new.replace(path)
-    finally:
-        new.unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        if error.errno and (error.filename is None or str(error.filename).startswith(str(_aside(path)))):
+            error.filename = str(path)
+        raise
+
+
+# ---------------------------------------------------------------- sealed folders
+
+CHECKSUMS = "checksums.json"
+"""The file of a sealed folder that lists the others; without it, the folder cannot be verified."""
+
+
+def seal(folder: Path) -> None:
+    """Lists the length and SHA-256 of every file of `folder` in its `checksums.json`."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != CHECKSUMS)
+    listed = {
+        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in files
+    }
+    write_text(folder / CHECKSUMS, _as_listed(listed))
+
+
+def is_sealed(folder: Path) -> bool:
+    """Whether `damage` can tell; folders written by an earlier mmft have no checksums."""
+    return (folder / CHECKSUMS).exists()
+
+
+def damage(folder: Path, thorough: bool = True) -> str | None:
+    """A sentence about the first file that is not as `seal` found it; None if all are, or if nothing is listed.
+
+    Args:
+        folder: one that `seal` was called on, or not.
+        thorough: False compares lengths only, which takes no time.
+    """
+    if not is_sealed(folder):
+        return None
+    try:
+        text = (folder / CHECKSUMS).read_text(encoding="utf-8")
+        listed = {str(name): (int(fact["bytes"]), str(fact["sha256"])) for name, fact in json.loads(text).items()}
+        if text != _as_listed({name: {"bytes": size, "sha256": digest} for name, (size, digest) in listed.items()}):
+            raise ValueError("not as written")
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        size = (folder / CHECKSUMS).stat().st_size
+        return f"{folder / CHECKSUMS} ({size:,} bytes) is not as it was written"
+    changes = (_changed(folder / name, size, digest, thorough) for name, (size, digest) in listed.items())
+    return next((change for change in changes if change), None)
+
+
+def _changed(file: Path, size: int, digest: str, thorough: bool) -> str | None:
+    try:
+        found = file.stat().st_size
+        if found != size:
+            return f"{file} has {found:,} bytes but was written with {size:,}"
+        return (
+            None
+            if not thorough or _sha256(file) == digest
+            else f"{file} ({size:,} bytes) was altered since it was written"
+        )
+    except FileNotFoundError:
+        return f"{file} ({size:,} bytes) is missing"
+    except OSError as error:
+        return f"{file} ({size:,} bytes) cannot be read: {error.strerror}"
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _as_listed(listed: Mapping[str, Mapping[str, Any]]) -> str:
+    return json.dumps(listed, indent=2, ensure_ascii=False) + "\n"

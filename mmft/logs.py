@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
 # Hints of Lightning and torch that do not apply here, with the reason.
@@ -20,6 +21,21 @@ _IGNORED = (
     ".*were not found in .* will be ignored.*Average.*",
     ".*Checkpoint directory .* exists and is not empty.*",
 )
+
+
+class LogFile(logging.FileHandler):
+    """A log file that stops, with one line on stderr, once it cannot be written (on a full disk)."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: ARG002, N802 - logging's signature
+        """Stops writing; logging's own prints a traceback for every message."""
+        root = logging.getLogger("mmft")
+        root.removeHandler(self)
+        root.warning("%s cannot be written (%s); it ends here", self.baseFilename, sys.exc_info()[1])
+
+    def close(self) -> None:
+        """Closes the file; what could not be written before is lost."""
+        with suppress(OSError):
+            super().close()
 
 
 def configure(log_file: Path | None, rank: int = 0) -> None:
@@ -40,7 +56,7 @@ def configure(log_file: Path | None, rank: int = 0) -> None:
         root.addHandler(terminal)
     if log_file is not None:
         own = log_file if rank == 0 else log_file.with_suffix(f".rank{rank}.log")
-        file = logging.FileHandler(own, encoding="utf-8", delay=rank > 0)
+        file = LogFile(own, encoding="utf-8", delay=rank > 0)
         file.setLevel(logging.DEBUG if rank == 0 else logging.WARNING)
         file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         root.addHandler(file)

@@ -7,13 +7,13 @@ import json
 import math
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from mmft.errors import UserError
-from mmft.files import locked, write_text
+from mmft.files import damage, locked, naming, write_text
 from mmft.shipped import located
 
 _PATIENCE = 15.0  # seconds for the image workers of a killed process to end
@@ -130,6 +130,32 @@ class RunFolder:
         """Whether the run completed."""
         return self.peek().get("status") == "completed"
 
+    @property
+    def is_finished(self) -> bool:
+        """Whether the run completed and its model is as it was written, so that there is nothing to resume."""
+        return self.is_completed and damage(self.model) is None
+
+    def newest_checkpoint(self, thorough: bool = True) -> tuple[Path, int] | None:
+        """The newest checkpoint that is not damaged, and its optimizer steps; None without one.
+
+        Args:
+            thorough: as in `mmft.files.damage`.
+        """
+        found = []
+        for folder in self.checkpoints.glob("[!.]*"):
+            with suppress(OSError, ValueError, KeyError, TypeError):  # damaged
+                state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+                found.append((int(state["global_step"]), folder.name == "last", folder))
+        newest = sorted(found, reverse=True)
+        return next(((folder, step) for step, _, folder in newest if damage(folder, thorough) is None), None)
+
+    def way_on(self) -> str:
+        """What a run that ended early leaves, and how to resume it, in a sentence or two."""
+        found = self.newest_checkpoint(thorough=False)
+        if found is None:
+            return f"It has no checkpoint yet; to start it over: mmft train resume={self.path}"
+        return f"To resume from {found[0]} (optimizer step {found[1]}): mmft train resume={self.path}"
+
     def update_summary(self, **values: Any) -> None:
         """Sets keys of summary.json and keeps the others."""
         if not self.writes:
@@ -141,7 +167,8 @@ class RunFolder:
     def write_tables(self, tables: dict[str, list[list[Any]]]) -> None:
         """Writes each table as `<name>.csv`."""
         for name, rows in tables.items() if self.writes else ():
-            with (self.path / f"{name}.csv").open("w", newline="", encoding="utf-8") as stream:
+            path = self.path / f"{name}.csv"
+            with naming(path), path.open("w", newline="", encoding="utf-8") as stream:
                 csv.writer(stream).writerows(rows)
 
     @contextmanager

@@ -23,9 +23,10 @@ _owner: StopRequest | None = None
 class Stopped(MmftError):
     """The command was stopped by a signal."""
 
-    def __init__(self, number: int, saved: str = "") -> None:
+    def __init__(self, number: int, saved: str = "", advice: str = "") -> None:
         received = signal.Signals(number)
-        super().__init__(f"Stopped by {received.name}{saved}.")
+        super().__init__(f"Stopped by {received.name}{saved}.{advice and ' ' + advice}")
+        self.number, self.saved = number, saved
         self.exit_code = _CODES[received]
 
 

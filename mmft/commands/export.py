@@ -21,6 +21,7 @@ from mmft.runs.export.card import model_card
 from mmft.runs.export.encoders import write_adapter, write_encoder
 from mmft.runs.saved_model import load_model
 from mmft.shipped import located
+from mmft.training.checkpoint import system_errors
 
 
 def export(composed: Composed) -> int:
@@ -50,6 +51,7 @@ def export(composed: Composed) -> int:
             write_encoder(getattr(saved.model, encoder), new / encoder, saved.config.data.resize)
         (new / "README.md").write_text(model_card(saved, summary, adapters), encoding="utf-8")
 
-    replace_folder(out, fill)
+    with system_errors(out):
+        replace_folder(out, fill)
     print(out, flush=True)
     return ExitCode.DONE

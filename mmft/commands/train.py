@@ -45,7 +45,7 @@ def train(composed: Composed, path: Path) -> int:
     """
     ranks = started()
     folder = RunFolder(path, writes=ranks.is_first)
-    if folder.is_completed:
+    if folder.is_finished:
         print(f"{folder.path} is already completed; there is nothing to resume.", file=sys.stderr)
     else:
         since, base = clock.job_start(), folder.working_directory()

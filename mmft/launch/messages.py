@@ -8,12 +8,13 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 
-from mmft.errors import ExitCode, MmftError, UserError
+from mmft.errors import ExitCode, MmftError, UserError, of_the_disk
 from mmft.signals import stop_signals
 
 
 def report(error: Exception) -> int:
     """Reports an error on stderr, with a traceback only for bugs; returns the exit code."""
+    error = of_the_disk(error) or error
     debug = os.environ.get("MMFT_DEBUG") == "1"
     if debug or not isinstance(error, MmftError):
         traceback.print_exception(error)
@@ -34,6 +35,8 @@ def outcome_of(work: Callable[[], int]) -> tuple[int, list[str]]:
     except MmftError as error:
         return int(error.exit_code), [str(error)]
     except Exception as error:
+        if disk := of_the_disk(error):
+            return int(disk.exit_code), [str(disk)]
         where = "".join(traceback.format_exception(error))
         return int(ExitCode.DEFECT), [f"this is a bug in mmft: {type(error).__name__}: {error}\n{where}"]
 

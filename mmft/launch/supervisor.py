@@ -189,9 +189,7 @@ def _failure(first: Rank, ranks: list[Rank], path: Path, request: StopRequest) -
     code = first.process.returncode
     if code < 0 and request.number is None:
         dead = f"{first.name} was killed by {signal.Signals(-code).name}"
-        return TrainingError(
-            f"{dead}. All ranks were stopped; to resume from the last checkpoint: mmft train resume={path}"
-        )
+        return TrainingError(f"{dead}. All ranks were stopped. {RunFolder(path).way_on()}")
     told = [result for rank in (first, *ranks) if (result := rank.result) and result["code"]]
     told.sort(key=lambda result: result["code"] == ExitCode.DEFECT)  # as errors about a lost peer are
     if told:

@@ -44,13 +44,13 @@ def resolve(composed: Composed) -> tuple[Composed, Path] | None:
     folder = _find(composed)
     if folder is None:
         return None
-    if not folder.is_completed:
+    if not folder.is_finished:
         with folder.owned():
             pass  # another process may hold the lock; `train` acquires it properly
     saved = folder.read_config()
     base = Path(saved.pop("working_directory", Path.cwd()))
     _refuse_changes(composed, saved, folder)
-    if folder.is_completed:
+    if folder.is_finished:
         return composed, folder.path  # `train` reports it
     for key in _MAY_CHANGE:
         if key in _typed_keys(composed) - {"resume", "paths.runs"}:  # keys of this start, not of the run

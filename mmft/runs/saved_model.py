@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from mmft.build import apply_tuning, build_model, build_task
@@ -29,11 +30,12 @@ from mmft.config.schema.root import TrainConfig
 from mmft.config.schema.model import ENCODERS
 from mmft.config.validate import read, to_dict
 from mmft.errors import UserError
-from mmft.files import replace_folder
+from mmft.files import is_sealed, replace_folder, seal
 from mmft.run_folder import as_when_saved
 from mmft.models.source import Source, encoder_folders, find_by_hash, resolve, small_files, weight_files
 from mmft.models.vision_language_model import VisionLanguageModel, part_of
 from mmft.tasks.base import Task
+from mmft.training.checkpoint import check_whole, save_tensors
 from mmft.tuning.methods.base import TuningMethod
 from mmft.tuning.plan import TuningPlan
 
@@ -81,7 +83,7 @@ def _fill(
 ) -> None:
     saved = plan.saved_names(model)
     state = model.state_dict()
-    save_file({name: state[name].detach().cpu().contiguous() for name in sorted(saved)}, new / _WEIGHTS)
+    save_tensors({name: state[name].detach().cpu().contiguous() for name in sorted(saved)}, new / _WEIGHTS)
     whole = {encoder: all(name in saved for name in state if part_of(name) == encoder) for encoder in ENCODERS}
     bases = {encoder: _base(getattr(model, encoder).source, final, whole[encoder]) for encoder in ENCODERS}
     content = {
@@ -103,6 +105,7 @@ def _fill(
         shutil.copy2(file, new / _PLUGINS / file.name)
     for encoder in ENCODERS:
         _copy_small_files(getattr(model, encoder).source.folder, new / encoder)
+    seal(new)
 
 
 def _base(source: Source, final: Path, whole: bool) -> dict[str, Any]:
@@ -135,18 +138,21 @@ def load_model(folder: Path) -> SavedModel:
         folder: a `model/` folder.
 
     Raises:
-        UserError: there is no model, or a frozen encoder's weights cannot be found.
+        UserError: there is no model, one of its files was altered, or a frozen encoder's weights cannot be found.
     """
+    if not (folder / "config.json").is_file() and not is_sealed(folder):
+        raise UserError(f"{folder} has no finished model. A run has one once it is completed.")
+    check_whole(folder)
     try:
         content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder} has no finished model ({error}). A run has one once it is completed.") from None
+        state = load_file(folder / _WEIGHTS)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise UserError(f"{folder} cannot be read as a finished model ({error}).") from None
     base = Path(content["working_directory"])
     import_plugins(content["config"].get("plugins", ()), base, folder / _PLUGINS)
     config = _read_config(content["config"], folder, content.get("packages", {}))
     task = build_task(config.task)
     task.load_state(content["task"])
-    state = load_file(folder / _WEIGHTS)
     sources, pretrained = {}, {}
     for encoder in ENCODERS:
         whole = Source(content["encoders"][encoder]["name"], folder / encoder, content["encoders"][encoder]["library"])

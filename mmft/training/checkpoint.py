@@ -2,24 +2,30 @@
 
 `FolderCheckpointIO` is the Lightning plugin. What Lightning dumps (loops, optimizer, callbacks, the module's state
 dict) is a tree of plain values and tensors. Tensors go to `tensors.safetensors` under numbered names, the tree to
-`state.json`.
+`state.json`, and the checksums of both to `checksums.json`.
 """
 
 from __future__ import annotations
 
 import json
+import logging
+import os
+import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mmft.errors import UserError
-from mmft.files import replace_folder, settled
+from mmft.files import damage, is_sealed, replace_folder, seal, settled
 
+log = logging.getLogger(__name__)
 _TENSOR, _ITEMS = "__tensor__", "__items__"
 
 
@@ -43,8 +49,9 @@ def write(folder: Path, tree: dict[str, Any]) -> None:
     """Writes a tree of plain values and tensors into `folder`."""
     tensors: dict[str, Tensor] = {}
     plain = _encode(tree, tensors)
-    save_file(_apart(tensors), folder / "tensors.safetensors")
+    save_tensors(_apart(tensors), folder / "tensors.safetensors")
     (folder / "state.json").write_text(json.dumps(plain), encoding="utf-8")
+    seal(folder)
 
 
 def read(folder: Path, plain: bool = False) -> dict[str, Any]:
@@ -55,14 +62,50 @@ def read(folder: Path, plain: bool = False) -> dict[str, Any]:
         plain: True skips the tensors (None takes their place), which is almost free.
 
     Raises:
-        UserError: `folder` has no complete checkpoint.
+        UserError: `folder` has no complete checkpoint, or one of its files was altered.
     """
     if settled(folder) is None:
         raise UserError(f"{folder}: no checkpoint found here.")
-    tensors: Mapping[str, Tensor | None] = (
-        defaultdict(lambda: None) if plain else load_file(folder / "tensors.safetensors")
-    )
-    return dict(_decode(json.loads((folder / "state.json").read_text(encoding="utf-8")), tensors))
+    if not plain:
+        check_whole(folder)
+    try:
+        tensors: Mapping[str, Tensor | None] = (
+            defaultdict(lambda: None) if plain else load_file(folder / "tensors.safetensors")
+        )
+        return dict(_decode(json.loads((folder / "state.json").read_text(encoding="utf-8")), tensors))
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise UserError(f"{folder} cannot be read as a checkpoint ({error}).") from error
+
+
+def check_whole(folder: Path) -> None:
+    """Verifies a sealed folder, and warns about one written by an earlier mmft, which cannot be.
+
+    Raises:
+        UserError: a file is missing, cut or altered.
+    """
+    if wrong := damage(folder):
+        raise UserError(f"{wrong}: it is damaged and is not loaded.")
+    if not is_sealed(folder):
+        log.warning("%s has no checksums.json, as in earlier versions: whether it is damaged cannot be seen", folder)
+
+
+def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    """Writes a safetensors file; an error names its size."""
+    with system_errors(path, sum(tensor.nbytes for tensor in tensors.values())):
+        save_file(tensors, path)
+
+
+@contextmanager
+def system_errors(path: Path, size: int | None = None) -> Iterator[None]:
+    """Turns safetensors' own error for a file that cannot be written, of `size` bytes, into an `OSError`."""
+    try:
+        yield
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        why = os.strerror(int(number[1])) + ("" if size is None else f" for {size:,} bytes")
+        raise OSError(int(number[1]), why, str(path)) from error
 
 
 def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from lightning.pytorch.loggers import Logger
 
-from mmft.files import write_text
+from mmft.files import naming, write_text
 
 
 class CsvLog(Logger):
@@ -58,7 +58,7 @@ class CsvLog(Logger):
             rows = self._read()
             self._columns += new
             self._rewrite(rows)
-        with self.path.open("a", newline="", encoding="utf-8") as stream:
+        with naming(self.path), self.path.open("a", newline="", encoding="utf-8") as stream:
             csv.writer(stream).writerow([_text(row.get(name)) for name in self._columns])
         self.rows += 1
 

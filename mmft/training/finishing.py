@@ -10,6 +10,7 @@ import lightning.pytorch as pl
 
 from mmft.config.schema.root import TrainConfig
 from mmft.data.datamodule import VisionLanguageData
+from mmft.errors import TrainingError, UserError
 from mmft.run_folder import RunFolder
 from mmft.training.callbacks.checkpointing import Checkpointing, step_folder
 from mmft.training.callbacks.weight_averaging import validated_weights
@@ -21,12 +22,19 @@ log = logging.getLogger(__name__)
 
 
 def finish(config: TrainConfig, module: FineTuning, callbacks: Sequence[pl.Callback]) -> dict[str, Any]:
-    """Loads the finished model's weights (best, last or a soup) into `module`; returns values for the summary."""
+    """Loads the finished model's weights (best, last or a soup) into `module`; returns values for the summary.
+
+    Raises:
+        TrainingError: a checkpoint was damaged since it was written.
+    """
     checkpointing = next(c for c in callbacks if isinstance(c, Checkpointing))
     if checkpointing.stopped_early:
         total = module.trainer.datamodule.plan.total  # type: ignore[attr-defined]
         log.info("stopped early after optimizer step %d of %d", module.trainer.global_step, total)
-    return {"stopped_early": checkpointing.stopped_early, **_chosen(config, module, checkpointing)}
+    try:
+        return {"stopped_early": checkpointing.stopped_early, **_chosen(config, module, checkpointing)}
+    except UserError as error:  # a checkpoint was damaged since it was written; the user has named none
+        raise TrainingError(str(error)) from error
 
 
 def _chosen(config: TrainConfig, module: FineTuning, checkpointing: Checkpointing) -> dict[str, Any]:

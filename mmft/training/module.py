@@ -236,10 +236,11 @@ class FineTuning(Evaluating):
         loss, norm, *wishes = values.tolist()
         self.agreement.settle(wishes)
         if not (math.isfinite(loss) and (math.isfinite(norm) or self.loss_scale is not None)):
+            exact = str(self.trainer.precision) in ("32-true", "64-true")
             raise TrainingError(
-                f"Optimizer step {self.global_step} has loss {loss} and gradient norm {norm}. The last checkpoint is "
-                "from before it. Try a lower optim.lr or optim.head_lr, a longer schedule.warmup, or "
-                "trainer.precision=32-true."
+                f"Optimizer step {self.global_step} has loss {loss} and gradient norm {norm}. Try a lower optim.lr or "
+                f"optim.head_lr{' or' if exact else ','} a longer schedule.warmup"
+                f"{'' if exact else ', or trainer.precision=32-true'}."
             )
 
     def _log_step(self, losses: Tensor, norm: Tensor) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from mmft.files import settled
+from mmft.errors import UserError
+from mmft.files import damage, settled
 from mmft.run_folder import RunFolder
 from mmft.training.callbacks.checkpointing import resumed_best
 from mmft.training.checkpoint import read
@@ -14,21 +15,38 @@ log = logging.getLogger(__name__)
 
 
 def resume_point(folder: RunFolder) -> tuple[Path | None, int | None]:
-    """The last checkpoint of a resumed run, and the rows of metrics.csv up to it; None, None for a new run.
+    """The checkpoint that a run resumes from, and the rows of metrics.csv up to it; None, None for a new run.
 
-    A new run's folder is created for it alone, so anything in it is from an earlier attempt.
+    It is the last one, or the newest whole one if the last is damaged. A new run's folder is created for it alone, so
+    anything in it is from an earlier attempt.
+
+    Raises:
+        UserError: there are checkpoints, but all are damaged.
     """
-    if not folder.metrics.exists() and settled(folder.checkpoints / "last") is None:
-        return None, None
-    if settled(folder.checkpoints / "last") is None:
-        log.info("%s was stopped before its first checkpoint; it starts from the beginning", folder.path)
-        return None, 0
     last = folder.checkpoints / "last"
-    state = read(last, plain=True)
-    kept = state["callbacks"]["Checkpointing"]
+    settled(last)
+    found = folder.newest_checkpoint()
+    if found is None:
+        return _without_checkpoint(folder, last)
+    checkpoint, step = found
+    if checkpoint != last:
+        wrong = damage(last) or f"{last} is missing or unreadable"
+        log.warning("%s; %s is the newest whole checkpoint and takes its place", wrong, checkpoint)
+    kept = read(checkpoint, plain=True)["callbacks"]["Checkpointing"]
     if folder.writes:
-        resumed_best(folder.checkpoints, kept, state["global_step"])  # a kill may have interrupted the copies
-    resumed = [*folder.read_summary().get("resumed_from", []), state["global_step"]]
+        resumed_best(checkpoint, kept, step)  # a kill may have interrupted the copies
+    resumed = [*folder.read_summary().get("resumed_from", []), step]
     folder.update_summary(resumed_from=resumed)
-    log.info("resuming %s after optimizer step %d", folder.path, state["global_step"])
-    return last, kept["metrics_rows"]
+    log.info("resuming %s after optimizer step %d", folder.path, step)
+    return checkpoint, kept["metrics_rows"]
+
+
+def _without_checkpoint(folder: RunFolder, last: Path) -> tuple[None, int | None]:
+    there = sorted(folder.checkpoints.glob("[!.]*"))
+    if there:
+        wrong = damage(last) or damage(there[0]) or f"{there[0]} cannot be read"
+        raise UserError(f"resume: {wrong}, and {folder.path} has no whole checkpoint. Start a new run without resume.")
+    if not folder.metrics.exists():
+        return None, None
+    log.info("%s was stopped before its first checkpoint; it starts from the beginning", folder.path)
+    return None, 0

@@ -26,7 +26,11 @@ def test_a_tree_comes_back_as_it_was(tmp_path: Path) -> None:
     assert back["tiny"] == TREE["tiny"]
     assert list(back["optimizer"][0]["state"]) == [0, 5]
     assert torch.equal(back["optimizer"][0]["state"][5]["step"], torch.ones(2, 3))
-    assert sorted(f.name for f in (tmp_path / "last").iterdir()) == ["state.json", "tensors.safetensors"]
+    assert sorted(f.name for f in (tmp_path / "last").iterdir()) == [
+        "checksums.json",
+        "state.json",
+        "tensors.safetensors",
+    ]
 
 
 def test_what_is_no_plain_value_is_refused(tmp_path: Path) -> None:

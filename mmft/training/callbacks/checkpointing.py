@@ -12,7 +12,7 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.trainer.states import TrainerFn
 
-from mmft.files import link_files, replace_folder
+from mmft.files import damage, link_files, replace_folder
 from mmft.training.csv_log import CsvLog
 from mmft.training.module import FineTuning
 
@@ -76,7 +76,9 @@ class Checkpointing(pl.Callback):
     @property
     def best(self) -> Path:
         """Folder of the best checkpoint."""
-        return self.folder / "best"
+        if self.keep == 1 or self.best_step is None:
+            return self.folder / "best"
+        return step_folder(self.folder, self.best_step)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keeps a run that was stopped early stopped on resume, since Lightning does not record it."""
@@ -120,7 +122,7 @@ class Checkpointing(pl.Callback):
         kept = [one["step"] for one in self.kept] if self.keep > 1 else []
         if trainer.global_step in {self.best_step, *kept}:
             if trainer.is_global_zero:
-                settle_best(self.folder, trainer.global_step, self.best_step, kept)
+                settle_best(self.last, trainer.global_step, self.best_step, kept)
             trainer.strategy.barrier()  # before other ranks read it
 
     def warn_without_best(self) -> None:
@@ -161,25 +163,39 @@ class Checkpointing(pl.Callback):
         self.best_value, self.best_step = state_dict["best_value"], state_dict["best_step"]
         self.best_metrics = state_dict["best_metrics"]
         self.kept = state_dict.get("kept", [])
+        self._forget_damaged()
         self.undefined = state_dict.get("undefined", 0)
         self.stopped_early = state_dict["stopped_early"]
 
+    def _forget_damaged(self) -> None:
+        """Leaves out best checkpoints whose files were altered, so that the best of the others is found."""
+        lost = [one for one in self.kept if damage(step_folder(self.folder, one["step"]))]
+        self.kept = [one for one in self.kept if one not in lost]
+        if self.best_step is None or not (wrong := damage(self.best)):
+            return
+        log.warning("%s: optimizer step %d is no longer the best checkpoint", wrong, self.best_step)
+        best = self.kept[0] if self.kept else {"step": None, "metrics": {}}
+        self.best_step, self.best_metrics = best["step"], best["metrics"]
+        self.best_value = self.best_metrics.get(self.monitor)
 
-def settle_best(folder: Path, step: int, best: int | None, kept: Iterable[int]) -> None:
-    """Makes the best checkpoints match the record in `last`, also after a kill in the middle of an update.
+
+def settle_best(checkpoint: Path, step: int, best: int | None, kept: Iterable[int]) -> None:
+    """Makes the best checkpoints match the record in `checkpoint`, also after a kill in the middle of an update.
 
     Args:
-        folder: a run's `checkpoints`; its `last` is of `step`, and so are `best` and `step_N` of that step.
+        checkpoint: a run's `checkpoints/last`, or what takes its place. It is of `step`, and so are `best` and `step_N`
+            of that step.
         step: optimizer steps done.
         best: steps of the best checkpoint.
         kept: steps of all checkpoints kept as `step_N`.
     """
+    folder = checkpoint.parent
     wanted = {step_folder(folder, number).name: number for number in kept}
     names = {"best": best, **wanted}
-    for name in [name for name, number in names.items() if number == step]:
-        replace_folder(folder / name, link_files(folder / "last"))
+    for name in [name for name, number in names.items() if number == step and name != checkpoint.name]:
+        replace_folder(folder / name, link_files(checkpoint))
     for other in folder.glob("step_*"):
-        if other.name not in wanted:
+        if other.name not in (*wanted, checkpoint.name):
             shutil.rmtree(other)
 
 
@@ -188,6 +204,6 @@ def step_folder(folder: Path, step: int) -> Path:
     return folder / f"step_{step}"
 
 
-def resumed_best(folder: Path, said: Mapping[str, Any], step: int) -> None:
+def resumed_best(checkpoint: Path, said: Mapping[str, Any], step: int) -> None:
     """`settle_best` by the state that this callback saved in the checkpoint of `step`."""
-    settle_best(folder, step, said["best_step"], [one["step"] for one in said.get("kept", [])])
+    settle_best(checkpoint, step, said["best_step"], [one["step"] for one in said.get("kept", [])])
