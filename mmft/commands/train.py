@@ -31,6 +31,7 @@ from mmft.training.hardware import choose_hardware
 from mmft.training.loggers.base import RunLogger
 from mmft.training.recording import recorded
 from mmft.training.resuming import resume_point
+from mmft.training.space import check_space
 from mmft.tuning.table import plan_rows, show_plan, write_plan
 
 
@@ -90,6 +91,8 @@ def train_run(run: build.Run) -> None:
     folder.update_summary(parameters=plan.counts(), rows={**data.usable_rows(bad.rows), "bad": known})
     announce(config, model, data, splits, bad)
 
+    if folder.writes:
+        check_space(config, folder.path, model, plan, "val" in data.rows)
     module = build.build_module(config, model, task, plan)
     last, rows_before = resume_point(folder)
     metrics = CsvLog(folder.metrics, keep_rows=rows_before, writes=folder.writes)

@@ -47,7 +47,9 @@ def test_of_200_cut_or_flipped_checkpoints_none_is_loaded(tmp_path: Path) -> Non
             cut(file, rng.randrange(size))
         else:
             flip(file, rng.randrange(size), rng.randrange(8))
-        with pytest.raises(UserError, match=r"bytes\) is not as it was written|bytes but was written|was altered") as told:
+        with pytest.raises(
+            UserError, match=r"bytes\) is not as it was written|bytes but was written|was altered"
+        ) as told:
             read(last)
         assert str(last) in str(told.value)
         assert "\n" not in str(told.value)
@@ -101,7 +103,7 @@ def test_a_resume_falls_back_to_the_newest_whole_checkpoint(
 
 
 def test_a_damaged_best_is_not_the_finished_model(
-    train_run: TrainRun, shapes_overrides: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    shapes_overrides: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     overrides = [*shapes_overrides, "checkpoint.every_steps=1"]
     folder = tmp_path / "killed"
