@@ -58,18 +58,22 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
-def of_the_disk(error: BaseException) -> MmftError | None:
+def of_the_disk(error: BaseException, written: Path = Path("the output")) -> MmftError | None:
     """A full disk, or a file or folder that may not be used, as an error that the user can act on; else None.
 
     A full disk is a `TrainingError`, a refused path a `UserError`.
+
+    Args:
+        error: any error.
+        written: what was written, if the error names no file.
     """
     if not isinstance(error, OSError) or error.errno not in (*_FULL, *_REFUSED):
         return None
-    path = "the output" if error.filename is None else os.fsdecode(error.filename)
+    path = written if error.filename is None else Path(os.fsdecode(error.filename))
     why = error.strerror or os.strerror(error.errno)
     if error.errno in _REFUSED:
         return UserError(f"{path} cannot be used: {why}. Name another, or change its permissions")
-    return TrainingError(f"{path} cannot be written: {why} ({free_bytes(Path(path)):,} bytes are free there).")
+    return TrainingError(f"{path} cannot be written: {why} ({free_bytes(path):,} bytes are free there).")
 
 
 def free_bytes(path: Path) -> int:

@@ -152,6 +152,8 @@ class RunFolder:
     def way_on(self) -> str:
         """What a run that ended early leaves, and how to resume it, in a sentence or two."""
         found = self.newest_checkpoint(thorough=False)
+        if found is None and not self.config.exists():
+            return "It has not begun."
         if found is None:
             return f"It has no checkpoint yet; to start it over: mmft train resume={self.path}"
         return f"To resume from {found[0]} (optimizer step {found[1]}): mmft train resume={self.path}"

@@ -7,6 +7,7 @@ import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
+from typing import Any
 
 import torch
 
@@ -26,55 +27,57 @@ def recorded(folder: RunFolder, seed: int, ranks: Ranks, request: StopRequest) -
     """Keeps `status` up to date and the log open while the run lasts."""
     folder.path.mkdir(parents=True, exist_ok=True)
     logs.configure(folder.path / "train.log", ranks.rank)
-    status = "failed"
+    ending: dict[str, Any] = {"status": "failed"}
     try:
         folder.start(seed=seed, versions=_versions())
         with request.told(), dead_workers():
             yield
-        status = "completed"
+        folder.update_summary(status="completed")
+        ending = {}
     except Pruned as pruned:  # a regular end of a search's trial, not an error
-        status = "pruned"
-        folder.update_summary(**pruned.summary)
+        ending = {"status": "pruned", **pruned.summary}
         log.info("%s", pruned)
     except Stopped as stop:
-        status = "stopped"
+        ending["status"] = "stopped"
         told = Stopped(stop.number, stop.saved, folder.way_on())
         log.debug("%s", told)  # the command prints it
         raise told from stop
     except SystemExit:
-        status = "stopped"
+        ending["status"] = "stopped"
         raise
-    except MmftError as error:
-        failed = TrainingError(f"{error} {folder.way_on()}") if isinstance(error, TrainingError) else error
-        _record(folder, error=str(failed))
-        log.debug("failed: %s", failed)
-        raise failed from error.__cause__
-    except torch.OutOfMemoryError as error:
-        _record(folder, error=str(error))
-        why = str(error).splitlines()[0]
-        raise TrainingError(f"Out of memory: {why} {_smaller(folder)} {folder.way_on()}") from error
     except Exception as error:
-        if disk := of_the_disk(error):
-            failed = TrainingError(f"{str(disk).removesuffix('.')}. {folder.way_on()}")
-            _record(folder, error=str(failed))
-            raise failed from error
-        _record(folder, error=f"{type(error).__name__}: {error}")
-        log.debug("a bug in mmft", exc_info=True)
-        raise
+        failed = _failed(folder, error)
+        ending["error"] = f"{type(error).__name__}: {error}" if failed is None else str(failed)
+        if failed is None:
+            log.debug("a bug in mmft", exc_info=True)
+            raise
+        log.debug("failed: %s", failed)
+        raise failed from (error.__cause__ if failed is error else error)
     finally:
         with request.held():
-            _record(folder, status=status)
+            _record(folder, ending)
             logs.close()
 
 
-def _record(folder: RunFolder, **values: str) -> None:
+def _failed(folder: RunFolder, error: Exception) -> MmftError | None:
+    """An error as it is told, with what the run leaves; None for a bug."""
+    if isinstance(error, torch.OutOfMemoryError):
+        text = f"Out of memory: {str(error).splitlines()[0]} {_smaller(folder)}"
+    elif disk := of_the_disk(error, folder.path):
+        text = f"{str(disk).removesuffix('.')}."
+    elif isinstance(error, TrainingError):
+        text = str(error)
+    else:
+        return error if isinstance(error, MmftError) else None
+    return TrainingError(f"{text} {folder.way_on()}")
+
+
+def _record(folder: RunFolder, values: dict[str, Any]) -> None:
     """Updates the summary; on a full disk it stays as it is, since the error that ends the run counts more."""
     try:
         folder.update_summary(**values)
     except OSError as error:
-        log.warning("%s was not updated: %s", folder.summary, error.strerror)
-        if values.get("status") == "completed":
-            raise of_the_disk(error) or error from error
+        log.warning("%s could not be updated: %s", folder.summary, error.strerror)
 
 
 def _smaller(folder: RunFolder) -> str:
