@@ -131,6 +131,20 @@ class RunFolder:
         return self.peek().get("status") == "completed"
 
     @property
+    def is_held(self) -> bool:
+        """Whether a process holds the folder's lock, as a run does until its process ends."""
+        lock = self.path / ".lock"
+        if not lock.exists():
+            return False
+        try:
+            locked(lock).close()
+        except BlockingIOError:
+            return True
+        except OSError:  # of someone else, so nothing is known
+            return True
+        return False
+
+    @property
     def is_finished(self) -> bool:
         """Whether the run completed and its model is as it was written, so that there is nothing to resume."""
         return self.is_completed and damage(self.model) is None

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mmft.config.wording import did_you_mean, listed
+from mmft.config.wording import did_you_mean, listed, nearest
 from mmft.errors import UserError
 
 _REFUSED = {
@@ -88,7 +88,17 @@ def _flag(flags: Flags, name: str, value: str | None, rest: list[str]) -> None:
         flags.info = _one_of(name, value or (rest.pop(0) if follows else "all"), INFO)
     else:
         known = [*SWITCHES, "--config-dir", "--cfg", "--info"]
-        raise ValueError(f"{name}: no such flag.{did_you_mean(name, known)} Flags: {listed(known)}")
+        near = did_you_mean(name, known) or _as_a_key(name)
+        raise ValueError(f"{name}: no such flag.{near} Flags: {listed(known)}")
+
+
+def _as_a_key(name: str) -> str:
+    """` Type KEY=VALUE` for a flag of another program, such as `--learning_rate`; empty if no key is alike."""
+    from mmft.config.schema import TrainConfig
+    from mmft.config.walk import key_names
+
+    key = nearest(name.lstrip("-").replace("-", "_"), key_names(TrainConfig))
+    return "" if key is None else f" Type {key}=VALUE, without dashes."
 
 
 def _value(name: str, value: str | None, rest: list[str]) -> str:

@@ -7,6 +7,7 @@ imported only when a run actually starts. Exit codes are defined in `mmft.errors
 # ruff: noqa: BLE001 - every error becomes an exit code
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -44,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: the arguments after `mmft`; None: those of the process.
     """
+    _replace_what_the_terminal_lacks()
     try:
         with stop_signals() as request, request.told():
             code = _main(list(sys.argv[1:] if argv is None else argv))
@@ -56,6 +58,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return ExitCode.DONE
     except Exception as error:
         return report(error)
+
+
+def _replace_what_the_terminal_lacks() -> None:
+    """Prints `?` for a character that the terminal's encoding does not have, instead of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def _main(argv: list[str]) -> int:
@@ -116,12 +125,14 @@ def _command(name: str, words: list[str]) -> int:
 
 
 def _composed(name: str, flags: Flags) -> Composed:
-    """The command's config; reports the default experiment if it was used."""
+    """The command's config, once its files are checked; reports the default experiment if it was used."""
     from mmft.config.compose import DEFAULT_EXPERIMENT, compose
 
     composed = compose(name, flags.overrides, flags.config_dirs, multirun=flags.multirun)
     if DEFAULT_EXPERIMENT in composed.lines and DEFAULT_EXPERIMENT not in composed.typed:
         print(f"No rows were specified: using {DEFAULT_EXPERIMENT}, the shipped sample.", file=sys.stderr)
+    if name != "doctor":
+        import_module("mmft.runs.early").check_inputs(composed)
     return composed
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from mmft.commands.output import print_path
 from mmft.commands.predict import Counted, batched
 from mmft.config.compose import Composed
 from mmft.config.schema.root import EmbedConfig
@@ -32,12 +33,12 @@ def embed(composed: Composed) -> int:
         UserError: there is no such run, or the table is unusable.
     """
     config: EmbedConfig = composed.config
-    model, data, split = model_and_rows(config)
+    model, data, split = model_and_rows(composed)
     rows = Counted(model.embeddings(split, data))
     write = _write_npz if Path(config.out).suffix.lower() == ".npz" else _write_parquet
     write(located(config.out), model.embedded, rows)
     log.info("%d rows, %d of them with an error", rows.rows, rows.bad)
-    print(config.out, flush=True)
+    print_path(located(config.out))
     return ExitCode.DONE
 
 

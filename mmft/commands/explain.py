@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mmft.commands.output import print_path
 from mmft.config.compose import Composed
 from mmft.config.schema.root import ExplainConfig
 from mmft.config.wording import did_you_mean
@@ -30,13 +31,13 @@ def explain(composed: Composed) -> int:
         UserError: there is no such run, row or label, or the table is unusable.
     """
     config: ExplainConfig = composed.config
-    model, data, split = model_and_rows(config)
+    model, data, split = model_and_rows(composed)
     check_label(model.saved.task, config.label)
     split = _chosen(split, config)
     folder = located(config.out)
     folder.mkdir(parents=True, exist_ok=True)
     for row in model.explained(split, data, config.label, config.points):
-        print(_written(folder, row), flush=True)
+        print_path(_written(folder, row))
     return ExitCode.DONE
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mmft import logs
+from mmft.commands.output import print_path
 from mmft.config.compose import Composed
 from mmft.config.schema.model import ENCODERS
 from mmft.config.schema.root import ExportConfig
@@ -53,5 +54,5 @@ def export(composed: Composed) -> int:
 
     with system_errors(out):
         replace_folder(out, fill)
-    print(out, flush=True)
+    print_path(out)
     return ExitCode.DONE

@@ -6,13 +6,13 @@ import base64
 import csv
 import json
 import logging
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
 
+from mmft.commands.output import print_path, utf8_stdout
 from mmft.config.compose import Composed
 from mmft.config.schema.data import names_of
 from mmft.config.schema.root import PredictConfig
@@ -40,7 +40,7 @@ def predict(composed: Composed) -> int:
     """
     config: PredictConfig = composed.config
     keep = None if config.keep == "all" else names_of(config.keep)
-    model, data, split = model_and_rows(config, keep)
+    model, data, split = model_and_rows(composed, keep)
     columns = _columns(model)
     kept = split.table.kept.types
     if taken := [name for name in kept if name in columns]:
@@ -51,7 +51,7 @@ def predict(composed: Composed) -> int:
     _writer(config.out)(config.out, columns | kept, counted)
     log.info("%d rows, %d of them with an error", counted.rows, counted.bad)
     if config.out != "-":
-        print(config.out, flush=True)
+        print_path(located(config.out))
     return ExitCode.DONE
 
 
@@ -83,7 +83,7 @@ def _writer(out: str) -> Callable[[str, Columns, Iterable[Answer]], None]:
 def _opened(out: str) -> Iterator[TextIO]:
     """A text stream: stdout for `-`, else a temporary file that becomes `out`."""
     if out == "-":
-        yield sys.stdout
+        yield utf8_stdout()
         return
     with written_aside(located(out)) as new, new.open("w", newline="", encoding="utf-8") as stream:
         yield stream

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mmft.commands.output import print_path, utf8_stdout
 from mmft.config.compose import Composed
 from mmft.config.schema.root import RunsConfig, TrainConfig
 from mmft.config.walk import key_names
@@ -110,10 +111,10 @@ def _write(out: str | None, table: Any, lines: list[Record]) -> None:
     if out is None:
         print(table(), flush=True)
     elif out == "-":
-        print(records_as_csv(lines, () if lines else ("run",)), end="", flush=True)
+        print(records_as_csv(lines, () if lines else ("run",)), end="", flush=True, file=utf8_stdout())
     else:
         write_records(located(out), lines, () if lines else ("run",))
-        print(out, flush=True)
+        print_path(located(out))
 
 
 def _say(text: str) -> None:

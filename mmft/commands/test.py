@@ -22,8 +22,8 @@ from mmft.data.splits import Split, limited, load_rows, load_splits
 from mmft.data.targets import Encode
 from mmft.errors import ExitCode, UserError
 from mmft.reports import modalities
-from mmft.runs.given_run import data_of_run, is_own_table
 from mmft.runs.loaded_model import LoadedModel, load
+from mmft.runs.run_data import data_of_run, is_own_table, typed_nulls
 from mmft.training.callbacks.bad_rows import BadRowReport
 from mmft.training.evaluating import Evaluating
 from mmft.training.half_precision import precision_plugin
@@ -45,7 +45,7 @@ def test(composed: Composed) -> int:
     model = load(config.run, config.paths.runs, config.trainer.accelerator)
     own = rebase(model.saved.config, model.saved.working_directory).data
     other = config.data.path is not None and not is_own_table(own, config.data.path)
-    data = data_of_run(model.saved, config.data, without_text=config.zero_shot.labels is not None)
+    data = data_of_run(own, config.data, typed_nulls(composed), without_text=config.zero_shot.labels is not None)
     if config.modalities:
         modalities.check_columns(data.columns)
     split = _rows(data, model.saved.config.seed, other, config.data.columns.id is not None)

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from mmft import build, clock
+from mmft.commands.output import print_path
 from mmft.config.compose import Composed
 from mmft.data.bad_rows import BadRows
 from mmft.data.kept import KEPT
@@ -64,7 +65,7 @@ def train(composed: Composed, path: Path) -> int:
             finally:
                 end_collectives(together=False)
     if ranks.is_first:
-        print(folder.path, flush=True)
+        print_path(folder.path)
     return ExitCode.DONE
 
 
@@ -88,7 +89,9 @@ def train_run(run: build.Run) -> None:
     bad.add(data.table_bad)
     bad.check()
     known = bad.count
-    folder.update_summary(parameters=plan.counts(), rows={**data.usable_rows(bad.rows), "bad": known})
+    monitor = f"val/{build.monitor_of(config.checkpoint, task)[0]}" if "val" in data.rows else None
+    rows = {**data.usable_rows(bad.rows), "bad": known}
+    folder.update_summary(parameters=plan.counts(), rows=rows, monitor=monitor)
     announce(config, model, data, splits, bad)
 
     if folder.writes:

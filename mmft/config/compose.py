@@ -28,7 +28,7 @@ from mmft.config.provenance import Provenance
 from mmft.config.schema.root import COMMANDS, trains
 from mmft.config.schema.sweep import HydraConfig
 from mmft.config.sources import Groups
-from mmft.config.sweeps import is_sweep_override, read_sweep
+from mmft.config.sweeps import is_sweep_override, read_sweep, without_effect
 from mmft.config.validate import Problem
 from mmft.config.yaml_files import inspect
 from mmft.errors import UserError
@@ -171,6 +171,7 @@ class _Composition:
         self.groups = Groups(config_dirs)
         self.messages: list[str] = []
         self.first: Composed | None = None
+        self.made: dict[tuple[str, ...], Any] = {}  # the config of every combination, by its overrides
 
     def run(self, overrides: list[str]) -> Composed:
         """Composes and validates every config that the overrides define."""
@@ -188,9 +189,10 @@ class _Composition:
         chosen = [t for t in typed if t.is_group]
         values = [t for t in typed if not t.is_group]
         for choice in itertools.product(*(t.lines for t in chosen)):
-            self._choice([*filter(None, choice), *for_hydra], values, refused)
+            self._choice([*filter(None, choice), *for_hydra], values, refused, choice)
         if self.multirun and self.first is not None:
             self.messages += _compared_by_itself(self.first.config, values)
+            self.messages += without_effect([*chosen, *values], self.made)
         unique = list(dict.fromkeys(self.loader.repository.refused + self.messages))
         if unique or self.first is None:
             raise UserError(unique)
@@ -199,7 +201,7 @@ class _Composition:
         self.first.parsed, self.first.sweep = typed, sweep if self.multirun else None
         return self.first
 
-    def _choice(self, lines: list[str], values: list[Typed], refused: list[Refused]) -> None:
+    def _choice(self, lines: list[str], values: list[Typed], refused: list[Refused], choice: tuple[str, ...]) -> None:
         """Composes one choice of options and validates it with every combination of swept values."""
         try:
             raw = self.loader.compose(self.command, lines)
@@ -217,6 +219,7 @@ class _Composition:
             problems += self._worth_saying(found, refused)
             self.messages += [_message(p, provenance) for p in problems]
             self.first = self.first or Composed(self.command, config, own, choices=choices)
+            self.made[(*choice, *(repr(value) for _, value in combination))] = config
 
     def _worth_saying(self, problems: list[Problem], refused: list[Refused]) -> Iterator[Problem]:
         """Skips problems that only follow from a refused override or file."""

@@ -7,7 +7,7 @@ as shipped, so that no override can name a class to import.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
 
@@ -15,7 +15,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from mmft.config import validate
-from mmft.config.overrides import Wrong, parse_override
+from mmft.config.overrides import Typed, Wrong, parse_override
 from mmft.config.schema.sweep import GROUPS, HydraConfig, JoblibLauncherConfig, MultirunConfig, OptunaSweeperConfig
 from mmft.config.store import default_values
 from mmft.config.validate import Problem
@@ -71,6 +71,28 @@ def _defaults(group: str, name: Any) -> dict[str, Any]:
     """The option's section with its defaults; an unknown option is left to validation."""
     option = group_options(group.replace("/", ".")).get(str(name))
     return {"type": name} if option is None else default_values(option.schema)
+
+
+def without_effect(typed: Sequence[Typed], made: Mapping[tuple[str, ...], Any]) -> list[str]:
+    """Messages about keys whose values all give the same config, since something typed later replaces them.
+
+    Args:
+        typed: what was typed, groups first.
+        made: the config of every combination by its values, one for each of `typed`; None if it is invalid.
+    """
+    messages = []
+    for place, one in enumerate(typed):
+        if one.span is None and len(one.values) < 2:
+            continue
+        alike: dict[tuple[str, ...], list[Any]] = {}
+        for values, config in made.items():
+            alike.setdefault((*values[:place], *values[place + 1 :]), []).append(config)
+        groups = [configs for configs in alike.values() if len(configs) > 1 and None not in configs]
+        if groups and all(config == configs[0] for configs in groups for config in configs):
+            later = [other.text for other in typed if other is not one and one.key.startswith(other.key)]
+            why = f"{later[-1]} replaces them" if later else "they are the same"
+            messages.append(f"{one.key}: all values of the sweep give the same run: {why}. Leave one of them out")
+    return messages
 
 
 def _check(settings: HydraConfig) -> list[Problem]:

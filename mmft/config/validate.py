@@ -13,8 +13,9 @@ from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields, is_dataclass
 from typing import Any, Literal, NamedTuple, get_args, get_origin
 
+from mmft.config.habits import meant
 from mmft.config.quoted import mapping_in
-from mmft.config.registry import OptionConfig
+from mmft.config.registry import OptionConfig, groups
 from mmft.config.walk import (
     MISSING,
     default_of,
@@ -176,9 +177,15 @@ class _Reader:
         siblings = [f.name for f in fields(schema)]
         name = key.removeprefix(f"{home}.")
         near = None if "." in name else nearest(name, siblings)
-        found = nearest(key, key_names(self.root)) if near is None else f"{home}.{near}".lstrip(".")
+        keys = key_names(self.root)
+        found = meant(key, [*keys, *sections(self.root), *self._groups()])
+        found = found or (f"{home}.{near}".lstrip(".") if near else nearest(key, keys))
         where = f"Keys of {home}" if home else "Keys and sections"
         return (f" Did you mean {found}?" if found else "") + f" {where}: {listed(siblings)}"
+
+    def _groups(self) -> list[str]:
+        """The groups below the root's sections."""
+        return [group for group in groups() if group.partition("/")[0] in sections(self.root)]
 
     def _not_a_section(self, values: Any, schema: type, path: str) -> None:
         group, named = path.replace(".", "/"), group_options(path)

@@ -8,50 +8,27 @@ import types
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, Union, get_args, get_origin
 
+from mmft.config.habits import meant
+
 _WORDS = {int: "an integer", float: "a number", bool: "true or false", str: "a string", type(None): "null"}
 _PLURAL = {int: "integers", float: "numbers", str: "strings", bool: "booleans"}
-
-_HABITS = {
-    "ckpt_path": "resume",
-    "epochs": "trainer.max_epochs",
-    "learning_rate": "optim.lr",
-    "lr": "optim.lr",
-    "output_dir": "paths.runs",
-    "task_name": "name",
-    "trainer.accumulate_grad_batches": "data.micro_batch_size",
-    "trainer.gpus": "trainer.devices",
-    "trainer.gradient_clip_val": "optim.clip_norm",
-    "trainer.limit_train_batches": "data.limit",
-    "trainer.log_every_n_steps": "trainer.log_every_steps",
-    "bilinear": "low_rank",
-    "clip": "contrastive",
-    "cross_attention": "cross",
-    "itm": "matching",
-    "linear_probe": "head_only",
-    "multitask": "several",
-    "perceiver": "resampler",
-    "qlora": "lora_4bit",
-    "retrieval": "contrastive",
-    "siglip": "contrastive",
-    "vqa": "question_answering",
-}
-"""Names for our keys and options in Lightning, lightning-hydra-template, transformers and papers, where they differ."""
 
 
 def nearest(name: str, names: Iterable[str]) -> str | None:
     """The closest match for `name` among `names`, or None.
 
-    A name with the same ending (`batch_size` for `data.batch_size`) beats one with a similar spelling.
+    Another framework's name for it comes first (`mmft.config.habits`), then one with the same ending (`batch_size` for
+    `data.batch_size`), then a similar spelling.
     """
     import difflib
 
     known = list(names)
-    if _HABITS.get(name) in known:
-        return _HABITS[name]
+    if found := meant(name, known):
+        return found
     same_end = [k for k in known if k.split(".")[-1] == name.rsplit(".", maxsplit=1)[-1]]
     for pool, cutoff in ((same_end, 0.0 if len(same_end) == 1 else 0.5), (known, 0.7), (known, 0.6)):
-        if found := difflib.get_close_matches(name, pool, n=1, cutoff=cutoff):
-            return found[0]
+        if close := difflib.get_close_matches(name, pool, n=1, cutoff=cutoff):
+            return close[0]
     return None
 
 

@@ -7,6 +7,7 @@ model.predict([{"image": "a.jpg", "title": "a red bird"}])
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,9 +20,10 @@ import torch
 from mmft.runs import zero_shot
 from mmft.batch import Batch, Fused
 from mmft.config import plugins
-from mmft.config.schema.data import DataConfig
+from mmft.config.schema.data import ColumnsConfig, DataConfig, names_of
 from mmft.config.schema.root import ExplainConfig, ZeroShotConfig
 from mmft.data.loading import make_batches
+from mmft.data.sources.memory import read_rows
 from mmft.data.splits import Split, inputs_only, whole
 from mmft.data.table import Table
 from mmft.reports.explain.rows import Explained, Explainer, check_label
@@ -29,9 +31,11 @@ from mmft.training.hardware import device_of, has_bf16
 from mmft.models.inference import full_precision, fused_of, outputs_of
 from mmft.logs import quiet_bitsandbytes
 from mmft.models.vision_language_model import VisionLanguageModel
-from mmft.run_folder import find_run
+from mmft.runs.early import model_folder
 from mmft.runs.saved_model import SavedModel, load_model
-from mmft.shipped import located
+
+
+log = logging.getLogger(__name__)
 
 
 class LoadedModel:
@@ -73,7 +77,8 @@ class LoadedModel:
             rows: dicts in any iterable, a DataFrame of pandas or polars, an Arrow table, or a data set of `datasets`,
                 with the run's image and text columns. An image is a path, encoded bytes, a binary file, a Pillow image,
                 or an array or tensor of uint8 or of floats from 0 to 1 with its channels first or last; None if
-                missing. Rows without the id column are identified by number.
+                missing. Without the id column, rows are identified by number; without the image or the text column,
+                they lack that modality.
             root: base folder of relative image paths.
 
         Returns:
@@ -163,7 +168,10 @@ class LoadedModel:
     def _given(self, rows: Any, root: str | Path) -> tuple[Split, DataConfig]:
         """Rows given in Python as a split, and the run's `data`."""
         config = self.saved.config.data
-        return whole(Table.from_rows(rows, inputs_only(config.columns), Path(root), optional=("id",))), config
+        if isinstance(rows, Iterator):  # it is read twice
+            rows = rows.read_all() if hasattr(rows, "read_all") else list(rows)
+        columns = _without_absent(inputs_only(config.columns), rows)
+        return whole(Table.from_rows(rows, columns, Path(root), optional=("id",))), config
 
     @property
     def embedded(self) -> dict[str, int]:
@@ -262,10 +270,18 @@ def load(
     if allow_code:
         plugins.allow_code()
     quiet_bitsandbytes()
-    folder = located(run)
-    if (folder / "model.safetensors").exists():
-        return LoadedModel(load_model(folder), accelerator)
-    return LoadedModel(load_model(find_run(str(run), located(runs)).model), accelerator)
+    return LoadedModel(load_model(model_folder(run, runs)), accelerator)
+
+
+def _without_absent(columns: ColumnsConfig, rows: Any) -> ColumnsConfig:
+    """`columns` without the modality of which the rows have no column, which is reported."""
+    names: list[str] = []
+    read_rows(rows, (), names.extend)
+    absent = [role for role in ("image", "text") if set(names).isdisjoint(names_of(getattr(columns, role)) or names)]
+    if not names or len(absent) != 1:  # with neither, the table's own error lists the columns
+        return columns
+    log.warning("the rows have no column %s: they are read without %ss", getattr(columns, absent[0]), absent[0])
+    return replace(columns, **{absent[0]: None})
 
 
 def _as(rows: Any, answers: list[dict[str, Any]], columns: list[str]) -> Any:

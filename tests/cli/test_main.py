@@ -272,7 +272,7 @@ class TestTrain:
     def test_sweep(self, training: Calls, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["train", "-m", *COMPLETE, "optim=adamw,sgd", "optim.head_lr=1,8"]) == ExitCode.DONE
         sweep = Path(capsys.readouterr().out.splitlines()[-1])
-        assert [folder for _, folder in training] == [sweep / str(n) for n in range(4)]
+        assert [folder.absolute() for _, folder in training] == [sweep / str(n) for n in range(4)]
         assert [(c.config.optim.type, c.config.optim.head_lr) for c, _ in training] == [
             ("adamw", 1.0),
             ("adamw", 8.0),
@@ -342,7 +342,8 @@ def test_predict_is_called(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
     module: Any = ModuleType("mmft.commands.predict")
     module.predict = lambda composed: 0 if composed.config.out == "-" else 1
     monkeypatch.setitem(sys.modules, "mmft.commands.predict", module)
-    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "model").mkdir(parents=True)
+    (tmp_path / "run" / "config.yaml").touch()
     assert main(["predict", "run=run", "out=-"]) == ExitCode.DONE
 
 

@@ -83,7 +83,7 @@ def test_csv_and_jsonl(capsys: pytest.CaptureFixture[str]) -> None:
     assert [row["optim.lr"] for row in rows] == ["0.001", "0.001", "1e-05"]
     assert [row["test/accuracy"] for row in rows] == ["", "0.75", "0.5"]
     assert main(["runs", "out=list.jsonl", "status=completed"]) == ExitCode.DONE
-    assert capsys.readouterr().out == "list.jsonl\n"
+    assert capsys.readouterr().out == f"{Path('list.jsonl').absolute()}\n"
     assert [json.loads(line)["seed"] for line in Path("list.jsonl").read_text().splitlines()] == [1, 0]
 
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
+from mmft.cli.flags import parse_flags
+from mmft.config.habits import KEYS, OPTIONS
 from mmft.config.registry import options
 from mmft.config.schema.root import TrainConfig
 from mmft.config.sources import Groups
 from mmft.config.validate import read
 from mmft.config.walk import key_names
-from mmft.config.wording import _HABITS, did_you_mean
+from mmft.config.wording import did_you_mean
+from mmft.errors import UserError
 
 
 @pytest.mark.parametrize(
@@ -33,9 +38,28 @@ def test_an_option_of_another_name() -> None:
 
 
 def test_habits_are_no_keys_and_mean_some() -> None:
-    ours = {*key_names(TrainConfig), *(name for group in Groups([]).names() for name in Groups([]).options(group))}
-    assert ours.isdisjoint(_HABITS)
-    assert ours.issuperset(_HABITS.values())
+    keys, groups = key_names(TrainConfig), Groups([]).names()
+    assert {*keys, *groups}.isdisjoint(KEYS)
+    assert {*keys, *groups}.issuperset(KEYS.values())
+    names = {name for group in groups for name in Groups([]).options(group)}
+    assert names.isdisjoint(OPTIONS)
+    assert names.issuperset(OPTIONS.values())
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_a_key_of_another_framework_leads_to_ours(name: str) -> None:
+    """As typed with or without a section; the message is the whole way, from a mapping to words."""
+    for typed in (name, f"trainer.{name.rpartition('.')[2]}") if "." not in name else (name,):
+        values: Any = 1
+        for part in reversed(typed.split(".")):
+            values = {part: values}
+        problems = read(values, TrainConfig).problems
+        assert [p.text for p in problems if p.key == typed and f"Did you mean {KEYS[name]}?" in p.text], typed
+
+
+def test_a_flag_of_another_framework_leads_to_our_key() -> None:
+    with pytest.raises(UserError, match=r"--learning-rate: no such flag. Type optim.lr=VALUE"):
+        parse_flags(["--learning-rate", "1e-4"])
 
 
 def test_the_message_names_it() -> None:

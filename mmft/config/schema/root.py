@@ -127,8 +127,8 @@ class RunsConfig:
 
     paths: PathsConfig = field(factory=PathsConfig)
     """Where runs are read from."""
-    status: Literal["running", "completed", "stopped", "failed", "pruned"] | None = None
-    """Show only runs with this status."""
+    status: Literal["running", "completed", "stopped", "failed", "killed", "pruned"] | None = None
+    """Show only runs with this status; `killed`: the process of a running run is gone."""
     sort: str = "started"
     """`started` (newest first), `name`, `status`, `seconds`, a metric such as `test/accuracy` (best first), or a key
     of the runs' configs."""

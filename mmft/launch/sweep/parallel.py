@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
+from mmft.commands.output import print_path
 from mmft.errors import ExitCode
 from mmft.launch.messages import report_messages
 from mmft.launch.rank_job import packed
@@ -93,7 +94,7 @@ class Parallel(ABC):
             self._running.remove(running)
             code, messages = running.handle.outcome()
             if code == ExitCode.DONE:
-                print(running.job.folder, flush=True)
+                print_path(running.job.folder)
             else:
                 report_messages(messages)
             yield Result(running.job, code, messages)

@@ -14,6 +14,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from mmft.commands.output import print_path
 from mmft.config.compose import Composed
 from mmft.config.schema.sweep import JoblibLauncherConfig, OptunaSweeperConfig, SubmititConfig
 from mmft.errors import ExitCode, UserError
@@ -53,7 +54,7 @@ def sweep(composed: Composed, config_dirs: Sequence[Path]) -> int:
         _report(folder)
     if stopped := [result.code for result in results if result.stopped]:
         return stopped[0]
-    print(folder)
+    print_path(folder)
     failed = {result.code for result in results if result.code != ExitCode.DONE}
     if not failed:
         return ExitCode.DONE

@@ -48,8 +48,9 @@ class FoundRun:
 
     @property
     def status(self) -> str:
-        """The summary's status; `unreadable` without one."""
-        return str(self.summary.get("status", "unreadable"))
+        """The summary's status; `killed` if it is running but its process is gone, `unreadable` without a summary."""
+        status = str(self.summary.get("status", "unreadable"))
+        return "killed" if status == "running" and not self.folder.is_held else status
 
     @property
     def started(self) -> datetime | None:
@@ -77,8 +78,8 @@ class FoundRun:
 
     @property
     def monitor(self) -> str | None:
-        """The metric that selected the finished model, without `val/`; until then, the first metric."""
-        named = self.summary.get("monitor")
+        """The metric that selects the finished model, without `val/`; the first one if the run does not say."""
+        named = self.summary.get("monitor") or self.get("checkpoint.monitor")
         if isinstance(named, str):
             return named.removeprefix("val/")
         return next((name.partition("/")[2] for name in self.metrics), None)

@@ -67,7 +67,7 @@ def records(runs: Sequence[FoundRun]) -> list[dict[str, Any]]:
     """Every run with everything known about it, flattened, including all metrics and the whole config."""
     return [
         {
-            "run": str(run.folder.path),
+            "run": str(run.folder.path.absolute()),
             "name": run.name,
             "status": run.status,
             "started": run.summary.get("started"),

@@ -1,0 +1,101 @@
+"""What the files that a command reads show to be wrong before torch is imported, which takes seconds.
+
+Columns that a table lacks, a run without a model, and names that timm does not have.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from mmft.config.compose import Composed
+from mmft.config.paths import rebase
+from mmft.config.schema import ExportConfig, TestConfig, TrainConfig, UseConfig
+from mmft.config.schema.data import DataConfig
+from mmft.config.schema.root import ZeroShotConfig
+from mmft.config.validate import read
+from mmft.data.header import wrong_columns
+from mmft.errors import UserError
+from mmft.models.timm_names import unknown_timm_model
+from mmft.run_folder import RunFolder, find_run
+from mmft.runs.run_data import data_of_run, typed_nulls
+from mmft.shipped import located
+
+_FILES = ("path", "train", "val", "test")
+
+
+def check_inputs(composed: Composed) -> None:
+    """Checks what can be checked without torch; the command itself reports the rest.
+
+    Raises:
+        UserError: with everything that is wrong.
+    """
+    config = composed.config
+    wrong: list[str] = []
+    if isinstance(config, TrainConfig):
+        wrong = list(_wrong_in_training(rebase(config, Path.cwd())))
+    elif isinstance(config, UseConfig):
+        wrong = _wrong_in_rows(composed, model_folder(config.run, config.paths.runs))
+    elif isinstance(config, ExportConfig):
+        model_folder(config.run, config.paths.runs)
+    if wrong:
+        raise UserError(wrong)
+
+
+def model_folder(run: str | Path, runs: str | Path) -> Path:
+    """The `model` folder of a finished run: `run` is the run's folder, its `model`, or `last`.
+
+    Raises:
+        UserError: there is no such run, or it has no model.
+    """
+    if (located(run) / "model.safetensors").exists():
+        return located(run)
+    folder = find_run(str(run), located(runs))
+    if not folder.model.is_dir():
+        status = folder.peek().get("status", "unknown")
+        raise UserError(
+            f"{folder.path} has no finished model: its status is {status}, and a run has a model once it is completed."
+        )
+    return folder.model
+
+
+def _wrong_in_training(config: TrainConfig) -> Iterator[str]:
+    name = config.model.image_encoder.name
+    if not Path(name).is_dir() and (text := unknown_timm_model(name)):
+        yield f"model.image_encoder.name: {text}"
+    for key in _FILES:
+        if (file := getattr(config.data, key)) is not None:
+            yield from wrong_columns(file, config.data.columns, f"data.{key}", config.data.reading)
+    if config.init not in (None, "last"):
+        inner = RunFolder(Path(str(config.init))).model
+        if not ((inner if inner.is_dir() else Path(str(config.init))) / "config.json").is_file():
+            yield f"init={config.init}: there is no finished model. A run has one once it is completed."
+
+
+def _wrong_in_rows(composed: Composed, model: Path) -> list[str]:
+    """Messages about the columns of the command's table."""
+    config: UseConfig = composed.config
+    own = _data_of(model)
+    if own is None or config.data.path is None:
+        return []
+    chosen = getattr(config, "zero_shot", ZeroShotConfig())
+    data = data_of_run(own, config.data, typed_nulls(composed), without_text=chosen.labels is not None)
+    columns, optional = data.columns, {"split", "weight", "group"}
+    if not isinstance(config, TestConfig):
+        columns = replace(columns, label=None, split=None, weight=None, group=None)
+    if config.data.columns.id is None:
+        optional.add("id")
+    return wrong_columns(config.data.path, columns, "data.path", data.reading, optional)
+
+
+def _data_of(model: Path) -> DataConfig | None:
+    """The `data` of a run, with absolute paths; None if its config is left to the command, as with plugins."""
+    try:
+        content = json.loads((model / "config.json").read_text(encoding="utf-8"))
+        result = read(content["config"], TrainConfig)
+        base = Path(content["working_directory"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return None if result.problems else rebase(result.config, base).data
