@@ -9,7 +9,7 @@ import lightning.pytorch as pl
 from mmft.build.run import Run
 from mmft.config import registry
 from mmft.config.schema.root import TrainConfig
-from mmft.config.schema.trainer import CheckpointConfig, EarlyStoppingConfig, EmaConfig
+from mmft.config.schema.trainer import CheckpointConfig, EarlyStoppingConfig, EmaConfig, TrainerConfig
 from mmft.data.bad_rows import BadRows
 from mmft.data.datamodule import VisionLanguageData
 from mmft.errors import UserError
@@ -63,6 +63,8 @@ def check_monitoring(config: TrainConfig, task: Task, splits: Collection[str]) -
         keep, patience = config.checkpoint.keep, config.callbacks.early_stopping.patience
         if keep > 1:
             wrong.append(f"checkpoint.keep={keep}: there are no validation rows to select the best by.")
+        if config.trainer.val_every_steps is not None:
+            wrong.append(f"trainer.val_every_steps={config.trainer.val_every_steps}: there are no validation rows.")
         if patience is not None:
             wrong.append(f"callbacks.early_stopping.patience={patience}: there are no validation rows.")
     if wrong:
@@ -76,6 +78,7 @@ def build_callbacks(
     config, folder = run.config, run.folder
     monitor, minimised = monitor_of(config.checkpoint, task)
     joins = start_steps(plan, data.plan)
+    _check_interval(config.trainer, data.plan.total)
     checkpointing = Checkpointing(
         folder.checkpoints,
         config.checkpoint.every_steps,
@@ -84,6 +87,7 @@ def build_callbacks(
         minimised,
         log,
         config.checkpoint.keep,
+        config.trainer.val_every_steps,
     )
     return [
         BadRowReport(bad),
@@ -97,11 +101,19 @@ def build_callbacks(
         RunSummary(folder, run.started),
         checkpointing,
         StopOnSignal(checkpointing, run.request),
-        *pruning(folder.path, monitor, "val" in data.rows, folder.writes),
+        *pruning(folder.path, monitor, "val" in data.rows, folder.writes, config.trainer.val_every_steps is not None),
         *time_limit(config.trainer.max_time),
         *profiling(folder.path / "profile", config.callbacks.profile.steps, config.callbacks.profile.after),
         *progress(config.callbacks.progress if folder.writes else "none"),
     ]
+
+
+def _check_interval(config: TrainerConfig, steps: int) -> None:
+    if config.val_every_steps is not None and config.val_every_steps > steps:
+        raise UserError(
+            f"trainer.val_every_steps={config.val_every_steps}: training has {steps} optimizer steps: there would be "
+            f"no validation. Type {steps} or less"
+        )
 
 
 def _weight_averaging(config: EmaConfig) -> list[pl.Callback]:

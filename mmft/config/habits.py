@@ -19,7 +19,7 @@ KEYS = {
     "dataloader_num_workers": "data.num_workers",
     "early_stopping_patience": "callbacks.early_stopping.patience",
     "early_stopping_threshold": "callbacks.early_stopping.min_delta",
-    "eval_steps": "trainer.val_every_epochs",
+    "eval_steps": "trainer.val_every_steps",
     "eval_strategy": "trainer.val_every_epochs",
     "evaluation_strategy": "trainer.val_every_epochs",
     "finetuning_type": "tune",
@@ -77,7 +77,7 @@ KEYS = {
     "overfit_batches": "data.overfit",
     "save_top_k": "checkpoint.keep",
     "task_name": "name",
-    "val_check_interval": "trainer.val_every_epochs",
+    "val_check_interval": "trainer.val_every_steps",
     # open_clip, timm's train.py
     "accum_freq": "data.micro_batch_size",
     "aa": "data.augment.policy",

@@ -71,15 +71,16 @@ class Trial:
 
     Args:
         folder: the run's, with the file that `mark_as_trial` wrote.
+        reports_per_epoch: what an epoch counts in `report`: 1, or its optimizer steps.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, reports_per_epoch: int = 1) -> None:
         import optuna
 
         record = json.loads((folder / _FILE).read_text(encoding="utf-8"))
         self.number = int(record["number"])
         self._storage = open_storage(folder / record["study"])
-        pruner = make_pruner(**record["pruner"])
+        pruner = make_pruner(**_counting(record["pruner"], reports_per_epoch))
         self._study = optuna.load_study(study_name=NAME, storage=self._storage, pruner=pruner)
         found = next(trial for trial in self._study.get_trials(deepcopy=False) if trial.number == self.number)
         self._trial = optuna.trial.Trial(self._study, found._trial_id)
@@ -88,20 +89,25 @@ class Trial:
         if self._over:
             log.info("this trial has already ended; the study gets no further reports")
 
-    def report(self, value: float, epochs: int) -> bool:
+    def report(self, value: float, at: int) -> bool:
         """Reports a validation; returns whether the trial is pruned.
 
         Args:
             value: of the monitored metric.
-            epochs: epochs done.
+            at: epochs or optimizer steps done, in the unit of `reports_per_epoch`.
         """
         if self._over:
             return False
-        if epochs not in self._reported:  # a resumed run may repeat this validation
-            self._trial.report(value, epochs)
+        if at not in self._reported:  # a resumed run may repeat this validation
+            self._trial.report(value, at)
         return self._trial.should_prune()
 
     def close(self) -> None:
         """Closes the file."""
         self._storage.remove_session()
         self._storage.engine.dispose()
+
+
+def _counting(pruner: dict[str, Any], per_epoch: int) -> dict[str, Any]:
+    """The arguments of `make_pruner`, with epochs in the unit of reports."""
+    return pruner | {name: pruner[name] * per_epoch for name in ("warmup_epochs", "max_epochs")}

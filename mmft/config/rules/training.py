@@ -59,10 +59,26 @@ def _max_time_is_a_time(c: TrainConfig) -> str | None:
     return f"{show(given)} is not a time. Type HH:MM:SS or DD:HH:MM:SS, for example trainer.max_time=01:30:00"
 
 
-@rule("trainer.val_every_epochs", "trainer.max_epochs")
+@rule("trainer.val_every_steps", "trainer.val_every_epochs")
+def _validations_have_one_interval(c: TrainConfig) -> str | None:
+    steps, epochs = c.trainer.val_every_steps, c.trainer.val_every_epochs
+    if steps is None or epochs == 1:
+        return None
+    return f"{steps} does not go with trainer.val_every_epochs={epochs}. Leave one of them out"
+
+
+@rule("trainer.val_every_steps", "trainer.max_steps")
+def _there_is_a_validation_by_steps(c: TrainConfig) -> str | None:
+    every, steps = c.trainer.val_every_steps, c.trainer.max_steps
+    if every is None or steps is None or every <= steps:
+        return None
+    return f"{every} is more than trainer.max_steps={steps}: there would be no validation. Type {steps} or less"
+
+
+@rule("trainer.val_every_epochs", "trainer.max_epochs", "trainer.val_every_steps")
 def _there_is_a_validation(c: TrainConfig) -> str | None:
     every, epochs = c.trainer.val_every_epochs, c.trainer.max_epochs
-    if every <= epochs:
+    if every <= epochs or c.trainer.val_every_steps is not None:
         return None
     return f"{every} is more than trainer.max_epochs={epochs}: there would be no validation. Type {epochs} or less"
 
@@ -103,14 +119,14 @@ def _soup_has_ingredients(c: TrainConfig) -> str | None:
     return f"{c.checkpoint.use} averages at least 2 checkpoints. Type checkpoint.keep=3"
 
 
-@rule("checkpoint.use", "trainer.max_epochs", "trainer.val_every_epochs", *SPLITS)
+@rule("checkpoint.use", "trainer.max_epochs", "trainer.val_every_epochs", "trainer.val_every_steps", *SPLITS)
 def _soup_has_validations(c: TrainConfig) -> str | None:
     if not c.checkpoint.use.startswith("soup"):
         return None
     if why := no_val(c):
         return f"{c.checkpoint.use} needs validation rows, but {why}"
     epochs, every = c.trainer.max_epochs, c.trainer.val_every_epochs
-    if epochs // every != 1:
+    if epochs // every != 1 or c.trainer.val_every_steps is not None:
         return None
     return (
         f"{c.checkpoint.use} averages several validated checkpoints, but trainer.max_epochs={epochs} gives only one. "

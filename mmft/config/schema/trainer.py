@@ -44,6 +44,9 @@ class TrainerConfig(DeviceConfig):
     """Time limit of training as `HH:MM:SS` or `DD:HH:MM:SS`; the model is then finished as usual; null: no limit."""
     val_every_epochs: int = field(1, ge=1)
     """Epochs between validations."""
+    val_every_steps: int | None = field(None, ge=1, needs_val=True)
+    """Optimizer steps between validations, also within an epoch; each is followed by a checkpoint, and the best of them
+    is kept. null: `val_every_epochs` decides."""
     log_every_steps: int = field(10, ge=1)
     """Optimizer steps between lines of metrics.csv; the first step is always logged."""
 

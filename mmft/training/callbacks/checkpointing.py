@@ -20,7 +20,9 @@ log = logging.getLogger(__name__)
 
 
 class Checkpointing(pl.Callback):
-    """Saves `last` after every epoch (and optionally in between), and `best` by a validation metric.
+    """Saves `last` after every epoch and validation (and optionally in between), and `best` by a validation metric.
+
+    A step that is validated is saved after its validation, so that a resumed run finds it done.
 
     With `keep` above 1 the `keep` best are also kept as `step_N`, N being optimizer steps done.
 
@@ -32,6 +34,7 @@ class Checkpointing(pl.Callback):
         minimised: True if lower is better.
         metrics_file: its length is saved, so that a resumed run can truncate it.
         keep: number of best checkpoints to keep.
+        val_every_steps: optimizer steps between validations; None for validations after epochs only.
 
     Attributes:
         best_value: the best value so far; None before the first validation.
@@ -51,6 +54,7 @@ class Checkpointing(pl.Callback):
         minimised: bool,
         metrics_file: CsvLog,
         keep: int = 1,
+        val_every_steps: int | None = None,
     ) -> None:
         self.folder = folder
         self.every_steps = every_steps
@@ -60,6 +64,7 @@ class Checkpointing(pl.Callback):
         self.minimised = minimised
         self.metrics_file = metrics_file
         self.keep = keep
+        self.val_every_steps = val_every_steps
         self.kept: list[dict[str, Any]] = []
         self.best_value: float | None = None
         self.best_step: int | None = None
@@ -90,20 +95,29 @@ class Checkpointing(pl.Callback):
         self._saved = time.monotonic()
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
-        """Saves inside an epoch; its last step is saved by `on_train_epoch_end`, after validation."""
+        """Saves inside an epoch, unless a validation or the end of the epoch follows, which save."""
         assert isinstance(pl_module, FineTuning)
         if self.every_minutes is not None and time.monotonic() - self._saved > 60 * self.every_minutes:
             pl_module.agreement.wish("save")
         due = self.every_steps is not None and trainer.global_step % self.every_steps == 0
         due = pl_module.agreement.take("save") or due
-        if due and not trainer.is_last_batch:
+        if due and not trainer.is_last_batch and not self.validates(trainer):
             self.save_last(trainer)
 
+    def validates(self, trainer: pl.Trainer) -> bool:
+        """Whether the current optimizer step is followed by a validation, wherever in an epoch it is."""
+        return self.val_every_steps is not None and trainer.global_step % self.val_every_steps == 0
+
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Compares a validation of training with the best ones."""
+        """Compares a validation of training with the best ones, and saves it if it is inside an epoch."""
         assert isinstance(pl_module, FineTuning)
         if trainer.state.fn != TrainerFn.FITTING:
             return
+        self._compare(trainer, pl_module)
+        if not ends_epoch(trainer):
+            self._save(trainer)
+
+    def _compare(self, trainer: pl.Trainer, pl_module: FineTuning) -> None:
         value = pl_module.results["val"][self.monitor]
         if value != value:
             self._pass_over()
@@ -116,8 +130,12 @@ class Checkpointing(pl.Callback):
             self.best_metrics = pl_module.results["val"]
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Saves `last`, linked as `best` if this step is the best."""
+        """Saves after the epoch's validation."""
         self.stopped_early = trainer.should_stop
+        self._save(trainer)
+
+    def _save(self, trainer: pl.Trainer) -> None:
+        """Saves `last`, linked as `best` if this step is the best."""
         self.save_last(trainer)
         kept = [one["step"] for one in self.kept] if self.keep > 1 else []
         if trainer.global_step in {self.best_step, *kept}:
@@ -177,6 +195,11 @@ class Checkpointing(pl.Callback):
         best = self.kept[0] if self.kept else {"step": None, "metrics": {}}
         self.best_step, self.best_metrics = best["step"], best["metrics"]
         self.best_value = self.best_metrics.get(self.monitor)
+
+
+def ends_epoch(trainer: pl.Trainer) -> bool:
+    """Whether the epoch ends after the current step and its validation."""
+    return bool(trainer.is_last_batch or trainer.should_stop)
 
 
 def settle_best(checkpoint: Path, step: int, best: int | None, kept: Iterable[int]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.trainer.states import TrainerFn
 
 from mmft.training.module import FineTuning
 
@@ -30,7 +31,7 @@ class Bar(RichProgressBar):
 
 
 class PlainProgress(pl.Callback):
-    """Logs a line after every epoch, and every ten seconds within one.
+    """Logs a line after every epoch and validation, and every ten seconds within an epoch.
 
     Args:
         level: log level; DEBUG sends the lines to train.log only.
@@ -54,15 +55,23 @@ class PlainProgress(pl.Callback):
             log.log(self._level, "epoch %d  step %d/%s", trainer.current_epoch + 1, *steps)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Notes that there are new metrics."""
-        self._validated = True
+        """Logs a line within an epoch; at its end, `on_train_epoch_end` has the new metrics."""
+        assert isinstance(pl_module, FineTuning)
+        self._validated = trainer.is_last_batch or trainer.should_stop
+        if trainer.state.fn == TrainerFn.FITTING and not self._validated:
+            line = [f"epoch {trainer.current_epoch + 1}", f"step {trainer.global_step}", *_told(pl_module)]
+            log.log(self._level, "%s", "  ".join(line))
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Logs a line, with the validation metrics if this epoch was validated."""
         assert isinstance(pl_module, FineTuning)
-        said = [f"val/{k} {v:.4f}" for k, v in _shown(pl_module).items() if self._validated]
+        said = _told(pl_module) if self._validated else []
         line = [f"epoch {trainer.current_epoch + 1} done", f"step {trainer.global_step}", *said]
         log.log(self._level, "%s", "  ".join(line))
+
+
+def _told(module: FineTuning) -> list[str]:
+    return [f"val/{name} {value:.4f}" for name, value in _shown(module).items()]
 
 
 def _shown(module: FineTuning) -> dict[str, float]:

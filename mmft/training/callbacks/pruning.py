@@ -6,8 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+from lightning.pytorch.trainer.states import TrainerFn
 
+from mmft.data.order import StepPlan
 from mmft.errors import ExitCode, MmftError, UserError
+from mmft.training.callbacks.checkpointing import ends_epoch
 from mmft.training.collectives import gathered
 from mmft.training.module import FineTuning
 from mmft.training.trial import Trial, is_trial
@@ -26,7 +29,7 @@ class Pruned(MmftError):
     exit_code = ExitCode.DONE
 
     def __init__(self, monitor: str, value: float, step: int, epochs: int) -> None:
-        super().__init__(f"Pruned after epoch {epochs} (optimizer step {step}) with val/{monitor} {value:.4f}.")
+        super().__init__(f"Pruned in epoch {epochs} (optimizer step {step}) with val/{monitor} {value:.4f}.")
         self.summary = {"monitor": f"val/{monitor}", "pruned_step": step, "pruned_epoch": epochs}
 
 
@@ -37,27 +40,34 @@ class Pruning(pl.Callback):
         folder: the run's.
         monitor: the validation metric that trials are compared by.
         speaks: whether this rank reports to the study.
+        by_steps: whether validations are counted by optimizer steps, not by epochs.
     """
 
-    def __init__(self, folder: Path, monitor: str, speaks: bool) -> None:
+    def __init__(self, folder: Path, monitor: str, speaks: bool, by_steps: bool = False) -> None:
         self.folder = folder
         self.monitor = monitor
         self.speaks = speaks
+        self.by_steps = by_steps
         self._trial: Trial | None = None
         self._prune = False
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Opens the study."""
-        self._trial = Trial(self.folder) if self.speaks else None
+        plan: StepPlan = trainer.datamodule.plan  # type: ignore[attr-defined]
+        self._trial = Trial(self.folder, plan.steps_in(0) if self.by_steps else 1) if self.speaks else None
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Reports the validation; a run that ends here anyway is not pruned."""
         assert isinstance(pl_module, FineTuning)
-        epochs = trainer.current_epoch + 1
+        if trainer.state.fn != TrainerFn.FITTING:
+            return
+        at = trainer.global_step if self.by_steps else trainer.current_epoch + 1
         value = pl_module.results["val"][self.monitor]
-        prune = self._trial is not None and self._trial.report(value, epochs)
-        ends = trainer.should_stop or epochs == trainer.max_epochs
+        prune = self._trial is not None and self._trial.report(value, at)
+        ends = trainer.should_stop or trainer.global_step == trainer.datamodule.plan.total  # type: ignore[attr-defined]
         self._prune = any(gathered(prune)) and not ends
+        if not ends_epoch(trainer):  # saved already
+            self.on_train_epoch_end(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Ends a pruned run after its save."""
@@ -73,7 +83,7 @@ class Pruning(pl.Callback):
         self._trial = None
 
 
-def pruning(folder: Path, monitor: str, has_val: bool, speaks: bool) -> list[Any]:
+def pruning(folder: Path, monitor: str, has_val: bool, speaks: bool, by_steps: bool) -> list[Any]:
     """The callback if the run is a trial, else none.
 
     Raises:
@@ -86,4 +96,4 @@ def pruning(folder: Path, monitor: str, has_val: bool, speaks: bool) -> list[Any
             "hydra/sweeper=optuna: trials are compared on validation rows, but there are none. Set "
             "data.fractions.val, data.val or a data.columns.split with rows of val."
         )
-    return [Pruning(folder, monitor, speaks)]
+    return [Pruning(folder, monitor, speaks, by_steps)]

@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 import lightning.pytorch as pl
+from lightning.pytorch.trainer.states import TrainerFn
 
 from mmft import clock
 from mmft.data.order import StepPlan
@@ -16,7 +17,7 @@ from mmft.training.module import FineTuning
 
 
 class RunSummary(pl.Callback):
-    """Writes steps, epochs, times, memory and validation metrics after every epoch and at the end.
+    """Writes steps, epochs, times, memory and validation metrics after every epoch and validation, and at the end.
 
     Args:
         folder: the run folder.
@@ -56,6 +57,11 @@ class RunSummary(pl.Callback):
         """Writes the summary."""
         assert isinstance(pl_module, FineTuning)
         self.write(trainer, pl_module)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Writes the summary after a validation inside an epoch."""
+        if isinstance(pl_module, FineTuning) and trainer.state.fn == TrainerFn.FITTING and not trainer.is_last_batch:
+            self.write(trainer, pl_module)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Writes the summary of a run that stops or fails inside an epoch."""

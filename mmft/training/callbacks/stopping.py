@@ -6,11 +6,12 @@ import signal
 from typing import Any
 
 import lightning.pytorch as pl
+from lightning.pytorch.trainer.states import TrainerFn
 
 from mmft.ranks import beat
 from mmft.signals import Stopped, StopRequest
 from mmft.training.agreement import Wish
-from mmft.training.callbacks.checkpointing import Checkpointing
+from mmft.training.callbacks.checkpointing import Checkpointing, ends_epoch
 from mmft.training.collectives import gathered
 from mmft.training.module import FineTuning
 
@@ -37,17 +38,22 @@ class StopOnSignal(pl.Callback):
         beat("run")
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
-        """Saves and stops, unless the epoch ends here: its validation and save then come first."""
+        """Saves and stops, unless the epoch ends or a validation follows: it and its save then come first."""
         assert isinstance(pl_module, FineTuning)
         beat("run")
         if self.request.number is not None:
             pl_module.agreement.wish(_WISHES[self.request.number])
-        if trainer.is_last_batch:
+        if trainer.is_last_batch or self.checkpointing.validates(trainer):
             return
         for number, wish in _WISHES.items():
             if pl_module.agreement.take(wish):
                 self.checkpointing.save_last(trainer)
                 self._stop(trainer, number)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stops after the save of a validation inside an epoch."""
+        if trainer.state.fn == TrainerFn.FITTING and not ends_epoch(trainer):
+            self.on_train_epoch_end(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stops after the epoch's own save."""

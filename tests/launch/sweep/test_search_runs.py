@@ -62,7 +62,7 @@ def test_a_trial_that_is_worse_is_pruned(shapes_overrides: list[str], tmp_path: 
     assert 0 <= summary["val"]["accuracy"] < 1
     assert "test" not in summary
     assert not (run / "model").exists()
-    assert "Pruned after epoch 1 (optimizer step 3) with val/accuracy" in (run / "train.log").read_text()
+    assert "Pruned in epoch 1 (optimizer step 3) with val/accuracy" in (run / "train.log").read_text()
     trial = study_of(tmp_path / "sweep").trials[number]
     assert trial.intermediate_values == {1: pytest.approx(summary["val"]["accuracy"])}
     assert newest_unfinished(tmp_path) is None  # nothing to resume, unless by name
