@@ -21,12 +21,14 @@ from mmft.reports.opening import announce, report_bad_rows
 from mmft.reports.prediction_sample import sample_predictions
 from mmft.run_folder import RunFolder
 from mmft.runs.initialise import initialise_from
+from mmft.runs.resume import longer
 from mmft.runs.saved_model import save_model
 from mmft.shipped import located
 from mmft.signals import stop_signals
 from mmft.training.calibrate import tune_on_validation
 from mmft.training.collectives import end_collectives
 from mmft.training.csv_log import CsvLog
+from mmft.training.extending import train_on
 from mmft.training.finishing import finish, test_finished
 from mmft.training.hardware import choose_hardware
 from mmft.training.loggers.base import RunLogger
@@ -47,7 +49,7 @@ def train(composed: Composed, path: Path) -> int:
     """
     ranks = started()
     folder = RunFolder(path, writes=ranks.is_first)
-    if folder.is_finished:
+    if folder.is_finished and not longer(composed.typed, folder.read_config()):
         print(f"{folder.path} is already completed; there is nothing to resume.", file=sys.stderr)
     else:
         since, base = clock.job_start(), folder.working_directory()
@@ -97,9 +99,10 @@ def train_run(run: build.Run) -> None:
     if folder.writes:
         check_space(config, folder.path, model, plan, "val" in data.rows)
     module = build.build_module(config, model, task, plan)
-    last, rows_before = resume_point(folder)
+    last, rows_before, step = resume_point(folder)
     metrics = CsvLog(folder.metrics, keep_rows=rows_before, writes=folder.writes)
     callbacks = build.build_callbacks(run, data, task, plan, metrics, bad)
+    callbacks += train_on(folder, step, data.plan, build.build_schedule(config.schedule), config.schedule.type)
     trainer = build.build_trainer(config, folder, data, callbacks, [metrics, logger])
     trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=False)
 

@@ -7,7 +7,7 @@ change the experiment may differ.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import chdir, contextmanager
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,9 @@ _MAY_CHANGE = (
     "logger",
 )
 
+# What may become more: the run then trains on, also if it was completed.
+_MAY_GROW = ("trainer.max_epochs", "trainer.max_steps")
+
 
 def resolve(composed: Composed) -> tuple[Composed, Path] | None:
     """The config and folder of the run to resume; None if there is none and a new run starts.
@@ -50,9 +53,9 @@ def resolve(composed: Composed) -> tuple[Composed, Path] | None:
     saved = folder.read_config()
     base = Path(saved.pop("working_directory", Path.cwd()))
     _refuse_changes(composed, saved, folder)
-    if folder.is_finished:
+    if folder.is_finished and not longer(composed.typed, saved):
         return composed, folder.path  # `train` reports it
-    for key in _MAY_CHANGE:
+    for key in (*_MAY_CHANGE, *_MAY_GROW):
         if key in _typed_keys(composed) - {"resume", "paths.runs"}:  # keys of this start, not of the run
             put(saved, key, get(composed.resolved_for_disk(), key))
     with _in(base, folder):
@@ -99,6 +102,7 @@ def _refuse_changes(composed: Composed, saved: dict[str, Any], folder: RunFolder
         and value != before.get(key)
         and value != "auto"  # config.yaml has the resolved value
         and not _may_change(key)
+        and not (key in _MAY_GROW and _is_more(value, before.get(key)))
     ]
     if changed:
         raise UserError(
@@ -106,6 +110,21 @@ def _refuse_changes(composed: Composed, saved: dict[str, Any], folder: RunFolder
             "experiment. Leave it out, or start a new run without resume (init=RUN starts from its weights)."
             for key in changed
         )
+
+
+def longer(typed: Sequence[str], saved: dict[str, Any]) -> bool:
+    """Whether overrides ask for more epochs or steps than a run's config."""
+    values = {key: value for key, _, value in (text.lstrip("+").partition("=") for text in typed)}
+    return any(key in values and values[key] != _shown(_get(saved, key)) for key in _MAY_GROW)
+
+
+def _shown(value: int | None) -> str:
+    return "null" if value is None else str(value)
+
+
+def _is_more(new: int | None, old: int | None) -> bool:
+    """Whether a limit is higher; None is no limit."""
+    return old is not None and (new is None or new > old)
 
 
 def _may_change(key: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import NamedTuple
 
 from mmft.errors import UserError
 from mmft.files import damage, settled
@@ -14,11 +15,19 @@ from mmft.training.checkpoint import read
 log = logging.getLogger(__name__)
 
 
-def resume_point(folder: RunFolder) -> tuple[Path | None, int | None]:
-    """The checkpoint that a run resumes from, and the rows of metrics.csv up to it; None, None for a new run.
+class ResumePoint(NamedTuple):
+    """Where a run starts: a checkpoint, rows of metrics.csv up to it, optimizer steps done; None for a new run."""
 
-    It is the last one, or the newest whole one if the last is damaged. A new run's folder is created for it alone, so
-    anything in it is from an earlier attempt.
+    checkpoint: Path | None = None
+    rows: int | None = None
+    step: int | None = None
+
+
+def resume_point(folder: RunFolder) -> ResumePoint:
+    """Where a run resumes.
+
+    The checkpoint is the last one, or the newest whole one if the last is damaged. A new run's folder is created for it
+    alone, so anything in it is from an earlier attempt.
 
     Raises:
         UserError: there are checkpoints, but all are damaged.
@@ -38,15 +47,15 @@ def resume_point(folder: RunFolder) -> tuple[Path | None, int | None]:
     resumed = [*folder.read_summary().get("resumed_from", []), step]
     folder.update_summary(resumed_from=resumed)
     log.info("resuming %s after optimizer step %d", folder.path, step)
-    return checkpoint, kept["metrics_rows"]
+    return ResumePoint(checkpoint, kept["metrics_rows"], step)
 
 
-def _without_checkpoint(folder: RunFolder, last: Path) -> tuple[None, int | None]:
+def _without_checkpoint(folder: RunFolder, last: Path) -> ResumePoint:
     there = sorted(folder.checkpoints.glob("[!.]*"))
     if there:
         wrong = damage(last) or damage(there[0]) or f"{there[0]} cannot be read"
         raise UserError(f"resume: {wrong}, and {folder.path} has no whole checkpoint. Start a new run without resume.")
     if not folder.metrics.exists():
-        return None, None
+        return ResumePoint()
     log.info("%s was stopped before its first checkpoint; it starts from the beginning", folder.path)
-    return None, 0
+    return ResumePoint(rows=0)
