@@ -27,17 +27,19 @@ def train_on(folder: RunFolder, step: int | None, plan: StepPlan, schedule: Sche
     """
     summary = folder.read_summary()
     before = summary.get("planned_steps", summary.get("optimizer_steps"))
+    parts = summary.get("extended", [])
     folder.update_summary(planned_steps=plan.total)
-    if step is not None and plan.total == step and summary.get("model_step", summary.get("soup_steps")) is not None:
-        log.warning(
-            "there is nothing to train on: trainer.max_epochs and trainer.max_steps together still allow %d steps", step
-        )
-    if step is None or before is None or before == plan.total:
+    if step is None or before is None:
         return []
+    if before == plan.total:
+        if step == plan.total and "model_step" in summary:
+            log.warning("all %d steps that trainer.max_epochs and trainer.max_steps allow are done", step)
+        # killed before its first checkpoint after the end of the part before
+        return [TrainingOn(plan)] if parts and parts[-1]["step"] == step else []
     log.info(
         "training on after optimizer step %d: %d steps in all instead of %d. schedule=%s now spans all of them, so the "
         "factor of the learning rates goes from %.3g to %.3g",
         *(step, plan.total, before, name, schedule.factor(step - 1, before), schedule.factor(step, plan.total)),
     )
-    folder.update_summary(extended=[*summary.get("extended", []), {"step": step, "from": before, "to": plan.total}])
+    folder.update_summary(extended=[*parts, {"step": step, "from": before, "to": plan.total}])
     return [TrainingOn(plan)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from runs import Run, TrainRun, resumed, same_weights
@@ -11,6 +12,7 @@ from mmft.commands.train import train
 from mmft.config.compose import compose
 from mmft.errors import UserError
 from mmft.runs.resume import resolve
+from mmft.training.callbacks.checkpointing import Checkpointing
 
 # The rates of a constant schedule do not depend on the length of the run.
 CONSTANT = ["schedule=constant", "schedule.warmup=0", "trainer.log_every_steps=1"]
@@ -44,6 +46,25 @@ def test_two_parts_end_where_one_run_ends(
     assert same_weights(longer, whole)
     assert longer.summary["resumed_from"] == [steps]
     assert longer.summary["extended"] == [{"step": steps, "from": steps, "to": whole.summary["optimizer_steps"]}]
+
+
+def test_a_kill_in_the_second_part_resumes_bit_for_bit(
+    train_run: TrainRun, shapes_overrides: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, then = [*CONSTANT, "trainer.max_epochs=9", "trainer.max_steps=4"], "trainer.max_steps=8"
+    whole = train_run(*first, then)
+    run = train_run(*first)
+
+    def die(*_: Any) -> None:
+        raise RuntimeError("dead")  # before the second part's first checkpoint
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpointing, "save_last", die)
+        with pytest.raises(RuntimeError, match="dead"):
+            on([*shapes_overrides, *first], run, then)
+    assert run.summary["status"] == "failed"
+    assert same_weights(on([*shapes_overrides, *first], run, then), whole)
+    assert len(run.summary["extended"]) == 1
 
 
 def test_the_schedule_is_told_in_one_line(
@@ -94,7 +115,7 @@ def test_a_limit_that_another_one_undercuts_is_told(
     before = run.model_state
     capsys.readouterr()
     again = on(shapes_overrides, run, "trainer.max_epochs=2", "trainer.max_steps=8")
-    assert "trainer.max_epochs and trainer.max_steps together still allow 6 steps" in capsys.readouterr().err
+    assert "all 6 steps that trainer.max_epochs and trainer.max_steps allow are done" in capsys.readouterr().err
     assert again.summary["status"] == "completed"
     assert all(bool((before[name] == value).all()) for name, value in again.model_state.items())
 
