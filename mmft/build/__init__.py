@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from mmft.build.callbacks import build_callbacks, build_schedule, check_monitoring, monitor_of
+from mmft.build.callbacks import build_callbacks, check_monitoring, monitored
 from mmft.build.model import add_auxiliary, apply_tuning, build_methods, build_model, build_plan, build_task
 from mmft.build.run import Run
-from mmft.build.training import build_data, build_logger, build_module, build_trainer, preload
+from mmft.build.training import build_data, build_logger, build_module, build_trainer, preload, train_on
 
 __all__ = [
     "Run",
@@ -18,10 +18,10 @@ __all__ = [
     "build_model",
     "build_module",
     "build_plan",
-    "build_schedule",
     "build_task",
     "build_trainer",
     "check_monitoring",
-    "monitor_of",
+    "monitored",
     "preload",
+    "train_on",
 ]

@@ -8,7 +8,6 @@ import lightning.pytorch as pl
 
 from mmft.build.run import Run
 from mmft.config import registry
-from mmft.config.schema.optim import ScheduleConfig
 from mmft.config.schema.root import TrainConfig
 from mmft.config.schema.trainer import CheckpointConfig, EarlyStoppingConfig, EmaConfig, TrainerConfig
 from mmft.data.bad_rows import BadRows
@@ -31,14 +30,7 @@ from mmft.training.callbacks.stopping import StopOnSignal
 from mmft.training.callbacks.time_limit import time_limit
 from mmft.training.callbacks.weight_averaging import WeightAveraging
 from mmft.training.csv_log import CsvLog
-from mmft.training.schedules import Schedule
 from mmft.tuning.plan import TuningPlan
-
-
-def build_schedule(config: ScheduleConfig) -> Schedule:
-    """The schedule of learning rates."""
-    schedule: Schedule = registry.build(config)
-    return schedule
 
 
 def monitor_of(config: CheckpointConfig, task: Task) -> tuple[str, bool]:
@@ -54,6 +46,11 @@ def monitor_of(config: CheckpointConfig, task: Task) -> tuple[str, bool]:
             f"checkpoint.monitor={config.monitor}: this task has no such metric. There are: {', '.join(allowed)}."
         )
     return name, lower_is_better(name)
+
+
+def monitored(config: TrainConfig, task: Task, splits: Collection[str]) -> str | None:
+    """The name of the metric that selects the best checkpoint, as `val/accuracy`; None without validation rows."""
+    return f"val/{monitor_of(config.checkpoint, task)[0]}" if "val" in splits else None
 
 
 def check_monitoring(config: TrainConfig, task: Task, splits: Collection[str]) -> None:
@@ -100,7 +97,7 @@ def build_callbacks(
     return [
         BadRowReport(bad),
         LayerFreezing(joins),
-        LearningRateWarmup(build_schedule(config.schedule), data.plan.total, own_warmups(plan, joins)),
+        LearningRateWarmup(registry.build(config.schedule), data.plan.total, own_warmups(plan, joins)),
         GradientAccumulation(config.data.micro_batch_size, data.plan.batch_sizes),
         *_early_stopping(config.callbacks.early_stopping, monitor, minimised),
         *([LoRA8bit(folder)] if {"lora_8bit", "lora_4bit"} & set(plan.methods.values()) else []),

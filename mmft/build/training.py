@@ -23,11 +23,14 @@ from mmft.models.vision_language_model import VisionLanguageModel
 from mmft.ranks import started
 from mmft.run_folder import RunFolder
 from mmft.tasks.base import Task
+from mmft.training import extending
 from mmft.training.checkpoint import FolderCheckpointIO
 from mmft.training.half_precision import LossScale, precision_plugin
 from mmft.training.loggers.base import RunLogger
 from mmft.training.module import FineTuning
 from mmft.training.objective import Objective
+from mmft.training.resuming import ResumePoint
+from mmft.training.schedules import Schedule
 from mmft.training.strategies import ShardedModel, SummedGradients
 from mmft.tuning.plan import TuningPlan
 
@@ -118,6 +121,12 @@ def build_trainer(
         use_distributed_sampler=False,
         inference_mode=settings.strategy != "fsdp",  # weights gathered in inference mode could not be trained
     )
+
+
+def train_on(config: TrainConfig, folder: RunFolder, start: ResumePoint, data: VisionLanguageData) -> list[pl.Callback]:
+    """The callback of a run that resumes with more steps than before, or none."""
+    schedule: Schedule = registry.build(config.schedule)
+    return extending.train_on(folder, start, data.plan, schedule, config.schedule.type)
 
 
 def _strategy(config: TrainerConfig, ranks: int) -> Any:

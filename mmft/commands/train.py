@@ -28,7 +28,6 @@ from mmft.signals import stop_signals
 from mmft.training.calibrate import tune_on_validation
 from mmft.training.collectives import end_collectives
 from mmft.training.csv_log import CsvLog
-from mmft.training.extending import train_on
 from mmft.training.finishing import finish, test_finished
 from mmft.training.hardware import choose_hardware
 from mmft.training.loggers.base import RunLogger
@@ -91,20 +90,18 @@ def train_run(run: build.Run) -> None:
     bad.add(data.table_bad)
     bad.check()
     known = bad.count
-    monitor = f"val/{build.monitor_of(config.checkpoint, task)[0]}" if "val" in data.rows else None
-    rows = {**data.usable_rows(bad.rows), "bad": known}
-    folder.update_summary(parameters=plan.counts(), rows=rows, monitor=monitor)
+    monitor = build.monitored(config, task, splits)
+    folder.update_summary(parameters=plan.counts(), rows={**data.usable_rows(bad.rows), "bad": known}, monitor=monitor)
     announce(config, model, data, splits, bad)
 
     if folder.writes:
         check_space(config, folder.path, model, plan, "val" in data.rows)
     module = build.build_module(config, model, task, plan)
-    last, rows_before, step = resume_point(folder)
-    metrics = CsvLog(folder.metrics, keep_rows=rows_before, writes=folder.writes)
-    callbacks = build.build_callbacks(run, data, task, plan, metrics, bad)
-    callbacks += train_on(folder, step, data.plan, build.build_schedule(config.schedule), config.schedule.type)
+    start = resume_point(folder)
+    metrics = CsvLog(folder.metrics, keep_rows=start.rows, writes=folder.writes)
+    callbacks = build.build_callbacks(run, data, task, plan, metrics, bad) + build.train_on(config, folder, start, data)
     trainer = build.build_trainer(config, folder, data, callbacks, [metrics, logger])
-    trainer.fit(module, datamodule=data, ckpt_path=last, weights_only=False)
+    trainer.fit(module, datamodule=data, ckpt_path=start.checkpoint, weights_only=False)
 
     model = module.finished()
     folder.update_summary(**finish(config, module, callbacks))

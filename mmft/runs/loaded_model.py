@@ -7,7 +7,6 @@ model.predict([{"image": "a.jpg", "title": "a red bird"}])
 from __future__ import annotations
 
 import copy
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,22 +19,18 @@ import torch
 from mmft.runs import zero_shot
 from mmft.batch import Batch, Fused
 from mmft.config import plugins
-from mmft.config.schema.data import ColumnsConfig, DataConfig, names_of
+from mmft.config.schema.data import DataConfig
 from mmft.config.schema.root import ExplainConfig, ZeroShotConfig
 from mmft.data.loading import make_batches
-from mmft.data.sources.memory import read_rows
-from mmft.data.splits import Split, inputs_only, whole
-from mmft.data.table import Table
+from mmft.data.splits import Split, whole
 from mmft.reports.explain.rows import Explained, Explainer, check_label
 from mmft.training.hardware import device_of, has_bf16
 from mmft.models.inference import full_precision, fused_of, outputs_of
 from mmft.logs import quiet_bitsandbytes
 from mmft.models.vision_language_model import VisionLanguageModel
 from mmft.runs.early import model_folder
+from mmft.runs.given_rows import as_given, table_of
 from mmft.runs.saved_model import SavedModel, load_model
-
-
-log = logging.getLogger(__name__)
 
 
 class LoadedModel:
@@ -86,7 +81,7 @@ class LoadedModel:
             columns such as `score_<label>`.
         """
         answers = list(self.answers(*self._given(rows, root)))
-        return _as(rows, answers, self.columns())
+        return as_given(rows, answers, self.columns())
 
     def zero_shot(self, labels: Sequence[str], templates: Sequence[str] | None = None) -> LoadedModel:
         """This `task=contrastive` model as an image classifier, from the names of labels alone.
@@ -168,10 +163,7 @@ class LoadedModel:
     def _given(self, rows: Any, root: str | Path) -> tuple[Split, DataConfig]:
         """Rows given in Python as a split, and the run's `data`."""
         config = self.saved.config.data
-        if isinstance(rows, Iterator):  # it is read twice
-            rows = rows.read_all() if hasattr(rows, "read_all") else list(rows)
-        columns = _without_absent(inputs_only(config.columns), rows)
-        return whole(Table.from_rows(rows, columns, Path(root), optional=("id",))), config
+        return whole(table_of(rows, config, Path(root))), config
 
     @property
     def embedded(self) -> dict[str, int]:
@@ -271,34 +263,3 @@ def load(
         plugins.allow_code()
     quiet_bitsandbytes()
     return LoadedModel(load_model(model_folder(run, runs)), accelerator)
-
-
-def _without_absent(columns: ColumnsConfig, rows: Any) -> ColumnsConfig:
-    """`columns` without the modality of which the rows have no column, which is reported."""
-    names: list[str] = []
-    read_rows(rows, (), names.extend)
-    absent = [role for role in ("image", "text") if set(names).isdisjoint(names_of(getattr(columns, role)) or names)]
-    if not names or len(absent) != 1:  # with neither, the table's own error lists the columns
-        return columns
-    log.warning("the rows have no column %s: they are read without %ss", getattr(columns, absent[0]), absent[0])
-    return replace(columns, **{absent[0]: None})
-
-
-def _as(rows: Any, answers: list[dict[str, Any]], columns: list[str]) -> Any:
-    if isinstance(rows, list):
-        return answers
-    module = type(rows).__module__.partition(".")[0]
-    named = {name: [answer[name] for answer in answers] for name in columns}
-    if module == "pandas":
-        import pandas as pd
-
-        return pd.DataFrame(named, index=rows.index)
-    if module == "polars":
-        import polars as pl  # type: ignore[import-not-found]
-
-        return pl.DataFrame(named)
-    if module == "pyarrow":
-        import pyarrow as pa
-
-        return pa.table(named)
-    return answers

@@ -16,11 +16,19 @@ log = logging.getLogger(__name__)
 
 
 class ResumePoint(NamedTuple):
-    """Where a run starts: a checkpoint, rows of metrics.csv up to it, optimizer steps done; None for a new run."""
+    """Where a run starts; all None for a new run.
+
+    Attributes:
+        checkpoint: its folder.
+        rows: rows of metrics.csv up to it.
+        step: optimizer steps done.
+        planned: optimizer steps of the whole run, as planned when it was saved; None in one of an earlier mmft.
+    """
 
     checkpoint: Path | None = None
     rows: int | None = None
     step: int | None = None
+    planned: int | None = None
 
 
 def resume_point(folder: RunFolder) -> ResumePoint:
@@ -47,7 +55,7 @@ def resume_point(folder: RunFolder) -> ResumePoint:
     resumed = [*folder.read_summary().get("resumed_from", []), step]
     folder.update_summary(resumed_from=resumed)
     log.info("resuming %s after optimizer step %d", folder.path, step)
-    return ResumePoint(checkpoint, kept["metrics_rows"], step)
+    return ResumePoint(checkpoint, kept["metrics_rows"], step, kept.get("planned_steps"))
 
 
 def _without_checkpoint(folder: RunFolder, last: Path) -> ResumePoint:

@@ -72,6 +72,7 @@ class Checkpointing(pl.Callback):
         self.undefined = 0
         self._warned = False
         self.stopped_early = False
+        self.planned_steps = 0
 
     @property
     def last(self) -> Path:
@@ -84,6 +85,10 @@ class Checkpointing(pl.Callback):
         if self.keep == 1 or self.best_step is None:
             return self.folder / "best"
         return step_folder(self.folder, self.best_step)
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Notes the number of optimizer steps that a checkpoint is saved on the way to."""
+        self.planned_steps = trainer.datamodule.plan.total  # type: ignore[attr-defined]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keeps a run that was stopped early stopped on resume, since Lightning does not record it."""
@@ -174,7 +179,7 @@ class Checkpointing(pl.Callback):
         kept = self.kept if self.keep > 1 else []
         rows = self.metrics_file.rows
         counted = {"undefined": self.undefined, "metrics_rows": rows, "stopped_early": self.stopped_early}
-        return {**best, "kept": kept, **counted}
+        return {**best, "kept": kept, **counted, "planned_steps": self.planned_steps}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores what `state_dict` returned."""

@@ -1,0 +1,70 @@
+"""Rows given in Python: as a table, and predictions in the type of the rows."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from mmft.config.schema.data import ColumnsConfig, DataConfig
+from mmft.data.roles import roles
+from mmft.data.sources.memory import read_rows
+from mmft.data.splits import inputs_only
+from mmft.data.table import Table
+
+log = logging.getLogger(__name__)
+
+
+def table_of(rows: Any, config: DataConfig, root: Path) -> Table:
+    """The rows with the run's image, text and id columns.
+
+    Without an id column rows are identified by number; without the image or the text column they lack that modality,
+    which is logged.
+
+    Args:
+        rows: as for `LoadedModel.predict`.
+        config: the run's.
+        root: base folder of relative image paths.
+
+    Raises:
+        UserError: there is neither an image nor a text column, or one is wholly unusable.
+    """
+    if isinstance(rows, Iterator):  # they are read twice
+        rows = rows.read_all() if hasattr(rows, "read_all") else list(rows)
+    columns = _without_absent(inputs_only(config.columns), rows)
+    return Table.from_rows(rows, columns, root, optional=("id",))
+
+
+def _without_absent(columns: ColumnsConfig, rows: Any) -> ColumnsConfig:
+    """`columns` without the modality of which the rows have no column, which is reported."""
+    names: list[str] = []
+    read_rows(rows, (), names.extend)
+    needed = {role: {name for name, found in roles(columns).items() if role in found} for role in ("image", "text")}
+    absent = [role for role, own in needed.items() if own and own.isdisjoint(names)]
+    if not names or len(absent) != 1 or not all(needed.values()):  # the table's own error lists the columns
+        return columns
+    log.warning("the rows have no column %s: they are read without %ss", getattr(columns, absent[0]), absent[0])
+    return replace(columns, **{absent[0]: None})
+
+
+def as_given(rows: Any, answers: list[dict[str, Any]], columns: list[str]) -> Any:
+    """Predictions in the type of `rows`: a pandas DataFrame with their index, an Arrow table, else a list of dicts."""
+    if isinstance(rows, list):
+        return answers
+    module = type(rows).__module__.partition(".")[0]
+    named = {name: [answer[name] for answer in answers] for name in columns}
+    if module == "pandas":
+        import pandas as pd
+
+        return pd.DataFrame(named, index=rows.index)
+    if module == "polars":
+        import polars as pl  # type: ignore[import-not-found]
+
+        return pl.DataFrame(named)
+    if module == "pyarrow":
+        import pyarrow as pa
+
+        return pa.table(named)
+    return answers
