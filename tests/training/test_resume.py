@@ -217,8 +217,8 @@ def test_last_is_the_newest_unfinished_run_of_the_name(
     assert found is not None
     assert train(*found) == 0
     assert "already completed" in capsys.readouterr().err
-    with pytest.raises(UserError, match=r"^trainer.max_epochs: .* was started with 2, and 9 would be another"):
-        resolve(compose("train", [*overrides, "trainer.max_epochs=9"]))  # not "nothing to do"
+    with pytest.raises(UserError, match=r"^trainer.max_epochs: .* was started with 2, and 1 would be another"):
+        resolve(compose("train", [*overrides, "trainer.max_epochs=1"]))  # not "nothing to do"
 
 
 def test_a_run_that_is_stopped_while_it_imports_goes_on(

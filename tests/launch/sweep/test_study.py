@@ -95,7 +95,7 @@ def test_what_is_drawn_is_what_is_run(made: Made, capsys: pytest.CaptureFixture[
     goodness = [1 - abs(c.optim.head_lr - 0.5) for c in configs]
     assert [trial.value for trial in trials()] == pytest.approx(goodness)
     *_, table, folder = capsys.readouterr().out.splitlines()
-    assert folder == "sweep"
+    assert folder == str(Path("sweep").absolute())
     best = goodness.index(max(goodness))
     assert table.startswith(f"job {best} is the best; to run it again: mmft train data.path=rows.csv")
     assert f"optim.head_lr={configs[best].optim.head_lr!r}" in table
