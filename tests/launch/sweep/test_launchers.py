@@ -196,10 +196,10 @@ def test_a_search_side_by_side(launcher: list[str], shapes_overrides: list[str],
     assert 0 < sum(failed) < 4
     assert [row["status"] for row in found] == ["failed" if f else "completed" for f in failed]
     lines = out.splitlines()
-    done = [f"sweep/{number}" for number, f in enumerate(failed) if not f]
+    done = [str(Path(f"sweep/{number}").absolute()) for number, f in enumerate(failed) if not f]
     assert sorted(lines[: len(done)]) == done
     assert lines[len(done)].split()[:2] == ["jobs", "optim.lr"]
-    assert lines[-1] == "sweep"
+    assert lines[-1] == str(Path("sweep").absolute())
     assert err.count("of the sweep failed") == sum(failed)
     study = optuna.load_study(study_name="mmft", storage=f"sqlite:///{tmp_path}/sweep/study.db")
     assert [trial.state.name for trial in study.trials] == ["FAIL" if f else "COMPLETE" for f in failed]

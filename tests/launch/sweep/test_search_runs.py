@@ -114,7 +114,7 @@ def test_a_search_of_runs(
         if trial.value is not None:
             assert trial.value == summary["val"]["accuracy"] == max(trial.intermediate_values.values())
         assert yaml.safe_load((folder / "config.yaml").read_text())["optim"]["lr"] == trial.params["optim.lr"]
-    assert out.splitlines()[-1] == "sweep"
+    assert out.splitlines()[-1] == str(Path("sweep").absolute())
     assert "failed" in out
     with Path("sweep/sweep.csv").open() as file:
         assert [row["status"] for row in csv.DictReader(file)] == [s["status"] for s in summaries]
@@ -170,5 +170,5 @@ def test_both_ranks_have_each_trials_parameters(start: str, shapes_overrides: li
         steps = (sweep / str(trial.number) / "metrics.csv").read_text()
         assert "train/loss" in steps
     assert "PRUNED" in {trial.state.name for trial in trials}
-    assert done.stdout.splitlines()[-1] == "sweep"
+    assert done.stdout.splitlines()[-1] == str(sweep.absolute())
     assert " pruned " in done.stdout
