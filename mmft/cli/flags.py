@@ -94,7 +94,7 @@ def _flag(flags: Flags, name: str, value: str | None, rest: list[str]) -> None:
 
 def _as_a_key(name: str) -> str:
     """` Type KEY=VALUE` for a flag of another program, such as `--learning_rate`; empty if no key is alike."""
-    from mmft.config.schema import TrainConfig
+    from mmft.config.schema.root import TrainConfig
     from mmft.config.walk import key_names
 
     key = nearest(name.lstrip("-").replace("-", "_"), key_names(TrainConfig))

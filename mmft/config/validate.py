@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 from mmft.config.habits import meant
 from mmft.config.quoted import mapping_in
-from mmft.config.registry import OptionConfig, groups
+from mmft.config.registry import OptionConfig, choices
 from mmft.config.walk import (
     MISSING,
     default_of,
@@ -185,7 +185,7 @@ class _Reader:
 
     def _groups(self) -> list[str]:
         """The groups below the root's sections."""
-        return [group for group in groups() if group.partition("/")[0] in sections(self.root)]
+        return [group for group in choices() if group.partition("/")[0] in sections(self.root)]
 
     def _not_a_section(self, values: Any, schema: type, path: str) -> None:
         group, named = path.replace(".", "/"), group_options(path)

@@ -12,9 +12,8 @@ from pathlib import Path
 
 from mmft.config.compose import Composed
 from mmft.config.paths import rebase
-from mmft.config.schema import ExportConfig, TestConfig, TrainConfig, UseConfig
+from mmft.config.schema.root import ExportConfig, TestConfig, TrainConfig, UseConfig, ZeroShotConfig
 from mmft.config.schema.data import DataConfig
-from mmft.config.schema.root import ZeroShotConfig
 from mmft.config.validate import read
 from mmft.data.header import wrong_columns
 from mmft.errors import UserError

@@ -115,7 +115,7 @@ def _refuse_changes(composed: Composed, saved: dict[str, Any], folder: RunFolder
 def longer(typed: Sequence[str], saved: dict[str, Any]) -> bool:
     """Whether overrides ask for more epochs or steps than a run's config."""
     values = {key: value for key, _, value in (text.lstrip("+").partition("=") for text in typed)}
-    return any(key in values and values[key] != _shown(_get(saved, key)) for key in _MAY_GROW)
+    return any(key in values and values[key] != _shown(get(saved, key)) for key in _MAY_GROW)
 
 
 def _shown(value: int | None) -> str:

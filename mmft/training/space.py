@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mmft.config.schema import TrainConfig
+from mmft.config.schema.root import TrainConfig
 from mmft.errors import UserError, free_bytes
 from mmft.models.vision_language_model import VisionLanguageModel
 from mmft.tuning.plan import TuningPlan
