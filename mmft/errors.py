@@ -44,7 +44,8 @@ class UserError(MmftError):
     exit_code = ExitCode.USER
 
     def __init__(self, messages: str | Iterable[str]) -> None:
-        self.messages = [messages] if isinstance(messages, str) else list(messages)
+        given = [messages] if isinstance(messages, str) else messages
+        self.messages = [m.encode("utf-8", "backslashreplace").decode() for m in given]  # a shell's stray bytes
         super().__init__("\n".join(self.messages))
 
 

@@ -19,7 +19,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mmft.config import rules, validate
-from mmft.config.interpolation import escaped, resolve
+from mmft.config.interpolation import ALLOWED, escaped, resolve
 from mmft.config.loader import ComposeError, Loader
 from mmft.config.nested import get, put
 from mmft.config.overrides import Refused, Typed, is_hydra_override, read_overrides
@@ -124,7 +124,8 @@ def import_typed_plugins(overrides: Sequence[str], config_dirs: Sequence[Path]) 
                     found = OmegaConf.to_container(OmegaConf.load(file), resolve=False).get("plugins", [])  # type: ignore[union-attr]
     if isinstance(found, str):
         found = [one.strip().strip("'\"") for one in found.strip("[]").split(",")]
-    import_plugins(str(one) for one in found if one and one != "null")
+    if isinstance(found, list):  # anything else is refused where types are
+        import_plugins(str(one) for one in found if one and one != "null")
 
 
 def recompose(
@@ -135,7 +136,10 @@ def recompose(
     Raises:
         UserError: lists everything that is wrong.
     """
-    raw = values if isinstance(values, DictConfig) else OmegaConf.create(dict(values))
+    try:
+        raw = values if isinstance(values, DictConfig) else OmegaConf.create(dict(values))
+    except OmegaConfBaseException as error:  # OmegaConf parses every `${` as it reads
+        raise UserError(f"{error.full_key or 'config'}: {str(error).splitlines()[0]}. {ALLOWED}") from None
     named = raw.get("plugins")
     import_plugins(named if isinstance(named, ListConfig) else ())
     config, problems = _judge(command, raw, partial=False)

@@ -24,7 +24,7 @@ LONGEST = 10_000  # characters that one value may expand to
 
 ALLOWED = "Allowed are ${section.key} of one value, ${oc.env:NAME} and ${now:FORMAT}"
 _FOUND = re.compile(r"(\\*)\$\{([^{}]*)(\}?)")  # backslashes in front, what is inside, whether it is closed there
-_REFERENCE = re.compile(r"\.*\w+(\.\w+|\[\w+\])*|\.+")
+_REFERENCE = re.compile(r"\.*\w+(\.\w+|\[\w+\])*")
 
 
 class Used(NamedTuple):
@@ -62,19 +62,6 @@ def _collect(inner: str, closed: bool, text: str, used: Used) -> None:
         used.env.append(variable)
     elif name != "now":
         used.errors.append(f"{show('${' + inner + '}')} is not allowed. {ALLOWED}")
-
-
-def texts_of(value: Any) -> Iterator[str]:
-    """Every text in a plain value, keys included."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for key, inner in value.items():
-            yield from texts_of(key)
-            yield from texts_of(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from texts_of(inner)
 
 
 def escaped(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 
@@ -26,3 +27,16 @@ def flat(values: dict[Any, Any], prefix: str = "") -> dict[str, Any]:
         section = isinstance(value, dict) and all(isinstance(name, str) for name in value)
         found |= flat(value, f"{prefix}{key}.") if section else {f"{prefix}{key}": value}
     return found
+
+
+def texts_of(value: Any) -> Iterator[str]:
+    """Every text in a plain value, keys included."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            yield from texts_of(key)
+            yield from texts_of(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from texts_of(inner)

@@ -15,13 +15,14 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, ValueType
 from hydra.errors import HydraException
 
-from mmft.config.interpolation import interpolations, texts_of
+from mmft.config.interpolation import interpolations
+from mmft.config.nested import texts_of
 from mmft.config.quoted import requoted
 from mmft.config.schema.root import COMMANDS, trains
 from mmft.config.search import Span, span_of
 from mmft.config.sources import Groups
 from mmft.config.walk import DEEPEST, OPTIONAL_GROUPS, group_options, key_names, sections, types_of
-from mmft.config.wording import did_you_mean, listed, nearest, show
+from mmft.config.wording import did_you_mean, listed, nearest, show, typed_as
 
 HYDRA_KEYS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.verbose")
 
@@ -70,7 +71,7 @@ def read_overrides(
         try:
             typed.append(reader.read(text))
         except Wrong as wrong:
-            refused.append(Refused(text.lstrip("+~").partition("=")[0], f"{wrong} (typed: {text})"))
+            refused.append(Refused(text.lstrip("+~").partition("=")[0], f"{wrong}{typed_as(text)}"))
     return typed, refused
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from mmft.config.overrides import Typed
+from mmft.config.wording import typed_as
 
 
 class Provenance:
@@ -28,7 +29,7 @@ class Provenance:
         above = [t for t in self.values if t.key == key or key.startswith(f"{t.key}.")]
         below = [t for t in self.values if t.key.startswith(f"{key}.")]
         if above or below:
-            return f" (typed: {(above or below)[-1].text})"
+            return typed_as((above or below)[-1].text)
         for package, file in reversed(self.merged):
             line = _line_of(self._tree(file), key.split("."), package)
             if line is not None:

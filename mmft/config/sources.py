@@ -48,7 +48,10 @@ class Groups:
     def has(self, group: str, option: str) -> bool:
         """Whether a group has an option."""
         files = (folder / group / f"{option}.yaml" for folder in self.folders)  # `mine`, or `folder/mine`
-        return option in self.registered.get(group, ()) or any(file.is_file() for file in files)
+        try:
+            return option in self.registered.get(group, ()) or any(file.is_file() for file in files)
+        except OSError:  # longer than a file's name can be
+            return False
 
     def names(self) -> list[str]:
         """All groups except Hydra's; only top-level ones of a user's folder, because it may be any folder."""

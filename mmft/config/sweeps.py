@@ -20,6 +20,7 @@ from mmft.config.schema.sweep import GROUPS, HydraConfig, JoblibLauncherConfig, 
 from mmft.config.store import default_values
 from mmft.config.validate import Problem
 from mmft.config.walk import group_options
+from mmft.config.wording import typed_as
 
 _PACKAGES = {"optuna": "optuna", "joblib": "joblib", "submitit_local": "submitit", "submitit_slurm": "submitit"}
 """Maps an option to the package that it needs, which is also the name of mmft's extra."""
@@ -55,7 +56,7 @@ def read_sweep(texts: Sequence[str], *, multirun: bool) -> tuple[HydraConfig, li
             if override.is_sweep_override() or "${" in text:
                 raise Wrong(f"{key}: must be one plain value, which is the same for the whole sweep")
             (chosen if key in GROUPS else values)[key] = override.value()
-            typed[key] = f" (typed: {text})"
+            typed[key] = typed_as(text)
         except Wrong as error:
             wrong.append(str(error))
     tree = OmegaConf.create({"hydra": {group.partition("/")[2]: _defaults(group, chosen[group]) for group in GROUPS}})

@@ -14,6 +14,7 @@ from dataclasses import Field, dataclass, field, fields, is_dataclass
 from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 from mmft.config.habits import meant
+from mmft.config.nested import texts_of
 from mmft.config.quoted import mapping_in
 from mmft.config.registry import OptionConfig, choices
 from mmft.config.walk import (
@@ -148,6 +149,9 @@ class _Reader:
             choices = [str(c) for m in members(hint) if get_origin(m) is Literal for c in get_args(m)]
             near = did_you_mean(value, choices) if isinstance(value, str) else ""
             self._problem(key, f"{show(value)} is not allowed; expected {allowed}.{near}")
+            return None
+        if "\0" in "".join(texts_of(value)):
+            self._problem(key, f"{show(value)} has a null character, which no path and no text may have")
             return None
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if number and not within(value, limits):

@@ -81,6 +81,11 @@ def within(value: float, limits: Mapping[str, Any]) -> bool:
     )
 
 
+def typed_as(text: str) -> str:
+    """` (typed: ...)`, the end of a message about an override."""
+    return f" (typed: {text if len(text) <= 200 else text[:197] + '...'})"
+
+
 def show(value: Any) -> str:
     """A value as a user would type it, truncated if long."""
     if value is None:

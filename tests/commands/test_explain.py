@@ -74,7 +74,7 @@ def test_pages_and_numbers(
         "rows=[0] ids=[a]": "give either rows or ids",
         "rows=[-1]": "expected one or more row numbers, from 0",
         "rows=[0] label=rde_disc": "label=rde_disc: no such label",
-        "rows=[0] data.limit=2": "mmft explain always uses the whole table",
+        "rows=[0] data.limit=2": "data.limit: changes nothing: the whole table is used",
     }
     for words, message in refused.items():
         with pytest.raises(UserError, match=message):

@@ -54,7 +54,13 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
     "value that cannot be read": (["data.root=a (1)"], ["data.root: cannot be parsed", "'a (1)'"]),
     "not a colour": (["data.background=wihte"], ["not a colour", "Did you mean white?"]),
     "name that is no folder": (["name='a b/c'"], ["cannot be a folder's name", "name=a_b_c"]),
+    "stray byte of a shell": (["data.root=\udce9"], ["data.root: cannot be parsed", "\\udce9"]),
     # files
+    "path that no disk can hold": (
+        ["data.path=" + "x" * 3000],
+        ["data.path: cannot be used: File name too long", "..."],
+    ),
+    "option that no disk can hold": (["tune=" + "x" * 3000], ["is not an option of this group", "..."]),
     "no such file": (["data.path=row.csv"], ["there is no file 'row.csv'", "Did you mean rows.csv?"]),
     "folder for a file": (["data.path=images"], ["is a folder"]),
     "no such folder": (["data.root=pics"], ["data.root: there is no folder 'pics'"]),

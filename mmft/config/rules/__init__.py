@@ -43,7 +43,13 @@ def check(config: Any, wrong: set[str]) -> list[Problem]:
 
 def _broken(asked: Iterable[Rule], config: Any) -> Iterator[Problem]:
     for one in asked:
-        if _has(config, one.keys) and (text := one.judge(config)) is not None:
+        if not _has(config, one.keys):
+            continue
+        try:
+            text = one.judge(config)
+        except OSError as error:  # of a path, such as one that is too long
+            text = f"cannot be used: {error.strerror}"
+        if text is not None:
             yield Problem(one.keys[0], text)
 
 

@@ -98,7 +98,7 @@ def test_the_metric_is_one_that_is_logged(sweep: dict[str, Any]) -> None:
     task.fit(["a", "b"])
     split, _, name = sweep["metric"]["name"].partition("/")
     assert split == "val"
-    assert name in [*map(str, task.metrics()), "loss"]
+    assert name in [*task.metric_names(), "loss"]
     assert sweep["metric"]["goal"] == ("minimize" if lower_is_better(name) else "maximize")
 
 
