@@ -40,7 +40,7 @@ def raising(error: BaseException) -> Any:
         (raising(KeyError("a")), "traceback"),
         (raising(UserError("")), "unclear message"),
         (raising(BadImage("<_io.BytesIO object at 0x7f>")), "unclear message"),
-        (raising(UserError("caf\udce9")), "unclear message"),
+        (raising(BadImage("caf\udce9")), "unclear message"),
         (raising(Wrong("other content")), "wrong content"),
         (lambda: time.sleep(5) or "read", "hang"),
     ],
