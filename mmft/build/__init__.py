@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mmft.build.callbacks import build_callbacks, check_monitoring, monitored
 from mmft.build.model import add_auxiliary, apply_tuning, build_methods, build_model, build_plan, build_task
+from mmft.build.pair import choose_for_pair
 from mmft.build.run import Run
 from mmft.build.training import build_data, build_logger, build_module, build_trainer, preload, train_on
 
@@ -21,6 +22,7 @@ __all__ = [
     "build_task",
     "build_trainer",
     "check_monitoring",
+    "choose_for_pair",
     "monitored",
     "preload",
     "train_on",

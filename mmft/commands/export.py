@@ -49,7 +49,7 @@ def export(composed: Composed) -> int:
         ]
         saved.merge()
         for encoder in ENCODERS:
-            write_encoder(getattr(saved.model, encoder), new / encoder, saved.config.data.resize)
+            write_encoder(getattr(saved.model, encoder), new / encoder, saved.config.data.squaring)
         (new / "README.md").write_text(model_card(saved, summary, adapters), encoding="utf-8")
 
     with system_errors(out):

@@ -59,6 +59,7 @@ def train(composed: Composed, path: Path) -> int:
             build.preload()
             KEPT.next_job()
             choose_hardware(composed.config.trainer, ranks.local_world)
+            build.choose_for_pair(composed.config, base)
             run.write_config()
             logger.start(folder, run.on_disk())
             try:

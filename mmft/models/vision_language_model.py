@@ -85,6 +85,7 @@ class VisionLanguageModel(nn.Module):
         head: (B, F) -> (B, C).
 
     Attributes:
+        pretrained: the parts besides the encoders that start from pretrained weights: fusion and head of a pair.
         auxiliary: modules of training-only losses; None without such losses, or after training.
     """
 
@@ -96,6 +97,7 @@ class VisionLanguageModel(nn.Module):
         self.head = head
         self.missing_image = StandIn(image_encoder.widths, fusion.reads)
         self.missing_text = StandIn(text_encoder.widths, fusion.reads)
+        self.pretrained: frozenset[str] = frozenset()
         self.auxiliary: Auxiliary | None = None
 
     def forward(self, batch: Batch) -> Outputs:

@@ -167,10 +167,12 @@ class ContrastiveConfig(TaskConfig):
 
     needs_both = pairwise = predicts_numbers = True
 
-    loss: Literal["info_nce", "sigmoid"] = "info_nce"
-    """`info_nce`: each row against all others, in both directions (CLIP); `sigmoid`: each pair alone (SigLIP)."""
+    loss: Literal["info_nce", "sigmoid"] | None = None
+    """`info_nce`: each row against all others, in both directions (CLIP); `sigmoid`: each pair alone (SigLIP); null:
+    the loss that `model.pair` was pretrained with, or `info_nce`."""
     temperature: float | None = field(None, gt=0)
-    """Initial temperature that divides the similarities; it is learned; null: 0.07, or 0.1 for `sigmoid`."""
+    """Initial temperature that divides the similarities; it is learned; null: that of `model.pair`, or 0.07, or 0.1 for
+    `sigmoid`."""
     templates: list[str] | None = field(None, only_with="data.columns.label=COLUMN")
     """Prompts for each label in zero-shot classification, whose embeddings are averaged, such as
     `"task.templates=['an image of {}']"`; null: the label's name alone. Underscores in names become spaces."""

@@ -50,7 +50,7 @@ def model_card(saved: SavedModel, summary: Mapping[str, Any], adapters: Iterable
         lines += ['loaded in float32: `PeftModel.from_pretrained(base, "adapters/ENCODER")`.']
     lines += ["", "## Task", "", *_task(saved, summary), "", "## Use", "", "```python", *_loading(encoders), "```", ""]
     side, length = model.image_encoder.image_size, model.text_encoder.max_length
-    resize = saved.config.data.resize
+    resize = saved.config.data.squaring
     lines += [f"Images were {side} x {side} pixels (resize: {resize}), texts at most {length} tokens. Pooling:"]
     if resize == "pad":
         lines += ["The folder's own transform does not pad as the run did."]
