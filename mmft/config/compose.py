@@ -203,7 +203,7 @@ class _Composition:
         self.messages += wrong
         if trains(self.command) and not any(names_rows(o) for o in own):
             own.append(DEFAULT_EXPERIMENT)
-        keys = {_key(o) for o in own}
+        keys = {_key(o) for o in own} if trains(self.command) else set()
         if "model.pair" in keys and "model.fusion" not in keys:
             own.append(PAIRS_FUSION)
         if "model.pair" in keys and DEFAULT_EXPERIMENT in own and _MAX_LENGTH not in keys:

@@ -163,11 +163,21 @@ class DoctorConfig:
 
 
 @dataclass(kw_only=True)
+class PairConfig:
+    """`model`: a pretrained pair in place of a run."""
+
+    pair: str | None = None
+    """A pretrained pair as it is, without any training, in place of `run`: a folder or a hub name, as in training."""
+
+
+@dataclass(kw_only=True)
 class UseConfig:
     """The keys of every command that applies a run to rows."""
 
-    run: str
+    run: str | None = None
     """A run folder, or `last`: the newest run under `paths.runs`."""
+    model: PairConfig = field(factory=PairConfig)
+    """A pretrained pair in place of a run."""
     paths: PathsConfig = field(factory=PathsConfig)
     """Where runs are read from."""
     data: Any = field(factory=RunData)
