@@ -20,11 +20,12 @@ KEY = "model.pair"
 
 @dataclass(frozen=True)
 class Pair:
-    """The parts of a pretrained pair, in float32 on the CPU; they share their weights with no other.
+    """The parts of a pretrained pair, in float32 on the CPU.
 
     Attributes:
         source: where the weights come from.
         family: how its encoders are used.
+        whole: the library's own model, which the parts belong to.
         image: the vision transformer.
         text: the text transformer.
         image_projection: the image's pooled features -> (P); an identity if the encoder's own pooling ends in one.
@@ -35,6 +36,7 @@ class Pair:
 
     source: Source
     family: Family
+    whole: Any
     image: Any
     text: Any
     image_projection: nn.Module
@@ -60,6 +62,7 @@ def load_pair(source: Source, pretrained: bool) -> Pair:
     return Pair(
         source,
         family,
+        whole,
         whole.vision_model,
         whole.text_model,
         getattr(whole, "visual_projection", None) or nn.Identity(),
