@@ -100,6 +100,9 @@ def make_pair(out: Path, captions: Iterable[str], seed: int = 0, kind: str = "cl
         for name, parameter in model.named_parameters():  # ones and zeros would hide what is not used, or not loaded
             if parameter.ndim < 2 and "logit" not in name and name != "temperature":
                 parameter.data += 0.2 * torch.randn_like(parameter)
+        for module in model.modules():  # at this width, weights of 0.02 would leave nothing of the input
+            if isinstance(module, (torch.nn.Linear, torch.nn.Conv2d)):
+                torch.nn.init.kaiming_normal_(module.weight)
         if kind == "siglip":
             model.logit_scale.data.fill_(2.3)
             model.logit_bias.data.fill_(-3.0)
