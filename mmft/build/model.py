@@ -15,10 +15,12 @@ from mmft.config.schema.root import TrainConfig
 from mmft.config.schema.task import TaskConfig
 from mmft.config.schema.tune import TuneConfig
 from mmft.models.auxiliary import Auxiliary
+from mmft.models.fusion.pretrained import PretrainedFusion
 from mmft.models.similarity import SimilarityHead
 from mmft.models.source import Source
 from mmft.models.vision_language_model import VisionLanguageModel, set_dropout
 from mmft.tasks.base import Task
+from mmft.training.prompts import fused_texts
 from mmft.tuning.methods.base import TuningMethod
 from mmft.tuning.plan import Rates, TuningPlan, make_plan
 
@@ -56,7 +58,9 @@ def build_model(
     else:
         pairs = load_pairs(config, known)
         image, text = encoders_of(config, pairs)
-        more = {"projections": (pairs[0].image_projection, pairs[1].text_projection)} if config.fusion.of_pair else {}
+        if config.fusion.of_pair:
+            projections = (pairs[0].image_projection, pairs[1].text_projection)
+            more = {"projections": projections, "scale": float(pairs[0].log_scale.exp())}
     torch.manual_seed(seed)  # fusion and head do not depend on what the encoders drew
     fusion = registry.build(config.fusion, image=image.widths, text=text.widths, **more)
     made = nn.Linear(fusion.width, head) if isinstance(head, int) else head(fusion.width)
@@ -69,6 +73,15 @@ def build_model(
     if config.dropout is not None:
         set_dropout(model, config.dropout)
     return model.train()
+
+
+def start_head(model: VisionLanguageModel, task: Task) -> None:
+    """Starts the head from prompts if the task wants it, for which the model is on the CPU and untrained."""
+    if prompts := task.head_prompts():
+        assert isinstance(model.fusion, PretrainedFusion)
+        fused = fused_texts(model.eval(), prompts, torch.device("cpu")).clone()
+        task.start_head(model.head, fused, model.fusion.scale)
+        model.train()
 
 
 def add_auxiliary(config: TrainConfig, model: VisionLanguageModel, task: Task) -> None:

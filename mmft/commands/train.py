@@ -11,11 +11,14 @@ from pathlib import Path
 from mmft import build, clock
 from mmft.commands.output import print_path
 from mmft.config.compose import Composed
+from mmft.config.schema.root import TrainConfig
 from mmft.data.bad_rows import BadRows
 from mmft.data.kept import KEPT
 from mmft.data.splits import load_splits
 from mmft.errors import ExitCode
+from mmft.models.vision_language_model import VisionLanguageModel
 from mmft.ranks import started
+from mmft.reports.before import before_training, log_before
 from mmft.reports.closing import report
 from mmft.reports.opening import announce, report_bad_rows
 from mmft.reports.prediction_sample import sample_predictions
@@ -25,6 +28,7 @@ from mmft.runs.resume import longer
 from mmft.runs.saved_model import save_model
 from mmft.shipped import located
 from mmft.signals import stop_signals
+from mmft.tasks.base import Task
 from mmft.training.calibrate import tune_on_validation
 from mmft.training.collectives import end_collectives
 from mmft.training.csv_log import CsvLog
@@ -34,6 +38,7 @@ from mmft.training.loggers.base import RunLogger
 from mmft.training.recording import recorded
 from mmft.training.resuming import resume_point
 from mmft.training.space import check_space
+from mmft.tuning.plan import TuningPlan
 from mmft.tuning.table import plan_rows, show_plan, write_plan
 
 
@@ -78,10 +83,7 @@ def train_run(run: build.Run) -> None:
     task = build.build_task(config.task)
     task.fit(splits["train"].table.labels(splits["train"].rows))
     build.check_monitoring(config, task, splits)
-    model = build.build_model(config.model, task.make_head, config.seed)
-    changed = set() if config.init is None else initialise_from(config.init, located(config.paths.runs), model, task)
-    build.add_auxiliary(config, model, task)
-    plan = build.build_plan(config, model, changed)
+    model, plan = _model_and_plan(config, task)
     data = build.build_data(config, splits, model, task)
     if folder.writes:
         show_plan(plan)
@@ -99,6 +101,9 @@ def train_run(run: build.Run) -> None:
         check_space(config, folder.path, model, plan, "val" in data.rows)
     module = build.build_module(config, model, task, plan)
     start = resume_point(folder)
+    wanted = folder.sweep is None if config.modality_report is None else config.modality_report
+    if wanted and folder.writes and start.checkpoint is None:
+        folder.update_summary(**before_training(config, model, task, data))
     metrics = CsvLog(folder.metrics, keep_rows=start.rows, writes=folder.writes)
     callbacks = build.build_callbacks(run, data, task, plan, metrics, bad) + build.train_on(config, folder, start, data)
     trainer = build.build_trainer(config, folder, data, callbacks, [metrics, logger])
@@ -121,7 +126,16 @@ def train_run(run: build.Run) -> None:
     folder.update_summary(rows={**data.usable_rows(bad.rows), "bad": bad.count})
     if bad.count > known:
         report_bad_rows(data, bad)
-    wanted = folder.sweep is None if config.modality_report is None else config.modality_report
     if wanted and "test" in data.rows:
         folder.update_summary(**report(config, module, data))
+    log_before(folder.read_summary())
     bad.check()
+
+
+def _model_and_plan(config: TrainConfig, task: Task) -> tuple[VisionLanguageModel, TuningPlan]:
+    """The model at the start of training, and what of it is trained."""
+    model = build.build_model(config.model, task.make_head, config.seed)
+    build.start_head(model, task)
+    changed = set() if config.init is None else initialise_from(config.init, located(config.paths.runs), model, task)
+    build.add_auxiliary(config, model, task)
+    return model, build.build_plan(config, model, changed)

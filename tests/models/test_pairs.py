@@ -322,3 +322,35 @@ def test_two_encoders_of_one_pair_are_warned_of(
     names = [f"model.{part}.name={folder('clip')}" for part in ("image_encoder", "text_encoder")]
     build.build_model(compose("train", [*names, "model.text_encoder.max_length=null"]).config.model, 3, seed=0)
     assert "Type model.pair=" in caplog.text
+
+
+def test_a_head_starts_as_the_zero_shot_classifier(
+    folder: Any, pair_run: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """So a run that hardly moves classifies as the pair without a run does."""
+    templates = ["a {}", "the {} here"]
+    still = ["optim.lr=1e-12", "optim.head_lr=1e-12", "trainer.max_steps=1", "modality_report=true"]
+    typed = ["task=classification", "data.columns.label=label", "task.head_init=prompts", f"task.templates={templates}"]
+    run = pair_run(folder("clip"), *typed, *still)
+    loaded = mmft.load(run.path)
+    rows = [{"image": str(path)} for path in sorted(Path(loaded.saved.config.data.path).parent.rglob("*.png"))[:12]]
+    expected = mmft.load_pair(folder("clip")).zero_shot(loaded.labels, templates).predict(rows)
+    given = [{**row, "text": "of no influence"} for row in rows]
+    names = [f"score_{label}" for label in loaded.labels]
+    for own, other in zip(loaded.predict(given), expected, strict=True):
+        assert [own[n] for n in names] == pytest.approx([other[n] for n in names], abs=1e-5)
+    before = run.summary["before"]["zero_shot/accuracy"]
+    assert before == pytest.approx(run.summary["test"]["accuracy"], abs=1e-6)
+    assert f"before training: test/zero_shot/accuracy {before:.4f}" in capsys.readouterr().err
+
+
+def test_retrieval_before_training_is_in_the_summary(folder: Any, pair_run: Any) -> None:
+    still = ["optim.lr=1e-12", "tune.fusion_lr=1e-12", "optim.head_lr=1e-12", "trainer.max_steps=1"]
+    run = pair_run(folder("siglip"), *still, "modality_report=true", "data.columns.label=label")
+    for name in ("mean_recall", "zero_shot/accuracy"):
+        assert run.summary["before"][name] == pytest.approx(run.summary["test"][name], abs=1e-6)
+
+
+def test_prompts_need_a_pair() -> None:
+    with pytest.raises(UserError, match=r"task\.head_init: prompts needs a pretrained pair"):
+        compose("train", ["task.head_init=prompts"])

@@ -64,6 +64,12 @@ class ClassificationConfig(TaskConfig):
     """`focal` down-weights rows that are already classified well (Lin et al. 2017)."""
     focal_gamma: float | None = field(None, ge=0, only_with="loss==focal")
     """Exponent of (1 - p) in the weight of a row, where p is the probability of the true class; null: 2."""
+    head_init: Literal["random", "prompts"] = "random"
+    """Where the head starts: from random weights, or as the zero-shot classifier of images by the labels' names, which
+    needs `model.pair` with `model/fusion=pretrained`."""
+    templates: list[str] | None = field(None, only_with="head_init==prompts")
+    """Prompts for each label, whose embeddings are averaged, such as `"task.templates=['an image of {}']"`; null: the
+    label's name alone. Underscores in names become spaces."""
     calibration: Literal["none", "temperature"] = field("none", needs_val=True)
     """`temperature`: after training, fit a temperature for the logits on the validation rows and save it with the
     model, so that probabilities are calibrated."""

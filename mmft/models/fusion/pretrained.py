@@ -14,13 +14,20 @@ from mmft.models.fusion.dual import unit_vectors
 
 
 class PretrainedFusion(Fusion):
-    """Projects each pooled feature as in the pair's pretraining, and scales it to unit length."""
+    """Projects each pooled feature as in the pair's pretraining, and scales it to unit length.
+
+    Args:
+        image: widths of the image encoder.
+        text: widths of the text encoder.
+        projections: the pair's, of images and of texts: linear layers or (SigLIP) identities.
+        scale: factor of similarities in the pair's pretraining, 1 / temperature.
+    """
 
     facts = PretrainedConfig
 
-    def __init__(self, image: Widths, text: Widths, projections: tuple[nn.Module, nn.Module]) -> None:
-        """Args are the encoders' widths, and the pair's projections, linear layers or (SigLIP) identities."""
+    def __init__(self, image: Widths, text: Widths, projections: tuple[nn.Module, nn.Module], scale: float) -> None:
         super().__init__()
+        self.scale = scale
         self.image, self.text = projections
         ends = [
             layer.out_features if isinstance(layer, nn.Linear) else given.pooled
