@@ -94,6 +94,19 @@ def text_encoder_folder(tmp_path_factory: pytest.TempPathFactory) -> EncoderFold
 
 
 @pytest.fixture(scope="session")
+def pair_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """`pair_folder(kind)`: a pretrained pair, one of `tiny_pairs.FAMILIES`, made once."""
+    from tiny_pairs import make_pair
+
+    root = tmp_path_factory.mktemp("pairs")
+
+    def folder(kind: str) -> Path:
+        return root / kind if (root / kind).exists() else make_pair(root / kind, captions(), kind=kind)
+
+    return folder
+
+
+@pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real rows and encoders; only for tests marked `shared`."""
     return Path(os.environ["MMFT_SHARED"])

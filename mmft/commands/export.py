@@ -17,6 +17,7 @@ from mmft.commands.output import print_path
 from mmft.config.compose import Composed
 from mmft.config.schema.model import ENCODERS
 from mmft.config.schema.root import ExportConfig
+from mmft.data.image import squaring
 from mmft.errors import ExitCode, UserError
 from mmft.files import replace_folder
 from mmft.run_folder import find_run
@@ -58,7 +59,7 @@ def export(composed: Composed) -> int:
         ]
         saved.merge()
         for encoder in ENCODERS:
-            write_encoder(getattr(saved.model, encoder), new / encoder, saved.config.data.squaring)
+            write_encoder(getattr(saved.model, encoder), new / encoder, squaring(saved.config.data))
         (new / "README.md").write_text(model_card(saved, summary, adapters), encoding="utf-8")
 
     with system_errors(out):

@@ -22,6 +22,7 @@ from PIL import Image, ImageColor, UnidentifiedImageError
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F  # type: ignore[import-untyped]
 
+from mmft.config.schema.data import DataConfig
 from mmft.data.image_kinds import CONTAINERS, UNSIGNED, formats, why_unknown, with_plugin, without_preamble
 from mmft.data.image_mending import JPEG, BadImage, check, check_jpeg_end, mended
 from mmft.data.image_paths import why_missing
@@ -40,6 +41,11 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+
+
+def squaring(config: DataConfig) -> Resize:
+    """How images are made square; a pair's own way has been chosen before (`build.choose_for_pair`)."""
+    return config.resize or "squash"
 
 
 class _Undecodable(BadImage):

@@ -19,7 +19,7 @@ from mmft.batch import Batch, Sample
 from mmft.config.schema.data import DataConfig
 from mmft.data.collate import Collate
 from mmft.data.dataset import RowDataset
-from mmft.data.image import ImageReader
+from mmft.data.image import ImageReader, squaring
 from mmft.data.image_memory import ImageMemory
 from mmft.data.kept import KEPT
 from mmft.data.mismatches import mismatched_texts
@@ -55,7 +55,7 @@ def make_dataset(
     """
     # Set explicitly, or the tokenizer warns about its threads in every worker forked afterwards.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    reader = ImageReader(image_size, config.squaring, config.background, config.max_pixels)
+    reader = ImageReader(image_size, squaring(config), config.background, config.max_pixels)
     tokens, images = _prepared(split, reader, tokenizer, max_length, image_bytes)
     targets, bad = (None, None) if encode is None else encode_targets(split, encode, evaluated=evaluated)
     identities = identities_of(split) if encode is not None and encode.identities else None

@@ -72,7 +72,7 @@ def complete(line: str) -> list[str]:
         ("mmft predict ou", ["out="]),
         ("mmft predict optim", []),  # mmft predict has no groups
         ("mmft test run=la", ["run=last"]),
-        ("mmft test run=", ["run=last", "run=own/", "run=runs/"]),
+        ("mmft test run=", ["run=last", "run=null", "run=own/", "run=runs/"]),
         ("mmft test run=runs/mine/", ["run=runs/mine/2026-11-01_10-00-00/"]),
         ("mmft runs st", ["status="]),
         ("mmft runs status=c", ["status=completed"]),

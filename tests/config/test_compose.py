@@ -53,9 +53,13 @@ def test_promised_keys(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(("group", "name"), list(option_files()))
-def test_every_option_composes(group: str, name: str, composed: Compose) -> None:
+def test_every_option_composes(group: str, name: str, composed: Compose, folder: Path) -> None:  # noqa: ARG001
     typed = [f"{group}={name}", *must(group, name)]
-    result = compose("train", typed) if group == "experiment" else composed(*typed)
+    if name == "pretrained":  # a pair names both encoders
+        rows = ["data.path=rows.csv", "data.columns.image=image", "data.columns.label=label"]
+        result = compose("train", [*rows, *typed, "model.pair=a/b"])
+    else:
+        result = compose("train", typed) if group == "experiment" else composed(*typed)
     assert result.choices[group] == name
     if group not in OPTIONAL_GROUPS:
         assert name not in ("on", "off", "yes", "no", "null")

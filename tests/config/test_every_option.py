@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ def test_root(name: str, shapes: Shapes, tmp_path: Path) -> None:
         assert any(name in defaults_of(command) for command in COMMANDS)
         return
     given = {"run": f"run={tmp_path}", "out": f"out={tmp_path / 'out.parquet'}"}
-    must = [f.name for f in dataclasses.fields(COMMANDS[name]) if not has_default(f)]
+    must = [f.name for f in dataclasses.fields(COMMANDS[name]) if f.name == "run" or not has_default(f)]
     rows = shapes.overrides if issubclass(COMMANDS[name], TrainConfig) else []
     rows = ["rows=[0]"] if name == "explain" else rows  # either rows or ids
     composed = compose(name, [*rows, *(given[key] for key in must if key in given)])
@@ -93,7 +94,7 @@ def test_option_of_hydra(group: str, name: str, shapes: Shapes) -> None:
 
 
 @pytest.mark.parametrize(("group", "name"), OF_TRAIN, ids=_ids(OF_TRAIN))
-def test_option(group: str, name: str, shapes: Shapes, tmp_path: Path) -> None:
+def test_option(group: str, name: str, shapes: Shapes, pair_folder: Callable[[str], Path], tmp_path: Path) -> None:
     """On the shapes sample: the config has the chosen option, and everything that a run needs can be built."""
     file = conf_dir() / group / f"{name}.yaml"
     brings_rows = group == "data" and file.exists() and "path" in yaml.safe_load(file.read_text())
@@ -104,6 +105,8 @@ def test_option(group: str, name: str, shapes: Shapes, tmp_path: Path) -> None:
         *([] if brings_rows else ["data.path", "data.columns"]),
     )
     more = [*(_with_numbers(shapes, tmp_path) if name in ("regression", "several") else []), *must(group, name)]
+    if name == "pretrained":
+        keys, more = ("name", "data."), [f"model.pair={pair_folder('clip')}"]
     composed = compose("train", [*(o for o in shapes.overrides if o.startswith(keys)), f"{group}={name}", *more])
     assert composed.choices[group] == name
     chosen = composed.config

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 from needed_overrides import must
 from runs import TrainRun
+from torch import nn
 
 from mmft import build
 from mmft.batch import Widths
@@ -107,8 +108,12 @@ def test_every_field_is_read(
         build.build_methods(compose("train", typed).config.tune)
     for name in registry.options("model/fusion"):  # tests/models trains with each
         task = "contrastive" if name == "dual" else "classification"
-        config = compose("train", [*shapes.overrides, f"task={task}", f"model/fusion={name}"]).config
-        registry.build(config.model.fusion, image=Widths(8, 8), text=Widths(8, 8))
+        of_pair = name == "pretrained"
+        own = [o for o in shapes.overrides if not (of_pair and o.startswith("model."))]
+        pair = ["model.pair=a/b"] if of_pair else []
+        config = compose("train", [*own, f"task={task}", f"model/fusion={name}", *pair]).config
+        parts = {"projections": (nn.Identity(), nn.Identity()), "scale": 1.0} if config.model.fusion.of_pair else {}
+        registry.build(config.model.fusion, image=Widths(8, 8), text=Widths(8, 8), **parts)
     for name in registry.options("task"):  # tests/tasks trains with each
         build.build_task(compose("train", [*shapes.overrides, f"task={name}", *must("task", name)]).config.task)
     expected = {(schema.__name__, f.name) for schema in schemas(COMMANDS["train"]) for f in dataclasses.fields(schema)}
@@ -145,6 +150,7 @@ def test_every_field_of_a_command_that_uses_a_run_is_read(
         for f in dataclasses.fields(schema)
     }
     read |= {(COMMANDS[command].__name__, name) for schema, name in read if schema == "TestConfig"}
+    expected -= {(COMMANDS[command].__name__, "model"), ("PairConfig", "pair")}  # in place of a run: test_pairs.py
     refused = {tuple(key.rpartition(".")[::2]) for key in UNREAD} if command != "test" else set()
     refused = {({"": "DataConfig", "columns": "ColumnsConfig"}[section], name) for section, name in refused}
     assert sorted(expected - read - refused) == []

@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 import torch
 import transformers as hf
-from make_shapes import captions
 from runs import Run
-from tiny_pairs import FAMILIES, IMAGE_SIZE, MAX_LENGTH, make_pair
+from tiny_pairs import FAMILIES, IMAGE_SIZE, MAX_LENGTH
 from torch import Tensor
 from torch.nn import functional
 
@@ -28,17 +27,6 @@ from mmft.models.vision_language_model import VisionLanguageModel
 from mmft.training.module import FineTuning
 
 TEXTS = ["a disc", "a red square on a grey background near the left border of the image", "blue"]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """`folder(kind)`: a tiny pair, made once."""
-    root = tmp_path_factory.mktemp("pairs")
-
-    def made(kind: str) -> Path:
-        return root / kind if (root / kind).exists() else make_pair(root / kind, captions(), kind=kind)
-
-    return made
 
 
 def ours(pair: Path, *typed: str) -> tuple[VisionLanguageModel, Any]:
@@ -75,12 +63,12 @@ def images(count: int) -> Tensor:
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
-def test_similarities_are_those_of_transformers(kind: str, folder: Any) -> None:
+def test_similarities_are_those_of_transformers(kind: str, pair_folder: Any) -> None:
     """For three lengths of text, in a batch and alone."""
-    model, config = ours(folder(kind))
+    model, config = ours(pair_folder(kind))
     pixels = images(3)
     with torch.no_grad():
-        expected = of_transformers(folder(kind), model.image_encoder.normalise(pixels), TEXTS)
+        expected = of_transformers(pair_folder(kind), model.image_encoder.normalise(pixels), TEXTS)
         assert float(expected.std()) > 1e-3
         assert torch.allclose(logits(model, pixels, TEXTS), expected, atol=1e-5)
         for row, text in enumerate(TEXTS):
@@ -93,9 +81,9 @@ def test_similarities_are_those_of_transformers(kind: str, folder: Any) -> None:
 
 @pytest.mark.parametrize("fusion", ["pretrained", "concat", "cross"])
 @pytest.mark.parametrize("kind", ["clip", "siglip", "vision-text-dual-encoder"])
-def test_every_trained_parameter_gets_a_gradient(kind: str, fusion: str, folder: Any) -> None:
+def test_every_trained_parameter_gets_a_gradient(kind: str, fusion: str, pair_folder: Any) -> None:
     """A pooling head that token fusions do not read, and a mask token, are not trained."""
-    typed = [f"model.pair={folder(kind)}", f"model/fusion={fusion}", "tune=full"]
+    typed = [f"model.pair={pair_folder(kind)}", f"model/fusion={fusion}", "tune=full"]
     config = compose("train", typed).config
     model = build.build_model(config.model, 3, seed=0)
     plan = build.build_plan(config, model)
@@ -132,15 +120,15 @@ def pair_run(tmp_path: Path, shapes: Any) -> Any:
 
 
 @pytest.mark.parametrize("kind", ["clip", "siglip", pytest.param("align", marks=pytest.mark.slow)])
-def test_an_export_is_the_whole_pair_again(kind: str, folder: Any, pair_run: Any) -> None:
-    run = pair_run(folder(kind), "tune=lora")
+def test_an_export_is_the_whole_pair_again(kind: str, pair_folder: Any, pair_run: Any) -> None:
+    run = pair_run(pair_folder(kind), "tune=lora")
     assert export(compose("export", [f"run={run.path}", "format=transformers"])) == 0
     out, pixels = run.path / "export", images(3)
     model = mmft.load(run.path).model.eval()
     with torch.no_grad():
         expected = of_transformers(out, model.image_encoder.normalise(pixels), TEXTS)
         assert torch.allclose(logits(model, pixels, TEXTS), expected, atol=1e-5)
-    before, after = (hf.AutoModel.from_pretrained(path).state_dict() for path in (folder(kind), out))
+    before, after = (hf.AutoModel.from_pretrained(path).state_dict() for path in (pair_folder(kind), out))
     assert before.keys() == after.keys()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert any("q_proj" in name or "query" in name for name in changed)
@@ -152,8 +140,8 @@ def test_an_export_is_the_whole_pair_again(kind: str, folder: Any, pair_run: Any
         assert torch.allclose(logits(again, pixels, TEXTS), expected, atol=1e-5)
 
 
-def test_what_cannot_be_exported_as_a_pair(folder: Any, pair_run: Any, train_run: Any) -> None:
-    run = pair_run(folder("clip"), "task=classification", "data.columns.label=label")
+def test_what_cannot_be_exported_as_a_pair(pair_folder: Any, pair_run: Any, train_run: Any) -> None:
+    run = pair_run(pair_folder("clip"), "task=classification", "data.columns.label=label")
     with pytest.raises(UserError, match="the head of task=classification has no place in it"):
         export(compose("export", [f"run={run.path}", "format=transformers"]))
     other = train_run("trainer.max_epochs=1")
@@ -164,7 +152,7 @@ def test_what_cannot_be_exported_as_a_pair(folder: Any, pair_run: Any, train_run
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["clip", "siglip"])
 def test_twenty_steps_are_those_of_a_plain_loop(
-    kind: str, folder: Any, shapes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, pair_folder: Any, shapes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batches: list[tuple[Tensor, Tensor, Tensor]] = []
     step = FineTuning.training_step
@@ -179,10 +167,12 @@ def test_twenty_steps_are_those_of_a_plain_loop(
     monkeypatch.setattr(FineTuning, "training_step", noting)
     exact = ["optim.lr=1e-3", "optim.weight_decay=0", "optim.clip_norm=null", "schedule=constant", "schedule.warmup=0"]
     exact += ["trainer.precision=64-true", "model.dropout=0", "checkpoint.use=last", "trainer.max_steps=20"]
-    assert train(compose("train", _typed(folder(kind), shapes, "data.batch_size=8", *exact)), tmp_path / "run") == 0
+    assert (
+        train(compose("train", _typed(pair_folder(kind), shapes, "data.batch_size=8", *exact)), tmp_path / "run") == 0
+    )
     assert len(batches) == 20
     model = mmft.load(tmp_path / "run").model
-    plain: Any = hf.AutoModel.from_pretrained(folder(kind)).double().train()
+    plain: Any = hf.AutoModel.from_pretrained(pair_folder(kind)).double().train()
     _no_dropout(plain)
     optimizer = torch.optim.AdamW(plain.parameters(), lr=1e-3, weight_decay=0)
     for pixels, ids, mask in batches:
@@ -231,8 +221,8 @@ def _loss(kind: str, similarities: Tensor, ids: Tensor) -> Tensor:
     return (functional.cross_entropy(similarities, wanted) + functional.cross_entropy(similarities.T, wanted)) / 2
 
 
-def test_a_pair_without_a_run(folder: Any, shapes: Any, tmp_path: Path) -> None:
-    pair = mmft.load_pair(folder("clip"), image="image", text="text")
+def test_a_pair_without_a_run(pair_folder: Any, shapes: Any, tmp_path: Path) -> None:
+    pair = mmft.load_pair(pair_folder("clip"), image="image", text="text")
     rows = [{"image": str(path), "text": "a disc"} for path in sorted(shapes.rows.parent.rglob("*.png"))[:4]]
     assert [row["error"] for row in pair.predict(rows)] == [None] * 4
     assert pair.embed(rows)["image"].shape == (4, 24)
@@ -240,23 +230,23 @@ def test_a_pair_without_a_run(folder: Any, shapes: Any, tmp_path: Path) -> None:
     found = named.predict(rows)
     assert {row["prediction"] for row in found} <= {"disc", "square"}
     out = tmp_path / "answers.csv"
-    typed = [f"model.pair={folder('clip')}", f"data.path={shapes.rows}", "data.columns.image=image", f"out={out}"]
+    typed = [f"model.pair={pair_folder('clip')}", f"data.path={shapes.rows}", "data.columns.image=image", f"out={out}"]
     assert predict(compose("predict", [*typed, "zero_shot.labels=[disc,square]"])) == 0
     assert out.read_text().startswith("row,id,prediction,score,score_disc,score_square,error")
 
 
-def test_frozen_parts_stay_and_are_found_again(folder: Any, pair_run: Any) -> None:
+def test_frozen_parts_stay_and_are_found_again(pair_folder: Any, pair_run: Any) -> None:
     """LiT: the image encoder and the projections are frozen."""
-    run = pair_run(folder("clip"), "tune/image_encoder=freeze", "tune.fusion=freeze")
-    model, before = mmft.load(run.path).model, ours(folder("clip"))[0]
+    run = pair_run(pair_folder("clip"), "tune/image_encoder=freeze", "tune.fusion=freeze")
+    model, before = mmft.load(run.path).model, ours(pair_folder("clip"))[0]
     moved = {name for name, p in model.named_parameters() if not torch.equal(p, before.get_parameter(name))}
     assert {name.partition(".")[0] for name in moved} == {"text_encoder"}
     assert run.summary["parameters"]["image_encoder"]["trainable"] == 0
 
 
-def test_rates_of_what_is_pretrained(folder: Any) -> None:
+def test_rates_of_what_is_pretrained(pair_folder: Any) -> None:
     def rates(*typed: str) -> dict[str, float]:
-        config = compose("train", [f"model.pair={folder('clip')}", "task=contrastive", *typed]).config
+        config = compose("train", [f"model.pair={pair_folder('clip')}", "task=contrastive", *typed]).config
         model = build.build_model(config.model, build.build_task(config.task).make_head, seed=0)
         return {group.name: group.lr for group in build.build_plan(config, model).groups}
 
@@ -266,21 +256,21 @@ def test_rates_of_what_is_pretrained(folder: Any) -> None:
     assert rates("tune=lora")["fusion"] == 5e-5
 
 
-def test_the_temperature_is_the_pairs_unless_typed(folder: Any) -> None:
-    plain = hf.AutoModel.from_pretrained(folder("siglip"))
-    model, _ = ours(folder("siglip"))
+def test_the_temperature_is_the_pairs_unless_typed(pair_folder: Any) -> None:
+    plain = hf.AutoModel.from_pretrained(pair_folder("siglip"))
+    model, _ = ours(pair_folder("siglip"))
     assert float(model.head.log_scale) == float(plain.logit_scale)  # type: ignore[arg-type]
     assert float(model.head.bias) == float(plain.logit_bias)  # type: ignore[arg-type]
-    model, _ = ours(folder("siglip"), "task.temperature=0.5")
+    model, _ = ours(pair_folder("siglip"), "task.temperature=0.5")
     assert float(model.head.log_scale) == pytest.approx(0.6931, abs=1e-4)  # type: ignore[arg-type]
 
 
-def test_a_scale_above_the_limit_is_kept(folder: Any, tmp_path: Path) -> None:
+def test_a_scale_above_the_limit_is_kept(pair_folder: Any, tmp_path: Path) -> None:
     """SO400M-SigLIP has 112."""
-    plain = hf.AutoModel.from_pretrained(folder("siglip"))
+    plain = hf.AutoModel.from_pretrained(pair_folder("siglip"))
     plain.logit_scale.data.fill_(4.7215)
     plain.save_pretrained(tmp_path)
-    for file in folder("siglip").glob("*.json"):
+    for file in pair_folder("siglip").glob("*.json"):
         if file.name != "config.json":
             (tmp_path / file.name).write_text(file.read_text())
     model, _ = ours(tmp_path)
@@ -301,40 +291,40 @@ def test_a_scale_above_the_limit_is_kept(folder: Any, tmp_path: Path) -> None:
         (["model.pair=PAIR", "tune.fusion=freeze", "tune.fusion_lr=1"], "tune.fusion_lr: changes nothing"),
     ],
 )
-def test_wrong_configs(typed: list[str], message: str, folder: Any) -> None:
+def test_wrong_configs(typed: list[str], message: str, pair_folder: Any) -> None:
     with pytest.raises(UserError, match=message):
-        compose("train", [word.replace("PAIR", str(folder("clip"))) for word in typed])
+        compose("train", [word.replace("PAIR", str(pair_folder("clip"))) for word in typed])
 
 
-def test_what_is_no_pair(folder: Any, shapes: Any, tmp_path: Path) -> None:
+def test_what_is_no_pair(pair_folder: Any, shapes: Any, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="its model_type bert is not that of a pair"):
         ours(shapes.text_encoder)
-    config = json.loads((folder("siglip") / "config.json").read_text())
+    config = json.loads((pair_folder("siglip") / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"model_type": "siglip2"}))
     with pytest.raises(UserError, match="NaFlex"):
         ours(tmp_path)
 
 
 def test_two_encoders_of_one_pair_are_warned_of(
-    folder: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    pair_folder: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logging.getLogger("mmft"), "propagate", True)
-    names = [f"model.{part}.name={folder('clip')}" for part in ("image_encoder", "text_encoder")]
+    names = [f"model.{part}.name={pair_folder('clip')}" for part in ("image_encoder", "text_encoder")]
     build.build_model(compose("train", [*names, "model.text_encoder.max_length=null"]).config.model, 3, seed=0)
     assert "Type model.pair=" in caplog.text
 
 
 def test_a_head_starts_as_the_zero_shot_classifier(
-    folder: Any, pair_run: Any, capsys: pytest.CaptureFixture[str]
+    pair_folder: Any, pair_run: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """So a run that hardly moves classifies as the pair without a run does."""
     templates = ["a {}", "the {} here"]
     still = ["optim.lr=1e-12", "optim.head_lr=1e-12", "trainer.max_steps=1", "modality_report=true"]
     typed = ["task=classification", "data.columns.label=label", "task.head_init=prompts", f"task.templates={templates}"]
-    run = pair_run(folder("clip"), *typed, *still)
+    run = pair_run(pair_folder("clip"), *typed, *still)
     loaded = mmft.load(run.path)
     rows = [{"image": str(path)} for path in sorted(Path(loaded.saved.config.data.path).parent.rglob("*.png"))[:12]]
-    expected = mmft.load_pair(folder("clip")).zero_shot(loaded.labels, templates).predict(rows)
+    expected = mmft.load_pair(pair_folder("clip")).zero_shot(loaded.labels, templates).predict(rows)
     given = [{**row, "text": "of no influence"} for row in rows]
     names = [f"score_{label}" for label in loaded.labels]
     for own, other in zip(loaded.predict(given), expected, strict=True):
@@ -344,9 +334,9 @@ def test_a_head_starts_as_the_zero_shot_classifier(
     assert f"before training: test/zero_shot/accuracy {before:.4f}" in capsys.readouterr().err
 
 
-def test_retrieval_before_training_is_in_the_summary(folder: Any, pair_run: Any) -> None:
+def test_retrieval_before_training_is_in_the_summary(pair_folder: Any, pair_run: Any) -> None:
     still = ["optim.lr=1e-12", "tune.fusion_lr=1e-12", "optim.head_lr=1e-12", "trainer.max_steps=1"]
-    run = pair_run(folder("siglip"), *still, "modality_report=true", "data.columns.label=label")
+    run = pair_run(pair_folder("siglip"), *still, "modality_report=true", "data.columns.label=label")
     for name in ("mean_recall", "zero_shot/accuracy"):
         assert run.summary["before"][name] == pytest.approx(run.summary["test"][name], abs=1e-6)
 

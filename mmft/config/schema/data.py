@@ -145,8 +145,3 @@ class DataConfig:
     """Rows that one device processes at once; null: its whole share of the batch."""
     num_workers: int = field(0, ge=0)
     """Worker processes that decode images; 0: the main process decodes them."""
-
-    @property
-    def squaring(self) -> Literal["squash", "crop", "pad"]:
-        """How images are made square: `resize`, where null is `squash`; a pair's own way is chosen before."""
-        return self.resize or "squash"

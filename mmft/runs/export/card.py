@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from mmft.data.image import squaring
 from mmft.runs.saved_model import SavedModel
 from mmft.tasks.base import Task
 from mmft.tasks.labels import shown as some
@@ -50,7 +51,7 @@ def model_card(saved: SavedModel, summary: Mapping[str, Any], adapters: Iterable
         lines += ['loaded in float32: `PeftModel.from_pretrained(base, "adapters/ENCODER")`.']
     lines += ["", "## Task", "", *_task(saved, summary), "", "## Use", "", "```python", *_loading(encoders), "```", ""]
     side, length = model.image_encoder.image_size, model.text_encoder.max_length
-    resize = saved.config.data.squaring
+    resize = squaring(saved.config.data)
     lines += [f"Images were {side} x {side} pixels (resize: {resize}), texts at most {length} tokens. Pooling:"]
     if resize == "pad":
         lines += ["The folder's own transform does not pad as the run did."]
@@ -69,7 +70,7 @@ def pair_card(saved: SavedModel, summary: Mapping[str, Any], kind: str) -> str:
     lines += ["", f'model = {kind}.from_pretrained(".")', 'processor = AutoProcessor.from_pretrained(".")', "```", ""]
     padding = "padded to the longest one" if not model.text_encoder.fixed_length else "always padded to that length"
     side, length = model.image_encoder.image_size, model.text_encoder.max_length
-    lines += [f"Images were {side} x {side} pixels (resize: {saved.config.data.squaring}), texts at most {length} tokens,"]
+    lines += [f"Images were {side} x {side} pixels (resize: {squaring(saved.config.data)}), texts at most {length} tokens,"]
     return "\n".join([*lines, f"{padding}.", ""])
 
 

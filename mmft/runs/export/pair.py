@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from mmft.data.image import squaring
 from mmft.errors import UserError
 from mmft.models.pairs.facts import resize_of
 from mmft.models.pairs.pair import Pair, load_pair
@@ -87,7 +88,7 @@ def _fill(pair: Pair, model: VisionLanguageModel) -> None:
 
 def _write_processor(saved: SavedModel, source: Source, folder: Path) -> None:
     """The pair's own processor if images were as it makes them; otherwise one that makes them as in the run."""
-    encoder, resize = saved.model.image_encoder, saved.config.data.squaring
+    encoder, resize = saved.model.image_encoder, squaring(saved.config.data)
     backbone: Any = encoder.backbone
     own = next((source.folder / name for name in _PROCESSORS if (source.folder / name).is_file()), None)
     if own is not None and resize == resize_of(source) and encoder.image_size == side_of(backbone.config):
