@@ -12,6 +12,7 @@ from mmft.config.schema.model import ENCODERS, ModelConfig
 from mmft.config.schema.root import TrainConfig
 from mmft.config.schema.task import TaskConfig
 from mmft.config.schema.tune import TuneConfig
+from mmft.errors import UserError
 from mmft.models.auxiliary import Auxiliary
 from mmft.models.source import Source
 from mmft.models.vision_language_model import VisionLanguageModel, set_dropout
@@ -51,6 +52,7 @@ def build_model(
     fusion = registry.build(config.fusion, image=image.widths, text=text.widths)
     made = nn.Linear(fusion.width, head) if isinstance(head, int) else head(fusion.width)
     model = VisionLanguageModel(image, text, fusion, made)
+    model.pretrained = {encoder for encoder in ENCODERS if getattr(config, encoder).pretrained}
     if config.dropout is not None:
         set_dropout(model, config.dropout)
     return model.train()
@@ -75,6 +77,9 @@ def build_plan(config: TrainConfig, model: VisionLanguageModel, changed: Iterabl
         config: the whole config.
         model: the model.
         changed: encoders whose weights come from another run.
+
+    Raises:
+        UserError: a method finds nothing to apply to, or `checkpoint.use` needs a pretrained start that nothing has.
     """
     optim = config.optim
     methods = apply_tuning(config, model)
@@ -85,6 +90,11 @@ def build_plan(config: TrainConfig, model: VisionLanguageModel, changed: Iterabl
         for encoder, source in sources.items()
         if source.library == "own" or not getattr(config.model, encoder).pretrained
     } | set(changed)
+    if config.checkpoint.use == "wise_ft" and not plan.interpolated:
+        raise UserError(
+            "checkpoint.use=wise_ft: nothing that is trained has pretrained weights to interpolate with. "
+            "Type tune=full, or checkpoint.use=best"
+        )
     return plan
 
 

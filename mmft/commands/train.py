@@ -11,10 +11,12 @@ from pathlib import Path
 from mmft import build, clock
 from mmft.commands.output import print_path
 from mmft.config.compose import Composed
+from mmft.config.schema.root import TrainConfig
 from mmft.data.bad_rows import BadRows
 from mmft.data.kept import KEPT
 from mmft.data.splits import load_splits
 from mmft.errors import ExitCode
+from mmft.models.vision_language_model import VisionLanguageModel
 from mmft.ranks import started
 from mmft.reports.closing import report
 from mmft.reports.opening import announce, report_bad_rows
@@ -25,6 +27,7 @@ from mmft.runs.resume import longer
 from mmft.runs.saved_model import save_model
 from mmft.shipped import located
 from mmft.signals import stop_signals
+from mmft.tasks.base import Task
 from mmft.training.calibrate import tune_on_validation
 from mmft.training.collectives import end_collectives
 from mmft.training.csv_log import CsvLog
@@ -77,8 +80,7 @@ def train_run(run: build.Run) -> None:
     task = build.build_task(config.task)
     task.fit(splits["train"].table.labels(splits["train"].rows))
     build.check_monitoring(config, task, splits)
-    model = build.build_model(config.model, task.make_head, config.seed)
-    changed = set() if config.init is None else initialise_from(config.init, located(config.paths.runs), model, task)
+    model, changed = _untuned(config, task)
     build.add_auxiliary(config, model, task)
     plan = build.build_plan(config, model, changed)
     data = build.build_data(config, splits, model, task)
@@ -104,7 +106,7 @@ def train_run(run: build.Run) -> None:
     trainer.fit(module, datamodule=data, ckpt_path=start.checkpoint, weights_only=False)
 
     model = module.finished()
-    folder.update_summary(**finish(config, module, callbacks))
+    folder.update_summary(**finish(config, module, callbacks, lambda: _start(config, task)))
     model.auxiliary = None
     device, batches = trainer.strategy.root_device, data.evaluation_loader("val")
     folder.update_summary(**tune_on_validation(model, task, batches, device, config.trainer.precision))
@@ -124,3 +126,18 @@ def train_run(run: build.Run) -> None:
     if wanted and "test" in data.rows:
         folder.update_summary(**report(config, module, data))
     bad.check()
+
+
+def _untuned(config: TrainConfig, task: Task) -> tuple[VisionLanguageModel, set[str]]:
+    """The model before tuning methods are applied, and the encoders whose weights come from another run."""
+    model = build.build_model(config.model, task.make_head, config.seed)
+    if config.init is None:
+        return model, set()
+    return model, initialise_from(config.init, located(config.paths.runs), model, task)
+
+
+def _start(config: TrainConfig, task: Task) -> VisionLanguageModel:
+    """The model as it was before training, built once more instead of being kept."""
+    model, _ = _untuned(config, task)
+    build.apply_tuning(config, model)
+    return model

@@ -86,6 +86,7 @@ class VisionLanguageModel(nn.Module):
 
     Attributes:
         auxiliary: modules of training-only losses; None without such losses, or after training.
+        pretrained: the encoders, and names of single tensors elsewhere, whose weights did not begin at random.
     """
 
     def __init__(self, image_encoder: ImageEncoder, text_encoder: TextEncoder, fusion: Fusion, head: nn.Module) -> None:
@@ -97,6 +98,11 @@ class VisionLanguageModel(nn.Module):
         self.missing_image = StandIn(image_encoder.widths, fusion.reads)
         self.missing_text = StandIn(text_encoder.widths, fusion.reads)
         self.auxiliary: Auxiliary | None = None
+        self.pretrained: set[str] = set()
+
+    def began_pretrained(self, name: str) -> bool:
+        """Whether the parameter or buffer of this name, or what it was added to, began from pretrained weights."""
+        return not self.pretrained.isdisjoint((name, part_of(name)))
 
     def forward(self, batch: Batch) -> Outputs:
         """Images (B, 3, H, W) uint8 and texts (B, L) -> logits (B, C) and both pooled features."""

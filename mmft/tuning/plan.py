@@ -63,6 +63,8 @@ class TuningPlan:
         trained: number of trained parameters of each part.
         methods: the tuning method of each encoder.
         usable: for each encoder, the layer number by name of every parameter that contributes to the output.
+        interpolated: names of the trained parameters with a pretrained start in which the model can be interpolated
+            with it, one by one.
         changed: parts whose weights differ from their source even if frozen (`init=RUN`, random weights).
     """
 
@@ -71,6 +73,7 @@ class TuningPlan:
     trained: dict[str, int]
     methods: dict[str, str]
     usable: dict[str, dict[str, int]]
+    interpolated: set[str] = field(default_factory=set)
     changed: set[str] = field(default_factory=set)
 
     @property
@@ -91,6 +94,11 @@ class TuningPlan:
         """
         moved = self.names | self._moving_buffers(model)
         return {name for name in model.state_dict() if name in moved or part_of(name) in self.changed}
+
+    def started_names(self, model: VisionLanguageModel) -> set[str]:
+        """State-dict names of what training moves away from a pretrained start: see `interpolated`, and buffers."""
+        buffers = {name for name in self._moving_buffers(model) if model.began_pretrained(name)}
+        return self.interpolated | (buffers & model.state_dict().keys())
 
     def _moving_buffers(self, model: nn.Module) -> set[str]:
         live = {part: self.live(part, self.names) for part in self.usable}
@@ -203,6 +211,14 @@ def make_plan(model: VisionLanguageModel, methods: Mapping[str, TuningMethod], r
     ordered = sorted(groups.values(), key=lambda g: (PARTS.index(g.part), g.name))
     names = {part: method.name for part, method in methods.items()}
     plan = TuningPlan(ordered, _totals(model), _sum_by_part(ordered), names, {p: t.usable for p, t in encoders.items()})
+    linear = {
+        f"{part}.{name}" for part, own in encoders.items() for name in own.method.interpolated(getattr(model, part))
+    }
+    plan.interpolated = {
+        name
+        for name in plan.names
+        if model.began_pretrained(name) and (name in linear or part_of(name) not in encoders)
+    }
     plan.activate(model, plan.names)
     return plan
 
