@@ -83,13 +83,13 @@ class LoadedModel:
         answers = list(self.answers(*self._given(rows, root)))
         return as_given(rows, answers, self.columns())
 
-    def zero_shot(self, labels: Sequence[str], templates: Sequence[str] | None = None) -> LoadedModel:
+    def zero_shot(self, labels: Sequence[str], templates: str | Sequence[str] | None = None) -> LoadedModel:
         """This `task=contrastive` model as an image classifier, from the names of labels alone.
 
         Args:
             labels: two or more names to choose from.
-            templates: prompts with `{}` for a label's name, whose embeddings are averaged per label; None for the run's
-                `task.templates`.
+            templates: prompts with `{}` for a label's name, whose embeddings are averaged per label, or the name of a
+                set, as in `task.templates`; None for the run's.
 
         Returns:
             A model that shares the weights; its `predict` takes rows without text.
