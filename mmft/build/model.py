@@ -79,11 +79,12 @@ def build_plan(config: TrainConfig, model: VisionLanguageModel, changed: Iterabl
         changed: encoders whose weights come from another run.
 
     Raises:
-        UserError: a method finds nothing to apply to, or `checkpoint.use` needs a pretrained start that nothing has.
+        UserError: a method finds nothing to apply to, or an option needs a pretrained start that nothing has.
     """
     optim = config.optim
     methods = apply_tuning(config, model)
-    plan = make_plan(model, methods, Rates(optim.lr, optim.head_lr, optim.layer_decay, optim.weight_decay))
+    rates = Rates(optim.lr, optim.head_lr, optim.layer_decay, optim.weight_decay, optim.start_decay)
+    plan = make_plan(model, methods, rates)
     sources = {encoder: getattr(model, encoder).source for encoder in methods}
     plan.changed = {
         encoder
@@ -95,6 +96,8 @@ def build_plan(config: TrainConfig, model: VisionLanguageModel, changed: Iterabl
             "checkpoint.use=wise_ft: nothing that is trained has pretrained weights to interpolate with. "
             "Type tune=full, or checkpoint.use=best"
         )
+    if optim.start_decay and not any(group.start_decay for group in plan.groups):
+        raise UserError("optim.start_decay: no encoder that is trained has a pretrained start. Leave it out")
     return plan
 
 

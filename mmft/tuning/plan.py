@@ -32,6 +32,7 @@ class Rates(NamedTuple):
     head_lr: float
     layer_decay: float  # factor of the rate from each layer to the one below; 1 for none
     weight_decay: float
+    start_decay: float = 0.0  # of pretrained encoders, toward their start and in place of weight decay
 
 
 @dataclass
@@ -45,6 +46,7 @@ class Group:
     lr: float
     weight_decay: float
     start: Start = field(default_factory=Start)
+    start_decay: float = 0.0
     parameters: dict[str, nn.Parameter] = field(default_factory=dict)
 
     @property
@@ -203,7 +205,9 @@ def make_plan(model: VisionLanguageModel, methods: Mapping[str, TuningMethod], r
             if part in encoders
             else Group(part, part, "full", "all", rates.head_lr, 0)
         )
-        if name in decayed:
+        if rates.start_decay and part in encoders and model.began_pretrained(name):
+            group.start_decay = rates.start_decay
+        elif name in decayed:
             group.weight_decay = rates.weight_decay
         else:
             group.name += "/no_decay"

@@ -118,6 +118,18 @@ for _encoder in ENCODERS:
         return None
 
 
+@rule("optim.start_decay", *(f"tune.{encoder}" for encoder in ENCODERS))
+def _start_is_of_own_weights(c: TrainConfig) -> str | None:
+    methods = {encoder: getattr(c.tune, encoder) for encoder in ENCODERS}
+    adding = [f"tune/{encoder}={method.type}" for encoder, method in methods.items() if not method.trains_own]
+    if not c.optim.start_decay or not adding:
+        return None
+    return (
+        f"is for an encoder's own weights, and {adding[0]} adds others, whose distance from none is what "
+        "optim.weight_decay decays. Leave it out, or type tune=full"
+    )
+
+
 def _gradual(method: GradualConfig, c: TrainConfig) -> str | None:
     schedule = method.schedule if method.schedule is not None else c.tune.schedule
     if c.trainer.strategy == "fsdp":
