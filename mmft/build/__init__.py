@@ -5,7 +5,15 @@ from __future__ import annotations
 from mmft.build.callbacks import build_callbacks, check_monitoring, monitored
 from mmft.build.model import add_auxiliary, apply_tuning, build_methods, build_model, build_plan, build_task
 from mmft.build.run import Run
-from mmft.build.training import build_data, build_logger, build_module, build_trainer, preload, train_on
+from mmft.build.training import (
+    build_data,
+    build_distillation,
+    build_logger,
+    build_module,
+    build_trainer,
+    preload,
+    train_on,
+)
 
 __all__ = [
     "Run",
@@ -13,6 +21,7 @@ __all__ = [
     "apply_tuning",
     "build_callbacks",
     "build_data",
+    "build_distillation",
     "build_logger",
     "build_methods",
     "build_model",

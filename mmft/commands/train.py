@@ -82,6 +82,7 @@ def train_run(run: build.Run) -> None:
     build.check_monitoring(config, task, splits)
     model, changed = _untuned(config, task)
     build.add_auxiliary(config, model, task)
+    distillation = build.build_distillation(config, model)
     plan = build.build_plan(config, model, changed)
     data = build.build_data(config, splits, model, task)
     if folder.writes:
@@ -98,7 +99,7 @@ def train_run(run: build.Run) -> None:
 
     if folder.writes:
         check_space(config, folder.path, model, plan, "val" in data.rows)
-    module = build.build_module(config, model, task, plan)
+    module = build.build_module(config, model, task, plan, distillation)
     start = resume_point(folder)
     metrics = CsvLog(folder.metrics, keep_rows=start.rows, writes=folder.writes)
     callbacks = build.build_callbacks(run, data, task, plan, metrics, bad) + build.train_on(config, folder, start, data)

@@ -160,6 +160,8 @@ class FineTuning(Evaluating):
         """
         optimizer.zero_grad()
         batch = drop_modalities(batch, self.modality_dropout, self.seed, step)
+        if self.objective.distillation is not None:
+            batch = self.objective.distillation.with_start(batch, self.micro_batch_size, like=self._trained[0])
         weights = self.objective.normalisers(batch)
         told = summed(torch.cat([weights, self.agreement.as_tensor(weights)]))
         self._weights = told[: len(weights)]

@@ -81,6 +81,13 @@ for _key, _unused in (
         return None if missing is None else f"needs two modalities, but data.columns.{missing} is not set. Leave it out"
 
 
+@rule("model.auxiliary.distillation_weight", "task")
+def _features_are_of_rows(c: TrainConfig) -> str | None:
+    if not c.model.auxiliary.distillation_weight or not c.task.needs_both or c.task.pairwise:
+        return None
+    return f"does not go with task={c.task.type} yet, whose rows get other texts within a step. Leave it out"
+
+
 # ---------------------------------------------------------------- tuning
 
 
