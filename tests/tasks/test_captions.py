@@ -191,6 +191,7 @@ def run(shapes: Shapes, tmp_path_factory: pytest.TempPathFactory) -> Run:
 def test_a_run_is_a_classifier(run: Run, shapes: Shapes, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run.summary["monitor"] == "val/zero_shot/accuracy"
     assert set(run.summary["test"]) == {"zero_shot/accuracy", "loss"}
+    assert set(run.summary["embeddings"]) == {"image/linear_probe", "image/knn"}  # captions contain the labels
     assert any("lora" not in name and name.startswith("text_encoder") for name in run.model_state)
     assert "is not trained" not in (run.path / "train.log").read_text()
     assert main(["test", f"run={run.path}"]) == 0
@@ -210,6 +211,15 @@ def test_a_run_is_a_classifier(run: Run, shapes: Shapes, tmp_path: Path, capsys:
         [{"image": str(shapes.rows.parent / row["image"])} for row in csv.DictReader(shapes.rows.open())]
     )
     assert {answer["prediction"] for answer in found} <= labels
+
+
+def test_check_counts_the_labels(flyp: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    typed = [one for one in flyp if not one.startswith(("callbacks", "modality_report"))]
+    assert main(["check", *typed]) == 0
+    printed = capsys.readouterr().out
+    assert "red disc" in printed
+    assert "pairs" not in printed
+    assert "Training would work." in printed
 
 
 def test_training_moves_by_the_templates(train_run: TrainRun) -> None:
