@@ -1,7 +1,8 @@
 """WiSE-FT: the fine-tuned model interpolated with its pretrained start (Wortsman et al. 2022, arXiv 2109.01903).
 
 What began at random, such as a new head, has no start worth going back to and stays fine-tuned. What LoRA and its kin
-add starts as no change, so interpolating it scales the change; see `TuningMethod.kept_factors`.
+add starts as no change, so interpolating it scales the change; see `TuningMethod.kept_factors`. Running statistics of a
+trained BatchNorm are interpolated like weights.
 """
 
 from __future__ import annotations

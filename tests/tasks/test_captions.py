@@ -22,6 +22,7 @@ from mmft.config.compose import compose
 from mmft.config.schema.task import TemplateSet
 from mmft.data.splits import load_splits
 from mmft.errors import UserError
+from mmft.launch.sweep.study import _objective
 from mmft.tasks.contrastive import Contrastive
 from mmft.tasks.prompts import templates_of
 from mmft.tasks.template_sets import TEMPLATE_SETS
@@ -42,6 +43,11 @@ def test_sets_have_names() -> None:
     assert templates_of(None) == ["{}"]
     with pytest.raises(UserError, match="foto is not a set of templates"):
         templates_of("foto")
+
+
+def test_a_search_goes_by_zero_shot_accuracy(flyp: list[str]) -> None:
+    assert _objective(compose("train", flyp)) == ("zero_shot/accuracy", "maximize")
+    assert _objective(compose("train", ["task=contrastive", *flyp[:8]])) == ("mean_recall", "maximize")
 
 
 # ---------------------------------------------------------------- the same text
@@ -206,7 +212,10 @@ def test_a_run_is_a_classifier(run: Run, shapes: Shapes, tmp_path: Path, capsys:
     assert main(["embed", f"run={run.path}", f"data.path={shapes.rows}", f"out={tmp_path / 'out.npz'}"]) == 0
     assert main(["test", f"run={run.path}", "data.columns.text=text"]) == 2
     assert "the run makes its texts of labels" in capsys.readouterr().err
-    model = mmft.load(run.path).zero_shot(sorted(labels), "photo")
+    loaded = mmft.load(run.path)
+    with pytest.raises(UserError, match=r"Use model.zero_shot\(LABELS\).predict\(rows\); its own labels: blue cross,"):
+        loaded.predict([{"image": str(shapes.rows)}])
+    model = loaded.zero_shot(sorted(labels), "photo")
     found = model.predict(
         [{"image": str(shapes.rows.parent / row["image"])} for row in csv.DictReader(shapes.rows.open())]
     )
