@@ -43,7 +43,7 @@ class Distillation:
             micro_batch_size: rows computed at once; None for all.
             like: a tensor of the model, for device and dtype.
         """
-        found = {}
+        found: dict[str, Any] = {}
         for modality, start in self._starts.items():
             start.to(device=like.device, dtype=like.dtype)
             parts = [_pooled(start, rows, modality) for rows in batch.split(micro_batch_size)]

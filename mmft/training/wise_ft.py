@@ -52,7 +52,7 @@ def finish_with_interpolation(
     if "val" not in module.trainer.datamodule.rows:  # type: ignore[attr-defined]
         (alpha,) = alphas
         module.load_state_dict(interpolated(before, tuned, alpha), strict=False)
-        log.info("finished model: %g of the fine-tuned weights and %g of their start", alpha, 1 - alpha)
+        log.info("finished model: alpha %g (0: the start, 1: as fine-tuned)", alpha)
         return {"alpha": alpha}
     found = {alpha: validated(module, interpolated(before, tuned, alpha)) for alpha in sorted(alphas)}
     values = {alpha: metrics[monitor] for alpha, metrics in found.items()}
@@ -60,10 +60,7 @@ def finish_with_interpolation(
         log.info("wise_ft: alpha %g  val/%s %.4f", alpha, monitor, value)
     alpha = best_alpha(values, minimised)
     module.load_state_dict(interpolated(before, tuned, alpha), strict=False)
-    log.info(
-        "finished model: %g of the fine-tuned weights and %g of their start, val/%s %.4f",
-        *(alpha, 1 - alpha, monitor, values[alpha]),
-    )
+    log.info("finished model: alpha %g (0: the start, 1: as fine-tuned), val/%s %.4f", alpha, monitor, values[alpha])
     listed = [{"alpha": alpha, f"val/{monitor}": value} for alpha, value in values.items()]
     return {"alpha": alpha, "alphas": listed, "val": found[alpha]}
 
