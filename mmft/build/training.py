@@ -66,11 +66,10 @@ def build_distillation(config: TrainConfig, model: VisionLanguageModel) -> Disti
     Raises:
         UserError: no encoder that is trained and has an input began pretrained.
     """
-    weight, columns = config.model.auxiliary.distillation_weight, config.data.columns
+    weight = config.model.auxiliary.distillation_weight
     if not weight:
         return None
-    there = {"image": columns.image is not None, "text": columns.text is not None or config.task.captions_labels}
-    encoders = {modality: f"{modality}_encoder" for modality in there if there[modality]}
+    encoders = {modality: f"{modality}_encoder" for modality in ("image", "text") if config.reads(modality)}
     starts = {
         modality: getattr(model, encoder)
         for modality, encoder in encoders.items()

@@ -70,13 +70,6 @@ def encoders_are_frozen(c: TrainConfig) -> bool:
 
 
 def lone_modality(c: TrainConfig) -> str | None:
-    """The modality without a column if the other has one; None if both or neither have one.
-
-    Captions of labels stand for a text column.
-    """
-    there = {
-        "image": c.data.columns.image is not None,
-        "text": c.data.columns.text is not None or c.task.captions_labels,
-    }
-    missing = [name for name in there if not there[name]]
+    """The modality that rows lack if they have the other; None if they have both or neither."""
+    missing = [name for name in ("image", "text") if not c.reads(name)]
     return missing[0] if len(missing) == 1 else None

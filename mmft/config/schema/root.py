@@ -67,6 +67,11 @@ class TrainConfig:
     logger: LoggerConfig
     """Where metrics go besides metrics.csv."""
 
+    def reads(self, modality: str) -> bool:
+        """Whether rows have an `image` or a `text`: from a column, or a text made of the label."""
+        captioned = modality == "text" and self.task.captions_labels
+        return captioned or getattr(self.data.columns, modality) is not None
+
 
 @dataclass(kw_only=True)
 class AuditConfig:
