@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from mmft.build.callbacks import build_callbacks, check_monitoring, monitored
-from mmft.build.model import add_auxiliary, apply_tuning, build_methods, build_model, build_plan, build_task
+from mmft.build.model import add_auxiliary, apply_tuning, build_methods, build_model, build_plan, build_task, start_head
+from mmft.build.pair import choose_for_pair
 from mmft.build.run import Run
 from mmft.build.training import (
     build_data,
@@ -30,7 +31,9 @@ __all__ = [
     "build_task",
     "build_trainer",
     "check_monitoring",
+    "choose_for_pair",
     "monitored",
     "preload",
+    "start_head",
     "train_on",
 ]

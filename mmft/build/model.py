@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import nn
 
+from mmft.build.pair import encoders_of, load_pairs, warn_of_pair
 from mmft.config import registry
 from mmft.config.schema.model import ENCODERS, ModelConfig
 from mmft.config.schema.root import TrainConfig
@@ -14,13 +16,17 @@ from mmft.config.schema.task import TaskConfig
 from mmft.config.schema.tune import TuneConfig
 from mmft.errors import UserError
 from mmft.models.auxiliary import Auxiliary
+from mmft.models.fusion.pretrained import PretrainedFusion
+from mmft.models.similarity import SimilarityHead
 from mmft.models.source import Source
 from mmft.models.vision_language_model import VisionLanguageModel, set_dropout
 from mmft.tasks.base import Task
+from mmft.training.prompts import fused_texts
 from mmft.tuning.methods.base import TuningMethod
 from mmft.tuning.plan import Rates, TuningPlan, make_plan
 
 _ALIGNMENT_WIDTH = 256
+_PRETRAINED_LR = 5e-5
 
 
 def build_task(config: TaskConfig) -> Task:
@@ -44,18 +50,41 @@ def build_model(
         sources: where the encoders are, if already known.
     """
     torch.manual_seed(seed)
-    known = sources or {}
-    auto_pool = config.fusion.image_pool
-    image = registry.build(config.image_encoder, source=known.get("image_encoder"), auto_pool=auto_pool)
-    text = registry.build(config.text_encoder, source=known.get("text_encoder"))
+    known, more = sources or {}, dict[str, Any]()
+    if config.pair is None:
+        auto_pool = config.fusion.image_pool
+        image = registry.build(config.image_encoder, source=known.get("image_encoder"), auto_pool=auto_pool)
+        text = registry.build(config.text_encoder, source=known.get("text_encoder"))
+        warn_of_pair(image.source, text.source)
+    else:
+        pairs = load_pairs(config, known)
+        image, text = encoders_of(config, pairs)
+        if config.fusion.of_pair:
+            projections = (pairs[0].image_projection, pairs[1].text_projection)
+            more = {"projections": projections, "scale": float(pairs[0].log_scale.exp())}
     torch.manual_seed(seed)  # fusion and head do not depend on what the encoders drew
-    fusion = registry.build(config.fusion, image=image.widths, text=text.widths)
+    fusion = registry.build(config.fusion, image=image.widths, text=text.widths, **more)
     made = nn.Linear(fusion.width, head) if isinstance(head, int) else head(fusion.width)
     model = VisionLanguageModel(image, text, fusion, made)
-    model.pretrained = {encoder for encoder in ENCODERS if getattr(config, encoder).pretrained}
+    model.started = {encoder for encoder in ENCODERS if getattr(config, encoder).pretrained}
+    if more:
+        model.pretrained = frozenset({"fusion"})
+        if isinstance(made, SimilarityHead):
+            made.start_from(pairs[0].log_scale, pairs[0].bias)
+            model.pretrained |= {"head"}
     if config.dropout is not None:
         set_dropout(model, config.dropout)
     return model.train()
+
+
+def start_head(model: VisionLanguageModel, task: Task) -> None:
+    """Starts the head from prompts if the task wants it, for which the model is on the CPU and untrained."""
+    if prompts := task.head_prompts():
+        assert isinstance(model.fusion, PretrainedFusion)
+        fused = fused_texts(model.eval(), prompts, torch.device("cpu")).clone()
+        task.start_head(model.head, fused, model.fusion.scale)
+        model.started.add("head")
+        model.train()
 
 
 def add_auxiliary(config: TrainConfig, model: VisionLanguageModel, task: Task) -> None:
@@ -83,8 +112,9 @@ def build_plan(config: TrainConfig, model: VisionLanguageModel, changed: Iterabl
     """
     optim = config.optim
     methods = apply_tuning(config, model)
-    rates = Rates(optim.lr, optim.head_lr, optim.layer_decay, optim.weight_decay, optim.start_decay)
-    plan = make_plan(model, methods, rates)
+    pretrained_lr = next(lr for lr in (config.tune.fusion_lr, optim.lr, _PRETRAINED_LR) if lr is not None)
+    rates = Rates(optim.lr, optim.head_lr, pretrained_lr, optim.layer_decay, optim.weight_decay, optim.start_decay)
+    plan = make_plan(model, methods, rates, trains_pretrained=config.tune.fusion == "full")
     sources = {encoder: getattr(model, encoder).source for encoder in methods}
     plan.changed = {
         encoder

@@ -73,7 +73,7 @@ def build_distillation(config: TrainConfig, model: VisionLanguageModel) -> Disti
     starts = {
         modality: getattr(model, encoder)
         for modality, encoder in encoders.items()
-        if encoder in model.pretrained and not isinstance(getattr(config.tune, encoder), FreezeConfig)
+        if model.began_pretrained(encoder) and not isinstance(getattr(config.tune, encoder), FreezeConfig)
     }
     if not starts:
         raise UserError(

@@ -4,6 +4,8 @@ README.md            the model card
 image_encoder/       config and float32 weights, with weights added in training merged
 text_encoder/        the same, and the tokenizer
 adapters/ENCODER/      the adapter that peft added, if any, in its own format
+
+With format=transformers, a fine-tuned pair as one folder instead; see `mmft.runs.export.pair`.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from mmft.files import replace_folder
 from mmft.run_folder import find_run
 from mmft.runs.export.card import model_card
 from mmft.runs.export.encoders import write_adapter, write_encoder
+from mmft.runs.export.pair import check_is_pair, write_pair
 from mmft.runs.saved_model import load_model
 from mmft.shipped import located
 from mmft.training.checkpoint import system_errors
@@ -41,7 +44,13 @@ def export(composed: Composed) -> int:
     if out.exists() and any(out.iterdir()) and not (out / "README.md").is_file():
         raise UserError(f"out: {out} exists and is not an earlier export. Name a new folder")
     saved = load_model(run.model)
+    if config.format == "transformers":
+        check_is_pair(saved)
     summary = run.peek()
+
+    def fill_pair(new: Path) -> None:
+        saved.merge()
+        write_pair(saved, summary, new)
 
     def fill(new: Path) -> None:
         adapters = [
@@ -49,10 +58,10 @@ def export(composed: Composed) -> int:
         ]
         saved.merge()
         for encoder in ENCODERS:
-            write_encoder(getattr(saved.model, encoder), new / encoder, saved.config.data.resize)
+            write_encoder(getattr(saved.model, encoder), new / encoder, saved.config.data.squaring)
         (new / "README.md").write_text(model_card(saved, summary, adapters), encoding="utf-8")
 
     with system_errors(out):
-        replace_folder(out, fill)
+        replace_folder(out, fill if config.format == "hf" else fill_pair)
     print_path(out)
     return ExitCode.DONE

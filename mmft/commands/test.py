@@ -22,7 +22,8 @@ from mmft.data.splits import Split, limited, load_rows, load_splits
 from mmft.data.targets import Encode
 from mmft.errors import ExitCode, UserError
 from mmft.reports import modalities
-from mmft.runs.loaded_model import LoadedModel, load
+from mmft.runs.given_run import given_model
+from mmft.runs.loaded_model import LoadedModel
 from mmft.runs.run_data import data_of_run, is_own_table, typed_nulls
 from mmft.training.callbacks.bad_rows import BadRowReport
 from mmft.training.evaluating import Evaluating
@@ -42,7 +43,7 @@ def test(composed: Composed) -> int:
     """
     config: TestConfig = composed.config
     logs.configure(None)
-    model = load(config.run, config.paths.runs, config.trainer.accelerator)
+    model = given_model(config)
     own = rebase(model.saved.config, model.saved.working_directory).data
     other = config.data.path is not None and not is_own_table(own, config.data.path)
     data = data_of_run(own, config.data, typed_nulls(composed), without_text=config.zero_shot.labels is not None)

@@ -18,6 +18,7 @@ from mmft.data.splits import load_splits
 from mmft.errors import ExitCode
 from mmft.models.vision_language_model import VisionLanguageModel
 from mmft.ranks import started
+from mmft.reports.before import before_training, log_before
 from mmft.reports.closing import report
 from mmft.reports.opening import announce, report_bad_rows
 from mmft.reports.prediction_sample import sample_predictions
@@ -31,12 +32,14 @@ from mmft.tasks.base import Task
 from mmft.training.calibrate import tune_on_validation
 from mmft.training.collectives import end_collectives
 from mmft.training.csv_log import CsvLog
+from mmft.training.distillation import Distillation
 from mmft.training.finishing import finish, test_finished
 from mmft.training.hardware import choose_hardware
 from mmft.training.loggers.base import RunLogger
 from mmft.training.recording import recorded
 from mmft.training.resuming import resume_point
 from mmft.training.space import check_space
+from mmft.tuning.plan import TuningPlan
 from mmft.tuning.table import plan_rows, show_plan, write_plan
 
 
@@ -62,6 +65,7 @@ def train(composed: Composed, path: Path) -> int:
             build.preload()
             KEPT.next_job()
             choose_hardware(composed.config.trainer, ranks.local_world)
+            build.choose_for_pair(composed.config, base)
             run.write_config()
             logger.start(folder, run.on_disk())
             try:
@@ -80,10 +84,7 @@ def train_run(run: build.Run) -> None:
     task = build.build_task(config.task)
     task.fit(splits["train"].table.labels(splits["train"].rows))
     build.check_monitoring(config, task, splits)
-    model, changed = _untuned(config, task)
-    build.add_auxiliary(config, model, task)
-    distillation = build.build_distillation(config, model)
-    plan = build.build_plan(config, model, changed)
+    model, plan, distillation = _model_and_plan(config, task)
     data = build.build_data(config, splits, model, task)
     if folder.writes:
         show_plan(plan)
@@ -101,6 +102,9 @@ def train_run(run: build.Run) -> None:
         check_space(config, folder.path, model, plan, "val" in data.rows)
     module = build.build_module(config, model, task, plan, distillation)
     start = resume_point(folder)
+    wanted = folder.sweep is None if config.modality_report is None else config.modality_report
+    if wanted and folder.writes and start.checkpoint is None:
+        folder.update_summary(**before_training(config, model, task, data))
     metrics = CsvLog(folder.metrics, keep_rows=start.rows, writes=folder.writes)
     callbacks = build.build_callbacks(run, data, task, plan, metrics, bad) + build.train_on(config, folder, start, data)
     trainer = build.build_trainer(config, folder, data, callbacks, [metrics, logger])
@@ -123,15 +127,24 @@ def train_run(run: build.Run) -> None:
     folder.update_summary(rows={**data.usable_rows(bad.rows), "bad": bad.count})
     if bad.count > known:
         report_bad_rows(data, bad)
-    wanted = folder.sweep is None if config.modality_report is None else config.modality_report
     if wanted and "test" in data.rows:
         folder.update_summary(**report(config, module, data))
+    log_before(folder.read_summary())
     bad.check()
+
+
+def _model_and_plan(config: TrainConfig, task: Task) -> tuple[VisionLanguageModel, TuningPlan, Distillation | None]:
+    """The model at the start of training, what of it is trained, and what keeps it near its start."""
+    model, changed = _untuned(config, task)
+    distillation = build.build_distillation(config, model)
+    build.add_auxiliary(config, model, task)
+    return model, build.build_plan(config, model, changed), distillation
 
 
 def _untuned(config: TrainConfig, task: Task) -> tuple[VisionLanguageModel, set[str]]:
     """The model before tuning methods are applied, and the encoders whose weights come from another run."""
     model = build.build_model(config.model, task.make_head, config.seed)
+    build.start_head(model, task)
     if config.init is None:
         return model, set()
     return model, initialise_from(config.init, located(config.paths.runs), model, task)

@@ -48,6 +48,8 @@ def rebase(config: Any, base: Path) -> Any:
     for encoder in (absolute.model.image_encoder, absolute.model.text_encoder):
         if (folder := located(encoder.name, base)).is_dir():
             encoder.name = str(folder)
+    if absolute.model.pair is not None and (folder := located(absolute.model.pair, base)).is_dir():
+        absolute.model.pair = str(folder)
     absolute.paths.runs = str(located(absolute.paths.runs, base))
     if absolute.init is not None and absolute.init != "last":
         absolute.init = str(located(absolute.init, base))

@@ -56,7 +56,7 @@ def make_dataset(
     """
     # Set explicitly, or the tokenizer warns about its threads in every worker forked afterwards.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    reader = ImageReader(image_size, config.resize, config.background, config.max_pixels)
+    reader = ImageReader(image_size, config.squaring, config.background, config.max_pixels)
     captions_of = None if encode is None else encode.captions_of
     tokens, images = _prepared(split, reader, tokenizer, max_length, image_bytes, captions_of)
     captions = None

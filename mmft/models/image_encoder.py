@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,8 @@ from mmft.models.transformers_loading import last_hidden_state, load_transformer
 
 log = logging.getLogger(__name__)
 KEY = "model.image_encoder"
+# CLIP and its kind apply the final norm to the class token only, outside last_hidden_state.
+_NORM_CLASS_TOKEN = tuple(f"{kind}_vision_model" for kind in ("clip", "metaclip_2", "chinese_clip", "altclip"))
 
 
 class ImageEncoder(Encoder):
@@ -128,24 +130,32 @@ class TransformersImageEncoder(ImageEncoder):
         prefix = _prefix_tokens(backbone)
         pool = check_pool(pool, KEY, prefix > 0, auto=auto_pool if prefix else "mean")
         options = _options(backbone)
-        width = _transformers_width(backbone, source, image_size, options)
-        super().__init__(backbone, source, width, pool, image_size)
+        tried = _tried(backbone, source, image_size, options)
+        super().__init__(backbone, source, tried.width, pool, image_size)
+        self.own_width = tried.own_width
         self.prefix = prefix
         self.options = options
         self.takes_noise = config.model_type == "vit_mae"
-        # CLIP applies its final norm to the class token only, outside last_hidden_state.
-        self.norm_tokens = config.model_type == "clip_vision_model"
+        self.norm_tokens = config.model_type in _NORM_CLASS_TOKEN
+
+    @property
+    def pooled_width(self) -> int:
+        """Width of `Encoded.pooled`."""
+        return self.own_width if self.pool == "own" else super().pooled_width
 
     def forward(self, pixel_values: Tensor) -> Encoded:
-        """(B, 3, H, W) uint8 -> tokens (B, N, D), mask (B, N) all True, pooled (B, D)."""
+        """(B, 3, H, W) uint8 -> tokens (B, N, D), mask (B, N) all True, pooled (B, pooled_width)."""
         backbone: Any = self.backbone
         pixels = self.normalise(pixel_values)
         options = self.options | ({"noise": _in_order(backbone, pixels)} if self.takes_noise else {})
-        features = backbone(pixel_values=pixels, **options).last_hidden_state
+        out = backbone(pixel_values=pixels, **options)
+        features = out.last_hidden_state
         tokens = _as_tokens(features, self.width, channels_last=False)  # (B, N, D)
         if self.norm_tokens:
             tokens = backbone.post_layernorm(tokens)  # same norm for every token
         mask = tokens.new_ones(tokens.shape[:2], dtype=torch.bool)
+        if self.pool == "own":
+            return Encoded(tokens, mask, out.pooler_output.flatten(1))  # a ConvNet pools to (B, D, 1, 1)
         pooled = pool_tokens(tokens, mask, self.pool, self.prefix)  # (B, D) or (B, 2 D)
         norm = pooled_norm(backbone)
         if features.ndim == 4 and isinstance(getattr(backbone, "layernorm", None), nn.LayerNorm):
@@ -200,8 +210,20 @@ def _options(backbone: nn.Module) -> dict[str, Any]:
     return {"interpolate_pos_encoding": True} if "interpolate_pos_encoding" in accepts else {}
 
 
-def _transformers_width(backbone: Any, source: Source, image_size: int, options: dict[str, Any]) -> int:
-    """D, measured on one image: an EfficientNet's config lacks it, FocalNet's is wrong, SAM's is that of its blocks.
+class _Tried(NamedTuple):
+    """What one pass over an image shows of a transformers model.
+
+    Attributes:
+        width: D, the width of a token.
+        own_width: width of its own pooled output; 0 without one.
+    """
+
+    width: int
+    own_width: int
+
+
+def _tried(backbone: Any, source: Source, image_size: int, options: dict[str, Any]) -> _Tried:
+    """Measures widths: an EfficientNet's config lacks its own, FocalNet's is wrong, SAM's is that of its blocks.
 
     Raises:
         UserError: it does not accept images of this size, or returns neither tokens nor a feature map.
@@ -211,7 +233,8 @@ def _transformers_width(backbone: Any, source: Source, image_size: int, options:
     try:
         with torch.no_grad():
             pixels = torch.zeros(1, 3, image_size, image_size)
-            features = last_hidden_state(backbone.eval()(pixel_values=pixels, **options))
+            out = backbone.eval()(pixel_values=pixels, **options)
+            features = last_hidden_state(out)
     except Exception as error:
         raise UserError(f"{where}: it does not accept images of this size: {first_line(error)}") from error
     finally:
@@ -220,7 +243,9 @@ def _transformers_width(backbone: Any, source: Source, image_size: int, options:
         raise UserError(f"{where}: {type(backbone).__name__} returns neither tokens nor a feature map of an image.")
     declared = getattr(backbone.config, "hidden_size", None)
     last = features.ndim == 3 or (features.shape[1] != declared == features.shape[-1])
-    return int(features.shape[-1] if last else features.shape[1])
+    pooled = getattr(out, "pooler_output", None)
+    own_width = pooled[0].numel() if isinstance(pooled, Tensor) else 0
+    return _Tried(int(features.shape[-1] if last else features.shape[1]), own_width)
 
 
 def _in_order(backbone: Any, pixels: Tensor) -> Tensor:

@@ -60,12 +60,21 @@ def mean_and_std(source: Source, key: str) -> tuple[Any, Any]:
     own = source.config.get("pretrained_cfg") or {}
     mean, std = own.get("mean"), own.get("std")
     if mean is None and source.library != "own":
-        own = read_json(source.folder / "preprocessor_config.json")
+        own = image_processor(source)
+        if own.get("do_normalize") is False:
+            return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
         mean, std = own.get("image_mean"), own.get("image_std")
     if mean is None or std is None:
         log.info("%s: %s does not declare pixel mean and std; using ImageNet's", key, source.name)
         return _IMAGENET
     return mean, std
+
+
+def image_processor(source: Source) -> dict[str, Any]:
+    """The image processor's settings; empty if the folder has none. transformers 5 keeps them in processor_config."""
+    found = read_json(source.folder / "preprocessor_config.json")
+    inner = read_json(source.folder / "processor_config.json").get("image_processor")
+    return found or (inner if isinstance(inner, dict) else {})
 
 
 def _vision(config: dict[str, Any]) -> dict[str, Any]:

@@ -23,18 +23,32 @@ class SimilarityHead(nn.Module):
     that they cost nothing per pair.
     """
 
-    def __init__(self, temperature: float, bias: float | None) -> None:
-        """Args are the initial temperature and bias; None for no bias."""
+    def __init__(self, temperature: float, bias: float | None, is_default: bool = True) -> None:
+        """Args are the initial temperature and bias (None for no bias), and whether a pair's own has priority."""
         super().__init__()
+        self.is_default = is_default
         self.log_scale = nn.Parameter(torch.tensor(-math.log(temperature)))
         self.bias = None if bias is None else nn.Parameter(torch.tensor(float(bias)))
+        self.largest = math.log(_LARGEST_SCALE)
+
+    def start_from(self, log_scale: Tensor, bias: Tensor | None) -> None:
+        """Starts from a pretrained pair's scale and bias, () each; None: it has no bias.
+
+        A pair's scale may lie above the limit (112 of a SigLIP-SO400M), which is then its own.
+        """
+        with torch.no_grad():
+            if self.is_default:
+                self.log_scale.copy_(log_scale)
+                self.largest = max(self.largest, float(log_scale))
+            if bias is not None and self.bias is not None:
+                self.bias.copy_(bias)
 
     def forward(self, embeddings: Tensor) -> Tensor:
         """(R, 2 P) embeddings of images, then of texts -> (R, 2 P), or (R, 2 P + 2) with a bias."""
         image, text = embeddings.chunk(2, dim=-1)
         if self.training:
             with torch.no_grad():  # clamp in place, so that the gradient can still leave the limit
-                self.log_scale.clamp_(max=math.log(_LARGEST_SCALE))
+                self.log_scale.clamp_(max=self.largest)
         image = image * self.log_scale.exp()  # (R, P): scaling one side scales the product
         if self.bias is None:
             return torch.cat([image, text], dim=-1)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from mmft.batch import Encoded
 from mmft.errors import UserError, first_line
@@ -26,25 +27,60 @@ _UNLIMITED = 2**20  # more tokens than any text has; some tokenizers declare 10^
 class TextEncoder(Encoder):
     """Any transformers text encoder: BERT, RoBERTa, DeBERTa, ModernBERT, T5, XLNet, CLIP text, or a decoder (Qwen3).
 
+    Args:
+        backbone: the transformers model.
+        source: where its weights come from.
+        tokenizer: the encoder's own.
+        max_length: as for `build_text_encoder`.
+        pool: the same, or `own` for the pooled output of the model.
+        fixed_length: every text is padded to `positions`, and padding is read like words (SigLIP).
+
     Attributes:
         tokenizer: the encoder's own; its `model_max_length` is capped at `positions`, so that padding never exceeds it.
         positions: the longest text that the encoder accepts, in tokens.
         max_length: number of tokens to which texts are truncated.
     """
 
-    def __init__(self, backbone: nn.Module, source: Source, tokenizer: Any, max_length: int | None, pool: str) -> None:
+    def __init__(
+        self,
+        backbone: nn.Module,
+        source: Source,
+        tokenizer: Any,
+        max_length: int | None,
+        pool: str,
+        fixed_length: bool = False,
+    ) -> None:
         tried = try_text(backbone, f"{KEY}.name={source.name}")
         super().__init__(backbone, source, tried.width, _checked_pool(pool, source, tried.causal))
+        self.own_width = tried.own_width
         self.positions = _positions(backbone)
+        self.fixed_length = fixed_length
         self.tokenizer = tokenizer
         tokenizer.model_max_length = min(tokenizer.model_max_length, self.positions)
         self.max_length = _checked_length(max_length, self.positions, tokenizer)
 
+    @property
+    def pooled_width(self) -> int:
+        """Width of `Encoded.pooled`."""
+        return self.own_width if self.pool == "own" else super().pooled_width
+
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Encoded:
-        """Ids (B, L) int64 and mask (B, L) bool, True = real token -> tokens (B, L, D), mask (B, L), pooled (B, D)."""
+        """Ids (B, L) int64 and mask (B, L) bool, True = real token -> tokens (B, L, D), mask, pooled (B, pooled_width).
+
+        With `fixed_length`, L of the outputs is `positions`.
+        """
         backbone: Any = self.backbone
-        out = backbone(input_ids=input_ids, attention_mask=attention_mask.long())
+        if self.fixed_length:
+            missing = (0, self.positions - input_ids.shape[1])
+            padding = self.tokenizer.pad_token_id
+            input_ids = functional.pad(input_ids.masked_fill(~attention_mask, padding), missing, value=padding)
+            attention_mask = functional.pad(attention_mask, missing, value=False)
+            out = backbone(input_ids=input_ids)
+        else:
+            out = backbone(input_ids=input_ids, attention_mask=attention_mask.long())
         tokens = out.last_hidden_state  # (B, L, D)
+        if self.pool == "own":
+            return Encoded(tokens, attention_mask, out.pooler_output)
         return Encoded(tokens, attention_mask, pool_tokens(tokens, attention_mask, self.pool, prefix=0))
 
 
@@ -68,7 +104,7 @@ def build_text_encoder(
     if source.library == "timm":
         raise UserError(f"{KEY}.name={name} is a timm folder, which contains an image encoder.")
     backbone = load_transformers(source, "text", pretrained, KEY)
-    tokenizer = load_tokenizer(source, _embeddings(backbone), KEY)
+    tokenizer = load_tokenizer(source, embeddings(backbone), KEY)
     return TextEncoder(backbone, source, tokenizer, max_length, pool)
 
 
@@ -78,10 +114,12 @@ class Tried(NamedTuple):
     Attributes:
         width: D, the width of a token.
         causal: a token does not see those after it.
+        own_width: width of its own pooled output; 0 without one.
     """
 
     width: int
     causal: bool
+    own_width: int
 
 
 def try_text(backbone: Any, where: str) -> Tried:
@@ -101,7 +139,8 @@ def try_text(backbone: Any, where: str) -> Tried:
     padded = (torch.arange(24, device=like.device) < 19).long().unsqueeze(0)  # (1, 24)
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            out = last_hidden_state(backbone.eval()(input_ids=ids, attention_mask=torch.ones_like(ids)))  # (2, 8, D)
+            given = backbone.eval()(input_ids=ids, attention_mask=torch.ones_like(ids))
+            out, pooled = last_hidden_state(given), getattr(given, "pooler_output", None)  # (2, 8, D), (2, P)
             backbone.train()(input_ids=longer, attention_mask=padded)  # a Reformer trains on one length alone
     except Exception as error:
         raise UserError(f"{where}: {type(backbone).__name__} cannot read a text: {first_line(error)}") from error
@@ -113,7 +152,8 @@ def try_text(backbone: Any, where: str) -> Tried:
             f"{where}: {type(backbone).__name__} turns {ids.shape[1]} tokens into an output of shape "
             f"{tuple(out.shape)}, not into one vector each. Choose an encoder that keeps its tokens."
         )
-    return Tried(out.shape[-1], torch.allclose(out[0, 0], out[1, 0], rtol=1e-5, atol=1e-7))
+    own_width = pooled.shape[-1] if isinstance(pooled, Tensor) else 0
+    return Tried(out.shape[-1], torch.allclose(out[0, 0], out[1, 0], rtol=1e-5, atol=1e-7), own_width)
 
 
 def _checked_pool(pool: str, source: Source, causal: bool) -> str:
@@ -132,7 +172,7 @@ def _checked_pool(pool: str, source: Source, causal: bool) -> str:
     return pool
 
 
-def _embeddings(backbone: Any) -> int | None:
+def embeddings(backbone: Any) -> int | None:
     """Number of tokens in the embedding; None for an encoder of characters, which has none (CANINE)."""
     try:
         found = backbone.get_input_embeddings()

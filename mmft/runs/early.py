@@ -36,7 +36,8 @@ def check_inputs(composed: Composed) -> None:
     if isinstance(config, TrainConfig):
         wrong = list(_wrong_in_training(rebase(config, Path.cwd())))
     elif isinstance(config, UseConfig):
-        wrong = _wrong_in_rows(composed, model_folder(config.run, config.paths.runs))
+        own = _data_of_pair() if config.run is None else _data_of(model_folder(config.run, config.paths.runs))
+        wrong = _wrong_in_rows(composed, own)
     elif isinstance(config, ExportConfig):
         model_folder(config.run, config.paths.runs)
     if wrong:
@@ -73,10 +74,9 @@ def _wrong_in_training(config: TrainConfig) -> Iterator[str]:
             yield f"init={config.init}: there is no finished model. A run has one once it is completed."
 
 
-def _wrong_in_rows(composed: Composed, model: Path) -> list[str]:
-    """Messages about the columns of the command's table."""
+def _wrong_in_rows(composed: Composed, own: DataConfig | None) -> list[str]:
+    """Messages about the columns of the command's table; `own`: the run's `data`, if known."""
     config: UseConfig = composed.config
-    own = _data_of(model)
     if own is None or config.data.path is None:
         return []
     chosen = getattr(config, "zero_shot", ZeroShotConfig())
@@ -87,6 +87,12 @@ def _wrong_in_rows(composed: Composed, model: Path) -> list[str]:
     if config.data.columns.id is None:
         optional.add("id")
     return wrong_columns(config.data.path, columns, "data.path", data.reading, optional)
+
+
+def _data_of_pair() -> DataConfig:
+    """The `data` of a pretrained pair, for which no key is set."""
+    data: DataConfig = read({}, TrainConfig, partial=True).config.data
+    return data
 
 
 def _data_of(model: Path) -> DataConfig | None:

@@ -12,7 +12,21 @@ from mmft.config.schema.root import ClassifyConfig, UseConfig
 from mmft.data.splits import Split, load_rows
 from mmft.errors import UserError
 from mmft.runs.loaded_model import LoadedModel, load
+from mmft.runs.pretrained_pair import load_pair
 from mmft.runs.run_data import data_of_run, typed_nulls
+
+
+def given_model(config: UseConfig) -> LoadedModel:
+    """The command's run, or its pretrained pair, on its device.
+
+    Raises:
+        UserError: there is no such run or pair.
+    """
+    if config.run is not None:
+        return load(config.run, config.paths.runs, config.trainer.accelerator)
+    assert config.model.pair is not None
+    columns = config.data.columns
+    return load_pair(config.model.pair, columns.image, columns.text, config.trainer.accelerator)
 
 
 def model_and_rows(
@@ -25,7 +39,7 @@ def model_and_rows(
     """
     config: UseConfig = composed.config
     logs.configure(None)
-    model = load(config.run, config.paths.runs, config.trainer.accelerator)
+    model = given_model(config)
     chosen = config.zero_shot if isinstance(config, ClassifyConfig) else None
     own = rebase(model.saved.config, model.saved.working_directory).data
     data = data_of_run(own, config.data, typed_nulls(composed), without_text=chosen is not None and chosen.labels is not None)

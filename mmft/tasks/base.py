@@ -17,6 +17,7 @@ from torchmetrics import MetricCollection
 from mmft.batch import Batch, Outputs
 from mmft.config.schema.task import TaskConfig
 from mmft.tasks.labels import label_name
+from mmft.tasks.prompts import NAME_ALONE
 
 
 class Subject(NamedTuple):
@@ -46,6 +47,7 @@ class Task(ABC):
         candidates: number of other rows' texts from which a negative is drawn for each training row. If not 0,
             evaluation rows get one negative each, too. See `mmft.data.candidates`.
         templates: prompt templates for zero-shot image classification; None if the task does not support it.
+        label_templates: prompt templates of its labels where a pretrained pair classifies by them.
         softmax: whether probabilities are the softmax of the outputs, so that only output differences matter.
     """
 
@@ -57,6 +59,7 @@ class Task(ABC):
     candidates: int = 0
     softmax: bool = False
     templates: list[str] | None = None
+    label_templates: Sequence[str] = NAME_ALONE
 
     @property
     def parts(self) -> Mapping[str, Task]:
@@ -132,6 +135,20 @@ class Task(ABC):
 
         The same outputs for every row, chosen to optimise `monitor` on the training rows.
         """
+
+    def head_prompts(self) -> list[str]:
+        """Texts whose fused features the head starts from; see `start_head`. Empty: it starts from random weights."""
+        return []
+
+    def start_head(self, head: nn.Module, fused: Tensor, scale: float) -> None:
+        """Starts the head as a pretrained pair's zero-shot classifier.
+
+        Args:
+            head: of `make_head`.
+            fused: (prompts, F) fused features of `head_prompts`, encoded without an image.
+            scale: factor of similarities in the pair's pretraining.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has a head of random weights")
 
     def prompts(self) -> list[str]:
         """Texts whose fused features the task needs for an evaluation; see `take_prompts`."""

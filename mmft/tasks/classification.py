@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from torchmetrics import MetricCollection
 
@@ -26,6 +26,7 @@ from mmft.tasks.classification_metrics import class_metrics, confusion_tables, m
 from mmft.tasks.constants import Constant
 from mmft.tasks.labels import ToldOnce, UnseenLabel, by_label_name, in_order, label_name, shown, tell_alike
 from mmft.tasks.losses import focal_loss, of_mixed
+from mmft.tasks.prompts import label_embeddings, prompts_of, templates_of
 from mmft.tasks.thresholds import tuned
 
 _SEVERAL = "a list of labels, but classification needs one. For any number of labels per row, type task=multi_label"
@@ -62,6 +63,8 @@ class Classification(Task):
         calibration: `none`, or `temperature` to divide logits by a fitted temperature.
         threshold_metric: with two classes, the metric that the threshold on the second label's probability maximises:
             `f1`, `f1_macro` or `balanced_accuracy` (logged as `recall_macro`); None to predict the likelier class.
+        head_init: `random`, or `prompts` for a head that starts as the zero-shot classifier of a pretrained pair.
+        templates: prompt templates for such a start, `{}` for the label's name; None for the bare name.
     """
 
     facts = ClassificationConfig
@@ -78,7 +81,11 @@ class Classification(Task):
         focal_gamma: float | None = None,
         calibration: str = "none",
         threshold_metric: str | None = None,
+        head_init: str = "random",
+        templates: str | list[str] | None = None,
     ) -> None:
+        self._starts_from_prompts = head_init == "prompts"
+        self.label_templates = templates_of(templates)
         self.label_smoothing = label_smoothing
         self.focal_gamma = 2.0 if focal_gamma is None else focal_gamma
         self._class_weights, self._loss = class_weights, loss
@@ -191,6 +198,19 @@ class Classification(Task):
         """Targets (R,) and weights (R,) -> (C,) log class frequencies: predicts the most frequent class."""
         counts = torch.zeros(self.width).index_add(0, target, weight.float())  # (C,)
         return (counts / counts.sum()).clamp_min(1e-9).log()
+
+    def head_prompts(self) -> list[str]:
+        """Every template of every label, if the head starts from them."""
+        return prompts_of(self.labels, self.label_templates) if self._starts_from_prompts else []
+
+    def start_head(self, head: nn.Module, fused: Tensor, scale: float) -> None:
+        """Sets the weights of images to the scaled embedding of each label's prompts, all others to zero."""
+        assert isinstance(head, nn.Linear)
+        texts = label_embeddings(fused, self.width)  # (C, P)
+        with torch.no_grad():
+            head.weight.zero_()
+            head.weight[:, : texts.shape[1]] = scale * texts.to(head.weight)
+            head.bias.zero_()
 
     def metrics(self) -> MetricCollection:
         """The metrics of `class_metrics`."""

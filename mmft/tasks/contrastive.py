@@ -43,7 +43,7 @@ class Contrastive(PairwiseTask):
     2021, arXiv 2103.00020).
 
     Args:
-        loss: `info_nce` or `sigmoid`.
+        loss: `info_nce` or `sigmoid`; None for `info_nce`.
         temperature: initial temperature; None for 0.07 with `info_nce`, 0.1 with `sigmoid`.
         templates: prompt templates, `{}` for the label's name, or the name of a set; None for the bare name.
         compared_rows: batch size; the initial bias of `sigmoid` assumes one positive pair in this many.
@@ -58,14 +58,16 @@ class Contrastive(PairwiseTask):
 
     def __init__(
         self,
-        loss: str = "info_nce",
+        loss: str | None = None,
         temperature: float | None = None,
         templates: str | list[str] | None = None,
         compared_rows: int = 32,
         same_text: Literal["positive", "negative"] = "positive",
         texts: Literal["column", "templates"] = "column",
     ) -> None:
+        loss = loss or "info_nce"
         self._loss_sum = _LOSSES[loss]
+        self._has_temperature = temperature is not None
         self.temperature = _TEMPERATURES[loss] if temperature is None else temperature
         self.bias = -math.log(compared_rows) if loss == "sigmoid" else None
         self.templates: list[str] = templates_of(templates)
@@ -82,7 +84,7 @@ class Contrastive(PairwiseTask):
 
     def make_head(self, width: int) -> nn.Module:  # noqa: ARG002 - independent of the width
         """The scale and bias of similarities."""
-        return SimilarityHead(self.temperature, self.bias)
+        return SimilarityHead(self.temperature, self.bias, is_default=not self._has_temperature)
 
     def fit(self, labels: Sequence[Any]) -> None:
         """Collects the label names, if any, for zero-shot evaluation and captions.

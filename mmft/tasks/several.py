@@ -75,6 +75,19 @@ class Several(Task):
         """(B, width) -> (B, C): the tasks' heads, outputs concatenated."""
         return Heads([task.make_head(width) for task in self.parts.values()])
 
+    def head_prompts(self) -> list[str]:
+        """Those of all tasks."""
+        return [text for task in self.parts.values() for text in task.head_prompts()]
+
+    def start_head(self, head: nn.Module, fused: Tensor, scale: float) -> None:
+        """Starts the heads of the tasks that have prompts."""
+        assert isinstance(head, Heads)
+        first = 0
+        for own, task in zip(head.heads, self.parts.values(), strict=True):
+            if count := len(task.head_prompts()):
+                task.start_head(own, fused[first : first + count], scale)
+                first += count
+
     def fit(self, labels: Sequence[Any]) -> None:
         """Fits each task on its own column."""
         wrong = []

@@ -30,6 +30,7 @@ class Rates(NamedTuple):
 
     lr: float | None  # of the encoders; None for each method's default
     head_lr: float
+    pretrained_lr: float  # of a pretrained fusion and head
     layer_decay: float  # factor of the rate from each layer to the one below; 1 for none
     weight_decay: float
     start_decay: float = 0.0  # of pretrained encoders, toward their start and in place of weight decay
@@ -92,10 +93,12 @@ class TuningPlan:
     def saved_names(self, model: nn.Module) -> set[str]:
         """State-dict names that a checkpoint and the finished model must store: everything this run changes.
 
-        These are the trained parameters, the buffers of trained layers, and all of the `changed` parts.
+        These are the trained parameters, the buffers of trained layers, and all of the `changed` parts. Fusion and head
+        are small and always stored, so that a frozen one is not looked for.
         """
         moved = self.names | self._moving_buffers(model)
-        return {name for name in model.state_dict() if name in moved or part_of(name) in self.changed}
+        wanted = self.changed | (set(PARTS) - self.usable.keys())
+        return {name for name in model.state_dict() if name in moved or part_of(name) in wanted}
 
     def started_names(self, model: VisionLanguageModel) -> set[str]:
         """State-dict names of what training moves away from a pretrained start: see `interpolated`, and buffers."""
@@ -184,13 +187,16 @@ class TuningPlan:
         return rows
 
 
-def make_plan(model: VisionLanguageModel, methods: Mapping[str, TuningMethod], rates: Rates) -> TuningPlan:
+def make_plan(
+    model: VisionLanguageModel, methods: Mapping[str, TuningMethod], rates: Rates, trains_pretrained: bool = True
+) -> TuningPlan:
     """Builds the plan and applies it: sets `requires_grad` and marks frozen encoders.
 
     Args:
         model: the model after `TuningMethod.apply`.
         methods: the tuning method of `image_encoder` and of `text_encoder`.
         rates: learning rates and weight decay.
+        trains_pretrained: whether a pretrained fusion and head are trained.
     """
     decayed = _decayed_names(model)
     encoders = {part: _Encoder(getattr(model, part), method, rates) for part, method in methods.items()}
@@ -198,13 +204,16 @@ def make_plan(model: VisionLanguageModel, methods: Mapping[str, TuningMethod], r
     for name, parameter in model.named_parameters():
         part = part_of(name)
         inner = name.partition(".")[2]  # its name within the part
-        if part in encoders and inner not in encoders[part].trained:
+        started = name.partition(".")[0] in model.pretrained
+        if (inner not in encoders[part].trained) if part in encoders else (started and not trains_pretrained):
             continue  # frozen
         group = (  # new and empty; merged below with one of the same name
             encoders[part].group(part, inner)
             if part in encoders
-            else Group(part, part, "full", "all", rates.head_lr, 0)
+            else Group(part, part, "full", "all", rates.pretrained_lr if started else rates.head_lr, 0)
         )
+        if part in model.pretrained and not started:  # a stand-in, which starts from zero
+            group.name += "/new"
         if rates.start_decay and part in encoders and model.began_pretrained(name):
             group.start_decay = rates.start_decay
         elif name in decayed:
@@ -214,6 +223,7 @@ def make_plan(model: VisionLanguageModel, methods: Mapping[str, TuningMethod], r
         groups.setdefault(group.name, group).parameters[name] = parameter
     ordered = sorted(groups.values(), key=lambda g: (PARTS.index(g.part), g.name))
     names = {part: method.name for part, method in methods.items()}
+    names |= dict.fromkeys(model.pretrained, "full" if trains_pretrained else "freeze")
     plan = TuningPlan(ordered, _totals(model), _sum_by_part(ordered), names, {p: t.usable for p, t in encoders.items()})
     linear = {
         f"{part}.{name}" for part, own in encoders.items() for name in own.method.interpolated(getattr(model, part))

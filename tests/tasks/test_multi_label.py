@@ -372,7 +372,7 @@ def test_columns_of_labels_lists_and_init(
 
 @pytest.mark.slow
 def test_sixteen_rows_can_be_learned_by_heart(train_run: TrainRun, rows: Path, shapes: Shapes) -> None:
-    more = ["debug=overfit", "trainer.max_epochs=25", "data.limit=null", "optim.lr=2e-3"]
+    more = ["debug=overfit", "trainer.max_epochs=40", "data.limit=null", "optim.lr=2e-3"]
     run = train_run(*typed(rows, shapes, "tags"), *more)
     assert run.summary["test"]["exact_match"] == 1
     assert run.summary["test"]["map"] == 1

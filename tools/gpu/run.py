@@ -57,8 +57,8 @@ def main() -> None:
         setting = {"device": args.device, "smallest": args.smallest, "scratch": scratch, "out": str(out)}
         setting["encoders"] = str(args.encoders.resolve())
         for name in args.only:
-            left = TOTAL - (time.monotonic() - began)
-            most = SECTIONS[name] * (ON_A_CPU if args.device == "cpu" else 1)
+            slower = ON_A_CPU if args.device == "cpu" else 1
+            left, most = TOTAL * slower - (time.monotonic() - began), SECTIONS[name] * slower
             rows += measured(name, setting, min(most, left), environment, out)
             write(rows, out, time.monotonic() - began)
     print((out / "gpu.md").read_text(encoding="utf-8"))

@@ -61,21 +61,34 @@ def _runs_is_a_folder(c: TrainConfig) -> str | None:
     return f"{show(c.paths.runs)} is not a folder. Type paths.runs=FOLDER; it is created if it does not exist"
 
 
+@rule("model.pair")
+def _pair_is_there(c: TrainConfig) -> str | None:
+    return (
+        None if c.model.pair is None else _not_a_model(c.model.pair, "a pair", ("config.json", "open_clip_config.json"))
+    )
+
+
 for _encoder in ("image_encoder", "text_encoder"):
 
-    @rule(f"model.{_encoder}.name")
+    @rule(f"model.{_encoder}.name", "model.pair")
     def _encoder_is_there(c: TrainConfig, encoder: str = _encoder) -> str | None:
-        name = getattr(c.model, encoder).name
-        if not name.strip():
-            return "is empty. Type a folder or a hub name"
-        if os.environ.get("MMFT_ENCODERS"):  # the folder may have been moved there
+        if c.model.pair is not None:  # its name is the pair's
             return None
-        folder = located(name)
-        if name.startswith(_LOCAL) and not folder.is_dir():
-            return f"there is no folder {show(name)}"
-        if folder.is_dir() and not (folder / "config.json").is_file():
-            return f"{show(name)} is not an encoder: it has no config.json"
+        return _not_a_model(getattr(c.model, encoder).name, "an encoder", ("config.json",))
+
+
+def _not_a_model(name: str, what: str, configs: tuple[str, ...]) -> str | None:
+    """Why a name cannot be that of a pretrained model; None if it can."""
+    if not name.strip():
+        return "is empty. Type a folder or a hub name"
+    if os.environ.get("MMFT_ENCODERS"):  # the folder may have been moved there
         return None
+    folder = located(name)
+    if name.startswith(_LOCAL) and not folder.is_dir():
+        return f"there is no folder {show(name)}"
+    if folder.is_dir() and not any((folder / config).is_file() for config in configs):
+        return f"{show(name)} is not {what}: it has no {' or '.join(configs)}"
+    return None
 
 
 for _key in ("path", "train", "val", "test"):

@@ -9,7 +9,7 @@ from operator import attrgetter
 from typing import Any
 
 from mmft.config.registry import options
-from mmft.config.rules.base import lone_modality, rule
+from mmft.config.rules.base import encoders_are_frozen, lone_modality, rule
 from mmft.config.schema.model import ENCODERS
 from mmft.config.schema.root import TrainConfig
 from mmft.config.schema.tune import (
@@ -23,7 +23,7 @@ from mmft.config.wording import listed, show
 
 @rule("model.fusion", "task")
 def _fusion_fits_the_task(c: TrainConfig) -> str | None:
-    if c.task.pairwise == c.model.fusion.embeds_apart:
+    if c.model.fusion.embeds_apart in (None, c.task.pairwise):
         return None
     schemas: dict[str, Any] = {name: found.schema for name, found in options("model/fusion").items()}
     fitting = [name for name, schema in schemas.items() if schema.embeds_apart == c.task.pairwise]
@@ -35,6 +35,22 @@ def _fusion_fits_the_task(c: TrainConfig) -> str | None:
         f"{c.model.fusion.type} does not go with task={c.task.type}, which {why}. "
         f"Type model/fusion={fitting[0]} (fitting: {listed(fitting)})"
     )
+
+
+@rule("model.fusion", "model.pair")
+def _fusion_has_its_pair(c: TrainConfig) -> str | None:
+    if c.model.pair is None and c.model.fusion.of_pair:
+        return f"{c.model.fusion.type} is part of a pretrained pair. Type model.pair=FOLDER_OR_NAME, or choose another"
+    return None
+
+
+for _encoder in ENCODERS:
+
+    @rule(f"model.{_encoder}.pool", "model.pair")
+    def _pool_of_a_pair(c: TrainConfig, encoder: str = _encoder) -> str | None:
+        if c.model.pair is not None or getattr(c.model, encoder).pool != "own":
+            return None
+        return "own is the pooling of a pretrained pair. Type model.pair=FOLDER_OR_NAME, or choose another"
 
 
 @rule("model.fusion.dropout", "model.dropout")
@@ -91,7 +107,29 @@ def _features_are_of_rows(c: TrainConfig) -> str | None:
 # ---------------------------------------------------------------- tuning
 
 
-for _key in ("optim.lr", *(f"tune.{f.name}" for f in fields(TuneConfig) if f.name not in ENCODERS)):
+for _key in ("tune.fusion", "tune.fusion_lr"):
+
+    @rule(_key, "model.fusion", "tune.fusion")
+    def _fusion_is_pretrained(c: TrainConfig, key: str = _key) -> str | None:
+        if attrgetter(key)(c) in ("full", None):
+            return None
+        if not c.model.fusion.of_pair:
+            return f"needs model/fusion=pretrained; {c.model.fusion.type} starts from random weights. Leave it out"
+        if key == "tune.fusion_lr" and c.tune.fusion == "freeze":
+            return "changes nothing with tune.fusion=freeze. Leave one of them out"
+        return None
+
+
+@rule("tune.fusion", "task", *(f"tune.{encoder}" for encoder in ENCODERS))
+def _something_is_trained(c: TrainConfig) -> str | None:
+    if c.tune.fusion == "full" or not c.task.pairwise or not encoders_are_frozen(c):
+        return None
+    return "freezes all that is left to train: both encoders are frozen too. Type tune.fusion=full, or tune an encoder"
+
+
+_OF_BOTH = [f.name for f in fields(TuneConfig) if f.name not in (*ENCODERS, "fusion", "fusion_lr")]
+
+for _key in ("optim.lr", *(f"tune.{name}" for name in _OF_BOTH)):
 
     @rule(_key, *(f"tune.{encoder}" for encoder in ENCODERS))
     def _key_of_both_encoders_is_used(c: TrainConfig, key: str = _key) -> str | None:
@@ -100,6 +138,8 @@ for _key in ("optim.lr", *(f"tune.{f.name}" for f in fields(TuneConfig) if f.nam
         name = key.partition(".")[2]
         methods = {encoder: getattr(c.tune, encoder) for encoder in ENCODERS}
         having = [method for method in methods.values() if hasattr(method, name)]
+        if not having and key == "optim.lr" and c.model.fusion.of_pair and c.tune.fusion_lr is None:
+            return None  # it is the pretrained fusion's
         if not having:
             chosen = listed(f"tune/{encoder}={method.type}" for encoder, method in methods.items())
             return f"changes nothing, because {chosen} do not use it. Leave it out"

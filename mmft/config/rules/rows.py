@@ -16,6 +16,23 @@ from mmft.config.validate import MUST
 from mmft.config.wording import did_you_mean, listed, show
 
 
+@use_rule("run", "model.pair")
+def _there_is_a_model(c: Any) -> str | None:
+    if c.run is None and c.model.pair is None:
+        return f"{MUST}: a run folder. Type run=RUN, or model.pair=FOLDER_OR_NAME for a pretrained pair as it is"
+    if c.run is not None and c.model.pair is not None:
+        return "does not go with model.pair, which takes its place. Leave one of them out"
+    return None
+
+
+@use_rule("data.columns", "model.pair", "data.path")
+def _pair_needs_columns(c: Any) -> str | None:
+    columns = c.data.columns
+    if c.model.pair is None or (columns.image or columns.text):
+        return None
+    return f"{MUST}: a pair has no run that names them. Type data.columns.image=COLUMN data.columns.text=COLUMN"
+
+
 @rule("data.path", "data.train")
 def _rows_have_a_source(c: TrainConfig) -> str | None:
     if c.data.path is not None or c.data.train is not None:

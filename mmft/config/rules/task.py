@@ -65,6 +65,17 @@ def _separator_is_there(c: TrainConfig) -> str | None:
     return "is empty. Type task.separator='|'" if getattr(c.task, "separator", "|") == "" else None
 
 
+@rule("task.head_init", "model.fusion", "data.columns.image")
+def _head_has_prompts(c: TrainConfig) -> str | None:
+    if getattr(c.task, "head_init", "random") == "random":
+        return None
+    if not c.model.fusion.of_pair:
+        return (
+            "prompts needs a pretrained pair. Type model.pair=FOLDER_OR_NAME model/fusion=pretrained, or leave it out"
+        )
+    return None if c.data.columns.image else "prompts classify images. Type data.columns.image=COLUMN, or leave it out"
+
+
 @rule("task.threshold_metric", "task.labels")
 def _threshold_is_of_two(c: TrainConfig) -> str | None:
     labels = getattr(c.task, "labels", None)

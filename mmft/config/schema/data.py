@@ -123,8 +123,9 @@ class DataConfig:
     drawing: Literal["by_row", "by_image_and_label"] = "by_image_and_label"
     """How random splits, folds and limits are drawn. `by_image_and_label` keeps rows that share an image in one split,
     and limits by label; `by_row` draws as earlier versions did, whose runs keep it."""
-    resize: Literal["squash", "crop", "pad"] = "squash"
-    """How images are made square: squashed, centre-cropped, or padded with `data.background`."""
+    resize: Literal["squash", "crop", "pad"] | None = None
+    """How images are made square: squashed, centre-cropped, or padded with `data.background`; null: as `model.pair`
+    was pretrained, or squashed."""
     background: str = "white"
     """Colour behind transparent pixels and of padding, by name or `#rrggbb`."""
     max_pixels: int = field(100_000_000, ge=1)
@@ -144,3 +145,8 @@ class DataConfig:
     """Rows that one device processes at once; null: its whole share of the batch."""
     num_workers: int = field(0, ge=0)
     """Worker processes that decode images; 0: the main process decodes them."""
+
+    @property
+    def squaring(self) -> Literal["squash", "crop", "pad"]:
+        """How images are made square: `resize`, where null is `squash`; a pair's own way is chosen before."""
+        return self.resize or "squash"

@@ -17,12 +17,15 @@ class FusionConfig(OptionConfig):
 
     Attributes:
         reads: the encoder outputs that it uses, pooled features or tokens.
-        embeds_apart: whether each modality is embedded separately; true for pairwise tasks only.
+        embeds_apart: whether each modality is embedded separately, which pairwise tasks need; other tasks need a
+            fusion for which it is false, or None: fits every task.
+        of_pair: it is made of parts of `model.pair`.
         image_pool: what `model.image_encoder.pool=auto` means for an encoder with a class token.
     """
 
     reads: ClassVar[Literal["pooled", "tokens"]] = "pooled"
-    embeds_apart: ClassVar[bool] = False
+    embeds_apart: ClassVar[bool | None] = False
+    of_pair: ClassVar[bool] = False
     image_pool: ClassVar[str] = "cls"
 
 
@@ -126,3 +129,12 @@ class DualConfig(FusionConfig):
     """Width of a hidden layer with GELU in both projections; null: linear projections."""
     dropout: float = field(0.1, ge=0, lt=1)
     """Dropout before the last linear layer; `model.dropout` overrides it."""
+
+
+@option("model/fusion", "pretrained", builds="mmft.models.fusion.pretrained:PretrainedFusion")
+@dataclass(kw_only=True)
+class PretrainedConfig(FusionConfig):
+    """The projections of `model.pair` into its shared space, for every task; the default with `model.pair`."""
+
+    embeds_apart = None
+    of_pair = True

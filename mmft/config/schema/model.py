@@ -12,8 +12,8 @@ from mmft.config.schema.fusion import FusionConfig
 ENCODERS = ("image_encoder", "text_encoder")
 """Both encoders; keys, modules and optimizer groups are named after them."""
 
-Pool = Literal["auto", "cls", "mean", "cls_mean"]
-TextPool = Literal["auto", "cls", "mean", "cls_mean", "last"]
+Pool = Literal["auto", "cls", "mean", "cls_mean", "own"]
+TextPool = Literal["auto", "cls", "mean", "cls_mean", "last", "own"]
 
 
 @dataclass(kw_only=True)
@@ -25,8 +25,9 @@ class ImageEncoderConfig(OptionConfig):
     image_size: int | None = field(None, ge=8)
     """Height and width in pixels; position embeddings are resampled; null: the encoder's own."""
     pool: Pool = "auto"
-    """`cls`: class token; `mean`: mean of the patches; `cls_mean`: both; auto: the class token if there is one, and
-    with the mean for `model/fusion=dual`. Token fusions ignore it; `model.auxiliary` and `modality_report` use it."""
+    """`cls`: class token; `mean`: mean of the patches; `cls_mean`: both; `own`: as the pair was pretrained; auto: `own`
+    with `model.pair`, else the class token if there is one, and with the mean for `model/fusion=dual`. Token fusions
+    ignore it; `model.auxiliary` and `modality_report` use it."""
     pretrained: bool = True
     """Load pretrained weights; false: random weights."""
 
@@ -46,9 +47,9 @@ class TextEncoderConfig(OptionConfig):
     max_length: int | None = field(None, ge=4)
     """Tokens to which a text is truncated, including special tokens; null: the encoder's own maximum, at most 512."""
     pool: TextPool = "auto"
-    """`cls`: first token; `mean`: mean of the real tokens; `cls_mean`: both; `last`: last real token; auto: as
-    sentence-transformers saved in the folder, else `last` for a causal model and `mean` for others. As with the image
-    encoder, token fusions ignore it."""
+    """`cls`: first token; `mean`: mean of the real tokens; `cls_mean`: both; `last`: last real token; `own`: as the
+    pair was pretrained; auto: `own` with `model.pair`, else as sentence-transformers saved in the folder, else `last`
+    for a causal model and `mean` for others. As with the image encoder, token fusions ignore it."""
     pretrained: bool = True
     """Load pretrained weights; false: random weights."""
 
@@ -92,6 +93,10 @@ class AuxiliaryConfig:
 class ModelConfig:
     """`model`: encoders, fusion, dropout."""
 
+    pair: str | None = None
+    """A pretrained pair of encoders as a whole (CLIP, SigLIP, ALIGN ...), a folder or a hub name: both encoders with
+    their own pooling, padding and preprocessing, their projections (`model/fusion=pretrained`), temperature and bias;
+    null: two separate encoders."""
     image_encoder: ImageEncoderConfig
     """The image encoder."""
     text_encoder: TextEncoderConfig

@@ -153,8 +153,10 @@ class ExportConfig:
     """A run folder, or `last`: the newest finished run under `paths.runs`."""
     out: str | None = None
     """The folder to write; null: `export` in the run's folder. An earlier export there is replaced."""
-    format: Literal["hf"] = "hf"
-    """`hf`: encoder folders that timm and transformers load, with adapters such as LoRA merged into float32 weights."""
+    format: Literal["hf", "transformers"] = "hf"
+    """`hf`: encoder folders that timm and transformers load, with adapters such as LoRA merged into float32 weights;
+    `transformers`: a fine-tuned `model.pair` as a whole, as the class of transformers that it was, with processor and
+    tokenizer."""
     paths: PathsConfig = field(factory=PathsConfig)
     """Where runs are read from."""
 
@@ -168,11 +170,21 @@ class DoctorConfig:
 
 
 @dataclass(kw_only=True)
+class PairConfig:
+    """`model`: a pretrained pair in place of a run."""
+
+    pair: str | None = None
+    """A pretrained pair as it is, without any training, in place of `run`: a folder or a hub name, as in training."""
+
+
+@dataclass(kw_only=True)
 class UseConfig:
     """The keys of every command that applies a run to rows."""
 
-    run: str
+    run: str | None = None
     """A run folder, or `last`: the newest run under `paths.runs`."""
+    model: PairConfig = field(factory=PairConfig)
+    """A pretrained pair in place of a run."""
     paths: PathsConfig = field(factory=PathsConfig)
     """Where runs are read from."""
     data: Any = field(factory=RunData)

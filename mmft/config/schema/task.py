@@ -72,6 +72,12 @@ class ClassificationConfig(TaskConfig):
     """`focal` down-weights rows that are already classified well (Lin et al. 2017)."""
     focal_gamma: float | None = field(None, ge=0, only_with="loss==focal")
     """Exponent of (1 - p) in the weight of a row, where p is the probability of the true class; null: 2."""
+    head_init: Literal["random", "prompts"] = "random"
+    """Where the head starts: from random weights, or as the zero-shot classifier of images by the labels' names, which
+    needs `model.pair` with `model/fusion=pretrained`."""
+    templates: TemplateSet | list[str] | None = field(None, only_with="head_init==prompts")
+    """Prompts for each label, whose embeddings are averaged, such as `"task.templates=['an image of {}']"`, or the set
+    `photo`, `simple` or `openai_imagenet`; null: the label's name alone. Underscores in names become spaces."""
     calibration: Literal["none", "temperature"] = field("none", needs_val=True)
     """`temperature`: after training, fit a temperature for the logits on the validation rows and save it with the
     model, so that probabilities are calibrated."""
@@ -175,10 +181,12 @@ class ContrastiveConfig(TaskConfig):
 
     needs_both = pairwise = predicts_numbers = True
 
-    loss: Literal["info_nce", "sigmoid"] = "info_nce"
-    """`info_nce`: each row against all others, in both directions (CLIP); `sigmoid`: each pair alone (SigLIP)."""
+    loss: Literal["info_nce", "sigmoid"] | None = None
+    """`info_nce`: each row against all others, in both directions (CLIP); `sigmoid`: each pair alone (SigLIP); null:
+    the loss that `model.pair` was pretrained with, or `info_nce`."""
     temperature: float | None = field(None, gt=0)
-    """Initial temperature that divides the similarities; it is learned; null: 0.07, or 0.1 for `sigmoid`."""
+    """Initial temperature that divides the similarities; it is learned; null: that of `model.pair`, or 0.07, or 0.1 for
+    `sigmoid`."""
     templates: TemplateSet | list[str] | None = field(None, only_with="data.columns.label=COLUMN")
     """Prompts for each label in zero-shot classification, whose embeddings are averaged, such as
     `"task.templates=['an image of {}']"`, or a set of CLIP's: `photo` (`a photo of a {}.`), `simple` (7) or

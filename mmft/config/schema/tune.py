@@ -240,10 +240,15 @@ class PrefixConfig(TrainedEncoderConfig):
 
 @dataclass(kw_only=True)
 class TuneConfig:
-    """`tune`: the tuning method of each encoder; fusion and head are always trained.
+    """`tune`: the tuning method of each encoder; a fusion and a head that start from random weights are always trained.
 
     A key here applies to both encoders, unless an encoder's own key of the same name is set.
     """
+
+    fusion: Literal["full", "freeze"] = "full"
+    """The pretrained projections, temperature and bias of `model.pair` (`model/fusion=pretrained`)."""
+    fusion_lr: float | None = field(None, gt=0)
+    """Learning rate of these; null: `optim.lr`, and if that is null too, 5e-5."""
 
     layers: int | None = field(None, ge=0)
     """Layers of `last_n` and `first_frozen`, for both encoders."""

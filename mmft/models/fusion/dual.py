@@ -33,8 +33,12 @@ class DualFusion(Fusion):
 
     def forward(self, image: Encoded, text: Encoded) -> Tensor:
         """Pooled (B, D_i) and (B, D_t) -> (B, 2 P): the image's embedding, then the text's, each of unit length."""
-        projected = self.image(image.pooled), self.text(text.pooled)  # (B, P) each
-        return torch.cat([functional.normalize(at_least_float32(x), dim=-1) for x in projected], dim=-1)
+        return unit_vectors(self.image(image.pooled), self.text(text.pooled))
+
+
+def unit_vectors(*embeddings: Tensor) -> Tensor:
+    """Embeddings (B, P) each -> (B, 2 P) for two, each scaled to unit length, in float32 at least."""
+    return torch.cat([functional.normalize(at_least_float32(x), dim=-1) for x in embeddings], dim=-1)
 
 
 def _projection(given: int, width: int, hidden: int | None, dropout: float) -> nn.Sequential:

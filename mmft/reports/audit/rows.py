@@ -78,7 +78,7 @@ class RowAudit:
         """
         if not self.audit.pictures:
             return
-        reader = ImageReader(self.image_size, self.config.resize, self.config.background, self.config.max_pixels)
+        reader = ImageReader(self.image_size, self.config.squaring, self.config.background, self.config.max_pixels)
         for name, split in self.splits.items():
             self.prints[name] = scan(split, reader, self._bad[name], self.config.num_workers, tick)
             self._bad[name] |= {row.row: row for row in self.prints[name].bad}

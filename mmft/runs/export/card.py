@@ -50,12 +50,27 @@ def model_card(saved: SavedModel, summary: Mapping[str, Any], adapters: Iterable
         lines += ['loaded in float32: `PeftModel.from_pretrained(base, "adapters/ENCODER")`.']
     lines += ["", "## Task", "", *_task(saved, summary), "", "## Use", "", "```python", *_loading(encoders), "```", ""]
     side, length = model.image_encoder.image_size, model.text_encoder.max_length
-    resize = saved.config.data.resize
+    resize = saved.config.data.squaring
     lines += [f"Images were {side} x {side} pixels (resize: {resize}), texts at most {length} tokens. Pooling:"]
     if resize == "pad":
         lines += ["The folder's own transform does not pad as the run did."]
     lines += [f"{model.image_encoder.pool} of the image tokens, {model.text_encoder.pool} of the text tokens.", ""]
     return "\n".join(lines)
+
+
+def pair_card(saved: SavedModel, summary: Mapping[str, Any], kind: str) -> str:
+    """README.md of a pair that is exported as a whole, as transformers' class `kind`."""
+    model, name = saved.model, shown(saved.model.image_encoder.source.name)
+    base = [f"base_model: {name}"] if name == model.image_encoder.source.name else []
+    methods = ", ".join(f"{part} {method.name}" for part, method in saved.methods.items())
+    lines = ["---", "library_name: transformers", "tags: [mmft, image-text]", *base, "---", ""]
+    lines += [f"# {name}, fine-tuned by mmft", "", f"Trained: {methods}. Added weights are merged.", "", "## Task", ""]
+    lines += [*_task(saved, summary), "", "## Use", "", "```python", f"from transformers import AutoProcessor, {kind}"]
+    lines += ["", f'model = {kind}.from_pretrained(".")', 'processor = AutoProcessor.from_pretrained(".")', "```", ""]
+    padding = "padded to the longest one" if not model.text_encoder.fixed_length else "always padded to that length"
+    side, length = model.image_encoder.image_size, model.text_encoder.max_length
+    lines += [f"Images were {side} x {side} pixels (resize: {saved.config.data.squaring}), texts at most {length} tokens,"]
+    return "\n".join([*lines, f"{padding}.", ""])
 
 
 def _left_out(task: Task) -> str:

@@ -14,7 +14,7 @@ from mmft.models.encoder import Encoder
 from mmft.models.image_encoder import ImageEncoder
 from mmft.models.text_encoder import TextEncoder
 
-_PREPROCESSOR = "preprocessor_config.json"
+PREPROCESSOR = "preprocessor_config.json"
 _CROP_MODES = {"squash": "squash", "crop": "center", "pad": "border"}
 """timm's names for the values of `data.resize`. It pads with the mean colour, whatever `data.background` is."""
 
@@ -66,10 +66,10 @@ def write_encoder(encoder: Encoder, folder: Path, resize: str) -> None:
     if isinstance(encoder, TextEncoder):
         encoder.tokenizer.save_pretrained(folder)
     elif isinstance(encoder, ImageEncoder):
-        (folder / _PREPROCESSOR).write_text(json.dumps(_processor(encoder, resize), indent=2) + "\n", encoding="utf-8")
+        (folder / PREPROCESSOR).write_text(json.dumps(processor_of(encoder, resize), indent=2) + "\n", encoding="utf-8")
 
 
-def _processor(encoder: ImageEncoder, resize: str) -> dict[str, Any]:
+def processor_of(encoder: ImageEncoder, resize: str) -> dict[str, Any]:
     """Preprocessing for `AutoImageProcessor` as in the run, which the encoder's own processor may not support.
 
     transformers has no padding before resizing: `pad` becomes a plain resize that distorts.

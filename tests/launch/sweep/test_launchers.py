@@ -196,10 +196,10 @@ def test_a_search_side_by_side(launcher: list[str], shapes_overrides: list[str],
     assert 0 < sum(failed) < 4
     assert [row["status"] for row in found] == ["failed" if f else "completed" for f in failed]
     lines = out.splitlines()
-    done = [str(Path(f"sweep/{number}").absolute()) for number, f in enumerate(failed) if not f]
+    done = [str(tmp_path / "sweep" / str(number)) for number, f in enumerate(failed) if not f]
     assert sorted(lines[: len(done)]) == done
     assert lines[len(done)].split()[:2] == ["jobs", "optim.lr"]
-    assert lines[-1] == str(Path("sweep").absolute())
+    assert lines[-1] == str(tmp_path / "sweep")
     assert err.count("of the sweep failed") == sum(failed)
     study = optuna.load_study(study_name="mmft", storage=f"sqlite:///{tmp_path}/sweep/study.db")
     assert [trial.state.name for trial in study.trials] == ["FAIL" if f else "COMPLETE" for f in failed]
@@ -260,7 +260,7 @@ def test_slurm(shapes_overrides: list[str], tmp_path: Path) -> None:
     os.environ["FAKE_SLURM"] = str(fakes)
     given = [*shapes_overrides, *SLURM, "hydra.launcher.gpus_per_node=1", "hydra.launcher.mem_gb=8", "seed=0,1"]
     out, _ = sweep(*given, "hydra.launcher.account=lab", folder=tmp_path, check=ExitCode.DONE, path=str(fakes))
-    assert out.splitlines()[:2] == ["sweep/0", "sweep/1"]
+    assert out.splitlines()[:2] == [str(tmp_path / "sweep" / number) for number in "01"]
     scripts = [path.read_text() for path in fakes.glob("*.sh")]
     assert len(scripts) == 2
     for line in ("--partition=gpu", "--account=lab", "--gpus-per-node=1", "--mem=8GB", "--time=60", "--nodes=1"):

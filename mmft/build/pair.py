@@ -1,0 +1,75 @@
+"""`model.pair`: what it decides before anything is built, and the parts that it provides."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+from mmft.config.schema.model import ModelConfig
+from mmft.config.schema.root import TrainConfig
+from mmft.config.schema.task import ContrastiveConfig
+from mmft.models.image_encoder import ImageEncoder
+from mmft.models.pairs.encoders import image_encoder_of, text_encoder_of
+from mmft.models.pairs.facts import is_pair, resize_of
+from mmft.models.pairs.pair import KEY, Pair, checked_family, load_pair
+from mmft.models.source import Source, resolve
+from mmft.models.text_encoder import TextEncoder
+from mmft.shipped import located
+
+log = logging.getLogger(__name__)
+
+
+def choose_for_pair(config: TrainConfig, base: Path) -> None:
+    """Replaces what is left to the pair, `data.resize` and the loss of `task=contrastive`, by what it wants.
+
+    Args:
+        config: the config of a run; changed in place.
+        base: of its relative paths.
+
+    Raises:
+        UserError: there is no such pair.
+    """
+    if config.model.pair is None:
+        return
+    folder = located(config.model.pair, base)
+    source = resolve(str(folder) if folder.is_dir() else config.model.pair, KEY)
+    family = checked_family(source)
+    config.data.resize = config.data.resize or resize_of(source)
+    if isinstance(config.task, ContrastiveConfig) and config.task.loss is None:
+        config.task.loss = "sigmoid" if family.sigmoid else "info_nce"
+
+
+def load_pairs(config: ModelConfig, known: Mapping[str, Source]) -> tuple[Pair, Pair]:
+    """The pair that the image encoder comes from, and the one of the text encoder: the same, unless a run has one.
+
+    Args:
+        config: `model`.
+        known: where the encoders are, if already known: a run names the pair for a frozen encoder only.
+    """
+    assert config.pair is not None
+    sources = [known.get(encoder) or resolve(config.pair, KEY) for encoder in ("image_encoder", "text_encoder")]
+    pretrained = [config.image_encoder.pretrained, config.text_encoder.pretrained]
+    image = load_pair(sources[0], pretrained[0])
+    same = sources[0] == sources[1] and pretrained[0] == pretrained[1]
+    return image, image if same else load_pair(sources[1], pretrained[1])
+
+
+def encoders_of(config: ModelConfig, pairs: tuple[Pair, Pair]) -> tuple[ImageEncoder, TextEncoder]:
+    """Both encoders, pooled as `model` says."""
+    image, text, fusion = config.image_encoder, config.text_encoder, config.fusion
+    return (
+        image_encoder_of(pairs[0], image.image_size, image.pool, fusion.image_pool, fusion.reads),
+        text_encoder_of(pairs[1], text.max_length, text.pool, fusion.reads),
+    )
+
+
+def warn_of_pair(image: Source, text: Source) -> None:
+    """Warns about two encoders from one pretrained pair, of which everything else is left out."""
+    if image.folder == text.folder and image.library != "own" and is_pair(image):
+        log.warning(
+            "%s is a pretrained pair, but only its encoders are used: its projections, temperature, pooling and "
+            "preprocessing are left out. Type model.pair=%s instead of both names to use all of it",
+            image.name,
+            image.name,
+        )

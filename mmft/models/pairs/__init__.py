@@ -1,0 +1,1 @@
+"""Pretrained pairs: checkpoints of an image and a text encoder that were trained together (CLIP, SigLIP)."""

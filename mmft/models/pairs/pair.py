@@ -1,0 +1,85 @@
+"""What a pretrained pair consists of, and loading one.
+
+Legend: P width of the shared space.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from mmft.errors import UserError
+from mmft.models.pairs.facts import FAMILIES, Family, family_of
+from mmft.models.pairs.transformers_pair import load_whole
+from mmft.models.source import Source
+
+KEY = "model.pair"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The parts of a pretrained pair, in float32 on the CPU.
+
+    Attributes:
+        source: where the weights come from.
+        family: how its encoders are used.
+        whole: the library's own model, which the parts belong to.
+        image: the vision transformer.
+        text: the text transformer.
+        image_projection: the image's pooled features -> (P); an identity if the encoder's own pooling ends in one.
+        text_projection: the same for texts.
+        log_scale: () logarithm of the factor of similarities, 1 / temperature.
+        bias: () added to similarities; None without one.
+    """
+
+    source: Source
+    family: Family
+    whole: Any
+    image: Any
+    text: Any
+    image_projection: nn.Module
+    text_projection: nn.Module
+    log_scale: Tensor
+    bias: Tensor | None
+
+
+def load_pair(source: Source, pretrained: bool) -> Pair:
+    """Loads a pair.
+
+    Args:
+        source: its folder; without weights only if not `pretrained`.
+        pretrained: False for random weights.
+
+    Raises:
+        UserError: it is not a pair that mmft knows, or it cannot be loaded.
+    """
+    family = checked_family(source)
+    whole: Any = load_whole(source, pretrained, KEY)
+    bias = getattr(whole, "logit_bias", None)
+    scale = whole.temperature.detach().reciprocal().log() if family.has_temperature else whole.logit_scale.detach()
+    return Pair(
+        source,
+        family,
+        whole,
+        whole.vision_model,
+        whole.text_model,
+        getattr(whole, "visual_projection", None) or nn.Identity(),
+        getattr(whole, "text_projection", None) or nn.Identity(),
+        scale.reshape(()).clone(),
+        None if bias is None else bias.detach().reshape(()).clone(),
+    )
+
+
+def checked_family(source: Source) -> Family:
+    """The family of the pair in a folder.
+
+    Raises:
+        UserError: it is none.
+    """
+    family = family_of(source)
+    if isinstance(family, Family):
+        return family
+    known = ", ".join(FAMILIES)
+    raise UserError(f"{KEY}={source.name}: {family} Known pairs: {known}.")

@@ -1,0 +1,96 @@
+"""Writes a fine-tuned pair as the folder of a whole model that plain transformers loads.
+
+README.md, config.json and model.safetensors of the pair's own class, with processor and tokenizer
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from mmft.errors import UserError
+from mmft.models.pairs.facts import resize_of
+from mmft.models.pairs.pair import Pair, load_pair
+from mmft.models.preprocessing import side_of
+from mmft.models.similarity import SimilarityHead
+from mmft.models.source import Source
+from mmft.models.vision_language_model import VisionLanguageModel
+from mmft.runs.export.card import pair_card
+from mmft.runs.export.encoders import PREPROCESSOR, processor_of
+from mmft.runs.saved_model import SavedModel
+
+_PROCESSORS = (PREPROCESSOR, "processor_config.json")
+
+
+def check_is_pair(saved: SavedModel) -> None:
+    """Checks that a run's model is a pair as a whole.
+
+    Raises:
+        UserError: it is not.
+    """
+    if saved.config.model.pair is None or not saved.model.fusion.facts.of_pair:
+        raise UserError(
+            "format=transformers writes a pretrained pair (model.pair with model/fusion=pretrained), which this run's "
+            f"model is not: it has model/fusion={saved.config.model.fusion.type}. Type format=hf for its encoders alone"
+        )
+    if not isinstance(saved.model.head, SimilarityHead):
+        raise UserError(
+            f"format=transformers writes a pair with its temperature; the head of task={saved.config.task.type} has no "
+            "place in it. Type format=hf for the encoders alone"
+        )
+
+
+def write_pair(saved: SavedModel, summary: Mapping[str, Any], folder: Path) -> None:
+    """Writes the whole pair in float32.
+
+    Args:
+        saved: with `check_is_pair`, merged.
+        summary: the run's summary.json, for the model card.
+        folder: exists.
+    """
+    model, source = saved.model.float().cpu(), saved.model.image_encoder.source
+    pair = load_pair(source, pretrained=False)
+    _fill(pair, model)
+    pair.whole.save_pretrained(folder)
+    model.text_encoder.tokenizer.save_pretrained(folder)
+    _write_processor(saved, source, folder)
+    (folder / "README.md").write_text(pair_card(saved, summary, type(pair.whole).__name__), encoding="utf-8")
+
+
+def _fill(pair: Pair, model: VisionLanguageModel) -> None:
+    """Copies the weights of the model's parts into those of a whole pair."""
+    parts: list[tuple[nn.Module, nn.Module]] = [
+        (pair.image, model.image_encoder.backbone),
+        (pair.text, model.text_encoder.backbone),
+        (pair.image_projection, model.fusion.get_submodule("image")),
+        (pair.text_projection, model.fusion.get_submodule("text")),
+    ]
+    for theirs, ours in parts:
+        theirs.load_state_dict(ours.state_dict())
+    head = model.head
+    assert isinstance(head, SimilarityHead)
+    with torch.no_grad():
+        scale = head.log_scale.detach()
+        if pair.family.has_temperature:
+            pair.whole.temperature.fill_(scale.neg().exp())
+        else:
+            pair.whole.logit_scale.fill_(scale)
+        if pair.bias is not None:  # after training by InfoNCE, which is the same with any bias, there is none
+            pair.whole.logit_bias.fill_(0.0 if head.bias is None else head.bias.detach())
+
+
+def _write_processor(saved: SavedModel, source: Source, folder: Path) -> None:
+    """The pair's own processor if images were as it makes them; otherwise one that makes them as in the run."""
+    encoder, resize = saved.model.image_encoder, saved.config.data.squaring
+    backbone: Any = encoder.backbone
+    own = next((source.folder / name for name in _PROCESSORS if (source.folder / name).is_file()), None)
+    if own is not None and resize == resize_of(source) and encoder.image_size == side_of(backbone.config):
+        shutil.copy2(own, folder / own.name)
+        return
+    (folder / PREPROCESSOR).write_text(json.dumps(processor_of(encoder, resize), indent=2) + "\n", encoding="utf-8")

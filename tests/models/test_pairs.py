@@ -1,0 +1,356 @@
+"""Pretrained pairs of every family: what they give and learn is what plain transformers gives and learns."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers as hf
+from make_shapes import captions
+from runs import Run
+from tiny_pairs import FAMILIES, IMAGE_SIZE, MAX_LENGTH, make_pair
+from torch import Tensor
+from torch.nn import functional
+
+import mmft
+from mmft import build
+from mmft.batch import Batch
+from mmft.commands.export import export
+from mmft.commands.predict import predict
+from mmft.commands.train import train
+from mmft.config.compose import compose
+from mmft.errors import UserError
+from mmft.models.vision_language_model import VisionLanguageModel
+from mmft.training.module import FineTuning
+
+TEXTS = ["a disc", "a red square on a grey background near the left border of the image", "blue"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """`folder(kind)`: a tiny pair, made once."""
+    root = tmp_path_factory.mktemp("pairs")
+
+    def made(kind: str) -> Path:
+        return root / kind if (root / kind).exists() else make_pair(root / kind, captions(), kind=kind)
+
+    return made
+
+
+def ours(pair: Path, *typed: str) -> tuple[VisionLanguageModel, Any]:
+    """The model and the config that `mmft train model.pair=...` begins with."""
+    config = compose("train", [f"model.pair={pair}", "task=contrastive", *typed]).config
+    build.choose_for_pair(config, Path.cwd())
+    task = build.build_task(config.task)
+    task.fit([])
+    return build.build_model(config.model, task.make_head, seed=0).eval(), config
+
+
+def logits(model: VisionLanguageModel, pixels: Tensor, texts: list[str]) -> Tensor:
+    encoder = model.text_encoder
+    tokens = encoder.tokenizer(texts, return_tensors="pt", padding=True, truncation=True)
+    image = model.image_encoder(pixels)
+    text = encoder(tokens["input_ids"], tokens["attention_mask"].bool())
+    both = model.head(model.fusion(image, text)).chunk(2, dim=-1)
+    return both[0] @ both[1].T
+
+
+def of_transformers(pair: Path, normalised: Tensor, texts: list[str]) -> Tensor:
+    plain, tokenizer = hf.AutoModel.from_pretrained(pair).eval(), hf.AutoTokenizer.from_pretrained(pair)
+    if plain.config.model_type == "siglip":
+        ids = tokenizer(texts, return_tensors="pt", padding="max_length", max_length=MAX_LENGTH, truncation=True)
+        given = {"input_ids": ids["input_ids"]}
+    else:
+        given = dict(tokenizer(texts, return_tensors="pt", padding=True, truncation=True))
+    return plain(pixel_values=normalised, **given).logits_per_image
+
+
+def images(count: int) -> Tensor:
+    random = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (count, 3, IMAGE_SIZE, IMAGE_SIZE), generator=random, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_similarities_are_those_of_transformers(kind: str, folder: Any) -> None:
+    """For three lengths of text, in a batch and alone."""
+    model, config = ours(folder(kind))
+    pixels = images(3)
+    with torch.no_grad():
+        expected = of_transformers(folder(kind), model.image_encoder.normalise(pixels), TEXTS)
+        assert float(expected.std()) > 1e-3
+        assert torch.allclose(logits(model, pixels, TEXTS), expected, atol=1e-5)
+        for row, text in enumerate(TEXTS):
+            alone = logits(model, pixels[row : row + 1], [text])
+            assert torch.allclose(alone, expected[row : row + 1, row : row + 1], atol=1e-5)
+    assert config.data.resize == ("squash" if kind in ("siglip", "align") else "crop")
+    assert config.task.loss == ("sigmoid" if kind == "siglip" else "info_nce")
+    assert model.image_encoder.get_buffer("mean").flatten().tolist() == pytest.approx([122.4, 117.3, 104.55])
+
+
+@pytest.mark.parametrize("fusion", ["pretrained", "concat", "cross"])
+@pytest.mark.parametrize("kind", ["clip", "siglip", "vision-text-dual-encoder"])
+def test_every_trained_parameter_gets_a_gradient(kind: str, fusion: str, folder: Any) -> None:
+    """A pooling head that token fusions do not read, and a mask token, are not trained."""
+    typed = [f"model.pair={folder(kind)}", f"model/fusion={fusion}", "tune=full"]
+    config = compose("train", typed).config
+    model = build.build_model(config.model, 3, seed=0)
+    plan = build.build_plan(config, model)
+    ids = torch.arange(6).repeat(2, 1)
+    image, text = model.image_encoder(images(2)), model.text_encoder(ids, ids >= 0)
+    model.head(model.fusion(image, text)).square().sum().backward()
+    assert not {name for name in plan.names if model.get_parameter(name).grad is None and "missing" not in name}
+
+
+def _typed(pair: Path, shapes: Any, *more: str) -> list[str]:
+    own = [o for o in shapes.overrides if not o.startswith(("model.", "optim."))]
+    return [
+        *own,
+        f"model.pair={pair}",
+        "task=contrastive",
+        "data.columns.label=null",
+        "callbacks.progress=none",
+        "modality_report=false",
+        *more,
+    ]
+
+
+@pytest.fixture
+def pair_run(tmp_path: Path, shapes: Any) -> Any:
+    """`pair_run(pair, *overrides)`: a short run on the shapes."""
+
+    def run(pair: Path, *more: str) -> Run:
+        path = tmp_path / f"pair{len(list(tmp_path.iterdir()))}"
+        typed = _typed(pair, shapes, "data.limit=48", "trainer.max_steps=5", "trainer.precision=32-true", *more)
+        assert train(compose("train", typed), path) == 0
+        return Run(path)
+
+    return run
+
+
+@pytest.mark.parametrize("kind", ["clip", "siglip", pytest.param("align", marks=pytest.mark.slow)])
+def test_an_export_is_the_whole_pair_again(kind: str, folder: Any, pair_run: Any) -> None:
+    run = pair_run(folder(kind), "tune=lora")
+    assert export(compose("export", [f"run={run.path}", "format=transformers"])) == 0
+    out, pixels = run.path / "export", images(3)
+    model = mmft.load(run.path).model.eval()
+    with torch.no_grad():
+        expected = of_transformers(out, model.image_encoder.normalise(pixels), TEXTS)
+        assert torch.allclose(logits(model, pixels, TEXTS), expected, atol=1e-5)
+    before, after = (hf.AutoModel.from_pretrained(path).state_dict() for path in (folder(kind), out))
+    assert before.keys() == after.keys()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert any("q_proj" in name or "query" in name for name in changed)
+    assert not any("norm" in name for name in changed)  # LoRA trains linear layers alone
+    assert type(hf.AutoProcessor.from_pretrained(out)).__name__.endswith("Processor")
+    assert hf.AutoModel.from_pretrained(out).__class__.__name__ in (out / "README.md").read_text()
+    again, _ = ours(out)
+    with torch.no_grad():
+        assert torch.allclose(logits(again, pixels, TEXTS), expected, atol=1e-5)
+
+
+def test_what_cannot_be_exported_as_a_pair(folder: Any, pair_run: Any, train_run: Any) -> None:
+    run = pair_run(folder("clip"), "task=classification", "data.columns.label=label")
+    with pytest.raises(UserError, match="the head of task=classification has no place in it"):
+        export(compose("export", [f"run={run.path}", "format=transformers"]))
+    other = train_run("trainer.max_epochs=1")
+    with pytest.raises(UserError, match="has model/fusion=concat. Type format=hf"):
+        export(compose("export", [f"run={other.path}", "format=transformers"]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["clip", "siglip"])
+def test_twenty_steps_are_those_of_a_plain_loop(
+    kind: str, folder: Any, shapes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches: list[tuple[Tensor, Tensor, Tensor]] = []
+    step = FineTuning.training_step
+
+    def noting(self: FineTuning, batch: Batch, number: int) -> Any:
+        assert batch.pixel_values is not None
+        assert batch.input_ids is not None
+        assert batch.attention_mask is not None
+        batches.append((batch.pixel_values.clone(), batch.input_ids.clone(), batch.attention_mask.clone()))
+        return step(self, batch, number)
+
+    monkeypatch.setattr(FineTuning, "training_step", noting)
+    exact = ["optim.lr=1e-3", "optim.weight_decay=0", "optim.clip_norm=null", "schedule=constant", "schedule.warmup=0"]
+    exact += ["trainer.precision=64-true", "model.dropout=0", "checkpoint.use=last", "trainer.max_steps=20"]
+    assert train(compose("train", _typed(folder(kind), shapes, "data.batch_size=8", *exact)), tmp_path / "run") == 0
+    assert len(batches) == 20
+    model = mmft.load(tmp_path / "run").model
+    plain: Any = hf.AutoModel.from_pretrained(folder(kind)).double().train()
+    _no_dropout(plain)
+    optimizer = torch.optim.AdamW(plain.parameters(), lr=1e-3, weight_decay=0)
+    for pixels, ids, mask in batches:
+        similarities = _similarities(plain, model, pixels, ids, mask)
+        loss = _loss(kind, similarities, ids)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    parts = {
+        "vision_model.": "image_encoder.backbone.",
+        "text_model.": "text_encoder.backbone.",
+        "visual_projection.": "fusion.image.",
+        "text_projection.": "fusion.text.",
+        "logit_scale": "head.log_scale",
+        "logit_bias": "head.bias",
+    }
+    mine = dict(model.double().named_parameters())
+    for name, weight in plain.named_parameters():
+        theirs, own = next((a, b) for a, b in parts.items() if name.startswith(a))
+        found = mine[own + name[len(theirs) :]]
+        assert torch.allclose(found, weight.reshape(found.shape), atol=1e-10), name
+
+
+def _no_dropout(model: Any) -> None:
+    for module in model.modules():
+        for name, value in list(vars(module).items()):
+            if "dropout" in name and isinstance(value, float):
+                setattr(module, name, 0.0)
+
+
+def _similarities(plain: Any, model: VisionLanguageModel, pixels: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+    normal = (pixels.double() - model.image_encoder.get_buffer("mean")) / model.image_encoder.get_buffer("std")
+    if model.text_encoder.fixed_length:
+        padding = model.text_encoder.tokenizer.pad_token_id
+        ids = functional.pad(ids.masked_fill(~mask, padding), (0, MAX_LENGTH - ids.shape[1]), value=padding)
+        return plain(pixel_values=normal, input_ids=ids).logits_per_image  # type: ignore[no-any-return]
+    return plain(pixel_values=normal, input_ids=ids, attention_mask=mask.long()).logits_per_image  # type: ignore[no-any-return]
+
+
+def _loss(kind: str, similarities: Tensor, ids: Tensor) -> Tensor:
+    """The pair's own loss, with equal texts as positives of each other."""
+    same = (ids[:, None] == ids).all(-1)
+    if kind == "siglip":
+        return -functional.logsigmoid(similarities * (2 * same.double() - 1)).sum(-1).mean()
+    wanted = same.double() / same.double().sum(-1, keepdim=True)
+    return (functional.cross_entropy(similarities, wanted) + functional.cross_entropy(similarities.T, wanted)) / 2
+
+
+def test_a_pair_without_a_run(folder: Any, shapes: Any, tmp_path: Path) -> None:
+    pair = mmft.load_pair(folder("clip"), image="image", text="text")
+    rows = [{"image": str(path), "text": "a disc"} for path in sorted(shapes.rows.parent.rglob("*.png"))[:4]]
+    assert [row["error"] for row in pair.predict(rows)] == [None] * 4
+    assert pair.embed(rows)["image"].shape == (4, 24)
+    named = pair.zero_shot(["disc", "square"], ["a {}", "the {} here"])
+    found = named.predict(rows)
+    assert {row["prediction"] for row in found} <= {"disc", "square"}
+    out = tmp_path / "answers.csv"
+    typed = [f"model.pair={folder('clip')}", f"data.path={shapes.rows}", "data.columns.image=image", f"out={out}"]
+    assert predict(compose("predict", [*typed, "zero_shot.labels=[disc,square]"])) == 0
+    assert out.read_text().startswith("row,id,prediction,score,score_disc,score_square,error")
+
+
+def test_frozen_parts_stay_and_are_found_again(folder: Any, pair_run: Any) -> None:
+    """LiT: the image encoder and the projections are frozen."""
+    run = pair_run(folder("clip"), "tune/image_encoder=freeze", "tune.fusion=freeze")
+    model, before = mmft.load(run.path).model, ours(folder("clip"))[0]
+    moved = {name for name, p in model.named_parameters() if not torch.equal(p, before.get_parameter(name))}
+    assert {name.partition(".")[0] for name in moved} == {"text_encoder"}
+    assert run.summary["parameters"]["image_encoder"]["trainable"] == 0
+
+
+def test_rates_of_what_is_pretrained(folder: Any) -> None:
+    def rates(*typed: str) -> dict[str, float]:
+        config = compose("train", [f"model.pair={folder('clip')}", "task=contrastive", *typed]).config
+        model = build.build_model(config.model, build.build_task(config.task).make_head, seed=0)
+        return {group.name: group.lr for group in build.build_plan(config, model).groups}
+
+    found = rates("optim.lr=1e-5", "optim.head_lr=2e-3")
+    assert (found["fusion"], found["head/no_decay"], found["fusion/new/no_decay"]) == (1e-5, 1e-5, 2e-3)
+    assert rates("tune.fusion_lr=3e-4")["fusion"] == 3e-4
+    assert rates("tune=lora")["fusion"] == 5e-5
+
+
+def test_the_temperature_is_the_pairs_unless_typed(folder: Any) -> None:
+    plain = hf.AutoModel.from_pretrained(folder("siglip"))
+    model, _ = ours(folder("siglip"))
+    assert float(model.head.log_scale) == float(plain.logit_scale)  # type: ignore[arg-type]
+    assert float(model.head.bias) == float(plain.logit_bias)  # type: ignore[arg-type]
+    model, _ = ours(folder("siglip"), "task.temperature=0.5")
+    assert float(model.head.log_scale) == pytest.approx(0.6931, abs=1e-4)  # type: ignore[arg-type]
+
+
+def test_a_scale_above_the_limit_is_kept(folder: Any, tmp_path: Path) -> None:
+    """SO400M-SigLIP has 112."""
+    plain = hf.AutoModel.from_pretrained(folder("siglip"))
+    plain.logit_scale.data.fill_(4.7215)
+    plain.save_pretrained(tmp_path)
+    for file in folder("siglip").glob("*.json"):
+        if file.name != "config.json":
+            (tmp_path / file.name).write_text(file.read_text())
+    model, _ = ours(tmp_path)
+    model.train()
+    model.head(torch.randn(2, 64))
+    assert float(model.head.log_scale) == pytest.approx(4.7215)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        (["model.pair=./gone"], "model.pair: there is no folder"),
+        (["model/fusion=pretrained"], "model.fusion: pretrained is part of a pretrained pair"),
+        (["model.image_encoder.pool=own"], "model.image_encoder.pool: own is the pooling of a pretrained pair"),
+        (["tune.fusion=freeze"], "tune.fusion: needs model/fusion=pretrained"),
+        (["model.pair=PAIR", "model.text_encoder.name=x"], "model.text_encoder.name: model.pair names both"),
+        (["model.pair=PAIR", "task=contrastive", "tune=freeze", "tune.fusion=freeze"], "freezes all that is left"),
+        (["model.pair=PAIR", "tune.fusion=freeze", "tune.fusion_lr=1"], "tune.fusion_lr: changes nothing"),
+    ],
+)
+def test_wrong_configs(typed: list[str], message: str, folder: Any) -> None:
+    with pytest.raises(UserError, match=message):
+        compose("train", [word.replace("PAIR", str(folder("clip"))) for word in typed])
+
+
+def test_what_is_no_pair(folder: Any, shapes: Any, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="its model_type bert is not that of a pair"):
+        ours(shapes.text_encoder)
+    config = json.loads((folder("siglip") / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"model_type": "siglip2"}))
+    with pytest.raises(UserError, match="NaFlex"):
+        ours(tmp_path)
+
+
+def test_two_encoders_of_one_pair_are_warned_of(
+    folder: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("mmft"), "propagate", True)
+    names = [f"model.{part}.name={folder('clip')}" for part in ("image_encoder", "text_encoder")]
+    build.build_model(compose("train", [*names, "model.text_encoder.max_length=null"]).config.model, 3, seed=0)
+    assert "Type model.pair=" in caplog.text
+
+
+def test_a_head_starts_as_the_zero_shot_classifier(
+    folder: Any, pair_run: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """So a run that hardly moves classifies as the pair without a run does."""
+    templates = ["a {}", "the {} here"]
+    still = ["optim.lr=1e-12", "optim.head_lr=1e-12", "trainer.max_steps=1", "modality_report=true"]
+    typed = ["task=classification", "data.columns.label=label", "task.head_init=prompts", f"task.templates={templates}"]
+    run = pair_run(folder("clip"), *typed, *still)
+    loaded = mmft.load(run.path)
+    rows = [{"image": str(path)} for path in sorted(Path(loaded.saved.config.data.path).parent.rglob("*.png"))[:12]]
+    expected = mmft.load_pair(folder("clip")).zero_shot(loaded.labels, templates).predict(rows)
+    given = [{**row, "text": "of no influence"} for row in rows]
+    names = [f"score_{label}" for label in loaded.labels]
+    for own, other in zip(loaded.predict(given), expected, strict=True):
+        assert [own[n] for n in names] == pytest.approx([other[n] for n in names], abs=1e-5)
+    before = run.summary["before"]["zero_shot/accuracy"]
+    assert before == pytest.approx(run.summary["test"]["accuracy"], abs=1e-6)
+    assert f"before training: test/zero_shot/accuracy {before:.4f}" in capsys.readouterr().err
+
+
+def test_retrieval_before_training_is_in_the_summary(folder: Any, pair_run: Any) -> None:
+    still = ["optim.lr=1e-12", "tune.fusion_lr=1e-12", "optim.head_lr=1e-12", "trainer.max_steps=1"]
+    run = pair_run(folder("siglip"), *still, "modality_report=true", "data.columns.label=label")
+    for name in ("mean_recall", "zero_shot/accuracy"):
+        assert run.summary["before"][name] == pytest.approx(run.summary["test"][name], abs=1e-6)
+
+
+def test_prompts_need_a_pair() -> None:
+    with pytest.raises(UserError, match=r"task\.head_init: prompts needs a pretrained pair"):
+        compose("train", ["task.head_init=prompts"])
