@@ -10,8 +10,9 @@ import pandas as pd
 import pytest
 import torch
 from command import run_mmft
-from make_shapes import Shapes
+from make_shapes import Shapes, captions
 from runs import Run, TrainRun, killed_run, resumed
+from tiny_pairs import make_pair
 from torch import Tensor
 
 from mmft import build
@@ -208,3 +209,27 @@ def test_two_ranks_find_the_model_of_one(trainer: str, shapes_overrides: list[st
     one, two = runs
     assert one.summary["alpha"] == two.summary["alpha"]
     assert max(float((one.model_state[n] - two.model_state[n]).abs().max()) for n in one.model_state) <= 1e-5
+
+
+@pytest.mark.slow
+def test_of_a_pair_fusion_and_head_go_back_too(shapes: Shapes, tmp_path: Path) -> None:
+    """Projections and temperature, or a classifier that starts from prompts; stand-ins stay as tuned."""
+    pair = make_pair(tmp_path / "pair", captions())
+    kept = [one for one in shapes.overrides if not one.startswith("model.")]
+    typed = [
+        *kept,
+        "data.limit=48",
+        "trainer.max_epochs=1",
+        f"model.pair={pair}",
+        "optim.lr=1e-3",
+        "modality_report=false",
+    ]
+    for number, task in enumerate((["task=contrastive"], ["model/fusion=pretrained", "task.head_init=prompts"])):
+        runs = []
+        for use in ("best", "wise_ft"):
+            path = tmp_path / f"{number}{use}"
+            assert train(compose("train", [*typed, *task, f"checkpoint.use={use}"]), path) == 0
+            runs.append(Run(path).model_state)
+        tuned, half = runs
+        moved = {name.partition(".")[0] for name in tuned if not torch.equal(tuned[name], half[name])}
+        assert moved == {"image_encoder", "text_encoder", "fusion", "head"}, task
