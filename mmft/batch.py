@@ -126,6 +126,8 @@ class Batch:
     mixed_target: Tensor | None = None  # (B, ...) targets of the rows mixed in; None without mixing
     mixed_share: Tensor | None = None  # (B,) float32 their share of each target, 0 to 0.5
     candidates: Candidates | None = None  # other rows' texts; None if none were requested
+    start_image: Tensor | None = None  # (B, D) pooled features before training, see `Distillation`; None without it
+    start_text: Tensor | None = None  # (B, D)
     bad: tuple[BadRow, ...] = ()
 
     def __len__(self) -> int:

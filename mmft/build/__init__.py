@@ -6,7 +6,15 @@ from mmft.build.callbacks import build_callbacks, check_monitoring, monitored
 from mmft.build.model import add_auxiliary, apply_tuning, build_methods, build_model, build_plan, build_task, start_head
 from mmft.build.pair import choose_for_pair
 from mmft.build.run import Run
-from mmft.build.training import build_data, build_logger, build_module, build_trainer, preload, train_on
+from mmft.build.training import (
+    build_data,
+    build_distillation,
+    build_logger,
+    build_module,
+    build_trainer,
+    preload,
+    train_on,
+)
 
 __all__ = [
     "Run",
@@ -14,6 +22,7 @@ __all__ = [
     "apply_tuning",
     "build_callbacks",
     "build_data",
+    "build_distillation",
     "build_logger",
     "build_methods",
     "build_model",

@@ -70,6 +70,8 @@ def check_monitoring(config: TrainConfig, task: Task, splits: Collection[str]) -
             wrong.append(f"checkpoint.keep={keep}: there are no validation rows to select the best by.")
         if config.trainer.val_every_steps is not None:
             wrong.append(f"trainer.val_every_steps={config.trainer.val_every_steps}: there are no validation rows.")
+        if isinstance(alphas := config.checkpoint.alpha, list) and len(alphas) > 1:
+            wrong.append(f"checkpoint.alpha={alphas}: there are no validation rows to choose by.")
         if patience is not None:
             wrong.append(f"callbacks.early_stopping.patience={patience}: there are no validation rows.")
     if wrong:

@@ -14,6 +14,7 @@ from mmft.config.schema.model import ENCODERS, ModelConfig
 from mmft.config.schema.root import TrainConfig
 from mmft.config.schema.task import TaskConfig
 from mmft.config.schema.tune import TuneConfig
+from mmft.errors import UserError
 from mmft.models.auxiliary import Auxiliary
 from mmft.models.fusion.pretrained import PretrainedFusion
 from mmft.models.similarity import SimilarityHead
@@ -65,6 +66,7 @@ def build_model(
     fusion = registry.build(config.fusion, image=image.widths, text=text.widths, **more)
     made = nn.Linear(fusion.width, head) if isinstance(head, int) else head(fusion.width)
     model = VisionLanguageModel(image, text, fusion, made)
+    model.started = {encoder for encoder in ENCODERS if getattr(config, encoder).pretrained}
     if more:
         model.pretrained = frozenset({"fusion"})
         if isinstance(made, SimilarityHead):
@@ -81,6 +83,7 @@ def start_head(model: VisionLanguageModel, task: Task) -> None:
         assert isinstance(model.fusion, PretrainedFusion)
         fused = fused_texts(model.eval(), prompts, torch.device("cpu")).clone()
         task.start_head(model.head, fused, model.fusion.scale)
+        model.started.add("head")
         model.train()
 
 
@@ -103,11 +106,14 @@ def build_plan(config: TrainConfig, model: VisionLanguageModel, changed: Iterabl
         config: the whole config.
         model: the model.
         changed: encoders whose weights come from another run.
+
+    Raises:
+        UserError: a method finds nothing to apply to, or an option needs a pretrained start that nothing has.
     """
     optim = config.optim
     methods = apply_tuning(config, model)
     pretrained_lr = next(lr for lr in (config.tune.fusion_lr, optim.lr, _PRETRAINED_LR) if lr is not None)
-    rates = Rates(optim.lr, optim.head_lr, pretrained_lr, optim.layer_decay, optim.weight_decay)
+    rates = Rates(optim.lr, optim.head_lr, pretrained_lr, optim.layer_decay, optim.weight_decay, optim.start_decay)
     plan = make_plan(model, methods, rates, trains_pretrained=config.tune.fusion == "full")
     sources = {encoder: getattr(model, encoder).source for encoder in methods}
     plan.changed = {
@@ -115,6 +121,13 @@ def build_plan(config: TrainConfig, model: VisionLanguageModel, changed: Iterabl
         for encoder, source in sources.items()
         if source.library == "own" or not getattr(config.model, encoder).pretrained
     } | set(changed)
+    if config.checkpoint.use == "wise_ft" and not plan.interpolated:
+        raise UserError(
+            "checkpoint.use=wise_ft: nothing that is trained has pretrained weights to interpolate with. "
+            "Type tune=full, or checkpoint.use=best"
+        )
+    if optim.start_decay and not any(group.start_decay for group in plan.groups):
+        raise UserError("optim.start_decay: no encoder that is trained has a pretrained start. Leave it out")
     return plan
 
 

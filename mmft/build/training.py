@@ -14,10 +14,12 @@ from mmft.config.schema.logger import LoggerConfig
 from mmft.config.schema.optim import OptimConfig
 from mmft.config.schema.root import TrainConfig
 from mmft.config.schema.trainer import TrainerConfig
+from mmft.config.schema.tune import FreezeConfig
 from mmft.data.datamodule import VisionLanguageData
 from mmft.data.order import BatchSizes, StepPlan
 from mmft.data.splits import Split
 from mmft.data.targets import Encode
+from mmft.errors import UserError
 from mmft.models.recompute import recompute_blocks
 from mmft.models.vision_language_model import VisionLanguageModel
 from mmft.ranks import started
@@ -25,6 +27,7 @@ from mmft.run_folder import RunFolder
 from mmft.tasks.base import Task
 from mmft.training import extending
 from mmft.training.checkpoint import FolderCheckpointIO
+from mmft.training.distillation import Distillation
 from mmft.training.half_precision import LossScale, precision_plugin
 from mmft.training.loggers.base import RunLogger
 from mmft.training.module import FineTuning
@@ -57,7 +60,35 @@ def build_data(
     )
 
 
-def build_module(config: TrainConfig, model: VisionLanguageModel, task: Task, plan: TuningPlan) -> FineTuning:
+def build_distillation(config: TrainConfig, model: VisionLanguageModel) -> Distillation | None:
+    """The feature distillation, if any, from the encoders as they are: tuning methods are not applied yet.
+
+    Raises:
+        UserError: no encoder that is trained and has an input began pretrained.
+    """
+    weight = config.model.auxiliary.distillation_weight
+    if not weight:
+        return None
+    encoders = {modality: f"{modality}_encoder" for modality in ("image", "text") if config.reads(modality)}
+    starts = {
+        modality: getattr(model, encoder)
+        for modality, encoder in encoders.items()
+        if model.began_pretrained(encoder) and not isinstance(getattr(config.tune, encoder), FreezeConfig)
+    }
+    if not starts:
+        raise UserError(
+            "model.auxiliary.distillation_weight: no encoder that is trained has a pretrained start. Leave it out"
+        )
+    return Distillation(starts, weight)
+
+
+def build_module(
+    config: TrainConfig,
+    model: VisionLanguageModel,
+    task: Task,
+    plan: TuningPlan,
+    distillation: Distillation | None = None,
+) -> FineTuning:
     """The LightningModule; enables gradient checkpointing if configured."""
     if config.trainer.gradient_checkpointing:
         recompute_blocks(model)
@@ -65,7 +96,7 @@ def build_module(config: TrainConfig, model: VisionLanguageModel, task: Task, pl
     return FineTuning(
         model,
         task,
-        build_objective(config, task),
+        build_objective(config, task, distillation),
         plan,
         lambda groups: registry.build(config.optim, but=OptimConfig, groups=groups),
         config.optim.clip_norm,
@@ -77,11 +108,11 @@ def build_module(config: TrainConfig, model: VisionLanguageModel, task: Task, pl
     )
 
 
-def build_objective(config: TrainConfig, task: Task) -> Objective:
+def build_objective(config: TrainConfig, task: Task, distillation: Distillation | None = None) -> Objective:
     """The training objective."""
     auxiliary = config.model.auxiliary
     weight = _ALIGNMENT_WEIGHT if auxiliary.alignment_weight is None else auxiliary.alignment_weight
-    return Objective(task, auxiliary.modality_weight, auxiliary.alignment, weight)
+    return Objective(task, auxiliary.modality_weight, auxiliary.alignment, weight, distillation)
 
 
 def build_logger(config: LoggerConfig) -> RunLogger:

@@ -32,6 +32,7 @@ from mmft.reports.audit.trial import Trial, longest_rows, try_steps
 from mmft.runs.initialise import initialise_from
 from mmft.shipped import located
 from mmft.tasks.base import Task
+from mmft.training.distillation import Distillation
 from mmft.training.hardware import choose_hardware
 from mmft.tuning.plan import TuningPlan
 from mmft.tuning.table import plan_table
@@ -60,6 +61,7 @@ class _Check:
     def __init__(self, config: CheckConfig, out: Path | None) -> None:
         self.config, self.out = config, out
         self.errors: list[str] = []
+        self.distillation: Distillation | None = None
 
     def run(self) -> int:
         """The whole check."""
@@ -108,6 +110,7 @@ class _Check:
         if config.init is not None:
             changed = self._try(initialise_from, config.init, located(config.paths.runs), model, task)
         build.add_auxiliary(config, model, task)
+        self.distillation = self._try(build.build_distillation, config, model)
         plan = self._try(build.build_plan, config, model, changed or set())
         if plan is not None:
             Console(width=140, file=sys.stdout).print(plan_table(plan))
@@ -144,7 +147,7 @@ class _Check:
         batch = longest_rows(data, min(share, 2 * micro if micro else share))
         if not len(batch):
             return
-        module = build.build_module(config, model, task, plan)
+        module = build.build_module(config, model, task, plan, self.distillation)
         module.micro_batch_size = micro
         evaluated = longest_rows(data, config.data.batch_size if len(data.rows) > 1 else 1)
         trial = self._try(try_steps, module, batch, evaluated, device, config.trainer.precision)

@@ -32,6 +32,7 @@ from mmft.tasks.base import Task
 from mmft.training.calibrate import tune_on_validation
 from mmft.training.collectives import end_collectives
 from mmft.training.csv_log import CsvLog
+from mmft.training.distillation import Distillation
 from mmft.training.finishing import finish, test_finished
 from mmft.training.hardware import choose_hardware
 from mmft.training.loggers.base import RunLogger
@@ -83,7 +84,7 @@ def train_run(run: build.Run) -> None:
     task = build.build_task(config.task)
     task.fit(splits["train"].table.labels(splits["train"].rows))
     build.check_monitoring(config, task, splits)
-    model, plan = _model_and_plan(config, task)
+    model, plan, distillation = _model_and_plan(config, task)
     data = build.build_data(config, splits, model, task)
     if folder.writes:
         show_plan(plan)
@@ -99,7 +100,7 @@ def train_run(run: build.Run) -> None:
 
     if folder.writes:
         check_space(config, folder.path, model, plan, "val" in data.rows)
-    module = build.build_module(config, model, task, plan)
+    module = build.build_module(config, model, task, plan, distillation)
     start = resume_point(folder)
     wanted = folder.sweep is None if config.modality_report is None else config.modality_report
     if wanted and folder.writes and start.checkpoint is None:
@@ -110,7 +111,7 @@ def train_run(run: build.Run) -> None:
     trainer.fit(module, datamodule=data, ckpt_path=start.checkpoint, weights_only=False)
 
     model = module.finished()
-    folder.update_summary(**finish(config, module, callbacks))
+    folder.update_summary(**finish(config, module, callbacks, lambda: _start(config, task)))
     model.auxiliary = None
     device, batches = trainer.strategy.root_device, data.evaluation_loader("val")
     folder.update_summary(**tune_on_validation(model, task, batches, device, config.trainer.precision))
@@ -132,10 +133,25 @@ def train_run(run: build.Run) -> None:
     bad.check()
 
 
-def _model_and_plan(config: TrainConfig, task: Task) -> tuple[VisionLanguageModel, TuningPlan]:
-    """The model at the start of training, and what of it is trained."""
+def _model_and_plan(config: TrainConfig, task: Task) -> tuple[VisionLanguageModel, TuningPlan, Distillation | None]:
+    """The model at the start of training, what of it is trained, and what keeps it near its start."""
+    model, changed = _untuned(config, task)
+    distillation = build.build_distillation(config, model)
+    build.add_auxiliary(config, model, task)
+    return model, build.build_plan(config, model, changed), distillation
+
+
+def _untuned(config: TrainConfig, task: Task) -> tuple[VisionLanguageModel, set[str]]:
+    """The model before tuning methods are applied, and the encoders whose weights come from another run."""
     model = build.build_model(config.model, task.make_head, config.seed)
     build.start_head(model, task)
-    changed = set() if config.init is None else initialise_from(config.init, located(config.paths.runs), model, task)
-    build.add_auxiliary(config, model, task)
-    return model, build.build_plan(config, model, changed)
+    if config.init is None:
+        return model, set()
+    return model, initialise_from(config.init, located(config.paths.runs), model, task)
+
+
+def _start(config: TrainConfig, task: Task) -> VisionLanguageModel:
+    """The model as it was before training, built once more instead of being kept."""
+    model, _ = _untuned(config, task)
+    build.apply_tuning(config, model)
+    return model

@@ -62,7 +62,9 @@ def times_before(order: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
 
 
 class AugmentedRows(Dataset[Sample]):
-    """The rows of `RowDataset`, augmented by their draws; bad rows stay bad.
+    """The rows of `RowDataset`, augmented by their draws, and with a drawn caption each if texts are captions.
+
+    Bad rows stay bad.
 
     A row is mixed with its partner if both have an image and the partner is another row. The partner's image is
     augmented first, with its own draws; only its image and target are used.
@@ -85,8 +87,10 @@ class AugmentedRows(Dataset[Sample]):
         sample = self.rows[position]
         if sample.bad is not None:
             return sample
-        for_image, for_text, for_partner, for_mix = self._seeds(epoch, sample.row, before)
-        pixels, ids = sample.pixel_values, sample.input_ids
+        for_image, for_text, for_partner, for_mix, for_caption = self._seeds(epoch, sample.row, before)
+        pixels, ids, captions = sample.pixel_values, sample.input_ids, self.rows.captions
+        if captions is not None:
+            ids = captions.drawn(position, for_caption)
         sample = replace(
             sample,
             pixel_values=None if pixels is None else self.change.image(pixels, for_image),
@@ -107,8 +111,8 @@ class AugmentedRows(Dataset[Sample]):
         return replace(sample, pixel_values=pixels, mixed_target=partner.target, mixed_share=share)
 
     def _seeds(self, epoch: int, row: int, before: int) -> list[int]:
-        """Four seeds, a pure function of (seed, epoch, row, earlier occurrences)."""
+        """Five seeds, a pure function of (seed, epoch, row, earlier occurrences)."""
         key = np.array([self.seed, epoch], dtype=np.uint64)
         counter = np.array([0, before, row, _ROWS], dtype=np.uint64)
-        words = np.random.Philox(key=key, counter=counter).random_raw(4)
+        words = np.random.Philox(key=key, counter=counter).random_raw(5)
         return [int(word) for word in words >> np.uint64(1)]

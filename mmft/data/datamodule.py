@@ -149,7 +149,7 @@ class VisionLanguageData(LightningDataModule):
         return self._loader(name, batches, persistent)
 
     def _training_rows(self) -> tuple[Dataset[Sample], Order]:
-        """The training rows with augmentation and candidates, if configured, and the order of their requests.
+        """The training rows with augmentation, captions and candidates, if any, and the order of their requests.
 
         Only for training steps: `evaluation_loader("train")`, used by the modality report, `mmft check` and others,
         returns the rows without either.
@@ -159,6 +159,7 @@ class VisionLanguageData(LightningDataModule):
         order = self._order
         if wanted:
             log.info("training rows are augmented: %s", wanted)
+        if wanted or rows.captions is not None:
             reader = rows.images.reader
             size, background = reader.image_size, reader.background
             change = Augmentation(self.config.augment, size, background, self._special_ids, self._transforms)

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from mmft.batch import BadRow, Candidate, Sample
+from mmft.data.captions import Captions
 from mmft.data.image_memory import ImageMemory
 from mmft.data.image_mending import BadImage
 from mmft.data.image_paths import why_missing
@@ -33,6 +34,7 @@ class RowDataset(Dataset[Sample]):
         targets: (rows, ...) by position; None without targets.
         bad: bad rows beyond the table's, by row number.
         identities: (rows, 3) by position, see `Pair.identity`; None if not needed.
+        captions: in place of texts, of which training draws one; None if the table has texts.
 
     Attributes:
         others: (rows,) position of each row's candidate text, or `NOBODY`; None for a task without candidates.
@@ -46,9 +48,10 @@ class RowDataset(Dataset[Sample]):
         targets: Tensor | None = None,
         bad: Mapping[int, BadRow] | None = None,
         identities: Tensor | None = None,
+        captions: Captions | None = None,
     ) -> None:
         self.split, self.tokens, self.images, self.targets = split, tokens, images, targets
-        self.identities = identities
+        self.identities, self.captions = identities, captions
         self.bad = {**(bad or {}), **split.table.bad}
         self.others: Positions | None = None
 

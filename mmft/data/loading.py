@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mmft.batch import Batch, Sample
 from mmft.config.schema.data import DataConfig
+from mmft.data.captions import Captions, CaptionsOf, first_captions
 from mmft.data.collate import Collate
 from mmft.data.dataset import RowDataset
 from mmft.data.image import ImageReader, squaring
@@ -56,27 +57,40 @@ def make_dataset(
     # Set explicitly, or the tokenizer warns about its threads in every worker forked afterwards.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     reader = ImageReader(image_size, squaring(config), config.background, config.max_pixels)
-    tokens, images = _prepared(split, reader, tokenizer, max_length, image_bytes)
+    captions_of = None if encode is None else encode.captions_of
+    tokens, images = _prepared(split, reader, tokenizer, max_length, image_bytes, captions_of)
+    captions = None
+    if captions_of is not None and not evaluated:
+        captions = Captions(split.table.labels(split.rows), captions_of, tokenizer, max_length)
     targets, bad = (None, None) if encode is None else encode_targets(split, encode, evaluated=evaluated)
     identities = identities_of(split) if encode is not None and encode.identities else None
-    dataset = RowDataset(split, tokens, images, targets, bad, identities)
+    dataset = RowDataset(split, tokens, images, targets, bad, identities, captions)
     if encode is not None and encode.candidates and targets is not None:
         dataset.others = mismatched_texts(split, targets, set(dataset.bad))
     return dataset
 
 
 def _prepared(
-    split: Split, reader: ImageReader, tokenizer: Any, max_length: int, image_bytes: int
+    split: Split,
+    reader: ImageReader,
+    tokenizer: Any,
+    max_length: int,
+    image_bytes: int,
+    captions_of: CaptionsOf | None,
 ) -> tuple[Tokens, ImageMemory]:
     """Tokens and image cache; reuses those of the previous job if it had the same table file."""
 
     def tokens() -> Tokens:
-        return tokenize(split.table.texts(split.rows), tokenizer, max_length)
+        texts = split.table.texts(split.rows)
+        if captions_of is not None:
+            texts = first_captions(split.table.labels(split.rows), captions_of)
+        return tokenize(texts, tokenizer, max_length)
 
     if split.table.identity is None or not image_bytes:
         return tokens(), ImageMemory(split, reader, image_bytes)
     rows = split.table.identity, blake2b(split.rows.tobytes()).digest()
-    made = KEPT.get(("tokens", rows, identity_of(tokenizer), max_length), tokens)
+    key = ("tokens", rows, identity_of(tokenizer), max_length)
+    made = KEPT.get(key, tokens) if captions_of is None else tokens()
     images = KEPT.get(
         ("images", rows, *vars(reader).values(), image_bytes), lambda: ImageMemory(split, reader, image_bytes)
     )

@@ -13,6 +13,7 @@ from torch import Tensor
 from mmft.batch import BadRow
 from mmft.config.schema.data import names_of
 from mmft.config.schema.task import TaskConfig
+from mmft.data.captions import CaptionsOf
 from mmft.data.splits import Split
 
 log = logging.getLogger(__name__)
@@ -24,6 +25,10 @@ class Encodes(Protocol):
 
     facts: ClassVar[type[TaskConfig]]
     candidates: int
+
+    @property
+    def captions_of(self) -> CaptionsOf | None:
+        """A label's captions, which take the place of texts; None if the table has them."""
 
     def encode(self, label: Any) -> Any:
         """Converts a label, or a `Pair` if the task needs both modalities, to a target."""
@@ -41,6 +46,7 @@ class Encode(NamedTuple):
         candidates: number of candidate texts of a training row; if not 0, evaluation rows have one.
         identities: whether identities of image and text are needed beside the target.
         evaluated: a task's `encode_evaluated`, used instead of `function` for evaluated rows.
+        captions_of: of a label; None if texts are the table's.
     """
 
     function: Callable[[Any], Any]
@@ -48,11 +54,19 @@ class Encode(NamedTuple):
     candidates: int = 0
     identities: bool = False
     evaluated: Callable[[Any, list[str]], Any] | None = None
+    captions_of: CaptionsOf | None = None
 
     @classmethod
     def of(cls, task: Encodes, identities: bool = False) -> Encode:
         """From a task."""
-        return cls(task.encode, task.facts.needs_both, task.candidates, identities, task.encode_evaluated)
+        return cls(
+            task.encode,
+            task.facts.needs_both,
+            task.candidates,
+            identities,
+            task.encode_evaluated,
+            task.captions_of,
+        )
 
 
 ClassesOf = Callable[[Tensor], Tensor | None]

@@ -87,6 +87,7 @@ class VisionLanguageModel(nn.Module):
     Attributes:
         pretrained: the parts besides the encoders that start from pretrained weights: fusion and head of a pair.
         auxiliary: modules of training-only losses; None without such losses, or after training.
+        started: the encoders, the head, and names of single tensors that have some other start that is not random.
     """
 
     def __init__(self, image_encoder: ImageEncoder, text_encoder: TextEncoder, fusion: Fusion, head: nn.Module) -> None:
@@ -99,6 +100,11 @@ class VisionLanguageModel(nn.Module):
         self.missing_text = StandIn(text_encoder.widths, fusion.reads)
         self.pretrained: frozenset[str] = frozenset()
         self.auxiliary: Auxiliary | None = None
+        self.started: set[str] = set()
+
+    def began_pretrained(self, name: str) -> bool:
+        """Whether the parameter or buffer of this name, or what it was added to, began from pretrained weights."""
+        return not (self.pretrained | self.started).isdisjoint((name, name.partition(".")[0]))
 
     def forward(self, batch: Batch) -> Outputs:
         """Images (B, 3, H, W) uint8 and texts (B, L) -> logits (B, C) and both pooled features."""

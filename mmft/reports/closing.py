@@ -36,7 +36,8 @@ def report(config: TrainConfig, module: FineTuning, data: VisionLanguageData) ->
     if task.closing_report == "none":
         return {}
     if task.closing_report == "embeddings":
-        return {"embeddings": embedding_report(model, task.state()["labels"], *loaders, precision)}
+        modalities = ("image", "text") if task.captions_of is None else ("image",)  # captions contain the labels
+        return {"embeddings": embedding_report(model, task.state()["labels"], *loaders, precision, modalities)}
     return {"modalities": modality_report(model, task, *loaders, module.results["test"], precision)}
 
 

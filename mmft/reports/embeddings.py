@@ -27,7 +27,12 @@ _BLOCK = 1024  # rows compared at once
 
 
 def embedding_report(
-    model: VisionLanguageModel, labels: Sequence[str], train: Iterable[Batch], test: Iterable[Batch], precision: str
+    model: VisionLanguageModel,
+    labels: Sequence[str],
+    train: Iterable[Batch],
+    test: Iterable[Batch],
+    precision: str,
+    modalities: Sequence[str] = ("image", "text"),
 ) -> dict[str, float]:
     """Accuracy on the labelled test rows, by `image/linear_probe`, `image/knn`, `text/linear_probe`, `text/knn`.
 
@@ -37,6 +42,7 @@ def embedding_report(
         train: batches of the training rows; of many, a sample spread evenly over the table is used.
         test: batches of the test rows.
         precision: the run's.
+        modalities: whose embeddings are measured.
     """
     if len(labels) < 2:
         log.warning("no accuracy of embeddings: the training rows have a single label, %s", *labels)
@@ -48,7 +54,7 @@ def embedding_report(
     classes = Classification(list(labels))
     classes.fit(labels)
     found = {}
-    for name in ("image", "text"):
+    for name in modalities:
         rows, queries = getattr(known, name), getattr(asked, name)
         found[f"{name}/linear_probe"] = linear_head(classes, rows, queries, known, asked)
         votes = neighbours(rows, known.target, queries, len(labels))

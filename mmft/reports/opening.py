@@ -47,7 +47,7 @@ def announce(
     if leaks := len(list(groups_of_earlier_splits(splits))):
         log.warning("%d rows belong to groups that also occur in an earlier split; mmft check lists them", leaks)
     for modality, encoder in (("image", "image_encoder"), ("text", "text_encoder")):
-        if getattr(config.data.columns, modality) is None:
+        if not config.reads(modality):
             log.warning("data.columns.%s is null: the %s has no input and is not trained", modality, encoder)
     normed = any(isinstance(module, _BatchNorm) and module.training for module in model.modules())
     if config.data.micro_batch_size is not None and normed:

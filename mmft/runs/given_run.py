@@ -8,7 +8,7 @@ from mmft import logs
 from mmft.config.compose import Composed
 from mmft.config.paths import rebase
 from mmft.config.schema.data import DataConfig
-from mmft.config.schema.root import UseConfig, ZeroShotConfig
+from mmft.config.schema.root import ClassifyConfig, UseConfig
 from mmft.data.splits import Split, load_rows
 from mmft.errors import UserError
 from mmft.runs.loaded_model import LoadedModel, load
@@ -40,10 +40,10 @@ def model_and_rows(
     config: UseConfig = composed.config
     logs.configure(None)
     model = given_model(config)
-    chosen = getattr(config, "zero_shot", ZeroShotConfig())
+    chosen = config.zero_shot if isinstance(config, ClassifyConfig) else None
     own = rebase(model.saved.config, model.saved.working_directory).data
-    data = data_of_run(own, config.data, typed_nulls(composed), without_text=chosen.labels is not None)
+    data = data_of_run(own, config.data, typed_nulls(composed), without_text=chosen is not None and chosen.labels is not None)
     if data.path is None:
         raise UserError("data.path is required: the table of rows. Type data.path=FILE.")
     split = load_rows(data, None, id_is_typed=config.data.columns.id is not None, keep=keep)
-    return model.asked(chosen, split), data, split
+    return model if chosen is None else model.asked(chosen, split), data, split

@@ -57,6 +57,7 @@ def initialise_from(run: str, runs: Path, model: VisionLanguageModel, task: Task
         log.info("init: all weights from %s", run)
     changed = {part_of(name) for name, value in state.items() if not torch.equal(value.to(ours[name]), ours[name])}
     model.load_state_dict(state, strict=False)
+    model.started |= {*ENCODERS, *state}
     return changed & set(ENCODERS)
 
 

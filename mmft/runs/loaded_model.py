@@ -22,6 +22,7 @@ from mmft.config import plugins
 from mmft.config.schema.data import DataConfig
 from mmft.config.schema.root import ExplainConfig, ZeroShotConfig
 from mmft.data.loading import make_batches
+from mmft.errors import UserError
 from mmft.data.splits import Split, whole
 from mmft.reports.explain.rows import Explained, Explainer, check_label
 from mmft.training.hardware import device_of, has_bf16
@@ -31,6 +32,7 @@ from mmft.models.vision_language_model import VisionLanguageModel
 from mmft.runs.early import model_folder
 from mmft.runs.given_rows import as_given, table_of
 from mmft.runs.saved_model import SavedModel, load_model
+from mmft.tasks.labels import shown
 
 
 class LoadedModel:
@@ -79,17 +81,26 @@ class LoadedModel:
         Returns:
             The predictions in the type of `rows`: `row`, `id`, `prediction`, `score`, `error`, and task-specific
             columns such as `score_<label>`.
+
+        Raises:
+            UserError: the run was trained on captions of labels, so there are no texts to compare an image with.
         """
+        if self.saved.task.captions_of is not None:
+            labels = self.saved.task.state()["labels"]
+            raise UserError(
+                "the run was trained on captions of labels (task.texts=templates), so there are no texts to compare an "
+                f"image with. Use model.zero_shot(LABELS).predict(rows); its own labels: {shown(labels)}"
+            )
         answers = list(self.answers(*self._given(rows, root)))
         return as_given(rows, answers, self.columns())
 
-    def zero_shot(self, labels: Sequence[str], templates: Sequence[str] | None = None) -> LoadedModel:
+    def zero_shot(self, labels: Sequence[str], templates: str | Sequence[str] | None = None) -> LoadedModel:
         """This `task=contrastive` model as an image classifier, from the names of labels alone.
 
         Args:
             labels: two or more names to choose from.
-            templates: prompts with `{}` for a label's name, whose embeddings are averaged per label; None for the run's
-                `task.templates`.
+            templates: prompts with `{}` for a label's name, whose embeddings are averaged per label, or the name of a
+                set, as in `task.templates`; None for the run's.
 
         Returns:
             A model that shares the weights; its `predict` takes rows without text.

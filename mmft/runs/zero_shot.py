@@ -19,21 +19,21 @@ from mmft.models.vision_language_model import VisionLanguageModel
 from mmft.runs.saved_model import SavedModel
 from mmft.tasks.classification import Classification
 from mmft.tasks.labels import in_order, label_name, shown
-from mmft.tasks.prompts import label_embeddings, prompts_of
+from mmft.tasks.prompts import label_embeddings, prompts_of, templates_of
 from mmft.training.prompts import fused_texts
 
 log = logging.getLogger(__name__)
 
 
 def classifier(
-    saved: SavedModel, labels: Sequence[str], templates: Sequence[str] | None, device: torch.device
+    saved: SavedModel, labels: Sequence[str], templates: str | Sequence[str] | None, device: torch.device
 ) -> SavedModel:
     """The model with a head built from the labels' prompts, and classification as its task.
 
     Args:
         saved: a run of `task=contrastive`.
         labels: names to choose from.
-        templates: prompts with `{}` for a label's name; None for the run's own.
+        templates: prompts with `{}` for a label's name, or the name of a set; None for the run's own.
         device: the device that embeds the prompts.
 
     Raises:
@@ -44,7 +44,7 @@ def classifier(
     if len(labels) < 2 or len(set(labels)) < len(labels):
         raise UserError(f"zero_shot.labels: at least two different labels are needed. Given: {shown(labels) or 'none'}.")
     model = saved.model.to(device).eval()
-    prompts = prompts_of(labels, templates or saved.task.templates)
+    prompts = prompts_of(labels, templates_of(templates) if templates else saved.task.templates)
     texts = label_embeddings(fused_texts(model, prompts, device).clone(), len(labels))
     assert isinstance(model.head, SimilarityHead)
     made = VisionLanguageModel(model.image_encoder, model.text_encoder, model.fusion, PromptHead(model.head, texts))
@@ -57,6 +57,8 @@ def classifier(
 def asked(saved: SavedModel, config: ZeroShotConfig, split: Split, device: torch.device) -> SavedModel:
     """The model that a command uses: the run's own, or the classifier built by `zero_shot`.
 
+    A run whose texts are captions of labels has no texts of its own to match, so it classifies by its labels.
+
     Args:
         saved: the run's.
         config: the command's `zero_shot`.
@@ -64,9 +66,14 @@ def asked(saved: SavedModel, config: ZeroShotConfig, split: Split, device: torch
         device: the device to run on.
 
     Raises:
-        UserError: as `classifier`, or there are no labels at the given source.
+        UserError: as `classifier`, or there are no labels at the given source, or a text column that is not read.
     """
     given, templates = config.labels, config.templates
+    if given is None and saved.task.captions_of is not None:
+        if split.table.columns.text is not None:
+            raise UserError("data.columns.text: the run makes its texts of labels (task.texts=templates). Leave it out.")
+        log.info("the run was trained on captions of labels: images are classified by zero_shot.labels=run")
+        given = "run"
     if given is None:
         _tell_of_others(saved, split)
         return saved

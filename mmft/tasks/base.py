@@ -51,7 +51,7 @@ class Task(ABC):
         softmax: whether probabilities are the softmax of the outputs, so that only output differences matter.
     """
 
-    monitor: ClassVar[str]
+    monitor: str
     constant: ClassVar[str]
     loss_terms: Mapping[str, float] = MappingProxyType({"": 1.0})
     width: int
@@ -69,6 +69,14 @@ class Task(ABC):
     def part_targets(self, name: str, target: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ARG002 - a single part
         """Targets (R, ...) -> (R,) bool, True = the row has a label for the part, and the part's targets of these."""
         return torch.ones(len(target), dtype=torch.bool), target
+
+    @property
+    def captions_of(self) -> Callable[[Any], list[str]] | None:
+        """Label -> its captions, which take the place of a row's text, as many for each; None: texts are the table's.
+
+        A training row gets one of them at random, an evaluated row the first.
+        """
+        return None
 
     @property
     def closing_report(self) -> Literal["modalities", "embeddings", "none"]:

@@ -26,7 +26,7 @@ from mmft.tasks.classification_metrics import class_metrics, confusion_tables, m
 from mmft.tasks.constants import Constant
 from mmft.tasks.labels import ToldOnce, UnseenLabel, by_label_name, in_order, label_name, shown, tell_alike
 from mmft.tasks.losses import focal_loss, of_mixed
-from mmft.tasks.prompts import NAME_ALONE, label_embeddings, prompts_of
+from mmft.tasks.prompts import label_embeddings, prompts_of, templates_of
 from mmft.tasks.thresholds import tuned
 
 _SEVERAL = "a list of labels, but classification needs one. For any number of labels per row, type task=multi_label"
@@ -82,10 +82,10 @@ class Classification(Task):
         calibration: str = "none",
         threshold_metric: str | None = None,
         head_init: str = "random",
-        templates: list[str] | None = None,
+        templates: str | list[str] | None = None,
     ) -> None:
         self._starts_from_prompts = head_init == "prompts"
-        self.label_templates = templates or NAME_ALONE
+        self.label_templates = templates_of(templates)
         self.label_smoothing = label_smoothing
         self.focal_gamma = 2.0 if focal_gamma is None else focal_gamma
         self._class_weights, self._loss = class_weights, loss

@@ -6,7 +6,7 @@ Legend: B batch, R rows of the logical batch, C labels, P width of an embedding,
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, cast
 
 import torch
@@ -15,13 +15,14 @@ from torchmetrics import MetricCollection
 
 from mmft.batch import Batch, Outputs, Pair
 from mmft.config.schema.task import ContrastiveConfig
+from mmft.errors import UserError
 from mmft.models.precision import at_least_float32
 from mmft.models.similarity import SimilarityHead, embeddings_of
 from mmft.tasks.base import PairwiseTask, Subject
-from mmft.tasks.identities import IDENTITY, LABEL, identities
+from mmft.tasks.identities import IDENTITY, LABEL, TEXT, identities
 from mmft.tasks.labels import in_order, label_name
 from mmft.tasks.pair_losses import Rows, info_nce_sum, sigmoid_sum
-from mmft.tasks.prompts import NAME_ALONE, label_embeddings, prompts_of
+from mmft.tasks.prompts import label_embeddings, prompts_of, templates_of
 from mmft.tasks.retrieval import RetrievalMetric
 
 _LOSSES = {"info_nce": info_nce_sum, "sigmoid": sigmoid_sum}
@@ -33,18 +34,22 @@ _TEMPERATURES = {"info_nce": 0.07, "sigmoid": 0.1}  # CLIP's and SigLIP's
 class Contrastive(PairwiseTask):
     """CLIP's InfoNCE or SigLIP's sigmoid loss between every image and every text of the logical batch.
 
-    Positive pairs are a row's own image and text, and rows that share an image, a text, or a group
-    (`data.columns.group`); these are never negatives. A row without an image or without a text is a bad row. For sample
-    weights see `mmft.tasks.pair_losses`; metrics ignore them.
+    Positive pairs are a row's own image and text, and rows that share an image, a text (unless `same_text` is
+    `negative`), or a group (`data.columns.group`); these are never negatives. A row without an image or without a text
+    is a bad row. For sample weights see `mmft.tasks.pair_losses`; metrics ignore them.
 
-    Labels are not trained on. If the training rows have labels, `zero_shot/accuracy` is the share of labelled rows
-    whose image is nearest to its own label's prompts (Radford et al. 2021, arXiv 2103.00020).
+    Labels are not trained on, unless captions are made of them (`texts`). If the training rows have labels,
+    `zero_shot/accuracy` is the share of labelled rows whose image is nearest to its own label's prompts (Radford et al.
+    2021, arXiv 2103.00020).
 
     Args:
         loss: `info_nce` or `sigmoid`; None for `info_nce`.
         temperature: initial temperature; None for 0.07 with `info_nce`, 0.1 with `sigmoid`.
-        templates: prompt templates, `{}` for the label's name; None for the bare name.
+        templates: prompt templates, `{}` for the label's name, or the name of a set; None for the bare name.
         compared_rows: batch size; the initial bias of `sigmoid` assumes one positive pair in this many.
+        same_text: whether rows that share a text are each other's `positive` or `negative` pairs.
+        texts: `column`, or `templates`: a row's text is its label in one of the templates. Recall over such captions
+            says little, so the only metric is `zero_shot/accuracy`.
     """
 
     facts = ContrastiveConfig
@@ -55,15 +60,21 @@ class Contrastive(PairwiseTask):
         self,
         loss: str | None = None,
         temperature: float | None = None,
-        templates: list[str] | None = None,
+        templates: str | list[str] | None = None,
         compared_rows: int = 32,
+        same_text: Literal["positive", "negative"] = "positive",
+        texts: Literal["column", "templates"] = "column",
     ) -> None:
         loss = loss or "info_nce"
         self._loss_sum = _LOSSES[loss]
         self._has_temperature = temperature is not None
         self.temperature = _TEMPERATURES[loss] if temperature is None else temperature
         self.bias = -math.log(compared_rows) if loss == "sigmoid" else None
-        self.templates: list[str] = templates or list(NAME_ALONE)
+        self.templates: list[str] = templates_of(templates)
+        self._same_text = same_text
+        self._by_captions = texts == "templates"
+        if self._by_captions:
+            self.monitor = _ZERO_SHOT
         self._set_labels([])
 
     def _set_labels(self, labels: list[str]) -> None:
@@ -76,12 +87,33 @@ class Contrastive(PairwiseTask):
         return SimilarityHead(self.temperature, self.bias, is_default=not self._has_temperature)
 
     def fit(self, labels: Sequence[Any]) -> None:
-        """Collects the label names, if any, for zero-shot evaluation only."""
+        """Collects the label names, if any, for zero-shot evaluation and captions.
+
+        Raises:
+            UserError: captions are made of labels, and there are fewer than two.
+        """
         self._set_labels(in_order({label_name(label) for label in labels if label is not None}))
+        if self._by_captions and len(self.labels) < 2:
+            raise UserError(
+                f"task.texts=templates: the training rows have {len(self.labels)} different labels, but captions "
+                "tell at least two apart. Check data.columns.label"
+            )
+
+    @property
+    def captions_of(self) -> Callable[[Any], list[str]] | None:
+        """A label in every template, with `task.texts=templates`."""
+        return (lambda label: prompts_of([label_name(label)], self.templates)) if self._by_captions else None
 
     def encode(self, label: Any) -> list[int]:
-        """(4,) identities of the row's image, text and group, and its label's number, -1 without a label."""
+        """(4,) identities of the row's image, text and group, and its label's number, -1 without a label.
+
+        Captions of one label have one identity, whatever the template.
+        """
         pair: Pair = label
+        if self._by_captions:
+            if pair.label is None:
+                raise ValueError("no label to make a caption of")
+            pair = pair._replace(text=label_name(pair.label))
         return [*identities(pair), -1 if pair.label is None else self._index.get(label_name(pair.label), -1)]
 
     def pairwise_loss_sum(self, outputs: Outputs, batch: Batch, own: slice) -> Tensor:
@@ -90,7 +122,14 @@ class Contrastive(PairwiseTask):
         vectors = at_least_float32(outputs.logits)
         with torch.autocast(vectors.device.type, enabled=False):  # bfloat16 is too coarse for a softmax of many
             image, text = vectors.chunk(2, dim=-1)  # (R, V / 2) each
-            return self._loss_sum(image, text, Rows(batch.target[:, IDENTITY], batch.weight), own)
+            return self._loss_sum(image, text, Rows(self._identity(batch.target), batch.weight), own)
+
+    def _identity(self, target: Tensor) -> Tensor:
+        """Targets (R, 4) -> (R, 3) the identities that make rows positive pairs."""
+        identity = target[:, IDENTITY].clone()
+        if self._same_text == "negative":
+            identity[:, TEXT] = -1
+        return identity
 
     @property
     def closing_report(self) -> Literal["modalities", "embeddings", "none"]:
@@ -113,6 +152,8 @@ class Contrastive(PairwiseTask):
     def scalars(self, metrics: MetricCollection) -> dict[str, float]:
         """`image_to_text/...`, `text_to_image/...`, the mean of the six recalls, and `zero_shot/accuracy`."""
         metric = cast("RetrievalMetric", metrics["retrieval"])
+        if self._by_captions:
+            return {_ZERO_SHOT: self._zero_shot(metric)}
         found = {name: float(value) for name, value in metric.compute().items()}
         return found | ({} if self._prompts is None else {_ZERO_SHOT: self._zero_shot(metric)})
 
@@ -133,6 +174,8 @@ class Contrastive(PairwiseTask):
 
     def metric_names(self) -> list[str]:
         """The names of `scalars`."""
+        if self._by_captions:
+            return [_ZERO_SHOT]
         return [*RetrievalMetric.names(), *([_ZERO_SHOT] if self.labels else [])]
 
     @property

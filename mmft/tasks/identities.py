@@ -13,6 +13,8 @@ from mmft.batch import Pair
 
 IDENTITY = slice(0, 3)
 """Columns of a pair target that hold the identities of image, text and group; -1 if the row has none."""
+TEXT = 1
+"""The column of the text's identity."""
 LABEL = 3
 """The next column in a contrastive target: the label's number, -1 without a label."""
 MATCH = 3

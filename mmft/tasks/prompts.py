@@ -10,7 +10,26 @@ from collections.abc import Sequence
 from torch import Tensor
 from torch.nn import functional
 
+from mmft.config.wording import listed
+from mmft.errors import UserError
+from mmft.tasks.template_sets import TEMPLATE_SETS
+
 NAME_ALONE = ("{}",)
+
+
+def templates_of(given: str | Sequence[str] | None) -> list[str]:
+    """Templates by the name of a set, or as given; None for the label's name alone.
+
+    Raises:
+        UserError: there is no set of this name.
+    """
+    if not isinstance(given, str):
+        return list(NAME_ALONE if given is None else given)
+    if given not in TEMPLATE_SETS:
+        raise UserError(
+            f"templates: {given} is not a set of templates. Give a list, or one of {listed(TEMPLATE_SETS)}."
+        )
+    return list(TEMPLATE_SETS[given])
 
 
 def prompts_of(labels: Sequence[str], templates: Sequence[str]) -> list[str]:

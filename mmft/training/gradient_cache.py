@@ -56,12 +56,13 @@ def accumulate_pairs(
         (K,) this share's part of the logical batch's mean losses, detached.
     """
     parts = list(batch.split(micro_batch_size))
-    features, kept, known = _fuse(parts, model, before_micro_batch)
+    pooled = model.auxiliary is not None or objective.distillation is not None
+    features, kept, known = _fuse(parts, model, pooled, before_micro_batch)
     if features is None:
-        features = next(model.head.parameters()).new_zeros(0, sum(_widths(model)))
+        features = next(model.head.parameters()).new_zeros(0, sum(_widths(model, pooled)))
     everyone, rows, own = _gathered(features, batch)
     everyone.requires_grad_()
-    sums = objective.pairwise_sums(model.outputs(_taken_apart(model, everyone)), rows, own, batch)
+    sums = objective.pairwise_sums(model.outputs(_taken_apart(model, pooled, everyone)), rows, own, batch)
     losses = sums / divisor_of(total_weight).to(sums)
     backward(weigh(losses))
     assert everyone.grad is not None
@@ -71,7 +72,7 @@ def accumulate_pairs(
     with _statistics_kept(model):
         for index, gradient in enumerate(gradients[: len(parts) - 1]):
             before_micro_batch(index)
-            backward(_with_gradient(_fused(model, parts[index], known[index]), gradient))
+            backward(_with_gradient(_fused(model, pooled, parts[index], known[index]), gradient))
     return losses.detach()
 
 
@@ -88,7 +89,7 @@ def _gathered(features: Tensor, batch: Batch) -> tuple[Tensor, Batch, slice]:
 
 
 def _fuse(
-    parts: list[Batch], model: VisionLanguageModel, before_micro_batch: Callable[[int], None]
+    parts: list[Batch], model: VisionLanguageModel, pooled: bool, before_micro_batch: Callable[[int], None]
 ) -> tuple[Tensor | None, Tensor | None, list[dict[str, Encoded]]]:
     """Features (B, F) without a graph, the last micro-batch's with one, and all frozen encoders' outputs.
 
@@ -99,7 +100,7 @@ def _fuse(
     for index, part in enumerate(parts):
         before_micro_batch(index)
         with torch.set_grad_enabled(index == len(parts) - 1), _keeping(model, known[index]):
-            found.append(_fused(model, part))
+            found.append(_fused(model, pooled, part))
     return *((torch.cat([part.detach() for part in found]), found[-1]) if found else (None, None)), known
 
 
@@ -125,22 +126,22 @@ def _keeping(model: VisionLanguageModel, into: dict[str, Encoded]) -> Iterator[N
             hook.remove()
 
 
-def _fused(model: VisionLanguageModel, rows: Batch, known: _Known = MappingProxyType({})) -> Tensor:
+def _fused(model: VisionLanguageModel, pooled: bool, rows: Batch, known: _Known = MappingProxyType({})) -> Tensor:
     """(b, F), see `_widths`. Resets autocast's cache: weights cast in a pass without a graph have none."""
     torch.clear_autocast_cache()
     fused = model.fuse(rows, known)
-    return fused.features if model.auxiliary is None else torch.cat(fused, dim=-1)
+    return torch.cat(fused, dim=-1) if pooled else fused.features
 
 
-def _widths(model: VisionLanguageModel) -> tuple[int, ...]:
+def _widths(model: VisionLanguageModel, pooled: bool) -> tuple[int, ...]:
     """Widths of the cached features: the fused ones, and both encoders' pooled ones if something reads them."""
-    encoders = () if model.auxiliary is None else (model.image_encoder.widths.pooled, model.text_encoder.widths.pooled)
-    return (model.fusion.width, *encoders)
+    encoders = (model.image_encoder.widths.pooled, model.text_encoder.widths.pooled)
+    return (model.fusion.width, *encoders) if pooled else (model.fusion.width,)
 
 
-def _taken_apart(model: VisionLanguageModel, kept: Tensor) -> Fused:
+def _taken_apart(model: VisionLanguageModel, pooled: bool, kept: Tensor) -> Fused:
     """The inverse of `_fused`."""
-    parts = kept.split(_widths(model), dim=-1)
+    parts = kept.split(_widths(model, pooled), dim=-1)
     return Fused(*parts) if len(parts) > 1 else Fused(kept, kept, kept)
 
 

@@ -31,6 +31,7 @@ from mmft.training.hard_negatives import with_negatives
 from mmft.training.modality_dropout import drop_modalities
 from mmft.training.objective import Objective
 from mmft.training.sharding import Shards, full
+from mmft.training.start_decay import StartDecay
 from mmft.tuning.plan import TuningPlan
 
 MakeOptimizer = Callable[[list[dict[str, Any]]], Optimizer]
@@ -87,6 +88,7 @@ class FineTuning(Evaluating):
         self._shards: Shards | None = None
         self._whole: VisionLanguageModel | None = None  # during an evaluation of a sharded model
         self._trained = _parameters(plan)
+        self._start_decay = StartDecay(plan) if any(group.start_decay for group in plan.groups) else None
         self._weights: Tensor | None = None  # (K,) float64, per term of the last step, over all ranks
         self._unchecked: Tensor | None = None  # (2 + W,) the last step's loss, gradient norm, ranks' requests
         self.agreement = Agreement(alone=True)
@@ -158,6 +160,8 @@ class FineTuning(Evaluating):
         """
         optimizer.zero_grad()
         batch = drop_modalities(batch, self.modality_dropout, self.seed, step)
+        if self.objective.distillation is not None:
+            batch = self.objective.distillation.with_start(batch, self.micro_batch_size, like=self._trained[0])
         weights = self.objective.normalisers(batch)
         told = summed(torch.cat([weights, self.agreement.as_tensor(weights)]))
         self._weights = told[: len(weights)]
@@ -181,6 +185,8 @@ class FineTuning(Evaluating):
         norm = self._clip()
         if scale is not None and not scale.update(norm):
             optimizer.zero_grad()
+        if self._start_decay is not None:
+            self._start_decay.step(optimizer)
         optimizer.step()
         return norm
 
@@ -253,6 +259,8 @@ class FineTuning(Evaluating):
                 means = torch.where(known, losses, torch.nan).tolist()
                 told = {f"train/loss/{name}": mean for name, mean in zip(self.objective.terms, means, strict=True)}
             loss = float(self.objective.weigh(losses)) if known.any() else math.nan  # as val/loss: 0 would look perfect
+            if self._start_decay is not None:
+                told["train/loss/start_decay"] = float(self._start_decay.penalty())
             told |= {"train/loss": loss, "train/grad_norm": float(norm)}
             if (scale := self.loss_scale) is not None:
                 told |= {"train/loss_scale": scale.used, "train/skipped_steps": float(scale.skipped_steps)}

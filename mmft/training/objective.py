@@ -22,6 +22,7 @@ from mmft.models.precision import at_least_float32
 from mmft.tasks.base import PairwiseTask, Task
 from mmft.tasks.constants import Constant
 from mmft.tasks.pair_losses import Rows, info_nce_sum
+from mmft.training.distillation import Distillation
 
 Alignment = Literal["none", "kl", "contrastive"]
 
@@ -34,6 +35,7 @@ class Objective:
         modality_weight: weight of the task's terms on the image alone and on the text alone; 0 disables them.
         alignment: loss that aligns the features of a row's image and text.
         alignment_weight: its weight.
+        distillation: of the encoders' features, if any.
 
     Raises:
         UserError: a subtask has the name of another term.
@@ -44,9 +46,14 @@ class Objective:
     """
 
     def __init__(
-        self, task: Task, modality_weight: float = 0.0, alignment: Alignment = "none", alignment_weight: float = 0.0
+        self,
+        task: Task,
+        modality_weight: float = 0.0,
+        alignment: Alignment = "none",
+        alignment_weight: float = 0.0,
+        distillation: Distillation | None = None,
     ) -> None:
-        self.task, self.alignment = task, alignment
+        self.task, self.alignment, self.distillation = task, alignment, distillation
         self._by_modality = modality_weight > 0
         self.terms = {name or "task": weight for name, weight in task.loss_terms.items()}
         if self._by_modality:
@@ -55,7 +62,9 @@ class Objective:
                 self.terms |= {name: modality_weight * weight for name, weight in named.items()}
         if alignment != "none":
             self.terms["alignment"] = alignment_weight
-        count = len(task.loss_terms) * (3 if self._by_modality else 1) + (alignment != "none")
+        distilled = {} if distillation is None else distillation.terms
+        self.terms |= distilled
+        count = len(task.loss_terms) * (3 if self._by_modality else 1) + (alignment != "none") + len(distilled)
         if len(self.terms) < count:
             raise UserError(
                 "model.auxiliary: a task of task.tasks has the name of an auxiliary loss. The losses are: "
@@ -75,6 +84,8 @@ class Objective:
             found += [self.task.normalisers(alone) for alone in _by_modality(batch)]
         if self.alignment != "none":
             found.append(_weight_of_pairs(batch).double().sum()[None])
+        if self.distillation is not None:
+            found.append(self.distillation.normalisers(batch))
         return torch.cat(found)
 
     def sums(self, outputs: Outputs, batch: Batch) -> Tensor:
@@ -91,8 +102,9 @@ class Objective:
             batch: these B rows.
         """
         if isinstance(self.task, PairwiseTask):
-            return self.task.pairwise_loss_sum(outputs, rows, own)[None]
-        found = [self.task.loss_sums(_with_logits(outputs, outputs.logits[own]), batch)]
+            found = [self.task.pairwise_loss_sum(outputs, rows, own)[None]]
+        else:
+            found = [self.task.loss_sums(_with_logits(outputs, outputs.logits[own]), batch)]
         auxiliary = outputs.auxiliary
         if self._by_modality:
             assert auxiliary is not None
@@ -103,6 +115,9 @@ class Objective:
             assert auxiliary is not None
             assert auxiliary.shared is not None
             found.append(self._alignment_sum(at_least_float32(auxiliary.shared), rows, own)[None])
+        if self.distillation is not None:
+            here = outputs._replace(image=outputs.image[own], text=outputs.text[own])
+            found.append(self.distillation.sums(here, batch))
         return torch.cat([sums.to(found[0]) for sums in found])
 
     def _alignment_sum(self, shared: Tensor, rows: Batch, own: slice) -> Tensor:

@@ -120,7 +120,7 @@ def finish_with_soup(
         log.warning("checkpoint.use=%s: only one checkpoint was validated, so the soup is that checkpoint", kind)
 
     def validate(weights: Weights) -> Metrics:
-        return _validated(module, weights)
+        return validated(module, weights)
 
     greedy = kind == "soup_greedy"
     cooked = greedy_soup(kept, validate, monitor, minimised) if greedy else uniform_soup(kept, validate)
@@ -131,8 +131,8 @@ def finish_with_soup(
     return {"model_step": None, "soup_steps": cooked.steps, "val": cooked.metrics}
 
 
-def _validated(module: FineTuning, weights: Weights) -> Metrics:
-    """Runs the same validation as in training, without the loggers, which go by optimizer steps."""
+def validated(module: FineTuning, weights: Weights) -> Metrics:
+    """Loads weights and runs the same validation as in training, without loggers, which go by optimizer steps."""
     module.load_state_dict(weights, strict=False)
     trainer: Any = module.trainer
     loggers, trainer.loggers = trainer.loggers, []

@@ -33,6 +33,7 @@ class Rates(NamedTuple):
     pretrained_lr: float  # of a pretrained fusion and head
     layer_decay: float  # factor of the rate from each layer to the one below; 1 for none
     weight_decay: float
+    start_decay: float = 0.0  # of pretrained encoders, toward their start and in place of weight decay
 
 
 @dataclass
@@ -46,6 +47,7 @@ class Group:
     lr: float
     weight_decay: float
     start: Start = field(default_factory=Start)
+    start_decay: float = 0.0
     parameters: dict[str, nn.Parameter] = field(default_factory=dict)
 
     @property
@@ -64,6 +66,8 @@ class TuningPlan:
         trained: number of trained parameters of each part.
         methods: the tuning method of each encoder.
         usable: for each encoder, the layer number by name of every parameter that contributes to the output.
+        interpolated: names of the trained parameters with a pretrained start in which the model can be interpolated
+            with it, one by one.
         changed: parts whose weights differ from their source even if frozen (`init=RUN`, random weights).
     """
 
@@ -72,6 +76,7 @@ class TuningPlan:
     trained: dict[str, int]
     methods: dict[str, str]
     usable: dict[str, dict[str, int]]
+    interpolated: set[str] = field(default_factory=set)
     changed: set[str] = field(default_factory=set)
 
     @property
@@ -94,6 +99,11 @@ class TuningPlan:
         moved = self.names | self._moving_buffers(model)
         wanted = self.changed | (set(PARTS) - self.usable.keys())
         return {name for name in model.state_dict() if name in moved or part_of(name) in wanted}
+
+    def started_names(self, model: VisionLanguageModel) -> set[str]:
+        """State-dict names of what training moves away from a pretrained start: see `interpolated`, and buffers."""
+        buffers = {name for name in self._moving_buffers(model) if model.began_pretrained(name)}
+        return self.interpolated | (buffers & model.state_dict().keys())
 
     def _moving_buffers(self, model: nn.Module) -> set[str]:
         live = {part: self.live(part, self.names) for part in self.usable}
@@ -204,7 +214,9 @@ def make_plan(
         )
         if part in model.pretrained and not started:  # a stand-in, which starts from zero
             group.name += "/new"
-        if name in decayed:
+        if rates.start_decay and part in encoders and model.began_pretrained(name):
+            group.start_decay = rates.start_decay
+        elif name in decayed:
             group.weight_decay = rates.weight_decay
         else:
             group.name += "/no_decay"
@@ -213,6 +225,14 @@ def make_plan(
     names = {part: method.name for part, method in methods.items()}
     names |= dict.fromkeys(model.pretrained, "full" if trains_pretrained else "freeze")
     plan = TuningPlan(ordered, _totals(model), _sum_by_part(ordered), names, {p: t.usable for p, t in encoders.items()})
+    linear = {
+        f"{part}.{name}" for part, own in encoders.items() for name in own.method.interpolated(getattr(model, part))
+    }
+    plan.interpolated = {
+        name
+        for name in plan.names
+        if model.began_pretrained(name) and (name in linear or part_of(name) not in encoders)
+    }
     plan.activate(model, plan.names)
     return plan
 

@@ -186,6 +186,7 @@ def test_where_it_is_refused(shapes_overrides: list[str]) -> None:
         encode_evaluated=task.encode_evaluated,
         facts=TaskConfig,
         candidates=0,
+        captions_of=None,
         classes=lambda _: None,
     )
     with pytest.raises(UserError, match=r"data.sampler=balanced: the task has no classes"):

@@ -70,6 +70,6 @@ def encoders_are_frozen(c: TrainConfig) -> bool:
 
 
 def lone_modality(c: TrainConfig) -> str | None:
-    """The modality without a column if the other has one; None if both or neither have one."""
-    missing = [name for name in ("image", "text") if getattr(c.data.columns, name) is None]
+    """The modality that rows lack if they have the other; None if they have both or neither."""
+    missing = [name for name in ("image", "text") if not c.reads(name)]
     return missing[0] if len(missing) == 1 else None

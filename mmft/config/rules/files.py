@@ -221,7 +221,7 @@ for _section in ("task", "zero_shot"):
     @use_rule(f"{_section}.templates")
     def _prompts_have_a_place(c: Any, section: str = _section) -> str | None:
         templates = getattr(c, section).templates
-        if templates is None:
+        if templates is None or isinstance(templates, str):
             return None
         if templates and all(re.findall(r"\{\}|[{}]", template) == ["{}"] for template in templates):
             return None

@@ -97,6 +97,13 @@ for _key, _unused in (
         return None if missing is None else f"needs two modalities, but data.columns.{missing} is not set. Leave it out"
 
 
+@rule("model.auxiliary.distillation_weight", "task")
+def _features_are_of_rows(c: TrainConfig) -> str | None:
+    if not c.model.auxiliary.distillation_weight or not c.task.needs_both or c.task.pairwise:
+        return None
+    return f"does not go with task={c.task.type} yet, whose rows get other texts within a step. Leave it out"
+
+
 # ---------------------------------------------------------------- tuning
 
 
@@ -156,6 +163,18 @@ for _encoder in ENCODERS:
         if isinstance(method, LoRA8bitConfig | LoRA4bitConfig):
             return _quantized(encoder, method, c)
         return None
+
+
+@rule("optim.start_decay", *(f"tune.{encoder}" for encoder in ENCODERS))
+def _start_is_of_own_weights(c: TrainConfig) -> str | None:
+    methods = {encoder: getattr(c.tune, encoder) for encoder in ENCODERS}
+    adding = [f"tune/{encoder}={method.type}" for encoder, method in methods.items() if not method.trains_own]
+    if not c.optim.start_decay or not adding:
+        return None
+    return (
+        f"is for an encoder's own weights, and {adding[0]} adds others, whose distance from none is what "
+        "optim.weight_decay decays. Leave it out, or type tune=full"
+    )
 
 
 def _gradual(method: GradualConfig, c: TrainConfig) -> str | None:

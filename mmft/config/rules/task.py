@@ -95,6 +95,20 @@ def _both_modalities_are_there(c: TrainConfig) -> str | None:
     return f"{MUST}: task={c.task.type} pairs images with texts. Type data.columns.{missing}=COLUMN"
 
 
+@rule("task.texts", "data.columns.text", "data.columns.label")
+def _captions_are_made_of_labels(c: TrainConfig) -> str | None:
+    if not c.task.captions_labels:
+        return None
+    if c.data.columns.label is None:
+        return "templates makes the texts of labels. Type data.columns.label=COLUMN"
+    if c.data.columns.text is not None:
+        return (
+            f"templates makes the texts of labels, so data.columns.text={show(c.data.columns.text)} would not be read. "
+            "Type data.columns.text=null, or task.texts=column"
+        )
+    return None
+
+
 @rule("modality_report", "task", "data.columns.label")
 def _report_has_labels(c: TrainConfig) -> str | None:
     if not c.modality_report or not c.task.needs_both or c.data.columns.label is not None:

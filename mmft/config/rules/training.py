@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from importlib.util import find_spec
+from typing import Any
 
 from mmft.config.rules.base import SPLITS, no_val, rule
 from mmft.config.schema.logger import TensorBoardConfig
+from mmft.config.schema.model import ENCODERS
 from mmft.config.schema.root import TrainConfig
 from mmft.config.wording import listed, show
 from mmft.ranks import started
@@ -132,6 +134,33 @@ def _soup_has_validations(c: TrainConfig) -> str | None:
         f"{c.checkpoint.use} averages several validated checkpoints, but trainer.max_epochs={epochs} gives only one. "
         f"Type trainer.max_epochs={2 * every}, or checkpoint.use=best"
     )
+
+
+@rule("checkpoint.use", *(f"tune.{encoder}" for encoder in ENCODERS))
+def _change_can_be_interpolated(c: TrainConfig) -> str | None:
+    if c.checkpoint.use != "wise_ft":
+        return None
+    for encoder in ENCODERS:
+        method: Any = getattr(c.tune, encoder)
+        if not method.interpolates or getattr(method, "dora", False):
+            named = f"{method.type} with dora" if method.interpolates else method.type
+            return (
+                f"wise_ft is not defined for tune/{encoder}={named}, whose change cannot be scaled. "
+                f"Type tune/{encoder}=lora, or checkpoint.use=best"
+            )
+    return None
+
+
+@rule("checkpoint.alpha", *SPLITS)
+def _alphas_are_shares(c: TrainConfig) -> str | None:
+    alphas = c.checkpoint.alpha
+    if not isinstance(alphas, list):
+        return "1 is the fine-tuned model itself. Type checkpoint.use=best" if alphas == 1 else None
+    if not alphas or len(set(alphas)) < len(alphas) or not all(0 <= alpha <= 1 for alpha in alphas):
+        return f"{show(alphas)}: give different numbers from 0 to 1, such as [0.25,0.5,0.75]"
+    if len(alphas) > 1 and (why := no_val(c)):
+        return f"a list needs validation rows to choose by, but {why}. Type checkpoint.alpha=0.5"
+    return None
 
 
 @rule("logger")

@@ -83,6 +83,10 @@ class AuxiliaryConfig:
     """Weight of the alignment; null: 0.1."""
     alignment_width: int | None = field(None, ge=2, only_with="alignment=contrastive")
     """Width of the shared space; null: 256."""
+    distillation_weight: float = field(0.0, ge=0, needs_trained_encoder=True)
+    """Weight of the distance of each trained encoder's pooled features from those of its pretrained start, squared and
+    relative to their length (feature distillation, as LDIFS; Mukhoti et al., 2023, arXiv 2308.13320), such as 1. A
+    frozen copy of the encoder, without LoRA and the like, is kept in memory and runs beside it; 0: off."""
 
 
 @dataclass(kw_only=True)

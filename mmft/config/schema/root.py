@@ -11,7 +11,7 @@ from mmft.config.schema.data import ColumnsConfig, DataConfig, ReadingConfig
 from mmft.config.schema.logger import LoggerConfig
 from mmft.config.schema.model import ModelConfig
 from mmft.config.schema.optim import OptimConfig, ScheduleConfig
-from mmft.config.schema.task import TaskConfig
+from mmft.config.schema.task import TaskConfig, TemplateSet
 from mmft.config.schema.trainer import CallbacksConfig, CheckpointConfig, DeviceConfig, TrainerConfig
 from mmft.config.schema.tune import TuneConfig
 
@@ -66,6 +66,11 @@ class TrainConfig:
     """How training runs."""
     logger: LoggerConfig
     """Where metrics go besides metrics.csv."""
+
+    def reads(self, modality: str) -> bool:
+        """Whether rows have an `image` or a `text`: from a column, or a text made of the label."""
+        captioned = modality == "text" and self.task.captions_labels
+        return captioned or getattr(self.data.columns, modality) is not None
 
 
 @dataclass(kw_only=True)
@@ -195,8 +200,8 @@ class ZeroShotConfig:
     labels: str | list[str] | None = None
     """Labels to choose from: a list of names, `run` (those of the run's training rows), or, for `mmft test`, `rows`
     (those of the tested rows); null: no zero-shot classification."""
-    templates: list[str] | None = field(None, only_with="labels=[NAME,NAME]")
-    """Prompts for each label, with `{}` for its name; null: the run's `task.templates`."""
+    templates: TemplateSet | list[str] | None = field(None, only_with="labels=[NAME,NAME]")
+    """Prompts for each label, with `{}` for its name, or a set's name as in `task.templates`; null: the run's."""
 
 
 @dataclass(kw_only=True)

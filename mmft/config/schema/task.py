@@ -41,6 +41,14 @@ class TaskConfig(OptionConfig):
         """The component tasks by label column; empty for a single task."""
         return {}
 
+    @property
+    def captions_labels(self) -> bool:
+        """Whether a row's text is made of its label, so that no text column is needed."""
+        return False
+
+
+TemplateSet = Literal["photo", "simple", "openai_imagenet"]
+"""Names of `mmft.tasks.template_sets`."""
 
 _BY_DIFFICULTY = "it weights rows by difficulty, and smoothed targets are never reached. Choose one"
 
@@ -67,9 +75,9 @@ class ClassificationConfig(TaskConfig):
     head_init: Literal["random", "prompts"] = "random"
     """Where the head starts: from random weights, or as the zero-shot classifier of images by the labels' names, which
     needs `model.pair` with `model/fusion=pretrained`."""
-    templates: list[str] | None = field(None, only_with="head_init==prompts")
-    """Prompts for each label, whose embeddings are averaged, such as `"task.templates=['an image of {}']"`; null: the
-    label's name alone. Underscores in names become spaces."""
+    templates: TemplateSet | list[str] | None = field(None, only_with="head_init==prompts")
+    """Prompts for each label, whose embeddings are averaged, such as `"task.templates=['an image of {}']"`, or the set
+    `photo`, `simple` or `openai_imagenet`; null: the label's name alone. Underscores in names become spaces."""
     calibration: Literal["none", "temperature"] = field("none", needs_val=True)
     """`temperature`: after training, fit a temperature for the logits on the validation rows and save it with the
     model, so that probabilities are calibrated."""
@@ -179,12 +187,27 @@ class ContrastiveConfig(TaskConfig):
     temperature: float | None = field(None, gt=0)
     """Initial temperature that divides the similarities; it is learned; null: that of `model.pair`, or 0.07, or 0.1 for
     `sigmoid`."""
-    templates: list[str] | None = field(None, only_with="data.columns.label=COLUMN")
+    templates: TemplateSet | list[str] | None = field(None, only_with="data.columns.label=COLUMN")
     """Prompts for each label in zero-shot classification, whose embeddings are averaged, such as
-    `"task.templates=['an image of {}']"`; null: the label's name alone. Underscores in names become spaces."""
+    `"task.templates=['an image of {}']"`, or a set of CLIP's: `photo` (`a photo of a {}.`), `simple` (7) or
+    `openai_imagenet` (80); null: the label's name alone. Underscores in names become spaces."""
+    texts: Literal["column", "templates"] = "column"
+    """`column`: texts are those of `data.columns.text`; `templates`: a row's text is its label in one of
+    `task.templates`, drawn anew for each row and epoch, so that labelled images are trained on by the loss of
+    pretraining (FLYP; Goyal et al., 2023, arXiv 2212.00638; it also uses `task.same_text=negative`). The only metric is
+    then `zero_shot/accuracy`, and `mmft predict` and `mmft test` classify by the run's labels."""
+    same_text: Literal["positive", "negative"] = "positive"
+    """Rows with the same text, or captions of the same label: `positive`, they belong together, each image to every
+    such text; `negative`, they do not, as in the losses of CLIP, Hugging Face and FLYP. Rows with the same image or
+    group belong together either way."""
     compared_rows: int = field(32, ge=1)
     """Rows compared at once, by default `data.batch_size`. The bias of `sigmoid` starts at minus its logarithm;
     SigLIP's own -10 corresponds to 22,000 rows. The bias is learned, but short training would hardly move it."""
+
+    @property
+    def captions_labels(self) -> bool:
+        """Whether `texts` is `templates`."""
+        return self.texts == "templates"
 
 
 @option("task", "matching", builds="mmft.tasks.matching:Matching")

@@ -60,10 +60,16 @@ class CheckpointConfig:
     """Save at this interval of optimizer steps as well as after every epoch; null: after every epoch only."""
     every_minutes: float | None = field(None, gt=0)
     """Also save when this many minutes have passed since the last checkpoint; null: off."""
-    use: Literal["best", "last", "soup_uniform", "soup_greedy"] = "best"
+    use: Literal["best", "last", "soup_uniform", "soup_greedy", "wise_ft"] = "best"
     """The final model: `best` on the validation split by `checkpoint.monitor`, or `last`; or the mean weights of the
     `checkpoint.keep` best checkpoints: of all (`soup_uniform`), or, from best to worst, of those that do not make it
-    worse on the validation split (`soup_greedy`; model soups, Wortsman et al., 2022)."""
+    worse on the validation split (`soup_greedy`; model soups, Wortsman et al., 2022); or `wise_ft`: `best` interpolated
+    with the pretrained start (`checkpoint.alpha`), which is more robust to other data (Wortsman et al., 2022, arXiv
+    2109.01903)."""
+    alpha: float | list[float] | None = field(None, ge=0, le=1, only_with="use==wise_ft")
+    """Share of the fine-tuned weights, the rest is the start's: 0 is the start, 1 is `best`. Weights that began at
+    random, such as a new head, stay fine-tuned; what LoRA and its kin add is scaled by this. Of a list, the one with
+    the best `checkpoint.monitor` on the validation split is taken, the smallest of equally good ones; null: 0.5."""
     keep: int = field(1, ge=1, needs_val=True)
     """Number of best checkpoints to keep; from 2 on, each is a folder `step_N` beside `best` and `last`."""
     monitor: str | None = field(None, needs_val=True)

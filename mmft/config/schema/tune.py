@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from mmft.config.fields import field
 from mmft.config.registry import OptionConfig, option, options
@@ -16,7 +16,16 @@ T = TypeVar("T", bound="EncoderTuneConfig")
 
 @dataclass(kw_only=True)
 class EncoderTuneConfig(OptionConfig):
-    """Base of the tuning methods for one encoder."""
+    """Base of the tuning methods for one encoder.
+
+    Attributes:
+        trains_own: it trains the encoder's own weights, or none, and adds nothing.
+        interpolates: whether the tuned encoder can be interpolated with its start (`checkpoint.use=wise_ft`); for a
+            method that adds parameters, see `TuningMethod.kept_factors`.
+    """
+
+    trains_own: ClassVar[bool] = False
+    interpolates: ClassVar[bool] = False
 
 
 def either_encoder(name: str, builds: str | Callable[..., Any]) -> Callable[[type[T]], type[T]]:
@@ -51,17 +60,23 @@ class TrainedEncoderConfig(EncoderTuneConfig):
 class FullConfig(TrainedEncoderConfig):
     """Train every parameter of the encoder."""
 
+    trains_own = interpolates = True
+
 
 @either_encoder("freeze", builds="mmft.tuning.methods.layers:Freeze")
 @dataclass(kw_only=True)
 class FreezeConfig(EncoderTuneConfig):
     """Freeze the whole encoder: no gradient, no weight decay, eval mode, buffers unchanged."""
 
+    trains_own = interpolates = True
+
 
 @either_encoder("last_n", builds="mmft.tuning.methods.layers:LastN")
 @dataclass(kw_only=True)
 class LastNConfig(TrainedEncoderConfig):
     """Train the last layers of the encoder."""
+
+    trains_own = interpolates = True
 
     layers: int | None = field(None, ge=1)
     """Layers from the top (stages of a ConvNet); null: `tune.layers`, and if that is null too, 1."""
@@ -72,6 +87,8 @@ class LastNConfig(TrainedEncoderConfig):
 class FirstFrozenConfig(TrainedEncoderConfig):
     """Freeze the embeddings and first layers of the encoder, and train the others."""
 
+    trains_own = interpolates = True
+
     layers: int | None = field(None, ge=0)
     """Frozen layers from the bottom (stages of a ConvNet); null: `tune.layers`, and if that is null too, 1."""
 
@@ -81,6 +98,8 @@ class FirstFrozenConfig(TrainedEncoderConfig):
 class PatternConfig(TrainedEncoderConfig):
     """Train the parameters of the encoder whose names match a pattern."""
 
+    trains_own = interpolates = True
+
     pattern: str
     """Regular expression, searched for in the library's parameter names: `blocks\\.(10|11)\\.`, `mlp`, `bias$`."""
 
@@ -89,6 +108,8 @@ class PatternConfig(TrainedEncoderConfig):
 @dataclass(kw_only=True)
 class GradualConfig(TrainedEncoderConfig):
     """Unfreeze the encoder's layers from the top down during training."""
+
+    trains_own = interpolates = True
 
     schedule: dict[int, int] | None = None
     """Maps an epoch (or step) to the number of last layers trained from then on, -1 for the whole encoder, for example
@@ -104,11 +125,15 @@ class GradualConfig(TrainedEncoderConfig):
 class BitFitConfig(TrainedEncoderConfig):
     """Train the encoder's biases."""
 
+    trains_own = interpolates = True
+
 
 @either_encoder("norms", builds="mmft.tuning.methods.layers:Norms")
 @dataclass(kw_only=True)
 class NormsConfig(TrainedEncoderConfig):
     """Train the weights and biases of the encoder's normalisation layers."""
+
+    trains_own = interpolates = True
 
 
 @dataclass(kw_only=True)
@@ -141,6 +166,8 @@ class _LowRankConfig(TargetedConfig):
 class LoRAConfig(_LowRankConfig):
     """LoRA: train low-rank updates of the encoder's linear layers (Hu et al. 2021, arXiv 2106.09685)."""
 
+    interpolates = True
+
     rslora: bool = False
     """Scale by alpha / sqrt(rank) instead (rsLoRA; Kalajdzievski 2023, arXiv 2312.03732)."""
     dora: bool = False
@@ -164,17 +191,23 @@ class LoRA4bitConfig(LoRAConfig):
 class LoHaConfig(_LowRankConfig):
     """LoHa: updates that are Hadamard products of two low-rank matrices (Hyeon-Woo et al. 2022, arXiv 2108.06098)."""
 
+    interpolates = True
+
 
 @either_encoder("ia3", builds="mmft.tuning.methods.lora:IA3")
 @dataclass(kw_only=True)
 class IA3Config(TargetedConfig):
     """IA3: train one scale per output of the encoder's linear layers (Liu et al. 2022, arXiv 2205.05638)."""
 
+    interpolates = True
+
 
 @either_encoder("adapters", builds="mmft.tuning.methods.adapters:Adapters")
 @dataclass(kw_only=True)
 class AdaptersConfig(TrainedEncoderConfig):
     """Train bottleneck adapters in the encoder's residual blocks (Houlsby et al. 2019, arXiv 1902.00751)."""
+
+    interpolates = True
 
     kind: Literal["houlsby", "pfeiffer", "parallel"] = "pfeiffer"
     """`houlsby`: after attention and after the MLP; `pfeiffer`: after the MLP only, in a ConvNet after every residual

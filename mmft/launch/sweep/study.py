@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from mmft.config import registry
 from mmft.config.compose import Composed
 from mmft.config.overrides import Typed
 from mmft.config.rules.base import no_val
@@ -154,7 +153,9 @@ def _sampler(settings: OptunaSweeperConfig, number: int, parallel: bool) -> Base
 
 def _objective(composed: Composed) -> tuple[str, Literal["minimize", "maximize"]]:
     """The validation metric that trials are compared by, and its direction."""
-    task = registry.class_of(composed.config.task)
+    from mmft.build import build_task  # imports torch and Lightning, which only a search needs
+
+    task = build_task(composed.config.task)
     monitor = str(composed.config.checkpoint.monitor or task.monitor).removeprefix("val/")
     return monitor, "minimize" if lower_is_better(monitor) else "maximize"
 

@@ -29,6 +29,8 @@ def tables_of(splits: Mapping[str, Split], task: Task) -> dict[str, str]:
         splits: by name.
         task: built, not fitted.
     """
+    if task.captions_of is not None:
+        return {"labels": label_table(splits, task.label_names)}
     if task.facts.needs_both:
         return {"pairs": pair_table(splits)}
     found = {}

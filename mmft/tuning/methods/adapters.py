@@ -72,6 +72,7 @@ class Adapters(Inserted):
 
     name = "adapters"
     default_lr = 5e-4
+    kept_factors = frozenset({"down"})
 
     def __init__(
         self, key: str, kind: str = "pfeiffer", width: int | None = None, scale: float = 1.0, lr: float | None = None

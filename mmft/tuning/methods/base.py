@@ -33,10 +33,13 @@ class TuningMethod(ABC):
     Attributes:
         name: as in the config.
         default_lr: default learning rate of the method.
+        kept_factors: modules of added parameters that stay as tuned when the encoder is interpolated with its start.
+            The added change must be linear in the others.
     """
 
     name: ClassVar[str]
     default_lr: ClassVar[float]
+    kept_factors: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, key: str, lr: float | None = None) -> None:
         self.key = key
@@ -56,6 +59,10 @@ class TuningMethod(ABC):
         Raises:
             UserError: there are none.
         """
+
+    def interpolated(self, encoder: Encoder) -> set[str]:
+        """Names of the trained parameters in which the encoder is interpolated with its start, one by one."""
+        return {name for name in self.trained(encoder) if self.kept_factors.isdisjoint(name.split("."))}
 
     def starts(self, encoder: Encoder) -> dict[int, Start]:
         """Start of each layer that is not trained from the first step, by layer number."""

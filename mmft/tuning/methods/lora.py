@@ -124,6 +124,7 @@ class LoRA(LowRank):
 
     name = "lora"
     default_lr = 2e-3  # best on validation rows, see docs/decisions.md
+    kept_factors = frozenset({"lora_A"})
 
     def __init__(self, key: str, rslora: bool = False, dora: bool = False, **others: Any) -> None:
         super().__init__(key, **others)
@@ -165,6 +166,7 @@ class LoHa(LowRank):
     """
 
     name = "loha"
+    kept_factors = frozenset({"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_t1", "hada_t2"})
 
     def config(self, modules: list[str]) -> Any:
         """Peft's `LoHaConfig`."""
