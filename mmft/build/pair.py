@@ -8,7 +8,6 @@ from pathlib import Path
 
 from mmft.config.schema.model import ModelConfig
 from mmft.config.schema.root import TrainConfig
-from mmft.config.schema.task import ContrastiveConfig
 from mmft.models.image_encoder import ImageEncoder
 from mmft.models.pairs.encoders import image_encoder_of, text_encoder_of
 from mmft.models.pairs.facts import is_pair, resize_of
@@ -36,8 +35,7 @@ def choose_for_pair(config: TrainConfig, base: Path) -> None:
     source = resolve(str(folder) if folder.is_dir() else config.model.pair, KEY)
     family = checked_family(source)
     config.data.resize = config.data.resize or resize_of(source)
-    if isinstance(config.task, ContrastiveConfig) and config.task.loss is None:
-        config.task.loss = "sigmoid" if family.sigmoid else "info_nce"
+    config.task.start_from_pair(sigmoid=family.sigmoid)
 
 
 def load_pairs(config: ModelConfig, known: Mapping[str, Source]) -> tuple[Pair, Pair]:

@@ -18,20 +18,18 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mmft.config import rules, validate
+from mmft.config import pairs, rules, validate
 from mmft.config.interpolation import ALLOWED, escaped, resolve
 from mmft.config.loader import ComposeError, Loader
 from mmft.config.nested import get, put
-from mmft.config.overrides import Refused, Typed, is_hydra_override, read_overrides
+from mmft.config.overrides import Refused, Typed, is_hydra_override, key_of, read_overrides
 from mmft.config.plugins import import_plugins
 from mmft.config.provenance import Provenance
-from mmft.config.schema.model import ENCODERS
 from mmft.config.schema.root import COMMANDS, trains
 from mmft.config.schema.sweep import HydraConfig
 from mmft.config.sources import Groups
 from mmft.config.sweeps import is_sweep_override, read_sweep, without_effect
 from mmft.config.validate import Problem
-from mmft.config.wording import typed_as
 from mmft.config.yaml_files import inspect
 from mmft.errors import UserError
 
@@ -41,9 +39,6 @@ DEFAULT_EXPERIMENT = "experiment=clipart"
 Not in the defaults list: users who name their own rows must also name columns and encoders, rather than silently
 inherit those of the sample.
 """
-PAIRS_FUSION = "model/fusion=pretrained"
-"""The default of `model/fusion` if the command line names a `model.pair`."""
-_MAX_LENGTH = "model.text_encoder.max_length"
 _ROWS = {"experiment", "data", "data.path", "data.train", "data.val", "data.test", "data.root"}
 
 MOST_COMBINATIONS = 256  # larger sweeps are not validated for every combination
@@ -158,21 +153,12 @@ def _judge(command: str, raw: DictConfig, *, partial: bool) -> tuple[Any, list[P
     resolved = resolve(raw)
     unresolved = {p.key for p in resolved.problems}
     if trains(command):
-        _name_encoders(resolved.values)
+        pairs.name_encoders(resolved.values)
     result = validate.read(resolved.values, COMMANDS[command], partial=partial)
     problems = resolved.problems + [p for p in result.problems if p.key not in unresolved]
     if result.config is not None and not partial:
         problems += rules.check(result.config, {p.key for p in problems})
     return result.config, problems
-
-
-def _name_encoders(values: dict[str, Any]) -> None:
-    """Names both encoders after `model.pair`, whatever an experiment calls them."""
-    model = values.get("model")
-    if isinstance(model, dict) and isinstance(model.get("pair"), str):
-        for encoder in ENCODERS:
-            if isinstance(model.get(encoder), dict):
-                model[encoder]["name"] = model["pair"]
 
 
 def _own_choices(choices: Any) -> dict[str, str]:
@@ -203,15 +189,12 @@ class _Composition:
         self.messages += wrong
         if trains(self.command) and not any(names_rows(o) for o in own):
             own.append(DEFAULT_EXPERIMENT)
-        keys = {_key(o) for o in own} if trains(self.command) else set()
-        if "model.pair" in keys and "model.fusion" not in keys:
-            own.append(PAIRS_FUSION)
-        if "model.pair" in keys and DEFAULT_EXPERIMENT in own and _MAX_LENGTH not in keys:
-            own.append(f"{_MAX_LENGTH}=null")  # the experiment's is for its own encoder
+        if trains(self.command):
+            own += pairs.defaults(own, DEFAULT_EXPERIMENT)
         search = any(o.partition("=")[2] == "optuna" for o in sweeps)
         typed, refused = read_overrides(self.command, own, self.groups, multirun=self.multirun, search=search)
         self.messages += [r.message for r in refused]
-        self.messages += _named_twice(typed)
+        self.messages += pairs.named_twice(typed)
         chosen = [t for t in typed if t.is_group]
         values = [t for t in typed if not t.is_group]
         for choice in itertools.product(*(t.lines for t in chosen)):
@@ -259,19 +242,8 @@ class _Composition:
 
 def names_rows(override: str) -> bool:
     """Whether an override specifies the rows to train on, or how to read them."""
-    return _key(override) in _ROWS or _key(override).startswith("data.columns")
-
-
-def _key(override: str) -> str:
-    return override.lstrip("+~").partition("=")[0].strip().replace("/", ".")
-
-
-def _named_twice(typed: list[Typed]) -> list[str]:
-    """Refuses the name of an encoder beside `model.pair`, which names both."""
-    if not any(t.key == "model.pair" and t.values != [None] for t in typed):
-        return []
-    names = [t for t in typed if t.key in [f"model.{encoder}.name" for encoder in ENCODERS]]
-    return [f"{t.key}: model.pair names both encoders. Leave one of them out{typed_as(t.text)}" for t in names]
+    key = key_of(override)
+    return key in _ROWS or key.startswith("data.columns")
 
 
 def _message(problem: Problem, provenance: Provenance) -> str:

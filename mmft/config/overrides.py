@@ -32,6 +32,11 @@ def is_hydra_override(text: str) -> bool:
     return text.partition("=")[0].lstrip("+") in HYDRA_KEYS and "${" not in text
 
 
+def key_of(override: str) -> str:
+    """The key or group of an override, dotted."""
+    return override.lstrip("+~").partition("=")[0].strip().replace("/", ".")
+
+
 class Typed(NamedTuple):
     """One valid override."""
 

@@ -22,11 +22,12 @@ from mmft.errors import UserError
 from mmft.models.precision import at_least_float32
 from mmft.tasks.base import Task
 from mmft.tasks.calibration import calibrated
+from mmft.tasks.class_weights import class_weights
 from mmft.tasks.classification_metrics import class_metrics, confusion_tables, measured, scalar_names
 from mmft.tasks.constants import Constant
 from mmft.tasks.labels import ToldOnce, UnseenLabel, by_label_name, in_order, label_name, shown, tell_alike
 from mmft.tasks.losses import focal_loss, of_mixed
-from mmft.tasks.prompts import label_embeddings, prompts_of, templates_of
+from mmft.tasks.prompts import fill_from_prompts, label_embeddings, prompts_of, templates_of
 from mmft.tasks.thresholds import tuned
 
 _SEVERAL = "a list of labels, but classification needs one. For any number of labels per row, type task=multi_label"
@@ -123,20 +124,7 @@ class Classification(Task):
                 f"task.threshold_metric={self._threshold_metric} needs two classes; there are {self.width} "
                 f"({shown(self.labels)}). Type task.threshold_metric=null"
             )
-        self.weights = self._make_weights(counts)
-
-    def _make_weights(self, counts: Counter[str]) -> Constant | None:
-        if self._class_weights == "none":
-            return None
-        if self._class_weights == "balanced":
-            sizes = [counts[name] for name in self._index]
-            return Constant(torch.tensor([sum(sizes) / (self.width * size) for size in sizes]))
-        if len(self._class_weights) != self.width:
-            raise UserError(
-                f"task.class_weights has {len(self._class_weights)} numbers for {self.width} labels "
-                f"({', '.join(self.labels)})."
-            )
-        return Constant(torch.tensor([float(w) for w in self._class_weights]))
+        self.weights = class_weights(self._class_weights, self.labels, [counts[name] for name in self._index])
 
     def encode(self, label: Any) -> int:
         """The label's class, 0 to C - 1."""
@@ -205,12 +193,7 @@ class Classification(Task):
 
     def start_head(self, head: nn.Module, fused: Tensor, scale: float) -> None:
         """Sets the weights of images to the scaled embedding of each label's prompts, all others to zero."""
-        assert isinstance(head, nn.Linear)
-        texts = label_embeddings(fused, self.width)  # (C, P)
-        with torch.no_grad():
-            head.weight.zero_()
-            head.weight[:, : texts.shape[1]] = scale * texts.to(head.weight)
-            head.bias.zero_()
+        fill_from_prompts(head, label_embeddings(fused, self.width), scale)
 
     def metrics(self) -> MetricCollection:
         """The metrics of `class_metrics`."""

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 from torch.nn import functional
 
 from mmft.config.wording import listed
@@ -41,3 +42,18 @@ def label_embeddings(fused: Tensor, labels: int) -> Tensor:
     """Fused features (prompts, 2 P) of `prompts_of` -> (C, P) mean text embedding of each label, unit length."""
     text = fused.chunk(2, dim=-1)[1].view(labels, -1, fused.shape[-1] // 2)  # (C, templates, P)
     return functional.normalize(text.mean(1), dim=-1)
+
+
+def fill_from_prompts(head: nn.Module, texts: Tensor, scale: float) -> None:
+    """Makes a linear head over fused features (B, 2 P) the zero-shot classifier of images.
+
+    Args:
+        head: (B, 2 P) -> (B, C).
+        texts: (C, P) unit-length label embeddings.
+        scale: factor of similarities.
+    """
+    assert isinstance(head, nn.Linear)
+    with torch.no_grad():
+        head.weight.zero_()
+        head.weight[:, : texts.shape[1]] = scale * texts.to(head.weight)
+        head.bias.zero_()

@@ -149,7 +149,7 @@ def _compared_rows_are_read(c: TrainConfig) -> str | None:
     task: Any = c.task
     if task.loss == "sigmoid" or task.compared_rows == c.data.batch_size:
         return None
-    return f"changes nothing, because task.loss={task.loss}. Type task.loss=sigmoid, or leave it out"
+    return "changes nothing, because task.loss=info_nce. Type task.loss=sigmoid, or leave it out"
 
 
 @rule("task.candidates", "data.columns.label")

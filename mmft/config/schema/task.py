@@ -36,6 +36,13 @@ class TaskConfig(OptionConfig):
     mixes_targets: ClassVar[bool] = False
     several_columns: ClassVar[bool] = False
 
+    def start_from_pair(self, *, sigmoid: bool) -> None:
+        """Takes over from a pretrained pair what is left to it; most tasks have a loss of their own.
+
+        Args:
+            sigmoid: it was pretrained with SigLIP's loss; otherwise with CLIP's.
+        """
+
     @property
     def parts(self) -> Mapping[str, TaskConfig]:
         """The component tasks by label column; empty for a single task."""
@@ -208,6 +215,10 @@ class ContrastiveConfig(TaskConfig):
     def captions_labels(self) -> bool:
         """Whether `texts` is `templates`."""
         return self.texts == "templates"
+
+    def start_from_pair(self, *, sigmoid: bool) -> None:
+        """Takes over the loss."""
+        self.loss = self.loss or ("sigmoid" if sigmoid else "info_nce")
 
 
 @option("task", "matching", builds="mmft.tasks.matching:Matching")

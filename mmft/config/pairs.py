@@ -1,0 +1,45 @@
+"""What `model.pair` means for other keys: it names both encoders and chooses the fusion."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from mmft.config.overrides import Typed, key_of
+from mmft.config.schema.model import ENCODERS
+from mmft.config.wording import typed_as
+
+FUSION = "model/fusion=pretrained"
+"""The default of `model/fusion` if the command line names a pair."""
+_MAX_LENGTH = "model.text_encoder.max_length"
+
+
+def defaults(overrides: Sequence[str], experiment: str) -> list[str]:
+    """Overrides that follow from `model.pair` on the command line, unless they are there.
+
+    Args:
+        overrides: as typed.
+        experiment: the override of the default experiment, whose `max_length` is for its own encoder.
+    """
+    keys = {key_of(o) for o in overrides}
+    if "model.pair" not in keys:
+        return []
+    found = [] if "model.fusion" in keys else [FUSION]
+    return found + ([f"{_MAX_LENGTH}=null"] if experiment in overrides and _MAX_LENGTH not in keys else [])
+
+
+def named_twice(typed: list[Typed]) -> list[str]:
+    """Refuses the name of an encoder beside `model.pair`, which names both."""
+    if not any(t.key == "model.pair" and t.values != [None] for t in typed):
+        return []
+    names = [t for t in typed if t.key in [f"model.{encoder}.name" for encoder in ENCODERS]]
+    return [f"{t.key}: model.pair names both encoders. Leave one of them out{typed_as(t.text)}" for t in names]
+
+
+def name_encoders(values: dict[str, Any]) -> None:
+    """Names both encoders after `model.pair`, whatever an experiment calls them."""
+    model = values.get("model")
+    if isinstance(model, dict) and isinstance(model.get("pair"), str):
+        for encoder in ENCODERS:
+            if isinstance(model.get(encoder), dict):
+                model[encoder]["name"] = model["pair"]
