@@ -24,6 +24,7 @@ class BadRow(NamedTuple):
     id: str
     column: str
     reason: str
+    split: str = ""  # whose file the row is in; empty if all splits share one table
 
     @property
     def why(self) -> str:

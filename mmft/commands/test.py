@@ -1,4 +1,4 @@
-"""`mmft test run=RUN data.path=FILE`: evaluates a finished run on rows."""
+"""`mmft test run=RUN data.path=FILE`: evaluates a finished run on rows, or with `data.test` on several tables."""
 
 from __future__ import annotations
 
@@ -6,34 +6,28 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
-from torch.utils.data import DataLoader
-
 from mmft import logs
-from mmft.batch import BadRow, Batch
 from mmft.config.compose import Composed
-from mmft.config.paths import rebase
+from mmft.config.paths import rebase, table_files, tables_of
 from mmft.config.schema.data import DataConfig
 from mmft.config.schema.root import TestConfig
-from mmft.data.bad_rows import BadRows
 from mmft.data.image_memory import ImageMemory
-from mmft.data.loading import make_batches
-from mmft.data.splits import Split, limited, load_rows, load_splits
-from mmft.data.targets import Encode
+from mmft.data.split_names import splits_to_test, table_of
+from mmft.data.splits import Split, limited, load_rows, load_splits, load_tests
 from mmft.errors import ExitCode, UserError
 from mmft.reports import modalities
+from mmft.reports.tables_compared import side_by_side
+from mmft.runs.before import results_before
 from mmft.runs.given_run import given_model
 from mmft.runs.loaded_model import LoadedModel
 from mmft.runs.run_data import data_of_run, is_own_table, typed_nulls
-from mmft.training.callbacks.bad_rows import BadRowReport
-from mmft.training.evaluating import Evaluating
-from mmft.training.half_precision import precision_plugin
+from mmft.training.table_evaluation import TableEvaluation
 
 log = logging.getLogger(__name__)
 
 
 def test(composed: Composed) -> int:
-    """Prints the metrics on stdout, one `name value` per line.
+    """Prints the metrics on stdout, one `name value` per line, those of a named table as `table/name value`.
 
     Returns:
         The exit code.
@@ -44,50 +38,63 @@ def test(composed: Composed) -> int:
     config: TestConfig = composed.config
     logs.configure(None)
     model = given_model(config)
-    own = rebase(model.saved.config, model.saved.working_directory).data
-    other = config.data.path is not None and not is_own_table(own, config.data.path)
-    data = data_of_run(own, config.data, typed_nulls(composed), without_text=config.zero_shot.labels is not None)
+    saved = model.saved
+    own = rebase(saved.config, saved.working_directory)
+    _warn_of_trained_rows(config.data, own.data)
+    other = config.data.path is not None and not is_own_table(own.data, config.data.path)
+    data = data_of_run(own.data, config.data, typed_nulls(composed), without_text=config.zero_shot.labels is not None)
     if config.modalities:
         modalities.check_columns(data.columns)
-    split = _rows(data, model.saved.config.seed, other, config.data.columns.id is not None)
-    model = model.asked(config.zero_shot, split)
-    bad = BadRows(len(split), data.max_bad_fraction)
-    batches = make_batches(split, data, **model.input_options(), encode=Encode.of(model.saved.task))
-    rows: Any = batches.dataset
-    bad.add(rows.known_bad())  # all at once instead of batch by batch
-    bad.check()
-    if config.modalities:  # the images are read four times
-        rows.images = ImageMemory(split, rows.images.reader, int(data.picture_memory * 2**30))
-    module = Evaluating(model.model, model.saved.task)
-    trainer = _trainer(model.device.type, model.test_precision, bad)
-
-    def measure(loader: DataLoader[Batch]) -> dict[str, float]:
-        trainer.test(module, loader, verbose=False)
-        return module.results["test"]
-
-    both = measure(batches)
-    _print(both)
-    print(f"rows {len(split) - bad.count}\nbad_rows {bad.count}", flush=True)
-    bad.check()
-    if config.modalities:
-        _report_modalities(model, batches, {row.row: row for row in bad.rows}, both, measure)
+    splits = _rows(data, saved.config.seed, config.data, other)
+    asked = {name: model.asked(config.zero_shot, split) for name, split in splits.items()}
+    prepared = {name: _prepared(asked[name], split, data) for name, split in splits.items()}
+    _check_bad_rows(list(prepared.values()))
+    found = {}
+    for name, one in prepared.items():
+        prefix = f"{table_of(name)}/" if table_of(name) else ""
+        found[table_of(name)] = tested = one.run()
+        _print(tested.metrics, prefix)
+        print(f"{prefix}rows {tested.rows}\n{prefix}bad_rows {tested.bad}", flush=True)
+        if config.modalities:
+            _report_modalities(asked[name], one, tested.metrics, prefix)
+    if "" not in found:
+        before = None
+        if config.zero_shot.labels is None and own.init is not None:
+            runs = Path(own.paths.runs)
+            before = results_before(own.init, runs, saved.task, splits, data, model.device, model.test_precision)
+        headlines = asked[next(iter(splits))].saved.task.headlines
+        log.info("%s", side_by_side(headlines, found, before))
     return ExitCode.DONE
 
 
-def _report_modalities(
-    model: LoadedModel,
-    batches: DataLoader[Batch],
-    bad: dict[int, BadRow],
-    both: modalities.Figures,
-    measure: modalities.Measure,
-) -> None:
+def _prepared(model: LoadedModel, split: Split, data: DataConfig) -> TableEvaluation:
+    where = split.table.where if table_of(split.table.split) else ""
+    return TableEvaluation(model.model, model.saved.task, split, data, model.device, model.test_precision, where)
+
+
+def _check_bad_rows(prepared: list[TableEvaluation]) -> None:
+    """Raises UserError, before anything is evaluated, with every table of which too many rows are bad."""
+    wrong: list[str] = []
+    for one in prepared:
+        try:
+            one.bad.check()
+        except UserError as error:
+            wrong += error.messages
+    if wrong:
+        raise UserError(wrong)
+
+
+def _report_modalities(model: LoadedModel, test: TableEvaluation, both: modalities.Figures, prefix: str) -> None:
     """Prints each modality's contribution: all metrics on stdout, the monitored one as a table on stderr."""
-    task, seed = model.saved.task, model.saved.config.seed
-    rows: Any = batches.dataset
-    found = modalities.measured(batches, bad, seed, task, measure)
+    task, config = model.saved.task, model.saved.config
+    rows: Any = test.batches.dataset
+    bad = {row.row: row for row in test.bad.rows}
+    # The images are read four times.
+    rows.images = ImageMemory(test.split, rows.images.reader, int(config.data.picture_memory * 2**30))
+    found = modalities.measured(test.batches, bad, config.seed, task, test.measure)
     for name, figures in found.items():
-        _print(figures, f"{name}/")
-    log.info("%s", modalities.table(task, both, found))
+        _print(figures, f"{prefix}{name}/")
+    log.info("%s%s", f"{prefix[:-1]}:\n" if prefix else "", modalities.table(task, both, found))
     for note in modalities.notes(model.model, rows, bad, task):
         log.info("%s", note)
 
@@ -97,38 +104,37 @@ def _print(figures: dict[str, float], prefix: str = "") -> None:
         print(f"{prefix}{name} {value:.6f}", flush=True)
 
 
-def _rows(data: DataConfig, seed: int, other: bool, id_is_typed: bool) -> Split:
-    """The rows to test on, at most `data.limit` of them.
+def _rows(data: DataConfig, seed: int, given: Any, other: bool) -> dict[str, Split]:
+    """The rows to test on by split, of each at most `data.limit`.
 
     Args:
         data: the run's, with the command's overrides.
         seed: the run's; the limit samples rows by it, as in training.
-        other: whether the table is not the run's.
-        id_is_typed: as in `load_rows`.
+        given: the command's own `data`.
+        other: whether `data.path` is not the run's.
     """
-    if other:
-        split = load_rows(data, "test", id_is_typed)
-        if data.limit is None or len(split) <= data.limit:
-            return split
-        log.info("data.limit=%d: testing on %d of %d rows", data.limit, data.limit, len(split))
-        return limited(split, data.limit, seed, data.drawing)
-    # The run's own table: only rows that it was not trained on, however it was split.
-    splits = load_splits(data, seed)
-    if "test" not in splits:
-        raise UserError("The run's data has no test rows. Type data.path=FILE.")
-    return splits["test"]
+    id_is_typed = given.columns.id is not None
+    if given.test is None and not other:
+        # The run's own table: only rows that it was not trained on, however it was split.
+        splits = load_splits(data, seed)
+        if not splits_to_test(splits):
+            raise UserError("The run's data has no test rows. Type data.path=FILE.")
+        return {name: splits[name] for name in splits_to_test(splits)}
+    splits = load_tests(data, id_is_typed) if given.test is not None else {"test": load_rows(data, "test", id_is_typed)}
+    return {name: _limited(split, data, seed) for name, split in splits.items()}
 
 
-def _trainer(device: str, precision: str, bad: BadRows) -> pl.Trainer:
-    return pl.Trainer(
-        accelerator="gpu" if device == "cuda" else device,
-        devices=1,
-        plugins=[precision_plugin(precision, device)],
-        callbacks=[BadRowReport(bad)],
-        logger=False,
-        default_root_dir=Path.cwd(),
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-    )
+def _limited(split: Split, data: DataConfig, seed: int) -> Split:
+    if data.limit is None or len(split) <= data.limit:
+        return split
+    log.info("data.limit=%d: testing on %d of %d rows of %s", data.limit, data.limit, len(split), split.table.where)
+    return limited(split, data.limit, seed, data.drawing)
+
+
+def _warn_of_trained_rows(given: Any, own: DataConfig) -> None:
+    """Warns of tables of `data.test` that the run was trained on: these are tested whole."""
+    trained = {key: files for key, files in tables_of(own).items() if not key.startswith("data.test")}
+    known = {file.resolve() for files in trained.values() for file in table_files(files)}
+    for key, files in tables_of(given).items():
+        if key.startswith("data.test") and any(file.resolve() in known for file in table_files(files)):
+            log.warning("%s is a table of the run, whose training rows are tested, too", key)

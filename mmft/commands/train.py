@@ -5,6 +5,7 @@ config -> splits -> task -> model -> plan -> data -> module + callbacks + traine
 
 from __future__ import annotations
 
+import logging
 import sys
 from pathlib import Path
 
@@ -13,8 +14,10 @@ from mmft.commands.output import print_path
 from mmft.config.compose import Composed
 from mmft.config.schema.root import TrainConfig
 from mmft.data.bad_rows import BadRows
+from mmft.data.datamodule import VisionLanguageData
 from mmft.data.kept import KEPT
-from mmft.data.splits import load_splits
+from mmft.data.split_names import splits_to_test, table_of
+from mmft.data.splits import Split, load_splits
 from mmft.errors import ExitCode
 from mmft.models.vision_language_model import VisionLanguageModel
 from mmft.ranks import started
@@ -22,8 +25,10 @@ from mmft.reports.before import before_training, log_before
 from mmft.reports.closing import report
 from mmft.reports.opening import announce, report_bad_rows
 from mmft.reports.prediction_sample import sample_predictions
+from mmft.reports.tables_compared import side_by_side
 from mmft.run_folder import RunFolder
-from mmft.runs.initialise import initialise_from
+from mmft.runs.before import results_before
+from mmft.runs.initialise import init_folder, initialise_from
 from mmft.runs.resume import longer
 from mmft.runs.saved_model import save_model
 from mmft.shipped import located
@@ -34,13 +39,17 @@ from mmft.training.collectives import end_collectives
 from mmft.training.csv_log import CsvLog
 from mmft.training.distillation import Distillation
 from mmft.training.finishing import finish, test_finished
-from mmft.training.hardware import choose_hardware
+from mmft.training.hardware import choose_hardware, device_of
 from mmft.training.loggers.base import RunLogger
+from mmft.training.module import FineTuning
 from mmft.training.recording import recorded
 from mmft.training.resuming import resume_point
 from mmft.training.space import check_space
+from mmft.training.table_evaluation import Evaluated
 from mmft.tuning.plan import TuningPlan
 from mmft.tuning.table import plan_rows, show_plan, write_plan
+
+log = logging.getLogger(__name__)
 
 
 def train(composed: Composed, path: Path) -> int:
@@ -65,6 +74,8 @@ def train(composed: Composed, path: Path) -> int:
             build.preload()
             KEPT.next_job()
             choose_hardware(composed.config.trainer, ranks.local_world)
+            if composed.config.init == "last":  # config.yaml tells which run it was
+                composed.config.init = str(init_folder("last", located(composed.config.paths.runs, base)).parent)
             build.choose_for_pair(composed.config, base)
             run.write_config()
             logger.start(folder, run.on_disk())
@@ -95,7 +106,7 @@ def train_run(run: build.Run) -> None:
     bad.check()
     known = bad.count
     monitor = build.monitored(config, task, splits)
-    folder.update_summary(parameters=plan.counts(), rows={**data.usable_rows(bad.rows), "bad": known}, monitor=monitor)
+    folder.update_summary(parameters=plan.counts(), rows=_row_counts(data, bad), monitor=monitor)
     announce(config, model, data, splits, bad)
 
     if folder.writes:
@@ -115,21 +126,18 @@ def train_run(run: build.Run) -> None:
     model.auxiliary = None
     device, batches = trainer.strategy.root_device, data.evaluation_loader("val")
     folder.update_summary(**tune_on_validation(model, task, batches, device, config.trainer.precision))
-    if "test" in data.rows:
+    if splits_to_test(data.rows):
         test_finished(trainer, module, data, folder, logger)
     end_collectives(together=True)
     if not folder.writes:  # the rest runs on one rank
         return
     save_model(folder.model, model, task, plan, run.typed, run.base)
     logger.log_model(folder.model)
-    if "test" in data.rows and logger.predictions:
-        logger.log_predictions(sample_predictions(model, task, splits["test"], config, logger.predictions))
-    folder.update_summary(rows={**data.usable_rows(bad.rows), "bad": bad.count})
+    folder.update_summary(rows=_row_counts(data, bad))
     if bad.count > known:
         report_bad_rows(data, bad)
-    if wanted and "test" in data.rows:
-        folder.update_summary(**report(config, module, data))
-    log_before(folder.read_summary())
+    if splits_to_test(data.rows):
+        _report_tests(run, module, data, {name: splits[name] for name in splits_to_test(splits)}, bad)
     bad.check()
 
 
@@ -155,3 +163,40 @@ def _start(config: TrainConfig, task: Task) -> VisionLanguageModel:
     model, _ = _untuned(config, task)
     build.apply_tuning(config, model)
     return model
+
+
+def _row_counts(data: VisionLanguageData, bad: BadRows) -> dict[str, int]:
+    """Numbers of usable rows by split, and of `bad` ones; `test` is that of the first test table."""
+    usable = data.usable_rows(bad.rows)
+    if found := splits_to_test(usable):
+        usable["test"] = usable[found[0]]
+    return usable | {"bad": bad.count}
+
+
+def _report_tests(
+    run: build.Run, module: FineTuning, data: VisionLanguageData, splits: dict[str, Split], bad: BadRows
+) -> None:
+    """What there is to say about the finished model on the test rows, beyond its metrics."""
+    config, folder, model, task = run.config, run.folder, module.model, module.task
+    if run.logger.predictions:
+        each = -(-run.logger.predictions // len(splits))
+        samples = (sample_predictions(model, task, split, config, each, name) for name, split in splits.items())
+        run.logger.log_predictions([row for sample in samples for row in sample])
+    wanted = folder.sweep is None if config.modality_report is None else config.modality_report
+    if wanted:
+        folder.update_summary(**report(config, module, data))
+    if "test" in splits:
+        log_before(folder.read_summary())
+        return
+    usable = data.usable_rows(bad.rows)
+    after = {
+        table_of(name): Evaluated(module.results[name], usable[name], len(split) - usable[name])
+        for name, split in splits.items()
+    }
+    before = None
+    if config.init is not None:
+        device, precision = device_of(config.trainer.accelerator), config.trainer.precision
+        before = results_before(config.init, Path(config.paths.runs), task, splits, config.data, device, precision)
+    if before is not None:
+        folder.update_summary(tests_before={name: tested.metrics for name, tested in before.items()})
+    log.info("%s", side_by_side(task.headlines, after, before))

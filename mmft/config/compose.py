@@ -243,7 +243,7 @@ class _Composition:
 def names_rows(override: str) -> bool:
     """Whether an override specifies the rows to train on, or how to read them."""
     key = key_of(override)
-    return key in _ROWS or key.startswith("data.columns")
+    return key in _ROWS or key.startswith(("data.columns", "data.test."))
 
 
 def _message(problem: Problem, provenance: Provenance) -> str:

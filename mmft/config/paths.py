@@ -12,8 +12,20 @@ from mmft.shipped import located
 
 TABLES = (".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".json", ".parquet", ".arrow", ".feather")
 """Extensions of table files, as `mmft.data.sources.formats` reads them."""
-_FILES = ("path", "train", "val", "test", "root")
+_KEYS = ("path", "train", "val", "test")
 _PATTERN = re.compile(r"[*?\[]")
+
+
+def tables_of(data: Any) -> dict[str, str | list[str]]:
+    """The tables that a `data` section names, by key: `data.train`, `data.test`, or `data.test.photo` of several."""
+    given = {f"data.{key}": getattr(data, key, None) for key in _KEYS}
+    found: dict[str, str | list[str]] = {}
+    for key, value in given.items():
+        if isinstance(value, dict):
+            found |= {f"{key}.{name}": files for name, files in value.items()}
+        elif value is not None:
+            found[key] = value
+    return found
 
 
 def table_files(given: str | list[str]) -> list[Path]:
@@ -40,11 +52,8 @@ def rebase(config: Any, base: Path) -> Any:
     An encoder's name is a path if that folder exists; otherwise it is a hub name and stays unchanged.
     """
     absolute = copy.deepcopy(config)
-    for name in _FILES:
-        value = getattr(absolute.data, name)
-        if value is not None:
-            several = [str(located(one, base)) for one in ([value] if isinstance(value, str) else value)]
-            setattr(absolute.data, name, several[0] if isinstance(value, str) else several)
+    for name in (*_KEYS, "root"):
+        setattr(absolute.data, name, absolute_paths(getattr(absolute.data, name), base))
     for encoder in (absolute.model.image_encoder, absolute.model.text_encoder):
         if (folder := located(encoder.name, base)).is_dir():
             encoder.name = str(folder)
@@ -54,3 +63,12 @@ def rebase(config: Any, base: Path) -> Any:
     if absolute.init is not None and absolute.init != "last":
         absolute.init = str(located(absolute.init, base))
     return absolute
+
+
+def absolute_paths(given: Any, base: Path) -> Any:
+    """A path, or a list or mapping of paths, resolved against `base`; null stays null."""
+    if isinstance(given, dict):
+        return {name: absolute_paths(one, base) for name, one in given.items()}
+    if isinstance(given, list):
+        return [absolute_paths(one, base) for one in given]
+    return None if given is None else str(located(given, base))

@@ -62,8 +62,14 @@ def _describe_one(hint: Any) -> str:
         return f"a list of {_PLURAL[get_args(hint)[0]]}"
     if get_origin(hint) is dict:
         key, value = get_args(hint)
-        return f"a mapping of {_PLURAL[key]} to {_PLURAL.get(value, 'options')}"
+        return f"a mapping of {_PLURAL[key]} to {' or '.join(map(_plural, members(value)))}"
     return _WORDS[hint]
+
+
+def _plural(hint: Any) -> str:
+    if get_origin(hint) is list:
+        return f"lists of {_PLURAL[get_args(hint)[0]]}"
+    return _PLURAL.get(hint, "options")
 
 
 _LIMITS = {

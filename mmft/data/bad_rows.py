@@ -23,12 +23,13 @@ class BadRows:
         total: number of rows checked.
         max_fraction: `data.max_bad_fraction`.
         path: the run's `bad_rows.csv`, whose existing entries count; None for no file.
+        where: starts the error, if these are not all rows of the command.
     """
 
-    def __init__(self, total: int, max_fraction: float, path: Path | None = None) -> None:
-        self.total, self.max_fraction, self.path = total, max_fraction, path
-        # Keyed by row and id: with one file per split, row numbers repeat.
-        self._seen: dict[tuple[int, str], BadRow] = {}
+    def __init__(self, total: int, max_fraction: float, path: Path | None = None, where: str = "") -> None:
+        self.total, self.max_fraction, self.path, self.where = total, max_fraction, path, where
+        # With one file per split, row numbers repeat, and so may ids.
+        self._seen: dict[tuple[int, str, str], BadRow] = {}
         if path is not None and path.exists():
             self._read(path)
 
@@ -44,11 +45,12 @@ class BadRows:
 
     def add(self, rows: Iterable[BadRow]) -> None:
         """Counts and lists rows that are not known yet."""
-        new: dict[tuple[int, str], BadRow] = {}
+        new: dict[tuple[int, str, str], BadRow] = {}
         for row in rows:
-            clean = BadRow(row.row, _one_line(row.id), _one_line(row.column), _one_line(row.reason))
-            if (clean.row, clean.id) not in self._seen:
-                new.setdefault((clean.row, clean.id), clean)
+            clean = BadRow(row.row, _one_line(row.id), _one_line(row.column), _one_line(row.reason), row.split)
+            key, unsplit = (clean.row, clean.id, clean.split), (clean.row, clean.id, "")
+            if key not in self._seen and unsplit not in self._seen:  # files of earlier versions name no split
+                new.setdefault(key, clean)
         self._seen.update(new)
         if new and self.path is not None:
             self._append(self.path, list(new.values()))
@@ -61,9 +63,10 @@ class BadRows:
         """
         if self.count <= self.max_fraction * self.total:
             return
+        where = f"{self.where}: " if self.where else ""
         lines = [
-            f"{self.count} of {self.total} rows are known to be bad ({self.count / max(self.total, 1):.1%}), more than "
-            f"data.max_bad_fraction={self.max_fraction} allows: {self._reasons()}"
+            f"{where}{self.count} of {self.total} rows are known to be bad ({self.count / max(self.total, 1):.1%}), "
+            f"more than data.max_bad_fraction={self.max_fraction} allows: {self._reasons()}"
         ]
         lines += [_describe(row) for row in self.rows[:SHOWN]]
         if self.count > SHOWN:
@@ -87,9 +90,13 @@ class BadRows:
         whole = data[: data.rfind(b"\n") + 1]
         if len(whole) < len(data):
             path.write_bytes(whole)
-        for line in csv.DictReader(io.StringIO(whole.decode())):
-            row = BadRow(int(line["row"]), line["id"], line["column"], line["reason"])
-            self._seen[row.row, row.id] = row
+        lines = csv.DictReader(io.StringIO(whole.decode()))
+        for line in lines:
+            row = BadRow(int(line["row"]), line["id"], line["column"], line["reason"], line.get("split") or "")
+            self._seen[row.row, row.id, row.split] = row
+        if "split" not in (lines.fieldnames or BadRow._fields):  # of an earlier version
+            path.unlink()
+            self._append(path, self.rows)
 
     def _append(self, path: Path, rows: list[BadRow]) -> None:
         new = not path.exists() or path.stat().st_size == 0

@@ -40,7 +40,7 @@ class VisionLanguageData(LightningDataModule):
     The Trainer needs `use_distributed_sampler=False`: batches are assigned to ranks here.
 
     Args:
-        splits: by name; `train`, `val`, `test`.
+        splits: by name; `train`, `val`, `test` or several test tables (`mmft.data.split_names.splits_to_test`).
         config: the keys below `data`.
         tokenizer: a tokenizer of transformers.
         max_length: maximum number of tokens per text.
@@ -122,10 +122,6 @@ class VisionLanguageData(LightningDataModule):
     def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
         """This rank's batches of the validation rows; empty without a validation split."""
         return self.evaluation_loader("val", persistent=True)
-
-    def test_dataloader(self) -> DataLoader[Batch] | list[Any]:
-        """This rank's batches of the test rows; empty without a test split."""
-        return self.evaluation_loader("test")
 
     def evaluation_loader(
         self, name: str, persistent: bool = False, whole: bool = False
@@ -222,13 +218,13 @@ class VisionLanguageData(LightningDataModule):
     def by_split(self, bad: Iterable[BadRow]) -> dict[str, list[BadRow]]:
         """The bad rows of each split, by name; of no known split under ""."""
         whose = {
-            (row, data.split.table.id(row)): name
+            (row, data.split.table.id(row), data.split.table.split): name
             for name, data in self.datasets.items()
             for row in set(data.split.rows.tolist()) & {one.row for one in bad}
         }
         found: dict[str, list[BadRow]] = {}
         for one in bad:
-            found.setdefault(whose.get((one.row, one.id), ""), []).append(one)
+            found.setdefault(whose.get((one.row, one.id, one.split), ""), []).append(one)
         return found
 
     def usable_rows(self, bad: Sequence[BadRow]) -> dict[str, int]:

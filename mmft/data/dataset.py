@@ -94,7 +94,7 @@ class RowDataset(Dataset[Sample]):
         table = self.split.table
         source = table.image(row)
         named = reason if isinstance(source, bytes) or not source or source in reason else f"{source}: {reason}"
-        return BadRow(row, table.id(row), table.columns.image or "", named)
+        return table.bad_row(row, table.columns.image or "", named)
 
     def text(self, position: int) -> Tensor:
         """(L,) int64 tokens of the text at `position`; empty without a text."""

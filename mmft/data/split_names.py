@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pyarrow as pa
 
 SPLITS = ("train", "val", "test")
 """The splits, as a split column names them."""
+_TABLE = "test/"  # starts the name of the split of a named test table
 
 _USUAL_NAMES = {"training": "train", "testing": "test"} | dict.fromkeys(
     ("valid", "validation", "dev", "development", "eval"), "val"
@@ -33,3 +34,21 @@ def split_of_file(file: Path) -> str | None:
 def _usual(name: str) -> str:
     plain = name.strip().lower()
     return plain if plain in SPLITS else _USUAL_NAMES.get(plain, name)
+
+
+def splits_to_test(splits: Iterable[str]) -> list[str]:
+    """Those splits that are tested: none, `test` alone, or `test/photo` and others, one per named table, in order.
+
+    The first is meant wherever there is one place for test results only.
+    """
+    return [name for name in splits if is_tested(name)]
+
+
+def is_tested(split: str) -> bool:
+    """Whether a split is `test` or a test table."""
+    return split == "test" or split.startswith(_TABLE)
+
+
+def table_of(split: str) -> str:
+    """The name of the table of a test split: `test/photo` -> `photo`; empty for the only one."""
+    return split.removeprefix(_TABLE) if split.startswith(_TABLE) else ""

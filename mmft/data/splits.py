@@ -1,11 +1,12 @@
 """Assigns rows to train, val and test: by a column, by files, by fractions, or by folds.
 
-DataConfig -> Table -> {"train": Split, "val": Split, "test": Split}
+DataConfig -> Table -> {"train": Split, "val": Split, "test": Split}, or one test split per named table: "test/photo"
 """
 
 from __future__ import annotations
 
 import logging
+from collections import ChainMap
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,13 +15,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mmft.config.paths import table_files
+from mmft.config.paths import table_files, tables_of
 from mmft.config.schema.data import ColumnsConfig, DataConfig
 from mmft.data.folds import fold_splits
 from mmft.data.fractions import fraction_splits, strata_of
 from mmft.data.hashing import unit_hashes
 from mmft.data.kept import KEPT, stamps
-from mmft.data.split_names import SPLITS
+from mmft.data.split_names import SPLITS, is_tested, splits_to_test
 from mmft.data.table import Table
 from mmft.data.units import units_of
 from mmft.errors import UserError
@@ -54,7 +55,7 @@ def load_splits(config: DataConfig, seed: int) -> dict[str, Split]:
         seed: of the run; used to draw fractions, folds and limits.
 
     Returns:
-        `train`, and `val` and `test` if they have rows.
+        `train`, and `val` and `test` if they have rows; of several test tables, a split each, such as `test/photo`.
 
     Raises:
         UserError: contradictory keys, unusable files, no training rows or none with a weight above 0, or no rows in a
@@ -83,15 +84,18 @@ def different(splits: Mapping[str, Split]) -> dict[str, Split]:
 def groups_of_earlier_splits(splits: Mapping[str, Split]) -> Iterator[tuple[str, int, str]]:
     """Rows whose group also occurs in an earlier split, so that one split leaks into another.
 
+    Test tables do not leak into one another.
+
     Args:
         splits: by name, in order.
 
     Returns:
         (split, position, earlier split) of each such row.
     """
-    owners: dict[str, str] = {}
+    known: dict[str, str] = {}
     for name, split in different(splits).items():
         groups = split.table.groups()
+        owners = ChainMap({}, known) if is_tested(name) else known
         for position, row in enumerate(split.rows.tolist() if groups is not None else ()):
             if groups is not None and (group := groups[row]) is not None and owners.setdefault(group, name) != name:
                 yield name, position, owners[group]
@@ -100,10 +104,10 @@ def groups_of_earlier_splits(splits: Mapping[str, Split]) -> Iterator[tuple[str,
 def load_rows(
     config: DataConfig, split: str | None, id_is_typed: bool = True, keep: Collection[str] | None = ()
 ) -> Split:
-    """The rows of one table for `mmft test` or `mmft predict`.
+    """The rows of `data.path` for `mmft test` or `mmft predict`.
 
     Args:
-        config: the keys below `data`; reads `data.path`, or with `split` that split's own file.
+        config: the keys below `data`.
         split: `test` for the rows that the split column assigns to it, or all rows without a split column; None for all
             rows, reading only the columns of images, texts and ids.
         id_is_typed: whether the user gave the id column. If it comes from the run, the table may lack it, and row
@@ -113,20 +117,40 @@ def load_rows(
     Raises:
         UserError: no file is given, it is unusable, or it has no rows in `split`.
     """
-    key = "path" if config.path is not None or split is None else split
-    file = getattr(config, key)
-    if file is None:
+    if config.path is None:
         raise UserError("data.path is null; give the file of the rows")
     columns = inputs_only(config.columns) if split is None else config.columns
     optional = () if split is None else ("split", "weight", "group")
     optional = optional if id_is_typed else (*optional, "id")
-    table = open_table(config, key, file, columns=columns, optional=optional, keep=keep)
-    if columns.id is not None and not table.has_ids:
-        log.info("%s has no column %s, the run's ids: row numbers are used instead", table.where, columns.id)
-    names = table.splits() if key == "path" else None
+    table = open_table(config, "path", config.path, columns=columns, optional=optional, keep=keep)
+    _tell_missing_ids(table)
+    names = table.splits()
     if names is None or split is None:
         return whole(table)
     return _require(_by_name(table, names), [split], _no_such_split(table, names))[split]
+
+
+def load_tests(config: DataConfig, id_is_typed: bool = True) -> dict[str, Split]:
+    """All rows of the tables of `data.test` for `mmft test`, by split: `test`, or `test/photo` and others.
+
+    Args:
+        config: the keys below `data`.
+        id_is_typed: as in `load_rows`.
+
+    Raises:
+        UserError: with everything that makes any of the tables unusable.
+    """
+    columns = replace(config.columns, split=None)
+    optional = ("weight", "group") if id_is_typed else ("weight", "group", "id")
+    splits = _whole_tables(replace(config, train=None, val=None, path=None), columns=columns, optional=optional)
+    for split in splits.values():
+        _tell_missing_ids(split.table)
+    return splits
+
+
+def _tell_missing_ids(table: Table) -> None:
+    if table.columns.id is not None and not table.has_ids:
+        log.info("%s has no column %s, the run's ids: row numbers are used instead", table.where, table.columns.id)
 
 
 def inputs_only(columns: ColumnsConfig) -> ColumnsConfig:
@@ -141,13 +165,13 @@ def open_table(
     *,
     columns: ColumnsConfig | None = None,
     optional: tuple[str, ...] = (),
-    prefix: str = "",
+    split: str = "",
     keep: Collection[str] | None = (),
 ) -> Table:
     """The table named by `data.<key>`, see `Table.open`; reuses the one that the previous job read, if unchanged."""
     root = None if config.root is None else Path(config.root)
     columns = config.columns if columns is None else columns
-    options: dict[str, Any] = {"optional": optional, "prefix": prefix, "reading": config.reading, "keep": keep}
+    options: dict[str, Any] = {"optional": optional, "split": split, "reading": config.reading, "keep": keep}
     place = None if root is None else str(root.absolute())
     identity = stamps(table_files(files)), repr((files, columns, options)), place, key
 
@@ -182,22 +206,31 @@ def _check_sources(config: DataConfig) -> None:
 
 
 def _from_files(config: DataConfig, seed: int) -> dict[str, Split]:
-    """One table per split. Row numbers used as ids get the split as a prefix, because they repeat in each file."""
-    tables: dict[str, Table] = {}
+    """One table per split."""
+    splits = _whole_tables(config)
+    if config.folds is None:
+        return splits
+    return splits | _folded(splits["train"].table, None, bool(splits_to_test(splits)), config, seed)
+
+
+def _whole_tables(config: DataConfig, **options: Any) -> dict[str, Split]:
+    """All rows of every table that `data` names, by split: `data.train` is `train`, `data.test.photo` `test/photo`.
+
+    Raises:
+        UserError: with everything that is wrong with any of them.
+    """
+    splits: dict[str, Split] = {}
     messages: list[str] = []
-    for name in SPLITS:
-        file = getattr(config, name)
+    for key, files in tables_of(config).items():
+        own = key.removeprefix("data.")
+        name = own.replace(".", "/")
         try:
-            if file is not None:
-                tables[name] = open_table(config, name, file, prefix=f"{name}:")
+            splits[name] = whole(open_table(config, own, files, split=name, **options))
         except UserError as error:
             messages.extend(error.messages)
     if messages:
         raise UserError(messages)
-    splits = {name: whole(table) for name, table in tables.items()}
-    if config.folds is None:
-        return splits
-    return splits | _folded(tables["train"], None, "test" in tables, config, seed)
+    return splits
 
 
 def _from_table(config: DataConfig, files: str | list[str], seed: int) -> dict[str, Split]:

@@ -39,12 +39,14 @@ class Table:
         columns: the roles of columns; columns missing from `raw` are treated as absent.
         root: base folder of relative image paths.
         where: the config key and the file, for messages.
-        prefix: prepended to row numbers that serve as ids.
+        split: the only one that the rows belong to, if every split has a table of its own; it starts the row numbers
+            that serve as ids, because they repeat in each.
         reading: names of splits, and how numbers are written.
         files: the files that the rows come from, and the number of rows of each; empty for rows in memory.
         keep: columns to keep; None for all.
 
     Attributes:
+        split: as given.
         bad: unusable rows by number.
         kept: the columns to keep.
         identity: equal for two tables only if their rows are equal; None for rows in memory, which are not compared.
@@ -56,7 +58,7 @@ class Table:
         columns: ColumnsConfig,
         root: Path,
         where: str,
-        prefix: str = "",
+        split: str = "",
         reading: ReadingConfig | None = None,
         files: Sequence[tuple[Path, int]] = (),
         keep: Collection[str] | None = (),
@@ -68,10 +70,11 @@ class Table:
         self.bad: dict[int, BadRow] = {}
         self._length = raw.length
         self._root = str(root.absolute())
-        self._prefix = prefix
+        self.split = split
+        self._prefix = f"{split}:" if split else ""
         self._roles = RoleColumns(raw, columns, reading or ReadingConfig(), where)
         self.kept = KeptColumns({name: one for name, one in raw.columns.items() if keep is None or name in keep})
-        self.bad = {row: BadRow(row, self.id(row), *why) for row, why in sorted(self._roles.problems.items())}
+        self.bad = {row: self.bad_row(row, *why) for row, why in sorted(self._roles.problems.items())}
 
     @classmethod
     def open(
@@ -82,7 +85,7 @@ class Table:
         *,
         key: str = "data.path",
         optional: Collection[str] = (),
-        prefix: str = "",
+        split: str = "",
         reading: ReadingConfig | None = None,
         keep: Collection[str] | None = (),
     ) -> Table:
@@ -94,7 +97,7 @@ class Table:
             root: base folder of relative image paths; None for the first file's folder.
             key: the config key that named the file.
             optional: fields of `columns` whose column may be absent from the file.
-            prefix: prepended to row numbers that serve as ids.
+            split: the only one that the rows belong to; empty if the table has several.
             reading: how text files are read; None for the defaults.
             keep: columns to keep; None for all.
 
@@ -106,7 +109,7 @@ class Table:
         parts = [_read(file, f"{key}={file}", columns, optional, reading, keep) for file in files]
         rows = [(file, part.length) for file, part in zip(files, parts, strict=True)]
         where = f"{key}={path if isinstance(path, str | Path) else f'[{files[0]},...]'}"
-        return cls(joined(parts), columns, root or files[0].parent, where, prefix, reading, rows, keep)
+        return cls(joined(parts), columns, root or files[0].parent, where, split, reading, rows, keep)
 
     @classmethod
     def from_rows(
@@ -148,6 +151,10 @@ class Table:
         """The row's id, or its number if it has none."""
         value = None if self._roles.ids is None else self._roles.ids[row].as_py()
         return f"{self._prefix}{row}" if value is None else value
+
+    def bad_row(self, row: int, column: str, reason: str) -> BadRow:
+        """Row number `row` as one that cannot be used."""
+        return BadRow(row, self.id(row), column, reason, self.split)
 
     def image(self, row: int) -> str | bytes | None:
         """Absolute path or encoded bytes of the row's image; None if it has none."""

@@ -108,7 +108,7 @@ def encode_targets(split: Split, encode: Encode, *, evaluated: bool = False) -> 
             encoded[position] = target(label)
         except ValueError as error:
             column = "" if encode.takes_pair else ", ".join(names_of(table.columns.label))
-            bad[row] = BadRow(row, table.id(row), column, str(error))
+            bad[row] = table.bad_row(row, column, str(error))
     if unseen:
         _report_unseen(unseen, len(split), table.where)
     if not encoded:

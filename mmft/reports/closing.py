@@ -17,6 +17,7 @@ import torch
 from mmft.batch import Batch
 from mmft.config.schema.root import TrainConfig
 from mmft.data.datamodule import VisionLanguageData
+from mmft.data.split_names import splits_to_test
 from mmft.models.inference import outputs_of
 from mmft.models.vision_language_model import VisionLanguageModel
 from mmft.reports.embeddings import embedding_report
@@ -29,16 +30,20 @@ log = logging.getLogger(__name__)
 
 
 def report(config: TrainConfig, module: FineTuning, data: VisionLanguageData) -> dict[str, dict[str, Any]]:
-    """What each modality gives on the test rows; for labelled pairs, how well embeddings predict the labels."""
+    """What each modality gives on the test rows; for labelled pairs, how well embeddings predict the labels.
+
+    Of several test tables, on the first.
+    """
     model, task = module.model.to(device_of(config.trainer.accelerator)), module.task
-    loaders = data.evaluation_loader("train", whole=True), data.evaluation_loader("test", whole=True)
+    test = splits_to_test(data.rows)[0]
+    loaders = data.evaluation_loader("train", whole=True), data.evaluation_loader(test, whole=True)
     precision = config.trainer.precision
     if task.closing_report == "none":
         return {}
     if task.closing_report == "embeddings":
         modalities = ("image", "text") if task.captions_of is None else ("image",)  # captions contain the labels
         return {"embeddings": embedding_report(model, task.state()["labels"], *loaders, precision, modalities)}
-    return {"modalities": modality_report(model, task, *loaders, module.results["test"], precision)}
+    return {"modalities": modality_report(model, task, *loaders, module.results[test], precision, test)}
 
 
 def modality_report(
@@ -48,6 +53,7 @@ def modality_report(
     test: Iterable[Batch],
     both: Mapping[str, float],
     precision: str,
+    split: str = "test",
 ) -> dict[str, Any]:
     """The task's monitored metric on the test rows, for no modality, each alone, and both (the model itself).
 
@@ -60,6 +66,7 @@ def modality_report(
         test: batches of the test rows.
         both: the model's own metrics.
         precision: the run's.
+        split: name of the test rows in the closing line.
     """
     task, device = task.untuned(), next(model.parameters()).device
     known = _features(model, spread(train, MOST_ROWS), device, precision)
@@ -72,12 +79,12 @@ def modality_report(
         own, own_asked = _of_part(task, name, known), _of_part(task, name, asked)
         if len(own.weight) and len(own_asked.weight):
             monitor, prefix = (f"{name}/{part.monitor}", f"{name}: ") if name else (part.monitor, "")
-            found[name] = _figures(part, own, own_asked, both[monitor], prefix)
+            found[name] = _figures(part, own, own_asked, both[monitor], f"{prefix}{split}")
     alone: dict[str, Any] = found.get("", found)
     return alone
 
 
-def _figures(task: Task, known: Features, asked: Features, both: float, prefix: str = "") -> dict[str, float]:
+def _figures(task: Task, known: Features, asked: Features, both: float, title: str) -> dict[str, float]:
     """The figures of one task."""
     constant = task.constant_outputs(known.target, known.weight)
     figures = {
@@ -87,9 +94,9 @@ def _figures(task: Task, known: Features, asked: Features, both: float, prefix: 
         "both": both,
     }
     log.info(
-        "%stest %s: %s %.3f, text only %.3f, image only %.3f, both %.3f "
+        "%s %s: %s %.3f, text only %.3f, image only %.3f, both %.3f "
         "(text and image only: a linear head on the encoder's features)",
-        prefix,
+        title,
         task.monitor,
         task.constant,
         *figures.values(),

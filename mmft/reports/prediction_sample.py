@@ -18,7 +18,7 @@ from mmft.training.loggers.base import Prediction
 
 
 def sample_predictions(
-    model: VisionLanguageModel, task: Task, split: Split, config: TrainConfig, count: int
+    model: VisionLanguageModel, task: Task, split: Split, config: TrainConfig, count: int, name: str = "test"
 ) -> list[Prediction]:
     """At most `count` rows, spread evenly over the split, since a table may be sorted by label.
 
@@ -28,6 +28,7 @@ def sample_predictions(
         split: the test rows; unreadable ones are skipped.
         config: the run's, with absolute paths.
         count: rows, at least 1.
+        name: of the split.
     """
     chosen = np.linspace(0, len(split) - 1, min(count, len(split))).round().astype(int)
     batches = make_batches(
@@ -45,9 +46,8 @@ def sample_predictions(
             image = batch.pixel_values[i] if batch.pixel_values is not None and there else None
             row = split.table.row(int(batch.row[i]))
             label = _label(task, row.label)
-            found.append(
-                Prediction(row.row, row.id, image, row.text, label, str(answer["prediction"]), answer["score"])
-            )
+            predicted, score = str(answer["prediction"]), answer["score"]
+            found.append(Prediction(row.row, row.id, image, row.text, label, predicted, score, name))
     return found
 
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mmft.config.compose import Composed
-from mmft.config.paths import rebase
+from mmft.config.paths import rebase, tables_of
 from mmft.config.schema.root import ExportConfig, TestConfig, TrainConfig, UseConfig, ZeroShotConfig
 from mmft.config.schema.data import DataConfig
 from mmft.config.validate import read
@@ -21,8 +21,6 @@ from mmft.models.timm_names import unknown_timm_model
 from mmft.run_folder import RunFolder, find_run
 from mmft.runs.run_data import data_of_run, typed_nulls
 from mmft.shipped import located
-
-_FILES = ("path", "train", "val", "test")
 
 
 def check_inputs(composed: Composed) -> None:
@@ -65,9 +63,8 @@ def _wrong_in_training(config: TrainConfig) -> Iterator[str]:
     name = config.model.image_encoder.name
     if not Path(name).is_dir() and (text := unknown_timm_model(name)):
         yield f"model.image_encoder.name: {text}"
-    for key in _FILES:
-        if (file := getattr(config.data, key)) is not None:
-            yield from wrong_columns(file, config.data.columns, f"data.{key}", config.data.reading)
+    for key, files in tables_of(config.data).items():
+        yield from wrong_columns(files, config.data.columns, key, config.data.reading)
     if config.init not in (None, "last"):
         inner = RunFolder(Path(str(config.init))).model
         if not ((inner if inner.is_dir() else Path(str(config.init))) / "config.json").is_file():
@@ -75,9 +72,10 @@ def _wrong_in_training(config: TrainConfig) -> Iterator[str]:
 
 
 def _wrong_in_rows(composed: Composed, own: DataConfig | None) -> list[str]:
-    """Messages about the columns of the command's table; `own`: the run's `data`, if known."""
+    """Messages about the columns of the command's tables; `own`: the run's `data`, if known."""
     config: UseConfig = composed.config
-    if own is None or config.data.path is None:
+    tables = tables_of(config.data)
+    if own is None or not tables:
         return []
     chosen = getattr(config, "zero_shot", ZeroShotConfig())
     data = data_of_run(own, config.data, typed_nulls(composed), without_text=chosen.labels is not None)
@@ -86,7 +84,8 @@ def _wrong_in_rows(composed: Composed, own: DataConfig | None) -> list[str]:
         columns = replace(columns, label=None, split=None, weight=None, group=None)
     if config.data.columns.id is None:
         optional.add("id")
-    return wrong_columns(config.data.path, columns, "data.path", data.reading, optional)
+    found = (wrong_columns(files, columns, key, data.reading, optional) for key, files in tables.items())
+    return [message for messages in found for message in messages]
 
 
 def _data_of_pair() -> DataConfig:

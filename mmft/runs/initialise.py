@@ -36,7 +36,7 @@ def initialise_from(run: str, runs: Path, model: VisionLanguageModel, task: Task
     Raises:
         UserError: there is no finished model, or its encoders have other shapes.
     """
-    saved = load_model(_model_folder(run, runs))
+    saved = load_model(init_folder(run, runs))
     try:
         saved.merge()
     except UserError as error:
@@ -95,7 +95,12 @@ def _anew(saved: SavedModel, model: VisionLanguageModel, task: Task) -> set[str]
     return anew
 
 
-def _model_folder(run: str, runs: Path) -> Path:
+def init_folder(run: str, runs: Path) -> Path:
+    """The `model` folder of the run that `init` names; the arguments are those of `initialise_from`.
+
+    Raises:
+        UserError: `last`, and there is no completed run.
+    """
     if run != "last":
         folder = RunFolder(Path(run)).model
         return folder if folder.is_dir() else Path(run)

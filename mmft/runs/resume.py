@@ -104,9 +104,10 @@ def _refuse_changes(composed: Composed, saved: dict[str, Any], folder: RunFolder
         and not _may_change(key)
         and not (key in _MAY_GROW and _is_more(value, before.get(key)))
     ]
+    changed += [key for key in before if key not in asked and any(key.startswith(f"{one}.") for one in typed)]
     if changed:
         raise UserError(
-            f"{key}: {folder.path} was started with {before.get(key)!r}, and {asked[key]!r} would be another "
+            f"{key}: {folder.path} was started with {before.get(key)!r}, and {asked.get(key)!r} would be another "
             "experiment. Leave it out, or start a new run without resume (init=RUN starts from its weights)."
             for key in changed
         )

@@ -24,12 +24,13 @@ def data_of_run(own: DataConfig, given: Any, nulls: Set[str] = frozenset(), with
 
     Args:
         own: the run's, with absolute paths; changed in place.
-        given: `RunData`; null keys are as in the run.
+        given: `RunData` or `TestData`; null keys are as in the run.
         nulls: see `typed_nulls`.
         without_text: the command reads images only.
     """
-    if given.path is not None and not is_own_table(own, given.path):
-        own.train = own.val = own.test = own.root = None
+    tests = getattr(given, "test", None)
+    if tests is not None or (given.path is not None and not is_own_table(own, given.path)):
+        own.path = own.train = own.val = own.test = own.root = None
     _overlay(own, given, nulls, "data.")
     if without_text:
         own.columns.text = None

@@ -26,7 +26,8 @@ class Evaluating(pl.LightningModule):
         task: provides loss and metrics.
 
     Attributes:
-        results: metrics of the last evaluation, by split (`val`, `test`).
+        tested: the split that `test_step` is given, as `test` or, of several tables, `test/photo`.
+        results: metrics of the last evaluation, by split.
         tables: tables of the last evaluation, by name.
     """
 
@@ -34,6 +35,7 @@ class Evaluating(pl.LightningModule):
         super().__init__()
         self.model = model
         self.task = task
+        self.tested = "test"
         self.results: dict[str, dict[str, float]] = {}
         self.tables: dict[str, list[list[Any]]] = {}
         self.metrics = task.metrics()
@@ -66,8 +68,8 @@ class Evaluating(pl.LightningModule):
         self.on_validation_epoch_start()
 
     def on_test_epoch_end(self) -> None:
-        """Logs `test/...`."""
-        self._log_evaluation("test")
+        """Logs `test/...`, or `test/photo/...` of a named table."""
+        self._log_evaluation(self.tested)
 
     def _evaluate(self, batch: Batch, index: int) -> None:
         if not len(batch):

@@ -10,6 +10,7 @@ import lightning.pytorch as pl
 
 from mmft.config.schema.root import TrainConfig
 from mmft.data.datamodule import VisionLanguageData
+from mmft.data.split_names import splits_to_test, table_of
 from mmft.errors import TrainingError, UserError
 from mmft.models.vision_language_model import VisionLanguageModel
 from mmft.run_folder import RunFolder
@@ -81,11 +82,18 @@ def _chosen(
 def test_finished(
     trainer: pl.Trainer, module: FineTuning, data: VisionLanguageData, folder: RunFolder, logger: RunLogger
 ) -> None:
-    """Evaluates the finished model on the test rows; results go to the run folder and the logger."""
-    trainer.test(module, datamodule=data, verbose=False)
-    found = module.results["test"]
-    folder.update_summary(test=found)
-    folder.write_tables(module.tables)
-    for name, rows in module.tables.items():
-        logger.log_table(f"test/{name}", rows)
-    log.info("%s", "  ".join(f"test/{name} {found[name]:.4f}" for name in (*module.task.headlines, "loss")))
+    """Evaluates the finished model on the test rows; results go to the run folder and the logger.
+
+    With several test tables, the summary has the metrics of each under `tests`, and those of the first also as `test`.
+    """
+    splits = splits_to_test(data.rows)
+    for split in splits:
+        module.tested = split
+        trainer.test(module, data.evaluation_loader(split), verbose=False)
+        found, table = module.results[split], table_of(split)
+        folder.write_tables({f"{name}_{table}" if table else name: rows for name, rows in module.tables.items()})
+        for name, rows in module.tables.items():
+            logger.log_table(f"{split}/{name}", rows)
+        log.info("%s", "  ".join(f"{split}/{name} {found[name]:.4f}" for name in (*module.task.headlines, "loss")))
+    named = {table_of(split): module.results[split] for split in splits if table_of(split)}
+    folder.update_summary(test=module.results[splits[0]], **({"tests": named} if named else {}))

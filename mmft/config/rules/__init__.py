@@ -46,11 +46,13 @@ def _broken(asked: Iterable[Rule], config: Any) -> Iterator[Problem]:
         if not _has(config, one.keys):
             continue
         try:
-            text = one.judge(config)
+            found = one.judge(config)
         except OSError as error:  # of a path, such as one that is too long
-            text = f"cannot be used: {error.strerror}"
-        if text is not None:
-            yield Problem(one.keys[0], text)
+            found = f"cannot be used: {error.strerror}"
+        if isinstance(found, str):
+            yield Problem(one.keys[0], found)
+        else:
+            yield from found or ()
 
 
 def _of_part(asked: Iterable[Rule], config: TrainConfig, name: str, part: Any) -> Iterator[Problem]:

@@ -1,7 +1,8 @@
 """How rules are written, and helpers that several rules share.
 
-A rule is a function of the typed config that returns a message or None. `@rule` names the keys that it reads. The
-message is reported under the first; the rule is skipped if any of them is invalid or missing from the chosen options.
+A rule is a function of the typed config that returns a message, several problems with their keys, or None. `@rule`
+names the keys that it reads. A message is reported under the first; the rule is skipped if any of them is invalid or
+missing from the chosen options.
 Rules cover what can be checked without opening a table or a model.
 """
 
@@ -14,8 +15,9 @@ from typing import Any, NamedTuple
 from mmft.config.schema.model import ENCODERS
 from mmft.config.schema.root import TrainConfig
 from mmft.config.schema.tune import FreezeConfig
+from mmft.config.validate import Problem
 
-Judge = Callable[[Any], str | None]
+Judge = Callable[[Any], str | list[Problem] | None]
 
 
 class Rule(NamedTuple):
@@ -23,7 +25,7 @@ class Rule(NamedTuple):
 
     Attributes:
         keys: the keys that it reads; problems are reported under the first.
-        judge: returns what is wrong, or None.
+        judge: returns what is wrong: a message, or several problems; None if nothing is.
         trains: it applies to `mmft train` and `mmft check`; otherwise to the commands that use a run.
     """
 

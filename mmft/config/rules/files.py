@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import replace
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from mmft.config.paths import TABLES, table_files
+from mmft.config.paths import TABLES, table_files, tables_of
 from mmft.config.rules.base import rule, use_rule
 from mmft.config.schema.root import (
     CheckConfig,
@@ -19,6 +20,7 @@ from mmft.config.schema.root import (
     TrainConfig,
     UseConfig,
 )
+from mmft.config.validate import Problem
 from mmft.config.wording import did_you_mean, listed, show
 from mmft.shipped import PREFIX, located
 
@@ -95,13 +97,22 @@ for _key in ("path", "train", "val", "test"):
 
     @rule(f"data.{_key}")
     @use_rule(f"data.{_key}")
-    def _is_a_table(c: Any, key: str = _key) -> str | None:
-        value = getattr(c.data, key)
-        if value is None:
-            return None
-        if not value:
+    def _are_tables(c: Any, key: str = f"data.{_key}") -> list[Problem]:
+        own = {name: files for name, files in tables_of(c.data).items() if name == key or name.startswith(f"{key}.")}
+        return [Problem(name, text) for name, files in own.items() if (text := _no_tables(files, name)) is not None]
+
+
+def _no_tables(given: str | list[str], key: str) -> str | None:
+    """What is wrong with the files that `key` names; None if nothing is."""
+    try:
+        if not given:
             return "is empty. Type a file, a folder or a pattern"
-        return next((problem for file in table_files(value) if (problem := _not_a_table(file))), None)
+        problem = next((problem for file in table_files(given) if (problem := _not_a_table(file))), None)
+    except OSError as error:  # of a path, such as one that is too long
+        return f"cannot be used: {error.strerror}"
+    if problem and key == "data.test" and isinstance(given, str) and re.match(r"\w[\w-]*:", given):
+        return f"{problem} The shell takes braces apart; type them in quotes: 'data.test={{NAME:FILE,NAME:FILE}}'"
+    return problem
 
 
 def _not_a_table(path: Path) -> str | None:
@@ -119,16 +130,26 @@ def _not_a_table(path: Path) -> str | None:
 
 def _tables(c: Any) -> list[str]:
     """The real paths of the table files that a config reads."""
-    given = [getattr(c.data, key, None) for key in ("path", "train", "val", "test")]
-    return [os.path.realpath(file) for one in given for file in table_files(one or [])]
+    return [os.path.realpath(file) for files in tables_of(c.data).values() for file in table_files(files)]
 
 
 @rule("data.train", "data.val", "data.test", "data.path")
 def _different_files(c: TrainConfig) -> str | None:
-    files = _tables(c)
-    if c.data.path is not None or len(set(files)) == len(files):
+    if c.data.path is not None:
         return None
-    return "data.train, data.val and data.test must be different files, so that no row is in two splits"
+    tests = c.data.test if isinstance(c.data.test, dict) else {"": c.data.test}  # these may share files
+    for test in tests.values():
+        files = _tables(replace(c, data=replace(c.data, test=test)))
+        if len(set(files)) < len(files):
+            return "data.train, data.val and data.test must be different files, so that no row is in two splits"
+    return None
+
+
+@use_rule("data.test", "data.path")
+def _tested_rows_have_one_source(c: TestConfig) -> str | None:
+    if c.data.test is None or c.data.path is None:
+        return None
+    return "does not go with data.path: both name the rows to test on. Leave one of them out"
 
 
 @rule("data.root")

@@ -12,7 +12,7 @@ from mmft.config.rules.base import rule, use_rule
 from mmft.config.schema.augment import AugmentConfig
 from mmft.config.schema.data import FractionsConfig, names_of
 from mmft.config.schema.root import TrainConfig
-from mmft.config.validate import MUST
+from mmft.config.validate import MUST, Problem
 from mmft.config.wording import did_you_mean, listed, show
 
 
@@ -38,6 +38,27 @@ def _rows_have_a_source(c: TrainConfig) -> str | None:
     if c.data.path is not None or c.data.train is not None:
         return None
     return f"{MUST}: the table of rows. Type data.path=FILE, or data.train=FILE data.val=FILE data.test=FILE"
+
+
+@rule("data.test")
+@use_rule("data.test")
+def _test_tables_have_names(c: Any) -> list[Problem]:
+    tables = c.data.test
+    if not isinstance(tables, dict):
+        return []
+    if not tables:
+        return [Problem("data.test", "names no table. Type data.test={NAME:FILE,NAME:FILE}, or data.test=FILE for one")]
+    tasks = {column.split("/")[0] for column in getattr(c.task, "parts", {})} if isinstance(c, TrainConfig) else set()
+    return [Problem(f"data.test.{name}", text) for name in tables if (text := _no_name(name, tasks)) is not None]
+
+
+def _no_name(name: str, tasks: set[str]) -> str | None:
+    """Why a test table cannot have this name; None if it can."""
+    if name == "loss" or name in tasks:
+        return f"a table cannot be called {name}, because metrics such as test/{name}/... have that name. Rename it"
+    if re.fullmatch(r"\w[\w-]{0,39}", name):
+        return None
+    return f"{show(name)} cannot be a table's name: use 1 to 40 letters, digits, '_' and '-', such as photo"
 
 
 @rule("data.fractions", "data.columns.split", "data.train")

@@ -89,8 +89,9 @@ class DataConfig:
     """File, files or pattern with the training rows, instead of `data.path`."""
     val: str | list[str] | None = field(None, only_with="train=FILE")
     """The same with the validation rows, alongside `data.train`."""
-    test: str | list[str] | None = field(None, only_with="train=FILE")
-    """The same with the test rows, alongside `data.train`."""
+    test: str | list[str] | dict[str, str | list[str]] | None = field(None, only_with="train=FILE")
+    """The same with the test rows, alongside `data.train`; or several tables by name, each tested on its own, such as
+    `{photo:a.csv,sketch:b.csv}` (`data.test.photo=a.csv data.test.sketch=b.csv` is the same)."""
     root: str | None = None
     """Folder that image paths are relative to; null: the table's own folder."""
     columns: ColumnsConfig = field(factory=ColumnsConfig)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, make_dataclass
 from typing import Any, Literal, get_type_hints
 
@@ -106,24 +107,26 @@ def _nullable(schema: type, name: str, doc: str, nested: dict[str, type], drop: 
         if f.name in nested:
             made.append((f.name, nested[f.name], field(factory=nested[f.name])))
         elif f.name not in drop:
-            made.append((f.name, hints[f.name] | None, field(None, **f.metadata)))
+            made.append((f.name, hints[f.name] | None, field(None, **_without(f.metadata, drop))))
     names = {"__doc__": doc, "__module__": __name__, "documented_by": schema}
     return make_dataclass(name, made, kw_only=True, namespace=names)
+
+
+def _without(metadata: Mapping[str, Any], drop: set[str]) -> dict[str, Any]:
+    """A field's metadata without an `only_with` whose neighbour is dropped."""
+    return {name: rule for name, rule in metadata.items() if name != "only_with" or rule.partition("=")[0] not in drop}
 
 
 _DOC = "Keys left null are as in the run."
 DataColumns = _nullable(ColumnsConfig, "DataColumns", _DOC, nested={}, drop=set())
 DataReading = _nullable(ReadingConfig, "DataReading", _DOC, nested={}, drop=set())
-RunData = _nullable(
-    DataConfig,
-    "RunData",
-    _DOC,
-    nested={"columns": DataColumns, "reading": DataReading},
-    drop={
-        *("train", "val", "test", "fractions", "folds", "fold"),
-        *("sampler", "micro_batch_size", "overfit", "picture_memory", "augment", "drawing"),
-    },
-)
+_NESTED = {"columns": DataColumns, "reading": DataReading}
+_OF_TRAINING = {
+    *("train", "val", "fractions", "folds", "fold"),
+    *("sampler", "micro_batch_size", "overfit", "picture_memory", "augment", "drawing"),
+}
+TestData = _nullable(DataConfig, "TestData", _DOC, nested=_NESTED, drop=_OF_TRAINING)
+RunData = _nullable(DataConfig, "RunData", _DOC, nested=_NESTED, drop={*_OF_TRAINING, "test"})
 
 
 @dataclass(kw_only=True)
@@ -216,6 +219,8 @@ class ClassifyConfig(UseConfig):
 class TestConfig(ClassifyConfig):
     """Everything that `mmft test` reads."""
 
+    data: Any = field(factory=TestData)
+    """The rows; keys left null are as in the run."""
     modalities: bool = False
     """Report what each modality adds: the metrics with images only, with texts only, and with images or texts shuffled
     between rows (four more passes). A learned placeholder replaces the missing modality, or zeros if it was never

@@ -84,7 +84,7 @@ class _Scan(Dataset[Print]):
         try:
             return _print_of(position, self.reader(source), min(image_size(source)))
         except BadImage as error:
-            return Print(position, BadRow(row, table.id(row), table.columns.image or "", str(error)))
+            return Print(position, table.bad_row(row, table.columns.image or "", str(error)))
 
 
 def _print_of(position: int, pixels: Tensor, side: int) -> Print:

@@ -87,12 +87,14 @@ def _left_out(task: Task) -> str:
 def _task(saved: SavedModel, summary: Mapping[str, Any]) -> list[str]:
     rows = summary.get("rows", {})
     lines = [f"{saved.config.task.type}, trained on {rows.get('train', 0)} rows.", *_outputs(saved.task)]
-    found = summary.get("test") or {}
+    tables = summary.get("tests") or {"test": summary.get("test") or {}}
+    found = [name for metrics in tables.values() for name, value in metrics.items() if value is not None]
     if found:
-        lines += ["", "| metric | test |", "|---|---|"]
+        lines += ["", f"| metric | {' | '.join(tables)} |", f"|{'---|' * (1 + len(tables))}"]
         first = [name for name in saved.task.headlines if name in found]
-        ordered = {name: found[name] for name in [*first, *found]}
-        lines += [f"| {name} | {value:.4f} |" for name, value in ordered.items() if value is not None]
+        for name in dict.fromkeys([*first, *found]):
+            values = (metrics.get(name) for metrics in tables.values())
+            lines.append(f"| {name} | {' | '.join('' if value is None else f'{value:.4f}' for value in values)} |")
     return lines
 
 

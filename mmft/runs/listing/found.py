@@ -67,14 +67,20 @@ class FoundRun:
 
     @cached_property
     def metrics(self) -> dict[str, float]:
-        """Numeric `test/...` and `val/...`."""
+        """Numeric `test/...`, `val/...`, and `test/photo/...` of named test tables."""
         found = {}
-        for split in ("test", "val"):
-            values = self.summary.get(split)
+        splits = {split: self.summary.get(split) for split in ("test", "val")}
+        for split, values in (splits | {f"test/{name}": values for name, values in self.tests.items()}).items():
             for name, value in values.items() if isinstance(values, dict) else ():
                 if number(value) is not None:
                     found[f"{split}/{name}"] = float(value)
         return found
+
+    @property
+    def tests(self) -> dict[str, Any]:
+        """The metrics on named test tables, by table; `test` has those of the first."""
+        tests = self.summary.get("tests")
+        return tests if isinstance(tests, dict) else {}
 
     @property
     def monitor(self) -> str | None:

@@ -60,7 +60,8 @@ class Sweep:
         for job, typed in zip(self.jobs, self._typed, strict=True):
             groups.setdefault(tuple(typed.get(key, "") for key in keys), []).append(job)
         metric = next((job.monitor for job in self.jobs if job.monitor), "")
-        shown = [f"{split}/{metric}" for split in ("val", "test")] if metric else []
+        tests = list(dict.fromkeys(f"test/{table}" for job in self.jobs for table in job.tests)) or ["test"]
+        shown = [f"{split}/{metric}" for split in ("val", *tests)] if metric else []
         by = f"val/{metric}" if any(f"val/{metric}" in job.metrics for job in self.jobs) else f"test/{metric}"
         ordered = sorted(groups.items(), key=lambda item: (not _through(item[1]), _rank(_mean(item[1], by), by)))
         header = ["jobs", *keys, "runs", *shown]

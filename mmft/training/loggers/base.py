@@ -35,6 +35,7 @@ class Prediction(NamedTuple):
     label: str
     prediction: str
     score: float | None  # None if the task has no scores
+    split: str = "test"  # `test/photo` of a named table
 
 
 class RunLogger(Logger):
