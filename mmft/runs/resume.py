@@ -14,6 +14,8 @@ from typing import Any
 
 from mmft.config.compose import Composed, compose, names_rows, recompose
 from mmft.config.nested import flat, get, put
+from mmft.config.schema.root import TrainConfig
+from mmft.config.walk import key_names
 from mmft.runs.naming import run_name
 from mmft.errors import UserError
 from mmft.run_folder import RunFolder, all_runs, find_run, newest, newest_unfinished
@@ -104,7 +106,8 @@ def _refuse_changes(composed: Composed, saved: dict[str, Any], folder: RunFolder
         and not _may_change(key)
         and not (key in _MAY_GROW and _is_more(value, before.get(key)))
     ]
-    changed += [key for key in before if key not in asked and any(key.startswith(f"{one}.") for one in typed)]
+    mappings = typed.intersection(key_names(TrainConfig))
+    changed += [key for key in before if key not in asked and any(key.startswith(f"{one}.") for one in mappings)]
     if changed:
         raise UserError(
             f"{key}: {folder.path} was started with {before.get(key)!r}, and {asked.get(key)!r} would be another "

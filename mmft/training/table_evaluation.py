@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import lightning.pytorch as pl
 import torch
@@ -70,7 +70,9 @@ class TableEvaluation:
             pin=device.type == "cuda",
         )
         self.bad = BadRows(len(split), data.max_bad_fraction, where=where)
-        self.bad.add(self.batches.dataset.known_bad())  # type: ignore[attr-defined] # at once, not batch by batch
+        rows: Any = self.batches.dataset
+        rows.find_missing_images()
+        self.bad.add(rows.known_bad())  # at once, not batch by batch
         self._module = Evaluating(model, task)
         self._trainer = _trainer(device.type, precision, self.bad)
 
