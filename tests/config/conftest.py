@@ -25,8 +25,8 @@ Refused = Callable[..., str]
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working directory of the test; `rows.csv`, `val.csv` and `images/` are in it."""
-    for name in ("rows.csv", "val.csv"):
+    """The working directory of the test; `rows.csv`, `val.csv`, `photo.csv` and `images/` are in it."""
+    for name in ("rows.csv", "val.csv", "photo.csv"):
         (tmp_path / name).write_text("image,title,label\n", encoding="utf-8")
     (tmp_path / "images").mkdir()
     (tmp_path / "run").mkdir()

@@ -11,6 +11,7 @@ from needed_overrides import must
 
 from mmft.config import compose as composing
 from mmft.config.compose import Composed, compose, recompose
+from mmft.config.paths import rebase
 from mmft.config.schema.root import COMMANDS
 from mmft.config.sources import Groups, conf_dir
 from mmft.config.validate import to_dict
@@ -234,3 +235,28 @@ class TestRunFolder:
         Path("runs").touch()
         with pytest.raises(UserError, match="paths.runs"):
             composed()
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        ["data.test={photo:photo.csv,others:[rows-*.csv,val.csv]}"],
+        ["data.test='{photo:photo.csv,others:[rows-*.csv,val.csv]}'"],
+        ["data.test={photo: photo.csv, others: [rows-*.csv, val.csv]}"],
+        ["data.test.photo=photo.csv", "data.test.others=[rows-*.csv,val.csv]"],
+    ],
+)
+def test_test_tables_by_name(composed: Compose, folder: Path, tmp_path: Path, typed: list[str]) -> None:
+    (folder / "rows-1.csv").touch()
+    named = {"photo": "photo.csv", "others": ["rows-*.csv", "val.csv"]}
+    found = composed("data.path=null", "data.train=rows.csv", *typed)
+    assert found.config.data.test == found.resolved_for_disk()["data"]["test"] == named  # as typed
+    assert recompose("train", found.resolved_for_disk()).config.data.test == named
+    absolute = rebase(found.config, tmp_path).data.test
+    assert absolute == {"photo": f"{tmp_path}/photo.csv", "others": [f"{tmp_path}/rows-*.csv", f"{tmp_path}/val.csv"]}
+
+
+def test_test_tables_from_a_file(composed: Compose, own: Own) -> None:
+    folder = own("data/mine", "defaults: [table, _self_]\npath: null\ntrain: rows.csv\ntest:\n  photo: photo.csv\n")
+    found = composed("data=mine", "data.path=null", "data.test.other=val.csv", config_dirs=[folder])
+    assert found.config.data.test == {"photo": "photo.csv", "other": "val.csv"}

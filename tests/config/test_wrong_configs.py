@@ -10,6 +10,8 @@ from mmft.config.compose import Composed
 
 Refused = Callable[..., str]
 
+TABLES = ("data.path=null", "data.train=rows.csv", "data.val=val.csv")
+
 # What is typed beside a complete config -> what the message must contain.
 WRONG: dict[str, tuple[list[str], list[str]]] = {
     # keys
@@ -74,6 +76,44 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
     "one file twice": (
         ["data.path=null", "data.train=rows.csv", "data.val=rows.csv"],
         ["must be different files"],
+    ),
+    "test tables without a file": (
+        [*TABLES, "data.test={photo:phot.csv,sketch:rows-*.csv}"],
+        ["data.test.photo: there is no file 'phot.csv'", "data.test.sketch: there is no file 'rows-*.csv'"],
+    ),
+    "test tables that the shell took apart": (
+        [*TABLES, "data.test=photo:val.csv", "data.test=sketch:rows.csv"],
+        ["data.test: there is no file 'sketch:rows.csv'", "in quotes: 'data.test={NAME:FILE,NAME:FILE}'"],
+    ),
+    "a test table's name": (
+        [*TABLES, "data.test='{a.b:photo.csv,x y:photo.csv}'"],
+        ["data.test.a.b: 'a.b' cannot be a table's name: use 1 to 40", "data.test.x y: 'x y' cannot be a table's name"],
+    ),
+    "a test table with a metric's name": (
+        [*TABLES, "data.test={loss:photo.csv}"],
+        ["data.test.loss: a table cannot be called loss, because metrics such as test/loss/... have that name"],
+    ),
+    "a test table with a task's name": (
+        [
+            *TABLES,
+            *("task=several", "task.tasks={label:classification,title:regression}", "data.columns.text=text"),
+            *("data.columns.label=[label,title]", "data.test={title:photo.csv}"),
+        ],
+        ["data.test.title: a table cannot be called title"],
+    ),
+    "no test table": ([*TABLES, "data.test={}"], ["data.test: names no table"]),
+    "a test table of nothing": ([*TABLES, "data.test={photo:[]}"], ["data.test.photo: is empty. Type a file"]),
+    "a test table that is null": (
+        [*TABLES, "data.test={photo:null}"],
+        ["is not allowed; expected a string or a list of strings or a mapping of strings to strings or lists of"],
+    ),
+    "a test table that is trained on": (
+        [*TABLES, "data.test={photo:photo.csv,own:rows.csv}"],
+        ["must be different files"],
+    ),
+    "test tables beside one table": (
+        ["data.test={photo:photo.csv}"],
+        ["data.test: changes nothing without data.train"],
     ),
     "split column and files": (
         ["data.path=null", "data.train=rows.csv", "data.columns.split=split"],
@@ -387,3 +427,17 @@ def test_predict(case: str, refused: Refused) -> None:
 def test_a_decay_may_take_all_that_follows_the_warm_up(composed: Callable[..., Composed]) -> None:
     config = composed("schedule=wsd", "schedule.decay=1", "schedule.warmup=0.1").config
     assert (config.schedule.decay, config.schedule.warmup) == (1, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["data.test={photo:photo.csv}", "data.path=val.csv"], "data.test: does not go with data.path"),
+        (["data.test={photo:gone.csv}"], "data.test.photo: there is no file 'gone.csv'"),
+        (["data.test={a.b:val.csv}"], "data.test.a.b: 'a.b' cannot be a table's name"),
+        (["data.train=val.csv"], "data.train: no such key"),
+    ],
+)
+def test_test_tables(overrides: list[str], expected: str, refused: Refused) -> None:
+    assert expected in refused("run=run", *overrides, base=(), command="test")
+    assert "data.test: no such key" in refused("run=run", "data.test=val.csv", "out=o.csv", base=(), command="predict")

@@ -20,13 +20,29 @@ def test_rows_are_listed_once(tmp_path: Path) -> None:
     bad.add([ROWS[0], ROWS[0]])
     bad.add(ROWS[:2])
     assert bad.count == 2
-    assert path.read_text() == "row,id,column,reason\n0,r0,image,no such file\n1,r1,image,no such file\n"
+    assert path.read_text() == "row,id,column,reason,split\n0,r0,image,no such file,\n1,r1,image,no such file,\n"
 
 
 def test_the_same_number_in_another_file_is_another_row() -> None:
     bad = BadRows(100, 1.0)
     bad.add([BadRow(0, "train:0", "", "x"), BadRow(0, "val:0", "", "x")])
     assert bad.count == 2
+    bad.add(
+        [BadRow(1, "r1", "", "x", "train"), BadRow(1, "r1", "", "x", "test/photo"), BadRow(1, "r1", "", "x", "train")]
+    )
+    assert bad.count == 4
+
+
+def test_a_list_of_an_earlier_version_names_no_splits(tmp_path: Path) -> None:
+    path = tmp_path / "bad_rows.csv"
+    path.write_text("row,id,column,reason\n0,r0,image,no such file\n")
+    bad = BadRows(100, 1.0, path)
+    bad.add([ROWS[0]._replace(split="train"), ROWS[1]._replace(split="train")])
+    assert path.read_text().splitlines() == [
+        "row,id,column,reason,split",
+        "0,r0,image,no such file,",
+        "1,r1,image,no such file,train",
+    ]
 
 
 def test_a_resumed_run_goes_on_with_the_list_even_after_a_torn_line(tmp_path: Path) -> None:
@@ -56,3 +72,10 @@ def test_too_many_end_the_run(tmp_path: Path) -> None:
     assert "row 0 (id r0): image: no such file" in text
     assert "and 3 more, in " in text
     BadRows(0, 0.0).check()
+
+
+def test_too_many_in_one_of_several_tables() -> None:
+    bad = BadRows(4, 0.1, where="data.test.photo=a.csv")
+    bad.add(ROWS[:1])
+    with pytest.raises(UserError, match=r"^data\.test\.photo=a\.csv: 1 of 4 rows are known to be bad"):
+        bad.check()

@@ -47,6 +47,10 @@ def equal(left: Iterable[Batch], right: Iterable[Batch]) -> bool:
     return all(same(getattr(a, f.name), getattr(b, f.name)) for a, b in pairs for f in fields(Batch))
 
 
+def loaders(data: VisionLanguageData) -> list[Any]:
+    return [data.train_dataloader(), data.val_dataloader(), data.evaluation_loader("test")]
+
+
 def stop(loader: Any) -> None:
     """What the Trainer's loops do in the end, see `make_loader`."""
     if loader.num_workers and loader._iterator is not None:
@@ -81,8 +85,7 @@ def test_workers_change_nothing(config: DataConfig, tokenizer: PreTrainedTokeniz
     alone = module(config, tokenizer)
     helped = module(replace(config, num_workers=workers), tokenizer)
     assert helped.train_dataloader().num_workers == workers != alone.train_dataloader().num_workers
-    for name in ("train", "val", "test"):
-        left, right = (getattr(data, f"{name}_dataloader")() for data in (alone, helped))
+    for left, right in zip(*(loaders(data) for data in (alone, helped)), strict=True):
         for _ in range(2):
             assert equal(left, right)
         stop(right)
@@ -107,7 +110,7 @@ def test_a_missing_split_gives_no_batches(config: DataConfig, tokenizer: PreTrai
     data = VisionLanguageData(
         splits, config, tokenizer=tokenizer, max_length=5, image_size=16, encode=Encode(encode), seed=0, plan=plan
     )
-    assert data.val_dataloader() == data.test_dataloader() == []
+    assert data.val_dataloader() == data.evaluation_loader("test") == []
 
 
 def test_a_rank_for_which_no_batch_is_left_gets_an_empty_one(

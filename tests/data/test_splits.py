@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from mmft.config.schema.data import ColumnsConfig, DataConfig, FractionsConfig
-from mmft.data.splits import Split, load_rows, load_splits
+from mmft.data.split_names import splits_to_test, table_of
+from mmft.data.splits import Split, groups_of_earlier_splits, load_rows, load_splits, load_tests
 from mmft.errors import UserError
 
 Write = Callable[..., Path]
@@ -145,6 +146,59 @@ def test_splits_that_cannot_be_are_the_users_error(write: Write, keys: dict[str,
     keys["fractions"] = FractionsConfig(train=shares[0], val=shares[1], test=shares[2])
     with pytest.raises(UserError, match=message):
         load_splits(DataConfig(**keys), 0)
+
+
+def test_test_tables_are_splits_of_their_own(write: Write) -> None:
+    rows, columns = made(6), ColumnsConfig(text="text", label="label", group="group")
+    photo = [row | {"group": f"g{at}"} for at, row in enumerate(rows[:4])]
+    config = DataConfig(
+        train=str(write("t.csv", [row | {"group": "g0"} for row in rows])),
+        test={
+            "photo": str(write("p.csv", photo)),
+            "all": [str(write("s.csv", photo[1:3])), str(write("r.csv", photo))],
+        },
+        columns=columns,
+    )
+    splits = load_splits(config, 0)
+    assert {name: len(split) for name, split in splits.items()} == {"train": 6, "test/photo": 4, "test/all": 6}
+    assert [splits[name].table.id(1) for name in splits] == ["train:1", "test/photo:1", "test/all:1"]
+    assert splits_to_test(splits) == ["test/photo", "test/all"]
+    assert splits_to_test(["train", "val", "test"]) == ["test"]
+    assert [table_of(name) for name in ("test/photo", "test")] == ["photo", ""]
+    # Groups that test tables share do not leak.
+    leaks = [("test/photo", 0, "train"), ("test/all", 2, "train")]
+    assert list(groups_of_earlier_splits(splits)) == leaks
+
+
+def test_a_held_out_fold_is_validated_beside_test_tables(write: Write) -> None:
+    config = DataConfig(
+        train=str(write("t.csv", made(30))),
+        test={"photo": str(write("p.csv", made(3)))},
+        columns=ColumnsConfig(text="text", label="label"),
+        folds=5,
+        fold=1,
+    )
+    assert {name: len(split) for name, split in load_splits(config, 0).items()} == {
+        "train": 24,
+        "val": 6,
+        "test/photo": 3,
+    }
+
+
+def test_tables_to_test_are_taken_whole(config: DataConfig, write: Write) -> None:
+    config.columns.weight = "weight"
+    row = {"image": "", "text": "a", "label": "disc", "id": "A", "split": "nowhere", "weight": "1"}
+    config.test = {"photo": str(write("p.csv", [row, row | {"split": "val", "weight": "-1"}]))}
+    [photo] = load_tests(config).values()
+    assert (len(photo), list(photo.table.bad)) == (2, [1])
+    config.test = str(write("lone.csv", [{"image": "", "text": "a", "label": "disc"}]))
+    assert list(load_tests(config, id_is_typed=False)) == ["test"]
+    config.test = {name: str(write(f"{name}.csv", [{"image": "", "text": "a"}])) for name in ("x", "y")}
+    with pytest.raises(UserError) as wrong:
+        load_tests(config, id_is_typed=False)
+    assert [f"data.test.{name}=" in message for name, message in zip("xy", wrong.value.messages, strict=True)] == [
+        True
+    ] * 2
 
 
 def test_test_takes_its_split_or_everything(config: DataConfig, write: Write) -> None:

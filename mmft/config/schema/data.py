@@ -91,7 +91,7 @@ class DataConfig:
     """The same with the validation rows, alongside `data.train`."""
     test: str | list[str] | dict[str, str | list[str]] | None = field(None, only_with="train=FILE")
     """The same with the test rows, alongside `data.train`; or several tables by name, each tested on its own, such as
-    `{photo:a.csv,sketch:b.csv}` (`data.test.photo=a.csv data.test.sketch=b.csv` is the same)."""
+    `{photo:a.csv,sketch:b.csv}` (the same as `data.test.photo=a.csv` and `data.test.sketch=b.csv`)."""
     root: str | None = None
     """Folder that image paths are relative to; null: the table's own folder."""
     columns: ColumnsConfig = field(factory=ColumnsConfig)

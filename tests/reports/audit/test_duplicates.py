@@ -11,7 +11,7 @@ from drawings import drawing, encoded
 from mmft.config.schema.data import ColumnsConfig, DataConfig
 from mmft.config.schema.root import AuditConfig
 from mmft.data.split_names import SPLITS
-from mmft.data.splits import Split
+from mmft.data.splits import Split, whole
 from mmft.data.table import Table
 from mmft.reports.audit.rows import RowAudit
 
@@ -30,6 +30,18 @@ def found(rows: list[tuple[Any, ...]]) -> list[tuple[str, str, str, str | None]]
     audit = RowAudit(splits, DataConfig(), AuditConfig(), 96, None)
     audit.images(lambda _: None)
     return [(f.kind, f.split, f.id, f.other_id or None) for f in audit.findings(None, 0)]
+
+
+def found_in_tables(*tables: tuple[str, list[tuple[Any, ...]]]) -> list[tuple[str, str, int, str, int | None]]:
+    """(kind, split, row, other split, other row) of what is found in splits of (image, text, label), one table each."""
+    columns = ColumnsConfig(image="p", text="t", label="y", group="g")
+    splits = {
+        name: whole(Table.from_rows([dict(zip("ptyg", row, strict=True)) for row in rows], columns, Path()))
+        for name, rows in tables
+    }
+    audit = RowAudit(splits, DataConfig(), AuditConfig(), 96, None)
+    audit.images(lambda _: None)
+    return [(f.kind, f.split, f.row, f.other_split, f.other_row) for f in audit.findings(None, 0)]
 
 
 A, B, C, D = (encoded(drawing(seed)) for seed in range(4))
@@ -96,4 +108,19 @@ def test_groups_and_odd_images() -> None:
         ("blank image", "val", "r2", None),
         ("group in two splits", "test", "r3", None),
         ("small image", "test", "r3", None),
+    ]
+
+
+def test_test_tables_are_compared_with_training_rows_not_with_one_another() -> None:
+    leaked, own = (A, "red apple", "x", None), (B, "green tree by the sea", "y", "g1")
+    assert found_in_tables(
+        ("train", [leaked, (C, "a sunny day", "z", None)]),
+        ("test/photo", [leaked, own, own]),
+        ("test/sketch", [own, (B, "something else", "x", "g1"), leaked, own, (D, "a sunny day", "z", None)]),
+    ) == [
+        ("leak", "test/photo", 0, "train", 0),
+        ("duplicate", "test/photo", 2, "test/photo", 1),
+        ("leak", "test/sketch", 2, "train", 0),
+        ("duplicate", "test/sketch", 3, "test/sketch", 0),
+        ("same text", "test/sketch", 4, "train", 1),
     ]

@@ -133,3 +133,13 @@ def test_sorting(tmp_path: Path) -> None:
     }
     with pytest.raises(UserError, match=r"Did you mean test/accuracy\?"):
         order("test/acuracy")
+
+
+def test_metrics_on_named_test_tables(tmp_path: Path) -> None:
+    for number, sketch in enumerate((0.2, 0.6, 0.4)):
+        tests = {"photo": {"accuracy": 0.5}, "sketch": {"accuracy": sketch, "auroc": None}}
+        done(tmp_path / "a" / str(number), f"2026-01-0{number + 1}T00:00:00+00:00", tests=tests)
+    done(tmp_path / "a" / "foreign", "2026-01-09T00:00:00+00:00", tests=["x"])
+    runs = sort_runs(find_runs(tmp_path), "test/sketch/accuracy", [])
+    assert named(runs, tmp_path) == ["a/1", "a/2", "a/0", "a/foreign"]
+    assert runs[0].metrics == {"test/accuracy": 0.5, "test/photo/accuracy": 0.5, "test/sketch/accuracy": 0.6}

@@ -87,3 +87,16 @@ def test_pruned_trials_come_after_those_that_were_trained_to_the_end(job: Job, t
     rows = list(csv.DictReader(Sweep(tmp_path).write().open()))
     assert [row["status"] for row in rows] == ["pruned", "completed", "failed"]
     assert rows[0]["optim.lr"] == "0.00012520653814999459"
+
+
+def test_named_test_tables_have_columns(job: Job, tmp_path: Path) -> None:
+    for number, sketch in ((0, 0.4), (1, 0.2)):
+        job(number, 0.8, f"seed={number}")
+        path = tmp_path / str(number) / "summary.json"
+        tests = {"photo": {"accuracy": 0.7}, "sketch": {"accuracy": sketch}}
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"test": tests["photo"], "tests": tests}))
+    header, line, _ = (line.split() for line in Sweep(tmp_path).table().splitlines())
+    assert header == ["jobs", "runs", "val/accuracy", "test/photo/accuracy", "test/sketch/accuracy"]
+    assert line[-6:] == ["0.7000", "+/-", "0.0000", "0.3000", "+/-", "0.1414"]
+    [one, other] = csv.DictReader(Sweep(tmp_path).write().open())
+    assert (one["test/accuracy"], one["test/sketch/accuracy"], other["test/sketch/accuracy"]) == ("0.7", "0.4", "0.2")
