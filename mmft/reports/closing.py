@@ -42,7 +42,7 @@ def report(config: TrainConfig, module: FineTuning, data: VisionLanguageData) ->
         return {}
     if task.closing_report == "embeddings":
         modalities = ("image", "text") if task.captions_of is None else ("image",)  # captions contain the labels
-        return {"embeddings": embedding_report(model, task.state()["labels"], *loaders, precision, modalities)}
+        return {"embeddings": embedding_report(model, task.state()["labels"], *loaders, precision, modalities, test)}
     return {"modalities": modality_report(model, task, *loaders, module.results[test], precision, test)}
 
 

@@ -33,6 +33,7 @@ def embedding_report(
     test: Iterable[Batch],
     precision: str,
     modalities: Sequence[str] = ("image", "text"),
+    split: str = "test",
 ) -> dict[str, float]:
     """Accuracy on the labelled test rows, by `image/linear_probe`, `image/knn`, `text/linear_probe`, `text/knn`.
 
@@ -43,6 +44,7 @@ def embedding_report(
         test: batches of the test rows.
         precision: the run's.
         modalities: whose embeddings are measured.
+        split: name of the test rows in the closing line.
     """
     if len(labels) < 2:
         log.warning("no accuracy of embeddings: the training rows have a single label, %s", *labels)
@@ -60,7 +62,7 @@ def embedding_report(
         votes = neighbours(rows, known.target, queries, len(labels))
         found[f"{name}/knn"] = float((votes == asked.target).double().mean())
     shown = [f"{name} {value:.3f}" for name, value in found.items()]
-    log.info("accuracy of labels predicted from test embeddings: %s", ", ".join(shown))
+    log.info("accuracy of labels predicted from %s embeddings: %s", split, ", ".join(shown))
     return found
 
 

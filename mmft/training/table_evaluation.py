@@ -74,6 +74,7 @@ class TableEvaluation:
         rows.find_missing_images()
         self.bad.add(rows.known_bad())  # at once, not batch by batch
         self._module = Evaluating(model, task)
+        self._module.tested = split.table.split or "test"
         self._trainer = _trainer(device.type, precision, self.bad)
 
     def run(self) -> Evaluated:

@@ -94,13 +94,14 @@ def test_the_table_of_predictions_has_images(train_run: TrainRun, shapes: Any) -
     run = train_run("logger=wandb_offline", "logger.predictions=8", "data.limit=null")
     written = WandbFile(run.path)
     table = written.table("test/predictions")
-    assert table["columns"] == ["row", "id", "image", "text", "label", "prediction", "score"]
+    assert table["columns"] == ["row", "id", "image", "text", "label", "prediction", "score", "split"]
     assert len(table["data"]) == 8
     known = list(csv.DictReader(shapes.rows.open()))
     tests = [i for i, r in enumerate(known) if r["split"] == "test"]
     assert [row[0] for row in table["data"]] == [tests[round(i * (len(tests) - 1) / 7)] for i in range(8)]
     images = table["files"]
-    for number, _, image, text, label, prediction, score in table["data"]:
+    for number, _, image, text, label, prediction, score, split in table["data"]:
+        assert split == "test"
         assert (text, label) == (known[number]["text"], known[number]["label"])
         assert prediction in {r["label"] for r in known}
         assert 0 < score <= 1
