@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,12 +14,14 @@ from command import Mmft
 from make_shapes import Shapes
 from runs import Run, TrainRun, resumed
 
+import mmft
 from mmft import build
 from mmft.cli.main import main
 from mmft.commands.check import check
 from mmft.commands.test import test as run_test
 from mmft.config.compose import compose
 from mmft.errors import UserError
+from mmft.runs.export.card import model_card
 from mmft.training.loggers.base import Prediction, RunLogger
 
 Rows = list[dict[str, str]]
@@ -126,6 +129,9 @@ def test_a_run_tests_each_table_as_if_it_were_the_only_one(
     assert float(logged[-2]["test/photo/accuracy"]) == summary["tests"]["photo"]["accuracy"]
     assert float(logged[-1]["test/sketch/accuracy"]) == summary["tests"]["sketch"]["accuracy"]
 
+    card = model_card(mmft.load(run.path).saved, summary, [])
+    assert f"| metric | photo | sketch |\n|---|---|---|\n| accuracy | {accuracies[0]} | {accuracies[1]} |" in card
+
     found, _ = told_by_test(capsys, f"run={run.path}")  # the run's own tables
     for name in ("photo", "sketch"):
         assert found[f"{name}/rows"] == summary["rows"][f"test/{name}"]
@@ -185,6 +191,10 @@ def test_what_a_run_started_from_is_told_beside_it(
     assert photo[-5:] == ["photo", "30", f"{was:.4f}", f"{now:.4f}", f"{now - was:+.4f}"]
     assert cells(told_by_test(capsys, f"run={tuned.path}")[1][-2:-1]) == [photo[-5:]]  # the run remembers
     assert "before" not in "".join(told_by_test(capsys, f"run={first.path}")[1])
+    shutil.rmtree(first.path)
+    _, told = told_by_test(capsys, f"run={tuned.path}")
+    assert told[-4].startswith(f"no figures from before the training: init={first.path}: ")
+    assert told[-3].split() == ["table", "rows", "accuracy"]
 
 
 @pytest.mark.slow
