@@ -33,6 +33,7 @@ mmft check data.path=rows.csv data.columns.image=image data.columns.text=title d
 mmft check experiment=mine --config-dir=configs out=findings.csv
 mmft test run=last
 mmft test run=runs/mine/2026-11-01_10-00-00 data.path=rows.csv
+mmft test run=last 'data.test={photo:a.csv,sketch:b.csv}'     (several tables, side by side)
 mmft test run=last modalities=true                          (with images only, texts only, ...)
 mmft predict run=last data.path=new.csv out=predictions.csv
 mmft predict run=last data.path=new.csv out=- | head
