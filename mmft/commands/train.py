@@ -193,10 +193,8 @@ def _report_tests(
         table_of(name): Evaluated(module.results[name], usable[name], len(split) - usable[name])
         for name, split in splits.items()
     }
-    before = None
     if config.init is not None:
         device, precision = device_of(config.trainer.accelerator), config.trainer.precision
         before = results_before(config.init, Path(config.paths.runs), task, splits, config.data, device, precision)
-    if before is not None:
-        folder.update_summary(tests_before={name: tested.metrics for name, tested in before.items()})
-    log.info("%s", side_by_side(task.headlines, after, before))
+        folder.update_summary(**({} if before is None else {"tests_before": before}))
+    log.info("%s", side_by_side(task.headlines, after, folder.read_summary().get("tests_before")))

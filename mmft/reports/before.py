@@ -14,6 +14,7 @@ import torch
 from mmft.batch import Batch
 from mmft.config.schema.root import TrainConfig
 from mmft.data.datamodule import VisionLanguageData
+from mmft.data.split_names import splits_to_test, table_of
 from mmft.models.inference import fused_of, outputs_of
 from mmft.models.vision_language_model import VisionLanguageModel
 from mmft.tasks.base import Task
@@ -27,8 +28,10 @@ _ACCURACY = "zero_shot/accuracy"
 
 def before_training(
     config: TrainConfig, model: VisionLanguageModel, task: Task, data: VisionLanguageData
-) -> dict[str, dict[str, float]]:
+) -> dict[str, dict[str, Any]]:
     """The headlines and zero-shot accuracy of a pair as it is on the test rows, as `before`; empty if there are none.
+
+    With several test tables, `tests_before` has those of each, and `before` those of the first.
 
     Args:
         config: the run's.
@@ -36,12 +39,18 @@ def before_training(
         task: fitted.
         data: the run's.
     """
-    if "test" not in data.rows or not model.fusion.facts.of_pair:
+    splits = splits_to_test(data.rows)
+    if not splits or not model.fusion.facts.of_pair:
         return {}
-    device, batches = device_of(config.trainer.accelerator), data.evaluation_loader("test", whole=True)
-    found = zero_shot_metrics(model, task, batches, device, config.trainer.precision)
-    told = {name: value for name, value in found.items() if name in (*task.headlines, _ACCURACY)}
-    return {"before": told} if told else {}
+    device, precision = device_of(config.trainer.accelerator), config.trainer.precision
+    told = {}
+    for split in splits:
+        found = zero_shot_metrics(model, task, data.evaluation_loader(split, whole=True), device, precision)
+        told[split] = {name: value for name, value in found.items() if name in (*task.headlines, _ACCURACY)}
+    if not told[splits[0]]:
+        return {}
+    named = {table_of(split): metrics for split, metrics in told.items() if table_of(split)}
+    return {"before": told[splits[0]], **({"tests_before": named} if named else {})}
 
 
 def log_before(summary: Mapping[str, Any]) -> None:

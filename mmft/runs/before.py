@@ -14,7 +14,7 @@ from mmft.errors import UserError
 from mmft.runs.initialise import init_folder
 from mmft.runs.saved_model import load_model
 from mmft.tasks.base import Task
-from mmft.training.table_evaluation import Evaluated, evaluate_tables
+from mmft.training.table_evaluation import evaluate_tables
 
 log = logging.getLogger(__name__)
 
@@ -27,8 +27,8 @@ def results_before(
     data: DataConfig,
     device: torch.device,
     precision: str,
-) -> dict[str, Evaluated] | None:
-    """The results of the model that a training started from, by table, in this process alone.
+) -> dict[str, dict[str, float]] | None:
+    """The metrics of the model that a training started from, by table, in this process alone.
 
     Args:
         run: as typed for `init`.
@@ -50,7 +50,8 @@ def results_before(
     if not comparable(saved.task, task):
         log.info("no figures from before the training: init=%s has another task, or other labels or targets", run)
         return None
-    return evaluate_tables(saved.model, saved.task, splits, data, device, precision)
+    found = evaluate_tables(saved.model, saved.task, splits, data, device, precision)
+    return {table: evaluated.metrics for table, evaluated in found.items()}
 
 
 def comparable(one: Task, other: Task) -> bool:

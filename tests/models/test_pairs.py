@@ -7,6 +7,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 import transformers as hf
@@ -20,6 +21,7 @@ from mmft import build
 from mmft.batch import Batch
 from mmft.commands.export import export
 from mmft.commands.predict import predict
+from mmft.commands.test import test as run_test
 from mmft.commands.train import train
 from mmft.config.compose import compose
 from mmft.errors import UserError
@@ -339,6 +341,44 @@ def test_retrieval_before_training_is_in_the_summary(pair_folder: Any, pair_run:
     run = pair_run(pair_folder("siglip"), *still, "modality_report=true", "data.columns.label=label")
     for name in ("mean_recall", "zero_shot/accuracy"):
         assert run.summary["before"][name] == pytest.approx(run.summary["test"][name], abs=1e-6)
+
+
+@pytest.mark.parametrize("task", ["contrastive", "classification"])
+def test_each_test_table_before_training(task: str, folder: Any, pair_run: Any, shapes: Any, tmp_path: Path) -> None:
+    """A run that does not move ends where the pair was, on every named table."""
+    rows = pd.read_csv(shapes.rows)
+    rows["image"] = [str(shapes.rows.parent / image) for image in rows["image"]]
+    for name in ("train", "val", "test"):
+        rows[rows["split"] == name].to_csv(tmp_path / f"{name}.csv", index=False)
+    rows[rows["split"] == "test"].head(20).to_csv(tmp_path / "few.csv", index=False)
+    files = [f"data.{name}={tmp_path / name}.csv" for name in ("train", "val")]
+    tables = f"data.test={{all:{tmp_path / 'test.csv'},few:{tmp_path / 'few.csv'}}}"
+    typed = ["data.path=null", "data.columns.split=null", "data.columns.label=label", *files, tables, f"task={task}"]
+    still = ["optim.lr=1e-12", "tune.fusion_lr=1e-12", "optim.head_lr=1e-12", "trainer.max_steps=1"]
+    head = ["task.head_init=prompts"] * (task == "classification")
+    run = pair_run(folder("clip"), *typed, *still, *head, "modality_report=true")
+    before, after = run.summary["tests_before"], run.summary["tests"]
+    before_name, name = {
+        "contrastive": ("mean_recall", "mean_recall"),
+        "classification": ("zero_shot/accuracy", "accuracy"),
+    }[task]
+    assert run.summary["before"] == before["all"]
+    lines = [line.split() for line in (run.path / "train.log").read_text().splitlines()[-2:]]
+    for table, line in zip(("all", "few"), lines, strict=True):
+        assert before[table][before_name] == pytest.approx(after[table][name], abs=1e-6)
+        assert line[-5:-3] == [table, str(run.summary["rows"][f"test/{table}"])]
+        assert float(line[-3]) == pytest.approx(before[table][before_name], abs=1e-4)
+        assert line[-1] in ("+0.0000", "-0.0000")
+
+
+def test_a_pair_without_a_run_on_named_tables(folder: Any, shapes: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    columns = ["data.columns.image=image", "data.columns.text=text", "data.columns.label=label"]
+    pair = [f"model.pair={folder('clip')}", *columns]
+    assert run_test(compose("test", [*pair, f"data.test={{one:{shapes.rows},two:[{shapes.rows}]}}"])) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert [line for line in out if line.endswith(("rows 240", "rows 0"))] == [
+        *("one/rows 240", "one/bad_rows 0", "two/rows 240", "two/bad_rows 0")
+    ]
 
 
 def test_prompts_need_a_pair() -> None:
