@@ -344,7 +344,9 @@ def test_retrieval_before_training_is_in_the_summary(pair_folder: Any, pair_run:
 
 
 @pytest.mark.parametrize("task", ["contrastive", "classification"])
-def test_each_test_table_before_training(task: str, folder: Any, pair_run: Any, shapes: Any, tmp_path: Path) -> None:
+def test_each_test_table_before_training(
+    task: str, pair_folder: Any, pair_run: Any, shapes: Any, tmp_path: Path
+) -> None:
     """A run that does not move ends where the pair was, on every named table."""
     rows = pd.read_csv(shapes.rows)
     rows["image"] = [str(shapes.rows.parent / image) for image in rows["image"]]
@@ -356,7 +358,7 @@ def test_each_test_table_before_training(task: str, folder: Any, pair_run: Any, 
     typed = ["data.path=null", "data.columns.split=null", "data.columns.label=label", *files, tables, f"task={task}"]
     still = ["optim.lr=1e-12", "tune.fusion_lr=1e-12", "optim.head_lr=1e-12", "trainer.max_steps=1"]
     head = ["task.head_init=prompts"] * (task == "classification")
-    run = pair_run(folder("clip"), *typed, *still, *head, "modality_report=true")
+    run = pair_run(pair_folder("clip"), *typed, *still, *head, "modality_report=true")
     before, after = run.summary["tests_before"], run.summary["tests"]
     before_name, name = {
         "contrastive": ("mean_recall", "mean_recall"),
@@ -371,9 +373,11 @@ def test_each_test_table_before_training(task: str, folder: Any, pair_run: Any, 
         assert line[-1] in ("+0.0000", "-0.0000")
 
 
-def test_a_pair_without_a_run_on_named_tables(folder: Any, shapes: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_pair_without_a_run_on_named_tables(
+    pair_folder: Any, shapes: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     columns = ["data.columns.image=image", "data.columns.text=text", "data.columns.label=label"]
-    pair = [f"model.pair={folder('clip')}", *columns]
+    pair = [f"model.pair={pair_folder('clip')}", *columns]
     assert run_test(compose("test", [*pair, f"data.test={{one:{shapes.rows},two:[{shapes.rows}]}}"])) == 0
     out = capsys.readouterr().out.splitlines()
     assert [line for line in out if line.endswith(("rows 240", "rows 0"))] == [
