@@ -9,12 +9,13 @@ from pathlib import Path
 LONGEST = 8  # words
 
 # Words of a file's name that say how an image is drawn or where it belongs, not what it shows.
-_NOISE = set(
-    "symbolic filled fill regular outline outlined solid bold thin light duotone color colored colour flat rtl ltr alt "
-    "streamline round rounded sharp twotone new old default small large mini big icon icons image img photo picture "
-    "gnome kde gtk mate xfce stock mime gartoon nuovo yasis oxygen system preferences svg png desc copy variant "
-    "legacy panel emblem x vnd app application negative glyph one two three four logo fg bg background src the of a an"
-    .split()
+_NOISE = frozenset(
+    """
+    symbolic filled fill regular outline outlined solid bold thin light duotone color colored colour flat rtl ltr alt
+    streamline round rounded sharp twotone new old default small large mini big icon icons image img photo picture
+    gnome kde gtk mate xfce stock mime gartoon nuovo yasis oxygen system preferences svg png desc copy variant
+    legacy panel emblem x vnd app application negative glyph one two three four logo fg bg background src the of a an
+    """.split()  # noqa: SIM905  a list of eighty strings is harder to read
 )
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _WORD = re.compile(r"[a-z]+(?:'[a-z]+)?")
@@ -23,7 +24,7 @@ _WORD = re.compile(r"[a-z]+(?:'[a-z]+)?")
 def words_of(name: str) -> list[str]:
     """`user-home-symbolic_48` -> ["user", "home"]."""
     found = _WORD.findall(_CAMEL.sub(" ", name).lower())
-    return [word for word in found if word not in _NOISE and (len(word) > 1)]
+    return [word for word in found if word not in _NOISE and len(word) > 1]
 
 
 def caption_of(name: str, dictionary: Collection[str]) -> str | None:
@@ -55,7 +56,7 @@ class WordNet:
         folder: of its database files (`data.noun`, `index.noun`, ...), as wndb(5WN) describes them.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path) -> None:
         self.words: set[str] = set()
         for path in sorted(folder.glob("index.*")):
             for line in path.read_text(encoding="latin-1").splitlines():

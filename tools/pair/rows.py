@@ -28,6 +28,7 @@ import pyarrow.parquet as pq
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from distill.held_out import read_clipart
+
 from pair.images import ALIKE, SAME, Seen, difference_hash, jpeg, opened
 from pair.names import WordNet, caption_of, sentence, templated
 from pair.sources import EMOJI, WORDNET, Drawing, drawings, fetch_debian, fetch_icons, icons
