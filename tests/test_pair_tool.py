@@ -9,6 +9,8 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from pair.images import Seen, difference_hash, squashed
 from pair.names import WordNet, caption_of, sentence, templated
@@ -129,30 +131,68 @@ def test_a_resource_file_of_qt() -> None:
         list(resources(b"no"))
 
 
-def test_a_pair_that_transformers_loads_and_the_judge_measures(tmp_path: Path) -> None:
+def test_a_pair_that_transformers_loads_learns_and_is_judged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wordnet: WordNet
+) -> None:
     import torch
-    from pair.judge import Judged, Pair, accuracy, described, recall_at
+    from pair import align
+    from pair.judge import Judged, Pair, described
     from pair.start import distil_pooler, join, save
     from tiny_encoders import make_image_encoder, make_text_encoder
     from transformers import AutoTokenizer
 
-    titles = ["a red dog", "a blue cat", "two green birds", "a cow"]
+    titles = ["dog", "brown dog", "mammal"]
+    drawings = [Drawing(data, False, name, "icon") for data, name in zip((LEFT, FLAT, RIGHT), titles, strict=True)]
+    rows = [
+        row[:3] + ("val" if row[4] == "2" else "train", row[4])
+        for row in rows_of(collect(iter(drawings), wordnet, Seen()), wordnet)
+    ]
+    rows_file = tmp_path / "rows.parquet"
+    columns = map(list, zip(*rows, strict=True))
+    pq.write_table(pa.table(dict(zip(("image", "title", "label", "split", "group"), columns, strict=True))), rows_file)
+
     image = make_image_encoder(tmp_path / "image", kind="hf_dinov2")
     text = make_text_encoder(tmp_path / "text", titles)
     pair, tokenizer = join(image, text), AutoTokenizer.from_pretrained(text)
-    before = distil_pooler(pair.text_model, tokenizer, titles, 10)
-    after = distil_pooler(pair.text_model, tokenizer, titles, 10)
-    assert 0 <= after <= 1
-    assert before <= 1
-    save(pair, tokenizer, image, tmp_path / "pair")
-    loaded = Pair(tmp_path / "pair")
-    assert loaded.images([LEFT, RIGHT]).shape == (2, 32)
-    torch.testing.assert_close(loaded.texts(titles).norm(dim=-1), torch.ones(4))
-    line = described(loaded, Judged([LEFT, RIGHT, FLAT], ["a", "b", "a"], ["x", "y", "x"]))
+    distil_pooler(pair.text_model, tokenizer, titles, 2)
+    save(pair, tokenizer, 32, tmp_path / "start")
+
+    arguments = ["--start", str(tmp_path / "start"), "--rows", str(rows_file), "--batch", "2", "--epochs", "2"]
+    monkeypatch.setattr("sys.argv", ["align.py", str(tmp_path / "aligned"), *arguments])
+    align.main()
+    before, after = Pair(tmp_path / "start"), Pair(tmp_path / "aligned")
+    assert after.images([LEFT, FLAT]).shape == (2, 32)
+    own = [(p.images([LEFT, FLAT]) * p.texts(["dog", "brown dog"])).sum(-1).mean() for p in (before, after)]
+    assert own[1] > own[0]  # closer to their titles than before
+    torch.testing.assert_close(after.texts(titles).norm(dim=-1), torch.ones(3))
+    line = described(after, Judged([LEFT, RIGHT, FLAT], ["a", "b", "a"], ["x", "y", "x"]))
     assert "of 2 classes (majority 0.667)" in line
     assert "of 2 (chance 5.000)" in line
+
+
+def test_recall_and_accuracy() -> None:
+    import torch
+    from pair.judge import accuracy, recall_at
 
     eye = torch.eye(12)
     assert accuracy(eye, eye, torch.arange(12)) == 1
     assert recall_at(1, eye, eye) == 1
     assert recall_at(10, eye, -eye) == 0  # its own is the one that is farthest
+
+
+def test_a_vision_transformer_of_timm_is_the_same_as_a_dinov2(tmp_path: Path) -> None:
+    import timm
+    import torch
+    from pair import vision
+
+    import mmft
+
+    folder = Path(mmft.__file__).parent / "samples" / "dinov2-tiny"
+    theirs = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    ours = vision.load(folder).eval()
+    pixels = torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        torch.testing.assert_close(ours(pixels).pooler_output, theirs(pixels), atol=1e-4, rtol=1e-4)
+    (tmp_path / "config.json").write_text('{"model_type": "vit"}')
+    with pytest.raises(ValueError, match="neither"):
+        vision.load(tmp_path)

@@ -55,13 +55,6 @@ COLOURED = {
 GLYPHS = {
     "game-icons": "CC-BY-3.0",
     "ph": "MIT",
-    "mdi": "Apache-2.0",
-    "healthicons": "MIT",
-    "fa6-solid": "CC-BY-4.0",
-    "maki": "CC0-1.0",
-    "medical-icon": "MIT",
-    "gis": "CC-BY-4.0",
-    "lucide-lab": "ISC",
 }
 FLAGS = ("circle-flags", "flag")
 EMOJI = {"twemoji": "CC-BY-4.0", "openmoji": "CC-BY-SA-4.0"}

@@ -29,8 +29,8 @@ from torch.nn import functional as F
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from pair.names import WordNet
+from pair.vision import load, processor
 
-SIDE = 112
 SCALE = 0.25  # of what goes into the pooler's tanh, which is nearly linear there
 TRAINED = 2  # last layers of the text encoder
 BATCH = 128
@@ -46,6 +46,7 @@ def main() -> None:
     parser.add_argument("--wordnet", type=Path, required=True, help="folder of WordNet's database files")
     parser.add_argument("--image-encoder", type=Path, required=True)
     parser.add_argument("--text-encoder", type=Path, required=True)
+    parser.add_argument("--side", type=int, default=112, help="of images, in pixels")
     parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
@@ -58,12 +59,12 @@ def main() -> None:
     texts = titles + random.Random(0).sample(words, min(len(words), len(titles)))
     cosine = distil_pooler(pair.text_model, tokenizer, texts, given.steps)
     print(f"mean cosine of the pooler's output and the mean of the tokens: {cosine:.4f}")
-    save(pair, tokenizer, given.image_encoder, given.out)
+    save(pair, tokenizer, given.side, given.out)
 
 
 def join(image_encoder: Path, text_encoder: Path) -> hf.VisionTextDualEncoderModel:
     """The two encoders of these folders as one model, with projections as wide as the text encoder."""
-    vision = hf.AutoModel.from_pretrained(image_encoder, dtype=torch.float32)
+    vision = load(image_encoder)
     text = hf.AutoModel.from_pretrained(text_encoder, dtype=torch.float32, add_pooling_layer=True)
     width = text.config.hidden_size
     config = hf.VisionTextDualEncoderConfig.from_vision_text_configs(vision.config, text.config, projection_dim=width)
@@ -114,18 +115,12 @@ def distil_pooler(text: nn.Module, tokenizer: hf.PreTrainedTokenizerBase, texts:
     return sum(last) / len(last)
 
 
-def save(
-    pair: hf.VisionTextDualEncoderModel, tokenizer: hf.PreTrainedTokenizerBase, image_encoder: Path, out: Path
-) -> None:
-    """Writes model, tokenizer and image processor, which squashes images to 112 pixels as mmft does."""
+def save(pair: hf.VisionTextDualEncoderModel, tokenizer: hf.PreTrainedTokenizerBase, side: int, out: Path) -> None:
+    """Writes model, tokenizer and image processor, which squashes images to `side` pixels as mmft does."""
     pair.save_pretrained(out)
     tokenizer.save_pretrained(out)
-    path = image_encoder / "preprocessor_config.json"
-    processor = json.loads(path.read_text(encoding="utf-8"))
-    processor |= {"do_center_crop": False, "size": {"height": SIDE, "width": SIDE}}
-    processor |= {"image_processor_type": "ViTImageProcessor", "processor_class": "VisionTextDualEncoderProcessor"}
-    processor.pop("crop_size", None)
-    (out / path.name).write_text(json.dumps(processor, indent=2) + "\n", encoding="utf-8")
+    text = json.dumps(processor(side), indent=2)
+    (out / "preprocessor_config.json").write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
