@@ -143,10 +143,8 @@ def test_a_pair_that_transformers_loads_learns_and_is_judged(
 
     titles = ["dog", "brown dog", "mammal"]
     drawings = [Drawing(data, False, name, "icon") for data, name in zip((LEFT, FLAT, RIGHT), titles, strict=True)]
-    rows = [
-        row[:3] + ("val" if row[4] == "2" else "train", row[4])
-        for row in rows_of(collect(iter(drawings), wordnet, Seen()), wordnet)
-    ]
+    made = rows_of(collect(iter(drawings), wordnet, Seen()), wordnet)
+    rows = [(*row[:3], "val" if row[4] == "2" else "train", row[4]) for row in made]
     rows_file = tmp_path / "rows.parquet"
     columns = map(list, zip(*rows, strict=True))
     pq.write_table(pa.table(dict(zip(("image", "title", "label", "split", "group"), columns, strict=True))), rows_file)
