@@ -19,13 +19,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import torch
 import transformers as hf
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -193,13 +194,14 @@ class Learner:
                 best, kept = recall, copy.deepcopy(self._pair.state_dict())
         self._pair.load_state_dict(kept)
 
-    def _thaw(self, text_layers: int) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    def _thaw(self, text_layers: int) -> tuple[list[Tensor], list[Tensor]]:
         """Freezes all but the projections and so many last layers of the text encoder; returns the two groups."""
         pair = self._pair
         pair.requires_grad_(False).eval()  # no dropout: the text encoder's layers are few and the titles short
         projections = [pair.visual_projection.weight, pair.text_projection.weight, pair.logit_scale]
-        layers = pair.text_model.encoder.layer
-        encoder = [*layers[len(layers) - text_layers :].parameters(), *pair.text_model.pooler.parameters()]
+        text: Any = pair.text_model
+        layers = text.encoder.layer
+        encoder = [*layers[len(layers) - text_layers :].parameters(), *text.pooler.parameters()]
         encoder = encoder if text_layers else []
         for parameter in projections + encoder:
             parameter.requires_grad_(True)
@@ -221,7 +223,7 @@ class Learner:
     @torch.inference_mode()
     def recall(self, features: Tensor, texts: Tensor | None) -> float:
         """Recall at 10 over the validation images with distinct first titles."""
-        first = {self._images.titles[n][0]: n for n in np.flatnonzero(self._images.val)}
+        first = {self._images.titles[n][0]: int(n) for n in np.flatnonzero(self._images.val)}
         titles, rows = list(first), list(first.values())
         encoded = self._encoded(titles) if texts is None else texts[[self._number[title] for title in titles]]
         projected = F.normalize(self._pair.visual_projection(features[rows]), dim=-1)

@@ -18,7 +18,7 @@ import random
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -124,7 +124,7 @@ def emoji_rows(work: Path) -> Iterator[tuple[bytes, str, str, str]]:
                 yield jpeg(image), icon.replace("-", " "), category.lower(), name
 
 
-def _write(path: Path, columns: tuple[str, ...], rows: list[tuple[object, ...]]) -> None:
+def _write(path: Path, columns: tuple[str, ...], rows: Sequence[tuple[object, ...]]) -> None:
     table = pa.table(dict(zip(columns, map(list, zip(*rows, strict=True)), strict=True)))
     pq.write_table(table, path, compression="zstd", row_group_size=1024)
 

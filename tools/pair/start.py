@@ -19,11 +19,12 @@ import random
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import torch
 import transformers as hf
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -82,7 +83,7 @@ def mean_of_tokens(hidden: Tensor, mask: Tensor) -> Tensor:
     return (hidden * weights).sum(1) / weights.sum(1)
 
 
-def distil_pooler(text: nn.Module, tokenizer: hf.PreTrainedTokenizerBase, texts: list[str], steps: int) -> float:
+def distil_pooler(text: Any, tokenizer: hf.PreTrainedTokenizerBase, texts: list[str], steps: int) -> float:
     """Trains the last layers and the pooler, in place, to give the mean of the tokens of the encoder as it was.
 
     Returns:
