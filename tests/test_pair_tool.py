@@ -92,13 +92,13 @@ def test_an_image_is_kept_once_with_all_its_names_and_hidden_ones_are_not(wordne
 
 
 def test_all_rows_of_an_image_share_a_split(wordnet: WordNet) -> None:
-    kept = collect(
-        iter([Drawing(LEFT, False, "dog", "drawing"), Drawing(FLAT, False, "animal", "icon")]), wordnet, Seen()
-    )
+    found = [Drawing(LEFT, False, "dog", "drawing", categories=("Farm", "")), Drawing(FLAT, False, "animal", "icon")]
+    kept = collect(iter(found), wordnet, Seen())
     rows = list(rows_of(kept, wordnet))
     titles = {group: [row[1] for row in rows if row[4] == group] for group in ("0", "1")}
     assert titles["0"][:2] == ["dog", "a drawing of a dog"]
-    assert len(titles["0"]) == 3  # and what a dog is
+    assert len(titles["0"]) == 5  # and two words for what a dog is, and its category
+    assert titles["0"][-1] in ("farm", "a drawing of a farm")
     assert titles["1"] == ["animal", "an icon of an animal"]
     assert len({row[3] for row in rows if row[4] == "0"}) == 1
 

@@ -7,8 +7,8 @@ Needs Pillow, NumPy, PyArrow and resvg_py, and the registries of Debian (after `
     OUT/rows.parquet   image (JPEG bytes, 112 pixels), title, label (photograph, drawing, icon, glyph), split, group
     OUT/emoji.parquet  image, title, label (the emoji's group), set
 
-Images of the clip-art sample are left out together with what looks like them. Each image has up to five rows: its
-names, a templated one ("a drawing of a dog") and, by WordNet, what it is a kind of ("a drawing of a mammal").
+Images of the clip-art sample are left out together with what looks like them. Each image has a few rows: its names, a
+templated one ("a drawing of a dog"), by WordNet what it is a kind of ("a drawing of a mammal"), and its categories.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from distill.held_out import read_clipart
 
 from pair.images import ALIKE, SAME, Seen, difference_hash, jpeg, opened
-from pair.names import WordNet, caption_of, sentence, templated
+from pair.names import WordNet, caption_of, sentence, templated, words_of
 from pair.sources import EMOJI, WORDNET, Drawing, drawings, fetch_debian, fetch_icons, icons
 
 MOST_OF_A_WORD = 60  # images whose name begins with one word: folders and arrows would outnumber the rest
-MOST_NAMES = 3
+MOST_NAMES, MOST_KINDS = 3, 2
 VAL = 0.04
 _SKIN = re.compile(r"-skin-tone|-(light|medium|dark)\b")
 
@@ -46,6 +46,7 @@ class Found:
     jpeg: bytes
     kind: str
     names: list[str] = field(default_factory=list)
+    categories: list[str] = field(default_factory=list)
 
 
 def main() -> None:
@@ -97,6 +98,7 @@ def collect(found: Iterator[Drawing], wordnet: WordNet, hidden: Seen) -> list[Fo
                 begun[first] += 1
             held = kept[number].names
             held += [name for name in names if name not in held][: MOST_NAMES - len(held)]
+            kept[number].categories += [" ".join(words) for words in map(words_of, drawing.categories) if words]
     print("left out:", dict(counted))
     return kept
 
@@ -107,9 +109,9 @@ def rows_of(found: list[Found], wordnet: WordNet) -> Iterator[tuple[bytes, str, 
         chance = random.Random(number)
         split = "val" if chance.random() < VAL else "train"
         titles = [*image.names, templated(chance.choice(image.names), image.kind)]
-        if kinds := wordnet.kinds_of(image.names[-1]):
-            kind = chance.choice(kinds)
-            titles.append(templated(kind, image.kind) if chance.random() < 0.5 else kind)
+        kinds = wordnet.kinds_of(image.names[-1])
+        groups = chance.sample(kinds, min(MOST_KINDS, len(kinds))) + image.categories[:MOST_KINDS]
+        titles += [templated(group, image.kind) if chance.random() < 0.5 else group for group in groups]
         for title in dict.fromkeys(titles):
             yield image.jpeg, title, image.kind, split, str(number)
 

@@ -73,7 +73,7 @@ class Drawing:
     name: str  # the file's name without its ending
     kind: str  # photograph, drawing, icon or glyph
     description: str = ""  # a sentence, where the package has one
-    category: str = ""
+    categories: tuple[str, ...] = ()
 
 
 def fetch_debian(package: str, work: Path) -> Path:
@@ -127,8 +127,8 @@ def _stamps(work: Path) -> Iterator[Drawing]:
             text = path.with_suffix(".txt")
             said = text.read_text(encoding="utf-8", errors="replace").splitlines()[:1] if text.is_file() else []
             kind = "drawing" if path.suffix == ".svg" or "cartoon" in path.as_posix() else "photograph"
-            category = path.parent.name
-            yield Drawing(path.read_bytes(), path.suffix == ".svg", path.stem, kind, "".join(said), category)
+            folders = path.relative_to(root).parts[:-1]
+            yield Drawing(path.read_bytes(), path.suffix == ".svg", path.stem, kind, "".join(said), folders)
 
 
 def _gcompris(work: Path) -> Iterator[Drawing]:
@@ -137,7 +137,8 @@ def _gcompris(work: Path) -> Iterator[Drawing]:
             stem, _, suffix = name.rpartition("/")[2].rpartition(".")
             if suffix in ("svg", "png", "jpg", "webp"):
                 kind = "photograph" if suffix in ("webp", "jpg") else "drawing"
-                yield Drawing(data, suffix == "svg", stem, kind)
+                categories = name.split("/")[-2:-1] if "/categorization/" in name else ()
+                yield Drawing(data, suffix == "svg", stem, kind, categories=tuple(categories))
 
 
 def _themes(work: Path) -> Iterator[Drawing]:
@@ -167,7 +168,8 @@ def _sets(work: Path) -> Iterator[Drawing]:
                 if country := countries.get(icon.removesuffix("-1x1")):
                     yield Drawing(svg, True, country, "drawing", f"The flag of {country}")
             elif not _is_variant(icon):
-                yield Drawing(svg, True, icon, "drawing" if name in COLOURED else "glyph", category=category)
+                kind = "drawing" if name in COLOURED else "glyph"
+                yield Drawing(svg, True, icon, kind, categories=(category,))
 
 
 def _countries(work: Path) -> dict[str, str]:
