@@ -60,6 +60,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=512)
     parser.add_argument("--lr", type=float, default=2e-4, help="of the text encoder")
     parser.add_argument("--projection-lr", type=float, default=3e-3)
+    parser.add_argument("--half", action="store_true", help="write float16, half as large")
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
@@ -72,7 +73,8 @@ def main() -> None:
     learner.fit(features, given.projection_epochs, given.projection_lr, texts=texts)
     if given.epochs:
         learner.fit(features, given.epochs, given.projection_lr / 5, lr=given.lr, text_layers=given.text_layers)
-    pair.save_pretrained(given.out)
+    (pair.half() if given.half else pair).save_pretrained(given.out)
+    (given.out / "model.safetensors").chmod(0o644)  # safetensors writes files that only their owner can read
     for file in given.start.iterdir():
         if not (given.out / file.name).exists():
             shutil.copy(file, given.out)
