@@ -136,7 +136,7 @@ def test_a_pair_that_transformers_loads_learns_and_is_judged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wordnet: WordNet
 ) -> None:
     import torch
-    from pair import align
+    from pair import align, tiny
     from pair.judge import Judged, Pair, described
     from pair.start import distil_pooler, join, save
     from tiny_encoders import make_image_encoder, make_text_encoder
@@ -163,6 +163,17 @@ def test_a_pair_that_transformers_loads_learns_and_is_judged(
     assert after.images([LEFT, FLAT]).shape == (2, 32)
     assert not torch.allclose(before.images([LEFT, FLAT]), after.images([LEFT, FLAT]))
     torch.testing.assert_close(after.texts(titles).norm(dim=-1), torch.ones(3))
+    common = ["--rows", str(rows_file), "--steps", "2"]
+    features = ["--features", str(tmp_path / "start.images.npy")]
+    arguments = ["tiny.py", "images", str(tmp_path / "seen"), "--start", str(tmp_path / "start"), *features, *common]
+    monkeypatch.setattr("sys.argv", arguments)
+    tiny.main()
+    arguments = ["tiny.py", "texts", str(tmp_path / "tiny"), "--start", str(tmp_path / "seen"), *common]
+    monkeypatch.setattr("sys.argv", [*arguments, "--teacher", str(tmp_path / "aligned")])
+    tiny.main()
+    assert Pair(tmp_path / "tiny").texts(titles).shape == (3, 32)
+    assert json.loads((tmp_path / "tiny" / "config.json").read_text())["dtype"] == "float16"
+
     line = described(after, Judged([LEFT, RIGHT, FLAT], ["a", "b", "a"], ["x", "y", "x"]))
     assert "of 2 classes (majority 0.667)" in line
     assert "of 2 (chance 5.000)" in line

@@ -114,8 +114,8 @@ class Learner:
         self, pair: hf.VisionTextDualEncoderModel, tokenizer: hf.PreTrainedTokenizerBase, images: Images, batch: int
     ) -> None:
         self._pair, self._tokenizer, self._images, self._batch = pair, tokenizer, images, batch
-        self._all = list(dict.fromkeys(title for titles in images.titles for title in titles))
-        self._number = {title: n for n, title in enumerate(self._all)}
+        self.all = list(dict.fromkeys(title for titles in images.titles for title in titles))
+        self._number = {title: n for n, title in enumerate(self.all)}
 
     @torch.inference_mode()
     def image_features(self, start: Path) -> Tensor:
@@ -133,14 +133,15 @@ class Learner:
     @torch.inference_mode()
     def text_features(self) -> Tensor:
         """(T, D): the text encoder's pooler output of every title, before its projection."""
-        by_length = sorted(range(len(self._all)), key=lambda n: len(self._all[n]))
-        out = torch.empty(len(self._all), self._pair.text_model.config.hidden_size)
+        by_length = sorted(range(len(self.all)), key=lambda n: len(self.all[n]))
+        out = torch.empty(len(self.all), self._pair.text_model.config.hidden_size)
         for begin in range(0, len(by_length), INFERENCE_BATCH):
             numbers = by_length[begin : begin + INFERENCE_BATCH]
-            out[numbers] = self._encoded([self._all[n] for n in numbers])
+            out[numbers] = self.encoded([self.all[n] for n in numbers])
         return out
 
-    def _encoded(self, titles: list[str]) -> Tensor:
+    def encoded(self, titles: list[str]) -> Tensor:
+        """(N, D): the text encoder's pooler output of these titles, in float32."""
         tokens = self._tokenizer(titles, padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt")
         with torch.autocast("cpu", torch.bfloat16):
             encoded: Tensor = self._pair.text_model(**tokens).pooler_output.float()
@@ -213,7 +214,7 @@ class Learner:
         """Cross-entropy in both directions over a batch; rows with one title share the probability."""
         titles = [self._images.titles[n][chance.integers(len(self._images.titles[n]))] for n in rows]
         numbers = torch.tensor([self._number[title] for title in titles])
-        encoded = self._encoded(titles) if texts is None else texts[numbers]
+        encoded = self.encoded(titles) if texts is None else texts[numbers]
         pair = self._pair
         images = F.normalize(pair.visual_projection(features[rows]), dim=-1)
         logits = images @ F.normalize(pair.text_projection(encoded), dim=-1).T
@@ -227,7 +228,7 @@ class Learner:
         """Recall at 10 over the validation images with distinct first titles."""
         first = {self._images.titles[n][0]: int(n) for n in np.flatnonzero(self._images.val)}
         titles, rows = list(first), list(first.values())
-        encoded = self._encoded(titles) if texts is None else texts[[self._number[title] for title in titles]]
+        encoded = self.encoded(titles) if texts is None else texts[[self._number[title] for title in titles]]
         projected = F.normalize(self._pair.visual_projection(features[rows]), dim=-1)
         return recall_at(K, projected, F.normalize(self._pair.text_projection(encoded), dim=-1))
 
