@@ -163,9 +163,12 @@ def test_a_pair_that_transformers_loads_learns_and_is_judged(
     assert after.images([LEFT, FLAT]).shape == (2, 32)
     assert not torch.allclose(before.images([LEFT, FLAT]), after.images([LEFT, FLAT]))
     torch.testing.assert_close(after.texts(titles).norm(dim=-1), torch.ones(3))
+    image = make_image_encoder(tmp_path / "small_image", kind="hf_dinov2", width=16)
+    text = make_text_encoder(tmp_path / "small_text", titles, width=16)
+    save(join(image, text), tokenizer, 32, tmp_path / "small")
     common = ["--rows", str(rows_file), "--steps", "2"]
     features = ["--features", str(tmp_path / "start.images.npy")]
-    arguments = ["tiny.py", "images", str(tmp_path / "seen"), "--start", str(tmp_path / "start"), *features, *common]
+    arguments = ["tiny.py", "images", str(tmp_path / "seen"), "--start", str(tmp_path / "small"), *features, *common]
     monkeypatch.setattr("sys.argv", arguments)
     tiny.main()
     arguments = ["tiny.py", "texts", str(tmp_path / "tiny"), "--start", str(tmp_path / "seen"), *common]

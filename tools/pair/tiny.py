@@ -73,7 +73,7 @@ def learn_images(pair: Any, given: argparse.Namespace, features: Tensor) -> None
     """Trains the image encoder and its projection, in place, to give the features (N, D) of the images."""
     jpegs = read(given.rows).jpegs
     processor = hf.AutoImageProcessor.from_pretrained(given.start)
-    pair.visual_projection = nn.Linear(pair.config.vision_config.hidden_size, features.shape[1], bias=False)
+    _project(pair, features.shape[1])
     chance = np.random.default_rng(0)
 
     def loss() -> Tensor:
@@ -95,8 +95,9 @@ def learn_texts(pair: Any, given: argparse.Namespace, teacher: Any) -> None:
         targets = F.normalize(teacher.text_projection(learner.text_features()), dim=-1)
     targets = targets.clone()  # out of inference mode, since a loss is made with them
     student = Learner(pair, hf.AutoTokenizer.from_pretrained(given.start), images, TEXT_BATCH)
-    pair.text_projection = nn.Linear(pair.config.text_config.hidden_size, targets.shape[1], bias=False)
-    pair.config.projection_dim = targets.shape[1]
+    projection = pair.visual_projection
+    _project(pair, targets.shape[1])
+    pair.visual_projection = projection  # main puts the teacher's behind it
     chance = np.random.default_rng(0)
 
     def loss() -> Tensor:
@@ -104,6 +105,13 @@ def learn_texts(pair: Any, given: argparse.Namespace, teacher: Any) -> None:
         return _distance(pair.text_projection(student.encoded([student.all[n] for n in rows])), targets[rows])
 
     fit([*pair.text_model.parameters(), pair.text_projection.weight], loss, given.steps, given.lr)
+
+
+def _project(pair: Any, width: int) -> None:
+    """Gives the pair new projections of another width."""
+    pair.visual_projection = nn.Linear(pair.config.vision_config.hidden_size, width, bias=False)
+    pair.text_projection = nn.Linear(pair.config.text_config.hidden_size, width, bias=False)
+    pair.config.projection_dim = width
 
 
 def _distance(answers: Tensor, targets: Tensor) -> Tensor:
