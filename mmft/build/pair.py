@@ -36,6 +36,9 @@ def choose_for_pair(config: TrainConfig, base: Path) -> None:
     family = checked_family(source)
     config.data.resize = config.data.resize or resize_of(source)
     config.task.start_from_pair(sigmoid=family.sigmoid)
+    if not config.model.fusion.of_pair:
+        fusion = config.model.fusion.type
+        log.info("%s: its projections and temperature are left out, with model/fusion=%s", source.name, fusion)
 
 
 def load_pairs(config: ModelConfig, known: Mapping[str, Source]) -> tuple[Pair, Pair]:

@@ -66,10 +66,13 @@ class _Check:
     def run(self) -> int:
         """The whole check."""
         config = self.config
+        self._try(build.choose_for_pair, config, Path.cwd())
         task = build.build_task(config.task)
         splits = self._try(load_splits, config.data, config.seed)
         fitted = splits is not None and self._fit(splits, task)
         model = self._try(build.build_model, config.model, task.make_head if fitted else 2, config.seed)
+        if model is not None and fitted:
+            self._try(build.start_head, model, task)
         plan = None if model is None else self._plan(model, task)
         findings = [] if splits is None else self._rows(splits, task if fitted else None, model)
         if splits is not None and fitted and model is not None and plan is not None:
