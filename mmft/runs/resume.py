@@ -36,6 +36,9 @@ _MAY_CHANGE = (
     "logger",
 )
 
+# What is null until `model.pair` decides; config.yaml has the resolved value.
+_LEFT_TO_A_PAIR = ("data.resize", "task.loss")
+
 # What may become more: the run then trains on, also if it was completed.
 _MAY_GROW = ("trainer.max_epochs", "trainer.max_steps")
 
@@ -103,6 +106,7 @@ def _refuse_changes(composed: Composed, saved: dict[str, Any], folder: RunFolder
         if (value != default.get(key) or key in typed)
         and value != before.get(key)
         and value != "auto"  # config.yaml has the resolved value
+        and not (value is None and key in _LEFT_TO_A_PAIR and key not in typed)
         and not _may_change(key)
         and not (key in _MAY_GROW and _is_more(value, before.get(key)))
     ]

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 import transformers as hf
-from runs import Run
+from runs import Run, resumed
 from tiny_pairs import FAMILIES, IMAGE_SIZE, MAX_LENGTH
 from torch import Tensor
 from torch.nn import functional
@@ -388,3 +388,12 @@ def test_a_pair_without_a_run_on_named_tables(
 def test_prompts_need_a_pair() -> None:
     with pytest.raises(UserError, match=r"task\.head_init: prompts needs a pretrained pair"):
         compose("train", ["task.head_init=prompts"])
+
+
+def test_the_same_command_resumes(pair_folder: Any, shapes: Any, tmp_path: Path) -> None:
+    """What was left to the pair is in config.yaml, and no other experiment."""
+    typed = _typed(pair_folder("siglip"), shapes, "data.limit=48", "trainer.max_steps=2")
+    assert train(compose("train", typed), tmp_path / "run") == 0
+    more = [o for o in typed if not o.startswith("trainer.max_steps")]
+    run = resumed([*more, "trainer.max_steps=4"], tmp_path / "run")
+    assert (run.summary["optimizer_steps"], run.summary["resumed_from"]) == (4, [2])
