@@ -397,3 +397,28 @@ def test_the_same_command_resumes(pair_folder: Any, shapes: Any, tmp_path: Path)
     more = [o for o in typed if not o.startswith("trainer.max_steps")]
     run = resumed([*more, "trainer.max_steps=4"], tmp_path / "run")
     assert (run.summary["optimizer_steps"], run.summary["resumed_from"]) == (4, [2])
+
+
+OTHER_TASKS = {
+    "matching": ["data.columns.label=null"],
+    "multi_label": [],
+    "question_answering": ["task.min_count=1"],
+    "regression": ["data.columns.label=number"],
+    "several": ["data.columns.label=[label,number]", "task.tasks={label:classification,number:regression}"],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fusion", ["pretrained", "cross"])
+@pytest.mark.parametrize("task", OTHER_TASKS)
+def test_any_task_trains_on_a_pair(
+    task: str, fusion: str, pair_folder: Any, pair_run: Any, shapes: Any, tmp_path: Path
+) -> None:
+    frame = pd.read_csv(shapes.rows)
+    frame["number"] = range(len(frame))
+    frame.to_csv(tmp_path / "numbers.csv", index=False)
+    rows = [f"data.path={tmp_path / 'numbers.csv'}", f"data.root={shapes.rows.parent}", "data.columns.label=label"]
+    typed = [f"task={task}", f"model/fusion={fusion}", *rows, *OTHER_TASKS[task]]
+    run = pair_run(pair_folder("siglip"), *typed)
+    given = [{"image": str(shapes.rows.parent / frame["image"][0]), "text": frame["text"][0]}]
+    assert mmft.load(run.path).predict(given)[0]["error"] is None

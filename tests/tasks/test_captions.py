@@ -147,6 +147,7 @@ def flyp(shapes_overrides: list[str]) -> list[str]:
     return [*shapes_overrides, *FLYP, "trainer.max_epochs=3"]
 
 
+@pytest.mark.slow
 def test_draws_depend_on_seed_epoch_and_row_alone(flyp: list[str]) -> None:
     """Not on batches, workers, ranks or other augmentation; and every template is drawn."""
     config = compose("train", flyp).config
