@@ -11,6 +11,7 @@ from mmft.config.schema.root import TrainConfig
 from mmft.models.image_encoder import ImageEncoder
 from mmft.models.pairs.encoders import image_encoder_of, text_encoder_of
 from mmft.models.pairs.facts import is_pair, resize_of
+from mmft.models.pairs.open_clip_config import preprocessing
 from mmft.models.pairs.pair import KEY, Pair, checked_family, load_pair
 from mmft.models.source import Source, resolve
 from mmft.models.text_encoder import TextEncoder
@@ -34,6 +35,9 @@ def choose_for_pair(config: TrainConfig, base: Path) -> None:
     folder = located(config.model.pair, base)
     source = resolve(str(folder) if folder.is_dir() else config.model.pair, KEY)
     family = checked_family(source)
+    if config.data.resize is None and resize_of(source) == "pad":
+        config.data.background = "#" + 3 * f"{preprocessing(source).get('fill_color', 0):02x}"
+        log.info("data.background=%s, as in the preprocessing of %s", config.data.background, source.name)
     config.data.resize = config.data.resize or resize_of(source)
     config.task.start_from_pair(sigmoid=family.sigmoid)
     if not config.model.fusion.of_pair:

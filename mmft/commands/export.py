@@ -5,7 +5,8 @@ image_encoder/       config and float32 weights, with weights added in training 
 text_encoder/        the same, and the tokenizer
 adapters/ENCODER/      the adapter that peft added, if any, in its own format
 
-With format=transformers, a fine-tuned pair as one folder instead; see `mmft.runs.export.pair`.
+With format=transformers or format=open_clip, a fine-tuned pair as one folder instead; see `mmft.runs.export.pair` and
+`mmft.runs.export.open_clip`.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from mmft.files import replace_folder
 from mmft.run_folder import find_run
 from mmft.runs.export.card import model_card
 from mmft.runs.export.encoders import write_adapter, write_encoder
+from mmft.runs.export.open_clip import check_has_format, write_open_clip
 from mmft.runs.export.pair import check_is_pair, write_pair
 from mmft.runs.saved_model import load_model
 from mmft.shipped import located
@@ -45,13 +47,16 @@ def export(composed: Composed) -> int:
     if out.exists() and any(out.iterdir()) and not (out / "README.md").is_file():
         raise UserError(f"out: {out} exists and is not an earlier export. Name a new folder")
     saved = load_model(run.model)
-    if config.format == "transformers":
-        check_is_pair(saved)
+    if config.format != "hf":
+        check_is_pair(saved, config.format)
+    if config.format == "open_clip":
+        check_has_format(saved)
     summary = run.peek()
 
     def fill_pair(new: Path) -> None:
         saved.merge()
-        write_pair(saved, summary, new)
+        write = write_open_clip if config.format == "open_clip" else write_pair
+        write(saved, summary, new)
 
     def fill(new: Path) -> None:
         adapters = [

@@ -17,7 +17,7 @@ from mmft.batch import Encoded
 from mmft.errors import UserError, first_line
 from mmft.models.encoder import Encoder, check_pool, pool_tokens
 from mmft.models.preprocessing import check_patches, check_square, mean_and_std, side_of
-from mmft.models.source import Source, resolve
+from mmft.models.source import Source, check_alone, resolve
 from mmft.models.timm_loading import load_timm
 from mmft.models.transformers_loading import last_hidden_state, load_transformers, pooled_norm
 
@@ -63,7 +63,8 @@ class TimmImageEncoder(ImageEncoder):
     """Any timm model: ViTs return their tokens, all others their last feature map as tokens.
 
     Models with a class token or a `num_prefix_tokens` attribute are pooled here. For the others `mean` is the pooling
-    of their own head, which may end in a hidden layer (MobileNetV3); `pooled_width` is then that layer's width.
+    of their own head, which may end in a hidden layer (MobileNetV3); `pooled_width` is then that layer's width. `own`
+    is the output of the whole head.
     """
 
     def __init__(self, backbone: Any, source: Source, image_size: int, pool: str, auto_pool: str = "cls") -> None:
@@ -77,9 +78,14 @@ class TimmImageEncoder(ImageEncoder):
         self._head_width = self._tried(own_pool)
 
     @property
+    def _has_head(self) -> bool:
+        """Whether the model's own head pools."""
+        return self.pool == "own" or not self.pools_tokens
+
+    @property
     def pooled_width(self) -> int:
         """Width of `Encoded.pooled`."""
-        return super().pooled_width if self.pools_tokens else self._head_width
+        return self._head_width if self._has_head else super().pooled_width
 
     def forward(self, pixel_values: Tensor) -> Encoded:
         """(B, 3, H, W) uint8 -> tokens (B, N, D), mask (B, N) all True, pooled (B, pooled_width)."""
@@ -88,10 +94,12 @@ class TimmImageEncoder(ImageEncoder):
         last = getattr(backbone, "output_fmt", None) == "NHWC"  # timm's name for (B, H, W, D)
         tokens = _as_tokens(features, self.width, channels_last=last)  # (B, N, D)
         mask = tokens.new_ones(tokens.shape[:2], dtype=torch.bool)
+        norm = getattr(backbone, "fc_norm", None)
         if not self.pools_tokens:  # a ConvNet's head holds its pooling and final norm
             norm = getattr(getattr(backbone, "head", None), "norm", None)
-            return Encoded(self._normed_tokens(tokens, norm), mask, backbone.forward_head(features, pre_logits=True))
-        norm = getattr(backbone, "fc_norm", None)
+        if self._has_head:
+            pooled = backbone.forward_head(features, pre_logits=self.pool != "own")
+            return Encoded(self._normed_tokens(tokens, norm), mask, pooled)
         pooled = self._normed(pool_tokens(tokens, mask, self.pool, self.prefix), norm)  # (B, pooled_width)
         return Encoded(self._normed_tokens(tokens, norm), mask, pooled)
 
@@ -111,9 +119,16 @@ class TimmImageEncoder(ImageEncoder):
                 features = backbone.forward_features(torch.zeros(1, 3, size, size))
                 if not isinstance(features, Tensor):
                     raise UserError(f"{where}: it returns more than one set of tokens. Choose another architecture")
-                if self.pools_tokens and features.ndim == 3 and features.shape[1] <= self.prefix and self.pool != "cls":
+                if (
+                    not self._has_head
+                    and features.ndim == 3
+                    and features.shape[1] <= self.prefix
+                    and self.pool != "cls"
+                ):
                     raise UserError(f"{KEY}.pool={pool}: this encoder returns only a class token. Type {KEY}.pool=cls")
-                return int(self.width if self.pools_tokens else backbone.forward_head(features, True).shape[-1])
+                if self._has_head:
+                    return int(backbone.forward_head(features, pre_logits=self.pool != "own").shape[-1])
+                return int(self.width)
         except UserError:
             raise
         except Exception as error:
@@ -185,6 +200,7 @@ def build_image_encoder(
         UserError: it cannot be found or built.
     """
     source = source or resolve(name, KEY + ".name")
+    check_alone(source, KEY)
     if source.library == "timm":
         backbone, size = load_timm(source, image_size, pretrained, KEY)
         check_patches(image_size, getattr(getattr(backbone, "patch_embed", None), "patch_size", None), KEY)

@@ -6,6 +6,7 @@ import logging
 from typing import Any
 
 from mmft.errors import UserError
+from mmft.models.pairs.open_clip_config import MEAN, STD, preprocessing
 from mmft.models.source import Source, read_json
 
 log = logging.getLogger(__name__)
@@ -57,6 +58,9 @@ def check_patches(image_size: int | None, patch_size: Any, key: str) -> None:
 
 def mean_and_std(source: Source, key: str) -> tuple[Any, Any]:
     """Mean and standard deviation of the pixels, three numbers each, of values from 0 to 1; ImageNet's if not given."""
+    if source.library == "open_clip":
+        own = preprocessing(source)
+        return own.get("mean", MEAN), own.get("std", STD)
     own = source.config.get("pretrained_cfg") or {}
     mean, std = own.get("mean"), own.get("std")
     if mean is None and source.library != "own":

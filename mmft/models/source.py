@@ -1,7 +1,8 @@
 """The source of a pretrained encoder: a local folder or a hub name, and the library it belongs to.
 
 Every encoder is built from a local folder; a hub name is first downloaded, or found in the hub's cache. The folder's
-`config.json` identifies the library, and a saved run identifies a frozen encoder by the SHA-256 of its weight files.
+`config.json` or `open_clip_config.json` identifies the library, and a saved run identifies a frozen encoder by the
+SHA-256 of its weight files.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from mmft.config.plugins import allowed
 from mmft.errors import UserError
 from mmft.shipped import PREFIX, SAMPLES, located
 
-Library = Literal["timm", "transformers", "own"]
+Library = Literal["timm", "transformers", "open_clip", "own"]
+_CONFIGS = {"open_clip": "open_clip_config.json"}
 _SMALL_FILES = ("*.json", "*.txt", "*.model", "*.spm")
 
 
@@ -36,8 +38,9 @@ class Source:
 
     @property
     def config(self) -> dict[str, Any]:
-        """The folder's `config.json`; empty without a folder."""
-        return {} if self.library == "own" else read_json(self.folder / "config.json")
+        """The folder's `config.json`, or open_clip's; empty without a folder."""
+        name = _CONFIGS.get(self.library, "config.json")
+        return {} if self.library == "own" else read_json(self.folder / name)
 
     def content_hash(self) -> str:
         """SHA-256 over the names and bytes of the weight files, sorted by name."""
@@ -61,6 +64,19 @@ def resolve(name: str, key: str) -> Source:
         raise UserError(f"{key}: {name} is not a folder. Give a folder with config.json and weights, or a hub name.")
     folder = _download(name, key)
     return Source(name, folder, _library_of(folder, key))
+
+
+def check_alone(source: Source, key: str) -> None:
+    """Checks that a folder can be used for one encoder.
+
+    Raises:
+        UserError: it holds a pair in open_clip's format.
+    """
+    if source.library == "open_clip":
+        name = source.name
+        raise UserError(
+            f"{key}.name={name} is a pair in open_clip's format. Type model.pair={name} to use both encoders"
+        )
 
 
 def content_hash(folder: Path) -> str:
@@ -118,6 +134,8 @@ def read_json(file: Path) -> dict[str, Any]:
 
 def _library_of(folder: Path, key: str) -> Library:
     config = read_json(folder / "config.json")
+    if (folder / _CONFIGS["open_clip"]).is_file() and not _has_transformers_weights(folder, config):
+        return "open_clip"
     if not config:
         raise UserError(
             f"{key}: {folder} has no config.json with a JSON object, so it is not an encoder folder.{_inner(folder)}"
@@ -127,6 +145,12 @@ def _library_of(folder: Path, key: str) -> Library:
     if "model_type" in config:
         return "transformers"
     raise UserError(f"{key}: {folder}/config.json has neither timm's `architecture` nor transformers' `model_type`.")
+
+
+def _has_transformers_weights(folder: Path, config: dict[str, Any]) -> bool:
+    """Whether a folder in open_clip's format holds the same pair in transformers' format, which is then preferred."""
+    named = any(any(folder.glob(pattern)) for pattern in ("model*.safetensors", "pytorch_model*.bin"))
+    return named and "model_type" in config
 
 
 def _inner(folder: Path) -> str:
@@ -151,7 +175,7 @@ def hub_repository(name: str, key: str) -> str:
             tagged = short if "." in short else timm.get_pretrained_cfg(short)  # the architecture's default weights
             tag = tagged if isinstance(tagged, str) else f"{short}.{tagged.tag}" if tagged and tagged.tag else short
             return f"timm/{tag}"
-        if name.startswith("timm/") or key.startswith("model.image_encoder"):
+        if key != "model.pair" and (name.startswith("timm/") or key.startswith("model.image_encoder")):
             near = get_close_matches(short.split(".")[0], timm.list_models(), n=3, cutoff=0.5)
             meant = f" Did you mean {' or '.join(near)}?" if near else ""
             raise UserError(f"{key}: {name} is neither a folder here nor an architecture of timm.{meant}")

@@ -15,7 +15,7 @@ from mmft.batch import Encoded
 from mmft.errors import UserError, first_line
 from mmft.models.encoder import Encoder, pool_tokens
 from mmft.models.sentence_transformers import saved_pool
-from mmft.models.source import Source, resolve
+from mmft.models.source import Source, check_alone, resolve
 from mmft.models.tokenizer import load_tokenizer
 from mmft.models.transformers_loading import last_hidden_state, load_transformers
 
@@ -101,6 +101,7 @@ def build_text_encoder(
         UserError: it cannot be found or built, or its tokenizer does not fit.
     """
     source = source or resolve(name, KEY + ".name")
+    check_alone(source, KEY)
     if source.library == "timm":
         raise UserError(f"{KEY}.name={name} is a timm folder, which contains an image encoder.")
     backbone = load_transformers(source, "text", pretrained, KEY)

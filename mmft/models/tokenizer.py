@@ -47,6 +47,8 @@ def _options(source: Source) -> dict[str, str]:
     """Names the tokenizer of a folder with only a SentencePiece file of it, where transformers does not know."""
     if any((source.folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
         return {}
+    if source.library == "open_clip":
+        return {"tokenizer_type": "clip"}
     kind = _TOKENIZERS.get(source.config.get("model_type", ""))
     return {} if kind is None else {"tokenizer_type": kind}
 

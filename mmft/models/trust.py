@@ -22,7 +22,13 @@ from mmft.models.source import Source, read_json
 
 log = logging.getLogger(__name__)
 
-_PICKLES = {"transformers": ("pytorch_model*.bin",), "timm": ("*.bin", "*.pth", "*.pt", "*.ckpt", "*.tar", "*.pkl")}
+_PICKLES = {
+    "transformers": ("pytorch_model*.bin",),
+    "timm": ("*.bin", "*.pth", "*.pt", "*.ckpt", "*.tar", "*.pkl"),
+    "open_clip": ("*.bin", "*.pth"),
+}
+# A folder with these has its weights in safetensors.
+_SAFE = {"open_clip": "open_clip*model.safetensors"}
 _KERNELS = ("attn_implementation", "_attn_implementation", "experts_implementation", "_experts_implementation")
 
 
@@ -44,7 +50,7 @@ def check_folder(source: Source, key: str) -> None:
         elif _mapped(config) or _mapped(tokenizer):
             log.warning("%s: running the code in its folder, as %s allows", where, FLAG)
         _check_config(where, source.folder, config)
-    if not any(source.folder.glob("model*.safetensors*")):  # both libraries prefer these
+    if not any(source.folder.glob(_SAFE.get(source.library, "model*.safetensors*"))):  # every library prefers these
         for pattern in _PICKLES.get(source.library, ()):
             for file in sorted(source.folder.glob(pattern)):
                 _check_pickle(where, file)

@@ -32,6 +32,7 @@ from mmft.config.validate import read, to_dict
 from mmft.errors import UserError
 from mmft.files import is_sealed, replace_folder, seal
 from mmft.run_folder import as_when_saved
+from mmft.models.pairs.open_clip_pair import save_missing_files
 from mmft.models.source import Source, encoder_folders, find_by_hash, resolve, small_files, weight_files
 from mmft.models.vision_language_model import VisionLanguageModel, part_of
 from mmft.tasks.base import Task
@@ -104,7 +105,10 @@ def _fill(
         (new / _PLUGINS).mkdir(exist_ok=True)
         shutil.copy2(file, new / _PLUGINS / file.name)
     for encoder in ENCODERS:
-        _copy_small_files(getattr(model, encoder).source.folder, new / encoder)
+        source, text = getattr(model, encoder).source, model.text_encoder
+        _copy_small_files(source.folder, new / encoder)
+        if source.library == "open_clip":
+            save_missing_files(source, text.backbone, text.tokenizer, new / encoder)
     seal(new)
 
 

@@ -5,6 +5,7 @@ Legend: B batch, D_i D_t pooled widths of image and text, P width of the shared 
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from mmft.batch import Encoded, Widths
@@ -19,7 +20,8 @@ class PretrainedFusion(Fusion):
     Args:
         image: widths of the image encoder.
         text: widths of the text encoder.
-        projections: the pair's, of images and of texts: linear layers or (SigLIP) identities.
+        projections: the pair's, of images and of texts: linear layers, some of open_clip's with one
+            between, or (SigLIP) identities.
         scale: factor of similarities in the pair's pretraining, 1 / temperature.
     """
 
@@ -29,11 +31,9 @@ class PretrainedFusion(Fusion):
         super().__init__()
         self.scale = scale
         self.image, self.text = projections
-        ends = [
-            layer.out_features if isinstance(layer, nn.Linear) else given.pooled
-            for given, layer in ((image, self.image), (text, self.text))
-        ]
-        self.width = sum(ends)
+        with torch.no_grad():
+            ends = [self.image.eval()(torch.zeros(1, image.pooled)), self.text.eval()(torch.zeros(1, text.pooled))]
+        self.width = sum(end.shape[-1] for end in ends)
 
     def forward(self, image: Encoded, text: Encoded) -> Tensor:
         """Pooled (B, D_i) and (B, D_t) -> (B, 2 P): the image's embedding, then the text's, each of unit length."""

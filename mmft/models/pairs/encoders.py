@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -9,9 +11,10 @@ from mmft.batch import Encoded
 from mmft.models import image_encoder, text_encoder
 from mmft.models.encoder import Encoder
 from mmft.models.fusion.base import Reads
-from mmft.models.image_encoder import ImageEncoder, TransformersImageEncoder
+from mmft.models.image_encoder import ImageEncoder, TimmImageEncoder, TransformersImageEncoder
+from mmft.models.pairs.open_clip_tokenizer import open_clip_tokenizer
 from mmft.models.pairs.pair import Pair
-from mmft.models.preprocessing import check_patches, side_of
+from mmft.models.preprocessing import check_patches
 from mmft.models.text_encoder import TextEncoder, embeddings
 from mmft.models.tokenizer import load_tokenizer
 
@@ -30,12 +33,16 @@ def image_encoder_of(pair: Pair, image_size: int | None, pool: str, auto_pool: s
         UserError: the image size does not fit.
     """
     key = image_encoder.KEY
-    own = side_of(pair.image.config)
-    if image_size != own:
-        check_patches(image_size, getattr(pair.image.config, "patch_size", None), key)
-    size = image_size or own or 224
+    size = image_size or pair.image_size or 224
+    if image_size != pair.image_size:
+        check_patches(image_size, _patch_size(pair.image), key)
     pool = "own" if pool == "auto" and reads == "pooled" else pool
-    made = TransformersImageEncoder(pair.image, pair.source, size, pool, auto_pool)
+    if hasattr(pair.image, "config"):
+        made: ImageEncoder = TransformersImageEncoder(pair.image, pair.source, size, pool, auto_pool)
+    else:
+        if size != pair.image_size and hasattr(pair.image, "set_input_size"):
+            pair.image.set_input_size(img_size=(size, size))
+        made = TimmImageEncoder(pair.image, pair.source, size, pool, auto_pool)
     side = made.image_size
     _train_what_is_used(made, made(torch.zeros(1, 3, side, side, dtype=torch.uint8)), reads)
     return made
@@ -43,13 +50,21 @@ def image_encoder_of(pair: Pair, image_size: int | None, pool: str, auto_pool: s
 
 def text_encoder_of(pair: Pair, max_length: int | None, pool: str, reads: Reads) -> TextEncoder:
     """The pair's text encoder with its tokenizer; arguments and errors as for `image_encoder_of`."""
-    tokenizer = load_tokenizer(pair.source, embeddings(pair.text), text_encoder.KEY)
+    load = open_clip_tokenizer if pair.source.library == "open_clip" else load_tokenizer
+    tokenizer = load(pair.source, embeddings(pair.text), text_encoder.KEY)
     if pool == "own" or (pool == "auto" and reads == "pooled"):
-        pool = "cls" if pair.family.first_token else "own"
+        pool = pair.family.text_pool
     made = TextEncoder(pair.text, pair.source, tokenizer, max_length, pool, pair.family.fixed_length)
     ids = torch.arange(8).unsqueeze(0)  # (1, 8)
     _train_what_is_used(made, made(ids, torch.ones_like(ids, dtype=torch.bool)), reads)
     return made
+
+
+def _patch_size(image: Any) -> Any:
+    """Of a model of transformers or timm; None without patches."""
+    if hasattr(image, "config"):
+        return getattr(image.config, "patch_size", None)
+    return getattr(getattr(image, "patch_embed", None), "patch_size", None)
 
 
 def _train_what_is_used(encoder: Encoder, encoded: Encoded, reads: Reads) -> None:

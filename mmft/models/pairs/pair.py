@@ -6,13 +6,16 @@ Legend: P width of the shared space.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 from torch import Tensor, nn
 
 from mmft.errors import UserError
+from mmft.models.pairs import open_clip_pair, transformers_pair
 from mmft.models.pairs.facts import FAMILIES, Family, family_of
-from mmft.models.pairs.transformers_pair import load_whole
+from mmft.models.pairs.open_clip_config import model_config
+from mmft.models.preprocessing import side_of
 from mmft.models.source import Source
 
 KEY = "model.pair"
@@ -25,8 +28,9 @@ class Pair:
     Attributes:
         source: where the weights come from.
         family: how its encoders are used.
-        whole: the library's own model, which the parts belong to.
-        image: the vision transformer.
+        whole: the library's own model, which the parts belong to; of open_clip's, an `OpenClipPair`.
+        image: the model of transformers or timm that reads images.
+        image_size: side of its images in pixels; None if it declares none.
         text: the text transformer.
         image_projection: the image's pooled features -> (P); an identity if the encoder's own pooling ends in one.
         text_projection: the same for texts.
@@ -38,6 +42,7 @@ class Pair:
     family: Family
     whole: Any
     image: Any
+    image_size: int | None
     text: Any
     image_projection: nn.Module
     text_projection: nn.Module
@@ -56,7 +61,9 @@ def load_pair(source: Source, pretrained: bool) -> Pair:
         UserError: it is not a pair that mmft knows, or it cannot be loaded.
     """
     family = checked_family(source)
-    whole: Any = load_whole(source, pretrained, KEY)
+    if source.library == "open_clip":
+        return _of_open_clip(source, family, open_clip_pair.load_whole(source, pretrained, KEY))
+    whole: Any = transformers_pair.load_whole(source, pretrained, KEY)
     bias = getattr(whole, "logit_bias", None)
     scale = whole.temperature.detach().reciprocal().log() if family.has_temperature else whole.logit_scale.detach()
     return Pair(
@@ -64,11 +71,30 @@ def load_pair(source: Source, pretrained: bool) -> Pair:
         family,
         whole,
         whole.vision_model,
+        side_of(whole.vision_model.config),
         whole.text_model,
         getattr(whole, "visual_projection", None) or nn.Identity(),
         getattr(whole, "text_projection", None) or nn.Identity(),
         scale.reshape(()).clone(),
         None if bias is None else bias.detach().reshape(()).clone(),
+    )
+
+
+def _of_open_clip(source: Source, family: Family, whole: open_clip_pair.OpenClipPair) -> Pair:
+    text = model_config(source)["text_cfg"]
+    if text.get("hf_model_name") and family.text_pool == "own" and getattr(whole.text, "pooler", None) is None:
+        family = family._replace(text_pool="cls")
+    return Pair(
+        source,
+        family,
+        whole,
+        whole.image,
+        side_of(SimpleNamespace(**{"image_size": 224, **model_config(source)["vision_cfg"]})),
+        whole.text,
+        whole.image_projection,
+        whole.text_projection,
+        whole.log_scale.detach().clone(),
+        None if whole.bias is None else whole.bias.detach().clone(),
     )
 
 
@@ -82,4 +108,4 @@ def checked_family(source: Source) -> Family:
     if isinstance(family, Family):
         return family
     known = ", ".join(FAMILIES)
-    raise UserError(f"{KEY}={source.name}: {family} Known pairs: {known}.")
+    raise UserError(f"{KEY}={source.name}: {family} Known pairs: {known}, and those of open_clip.")

@@ -61,13 +61,23 @@ def model_card(saved: SavedModel, summary: Mapping[str, Any], adapters: Iterable
 
 def pair_card(saved: SavedModel, summary: Mapping[str, Any], kind: str) -> str:
     """README.md of a pair that is exported as a whole, as transformers' class `kind`."""
+    loading = [f"from transformers import AutoProcessor, {kind}", "", f'model = {kind}.from_pretrained(".")']
+    return _pair_card(saved, summary, "transformers", [*loading, 'processor = AutoProcessor.from_pretrained(".")'])
+
+
+def open_clip_card(saved: SavedModel, summary: Mapping[str, Any]) -> str:
+    """README.md of a pair that is exported as a whole, in open_clip's format."""
+    loading = ["import open_clip", "", 'model, preprocess = open_clip.create_model_from_pretrained("local-dir:.")']
+    return _pair_card(saved, summary, "open_clip", [*loading, 'tokenizer = open_clip.get_tokenizer("local-dir:.")'])
+
+
+def _pair_card(saved: SavedModel, summary: Mapping[str, Any], library: str, loading: list[str]) -> str:
     model, name = saved.model, shown(saved.model.image_encoder.source.name)
     base = [f"base_model: {name}"] if name == model.image_encoder.source.name else []
     methods = ", ".join(f"{part} {method.name}" for part, method in saved.methods.items())
-    lines = ["---", "library_name: transformers", "tags: [mmft, image-text]", *base, "---", ""]
+    lines = ["---", f"library_name: {library}", "tags: [mmft, image-text]", *base, "---", ""]
     lines += [f"# {name}, fine-tuned by mmft", "", f"Trained: {methods}. Added weights are merged.", "", "## Task", ""]
-    lines += [*_task(saved, summary), "", "## Use", "", "```python", f"from transformers import AutoProcessor, {kind}"]
-    lines += ["", f'model = {kind}.from_pretrained(".")', 'processor = AutoProcessor.from_pretrained(".")', "```", ""]
+    lines += [*_task(saved, summary), "", "## Use", "", "```python", *loading, "```", ""]
     padding = "padded to the longest one" if not model.text_encoder.fixed_length else "always padded to that length"
     side, length = model.image_encoder.image_size, model.text_encoder.max_length
     lines += [f"Images were {side} x {side} pixels (resize: {squaring(saved.config.data)}), texts at most {length} tokens,"]

@@ -6,12 +6,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+from torch import nn
 from safetensors.torch import save_file
 
 from mmft.runs.export.card import shown
 from mmft.errors import UserError
 from mmft.models.encoder import Encoder
-from mmft.models.image_encoder import ImageEncoder
+from mmft.models.image_encoder import KEY, ImageEncoder, TimmImageEncoder
+from mmft.models.pairs.open_clip_config import model_config
+from mmft.models.preprocessing import mean_and_std
 from mmft.models.text_encoder import TextEncoder
 
 PREPROCESSOR = "preprocessor_config.json"
@@ -59,7 +62,7 @@ def write_encoder(encoder: Encoder, folder: Path, resize: str) -> None:
         raise UserError(f"{encoder.source.name} is a custom encoder, which neither timm nor transformers can load.")
     folder.mkdir(parents=True)
     backbone: Any = encoder.backbone.float().cpu()
-    if encoder.source.library == "timm":
+    if isinstance(encoder, TimmImageEncoder):
         _write_timm(backbone, encoder, folder, _CROP_MODES[resize])
         return
     backbone.save_pretrained(folder)
@@ -97,11 +100,27 @@ def _write_timm(backbone: Any, encoder: Encoder, folder: Path, crop_mode: str) -
     """Writes the source's own config.json, at the current input size, without a classifier."""
     assert isinstance(encoder, ImageEncoder)
     config, side = encoder.source.config, encoder.image_size
+    if encoder.source.library == "open_clip":
+        config = _timm_config(backbone, encoder)
     config["num_classes"] = 0
     images = {"input_size": [3, side, side], "crop_pct": 1.0, "crop_mode": crop_mode, "interpolation": "bicubic"}
     config["pretrained_cfg"] = config.get("pretrained_cfg", {}) | {"num_classes": 0, **images}
     if hasattr(getattr(backbone, "patch_embed", None), "img_size"):  # it has position embeddings for this many patches
         config["model_args"] = config.get("model_args", {}) | {"img_size": side}
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    backbone.reset_classifier(0)  # an encoder of open_clip's may have one
     state = {name: value.detach().contiguous() for name, value in backbone.state_dict().items()}
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def _timm_config(backbone: Any, encoder: ImageEncoder) -> dict[str, Any]:
+    """timm's config.json of an encoder from a pair in open_clip's format, with the pair's own pooling."""
+    mean, std = mean_and_std(encoder.source, KEY)
+    args = {"global_pool": getattr(backbone, "global_pool", None)}
+    if hasattr(backbone, "fc_norm"):
+        args["fc_norm"] = not isinstance(backbone.fc_norm, nn.Identity)
+    return {
+        "architecture": model_config(encoder.source)["vision_cfg"]["timm_model_name"],
+        "model_args": {name: value for name, value in args.items() if value is not None},
+        "pretrained_cfg": {"mean": list(mean), "std": list(std)},
+    }

@@ -29,22 +29,28 @@ from mmft.runs.saved_model import SavedModel
 _PROCESSORS = (PREPROCESSOR, "processor_config.json")
 
 
-def check_is_pair(saved: SavedModel) -> None:
+def check_is_pair(saved: SavedModel, written: str) -> None:
     """Checks that a run's model is a pair as a whole.
 
+    Args:
+        saved: the run's model.
+        written: the value of `format`.
+
     Raises:
-        UserError: it is not.
+        UserError: it is not, or transformers has no class for it.
     """
     if saved.config.model.pair is None or not saved.model.fusion.facts.of_pair:
         raise UserError(
-            "format=transformers writes a pretrained pair (model.pair with model/fusion=pretrained), which this run's "
+            f"format={written} writes a pretrained pair (model.pair with model/fusion=pretrained), which this run's "
             f"model is not: it has model/fusion={saved.config.model.fusion.type}. Type format=hf for its encoders alone"
         )
     if not isinstance(saved.model.head, SimilarityHead):
         raise UserError(
-            f"format=transformers writes a pair with its temperature; the head of task={saved.config.task.type} has no "
+            f"format={written} writes a pair with its temperature; the head of task={saved.config.task.type} has no "
             "place in it. Type format=hf for the encoders alone"
         )
+    if written == "transformers" and saved.model.image_encoder.source.library == "open_clip":
+        raise UserError(f"model.pair={saved.config.model.pair} came in open_clip's format. Type format=open_clip")
 
 
 def write_pair(saved: SavedModel, summary: Mapping[str, Any], folder: Path) -> None:

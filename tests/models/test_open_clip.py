@@ -1,0 +1,316 @@
+"""Pairs in open_clip's format: mmft computes what the package open_clip does, and the package loads what it exports."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import pytest
+import torch
+from make_shapes import captions
+from runs import Run
+from safetensors.torch import load_file, save_file
+from tiny_open_clip import KINDS, make_open_clip
+from tiny_pairs import IMAGE_SIZE, MAX_LENGTH, make_pair
+from torch import Tensor
+
+import mmft
+from mmft import build
+from mmft.commands.export import export
+from mmft.commands.train import train
+from mmft.config.compose import compose
+from mmft.errors import UserError
+from mmft.models.vision_language_model import VisionLanguageModel
+
+TEXTS = ["a disc", "A red_square, on a grey  background near the left border of the image!", "blue"]
+Folder = Callable[[str], Path]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Folder:
+    """`folder(kind)`: a tiny pair, made once."""
+    root = tmp_path_factory.mktemp("open_clip")
+
+    def made(kind: str) -> Path:
+        return root / kind if (root / kind).exists() else make_open_clip(root / kind, captions(), kind)
+
+    return made
+
+
+@pytest.fixture
+def changed(folder: Folder, tmp_path: Path) -> Callable[..., Path]:
+    """`changed(kind, part, **values)`: a copy of a pair with other keys in `model_cfg`, or in a part of it."""
+
+    def change(kind: str, part: str = "", **values: Any) -> Path:
+        out = tmp_path / f"changed{len(list(tmp_path.iterdir()))}"
+        shutil.copytree(folder(kind), out)
+        file = out / "open_clip_config.json"
+        config = json.loads(file.read_text())
+        whole = config["preprocess_cfg"] if part == "preprocess_cfg" else config["model_cfg"]
+        (whole.get(part, whole) if part else whole).update(values)
+        file.write_text(json.dumps(config))
+        return out
+
+    return change
+
+
+def begun(pair: Path, *typed: str) -> tuple[VisionLanguageModel, Any]:
+    """The model and the config that `mmft train model.pair=...` begins with."""
+    config = compose("train", [f"model.pair={pair}", "task=contrastive", *typed]).config
+    build.choose_for_pair(config, Path.cwd())
+    task = build.build_task(config.task)
+    task.fit([])
+    return build.build_model(config.model, task.make_head, seed=0).eval(), config
+
+
+def logits(model: VisionLanguageModel, pixels: Tensor, texts: list[str]) -> Tensor:
+    encoder = model.text_encoder
+    tokens = encoder.tokenizer(texts, return_tensors="pt", padding=True, truncation=True)
+    image, text = model.image_encoder(pixels), encoder(tokens["input_ids"], tokens["attention_mask"].bool())
+    both = model.head(model.fusion(image, text)).chunk(2, dim=-1)
+    return both[0] @ both[1].T
+
+
+def of_open_clip(pair: Path, normalised: Tensor, texts: list[str]) -> Tensor:
+    plain, _ = open_clip.create_model_from_pretrained(f"local-dir:{pair}")
+    found: Tensor = plain.eval().get_logits(normalised, open_clip.get_tokenizer(f"local-dir:{pair}")(texts))[0]
+    return found
+
+
+def images(count: int, size: int = IMAGE_SIZE) -> Tensor:
+    random = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (count, 3, size, size), generator=random, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_similarities_are_those_of_open_clip(kind: str, folder: Folder) -> None:
+    """For three lengths of text, in a batch and alone."""
+    model, config = begun(folder(kind))
+    pixels = images(3)
+    with torch.no_grad():
+        expected = of_open_clip(folder(kind), model.image_encoder.normalise(pixels), TEXTS)
+        assert float(expected.std()) > 1e-2
+        assert torch.allclose(logits(model, pixels, TEXTS), expected, atol=1e-5)
+        for row, text in enumerate(TEXTS):
+            alone = logits(model, pixels[row : row + 1], [text])
+            assert torch.allclose(alone, expected[row : row + 1, row : row + 1], atol=1e-5)
+    assert config.data.resize == ("squash" if kind == "siglip" else "crop")
+    assert config.task.loss == ("sigmoid" if kind == "siglip" else "info_nce")
+    assert model.image_encoder.get_buffer("mean").flatten().tolist() == pytest.approx([122.4, 117.3, 104.55])
+
+
+def test_its_own_padding_is_that_of_the_preprocessing(changed: Any) -> None:
+    _, config = begun(changed("clip", "preprocess_cfg", resize_mode="longest", fill_color=16))
+    assert (config.data.resize, config.data.background) == ("pad", "#101010")
+
+
+@pytest.fixture
+def pair_run(tmp_path: Path, shapes: Any) -> Any:
+    """`pair_run(pair, *overrides)`: a short run on the shapes."""
+
+    def run(pair: Path, *more: str) -> Run:
+        path = tmp_path / f"run{len(list(tmp_path.iterdir()))}"
+        own = [o for o in shapes.overrides if not o.startswith(("model.", "optim."))]
+        typed = [f"model.pair={pair}", "task=contrastive", "data.columns.label=null", "callbacks.progress=none"]
+        typed += ["data.limit=48", "trainer.max_steps=5", "trainer.precision=32-true", "modality_report=false", *more]
+        assert train(compose("train", [*own, *typed]), path) == 0
+        return Run(path)
+
+    return run
+
+
+def exported(run: Run, written: str = "open_clip") -> Path:
+    assert export(compose("export", [f"run={run.path}", f"format={written}"])) == 0
+    return run.path / "export"
+
+
+SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS if kind not in ("clip", "siglip", "bert")]
+
+
+@pytest.mark.parametrize("kind", ["clip", "siglip", "bert", *SLOW])
+def test_an_export_is_the_whole_pair_again(kind: str, folder: Folder, pair_run: Any) -> None:
+    run = pair_run(folder(kind), "tune=lora")
+    out, pixels = exported(run), images(3)
+    model, again = mmft.load(run.path).model.eval(), begun(out)[0]
+    with torch.no_grad():
+        expected = of_open_clip(out, model.image_encoder.normalise(pixels), TEXTS)
+        assert torch.allclose(logits(model, pixels, TEXTS), expected, atol=1e-5)
+        assert torch.allclose(logits(again, pixels, TEXTS), expected, atol=1e-5)
+    before, after = (load_file(path / "open_clip_model.safetensors") for path in (folder(kind), out))
+    assert before.keys() == after.keys()
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert any("attn" in name or "attention" in name for name in moved)
+    assert not any(
+        "ln_" in name or "norm" in name or "embedding" in name for name in moved
+    )  # LoRA trains linear layers
+    assert "open_clip.create_model_from_pretrained" in (out / "README.md").read_text()
+
+
+@pytest.mark.parametrize("kind", ["siglip", "bert"])
+def test_a_run_loads_without_the_pairs_folder(kind: str, folder: Folder, pair_run: Any, tmp_path: Path) -> None:
+    pair = tmp_path / "moved"
+    shutil.copytree(folder(kind), pair)
+    run = pair_run(pair, "tune=full")
+    expected = logits(mmft.load(run.path).model.eval(), images(2), TEXTS)
+    shutil.rmtree(pair)
+    assert torch.equal(logits(mmft.load(run.path).model.eval(), images(2), TEXTS), expected)
+
+
+def test_a_frozen_encoder_is_found_again(folder: Folder, pair_run: Any) -> None:
+    run = pair_run(folder("siglip"), "tune/image_encoder=freeze")
+    saved, before = mmft.load(run.path).model, begun(folder("siglip"))[0]
+    moved = {name for name, p in saved.named_parameters() if not torch.equal(p, before.get_parameter(name))}
+    assert {name.partition(".")[0] for name in moved} == {"text_encoder", "head"}
+
+
+@pytest.mark.parametrize("kind", ["clip", "siglip", pytest.param("metaclip_2", marks=pytest.mark.slow)])
+def test_pairs_of_transformers_become_open_clips(kind: str, pair_run: Any, tmp_path: Path) -> None:
+    """And they can be fine-tuned and exported again from there."""
+    pair = make_pair(tmp_path / "pair", captions(), kind=kind)
+    run = pair_run(pair)
+    out, pixels = exported(run), images(3)
+    model, again = mmft.load(run.path).model.eval(), begun(out)[0]
+    with torch.no_grad():
+        expected = logits(model, pixels, TEXTS)
+        assert torch.allclose(of_open_clip(out, model.image_encoder.normalise(pixels), TEXTS), expected, atol=1e-5)
+        assert torch.allclose(logits(again, pixels, TEXTS), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["clip", "siglip"])
+def test_an_export_for_another_image_size(kind: str, folder: Folder, pair_run: Any) -> None:
+    """A run's larger images have more positions, which open_clip must not resample once more."""
+    run = pair_run(folder(kind), "model.image_encoder.image_size=48")
+    if kind == "siglip":
+        with pytest.raises(
+            UserError, match="image_size=48: open_clip builds vit_mmft_patch8_siglip_32 for its own size"
+        ):
+            exported(run)
+        return
+    out, pixels = exported(run), images(3, 48)
+    model = mmft.load(run.path).model.eval()
+    with torch.no_grad():
+        expected = of_open_clip(out, model.image_encoder.normalise(pixels), TEXTS)
+        assert torch.allclose(logits(model, pixels, TEXTS), expected, atol=1e-5)
+
+
+def test_its_image_encoder_alone_is_timms(folder: Folder, pair_run: Any) -> None:
+    import timm
+
+    run = pair_run(folder("siglip"), "tune=full")
+    out, pixels = exported(run, "hf"), images(2)
+    encoder = mmft.load(run.path).model.image_encoder.eval()
+    plain = timm.create_model(f"local-dir:{out / 'image_encoder'}", pretrained=True).eval()
+    with torch.no_grad():
+        assert torch.allclose(plain(encoder.normalise(pixels)), encoder(pixels).pooled, atol=1e-5)
+
+
+def test_what_open_clip_does_not_have(folder: Folder, pair_run: Any, tmp_path: Path) -> None:
+    run = pair_run(make_pair(tmp_path / "pair", captions(), kind="chinese_clip"))
+    with pytest.raises(UserError, match="is a chinese_clip. Type format=transformers"):
+        exported(run)
+    with pytest.raises(UserError, match="came in open_clip's format. Type format=open_clip"):
+        exported(pair_run(folder("clip")), "transformers")
+
+
+@pytest.mark.parametrize(
+    ("part", "values", "named"),
+    [
+        ("", {"multimodal_cfg": {}}, "multimodal_cfg is that of a CoCa"),
+        ("", {"other": 1}, "model_cfg.other=1"),
+        ("", {"text_cfg": None}, "lacks model_cfg with embed_dim, vision_cfg and text_cfg"),
+        ("vision_cfg", {"layers": [3, 4, 6, 3]}, r"vision_cfg.layers=\[3, 4, 6, 3\] \(a ResNet\)"),
+        ("vision_cfg", {"attentional_pool": True}, "vision_cfg.attentional_pool=True"),
+        ("vision_cfg", {"pool_type": "avg"}, "vision_cfg.pool_type=avg"),
+        ("vision_cfg", {"no_ln_pre": True}, "vision_cfg.no_ln_pre=True"),
+        ("vision_cfg", {"image_size": [32, 64]}, r"vision_cfg.image_size=\[32, 64\]"),
+        ("vision_cfg", {"timm_model_name": "resnet10t", "timm_pool": "rot_attn"}, "vision_cfg.timm_pool=rot_attn"),
+        ("text_cfg", {"embed_cls": True}, "text_cfg.embed_cls=True"),
+        ("text_cfg", {"pool_type": "last"}, "text_cfg.pool_type=last with no_causal_mask=false"),
+        ("text_cfg", {"act_kwargs": {"approximate": "tanh"}}, "text_cfg.act_kwargs.approximate=tanh"),
+        ("text_cfg", {"tokenizer_kwargs": {"strip_sep_token": True}}, "text_cfg.tokenizer_kwargs.strip_sep_token=True"),
+        ("text_cfg", {"hf_model_name": "x", "hf_pooler_type": "max_pooler"}, "text_cfg.hf_pooler_type=max_pooler"),
+        ("preprocess_cfg", {"resize_mode": "other"}, "preprocess_cfg.resize_mode=other"),
+    ],
+)
+def test_what_would_be_computed_differently_is_refused(part: str, values: Any, named: str, changed: Any) -> None:
+    with pytest.raises(UserError, match=named):
+        begun(changed("clip", part, **values))
+
+
+def test_weights_that_do_not_fit(changed: Any) -> None:
+    pair = changed("clip")
+    file = pair / "open_clip_model.safetensors"
+    state = load_file(file)
+    save_file({**state, "visual.other": torch.zeros(1)}, file)
+    with pytest.raises(UserError, match=r"has a weight that open_clip_config.json does not: 'visual.other'"):
+        begun(pair)
+    save_file({name: value for name, value in state.items() if name != "ln_final.bias"}, file)
+    with pytest.raises(UserError, match="1 weights are not in its files, first text.final_layer_norm.bias"):
+        begun(pair)
+    save_file({**state, "ln_final.bias": torch.zeros(3)}, file)
+    with pytest.raises(UserError, match=r"text.final_layer_norm.bias has the shape \(3,\), but .* says \(32,\)"):
+        begun(pair)
+    file.unlink()
+    with pytest.raises(UserError, match="has no weights. Add open_clip_model.safetensors"):
+        begun(pair)
+
+
+def test_a_pickle_of_tensors_is_read_and_any_other_refused(changed: Any, folder: Folder) -> None:
+    pair = changed("clip")
+    state = load_file(pair / "open_clip_model.safetensors")
+    (pair / "open_clip_model.safetensors").unlink()
+    torch.save({f"module.{name}": value for name, value in state.items()}, pair / "open_clip_pytorch_model.bin")
+    pixels = images(1)
+    assert torch.equal(logits(begun(pair)[0], pixels, TEXTS), logits(begun(folder("clip"))[0], pixels, TEXTS))
+    torch.save(captions, pair / "open_clip_pytorch_model.bin")
+    with pytest.raises(UserError, match="open_clip_pytorch_model.bin holds more than tensors"):
+        begun(pair)
+
+
+def _without_tokenizer(pair: Path) -> Path:
+    for file in pair.iterdir():
+        if not file.name.startswith("open_clip"):
+            file.unlink()
+    return pair
+
+
+def test_a_missing_tokenizer(changed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match="has no tokenizer.json. Copy the tokenizer's files of tiny into the folder"):
+        begun(_without_tokenizer(changed("clip")))
+    monkeypatch.setitem(sys.modules, "open_clip", None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(UserError, match="openai/clip-vit-base-patch32 into the folder, or install open_clip_torch"):
+        begun(_without_tokenizer(changed("clip", "text_cfg", hf_tokenizer_name=None)))
+
+
+@pytest.mark.slow
+def test_the_vocabulary_inside_the_package(tmp_path: Path) -> None:
+    """49,408 tokens: as the package's own tokenizer has them."""
+    pair = make_open_clip(tmp_path / "pair", captions(), "clip", vocab_size=49408, hf_tokenizer_name=None)
+    model, _ = begun(_without_tokenizer(pair))
+    texts = [*TEXTS, "Über 3 naïve cats' #tags…", "word " * 99]
+    ours = model.text_encoder.tokenizer(texts, truncation=True, padding="max_length", max_length=MAX_LENGTH)[
+        "input_ids"
+    ]
+    theirs = open_clip.get_tokenizer(f"local-dir:{pair}")(texts)
+    for own, other in zip(ours, theirs.tolist(), strict=True):
+        end = own.index(49407) + 1
+        assert own[:end] == other[:end]
+
+
+def test_a_folder_of_both_formats_is_transformers(folder: Folder, tmp_path: Path) -> None:
+    pair = make_pair(tmp_path / "pair", captions())
+    for file in folder("clip").glob("open_clip*"):
+        shutil.copy2(file, pair / file.name)
+    assert begun(pair)[0].image_encoder.source.library == "transformers"
+
+
+def test_one_encoder_of_a_pair(folder: Folder) -> None:
+    config = compose("train", [f"model.image_encoder.name={folder('clip')}", "task=contrastive"]).config
+    with pytest.raises(UserError, match=r"is a pair in open_clip's format. Type model\.pair="):
+        build.build_model(config.model, 3, seed=0)
