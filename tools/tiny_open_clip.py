@@ -11,7 +11,7 @@ from typing import Any
 import open_clip
 import torch
 from safetensors.torch import save_file
-from timm.models import register_model
+from timm.models import build_model_with_cfg, register_model
 from timm.models.vision_transformer import VisionTransformer
 from tiny_pairs import IMAGE_SIZE, MAX_LENGTH, MEAN, PATCH_SIZE, SHARED, STD, WIDTH
 from tiny_tokenizers import make_tokenizer
@@ -79,16 +79,11 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 @register_model
-def vit_mmft_patch8_siglip_32(pretrained: bool = False, **kwargs: Any) -> VisionTransformer:
+def vit_mmft_patch8_siglip_32(pretrained: bool = False, **kwargs: Any) -> Any:
     """The architecture `TIMM_NAME` of timm: SigLIP's with two blocks."""
-    assert not pretrained
     sizes = {"img_size": IMAGE_SIZE, "patch_size": PATCH_SIZE, "embed_dim": WIDTH, "depth": 2, "num_heads": 2}
     siglip = {"mlp_ratio": 2, "class_token": False, "global_pool": "map", "act_layer": "gelu_tanh"}
-    for name in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):
-        kwargs.pop(name, None)
-    model: Any = VisionTransformer(**{**sizes, **siglip, **kwargs})
-    model.pretrained_cfg = model.default_cfg = {"input_size": (3, IMAGE_SIZE, IMAGE_SIZE)}
-    return model  # type: ignore[no-any-return]
+    return build_model_with_cfg(VisionTransformer, TIMM_NAME, pretrained, **{**sizes, **siglip, **kwargs})
 
 
 def make_open_clip(out: Path, captions: Iterable[str], kind: str, **changes: Any) -> Path:

@@ -76,7 +76,10 @@ for _encoder in ("image_encoder", "text_encoder"):
     def _encoder_is_there(c: TrainConfig, encoder: str = _encoder) -> str | None:
         if c.model.pair is not None:  # its name is the pair's
             return None
-        return _not_a_model(getattr(c.model, encoder).name, "an encoder", ("config.json",))
+        name = getattr(c.model, encoder).name
+        if (located(name) / "open_clip_config.json").is_file() and not (located(name) / "config.json").is_file():
+            return f"{show(name)} is a pair in open_clip's format. Type model.pair={name} to use both of its encoders"
+        return _not_a_model(name, "an encoder", ("config.json",))
 
 
 def _not_a_model(name: str, what: str, configs: tuple[str, ...]) -> str | None:

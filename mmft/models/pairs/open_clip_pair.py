@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import warnings
 from collections import OrderedDict
@@ -13,11 +14,13 @@ from torch import Tensor, nn
 
 from mmft.clock import importing
 from mmft.errors import UserError, first_line
+from mmft.models.pairs.facts import FAMILIES
 from mmft.models.pairs.open_clip_config import model_config, text_kind
 from mmft.models.pairs.open_clip_names import to_ours
 from mmft.models.source import Source, read_json, resolve
 from mmft.models.trust import check_folder
 
+log = logging.getLogger(__name__)
 # By preference, as open_clip has it.
 _FILES = (
     "open_clip_model.safetensors",
@@ -76,6 +79,9 @@ def load_whole(source: Source, pretrained: bool, key: str) -> OpenClipPair:
     """
     check_folder(source, key)
     pair = OpenClipPair(source, key)
+    image = model_config(source)["vision_cfg"]
+    if (rate := image.get("patch_dropout")) and not image.get("timm_model_name"):
+        log.warning("%s=%s: vision_cfg.patch_dropout=%s is not applied in training", key, source.name, rate)
     if pretrained:
         _fill(pair, source, f"{key}={source.name}")
     return pair.eval()
@@ -233,7 +239,7 @@ def text_folder(source: Source, name: str, key: str) -> Path:
     Raises:
         UserError: it can be found nowhere, or loading it would run code.
     """
-    if "model_type" in read_json(source.folder / "config.json"):
+    if read_json(source.folder / "config.json").get("model_type") not in (None, *FAMILIES):
         folder = source.folder
     elif Path(name).is_dir():
         folder = resolve(name, key).folder

@@ -11,6 +11,8 @@ from mmft.models.pairs.open_clip_config import model_config
 from mmft.models.source import Source
 from mmft.models.tokenizer import load_tokenizer
 
+_SPECIAL = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>"}
+"""open_clip's names of two tokens, and transformers'."""
 _FILES = ("tokenizer.json", "tokenizer_config.json", "merges.txt", "tokenizer.model", "spiece.model")
 
 
@@ -33,6 +35,11 @@ def open_clip_tokenizer(source: Source, embeddings: int | None, key: str) -> Any
     else:
         tokenizer = _of_package(source, text, key)
     own = "whitespace" if text.get("hf_tokenizer_name") else "lower"
+    if not hasattr(tokenizer, "backend_tokenizer"):
+        kind = type(tokenizer).__name__
+        raise UserError(
+            f"{key}: {source.name} has a {kind}, which cannot clean texts as open_clip does. Add tokenizer.json."
+        )
     _clean(tokenizer, (text.get("tokenizer_kwargs") or {}).get("clean", own))
     tokenizer.model_max_length = min(tokenizer.model_max_length, text.get("context_length", 77))
     return tokenizer
@@ -57,7 +64,8 @@ def _of_package(source: Source, text: dict[str, Any], key: str) -> Any:
     from transformers import CLIPTokenizer
 
     own = SimpleTokenizer()
-    return CLIPTokenizer(vocab=dict(own.encoder), merges=list(own.bpe_ranks))
+    vocabulary = {_SPECIAL.get(token, token): number for token, number in own.encoder.items()}
+    return CLIPTokenizer(vocab=vocabulary, merges=list(own.bpe_ranks))
 
 
 def _clean(tokenizer: Any, how: str) -> None:
