@@ -96,7 +96,7 @@ def refusal(source: Source) -> str | None:
     if "multimodal_cfg" in model:
         return "its multimodal_cfg is that of a CoCa, which also writes captions."
     found = next(_refused(source, model, image, text), None)
-    return None if found is None else f"mmft does not have what {found} in its open_clip_config.json computes."
+    return None if found is None else f"its open_clip_config.json has {found}, which mmft cannot compute."
 
 
 def _refused(source: Source, model: dict[str, Any], image: dict[str, Any], text: dict[str, Any]) -> Iterator[str]:

@@ -107,5 +107,5 @@ def checked_family(source: Source) -> Family:
     family = family_of(source)
     if isinstance(family, Family):
         return family
-    known = ", ".join(FAMILIES)
-    raise UserError(f"{KEY}={source.name}: {family} Known pairs: {known}, and those of open_clip.")
+    known = "" if source.library == "open_clip" else f" Known pairs: {', '.join(FAMILIES)}, and those of open_clip."
+    raise UserError(f"{KEY}={source.name}: {family}{known}")
