@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 def choose_for_pair(config: TrainConfig, base: Path) -> None:
     """Replaces what is left to the pair, `data.resize` and the loss of `task=contrastive`, by what it wants.
 
+    Where its images are padded, so is `data.background`, the colour of the bars.
+
     Args:
         config: the config of a run; changed in place.
         base: of its relative paths.

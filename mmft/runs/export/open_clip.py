@@ -16,6 +16,7 @@ from PIL import ImageColor
 from safetensors.torch import save_file
 from torch import Tensor
 
+from mmft.data.image import squaring
 from mmft.errors import UserError
 from mmft.models import image_encoder
 from mmft.models.pairs.open_clip_config import RESIZES, model_config, preprocessing
@@ -141,10 +142,11 @@ def _from_transformers(saved: SavedModel, state: dict[str, Tensor]) -> dict[str,
 def _preprocess(saved: SavedModel) -> dict[str, Any]:
     """`preprocess_cfg` that makes images as in the run."""
     source, data = saved.model.image_encoder.source, saved.config.data
+    resize = squaring(data)
     mean, std = mean_and_std(source, image_encoder.KEY)
     found = {"size": saved.model.image_encoder.image_size, "mode": "RGB", "mean": list(mean), "std": list(std)}
-    found |= {"interpolation": "bicubic", "resize_mode": _MODES[data.squaring]}
-    if data.squaring == "pad":
+    found |= {"interpolation": "bicubic", "resize_mode": _MODES[resize]}
+    if resize == "pad":
         colour = ImageColor.getrgb(data.background)[:3]
         found["fill_color"] = colour[0]
         if len(set(colour)) > 1:
