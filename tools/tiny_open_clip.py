@@ -74,6 +74,8 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
         "bert",
         {"vision_cfg": _OWN_IMAGE, "text_cfg": {"hf_pooler_type": "cls_pooler", "hf_proj_type": "linear"}},
     ),
+    "mt5": ("bert", {"vision_cfg": _OWN_IMAGE, "text_cfg": {"hf_pooler_type": "mean_pooler"}}),
+    "m2m_100": ("bert", {"vision_cfg": _OWN_IMAGE, "text_cfg": {"hf_pooler_type": "cls_pooler"}}),
     "roberta": ("roberta", {"vision_cfg": _OWN_IMAGE, "text_cfg": {"hf_pooler_type": "mean_pooler"}}),
 }
 
@@ -110,7 +112,7 @@ def make_open_clip(out: Path, captions: Iterable[str], kind: str, **changes: Any
     if text.get("pool_type") == "eos":
         text["eos_id"] = tokenizer.eos_token_id
     if "hf_pooler_type" in text:
-        text["hf_model_name"] = str(_text_config(words, tokenizer, out))
+        text["hf_model_name"] = str(_text_config(kind, tokenizer, out))
     preprocess = {"mean": MEAN, "std": STD, "resize_mode": "squash" if kind == "siglip" else "shortest"}
     config = {"model_cfg": model_cfg, "preprocess_cfg": preprocess}
     (out / "open_clip_config.json").write_text(json.dumps(config, indent=2) + "\n")
@@ -125,12 +127,20 @@ def make_open_clip(out: Path, captions: Iterable[str], kind: str, **changes: Any
     return out
 
 
-def _text_config(words: str, tokenizer: Any, out: Path) -> Path:
+def _text_config(kind: str, tokenizer: Any, out: Path) -> Path:
     """The folder with the config of a text transformer of the library."""
     import transformers as hf
 
-    kind: Any = {"bert": hf.BertConfig, "roberta": hf.RobertaConfig}[words]
+    common: dict[str, Any] = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
     sizes = {"hidden_size": WIDTH, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-    positions = {"max_position_embeddings": MAX_LENGTH + 2, "pad_token_id": tokenizer.pad_token_id}
-    kind(vocab_size=len(tokenizer), **sizes, **positions).save_pretrained(out)
+    config: Any
+    if kind == "mt5":
+        config = hf.MT5Config(d_model=WIDTH, d_kv=16, d_ff=64, num_layers=2, num_heads=2, **common)
+    elif kind == "m2m_100":
+        heads: Any = {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "decoder_layers": 1}
+        config = hf.M2M100Config(d_model=WIDTH, encoder_layers=2, encoder_ffn_dim=64, **heads, **common)
+    else:
+        of_kind: Any = {"bert": hf.BertConfig, "roberta": hf.RobertaConfig}[kind]
+        config = of_kind(max_position_embeddings=MAX_LENGTH + 2, **sizes, **common)
+    config.save_pretrained(out)
     return out
