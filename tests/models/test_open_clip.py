@@ -12,11 +12,12 @@ from typing import Any
 import open_clip
 import pytest
 import torch
+import transformers as hf
 from make_shapes import captions
 from runs import Run
 from safetensors.torch import load_file, save_file
-from tiny_open_clip import KINDS, make_open_clip
-from tiny_pairs import IMAGE_SIZE, MAX_LENGTH, make_pair
+from tiny_open_clip import KINDS, TIMM_NAME, make_open_clip
+from tiny_pairs import IMAGE_SIZE, MAX_LENGTH, PATCH_SIZE, WIDTH, make_pair
 from torch import Tensor
 
 import mmft
@@ -25,6 +26,8 @@ from mmft.commands.export import export
 from mmft.commands.train import train
 from mmft.config.compose import compose
 from mmft.errors import UserError
+from mmft.models.pairs.open_clip_from_transformers import model_cfg
+from mmft.models.source import hub_repository
 from mmft.models.vision_language_model import VisionLanguageModel
 
 TEXTS = ["a disc", "A red_square, on a grey  background near the left border of the image!", "blue"]
@@ -347,3 +350,22 @@ def test_every_trained_parameter_gets_a_gradient(kind: str, fusion: str, folder:
     image, text = model.image_encoder(images(2)), model.text_encoder(ids, ids >= 0)
     model.head(model.fusion(image, text)).square().sum().backward()
     assert not {name for name in plan.names if model.get_parameter(name).grad is None and "missing" not in name}
+
+
+def test_hub_names_of_pairs_may_begin_as_timms_do() -> None:
+    assert hub_repository("timm/ViT-B-16-SigLIP2", "model.pair") == "timm/ViT-B-16-SigLIP2"
+    with pytest.raises(UserError, match="nor an architecture of timm"):
+        hub_repository("timm/ViT-B-16-SigLIP2", "model.image_encoder.name")
+
+
+def test_another_gelu_than_timms_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    sizes: Any = {"hidden_size": WIDTH, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    vision = {"image_size": IMAGE_SIZE, "patch_size": PATCH_SIZE}
+    for gelu, told in (("gelu_pytorch_tanh", False), ("gelu", True)):
+        config = hf.SiglipConfig(text_config=sizes, vision_config={**sizes, **vision, "hidden_act": gelu})
+        whole = hf.SiglipModel(config)
+        found = model_cfg(whole.vision_model, whole.text_model, WIDTH, IMAGE_SIZE, "model.pair=x")
+        assert found["vision_cfg"]["timm_model_name"] == TIMM_NAME
+        assert ("computes GELU by tanh, the pair exactly" in caplog.text) == told
+    with pytest.raises(UserError, match="model.pair=x: timm, from which open_clip .* 40 pixels in patches of 8"):
+        model_cfg(whole.vision_model, whole.text_model, WIDTH, 40, "model.pair=x")
