@@ -14,6 +14,7 @@ import pytest
 import torch
 import transformers as hf
 from make_shapes import captions
+from mostly_slow import mostly_slow
 from runs import Run
 from safetensors.torch import load_file, save_file
 from tiny_open_clip import KINDS, TIMM_NAME, make_open_clip
@@ -132,7 +133,7 @@ def exported(run: Run, written: str = "open_clip") -> Path:
     return run.path / "export"
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", mostly_slow(KINDS, "clip"))
 def test_an_export_is_the_whole_pair_again(kind: str, folder: Folder, pair_run: Any) -> None:
     run = pair_run(folder(kind), "tune=lora")
     out, pixels = exported(run), images(3)
@@ -151,7 +152,7 @@ def test_an_export_is_the_whole_pair_again(kind: str, folder: Folder, pair_run: 
     assert "open_clip.create_model_from_pretrained" in (out / "README.md").read_text()
 
 
-@pytest.mark.parametrize("kind", ["siglip", "bert"])
+@pytest.mark.parametrize("kind", mostly_slow(["siglip", "bert"], "bert"))
 def test_a_run_loads_without_the_pairs_folder(kind: str, folder: Folder, pair_run: Any, tmp_path: Path) -> None:
     pair = tmp_path / "moved"
     shutil.copytree(folder(kind), pair)
@@ -168,7 +169,7 @@ def test_a_frozen_encoder_is_found_again(folder: Folder, pair_run: Any) -> None:
     assert {name.partition(".")[0] for name in moved} == {"text_encoder", "head"}
 
 
-@pytest.mark.parametrize("kind", ["clip", "siglip", "metaclip_2"])
+@pytest.mark.parametrize("kind", mostly_slow(["clip", "siglip", "metaclip_2"], "siglip"))
 def test_pairs_of_transformers_become_open_clips(kind: str, pair_run: Any, tmp_path: Path) -> None:
     """And they can be fine-tuned and exported again from there."""
     pair = make_pair(tmp_path / "pair", captions(), kind=kind)
@@ -182,6 +183,7 @@ def test_pairs_of_transformers_become_open_clips(kind: str, pair_run: Any, tmp_p
         assert torch.allclose(logits(again, pixels, texts), expected, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["clip", "siglip"])
 def test_an_export_for_another_image_size(kind: str, folder: Folder, pair_run: Any) -> None:
     """A run's larger images have more positions, which open_clip must not resample once more."""
@@ -199,6 +201,7 @@ def test_an_export_for_another_image_size(kind: str, folder: Folder, pair_run: A
         assert torch.allclose(logits(model, pixels, TEXTS), expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_its_image_encoder_alone_is_timms(folder: Folder, pair_run: Any) -> None:
     import timm
 
@@ -340,7 +343,7 @@ def test_a_pair_without_a_run(folder: Folder, shapes: Any) -> None:
 
 
 @pytest.mark.parametrize("fusion", ["pretrained", "concat", "cross"])
-@pytest.mark.parametrize("kind", ["siglip", "mlp", "classifier", "roberta"])
+@pytest.mark.parametrize("kind", mostly_slow(["siglip", "mlp", "classifier", "roberta"], "siglip"))
 def test_every_trained_parameter_gets_a_gradient(kind: str, fusion: str, folder: Folder) -> None:
     typed = [f"model.pair={folder(kind)}", f"model/fusion={fusion}", "tune=full"]
     config = compose("train", typed).config

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 import transformers as hf
+from mostly_slow import mostly_slow
 from runs import Run, resumed
 from tiny_pairs import FAMILIES, IMAGE_SIZE, MAX_LENGTH
 from torch import Tensor
@@ -121,7 +122,7 @@ def pair_run(tmp_path: Path, shapes: Any) -> Any:
     return run
 
 
-@pytest.mark.parametrize("kind", ["clip", "siglip", pytest.param("align", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", mostly_slow(["clip", "siglip", "align"], "siglip"))
 def test_an_export_is_the_whole_pair_again(kind: str, pair_folder: Any, pair_run: Any) -> None:
     run = pair_run(pair_folder(kind), "tune=lora")
     assert export(compose("export", [f"run={run.path}", "format=transformers"])) == 0
@@ -336,6 +337,7 @@ def test_a_head_starts_as_the_zero_shot_classifier(
     assert f"before training: test/zero_shot/accuracy {before:.4f}" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_retrieval_before_training_is_in_the_summary(pair_folder: Any, pair_run: Any) -> None:
     still = ["optim.lr=1e-12", "tune.fusion_lr=1e-12", "optim.head_lr=1e-12", "trainer.max_steps=1"]
     run = pair_run(pair_folder("siglip"), *still, "modality_report=true", "data.columns.label=label")
@@ -343,7 +345,7 @@ def test_retrieval_before_training_is_in_the_summary(pair_folder: Any, pair_run:
         assert run.summary["before"][name] == pytest.approx(run.summary["test"][name], abs=1e-6)
 
 
-@pytest.mark.parametrize("task", ["contrastive", "classification"])
+@pytest.mark.parametrize("task", mostly_slow(["contrastive", "classification"], "classification"))
 def test_each_test_table_before_training(
     task: str, pair_folder: Any, pair_run: Any, shapes: Any, tmp_path: Path
 ) -> None:

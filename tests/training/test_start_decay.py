@@ -91,6 +91,7 @@ def test_a_run_stays_near_its_start(train_run: TrainRun, shapes_overrides: list[
     }
 
 
+@pytest.mark.slow
 def test_micro_batches_change_nothing(train_run: TrainRun) -> None:
     typed = [*DECAY, *LAST, "trainer.precision=64-true", "model.dropout=0", "optim=sgd"]
     whole, parts = train_run(*typed), train_run(*typed, "data.micro_batch_size=3")

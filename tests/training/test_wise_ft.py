@@ -57,7 +57,7 @@ def start_of(overrides: list[str]) -> dict[str, Tensor]:
     return model.state_dict()
 
 
-@pytest.mark.parametrize("more", [[], ["callbacks.ema.decay=0.5"]])
+@pytest.mark.parametrize("more", [[], pytest.param(["callbacks.ema.decay=0.5"], marks=pytest.mark.slow)])
 def test_a_run(more: list[str], train_run: TrainRun, shapes_overrides: list[str]) -> None:
     """Encoders are half way back, what began at random stays, validation and test are of the finished model."""
     plain = train_run(*WISE[1:], *more)
