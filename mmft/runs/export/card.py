@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mmft.data.image import squaring
+from mmft.models.encoder import Encoder
 from mmft.runs.saved_model import SavedModel
 from mmft.tasks.base import Task
 from mmft.tasks.labels import shown as some
@@ -55,8 +56,13 @@ def model_card(saved: SavedModel, summary: Mapping[str, Any], adapters: Iterable
     lines += [f"Images were {side} x {side} pixels (resize: {resize}), texts at most {length} tokens. Pooling:"]
     if resize == "pad":
         lines += ["The folder's own transform does not pad as the run did."]
-    lines += [f"{model.image_encoder.pool} of the image tokens, {model.text_encoder.pool} of the text tokens.", ""]
+    pools = (f"{_pool(encoder)} of the {kind} tokens" for kind, encoder in zip(("image", "text"), encoders.values(), strict=True))
+    lines += [f"{', '.join(pools)}.", ""]
     return "\n".join(lines)
+
+
+def _pool(encoder: Encoder) -> str:
+    return "the model's own pooling" if encoder.pool == "own" else encoder.pool
 
 
 def pair_card(saved: SavedModel, summary: Mapping[str, Any], kind: str) -> str:
