@@ -20,7 +20,7 @@ import pytest
 from command import Mmft, run_mmft
 from make_shapes import Shapes, captions, make_shapes
 
-pytest_plugins = ["runs"]  # the fixtures `train_run` and `shapes_overrides`
+pytest_plugins = ["runs", "pairs"]  # the fixtures `train_run`, `shapes_overrides` and `pair_run`
 CHECKOUT = Path(__file__).parents[1]
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command import run_mmft
 from forked import Forked
 from safetensors.torch import load_file
 from torch import Tensor
@@ -112,3 +113,16 @@ def resumed(overrides: list[str], folder: Path) -> Run:
     assert found is not None
     assert train(*found) == 0
     return Run(folder)
+
+
+def of_one_and_two_ranks(typed: list[str], trainer: str, folder: Path) -> tuple[Run, Run]:
+    """The same run in one process and on two ranks of `trainer=ddp` or `fsdp`, as the command starts them."""
+    runs = []
+    for name in ("cpu", trainer):
+        devices = [] if name == "cpu" else ["trainer.accelerator=cpu", "trainer.devices=2"]
+        (folder / name).mkdir()
+        run_mmft("train", *typed, f"trainer={name}", *devices, cwd=folder / name)
+        (path,) = (folder / name / "runs" / "shapes").iterdir()
+        runs.append(Run(path))
+    one, two = runs
+    return one, two

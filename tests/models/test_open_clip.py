@@ -15,6 +15,7 @@ import torch
 import transformers as hf
 from make_shapes import captions
 from mostly_slow import mostly_slow
+from pairs import begun, check_logits, images, logits, without_gradient
 from runs import Run
 from safetensors.torch import load_file, save_file
 from tiny_open_clip import KINDS, TIMM_NAME, make_open_clip
@@ -24,12 +25,10 @@ from torch import Tensor
 import mmft
 from mmft import build
 from mmft.commands.export import export
-from mmft.commands.train import train
 from mmft.config.compose import compose
 from mmft.errors import UserError
 from mmft.models.pairs.open_clip_from_transformers import model_cfg
 from mmft.models.source import hub_repository
-from mmft.models.vision_language_model import VisionLanguageModel
 
 TEXTS = ["a disc", "A red_square, on a grey  background near the left border of the image!", "blue"]
 Folder = Callable[[str], Path]
@@ -63,32 +62,10 @@ def changed(folder: Folder, tmp_path: Path) -> Callable[..., Path]:
     return change
 
 
-def begun(pair: Path, *typed: str) -> tuple[VisionLanguageModel, Any]:
-    """The model and the config that `mmft train model.pair=...` begins with."""
-    config = compose("train", [f"model.pair={pair}", "task=contrastive", *typed]).config
-    build.choose_for_pair(config, Path.cwd())
-    task = build.build_task(config.task)
-    task.fit([])
-    return build.build_model(config.model, task.make_head, seed=0).eval(), config
-
-
-def logits(model: VisionLanguageModel, pixels: Tensor, texts: list[str]) -> Tensor:
-    encoder = model.text_encoder
-    tokens = encoder.tokenizer(texts, return_tensors="pt", padding=True, truncation=True)
-    image, text = model.image_encoder(pixels), encoder(tokens["input_ids"], tokens["attention_mask"].bool())
-    both = model.head(model.fusion(image, text)).chunk(2, dim=-1)
-    return both[0] @ both[1].T
-
-
 def of_open_clip(pair: Path, normalised: Tensor, texts: list[str]) -> Tensor:
     plain, _ = open_clip.create_model_from_pretrained(f"local-dir:{pair}")
     found: Tensor = plain.eval().get_logits(normalised, open_clip.get_tokenizer(f"local-dir:{pair}")(texts))[0]
     return found
-
-
-def images(count: int, size: int = IMAGE_SIZE) -> Tensor:
-    random = torch.Generator().manual_seed(0)
-    return torch.randint(0, 256, (count, 3, size, size), generator=random, dtype=torch.uint8)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -99,10 +76,7 @@ def test_similarities_are_those_of_open_clip(kind: str, folder: Folder) -> None:
     with torch.no_grad():
         expected = of_open_clip(folder(kind), model.image_encoder.normalise(pixels), TEXTS)
         assert float(expected.std()) > 1e-2
-        assert torch.allclose(logits(model, pixels, TEXTS), expected, atol=1e-5)
-        for row, text in enumerate(TEXTS):
-            alone = logits(model, pixels[row : row + 1], [text])
-            assert torch.allclose(alone, expected[row : row + 1, row : row + 1], atol=1e-5)
+        check_logits(model, pixels, TEXTS, expected)
     assert config.data.resize == ("squash" if kind == "siglip" else "crop")
     assert config.task.loss == ("sigmoid" if kind == "siglip" else "info_nce")
     assert model.image_encoder.get_buffer("mean").flatten().tolist() == pytest.approx([122.4, 117.3, 104.55])
@@ -111,21 +85,6 @@ def test_similarities_are_those_of_open_clip(kind: str, folder: Folder) -> None:
 def test_its_own_padding_is_that_of_the_preprocessing(changed: Any) -> None:
     _, config = begun(changed("clip", "preprocess_cfg", resize_mode="longest", fill_color=16))
     assert (config.data.resize, config.data.background) == ("pad", "#101010")
-
-
-@pytest.fixture
-def pair_run(tmp_path: Path, shapes: Any) -> Any:
-    """`pair_run(pair, *overrides)`: a short run on the shapes."""
-
-    def run(pair: Path, *more: str) -> Run:
-        path = tmp_path / f"run{len(list(tmp_path.iterdir()))}"
-        own = [o for o in shapes.overrides if not o.startswith(("model.", "optim."))]
-        typed = [f"model.pair={pair}", "task=contrastive", "data.columns.label=null", "callbacks.progress=none"]
-        typed += ["data.limit=48", "trainer.max_steps=5", "trainer.precision=32-true", "modality_report=false", *more]
-        assert train(compose("train", [*own, *typed]), path) == 0
-        return Run(path)
-
-    return run
 
 
 def exported(run: Run, written: str = "open_clip") -> Path:
@@ -345,14 +304,7 @@ def test_a_pair_without_a_run(folder: Folder, shapes: Any) -> None:
 @pytest.mark.parametrize("fusion", ["pretrained", "concat", "cross"])
 @pytest.mark.parametrize("kind", mostly_slow(["siglip", "mlp", "classifier", "roberta"], "siglip"))
 def test_every_trained_parameter_gets_a_gradient(kind: str, fusion: str, folder: Folder) -> None:
-    typed = [f"model.pair={folder(kind)}", f"model/fusion={fusion}", "tune=full"]
-    config = compose("train", typed).config
-    model = build.build_model(config.model, 3, seed=0)
-    plan = build.build_plan(config, model)
-    ids = torch.arange(6).repeat(2, 1)
-    image, text = model.image_encoder(images(2)), model.text_encoder(ids, ids >= 0)
-    model.head(model.fusion(image, text)).square().sum().backward()
-    assert not {name for name in plan.names if model.get_parameter(name).grad is None and "missing" not in name}
+    assert not without_gradient(folder(kind), fusion)
 
 
 def test_hub_names_of_pairs_may_begin_as_timms_do() -> None:

@@ -12,8 +12,9 @@ import pytest
 import torch
 import transformers as hf
 from mostly_slow import mostly_slow
-from runs import Run, resumed
-from tiny_pairs import FAMILIES, IMAGE_SIZE, MAX_LENGTH
+from pairs import begun, check_logits, images, logits, on_pair, without_gradient
+from runs import resumed
+from tiny_pairs import FAMILIES, MAX_LENGTH
 from torch import Tensor
 from torch.nn import functional
 
@@ -32,24 +33,6 @@ from mmft.training.module import FineTuning
 TEXTS = ["a disc", "a red square on a grey background near the left border of the image", "blue"]
 
 
-def ours(pair: Path, *typed: str) -> tuple[VisionLanguageModel, Any]:
-    """The model and the config that `mmft train model.pair=...` begins with."""
-    config = compose("train", [f"model.pair={pair}", "task=contrastive", *typed]).config
-    build.choose_for_pair(config, Path.cwd())
-    task = build.build_task(config.task)
-    task.fit([])
-    return build.build_model(config.model, task.make_head, seed=0).eval(), config
-
-
-def logits(model: VisionLanguageModel, pixels: Tensor, texts: list[str]) -> Tensor:
-    encoder = model.text_encoder
-    tokens = encoder.tokenizer(texts, return_tensors="pt", padding=True, truncation=True)
-    image = model.image_encoder(pixels)
-    text = encoder(tokens["input_ids"], tokens["attention_mask"].bool())
-    both = model.head(model.fusion(image, text)).chunk(2, dim=-1)
-    return both[0] @ both[1].T
-
-
 def of_transformers(pair: Path, normalised: Tensor, texts: list[str]) -> Tensor:
     plain, tokenizer = hf.AutoModel.from_pretrained(pair).eval(), hf.AutoTokenizer.from_pretrained(pair)
     if plain.config.model_type == "siglip":
@@ -60,23 +43,15 @@ def of_transformers(pair: Path, normalised: Tensor, texts: list[str]) -> Tensor:
     return plain(pixel_values=normalised, **given).logits_per_image
 
 
-def images(count: int) -> Tensor:
-    random = torch.Generator().manual_seed(0)
-    return torch.randint(0, 256, (count, 3, IMAGE_SIZE, IMAGE_SIZE), generator=random, dtype=torch.uint8)
-
-
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_similarities_are_those_of_transformers(kind: str, pair_folder: Any) -> None:
     """For three lengths of text, in a batch and alone."""
-    model, config = ours(pair_folder(kind))
+    model, config = begun(pair_folder(kind))
     pixels = images(3)
     with torch.no_grad():
         expected = of_transformers(pair_folder(kind), model.image_encoder.normalise(pixels), TEXTS)
         assert float(expected.std()) > 1e-3
-        assert torch.allclose(logits(model, pixels, TEXTS), expected, atol=1e-5)
-        for row, text in enumerate(TEXTS):
-            alone = logits(model, pixels[row : row + 1], [text])
-            assert torch.allclose(alone, expected[row : row + 1, row : row + 1], atol=1e-5)
+        check_logits(model, pixels, TEXTS, expected)
     assert config.data.resize == ("squash" if kind in ("siglip", "align") else "crop")
     assert config.task.loss == ("sigmoid" if kind == "siglip" else "info_nce")
     assert model.image_encoder.get_buffer("mean").flatten().tolist() == pytest.approx([122.4, 117.3, 104.55])
@@ -86,40 +61,7 @@ def test_similarities_are_those_of_transformers(kind: str, pair_folder: Any) -> 
 @pytest.mark.parametrize("kind", ["clip", "siglip", "vision-text-dual-encoder"])
 def test_every_trained_parameter_gets_a_gradient(kind: str, fusion: str, pair_folder: Any) -> None:
     """A pooling head that token fusions do not read, and a mask token, are not trained."""
-    typed = [f"model.pair={pair_folder(kind)}", f"model/fusion={fusion}", "tune=full"]
-    config = compose("train", typed).config
-    model = build.build_model(config.model, 3, seed=0)
-    plan = build.build_plan(config, model)
-    ids = torch.arange(6).repeat(2, 1)
-    image, text = model.image_encoder(images(2)), model.text_encoder(ids, ids >= 0)
-    model.head(model.fusion(image, text)).square().sum().backward()
-    assert not {name for name in plan.names if model.get_parameter(name).grad is None and "missing" not in name}
-
-
-def _typed(pair: Path, shapes: Any, *more: str) -> list[str]:
-    own = [o for o in shapes.overrides if not o.startswith(("model.", "optim."))]
-    return [
-        *own,
-        f"model.pair={pair}",
-        "task=contrastive",
-        "data.columns.label=null",
-        "callbacks.progress=none",
-        "modality_report=false",
-        *more,
-    ]
-
-
-@pytest.fixture
-def pair_run(tmp_path: Path, shapes: Any) -> Any:
-    """`pair_run(pair, *overrides)`: a short run on the shapes."""
-
-    def run(pair: Path, *more: str) -> Run:
-        path = tmp_path / f"pair{len(list(tmp_path.iterdir()))}"
-        typed = _typed(pair, shapes, "data.limit=48", "trainer.max_steps=5", "trainer.precision=32-true", *more)
-        assert train(compose("train", typed), path) == 0
-        return Run(path)
-
-    return run
+    assert not without_gradient(pair_folder(kind), fusion)
 
 
 @pytest.mark.parametrize("kind", mostly_slow(["clip", "siglip", "align"], "siglip"))
@@ -138,7 +80,7 @@ def test_an_export_is_the_whole_pair_again(kind: str, pair_folder: Any, pair_run
     assert not any("norm" in name for name in changed)  # LoRA trains linear layers alone
     assert type(hf.AutoProcessor.from_pretrained(out)).__name__.endswith("Processor")
     assert hf.AutoModel.from_pretrained(out).__class__.__name__ in (out / "README.md").read_text()
-    again, _ = ours(out)
+    again, _ = begun(out)
     with torch.no_grad():
         assert torch.allclose(logits(again, pixels, TEXTS), expected, atol=1e-5)
 
@@ -171,7 +113,7 @@ def test_twenty_steps_are_those_of_a_plain_loop(
     exact = ["optim.lr=1e-3", "optim.weight_decay=0", "optim.clip_norm=null", "schedule=constant", "schedule.warmup=0"]
     exact += ["trainer.precision=64-true", "model.dropout=0", "checkpoint.use=last", "trainer.max_steps=20"]
     assert (
-        train(compose("train", _typed(pair_folder(kind), shapes, "data.batch_size=8", *exact)), tmp_path / "run") == 0
+        train(compose("train", on_pair(pair_folder(kind), shapes, "data.batch_size=8", *exact)), tmp_path / "run") == 0
     )
     assert len(batches) == 20
     model = mmft.load(tmp_path / "run").model
@@ -241,7 +183,7 @@ def test_a_pair_without_a_run(pair_folder: Any, shapes: Any, tmp_path: Path) -> 
 def test_frozen_parts_stay_and_are_found_again(pair_folder: Any, pair_run: Any) -> None:
     """LiT: the image encoder and the projections are frozen."""
     run = pair_run(pair_folder("clip"), "tune/image_encoder=freeze", "tune.fusion=freeze")
-    model, before = mmft.load(run.path).model, ours(pair_folder("clip"))[0]
+    model, before = mmft.load(run.path).model, begun(pair_folder("clip"))[0]
     moved = {name for name, p in model.named_parameters() if not torch.equal(p, before.get_parameter(name))}
     assert {name.partition(".")[0] for name in moved} == {"text_encoder"}
     assert run.summary["parameters"]["image_encoder"]["trainable"] == 0
@@ -261,10 +203,10 @@ def test_rates_of_what_is_pretrained(pair_folder: Any) -> None:
 
 def test_the_temperature_is_the_pairs_unless_typed(pair_folder: Any) -> None:
     plain = hf.AutoModel.from_pretrained(pair_folder("siglip"))
-    model, _ = ours(pair_folder("siglip"))
+    model, _ = begun(pair_folder("siglip"))
     assert float(model.head.log_scale) == float(plain.logit_scale)  # type: ignore[arg-type]
     assert float(model.head.bias) == float(plain.logit_bias)  # type: ignore[arg-type]
-    model, _ = ours(pair_folder("siglip"), "task.temperature=0.5")
+    model, _ = begun(pair_folder("siglip"), "task.temperature=0.5")
     assert float(model.head.log_scale) == pytest.approx(0.6931, abs=1e-4)  # type: ignore[arg-type]
 
 
@@ -276,7 +218,7 @@ def test_a_scale_above_the_limit_is_kept(pair_folder: Any, tmp_path: Path) -> No
     for file in pair_folder("siglip").glob("*.json"):
         if file.name != "config.json":
             (tmp_path / file.name).write_text(file.read_text())
-    model, _ = ours(tmp_path)
+    model, _ = begun(tmp_path)
     model.train()
     model.head(torch.randn(2, 64))
     assert float(model.head.log_scale) == pytest.approx(4.7215)  # type: ignore[arg-type]
@@ -301,11 +243,11 @@ def test_wrong_configs(typed: list[str], message: str, pair_folder: Any) -> None
 
 def test_what_is_no_pair(pair_folder: Any, shapes: Any, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="its model_type bert is not that of a pair"):
-        ours(shapes.text_encoder)
+        begun(shapes.text_encoder)
     config = json.loads((pair_folder("siglip") / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"model_type": "siglip2"}))
     with pytest.raises(UserError, match="NaFlex"):
-        ours(tmp_path)
+        begun(tmp_path)
 
 
 def test_two_encoders_of_one_pair_are_warned_of(
@@ -394,7 +336,7 @@ def test_prompts_need_a_pair() -> None:
 
 def test_the_same_command_resumes(pair_folder: Any, shapes: Any, tmp_path: Path) -> None:
     """What was left to the pair is in config.yaml, and no other experiment."""
-    typed = _typed(pair_folder("siglip"), shapes, "data.limit=48", "trainer.max_steps=2")
+    typed = on_pair(pair_folder("siglip"), shapes, "data.limit=48", "trainer.max_steps=2")
     assert train(compose("train", typed), tmp_path / "run") == 0
     more = [o for o in typed if not o.startswith("trainer.max_steps")]
     run = resumed([*more, "trainer.max_steps=4"], tmp_path / "run")

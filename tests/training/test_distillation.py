@@ -9,9 +9,8 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from command import run_mmft
 from make_shapes import Shapes
-from runs import Run, TrainRun, killed_run, resumed, same_weights
+from runs import TrainRun, killed_run, of_one_and_two_ranks, resumed, same_weights
 from torch import Tensor
 
 from mmft import build
@@ -162,14 +161,9 @@ def test_resume_is_exact(task: str, train_run: TrainRun, shapes_overrides: list[
 def test_two_ranks_train_as_one(trainer: str, task: str, shapes_overrides: list[str], tmp_path: Path) -> None:
     sgd = ["optim=sgd", "optim.lr=0.05", "optim.head_lr=0.05", "model.dropout=0", "trainer.precision=32-true"]
     typed = [*shapes_overrides, *DISTILLED, *sgd, f"task={task}", "checkpoint.use=last", "trainer.log_every_steps=1"]
-    runs = []
-    for name in ("cpu", trainer):
-        devices = [] if name == "cpu" else ["trainer.accelerator=cpu", "trainer.devices=2"]
-        (tmp_path / name).mkdir()
-        run_mmft("train", *typed, f"trainer={name}", *devices, cwd=tmp_path / name)
-        (path,) = (tmp_path / name / "runs" / "shapes").iterdir()
-        runs.append(Run(path))
-    one, two = runs
+    one, two = of_one_and_two_ranks(typed, trainer, tmp_path)
     assert max(float((one.model_state[n] - two.model_state[n]).abs().max()) for n in one.model_state) <= 1e-5
-    said = [pd.read_csv(run.path / "metrics.csv")["train/loss/distillation/image"].dropna().tolist() for run in runs]
+    said = [
+        pd.read_csv(run.path / "metrics.csv")["train/loss/distillation/image"].dropna().tolist() for run in (one, two)
+    ]
     assert said[0] == pytest.approx(said[1], rel=1e-3, abs=1e-9)

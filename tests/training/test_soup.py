@@ -11,7 +11,7 @@ import pytest
 import torch
 from command import run_mmft
 from make_shapes import Shapes
-from runs import Run, TrainRun, killed_run, resumed, same_weights
+from runs import Run, TrainRun, killed_run, of_one_and_two_ranks, resumed, same_weights
 from torch import Tensor
 
 from mmft.commands.train import train
@@ -189,14 +189,7 @@ def test_no_validation_rows_are_told(shapes: Shapes, shapes_overrides: list[str]
 def test_two_ranks_cook_the_soup_of_one(trainer: str, shapes_overrides: list[str], tmp_path: Path) -> None:
     sgd = ["optim=sgd", "optim.lr=0.05", "optim.head_lr=0.05", "model.dropout=0", "trainer.precision=32-true"]
     typed = [*shapes_overrides, "checkpoint.keep=3", "trainer.max_epochs=4", "checkpoint.use=soup_greedy", *sgd]
-    runs = []
-    for name in ("cpu", trainer):
-        devices = [] if name == "cpu" else ["trainer.accelerator=cpu", "trainer.devices=2"]
-        (tmp_path / name).mkdir()
-        run_mmft("train", *typed, "checkpoint.monitor=loss", f"trainer={name}", *devices, cwd=tmp_path / name)
-        (path,) = (tmp_path / name / "runs" / "shapes").iterdir()
-        runs.append(Run(path))
-    one, two = runs
+    one, two = of_one_and_two_ranks([*typed, "checkpoint.monitor=loss"], trainer, tmp_path)
     assert one.summary["soup_steps"] == two.summary["soup_steps"]
     assert folders(one) == folders(two)
     assert max(float((one.model_state[n] - two.model_state[n]).abs().max()) for n in one.model_state) <= 1e-5

@@ -9,8 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from command import run_mmft
-from runs import Run, TrainRun, killed_run, resumed, same_weights
+from runs import Run, TrainRun, killed_run, of_one_and_two_ranks, resumed, same_weights
 from torch import nn
 
 from mmft import build
@@ -148,14 +147,7 @@ def test_resume_is_exact(train_run: TrainRun, shapes_overrides: list[str], tmp_p
 def test_two_ranks_train_as_one(trainer: str, shapes_overrides: list[str], tmp_path: Path) -> None:
     sgd = ["optim=sgd", "optim.head_lr=0.05", "model.dropout=0", "trainer.precision=32-true"]
     typed = [*shapes_overrides, *DECAY, *sgd, *LAST, "optim.lr=0.05"]
-    runs = []
-    for name in ("cpu", trainer):
-        devices = [] if name == "cpu" else ["trainer.accelerator=cpu", "trainer.devices=2"]
-        (tmp_path / name).mkdir()
-        run_mmft("train", *typed, f"trainer={name}", *devices, cwd=tmp_path / name)
-        (path,) = (tmp_path / name / "runs" / "shapes").iterdir()
-        runs.append(Run(path))
-    one, two = runs
+    one, two = of_one_and_two_ranks(typed, trainer, tmp_path)
     assert max(float((one.model_state[n] - two.model_state[n]).abs().max()) for n in one.model_state) <= 1e-5
-    said = [pd.read_csv(run.path / "metrics.csv")["train/loss/start_decay"].dropna().tolist() for run in runs]
+    said = [pd.read_csv(run.path / "metrics.csv")["train/loss/start_decay"].dropna().tolist() for run in (one, two)]
     assert said[0] == pytest.approx(said[1], rel=1e-3)

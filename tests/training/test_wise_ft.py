@@ -9,9 +9,8 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from command import run_mmft
 from make_shapes import Shapes, captions
-from runs import Run, TrainRun, killed_run, resumed
+from runs import Run, TrainRun, killed_run, of_one_and_two_ranks, resumed
 from tiny_pairs import make_pair
 from torch import Tensor
 
@@ -199,14 +198,7 @@ def test_what_is_refused(typed: list[str], said: str, shapes_overrides: list[str
 def test_two_ranks_find_the_model_of_one(trainer: str, shapes_overrides: list[str], tmp_path: Path) -> None:
     sgd = ["optim=sgd", "optim.lr=0.05", "optim.head_lr=0.05", "model.dropout=0", "trainer.precision=32-true"]
     typed = [*shapes_overrides, *sgd, "checkpoint.use=wise_ft", "checkpoint.alpha=[0.3,0.6]", "checkpoint.monitor=loss"]
-    runs = []
-    for name in ("cpu", trainer):
-        devices = [] if name == "cpu" else ["trainer.accelerator=cpu", "trainer.devices=2"]
-        (tmp_path / name).mkdir()
-        run_mmft("train", *typed, f"trainer={name}", *devices, cwd=tmp_path / name)
-        (path,) = (tmp_path / name / "runs" / "shapes").iterdir()
-        runs.append(Run(path))
-    one, two = runs
+    one, two = of_one_and_two_ranks(typed, trainer, tmp_path)
     assert one.summary["alpha"] == two.summary["alpha"]
     assert max(float((one.model_state[n] - two.model_state[n]).abs().max()) for n in one.model_state) <= 1e-5
 

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from command import run_mmft
-from runs import Run, TrainRun, killed_run, resumed, same_weights
+from runs import TrainRun, killed_run, of_one_and_two_ranks, resumed, same_weights
 from torch import Tensor
 
 from mmft.commands.test import test as run_test
@@ -121,17 +120,11 @@ def test_resume_is_exact(
 @pytest.mark.timeout(900)
 def test_two_ranks_have_the_average_of_one(shapes_overrides: list[str], tmp_path: Path) -> None:
     plain = ["optim=sgd", "optim.lr=0.05", "optim.head_lr=0.05", "model.dropout=0", "trainer.precision=64-true"]
-    runs = []
-    for name, trainer in (("one", "cpu"), ("two", "ddp")):
-        devices = [] if trainer == "cpu" else ["trainer.accelerator=cpu", "trainer.devices=2"]
-        (tmp_path / name).mkdir()
-        typed = [*shapes_overrides, "callbacks.ema.decay=0.6", *plain, f"trainer={trainer}", *devices]
-        run_mmft("train", *typed, cwd=tmp_path / name)
-        (path,) = (tmp_path / name / "runs" / "shapes").iterdir()
-        runs.append(Run(path))
-    assert difference(runs[0].model_state, runs[1].model_state) < 1e-12
-    for name, value in runs[0].summary["test"].items():
-        assert runs[1].summary["test"][name] == pytest.approx(value, abs=1e-12)
+    typed = [*shapes_overrides, "callbacks.ema.decay=0.6", *plain]
+    one, two = of_one_and_two_ranks(typed, "ddp", tmp_path)
+    assert difference(one.model_state, two.model_state) < 1e-12
+    for name, value in one.summary["test"].items():
+        assert two.summary["test"][name] == pytest.approx(value, abs=1e-12)
 
 
 def test_an_average_of_what_is_frozen_stays_it() -> None:
