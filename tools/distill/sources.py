@@ -6,8 +6,9 @@ Needs `apt-get` and `dpkg-deb`, and `rsvg-convert` (Debian's librsvg2-bin) for d
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
+
+from debian import unpacked
 
 LICENCES = {
     "openclipart-png": "Open Clip Art Library 0.18, public domain",
@@ -31,16 +32,4 @@ def fetch(work: Path) -> dict[str, Path]:
     Raises:
         CalledProcessError: a package could not be downloaded (after `apt-get update`) or unpacked.
     """
-    folders = {}
-    for package in LICENCES:
-        folder = work / "sources" / package
-        if not folder.is_dir():
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            subprocess.run(["apt-get", "download", "-q", package], cwd=folder.parent, check=True)
-            (archive,) = folder.parent.glob(f"{package}_*.deb")
-            unpacked = folder.with_suffix(".part")
-            subprocess.run(["dpkg-deb", "-x", str(archive), str(unpacked)], check=True)
-            archive.unlink()
-            unpacked.rename(folder)
-        folders[package] = folder
-    return folders
+    return {package: unpacked(package, work / "sources") for package in LICENCES}

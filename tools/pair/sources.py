@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from debian import unpacked
+
 STAMPS, GCOMPRIS, WORDNET, COUNTRIES = "tuxpaint-stamps-default", "gcompris-qt-data", "wordnet-base", "iso-codes"
 
 # Debian package -> licence of its images
@@ -77,21 +79,8 @@ class Drawing:
 
 
 def fetch_debian(package: str, work: Path) -> Path:
-    """The folder of a Debian package, unpacked under `work/deb`; one that is there is taken as it is.
-
-    Raises:
-        CalledProcessError: it could not be downloaded (after `apt-get update`) or unpacked.
-    """
-    folder = work / "deb" / package
-    if not folder.is_dir():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        subprocess.run(["apt-get", "download", "-q", package], cwd=folder.parent, check=True)
-        (archive,) = folder.parent.glob(f"{package}_*.deb")
-        part = folder.with_suffix(".part")
-        subprocess.run(["dpkg-deb", "-x", str(archive), str(part)], check=True)
-        archive.unlink()
-        part.rename(folder)
-    return folder
+    """The folder of a Debian package, unpacked under `work/deb`."""
+    return unpacked(package, work / "deb")
 
 
 def fetch_icons(name: str, work: Path) -> Path:
