@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -12,14 +13,11 @@ __version__ = "0.1.0"
 __all__ = ["load", "load_pair"]
 
 
+_HOMES = {"load": "mmft.runs.loaded_model", "load_pair": "mmft.runs.pretrained_pair"}
+
+
 def __getattr__(name: str) -> Any:
-    """Imports `load` or `load_pair`, and torch with it, on first use."""
-    if name == "load":
-        from mmft.runs.loaded_model import load
-
-        return load
-    if name == "load_pair":
-        from mmft.runs.pretrained_pair import load_pair
-
-        return load_pair
-    raise AttributeError(f"module 'mmft' has no attribute {name!r}")
+    """Imports a function of `__all__`, and torch with it, on first use."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'mmft' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
-from mmft.config.schema.model import ModelConfig
+from mmft.config.schema.model import ENCODERS, ModelConfig
 from mmft.config.schema.root import TrainConfig
 from mmft.models.image_encoder import ImageEncoder
 from mmft.models.pairs.encoders import image_encoder_of, text_encoder_of
@@ -52,10 +52,10 @@ def load_pairs(config: ModelConfig, known: Mapping[str, Source]) -> tuple[Pair, 
 
     Args:
         config: `model`.
-        known: where the encoders are, if already known: a run names the pair for a frozen encoder only.
+        known: where both encoders are, if already known: a run names the pair for a frozen encoder only.
     """
     assert config.pair is not None
-    sources = [known.get(encoder) or resolve(config.pair, KEY) for encoder in ("image_encoder", "text_encoder")]
+    sources = [known[encoder] for encoder in ENCODERS] if known else 2 * [resolve(config.pair, KEY)]
     pretrained = [config.image_encoder.pretrained, config.text_encoder.pretrained]
     image = load_pair(sources[0], pretrained[0])
     same = sources[0] == sources[1] and pretrained[0] == pretrained[1]

@@ -16,7 +16,7 @@ from torch.nn import functional
 from mmft.batch import Encoded
 from mmft.errors import UserError, first_line
 from mmft.models.encoder import Encoder, check_pool, pool_tokens
-from mmft.models.preprocessing import check_patches, check_square, mean_and_std, side_of
+from mmft.models.preprocessing import check_patches, check_square, mean_and_std, patch_size_of, side_of
 from mmft.models.source import Source, check_alone, resolve
 from mmft.models.timm_loading import load_timm
 from mmft.models.transformers_loading import last_hidden_state, load_transformers, pooled_norm
@@ -203,13 +203,13 @@ def build_image_encoder(
     check_alone(source, KEY)
     if source.library == "timm":
         backbone, size = load_timm(source, image_size, pretrained, KEY)
-        check_patches(image_size, getattr(getattr(backbone, "patch_embed", None), "patch_size", None), KEY)
+        check_patches(image_size, patch_size_of(backbone), KEY)
         return TimmImageEncoder(backbone, source, size, pool, auto_pool)
     check_square(source, KEY)
     backbone = load_transformers(source, "vision", pretrained, KEY)
     size = image_size or side_of(backbone.config) or 224
     if size != side_of(backbone.config):  # SigLIP's own 384 pixels are 27 patches of 14, and a rest
-        check_patches(image_size, getattr(backbone.config, "patch_size", None), KEY)
+        check_patches(image_size, patch_size_of(backbone), KEY)
     return TransformersImageEncoder(backbone, source, size, pool, auto_pool)
 
 

@@ -35,6 +35,12 @@ def check_square(source: Source, key: str) -> None:
         )
 
 
+def patch_size_of(backbone: Any) -> Any:
+    """What a model of transformers or timm declares as the side of its patches; None without patches."""
+    holder = getattr(backbone, "config", None) or getattr(backbone, "patch_embed", None)
+    return getattr(holder, "patch_size", None)
+
+
 def check_patches(image_size: int | None, patch_size: Any, key: str) -> None:
     """Rejects an image size that is no multiple of the patches' side: the rest of each image would not be seen.
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -14,7 +12,7 @@ from mmft.models.fusion.base import Reads
 from mmft.models.image_encoder import ImageEncoder, TimmImageEncoder, TransformersImageEncoder
 from mmft.models.pairs.open_clip_tokenizer import open_clip_tokenizer
 from mmft.models.pairs.pair import Pair
-from mmft.models.preprocessing import check_patches
+from mmft.models.preprocessing import check_patches, patch_size_of
 from mmft.models.text_encoder import TextEncoder, embeddings
 from mmft.models.tokenizer import load_tokenizer
 
@@ -35,7 +33,7 @@ def image_encoder_of(pair: Pair, image_size: int | None, pool: str, auto_pool: s
     key = image_encoder.KEY
     size = image_size or pair.image_size or 224
     if image_size != pair.image_size:
-        check_patches(image_size, _patch_size(pair.image), key)
+        check_patches(image_size, patch_size_of(pair.image), key)
     pool = "own" if pool == "auto" and reads == "pooled" else pool
     if hasattr(pair.image, "config"):
         made: ImageEncoder = TransformersImageEncoder(pair.image, pair.source, size, pool, auto_pool)
@@ -58,13 +56,6 @@ def text_encoder_of(pair: Pair, max_length: int | None, pool: str, reads: Reads)
     ids = torch.arange(8).unsqueeze(0)  # (1, 8)
     _train_what_is_used(made, made(ids, torch.ones_like(ids, dtype=torch.bool)), reads)
     return made
-
-
-def _patch_size(image: Any) -> Any:
-    """Of a model of transformers or timm; None without patches."""
-    if hasattr(image, "config"):
-        return getattr(image.config, "patch_size", None)
-    return getattr(getattr(image, "patch_embed", None), "patch_size", None)
 
 
 def _train_what_is_used(encoder: Encoder, encoded: Encoded, reads: Reads) -> None:
