@@ -8,7 +8,7 @@ of 8), N image tokens, D width, C classes. Every mask is True where there is rea
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from hashlib import blake2b
 from typing import Any, NamedTuple
@@ -77,6 +77,25 @@ class Candidate(NamedTuple):
     chance: float = 0.5  # between 0 and 1, its weight when one of several is drawn
 
 
+class Features(NamedTuple):
+    """What the frozen part of an encoder computed of some rows, in place of their images or beside their texts.
+
+    Which tensors these are, the encoder's `FrozenPart` says.
+    """
+
+    there: Tensor  # (B,) bool, True = the row's values are there
+    values: tuple[Tensor, ...]  # (B, ...) each; zeros where they are not
+
+    @classmethod
+    def of_all(cls, values: tuple[Tensor, ...]) -> Features:
+        """Of rows that all have them."""
+        return cls(torch.ones(len(values[0]), dtype=torch.bool, device=values[0].device), values)
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Features:
+        """With every tensor changed."""
+        return Features(change(self.there), tuple(map(change, self.values)))
+
+
 @dataclass(frozen=True, slots=True)
 class Sample:
     """One example, decoded. If `bad` is set, the other fields are empty and the row is excluded from the loss."""
@@ -91,6 +110,8 @@ class Sample:
     mixed_target: Tensor | None = None  # target of the row mixed in; None without mixing
     mixed_share: float = 0.0  # that row's share of the image and of the target
     candidates: tuple[Candidate, ...] | None = None  # None if none were requested
+    stored_image: int | None = None  # position of the row whose image the store has; `pixel_values` is then None
+    stored_text: int | None = None  # the same for the text; `input_ids` are there all the same
 
 
 class Candidates(NamedTuple):
@@ -129,6 +150,8 @@ class Batch:
     candidates: Candidates | None = None  # other rows' texts; None if none were requested
     start_image: Tensor | None = None  # (B, D) pooled features before training, see `Distillation`; None without it
     start_text: Tensor | None = None  # (B, D)
+    image_features: Features | None = None  # of the images; None if none are kept
+    text_features: Features | None = None  # of the texts
     bad: tuple[BadRow, ...] = ()
 
     def __len__(self) -> int:
@@ -137,7 +160,10 @@ class Batch:
     def _map(self, change: Any) -> Batch:
         tensors: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "bad"}
         others = tensors.pop("candidates")
-        changed: dict[str, Any] = {name: None if t is None else change(t) for name, t in tensors.items()}
+        changed: dict[str, Any] = {
+            name: None if t is None else t.map(change) if isinstance(t, Features) else change(t)
+            for name, t in tensors.items()
+        }
         return replace(self, **changed, candidates=None if others is None else Candidates(*map(change, others)))
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
@@ -162,6 +188,16 @@ class Batch:
         for start in range(0, len(self), size):
             part = self._map(lambda t, s=start: t[s : s + size])
             yield replace(part, bad=())
+
+
+MULTIPLE = 8
+"""Texts are padded to a multiple of this: few distinct lengths, and shapes that suit the hardware."""
+
+
+def padded_length(length: int, longest: int | None) -> int:
+    """The padded length of texts of which the longest has `length` tokens; `longest` is the encoder's maximum."""
+    padded = -(-length // MULTIPLE) * MULTIPLE
+    return padded if longest is None or padded <= longest else max(length, longest)
 
 
 class Encoded(NamedTuple):

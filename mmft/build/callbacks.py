@@ -7,17 +7,24 @@ from collections.abc import Collection
 import lightning.pytorch as pl
 
 from mmft.build.run import Run
+from mmft.cache.store import Store, cache_folder
 from mmft.config import registry
+from mmft.config.schema.augment import AugmentConfig
+from mmft.config.schema.cache import AutoCacheConfig, StoringConfig
+from mmft.config.schema.model import ENCODERS
 from mmft.config.schema.root import TrainConfig
 from mmft.config.schema.trainer import CheckpointConfig, EarlyStoppingConfig, EmaConfig, TrainerConfig
+from mmft.config.schema.tune import FreezeConfig
 from mmft.data.bad_rows import BadRows
 from mmft.data.datamodule import VisionLanguageData
+from mmft.data.split_names import splits_to_test
 from mmft.errors import UserError
 from mmft.tasks.base import Task
 from mmft.tasks.metric_names import lower_is_better
 from mmft.training.callbacks.bad_rows import BadRowReport
 from mmft.training.callbacks.checkpointing import Checkpointing
 from mmft.training.callbacks.early_stopping import EarlyStopping
+from mmft.training.callbacks.frozen_work import FrozenWork, Wanted
 from mmft.training.callbacks.gradient_accumulation import GradientAccumulation
 from mmft.training.callbacks.layer_freezing import LayerFreezing, own_warmups, start_steps
 from mmft.training.callbacks.learning_rate_warmup import LearningRateWarmup
@@ -98,6 +105,7 @@ def build_callbacks(
     )
     return [
         BadRowReport(bad),
+        *_frozen_work(config, data, task),
         LayerFreezing(joins),
         LearningRateWarmup(registry.build(config.schedule), data.plan.total, own_warmups(plan, joins)),
         GradientAccumulation(config.data.micro_batch_size, data.plan.batch_sizes),
@@ -121,6 +129,45 @@ def _check_interval(config: TrainerConfig, steps: int) -> None:
             f"trainer.val_every_steps={config.val_every_steps}: training has {steps} optimizer steps: there would be "
             f"no validation. Type {steps} or less"
         )
+
+
+def _frozen_work(config: TrainConfig, data: VisionLanguageData, task: Task) -> list[pl.Callback]:
+    """None with sharded weights, of which every rank must compute the same layers."""
+    if config.trainer.strategy == "fsdp":
+        return []
+    store = None
+    if isinstance(config.cache, StoringConfig):
+        store = Store(cache_folder(config.paths.cache), round(config.cache.limit * 1e9))
+    decides = isinstance(config.cache, AutoCacheConfig)
+    return [FrozenWork(data, _to_be_kept(config, data, task), store, decides, config.trainer.precision)]
+
+
+def _to_be_kept(config: TrainConfig, data: VisionLanguageData, task: Task) -> dict[str, Wanted]:
+    """What may be kept of each encoder that has an input: of rows that are the same in each epoch."""
+    plain, augment = vars(AugmentConfig()), config.data.augment
+    changed = {name for name, value in vars(augment).items() if value != plain[name]}
+    varies = {
+        "image": bool(changed - set(augment.OF_TEXTS)),
+        "text": bool(changed & set(augment.OF_TEXTS)) or task.captions_of is not None,
+    }
+    trainer, plan = config.trainer, data.plan
+    of_steps = trainer.val_every_steps
+    validations = plan.epochs // trainer.val_every_epochs if of_steps is None else plan.total // of_steps
+    found = {}
+    for encoder in ENCODERS:
+        modality = encoder.removesuffix("_encoder")
+        if not config.reads(modality):
+            continue
+        passes = {"train": plan.epochs + 1, "val": validations + 1} | dict.fromkeys(splits_to_test(data.rows), 2)
+        distils = config.model.auxiliary.distillation_weight > 0 and not isinstance(
+            getattr(config.tune, encoder), FreezeConfig
+        )  # from the images and texts themselves
+        if distils or (modality == "text" and data.datasets["train"].others is not None):
+            passes = {}
+        elif varies[modality]:
+            del passes["train"]
+        found[encoder] = Wanted(modality, {split: count for split, count in passes.items() if split in data.rows})
+    return found
 
 
 def _weight_averaging(config: EmaConfig) -> list[pl.Callback]:

@@ -60,6 +60,7 @@ def rebase(config: Any, base: Path) -> Any:
     if absolute.model.pair is not None and (folder := located(absolute.model.pair, base)).is_dir():
         absolute.model.pair = str(folder)
     absolute.paths.runs = str(located(absolute.paths.runs, base))
+    absolute.paths.cache = absolute_paths(absolute.paths.cache, base)
     if absolute.init is not None and absolute.init != "last":
         absolute.init = str(located(absolute.init, base))
     return absolute

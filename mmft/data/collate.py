@@ -5,18 +5,15 @@ Legend: B good rows, K candidates, L text tokens (padded to a multiple of 8), H 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from mmft.batch import Batch, Candidate, Candidates, Sample
-
-MULTIPLE = 8
-"""Texts are padded to a multiple of this: few distinct lengths, and shapes that suit the hardware."""
-
+from mmft.batch import Batch, Candidate, Candidates, Features, Sample, padded_length
+from mmft.data.dataset import Stored
 
 class Collate:
     """Callable `(samples) -> Batch`.
@@ -28,6 +25,7 @@ class Collate:
         longest: the maximum length of the encoder, which padding does not exceed; None for no limit.
         target: any target of the split, for the shape and dtype of an empty batch; None without targets.
         identity: any row's identity, for the same purpose; None if identities are not needed.
+        stored: what the store has of the split, by `image` and `text`; it may be filled later.
     """
 
     def __init__(
@@ -37,8 +35,10 @@ class Collate:
         longest: int | None = None,
         target: Tensor | None = None,
         identity: Tensor | None = None,
+        stored: Mapping[str, Stored] | None = None,
     ) -> None:
         self.pad_id, self.longest, self.target, self.identity = pad_id, longest, target, identity
+        self.stored = {} if stored is None else stored
         self.empty = torch.from_numpy(empty.astype(np.int64))
 
     def __call__(self, samples: Sequence[Sample]) -> Batch:
@@ -60,8 +60,17 @@ class Collate:
             mixed_target=mixed_target,
             mixed_share=mixed_share,
             candidates=self._candidates(good),
+            image_features=self._features("image", [sample.stored_image for sample in good], 0),
+            text_features=self._features(
+                "text", [sample.stored_text for sample in good], 0 if input_ids is None else input_ids.shape[1]
+            ),
             bad=tuple(sample.bad for sample in samples if sample.bad is not None),
         )
+
+    def _features(self, modality: str, positions: Sequence[int | None], length: int) -> Features | None:
+        """What the store has of these rows, texts padded to `length` tokens; None if it has none."""
+        stored = self.stored.get(modality)
+        return None if stored is None or not positions else stored.read(positions, length)
 
     def _texts(self, good: Sequence[Sample]) -> tuple[Tensor | None, Tensor | None]:
         """Token ids (B, L) int64 and mask (B, L) bool, True = real token; None if no row has a text."""
@@ -74,7 +83,7 @@ class Collate:
         """L, the padded length over the rows' own texts and their candidates."""
         texts = [self.empty if sample.input_ids is None else sample.input_ids for sample in good]
         others = [other.input_ids for sample in good for other in sample.candidates or ()]
-        return self._padded(max(len(text) for text in [*texts, *others]))
+        return padded_length(max(len(text) for text in [*texts, *others]), self.longest)
 
     def _side_by_side(self, texts: Sequence[Tensor], length: int) -> tuple[Tensor, Tensor]:
         """Pads texts to token ids (texts, L) int64 and mask (texts, L) bool, True = real token."""
@@ -99,10 +108,6 @@ class Collate:
         parts = input_ids.view(*shape, length), mask.view(*shape, length), row.view(shape), chance.view(shape)
         return Candidates(*parts)  # (B, K, L) ids and mask, (B, K) rows and chances
 
-    def _padded(self, length: int) -> int:
-        padded = -(-length // MULTIPLE) * MULTIPLE
-        return padded if self.longest is None or padded <= self.longest else max(length, self.longest)
-
 
 def _stacked(found: Sequence[Tensor | None], like: Tensor | None) -> Tensor | None:
     """Stacks to (B, ...), also for an empty batch, since ranks gather the result; None without `like`."""
@@ -113,9 +118,12 @@ def _stacked(found: Sequence[Tensor | None], like: Tensor | None) -> Tensor | No
 
 
 def _images(good: Sequence[Sample]) -> tuple[Tensor | None, Tensor]:
-    """Images (B, 3, H, W) uint8, zeros if missing, None if all are missing; and (B,) bool, True = has an image."""
+    """Images (B, 3, H, W) uint8 and (B,) bool, True = has an image.
+
+    Zeros if missing or in the store; None if there are no others.
+    """
     images = [sample.pixel_values for sample in good]
-    present = torch.tensor([image is not None for image in images], dtype=torch.bool)
+    present = torch.tensor([s.pixel_values is not None or s.stored_image is not None for s in good], dtype=torch.bool)
     like = next((image for image in images if image is not None), None)
     if like is None:
         return None, present

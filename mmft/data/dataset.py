@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from mmft.batch import BadRow, Candidate, Sample
+from mmft.batch import BadRow, Candidate, Features, Sample
 from mmft.data.captions import Captions
 from mmft.data.image_memory import ImageMemory
 from mmft.data.image_mending import BadImage
@@ -22,6 +23,16 @@ from mmft.data.text import Tokens
 NOBODY = -1
 """In place of a position: the row gets nothing."""
 Positions = npt.NDArray[np.int64]
+
+
+class Stored(Protocol):
+    """What the store has of a split; see `mmft.data.stored_rows`."""
+
+    def has(self, position: int) -> bool:
+        """Whether the row is there."""
+
+    def read(self, positions: Sequence[int | None], length: int) -> Features | None:
+        """Of the rows at these positions."""
 
 
 class RowDataset(Dataset[Sample]):
@@ -37,6 +48,7 @@ class RowDataset(Dataset[Sample]):
         captions: in place of texts, of which training draws one; None if the table has texts.
 
     Attributes:
+        stored: what the store has of the rows, by `image` and `text`.
         others: (rows,) position of each row's candidate text, or `NOBODY`; None for a task without candidates.
     """
 
@@ -54,6 +66,7 @@ class RowDataset(Dataset[Sample]):
         self.identities, self.captions = identities, captions
         self.bad = {**(bad or {}), **split.table.bad}
         self.others: Positions | None = None
+        self.stored: dict[str, Stored] = {}
 
     def __len__(self) -> int:
         return len(self.split)
@@ -79,8 +92,9 @@ class RowDataset(Dataset[Sample]):
         table = self.split.table
         if row in self.bad:
             return Sample(row, bad=self.bad[row])
+        kept_image, kept_text = self._stored("image", image), self._stored("text", text)
         try:
-            pixels = None if image is None else self.images(image)
+            pixels = None if image is None or kept_image is not None else self.images(image)
         except BadImage as error:
             return Sample(row, bad=self._bad_image(row, str(error)))
         ids = None if text is None else self.text(text)
@@ -88,7 +102,22 @@ class RowDataset(Dataset[Sample]):
         target = None if self.targets is None else self.targets[position]
         identity = None if self.identities is None else self.identities[position]
         candidates = None if self.others is None else self._candidates(int(self.others[position]))
-        return Sample(row, pixels, input_ids, target, table.weight(row), identity, candidates=candidates)
+        return Sample(
+            row,
+            pixels,
+            input_ids,
+            target,
+            table.weight(row),
+            identity,
+            candidates=candidates,
+            stored_image=kept_image,
+            stored_text=kept_text,
+        )
+
+    def _stored(self, modality: str, position: int | None) -> int | None:
+        """`position` if the store has that row's image or text."""
+        stored = self.stored.get(modality)
+        return position if stored is not None and position is not None and stored.has(position) else None
 
     def _bad_image(self, row: int, reason: str) -> BadRow:
         table = self.split.table

@@ -78,7 +78,7 @@ class ImageReader:
         Raises:
             BadImage: the image cannot be read, for any reason.
         """
-        data = source if isinstance(source, bytes) else _read(source)
+        data = source if isinstance(source, bytes) else read_file(source)
         if not data:
             raise BadImage("empty file" if isinstance(source, str) else "no bytes")
         data = without_preamble(data)
@@ -147,7 +147,7 @@ def image_size(source: str | bytes) -> tuple[int, int]:
     Raises:
         BadImage: it cannot be read.
     """
-    data = without_preamble(source if isinstance(source, bytes) else _read(source))
+    data = without_preamble(source if isinstance(source, bytes) else read_file(source))
     with _LOCK, _failures(data):
         try:
             return _open(data).size
@@ -208,8 +208,12 @@ def _scale(pixels: Tensor, height: int, width: int) -> Tensor:
     return scaled
 
 
-def _read(path: str) -> bytes:
-    """The file's content. Only regular files are opened: reading others could block forever."""
+def read_file(path: str) -> bytes:
+    """The file's content. Only regular files are opened: reading others could block forever.
+
+    Raises:
+        BadImage: it cannot be read.
+    """
     try:
         status = Path(path).stat()
         if stat.S_ISDIR(status.st_mode):

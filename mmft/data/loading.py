@@ -101,7 +101,7 @@ def _prepared(
 def make_collate(dataset: RowDataset, tokenizer: Any, max_length: int) -> Collate:
     """The collate function for the data set's tokenizer, targets and identities."""
     known = [None if column is None else column[0] for column in (dataset.targets, dataset.identities)]
-    return Collate(pad_id(tokenizer), empty_text(tokenizer, max_length), tokenizer.model_max_length, *known)
+    return Collate(pad_id(tokenizer), empty_text(tokenizer, max_length), tokenizer.model_max_length, *known, dataset.stored)
 
 
 def make_loader(
@@ -131,7 +131,7 @@ def make_loader(
         num_workers=num_workers,
         persistent_workers=persistent and num_workers > 0,
         pin_memory=pin,
-        worker_init_fn=_start_worker if num_workers else None,
+        worker_init_fn=start_worker if num_workers else None,
         # Forking shares the arrays without copies. System libraries only survive it on Linux.
         multiprocessing_context=("fork" if sys.platform == "linux" else "spawn") if num_workers else None,
         # The loader draws a seed for its workers; drawing it from the global generator would change dropout.
@@ -170,7 +170,8 @@ def make_batches(
     return make_loader(dataset, batches, collate, num_workers=config.num_workers, pin=pin)
 
 
-def _start_worker(_: int) -> None:
+def start_worker(_: int) -> None:
+    """Initialises a worker process of a loader."""
     leave_signals_to_parent()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     torch.set_num_threads(1)

@@ -5,16 +5,16 @@ Legend: B batch, H W image height and width, L text tokens, N tokens, D width, C
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
-from mmft.batch import Batch, Encoded, Fused, Outputs, Widths
+from mmft.batch import Batch, Encoded, Features, Fused, Outputs, Widths
 from mmft.config.schema.model import ENCODERS
 from mmft.models.auxiliary import Auxiliary
+from mmft.models.frozen_part import FrozenPart
 from mmft.models.fusion.base import Fusion, Reads
 from mmft.models.image_encoder import ImageEncoder
 from mmft.models.text_encoder import TextEncoder
@@ -85,6 +85,7 @@ class VisionLanguageModel(nn.Module):
         head: (B, F) -> (B, C).
 
     Attributes:
+        frozen_parts: by encoder, its lower part that is never trained and computed apart; see `FrozenPart`.
         pretrained: the parts besides the encoders that start from pretrained weights: fusion and head of a pair.
         auxiliary: modules of training-only losses; None without such losses, or after training.
         started: the encoders, the head, and names of single tensors that have some other start that is not random.
@@ -98,6 +99,7 @@ class VisionLanguageModel(nn.Module):
         self.head = head
         self.missing_image = StandIn(image_encoder.widths, fusion.reads)
         self.missing_text = StandIn(text_encoder.widths, fusion.reads)
+        self.frozen_parts: dict[str, FrozenPart] = {}
         self.pretrained: frozenset[str] = frozenset()
         self.auxiliary: Auxiliary | None = None
         self.started: set[str] = set()
@@ -116,34 +118,57 @@ class VisionLanguageModel(nn.Module):
         auxiliary = self.auxiliary(fused.image, fused.text) if wanted and self.auxiliary is not None else None
         return Outputs(self.head(fused.features), fused.image, fused.text, auxiliary)  # logits (B, C)
 
-    def fuse(self, batch: Batch, known: Mapping[str, Encoded] = MappingProxyType({})) -> Fused:
-        """Everything except the head: features (B, F), where each row depends on that row alone.
-
-        Args:
-            batch: B rows.
-            known: cached encoder outputs of these rows, by `image_encoder` and `text_encoder`; those do not run again.
-        """
+    def fuse(self, batch: Batch) -> Fused:
+        """Everything except the head: features (B, F), where each row depends on that row alone."""
         # Both before any encoder runs: on a GPU, the second would wait for the first encoder to finish.
         image_rows, text_rows = present_rows(batch.image_present), present_rows(batch.text_present)
-        image = self.encode_image(batch, image_rows, known.get("image_encoder"))
-        text = self.encode_text(batch, text_rows, known.get("text_encoder"))
+        image = self.encode_image(batch, image_rows)
+        text = self.encode_text(batch, text_rows)
         return Fused(self.fusion(image, text), image.pooled, text.pooled)  # (B, F), (B, D) each
 
-    def encode_image(self, batch: Batch, rows: Tensor | None, known: Encoded | None = None) -> Encoded:
+    def encode_image(self, batch: Batch, rows: Tensor | None) -> Encoded:
         """Tokens (B, N, D) of the images, stand-ins for missing ones. `rows`: (R,) with an image, None for all."""
-        encoded, pixels = known, batch.pixel_values  # (B, 3, H, W), also for rows without an image
-        if known is None and pixels is not None and (rows is None or len(rows)):
-            encoded = self.image_encoder(_only(pixels, rows))  # (R, N, D)
+        encoded = self._encoded("image_encoder", batch, rows)  # (R, N, D)
         filled: Encoded = self.missing_image(encoded, batch.image_present, rows)
         return filled
 
-    def encode_text(self, batch: Batch, rows: Tensor | None, known: Encoded | None = None) -> Encoded:
+    def encode_text(self, batch: Batch, rows: Tensor | None) -> Encoded:
         """Tokens (B, L, D) of the texts, stand-ins for missing ones. `rows`: (R,) with a text, None for all."""
-        encoded, ids, mask = known, batch.input_ids, batch.attention_mask
-        if known is None and ids is not None and mask is not None and (rows is None or len(rows)):
-            encoded = self.text_encoder(_only(ids, rows), _only(mask, rows))  # (R, L, D)
+        encoded = self._encoded("text_encoder", batch, rows)  # (R, L, D)
         filled: Encoded = self.missing_text(encoded, batch.text_present, rows)
         return filled
+
+    def with_frozen(self, batch: Batch) -> Batch:
+        """The batch with what wholly frozen encoders compute of it, for several passes over the same rows."""
+        for name in ENCODERS:
+            part = self._frozen_part(name)
+            inputs, features = _given(name, batch)
+            rows = present_rows(batch.image_present if name == "image_encoder" else batch.text_present)
+            if part is None or not part.is_whole or _nothing(inputs, features, rows):
+                continue
+            found = part.complete(_only_inputs(inputs, rows), None if features is None else _only_features(features, rows))
+            if rows is not None:
+                found = found.map(lambda t, r=rows: t.new_zeros(len(batch), *t.shape[1:]).index_copy(0, r, t))
+            batch = replace(batch, **{name.replace("encoder", "features"): found})
+        return batch
+
+    def _encoded(self, name: str, batch: Batch, rows: Tensor | None) -> Encoded | None:
+        """An encoder's output of the rows (R,) with its modality, None for all B; None if there are none."""
+        inputs, features = _given(name, batch)
+        if _nothing(inputs, features, rows):
+            return None
+        part, given = self._frozen_part(name), _only_inputs(inputs, rows)
+        if part is not None:
+            mask = given[1] if given is not None and len(given) > 1 else None
+            return part.encoded(given, None if features is None else _only_features(features, rows), mask)
+        assert given is not None
+        encoded: Encoded = getattr(self, name)(*given)
+        return encoded
+
+    def _frozen_part(self, name: str) -> FrozenPart | None:
+        encoder = getattr(self, name)
+        found = self.frozen_parts.get(name)
+        return FrozenPart(encoder, None, self.fusion.reads) if found is None and encoder.frozen else found
 
 
 def present_rows(present: Tensor) -> Tensor | None:
@@ -157,8 +182,25 @@ def present_rows(present: Tensor) -> Tensor | None:
     return None if len(rows) == len(present) else rows
 
 
-def _only(values: Tensor, rows: Tensor | None) -> Tensor:
-    return values if rows is None else values[rows]
+def _given(encoder: str, batch: Batch) -> tuple[tuple[Tensor, ...] | None, Features | None]:
+    """The encoder's inputs of all B rows, None if they are not there, and what is kept of them."""
+    if encoder == "image_encoder":
+        return None if batch.pixel_values is None else (batch.pixel_values,), batch.image_features
+    if batch.input_ids is None or batch.attention_mask is None:
+        return None, batch.text_features
+    return (batch.input_ids, batch.attention_mask), batch.text_features
+
+
+def _nothing(inputs: object, features: object, rows: Tensor | None) -> bool:
+    return (inputs is None and features is None) or (rows is not None and not len(rows))
+
+
+def _only_inputs(inputs: tuple[Tensor, ...] | None, rows: Tensor | None) -> tuple[Tensor, ...] | None:
+    return inputs if rows is None or inputs is None else tuple(part[rows] for part in inputs)
+
+
+def _only_features(features: Features, rows: Tensor | None) -> Features:
+    return features if rows is None else features.map(lambda t: t[rows])
 
 
 def part_of(name: str) -> str:

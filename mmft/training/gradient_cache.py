@@ -3,31 +3,26 @@
 Gradient caching (Gao et al. 2021, arXiv 2101.06983): every micro-batch is fused without a graph, head and loss run once
 on the features of all micro-batches and ranks, and every micro-batch is fused again with the same dropout to
 backpropagate its features' gradient. The head gets its gradient once, from the loss itself. The last micro-batch keeps
-the graph of its first pass, so a batch of one micro-batch is computed once. Frozen encoders run once: their pooled
-features, all that a pairwise fusion reads, are kept for the second pass.
+the graph of its first pass, so a batch of one micro-batch is computed once. Wholly frozen encoders run once: what they
+give is kept with the rows for the second pass.
 
 Legend: B rows of this rank's share, R rows of the logical batch, F width of cached features, K terms of the loss.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmft.batch import Batch, Encoded, Fused
-from mmft.config.schema.model import ENCODERS
-from mmft.models.encoder import Encoder
+from mmft.batch import Batch, Fused
 from mmft.models.vision_language_model import VisionLanguageModel
 from mmft.training.accumulation import Backward, divisor_of
 from mmft.training.collectives import gathered_rows, summed
 from mmft.training.objective import Objective
-
-_Known = Mapping[str, Encoded]
 
 
 def accumulate_pairs(
@@ -55,9 +50,10 @@ def accumulate_pairs(
     Returns:
         (K,) this share's part of the logical batch's mean losses, detached.
     """
-    parts = list(batch.split(micro_batch_size))
+    with torch.no_grad():
+        parts = [model.with_frozen(part) for part in batch.split(micro_batch_size)]
     pooled = model.auxiliary is not None or objective.distillation is not None
-    features, kept, known = _fuse(parts, model, pooled, before_micro_batch)
+    features, kept = _fuse(parts, model, pooled, before_micro_batch)
     if features is None:
         features = next(model.head.parameters()).new_zeros(0, sum(_widths(model, pooled)))
     everyone, rows, own = _gathered(features, batch)
@@ -72,7 +68,7 @@ def accumulate_pairs(
     with _statistics_kept(model):
         for index, gradient in enumerate(gradients[: len(parts) - 1]):
             before_micro_batch(index)
-            backward(_with_gradient(_fused(model, pooled, parts[index], known[index]), gradient))
+            backward(_with_gradient(_fused(model, pooled, parts[index]), gradient))
     return losses.detach()
 
 
@@ -90,46 +86,20 @@ def _gathered(features: Tensor, batch: Batch) -> tuple[Tensor, Batch, slice]:
 
 def _fuse(
     parts: list[Batch], model: VisionLanguageModel, pooled: bool, before_micro_batch: Callable[[int], None]
-) -> tuple[Tensor | None, Tensor | None, list[dict[str, Encoded]]]:
-    """Features (B, F) without a graph, the last micro-batch's with one, and all frozen encoders' outputs.
-
-    Features are None without rows; outputs are one dict per micro-batch.
-    """
+) -> tuple[Tensor | None, Tensor | None]:
+    """Features (B, F) without a graph, and the last micro-batch's with one; None without rows."""
     found: list[Tensor] = []
-    known: list[dict[str, Encoded]] = [{} for _ in parts]
     for index, part in enumerate(parts):
         before_micro_batch(index)
-        with torch.set_grad_enabled(index == len(parts) - 1), _keeping(model, known[index]):
+        with torch.set_grad_enabled(index == len(parts) - 1):
             found.append(_fused(model, pooled, part))
-    return *((torch.cat([part.detach() for part in found]), found[-1]) if found else (None, None)), known
+    return (torch.cat([part.detach() for part in found]), found[-1]) if found else (None, None)
 
 
-@contextmanager
-def _keeping(model: VisionLanguageModel, into: dict[str, Encoded]) -> Iterator[None]:
-    """Stores pooled features (b, D) of frozen encoders in `into`, with one zero token for their tokens."""
-
-    def keep(name: str, encoded: Encoded) -> None:
-        pooled = encoded.pooled.detach()
-        tokens, mask = encoded.tokens.new_zeros(len(pooled), 1, encoded.tokens.shape[-1]), encoded.mask[:, :1]
-        into[name] = Encoded(tokens, mask, pooled)
-
-    encoders: dict[str, Encoder] = {name: getattr(model, name) for name in ENCODERS}
-    hooks = [
-        encoder.register_forward_hook(lambda *given, name=name: keep(name, given[-1]))
-        for name, encoder in encoders.items()
-        if encoder.frozen and model.fusion.reads == "pooled"
-    ]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def _fused(model: VisionLanguageModel, pooled: bool, rows: Batch, known: _Known = MappingProxyType({})) -> Tensor:
+def _fused(model: VisionLanguageModel, pooled: bool, rows: Batch) -> Tensor:
     """(b, F), see `_widths`. Resets autocast's cache: weights cast in a pass without a graph have none."""
     torch.clear_autocast_cache()
-    fused = model.fuse(rows, known)
+    fused = model.fuse(rows)
     return torch.cat(fused, dim=-1) if pooled else fused.features
 
 

@@ -105,21 +105,21 @@ class _EncodingTogether(VisionLanguageModel):
 
     always_encodes: Set[str] = frozenset()
 
-    def encode_image(self, batch: Batch, rows: Tensor | None, known: Encoded | None = None) -> Encoded:
+    def encode_image(self, batch: Batch, rows: Tensor | None) -> Encoded:
         """As in the model; tokens (B, N, D)."""
         if "image_encoder" in self.always_encodes and rows is not None and not len(rows):
             size = self.image_encoder.image_size
             batch = replace(batch, pixel_values=batch.row.new_zeros(1, 3, size, size, dtype=torch.uint8))
             rows = rows.new_zeros(1)
-        return super().encode_image(batch, rows, known)
+        return super().encode_image(batch, rows)
 
-    def encode_text(self, batch: Batch, rows: Tensor | None, known: Encoded | None = None) -> Encoded:
+    def encode_text(self, batch: Batch, rows: Tensor | None) -> Encoded:
         """As in the model; tokens (B, L, D)."""
         if "text_encoder" in self.always_encodes and rows is not None and not len(rows):
             ids = batch.row.new_zeros(1, 8)
             batch = replace(batch, input_ids=ids, attention_mask=torch.ones_like(ids, dtype=torch.bool))
             rows = rows.new_zeros(1)
-        return super().encode_text(batch, rows, known)
+        return super().encode_text(batch, rows)
 
 
 def full(value: Any) -> Any:

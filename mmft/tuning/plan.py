@@ -119,6 +119,10 @@ class TuningPlan:
 
         return {name for name, _ in model.named_buffers() if moves(name)}
 
+    def lowest_trained(self, part: str) -> int | None:
+        """The lowest layer of an encoder of which anything is ever trained; None if nothing is."""
+        return min((layer for name, layer in self.usable[part].items() if f"{part}.{name}" in self.names), default=None)
+
     def live(self, part: str, active: Set[str]) -> frozenset[int] | None:
         """The layers of an encoder whose parameters are all `active`; None for the whole encoder.
 

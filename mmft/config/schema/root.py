@@ -8,6 +8,7 @@ from typing import Any, Literal, get_type_hints
 
 from mmft.config.fields import field
 from mmft.config.registry import section
+from mmft.config.schema.cache import CacheConfig
 from mmft.config.schema.data import ColumnsConfig, DataConfig, ReadingConfig
 from mmft.config.schema.logger import LoggerConfig
 from mmft.config.schema.model import ModelConfig
@@ -17,13 +18,21 @@ from mmft.config.schema.trainer import CallbacksConfig, CheckpointConfig, Device
 from mmft.config.schema.tune import TuneConfig
 
 
-@section("paths")
 @dataclass(kw_only=True)
 class PathsConfig:
     """`paths`: where things are written."""
 
     runs: str = "runs"
     """Folder that holds the run folders."""
+
+
+@section("paths")
+@dataclass(kw_only=True)
+class TrainingPathsConfig(PathsConfig):
+    """`paths` of training."""
+
+    cache: str | None = None
+    """Folder of what frozen layers compute, shared by all runs; null: `mmft` in `$XDG_CACHE_HOME`, or in `~/.cache`."""
 
 
 @dataclass(kw_only=True)
@@ -45,8 +54,10 @@ class TrainConfig:
     """After the test, report what text alone and image alone achieve, by a linear head on each encoder's features (for
     pairs: by nearest neighbours and a linear probe on the embeddings); null: true, except in a sweep, where the pass
     over the training rows would take too long."""
-    paths: PathsConfig = field(factory=PathsConfig)
+    paths: TrainingPathsConfig = field(factory=TrainingPathsConfig)
     """Where things are written."""
+    cache: CacheConfig
+    """Whether what frozen layers compute is kept for later epochs and runs."""
     data: DataConfig
     """Rows and batches."""
     model: ModelConfig

@@ -1,0 +1,215 @@
+"""The store: a folder of entries, each with shards of what one frozen part computed.
+
+    STORE/ENTRY/about.json    what computed it, in words; its time is that of the last use
+    STORE/ENTRY/*.shard
+
+An entry's name is the hash of all that the values depend on, but for the rows themselves; a row's key is the hash of
+the row's own bytes. So a change is a miss. Several processes may read and write at once: a shard appears whole, and one
+that was removed meanwhile is still mapped.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmft.batch import Features
+from mmft.cache.shard import SUFFIX, Column, DamagedError, Numbers, Shard, write_shard
+from mmft.files import write_text
+from mmft.shipped import located
+
+log = logging.getLogger(__name__)
+ABOUT = "about.json"
+_ABANDONED = 3600.0  # seconds after which a file that was never finished is removed
+
+
+class Found(NamedTuple):
+    """Where rows are: (R,) shard and row within it, -1 for a row that is not there."""
+
+    shard: Numbers
+    row: Numbers
+
+
+class Entry:
+    """What one frozen part computed.
+
+    Args:
+        folder: of the entry; created when something is written.
+        about: what computed it, for `mmft cache`.
+    """
+
+    def __init__(self, folder: Path, about: Mapping[str, Any]) -> None:
+        self.folder, self.about = folder, dict(about)
+        self._shards: list[Shard] = []
+        self._known: set[str] = set()
+        self._where: dict[bytes, tuple[int, int]] = {}
+        self._columns: list[Column] | None = None
+
+    def refresh(self) -> None:
+        """Opens the shards that were written since, by whatever process."""
+        names = sorted(path.name for path in self.folder.glob(f"*{SUFFIX}")) if self.folder.is_dir() else []
+        for name in names:
+            if name in self._known:
+                continue
+            self._known.add(name)
+            try:
+                shard = Shard(self.folder / name)
+                if self._columns is not None and shard.columns != self._columns:
+                    raise DamagedError("of another shape")
+            except (DamagedError, OSError, ValueError) as error:
+                log.warning("cache: %s is left out: %s", self.folder / name, error)
+                continue
+            self._columns = shard.columns
+            number = len(self._shards)
+            self._shards.append(shard)
+            for row, key in enumerate(shard.keys.tolist()):
+                self._where.setdefault(key, (number, row))
+        if names:
+            with suppress(OSError):
+                os.utime(self.folder / ABOUT)
+
+    def find(self, digests: Sequence[bytes | None]) -> Found:
+        """Where the rows with these keys are; None is never found."""
+        places = [(-1, -1) if key is None else self._where.get(key, (-1, -1)) for key in digests]
+        shard, row = np.array(places, dtype=np.int64).reshape(-1, 2).T.copy()
+        return Found(shard, row)
+
+    def is_sound(self, shard: int, row: int) -> bool:
+        """Whether a row is undamaged; a warning says that it is not."""
+        if self._shards[shard].is_sound(row):
+            return True
+        log.warning("cache: a row of %s is damaged and is computed again", self._shards[shard].path)
+        return False
+
+    def read(self, found: Found, length: int) -> Features:
+        """The values of B rows, all sound; ragged ones are padded with zeros to `length` tokens, or the longest row's."""
+        there = found.shard >= 0
+        assert self._columns is not None
+        size = len(there)
+        lengths = [int(self._shards[s].lengths[r]) for s, r in zip(*found, strict=True) if s >= 0]
+        longest = max([length, *lengths])
+        out = [
+            torch.zeros(size, *((longest,) if column.ragged else ()), *column.shape, dtype=column.torch_dtype)
+            for column in self._columns
+        ]
+        for number in np.unique(found.shard[there]).tolist():
+            at = np.flatnonzero(found.shard == number)
+            self._shards[number].read_into(out, at, found.row[at])
+        return Features(torch.from_numpy(there), tuple(out))
+
+    def write(
+        self,
+        digests: Sequence[bytes],
+        lengths: Sequence[int],
+        ragged: Sequence[bool],
+        rows: Sequence[Sequence[Tensor]],
+    ) -> None:
+        """Adds rows as one shard; see `write_shard`.
+
+        Raises:
+            OSError: they cannot be written.
+        """
+        columns = [
+            Column(str(values[0].dtype).removeprefix("torch."), tuple(values[0].shape[1 if one else 0 :]), bool(one))
+            for values, one in zip(rows, ragged, strict=True)
+        ]
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if not (self.folder / ABOUT).exists():
+            write_text(self.folder / ABOUT, json.dumps(self.about, indent=1) + "\n")
+        write_shard(self.folder, digests, lengths, columns, rows)
+
+    @property
+    def bytes(self) -> int:
+        """Size of its shards."""
+        return sum(shard.bytes for shard in self._shards)
+
+
+class Store:
+    """The store in a folder.
+
+    Args:
+        folder: created when something is written.
+        limit: bytes that it may take; the entries that were used longest ago are removed for new ones.
+    """
+
+    def __init__(self, folder: Path, limit: int) -> None:
+        self.folder, self.limit = folder, limit
+
+    def entry(self, name: str, about: Mapping[str, Any]) -> Entry:
+        """The entry of this name, empty if there is none."""
+        entry = Entry(self.folder / name, about)
+        entry.refresh()
+        return entry
+
+    def make_room(self, wanted: int, keep: Sequence[Path]) -> bool:
+        """Removes the entries that were used longest ago until `wanted` bytes fit; whether they do now.
+
+        Args:
+            wanted: bytes about to be written.
+            keep: folders of entries in use by this run.
+        """
+        folders = sorted(entries(self.folder), key=last_used)
+        taken = sum(map(size_of, folders))
+        for folder in folders:
+            if taken + wanted <= self.limit:
+                break
+            if folder not in keep:
+                taken -= size_of(folder)
+                log.info("cache: %s is removed, %d bytes of which were used longest ago", folder, size_of(folder))
+                shutil.rmtree(folder, ignore_errors=True)
+        self._tidy()
+        free = shutil.disk_usage(_existing(self.folder)).free
+        return taken + wanted <= self.limit and wanted <= free
+
+    def _tidy(self) -> None:
+        """Removes files that a killed process left unfinished."""
+        for path in self.folder.glob("*/*.new"):
+            with suppress(OSError):
+                if time.time() - path.stat().st_mtime > _ABANDONED:
+                    path.unlink()
+
+
+def cache_folder(typed: str | None) -> Path:
+    """The folder of the store: `paths.cache`, or the user's cache folder."""
+    if typed is not None:
+        return located(typed)
+    return located(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "mmft"
+
+
+def entries(store: Path) -> list[Path]:
+    """The folders of a store's entries."""
+    return [path.parent for path in store.glob(f"*/{ABOUT}")]
+
+
+def size_of(entry: Path) -> int:
+    """Bytes of an entry's shards."""
+    total = 0
+    for path in entry.glob(f"*{SUFFIX}"):
+        with suppress(OSError):
+            total += path.stat().st_size
+    return total
+
+
+def last_used(entry: Path) -> float:
+    """When an entry was last used, in seconds since 1970."""
+    try:
+        return (entry / ABOUT).stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _existing(path: Path) -> Path:
+    while not path.exists():
+        path = path.parent
+    return path

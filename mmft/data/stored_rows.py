@@ -1,0 +1,81 @@
+"""The rows of a split of which the store has what a frozen part computes of their image or text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from hashlib import blake2b
+
+import numpy as np
+
+from mmft.batch import Features
+from mmft.cache.shard import KEY
+from mmft.cache.store import Entry, Found
+from mmft.data.dataset import RowDataset
+from mmft.data.image import read_file
+from mmft.data.image_mending import BadImage
+
+
+class StoredRows:
+    """What the store has of the images or of the texts of a split, by position.
+
+    Args:
+        entry: of the frozen part.
+        digests: of each position, None for a row that has none or cannot be read.
+    """
+
+    def __init__(self, entry: Entry, digests: Sequence[bytes | None]) -> None:
+        self.entry, self.digests = entry, list(digests)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Looks for the rows again, once more have been written."""
+        self.entry.refresh()
+        self._found = self.entry.find(self.digests)
+
+    def has(self, position: int) -> bool:
+        """Whether the row is there, undamaged."""
+        shard = int(self._found.shard[position])
+        if shard < 0:
+            return False
+        if not self.entry.is_sound(shard, int(self._found.row[position])):
+            self._found.shard[position] = -1
+            return False
+        return True
+
+    def missing(self) -> list[int]:
+        """Positions of rows that have the modality and are not there; nothing is verified."""
+        return [at for at, digest in enumerate(self.digests) if digest is not None and self._found.shard[at] < 0]
+
+    def read(self, positions: Sequence[int | None], length: int) -> Features | None:
+        """Of the rows at these positions, None for nothing; None if none is there. See `Entry.read`."""
+        at = np.array([-1 if position is None else position for position in positions], dtype=np.int64)
+        shard = np.where(at >= 0, self._found.shard[at], -1)
+        if (shard < 0).all():
+            return None
+        return self.entry.read(Found(shard, self._found.row[at]), length)
+
+
+def image_digests(rows: RowDataset) -> list[bytes | None]:
+    """The key of each row's image, a hash of its encoded bytes; None for no image, or one that cannot be read."""
+    table = rows.split.table
+    return [None if row in rows.bad else _digest_of(table.image(row)) for row in rows.split.rows.tolist()]
+
+
+def text_digests(rows: RowDataset) -> list[bytes | None]:
+    """The key of each row's text, a hash of its tokens; None for no text."""
+    every = (rows.tokens.of(at) for at in range(len(rows)))
+    return [digest_of_bytes(ids.tobytes()) if len(ids) else None for ids in every]
+
+
+def _digest_of(source: str | bytes | None) -> bytes | None:
+    if source is None:
+        return None
+    try:
+        return digest_of_bytes(source if isinstance(source, bytes) else read_file(source))
+    except BadImage:
+        return None
+
+
+def digest_of_bytes(data: bytes) -> bytes:
+    """The key of an image with these encoded bytes, or of a text with these tokens."""
+    return blake2b(data, digest_size=KEY).digest()

@@ -1,0 +1,257 @@
+"""An encoder in two parts: the layers below the lowest one that is trained, and the rest.
+
+What the lower part computes is a fixed function of a row, so it can be computed once and kept (`mmft.cache`). To be the
+same to the last bit whether it was kept or not, it must not depend on the rest of the batch either. On the CPU it is
+therefore computed in groups of one shape, `ROWS_AT_ONCE` rows of texts of one padded length: kernels round differently
+for different shapes, but alike for every row of one shape.
+
+Legend: B batch, R rows with the modality, N tokens, L text tokens, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmft.batch import Encoded, Features, padded_length
+from mmft.models.encoder import Encoder
+from mmft.models.fusion.base import Reads
+from mmft.models.image_encoder import ImageEncoder
+from mmft.models.layers import block_modules, blocks
+from mmft.models.text_encoder import TextEncoder
+
+ROWS_AT_ONCE = 8
+"""Rows of a group. A batch is rarely smaller, and the last group of a length is filled up."""
+
+Inputs = tuple[Tensor, ...]
+"""Of an encoder: (R, 3, H, W) images, or (R, L) ids and mask."""
+_TOLERANCE = 1e-4
+
+
+class FrozenPart:
+    """The lower part of an encoder, and how to go on from what it gives.
+
+    Args:
+        encoder: on its device, in its own modes.
+        layer: the lowest trained layer, at least 2; None if nothing of the encoder is trained.
+        reads: what the fusion reads of the encoder's output.
+        exact: whether a row's values must not depend on its batch.
+
+    Attributes:
+        names: what is kept of a row, in order: `pooled`, and `tokens` if the fusion reads them; or `hidden`, the output
+            of the last frozen block.
+        ragged: for each of these, whether its second dimension are the tokens of a text.
+
+    Raises:
+        CannotSplitError: the encoder cannot be continued from the output of that block.
+    """
+
+    def __init__(self, encoder: Encoder, layer: int | None, reads: Reads, exact: bool = False) -> None:
+        self.encoder, self.layer, self.exact = encoder, layer, exact
+        padded = isinstance(encoder, TextEncoder) and not encoder.fixed_length
+        self.names = ("hidden",) if layer is not None else ("pooled",) if reads == "pooled" else ("tokens", "pooled")
+        self.ragged = tuple(padded and name != "pooled" for name in self.names)
+        self._blocks = [] if layer is None else _frozen_blocks(encoder, layer)
+        self._in_tuple = False  # whether blocks return their tokens in a tuple
+        if layer is not None:
+            self._check()
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is the whole encoder."""
+        return self.layer is None
+
+    def encoded(self, inputs: Inputs | None, kept: Features | None, mask: Tensor | None) -> Encoded:
+        """The encoder's output for R rows.
+
+        Args:
+            inputs: of the encoder; None if all rows are kept and there are no images.
+            kept: what is kept of the rows; None for nothing.
+            mask: (R, L) bool of the texts; None for images.
+        """
+        return self._continued(self.complete(inputs, kept).values, inputs, mask)
+
+    def complete(self, inputs: Inputs | None, kept: Features | None) -> Features:
+        """`kept` with what is missing computed."""
+        if kept is None:
+            assert inputs is not None
+            return Features.of_all(self.compute(inputs))
+        missing = (~kept.there).nonzero().squeeze(1)
+        if not len(missing):
+            return kept
+        assert inputs is not None
+        computed = self.compute(tuple(part[missing] for part in inputs))
+        values = tuple(
+            old.to(new.dtype).index_copy(0, missing, new) for old, new in zip(kept.values, computed, strict=True)
+        )
+        return Features.of_all(values)
+
+    @torch.no_grad()
+    def compute(self, inputs: Inputs) -> tuple[Tensor, ...]:
+        """The lower part's values of R rows, each (R, ...), zeros for the padding of texts."""
+        if not self.exact:
+            found = self._lower(inputs)
+        elif isinstance(self.encoder, TextEncoder):
+            found = self._by_length(*inputs)
+        else:
+            found = self._in_groups(inputs)
+        if not any(self.ragged):
+            return found
+        real = inputs[1]  # (R, L)
+        return tuple(
+            value.masked_fill(~_like(real, value), 0) if ragged else value
+            for value, ragged in zip(found, self.ragged, strict=True)
+        )
+
+    def _by_length(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
+        """Texts in groups of one padded length, which is that of the row alone."""
+        encoder: Any = self.encoder
+        longest, lengths = encoder.tokenizer.model_max_length, mask.sum(1).tolist()
+        padded = torch.tensor([padded_length(length, longest) for length in lengths], device=ids.device)
+        found: list[Tensor] = []
+        for length in sorted(set(padded.tolist())):
+            rows = (padded == length).nonzero().squeeze(1)
+            values = self._in_groups((ids[rows, :length], mask[rows, :length]))
+            if not found:
+                shapes = ([ids.shape[1]] if ragged else [] for ragged in self.ragged)
+                found = [
+                    value.new_zeros(len(ids), *shape, *value.shape[1 + len(shape) :])
+                    for value, shape in zip(values, shapes, strict=True)
+                ]
+            for all_rows, value, ragged in zip(found, values, self.ragged, strict=True):
+                if ragged:
+                    all_rows[rows, :length] = value
+                else:
+                    all_rows[rows] = value
+        return tuple(found)
+
+    def _in_groups(self, inputs: Inputs) -> tuple[Tensor, ...]:
+        """Rows of one shape in groups of equally many; the last group is filled up with its last row."""
+        rows = len(inputs[0])
+        parts = []
+        for first in range(0, rows, ROWS_AT_ONCE):
+            group = [part[first : first + ROWS_AT_ONCE] for part in inputs]
+            count = len(group[0])
+            filled = [torch.cat([part, part[-1:].expand(ROWS_AT_ONCE - count, *part.shape[1:])]) for part in group]
+            parts.append([value[:count] for value in self._lower(tuple(filled))])
+        return tuple(torch.cat(values) for values in zip(*parts, strict=True))
+
+    def _lower(self, inputs: Inputs) -> tuple[Tensor, ...]:
+        if self.is_whole:
+            encoded = self.encoder(*inputs)
+            return tuple(getattr(encoded, name) for name in self.names)
+        found: list[Tensor] = []
+
+        def reached(block: nn.Module, given: Any, output: Any) -> None:
+            self._in_tuple = isinstance(output, tuple)
+            found.append(output[0] if self._in_tuple else output)
+            raise _ReachedError
+
+        hook = self._blocks[-1].register_forward_hook(reached)
+        try:
+            self.encoder(*inputs)
+        except _ReachedError:
+            pass
+        finally:
+            hook.remove()
+        return (found[0],)
+
+    def _continued(self, values: tuple[Tensor, ...], inputs: Inputs | None, mask: Tensor | None) -> Encoded:
+        if not self.is_whole:
+            with _passed_over(self._blocks, (values[0],) if self._in_tuple else values[0]):
+                encoded: Encoded = self.encoder(*self._stand_in(len(values[0])) if inputs is None else inputs)
+                return encoded
+        pooled = values[-1]
+        tokens = values[0] if len(values) > 1 else pooled.new_zeros(len(pooled), 1, self.encoder.width)
+        if mask is None or len(values) == 1:
+            mask = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
+        return Encoded(tokens, _widened(mask, tokens.shape[1]), pooled)
+
+    def _stand_in(self, rows: int) -> Inputs:
+        """(R, 3, H, W) uint8 zeros in place of images that are not decoded again: the stem's shapes are needed."""
+        encoder: Any = self.encoder
+        zeros = torch.zeros(1, 3, encoder.image_size, encoder.image_size, dtype=torch.uint8, device=encoder.mean.device)
+        return (zeros.expand(rows, -1, -1, -1),)
+
+    @torch.no_grad()
+    def _check(self) -> None:
+        """Compares two rows computed in parts with the same computed in one go."""
+        modes = {module: module.training for module in self.encoder.modules()}
+        inputs = _two_rows(self.encoder)
+        mask = inputs[1] if len(inputs) > 1 else None
+        self.encoder.eval()
+        try:
+            whole = self.encoder(*inputs)
+            parts = self._continued(self._lower(inputs), None if mask is None else inputs, mask)
+        except CannotSplitError:
+            raise
+        except Exception as error:  # architectures whose blocks pass on more than tokens fail in many ways
+            raise CannotSplitError(str(error)) from error
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
+        real = whole.mask
+        for one, other in ((whole.tokens[real], parts.tokens[real]), (whole.pooled, parts.pooled)):
+            if one.shape != other.shape or float((one - other).abs().max()) > _TOLERANCE * float(one.abs().max()):
+                raise CannotSplitError("its upper layers read more than the output of the layer below")
+
+
+class CannotSplitError(Exception):
+    """The encoder's upper layers need more than the output of one block."""
+
+
+class _ReachedError(Exception):
+    """The last frozen block has run."""
+
+
+def _frozen_blocks(encoder: Encoder, layer: int) -> list[nn.Module]:
+    """The blocks below `layer`, at least one.
+
+    Raises:
+        CannotSplitError: there are none, or a block is not one module.
+    """
+    found = block_modules(encoder.backbone)
+    if len(found) != len(blocks(encoder.backbone)):
+        raise CannotSplitError("its blocks are not single modules")
+    if layer < 2:
+        raise CannotSplitError("its first block is trained")
+    return found[: layer - 1]
+
+
+@contextmanager
+def _passed_over(frozen: list[nn.Module], output: Any) -> Iterator[None]:
+    """Context in which frozen blocks compute nothing and return `output`."""
+    try:
+        for block in frozen:
+            block.forward = lambda *given, **named: output  # type: ignore[method-assign]
+        yield
+    finally:
+        for block in frozen:
+            vars(block).pop("forward", None)
+
+
+def _two_rows(encoder: Encoder) -> Inputs:
+    """Two images of noise, or two texts of different lengths."""
+    device = next(encoder.parameters()).device
+    generator = torch.Generator().manual_seed(0)
+    if isinstance(encoder, ImageEncoder):
+        shape = (2, 3, encoder.image_size, encoder.image_size)
+        return (torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator).to(device),)
+    ids = torch.randint(3, 64, (2, 8), generator=generator).to(device)
+    mask = torch.ones_like(ids, dtype=torch.bool)
+    mask[1, 5:] = False
+    return ids, mask
+
+
+def _like(mask: Tensor, value: Tensor) -> Tensor:
+    """(R, L) as (R, L, 1, ...) with as many dimensions as `value`."""
+    return mask.view(*mask.shape, *[1] * (value.ndim - 2))
+
+
+def _widened(mask: Tensor, length: int) -> Tensor:
+    """(R, L) -> (R, `length`), False beyond: an encoder of fixed length pads its texts itself."""
+    return nn.functional.pad(mask, (0, length - mask.shape[1]), value=False)

@@ -1,0 +1,186 @@
+"""`FrozenWork`: what frozen layers compute of each row is computed once, before training, and read from then on."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import lightning.pytorch as pl
+import torch
+
+from mmft.cache.identity import identity
+from mmft.cache.store import Store
+from mmft.data.datamodule import VisionLanguageData
+from mmft.data.dataset import RowDataset
+from mmft.data.stored_rows import StoredRows, image_digests, text_digests
+from mmft.models.frozen_part import CannotSplitError, FrozenPart
+from mmft.models.vision_language_model import VisionLanguageModel
+from mmft.training.collectives import summed
+from mmft.training.filling import AT_ONCE, Filling
+from mmft.training.module import FineTuning
+
+log = logging.getLogger(__name__)
+_NEGLIGIBLE = 1.02  # times the time without the store: what later runs may cost this one
+_DECIDED_AFTER = 2 * AT_ONCE  # rows
+_SHARD = 64 * 2**20  # bytes of values after which a shard is written
+
+
+class Wanted(NamedTuple):
+    """What may be kept of an encoder's inputs.
+
+    Attributes:
+        modality: `image` or `text`.
+        passes: by split, how often training reads its rows; only for splits whose rows never change.
+    """
+
+    modality: str
+    passes: Mapping[str, int]
+
+
+class FrozenWork(pl.Callback):
+    """Sets the model's frozen parts and, with a store, reads from it what they compute.
+
+    Args:
+        data: of the run.
+        wanted: by encoder.
+        store: None to compute everything in each epoch.
+        decides: whether to keep only what pays.
+        precision: of training, `32-true`.
+
+    Attributes:
+        seconds: taken to fill the store.
+        rows: rows that are read from the store, by modality.
+    """
+
+    def __init__(
+        self, data: VisionLanguageData, wanted: Mapping[str, Wanted], store: Store | None, decides: bool, precision: str
+    ) -> None:
+        self.data, self.wanted, self.store = data, wanted, store
+        self.decides, self.precision = decides, precision
+        self.seconds = 0.0
+        self.rows: dict[str, int] = {}
+        self._in_use: list[Path] = []
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Finds the frozen parts and fills the store, once the model is on its device."""
+        assert isinstance(pl_module, FineTuning)
+        model, plan, begin = pl_module.model, pl_module.plan, time.perf_counter()
+        exact = pl_module.device.type == "cpu" and self.precision in ("32-true", "64-true")
+        for encoder, wanted in self.wanted.items():
+            part = self._part(model, encoder, plan.lowest_trained(encoder), exact)
+            if part is None:
+                continue
+            if self.store is not None:
+                self._read_from_store(trainer, self.store, part, wanted)
+            if exact or wanted.modality in self.rows:
+                model.frozen_parts[encoder] = part
+        self.seconds = time.perf_counter() - begin
+
+    def _part(self, model: VisionLanguageModel, encoder: str, lowest: int | None, exact: bool) -> FrozenPart | None:
+        """The frozen part of an encoder; None if there is none."""
+        if lowest is not None and lowest < 2:
+            return None
+        try:
+            return FrozenPart(getattr(model, encoder), lowest, model.fusion.reads, exact)
+        except CannotSplitError as error:
+            log.info("model.%s: its frozen layers are computed in each epoch: %s", encoder, error)
+            return None
+
+    def _read_from_store(self, trainer: pl.Trainer, store: Store, part: FrozenPart, wanted: Wanted) -> None:
+        train, modality = self.data.datasets["train"], wanted.modality
+        entry = store.entry(*identity(part, self.precision, _reading(train) if modality == "image" else {}))
+        self._in_use.append(entry.folder)
+        for split, passes in wanted.passes.items():
+            rows = self.data.datasets[split]
+            stored = StoredRows(entry, image_digests(rows) if modality == "image" else text_digests(rows))
+            missing = stored.missing()
+            if missing:
+                share = missing[trainer.global_rank :: trainer.world_size]
+                self._fill(trainer, store, part, stored, rows, share, passes)
+                summed(torch.zeros((), device=next(part.encoder.parameters()).device))  # every rank has written
+                stored.refresh()
+            there = sum(digest is not None for digest in stored.digests) - len(stored.missing())
+            if there:
+                rows.stored[modality] = stored
+                self.rows[modality] = self.rows.get(modality, 0) + there
+        if modality in self.rows:
+            layers = "all layers" if part.layer is None else f"the first {part.layer - 1} layers"
+            log.info(
+                "model.%s_encoder: %s are frozen; their output is read from %s for %d rows (%s)",
+                *(modality, layers, entry.folder, self.rows[modality], in_units(entry.bytes)),
+            )
+
+    def _fill(
+        self,
+        trainer: pl.Trainer,
+        store: Store,
+        part: FrozenPart,
+        stored: StoredRows,
+        rows: RowDataset,
+        missing: list[int],
+        passes: int,
+    ) -> None:
+        """Computes and writes this rank's share of the missing rows, unless that does not pay or fit."""
+        context: Any = trainer.precision_plugin.forward_context
+        filling = Filling(part, stored, rows, missing, self.data.config.num_workers, context)
+        decided = not self.decides
+        try:
+            for _ in filling:
+                decides_now = not decided and filling.rows >= _DECIDED_AFTER
+                if not (decides_now or filling.held >= _SHARD):
+                    continue
+                if not self._fits(store, filling, len(missing)):
+                    return
+                filling.flush()
+                if decides_now and not self._pays(filling, part, passes):
+                    return
+                decided = decided or decides_now
+            if self._fits(store, filling, filling.rows):
+                filling.flush()
+        except OSError as error:
+            log.warning("cache: %s; what is not there is computed in each epoch", error)
+
+    def _fits(self, store: Store, filling: Filling, rows: int) -> bool:
+        """Whether the values of all `rows` fit into the store; says so if not."""
+        each = (filling.held + filling.written) / max(1, filling.rows)
+        if store.make_room(round(each * rows) - filling.written, self._in_use):
+            return True
+        log.warning(
+            "cache: %s for %d rows do not fit into %s (cache.limit, or a full disk); they are computed in each epoch",
+            *(in_units(round(each * rows)), rows, store.folder),
+        )
+        return False
+
+    def _pays(self, filling: Filling, part: FrozenPart, passes: int) -> bool:
+        """Whether reading the values is faster than computing them so often, by what both took so far."""
+        stored = filling.stored
+        stored.refresh()
+        positions = [at for at in range(len(stored.digests)) if stored.has(at)][:AT_ONCE]
+        begin = time.perf_counter()
+        stored.read(positions, 0)
+        reading = (time.perf_counter() - begin) / len(positions)
+        computing, writing = filling.seconds / filling.rows, filling.writing / filling.rows
+        pays = computing + writing + passes * reading <= _NEGLIGIBLE * passes * computing
+        if not pays:
+            log.info(
+                "cache=auto: the frozen part of %s is computed in each epoch: %.2g ms a row and epoch, %.2g ms to write "
+                "and %.2g ms to read",
+                *(part.encoder.source.name, 1e3 * computing, 1e3 * writing, 1e3 * reading),
+            )
+        return pays
+
+
+def _reading(rows: RowDataset) -> dict[str, Any]:
+    """How images are read."""
+    return dict(vars(rows.images.reader))
+
+
+def in_units(size: int) -> str:
+    """A number of bytes, readable."""
+    for unit, name in ((2**30, "GB"), (2**20, "MB")):
+        if size >= unit:
+            return f"{size / unit:.1f} {name}"
+    return f"{size / 2**10:.0f} kB"

@@ -1,0 +1,154 @@
+"""Computes what a frozen part makes of the rows of a split, batch by batch, and writes it to the store.
+
+Legend: B rows at once, L text tokens.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from mmft.batch import padded_length
+from mmft.data.dataset import RowDataset
+from mmft.data.image import read_file
+from mmft.data.image_mending import BadImage
+from mmft.data.loading import make_loader
+from mmft.data.stored_rows import StoredRows, digest_of_bytes
+from mmft.models.frozen_part import FrozenPart, Inputs
+from mmft.models.text_encoder import TextEncoder
+
+AT_ONCE = 64
+"""Rows of a batch."""
+
+
+class _Read(NamedTuple):
+    """Rows that were read: keys, and the encoder's inputs."""
+
+    digests: list[bytes]
+    inputs: Inputs
+
+
+class Filling:
+    """Iterates over batches of rows, and computes each; `flush` writes them.
+
+    Args:
+        part: on its device.
+        stored: of the split; see `StoredRows.refresh`.
+        rows: of the split.
+        positions: of the rows to compute.
+        num_workers: processes that decode images.
+        precision: makes the context of the computation.
+
+    Attributes:
+        rows: rows computed so far.
+        seconds: taken to read and compute them.
+        writing: seconds taken to write them.
+        held: bytes of values that are not written yet.
+        written: bytes of values that are.
+    """
+
+    def __init__(
+        self,
+        part: FrozenPart,
+        stored: StoredRows,
+        rows: RowDataset,
+        positions: Sequence[int],
+        num_workers: int,
+        precision: Callable[[], AbstractContextManager[Any]],
+    ) -> None:
+        self.part, self.stored, self._precision = part, stored, precision
+        self._batches: Iterable[_Read] = (
+            _texts(part.encoder, rows, positions)
+            if isinstance(part.encoder, TextEncoder)
+            else _images(rows, positions, num_workers)
+        )
+        self.rows = self.held = self.written = 0
+        self.seconds = self.writing = 0.0
+        self._digests: list[bytes] = []
+        self._lengths: list[int] = []
+        self._values: list[list[Tensor]] = [[] for _ in part.names]
+
+    def __iter__(self) -> Iterator[None]:
+        device, begin = next(self.part.encoder.parameters()).device, time.perf_counter()
+        for read in self._batches:
+            if read.digests:
+                with self._precision():
+                    values = self.part.compute(tuple(one.to(device) for one in read.inputs))
+                self._take(read, [value.cpu() for value in values])
+            self.seconds += time.perf_counter() - begin
+            yield
+            begin = time.perf_counter()
+
+    def _take(self, read: _Read, values: Sequence[Tensor]) -> None:
+        lengths = read.inputs[1].sum(1).tolist() if any(self.part.ragged) else [1] * len(read.digests)
+        for column, value, ragged in zip(self._values, values, self.part.ragged, strict=True):
+            rows = [(one[:length] if ragged else one).clone() for one, length in zip(value, lengths, strict=True)]
+            column += rows
+            self.held += sum(one.nbytes for one in rows)
+        self._digests += read.digests
+        self._lengths += lengths
+        self.rows += len(read.digests)
+
+    def flush(self) -> None:
+        """Writes what was computed as one shard, so that a killed run has not computed it in vain.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        if not self._digests:
+            return
+        begin = time.perf_counter()
+        self.stored.entry.write(self._digests, self._lengths, self.part.ragged, self._values)
+        self.writing += time.perf_counter() - begin
+        self.written += self.held
+        self._digests, self._lengths, self._values, self.held = [], [], [[] for _ in self.part.names], 0
+
+
+def _texts(encoder: TextEncoder, rows: RowDataset, positions: Sequence[int]) -> Iterator[_Read]:
+    """Texts in order of their lengths."""
+    ordered = sorted(positions, key=lambda at: len(rows.tokens.of(at)))
+    for first in range(0, len(ordered), AT_ONCE):
+        texts = [rows.text(at) for at in ordered[first : first + AT_ONCE]]  # (L_i,) each
+        length = padded_length(len(texts[-1]), encoder.tokenizer.model_max_length)
+        ids = torch.zeros(len(texts), length, dtype=torch.int64)
+        mask = torch.zeros_like(ids, dtype=torch.bool)
+        for at, text in enumerate(texts):
+            ids[at, : len(text)] = text
+            mask[at, : len(text)] = True
+        digests = [digest_of_bytes(rows.tokens.of(at).tobytes()) for at in ordered[first : first + AT_ONCE]]
+        yield _Read(digests, (ids, mask))
+
+
+def _images(rows: RowDataset, positions: Sequence[int], num_workers: int) -> DataLoader[_Read]:
+    batches = [positions[first : first + AT_ONCE] for first in range(0, len(positions), AT_ONCE)]
+    made: Any = make_loader(_Images(rows), batches, _stacked, num_workers=num_workers)  # type: ignore[arg-type]
+    return made  # type: ignore[no-any-return]
+
+
+class _Images(Dataset[tuple[bytes, Tensor] | None]):
+    """Key and pixels of an image, from the same bytes; None if it cannot be read."""
+
+    def __init__(self, rows: RowDataset) -> None:
+        self.rows = rows
+
+    def __getitem__(self, position: int) -> tuple[bytes, Tensor] | None:
+        source = self.rows.split.table.image(int(self.rows.split.rows[position]))
+        if source is None:
+            return None
+        try:
+            data = source if isinstance(source, bytes) else read_file(source)
+            return digest_of_bytes(data), self.rows.images.reader(data)
+        except BadImage:
+            return None
+
+
+def _stacked(read: Sequence[tuple[bytes, Tensor] | None]) -> _Read:
+    good = [one for one in read if one is not None]
+    pixels = torch.stack([pixels for _, pixels in good]) if good else torch.zeros(0)
+    return _Read([digest for digest, _ in good], (pixels,))
