@@ -6,7 +6,10 @@ marked `shared` and takes the fixture of that name.
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,6 +18,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ |= {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline", "TOKENIZERS_PARALLELISM": "false"}
 for name in ("MMFT_ENCODERS", "MMFT_DEBUG"):
     os.environ.pop(name, None)
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="mmft-tests-")  # the store of frozen work, for all tests alike
+atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 
 import pytest
 from command import Mmft, run_mmft

@@ -1,6 +1,6 @@
 """The shape of the code: which way imports go, who builds, how long things are. Read by `ast`, nothing is imported.
 
-cli -> launch -> commands -> runs -> reports -> build -> training -> data -> {tasks, tuning} -> models -> config -> what
+cli -> launch -> commands -> runs -> reports -> build -> training -> data -> cache -> {tasks, tuning} -> models -> config -> what
 lies in mmft/ itself
 """
 
@@ -24,6 +24,7 @@ ROOMS = [
     {"config"},
     {"models"},
     {"tasks", "tuning"},
+    {"cache"},
     {"data"},
     {"training"},
     {"build"},

@@ -61,7 +61,8 @@ def _digest_of_weights(part: FrozenPart) -> str:
     for name, tensor in _frozen_tensors(part.encoder, part.layer):
         values = tensor.detach().cpu().contiguous()
         digest.update(f"{name} {values.dtype} {tuple(values.shape)}\n".encode())
-        digest.update(memoryview(values.view(-1).view(torch.uint8).numpy()) if values.numel() else b"")
+        if values.numel():
+            digest.update(values.view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -108,7 +109,6 @@ def _text_input(encoder: Encoder) -> dict[str, Any]:
     return {"longest": encoder.tokenizer.model_max_length, "positions": encoder.positions, "padding": padding}
 
 
-@cache
 def _digest_of_code(kind: type) -> str:
     """Of the source file of a class; its name where there is none."""
     try:

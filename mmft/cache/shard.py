@@ -179,7 +179,7 @@ class Shard:
     def is_sound(self, row: int) -> bool:
         """Whether a row is undamaged."""
         if not self._verified[row]:
-            parts = [self._row(number, row) for number in range(len(self.columns))]
+            parts = [self._row(number, row).data for number in range(len(self.columns))]
             self._verified[row] = _SOUND if _sum(parts) == self._sums[row] else _DAMAGED
         return bool(self._verified[row] == _SOUND)
 
@@ -204,7 +204,7 @@ def _bytes_of(value: Tensor) -> bytes:
     return value.contiguous().view(-1).view(torch.uint8).numpy().tobytes()
 
 
-def _sum(parts: Sequence[bytes | npt.NDArray[np.uint8]]) -> int:
+def _sum(parts: Sequence[bytes | memoryview]) -> int:
     total = 0
     for part in parts:
         total = zlib.crc32(part, total)

@@ -93,7 +93,7 @@ class Entry:
         return False
 
     def read(self, found: Found, length: int) -> Features:
-        """The values of B rows, all sound; ragged ones are padded with zeros to `length` tokens, or the longest row's."""
+        """The values of B sound rows; ragged ones are padded with zeros to `length` tokens, or the longest row's."""
         there = found.shard >= 0
         assert self._columns is not None
         size = len(there)

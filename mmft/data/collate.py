@@ -15,6 +15,7 @@ from torch import Tensor
 from mmft.batch import Batch, Candidate, Candidates, Features, Sample, padded_length
 from mmft.data.dataset import Stored
 
+
 class Collate:
     """Callable `(samples) -> Batch`.
 

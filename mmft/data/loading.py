@@ -100,8 +100,9 @@ def _prepared(
 
 def make_collate(dataset: RowDataset, tokenizer: Any, max_length: int) -> Collate:
     """The collate function for the data set's tokenizer, targets and identities."""
-    known = [None if column is None else column[0] for column in (dataset.targets, dataset.identities)]
-    return Collate(pad_id(tokenizer), empty_text(tokenizer, max_length), tokenizer.model_max_length, *known, dataset.stored)
+    target, identity = (None if column is None else column[0] for column in (dataset.targets, dataset.identities))
+    empty, longest = empty_text(tokenizer, max_length), tokenizer.model_max_length
+    return Collate(pad_id(tokenizer), empty, longest, target, identity, dataset.stored)
 
 
 def make_loader(

@@ -65,15 +65,14 @@ class FrozenPart:
         """Whether it is the whole encoder."""
         return self.layer is None
 
-    def encoded(self, inputs: Inputs | None, kept: Features | None, mask: Tensor | None) -> Encoded:
+    def encoded(self, inputs: Inputs | None, kept: Features | None) -> Encoded:
         """The encoder's output for R rows.
 
         Args:
-            inputs: of the encoder; None if all rows are kept and there are no images.
+            inputs: of the encoder; None for images of which all are kept.
             kept: what is kept of the rows; None for nothing.
-            mask: (R, L) bool of the texts; None for images.
         """
-        return self._continued(self.complete(inputs, kept).values, inputs, mask)
+        return self._continued(self.complete(inputs, kept).values, inputs)
 
     def complete(self, inputs: Inputs | None, kept: Features | None) -> Features:
         """`kept` with what is missing computed."""
@@ -146,7 +145,7 @@ class FrozenPart:
             return tuple(getattr(encoded, name) for name in self.names)
         found: list[Tensor] = []
 
-        def reached(block: nn.Module, given: Any, output: Any) -> None:
+        def reached(_: nn.Module, __: Any, output: Any) -> None:
             self._in_tuple = isinstance(output, tuple)
             found.append(output[0] if self._in_tuple else output)
             raise _ReachedError
@@ -160,16 +159,18 @@ class FrozenPart:
             hook.remove()
         return (found[0],)
 
-    def _continued(self, values: tuple[Tensor, ...], inputs: Inputs | None, mask: Tensor | None) -> Encoded:
+    def _continued(self, values: tuple[Tensor, ...], inputs: Inputs | None) -> Encoded:
         if not self.is_whole:
             with _passed_over(self._blocks, (values[0],) if self._in_tuple else values[0]):
                 encoded: Encoded = self.encoder(*self._stand_in(len(values[0])) if inputs is None else inputs)
                 return encoded
         pooled = values[-1]
         tokens = values[0] if len(values) > 1 else pooled.new_zeros(len(pooled), 1, self.encoder.width)
-        if mask is None or len(values) == 1:
-            mask = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
-        return Encoded(tokens, _widened(mask, tokens.shape[1]), pooled)
+        mask = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
+        if len(values) > 1 and isinstance(self.encoder, TextEncoder):
+            assert inputs is not None
+            mask = nn.functional.pad(inputs[1], (0, tokens.shape[1] - inputs[1].shape[1]), value=False)
+        return Encoded(tokens, mask, pooled)
 
     def _stand_in(self, rows: int) -> Inputs:
         """(R, 3, H, W) uint8 zeros in place of images that are not decoded again: the stem's shapes are needed."""
@@ -182,13 +183,10 @@ class FrozenPart:
         """Compares two rows computed in parts with the same computed in one go."""
         modes = {module: module.training for module in self.encoder.modules()}
         inputs = _two_rows(self.encoder)
-        mask = inputs[1] if len(inputs) > 1 else None
         self.encoder.eval()
         try:
             whole = self.encoder(*inputs)
-            parts = self._continued(self._lower(inputs), None if mask is None else inputs, mask)
-        except CannotSplitError:
-            raise
+            parts = self._continued(self._lower(inputs), inputs if len(inputs) > 1 else None)
         except Exception as error:  # architectures whose blocks pass on more than tokens fail in many ways
             raise CannotSplitError(str(error)) from error
         finally:
@@ -227,7 +225,7 @@ def _passed_over(frozen: list[nn.Module], output: Any) -> Iterator[None]:
     """Context in which frozen blocks compute nothing and return `output`."""
     try:
         for block in frozen:
-            block.forward = lambda *given, **named: output  # type: ignore[method-assign]
+            block.forward = lambda *_, **__: output
         yield
     finally:
         for block in frozen:
@@ -250,8 +248,3 @@ def _two_rows(encoder: Encoder) -> Inputs:
 def _like(mask: Tensor, value: Tensor) -> Tensor:
     """(R, L) as (R, L, 1, ...) with as many dimensions as `value`."""
     return mask.view(*mask.shape, *[1] * (value.ndim - 2))
-
-
-def _widened(mask: Tensor, length: int) -> Tensor:
-    """(R, L) -> (R, `length`), False beyond: an encoder of fixed length pads its texts itself."""
-    return nn.functional.pad(mask, (0, length - mask.shape[1]), value=False)

@@ -6,6 +6,7 @@ Legend: B batch, H W image height and width, L text tokens, N tokens, D width, C
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -140,29 +141,30 @@ class VisionLanguageModel(nn.Module):
 
     def with_frozen(self, batch: Batch) -> Batch:
         """The batch with what wholly frozen encoders compute of it, for several passes over the same rows."""
-        for name in ENCODERS:
-            part = self._frozen_part(name)
-            inputs, features = _given(name, batch)
-            rows = present_rows(batch.image_present if name == "image_encoder" else batch.text_present)
-            if part is None or not part.is_whole or _nothing(inputs, features, rows):
-                continue
-            found = part.complete(_only_inputs(inputs, rows), None if features is None else _only_features(features, rows))
-            if rows is not None:
-                found = found.map(lambda t, r=rows: t.new_zeros(len(batch), *t.shape[1:]).index_copy(0, r, t))
-            batch = replace(batch, **{name.replace("encoder", "features"): found})
-        return batch
+        image = self._computed_once("image_encoder", batch, batch.image_present)
+        text = self._computed_once("text_encoder", batch, batch.text_present)
+        return replace(batch, image_features=image, text_features=text)
+
+    def _computed_once(self, name: str, batch: Batch, present: Tensor) -> Features | None:
+        """All that is kept of an encoder that is wholly frozen; of any other, what is kept already."""
+        rows, part = present_rows(present), self._frozen_part(name)
+        given = _given(name, batch, rows)
+        if part is None or not part.is_whole or given is None:
+            return _kept(name, batch)
+        found = part.complete(*given)
+        return (
+            found if rows is None else found.map(lambda t: t.new_zeros(len(batch), *t.shape[1:]).index_copy(0, rows, t))
+        )
 
     def _encoded(self, name: str, batch: Batch, rows: Tensor | None) -> Encoded | None:
         """An encoder's output of the rows (R,) with its modality, None for all B; None if there are none."""
-        inputs, features = _given(name, batch)
-        if _nothing(inputs, features, rows):
+        given, part = _given(name, batch, rows), self._frozen_part(name)
+        if given is None:
             return None
-        part, given = self._frozen_part(name), _only_inputs(inputs, rows)
         if part is not None:
-            mask = given[1] if given is not None and len(given) > 1 else None
-            return part.encoded(given, None if features is None else _only_features(features, rows), mask)
-        assert given is not None
-        encoded: Encoded = getattr(self, name)(*given)
+            return part.encoded(*given)
+        assert given.inputs is not None
+        encoded: Encoded = getattr(self, name)(*given.inputs)
         return encoded
 
     def _frozen_part(self, name: str) -> FrozenPart | None:
@@ -182,25 +184,28 @@ def present_rows(present: Tensor) -> Tensor | None:
     return None if len(rows) == len(present) else rows
 
 
-def _given(encoder: str, batch: Batch) -> tuple[tuple[Tensor, ...] | None, Features | None]:
-    """The encoder's inputs of all B rows, None if they are not there, and what is kept of them."""
-    if encoder == "image_encoder":
-        return None if batch.pixel_values is None else (batch.pixel_values,), batch.image_features
-    if batch.input_ids is None or batch.attention_mask is None:
-        return None, batch.text_features
-    return (batch.input_ids, batch.attention_mask), batch.text_features
+class _Given(NamedTuple):
+    """What there is of R rows for an encoder: its inputs, none for images that the store has, and what is kept."""
+
+    inputs: tuple[Tensor, ...] | None
+    kept: Features | None
 
 
-def _nothing(inputs: object, features: object, rows: Tensor | None) -> bool:
-    return (inputs is None and features is None) or (rows is not None and not len(rows))
+def _given(encoder: str, batch: Batch, rows: Tensor | None) -> _Given | None:
+    """For the rows (R,) of a batch, None for all B; None if there is nothing to encode."""
+    kept = _kept(encoder, batch)
+    every = (batch.pixel_values,) if encoder == "image_encoder" else (batch.input_ids, batch.attention_mask)
+    inputs = tuple(part for part in every if part is not None)
+    if not (inputs or kept) or (rows is not None and not len(rows)):
+        return None
+    if rows is not None:
+        inputs = tuple(part[rows] for part in inputs)
+        kept = None if kept is None else kept.map(lambda t: t[rows])
+    return _Given(inputs or None, kept)
 
 
-def _only_inputs(inputs: tuple[Tensor, ...] | None, rows: Tensor | None) -> tuple[Tensor, ...] | None:
-    return inputs if rows is None or inputs is None else tuple(part[rows] for part in inputs)
-
-
-def _only_features(features: Features, rows: Tensor | None) -> Features:
-    return features if rows is None else features.map(lambda t: t[rows])
+def _kept(encoder: str, batch: Batch) -> Features | None:
+    return batch.image_features if encoder == "image_encoder" else batch.text_features
 
 
 def part_of(name: str) -> str:

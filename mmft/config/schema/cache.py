@@ -10,7 +10,7 @@ from mmft.config.registry import OptionConfig, option
 
 @dataclass(kw_only=True)
 class CacheConfig(OptionConfig):
-    """`cache`: whether what frozen layers compute of each row is kept under `paths.cache`, for later epochs and runs."""
+    """`cache`: whether what frozen layers compute of each row is kept in `paths.cache`, for later epochs and runs."""
 
 
 @dataclass(kw_only=True)

@@ -166,8 +166,8 @@ class FrozenWork(pl.Callback):
         pays = computing + writing + passes * reading <= _NEGLIGIBLE * passes * computing
         if not pays:
             log.info(
-                "cache=auto: the frozen part of %s is computed in each epoch: %.2g ms a row and epoch, %.2g ms to write "
-                "and %.2g ms to read",
+                "cache=auto: the frozen layers of %s are computed in each epoch: that takes %.2g ms a row, against "
+                "%.2g ms to write once and %.2g ms to read",
                 *(part.encoder.source.name, 1e3 * computing, 1e3 * writing, 1e3 * reading),
             )
         return pays
