@@ -1,7 +1,7 @@
 """The shape of the code: which way imports go, who builds, how long things are. Read by `ast`, nothing is imported.
 
-cli -> launch -> commands -> runs -> reports -> build -> training -> data -> cache -> {tasks, tuning} -> models -> config -> what
-lies in mmft/ itself
+cli -> launch -> commands -> runs -> reports -> build -> training -> data -> cache -> {tasks, tuning} -> models ->
+config -> what lies in mmft/ itself
 """
 
 from __future__ import annotations
