@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -29,7 +30,8 @@ ROWS_AT_ONCE = 8
 
 Inputs = tuple[Tensor, ...]
 """Of an encoder: (R, 3, H, W) images, or (R, L) ids and mask."""
-_TOLERANCE = 1e-4
+_TOLERANCE = 1e-4  # of the largest value
+_SHORT = 5  # tokens of the shorter text that `check` tries
 
 
 class FrozenPart:
@@ -41,13 +43,12 @@ class FrozenPart:
         reads: what the fusion reads of the encoder's output.
         exact: whether a row's values must not depend on its batch.
 
+    An encoder can be unfit for it, which `check` finds out.
+
     Attributes:
         names: what is kept of a row, in order: `pooled`, and `tokens` if the fusion reads them; or `hidden`, the output
             of the last frozen block.
         ragged: for each of these, whether its second dimension are the tokens of a text.
-
-    Raises:
-        CannotSplitError: the encoder cannot be continued from the output of that block.
     """
 
     def __init__(self, encoder: Encoder, layer: int | None, reads: Reads, exact: bool = False) -> None:
@@ -55,10 +56,8 @@ class FrozenPart:
         padded = isinstance(encoder, TextEncoder) and not encoder.fixed_length
         self.names = ("hidden",) if layer is not None else ("pooled",) if reads == "pooled" else ("tokens", "pooled")
         self.ragged = tuple(padded and name != "pooled" for name in self.names)
-        self._blocks = [] if layer is None else _frozen_blocks(encoder, layer)
-        self._in_tuple = False  # whether blocks return their tokens in a tuple
-        if layer is not None:
-            self._check()
+        self._blocks = [] if layer is None else block_modules(encoder.backbone)[: layer - 1]
+        self._outputs: list[Any] = []  # of each frozen block, with None for tensors
 
     @property
     def is_whole(self) -> bool:
@@ -146,8 +145,7 @@ class FrozenPart:
         found: list[Tensor] = []
 
         def reached(_: nn.Module, __: Any, output: Any) -> None:
-            self._in_tuple = isinstance(output, tuple)
-            found.append(output[0] if self._in_tuple else output)
+            found.append(output[0] if isinstance(output, tuple) else output)
             raise _ReachedError
 
         hook = self._blocks[-1].register_forward_hook(reached)
@@ -161,7 +159,7 @@ class FrozenPart:
 
     def _continued(self, values: tuple[Tensor, ...], inputs: Inputs | None) -> Encoded:
         if not self.is_whole:
-            with _passed_over(self._blocks, (values[0],) if self._in_tuple else values[0]):
+            with _passed_over(self._blocks, self._outputs, values[0]):
                 encoded: Encoded = self.encoder(*self._stand_in(len(values[0])) if inputs is None else inputs)
                 return encoded
         pooled = values[-1]
@@ -179,57 +177,75 @@ class FrozenPart:
         return (zeros.expand(rows, -1, -1, -1),)
 
     @torch.no_grad()
-    def _check(self) -> None:
-        """Compares two rows computed in parts with the same computed in one go."""
+    def check(self) -> None:
+        """Compares two rows computed in parts with the same computed in one go; call it once, before anything else.
+
+        Raises:
+            CannotSplitError: the encoder cannot be continued from the output of that block, or a text's values depend
+                on its padding.
+        """
+        if self.layer is not None and len(block_modules(self.encoder.backbone)) != len(blocks(self.encoder.backbone)):
+            raise CannotSplitError("its blocks are not single modules")
         modes = {module: module.training for module in self.encoder.modules()}
         inputs = _two_rows(self.encoder)
         self.encoder.eval()
         try:
-            whole = self.encoder(*inputs)
+            with _noting(self._blocks, self._outputs):
+                whole = self.encoder(*inputs)
             parts = self._continued(self._lower(inputs), inputs if len(inputs) > 1 else None)
+            alone = self.encoder(*(part[1:, :_SHORT] for part in inputs)) if len(inputs) > 1 else None
         except Exception as error:  # architectures whose blocks pass on more than tokens fail in many ways
-            raise CannotSplitError(str(error)) from error
+            raise CannotSplitError(f"its upper layers read more than the output of those below ({error})") from error
         finally:
             for module, mode in modes.items():
                 module.training = mode
-        real = whole.mask
-        for one, other in ((whole.tokens[real], parts.tokens[real]), (whole.pooled, parts.pooled)):
-            if one.shape != other.shape or float((one - other).abs().max()) > _TOLERANCE * float(one.abs().max()):
-                raise CannotSplitError("its upper layers read more than the output of the layer below")
+        if not (self.is_whole or _alike(whole, parts)):
+            raise CannotSplitError("its upper layers read more than the output of those below")
+        if alone is not None and not _close(alone.pooled, whole.pooled[1:]):
+            raise CannotSplitError("what it makes of a text depends on the padding")
 
 
 class CannotSplitError(Exception):
-    """The encoder's upper layers need more than the output of one block."""
+    """The frozen part of an encoder cannot be computed apart, and why."""
 
 
 class _ReachedError(Exception):
     """The last frozen block has run."""
 
 
-def _frozen_blocks(encoder: Encoder, layer: int) -> list[nn.Module]:
-    """The blocks below `layer`, at least one.
+@contextmanager
+def _noting(frozen: list[nn.Module], into: list[Any]) -> Iterator[None]:
+    """Context in which the frozen blocks' outputs are noted, in order, with None for tensors."""
+    into.clear()
+    hooks = [block.register_forward_hook(lambda *given: into.append(_without_tensors(given[-1]))) for block in frozen]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
-    Raises:
-        CannotSplitError: there are none, or a block is not one module.
-    """
-    found = block_modules(encoder.backbone)
-    if len(found) != len(blocks(encoder.backbone)):
-        raise CannotSplitError("its blocks are not single modules")
-    if layer < 2:
-        raise CannotSplitError("its first block is trained")
-    return found[: layer - 1]
+
+def _without_tensors(output: Any) -> Any:
+    if not isinstance(output, tuple):
+        return None
+    return tuple(None if isinstance(part, Tensor) else part for part in output)
 
 
 @contextmanager
-def _passed_over(frozen: list[nn.Module], output: Any) -> Iterator[None]:
-    """Context in which frozen blocks compute nothing and return `output`."""
+def _passed_over(frozen: list[nn.Module], outputs: list[Any], hidden: Tensor) -> Iterator[None]:
+    """Context in which frozen blocks compute nothing and return `hidden`, in the form of their own outputs."""
     try:
-        for block in frozen:
-            block.forward = lambda *_, **__: output
+        for block, output in zip(frozen, outputs, strict=True):
+            returned = hidden if output is None else (hidden, *output[1:])
+            block.forward = partial(_returning, returned)
         yield
     finally:
         for block in frozen:
             vars(block).pop("forward", None)
+
+
+def _returning(value: Any, *_: Any, **__: Any) -> Any:
+    return value
 
 
 def _two_rows(encoder: Encoder) -> Inputs:
@@ -241,8 +257,17 @@ def _two_rows(encoder: Encoder) -> Inputs:
         return (torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator).to(device),)
     ids = torch.randint(3, 64, (2, 8), generator=generator).to(device)
     mask = torch.ones_like(ids, dtype=torch.bool)
-    mask[1, 5:] = False
+    mask[1, _SHORT:] = False
     return ids, mask
+
+
+def _alike(one: Encoded, other: Encoded) -> bool:
+    """Whether pooled vectors and real tokens are the same up to rounding."""
+    return _close(one.tokens[one.mask], other.tokens[one.mask]) and _close(one.pooled, other.pooled)
+
+
+def _close(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and float((one - other).abs().max()) <= _TOLERANCE * float(one.abs().max())
 
 
 def _like(mask: Tensor, value: Tensor) -> Tensor:

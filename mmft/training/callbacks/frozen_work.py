@@ -83,8 +83,10 @@ class FrozenWork(pl.Callback):
         """The frozen part of an encoder; None if there is none."""
         if lowest is not None and lowest < 2:
             return None
+        part = FrozenPart(getattr(model, encoder), lowest, model.fusion.reads, exact)
         try:
-            return FrozenPart(getattr(model, encoder), lowest, model.fusion.reads, exact)
+            part.check()
+            return part
         except CannotSplitError as error:
             log.info("model.%s: its frozen layers are computed in each epoch: %s", encoder, error)
             return None
