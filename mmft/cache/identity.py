@@ -24,7 +24,7 @@ _VOLATILE = ("_name_or_path", "transformers_version")  # of a transformers confi
 
 
 def identity(part: FrozenPart, precision: str, reading: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The name of the entry, a hash, and the facts it is made of.
+    """The name of the entry, a hash, and the facts it is made of beside the encoder's name.
 
     Args:
         part: on the device where it computes.
@@ -34,8 +34,7 @@ def identity(part: FrozenPart, precision: str, reading: Mapping[str, Any]) -> tu
     encoder = part.encoder
     backbone: Any = encoder.backbone
     like = next(encoder.parameters())
-    about = {
-        "encoder": encoder.source.name,
+    facts = {
         "layers": "all" if part.layer is None else part.layer - 1,
         "kept": list(part.names),
         "class": f"{type(backbone).__module__}.{type(backbone).__qualname__}",
@@ -52,8 +51,8 @@ def identity(part: FrozenPart, precision: str, reading: Mapping[str, Any]) -> tu
         "matmul": torch.get_float32_matmul_precision(),
         "versions": {name: found for name in _PACKAGES if (found := _version(name))},
     }
-    told = json.dumps(about, sort_keys=True, default=str)
-    return blake2b(told.encode(), digest_size=16).hexdigest(), about
+    told = json.dumps(facts, sort_keys=True, default=str)
+    return blake2b(told.encode(), digest_size=16).hexdigest(), {"encoder": encoder.source.name, **facts}
 
 
 def _digest_of_weights(part: FrozenPart) -> str:

@@ -109,10 +109,9 @@ class FrozenWork(pl.Callback):
                 rows.stored[modality] = stored
                 self.rows[modality] = self.rows.get(modality, 0) + there
         if modality in self.rows:
-            layers = "all layers" if part.layer is None else f"the first {part.layer - 1} layers"
             log.info(
-                "model.%s_encoder: %s are frozen; their output is read from %s for %d rows (%s)",
-                *(modality, layers, entry.folder, self.rows[modality], in_units(entry.bytes)),
+                "model.%s_encoder: %s; of %d rows that output is read from %s (%s)",
+                *(modality, _in_words(part), self.rows[modality], entry.folder, in_units(entry.bytes)),
             )
 
     def _fill(
@@ -173,6 +172,13 @@ class FrozenWork(pl.Callback):
                 *(part.encoder.source.name, 1e3 * computing, 1e3 * writing, 1e3 * reading),
             )
         return pays
+
+
+def _in_words(part: FrozenPart) -> str:
+    """What is frozen."""
+    if part.layer is None:
+        return "the encoder is frozen"
+    return "the first layer is frozen" if part.layer == 2 else f"the first {part.layer - 1} layers are frozen"
 
 
 def _reading(rows: RowDataset) -> dict[str, Any]:

@@ -1,0 +1,72 @@
+"""The store: several writers, limits, and entries that are used."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmft.cache.shard import KEY
+from mmft.cache.store import ABOUT, Entry, Store, cache_folder, entries, size_of
+
+ABOUT_IT = {"encoder": "some/encoder"}
+
+
+def digest(number: int) -> bytes:
+    return number.to_bytes(KEY, "little")
+
+
+def written(entry: Entry, *numbers: int) -> None:
+    entry.write(
+        [digest(n) for n in numbers], [1] * len(numbers), [False], [[torch.full((4,), float(n)) for n in numbers]]
+    )
+
+
+def read(entry: Entry, *numbers: int) -> list[float | None]:
+    found = entry.find([digest(n) for n in numbers])
+    features = entry.read(found, 0)
+    return [float(value[0]) if there else None for there, value in zip(features.there, features.values[0], strict=True)]
+
+
+def test_what_one_writes_another_finds(tmp_path: Path) -> None:
+    store = Store(tmp_path, 10**9)
+    one, other = store.entry("a", ABOUT_IT), store.entry("a", ABOUT_IT)
+    written(one, 1, 2, 3)
+    written(other, 3, 4)  # the same row twice
+    one.refresh()
+    assert read(one, 4, 9, 1, 3) == [4.0, None, 1.0, 3.0]
+    assert (one.find([None]).shard == -1).all()
+
+
+def test_a_damaged_shard_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store = Store(tmp_path, 10**9)
+    written(store.entry("a", ABOUT_IT), 1)
+    (shard,) = (tmp_path / "a").glob("*.shard")
+    shard.write_bytes(shard.read_bytes()[:30])
+    entry = store.entry("a", ABOUT_IT)
+    assert (entry.find([digest(1)]).shard == -1).all()
+    assert str(shard) in caplog.text
+
+
+def test_entries_used_longest_ago_make_room(tmp_path: Path) -> None:
+    store = Store(tmp_path, 10**9)
+    for number, name in enumerate("abc"):
+        written(store.entry(name, ABOUT_IT), number)
+        os.utime(tmp_path / name / ABOUT, (number, number))
+    each = size_of(tmp_path / "a")
+    store.limit = 3 * each
+    store.entry("a", ABOUT_IT)  # now the latest
+    assert store.make_room(each, keep=[])
+    assert {path.name for path in entries(tmp_path)} == {"a", "c"}
+    assert not store.make_room(3 * each, keep=[tmp_path / "a"])
+    assert {path.name for path in entries(tmp_path)} == {"a"}
+
+
+def test_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_folder(None) == tmp_path / "mmft"
+    assert cache_folder("~/mine") == Path("~/mine").expanduser()
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert cache_folder(None) == Path("~/.cache/mmft").expanduser()

@@ -1,0 +1,239 @@
+"""The store of frozen work in training: the same weights as without it, faster, whatever happens to its files."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from forked import Forked
+from runs import Run, TrainRun, killed_run, of_one_and_two_ranks, resumed, same_weights
+from torch import Tensor
+
+from mmft.commands.train import train
+from mmft.config.compose import compose
+from mmft.models.frozen_part import FrozenPart
+from mmft.models.image_encoder import ImageEncoder
+
+EXACT = "trainer.precision=32-true"
+CELLS = {
+    "heads": ["tune=head_only"],
+    "tokens": ["tune=head_only", "model/fusion=cross", "data.micro_batch_size=5"],
+    "last_layer": ["tune=last_n"],
+    "final_norm": [
+        "tune/image_encoder=pattern",
+        "tune.image_encoder.pattern=backbone.norm|^norm",
+        "tune/text_encoder=freeze",
+    ],
+    "one_of_both": ["tune/image_encoder=freeze", "tune/text_encoder=full"],
+    "pairs": ["task=contrastive", "data.columns.label=null", "tune=head_only", "data.micro_batch_size=7"],
+    "pairs_in_part": ["task=contrastive", "data.columns.label=null", "tune=last_n", "data.micro_batch_size=7"],
+    "augmented": ["tune=head_only", "data.augment.flip=0.5", "data.augment.token_dropout=0.2"],
+    "modality_dropout": ["tune=head_only", "model.modality_dropout=0.5"],
+    "auxiliary": ["tune=last_n", "model.auxiliary.modality_weight=0.5", "model.auxiliary.alignment=kl"],
+    "balanced": ["tune=head_only", "data.sampler=balanced"],
+    "double": ["tune=last_n", "trainer.precision=64-true"],
+}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    return tmp_path / "store"
+
+
+def _without_rate(overrides: list[str]) -> list[str]:
+    """Wholly frozen encoders have no use for `optim.lr`."""
+    return [typed for typed in overrides if not typed.startswith("optim.lr")]
+
+
+@pytest.fixture
+def frozen_run(tmp_path: Path, shapes_overrides: list[str]) -> TrainRun:
+    """As `train_run`, with the encoders' default rates."""
+    numbers = itertools.count()
+
+    def run(*overrides: str) -> Run:
+        path = tmp_path / f"run{next(numbers)}"
+        assert train(compose("train", [*_without_rate(shapes_overrides), *overrides]), path) == 0
+        return Run(path)
+
+    return run
+
+
+@pytest.fixture
+def passes(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, int]]:
+    """How many rows each kind of encoder has computed."""
+    counted = {"image": 0, "text": 0}
+    compute = FrozenPart.compute
+
+    def counting(self: FrozenPart, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        counted["image" if isinstance(self.encoder, ImageEncoder) else "text"] += len(inputs[0])
+        return compute(self, inputs)
+
+    monkeypatch.setattr(FrozenPart, "compute", counting)
+    return counted
+
+
+@pytest.mark.parametrize(
+    "cell", [pytest.param(c, marks=[] if c in ("heads", "last_layer", "pairs") else pytest.mark.slow) for c in CELLS]
+)
+def test_weights_are_the_same_to_the_last_bit(cell: str, frozen_run: TrainRun, store: Path) -> None:
+    typed = [EXACT, *CELLS[cell], f"paths.cache={store}"]
+    without = frozen_run(*typed, "cache=never")
+    assert not store.exists()
+    for cache in ("always", "always", "auto"):
+        stored = frozen_run(*typed, f"cache={cache}")
+        assert same_weights(without, stored)
+        assert without.summary["test"] == stored.summary["test"]
+    assert list(store.glob("*/*.shard"))
+
+
+def test_a_second_run_computes_nothing(frozen_run: TrainRun, store: Path, passes: dict[str, int]) -> None:
+    typed = [EXACT, "tune=head_only", "data.limit=null", f"paths.cache={store}", "cache=always"]
+    frozen_run(*typed)
+    assert passes["image"] > 0
+    assert passes["text"] > 0
+    passes.update(image=0, text=0)
+    frozen_run(*typed, "seed=1", "optim.head_lr=1e-2")
+    assert passes == {"image": 0, "text": 0}
+
+
+def test_stored_images_are_not_decoded(frozen_run: TrainRun, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    typed = [EXACT, "tune=last_n", f"paths.cache={store}", "cache=always"]
+    before = frozen_run(*typed)
+
+    def refuse(*_: Any) -> None:
+        raise AssertionError("an image is decoded")
+
+    monkeypatch.setattr("mmft.data.image.ImageReader.__call__", refuse)
+    assert same_weights(before, frozen_run(*typed))
+
+
+def test_a_change_of_what_is_computed_is_a_miss(frozen_run: TrainRun, store: Path, passes: dict[str, int]) -> None:
+    typed = [EXACT, "tune=head_only", f"paths.cache={store}", "cache=always"]
+    frozen_run(*typed)
+    for changed in (["data.resize=crop"], ["model.image_encoder.pool=mean"], ["model/fusion=cross"], ["tune=last_n"]):
+        passes["image"] = 0
+        frozen_run(*typed, *changed)
+        assert passes["image"] > 0, changed
+
+
+@pytest.mark.slow
+def test_every_damage_is_noticed(frozen_run: TrainRun, store: Path) -> None:
+    """A flipped byte, a cut file, a lost one: the run ends with the same weights."""
+    typed = [EXACT, "tune=last_n", f"paths.cache={store}", "cache=always"]
+    right = frozen_run(*typed)
+    whole = store.with_name("whole")
+    shutil.copytree(store, whole)
+    random = torch.Generator().manual_seed(0)
+    for case in range(12):
+        shutil.rmtree(store)
+        shutil.copytree(whole, store)
+        for shard in store.glob("*/*.shard"):
+            data = bytearray(shard.read_bytes())
+            for at in torch.randint(len(data), (3,), generator=random).tolist():
+                data[at] ^= 1 << case % 8
+            shard.write_bytes(data[: len(data) // 2] if case % 4 == 3 else data)
+        assert same_weights(right, frozen_run(*typed)), case
+
+
+def test_a_full_disk_ends_nothing(
+    frozen_run: TrainRun, store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    right = frozen_run(EXACT, "tune=head_only", f"paths.cache={store}", "cache=never")
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("mmft.cache.store.write_shard", full)
+    assert same_weights(right, frozen_run(EXACT, "tune=head_only", f"paths.cache={store}", "cache=always"))
+    assert "No space left on device" in capsys.readouterr().err
+
+
+def test_what_does_not_fit_is_computed(frozen_run: TrainRun, store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    typed = [EXACT, "tune=head_only", f"paths.cache={store}"]
+    right = frozen_run(*typed, "cache=never")
+    assert same_weights(right, frozen_run(*typed, "cache=always", "cache.limit=1e-6"))
+    assert not list(store.glob("*/*.shard"))
+    assert "cache.limit" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shards", [1, 3])
+def test_killed_while_writing(shards: int, tmp_path: Path, shapes_overrides: list[str], frozen_run: TrainRun) -> None:
+    """What was written before is read, what was being written is not."""
+    store = tmp_path / "store"
+    typed = [EXACT, "tune=last_n", f"paths.cache={store}", "cache=always"]
+
+    def work() -> int:
+        import os
+
+        import mmft.cache.shard as module
+
+        left = [shards]
+
+        def flushed(_: int) -> None:
+            left[0] -= 1
+            if not left[0]:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        module.os = type("os", (), {**vars(os), "fsync": staticmethod(flushed)})  # type: ignore[assignment]
+        return train(compose("train", [*_without_rate(shapes_overrides), *typed]), tmp_path / "killed")
+
+    assert Forked(work).wait(800) == -signal.SIGKILL
+    assert same_weights(frozen_run(*typed), frozen_run(*typed[:-1], "cache=never"))
+
+
+@pytest.mark.slow
+def test_a_resumed_run(tmp_path: Path, shapes_overrides: list[str], frozen_run: TrainRun, store: Path) -> None:
+    typed = [*_without_rate(shapes_overrides), EXACT, "tune=last_n", f"paths.cache={store}", "cache=always"]
+    killed_run(typed, tmp_path / "killed", 2, "after")
+    assert same_weights(resumed(typed, tmp_path / "killed"), frozen_run(*typed[:-1], "cache=never"))
+
+
+@pytest.mark.slow
+def test_gradual_unfreezing(frozen_run: TrainRun, store: Path) -> None:
+    typed = [EXACT, "tune=gradual", "tune.schedule={0:0,1:1}", f"paths.cache={store}"]
+    assert same_weights(frozen_run(*typed, "cache=never"), frozen_run(*typed, "cache=always"))
+
+
+@pytest.mark.slow
+def test_two_ranks(tmp_path: Path, shapes_overrides: list[str], store: Path) -> None:
+    typed = [
+        *_without_rate(shapes_overrides),
+        "tune=last_n",
+        "trainer.precision=64-true",
+        f"paths.cache={store}",
+        "cache=always",
+    ]
+    one, two = of_one_and_two_ranks(typed, "ddp", tmp_path)
+    for name, weights in one.weights.items():
+        assert torch.allclose(weights.double(), two.weights[name].double(), atol=1e-10), name
+
+
+def test_bad_rows_stay_bad(frozen_run: TrainRun, tmp_path: Path, shapes: Any, store: Path) -> None:
+    rows = (shapes.folder / "rows.csv").read_text().splitlines()
+    folder = tmp_path / "rows"
+    shutil.copytree(shapes.folder, folder, ignore=shutil.ignore_patterns("*encoder*"))
+    broken = next(path for path in sorted(folder.rglob("*.png")))
+    broken.write_bytes(b"no image")
+    typed = [EXACT, "tune=head_only", f"data.path={folder / 'rows.csv'}", f"paths.cache={store}", "data.limit=null"]
+    assert len(rows) > 1
+    runs = [frozen_run(*typed, cache) for cache in ("cache=never", "cache=always", "cache=always")]
+    assert len({(run.path / "bad_rows.csv").read_text() for run in runs}) == 1
+    assert all(same_weights(runs[0], run) for run in runs)
+
+
+def test_what_is_said(frozen_run: TrainRun, store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    frozen_run(EXACT, "tune=last_n", f"paths.cache={store}", "cache=always")
+    assert (
+        "model.image_encoder: the first layer is frozen; of 108 rows that output is read from"
+        in capsys.readouterr().err
+    )
+    about = [json.loads(path.read_text()) for path in store.glob("*/about.json")]
+    assert {Path(one["encoder"]).name for one in about} == {"image_encoder", "text_encoder"}
