@@ -229,7 +229,6 @@ def test_a_scale_above_the_limit_is_kept(pair_folder: Any, tmp_path: Path) -> No
     [
         (["model.pair=./gone"], "model.pair: there is no folder"),
         (["model/fusion=pretrained"], "model.fusion: pretrained is part of a pretrained pair"),
-        (["model.image_encoder.pool=own"], "model.image_encoder.pool: own is the pooling of a pretrained pair"),
         (["tune.fusion=freeze"], "tune.fusion: needs model/fusion=pretrained"),
         (["model.pair=PAIR", "model.text_encoder.name=x"], "model.text_encoder.name: model.pair names both"),
         (["model.pair=PAIR", "task=contrastive", "tune=freeze", "tune.fusion=freeze"], "freezes all that is left"),
