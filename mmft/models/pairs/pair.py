@@ -63,7 +63,11 @@ def load_pair(source: Source, pretrained: bool) -> Pair:
     family = checked_family(source)
     if source.library == "open_clip":
         return _of_open_clip(source, family, open_clip_pair.load_whole(source, pretrained, KEY))
-    whole: Any = transformers_pair.load_whole(source, pretrained, KEY)
+    return pair_of(source, family, transformers_pair.load_whole(source, pretrained, KEY))
+
+
+def pair_of(source: Source, family: Family, whole: Any) -> Pair:
+    """The parts of a whole pair of transformers."""
     bias = getattr(whole, "logit_bias", None)
     scale = whole.temperature.detach().reciprocal().log() if family.has_temperature else whole.logit_scale.detach()
     return Pair(

@@ -99,7 +99,7 @@ def _pair_card(saved: SavedModel, summary: Mapping[str, Any], library: str, load
     side, length = model.image_encoder.image_size, model.text_encoder.max_length
     lines += [f"Images were {side} x {side} pixels (resize: {squaring(saved.config.data)}), texts at most {length} tokens,"]
     lines += [f"{padding}."]
-    if model.image_encoder.source.library == "transformers" and squaring(saved.config.data) == "pad":
+    if library != "open_clip" and hasattr(model.image_encoder.backbone, "config") and squaring(saved.config.data) == "pad":
         lines += ["The folder's own processor does not pad images as the run did."]
     return "\n".join([*lines, ""])
 

@@ -17,8 +17,10 @@ from torch import nn
 
 from mmft.data.image import squaring
 from mmft.errors import UserError
-from mmft.models.pairs.facts import resize_of
-from mmft.models.pairs.pair import Pair, load_pair
+from mmft.models.pairs.clip_from_open_clip import clip_of, why_no_clip
+from mmft.models.pairs.facts import FAMILIES, resize_of
+from mmft.models.pairs.open_clip_tokenizer import with_cleaning
+from mmft.models.pairs.pair import Pair, load_pair, pair_of
 from mmft.models.preprocessing import processed_size, side_of
 from mmft.models.similarity import SimilarityHead
 from mmft.models.source import Source
@@ -46,8 +48,22 @@ def check_is_pair(saved: SavedModel, written: str) -> None:
             f"model is not: it has model/fusion={saved.config.model.fusion.type}. Type format=hf for its encoders alone"
         )
     check_head(saved, written)
-    if written == "transformers" and saved.model.image_encoder.source.library == "open_clip":
-        raise UserError(f"model.pair={saved.config.model.pair} came in open_clip's format. Type format=open_clip")
+    if written != "open_clip" and saved.model.image_encoder.source.library == "open_clip":
+        _check_is_clip(saved, written)
+
+
+def _check_is_clip(saved: SavedModel, written: str) -> None:
+    """Checks that a pair that came in open_clip's format is a CLIP, or raises a UserError."""
+    model = saved.model
+    parts = (model.image_encoder.backbone, model.text_encoder.backbone, model.fusion.get_submodule("text"))
+    why = why_no_clip(*parts)
+    if isinstance(model.head, SimilarityHead) and model.head.bias is not None:
+        why = why or "a bias of similarities (task.loss=sigmoid)"
+    if why:
+        raise UserError(
+            f"format={written} writes a pair of open_clip as transformers' CLIP, but model.pair={saved.config.model.pair} "
+            f"has {why}. Type format=open_clip"
+        )
 
 
 def check_head(saved: SavedModel, written: str) -> None:
@@ -76,7 +92,11 @@ def write_pair(saved: SavedModel, summary: Mapping[str, Any], folder: Path) -> N
         folder: exists.
     """
     model, source = saved.model.float().cpu(), saved.model.image_encoder.source
-    pair = load_pair(source, pretrained=False)
+    if source.library == "open_clip":
+        whole = clip_of(model.image_encoder.backbone, model.text_encoder.backbone, model.fusion.width // 2)
+        pair = pair_of(source, FAMILIES[whole.config.model_type], whole)
+    else:
+        pair = load_pair(source, pretrained=False)
     _fill(pair, model)
     write_whole(saved, summary, pair.whole, folder)
     _write_own_processor(saved, source, folder)
@@ -96,6 +116,8 @@ def write_whole(saved: SavedModel, summary: Mapping[str, Any], whole: Any, folde
     tokenizer = model.text_encoder.tokenizer
     if not model.text_encoder.fixed_length:  # so that texts are truncated as in the run
         tokenizer.model_max_length = model.text_encoder.max_length
+    if model.text_encoder.source.library == "open_clip":
+        tokenizer = with_cleaning(tokenizer)
     tokenizer.save_pretrained(folder)
     processor = processor_of(model.image_encoder, squaring(saved.config.data))
     (folder / PREPROCESSOR).write_text(json.dumps(processor, indent=2) + "\n", encoding="utf-8")
@@ -128,6 +150,8 @@ def _write_own_processor(saved: SavedModel, source: Source, folder: Path) -> Non
     """Replaces the preprocessing by the pair's own processor if images were as it makes them."""
     encoder, resize = saved.model.image_encoder, squaring(saved.config.data)
     backbone: Any = encoder.backbone
+    if source.library == "open_clip":
+        return
     own = next((source.folder / name for name in _PROCESSORS if (source.folder / name).is_file()), None)
     side = processed_size(source) or side_of(backbone.config)
     if own is not None and resize == resize_of(source) and encoder.image_size == side:
