@@ -85,6 +85,9 @@ def test_similarities_are_those_of_open_clip(kind: str, folder: Folder) -> None:
 def test_its_own_padding_is_that_of_the_preprocessing(changed: Any) -> None:
     _, config = begun(changed("clip", "preprocess_cfg", resize_mode="longest", fill_color=16))
     assert (config.data.resize, config.data.background) == ("pad", "#101010")
+    for colour in ("black", "white"):
+        _, config = begun(config.model.pair, f"data.background={colour}")
+        assert (config.data.resize, config.data.background) == ("pad", colour)
 
 
 def exported(run: Run, written: str = "open_clip") -> Path:
