@@ -92,3 +92,19 @@ def test_models_without_a_shared_space_are_refused(train_run: TrainRun) -> None:
     run = train_run("trainer.max_steps=1")
     with pytest.raises(UserError, match="format=sentence_transformers writes .* model/fusion=concat"):
         exported(run)
+
+
+def test_without_the_package(train_run: TrainRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = train_run(*DUAL, "trainer.max_steps=1")
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(UserError, match=r"needs that package. Type pip install 'mmft\[sentence-transformers\]'"):
+        exported(run)
+
+
+def test_padding_that_the_processor_cannot_do_is_told(
+    train_run: TrainRun, image_encoder_folder: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = f"model.image_encoder.name={image_encoder_folder('hf_dinov2')}"
+    out = exported(train_run(*DUAL, name, "data.resize=pad", "trainer.max_steps=1"))
+    assert "cannot pad; the exported one squashes images" in capsys.readouterr().err
+    assert "does not pad images as the run did" in (out / "README.md").read_text()

@@ -38,7 +38,7 @@ def check_fits(saved: SavedModel) -> None:
     except (AttributeError, ValueError) as error:
         reason = first_line(error).rstrip(".")
     if reason:
-        names = " and ".join(getattr(saved.model, part).source.name for part in ENCODERS)
+        names = " and ".join(dict.fromkeys(getattr(saved.model, part).source.name for part in ENCODERS))
         raise UserError(f"{_KIND} cannot hold {names} ({reason}), so {_INSTEAD}")
     if keys := list(_needed(saved)):
         raise UserError(

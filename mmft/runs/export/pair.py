@@ -43,9 +43,10 @@ def check_is_pair(saved: SavedModel, written: str) -> None:
         UserError: it is not, or transformers has no class for it.
     """
     if saved.config.model.pair is None or not saved.model.fusion.facts.of_pair:
+        or_two = "" if written == "open_clip" else ", or two encoders with model/fusion=dual"
         raise UserError(
-            f"format={written} writes a pretrained pair (model.pair with model/fusion=pretrained), which this run's "
-            f"model is not: it has model/fusion={saved.config.model.fusion.type}. Type format=hf for its encoders alone"
+            f"format={written} writes a pretrained pair (model.pair with model/fusion=pretrained){or_two}, but this run "
+            f"has model/fusion={saved.config.model.fusion.type}. Type format=hf for its encoders alone"
         )
     check_head(saved, written)
     if written != "open_clip" and saved.model.image_encoder.source.library == "open_clip":
