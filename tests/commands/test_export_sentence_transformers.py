@@ -81,9 +81,13 @@ def test_the_cards_own_lines(train_run: TrainRun, monkeypatch: pytest.MonkeyPatc
 
 
 def test_other_embeddings_are_refused(train_run: TrainRun, image_encoder_folder: Any) -> None:
-    """CLIP's patches are not normalised in transformers' own output."""
+    """CLIP's patches are not normalised in transformers' own output, and it takes images of one size."""
+    size = ["model.image_encoder.image_size=48", "model.image_encoder.pool=own"]
     run = train_run(*DUAL, f"model.image_encoder.name={image_encoder_folder('hf_clip')}", "trainer.max_steps=1")
     with pytest.raises(UserError, match=r"computes other embeddings of images .* model\.image_encoder\.pool=cls_mean"):
+        exported(run)
+    run = train_run(*DUAL, f"model.image_encoder.name={image_encoder_folder('hf_clip')}", "trainer.max_steps=1", *size)
+    with pytest.raises(UserError, match=r"Train with model\.image_encoder\.image_size=32, or type format=hf"):
         exported(run)
     assert not (run.path / "export").exists()
 

@@ -58,13 +58,17 @@ def _needed(saved: SavedModel) -> Iterator[str]:
     if fusion.hidden is not None:
         yield "model.fusion.hidden=null"
     yield from (f"model.{part}.pool=own" for part in ENCODERS if getattr(model, part).pool != "own")
-    encoder: Any = model.image_encoder
-    own_side = side_of(encoder.backbone.config)
-    if "interpolate_pos_encoding" in encoder.options and encoder.image_size != own_side:
-        yield f"model.image_encoder.image_size={own_side}"
+    yield from own_size(model.image_encoder)
     assert isinstance(model.head, SimilarityHead)
     if model.head.bias is not None:
         yield "task.loss=info_nce"
+
+
+def own_size(encoder: Any) -> list[str]:
+    """What to type for the only image size that a model of transformers takes by itself; empty if it is the run's."""
+    side = side_of(getattr(encoder.backbone, "config", None))
+    takes_one = "interpolate_pos_encoding" in getattr(encoder, "options", ())
+    return [f"model.image_encoder.image_size={side}"] if takes_one and side != encoder.image_size else []
 
 
 def write_dual_encoder(saved: SavedModel, summary: Mapping[str, Any], folder: Path) -> None:

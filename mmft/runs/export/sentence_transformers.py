@@ -22,9 +22,9 @@ from mmft.errors import UserError, first_line
 from mmft.models.encoder import Encoder
 from mmft.models.fusion.dual import DualFusion
 from mmft.models.image_encoder import ImageEncoder
-from mmft.models.text_encoder import TextEncoder
 from mmft.models.vision_language_model import VisionLanguageModel
 from mmft.runs.export.card import sentence_transformers_card
+from mmft.runs.export.dual_encoder import own_size
 from mmft.runs.export.encoders import write_encoder
 from mmft.runs.export.pair import check_head, check_is_pair, write_pair
 from mmft.runs.saved_model import SavedModel
@@ -74,9 +74,10 @@ def write_sentence_transformers(saved: SavedModel, summary: Mapping[str, Any], f
         except (UserError, OSError):
             raise
         except Exception as error:
+            trained = "".join(f"Train with {key}, or type" for key in own_size(model.image_encoder)) or "Type"
             raise UserError(
-                f"sentence-transformers cannot compute this model ({first_line(error).rstrip('.')}). Type format=hf for "
-                "the encoders alone"
+                f"sentence-transformers cannot compute this model ({first_line(error).rstrip('.')}). {trained} format=hf "
+                "for the encoders alone"
             ) from error
         written.save_pretrained(str(folder), create_model_card=False)
     (folder / "README.md").write_text(sentence_transformers_card(saved, summary), encoding="utf-8")
@@ -137,8 +138,8 @@ def _mean_of_patches(encoder: Encoder, prefix: int) -> Tensor:
     assert isinstance(encoder, ImageEncoder)
     if prefix > 1:
         raise UserError(
-            f"format={_FORMAT}: its modules cannot leave out the register tokens of {encoder.source.name} from a mean. "
-            "Train with model.image_encoder.pool=own or pool=cls"
+            f"format={_FORMAT}: its modules cannot leave {prefix - 1} tokens of {encoder.source.name} that are neither "
+            "class token nor patches out of a mean. Train with model.image_encoder.pool=own or pool=cls"
         )
     side = encoder.image_size
     with torch.no_grad():
@@ -181,6 +182,7 @@ def _check_same(model: VisionLanguageModel, written: Any) -> None:
     options: dict[str, Any] = {"return_tensors": "pt", "padding": True, "return_attention_mask": True}
     tokens = text.tokenizer(texts, truncation=True, max_length=text.max_length, **options)
     fused = model.fusion(model.image_encoder(pixels), text(tokens["input_ids"], tokens["attention_mask"].bool()))
+    encoders: dict[str, Encoder] = {"image": model.image_encoder, "text": text}
     given = {"image": [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in pixels], "text": texts}
     for (kind, inputs), own in zip(given.items(), fused.chunk(2, dim=-1), strict=True):
         found = written.encode(inputs, convert_to_tensor=True, show_progress_bar=False)
@@ -188,11 +190,6 @@ def _check_same(model: VisionLanguageModel, written: Any) -> None:
         if difference > _CLOSE:
             raise UserError(
                 f"sentence-transformers computes other embeddings of {kind}s than this run's model (a difference of "
-                f"{difference:.1e}), as with {_likely(kind, model)}. Type format=hf for the encoders alone"
+                f"{difference:.1e}), which has model.{kind}_encoder.pool={encoders[kind].pool}. Train with another "
+                "pooling, or type format=hf for the encoders alone"
             )
-
-
-def _likely(kind: str, model: VisionLanguageModel) -> str:
-    encoder: ImageEncoder | TextEncoder = model.image_encoder if kind == "image" else model.text_encoder
-    own = f"model.{kind}_encoder.pool={encoder.pool} of {encoder.source.name}"
-    return f"{own} or an image size that is not the encoder's own" if kind == "image" else own
