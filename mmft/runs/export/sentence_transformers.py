@@ -138,7 +138,7 @@ def _mean_of_patches(encoder: Encoder, prefix: int) -> Tensor:
     assert isinstance(encoder, ImageEncoder)
     if prefix > 1:
         raise UserError(
-            f"format={_FORMAT}: its modules cannot leave {prefix - 1} tokens of {encoder.source.name} that are neither "
+            f"format={_FORMAT}: its modules cannot leave tokens of {encoder.source.name} that are neither "
             "class token nor patches out of a mean. Train with model.image_encoder.pool=own or pool=cls"
         )
     side = encoder.image_size
