@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 def choose_for_pair(config: TrainConfig, base: Path) -> None:
     """Replaces what is left to the pair, `data.resize` and the loss of `task=contrastive`, by what it wants.
 
-    Where its images are padded, so is `data.background`, the colour of the bars.
+    Where its images are padded, so is `data.background`, the colour of the bars, unless it is typed.
 
     Args:
         config: the config of a run; changed in place.
@@ -37,7 +37,7 @@ def choose_for_pair(config: TrainConfig, base: Path) -> None:
     folder = located(config.model.pair, base)
     source = resolve(str(folder) if folder.is_dir() else config.model.pair, KEY)
     family = checked_family(source)
-    if config.data.resize is None and resize_of(source) == "pad":
+    if config.data.resize is None and config.data.background is None and resize_of(source) == "pad":
         config.data.background = "#" + 3 * f"{preprocessing(source).get('fill_color', 0):02x}"
         log.info("data.background=%s, as in the preprocessing of %s", config.data.background, source.name)
     config.data.resize = config.data.resize or resize_of(source)
@@ -48,18 +48,22 @@ def choose_for_pair(config: TrainConfig, base: Path) -> None:
 
 
 def load_pairs(config: ModelConfig, known: Mapping[str, Source]) -> tuple[Pair, Pair]:
-    """The pair that the image encoder comes from, and the one of the text encoder: the same, unless a run has one.
+    """The pair that the image encoder comes from, and the one of the text encoder: the same, unless one is random.
 
     Args:
         config: `model`.
-        known: where both encoders are, if already known: a run names the pair for a frozen encoder only.
+        known: where both encoders are, if already known: a run has the weights of what it trained, and names the pair
+            for a frozen encoder.
     """
     assert config.pair is not None
-    sources = [known[encoder] for encoder in ENCODERS] if known else 2 * [resolve(config.pair, KEY)]
-    pretrained = [config.image_encoder.pretrained, config.text_encoder.pretrained]
-    image = load_pair(sources[0], pretrained[0])
-    same = sources[0] == sources[1] and pretrained[0] == pretrained[1]
-    return image, image if same else load_pair(sources[1], pretrained[1])
+    pretrained = {encoder: getattr(config, encoder).pretrained for encoder in ENCODERS}
+    if known:  # the pair of a frozen encoder has all parts, whose weights a run then replaces
+        encoder = next((encoder for encoder in ENCODERS if pretrained[encoder]), ENCODERS[0])
+        pair = load_pair(known[encoder], pretrained[encoder])
+        return pair, pair
+    source = resolve(config.pair, KEY)
+    pairs = {wanted: load_pair(source, wanted) for wanted in set(pretrained.values())}
+    return pairs[pretrained["image_encoder"]], pairs[pretrained["text_encoder"]]
 
 
 def encoders_of(config: ModelConfig, pairs: tuple[Pair, Pair]) -> tuple[ImageEncoder, TextEncoder]:

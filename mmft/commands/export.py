@@ -5,13 +5,14 @@ image_encoder/       config and float32 weights, with weights added in training 
 text_encoder/        the same, and the tokenizer
 adapters/ENCODER/      the adapter that peft added, if any, in its own format
 
-With format=transformers or format=open_clip, a fine-tuned pair as one folder instead; see `mmft.runs.export.pair` and
-`mmft.runs.export.open_clip`.
+With another `format`, a fine-tuned pair as one folder instead; see the modules of `mmft.runs.export`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from mmft import logs
 from mmft.commands.output import print_path
@@ -21,14 +22,19 @@ from mmft.config.schema.root import ExportConfig
 from mmft.data.image import squaring
 from mmft.errors import ExitCode, UserError
 from mmft.files import replace_folder
+from mmft.models.fusion.dual import DualFusion
 from mmft.run_folder import find_run
 from mmft.runs.export.card import model_card
+from mmft.runs.export.dual_encoder import check_fits, write_dual_encoder
 from mmft.runs.export.encoders import write_adapter, write_encoder
 from mmft.runs.export.open_clip import check_has_format, write_open_clip
 from mmft.runs.export.pair import check_is_pair, write_pair
-from mmft.runs.saved_model import load_model
+from mmft.runs.export.sentence_transformers import check_has_modules, write_sentence_transformers
+from mmft.runs.saved_model import SavedModel, load_model
 from mmft.shipped import located
 from mmft.training.checkpoint import system_errors
+
+Writer = Callable[[SavedModel, Mapping[str, Any], Path], None]
 
 
 def export(composed: Composed) -> int:
@@ -47,15 +53,12 @@ def export(composed: Composed) -> int:
     if out.exists() and any(out.iterdir()) and not (out / "README.md").is_file():
         raise UserError(f"out: {out} exists and is not an earlier export. Name a new folder")
     saved = load_model(run.model)
-    if config.format != "hf":
-        check_is_pair(saved, config.format)
-    if config.format == "open_clip":
-        check_has_format(saved)
+    write = None if config.format == "hf" else _writer(saved, config.format)
     summary = run.peek()
 
     def fill_pair(new: Path) -> None:
+        assert write is not None
         saved.merge()
-        write = write_open_clip if config.format == "open_clip" else write_pair
         write(saved, summary, new)
 
     def fill(new: Path) -> None:
@@ -68,6 +71,25 @@ def export(composed: Composed) -> int:
         (new / "README.md").write_text(model_card(saved, summary, adapters), encoding="utf-8")
 
     with system_errors(out):
-        replace_folder(out, fill if config.format == "hf" else fill_pair)
+        replace_folder(out, fill if write is None else fill_pair)
     print_path(out)
     return ExitCode.DONE
+
+
+def _writer(saved: SavedModel, written: str) -> Writer:
+    """What writes a model as a whole in the format `written`.
+
+    Raises:
+        UserError: the format has no place for this model.
+    """
+    if written == "sentence_transformers":
+        check_has_modules(saved)
+        return write_sentence_transformers
+    if written == "transformers" and isinstance(saved.model.fusion, DualFusion):
+        check_fits(saved)
+        return write_dual_encoder
+    check_is_pair(saved, written)
+    if written == "transformers":
+        return write_pair
+    check_has_format(saved)
+    return write_open_clip

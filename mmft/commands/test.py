@@ -17,7 +17,7 @@ from mmft.data.splits import Split, limited, load_rows, load_splits, load_tests
 from mmft.errors import ExitCode, UserError
 from mmft.reports import modalities
 from mmft.reports.tables_compared import side_by_side
-from mmft.runs.before import results_before
+from mmft.runs.before import run_before
 from mmft.runs.given_run import given_model
 from mmft.runs.loaded_model import LoadedModel
 from mmft.runs.run_data import data_of_run, is_own_table, typed_nulls
@@ -61,7 +61,7 @@ def test(composed: Composed) -> int:
         before = None
         if config.zero_shot.labels is None and own.init is not None:
             runs = Path(own.paths.runs)
-            before = results_before(own.init, runs, saved.task, splits, data, model.device, model.test_precision)
+            before = run_before(own.init, runs, saved.task, splits, data, model.device, model.test_precision)
         headlines = asked[next(iter(splits))].saved.task.headlines
         log.info("%s", side_by_side(headlines, found, before))
     return ExitCode.DONE

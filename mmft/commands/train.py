@@ -21,13 +21,12 @@ from mmft.data.splits import Split, load_splits
 from mmft.errors import ExitCode
 from mmft.models.vision_language_model import VisionLanguageModel
 from mmft.ranks import started
-from mmft.reports.before import before_training, log_before
 from mmft.reports.closing import report
 from mmft.reports.opening import announce, report_bad_rows
 from mmft.reports.prediction_sample import sample_predictions
 from mmft.reports.tables_compared import side_by_side
 from mmft.run_folder import RunFolder
-from mmft.runs.before import results_before
+from mmft.runs.before import log_before, pair_before, run_before
 from mmft.runs.initialise import init_folder, initialise_from
 from mmft.runs.resume import longer
 from mmft.runs.saved_model import save_model
@@ -115,7 +114,7 @@ def train_run(run: build.Run) -> None:
     start = resume_point(folder)
     wanted = folder.sweep is None if config.modality_report is None else config.modality_report
     if wanted and folder.writes and start.checkpoint is None:
-        folder.update_summary(**before_training(config, model, task, data))
+        folder.update_summary(**pair_before(config, model, task, data))
     metrics = CsvLog(folder.metrics, keep_rows=start.rows, writes=folder.writes)
     callbacks = build.build_callbacks(run, data, task, plan, metrics, bad) + build.train_on(config, folder, start, data)
     trainer = build.build_trainer(config, folder, data, callbacks, [metrics, logger])
@@ -195,6 +194,6 @@ def _report_tests(
     }
     if config.init is not None:
         device, precision = device_of(config.trainer.accelerator), config.trainer.precision
-        before = results_before(config.init, Path(config.paths.runs), task, splits, config.data, device, precision)
+        before = run_before(config.init, Path(config.paths.runs), task, splits, config.data, device, precision)
         folder.update_summary(**({} if before is None else {"tests_before": before}))
     log.info("%s", side_by_side(task.headlines, after, folder.read_summary().get("tests_before")))

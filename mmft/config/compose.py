@@ -206,14 +206,20 @@ class _Composition:
         if unique or self.first is None:
             raise UserError(unique)
         self.first.typed = overrides
-        self.first.lines = [*(t.line for t in typed if t.line), *for_hydra]
+        self.first.lines += [*(t.line for t in typed if t.line), *for_hydra]
         self.first.parsed, self.first.sweep = typed, sweep if self.multirun else None
         return self.first
 
     def _choice(self, lines: list[str], values: list[Typed], refused: list[Refused], choice: tuple[str, ...]) -> None:
         """Composes one choice of options and validates it with every combination of swept values."""
+        more: list[str] = []
         try:
             raw = self.loader.compose(self.command, lines)
+            if trains(self.command):
+                typed = [t.key for t in values] + [key_of(line) for line in lines]
+                files = [file for _, file in self.loader.merged]
+                if more := pairs.fusion_of_files(raw, typed, files):
+                    raw = self.loader.compose(self.command, [*lines, *more])
         except ComposeError as error:
             self.messages.append(str(error))
             return
@@ -227,7 +233,7 @@ class _Composition:
             config, found = _judge(self.command, own, partial=self.partial)
             problems += self._worth_saying(found, refused)
             self.messages += [_message(p, provenance) for p in problems]
-            self.first = self.first or Composed(self.command, config, own, choices=choices)
+            self.first = self.first or Composed(self.command, config, own, choices=choices, lines=more)
             self.made[(*choice, *(repr(value) for _, value in combination))] = config
 
     def _worth_saying(self, problems: list[Problem], refused: list[Refused]) -> Iterator[Problem]:

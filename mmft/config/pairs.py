@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
 
 from mmft.config.overrides import Typed, key_of
 from mmft.config.schema.model import ENCODERS
+from mmft.config.sources import conf_dir
 from mmft.config.wording import typed_as
 
 FUSION = "model/fusion=pretrained"
-"""The default of `model/fusion` if the command line names a pair."""
+"""The default of `model/fusion` with a pair."""
 _MAX_LENGTH = "model.text_encoder.max_length"
 
 
@@ -22,10 +27,33 @@ def defaults(overrides: Sequence[str], experiment: str) -> list[str]:
         experiment: the override of the default experiment, whose `max_length` is for its own encoder.
     """
     keys = {key_of(o) for o in overrides}
-    if "model.pair" not in keys:
+    if "model.pair" not in keys or "model.pair=null" in overrides:
         return []
     found = [] if "model.fusion" in keys else [FUSION]
     return found + ([f"{_MAX_LENGTH}=null"] if experiment in overrides and _MAX_LENGTH not in keys else [])
+
+
+def fusion_of_files(raw: DictConfig, typed: Iterable[str], files: Iterable[Path]) -> list[str]:
+    """The fusion that follows from a pair that a YAML file names; empty if there is none, or a fusion is chosen.
+
+    Args:
+        raw: as composed.
+        typed: keys on the command line.
+        files: the YAML files of the composition.
+    """
+    values: Any = OmegaConf.to_container(raw, resolve=False)
+    pair = (values.get("model") or {}).get("pair")
+    if not isinstance(pair, str) or not {"model.pair", "model.fusion"}.isdisjoint(typed):
+        return []
+    own = [file for file in files if not file.is_relative_to(conf_dir())]
+    return [] if any(_chooses_fusion(file) for file in own) else [FUSION]
+
+
+def _chooses_fusion(file: Path) -> bool:
+    """Whether the defaults list of a user's file has an option of `model/fusion`."""
+    content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    groups = [key for entry in content.get("defaults", ()) if isinstance(entry, dict) for key in entry]
+    return any(str(key).partition("@")[0].split("/")[-1].split()[-1] == "fusion" for key in groups)
 
 
 def named_twice(typed: list[Typed]) -> list[str]:

@@ -48,6 +48,11 @@ def squaring(config: DataConfig) -> Resize:
     return config.resize or "squash"
 
 
+def background_of(config: DataConfig) -> str:
+    """The colour of `data.background`; that of a pair has been chosen before."""
+    return config.background or "white"
+
+
 class _Undecodable(BadImage):
     """Pillow cannot decode the bytes as they are."""
 

@@ -20,7 +20,7 @@ from mmft.config.schema.data import DataConfig
 from mmft.data.captions import Captions, CaptionsOf, first_captions
 from mmft.data.collate import Collate
 from mmft.data.dataset import RowDataset
-from mmft.data.image import ImageReader, squaring
+from mmft.data.image import ImageReader, background_of, squaring
 from mmft.data.image_memory import ImageMemory
 from mmft.data.kept import KEPT
 from mmft.data.mismatches import mismatched_texts
@@ -56,7 +56,7 @@ def make_dataset(
     """
     # Set explicitly, or the tokenizer warns about its threads in every worker forked afterwards.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    reader = ImageReader(image_size, squaring(config), config.background, config.max_pixels)
+    reader = ImageReader(image_size, squaring(config), background_of(config), config.max_pixels)
     captions_of = None if encode is None else encode.captions_of
     tokens, images = _prepared(split, reader, tokenizer, max_length, image_bytes, captions_of)
     captions = None

@@ -23,7 +23,7 @@ class Encoder(nn.Module):
         backbone: the timm or transformers model.
         source: where the weights come from.
         width: D, the width of a token.
-        pool: `cls`, `mean`, `cls_mean` or `last`.
+        pool: `cls`, `mean`, `cls_mean`, `last` or `own`, the backbone's own pooled output.
         live: layers that follow `train()`; None for all. The others always stay in eval mode (Lightning #18930):
             dropout off, running statistics fixed.
         adapters: names of modules added by a tuning method, which follow `train()` in every layer.
@@ -109,3 +109,19 @@ def check_pool(pool: str, key: str, has_class_token: bool, auto: str) -> str:
     if pool.startswith("cls") and not has_class_token:
         raise UserError(f"{key}.pool={pool}: this encoder has no class token. Type {key}.pool=mean")
     return pool
+
+
+def check_own_pool(pool: str, key: str, own_width: int, source: Source) -> None:
+    """Checks that an encoder with `pool=own` has a pooled output.
+
+    Args:
+        pool: as resolved.
+        key: the config key of the encoder, for messages.
+        own_width: width of the backbone's pooled output; 0 without one.
+        source: of the encoder.
+
+    Raises:
+        UserError: it has none.
+    """
+    if pool == "own" and not own_width:
+        raise UserError(f"{key}.pool=own: {source.name} has no pooling of its own. Type {key}.pool=mean")

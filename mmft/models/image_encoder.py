@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from mmft.batch import Encoded
 from mmft.errors import UserError, first_line
-from mmft.models.encoder import Encoder, check_pool, pool_tokens
+from mmft.models.encoder import Encoder, check_own_pool, check_pool, pool_tokens
 from mmft.models.preprocessing import check_patches, check_square, mean_and_std, patch_size_of, side_of
 from mmft.models.source import Source, check_alone, resolve
 from mmft.models.timm_loading import load_timm
@@ -147,6 +147,7 @@ class TransformersImageEncoder(ImageEncoder):
         options = _options(backbone)
         tried = _tried(backbone, source, image_size, options)
         super().__init__(backbone, source, tried.width, pool, image_size)
+        check_own_pool(pool, KEY, tried.own_width, source)
         self.own_width = tried.own_width
         self.prefix = prefix
         self.options = options
@@ -191,7 +192,7 @@ def build_image_encoder(
     Args:
         name: a folder or hub name.
         image_size: height and width in pixels, positions are resampled; None for the encoder's own.
-        pool: `auto`, `cls`, `mean` or `cls_mean`.
+        pool: `auto`, `cls`, `mean`, `cls_mean` or `own`.
         pretrained: False for random weights.
         source: the resolved source, if already known.
         auto_pool: meaning of `auto` for an encoder with a class token: `cls` or `cls_mean`; otherwise it is `mean`.
@@ -202,11 +203,11 @@ def build_image_encoder(
     source = source or resolve(name, KEY + ".name")
     check_alone(source, KEY)
     if source.library == "timm":
-        backbone, size = load_timm(source, image_size, pretrained, KEY)
+        backbone, size = load_timm(source, image_size, pretrained, KEY, pool == "own")
         check_patches(image_size, patch_size_of(backbone), KEY)
         return TimmImageEncoder(backbone, source, size, pool, auto_pool)
     check_square(source, KEY)
-    backbone = load_transformers(source, "vision", pretrained, KEY)
+    backbone = load_transformers(source, "vision", pretrained, KEY, pool == "own")
     size = image_size or side_of(backbone.config) or 224
     if size != side_of(backbone.config):  # SigLIP's own 384 pixels are 27 patches of 14, and a rest
         check_patches(image_size, patch_size_of(backbone), KEY)

@@ -21,6 +21,15 @@ def side_of(config: Any) -> int | None:
     return int(size) if isinstance(size, int | float) and size > 0 else None
 
 
+def processed_size(source: Source) -> int | None:
+    """The side in pixels of the square images that a folder's image processor makes; None if it does not say."""
+    own = image_processor(source)
+    size = own.get("crop_size" if own.get("do_center_crop") else "size")
+    if isinstance(size, dict):
+        size = size.get("height") or size.get("shortest_edge")
+    return size if isinstance(size, int) else None
+
+
 def check_square(source: Source, key: str) -> None:
     """Rejects a transformers model of images that are not square: positions are resampled from a square alone.
 

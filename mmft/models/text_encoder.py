@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from mmft.batch import Encoded
 from mmft.errors import UserError, first_line
-from mmft.models.encoder import Encoder, pool_tokens
+from mmft.models.encoder import Encoder, check_own_pool, pool_tokens
 from mmft.models.sentence_transformers import saved_pool
 from mmft.models.source import Source, check_alone, resolve
 from mmft.models.tokenizer import load_tokenizer
@@ -52,6 +52,12 @@ class TextEncoder(Encoder):
     ) -> None:
         tried = try_text(backbone, f"{KEY}.name={source.name}")
         super().__init__(backbone, source, tried.width, _checked_pool(pool, source, tried.causal))
+        check_own_pool(pool, KEY, tried.own_width, source)
+        if pool == "own" and tried.pools_padding and not fixed_length:
+            raise UserError(
+                f"{KEY}.pool=own: the own pooling of {source.name} changes with the padding of a text. Type "
+                f"{KEY}.pool=mean, or model.pair=FOLDER where it is part of a pair"
+            )
         self.own_width = tried.own_width
         self.positions = _positions(backbone)
         self.fixed_length = fixed_length
@@ -93,7 +99,7 @@ def build_text_encoder(
         name: a folder or hub name.
         max_length: number of tokens to which texts are truncated; None for the encoder's own maximum, at most 512.
         pool: `auto` (what sentence-transformers saved; else `last` for a causal encoder, `mean` for others), `cls`,
-            `mean`, `cls_mean` or `last`.
+            `mean`, `cls_mean`, `last` or `own`.
         pretrained: False for random weights.
         source: the resolved source, if already known.
 
@@ -104,7 +110,7 @@ def build_text_encoder(
     check_alone(source, KEY)
     if source.library == "timm":
         raise UserError(f"{KEY}.name={name} is a timm folder, which contains an image encoder.")
-    backbone = load_transformers(source, "text", pretrained, KEY)
+    backbone = load_transformers(source, "text", pretrained, KEY, pool == "own")
     tokenizer = load_tokenizer(source, embeddings(backbone), KEY)
     return TextEncoder(backbone, source, tokenizer, max_length, pool)
 
@@ -116,11 +122,13 @@ class Tried(NamedTuple):
         width: D, the width of a token.
         causal: a token does not see those after it.
         own_width: width of its own pooled output; 0 without one.
+        pools_padding: this output is another where the text is padded.
     """
 
     width: int
     causal: bool
     own_width: int
+    pools_padding: bool
 
 
 def try_text(backbone: Any, where: str) -> Tried:
@@ -142,6 +150,7 @@ def try_text(backbone: Any, where: str) -> Tried:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             given = backbone.eval()(input_ids=ids, attention_mask=torch.ones_like(ids))
             out, pooled = last_hidden_state(given), getattr(given, "pooler_output", None)  # (2, 8, D), (2, P)
+            pools_padding = isinstance(pooled, Tensor) and _pools_padding(backbone, ids[:1], pooled[:1])
             backbone.train()(input_ids=longer, attention_mask=padded)  # a Reformer trains on one length alone
     except Exception as error:
         raise UserError(f"{where}: {type(backbone).__name__} cannot read a text: {first_line(error)}") from error
@@ -154,7 +163,15 @@ def try_text(backbone: Any, where: str) -> Tried:
             f"{tuple(out.shape)}, not into one vector each. Choose an encoder that keeps its tokens."
         )
     own_width = pooled.shape[-1] if isinstance(pooled, Tensor) else 0
-    return Tried(out.shape[-1], torch.allclose(out[0, 0], out[1, 0], rtol=1e-5, atol=1e-7), own_width)
+    causal = torch.allclose(out[0, 0], out[1, 0], rtol=1e-5, atol=1e-7)
+    return Tried(out.shape[-1], causal, own_width, pools_padding)
+
+
+def _pools_padding(backbone: Any, ids: Tensor, pooled: Tensor) -> bool:
+    """Whether the pooled output (1, P) of ids (1, L) is another with as much padding behind them."""
+    mask = torch.cat([torch.ones_like(ids), torch.zeros_like(ids)], dim=1)  # (1, 2 L)
+    padded = backbone(input_ids=ids.repeat(1, 2), attention_mask=mask).pooler_output
+    return not torch.allclose(padded, pooled, rtol=1e-3, atol=1e-4)
 
 
 def _checked_pool(pool: str, source: Source, causal: bool) -> str:

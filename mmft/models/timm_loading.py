@@ -17,7 +17,9 @@ from mmft.models.trust import check_folder
 _MISSING = re.compile(r"Missing keys \((.*)\) discovered", re.DOTALL)
 
 
-def load_timm(source: Source, image_size: int | None, pretrained: bool, key: str) -> tuple[nn.Module, int]:
+def load_timm(
+    source: Source, image_size: int | None, pretrained: bool, key: str, own_pool: bool = False
+) -> tuple[nn.Module, int]:
     """The model in `source.folder`, and the side in pixels of its square images.
 
     Args:
@@ -25,6 +27,7 @@ def load_timm(source: Source, image_size: int | None, pretrained: bool, key: str
         image_size: side of the images, to which positions are resampled; None for the model's own.
         pretrained: False for random weights.
         key: the config key of the encoder, for messages.
+        own_pool: whether its attention pooling, if it has one, is used.
 
     Raises:
         UserError: loading it would run code, timm cannot build it, or weights are missing from the file.
@@ -49,7 +52,7 @@ def load_timm(source: Source, image_size: int | None, pretrained: bool, key: str
         raise UserError(f"{where}: timm cannot build it: {first_line(error)}") from error
     if missing:
         raise UserError(f"{key}.name={source.name}: {len(missing)} weights are not in its files, first {missing[0]}.")
-    if getattr(model, "attn_pool", None) is not None:  # unused since we pool ourselves, so it would get no gradient
+    if not own_pool and getattr(model, "attn_pool", None) is not None:  # unused, so it would get no gradient
         model.attn_pool = None
     return model, size
 

@@ -1,4 +1,4 @@
-"""Loads one encoder of a transformers checkpoint in float32, without decoder, unused poolers and heads."""
+"""Loads one encoder of a transformers checkpoint in float32, without decoder, heads, and poolers that are not used."""
 
 from __future__ import annotations
 
@@ -18,11 +18,18 @@ from mmft.models.trust import check_folder
 Encoder = Literal["vision", "text"]
 
 
-def load_transformers(source: Source, encoder: Encoder, pretrained: bool, key: str) -> Any:
+def load_transformers(source: Source, encoder: Encoder, pretrained: bool, key: str, own_pool: bool = False) -> Any:
     """The vision or text transformer in `source.folder`.
 
     From a checkpoint of both (CLIP, Siglip), or of encoder and decoder (T5, BART), only the requested encoder is
     returned. Weights are always float32.
+
+    Args:
+        source: of the encoder.
+        encoder: which one of a checkpoint of both.
+        pretrained: False for random weights.
+        key: the config key of the encoder, for messages.
+        own_pool: whether it pools by its own pooling layer, which is left out otherwise.
 
     Raises:
         UserError: loading it would run code, transformers does not support it, or weights are missing from the file.
@@ -38,17 +45,19 @@ def load_transformers(source: Source, encoder: Encoder, pretrained: bool, key: s
         with importing():
             model_class = _own_class(config, source) or _class_of(transformers, config, encoder)
         _check_inputs(model_class, encoder, source, key)
-        options = _pooling(model_class, config)
+        options = {} if own_pool else _pooling(model_class, config)
         if not pretrained:
             model = model_class._from_config(config, dtype=torch.float32, **options)
         else:
-            model = _load(model_class, source, config, options, key)
+            model = _load(model_class, source, config, options, key, own_pool)
         if _is_encoder_and_decoder(model_class, config):
             model = model.get_encoder()
             _check_inputs(type(model), encoder, source, key)
             if not isinstance(model, transformers.PreTrainedModel):
                 raise UserError(f"{key}.name={source.name}: {type(model).__name__} cannot be used without its decoder.")
         _strip_unused(model)
+        if not own_pool:
+            _strip_poolers(model)
     except UserError:
         raise
     except Exception as error:
@@ -120,24 +129,30 @@ def _pooling(model_class: Any, config: Any) -> dict[str, Any]:
     return {"add_pooling_layer": bool(getattr(config, "use_mean_pooling", config.model_type == "hiera"))}
 
 
-def _load(model_class: Any, source: Source, config: Any, options: dict[str, Any], key: str) -> Any:
+def _load(model_class: Any, source: Source, config: Any, options: dict[str, Any], key: str, own_pool: bool) -> Any:
     model, info = model_class.from_pretrained(
         source.folder, config=config, dtype=torch.float32, output_loading_info=True, **options
     )
-    # A missing weight would silently be random. Poolers may be missing: they are dropped below.
-    missing = [name for name in info["missing_keys"] if not name.startswith(("pooler.", "head."))]
+    # A missing weight would silently be random. Poolers may be missing where they are dropped below.
+    poolers = [name for name in info["missing_keys"] if name.startswith(("pooler.", "head."))]
+    if own_pool and poolers:
+        raise UserError(
+            f"{key}.pool=own: the files of {source.name} have no weights of its pooling layer ({poolers[0]}), which "
+            f"would be random. Type {key}.pool=mean, or choose a checkpoint with them"
+        )
+    missing = [name for name in info["missing_keys"] if name not in poolers]
     if missing:
         hint = f" It names code of its own, which {FLAG} would run." if source.config.get("auto_map") else ""
         raise UserError(
             f"{key}.name={source.name}: {len(missing)} weights are not in its files, first {missing[0]}.{hint}"
         )
-    if any(name.startswith("pooler.") for name in info["missing_keys"]):  # saved without one: no norm to keep
+    if any(name.startswith("pooler.") for name in poolers):  # saved without one: no norm to keep
         model.pooler = None
     return model
 
 
-def _strip_unused(model: Any) -> None:
-    """Drops modules that do not contribute to the output: they would be listed as trained but get no gradient."""
+def _strip_poolers(model: Any) -> None:
+    """Drops pooling layers whose output is not used: they would be listed as trained but get no gradient."""
     pooler = getattr(model, "pooler", None)
     # A ResNet always calls its pooler, which has no parameters; a BEiT's holds the final norm.
     if isinstance(pooler, nn.Module) and any(True for _ in pooler.parameters()) and pooled_norm(model) is None:
@@ -146,6 +161,10 @@ def _strip_unused(model: Any) -> None:
         model.use_head, model.head = False, None
     if isinstance(getattr(model, "head", None), nn.Linear):  # of SigLIP's text encoder, on its last token
         model.head = nn.Identity()
+
+
+def _strip_unused(model: Any) -> None:
+    """Drops what contributes to no output but that of masked pretraining."""
     embeddings: Any = getattr(model, "embeddings", None)
     if isinstance(getattr(embeddings, "mask_token", None), nn.Parameter):  # only for masked pretraining
         embeddings.mask_token = None

@@ -21,6 +21,7 @@ from mmft.batch import Batch, Fused
 from mmft.config import plugins
 from mmft.config.schema.data import DataConfig
 from mmft.config.schema.root import ExplainConfig, ZeroShotConfig
+from mmft.data.image import background_of
 from mmft.data.loading import make_batches
 from mmft.errors import UserError
 from mmft.data.splits import Split, whole
@@ -152,7 +153,7 @@ class LoadedModel:
         explainer = Explainer(
             model=self.model,
             task=self.saved.task,
-            background=config.background,
+            background=background_of(config),
             label=label,
             points=points,
             at_once=config.batch_size,

@@ -185,6 +185,23 @@ class TestOwnFolder:
         folder = own("mixin/small", "# @package _global_\ndata:\n  limit: 3\n")
         assert composed("mixin=small", config_dirs=[folder]).config.data.limit == 3
 
+    @pytest.mark.parametrize(
+        ("chosen", "typed", "fusion"),
+        [
+            ("", [], "pretrained"),
+            ("defaults:\n  - override /task: contrastive\n", [], "pretrained"),
+            ("", ["task=contrastive"], "pretrained"),
+            ("defaults:\n  - override /model/fusion: cross\n", [], "cross"),
+            ("", ["model/fusion=cross"], "cross"),
+            ("", ["model.pair=null", "model.image_encoder.name=x", "model.text_encoder.name=y"], "concat"),
+        ],
+    )
+    def test_a_files_pair_has_its_own_fusion(self, chosen: str, typed: list[str], fusion: str, own: Own) -> None:
+        folder = own("experiment/mine", f"# @package _global_\n{chosen}model:\n  pair: a/b\n")
+        found = compose("train", ["data=table", "data.path=x.csv", "experiment=mine", *typed], [folder], partial=True)
+        assert found.config.model.fusion.type == fusion
+        assert ("model/fusion=pretrained" in found.lines) == (fusion == "pretrained")
+
     def test_message_names_file_and_line(self, own: Own, refused: Refused) -> None:
         text = "# @package _global_\ndata:\n  limit: 3\n  pth: x\noptim:\n  momentum: 1\n"
         message = refused("experiment=mine", config_dirs=[own("experiment/mine", text)])

@@ -38,7 +38,8 @@ def images(count: int, size: int = IMAGE_SIZE) -> Tensor:
 def logits(model: VisionLanguageModel, pixels: Tensor, texts: list[str]) -> Tensor:
     """The scaled similarity of each image with each text."""
     encoder = model.text_encoder
-    tokens = encoder.tokenizer(texts, return_tensors="pt", padding=True, truncation=True)
+    longest = encoder.max_length
+    tokens = encoder.tokenizer(texts, return_tensors="pt", padding=True, truncation=True, max_length=longest)
     image, text = model.image_encoder(pixels), encoder(tokens["input_ids"], tokens["attention_mask"].bool())
     both = model.head(model.fusion(image, text)).chunk(2, dim=-1)
     return both[0] @ both[1].T

@@ -85,6 +85,9 @@ def test_similarities_are_those_of_open_clip(kind: str, folder: Folder) -> None:
 def test_its_own_padding_is_that_of_the_preprocessing(changed: Any) -> None:
     _, config = begun(changed("clip", "preprocess_cfg", resize_mode="longest", fill_color=16))
     assert (config.data.resize, config.data.background) == ("pad", "#101010")
+    for colour in ("black", "white"):
+        _, config = begun(config.model.pair, f"data.background={colour}")
+        assert (config.data.resize, config.data.background) == ("pad", colour)
 
 
 def exported(run: Run, written: str = "open_clip") -> Path:
@@ -176,8 +179,27 @@ def test_what_open_clip_does_not_have(folder: Folder, pair_run: Any, tmp_path: P
     run = pair_run(make_pair(tmp_path / "pair", captions(), kind="chinese_clip"))
     with pytest.raises(UserError, match="is a chinese_clip. Type format=transformers"):
         exported(run)
-    with pytest.raises(UserError, match="came in open_clip's format. Type format=open_clip"):
-        exported(pair_run(folder("clip")), "transformers")
+    with pytest.raises(UserError, match="as transformers' CLIP, but .* has an image encoder of timm. Type"):
+        exported(pair_run(folder("mlp")), "transformers")
+    with pytest.raises(UserError, match="has the text encoder BertModel. Type format=open_clip"):
+        exported(pair_run(folder("bert")), "sentence_transformers")
+
+
+@pytest.mark.parametrize("kind", mostly_slow(["clip", "gelu", "eos"], "eos"))
+def test_a_clip_becomes_one_of_transformers(kind: str, folder: Folder, pair_run: Any) -> None:
+    run = pair_run(folder(kind), "tune=lora")
+    out, pixels = exported(run, "transformers"), images(3)
+    model, again = mmft.load(run.path).model.eval(), begun(out)[0]
+    plain, processor = hf.AutoModel.from_pretrained(out).eval(), hf.AutoProcessor.from_pretrained(out)
+    assert type(plain) is (hf.MetaClip2Model if kind == "eos" else hf.CLIPModel)
+    given = processor(text=TEXTS, images=list(pixels), return_tensors="pt", padding=True, truncation=True)
+    with torch.no_grad():
+        assert torch.allclose(given["pixel_values"], model.image_encoder.normalise(pixels), atol=1e-4)
+        given["pixel_values"] = model.image_encoder.normalise(pixels)
+        expected = plain(**given).logits_per_image
+        check_logits(model, pixels, TEXTS, expected)
+        check_logits(again, pixels, TEXTS, expected)
+    exported(run, "sentence_transformers")  # which compares embeddings itself
 
 
 @pytest.mark.parametrize(

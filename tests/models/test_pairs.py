@@ -27,6 +27,8 @@ from mmft.commands.test import test as run_test
 from mmft.commands.train import train
 from mmft.config.compose import compose
 from mmft.errors import UserError
+from mmft.models.pairs.pair import Pair, load_pair
+from mmft.models.source import Source
 from mmft.models.vision_language_model import VisionLanguageModel
 from mmft.training.module import FineTuning
 
@@ -180,9 +182,21 @@ def test_a_pair_without_a_run(pair_folder: Any, shapes: Any, tmp_path: Path) -> 
     assert out.read_text().startswith("row,id,prediction,score,score_disc,score_square,error")
 
 
-def test_frozen_parts_stay_and_are_found_again(pair_folder: Any, pair_run: Any) -> None:
-    """LiT: the image encoder and the projections are frozen."""
+def test_frozen_parts_stay_and_are_found_again(
+    pair_folder: Any, pair_run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """LiT: the image encoder and the projections are frozen. The pair's file is read once."""
     run = pair_run(pair_folder("clip"), "tune/image_encoder=freeze", "tune.fusion=freeze")
+    read = []
+
+    def noting(source: Source, pretrained: bool) -> Pair:
+        read.append(pretrained)
+        return load_pair(source, pretrained)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mmft.build.pair.load_pair", noting)
+        mmft.load(run.path)
+    assert read == [True]
     model, before = mmft.load(run.path).model, begun(pair_folder("clip"))[0]
     moved = {name for name, p in model.named_parameters() if not torch.equal(p, before.get_parameter(name))}
     assert {name.partition(".")[0] for name in moved} == {"text_encoder"}
@@ -229,7 +243,6 @@ def test_a_scale_above_the_limit_is_kept(pair_folder: Any, tmp_path: Path) -> No
     [
         (["model.pair=./gone"], "model.pair: there is no folder"),
         (["model/fusion=pretrained"], "model.fusion: pretrained is part of a pretrained pair"),
-        (["model.image_encoder.pool=own"], "model.image_encoder.pool: own is the pooling of a pretrained pair"),
         (["tune.fusion=freeze"], "tune.fusion: needs model/fusion=pretrained"),
         (["model.pair=PAIR", "model.text_encoder.name=x"], "model.text_encoder.name: model.pair names both"),
         (["model.pair=PAIR", "task=contrastive", "tune=freeze", "tune.fusion=freeze"], "freezes all that is left"),

@@ -46,11 +46,11 @@ def _fusion_has_its_pair(c: TrainConfig) -> str | None:
 
 for _encoder in ENCODERS:
 
-    @rule(f"model.{_encoder}.pool", "model.pair")
-    def _pool_of_a_pair(c: TrainConfig, encoder: str = _encoder) -> str | None:
-        if c.model.pair is not None or getattr(c.model, encoder).pool != "own":
+    @rule(f"model.{_encoder}.pool", "model.pair", "model.fusion")
+    def _own_pool_is_used(c: TrainConfig, encoder: str = _encoder) -> str | None:
+        if c.model.pair is not None or getattr(c.model, encoder).pool != "own" or c.model.fusion.reads == "pooled":
             return None
-        return "own is the pooling of a pretrained pair. Type model.pair=FOLDER_OR_NAME, or choose another"
+        return f"own is not used by model/fusion={c.model.fusion.type}, which reads tokens. Leave it out"
 
 
 @rule("model.fusion.dropout", "model.dropout")

@@ -127,8 +127,9 @@ class DataConfig:
     resize: Literal["squash", "crop", "pad"] | None = None
     """How images are made square: squashed, centre-cropped, or padded with `data.background`; null: as `model.pair`
     was pretrained, or squashed."""
-    background: str = "white"
-    """Colour behind transparent pixels and of padding, by name or `#rrggbb`."""
+    background: str | None = None
+    """Colour behind transparent pixels and of padding, by name or `#rrggbb`; null: that of a `model.pair` whose own
+    preprocessing pads, else white."""
     max_pixels: int = field(100_000_000, ge=1)
     """An image with more pixels than this, according to its header, is bad and is not decoded."""
     picture_memory: float = field(1.0, ge=0)

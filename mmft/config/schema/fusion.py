@@ -129,6 +129,11 @@ class DualConfig(FusionConfig):
     """Width of a hidden layer with GELU in both projections; null: linear projections."""
     dropout: float = field(0.1, ge=0, lt=1)
     """Dropout before the last linear layer; `model.dropout` overrides it."""
+    norm: bool = True
+    """LayerNorm before each projection."""
+    bias: bool = True
+    """Bias in the linear layers of both projections. Without norm, bias and hidden layer, and with `pool=own` of both
+    encoders, `mmft export format=transformers` writes the whole model."""
 
 
 @option("model/fusion", "pretrained", builds="mmft.models.fusion.pretrained:PretrainedFusion")

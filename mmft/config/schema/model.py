@@ -25,9 +25,9 @@ class ImageEncoderConfig(OptionConfig):
     image_size: int | None = field(None, ge=8)
     """Height and width in pixels; position embeddings are resampled; null: the encoder's own."""
     pool: Pool = "auto"
-    """`cls`: class token; `mean`: mean of the patches; `cls_mean`: both; `own`: as the pair was pretrained; auto: `own`
-    with `model.pair`, else the class token if there is one, and with the mean for `model/fusion=dual`. Token fusions
-    ignore it; `model.auxiliary` and `modality_report` use it."""
+    """`cls`: class token; `mean`: mean of the patches; `cls_mean`: both; `own`: the model's own pooling, with the
+    weights of its pooling layer if it has one; auto: `own` with `model.pair`, else the class token if there is one, and
+    with the mean for `model/fusion=dual`. Token fusions ignore it; `model.auxiliary` and `modality_report` use it."""
     pretrained: bool = True
     """Load pretrained weights; false: random weights."""
 
@@ -47,9 +47,10 @@ class TextEncoderConfig(OptionConfig):
     max_length: int | None = field(None, ge=4)
     """Tokens to which a text is truncated, including special tokens; null: the encoder's own maximum, at most 512."""
     pool: TextPool = "auto"
-    """`cls`: first token; `mean`: mean of the real tokens; `cls_mean`: both; `last`: last real token; `own`: as the
-    pair was pretrained; auto: `own` with `model.pair`, else as sentence-transformers saved in the folder, else `last`
-    for a causal model and `mean` for others. As with the image encoder, token fusions ignore it."""
+    """`cls`: first token; `mean`: mean of the real tokens; `cls_mean`: both; `last`: last real token; `own`: the
+    model's own pooling, such as BERT's pooler; auto: `own` with `model.pair`, else as sentence-transformers saved in
+    the folder, else `last` for a causal model and `mean` for others. As with the image encoder, token fusions ignore
+    it."""
     pretrained: bool = True
     """Load pretrained weights; false: random weights."""
 

@@ -16,7 +16,7 @@ from mmft.models.precision import at_least_float32
 
 
 class DualFusion(Fusion):
-    """LayerNorm, dropout and a projection of each pooled feature, scaled to unit length.
+    """LayerNorm (unless left out), dropout and a projection of each pooled feature, scaled to unit length.
 
     A row's image and text embeddings do not depend on each other, so that any image can be compared with any text. The
     norm makes the projection independent of the scale of pretrained features.
@@ -24,12 +24,31 @@ class DualFusion(Fusion):
 
     facts = DualConfig
 
-    def __init__(self, image: Widths, text: Widths, width: int, hidden: int | None, dropout: float) -> None:
-        """Args are the encoders' widths, P, the width of a hidden layer (None for no hidden layer), and dropout."""
+    def __init__(
+        self,
+        image: Widths,
+        text: Widths,
+        width: int,
+        hidden: int | None,
+        dropout: float,
+        norm: bool = True,
+        bias: bool = True,
+    ) -> None:
+        """Makes the projections.
+
+        Args:
+            image: widths of the image encoder.
+            text: widths of the text encoder.
+            width: P.
+            hidden: width of a hidden layer; None for none.
+            dropout: before the last linear layer.
+            norm: whether each projection begins with a LayerNorm.
+            bias: whether its linear layers have a bias.
+        """
         super().__init__()
         self.width = 2 * width
-        self.image = _projection(image.pooled, width, hidden, dropout)
-        self.text = _projection(text.pooled, width, hidden, dropout)
+        self.image = _projection(image.pooled, width, hidden, dropout, norm, bias)
+        self.text = _projection(text.pooled, width, hidden, dropout, norm, bias)
 
     def forward(self, image: Encoded, text: Encoded) -> Tensor:
         """Pooled (B, D_i) and (B, D_t) -> (B, 2 P): the image's embedding, then the text's, each of unit length."""
@@ -41,8 +60,9 @@ def unit_vectors(*embeddings: Tensor) -> Tensor:
     return torch.cat([functional.normalize(at_least_float32(x), dim=-1) for x in embeddings], dim=-1)
 
 
-def _projection(given: int, width: int, hidden: int | None, dropout: float) -> nn.Sequential:
-    layers: list[nn.Module] = [nn.LayerNorm(given)]
+def _projection(given: int, width: int, hidden: int | None, dropout: float, norm: bool, bias: bool) -> nn.Sequential:
+    layers: list[nn.Module] = [nn.LayerNorm(given)] if norm else []
     if hidden is not None:
-        layers += [nn.Linear(given, hidden), nn.GELU()]
-    return nn.Sequential(*layers, nn.Dropout(dropout), nn.Linear(given if hidden is None else hidden, width))
+        layers += [nn.Linear(given, hidden, bias=bias), nn.GELU()]
+    last = nn.Linear(given if hidden is None else hidden, width, bias=bias)
+    return nn.Sequential(*layers, nn.Dropout(dropout), last)

@@ -45,6 +45,14 @@ def open_clip_tokenizer(source: Source, embeddings: int | None, key: str) -> Any
     return tokenizer
 
 
+def with_cleaning(tokenizer: Any) -> Any:
+    """The same tokenizer in a class that keeps its cleaning when it is saved; others make their normalizer anew."""
+    from transformers import PreTrainedTokenizerFast
+
+    longest, special = tokenizer.model_max_length, tokenizer.special_tokens_map
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer, model_max_length=longest, **special)
+
+
 def _of_package(source: Source, text: dict[str, Any], key: str) -> Any:
     """CLIP's tokenizer from open_clip's own vocabulary.
 

@@ -15,7 +15,7 @@ from mmft.errors import UserError
 from mmft.models.pairs import open_clip_pair, transformers_pair
 from mmft.models.pairs.facts import FAMILIES, Family, family_of
 from mmft.models.pairs.open_clip_config import model_config
-from mmft.models.preprocessing import side_of
+from mmft.models.preprocessing import processed_size, side_of
 from mmft.models.source import Source
 
 KEY = "model.pair"
@@ -30,7 +30,7 @@ class Pair:
         family: how its encoders are used.
         whole: the library's own model, which the parts belong to; of open_clip's, an `OpenClipPair`.
         image: the model of transformers or timm that reads images.
-        image_size: side of its images in pixels; None if it declares none.
+        image_size: side in pixels of the images that its preprocessing makes; None if it declares none.
         text: the text transformer.
         image_projection: the image's pooled features -> (P); an identity if the encoder's own pooling ends in one.
         text_projection: the same for texts.
@@ -63,7 +63,11 @@ def load_pair(source: Source, pretrained: bool) -> Pair:
     family = checked_family(source)
     if source.library == "open_clip":
         return _of_open_clip(source, family, open_clip_pair.load_whole(source, pretrained, KEY))
-    whole: Any = transformers_pair.load_whole(source, pretrained, KEY)
+    return pair_of(source, family, transformers_pair.load_whole(source, pretrained, KEY))
+
+
+def pair_of(source: Source, family: Family, whole: Any) -> Pair:
+    """The parts of a whole pair of transformers."""
     bias = getattr(whole, "logit_bias", None)
     scale = whole.temperature.detach().reciprocal().log() if family.has_temperature else whole.logit_scale.detach()
     return Pair(
@@ -71,7 +75,7 @@ def load_pair(source: Source, pretrained: bool) -> Pair:
         family,
         whole,
         whole.vision_model,
-        side_of(whole.vision_model.config),
+        processed_size(source) or side_of(whole.vision_model.config),
         whole.text_model,
         getattr(whole, "visual_projection", None) or nn.Identity(),
         getattr(whole, "text_projection", None) or nn.Identity(),

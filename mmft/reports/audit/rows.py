@@ -10,7 +10,7 @@ import numpy as np
 from mmft.batch import BadRow
 from mmft.config.schema.data import DataConfig
 from mmft.config.schema.root import AuditConfig
-from mmft.data.image import ImageReader, squaring
+from mmft.data.image import ImageReader, background_of, squaring
 from mmft.data.splits import Split, different, groups_of_earlier_splits
 from mmft.data.targets import Encode, encode_targets
 from mmft.data.text import full_lengths
@@ -78,7 +78,8 @@ class RowAudit:
         """
         if not self.audit.pictures:
             return
-        reader = ImageReader(self.image_size, squaring(self.config), self.config.background, self.config.max_pixels)
+        how = (squaring(self.config), background_of(self.config))
+        reader = ImageReader(self.image_size, *how, self.config.max_pixels)
         for name, split in self.splits.items():
             self.prints[name] = scan(split, reader, self._bad[name], self.config.num_workers, tick)
             self._bad[name] |= {row.row: row for row in self.prints[name].bad}

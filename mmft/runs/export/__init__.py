@@ -1,1 +1,1 @@
-"""Exports finished models: encoder folders for timm and transformers, adapters for peft, a model card."""
+"""Exports finished models: encoder folders, whole models of other libraries, adapters for peft, a model card."""

@@ -77,9 +77,20 @@ def open_clip_card(saved: SavedModel, summary: Mapping[str, Any]) -> str:
     return _pair_card(saved, summary, "open_clip", [*loading, 'tokenizer = open_clip.get_tokenizer("local-dir:.")'])
 
 
+def sentence_transformers_card(saved: SavedModel, summary: Mapping[str, Any]) -> str:
+    """README.md of a model of images and texts for sentence-transformers."""
+    loading = ["from PIL import Image", "from sentence_transformers import SentenceTransformer", ""]
+    loading += ['model = SentenceTransformer(".")', 'images, texts = [Image.open("image.png")], ["a red bird"]']
+    loading += ["print(model.similarity(model.encode(images), model.encode(texts)))"]
+    return _pair_card(saved, summary, "sentence-transformers", loading)
+
+
 def _pair_card(saved: SavedModel, summary: Mapping[str, Any], library: str, loading: list[str]) -> str:
-    model, name = saved.model, shown(saved.model.image_encoder.source.name)
-    base = [f"base_model: {name}"] if name == model.image_encoder.source.name else []
+    model = saved.model
+    sources = dict.fromkeys((model.image_encoder.source.name, model.text_encoder.source.name))
+    name = " and ".join(map(shown, sources))
+    of_hub = [f"- {source}" for source in sources if source == shown(source)]
+    base = ["base_model:", *of_hub] if of_hub else []
     methods = ", ".join(f"{part} {method.name}" for part, method in saved.methods.items())
     lines = ["---", f"library_name: {library}", "tags: [mmft, image-text]", *base, "---", ""]
     lines += [f"# {name}, fine-tuned by mmft", "", f"Trained: {methods}. Added weights are merged.", "", "## Task", ""]
@@ -87,7 +98,10 @@ def _pair_card(saved: SavedModel, summary: Mapping[str, Any], library: str, load
     padding = "padded to the longest one" if not model.text_encoder.fixed_length else "always padded to that length"
     side, length = model.image_encoder.image_size, model.text_encoder.max_length
     lines += [f"Images were {side} x {side} pixels (resize: {squaring(saved.config.data)}), texts at most {length} tokens,"]
-    return "\n".join([*lines, f"{padding}.", ""])
+    lines += [f"{padding}."]
+    if library != "open_clip" and hasattr(model.image_encoder.backbone, "config") and squaring(saved.config.data) == "pad":
+        lines += ["The folder's own processor does not pad images as the run did."]
+    return "\n".join([*lines, ""])
 
 
 def _left_out(task: Task) -> str:

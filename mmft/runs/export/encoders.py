@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from mmft.models.pairs.open_clip_config import model_config
 from mmft.models.preprocessing import mean_and_std
 from mmft.models.text_encoder import TextEncoder
 
+log = logging.getLogger(__name__)
 PREPROCESSOR = "preprocessor_config.json"
 _CROP_MODES = {"squash": "squash", "crop": "center", "pad": "border"}
 """timm's names for the values of `data.resize`. It pads with the mean colour, whatever `data.background` is."""
@@ -75,8 +77,10 @@ def write_encoder(encoder: Encoder, folder: Path, resize: str) -> None:
 def processor_of(encoder: ImageEncoder, resize: str) -> dict[str, Any]:
     """Preprocessing for `AutoImageProcessor` as in the run, which the encoder's own processor may not support.
 
-    transformers has no padding before resizing: `pad` becomes a plain resize that distorts.
+    transformers has no padding before resizing: `pad` becomes a plain resize that distorts, with a warning.
     """
+    if resize == "pad":
+        log.warning("data.resize=pad: image processors of transformers cannot pad; the exported one squashes images")
     side = {"height": encoder.image_size, "width": encoder.image_size}
     crops = resize == "crop"
     mean, std = ([round(x / 255, 6) for x in encoder.get_buffer(name).flatten().tolist()] for name in ("mean", "std"))

@@ -16,7 +16,7 @@ from PIL import ImageColor
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mmft.data.image import squaring
+from mmft.data.image import background_of, squaring
 from mmft.errors import UserError
 from mmft.models import image_encoder
 from mmft.models.pairs.open_clip_config import RESIZES, model_config, preprocessing
@@ -147,8 +147,8 @@ def _preprocess(saved: SavedModel) -> dict[str, Any]:
     found = {"size": saved.model.image_encoder.image_size, "mode": "RGB", "mean": list(mean), "std": list(std)}
     found |= {"interpolation": "bicubic", "resize_mode": _MODES[resize]}
     if resize == "pad":
-        colour = ImageColor.getrgb(data.background)[:3]
+        colour = ImageColor.getrgb(background_of(data))[:3]
         found["fill_color"] = colour[0]
         if len(set(colour)) > 1:
-            log.warning("open_clip pads with a grey: data.background=%s becomes %d", data.background, colour[0])
+            log.warning("open_clip pads with a grey: data.background=%s becomes %d", background_of(data), colour[0])
     return {**(preprocessing(source) if source.library == "open_clip" else {}), **found}

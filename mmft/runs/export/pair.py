@@ -1,6 +1,7 @@
 """Writes a fine-tuned pair as the folder of a whole model that plain transformers loads.
 
-README.md, config.json and model.safetensors of the pair's own class, with processor and tokenizer
+README.md, config.json and model.safetensors of the pair's own class, with processor and tokenizer; two separate encoders
+with dual fusion as a VisionTextDualEncoder, see `mmft.runs.export.dual_encoder`
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ from torch import nn
 
 from mmft.data.image import squaring
 from mmft.errors import UserError
-from mmft.models.pairs.facts import resize_of
-from mmft.models.pairs.pair import Pair, load_pair
-from mmft.models.preprocessing import side_of
+from mmft.models.pairs.clip_from_open_clip import clip_of, why_no_clip
+from mmft.models.pairs.facts import FAMILIES, resize_of
+from mmft.models.pairs.open_clip_tokenizer import with_cleaning
+from mmft.models.pairs.pair import Pair, load_pair, pair_of
+from mmft.models.preprocessing import processed_size, side_of
 from mmft.models.similarity import SimilarityHead
 from mmft.models.source import Source
 from mmft.models.vision_language_model import VisionLanguageModel
@@ -40,17 +43,45 @@ def check_is_pair(saved: SavedModel, written: str) -> None:
         UserError: it is not, or transformers has no class for it.
     """
     if saved.config.model.pair is None or not saved.model.fusion.facts.of_pair:
+        or_two = "" if written == "open_clip" else ", or two encoders with model/fusion=dual"
         raise UserError(
-            f"format={written} writes a pretrained pair (model.pair with model/fusion=pretrained), which this run's "
-            f"model is not: it has model/fusion={saved.config.model.fusion.type}. Type format=hf for its encoders alone"
+            f"format={written} writes a pretrained pair (model.pair with model/fusion=pretrained){or_two}, but this run "
+            f"has model/fusion={saved.config.model.fusion.type}. Type format=hf for its encoders alone"
         )
+    check_head(saved, written)
+    if written != "open_clip" and saved.model.image_encoder.source.library == "open_clip":
+        _check_is_clip(saved, written)
+
+
+def _check_is_clip(saved: SavedModel, written: str) -> None:
+    """Checks that a pair that came in open_clip's format is a CLIP, or raises a UserError."""
+    model = saved.model
+    parts = (model.image_encoder.backbone, model.text_encoder.backbone, model.fusion.get_submodule("text"))
+    why = why_no_clip(*parts)
+    if isinstance(model.head, SimilarityHead) and model.head.bias is not None:
+        why = why or "a bias of similarities (task.loss=sigmoid)"
+    if why:
+        raise UserError(
+            f"format={written} writes a pair of open_clip as transformers' CLIP, but model.pair={saved.config.model.pair} "
+            f"has {why}. Type format=open_clip"
+        )
+
+
+def check_head(saved: SavedModel, written: str) -> None:
+    """Checks that a run's model ends in similarities.
+
+    Args:
+        saved: the run's model.
+        written: the value of `format`.
+
+    Raises:
+        UserError: it does not.
+    """
     if not isinstance(saved.model.head, SimilarityHead):
         raise UserError(
             f"format={written} writes a pair with its temperature; the head of task={saved.config.task.type} has no "
             "place in it. Type format=hf for the encoders alone"
         )
-    if written == "transformers" and saved.model.image_encoder.source.library == "open_clip":
-        raise UserError(f"model.pair={saved.config.model.pair} came in open_clip's format. Type format=open_clip")
 
 
 def write_pair(saved: SavedModel, summary: Mapping[str, Any], folder: Path) -> None:
@@ -62,12 +93,36 @@ def write_pair(saved: SavedModel, summary: Mapping[str, Any], folder: Path) -> N
         folder: exists.
     """
     model, source = saved.model.float().cpu(), saved.model.image_encoder.source
-    pair = load_pair(source, pretrained=False)
+    if source.library == "open_clip":
+        whole = clip_of(model.image_encoder.backbone, model.text_encoder.backbone, model.fusion.width // 2)
+        pair = pair_of(source, FAMILIES[whole.config.model_type], whole)
+    else:
+        pair = load_pair(source, pretrained=False)
     _fill(pair, model)
-    pair.whole.save_pretrained(folder)
-    model.text_encoder.tokenizer.save_pretrained(folder)
-    _write_processor(saved, source, folder)
-    (folder / "README.md").write_text(pair_card(saved, summary, type(pair.whole).__name__), encoding="utf-8")
+    write_whole(saved, summary, pair.whole, folder)
+    _write_own_processor(saved, source, folder)
+
+
+def write_whole(saved: SavedModel, summary: Mapping[str, Any], whole: Any, folder: Path) -> None:
+    """Writes a whole model of transformers with the run's tokenizer, preprocessing and a model card.
+
+    Args:
+        saved: the run's model, merged.
+        summary: the run's summary.json, for the model card.
+        whole: with the run's weights.
+        folder: exists.
+    """
+    model = saved.model
+    whole.save_pretrained(folder)
+    tokenizer = model.text_encoder.tokenizer
+    if not model.text_encoder.fixed_length:  # so that texts are truncated as in the run
+        tokenizer.model_max_length = model.text_encoder.max_length
+    if model.text_encoder.source.library == "open_clip":
+        tokenizer = with_cleaning(tokenizer)
+    tokenizer.save_pretrained(folder)
+    processor = processor_of(model.image_encoder, squaring(saved.config.data))
+    (folder / PREPROCESSOR).write_text(json.dumps(processor, indent=2) + "\n", encoding="utf-8")
+    (folder / "README.md").write_text(pair_card(saved, summary, type(whole).__name__), encoding="utf-8")
 
 
 def _fill(pair: Pair, model: VisionLanguageModel) -> None:
@@ -92,12 +147,14 @@ def _fill(pair: Pair, model: VisionLanguageModel) -> None:
             pair.whole.logit_bias.fill_(0.0 if head.bias is None else head.bias.detach())
 
 
-def _write_processor(saved: SavedModel, source: Source, folder: Path) -> None:
-    """The pair's own processor if images were as it makes them; otherwise one that makes them as in the run."""
+def _write_own_processor(saved: SavedModel, source: Source, folder: Path) -> None:
+    """Replaces the preprocessing by the pair's own processor if images were as it makes them."""
     encoder, resize = saved.model.image_encoder, squaring(saved.config.data)
     backbone: Any = encoder.backbone
-    own = next((source.folder / name for name in _PROCESSORS if (source.folder / name).is_file()), None)
-    if own is not None and resize == resize_of(source) and encoder.image_size == side_of(backbone.config):
-        shutil.copy2(own, folder / own.name)
+    if source.library == "open_clip":
         return
-    (folder / PREPROCESSOR).write_text(json.dumps(processor_of(encoder, resize), indent=2) + "\n", encoding="utf-8")
+    own = next((source.folder / name for name in _PROCESSORS if (source.folder / name).is_file()), None)
+    side = processed_size(source) or side_of(backbone.config)
+    if own is not None and resize == resize_of(source) and encoder.image_size == side:
+        (folder / PREPROCESSOR).unlink()
+        shutil.copy2(own, folder / own.name)
