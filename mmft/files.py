@@ -169,6 +169,14 @@ def naming(path: Path) -> Iterator[None]:
         raise
 
 
+def in_units(size: int) -> str:
+    """A number of bytes, readable: `1.8 MB`."""
+    for unit, name in ((10**9, "GB"), (10**6, "MB")):
+        if size >= unit:
+            return f"{size / unit:.1f} {name}"
+    return f"{size / 10**3:.0f} kB"
+
+
 # ---------------------------------------------------------------- sealed folders
 
 CHECKSUMS = "checksums.json"

@@ -1,6 +1,7 @@
 """The store: a folder of entries, each with shards of what one frozen part computed.
 
     STORE/ENTRY/about.json    what computed it, in words; its time is that of the last use
+    STORE/ENTRY/uses.jsonl    what computing took, and how many rows were read instead
     STORE/ENTRY/*.shard
 
 An entry's name is the hash of all that the values depend on, but for the rows themselves; a row's key is the hash of
@@ -15,7 +16,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,7 +32,28 @@ from mmft.shipped import located
 
 log = logging.getLogger(__name__)
 ABOUT = "about.json"
+USES = "uses.jsonl"
 _ABANDONED = 3600.0  # seconds after which a file that was never finished is removed
+
+
+class Summary(NamedTuple):
+    """An entry, for people.
+
+    Attributes:
+        folder: of the entry.
+        about: what computed it.
+        rows: that it holds, without repetitions.
+        bytes: of its shards.
+        used: when it was last used, in seconds since 1970.
+        saved: seconds of computing that its uses have saved, by what a row took to compute.
+    """
+
+    folder: Path
+    about: dict[str, Any]
+    rows: int
+    bytes: int
+    used: float
+    saved: float
 
 
 class Found(NamedTuple):
@@ -134,6 +156,18 @@ class Entry:
         """Size of its shards."""
         return sum(shard.bytes for shard in self._shards)
 
+    def note_computed(self, rows: int, seconds: float) -> None:
+        """Notes that computing so many rows took so long."""
+        self._note({"computed": rows, "seconds": seconds})
+
+    def note_read(self, rows: int) -> None:
+        """Notes that a run has read so many rows, each as often as it needed them, instead of computing them."""
+        self._note({"read": rows})
+
+    def _note(self, what: Mapping[str, float]) -> None:
+        with suppress(OSError), (self.folder / USES).open("a", encoding="utf-8") as file:  # short lines are atomic
+            file.write(json.dumps({"time": time.time(), **what}) + "\n")
+
 
 class Store:
     """The store in a folder.
@@ -166,8 +200,8 @@ class Store:
                 break
             if folder not in keep:
                 taken -= size_of(folder)
-                log.info("cache: %s is removed, %d bytes of which were used longest ago", folder, size_of(folder))
-                shutil.rmtree(folder, ignore_errors=True)
+                log.info("cache: %s, which was used longest ago, is removed to make room", folder)
+                remove(folder)
         self._tidy()
         free = shutil.disk_usage(_existing(self.folder)).free
         return taken + wanted <= self.limit and wanted <= free
@@ -190,6 +224,54 @@ def cache_folder(typed: str | None) -> Path:
 def entries(store: Path) -> list[Path]:
     """The folders of a store's entries."""
     return [path.parent for path in store.glob(f"*/{ABOUT}")]
+
+
+def summary_of(entry: Path) -> Summary:
+    """What there is to say about an entry."""
+    try:
+        about = json.loads((entry / ABOUT).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        about = {}
+    keys: set[bytes] = set()
+    for shard, _ in _opened(entry):
+        keys |= set() if shard is None else set(shard.keys.tolist())
+    return Summary(entry, about, len(keys), size_of(entry), last_used(entry), _saved(entry))
+
+
+def _saved(entry: Path) -> float:
+    """Seconds that reading has saved."""
+    total = {"computed": 0.0, "seconds": 0.0, "read": 0.0}
+    with suppress(OSError):
+        for line in (entry / USES).read_text(encoding="utf-8", errors="replace").splitlines():
+            with suppress(ValueError, AttributeError, TypeError):
+                total = {name: value + json.loads(line).get(name, 0.0) for name, value in total.items()}
+    return total["read"] * total["seconds"] / total["computed"] if total["computed"] else 0.0
+
+
+def verify(entry: Path) -> int:
+    """Reads all of an entry, and removes the shards that are damaged; their number."""
+    damaged = [
+        path
+        for shard, path in _opened(entry)
+        if shard is None or not all(shard.is_sound(row) for row in range(len(shard.keys)))
+    ]
+    for path in damaged:
+        path.unlink(missing_ok=True)
+    return len(damaged)
+
+
+def remove(entry: Path) -> None:
+    """Removes an entry; a run that reads it now still can."""
+    shutil.rmtree(entry, ignore_errors=True)
+
+
+def _opened(entry: Path) -> Iterator[tuple[Shard | None, Path]]:
+    """The shards of an entry, None for one that cannot be opened."""
+    for path in sorted(entry.glob(f"*{SUFFIX}")):
+        try:
+            yield Shard(path), path
+        except (DamagedError, OSError, ValueError):
+            yield None, path
 
 
 def size_of(entry: Path) -> int:

@@ -48,6 +48,9 @@ mmft runs name=mine status=completed tune=head_only seed=0,1 sort=test/accuracy 
 mmft runs compare=runs/mine/2026-11-01_10-00-00,last
 mmft runs name=mine compare=all
 mmft runs out=runs.csv
+mmft cache
+mmft cache verify=true
+mmft cache clear=all
 mmft doctor
 mmft doctor paths.runs=/data/runs
 """

@@ -34,6 +34,7 @@ COMMANDS = {
     "explain": "show which image regions and words support a prediction",
     "export": "write a run's encoders as folders that timm and transformers load",
     "runs": "list, sort and compare runs; any KEY=VALUE of mmft train is a filter",
+    "cache": "what frozen layers computed and is kept for later runs: list, verify, clear",
     "doctor": "diagnose this machine: packages, devices, folders",
 }
 """The sub-commands, each a function of its name in a module of its name in `mmft.commands`, and what they do."""
@@ -131,7 +132,7 @@ def _composed(name: str, flags: Flags) -> Composed:
     composed = compose(name, flags.overrides, flags.config_dirs, multirun=flags.multirun)
     if DEFAULT_EXPERIMENT in composed.lines and DEFAULT_EXPERIMENT not in composed.typed:
         print(f"No rows were specified: using {DEFAULT_EXPERIMENT}, the shipped sample.", file=sys.stderr)
-    if name != "doctor":
+    if name not in ("doctor", "cache"):
         import_module("mmft.runs.early").check_inputs(composed)
     return composed
 

@@ -1,4 +1,4 @@
-"""`cache`: whether what frozen layers compute of each row is kept."""
+"""`cache`: whether what frozen layers compute of each row is kept; and `mmft cache`."""
 
 from __future__ import annotations
 
@@ -38,3 +38,23 @@ class AlwaysCacheConfig(StoringConfig):
 @dataclass(kw_only=True)
 class NeverCacheConfig(CacheConfig):
     """Computes everything in each epoch. In float32 on a CPU the result is the same to the last bit."""
+
+
+@dataclass(kw_only=True)
+class CachePathsConfig:
+    """`paths` of `mmft cache`."""
+
+    cache: str | None = None
+    """Folder of what frozen layers compute; null: `mmft` in `$XDG_CACHE_HOME`, or in `~/.cache`."""
+
+
+@dataclass(kw_only=True)
+class CacheCommandConfig:
+    """Everything that `mmft cache` reads."""
+
+    verify: bool = False
+    """Read everything, and remove the shards that are damaged; their rows are computed again when needed."""
+    clear: str | list[str] | None = field(None, not_with={"verify": "type one of them"})
+    """Entries to remove, by the beginnings of their names, or `all`; null: none."""
+    paths: CachePathsConfig = field(factory=CachePathsConfig)
+    """Where they are."""

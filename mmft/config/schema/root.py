@@ -8,7 +8,7 @@ from typing import Any, Literal, get_type_hints
 
 from mmft.config.fields import field
 from mmft.config.registry import section
-from mmft.config.schema.cache import CacheConfig
+from mmft.config.schema.cache import CacheCommandConfig, CacheConfig
 from mmft.config.schema.data import ColumnsConfig, DataConfig, ReadingConfig
 from mmft.config.schema.logger import LoggerConfig
 from mmft.config.schema.model import ModelConfig
@@ -287,6 +287,7 @@ COMMANDS: dict[str, type] = {
     "explain": ExplainConfig,
     "export": ExportConfig,
     "runs": RunsConfig,
+    "cache": CacheCommandConfig,
     "doctor": DoctorConfig,
 }
 

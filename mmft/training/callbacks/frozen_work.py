@@ -16,6 +16,7 @@ from mmft.cache.store import Store
 from mmft.data.datamodule import VisionLanguageData
 from mmft.data.dataset import RowDataset
 from mmft.data.stored_rows import StoredRows, image_digests, text_digests
+from mmft.files import in_units
 from mmft.models.frozen_part import CannotSplitError, FrozenPart
 from mmft.models.vision_language_model import VisionLanguageModel
 from mmft.training.collectives import summed
@@ -108,6 +109,8 @@ class FrozenWork(pl.Callback):
             if there:
                 rows.stored[modality] = stored
                 self.rows[modality] = self.rows.get(modality, 0) + there
+                if trainer.is_global_zero:
+                    entry.note_read(there * passes - (len(missing) if missing else 0))
         if modality in self.rows:
             log.info(
                 "model.%s_encoder: %s; of %d rows that output is read from %s (%s)",
@@ -141,6 +144,7 @@ class FrozenWork(pl.Callback):
                 decided = decided or decides_now
             if self._fits(store, filling, filling.rows):
                 filling.flush()
+                stored.entry.note_computed(filling.rows, filling.seconds)
         except OSError as error:
             log.warning("cache: %s; what is not there is computed in each epoch", error)
 
@@ -184,11 +188,3 @@ def _in_words(part: FrozenPart) -> str:
 def _reading(rows: RowDataset) -> dict[str, Any]:
     """How images are read."""
     return dict(vars(rows.images.reader))
-
-
-def in_units(size: int) -> str:
-    """A number of bytes, readable."""
-    for unit, name in ((2**30, "GB"), (2**20, "MB")):
-        if size >= unit:
-            return f"{size / unit:.1f} {name}"
-    return f"{size / 2**10:.0f} kB"
