@@ -18,6 +18,7 @@ for name in ("MMFT_ENCODERS", "MMFT_DEBUG"):
 
 import pytest
 from command import Mmft, run_mmft
+from composed_once import compose_once
 from make_shapes import Shapes, captions, make_shapes
 
 pytest_plugins = ["runs", "pairs"]  # the fixtures `train_run`, `shapes_overrides` and `pair_run`
@@ -55,6 +56,19 @@ def _restored() -> Iterator[None]:
     os.environ.update(environment)
     os.chdir(folder)
     os.umask(umask)
+
+
+@pytest.fixture(autouse=True)
+def _composed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    compose_once(monkeypatch)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _without_flushing() -> Iterator[None]:
+    """Nothing is flushed to the disk: no test turns the power off, and a run would wait for the disk 50 times."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        yield
 
 
 @pytest.fixture(scope="session")
