@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 import timm
 from pyarrow import parquet
-from runs import Run, TrainRun
+from runs import Run
 
 import mmft
 from mmft.commands.predict import predict
@@ -84,8 +84,8 @@ def test_names_of_timm() -> None:
 
 
 @pytest.fixture
-def run(train_run: TrainRun) -> Run:
-    return train_run()
+def run(finished_run: Run) -> Run:
+    return finished_run
 
 
 def test_a_typed_null_means_null_and_a_missing_column_is_an_error(run: Run, tmp_path: Path) -> None:
