@@ -23,17 +23,15 @@ atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 
 import pytest
 from command import Mmft, run_mmft
+from composed_once import compose_once
 from make_shapes import Shapes, captions, make_shapes
 
-pytest_plugins = ["runs", "pairs"]  # the fixtures `train_run`, `shapes_overrides` and `pair_run`
+pytest_plugins = ["runs", "pairs"]  # the fixtures `train_run`, `finished_run`, `shapes_overrides` and `pair_run`
 CHECKOUT = Path(__file__).parents[1]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--all", action="store_true", help="also the tests marked slow (make test-all)")
-
-
-LONGEST = ("test_readme.py", "test_ranks.py")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -46,8 +44,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     dropped = [item for item in items if any(item.get_closest_marker(mark) for mark in left_out)]
     config.hook.pytest_deselected(items=dropped)
     items[:] = [item for item in items if item not in dropped]
-    # The longest first, so that none runs alone at the end.
-    items.sort(key=lambda item: (item.get_closest_marker("shared") is None, item.path.name not in LONGEST))
+    items.sort(key=lambda item: item.get_closest_marker("shared") is None)  # long, so that none runs alone at the end
 
 
 @pytest.fixture(autouse=True)
@@ -60,6 +57,19 @@ def _restored() -> Iterator[None]:
     os.environ.update(environment)
     os.chdir(folder)
     os.umask(umask)
+
+
+@pytest.fixture(autouse=True)
+def _composed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    compose_once(monkeypatch)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _without_flushing() -> Iterator[None]:
+    """Nothing is flushed to the disk: no test turns the power off, and a run would wait for the disk 50 times."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -138,6 +138,22 @@ def test_keys_are_judged_shown_and_completed(folder: Path, shapes_overrides: lis
     assert candidates("mmft train model/fusion=su", list(COMMANDS)) == ["model/fusion=summed"]
 
 
+def test_a_typed_plugin_is_completed_once_code_is_allowed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "my_fusion.py").write_text("print('imported')\n" + (folder / "my_fusion.py").read_text())
+    line = "mmft train 'plugins=[./my_fusion.py]'"
+    assert candidates(f"{line} model/fusion=su", list(COMMANDS)) == []
+    assert not plugins.allowed()
+    assert candidates(f"{line} --allow-code model/fusion=su", list(COMMANDS)) == ["model/fusion=summed"]
+    assert candidates(f"{line} --allow-code model.fusion.wid", list(COMMANDS)) == ["model.fusion.width="]
+    assert capsys.readouterr().out == ""  # answers alone go there
+
+
+def test_a_plugin_that_cannot_be_imported_completes_nothing(folder: Path) -> None:
+    (folder / "broken.py").write_text("1 / 0\n")
+    line = "mmft train plugins=[./broken.py] --allow-code model/fusion=con"
+    assert candidates(line, list(COMMANDS)) == ["model/fusion=concat"]
+
+
 def test_help_shows_a_typed_plugin(folder: Path, mmft: Mmft) -> None:
     said = mmft("train", "plugins=[./my_fusion.py]", "--allow-code", "--help", cwd=folder).stdout
     assert "resampler, summed" in said

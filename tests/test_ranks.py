@@ -17,6 +17,8 @@ from forked import children
 from make_shapes import Shapes
 from safetensors.torch import load_file
 
+from mmft.cli.main import main
+from mmft.errors import ExitCode
 from mmft.ranks import Ranks, first_host, started
 
 QUIET = ["callbacks.progress=none", "modality_report=false", "trainer.accelerator=cpu", "model.dropout=0"]
@@ -74,11 +76,13 @@ def gone(pids: list[int]) -> bool:
     return not any(Path(f"/proc/{pid}").exists() for pid in pids)
 
 
-def test_two_ranks_give_the_result_of_one(start: Any, tmp_path: Path) -> None:
+def test_two_ranks_give_the_result_of_one(
+    start: Any, shapes: Shapes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     typed = ["trainer.max_epochs=2", "data.batch_size=40"]  # of val that is one batch: one rank has none
-    one = start(*typed, "paths.runs=one")
-    assert one.wait(800) == 0
     two = start(*typed, "paths.runs=two", TWO)
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", *shapes.overrides, *QUIET, *typed, "paths.runs=one"]) == ExitCode.DONE
     out, err = two.communicate(timeout=600)
     assert two.returncode == 0, err
     first, second = (Path(next((tmp_path / name / "shapes").iterdir())) for name in ("one", "two"))

@@ -2,18 +2,22 @@
 
 The shell function calls `mmft -sc query=SHELL` with the line so far in `COMP_LINE`. Answers come from the schemas and
 the folders of conf/ only, so they are immediate; Hydra's own completion does not support sub-commands, takes half a
-second, and changes `COMP_WORDBREAKS` for every program.
+second, and changes `COMP_WORDBREAKS` for every program. Options of a module that `plugins` names are known once both
+it and --allow-code stand before the cursor; importing it takes as long as it takes.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Iterable, Sequence
+from contextlib import redirect_stdout, suppress
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from mmft.cli.flags import CFG, INFO, SWITCHES
+from mmft.config.plugins import FLAG, allow_code
 from mmft.config.registry import options
 from mmft.config.schema.root import COMMANDS, TrainConfig
 from mmft.config.schema.sweep import GROUPS, MultirunConfig
@@ -87,6 +91,8 @@ def candidates(line: str, commands: Sequence[str]) -> list[str]:
         return _beginning(word, values)
     if before[-1] in _DIR_FLAGS:
         return _paths(word)
+    if FLAG in before:
+        _import_plugins(before)
     roots, groups = _roots(before), Groups(_config_dirs(before))
     key, given, value = word.partition("=")
     if not given:
@@ -105,6 +111,16 @@ def _config_dirs(words: Sequence[str]) -> list[Path]:
     split = [(word.partition("="), after) for word, after in zip(words, [*words[1:], ""], strict=True)]
     named = [Path(value or after) for (flag, _, value), after in split if flag in _DIR_FLAGS]
     return [folder for folder in named if folder.is_dir()]
+
+
+def _import_plugins(words: Sequence[str]) -> None:
+    """Registers the options of typed `plugins`; what is wrong with these is reported when the command is run."""
+    from mmft.config.compose import import_typed_plugins
+
+    allow_code()
+    overrides = [text for word in words if "=" in (text := word.strip("'\""))]
+    with suppress(UserError), redirect_stdout(sys.stderr):
+        import_typed_plugins(overrides, _config_dirs(words))
 
 
 def _roots(words: Sequence[str]) -> list[type]:

@@ -28,7 +28,7 @@ from mmft.models.vision_language_model import VisionLanguageModel
 from mmft.reports.audit.finding import KINDS, Finding
 from mmft.reports.audit.labels import tables_of
 from mmft.reports.audit.rows import RowAudit
-from mmft.reports.audit.trial import Trial, longest_rows, try_steps
+from mmft.reports.audit.step_cost import StepCost, longest_rows, try_steps
 from mmft.runs.initialise import initialise_from
 from mmft.shipped import located
 from mmft.tasks.base import Task
@@ -153,29 +153,29 @@ class _Check:
         module = build.build_module(config, model, task, plan, self.distillation)
         module.micro_batch_size = micro
         evaluated = longest_rows(data, config.data.batch_size if len(data.rows) > 1 else 1)
-        trial = self._try(try_steps, module, batch, evaluated, device, config.trainer.precision)
-        if trial is not None:
+        cost = self._try(try_steps, module, batch, evaluated, device, config.trainer.precision)
+        if cost is not None:
             planned = f"{data.plan.total:,} of {config.data.batch_size} rows, in {data.plan.epochs} epochs"
-            taken = f"{len(batch)} rows take {trial.seconds:.2f} s ({device}, {config.trainer.precision})"
-            whole = _duration(trial.seconds * share / len(batch) * data.plan.total)
+            taken = f"{len(batch)} rows take {cost.seconds:.2f} s ({device}, {config.trainer.precision})"
+            whole = _duration(cost.seconds * share / len(batch) * data.plan.total)
             _say("steps", f"{planned}; {taken}, all about {whole}")
-            said = self._memory(trial, data, on_cpu=device.type == "cpu")
+            said = self._memory(cost, data, on_cpu=device.type == "cpu")
             parted = f"\ntrainer.strategy=fsdp shards weights, gradients and optimizer over the {devices} devices"
             _say("memory", said + parted * sharded)
 
-    def _memory(self, trial: Trial, data: VisionLanguageData, on_cpu: bool) -> str:
+    def _memory(self, cost: StepCost, data: VisionLanguageData, on_cpu: bool) -> str:
         """What training adds to the memory in use before it starts."""
-        average = 0 if self.config.callbacks.ema.decay is None else trial.gradients
+        average = 0 if self.config.callbacks.ema.decay is None else cost.gradients
         images = sum(rows.images.bytes for rows in data.datasets.values())
-        parts = {"gradients": trial.gradients, "optimizer": trial.optimizer}
-        parts |= {} if on_cpu else {"weights": trial.weights}
-        parts["activations and workspace"] = max(0, trial.grown - sum(parts.values()))
+        parts = {"gradients": cost.gradients, "optimizer": cost.optimizer}
+        parts |= {} if on_cpu else {"weights": cost.weights}
+        parts["activations and workspace"] = max(0, cost.grown - sum(parts.values()))
         parts |= {"average of the weights": average} if average else {}
         parts |= {"cached images": images} if on_cpu and images else {}
         said = f"about {_mib(sum(parts.values()))} more than before training: "
         said += ", ".join(f"{name} {_mib(size)}" for name, size in parts.items())
         if on_cpu:
-            return f"{said}; the weights, {_mib(trial.weights)}, are already loaded"
+            return f"{said}; the weights, {_mib(cost.weights)}, are already loaded"
         return f"{said}; cached images take {_mib(images)} of main memory"
 
 

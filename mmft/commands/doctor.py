@@ -13,7 +13,7 @@ from mmft.config.plugins import installed
 from mmft.config.schema.root import DoctorConfig
 from mmft.errors import ExitCode
 from mmft.reports.machine.devices import cpu, gpus
-from mmft.reports.machine.finding import Finding
+from mmft.reports.machine.diagnosis import Diagnosis
 from mmft.reports.machine.packages import own_version, packages, plugin, python
 from mmft.reports.machine.places import disk, encoder_folders, hub, wandb_login
 
@@ -27,20 +27,20 @@ def doctor(composed: Composed) -> int:
         0, or 2 if training could not work here.
     """
     config: DoctorConfig = composed.config
-    wrong: list[Finding] = []
-    for finding in findings(config.paths.runs):
-        print(f"{finding.name:<{_WIDTH}}{finding.value}", flush=True)  # one by one, since imports are slow
-        if finding.wrong is not None:
-            wrong.append(finding)
+    wrong: list[Diagnosis] = []
+    for diagnosis in diagnoses(config.paths.runs):
+        print(f"{diagnosis.name:<{_WIDTH}}{diagnosis.value}", flush=True)  # one by one, since imports are slow
+        if diagnosis.wrong is not None:
+            wrong.append(diagnosis)
     print()
-    for finding in wrong:
-        print(f"{'WRONG' if finding.fatal else 'warning'}  {finding.name}: {finding.wrong}")
-    fatal = [finding.name for finding in wrong if finding.fatal]
+    for diagnosis in wrong:
+        print(f"{'WRONG' if diagnosis.fatal else 'warning'}  {diagnosis.name}: {diagnosis.wrong}")
+    fatal = [diagnosis.name for diagnosis in wrong if diagnosis.fatal]
     print(f"Training cannot work here: {', '.join(fatal)}." if fatal else "Training can work here.", flush=True)
     return ExitCode.USER if fatal else ExitCode.DONE
 
 
-def findings(runs: str) -> Iterator[Finding]:
+def diagnoses(runs: str) -> Iterator[Diagnosis]:
     """All checks, in printing order.
 
     Args:

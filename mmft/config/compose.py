@@ -26,7 +26,7 @@ from mmft.config.overrides import Refused, Typed, is_hydra_override, key_of, rea
 from mmft.config.plugins import import_plugins
 from mmft.config.provenance import Provenance
 from mmft.config.schema.root import COMMANDS, trains
-from mmft.config.schema.sweep import HydraConfig
+from mmft.config.schema.sweep import SweepConfig
 from mmft.config.sources import Groups
 from mmft.config.sweeps import is_sweep_override, read_sweep, without_effect
 from mmft.config.validate import Problem
@@ -66,7 +66,7 @@ class Composed:
     choices: dict[str, str] = field(default_factory=dict)
     lines: list[str] = field(default_factory=list)
     parsed: list[Typed] = field(default_factory=list)
-    sweep: HydraConfig | None = None
+    sweep: SweepConfig | None = None
 
     def resolved_for_disk(self) -> dict[str, Any]:
         """The complete config as plain values, from which `recompose` restores the same config.

@@ -24,7 +24,7 @@ from mmft.config.sources import Groups
 from mmft.config.walk import DEEPEST, OPTIONAL_GROUPS, group_options, key_names, sections, types_of
 from mmft.config.wording import did_you_mean, listed, nearest, show, typed_as
 
-HYDRA_KEYS = ("hydra.run.dir", "hydra.sweep.dir", "hydra.verbose")
+HYDRA_KEYS = ("hydra.run.dir", "hydra.sweep.dir")
 
 
 def is_hydra_override(text: str) -> bool:
@@ -115,6 +115,8 @@ class _Reader:
     def read(self, text: str) -> Typed:
         override = self._parse(text)
         key = override.key_or_group
+        if key == "hydra.verbose":
+            raise Wrong(f"{key}: is not needed: train.log has the debug messages, and MMFT_DEBUG=1 shows tracebacks")
         if re.split("[./]", key)[0] in ("hydra", "schema"):
             allowed = listed([*HYDRA_KEYS, "and with mmft train -m hydra/sweeper, hydra/launcher and their keys"])
             raise Wrong(f"{key}: cannot be overridden: Hydra's settings are managed by mmft. Allowed: {allowed}")

@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 
 from mmft.config import validate
 from mmft.config.overrides import Typed, Wrong, parse_override
-from mmft.config.schema.sweep import GROUPS, HydraConfig, JoblibLauncherConfig, MultirunConfig, OptunaSweeperConfig
+from mmft.config.schema.sweep import GROUPS, JoblibLauncherConfig, MultirunConfig, OptunaSweeperConfig, SweepConfig
 from mmft.config.store import default_values
 from mmft.config.validate import Problem
 from mmft.config.walk import group_options
@@ -32,7 +32,7 @@ def is_sweep_override(text: str) -> bool:
     return key in GROUPS or any(key == (own := g.replace("/", ".")) or key.startswith(f"{own}.") for g in GROUPS)
 
 
-def read_sweep(texts: Sequence[str], *, multirun: bool) -> tuple[HydraConfig, list[str]]:
+def read_sweep(texts: Sequence[str], *, multirun: bool) -> tuple[SweepConfig, list[str]]:
     """The sweeper and the launcher.
 
     Args:
@@ -96,7 +96,7 @@ def without_effect(typed: Sequence[Typed], made: Mapping[tuple[str, ...], Any]) 
     return messages
 
 
-def _check(settings: HydraConfig) -> list[Problem]:
+def _check(settings: SweepConfig) -> list[Problem]:
     """Problems of valid options on this machine: a missing package or cluster."""
     problems = []
     for group, option in (("hydra/sweeper", settings.sweeper), ("hydra/launcher", settings.launcher)):

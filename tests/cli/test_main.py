@@ -56,12 +56,13 @@ def training(monkeypatch: pytest.MonkeyPatch) -> Calls:
 
 
 class TestHelp:
-    @pytest.mark.parametrize("args", [["--help"], ["--version"], ["train", "--help"], ["predict", "-h"]])
-    def test_is_cheap(self, args: list[str], mmft: Callable[..., Any]) -> None:
+    def test_is_cheap(self, mmft: Callable[..., Any]) -> None:
         """It imports no Hydra, and costs at most two imports of it."""
-        runs = [mmft(*args) for _ in range(3)]
-        assert min(run.cpu_seconds for run in runs) <= 2 * of_hydra()
-        assert runs[0].stderr == ""
+        most = 2 * of_hydra()
+        for args in (["--help"], ["--version"], ["train", "--help"], ["predict", "-h"]):
+            runs = [mmft(*args) for _ in range(3)]
+            assert min(run.cpu_seconds for run in runs) <= most, args
+            assert runs[0].stderr == ""
 
     @pytest.mark.parametrize("args", [["--help"], ["--version"], ["train", "--help"]])
     def test_imports_nothing_heavy(self, args: list[str]) -> None:

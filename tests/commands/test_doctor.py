@@ -14,23 +14,23 @@ from mmft.commands import doctor as module
 from mmft.commands.doctor import doctor
 from mmft.config.compose import compose
 from mmft.errors import ExitCode
-from mmft.reports.machine.finding import Finding
+from mmft.reports.machine.diagnosis import Diagnosis
 
-FATAL = Finding("torchvision", "1.0", "does not import. Type this", fatal=True)
-ODD = Finding("disk", "1 MiB", "is full. Type that")
-FINE = Finding("cpu", "2 cores")
+FATAL = Diagnosis("torchvision", "1.0", "does not import. Type this", fatal=True)
+ODD = Diagnosis("disk", "1 MiB", "is full. Type that")
+FINE = Diagnosis("cpu", "2 cores")
 
 
 @pytest.fixture
 def said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
-    """`said(finding, ...)`: the exit code and the output where these are found."""
+    """`said(diagnosis, ...)`: the exit code and the output where these are found."""
 
-    def run(*found: Finding) -> tuple[int, str]:
-        def findings(runs: str) -> Iterator[Finding]:
+    def run(*found: Diagnosis) -> tuple[int, str]:
+        def diagnoses(runs: str) -> Iterator[Diagnosis]:
             assert runs == "here"
             yield from found
 
-        monkeypatch.setattr(module, "findings", findings)
+        monkeypatch.setattr(module, "diagnoses", diagnoses)
         return doctor(compose("doctor", ["paths.runs=here"])), capsys.readouterr().out
 
     return run

@@ -29,8 +29,8 @@ Answers = list[dict[str, str]]
 
 
 @pytest.fixture
-def run(train_run: TrainRun) -> Run:
-    return train_run("data.limit=null", "trainer.max_epochs=3")
+def run(finished_run: Run) -> Run:
+    return finished_run
 
 
 def predicted(run: Run, table: Path, out: Path, *more: str) -> Answers:

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from composed_once import compose_once
 
 from mmft.config.compose import Composed, compose
 from mmft.errors import UserError
@@ -72,8 +71,3 @@ def own(folder: Path) -> Callable[[str, str], Path]:
         return folder / "own"
 
     return write
-
-
-@pytest.fixture(autouse=True)
-def _composed_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    compose_once(monkeypatch)

@@ -126,7 +126,12 @@ def test_large_file(own: Own, refused: Refused, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_allowed_hydra_keys(composed: Callable[..., Composed]) -> None:
-    assert composed("hydra.verbose=true", "hydra.run.dir=x").lines[-2:] == ["hydra.verbose=true", "hydra.run.dir=x"]
+    assert composed("hydra.run.dir=x", "hydra.sweep.dir=y").lines[-2:] == ["hydra.run.dir=x", "hydra.sweep.dir=y"]
+
+
+def test_verbose_has_no_use_here(refused: Refused) -> None:
+    """In Hydra's own apps it shows debug messages."""
+    assert "train.log has the debug messages" in refused("hydra.verbose=true")
 
 
 def test_hydra_is_as_shipped() -> None:

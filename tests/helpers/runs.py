@@ -56,16 +56,21 @@ def same_weights(a: Run, b: Run) -> bool:
 TrainRun = Callable[..., Run]
 
 
+QUICK = ["data.limit=48", "trainer.max_epochs=2", "callbacks.progress=none", "modality_report=false"]
+
+
 @pytest.fixture
 def shapes_overrides(shapes: Any) -> list[str]:
     """The overrides that train on the session's sample, for a quick run."""
-    return [
-        *shapes.overrides,
-        "data.limit=48",
-        "trainer.max_epochs=2",
-        "callbacks.progress=none",
-        "modality_report=false",
-    ]
+    return [*shapes.overrides, *QUICK]
+
+
+@pytest.fixture(scope="session")
+def finished_run(shapes: Any, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run on all rows of the sample, for tests that only use one. Not to be written to."""
+    path = tmp_path_factory.mktemp("finished") / "run"
+    assert train(compose("train", [*shapes.overrides, *QUICK, "data.limit=null", "trainer.max_epochs=3"]), path) == 0
+    return Run(path)
 
 
 @pytest.fixture

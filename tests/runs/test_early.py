@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 import timm
 from pyarrow import parquet
-from runs import Run, TrainRun
+from runs import Run
 
 import mmft
 from mmft.commands.predict import predict
@@ -25,40 +25,54 @@ from mmft.models.timm_names import timm_models, unknown_timm_model
 from mmft.runs.early import check_inputs
 
 
-def ended(*args: str) -> tuple[int, str, bool]:
-    """Exit code, what stderr has, and whether torch was imported."""
-    code = f"import sys; from mmft.cli.main import main; print(main({args!r}), 'torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    number, imported = done.stdout.split()
-    return int(number), done.stderr, imported == "True"
+IN_TURN = """
+import contextlib, io, json, sys
+from mmft.cli.main import main
+
+ends = []
+for words in json.load(sys.stdin):
+    with contextlib.redirect_stderr(io.StringIO()) as said:
+        code = main(words)
+    ends.append((code, said.getvalue(), "torch" in sys.modules))
+print(json.dumps(ends))
+"""
 
 
-@pytest.mark.parametrize(
-    ("typed", "said"),
-    [
-        ("optim.lr=fast", "optim.lr: 'fast' is not allowed"),
-        ("data.columns.label=lable", "data.columns.label=lable: data.path="),
-        ("init={folder}", "there is no finished model"),
-        ("model.image_encoder.name=vit_smal_patch16_224", "nearest: vit_small_patch16_224"),
-        ("model.image_encoder.name=timm/resnot50.a1_in1k", "nearest: resnet50"),
-    ],
-)
-def test_training(shapes_overrides: list[str], tmp_path: Path, typed: str, said: str) -> None:
-    code, text, torch = ended("train", *shapes_overrides, typed.format(folder=tmp_path))
-    assert (code, torch) == (ExitCode.USER, False)
-    assert said in text
+def ended(commands: list[list[str]]) -> list[tuple[int, str, bool]]:
+    """Exit code, what stderr has, and whether torch was imported: of each command, all in one new process."""
+    given = json.dumps(commands)
+    done = subprocess.run([sys.executable, "-c", IN_TURN], input=given, capture_output=True, text=True, check=True)
+    return [tuple(end) for end in json.loads(done.stdout)]
 
 
-@pytest.mark.parametrize("command", ["predict", "test", "embed", "explain", "export"])
-def test_a_run_without_a_model(shapes: Any, tmp_path: Path, command: str) -> None:
+def test_training(shapes_overrides: list[str], tmp_path: Path) -> None:
+    said = {
+        "optim.lr=fast": "optim.lr: 'fast' is not allowed",
+        "data.columns.label=lable": "data.columns.label=lable: data.path=",
+        f"init={tmp_path}": "there is no finished model",
+        "model.image_encoder.name=vit_smal_patch16_224": "nearest: vit_small_patch16_224",
+        "model.image_encoder.name=timm/resnot50.a1_in1k": "nearest: resnet50",
+    }
+    ends = ended([["train", *shapes_overrides, typed] for typed in said])
+    for expected, (code, text, torch) in zip(said.values(), ends, strict=True):
+        assert expected in text
+        assert (code, torch) == (ExitCode.USER, False), text
+
+
+def test_a_run_without_a_model(shapes: Any, tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("seed: 0\n")
     (tmp_path / "summary.json").write_text('{"status": "failed"}')
-    rows = [] if command == "export" else [f"data.path={shapes.rows}"]
-    out = [f"out={tmp_path / 'out'}{'.parquet' * (command in ('predict', 'embed'))}"] * (command != "test")
-    more = ["rows=[0]"] * (command == "explain")
-    code, text, torch = ended(command, f"run={tmp_path}", *rows, *out, *more)
-    assert (code, torch) == (ExitCode.USER, False)
-    assert "has no finished model: its status is failed" in text
+    run, rows = f"run={tmp_path}", f"data.path={shapes.rows}"
+    commands = [
+        ["predict", run, rows, f"out={tmp_path / 'out.parquet'}"],
+        ["test", run, rows],
+        ["embed", run, rows, f"out={tmp_path / 'out.parquet'}"],
+        ["explain", run, rows, f"out={tmp_path / 'out'}", "rows=[0]"],
+        ["export", run, f"out={tmp_path / 'out'}"],
+    ]
+    for command, (code, text, torch) in zip(commands, ended(commands), strict=True):
+        assert "has no finished model: its status is failed" in text, command
+        assert (code, torch) == (ExitCode.USER, False), command
 
 
 @pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
@@ -84,8 +98,8 @@ def test_names_of_timm() -> None:
 
 
 @pytest.fixture
-def run(train_run: TrainRun) -> Run:
-    return train_run()
+def run(finished_run: Run) -> Run:
+    return finished_run
 
 
 def test_a_typed_null_means_null_and_a_missing_column_is_an_error(run: Run, tmp_path: Path) -> None:

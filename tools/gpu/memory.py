@@ -1,4 +1,4 @@
-"""What gradient checkpointing and the 8-bit optimizer save: memory and time of steps, by `mmft check`'s own trial."""
+"""What gradient checkpointing and the 8-bit optimizer save: memory and time of steps, as `mmft check` tries them."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import torch
 
 from gpu.setting import MIB, Setting, made
 from mmft.batch import Batch
-from mmft.reports.audit.trial import Trial, try_steps
+from mmft.reports.audit.step_cost import StepCost, try_steps
 
 
-def tried(setting: Setting, overrides: list[str], batch: Batch | None = None) -> Trial:
+def tried(setting: Setting, overrides: list[str], batch: Batch | None = None) -> StepCost:
     """Some optimizer steps on the device; on a GPU `grown` is their whole peak, weights included."""
     gc.collect()
     if setting.device == "cuda":
@@ -36,14 +36,14 @@ def measure(setting: Setting) -> None:
         "optim=paged_adamw_8bit": ["optim=paged_adamw_8bit"],
     }.items():
         with setting.guarded(name):
-            trial = tried(setting, setting.overrides(precision, *typed, batch=batch))
-            plain = plain or trial
-            less = setting.smallest or name == "plain" or trial.grown < plain.grown
-            ratio = trial.grown / plain.grown
+            cost = tried(setting, setting.overrides(precision, *typed, batch=batch))
+            plain = plain or cost
+            less = setting.smallest or name == "plain" or cost.grown < plain.grown
+            ratio = cost.grown / plain.grown
             setting.note(
-                f"{name}: peak memory of {batch} rows, MiB", trial.grown // MIB, plain.grown // MIB, ratio, less
+                f"{name}: peak memory of {batch} rows, MiB", cost.grown // MIB, plain.grown // MIB, ratio, less
             )
-            setting.note(f"{name}: milliseconds of a step", trial.seconds * 1e3, plain.seconds * 1e3)
+            setting.note(f"{name}: milliseconds of a step", cost.seconds * 1e3, plain.seconds * 1e3)
             if typed and typed[0].startswith("optim"):
-                state = trial.optimizer / MIB, plain.optimizer / MIB
+                state = cost.optimizer / MIB, plain.optimizer / MIB
                 setting.note(f"{name}: optimizer state, MiB", *state, state[0] / state[1], state[0] <= state[1])

@@ -130,7 +130,7 @@ class SubmititSlurmConfig(SubmititConfig):
 
 
 @dataclass(kw_only=True)
-class HydraConfig:
+class SweepConfig:
     """The part of `hydra` that users can set."""
 
     sweeper: SweeperConfig
@@ -143,5 +143,5 @@ class HydraConfig:
 class MultirunConfig:
     """Everything that `mmft train -m` reads besides the config of its runs."""
 
-    hydra: HydraConfig
+    hydra: SweepConfig
     """Sweeper and launcher."""

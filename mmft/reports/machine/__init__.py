@@ -1,1 +1,1 @@
-"""The checks of `mmft doctor`: one function per subject, each yielding `Finding`s."""
+"""The checks of `mmft doctor`: one function per subject, each giving its `Diagnosis`."""

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mmft.reports.machine.finding import Finding, size
+from mmft.reports.machine.diagnosis import Diagnosis, size
 
 Version = tuple[int, int]
 
 
-def cpu() -> Finding:
+def cpu() -> Diagnosis:
     """Cores available to this process, memory, and whether bfloat16 is supported in hardware."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -26,7 +26,7 @@ def cpu() -> Finding:
         parts.append("bfloat16 in hardware" if has_bf16(torch.device("cpu")) else "no bfloat16 in hardware")
     except Exception:  # noqa: BLE001, S110 - `packages` reports that torch does not import
         pass
-    return Finding("cpu", ", ".join(parts))
+    return Diagnosis("cpu", ", ".join(parts))
 
 
 def _free() -> str:
@@ -38,7 +38,7 @@ def _free() -> str:
     return f" ({size(1024 * int(found[0]))} free)" if found else ""
 
 
-def gpus() -> Iterator[Finding]:
+def gpus() -> Iterator[Diagnosis]:
     """One line per GPU that torch sees, and the CUDA versions of torch and the driver."""
     try:
         import torch
@@ -49,10 +49,10 @@ def gpus() -> Iterator[Finding]:
     for index in range(seen):
         about = torch.cuda.get_device_properties(index)
         free, total = torch.cuda.mem_get_info(index)
-        yield Finding(f"gpu {index}", f"{about.name}, {size(total)} ({size(free)} free){_bf16(about)}")
+        yield Diagnosis(f"gpu {index}", f"{about.name}, {size(total)} ({size(free)} free){_bf16(about)}")
     if not seen:
-        yield Finding("gpu", "none", no_gpu(built, driver, os.environ.get("CUDA_VISIBLE_DEVICES")))
-    yield Finding("cuda", f"torch {built or 'without'}, driver {'none' if driver is None else _dotted(driver)}")
+        yield Diagnosis("gpu", "none", no_gpu(built, driver, os.environ.get("CUDA_VISIBLE_DEVICES")))
+    yield Diagnosis("cuda", f"torch {built or 'without'}, driver {'none' if driver is None else _dotted(driver)}")
 
 
 def _bf16(about: Any) -> str:

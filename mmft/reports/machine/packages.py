@@ -12,7 +12,7 @@ from typing import Any
 
 import mmft
 from mmft.config.plugins import Plugin
-from mmft.reports.machine.finding import Finding
+from mmft.reports.machine.diagnosis import Diagnosis
 
 Import = Callable[[str], Any]
 
@@ -33,20 +33,20 @@ _MODULES = {"hydra-core": "hydra"}
 _OLDEST = (3, 11)
 
 
-def python(found: tuple[int, ...], executable: str) -> Finding:
+def python(found: tuple[int, ...], executable: str) -> Diagnosis:
     """The interpreter."""
     wrong = None
     if found[:2] < _OLDEST:
         wrong = f"mmft needs Python {_OLDEST[0]}.{_OLDEST[1]} or newer. Create an environment with one."
-    return Finding("python", f"{'.'.join(map(str, found))}  {executable}", wrong, wrong is not None)
+    return Diagnosis("python", f"{'.'.join(map(str, found))}  {executable}", wrong, wrong is not None)
 
 
-def own_version() -> Finding:
+def own_version() -> Diagnosis:
     """Version and location of mmft itself."""
-    return Finding("mmft", f"{mmft.__version__}  {mmft.__path__[0]}")
+    return Diagnosis("mmft", f"{mmft.__version__}  {mmft.__path__[0]}")
 
 
-def packages(import_it: Import) -> Iterator[Finding]:
+def packages(import_it: Import) -> Iterator[Diagnosis]:
     """Checks every package that mmft requires.
 
     Args:
@@ -58,21 +58,21 @@ def packages(import_it: Import) -> Iterator[Finding]:
         if found is None:
             yield _missing(name, ranges.get(name, ""), fatal)
         elif error := import_error(_MODULES.get(name, name), import_it):
-            yield Finding(name, f"{found}  does not import", _why(name, error), fatal)
+            yield Diagnosis(name, f"{found}  does not import", _why(name, error), fatal)
         else:
-            yield Finding(name, found, unfit(name, found, ranges.get(name, "")))
+            yield Diagnosis(name, found, unfit(name, found, ranges.get(name, "")))
     for name in sorted(ranges.keys() - _SHOWN.keys()):
         found = installed(name)
         if found is None:
             yield _missing(name, ranges[name], fatal=True)
         elif wrong := unfit(name, found, ranges[name]):
-            yield Finding(name, found, wrong)
+            yield Diagnosis(name, found, wrong)
 
 
-def plugin(found: Plugin) -> Finding:
+def plugin(found: Plugin) -> Diagnosis:
     """The options of an installed plugin package."""
     value = f"{found.name} of {found.origin}: {', '.join(found.options) or 'no options'}"
-    return Finding("plugin", value, f"is ignored: {found.error}. Contact its author" if found.error else None)
+    return Diagnosis("plugin", value, f"is ignored: {found.error}. Contact its author" if found.error else None)
 
 
 def requirements() -> dict[str, str]:
@@ -96,7 +96,7 @@ def import_error(module: str, import_it: Import) -> str | None:
         before, logging.root.manager.disable = logging.root.manager.disable, logging.CRITICAL
         try:
             import_it(module)
-        except Exception as error:  # noqa: BLE001 - any error is a finding
+        except Exception as error:  # noqa: BLE001 - any error is a diagnosis
             lines = str(error).strip().splitlines() or [""]
             return f"{type(error).__name__}: {lines[0]}"
         finally:
@@ -118,8 +118,8 @@ def pip(name: str, wanted: str) -> str:
     return f"{sys.executable} -m pip install '{name}{wanted}'"
 
 
-def _missing(name: str, wanted: str, fatal: bool) -> Finding:
-    return Finding(name, "not installed", f"is not installed. Type {pip(name, wanted)}", fatal)
+def _missing(name: str, wanted: str, fatal: bool) -> Diagnosis:
+    return Diagnosis(name, "not installed", f"is not installed. Type {pip(name, wanted)}", fatal)
 
 
 def _why(name: str, error: str) -> str:

@@ -9,13 +9,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from mmft.reports.machine.finding import Finding, size
+from mmft.reports.machine.diagnosis import Diagnosis, size
 from mmft.shipped import located
 
 _LITTLE = 2**30  # bytes; a run stores the trained weights three times, and the optimizer's moments
 
 
-def hub() -> Iterator[Finding]:
+def hub() -> Iterator[Diagnosis]:
     """Where hub encoders are cached, and whether downloads are allowed."""
     try:
         from huggingface_hub import constants
@@ -24,9 +24,9 @@ def hub() -> Iterator[Finding]:
     cache = Path(constants.HF_HUB_CACHE)
     models = len(list(cache.glob("models--*")))
     state = "offline: nothing is downloaded" if constants.HF_HUB_OFFLINE else "online"
-    yield Finding("hub cache", f"{cache}  {models} models, {state}", unwritable(cache, "HF_HOME"))
+    yield Diagnosis("hub cache", f"{cache}  {models} models, {state}", unwritable(cache, "HF_HOME"))
     weights = Path(os.environ.get("TORCH_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "torch")
-    yield Finding("timm cache", f"{cache} for timm/ names, {weights.expanduser() / 'hub'} for addresses")
+    yield Diagnosis("timm cache", f"{cache} for timm/ names, {weights.expanduser() / 'hub'} for addresses")
 
 
 def unwritable(folder: Path, variable: str) -> str | None:
@@ -42,7 +42,7 @@ def existing(folder: Path) -> Path:
     return next(path for path in (absolute, *absolute.parents) if path.exists())
 
 
-def encoder_folders(given: str) -> Finding:
+def encoder_folders(given: str) -> Diagnosis:
     """The folders that are searched for encoders by name.
 
     Args:
@@ -53,10 +53,10 @@ def encoder_folders(given: str) -> Finding:
     encoders = [config for folder in folders for config in located(folder).glob("*/config.json")]
     wrong = f"no such folder: {', '.join(gone)}. Correct the variable; separate folders by '{os.pathsep}'"
     value = f"{given}  {len(encoders)} encoders" if folders else "not set"
-    return Finding("MMFT_ENCODERS", value, wrong if gone else None)
+    return Diagnosis("MMFT_ENCODERS", value, wrong if gone else None)
 
 
-def wandb_login(environment: Mapping[str, str], home: Path) -> Finding:
+def wandb_login(environment: Mapping[str, str], home: Path) -> Diagnosis:
     """Whether `logger=wandb` would find a key. The key itself is neither stored nor shown.
 
     Args:
@@ -65,24 +65,24 @@ def wandb_login(environment: Mapping[str, str], home: Path) -> Finding:
     """
     mode = environment.get("WANDB_MODE", "")
     if mode in ("offline", "disabled"):
-        return Finding("wandb login", f"not needed (WANDB_MODE={mode})")
+        return Diagnosis("wandb login", f"not needed (WANDB_MODE={mode})")
     if environment.get("WANDB_API_KEY"):
-        return Finding("wandb login", "key in WANDB_API_KEY")
+        return Diagnosis("wandb login", "key in WANDB_API_KEY")
     try:
         import wandb
 
         host = urlsplit(environment.get("WANDB_BASE_URL") or wandb.Settings().base_url).netloc
     except Exception:  # noqa: BLE001 - `packages` reports it
-        return Finding("wandb login", "unknown: wandb does not import")
+        return Diagnosis("wandb login", "unknown: wandb does not import")
     file = Path(environment.get("NETRC") or home / ".netrc")
     try:
         known = file.is_file() and host in netrc.netrc(file).hosts
     except (netrc.NetrcParseError, OSError) as error:
-        return Finding("wandb login", "unknown", f"{file} cannot be read ({error}). Type wandb login")
-    return Finding("wandb login", f"key in {file}" if known else "none (for logger=wandb, type wandb login)")
+        return Diagnosis("wandb login", "unknown", f"{file} cannot be read ({error}). Type wandb login")
+    return Diagnosis("wandb login", f"key in {file}" if known else "none (for logger=wandb, type wandb login)")
 
 
-def disk(runs: str) -> Finding:
+def disk(runs: str) -> Diagnosis:
     """Free space for run folders.
 
     Args:
@@ -93,8 +93,8 @@ def disk(runs: str) -> Finding:
     free = shutil.disk_usage(above).free
     value = f"{folder}  {size(free)} free"
     if not above.is_dir():
-        return Finding("paths.runs", value, f"{above} is not a folder. Type paths.runs=FOLDER", fatal=True)
+        return Diagnosis("paths.runs", value, f"{above} is not a folder. Type paths.runs=FOLDER", fatal=True)
     if not os.access(above, os.W_OK | os.X_OK):
-        return Finding("paths.runs", value, f"{above} is not writable. Type paths.runs=FOLDER", fatal=True)
+        return Diagnosis("paths.runs", value, f"{above} is not writable. Type paths.runs=FOLDER", fatal=True)
     little = f"only {size(free)} free. Remove old checkpoints, or type paths.runs=FOLDER on another disk"
-    return Finding("paths.runs", value, little if free < _LITTLE else None)
+    return Diagnosis("paths.runs", value, little if free < _LITTLE else None)

@@ -14,7 +14,7 @@ from typing import Any
 import optuna
 import pytest
 import yaml
-from composed_once import COMPLETE, compose_once
+from composed_once import COMPLETE
 
 from mmft.cli.main import main
 from mmft.config import sweeps
@@ -31,7 +31,6 @@ Search = Callable[..., int]
 
 @pytest.fixture(autouse=True)
 def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    compose_once(monkeypatch)
     (tmp_path / "rows.csv").write_text("title,label\n", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mmft.reports.machine import packages as module
-from mmft.reports.machine.finding import Finding
+from mmft.reports.machine.diagnosis import Diagnosis
 from mmft.reports.machine.packages import packages, python, requirements
 
 
@@ -32,7 +32,7 @@ def found(monkeypatch: pytest.MonkeyPatch) -> dict[str, str | None]:
     return versions
 
 
-def by_name(broken: str = "") -> dict[str, Finding]:
+def by_name(broken: str = "") -> dict[str, Diagnosis]:
     def import_it(name: str) -> None:
         if name == broken:
             raise ImportError("cannot\nbe imported")
@@ -42,7 +42,7 @@ def by_name(broken: str = "") -> dict[str, Finding]:
 
 @pytest.mark.usefixtures("found")
 def test_versions_are_shown() -> None:
-    assert by_name() == {name: Finding(name, "2.0") for name in ("torch", "timm", "wandb")}
+    assert by_name() == {name: Diagnosis(name, "2.0") for name in ("torch", "timm", "wandb")}
 
 
 def test_missing(found: dict[str, str | None]) -> None:
@@ -67,6 +67,6 @@ def test_version_out_of_range(found: dict[str, str | None]) -> None:
 @pytest.mark.usefixtures("found")
 def test_does_not_import() -> None:
     named = by_name("torch")
-    assert named["torch"] == Finding("torch", "2.0  does not import", named["torch"].wrong, True)
+    assert named["torch"] == Diagnosis("torch", "2.0  does not import", named["torch"].wrong, True)
     assert "(ImportError: cannot)" in (named["torch"].wrong or "")
     assert not by_name("wandb")["wandb"].fatal

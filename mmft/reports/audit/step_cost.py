@@ -23,7 +23,7 @@ _STEPS = 3  # enough to allocate optimizer state and glibc's arenas
 
 
 @dataclass(frozen=True)
-class Trial:
+class StepCost:
     """The cost of optimizer steps.
 
     Attributes:
@@ -53,7 +53,7 @@ def longest_rows(data: VisionLanguageData, count: int) -> Batch:
     return data.training_batch(np.array(usable[:count], dtype=np.int64))
 
 
-def try_steps(module: FineTuning, batch: Batch, evaluated: Batch, device: torch.device, precision: str) -> Trial:
+def try_steps(module: FineTuning, batch: Batch, evaluated: Batch, device: torch.device, precision: str) -> StepCost:
     """Runs some optimizer steps with learning rates of 0, and an evaluation.
 
     All parameters that are ever trained are trained in them. Memory is measured, not computed: on a CPU much of it can
@@ -100,7 +100,7 @@ def try_steps(module: FineTuning, batch: Batch, evaluated: Batch, device: torch.
     if not np.isfinite(last):
         raise UserError(f"the loss of the first batch is {last}: check the encoders' weights and trainer.precision")
     weights = [*chain(model.parameters(), model.buffers())]
-    return Trial(seconds, grown, _bytes(weights), _bytes(trained), _bytes(state))
+    return StepCost(seconds, grown, _bytes(weights), _bytes(trained), _bytes(state))
 
 
 def _without_rates(module: FineTuning) -> torch.optim.Optimizer:

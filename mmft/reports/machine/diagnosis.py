@@ -1,11 +1,11 @@
-"""`Finding`: one line of `mmft doctor`."""
+"""`Diagnosis`: one line of `mmft doctor`."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 
-class Finding(NamedTuple):
+class Diagnosis(NamedTuple):
     """The result of one check.
 
     Attributes:
