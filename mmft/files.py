@@ -1,6 +1,10 @@
-"""Atomic writes: files and folders are written aside, flushed and renamed, so they exist completely or not at all.
+"""Files: where a typed path is, and atomic writes.
 
-A sealed folder lists the length and SHA-256 of its files, so that a cut or altered one is found before it is used.
+A path that begins with `mmft:` names a file or folder of `mmft/samples`, so that a run on the shipped rows or encoders
+can be repeated on any machine with mmft installed.
+
+Files and folders are written aside, flushed and renamed, so they exist completely or not at all. A sealed folder lists
+the length and SHA-256 of its files, so that a cut or altered one is found before it is used.
 """
 
 from __future__ import annotations
@@ -17,6 +21,22 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
+
+PREFIX = "mmft:"
+SAMPLES = Path(__file__).parent / "samples"
+
+
+def located(typed: str | Path, base: Path | None = None) -> Path:
+    """Resolves a path: `mmft:NAME` in mmft's own samples, `~` in the home folder, anything else relative to `base`.
+
+    Args:
+        typed: as in a config.
+        base: base of a relative path; None keeps it relative to the working directory.
+    """
+    if str(typed).startswith(PREFIX):
+        return SAMPLES / str(typed).removeprefix(PREFIX)
+    path = Path(os.path.expanduser(typed))  # noqa: PTH111 - Path's raises at `~nobody`; this leaves it as it is
+    return path if base is None else base / path
 
 
 def write_text(path: Path, text: str) -> None:

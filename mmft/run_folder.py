@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mmft.errors import UserError
-from mmft.files import damage, locked, naming, write_text
-from mmft.shipped import located
+from mmft.files import damage, located, locked, naming, write_text
 
 _PATIENCE = 15.0  # seconds for the image workers of a killed process to end
 

@@ -19,7 +19,7 @@ PACKAGE = CHECKOUT / "mmft"
 # From the ground up: a module may import those of its own room, and those of rooms below it.
 ROOMS = [
     {"errors"},
-    {"batch", "clock", "files", "logs", "ranks", "shipped", "signals"},
+    {"batch", "clock", "files", "logs", "ranks", "signals"},
     {"run_folder"},
     {"config"},
     {"models"},

@@ -17,8 +17,8 @@ from PIL import Image
 from mmft.config.compose import compose
 from mmft.config.paths import rebase
 from mmft.errors import UserError
+from mmft.files import SAMPLES, located
 from mmft.models.source import resolve
-from mmft.shipped import SAMPLES, located
 
 
 def test_located(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,8 +27,7 @@ from torch import Tensor
 
 from mmft.batch import Features
 from mmft.cache.shard import SUFFIX, Column, DamagedError, Numbers, Shard, write_shard
-from mmft.files import write_text
-from mmft.shipped import located
+from mmft.files import located, write_text
 
 log = logging.getLogger(__name__)
 ABOUT = "about.json"

@@ -6,7 +6,7 @@ import time
 
 from mmft.cache.store import Summary, cache_folder, entries, remove, summary_of, verify
 from mmft.config.compose import Composed
-from mmft.config.schema.root import CacheCommandConfig
+from mmft.config.schema.cache import CacheCommandConfig
 from mmft.errors import ExitCode, UserError
 from mmft.files import in_units
 from mmft.reports.aligned import aligned

@@ -23,14 +23,13 @@ from mmft.data.datamodule import VisionLanguageData
 from mmft.data.splits import Split, load_splits
 from mmft.data.targets import Encode
 from mmft.errors import ExitCode, UserError
-from mmft.files import write_records
+from mmft.files import located, write_records
 from mmft.models.vision_language_model import VisionLanguageModel
 from mmft.reports.audit.finding import KINDS, Finding
 from mmft.reports.audit.labels import tables_of
 from mmft.reports.audit.rows import RowAudit
 from mmft.reports.audit.step_cost import StepCost, longest_rows, try_steps
 from mmft.runs.initialise import initialise_from
-from mmft.shipped import located
 from mmft.tasks.base import Task
 from mmft.training.distillation import Distillation
 from mmft.training.hardware import choose_hardware

@@ -14,10 +14,9 @@ from mmft.commands.predict import Counted, batched
 from mmft.config.compose import Composed
 from mmft.config.schema.root import EmbedConfig
 from mmft.errors import ExitCode
-from mmft.files import written_aside
+from mmft.files import located, written_aside
 from mmft.runs.given_run import model_and_rows
 from mmft.runs.loaded_model import stacked
-from mmft.shipped import located
 
 log = logging.getLogger(__name__)
 Row = dict[str, Any]

@@ -14,10 +14,9 @@ from mmft.config.wording import did_you_mean
 from mmft.data.splits import Split
 from mmft.data.table import Table
 from mmft.errors import ExitCode, UserError
-from mmft.files import written_aside
+from mmft.files import located, written_aside
 from mmft.reports.explain.rows import Explained, check_label
 from mmft.runs.given_run import model_and_rows
-from mmft.shipped import located
 from mmft.tasks.labels import in_files
 
 

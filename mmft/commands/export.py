@@ -21,7 +21,7 @@ from mmft.config.schema.model import ENCODERS
 from mmft.config.schema.root import ExportConfig
 from mmft.data.image import squaring
 from mmft.errors import ExitCode, UserError
-from mmft.files import replace_folder
+from mmft.files import located, replace_folder
 from mmft.models.fusion.dual import DualFusion
 from mmft.run_folder import find_run
 from mmft.runs.export.card import model_card
@@ -31,7 +31,6 @@ from mmft.runs.export.open_clip import check_has_format, write_open_clip
 from mmft.runs.export.pair import check_is_pair, write_pair
 from mmft.runs.export.sentence_transformers import check_has_modules, write_sentence_transformers
 from mmft.runs.saved_model import SavedModel, load_model
-from mmft.shipped import located
 from mmft.training.checkpoint import system_errors
 
 Writer = Callable[[SavedModel, Mapping[str, Any], Path], None]

@@ -17,10 +17,9 @@ from mmft.config.compose import Composed
 from mmft.config.schema.data import names_of
 from mmft.config.schema.root import PredictConfig
 from mmft.errors import ExitCode, UserError
-from mmft.files import written_aside
+from mmft.files import located, written_aside
 from mmft.runs.given_run import model_and_rows
 from mmft.runs.loaded_model import LoadedModel
-from mmft.shipped import located
 from mmft.tasks.labels import text_of
 
 log = logging.getLogger(__name__)

@@ -15,12 +15,11 @@ from mmft.config.compose import Composed
 from mmft.config.schema.root import RunsConfig, TrainConfig
 from mmft.config.walk import key_names
 from mmft.errors import ExitCode, UserError
-from mmft.files import records_as_csv, write_records
+from mmft.files import located, records_as_csv, write_records
 from mmft.run_folder import RunFolder, all_runs, find_run
 from mmft.runs.listing.filters import Filter
 from mmft.runs.listing.found import MISSING, FoundRun, find_runs, sort_runs
 from mmft.runs.listing.table import comparison, comparison_table, records, run_table
-from mmft.shipped import located
 
 Record = dict[str, Any]
 

@@ -19,6 +19,7 @@ from mmft.data.kept import KEPT
 from mmft.data.split_names import splits_to_test, table_of
 from mmft.data.splits import Split, load_splits
 from mmft.errors import ExitCode
+from mmft.files import located
 from mmft.models.vision_language_model import VisionLanguageModel
 from mmft.ranks import started
 from mmft.reports.closing import report
@@ -30,7 +31,6 @@ from mmft.runs.before import log_before, pair_before, run_before
 from mmft.runs.initialise import init_folder, initialise_from
 from mmft.runs.resume import longer
 from mmft.runs.saved_model import save_model
-from mmft.shipped import located
 from mmft.signals import stop_signals
 from mmft.tasks.base import Task
 from mmft.training.calibrate import tune_on_validation

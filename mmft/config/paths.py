@@ -8,7 +8,7 @@ from glob import glob
 from pathlib import Path
 from typing import Any
 
-from mmft.shipped import located
+from mmft.files import located
 
 TABLES = (".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".json", ".parquet", ".arrow", ".feather")
 """Extensions of table files, as `mmft.data.sources.formats` reads them."""

@@ -27,7 +27,7 @@ from typing import Any
 
 from mmft.config.registry import OptionConfig, choices
 from mmft.errors import UserError
-from mmft.shipped import located
+from mmft.files import located
 
 GROUP = "mmft.options"
 FLAG = "--allow-code"

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from mmft.config.plugins import allowed
 from mmft.errors import UserError
-from mmft.shipped import PREFIX, SAMPLES, located
+from mmft.files import PREFIX, SAMPLES, located
 
 Library = Literal["timm", "transformers", "open_clip", "own"]
 _CONFIGS = {"open_clip": "open_clip_config.json"}

@@ -20,7 +20,7 @@ from mmft.errors import UserError
 from mmft.models.timm_names import unknown_timm_model
 from mmft.run_folder import RunFolder, find_run
 from mmft.runs.run_data import data_of_run, typed_nulls
-from mmft.shipped import located
+from mmft.files import located
 
 
 def check_inputs(composed: Composed) -> None:

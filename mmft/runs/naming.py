@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mmft.config.compose import Composed
 from mmft.errors import UserError
-from mmft.shipped import located
+from mmft.files import located
 
 
 def run_name(composed: Composed) -> str:

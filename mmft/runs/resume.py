@@ -19,7 +19,7 @@ from mmft.config.walk import key_names
 from mmft.runs.naming import run_name
 from mmft.errors import UserError
 from mmft.run_folder import RunFolder, all_runs, find_run, newest, newest_unfinished
-from mmft.shipped import located
+from mmft.files import located
 
 # What may differ: where and how fast the run goes, and its loggers.
 _MAY_CHANGE = (

@@ -11,7 +11,7 @@ from mmft.config.paths import table_files
 from mmft.config.schema.data import DataConfig
 from mmft.config.walk import hints
 from mmft.config.wording import members
-from mmft.shipped import located
+from mmft.files import located
 
 
 def typed_nulls(composed: Composed) -> set[str]:

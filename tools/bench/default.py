@@ -22,7 +22,7 @@ from sklearn.pipeline import make_pipeline
 
 from mmft.commands import train as program
 from mmft.config.compose import compose
-from mmft.shipped import located
+from mmft.files import located
 
 VARIANTS = {
     "default": [],

@@ -22,7 +22,7 @@ from mmft.config.schema.root import (
 )
 from mmft.config.validate import Problem
 from mmft.config.wording import did_you_mean, listed, show
-from mmft.shipped import PREFIX, located
+from mmft.files import PREFIX, located
 
 _PREDICTIONS = (".csv", ".jsonl", ".parquet")
 _EMBEDDINGS = (".parquet", ".npz")

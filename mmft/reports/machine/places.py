@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from mmft.files import located
 from mmft.reports.machine.diagnosis import Diagnosis, size
-from mmft.shipped import located
 
 _LITTLE = 2**30  # bytes; a run stores the trained weights three times, and the optimizer's moments
 
