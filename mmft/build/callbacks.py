@@ -10,7 +10,6 @@ from mmft.build.run import Run
 from mmft.cache.store import Store, cache_folder
 from mmft.config import registry
 from mmft.config.schema.augment import AugmentConfig
-from mmft.config.schema.cache import AutoCacheConfig, StoringConfig
 from mmft.config.schema.model import ENCODERS
 from mmft.config.schema.root import TrainConfig
 from mmft.config.schema.trainer import CheckpointConfig, EarlyStoppingConfig, EmaConfig, TrainerConfig
@@ -135,11 +134,16 @@ def _frozen_work(config: TrainConfig, data: VisionLanguageData, task: Task) -> l
     """None with sharded weights, of which every rank must compute the same layers."""
     if config.trainer.strategy == "fsdp":
         return []
-    store = None
-    if isinstance(config.cache, StoringConfig):
-        store = Store(cache_folder(config.paths.cache), round(config.cache.limit * 1e9))
-    decides = isinstance(config.cache, AutoCacheConfig)
-    return [FrozenWork(data, _to_be_kept(config, data, task), store, decides, config.trainer.precision)]
+    store = Store(cache_folder(config.paths.cache), round(config.cache.limit * 1e9))
+    return [
+        FrozenWork(
+            data,
+            _to_be_kept(config, data, task),
+            None if config.cache.keep == "never" else store,
+            decides=config.cache.keep == "auto",
+            precision=config.trainer.precision,
+        )
+    ]
 
 
 def _to_be_kept(config: TrainConfig, data: VisionLanguageData, task: Task) -> dict[str, Wanted]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 
-from mmft.cache.store import Summary, cache_folder, entries, remove, summary_of, verify
+from mmft.cache.store import cache_folder, entries, remove
+from mmft.cache.summary import Summary, summary_of, verify
 from mmft.config.compose import Composed
 from mmft.config.schema.cache import CacheCommandConfig
 from mmft.errors import ExitCode, UserError

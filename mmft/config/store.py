@@ -42,9 +42,10 @@ def nodes() -> Iterator[tuple[str, dict[str, Any]]]:
     """
     quiet = [{f"override hydra/{log}": "none"} for log in ("hydra_logging", "job_logging")]
     for command, root in reversed(COMMANDS.items()):  # train last, so that its `data` and `trainer` win
+        name = f"{command}_command" if command in sections(COMMANDS["train"]) else command  # `cache` is both
         for path, schema in schemas(root, command):
-            yield f"schema/{path}", default_values(schema)
-        yield command, {"defaults": [f"/schema/{command}@_here_", {"hydra": "mmft"}, "_self_", *quiet]}
+            yield f"schema/{name if path == command else path}", default_values(schema)
+        yield command, {"defaults": [f"/schema/{name}@_here_", {"hydra": "mmft"}, "_self_", *quiet]}
     for group, named in choices().items():
         if group.partition("/")[0] != "hydra":  # hidden from Hydra, see `mmft.config.sweeps`
             yield from ((f"{group}/{name}", default_values(schema)) for name, schema in named.items())

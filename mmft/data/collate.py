@@ -11,6 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
 
 from mmft.batch import Batch, Candidate, Candidates, Features, Sample, padded_length
 from mmft.data.dataset import Stored
@@ -88,12 +90,12 @@ class Collate:
 
     def _side_by_side(self, texts: Sequence[Tensor], length: int) -> tuple[Tensor, Tensor]:
         """Pads texts to token ids (texts, L) int64 and mask (texts, L) bool, True = real token."""
-        input_ids = torch.full((len(texts), length), self.pad_id, dtype=torch.int64)
-        mask = torch.zeros((len(texts), length), dtype=torch.bool)
-        for at, text in enumerate(texts):
-            input_ids[at, : len(text)] = text
-            mask[at, : len(text)] = True
-        return input_ids, mask
+        lengths = torch.tensor([len(text) for text in texts])
+        if not len(texts):
+            return torch.zeros(0, length, dtype=torch.int64), torch.zeros(0, length, dtype=torch.bool)
+        padded = pad_sequence(list(texts), batch_first=True, padding_value=self.pad_id)  # to the longest of them
+        input_ids = functional.pad(padded, (0, length - padded.shape[1]), value=self.pad_id)
+        return input_ids, torch.arange(length) < lengths[:, None]
 
     def _candidates(self, good: Sequence[Sample]) -> Candidates | None:
         """Candidate texts (B, K, L), K the largest number in a row; None for a task without candidates."""

@@ -8,8 +8,8 @@ from hashlib import blake2b
 import numpy as np
 
 from mmft.batch import Features
+from mmft.cache.entry import Entry, Found
 from mmft.cache.shard import KEY
-from mmft.cache.store import Entry, Found
 from mmft.data.dataset import RowDataset
 from mmft.data.image import read_file
 from mmft.data.image_mending import BadImage
@@ -45,6 +45,10 @@ class StoredRows:
     def missing(self) -> list[int]:
         """Positions of rows that have the modality and are not there; nothing is verified."""
         return [at for at, digest in enumerate(self.digests) if digest is not None and self._found.shard[at] < 0]
+
+    def to_compute(self) -> list[int]:
+        """Of the missing rows, the first of those that have one image or one text."""
+        return list({self.digests[at]: at for at in reversed(self.missing())}.values())[::-1]
 
     def read(self, positions: Sequence[int | None], length: int) -> Features | None:
         """Of the rows at these positions, None for nothing; None if none is there. See `Entry.read`."""

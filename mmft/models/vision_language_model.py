@@ -147,9 +147,10 @@ class VisionLanguageModel(nn.Module):
 
     def _computed_once(self, name: str, batch: Batch, present: Tensor) -> Features | None:
         """All that is kept of an encoder that is wholly frozen; of any other, what is kept already."""
-        rows, part = present_rows(present), self._frozen_part(name)
+        rows = present_rows(present)
         given = _given(name, batch, rows)
-        if part is None or not part.is_whole or given is None:
+        part = None if given is None else self._frozen_part(name)
+        if given is None or part is None or not part.is_whole:
             return _kept(name, batch)
         found = part.complete(*given)
         return (
@@ -158,10 +159,10 @@ class VisionLanguageModel(nn.Module):
 
     def _encoded(self, name: str, batch: Batch, rows: Tensor | None) -> Encoded | None:
         """An encoder's output of the rows (R,) with its modality, None for all B; None if there are none."""
-        given, part = _given(name, batch, rows), self._frozen_part(name)
+        given = _given(name, batch, rows)
         if given is None:
             return None
-        if part is not None:
+        if (part := self._frozen_part(name)) is not None:
             return part.encoded(*given)
         assert given.inputs is not None
         encoded: Encoded = getattr(self, name)(*given.inputs)

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from mmft.cache.entry import ABOUT, Entry
 from mmft.cache.shard import KEY
-from mmft.cache.store import ABOUT, Entry, Store, cache_folder, entries, size_of
+from mmft.cache.store import Store, cache_folder, entries, size_of
 
 ABOUT_IT = {"encoder": "some/encoder"}
 

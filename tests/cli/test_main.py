@@ -216,8 +216,9 @@ class TestShow:
 
     @pytest.mark.parametrize("command", COMMANDS)
     def test_resolved(self, command: str, capsys: pytest.CaptureFixture[str]) -> None:
-        assert main([command, "--cfg=job", "--resolve", "paths.runs=elsewhere"]) == ExitCode.DONE
-        assert "runs: elsewhere" in capsys.readouterr().out
+        folder = "cache" if command == "cache" else "runs"
+        assert main([command, "--cfg=job", "--resolve", f"paths.{folder}=elsewhere"]) == ExitCode.DONE
+        assert f"{folder}: elsewhere" in capsys.readouterr().out
 
     def test_completion(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
         for line, expected in (

@@ -56,7 +56,7 @@ class TrainConfig:
     over the training rows would take too long."""
     paths: TrainingPathsConfig = field(factory=TrainingPathsConfig)
     """Where things are written."""
-    cache: CacheConfig
+    cache: CacheConfig = field(factory=CacheConfig)
     """Whether what frozen layers compute is kept for later epochs and runs."""
     data: DataConfig
     """Rows and batches."""

@@ -99,18 +99,16 @@ class FrozenWork(pl.Callback):
         for split, passes in wanted.passes.items():
             rows = self.data.datasets[split]
             stored = StoredRows(entry, image_digests(rows) if modality == "image" else text_digests(rows))
-            missing = stored.missing()
-            if missing:
-                share = missing[trainer.global_rank :: trainer.world_size]
-                self._fill(trainer, store, part, stored, rows, share, passes)
-                summed(torch.zeros((), device=next(part.encoder.parameters()).device))  # every rank has written
-                stored.refresh()
+            missing = len(stored.missing())
+            pays = self._fill(trainer, store, part, stored, rows, passes)
+            summed(torch.zeros((), device=next(part.encoder.parameters()).device))  # every rank has written
+            stored.refresh()
             there = sum(digest is not None for digest in stored.digests) - len(stored.missing())
-            if there:
+            if there and pays:
                 rows.stored[modality] = stored
                 self.rows[modality] = self.rows.get(modality, 0) + there
                 if trainer.is_global_zero:
-                    entry.note_read(there * passes - (len(missing) if missing else 0))
+                    entry.note_read(there * passes - missing)
         if modality in self.rows:
             log.info(
                 "model.%s_encoder: %s; of %d rows that output is read from %s (%s)",
@@ -124,29 +122,45 @@ class FrozenWork(pl.Callback):
         part: FrozenPart,
         stored: StoredRows,
         rows: RowDataset,
-        missing: list[int],
         passes: int,
-    ) -> None:
-        """Computes and writes this rank's share of the missing rows, unless that does not pay or fit."""
+    ) -> bool:
+        """Computes and writes this rank's share of the missing rows, unless that does not pay or fit.
+
+        Another run that does the same at the same time is waited for.
+
+        Returns:
+            Whether reading what is there pays.
+        """
+        rank, world = trainer.global_rank, trainer.world_size
         context: Any = trainer.precision_plugin.forward_context
-        filling = Filling(part, stored, rows, missing, self.data.config.num_workers, context)
-        decided = not self.decides
+        if not stored.missing():
+            return True
         try:
-            for _ in filling:
-                decides_now = not decided and filling.rows >= _DECIDED_AFTER
-                if not (decides_now or filling.held >= _SHARD):
-                    continue
-                if not self._fits(store, filling, len(missing)):
-                    return
-                filling.flush()
-                if decides_now and not self._pays(filling, part, passes):
-                    return
-                decided = decided or decides_now
-            if self._fits(store, filling, filling.rows):
-                filling.flush()
-                stored.entry.note_computed(filling.rows, filling.seconds)
+            with stored.entry.writing(f"{rank}-{world}"):
+                stored.refresh()
+                share = [at for at in stored.to_compute() if at % world == rank]
+                filling = Filling(part, stored, rows, share, self.data.config.num_workers, context)
+                return self._filled(store, filling, len(share), part, passes)
         except OSError as error:
             log.warning("cache: %s; what is not there is computed in each epoch", error)
+            return True
+
+    def _filled(self, store: Store, filling: Filling, rows: int, part: FrozenPart, passes: int) -> bool:
+        decided = not self.decides
+        for _ in filling:
+            decides_now = not decided and filling.rows >= _DECIDED_AFTER
+            if not (decides_now or filling.held >= _SHARD):
+                continue
+            if not self._fits(store, filling, rows):
+                return True
+            filling.flush()
+            if decides_now and not self._pays(filling, part, passes):
+                return False
+            decided = decided or decides_now
+        if self._fits(store, filling, filling.rows):
+            filling.flush()
+        filling.stored.entry.note_computed(filling.rows, filling.seconds)
+        return True
 
     def _fits(self, store: Store, filling: Filling, rows: int) -> bool:
         """Whether the values of all `rows` fit into the store; says so if not."""

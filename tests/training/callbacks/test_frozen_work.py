@@ -16,6 +16,7 @@ from forked import Forked
 from runs import Run, TrainRun, killed_run, of_one_and_two_ranks, resumed, same_weights
 from torch import Tensor
 
+from mmft.cache.shard import Shard
 from mmft.commands.train import train
 from mmft.config.compose import compose
 from mmft.models.frozen_part import FrozenPart
@@ -142,6 +143,25 @@ def test_every_damage_is_noticed(frozen_run: TrainRun, store: Path) -> None:
         assert same_weights(right, frozen_run(*typed)), case
 
 
+@pytest.mark.slow
+def test_two_runs_at_once_compute_once(
+    tmp_path: Path, shapes_overrides: list[str], frozen_run: TrainRun, store: Path
+) -> None:
+    """The second waits for the first; both end with the same weights, and no row is stored twice."""
+    typed = [*_without_rate(shapes_overrides), EXACT, "tune=head_only", f"paths.cache={store}", "cache=always"]
+
+    def work(name: str) -> int:
+        return train(compose("train", typed), tmp_path / name)
+
+    children = [Forked(lambda name=name: work(name)) for name in ("one", "two")]
+    assert [child.wait(800) for child in children] == [0, 0]
+    right = frozen_run(EXACT, "tune=head_only", "cache=never")
+    assert all(same_weights(right, Run(tmp_path / name)) for name in ("one", "two"))
+    for entry in store.iterdir():
+        keys = [key for shard in entry.glob("*.shard") for key in Shard(shard).keys.tolist()]
+        assert len(keys) == len(set(keys)) > 0
+
+
 def test_a_full_disk_ends_nothing(
     frozen_run: TrainRun, store: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -150,7 +170,7 @@ def test_a_full_disk_ends_nothing(
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("mmft.cache.store.write_shard", full)
+    monkeypatch.setattr("mmft.cache.entry.write_shard", full)
     assert same_weights(right, frozen_run(EXACT, "tune=head_only", f"paths.cache={store}", "cache=always"))
     assert "No space left on device" in capsys.readouterr().err
 
