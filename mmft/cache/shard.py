@@ -142,10 +142,11 @@ class Shard:
                 raise DamagedError("cut short")
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         start = self._read_index()
+        self._widths = [column.width for column in self.columns]
         self._values: list[npt.NDArray[np.uint8]] = []
-        for column in self.columns:
+        for column, width in zip(self.columns, self._widths, strict=True):
             start += -start % _ALIGN
-            size = (int(self._offsets[-1]) if column.ragged else len(self.keys)) * column.width
+            size = (int(self._offsets[-1]) if column.ragged else len(self.keys)) * width
             if start + size > self.bytes:
                 raise DamagedError("cut short")
             self._values.append(np.frombuffer(self._map, dtype=np.uint8, count=size, offset=start))
@@ -185,17 +186,17 @@ class Shard:
 
     def read_into(self, out: Sequence[Tensor], at: Numbers, rows: Numbers) -> None:
         """Copies the rows into rows `at` of `out`: a (B, *shape) tensor per column, (B, L, *shape) if ragged."""
-        for number, (column, target) in enumerate(zip(self.columns, out, strict=True)):
-            values = target.view(torch.uint8).numpy().reshape(*target.shape[: 1 + column.ragged], column.width)
+        for number, (column, width, target) in enumerate(zip(self.columns, self._widths, out, strict=True)):
+            values = target.view(torch.uint8).numpy().reshape(*target.shape[: 1 + column.ragged], width)
             if not column.ragged:
-                values[at] = self._values[number].reshape(-1, column.width)[rows]
+                values[at] = self._values[number].reshape(-1, width)[rows]
                 continue
             for place, row in zip(at.tolist(), rows.tolist(), strict=True):
-                values[place, : self.lengths[row]] = self._row(number, row).reshape(-1, column.width)
+                values[place, : self.lengths[row]] = self._row(number, row).reshape(-1, width)
 
     def _row(self, number: int, row: int) -> npt.NDArray[np.uint8]:
         """The bytes of a row of a column."""
-        ragged, width = self.columns[number].ragged, self.columns[number].width
+        ragged, width = self.columns[number].ragged, self._widths[number]
         first, last = self._offsets[row : row + 2].tolist() if ragged else (row, row + 1)
         return self._values[number][first * width : last * width]
 

@@ -179,7 +179,8 @@ class VisionLanguageData(LightningDataModule):
     ) -> DataLoader[Batch]:
         pin = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
         collate: Collate = self._collates[name]
-        workers = self.config.num_workers
+        # Workers cost more than they save where nothing is decoded.
+        workers = self.config.num_workers if self.datasets[name].decodes else 0
         rows = self.datasets[name] if rows is None else rows
         return make_loader(rows, batches, collate, num_workers=workers, pin=pin, persistent=persistent)
 

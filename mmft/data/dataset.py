@@ -31,6 +31,9 @@ class Stored(Protocol):
     def has(self, position: int) -> bool:
         """Whether the row is there."""
 
+    def missing(self) -> list[int]:
+        """Positions of rows that have the modality and are not there."""
+
     def read(self, positions: Sequence[int | None], length: int) -> Features | None:
         """Of the rows at these positions."""
 
@@ -86,6 +89,12 @@ class RowDataset(Dataset[Sample]):
         """The rows of the split that are known to be bad before any image is opened."""
         return [self.bad[row] for row in self.split.rows.tolist() if row in self.bad]
 
+    @property
+    def decodes(self) -> bool:
+        """Whether images are decoded when rows are read; not if the store has them all."""
+        stored = self.stored.get("image")
+        return stored is None or bool(stored.missing())
+
     def sample(self, position: int, image: int | None, text: int | None) -> Sample:
         """The row at `position` with the image and the text of the rows at two other positions; None omits one."""
         row = int(self.split.rows[position])
@@ -98,7 +107,7 @@ class RowDataset(Dataset[Sample]):
         except BadImage as error:
             return Sample(row, bad=self._bad_image(row, str(error)))
         ids = None if text is None else self.text(text)
-        input_ids = None if ids is None or not len(ids) else ids
+        input_ids = None if ids is None or not ids.numel() else ids
         target = None if self.targets is None else self.targets[position]
         identity = None if self.identities is None else self.identities[position]
         candidates = None if self.others is None else self._candidates(int(self.others[position]))

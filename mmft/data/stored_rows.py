@@ -14,6 +14,8 @@ from mmft.data.dataset import RowDataset
 from mmft.data.image import read_file
 from mmft.data.image_mending import BadImage
 
+_MISSING, _UNVERIFIED, _SOUND = 0, 1, 2
+
 
 class StoredRows:
     """What the store has of the images or of the texts of a split, by position.
@@ -31,20 +33,18 @@ class StoredRows:
         """Looks for the rows again, once more have been written."""
         self.entry.refresh()
         self._found = self.entry.find(self.digests)
+        self._state = bytearray((self._found.shard >= 0).astype(np.uint8).tobytes())  # plain: read for every row
 
     def has(self, position: int) -> bool:
         """Whether the row is there, undamaged."""
-        shard = int(self._found.shard[position])
-        if shard < 0:
-            return False
-        if not self.entry.is_sound(shard, int(self._found.row[position])):
-            self._found.shard[position] = -1
-            return False
-        return True
+        if self._state[position] == _UNVERIFIED:
+            sound = self.entry.is_sound(int(self._found.shard[position]), int(self._found.row[position]))
+            self._state[position] = _SOUND if sound else _MISSING
+        return self._state[position] == _SOUND
 
     def missing(self) -> list[int]:
         """Positions of rows that have the modality and are not there; nothing is verified."""
-        return [at for at, digest in enumerate(self.digests) if digest is not None and self._found.shard[at] < 0]
+        return [at for at, digest in enumerate(self.digests) if digest is not None and not self._state[at]]
 
     def to_compute(self) -> list[int]:
         """Of the missing rows, the first of those that have one image or one text."""
