@@ -32,3 +32,4 @@ elif "$venv/bin/python" -m pip install --quiet uv; then
 else
     "$venv/bin/python" -m pip install -e '.[dev]'
 fi
+"$venv/bin/python" -m compileall -q mmft
