@@ -18,6 +18,7 @@ from mmft.data.bad_rows import BadRows
 from mmft.data.datamodule import VisionLanguageData
 from mmft.data.split_names import splits_to_test
 from mmft.errors import UserError
+from mmft.run_folder import RunFolder
 from mmft.tasks.base import Task
 from mmft.tasks.metric_names import lower_is_better
 from mmft.training.callbacks.bad_rows import BadRowReport
@@ -104,7 +105,7 @@ def build_callbacks(
     )
     return [
         BadRowReport(bad),
-        *_frozen_work(config, data, task),
+        *_frozen_work(config, data, task, folder),
         LayerFreezing(joins),
         LearningRateWarmup(registry.build(config.schedule), data.plan.total, own_warmups(plan, joins)),
         GradientAccumulation(config.data.micro_batch_size, data.plan.batch_sizes),
@@ -130,7 +131,7 @@ def _check_interval(config: TrainerConfig, steps: int) -> None:
         )
 
 
-def _frozen_work(config: TrainConfig, data: VisionLanguageData, task: Task) -> list[pl.Callback]:
+def _frozen_work(config: TrainConfig, data: VisionLanguageData, task: Task, folder: RunFolder) -> list[pl.Callback]:
     """None with sharded weights, of which every rank must compute the same layers."""
     if config.trainer.strategy == "fsdp":
         return []
@@ -142,6 +143,7 @@ def _frozen_work(config: TrainConfig, data: VisionLanguageData, task: Task) -> l
             None if config.cache.keep == "never" else store,
             decides=config.cache.keep == "auto",
             precision=config.trainer.precision,
+            folder=folder,
         )
     ]
 

@@ -19,6 +19,7 @@ from mmft.data.stored_rows import StoredRows, image_digests, text_digests
 from mmft.files import in_units
 from mmft.models.frozen_part import CannotSplitError, FrozenPart
 from mmft.models.vision_language_model import VisionLanguageModel
+from mmft.run_folder import RunFolder
 from mmft.training.collectives import summed
 from mmft.training.filling import AT_ONCE, Filling
 from mmft.training.module import FineTuning
@@ -50,18 +51,23 @@ class FrozenWork(pl.Callback):
         store: None to compute everything in each epoch.
         decides: whether to keep only what pays.
         precision: of training, `32-true`.
+        folder: whose summary says how many rows are read from the store, and how long filling it took.
 
     Attributes:
-        seconds: taken to fill the store.
         rows: rows that are read from the store, by modality.
     """
 
     def __init__(
-        self, data: VisionLanguageData, wanted: Mapping[str, Wanted], store: Store | None, decides: bool, precision: str
+        self,
+        data: VisionLanguageData,
+        wanted: Mapping[str, Wanted],
+        store: Store | None,
+        decides: bool,
+        precision: str,
+        folder: RunFolder,
     ) -> None:
         self.data, self.wanted, self.store = data, wanted, store
-        self.decides, self.precision = decides, precision
-        self.seconds = 0.0
+        self.decides, self.precision, self.folder = decides, precision, folder
         self.rows: dict[str, int] = {}
         self._in_use: list[Path] = []
 
@@ -78,7 +84,8 @@ class FrozenWork(pl.Callback):
                 self._read_from_store(trainer, self.store, part, wanted)
             if exact or wanted.modality in self.rows:
                 model.frozen_parts[encoder] = part
-        self.seconds = time.perf_counter() - begin
+        if self.rows:
+            self.folder.update_summary(frozen_work={"rows": self.rows, "seconds": time.perf_counter() - begin})
 
     def _part(self, model: VisionLanguageModel, encoder: str, lowest: int | None, exact: bool) -> FrozenPart | None:
         """The frozen part of an encoder; None if there is none."""
