@@ -249,7 +249,8 @@ def test_bad_rows_stay_bad(frozen_run: TrainRun, tmp_path: Path, shapes: Any, st
 
 
 def test_what_is_said(frozen_run: TrainRun, store: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    frozen_run(EXACT, "tune=last_n", f"paths.cache={store}", "cache=always")
+    run = frozen_run(EXACT, "tune=last_n", f"paths.cache={store}", "cache=always")
+    assert run.summary["frozen_work"]["rows"] == {"image": 108, "text": 108}
     assert (
         "model.image_encoder: the first layer is frozen; of 108 rows that output is read from"
         in capsys.readouterr().err
