@@ -157,7 +157,10 @@ class _Check:
             planned = f"{data.plan.total:,} of {config.data.batch_size} rows, in {data.plan.epochs} epochs"
             taken = f"{len(batch)} rows take {cost.seconds:.2f} s ({device}, {config.trainer.precision})"
             whole = _duration(cost.seconds * share / len(batch) * data.plan.total)
-            _say("steps", f"{planned}; {taken}, all about {whole}")
+            pays = " where that pays" if config.cache.keep == "auto" else ""
+            once = f"\nwhat frozen layers compute is kept{pays} (cache={config.cache.keep}); epochs then take less"
+            kept = config.cache.keep != "never" and not sharded and plan.has_frozen_layers
+            _say("steps", f"{planned}; {taken}, all about {whole}" + once * kept)
             said = self._memory(cost, data, on_cpu=device.type == "cpu")
             parted = f"\ntrainer.strategy=fsdp shards weights, gradients and optimizer over the {devices} devices"
             _say("memory", said + parted * sharded)

@@ -123,6 +123,11 @@ class TuningPlan:
         """The lowest layer of an encoder of which anything is ever trained; None if nothing is."""
         return min((layer for name, layer in self.usable[part].items() if f"{part}.{name}" in self.names), default=None)
 
+    @property
+    def has_frozen_layers(self) -> bool:
+        """Whether a block of an encoder, and all below it, are never trained."""
+        return any((lowest := self.lowest_trained(part)) is None or lowest > 1 for part in self.usable)
+
     def live(self, part: str, active: Set[str]) -> frozenset[int] | None:
         """The layers of an encoder whose parameters are all `active`; None for the whole encoder.
 

@@ -46,9 +46,16 @@ def test_what_is_printed(checked: Check, train_run: TrainRun, tmp_path: Path, mo
     assert f"{summary['parameters']['trainable']:,} of {summary['parameters']['total']:,}" in said
     assert f"steps     {summary['optimizer_steps']} of" in said
     assert "8 rows take" in said  # two micro-batches
+    assert "what frozen layers compute is kept" not in said
     assert "memory    about " in said
     assert "images  " in said
     assert "texts     " in said
+
+
+def test_frozen_layers_are_computed_once(checked: Check) -> None:
+    assert "what frozen layers compute is kept where that pays (cache=auto)" in checked("tune=last_n")[1]
+    assert "what frozen layers compute is kept (cache=always)" in checked("tune=last_n", "cache=always")[1]
+    assert "what frozen layers compute is kept" not in checked("tune=last_n", "cache=never")[1]
 
 
 def test_every_error_at_once(
