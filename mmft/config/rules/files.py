@@ -58,9 +58,18 @@ def _here(path: str) -> str:
 
 @rule("paths.runs")
 def _runs_is_a_folder(c: TrainConfig) -> str | None:
-    if c.paths.runs and not located(c.paths.runs).is_file():
+    return _not_a_folder("runs", c.paths.runs)
+
+
+@rule("paths.cache")
+def _cache_is_a_folder(c: TrainConfig) -> str | None:
+    return None if c.paths.cache is None else _not_a_folder("cache", c.paths.cache)
+
+
+def _not_a_folder(name: str, path: str) -> str | None:
+    if path and not located(path).is_file():
         return None
-    return f"{show(c.paths.runs)} is not a folder. Type paths.runs=FOLDER; it is created if it does not exist"
+    return f"{show(path)} is not a folder. Type paths.{name}=FOLDER; it is created if it does not exist"
 
 
 @rule("model.pair")

@@ -70,6 +70,7 @@ class FrozenWork(pl.Callback):
         self.decides, self.precision, self.folder = decides, precision, folder
         self.rows: dict[str, int] = {}
         self._in_use: list[Path] = []
+        self._writes = True
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Finds the frozen parts and fills the store, once the model is on its device."""
@@ -140,7 +141,7 @@ class FrozenWork(pl.Callback):
         """
         rank, world = trainer.global_rank, trainer.world_size
         context: Any = trainer.precision_plugin.forward_context
-        if not stored.missing():
+        if not (self._writes and stored.missing()):
             return True
         try:
             with stored.entry.writing(f"{rank}-{world}"):
@@ -150,6 +151,7 @@ class FrozenWork(pl.Callback):
                 return self._filled(store, filling, len(share), part, passes)
         except OSError as error:
             log.warning("cache: %s; what is not there is computed in each epoch", error)
+            self._writes = False
             return True
 
     def _filled(self, store: Store, filling: Filling, rows: int, part: FrozenPart, passes: int) -> bool:
