@@ -31,6 +31,7 @@ import table
 IMAGE_LAYERS, BATCH, LR = 2, 64, "1e-4"
 ROWS_PER_CLASS, HEADS = (1, 2, 4, 8, 16), ("random", "prompts")
 FEW_STEPS = 30
+STARTS = ("pair", "random", "loop")
 TEMPLATES = "['{}','a drawing of {}','an icon of {}']"
 QUIET = ["callbacks.progress=none", "modality_report=false", "trainer.max_epochs=3"]
 
@@ -39,13 +40,8 @@ class Bench:
     """The pair, the rows and where runs are kept."""
 
     def __init__(self, args: argparse.Namespace) -> None:
-        self.pair, self.out, self.seeds, self.extra = (
-            args.pair.resolve(),
-            args.out.resolve(),
-            args.seeds,
-            args.overrides,
-        )
-        self.shared, self.elsewhere = args.shared.resolve(), args.elsewhere
+        self.pair, self.out, self.shared = args.pair.resolve(), args.out.resolve(), args.shared.resolve()
+        self.seeds, self.extra, self.elsewhere, self.only = args.seeds, args.overrides, args.elsewhere, args.only
         self.distinct = retrieval.distinct(self.shared, self.out)
         self.images = self.shared / "data/clipart"
 
@@ -61,14 +57,16 @@ class Bench:
         return [*self.rows(self.distinct), *fixed, *trained, f"seed={seed}", *QUIET, *self.extra]
 
     def retrieval(self, seed: int) -> None:
-        """The three runs of a seed."""
+        """The runs of a seed."""
         encoders = self.shared / "encoders"
         names = [f"model.image_encoder.name={encoders / 'dinov2-small'}", "model.image_encoder.image_size=112"]
         names += [f"model.text_encoder.name={encoders / 'minilm-l6'}", "model/fusion=dual", "model.fusion.width=384"]
-        table.run(self.out, f"pair_{seed}", [f"model.pair={self.pair}", *self.contrastive(seed)])
-        table.run(self.out, f"random_{seed}", [*names, *self.contrastive(seed)])
+        if "pair" in self.only:
+            table.run(self.out, f"pair_{seed}", [f"model.pair={self.pair}", *self.contrastive(seed)])
+        if "random" in self.only:
+            table.run(self.out, f"random_{seed}", [*names, *self.contrastive(seed)])
         kept = self.out / f"loop_{seed}.json"
-        if not kept.exists():
+        if "loop" in self.only and not kept.exists():
             script = [sys.executable, str(Path(__file__).with_name("pair_loop.py")), str(self.pair)]
             rows = ["--table", str(self.distinct), "--images", str(self.images), "--seed", str(seed)]
             how = ["--batch", str(BATCH), "--lr", LR, "--image-layers", str(IMAGE_LAYERS), "--bf16"]
@@ -132,7 +130,7 @@ def spread(values: list[float]) -> str:
 
 def print_retrieval(bench: Bench) -> None:
     """Mean of six recalls on the test rows."""
-    for what in ("pair", "random", "loop"):
+    for what in STARTS:
         runs: list[Any] = []
         for seed in range(bench.seeds):
             kept = bench.out / f"loop_{seed}.json"
@@ -148,15 +146,10 @@ def print_wise_ft(bench: Bench) -> None:
     for what in ("start", "pair", "wise"):
         names = ["start"] if what == "start" else [f"{what}_{seed}" for seed in range(bench.seeds)]
         files = [bench.out / f"elsewhere_{name}.txt" for name in names]
-        there = [
-            float(line.split()[1]) for f in files if f.exists() for line in f.read_text().splitlines() if _is(line)
-        ]
+        lines = [line for file in files if file.exists() for line in file.read_text().splitlines()]
+        there = [float(line.split()[1]) for line in lines if line.startswith("mean_recall ")]
         here = [run["test"]["mean_recall"] for name in names if (run := table.found(bench.out, name))]
         print(f"| {what} | {spread(here) if here else ''} | {spread(there) if there else ''} |")
-
-
-def _is(line: str) -> bool:
-    return line.startswith("mean_recall ")
 
 
 def print_few_labels(bench: Bench) -> None:
@@ -179,6 +172,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--elsewhere", type=Path, help="rows with the columns image and title, for wise_ft")
+    parser.add_argument("--only", nargs="*", choices=STARTS, default=STARTS, help="for retrieval")
     parser.add_argument("--table", action="store_true")
     parser.add_argument("overrides", nargs="*", help="for all runs of mmft, as after `mmft train`")
     bench = Bench(args := parser.parse_args())
