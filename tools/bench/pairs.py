@@ -1,11 +1,11 @@
 r"""What a pretrained pair is worth on the real clip-art rows: retrieval, WiSE-FT, few labels.
 
     PYTHONPATH=tools:tools/bench python tools/bench/pairs.py retrieval|wise_ft|few_labels FOLDER --shared ../shared \
-        --out RUNS [--seeds 3] [--elsewhere rows.parquet] [--table] [overrides]
+        --out RUNS [--seeds 3] [--rows rows.parquet] [--table] [overrides]
 
 retrieval   3 epochs on titles and images from the pair, from its encoders with random projections, and from the pair in
             a plain loop of transformers; at equal batches, layers, rates and epochs, on rows with distinct titles
-wise_ft     what `checkpoint.use=wise_ft checkpoint.alpha=0.5` keeps on the rows of `--elsewhere`
+wise_ft     what `checkpoint.use=wise_ft checkpoint.alpha=0.5` keeps on the validation rows of `--rows`
 few_labels  a classifier of images on frozen encoders from 1 to 16 rows per class, its head from prompts or at random
 
 Each run is `mmft train` of its own, by name, see `table.py`; `--table` trains nothing.
@@ -25,6 +25,8 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import retrieval
 import table
 
@@ -41,7 +43,8 @@ class Bench:
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.pair, self.out, self.shared = args.pair.resolve(), args.out.resolve(), args.shared.resolve()
-        self.seeds, self.extra, self.elsewhere, self.only = args.seeds, args.overrides, args.elsewhere, args.only
+        self.seeds, self.extra, self.only = args.seeds, args.overrides, args.only
+        self.rows_of_pair = args.rows
         self.distinct = retrieval.distinct(self.shared, self.out)
         self.images = self.shared / "data/clipart"
 
@@ -75,6 +78,7 @@ class Bench:
 
     def wise_ft(self, seed: int) -> None:
         """Fine-tuning that ends half way, and both on the rows elsewhere."""
+        self._elsewhere()
         wise = ["checkpoint.use=wise_ft", "checkpoint.alpha=0.5"]
         table.run(self.out, f"pair_{seed}", [f"model.pair={self.pair}", *self.contrastive(seed)])
         table.run(self.out, f"wise_{seed}", [f"model.pair={self.pair}", *self.contrastive(seed), *wise])
@@ -85,10 +89,28 @@ class Bench:
     def _tested(self, name: str, *model: str) -> None:
         kept = self.out / f"elsewhere_{name}.txt"
         if not kept.exists():
-            rows = [f"data.path={self.elsewhere}", "data.columns.image=image", "data.columns.text=title"]
-            none = [f"data.columns.{role}=null" for role in ("split", "id", "label")] + ["data.root=null"]
-            command = [sys.executable, "-m", "mmft", "test", *model, *rows, *none]
+            rows = [
+                f"data.path={self.out / 'elsewhere.parquet'}",
+                "data.columns.image=image",
+                "data.columns.text=title",
+            ]
+            command = [sys.executable, "-m", "mmft", "test", *model, *rows]
             kept.write_text(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+
+    def _elsewhere(self) -> None:
+        """The validation images of the pair's own rows, each with its first title, which no other image has."""
+        table_ = pq.read_table(self.rows_of_pair)
+        columns = table_.select(["title", "split", "group"]).to_pydict()
+        first: dict[str, int] = {}
+        for number, group in enumerate(columns["group"]):
+            if columns["split"][number] == "val":
+                first.setdefault(group, number)
+        by_title = {columns["title"][number]: number for number in reversed(first.values())}
+        kept = table_.take(sorted(by_title.values())).select(["image", "title"])
+        kept = kept.append_column("id", pa.array(range(len(kept)))).append_column(
+            "split", pa.array(["test"] * len(kept))
+        )
+        pq.write_table(kept, self.out / "elsewhere.parquet")
 
     def few_labels(self, seed: int) -> None:
         """A run for each number of rows per class and each head."""
@@ -99,7 +121,7 @@ class Bench:
                 task = ["task=classification", "data.columns.label=label", f"task.head_init={head}", *prompts]
                 frozen = ["tune=freeze", "tune.fusion=freeze", "data.batch_size=32", "checkpoint.use=last"]
                 options = [f"model.pair={self.pair}", *self.rows(path), *task, *frozen, *QUIET[:2]]
-                length = ["trainer.max_epochs=null", f"trainer.max_steps={FEW_STEPS}", f"seed={seed}"]
+                length = [f"trainer.max_epochs={FEW_STEPS}", f"trainer.max_steps={FEW_STEPS}", f"seed={seed}"]
                 table.run(self.out, f"few_{count}_{head}_{seed}", [*options, *length, *self.extra])
 
     def _few(self, count: int, seed: int) -> Path:
@@ -171,7 +193,7 @@ def main() -> None:
     parser.add_argument("--shared", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--elsewhere", type=Path, help="rows with the columns image and title, for wise_ft")
+    parser.add_argument("--rows", type=Path, help="what the pair was trained on, for wise_ft, which takes split `val`")
     parser.add_argument("--only", nargs="*", choices=STARTS, default=STARTS, help="for retrieval")
     parser.add_argument("--table", action="store_true")
     parser.add_argument("overrides", nargs="*", help="for all runs of mmft, as after `mmft train`")

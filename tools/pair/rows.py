@@ -4,8 +4,7 @@
 
 Needs Pillow, NumPy, PyArrow and resvg_py, and the registries of Debian (after `apt-get update`) and npm. Writes
 
-    OUT/rows.parquet   image (JPEG bytes, 112 pixels), title, label (photograph, drawing, icon, glyph), split, group,
-                       source
+    OUT/rows.parquet   image (JPEG bytes, 112 pixels), title, label (photograph, drawing, icon), split, group, source
     OUT/emoji.parquet  image, title, label (the emoji's group), set
 
 The clip-art sample is a part of Open Clip Art, of which the rest is among the sources. Of that library no drawing of
@@ -97,7 +96,7 @@ def collect(found: Iterator[Drawing], wordnet: WordNet, hidden: Seen, titles: Co
             counted["titled like clip art"] += 1
             continue
         first = (caption or "").split(" ", 1)[0]
-        limited = drawing.kind in ("icon", "glyph") or drawing.source == "clip art"
+        limited = drawing.kind == "icon" or drawing.source == "clip art"
         if not names or (limited and begun[first] >= MOST_OF_A_WORD):
             continue
         image = opened(drawing.data, drawing.svg)
