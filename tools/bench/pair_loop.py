@@ -83,7 +83,7 @@ def step(loop_: Loop, pixels: Tensor, ids: Tensor, mask: Tensor, bf16: bool = Fa
     loop_.optimizer.step()
     loop_.optimizer.zero_grad()
     loop_.scheduler.step()
-    return float(loss)
+    return float(loss.detach())
 
 
 @torch.inference_mode()
