@@ -32,7 +32,7 @@ import table
 
 IMAGE_LAYERS, BATCH, LR = 2, 64, "1e-4"
 ROWS_PER_CLASS, HEADS = (1, 2, 4, 8, 16), ("random", "prompts")
-FEW_STEPS = 30
+FEW_STEPS, HEAD_LR = 30, 0.1  # a head on embeddings of length 1; the best of five rates for both heads
 ALPHAS = "[0.5,0.6,0.7,0.8,0.9]"  # the best on the validation rows of clip art is taken
 STARTS = ("pair", "random", "loop")
 TEMPLATES = "['{}','a drawing of {}','an icon of {}']"
@@ -120,7 +120,13 @@ class Bench:
             for head in HEADS:
                 prompts = [f"task.templates={TEMPLATES}"] if head == "prompts" else []
                 task = ["task=classification", "data.columns.label=label", f"task.head_init={head}", *prompts]
-                frozen = ["tune=freeze", "tune.fusion=freeze", "data.batch_size=32", "checkpoint.use=last"]
+                frozen = [
+                    "tune=freeze",
+                    "tune.fusion=freeze",
+                    f"optim.head_lr={HEAD_LR}",
+                    "data.batch_size=32",
+                    "checkpoint.use=last",
+                ]
                 options = [f"model.pair={self.pair}", *self.rows(path), *task, *frozen, *QUIET[:2]]
                 length = [f"trainer.max_epochs={FEW_STEPS}", f"trainer.max_steps={FEW_STEPS}", f"seed={seed}"]
                 table.run(self.out, f"few_{count}_{head}_{seed}", [*options, *length, *self.extra])
