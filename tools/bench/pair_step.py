@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import loop
 import pair_loop
 import pyarrow.parquet as pq
 import torch
@@ -66,11 +67,11 @@ def theirs_alone(args: argparse.Namespace) -> None:
     """Steps of the loop on the first rows of the table."""
     rows = pq.read_table(args.table, columns=["image", "title"]).slice(0, args.batch).to_pydict()
     side = json.loads((args.pair / "preprocessor_config.json").read_text(encoding="utf-8"))["size"]["height"]
-    pixels = torch.stack([pair_loop.loop.image(io.BytesIO(data), side) for data in rows["image"]])
+    pixels = torch.stack([loop.image(io.BytesIO(data), side) for data in rows["image"]])
     tokens = AutoTokenizer.from_pretrained(args.pair)(rows["title"], padding=True, return_tensors="pt")
-    loop = pair_loop.build(args.pair, args.steps, lr=1e-5)
+    theirs = pair_loop.build(args.pair, args.steps, lr=1e-5)
     for _ in range(args.steps):
-        pair_loop.step(loop, pixels, tokens["input_ids"], tokens["attention_mask"])
+        pair_loop.step(theirs, pixels, tokens["input_ids"], tokens["attention_mask"])
 
 
 def run(args: argparse.Namespace, both: bool) -> Alternating:

@@ -43,7 +43,8 @@ class Bench:
     """The pair, the rows and where runs are kept."""
 
     def __init__(self, args: argparse.Namespace) -> None:
-        self.pair, self.out, self.shared = args.pair.resolve(), args.out.resolve(), args.shared.resolve()
+        folders: list[Path] = [args.pair, args.out, args.shared]
+        self.pair, self.out, self.shared = [folder.resolve() for folder in folders]
         self.seeds, self.extra, self.only = args.seeds, args.overrides, args.only
         self.rows_of_pair = args.rows
         self.distinct = retrieval.distinct(self.shared, self.out)
