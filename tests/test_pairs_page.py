@@ -17,7 +17,7 @@ COMMANDS = [
     for block in re.findall(r"^```sh\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
     for line in block.replace("\\\n", " ").splitlines()
 ]
-OPTIONS = re.findall(r"`'?([\w./]+=[^`']+)'?`", PAGE)
+OPTIONS = re.findall(r"`'?([\w./]+=[^`']+)'?`", PAGE.split("## What it was measured")[0])
 
 
 @pytest.fixture(autouse=True)
