@@ -12,6 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from distill.held_out import ClipArt
+from pair.clip_art import folded, outside
 from pair.images import Seen, difference_hash, squashed
 from pair.names import WordNet, caption_of, sentence, templated
 from pair.rows import collect, rows_of
@@ -101,6 +103,57 @@ def test_all_rows_of_an_image_share_a_split(wordnet: WordNet) -> None:
     assert titles["0"][-1] in ("farm", "a drawing of a farm")
     assert titles["1"] == ["animal", "an icon of an animal"]
     assert len({row[3] for row in rows if row[4] == "0"}) == 1
+
+
+def test_no_drawing_of_the_library_has_a_title_of_the_sample(wordnet: WordNet) -> None:
+    found = [
+        Drawing(LEFT, False, "Brown Dog", "drawing", source="clip art"),
+        Drawing(RIGHT, False, "mammal", "drawing", "Brown dog.", source="clip art"),
+        Drawing(FLAT, False, "brown-dog", "icon", source="themes"),  # another's dog may be called so
+    ]
+    (kept,) = collect(iter(found), wordnet, Seen(), {"browndog"})
+    assert (kept.source, kept.names) == ("themes", ["brown dog"])
+
+
+def described(title: str, *keywords: str, description: str = "") -> bytes:
+    """An SVG with the metadata of Open Clip Art."""
+    said = "".join(f"<rdf:li>{keyword}</rdf:li>" for keyword in keywords)
+    names = 'xmlns:cc="http://cc" xmlns:rdf="http://rdf" xmlns:dc="http://purl.org/dc/elements/1.1/"'
+    fields = f"<dc:title>{title}</dc:title><dc:description>{description}</dc:description>"
+    work = f"<cc:Work>{fields}<dc:subject><rdf:Bag>{said}</rdf:Bag></dc:subject></cc:Work>"
+    return f"<svg {names}><metadata>{work}</metadata></svg>".encode()
+
+
+def test_of_open_clip_art_what_is_outside_the_sample(tmp_path: Path) -> None:
+    files = {
+        "animals/wolf_01.svg": described("Wolf", "animals", "mammal", "hash", description="A grey wolf."),
+        "animals/dog_01.svg": described("Dog"),
+        "food/dog_copy.svg": described("DOG!"),
+        "food/pear.svg": described("Pear", "fruit", description="EPS from http://site"),
+        **{f"icons/theme/{name}.svg": described("A Theme") for name in ("save", "open", "dog", "print")},
+    }
+    for name, data in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(data)
+    (tmp_path / "animals" / "link.svg").symlink_to("wolf_01.svg")
+    sample = [ClipArt("animals/dog_01", Path(), "Dog", "animals", "train", "0")]
+    found = {drawing.path.stem: drawing for drawing in outside(tmp_path, sample)}
+    assert sorted(found) == ["open", "pear", "print", "save", "wolf_01"]
+    wolf, pear, save = found["wolf_01"], found["pear"], found["save"]
+    assert (wolf.title, wolf.description, wolf.keywords) == ("Wolf", "A grey wolf.", ("mammal",))
+    assert (pear.description, pear.keywords) == ("", ("fruit",))
+    assert save.title == ""  # four files have it, so it is the collection's
+    assert folded("Dog_01 (brown)") == "dog01brown"
+
+
+def test_what_is_near_an_image_of_the_sample_is_not_apart() -> None:
+    import torch
+    from pair.apart import apart, first_rows
+
+    sample = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
+    features = torch.tensor([[3.0, 0.1], [1.0, 1.0], [0.1, 1.0]])
+    assert apart(features, sample).tolist() == [False, True, False]
+    assert first_rows(["a", "a", "b", "a"]) == {"a": 0, "b": 2}
 
 
 def test_icons_of_a_set(tmp_path: Path) -> None:

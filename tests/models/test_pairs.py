@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,19 @@ def test_similarities_are_those_of_transformers(kind: str, pair_folder: Any) -> 
     assert config.data.resize == ("squash" if kind in ("siglip", "align") else "crop")
     assert config.task.loss == ("sigmoid" if kind == "siglip" else "info_nce")
     assert model.image_encoder.get_buffer("mean").flatten().tolist() == pytest.approx([122.4, 117.3, 104.55])
+
+
+def test_images_have_the_size_that_the_processor_makes(pair_folder: Any, tmp_path: Path) -> None:
+    """ALIGN's config says 600 pixels and its processor 289; transformers reads images of the processor's size."""
+    folder = shutil.copytree(pair_folder("align"), tmp_path / "pair")
+    processor = json.loads((folder / "preprocessor_config.json").read_text())
+    processor["size"] = {"height": 48, "width": 48}
+    (folder / "preprocessor_config.json").write_text(json.dumps(processor))
+    model, _ = begun(folder)
+    assert model.image_encoder.image_size == 48
+    pixels = images(3, 48)
+    with torch.no_grad():
+        check_logits(model, pixels, TEXTS, of_transformers(folder, model.image_encoder.normalise(pixels), TEXTS))
 
 
 @pytest.mark.parametrize("fusion", ["pretrained", "concat", "cross"])

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import io
 import json
 import math
 import statistics
@@ -142,15 +143,16 @@ def examples(
         return_tensors="pt",
     )
     return Examples(
-        pixels=torch.stack([_image(images / row["image"]) for row in rows]),
+        pixels=torch.stack([image(images / row["image"], IMAGE_SIZE) for row in rows]),
         ids=texts["input_ids"],
         mask=texts["attention_mask"].bool(),
         target=torch.tensor([numbers[row[column]] for row in rows]),
     )
 
 
-def _image(path: Path) -> Tensor:
-    squashed = Image.open(path).convert("RGB").resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC)
+def image(file: Path | io.BytesIO, side: int) -> Tensor:
+    """(3, S, S) uint8, squashed to a square."""
+    squashed = Image.open(file).convert("RGB").resize((side, side), Image.Resampling.BICUBIC)
     return torch.from_numpy(np.array(squashed)).permute(2, 0, 1)
 
 

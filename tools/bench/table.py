@@ -52,10 +52,15 @@ def run(out: Path, name: str, options: list[str]) -> None:
 
 def found(out: Path, name: str) -> Summary | None:
     """The summary of the completed run of this name."""
+    folder = finished(out, name)
+    return None if folder is None else json.loads((folder / "summary.json").read_text())
+
+
+def finished(out: Path, name: str) -> Path | None:
+    """The folder of the completed run of this name."""
     for path in sorted((out / name).glob("*/summary.json"), reverse=True):
-        summary: Summary = json.loads(path.read_text())
-        if summary["status"] == "completed":
-            return summary
+        if json.loads(path.read_text())["status"] == "completed":
+            return path.parent
     return None
 
 

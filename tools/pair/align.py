@@ -1,6 +1,6 @@
 r"""Trains a start folder on the rows, with the image encoder frozen and its features computed once.
 
-    python tools/pair/align.py OUT/aligned --start OUT/start --rows OUT/rows.parquet
+    python tools/pair/align.py OUT/aligned --start OUT/start --rows OUT/apart.parquet --features OUT/apart.npy
 
 First the two projections alone, on features of both encoders (seconds an epoch), then the last layers of the text
 encoder as well. Every epoch takes each image once, with one of its titles. Titles that are equal are no negatives of
@@ -54,6 +54,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--start", type=Path, required=True)
     parser.add_argument("--rows", type=Path, required=True)
+    parser.add_argument("--features", type=Path, help="of the images, as apart.py writes them (default: computed)")
     parser.add_argument("--text-layers", type=int, default=2, help="last layers of the text encoder to train")
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--projection-epochs", type=int, default=20)
@@ -68,7 +69,8 @@ def main() -> None:
     images = read(given.rows)
     pair = hf.VisionTextDualEncoderModel.from_pretrained(given.start, dtype=torch.float32)
     learner = Learner(pair, hf.AutoTokenizer.from_pretrained(given.start), images, given.batch)
-    features = cached(given.start.with_suffix(".images.npy"), lambda: learner.image_features(given.start))
+    path = given.features or given.start.with_suffix(".images.npy")
+    features = cached(path, lambda: learner.image_features(given.start))
     texts = cached(given.start.with_suffix(".texts.npy"), learner.text_features)
     learner.fit(features, given.projection_epochs, given.projection_lr, texts=texts)
     if given.epochs:

@@ -9,7 +9,7 @@ from PIL import Image
 
 SIDE = 112
 HASH_SIDE = 16
-SAME, ALIKE = 2, 16  # of 256 bits: the same image; one that may be a copy
+SAME, ALIKE = 2, 24  # of 256 bits: the same image; one that may be a copy
 _PLAIN = 8  # an image with fewer bits than these is blank
 
 

@@ -2,8 +2,9 @@
 
     python tools/pair/judge.py FOLDER --clipart ../shared/data/clipart --emoji OUT/emoji.parquet
 
-Zero-shot accuracy: the class whose name, in templates, is nearest to the image. Recall at 10: how often an image's
-title is among the ten nearest texts, and a title's image among the ten nearest images, over rows with distinct titles.
+Zero-shot accuracy: the class whose name, in templates, is nearest to the image; balanced: the mean over classes. Recall
+at 10: how often an image's title is among the ten nearest texts, and a title's image among the ten nearest images, over
+rows with distinct titles.
 """
 
 from __future__ import annotations
@@ -43,14 +44,15 @@ def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("pair", type=Path)
-    parser.add_argument("--clipart", type=Path, help="folder of the clip-art rows; their test split is taken")
+    parser.add_argument("--clipart", type=Path, help="folder of the clip-art rows")
+    parser.add_argument("--split", choices=["val", "test"], default="test", help="of the clip-art rows")
     parser.add_argument("--emoji", type=Path, help="the table that rows.py wrote")
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     pair = Pair(given.pair)
     if given.clipart:
-        rows = [row for row in read_clipart(given.clipart.parents[1]) if row.split == "test"]
+        rows = [row for row in read_clipart(given.clipart.parents[1]) if row.split == given.split]
         images = [row.image.read_bytes() for row in rows]
         print("clip art", described(pair, Judged(images, [r.title for r in rows], [r.label for r in rows])))
     if given.emoji:
@@ -105,9 +107,11 @@ def described(pair: Pair, rows: Judged) -> str:
     distinct = [n for n, title in enumerate(rows.titles) if rows.titles.index(title) == n]
     recall = recall_at(K, images[distinct], pair.texts([rows.titles[n] for n in distinct]))
     majority = float(target.bincount().max() / len(target))
+    balanced = sum(accuracy(images[target == n], anchors, target[target == n]) for n in range(len(classes)))
     return (
-        f"zero-shot accuracy {accuracy(images, anchors, target):.3f} of {len(classes)} classes (majority "
-        f"{majority:.3f}), mean recall at {K} {recall:.3f} of {len(distinct)} (chance {K / len(distinct):.3f})"
+        f"zero-shot accuracy {accuracy(images, anchors, target):.3f}, balanced {balanced / len(classes):.3f} "
+        f"of {len(classes)} classes (majority {majority:.3f}), "
+        f"mean recall at {K} {recall:.3f} of {len(distinct)} (chance {K / len(distinct):.3f})"
     )
 
 

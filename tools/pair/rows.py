@@ -4,11 +4,13 @@
 
 Needs Pillow, NumPy, PyArrow and resvg_py, and the registries of Debian (after `apt-get update`) and npm. Writes
 
-    OUT/rows.parquet   image (JPEG bytes, 112 pixels), title, label (photograph, drawing, icon, glyph), split, group
+    OUT/rows.parquet   image (JPEG bytes, 112 pixels), title, label (photograph, drawing, icon), split, group, source
     OUT/emoji.parquet  image, title, label (the emoji's group), set
 
-Images of the clip-art sample are left out together with what looks like them. Each image has a few rows: its names, a
-templated one ("a drawing of a dog"), by WordNet what it is a kind of ("a drawing of a mammal"), and its categories.
+The clip-art sample is a part of Open Clip Art, of which the rest is among the sources. Of that library no drawing of
+the sample and none with a title of the sample is taken; of all sources, no image that looks like one of the sample.
+apart.py has a second look at that. Each image has a few rows: its names, a templated one ("a drawing of a dog"), by
+WordNet what it is a kind of ("a drawing of a mammal"), and its categories and keywords.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import random
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,12 +31,13 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from distill.held_out import read_clipart
 
+from pair.clip_art import folded
 from pair.images import ALIKE, SAME, Seen, difference_hash, jpeg, opened
 from pair.names import WordNet, caption_of, sentence, templated, words_of
 from pair.sources import EMOJI, WORDNET, Drawing, drawings, fetch_debian, fetch_icons, icons
 
-MOST_OF_A_WORD = 60  # images whose name begins with one word: folders and arrows would outnumber the rest
-MOST_NAMES, MOST_KINDS = 3, 2
+MOST_OF_A_WORD = 60  # images whose name begins with one word: folders, arrows and stars would outnumber the rest
+MOST_NAMES, MOST_KINDS, MOST_CATEGORIES = 3, 2, 3
 VAL = 0.04
 _SKIN = re.compile(r"-skin-tone|-(light|medium|dark)\b")
 
@@ -45,6 +48,7 @@ class Found:
 
     jpeg: bytes
     kind: str
+    source: str
     names: list[str] = field(default_factory=list)
     categories: list[str] = field(default_factory=list)
 
@@ -60,28 +64,40 @@ def main() -> None:
     given.out.mkdir(parents=True, exist_ok=True)
     wordnet = WordNet(fetch_debian(WORDNET, work) / "usr/share/wordnet")
     hidden = Seen()
-    for row in read_clipart(given.clipart.parents[1]):
+    sample = read_clipart(given.clipart.parents[1])
+    for row in sample:
         image = opened(row.image.read_bytes(), svg=False)
         if image is not None and (code := difference_hash(image)) is not None:
             hidden.add(code)
-    found = collect(drawings(work), wordnet, hidden)
+    found = collect(drawings(work, sample), wordnet, hidden, {folded(row.title) for row in sample})
     rows = list(rows_of(found, wordnet))
-    _write(given.out / "rows.parquet", ("image", "title", "label", "split", "group"), rows)
+    _write(given.out / "rows.parquet", ("image", "title", "label", "split", "group", "source"), rows)
     print("images:", dict(Counter(f.kind for f in found)), "rows:", dict(Counter(row[3] for row in rows)))
     emoji = list(emoji_rows(work))
     _write(given.out / "emoji.parquet", ("image", "title", "label", "set"), emoji)
     print("emoji:", dict(Counter((row[3], row[2]) for row in emoji)))
 
 
-def collect(found: Iterator[Drawing], wordnet: WordNet, hidden: Seen) -> list[Found]:
-    """Each image once, with its names; one that looks like a hidden one is left out."""
+def collect(found: Iterator[Drawing], wordnet: WordNet, hidden: Seen, titles: Collection[str] = ()) -> list[Found]:
+    """Each image once, with its names; one that looks like a hidden one is left out.
+
+    Args:
+        found: what the packages have.
+        wordnet: says which words are words.
+        hidden: hashes of the judged images.
+        titles: of the judged images, folded; no image of Open Clip Art keeps a name that is one of them.
+    """
     kept: list[Found] = []
     seen, begun, counted = Seen(), Counter[str](), Counter[str]()
     for drawing in found:
         caption = caption_of(drawing.name, wordnet.words)
         names = [name for name in (sentence(drawing.description), caption) if name]
+        if drawing.source == "clip art" and any(folded(name) in titles for name in names):
+            counted["titled like clip art"] += 1
+            continue
         first = (caption or "").split(" ", 1)[0]
-        if not names or (drawing.kind in ("icon", "glyph") and begun[first] >= MOST_OF_A_WORD):
+        limited = drawing.kind == "icon" or drawing.source == "clip art"
+        if not names or (limited and begun[first] >= MOST_OF_A_WORD):
             continue
         image = opened(drawing.data, drawing.svg)
         code = None if image is None else difference_hash(image)
@@ -94,7 +110,7 @@ def collect(found: Iterator[Drawing], wordnet: WordNet, hidden: Seen) -> list[Fo
             if bits > SAME:
                 number = seen.count
                 seen.add(code)
-                kept.append(Found(jpeg(image), drawing.kind))
+                kept.append(Found(jpeg(image), drawing.kind, drawing.source))
                 begun[first] += 1
             held = kept[number].names
             held += [name for name in names if name not in held][: MOST_NAMES - len(held)]
@@ -103,17 +119,20 @@ def collect(found: Iterator[Drawing], wordnet: WordNet, hidden: Seen) -> list[Fo
     return kept
 
 
-def rows_of(found: list[Found], wordnet: WordNet) -> Iterator[tuple[bytes, str, str, str, str]]:
+def rows_of(found: list[Found], wordnet: WordNet) -> Iterator[tuple[bytes, str, str, str, str, str]]:
     """The rows of the table; all rows of an image share a group and a split."""
     for number, image in enumerate(found):
         chance = random.Random(number)
         split = "val" if chance.random() < VAL else "train"
         titles = [*image.names, templated(chance.choice(image.names), image.kind)]
+        categories = list(dict.fromkeys(image.categories))
         kinds = wordnet.kinds_of(image.names[-1])
-        groups = chance.sample(kinds, min(MOST_KINDS, len(kinds))) + image.categories[:MOST_KINDS]
+        kinds += [kind for category in categories for kind in wordnet.kinds_of(category) if kind not in kinds]
+        groups = chance.sample(kinds, min(MOST_KINDS, len(kinds)))
+        groups += chance.sample(categories, min(MOST_CATEGORIES, len(categories)))
         titles += [templated(group, image.kind) if chance.random() < 0.5 else group for group in groups]
         for title in dict.fromkeys(titles):
-            yield image.jpeg, title, image.kind, split, str(number)
+            yield image.jpeg, title, image.kind, split, str(number), image.source
 
 
 def emoji_rows(work: Path) -> Iterator[tuple[bytes, str, str, str]]:
