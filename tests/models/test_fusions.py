@@ -19,6 +19,7 @@ from mmft.batch import Batch, Encoded
 from mmft.config.compose import compose
 from mmft.errors import UserError
 from mmft.models.fusion.blocks import Attention
+from mmft.models.fusion.dual import unit_vectors
 from mmft.models.vision_language_model import VisionLanguageModel, set_dropout
 
 
@@ -233,3 +234,14 @@ def test_it_learns_and_the_finished_model_is_the_same(fusion: str, train_run: Tr
         assert a["error"] is None
         assert a["prediction"] == b["prediction"]
         assert a["score"] == pytest.approx(b["score"], abs=1e-5)
+
+
+def test_zeros_have_no_length_and_an_ordinary_gradient() -> None:
+    """A missing modality's stand-in starts from zeros; in fusions without norm and bias they reach the unit vectors."""
+    zeros, others = torch.zeros(2, 4, requires_grad=True), torch.randn(2, 4, requires_grad=True)
+    found = unit_vectors(zeros, others)
+    assert torch.equal(found[:, :4], zeros)
+    assert torch.allclose(found[:, 4:].norm(dim=-1), torch.ones(2))
+    found.sum().backward()
+    assert torch.equal(zeros.grad, torch.ones(2, 4))
+    assert float(others.grad.abs().max()) < 10

@@ -57,7 +57,15 @@ class DualFusion(Fusion):
 
 def unit_vectors(*embeddings: Tensor) -> Tensor:
     """Embeddings (B, P) each -> (B, 2 P) for two, each scaled to unit length, in float32 at least."""
-    return torch.cat([functional.normalize(at_least_float32(x), dim=-1) for x in embeddings], dim=-1)
+    return torch.cat([_unit(at_least_float32(x)) for x in embeddings], dim=-1)
+
+
+def _unit(x: Tensor) -> Tensor:
+    """(B, P) at unit length. Zeros, of a stand-in that has not been trained, stay zeros, with a gradient of 1.
+
+    `normalize` would pass on 10^12 times the gradient, and clipping would take it from all other parameters.
+    """
+    return torch.where((x == 0).all(dim=-1, keepdim=True), x, functional.normalize(x, dim=-1))
 
 
 def _projection(given: int, width: int, hidden: int | None, dropout: float, norm: bool, bias: bool) -> nn.Sequential:
