@@ -23,9 +23,6 @@ from mmft.data.stored_rows import StoredRows, digest_of_bytes
 from mmft.models.frozen_part import FrozenPart, Inputs
 from mmft.models.text_encoder import TextEncoder
 
-AT_ONCE = 64
-"""Rows of a batch."""
-
 
 class _Read(NamedTuple):
     """Rows that were read: keys, and the encoder's inputs."""
@@ -42,6 +39,7 @@ class Filling:
         stored: of the split; see `StoredRows.refresh`.
         rows: of the split.
         positions: of the rows to compute.
+        at_once: rows of a batch.
         num_workers: processes that decode images.
         precision: makes the context of the computation.
 
@@ -59,14 +57,15 @@ class Filling:
         stored: StoredRows,
         rows: RowDataset,
         positions: Sequence[int],
+        at_once: int,
         num_workers: int,
         precision: Callable[[], AbstractContextManager[Any]],
     ) -> None:
         self.part, self.stored, self._precision = part, stored, precision
         self._batches: Iterable[_Read] = (
-            _texts(part.encoder, rows, positions)
+            _texts(part.encoder, rows, positions, at_once)
             if isinstance(part.encoder, TextEncoder)
-            else _images(rows, positions, num_workers)
+            else _images(rows, positions, at_once, num_workers)
         )
         self.rows = self.held = self.written = 0
         self.seconds = self.writing = 0.0
@@ -110,23 +109,23 @@ class Filling:
         self._digests, self._lengths, self._values, self.held = [], [], [[] for _ in self.part.names], 0
 
 
-def _texts(encoder: TextEncoder, rows: RowDataset, positions: Sequence[int]) -> Iterator[_Read]:
+def _texts(encoder: TextEncoder, rows: RowDataset, positions: Sequence[int], at_once: int) -> Iterator[_Read]:
     """Texts in order of their lengths."""
     ordered = sorted(positions, key=lambda at: len(rows.tokens.of(at)))
-    for first in range(0, len(ordered), AT_ONCE):
-        texts = [rows.text(at) for at in ordered[first : first + AT_ONCE]]  # (L_i,) each
+    for first in range(0, len(ordered), at_once):
+        texts = [rows.text(at) for at in ordered[first : first + at_once]]  # (L_i,) each
         length = padded_length(len(texts[-1]), encoder.tokenizer.model_max_length)
         ids = torch.zeros(len(texts), length, dtype=torch.int64)
         mask = torch.zeros_like(ids, dtype=torch.bool)
         for at, text in enumerate(texts):
             ids[at, : len(text)] = text
             mask[at, : len(text)] = True
-        digests = [digest_of_bytes(rows.tokens.of(at).tobytes()) for at in ordered[first : first + AT_ONCE]]
+        digests = [digest_of_bytes(rows.tokens.of(at).tobytes()) for at in ordered[first : first + at_once]]
         yield _Read(digests, (ids, mask))
 
 
-def _images(rows: RowDataset, positions: Sequence[int], num_workers: int) -> DataLoader[_Read]:
-    batches = [positions[first : first + AT_ONCE] for first in range(0, len(positions), AT_ONCE)]
+def _images(rows: RowDataset, positions: Sequence[int], at_once: int, num_workers: int) -> DataLoader[_Read]:
+    batches = [positions[first : first + at_once] for first in range(0, len(positions), at_once)]
     made: Any = make_loader(_Images(rows), batches, _stacked, num_workers=num_workers)  # type: ignore[arg-type]
     return made  # type: ignore[no-any-return]
 

@@ -21,12 +21,13 @@ from mmft.models.frozen_part import CannotSplitError, FrozenPart
 from mmft.models.vision_language_model import VisionLanguageModel
 from mmft.run_folder import RunFolder
 from mmft.training.collectives import summed
-from mmft.training.filling import AT_ONCE, Filling
+from mmft.training.filling import Filling
 from mmft.training.module import FineTuning
 
 log = logging.getLogger(__name__)
 _NEGLIGIBLE = 1.02  # times the time without the store: what later runs may cost this one
-_DECIDED_AFTER = 2 * AT_ONCE  # rows
+_AT_ONCE = 64  # rows of a batch that is computed for the store, unless those of training are smaller
+_DECIDED_AFTER = 128  # rows
 _SHARD = 64 * 2**20  # bytes of values after which a shard is written
 
 
@@ -147,7 +148,9 @@ class FrozenWork(pl.Callback):
             with stored.entry.writing(f"{rank}-{world}"):
                 stored.refresh()
                 share = [at for at in stored.to_compute() if at % world == rank]
-                filling = Filling(part, stored, rows, share, self.data.config.num_workers, context)
+                config = self.data.config
+                at_once = min(_AT_ONCE, config.micro_batch_size or config.batch_size)
+                filling = Filling(part, stored, rows, share, at_once, config.num_workers, context)
                 return self._filled(store, filling, len(share), part, passes)
         except OSError as error:
             log.warning("cache: %s; what is not there is computed in each epoch", error)
@@ -186,7 +189,7 @@ class FrozenWork(pl.Callback):
         """Whether reading the values is faster than computing them so often, by what both took so far."""
         stored = filling.stored
         stored.refresh()
-        positions = [at for at in range(len(stored.digests)) if stored.has(at)][:AT_ONCE]
+        positions = [at for at in range(len(stored.digests)) if stored.has(at)][:_AT_ONCE]
         begin = time.perf_counter()
         stored.read(positions, 0)
         reading = (time.perf_counter() - begin) / len(positions)
