@@ -16,12 +16,10 @@ import resource
 import statistics
 import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import alternating
 import loop
 import pair_loop
 import pyarrow.parquet as pq
@@ -32,35 +30,6 @@ if TYPE_CHECKING:
     from mmft.batch import Batch
 
 WARM_UP, MEMORY_STEPS = 2, 3
-
-
-class Alternating:
-    """Our batches, a step of the loop on the same before each of them.
-
-    Attributes:
-        ours: seconds between handing out a batch and being asked for the next one.
-        theirs: seconds of the loop's step.
-    """
-
-    def __init__(self, batches: list[Batch], theirs: pair_loop.Loop | None, steps: int) -> None:
-        self.batches, self.loop, self.steps = batches, theirs, steps
-        self.ours: list[float] = []
-        self.theirs: list[float] = []
-
-    def __len__(self) -> int:
-        return self.steps
-
-    def __iter__(self) -> Iterator[Batch]:
-        for number in range(self.steps):
-            batch = self.batches[number % len(self.batches)]
-            if self.loop is not None:
-                inputs: Any = batch.pixel_values, batch.input_ids, batch.attention_mask
-                began = time.perf_counter()
-                pair_loop.step(self.loop, *inputs)
-                self.theirs.append(time.perf_counter() - began)
-            began = time.perf_counter()
-            yield batch
-            self.ours.append(time.perf_counter() - began)
 
 
 def theirs_alone(args: argparse.Namespace) -> None:
@@ -74,36 +43,21 @@ def theirs_alone(args: argparse.Namespace) -> None:
         pair_loop.step(theirs, pixels, tokens["input_ids"], tokens["attention_mask"])
 
 
-def run(args: argparse.Namespace, both: bool) -> Alternating:
+def run(args: argparse.Namespace, both: bool) -> alternating.Alternating:
     """So many steps of `mmft train`, those of the loop between them if `both`."""
-    from mmft.commands import train as program
-    from mmft.config.compose import compose
-    from mmft.data.datamodule import VisionLanguageData
 
-    made: list[Alternating] = []
-    plain = VisionLanguageData.train_dataloader
-
-    def handed_out(self: VisionLanguageData) -> Any:
-        batches = [batch for batch in plain(self) if len(batch) == args.batch][:2]
+    def made(batches: list[Batch]) -> alternating.Alternating:
         theirs = pair_loop.build(args.pair, args.steps, lr=1e-5) if both else None
-        made.append(Alternating(batches, theirs, args.steps))
-        return made[0]
 
-    VisionLanguageData.train_dataloader = handed_out  # type: ignore[method-assign]
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            program.train(compose("train", _overrides(args)), Path(folder) / "run")
-    finally:
-        VisionLanguageData.train_dataloader = plain  # type: ignore[method-assign]
-    return made[0]
+        def step(batch: Batch) -> None:
+            inputs: Any = batch.pixel_values, batch.input_ids, batch.attention_mask
+            pair_loop.step(theirs, *inputs)  # type: ignore[arg-type]
 
+        return alternating.Alternating(batches[:2], step if both else None, args.steps)
 
-def _overrides(args: argparse.Namespace) -> list[str]:
     rows = [f"data.path={args.table}", "data.columns.image=image", "data.columns.text=title", "task=contrastive"]
-    # One epoch of as many steps as are handed out; the rate is constant because the plan knows fewer.
-    length = ["trainer.max_epochs=1", "schedule=constant", "schedule.warmup=0", f"data.batch_size={args.batch}"]
-    quiet = ["callbacks.progress=none", "modality_report=false", f"data.limit={3 * args.batch}"]
-    return [f"model.pair={args.pair}", *rows, *length, *quiet, "trainer.precision=32-true", "optim.lr=1e-5"]
+    typed = [f"model.pair={args.pair}", *rows, f"data.limit={3 * args.batch}", "optim.lr=1e-5"]
+    return alternating.train(typed, args.batch, made)
 
 
 def peak(args: argparse.Namespace, what: str) -> int:

@@ -13,51 +13,17 @@ from __future__ import annotations
 import argparse
 import statistics
 import tempfile
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import loop
+from alternating import Alternating, train
 from make_shapes import make_shapes
 from tiny_encoders import make_image_encoder, make_text_encoder
 
 from mmft.batch import Batch
-from mmft.commands import train as program
-from mmft.config.compose import compose
-from mmft.data.datamodule import VisionLanguageData
 
 WARM_UP = 5  # steps of each that do not count
-
-
-class Alternating:
-    """Our batches, a step of the loop before each of them.
-
-    Attributes:
-        ours: seconds between handing out a batch and being asked for the next one.
-        theirs: seconds of the loop's step on the same batch.
-    """
-
-    def __init__(self, batches: list[Batch], theirs: loop.Loop, steps: int) -> None:
-        self.batches, self.loop, self.steps = batches, theirs, steps
-        theirs.model.train()  # transformers hands models out in eval mode, without dropout
-        self.ours: list[float] = []
-        self.theirs: list[float] = []
-
-    def __len__(self) -> int:
-        return self.steps
-
-    def __iter__(self) -> Iterator[Batch]:
-        for number in range(self.steps):
-            batch = self.batches[number % len(self.batches)]
-            inputs: Any = batch.pixel_values, batch.input_ids, batch.attention_mask, batch.target
-            examples = loop.Examples(*inputs)
-            began = time.perf_counter()
-            loop.step(self.loop, examples)
-            self.theirs.append(time.perf_counter() - began)
-            began = time.perf_counter()
-            yield batch
-            self.ours.append(time.perf_counter() - began)
 
 
 def compare(
@@ -66,27 +32,21 @@ def compare(
     """Median seconds of our step and of the loop's."""
     loop.IMAGE_SIZE = size
     names = [f"model.image_encoder.name={image_encoder}", f"model.text_encoder.name={text_encoder}"]
-    fixed = [f"model.image_encoder.image_size={size}", "model.text_encoder.max_length=32", "trainer.precision=32-true"]
-    # One epoch of as many steps as we hand out; the rate is constant because the plan knows fewer.
-    length = ["trainer.max_epochs=1", "schedule=constant", "schedule.warmup=0", "data.batch_size=32"]
-    quiet = ["callbacks.progress=none", "modality_report=false"]
-    composed = compose("train", [*overrides, *names, *fixed, *length, *quiet])
-    made: list[Alternating] = []
-    plain = VisionLanguageData.train_dataloader
+    fixed = [f"model.image_encoder.image_size={size}", "model.text_encoder.max_length=32"]
 
-    def alternating(self: VisionLanguageData) -> Any:
-        batches = [batch for batch in plain(self) if len(batch) == 32]
+    def made(batches: list[Batch]) -> Alternating:
         classes = 1 + max(int(batch.target.max()) for batch in batches if batch.target is not None)
-        made.append(Alternating(batches, loop.build(image_encoder, text_encoder, classes, steps), steps))
-        return made[0]
+        theirs = loop.build(image_encoder, text_encoder, classes, steps)
+        theirs.model.train()  # transformers hands models out in eval mode, without dropout
 
-    VisionLanguageData.train_dataloader = alternating  # type: ignore[method-assign]
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            program.train(composed, Path(folder) / "run")
-    finally:
-        VisionLanguageData.train_dataloader = plain  # type: ignore[method-assign]
-    return statistics.median(made[0].ours[WARM_UP:]), statistics.median(made[0].theirs[WARM_UP:])
+        def step(batch: Batch) -> None:
+            inputs: Any = batch.pixel_values, batch.input_ids, batch.attention_mask, batch.target
+            loop.step(theirs, loop.Examples(*inputs))
+
+        return Alternating(batches, step, steps)
+
+    done = train([*overrides, *names, *fixed], 32, made)
+    return statistics.median(done.ours[WARM_UP:]), statistics.median(done.theirs[WARM_UP:])
 
 
 def main() -> None:
