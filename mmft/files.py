@@ -41,18 +41,10 @@ def located(typed: str | Path, base: Path | None = None) -> Path:
 
 def write_text(path: Path, text: str) -> None:
     """Writes `text` (UTF-8) to `path` atomically: a reader, or a kill at any moment, leaves the old or the new text."""
-    aside = _aside(path)
-    with naming(path):
-        try:
-            with aside.open("w", encoding="utf-8") as stream:
-                stream.write(text)
-                stream.flush()
-                os.fsync(stream.fileno())
-            aside.replace(path)
-        except OSError:
-            with suppress(OSError):
-                aside.unlink()
-            raise
+    with written_aside(path) as aside, aside.open("w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
 
 
 def locked(path: Path, patience: float = 0.0) -> IO[str]:

@@ -156,7 +156,7 @@ class Entry:
         self._note({"computed": rows, "seconds": seconds})
 
     def note_read(self, rows: int) -> None:
-        """Notes that a run has read so many rows, each as often as it needed them, instead of computing them."""
+        """Notes that a run is to read so many rows instead of computing them, each counted as often as it is needed."""
         self._note({"read": rows})
 
     def _note(self, what: Mapping[str, float]) -> None:

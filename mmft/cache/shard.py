@@ -16,7 +16,6 @@ import os
 import uuid
 import zlib
 from collections.abc import Sequence
-from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple
@@ -25,6 +24,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+
+from mmft.files import written_aside
 
 KEY = 16
 """Bytes of a row's key."""
@@ -101,20 +102,13 @@ def write_shard(
     front = _MAGIC + len(index[0]).to_bytes(8, "little") + b"".join(index)
     front += blake2b(front, digest_size=16).digest()
     path = folder / f"{uuid.uuid4().hex}{SUFFIX}"
-    aside = path.with_suffix(".new")
-    try:
-        with aside.open("wb") as file:
-            file.write(front)
-            for column in payload:
-                file.write(bytes(-file.tell() % _ALIGN))
-                file.writelines(column)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    except OSError:
-        with suppress(OSError):
-            aside.unlink()
-        raise
+    with written_aside(path) as aside, aside.open("wb") as file:
+        file.write(front)
+        for column in payload:
+            file.write(bytes(-file.tell() % _ALIGN))
+            file.writelines(column)
+        file.flush()
+        os.fsync(file.fileno())
     return path
 
 

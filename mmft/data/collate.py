@@ -80,22 +80,13 @@ class Collate:
         if all(sample.input_ids is None for sample in good):
             return None, None
         texts = [self.empty if sample.input_ids is None else sample.input_ids for sample in good]  # (L_i,) each
-        return self._side_by_side(texts, self._length(good))
+        return side_by_side(texts, self._length(good), self.pad_id)
 
     def _length(self, good: Sequence[Sample]) -> int:
         """L, the padded length over the rows' own texts and their candidates."""
         texts = [self.empty if sample.input_ids is None else sample.input_ids for sample in good]
         others = [other.input_ids for sample in good for other in sample.candidates or ()]
         return padded_length(max(text.numel() for text in [*texts, *others]), self.longest)
-
-    def _side_by_side(self, texts: Sequence[Tensor], length: int) -> tuple[Tensor, Tensor]:
-        """Pads texts to token ids (texts, L) int64 and mask (texts, L) bool, True = real token."""
-        lengths = torch.tensor([text.numel() for text in texts])  # a tensor's `len` takes microseconds
-        if not len(texts):
-            return torch.zeros(0, length, dtype=torch.int64), torch.zeros(0, length, dtype=torch.bool)
-        padded = pad_sequence(list(texts), batch_first=True, padding_value=self.pad_id)  # to the longest of them
-        input_ids = functional.pad(padded, (0, length - padded.shape[1]), value=self.pad_id)
-        return input_ids, torch.arange(length) < lengths[:, None]
 
     def _candidates(self, good: Sequence[Sample]) -> Candidates | None:
         """Candidate texts (B, K, L), K the largest number in a row; None for a task without candidates."""
@@ -105,11 +96,21 @@ class Collate:
         nothing, most = Candidate(-1, self.empty[:0]), max(map(len, given))  # filler for rows with fewer
         filled = [other for others in given for other in [*others, *[nothing] * (most - len(others))]]
         shape = len(given), most
-        input_ids, mask = self._side_by_side([other.input_ids for other in filled], length := self._length(good))
+        input_ids, mask = side_by_side([other.input_ids for other in filled], length := self._length(good), self.pad_id)
         row = torch.tensor([other.row for other in filled], dtype=torch.int64)
         chance = torch.tensor([other.chance for other in filled], dtype=torch.float64)
         parts = input_ids.view(*shape, length), mask.view(*shape, length), row.view(shape), chance.view(shape)
         return Candidates(*parts)  # (B, K, L) ids and mask, (B, K) rows and chances
+
+
+def side_by_side(texts: Sequence[Tensor], length: int, pad_id: int) -> tuple[Tensor, Tensor]:
+    """Pads texts (L_i,) to token ids (texts, L) int64 and mask (texts, L) bool, True = real token."""
+    lengths = torch.tensor([text.numel() for text in texts])  # a tensor's `len` takes microseconds
+    if not len(texts):
+        return torch.zeros(0, length, dtype=torch.int64), torch.zeros(0, length, dtype=torch.bool)
+    padded = pad_sequence(list(texts), batch_first=True, padding_value=pad_id)  # to the longest of them
+    input_ids = functional.pad(padded, (0, length - padded.shape[1]), value=pad_id)
+    return input_ids, torch.arange(length) < lengths[:, None]
 
 
 def _stacked(found: Sequence[Tensor | None], like: Tensor | None) -> Tensor | None:

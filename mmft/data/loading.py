@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from hashlib import blake2b
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from mmft.batch import Batch, Sample
+from mmft.batch import Batch
 from mmft.config.schema.data import DataConfig
 from mmft.data.captions import Captions, CaptionsOf, first_captions
 from mmft.data.collate import Collate
@@ -29,6 +29,9 @@ from mmft.data.splits import Split
 from mmft.data.targets import Encode, encode_targets, identities_of
 from mmft.data.text import Tokens, empty_text, identity_of, pad_id, tokenize
 from mmft.signals import leave_signals_to_parent
+
+S = TypeVar("S")  # a row as the data set has it
+B = TypeVar("B")  # a batch of these
 
 
 def make_dataset(
@@ -106,20 +109,20 @@ def make_collate(dataset: RowDataset, tokenizer: Any, max_length: int) -> Collat
 
 
 def make_loader(
-    dataset: Dataset[Sample],
+    dataset: Dataset[S],
     batches: Iterable[Sequence[Any]],
-    collate: Collate,
+    collate: Callable[[list[S]], B],
     *,
     num_workers: int = 0,
     pin: bool = False,
     persistent: bool = False,
-) -> DataLoader[Batch]:
+) -> DataLoader[B]:
     """A loader of the given batches of positions, identical for any number of workers.
 
     Args:
         dataset: of one split.
         batches: positions of each batch, or other indices of the data set; a sampler or a list.
-        collate: of the data set.
+        collate: makes a batch of rows.
         num_workers: number of decoding processes; 0 decodes in this one.
         pin: whether to copy batches to page-locked memory, for a GPU.
         persistent: whether to keep workers between passes over the loader. Only for a Trainer's loops, which stop them

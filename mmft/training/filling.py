@@ -15,11 +15,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mmft.batch import padded_length
+from mmft.data.collate import side_by_side
 from mmft.data.dataset import RowDataset
 from mmft.data.image import read_file
 from mmft.data.image_mending import BadImage
 from mmft.data.loading import make_loader
 from mmft.data.stored_rows import StoredRows, digest_of_bytes
+from mmft.data.text import pad_id
 from mmft.models.frozen_part import FrozenPart, Inputs
 from mmft.models.text_encoder import TextEncoder
 
@@ -115,19 +117,13 @@ def _texts(encoder: TextEncoder, rows: RowDataset, positions: Sequence[int], at_
     for first in range(0, len(ordered), at_once):
         texts = [rows.text(at) for at in ordered[first : first + at_once]]  # (L_i,) each
         length = padded_length(len(texts[-1]), encoder.tokenizer.model_max_length)
-        ids = torch.zeros(len(texts), length, dtype=torch.int64)
-        mask = torch.zeros_like(ids, dtype=torch.bool)
-        for at, text in enumerate(texts):
-            ids[at, : len(text)] = text
-            mask[at, : len(text)] = True
         digests = [digest_of_bytes(rows.tokens.of(at).tobytes()) for at in ordered[first : first + at_once]]
-        yield _Read(digests, (ids, mask))
+        yield _Read(digests, side_by_side(texts, length, pad_id(encoder.tokenizer)))
 
 
 def _images(rows: RowDataset, positions: Sequence[int], at_once: int, num_workers: int) -> DataLoader[_Read]:
     batches = [positions[first : first + at_once] for first in range(0, len(positions), at_once)]
-    made: Any = make_loader(_Images(rows), batches, _stacked, num_workers=num_workers)  # type: ignore[arg-type]
-    return made  # type: ignore[no-any-return]
+    return make_loader(_Images(rows), batches, _stacked, num_workers=num_workers)
 
 
 class _Images(Dataset[tuple[bytes, Tensor] | None]):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -189,7 +190,7 @@ class FrozenWork(pl.Callback):
         """Whether reading the values is faster than computing them so often, by what both took so far."""
         stored = filling.stored
         stored.refresh()
-        positions = [at for at in range(len(stored.digests)) if stored.has(at)][:_AT_ONCE]
+        positions = list(islice(filter(stored.has, range(len(stored.digests))), _AT_ONCE))
         begin = time.perf_counter()
         stored.read(positions, 0)
         reading = (time.perf_counter() - begin) / len(positions)
