@@ -22,7 +22,7 @@ from mmft.batch import Encoded, Features, padded_length
 from mmft.models.encoder import Encoder
 from mmft.models.fusion.base import Reads
 from mmft.models.image_encoder import ImageEncoder
-from mmft.models.layers import block_modules, blocks
+from mmft.models.layers import block_modules, blocks, evaluated
 from mmft.models.text_encoder import TextEncoder
 
 ROWS_AT_ONCE = 8
@@ -186,19 +186,15 @@ class FrozenPart:
         """
         if self.layer is not None and len(block_modules(self.encoder.backbone)) != len(blocks(self.encoder.backbone)):
             raise CannotSplitError("its blocks are not single modules")
-        modes = {module: module.training for module in self.encoder.modules()}
         inputs = _two_rows(self.encoder)
-        self.encoder.eval()
         try:
-            with _noting(self._blocks, self._outputs):
-                whole = self.encoder(*inputs)
-            parts = self._continued(self._lower(inputs), inputs if len(inputs) > 1 else None)
-            alone = self.encoder(*(part[1:, :_SHORT] for part in inputs)) if len(inputs) > 1 else None
+            with evaluated(self.encoder):
+                with _noting(self._blocks, self._outputs):
+                    whole = self.encoder(*inputs)
+                parts = self._continued(self._lower(inputs), inputs if len(inputs) > 1 else None)
+                alone = self.encoder(*(part[1:, :_SHORT] for part in inputs)) if len(inputs) > 1 else None
         except Exception as error:  # architectures whose blocks pass on more than tokens fail in many ways
             raise CannotSplitError(f"its upper layers read more than the output of those below ({error})") from error
-        finally:
-            for module, mode in modes.items():
-                module.training = mode
         if not (self.is_whole or _alike(whole, parts)):
             raise CannotSplitError("its upper layers read more than the output of those below")
         if alone is not None and not _close(alone.pooled, whole.pooled[1:]):

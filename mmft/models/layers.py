@@ -9,7 +9,8 @@ never decrease.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
@@ -70,6 +71,19 @@ def block_modules(backbone: nn.Module) -> list[nn.Module]:
     return [
         module for module in modules if not isinstance(module, (nn.ModuleList, nn.ModuleDict))
     ]  # these are never called
+
+
+@contextmanager
+def evaluated(*parts: nn.Module) -> Iterator[None]:
+    """Context in which these modules are in eval mode; afterwards every module is in its own again."""
+    modes = [(module, module.training) for part in parts for module in part.modules()]
+    for part in parts:
+        part.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
 
 
 def mix_in(module: nn.Module, kind: type) -> None:

@@ -16,13 +16,11 @@ Legend: B rows, K candidates, L text tokens, U different texts, M rows that have
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmft.batch import Batch, Candidates, Encoded, Outputs
+from mmft.models.layers import evaluated
 from mmft.models.vision_language_model import VisionLanguageModel, present_rows
 from mmft.tasks.identities import MATCH
 
@@ -78,25 +76,12 @@ def _drawn(model: VisionLanguageModel, image: Encoded, text: Encoded, others: Te
     """
     if others.shape[1] <= 1:
         return others.new_zeros(len(others)) if others.shape[1] == 0 else others[:, 0]
-    with torch.no_grad(), _evaluated(model.fusion, model.head):
+    with torch.no_grad(), evaluated(model.fusion, model.head):
         scores = [model.head(model.fusion(image, _taken(text, one)))[:, 0] for one in others.unbind(1)]
     torch.clear_autocast_cache()  # weights that were cast without a graph would get no gradient
     noise = -torch.log(-torch.log(candidates.chance))
     sums = (torch.stack(scores, dim=1) + noise).masked_fill(~candidates.present, -torch.inf)
     return others.gather(1, sums.argmax(1, keepdim=True)).squeeze(1)
-
-
-@contextmanager
-def _evaluated(*parts: nn.Module) -> Iterator[None]:
-    """In eval mode; afterwards every module is in its own again."""
-    modes = [(module, module.training) for part in parts for module in part.modules()]
-    for part in parts:
-        part.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 def _taken(encoded: Encoded, rows: Tensor) -> Encoded:

@@ -14,6 +14,7 @@ from torch import Size, Tensor, nn
 from mmft.batch import Encoded
 from mmft.models.encoder import Encoder
 from mmft.models.image_encoder import ImageEncoder
+from mmft.models.layers import evaluated
 
 
 def run_once(encoder: Encoder) -> Encoded:
@@ -23,22 +24,15 @@ def run_once(encoder: Encoder) -> Encoded:
         encoder: on any device; its train and eval modes are restored.
     """
     like = next(encoder.parameters())
-    modes = {module: module.training for module in encoder.modules()}
     given: tuple[Tensor, ...]
     if isinstance(encoder, ImageEncoder):
         given = (torch.zeros(1, 3, encoder.image_size, encoder.image_size, dtype=torch.uint8, device=like.device),)
     else:
         ids = torch.arange(4, device=like.device).unsqueeze(0)  # (1, 4)
         given = (ids, torch.ones_like(ids, dtype=torch.bool))
-    for module in modes:
-        module.training = False
-    try:
-        with torch.no_grad():
-            encoded: Encoded = encoder(*given)
-            return encoded
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+    with torch.no_grad(), evaluated(encoder):
+        encoded: Encoded = encoder(*given)
+    return encoded
 
 
 def shapes(encoder: Encoder, modules: Iterable[nn.Module]) -> dict[nn.Module, list[tuple[Size | None, Size | None]]]:
