@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mmft.build.callbacks import build_callbacks, check_monitoring, monitored
+from mmft.build.frozen import build_store, pooled_features
 from mmft.build.model import add_auxiliary, apply_tuning, build_methods, build_model, build_plan, build_task, start_head
 from mmft.build.pair import choose_for_pair
 from mmft.build.run import Run
@@ -28,11 +29,13 @@ __all__ = [
     "build_model",
     "build_module",
     "build_plan",
+    "build_store",
     "build_task",
     "build_trainer",
     "check_monitoring",
     "choose_for_pair",
     "monitored",
+    "pooled_features",
     "preload",
     "start_head",
     "train_on",

@@ -6,8 +6,8 @@ from collections.abc import Collection
 
 import lightning.pytorch as pl
 
+from mmft.build.frozen import build_store
 from mmft.build.run import Run
-from mmft.cache.store import Store, cache_folder
 from mmft.config import registry
 from mmft.config.schema.augment import AugmentConfig
 from mmft.config.schema.model import ENCODERS
@@ -24,7 +24,7 @@ from mmft.tasks.metric_names import lower_is_better
 from mmft.training.callbacks.bad_rows import BadRowReport
 from mmft.training.callbacks.checkpointing import Checkpointing
 from mmft.training.callbacks.early_stopping import EarlyStopping
-from mmft.training.callbacks.frozen_work import FrozenWork, Wanted
+from mmft.training.callbacks.frozen_work import FrozenWork
 from mmft.training.callbacks.gradient_accumulation import GradientAccumulation
 from mmft.training.callbacks.layer_freezing import LayerFreezing, own_warmups, start_steps
 from mmft.training.callbacks.learning_rate_warmup import LearningRateWarmup
@@ -135,21 +135,20 @@ def _frozen_work(config: TrainConfig, data: VisionLanguageData, task: Task, fold
     """None with sharded weights, of which every rank must compute the same layers."""
     if config.trainer.strategy == "fsdp":
         return []
-    store = Store(cache_folder(config.paths.cache), round(config.cache.limit * 1e9))
     return [
         FrozenWork(
             data,
             _to_be_kept(config, data, task),
-            None if config.cache.keep == "never" else store,
-            decides=config.cache.keep == "auto",
+            build_store(config),
+            config.cache.keep,
             precision=config.trainer.precision,
             folder=folder,
         )
     ]
 
 
-def _to_be_kept(config: TrainConfig, data: VisionLanguageData, task: Task) -> dict[str, Wanted]:
-    """What may be kept of each encoder that has an input: of rows that are the same in each epoch."""
+def _to_be_kept(config: TrainConfig, data: VisionLanguageData, task: Task) -> dict[str, dict[str, int]]:
+    """How often each encoder that has an input reads the rows of each split whose rows are the same in each epoch."""
     plain, augment = vars(AugmentConfig()), config.data.augment
     changed = {name for name, value in vars(augment).items() if value != plain[name]}
     varies = {
@@ -172,7 +171,7 @@ def _to_be_kept(config: TrainConfig, data: VisionLanguageData, task: Task) -> di
             passes = {}
         elif varies[modality]:
             del passes["train"]
-        found[encoder] = Wanted(modality, {split: count for split, count in passes.items() if split in data.rows})
+        found[encoder] = {split: count for split, count in passes.items() if split in data.rows}
     return found
 
 

@@ -46,6 +46,11 @@ class StoredRows:
         """Positions of rows that have the modality and are not there; nothing is verified."""
         return [at for at, digest in enumerate(self.digests) if digest is not None and not self._state[at]]
 
+    @property
+    def there(self) -> int:
+        """How many rows are there; nothing is verified."""
+        return sum(map(bool, self._state))
+
     def to_compute(self) -> list[int]:
         """Of the missing rows, the first of those that have one image or one text."""
         return list({self.digests[at]: at for at in reversed(self.missing())}.values())[::-1]
@@ -59,14 +64,14 @@ class StoredRows:
         return self.entry.read(Found(shard, self._found.row[at]), length)
 
 
-def image_digests(rows: RowDataset) -> list[bytes | None]:
-    """The key of each row's image, a hash of its encoded bytes; None for no image, or one that cannot be read."""
-    table = rows.split.table
-    return [None if row in rows.bad else _digest_of(table.image(row)) for row in rows.split.rows.tolist()]
+def digests_of(rows: RowDataset, modality: str) -> list[bytes | None]:
+    """The key of each row's image, a hash of its encoded bytes, or of its text, a hash of its tokens.
 
-
-def text_digests(rows: RowDataset) -> list[bytes | None]:
-    """The key of each row's text, a hash of its tokens; None for no text."""
+    None for a row without the modality, or whose image cannot be read.
+    """
+    if modality == "image":
+        table = rows.split.table
+        return [None if row in rows.bad else _digest_of(table.image(row)) for row in rows.split.rows.tolist()]
     every = (rows.tokens.of(at) for at in range(len(rows)))
     return [digest_of_bytes(ids.tobytes()) if len(ids) else None for ids in every]
 

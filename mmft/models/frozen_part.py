@@ -60,6 +60,11 @@ class FrozenPart:
         self._outputs: list[Any] = []  # of each frozen block, with None for tensors
 
     @property
+    def modality(self) -> str:
+        """`image` or `text`."""
+        return "image" if isinstance(self.encoder, ImageEncoder) else "text"
+
+    @property
     def is_whole(self) -> bool:
         """Whether it is the whole encoder."""
         return self.layer is None

@@ -96,6 +96,10 @@ class Filling:
         self._lengths += lengths
         self.rows += len(read.digests)
 
+    def first_values(self) -> dict[bytes, Tensor]:
+        """The first of the values of each row that is not written yet, by key."""
+        return dict(zip(self._digests, self._values[0], strict=True))
+
     def flush(self) -> None:
         """Writes what was computed as one shard, so that a killed run has not computed it in vain.
 

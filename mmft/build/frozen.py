@@ -1,0 +1,46 @@
+"""Builds what reads and fills the store of frozen work from a config."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+
+from mmft.cache.store import Store, cache_folder
+from mmft.config.schema.model import ENCODERS
+from mmft.config.schema.root import TrainConfig
+from mmft.data.dataset import RowDataset
+from mmft.models.frozen_part import FrozenPart
+from mmft.models.layers import evaluated
+from mmft.models.precision import autocast
+from mmft.models.vision_language_model import VisionLanguageModel
+from mmft.training.frozen_cache import FrozenCache, Pooled, is_exact
+from mmft.training.hardware import device_of
+
+
+def build_store(config: TrainConfig) -> Store:
+    """The store of frozen work."""
+    return Store(cache_folder(config.paths.cache), round(config.cache.limit * 1e9))
+
+
+def pooled_features(config: TrainConfig, model: VisionLanguageModel, rows: RowDataset) -> dict[str, Pooled]:
+    """What the encoders as they are make of each row, by modality that the config reads.
+
+    With `cache` they are read from the store, which is filled with them. Training that freezes an encoder, whose fusion
+    reads pooled features, reads the same entry.
+
+    Args:
+        config: with hardware chosen.
+        model: moved to its device; no tuning method is applied yet.
+        rows: of a split.
+    """
+    device, precision = device_of(config.trainer.accelerator), config.trainer.precision
+    model.to(device=device, dtype=torch.float64 if precision == "64-true" else torch.float32)
+    context = partial(autocast, device, precision)
+    cache = FrozenCache(build_store(config), config.cache.keep, precision, context, config.data)
+    found = {}
+    for encoder in (getattr(model, name) for name in ENCODERS if config.reads(name.removesuffix("_encoder"))):
+        part = FrozenPart(encoder, None, "pooled", is_exact(device, precision))
+        with evaluated(encoder):
+            found[part.modality] = cache.pooled(part, rows)
+    return found

@@ -1,0 +1,236 @@
+"""`FrozenCache`: the store of frozen work as a process uses it, which fills it with what is missing before it reads."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from itertools import islice
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from mmft.cache.entry import Entry
+from mmft.cache.identity import identity
+from mmft.cache.store import Store
+from mmft.config.schema.data import DataConfig
+from mmft.data.dataset import RowDataset
+from mmft.data.stored_rows import StoredRows, digests_of
+from mmft.files import in_units
+from mmft.models.frozen_part import CannotSplitError, FrozenPart
+from mmft.models.vision_language_model import VisionLanguageModel
+from mmft.training.filling import Filling
+
+log = logging.getLogger(__name__)
+_NEGLIGIBLE = 1.02  # times the time without the store: what later runs may cost this one
+_AT_ONCE = 64  # rows of a batch that is computed for the store, unless those of the command are smaller
+_DECIDED_AFTER = 128  # rows
+_SHARD = 64 * 2**20  # bytes of values after which a shard is written
+
+
+def is_exact(device: torch.device, precision: str) -> bool:
+    """Whether a frozen part must compute the same of a row, to the last bit, in whatever batch; kernels allow it."""
+    return device.type == "cpu" and precision in ("32-true", "64-true")
+
+
+def frozen_part(model: VisionLanguageModel, encoder: str, lowest: int | None, exact: bool) -> FrozenPart | None:
+    """The frozen part of an encoder whose lowest trained layer is `lowest`, None for none; None if there is none."""
+    if lowest is not None and lowest < 2:
+        return None
+    part = FrozenPart(getattr(model, encoder), lowest, model.fusion.reads, exact)
+    try:
+        part.check()
+        return part
+    except CannotSplitError as error:
+        log.info("model.%s: its frozen layers are computed each time: %s", encoder, error)
+        return None
+
+
+class Pooled(NamedTuple):
+    """Pooled features of the rows of a split."""
+
+    values: Tensor  # (R, D) in the dtype of the computation; zeros where they are not there
+    there: Tensor  # (R,) bool, False = the row lacks the modality or could not be read
+
+
+class FrozenCache:
+    """Fills a store with what frozen parts compute of rows, and says which rows are read from it.
+
+    Args:
+        store: of the values.
+        keep: `auto` keeps what pays, `always` everything, `never` nothing.
+        precision: of the computation, `32-true`.
+        context: makes the context of the computation.
+        data: how rows are read, and how many the device computes at once.
+        rank: of this process, which computes every `world`-th row.
+        world: processes that fill the store together.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        keep: str,
+        precision: str,
+        context: Callable[[], AbstractContextManager[Any]],
+        data: DataConfig,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        self.store, self.keep = store, keep
+        self.precision, self._context = precision, context
+        self._at_once = min(_AT_ONCE, data.micro_batch_size or data.batch_size)
+        self._workers = data.num_workers
+        self._rank, self._world = rank, world
+        self._entries: dict[tuple[FrozenPart, str], Entry] = {}
+        self._writes = keep != "never"
+
+    def read_from(
+        self,
+        part: FrozenPart,
+        passes: Sequence[tuple[RowDataset, int]],
+        together: Callable[[], object] = lambda: None,
+    ) -> int:
+        """Lets rows be read from the store, once what is missing has been computed and written, if that pays.
+
+        Args:
+            part: on its device, checked.
+            passes: rows and how often they are read; sets `rows.stored`.
+            together: called once this process has written its share of some rows; returns when all have.
+
+        Returns:
+            How many rows are read from the store.
+        """
+        total = 0
+        for rows, times in passes if self.keep != "never" else ():
+            stored = self._stored(part, rows)
+            missing = len(stored.missing())
+            pays = self._fill(part, stored, rows, times)
+            together()
+            stored.refresh()
+            if not (stored.there and pays):
+                continue
+            total += stored.there
+            rows.stored[part.modality] = stored
+            if self._rank == 0:
+                stored.entry.note_read(stored.there * times - missing)
+        if total:
+            entry = self._entry(part, passes[0][0])
+            log.info(
+                "model.%s_encoder: %s; of %d rows that output is read from %s (%s)",
+                *(part.modality, _in_words(part), total, entry.folder, in_units(entry.bytes)),
+            )
+        return total
+
+    def pooled(self, part: FrozenPart, rows: RowDataset) -> Pooled:
+        """The pooled features of all rows: read from the store, and computed where it lacks them.
+
+        Args:
+            part: of a whole encoder of which `pooled` alone is kept, on its device.
+            rows: whose `stored` is left as it is.
+        """
+        stored = self._stored(part, rows)
+        self._fill(part, stored, rows, 1)
+        stored.refresh()
+        there = [at if stored.has(at) else None for at in range(len(rows))]
+        read = stored.read(there, 0)
+        filling = self._filling(part, stored, rows, stored.to_compute())
+        for _ in filling:
+            pass
+        new = filling.first_values()
+        like = next(iter(new.values())) if read is None and new else torch.zeros(0)
+        values = like.new_zeros(len(rows), part.encoder.widths.pooled) if read is None else read.values[0]
+        known = torch.zeros(len(rows), dtype=torch.bool)
+        for at, digest in enumerate(stored.digests):
+            known[at] = there[at] is not None or digest in new
+            if digest in new:
+                values[at] = new[digest]
+        return Pooled(values, known)
+
+    def _stored(self, part: FrozenPart, rows: RowDataset) -> StoredRows:
+        return StoredRows(self._entry(part, rows), digests_of(rows, part.modality))
+
+    def _entry(self, part: FrozenPart, rows: RowDataset) -> Entry:
+        reading = dict(vars(rows.images.reader)) if part.modality == "image" else {}
+        key = (part, str(reading))
+        if key not in self._entries:  # weights are hashed once
+            self._entries[key] = self.store.entry(*identity(part, self.precision, reading))
+        return self._entries[key]
+
+    def _filling(self, part: FrozenPart, stored: StoredRows, rows: RowDataset, positions: Sequence[int]) -> Filling:
+        return Filling(part, stored, rows, positions, self._at_once, self._workers, self._context)
+
+    def _fill(self, part: FrozenPart, stored: StoredRows, rows: RowDataset, passes: int) -> bool:
+        """Computes and writes this process's share of the missing rows, unless that does not pay or fit.
+
+        Another run that does the same at the same time is waited for.
+
+        Returns:
+            Whether reading what is there pays.
+        """
+        if not (self._writes and stored.missing()):
+            return True
+        try:
+            with stored.entry.writing(f"{self._rank}-{self._world}"):
+                stored.refresh()
+                share = [at for at in stored.to_compute() if at % self._world == self._rank]
+                return self._filled(self._filling(part, stored, rows, share), len(share), passes)
+        except OSError as error:
+            log.warning("cache: %s; what is not there is computed each time", error)
+            self._writes = False
+            return True
+
+    def _filled(self, filling: Filling, rows: int, passes: int) -> bool:
+        decided = self.keep != "auto"
+        for _ in filling:
+            decides_now = not decided and filling.rows >= _DECIDED_AFTER
+            if not (decides_now or filling.held >= _SHARD):
+                continue
+            if not self._fits(filling, rows):
+                return True
+            filling.flush()
+            if decides_now and not self._pays(filling, passes):
+                return False
+            decided = decided or decides_now
+        if self._fits(filling, filling.rows):
+            filling.flush()
+        filling.stored.entry.note_computed(filling.rows, filling.seconds)
+        return True
+
+    def _fits(self, filling: Filling, rows: int) -> bool:
+        """Whether the values of all `rows` fit into the store; says so if not."""
+        each = (filling.held + filling.written) / max(1, filling.rows)
+        in_use = [entry.folder for entry in self._entries.values()]
+        if self.store.make_room(round(each * rows) - filling.written, in_use):
+            return True
+        log.warning(
+            "cache: %s for %d rows do not fit into %s (cache.limit, or a full disk); they are computed each time",
+            *(in_units(round(each * rows)), rows, self.store.folder),
+        )
+        return False
+
+    def _pays(self, filling: Filling, passes: int) -> bool:
+        """Whether reading the values is faster than computing them so often, by what both took so far."""
+        stored = filling.stored
+        stored.refresh()
+        positions = list(islice(filter(stored.has, range(len(stored.digests))), _AT_ONCE))
+        begin = time.perf_counter()
+        stored.read(positions, 0)
+        reading = (time.perf_counter() - begin) / len(positions)
+        computing, writing = filling.seconds / filling.rows, filling.writing / filling.rows
+        pays = computing + writing + passes * reading <= _NEGLIGIBLE * passes * computing
+        if not pays:
+            log.info(
+                "cache=auto: the frozen layers of %s are computed each time: that takes %.2g ms a row, against "
+                "%.2g ms to write once and %.2g ms to read",
+                *(filling.part.encoder.source.name, 1e3 * computing, 1e3 * writing, 1e3 * reading),
+            )
+        return pays
+
+
+def _in_words(part: FrozenPart) -> str:
+    """What is frozen."""
+    if part.layer is None:
+        return "the encoder is frozen"
+    return "the first layer is frozen" if part.layer == 2 else f"the first {part.layer - 1} layers are frozen"

@@ -1,0 +1,44 @@
+"""Pooled features of rows: read from the store where it has them, computed where it lacks them, alike in both."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmft import build
+from mmft.config.compose import compose
+from mmft.config.schema.root import TrainConfig
+from mmft.data.splits import load_splits
+from mmft.training.hardware import choose_hardware
+
+
+def _features(shapes_overrides: list[str], store: Path, *typed: str) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    composed = compose("train", [*shapes_overrides, f"paths.cache={store}", "trainer.precision=32-true", *typed])
+    config: TrainConfig = composed.config
+    choose_hardware(config.trainer, 1)
+    splits = load_splits(config.data, config.seed)
+    task = build.build_task(config.task)
+    task.fit(splits["train"].table.labels(splits["train"].rows))
+    model = build.build_model(config.model, task.make_head, config.seed)
+    rows = build.build_data(config, splits, model, task).datasets["train"]
+    found = build.pooled_features(config, model, rows)
+    assert rows.stored == {}
+    return {name: tuple(one) for name, one in found.items()}
+
+
+@pytest.mark.parametrize("keep", ["always", "auto"])
+def test_features_are_the_same_from_the_store(shapes_overrides: list[str], tmp_path: Path, keep: str) -> None:
+    never = _features(shapes_overrides, tmp_path / "none", "cache=never")
+    filled = _features(shapes_overrides, tmp_path / "store", f"cache={keep}")
+    read = _features(shapes_overrides, tmp_path / "store", f"cache={keep}")
+    assert not (tmp_path / "none").exists()
+    assert len(list((tmp_path / "store").glob("*/*.shard"))) == 2
+    for name in ("image", "text"):
+        assert never[name][1].all()
+        assert len(never[name][0]) > 10
+        assert never[name][0].std(0).min() > 0
+        for other in (filled, read):
+            assert torch.equal(never[name][0], other[name][0])
+            assert torch.equal(never[name][1], other[name][1])
