@@ -8,7 +8,7 @@ import torch
 
 from mmft.cache.store import Store, cache_folder
 from mmft.config.schema.model import ENCODERS
-from mmft.config.schema.root import TrainConfig
+from mmft.config.schema.root import TrainConfig, UseConfig
 from mmft.data.dataset import RowDataset
 from mmft.models.frozen_part import FrozenPart
 from mmft.models.layers import evaluated
@@ -18,7 +18,7 @@ from mmft.training.frozen_cache import FrozenCache, Pooled, is_exact
 from mmft.training.hardware import device_of
 
 
-def build_store(config: TrainConfig) -> Store:
+def build_store(config: TrainConfig | UseConfig) -> Store:
     """The store of frozen work."""
     return Store(cache_folder(config.paths.cache), round(config.cache.limit * 1e9))
 

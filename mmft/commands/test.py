@@ -52,11 +52,12 @@ def test(composed: Composed) -> int:
     found = {}
     for name, one in prepared.items():
         prefix = f"{table_of(name)}/" if table_of(name) else ""
-        found[table_of(name)] = tested = one.run()
-        _print(tested.metrics, prefix)
-        print(f"{prefix}rows {tested.rows}\n{prefix}bad_rows {tested.bad}", flush=True)
-        if config.modalities:
-            _report_modalities(asked[name], one, tested.metrics, prefix)
+        with asked[name].reading(one.rows, data, model.test_precision):
+            found[table_of(name)] = tested = one.run()
+            _print(tested.metrics, prefix)
+            print(f"{prefix}rows {tested.rows}\n{prefix}bad_rows {tested.bad}", flush=True)
+            if config.modalities:
+                _report_modalities(asked[name], one, tested.metrics, prefix)
     if "" not in found:
         before = None
         if config.zero_shot.labels is None and own.init is not None:
@@ -87,7 +88,7 @@ def _check_bad_rows(prepared: list[TableEvaluation]) -> None:
 def _report_modalities(model: LoadedModel, test: TableEvaluation, both: modalities.Figures, prefix: str) -> None:
     """Prints each modality's contribution: all metrics on stdout, the monitored one as a table on stderr."""
     task, config = model.saved.task, model.saved.config
-    rows: Any = test.batches.dataset
+    rows = test.rows
     bad = {row.row: row for row in test.bad.rows}
     # The images are read four times.
     rows.images = ImageMemory(test.split, rows.images.reader, int(config.data.picture_memory * 2**30))

@@ -163,6 +163,8 @@ class _Reader:
 
     def _group(self, text: str, key: str, values: list[Any]) -> Typed:
         if not trains(self.command):
+            if key == "cache":  # whose option sets one key
+                return self.read(f"{key}.keep={text.partition('=')[2]}")
             raise Wrong(f"{key}: mmft {self.command} has no groups. Type {key}.KEY=VALUE; see mmft {self.command} -h")
         if values == [None] and key in OPTIONAL_GROUPS:
             return Typed(text, key, True, values, "", [""], [f"{key}=null"])

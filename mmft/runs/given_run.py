@@ -9,8 +9,10 @@ from mmft.config.compose import Composed
 from mmft.config.paths import rebase
 from mmft.config.schema.data import DataConfig
 from mmft.config.schema.root import ClassifyConfig, UseConfig
+from mmft.build import build_store
 from mmft.data.splits import Split, load_rows
 from mmft.errors import UserError
+from mmft.runs.frozen_rows import FrozenRows
 from mmft.runs.loaded_model import LoadedModel, load
 from mmft.runs.pretrained_pair import load_pair
 from mmft.runs.run_data import data_of_run, typed_nulls
@@ -23,10 +25,13 @@ def given_model(config: UseConfig) -> LoadedModel:
         UserError: there is no such run or pair.
     """
     if config.run is not None:
-        return load(config.run, config.paths.runs, config.trainer.accelerator)
-    assert config.model.pair is not None
-    columns = config.data.columns
-    return load_pair(config.model.pair, columns.image, columns.text, config.trainer.accelerator)
+        model = load(config.run, config.paths.runs, config.trainer.accelerator)
+    else:
+        assert config.model.pair is not None
+        columns = config.data.columns
+        model = load_pair(config.model.pair, columns.image, columns.text, config.trainer.accelerator)
+    model.frozen = FrozenRows(build_store(config), config.cache.keep)
+    return model
 
 
 def model_and_rows(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from mmft.batch import Batch, Fused
 from mmft.config import plugins
 from mmft.config.schema.data import DataConfig
 from mmft.config.schema.root import ExplainConfig, ZeroShotConfig
+from mmft.data.dataset import RowDataset
 from mmft.data.image import background_of
 from mmft.data.loading import make_batches
 from mmft.errors import UserError
@@ -31,6 +33,7 @@ from mmft.models.inference import full_precision, fused_of, outputs_of
 from mmft.logs import quiet_bitsandbytes
 from mmft.models.vision_language_model import VisionLanguageModel
 from mmft.runs.early import model_folder
+from mmft.runs.frozen_rows import FrozenRows
 from mmft.runs.given_rows import as_given, table_of
 from mmft.runs.saved_model import SavedModel, load_model
 from mmft.tasks.labels import shown
@@ -43,6 +46,7 @@ class LoadedModel:
         saved: model, task and config.
         device: the device it runs on.
         labels: label names in score order; empty if the task has no labels.
+        frozen: reads what frozen layers compute from the store; None to compute everything.
 
     Raises:
         UserError: a GPU is requested but there is none.
@@ -50,6 +54,7 @@ class LoadedModel:
 
     def __init__(self, saved: SavedModel, accelerator: str = "auto") -> None:
         self.device = device_of(accelerator)
+        self.frozen: FrozenRows | None = None
         self._take(saved)
 
     def _with(self, saved: SavedModel) -> LoadedModel:
@@ -119,12 +124,20 @@ class LoadedModel:
         """One prediction per row of `split`, in order; an unreadable row has an `error` instead."""
         model, task = self.saved.model, self.saved.task
         precision = full_precision(self.saved.config.trainer.precision)
-        for batch, outputs in outputs_of(model, self.batches(split, config), self.device, precision):
-            found = {} if outputs is None else dict(zip(batch.row.tolist(), task.answers(outputs), strict=True))
-            if task.facts.needs_both:
-                for name, there in (("image", batch.image_present), ("text", batch.text_present)):
-                    found |= {row: {"error": f"no {name}"} for row in batch.row[~there].tolist()}
-            yield from _in_order(batch, found, self.columns(), split)
+        batches = self.batches(split, config)
+        with self.reading(batches.dataset, config, precision):
+            for batch, outputs in outputs_of(model, batches, self.device, precision):
+                found = {} if outputs is None else dict(zip(batch.row.tolist(), task.answers(outputs), strict=True))
+                if task.facts.needs_both:
+                    for name, there in (("image", batch.image_present), ("text", batch.text_present)):
+                        found |= {row: {"error": f"no {name}"} for row in batch.row[~there].tolist()}
+                yield from _in_order(batch, found, self.columns(), split)
+
+    def reading(self, rows: RowDataset, config: DataConfig, precision: str) -> AbstractContextManager[None]:
+        """Context in which what frozen layers compute of the rows is read from the store, if there is one."""
+        if self.frozen is None:
+            return nullcontext()
+        return self.frozen.read(self.saved, rows, config, self.device, precision)
 
     def explain(
         self, rows: Any, label: str | None = None, points: int = ExplainConfig.points, root: str | Path = "."
@@ -193,9 +206,11 @@ class LoadedModel:
     def embeddings(self, split: Split, config: DataConfig) -> Iterator[dict[str, Any]]:
         """One dict per row of `split`: `row`, `id`, `error`, and (D,) arrays by name, None if missing."""
         precision = full_precision(self.saved.config.trainer.precision)
-        for batch, fused in fused_of(self.saved.model, self.batches(split, config), self.device, precision):
-            found = {} if fused is None else self._embeddings_of(batch, fused)
-            yield from _in_order(batch, found, ["row", "id", *self.embedded, "error"], split)
+        batches = self.batches(split, config)
+        with self.reading(batches.dataset, config, precision):
+            for batch, fused in fused_of(self.saved.model, batches, self.device, precision):
+                found = {} if fused is None else self._embeddings_of(batch, fused)
+                yield from _in_order(batch, found, ["row", "id", *self.embedded, "error"], split)
 
     def _embeddings_of(self, batch: Batch, fused: Fused) -> dict[int, dict[str, Any]]:
         """Embeddings by row number; None for a missing modality."""

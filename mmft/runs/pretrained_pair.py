@@ -37,4 +37,4 @@ def load_pair(
     task.fit([])
     model = build.build_model(config.model, task.make_head, config.seed).eval()
     model.requires_grad_(False)
-    return LoadedModel(SavedModel(model, task, config, Path.cwd(), {}), accelerator)
+    return LoadedModel(SavedModel(model, task, config, Path.cwd(), {}, frozenset()), accelerator)

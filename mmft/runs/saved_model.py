@@ -54,6 +54,7 @@ class SavedModel:
         config: the config of its training.
         working_directory: base of relative paths in `config`.
         methods: the tuning method of each encoder.
+        trained: names of the parameters and buffers that training changed.
     """
 
     model: VisionLanguageModel
@@ -61,6 +62,11 @@ class SavedModel:
     config: TrainConfig
     working_directory: Path
     methods: Mapping[str, TuningMethod]
+    trained: frozenset[str]
+
+    def is_trained(self, encoder: str) -> bool:
+        """Whether training changed anything of an encoder."""
+        return any(part_of(name) == encoder for name in self.trained)
 
     def merge(self) -> None:
         """Merges weights added by tuning methods into the encoders' own, in float32.
@@ -169,7 +175,7 @@ def load_model(folder: Path) -> SavedModel:
     if config.trainer.precision == "64-true":
         model.double()
     _load_state(model, state, {encoder for encoder in ENCODERS if pretrained[encoder]})
-    return SavedModel(model.eval(), task, config, base, methods)
+    return SavedModel(model.eval(), task, config, base, methods, frozenset(state))
 
 
 def _read_config(values: dict[str, Any], folder: Path, packages: Mapping[str, str]) -> TrainConfig:

@@ -22,6 +22,7 @@ from mmft.files import in_units
 from mmft.models.frozen_part import CannotSplitError, FrozenPart
 from mmft.models.vision_language_model import VisionLanguageModel
 from mmft.training.filling import Filling
+from mmft.tuning.quantize import is_quantized
 
 log = logging.getLogger(__name__)
 _NEGLIGIBLE = 1.02  # times the time without the store: what later runs may cost this one
@@ -38,6 +39,8 @@ def is_exact(device: torch.device, precision: str) -> bool:
 def frozen_part(model: VisionLanguageModel, encoder: str, lowest: int | None, exact: bool) -> FrozenPart | None:
     """The frozen part of an encoder whose lowest trained layer is `lowest`, None for none; None if there is none."""
     if lowest is not None and lowest < 2:
+        return None
+    if is_quantized(getattr(model, encoder)):  # scales of quantized weights are not in the entry's name
         return None
     part = FrozenPart(getattr(model, encoder), lowest, model.fusion.reads, exact)
     try:

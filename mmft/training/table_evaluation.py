@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, cast
 
 import lightning.pytorch as pl
 import torch
@@ -13,6 +13,7 @@ import torch
 from mmft.batch import Batch
 from mmft.config.schema.data import DataConfig
 from mmft.data.bad_rows import BadRows
+from mmft.data.dataset import RowDataset
 from mmft.data.loading import make_batches
 from mmft.data.split_names import table_of
 from mmft.data.splits import Split
@@ -46,6 +47,7 @@ class TableEvaluation:
 
     Attributes:
         batches: of the rows.
+        rows: as a data set.
         bad: the bad rows known so far.
     """
 
@@ -70,9 +72,9 @@ class TableEvaluation:
             pin=device.type == "cuda",
         )
         self.bad = BadRows(len(split), data.max_bad_fraction, where=where)
-        rows: Any = self.batches.dataset
-        rows.find_missing_images()
-        self.bad.add(rows.known_bad())  # at once, not batch by batch
+        self.rows = cast("RowDataset", self.batches.dataset)
+        self.rows.find_missing_images()
+        self.bad.add(self.rows.known_bad())  # at once, not batch by batch
         self._module = Evaluating(model, task)
         self._module.tested = split.table.split or "test"
         self._trainer = _trainer(device.type, precision, self.bad)

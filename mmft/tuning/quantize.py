@@ -42,6 +42,11 @@ def dequantize(encoder: Encoder) -> None:
         encoder.backbone.set_submodule(name, _linear(layer))
 
 
+def is_quantized(module: nn.Module) -> bool:
+    """Whether `module` has quantized layers; without importing bitsandbytes."""
+    return any(type(parameter).__name__ in ("Int8Params", "Params4bit") for parameter in module.parameters())
+
+
 def quantized_layers(module: nn.Module) -> Iterator[tuple[str, Any]]:
     """The quantized layers in `module`, by name."""
     from bitsandbytes.nn import modules as bnb

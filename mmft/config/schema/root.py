@@ -28,8 +28,8 @@ class PathsConfig:
 
 @section("paths")
 @dataclass(kw_only=True)
-class TrainingPathsConfig(PathsConfig):
-    """`paths` of training."""
+class ModelPathsConfig(PathsConfig):
+    """`paths` of the commands that run a model."""
 
     cache: str | None = None
     """Folder of what frozen layers compute, shared by all runs; null: `mmft` in `$XDG_CACHE_HOME`, or in `~/.cache`."""
@@ -54,7 +54,7 @@ class TrainConfig:
     """After the test, report what text alone and image alone achieve, by a linear head on each encoder's features (for
     pairs: by nearest neighbours and a linear probe on the embeddings); null: true, except in a sweep, where the pass
     over the training rows would take too long."""
-    paths: TrainingPathsConfig = field(factory=TrainingPathsConfig)
+    paths: ModelPathsConfig = field(factory=ModelPathsConfig)
     """Where things are written."""
     cache: CacheConfig = field(factory=CacheConfig)
     """Whether what frozen layers compute is kept for later epochs and runs."""
@@ -202,8 +202,11 @@ class UseConfig:
     """A run folder, or `last`: the newest run under `paths.runs`."""
     model: PairConfig = field(factory=PairConfig)
     """A pretrained pair in place of a run."""
-    paths: PathsConfig = field(factory=PathsConfig)
-    """Where runs are read from."""
+    paths: ModelPathsConfig = field(factory=ModelPathsConfig)
+    """Where runs are read from, and what frozen layers compute."""
+    cache: CacheConfig = field(factory=CacheConfig)
+    """Whether what frozen layers compute of the rows is read from the store and kept there; `always`: also what a
+    trained encoder computes, for the next time that this run is applied to these rows."""
     data: Any = field(factory=RunData)
     """The rows; keys left null are as in the run."""
     trainer: DeviceConfig = field(factory=DeviceConfig)

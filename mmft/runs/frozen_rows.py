@@ -1,0 +1,58 @@
+"""What the encoders of a finished model compute of rows, read from the store of frozen work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+
+from mmft.cache.store import Store
+from mmft.config.schema.data import DataConfig
+from mmft.config.schema.model import ENCODERS
+from mmft.data.dataset import RowDataset
+from mmft.models.precision import autocast
+from mmft.runs.saved_model import SavedModel
+from mmft.training.frozen_cache import FrozenCache, frozen_part, is_exact
+
+
+class FrozenRows:
+    """Reads rows from the store.
+
+    Args:
+        store: shared with training, which has filled it with what wholly frozen encoders compute.
+        keep: as in `FrozenCache`; what encoders compute that were trained is kept with `always` alone, since nothing
+            but this run can use it.
+    """
+
+    def __init__(self, store: Store, keep: str) -> None:
+        self.store, self.keep = store, keep
+
+    @contextmanager
+    def read(
+        self, saved: SavedModel, rows: RowDataset, config: DataConfig, device: torch.device, precision: str
+    ) -> Iterator[None]:
+        """Context in which `saved.model` reads from the store what it has of the rows, and fills it before.
+
+        Args:
+            saved: moved to `device`.
+            rows: of a split.
+            config: how they are read.
+            device: where the model runs.
+            precision: it runs in.
+        """
+        model, exact = saved.model, is_exact(device, precision)
+        model.to(device=device, dtype=torch.float64 if precision == "64-true" else torch.float32)
+        cache = FrozenCache(self.store, self.keep, precision, partial(autocast, device, precision), config)
+        try:
+            for encoder in ENCODERS:
+                part = frozen_part(model, encoder, None, exact)
+                if part is None:
+                    continue
+                keeps = self.keep == "always" or not saved.is_trained(encoder)
+                if (keeps and cache.read_from(part, [(rows, 1)])) or exact:
+                    model.frozen_parts[encoder] = part
+            yield
+        finally:
+            model.frozen_parts = {}
