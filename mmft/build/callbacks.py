@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import lightning.pytorch as pl
 
@@ -105,7 +105,7 @@ def build_callbacks(
     )
     return [
         BadRowReport(bad),
-        *_frozen_work(config, data, task, folder),
+        *_frozen_work(config, data, task, folder, joins),
         LayerFreezing(joins),
         LearningRateWarmup(registry.build(config.schedule), data.plan.total, own_warmups(plan, joins)),
         GradientAccumulation(config.data.micro_batch_size, data.plan.batch_sizes),
@@ -131,7 +131,9 @@ def _check_interval(config: TrainerConfig, steps: int) -> None:
         )
 
 
-def _frozen_work(config: TrainConfig, data: VisionLanguageData, task: Task, folder: RunFolder) -> list[pl.Callback]:
+def _frozen_work(
+    config: TrainConfig, data: VisionLanguageData, task: Task, folder: RunFolder, joins: Mapping[str, int]
+) -> list[pl.Callback]:
     """None with sharded weights, of which every rank must compute the same layers."""
     if config.trainer.strategy == "fsdp":
         return []
@@ -139,6 +141,7 @@ def _frozen_work(config: TrainConfig, data: VisionLanguageData, task: Task, fold
         FrozenWork(
             data,
             _to_be_kept(config, data, task),
+            joins,
             build_store(config),
             config.cache.keep,
             precision=config.trainer.precision,

@@ -11,7 +11,6 @@ from mmft.config.schema.model import ENCODERS
 from mmft.config.schema.root import TrainConfig, UseConfig
 from mmft.data.dataset import RowDataset
 from mmft.models.frozen_part import FrozenPart
-from mmft.models.layers import evaluated
 from mmft.models.precision import autocast
 from mmft.models.vision_language_model import VisionLanguageModel
 from mmft.training.frozen_cache import FrozenCache, Pooled, is_exact
@@ -41,6 +40,5 @@ def pooled_features(config: TrainConfig, model: VisionLanguageModel, rows: RowDa
     found = {}
     for encoder in (getattr(model, name) for name in ENCODERS if config.reads(name.removesuffix("_encoder"))):
         part = FrozenPart(encoder, None, "pooled", is_exact(device, precision))
-        with evaluated(encoder):
-            found[part.modality] = cache.pooled(part, rows)
+        found[part.modality] = cache.pooled(part, rows)
     return found

@@ -55,6 +55,7 @@ class VisionLanguageData(LightningDataModule):
         rows: number of rows of each split.
         table_bad: rows of the splits, or of no known split, that are known to be bad before any image is opened.
         texts_cut: number of texts truncated to `max_length`, by split.
+        rows_change: whether what the store has of the rows changes between epochs; workers then start anew.
 
     Raises:
         UserError: no row of a split has a usable label, the tokenizer cannot read the training texts, or `data.sampler`
@@ -100,6 +101,7 @@ class VisionLanguageData(LightningDataModule):
         self.rows = {name: len(split) for name, split in splits.items()}
         self.texts_cut = {name: data.tokens.cut for name, data in self.datasets.items()}
         self.table_bad = self._known_bad()
+        self.rows_change = False
         self._train_loader: DataLoader[Batch] | None = None  # one per run, so that its workers persist
         if encode is not None:
             self._check_labels()
@@ -182,7 +184,9 @@ class VisionLanguageData(LightningDataModule):
         # Workers cost more than they save where nothing is decoded.
         workers = self.config.num_workers if self.datasets[name].decodes else 0
         rows = self.datasets[name] if rows is None else rows
-        return make_loader(rows, batches, collate, num_workers=workers, pin=pin, persistent=persistent)
+        return make_loader(
+            rows, batches, collate, num_workers=workers, pin=pin, persistent=persistent and not self.rows_change
+        )
 
     def _steps_done(self) -> int:
         return 0 if self.trainer is None else self.trainer.global_step

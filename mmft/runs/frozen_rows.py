@@ -50,8 +50,9 @@ class FrozenRows:
                 part = frozen_part(model, encoder, None, exact)
                 if part is None:
                     continue
-                keeps = self.keep == "always" or not saved.is_trained(encoder)
-                if (keeps and cache.read_from(part, [(rows, 1)])) or exact:
+                if self.keep == "always" or not saved.is_trained(encoder):
+                    rows.stored |= {part.modality: stored for stored in cache.filled(part, {"": (rows, 1)}).values()}
+                if exact or part.modality in rows.stored:
                     model.frozen_parts[encoder] = part
             yield
         finally:

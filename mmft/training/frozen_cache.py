@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from itertools import islice
 from typing import Any, NamedTuple
@@ -20,6 +20,7 @@ from mmft.data.dataset import RowDataset
 from mmft.data.stored_rows import StoredRows, digests_of
 from mmft.files import in_units
 from mmft.models.frozen_part import CannotSplitError, FrozenPart
+from mmft.models.layers import evaluated
 from mmft.models.vision_language_model import VisionLanguageModel
 from mmft.training.filling import Filling
 from mmft.tuning.quantize import is_quantized
@@ -89,24 +90,24 @@ class FrozenCache:
         self._entries: dict[tuple[FrozenPart, str], Entry] = {}
         self._writes = keep != "never"
 
-    def read_from(
+    def filled(
         self,
         part: FrozenPart,
-        passes: Sequence[tuple[RowDataset, int]],
+        passes: Mapping[str, tuple[RowDataset, int]],
         together: Callable[[], object] = lambda: None,
-    ) -> int:
-        """Lets rows be read from the store, once what is missing has been computed and written, if that pays.
+    ) -> dict[str, StoredRows]:
+        """What the store has of rows, once what is missing has been computed and written.
 
         Args:
             part: on its device, checked.
-            passes: rows and how often they are read; sets `rows.stored`.
+            passes: rows and how often they are read, by split.
             together: called once this process has written its share of some rows; returns when all have.
 
         Returns:
-            How many rows are read from the store.
+            By split; without splits of which nothing is there, or of which reading does not pay.
         """
-        total = 0
-        for rows, times in passes if self.keep != "never" else ():
+        found: dict[str, StoredRows] = {}
+        for split, (rows, times) in passes.items() if self.keep != "never" else ():
             stored = self._stored(part, rows)
             missing = len(stored.missing())
             pays = self._fill(part, stored, rows, times)
@@ -114,17 +115,16 @@ class FrozenCache:
             stored.refresh()
             if not (stored.there and pays):
                 continue
-            total += stored.there
-            rows.stored[part.modality] = stored
+            found[split] = stored
             if self._rank == 0:
                 stored.entry.note_read(stored.there * times - missing)
-        if total:
-            entry = self._entry(part, passes[0][0])
+        if found:
+            entry, total = next(iter(found.values())).entry, sum(stored.there for stored in found.values())
             log.info(
                 "model.%s_encoder: %s; of %d rows that output is read from %s (%s)",
                 *(part.modality, _in_words(part), total, entry.folder, in_units(entry.bytes)),
             )
-        return total
+        return found
 
     def pooled(self, part: FrozenPart, rows: RowDataset) -> Pooled:
         """The pooled features of all rows: read from the store, and computed where it lacks them.
@@ -139,8 +139,9 @@ class FrozenCache:
         there = [at if stored.has(at) else None for at in range(len(rows))]
         read = stored.read(there, 0)
         filling = self._filling(part, stored, rows, stored.to_compute())
-        for _ in filling:
-            pass
+        with evaluated(part.encoder):
+            for _ in filling:
+                pass
         new = filling.first_values()
         like = next(iter(new.values())) if read is None and new else torch.zeros(0)
         values = like.new_zeros(len(rows), part.encoder.widths.pooled) if read is None else read.values[0]
@@ -175,7 +176,7 @@ class FrozenCache:
         if not (self._writes and stored.missing()):
             return True
         try:
-            with stored.entry.writing(f"{self._rank}-{self._world}"):
+            with stored.entry.writing(f"{self._rank}-{self._world}"), evaluated(part.encoder):
                 stored.refresh()
                 share = [at for at in stored.to_compute() if at % self._world == self._rank]
                 return self._filled(self._filling(part, stored, rows, share), len(share), passes)

@@ -119,9 +119,15 @@ class TuningPlan:
 
         return {name for name, _ in model.named_buffers() if moves(name)}
 
-    def lowest_trained(self, part: str) -> int | None:
-        """The lowest layer of an encoder of which anything is ever trained; None if nothing is."""
-        return min((layer for name, layer in self.usable[part].items() if f"{part}.{name}" in self.names), default=None)
+    def lowest_trained(self, part: str, names: Set[str] | None = None) -> int | None:
+        """The lowest layer of an encoder of which anything is trained; None if nothing is.
+
+        Args:
+            part: the encoder.
+            names: of the trained parameters, at some time; None for all that are ever trained.
+        """
+        names = self.names if names is None else names
+        return min((layer for name, layer in self.usable[part].items() if f"{part}.{name}" in names), default=None)
 
     @property
     def has_frozen_layers(self) -> bool:

@@ -2,65 +2,137 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import lightning.pytorch as pl
 import torch
 
 from mmft.cache.store import Store
 from mmft.data.datamodule import VisionLanguageData
+from mmft.data.stored_rows import StoredRows
+from mmft.models.frozen_part import FrozenPart
 from mmft.run_folder import RunFolder
 from mmft.training.collectives import summed
 from mmft.training.frozen_cache import FrozenCache, frozen_part, is_exact
 from mmft.training.module import FineTuning
 
 
+class _Phase(NamedTuple):
+    """Epochs in which the same layers of an encoder are frozen.
+
+    Attributes:
+        first: epoch.
+        part: what they compute; None if nothing is frozen or it cannot be computed apart.
+        stored: what the store has of it, by split.
+    """
+
+    first: int
+    part: FrozenPart | None
+    stored: Mapping[str, StoredRows]
+
+
 class FrozenWork(pl.Callback):
-    """Sets the model's frozen parts and, reads from it what they compute.
+    """Sets the model's frozen parts and, with a store, reads from it what they compute.
+
+    With gradual unfreezing they change from epoch to epoch, each with an entry of its own.
 
     Args:
         data: of the run.
         passes: by encoder and split, how often training reads the split's rows; only splits whose rows never change.
+        starts: first optimizer step, by name, of each group that does not start at step 0.
         store: of the values.
         keep: what is kept; see `FrozenCache`.
         precision: of training, `32-true`.
         folder: whose summary says how many rows are read from the store, and how long filling it took.
 
     Attributes:
-        rows: rows that are read from the store, by modality.
+        rows: rows that are read from the store, by modality; the most in any epoch.
     """
 
     def __init__(
         self,
         data: VisionLanguageData,
         passes: Mapping[str, Mapping[str, int]],
+        starts: Mapping[str, int],
         store: Store,
         keep: str,
         precision: str,
         folder: RunFolder,
     ) -> None:
-        self.data, self.passes, self.store = data, passes, store
+        self.data, self.passes, self.starts, self.store = data, passes, starts, store
         self.keep, self.precision, self.folder = keep, precision, folder
         self.rows: dict[str, int] = {}
+        self._phases: dict[str, list[_Phase]] = {}
+        self._epoch = 0
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Notes in which epoch training goes on; the Trainer knows it once the loader has been made."""
+        self._epoch = min(self.data.plan.locate(checkpoint["global_step"])[0], self.data.plan.epochs - 1)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Finds the frozen parts and fills the store, once the model is on its device."""
         assert isinstance(pl_module, FineTuning)
-        model, plan, begin = pl_module.model, pl_module.plan, time.perf_counter()
-        exact, cache = is_exact(pl_module.device, self.precision), self._cache(trainer)
-        for encoder, splits in self.passes.items():
-            part = frozen_part(model, encoder, plan.lowest_trained(encoder), exact)
-            if part is None:
-                continue
-            passes = [(self.data.datasets[split], times) for split, times in splits.items()]
-            read = cache.read_from(part, passes, lambda: summed(torch.zeros((), device=pl_module.device)))
+        begin, cache = time.perf_counter(), self._cache(trainer)
+        for encoder in self.passes:
+            lowest = self._lowest(pl_module, encoder)
+            ends = [*list(lowest)[1:], self.data.plan.epochs]
+            self._phases[encoder] = phases = [
+                self._phase(pl_module, cache, encoder, layer, range(first, end))
+                for (first, layer), end in zip(lowest.items(), ends, strict=True)
+            ]
+            read = max(sum(stored.there for stored in phase.stored.values()) for phase in phases)
             if read:
-                self.rows[part.modality] = read
-            if exact or read:
-                model.frozen_parts[encoder] = part
+                self.rows[encoder.removesuffix("_encoder")] = read
+        self.data.rows_change = any(len(phases) > 1 for phases in self._phases.values())
+        self._begin(pl_module, self._epoch)
         if self.rows:
             self.folder.update_summary(frozen_work={"rows": self.rows, "seconds": time.perf_counter() - begin})
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Prepares the next epoch: its loaders are made before it starts."""
+        self._begin(pl_module, min(trainer.current_epoch + 1, self.data.plan.epochs - 1))
+
+    def _lowest(self, module: FineTuning, encoder: str) -> dict[int, int | None]:
+        """The lowest layer of an encoder that is trained, from the epoch in which it changes; None for none."""
+        found: dict[int, int | None] = {}
+        for epoch in range(self.data.plan.epochs):
+            last_step = self.data.plan.steps_before(epoch + 1) - 1
+            lowest = module.plan.lowest_trained(encoder, module.plan.active(last_step, self.starts))
+            if not found or lowest != found[max(found)]:
+                found[epoch] = lowest
+        return found
+
+    def _phase(self, module: FineTuning, cache: FrozenCache, encoder: str, lowest: int | None, epochs: range) -> _Phase:
+        exact, every = is_exact(module.device, self.precision), self.data.plan.epochs
+        part = frozen_part(module.model, encoder, lowest, exact)
+        if part is None:
+            return _Phase(epochs.start, None, {})
+        passes = {
+            split: (self.data.datasets[split], math.ceil(times * len(epochs) / every))
+            for split, times in self.passes[encoder].items()
+            if split in ("train", "val") or epochs.stop == every
+        }
+        stored = cache.filled(part, passes, lambda: summed(torch.zeros((), device=module.device)))
+        return _Phase(epochs.start, part if exact or stored else None, stored)
+
+    def _begin(self, module: pl.LightningModule, epoch: int) -> None:
+        """Sets what is frozen in an epoch."""
+        assert isinstance(module, FineTuning)
+        module.model.frozen_parts.clear()
+        for encoder, phases in self._phases.items():
+            phase = max((one for one in phases if one.first <= epoch), key=lambda one: one.first)
+            if phase.part is not None:
+                module.model.frozen_parts[encoder] = phase.part
+            modality = encoder.removesuffix("_encoder")
+            for split, rows in self.data.datasets.items():
+                rows.stored.pop(modality, None)
+                if split in phase.stored:
+                    rows.stored[modality] = phase.stored[split]
 
     def _cache(self, trainer: pl.Trainer) -> FrozenCache:
         return FrozenCache(

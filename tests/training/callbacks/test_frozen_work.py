@@ -218,8 +218,35 @@ def test_a_resumed_run(tmp_path: Path, shapes_overrides: list[str], frozen_run: 
 
 @pytest.mark.slow
 def test_gradual_unfreezing(frozen_run: TrainRun, store: Path) -> None:
-    typed = [EXACT, "tune=gradual", "tune.schedule={0:0,1:1}", f"paths.cache={store}"]
-    assert same_weights(frozen_run(*typed, "cache=never"), frozen_run(*typed, "cache=always"))
+    """Each number of frozen layers has entries of its own; layers that join in an epoch are trained from its start."""
+    schedule = "tune.schedule={0:0,1:1,2:2}"
+    typed = [EXACT, "tune=gradual", schedule, "trainer.max_epochs=4", f"paths.cache={store}"]
+    without = frozen_run(*typed, "cache=never")
+    assert same_weights(without, frozen_run(*typed, "cache=always"))
+    layers = [json.loads(path.read_text())["layers"] for path in store.glob("*/about.json")]
+    assert sorted(map(str, layers)) == [
+        "1",
+        "1",
+        "2",
+        "all",
+    ]  # a final norm of the image encoder is trained from the start
+    workers = frozen_run(*typed, "cache=always", "data.num_workers=2")
+    assert same_weights(without, workers)
+    assert without.summary["test"] == workers.summary["test"]
+    at_step = [*typed[:2], "tune.schedule={0:0,5:1}", "tune.image_encoder.unit=step", "tune.text_encoder.unit=step"]
+    at_step += ["trainer.max_epochs=3", f"paths.cache={store}"]
+    assert same_weights(frozen_run(*at_step, "cache=never"), frozen_run(*at_step, "cache=always"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("steps", [4, 6, 7])
+def test_gradual_unfreezing_resumed(
+    tmp_path: Path, shapes_overrides: list[str], frozen_run: TrainRun, store: Path, steps: int
+) -> None:
+    own = [EXACT, "tune=gradual", "tune.schedule={0:0,2:1}", "trainer.max_epochs=4", f"paths.cache={store}"]
+    typed = [*_without_rate(shapes_overrides), *own, "cache=always", "checkpoint.every_steps=1", "data.num_workers=2"]
+    killed_run(typed, tmp_path / "killed", steps, "after")
+    assert same_weights(resumed(typed, tmp_path / "killed"), frozen_run(*own, "cache=never"))
 
 
 @pytest.mark.slow
