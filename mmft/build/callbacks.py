@@ -143,7 +143,7 @@ def _frozen_work(
             _to_be_kept(config, data, task),
             joins,
             build_store(config),
-            config.cache.keep,
+            config.cache,
             precision=config.trainer.precision,
             folder=folder,
         )

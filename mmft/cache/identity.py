@@ -37,6 +37,7 @@ def identity(part: FrozenPart, precision: str, reading: Mapping[str, Any]) -> tu
     facts = {
         "layers": "all" if part.layer is None else part.layer - 1,
         "kept": list(part.names),
+        "form": part.form,
         "class": f"{type(backbone).__module__}.{type(backbone).__qualname__}",
         "weights": _digest_of_weights(part),
         "modules": _digest_of_modules(part),

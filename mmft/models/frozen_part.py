@@ -23,6 +23,7 @@ from mmft.models.encoder import Encoder
 from mmft.models.fusion.base import Reads
 from mmft.models.image_encoder import ImageEncoder
 from mmft.models.layers import block_modules, blocks, evaluated
+from mmft.models.stored_form import FORMS, packed, unpacked
 from mmft.models.text_encoder import TextEncoder
 
 ROWS_AT_ONCE = 8
@@ -42,20 +43,24 @@ class FrozenPart:
         layer: the lowest trained layer, at least 2; None if nothing of the encoder is trained.
         reads: what the fusion reads of the encoder's output.
         exact: whether a row's values must not depend on its batch.
+        form: in which they are kept, see `mmft.models.stored_form`.
 
     An encoder can be unfit for it, which `check` finds out.
 
     Attributes:
-        names: what is kept of a row, in order: `pooled`, and `tokens` if the fusion reads them; or `hidden`, the output
-            of the last frozen block.
-        ragged: for each of these, whether its second dimension are the tokens of a text.
+        names: what is computed of a row, in order: `pooled`, and `tokens` if the fusion reads them; or `hidden`, the
+            output of the last frozen block.
+        ragged: for each tensor that is kept of these, whether its second dimension are the tokens of a text.
     """
 
-    def __init__(self, encoder: Encoder, layer: int | None, reads: Reads, exact: bool = False) -> None:
-        self.encoder, self.layer, self.exact = encoder, layer, exact
+    def __init__(
+        self, encoder: Encoder, layer: int | None, reads: Reads, exact: bool = False, form: str = "computed"
+    ) -> None:
+        self.encoder, self.layer, self.exact, self.form = encoder, layer, exact, form
         padded = isinstance(encoder, TextEncoder) and not encoder.fixed_length
         self.names = ("hidden",) if layer is not None else ("pooled",) if reads == "pooled" else ("tokens", "pooled")
-        self.ragged = tuple(padded and name != "pooled" for name in self.names)
+        self._ragged = tuple(padded and name != "pooled" for name in self.names)
+        self.ragged = tuple(one for one in self._ragged for _ in range(FORMS[form]))
         self._blocks = [] if layer is None else block_modules(encoder.backbone)[: layer - 1]
         self._outputs: list[Any] = []  # of each frozen block, with None for tensors
 
@@ -76,7 +81,8 @@ class FrozenPart:
             inputs: of the encoder; None for images of which all are kept.
             kept: what is kept of the rows; None for nothing.
         """
-        return self._continued(self.complete(inputs, kept).values, inputs)
+        values = unpacked(self.complete(inputs, kept).values, self.form, next(self.encoder.parameters()).dtype)
+        return self._continued(values, inputs)
 
     def complete(self, inputs: Inputs | None, kept: Features | None) -> Features:
         """`kept` with what is missing computed."""
@@ -95,20 +101,20 @@ class FrozenPart:
 
     @torch.no_grad()
     def compute(self, inputs: Inputs) -> tuple[Tensor, ...]:
-        """The lower part's values of R rows, each (R, ...), zeros for the padding of texts."""
+        """What is kept of R rows, each (R, ...), zeros for the padding of texts."""
         if not self.exact:
             found = self._lower(inputs)
         elif isinstance(self.encoder, TextEncoder):
             found = self._by_length(*inputs)
         else:
             found = self._in_groups(inputs)
-        if not any(self.ragged):
-            return found
-        real = inputs[1]  # (R, L)
-        return tuple(
-            value.masked_fill(~_like(real, value), 0) if ragged else value
-            for value, ragged in zip(found, self.ragged, strict=True)
-        )
+        if any(self._ragged):
+            real = inputs[1]  # (R, L)
+            found = tuple(
+                value.masked_fill(~_like(real, value), 0) if ragged else value
+                for value, ragged in zip(found, self._ragged, strict=True)
+            )
+        return packed(found, self.form)
 
     def _by_length(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
         """Texts in groups of one padded length, which is that of the row alone."""
@@ -120,12 +126,12 @@ class FrozenPart:
             rows = (padded == length).nonzero().squeeze(1)
             values = self._in_groups((ids[rows, :length], mask[rows, :length]))
             if not found:
-                shapes = ([ids.shape[1]] if ragged else [] for ragged in self.ragged)
+                shapes = ([ids.shape[1]] if ragged else [] for ragged in self._ragged)
                 found = [
                     value.new_zeros(len(ids), *shape, *value.shape[1 + len(shape) :])
                     for value, shape in zip(values, shapes, strict=True)
                 ]
-            for all_rows, value, ragged in zip(found, values, self.ragged, strict=True):
+            for all_rows, value, ragged in zip(found, values, self._ragged, strict=True):
                 if ragged:
                     all_rows[rows, :length] = value
                 else:

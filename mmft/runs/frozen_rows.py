@@ -9,6 +9,7 @@ from functools import partial
 import torch
 
 from mmft.cache.store import Store
+from mmft.config.schema.cache import CacheConfig
 from mmft.config.schema.data import DataConfig
 from mmft.config.schema.model import ENCODERS
 from mmft.data.dataset import RowDataset
@@ -22,37 +23,37 @@ class FrozenRows:
 
     Args:
         store: shared with training, which has filled it with what wholly frozen encoders compute.
-        keep: as in `FrozenCache`; what encoders compute that were trained is kept with `always` alone, since nothing
-            but this run can use it.
+        config: what is kept, and how; what encoders compute that were trained is kept with `cache=always` alone,
+            since nothing but this run can use it.
     """
 
-    def __init__(self, store: Store, keep: str) -> None:
-        self.store, self.keep = store, keep
+    def __init__(self, store: Store, config: CacheConfig) -> None:
+        self.store, self.config = store, config
 
     @contextmanager
     def read(
-        self, saved: SavedModel, rows: RowDataset, config: DataConfig, device: torch.device, precision: str
+        self, saved: SavedModel, rows: RowDataset, data: DataConfig, device: torch.device, precision: str
     ) -> Iterator[None]:
         """Context in which `saved.model` reads from the store what it has of the rows, and fills it before.
 
         Args:
             saved: moved to `device`.
             rows: of a split.
-            config: how they are read.
+            data: how they are read.
             device: where the model runs.
             precision: it runs in.
         """
-        model, exact = saved.model, is_exact(device, precision)
+        model, exact, keep = saved.model, is_exact(device, precision), self.config.keep
         model.to(device=device, dtype=torch.float64 if precision == "64-true" else torch.float32)
-        cache = FrozenCache(self.store, self.keep, precision, partial(autocast, device, precision), config)
+        cache = FrozenCache(self.store, keep, precision, partial(autocast, device, precision), data)
         try:
             for encoder in ENCODERS:
-                part = frozen_part(model, encoder, None, exact)
+                part = frozen_part(model, encoder, None, exact, self.config.dtype)
                 if part is None:
                     continue
-                if self.keep == "always" or not saved.is_trained(encoder):
+                if keep == "always" or not saved.is_trained(encoder):
                     rows.stored |= {part.modality: stored for stored in cache.filled(part, {"": (rows, 1)}).values()}
-                if exact or part.modality in rows.stored:
+                if exact or part.modality in rows.stored or self.config.dtype != "computed":
                     model.frozen_parts[encoder] = part
             yield
         finally:

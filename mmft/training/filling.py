@@ -73,7 +73,7 @@ class Filling:
         self.seconds = self.writing = 0.0
         self._digests: list[bytes] = []
         self._lengths: list[int] = []
-        self._values: list[list[Tensor]] = [[] for _ in part.names]
+        self._values: list[list[Tensor]] = [[] for _ in part.ragged]
 
     def __iter__(self) -> Iterator[None]:
         device, begin = next(self.part.encoder.parameters()).device, time.perf_counter()
@@ -112,7 +112,7 @@ class Filling:
         self.stored.entry.write(self._digests, self._lengths, self.part.ragged, self._values)
         self.writing += time.perf_counter() - begin
         self.written += self.held
-        self._digests, self._lengths, self._values, self.held = [], [], [[] for _ in self.part.names], 0
+        self._digests, self._lengths, self._values, self.held = [], [], [[] for _ in self.part.ragged], 0
 
 
 def _texts(encoder: TextEncoder, rows: RowDataset, positions: Sequence[int], at_once: int) -> Iterator[_Read]:

@@ -37,13 +37,15 @@ def is_exact(device: torch.device, precision: str) -> bool:
     return device.type == "cpu" and precision in ("32-true", "64-true")
 
 
-def frozen_part(model: VisionLanguageModel, encoder: str, lowest: int | None, exact: bool) -> FrozenPart | None:
+def frozen_part(
+    model: VisionLanguageModel, encoder: str, lowest: int | None, exact: bool, form: str = "computed"
+) -> FrozenPart | None:
     """The frozen part of an encoder whose lowest trained layer is `lowest`, None for none; None if there is none."""
     if lowest is not None and lowest < 2:
         return None
     if is_quantized(getattr(model, encoder)):  # scales of quantized weights are not in the entry's name
         return None
-    part = FrozenPart(getattr(model, encoder), lowest, model.fusion.reads, exact)
+    part = FrozenPart(getattr(model, encoder), lowest, model.fusion.reads, exact, form)
     try:
         part.check()
         return part

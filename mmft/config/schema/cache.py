@@ -9,7 +9,6 @@ from mmft.config.fields import field
 from mmft.config.registry import section
 
 
-@section("cache", "auto")
 @dataclass(kw_only=True)
 class CacheConfig:
     """`cache`: whether what frozen layers compute of each row is kept in `paths.cache`, for later epochs and runs."""
@@ -17,9 +16,22 @@ class CacheConfig:
     keep: Literal["auto", "always", "never"] = "auto"
     """`auto`: what takes longer to compute in each epoch than to read, by measuring both; `always`: all that does not
     change in training; `never`: nothing. In float32 on a CPU the result is the same to the last bit."""
+    dtype: Literal["computed", "float16", "int8"] = "computed"
+    """How values are kept: as computed, exactly; in `float16`, half the size of float32; in `int8`, a quarter, each
+    token's vector with a scale of its own. Whether a row is kept or computed, its values are rounded alike."""
     limit: float = field(20.0, gt=0, not_with={"keep==never": "leave it out"})
     """Size of `paths.cache` in GB. What was used longest ago is removed for new values; what does not fit is computed
     in each epoch."""
+
+
+@section("cache", "auto")
+@dataclass(kw_only=True)
+class TrainingCacheConfig(CacheConfig):
+    """`cache` of training."""
+
+    views: int | None = field(None, ge=1)
+    """How many augmentations there are of each training image (`data.augment`), used in turn from epoch to epoch, so
+    that they can be kept; null: a new one in each epoch, which cannot."""
 
 
 @dataclass(kw_only=True)

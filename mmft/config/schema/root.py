@@ -8,7 +8,7 @@ from typing import Any, Literal, get_type_hints
 
 from mmft.config.fields import field
 from mmft.config.registry import section
-from mmft.config.schema.cache import CacheCommandConfig, CacheConfig
+from mmft.config.schema.cache import CacheCommandConfig, CacheConfig, TrainingCacheConfig
 from mmft.config.schema.data import ColumnsConfig, DataConfig, ReadingConfig
 from mmft.config.schema.logger import LoggerConfig
 from mmft.config.schema.model import ModelConfig
@@ -56,7 +56,7 @@ class TrainConfig:
     over the training rows would take too long."""
     paths: ModelPathsConfig = field(factory=ModelPathsConfig)
     """Where things are written."""
-    cache: CacheConfig = field(factory=CacheConfig)
+    cache: TrainingCacheConfig = field(factory=TrainingCacheConfig)
     """Whether what frozen layers compute is kept for later epochs and runs."""
     data: DataConfig
     """Rows and batches."""

@@ -11,6 +11,7 @@ import lightning.pytorch as pl
 import torch
 
 from mmft.cache.store import Store
+from mmft.config.schema.cache import CacheConfig
 from mmft.data.datamodule import VisionLanguageData
 from mmft.data.stored_rows import StoredRows
 from mmft.models.frozen_part import FrozenPart
@@ -44,7 +45,7 @@ class FrozenWork(pl.Callback):
         passes: by encoder and split, how often training reads the split's rows; only splits whose rows never change.
         starts: first optimizer step, by name, of each group that does not start at step 0.
         store: of the values.
-        keep: what is kept; see `FrozenCache`.
+        config: what is kept, and how.
         precision: of training, `32-true`.
         folder: whose summary says how many rows are read from the store, and how long filling it took.
 
@@ -58,12 +59,12 @@ class FrozenWork(pl.Callback):
         passes: Mapping[str, Mapping[str, int]],
         starts: Mapping[str, int],
         store: Store,
-        keep: str,
+        config: CacheConfig,
         precision: str,
         folder: RunFolder,
     ) -> None:
         self.data, self.passes, self.starts, self.store = data, passes, starts, store
-        self.keep, self.precision, self.folder = keep, precision, folder
+        self.config, self.precision, self.folder = config, precision, folder
         self.rows: dict[str, int] = {}
         self._phases: dict[str, list[_Phase]] = {}
         self._epoch = 0
@@ -108,8 +109,9 @@ class FrozenWork(pl.Callback):
         return found
 
     def _phase(self, module: FineTuning, cache: FrozenCache, encoder: str, lowest: int | None, epochs: range) -> _Phase:
+        rounds = self.config.dtype != "computed"
         exact, every = is_exact(module.device, self.precision), self.data.plan.epochs
-        part = frozen_part(module.model, encoder, lowest, exact)
+        part = frozen_part(module.model, encoder, lowest, exact, self.config.dtype)
         if part is None:
             return _Phase(epochs.start, None, {})
         passes = {
@@ -118,7 +120,7 @@ class FrozenWork(pl.Callback):
             if split in ("train", "val") or epochs.stop == every
         }
         stored = cache.filled(part, passes, lambda: summed(torch.zeros((), device=module.device)))
-        return _Phase(epochs.start, part if exact or stored else None, stored)
+        return _Phase(epochs.start, part if exact or stored or rounds else None, stored)
 
     def _begin(self, module: pl.LightningModule, epoch: int) -> None:
         """Sets what is frozen in an epoch."""
@@ -137,7 +139,7 @@ class FrozenWork(pl.Callback):
     def _cache(self, trainer: pl.Trainer) -> FrozenCache:
         return FrozenCache(
             self.store,
-            self.keep,
+            self.config.keep,
             self.precision,
             trainer.precision_plugin.forward_context,
             self.data.config,

@@ -39,6 +39,8 @@ CELLS = {
     "modality_dropout": ["tune=head_only", "model.modality_dropout=0.5"],
     "auxiliary": ["tune=last_n", "model.auxiliary.modality_weight=0.5", "model.auxiliary.alignment=kl"],
     "balanced": ["tune=head_only", "data.sampler=balanced"],
+    "float16": ["tune=last_n", "cache.dtype=float16"],
+    "int8": ["tune=head_only", "model/fusion=cross", "cache.dtype=int8"],
     "double": ["tune=last_n", "trainer.precision=64-true"],
 }
 
