@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 
 import lightning.pytorch as pl
@@ -173,8 +174,9 @@ def _to_be_kept(config: TrainConfig, data: VisionLanguageData, task: Task) -> di
         if distils or (modality == "text" and data.datasets["train"].others is not None):
             passes = {}
         elif varies[modality]:
-            del passes["train"]
-        found[encoder] = {split: count for split, count in passes.items() if split in data.rows}
+            views = config.cache.views if modality == "image" else None
+            passes["train"] = 0 if views is None else math.ceil(plan.epochs / views)
+        found[encoder] = {split: count for split, count in passes.items() if count and split in data.rows}
     return found
 
 

@@ -56,6 +56,7 @@ def build_data(
         seed=config.seed,
         plan=plan,
         classes_of=task.classes,
+        views=config.cache.views,
         transforms=[registry.build(own) for own in (config.data.augment.extra or {}).values()],
     )
 

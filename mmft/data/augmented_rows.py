@@ -66,6 +66,8 @@ class AugmentedRows(Dataset[Sample]):
 
     Bad rows stay bad.
 
+    With `RowDataset.views`, a row's image is one of its views, whose draws depend on (seed, row, view) alone.
+
     A row is mixed with its partner if both have an image and the partner is another row. The partner's image is
     augmented first, with its own draws; only its image and target are used.
 
@@ -84,7 +86,9 @@ class AugmentedRows(Dataset[Sample]):
     def __getitem__(self, draw: Sequence[int]) -> Sample:
         """The row of a line of `Draws`."""
         position, epoch, before, partner = draw
-        sample = self.rows[position]
+        view = None if self.rows.views is None else self.rows.views.number(epoch, before)
+        kept = None if view is None else self.rows.stored_view(position, view)
+        sample = self.rows.sample(position, position if kept is None else None, position)
         if sample.bad is not None:
             return sample
         for_image, for_text, for_partner, for_mix, for_caption = self._seeds(epoch, sample.row, before)
@@ -93,10 +97,15 @@ class AugmentedRows(Dataset[Sample]):
             ids = captions.drawn(position, for_caption)
         sample = replace(
             sample,
-            pixel_values=None if pixels is None else self.change.image(pixels, for_image),
+            pixel_values=None if pixels is None else self._image(pixels, for_image, sample.row, view),
+            stored_image=kept,
             input_ids=None if ids is None else self.change.text(ids, for_text),
         )
         return sample if partner == position else self._mixed(sample, self.rows[partner], for_partner, for_mix)
+
+    def _image(self, pixels: Tensor, seed: int, row: int, view: int | None) -> Tensor:
+        views = self.rows.views
+        return self.change.image(pixels, seed) if views is None or view is None else views.image(pixels, row, view)
 
     def text(self, position: int, epoch: int) -> Tensor:
         """(L,) int64 tokens of the row's text, augmented as at its first occurrence in `epoch`."""

@@ -28,6 +28,7 @@ from mmft.data.roles import roles
 from mmft.data.splits import Split
 from mmft.data.targets import ClassesOf, Encode
 from mmft.data.text import check_readable, special_ids
+from mmft.data.views import Views
 from mmft.errors import UserError
 from mmft.ranks import started
 
@@ -50,6 +51,7 @@ class VisionLanguageData(LightningDataModule):
         plan: of the run's optimizer steps.
         classes_of: the task's `classes`, for `data.sampler=balanced`; None without classes.
         transforms: built from `data.augment.extra`.
+        views: how many augmentations there are of each training image; None for a new one each time.
 
     Attributes:
         rows: number of rows of each split.
@@ -75,11 +77,10 @@ class VisionLanguageData(LightningDataModule):
         plan: StepPlan,
         classes_of: ClassesOf | None = None,
         transforms: Sequence[Transform] = (),
+        views: int | None = None,
     ) -> None:
         super().__init__()
         self.config, self.plan, self._seed = config, plan, seed
-        self._transforms = transforms
-        self._special_ids = special_ids(tokenizer)
         room = int(config.picture_memory * 2**30) // started().local_world
         self.datasets: dict[str, RowDataset] = {}
         for name, split in splits.items():
@@ -96,6 +97,12 @@ class VisionLanguageData(LightningDataModule):
             room -= self.datasets[name].images.bytes
             self.datasets[name].find_missing_images()
         KEPT.all_is_asked()
+        reader = self.datasets["train"].images.reader
+        self._change = Augmentation(
+            config.augment, reader.image_size, reader.background, special_ids(tokenizer), transforms
+        )
+        if views is not None:
+            self.datasets["train"].views = Views(views, self._change, config.augment, seed)
         check_readable(self.datasets["train"].tokens, tokenizer)
         self._collates = {name: make_collate(data, tokenizer, max_length) for name, data in self.datasets.items()}
         self.rows = {name: len(split) for name, split in splits.items()}
@@ -156,12 +163,10 @@ class VisionLanguageData(LightningDataModule):
         given: RowDataset | AugmentedRows = rows
         order = self._order
         if wanted:
-            log.info("training rows are augmented: %s", wanted)
+            turns = "" if rows.views is None else f"; {rows.views.count} views of each image, in turn"
+            log.info("training rows are augmented: %s%s", wanted, turns)
         if wanted or rows.captions is not None:
-            reader = rows.images.reader
-            size, background = reader.image_size, reader.background
-            change = Augmentation(self.config.augment, size, background, self._special_ids, self._transforms)
-            given, order = AugmentedRows(rows, change, self._seed), Draws(order, self._seed, change.mixes)
+            given, order = AugmentedRows(rows, self._change, self._seed), Draws(order, self._seed, self._change.mixes)
         if not self._candidates:
             return given, order
         nearby = NextInBatch(order, rows, self.plan.batch_sizes, self._candidates, self._seed)

@@ -19,6 +19,7 @@ from mmft.data.image_mending import BadImage
 from mmft.data.image_paths import why_missing
 from mmft.data.splits import Split
 from mmft.data.text import Tokens
+from mmft.data.views import Views
 
 NOBODY = -1
 """In place of a position: the row gets nothing."""
@@ -52,6 +53,7 @@ class RowDataset(Dataset[Sample]):
 
     Attributes:
         stored: what the store has of the rows, by `image` and `text`.
+        views: of the images, if training reads these instead; see `mmft.data.views`.
         others: (rows,) position of each row's candidate text, or `NOBODY`; None for a task without candidates.
     """
 
@@ -70,6 +72,7 @@ class RowDataset(Dataset[Sample]):
         self.bad = {**(bad or {}), **split.table.bad}
         self.others: Positions | None = None
         self.stored: dict[str, Stored] = {}
+        self.views: Views | None = None
 
     def __len__(self) -> int:
         return len(self.split)
@@ -122,6 +125,10 @@ class RowDataset(Dataset[Sample]):
             stored_image=kept_image,
             stored_text=kept_text,
         )
+
+    def stored_view(self, position: int, number: int) -> int | None:
+        """Where the store has a view of a row's image; None if it has not."""
+        return self._stored("image", position + len(self) * (1 + number))
 
     def _stored(self, modality: str, position: int | None) -> int | None:
         """`position` if the store has that row's image or text."""

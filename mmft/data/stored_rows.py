@@ -67,16 +67,23 @@ class StoredRows:
 def digests_of(rows: RowDataset, modality: str) -> list[bytes | None]:
     """The key of each row's image, a hash of its encoded bytes, or of its text, a hash of its tokens.
 
-    None for a row without the modality, or whose image cannot be read.
+    None for a row without the modality, or whose image cannot be read. With views, the keys of these follow, and the
+    images themselves have none, since training does not read them.
     """
     if modality == "image":
-        table = rows.split.table
-        return [None if row in rows.bad else _digest_of(table.image(row)) for row in rows.split.rows.tolist()]
-    every = (rows.tokens.of(at) for at in range(len(rows)))
-    return [digest_of_bytes(ids.tobytes()) if len(ids) else None for ids in every]
+        own = [(row, _digest_of_image(rows, row)) for row in rows.split.rows.tolist()]
+        if (views := rows.views) is None:
+            return [key for _, key in own]
+        found: list[bytes | None] = [None] * len(own)
+        for view in range(views.count):
+            found += [None if key is None else views.digest(key, row, view) for row, key in own]
+        return found
+    texts = (rows.tokens.of(at) for at in range(len(rows)))
+    return [digest_of_bytes(ids.tobytes()) if len(ids) else None for ids in texts]
 
 
-def _digest_of(source: str | bytes | None) -> bytes | None:
+def _digest_of_image(rows: RowDataset, row: int) -> bytes | None:
+    source = None if row in rows.bad else rows.split.table.image(row)
     if source is None:
         return None
     try:

@@ -131,20 +131,25 @@ def _images(rows: RowDataset, positions: Sequence[int], at_once: int, num_worker
 
 
 class _Images(Dataset[tuple[bytes, Tensor] | None]):
-    """Key and pixels of an image, from the same bytes; None if it cannot be read."""
+    """Key and pixels of an image or a view of it, from the same bytes; None if it cannot be read."""
 
     def __init__(self, rows: RowDataset) -> None:
         self.rows = rows
 
     def __getitem__(self, position: int) -> tuple[bytes, Tensor] | None:
-        source = self.rows.split.table.image(int(self.rows.split.rows[position]))
+        view, at = divmod(position, len(self.rows))
+        row = int(self.rows.split.rows[at])
+        source = self.rows.split.table.image(row)
         if source is None:
             return None
         try:
             data = source if isinstance(source, bytes) else read_file(source)
-            return digest_of_bytes(data), self.rows.images.reader(data)
+            digest, pixels = digest_of_bytes(data), self.rows.images.reader(data)
         except BadImage:
             return None
+        if (views := self.rows.views) is None:
+            return digest, pixels
+        return views.digest(digest, row, view - 1), views.image(pixels, row, view - 1)
 
 
 def _stacked(read: Sequence[tuple[bytes, Tensor] | None]) -> _Read:

@@ -202,6 +202,13 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
         ["a list needs a task with several targets", "Type data.columns.label=COLUMN"],
     ),
     "pairs' fusion for answers": (["task=question_answering", "model/fusion=dual"], ["dual does not go with task="]),
+    "views of nothing": (["cache.views=2"], ["cache.views: changes nothing, because no image is augmented"]),
+    "views of texts": (["cache.views=2", "data.augment.token_dropout=0.1"], ["no image is augmented"]),
+    "mixed views": (
+        ["cache.views=2", "data.augment.mixup=0.2"],
+        ["cache.views: does not go with data.augment.mixup: an image is mixed with another in each epoch"],
+    ),
+    "rounded shards": (["cache.dtype=int8", "trainer=fsdp", "trainer.devices=2"], ["cache.dtype: changes nothing with"]),
     "mixed pairs": (["task=contrastive", "data.augment.mixup=1"], ["does not go with task=contrastive"]),
     "mixed focal": (["task.loss=focal", "data.augment.mixup=1"], ["does not go with task.loss=focal"]),
     "one label": (["task.labels=[cat]"], ["at least two names"]),

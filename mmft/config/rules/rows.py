@@ -172,6 +172,28 @@ def _asked(augment: AugmentConfig, names: tuple[str, ...]) -> list[str]:
     return [f"data.augment.{name}" for name in names if getattr(augment, name) not in (None, 0, "none")]
 
 
+@rule("cache.views", "data.augment")
+def _views_are_fixed(c: TrainConfig) -> str | None:
+    if c.cache.views is None:
+        return None
+    if not _asked(c.data.augment, _OF_IMAGES):
+        return "changes nothing, because no image is augmented. Type data/augment=light, or leave it out"
+    if asked := _asked(c.data.augment, ("mixup", "cutmix")):
+        return f"does not go with {listed(asked)}: an image is mixed with another in each epoch. Leave one of them out"
+    if c.data.augment.extra:
+        return (
+            "does not go with data.augment.extra: changed code would go unnoticed. Leave one of them out"
+        )
+    return None
+
+
+@rule("cache.dtype", "trainer.strategy")
+def _sharded_layers_are_not_kept(c: TrainConfig) -> str | None:
+    if c.cache.dtype == "computed" or c.trainer.strategy != "fsdp":
+        return None
+    return "changes nothing with trainer.strategy=fsdp, which keeps nothing. Leave it out"
+
+
 @rule("data.augment", "task")
 def _targets_can_be_mixed(c: TrainConfig) -> str | None:
     asked = _asked(c.data.augment, ("mixup", "cutmix"))

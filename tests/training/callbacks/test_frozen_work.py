@@ -39,6 +39,8 @@ CELLS = {
     "modality_dropout": ["tune=head_only", "model.modality_dropout=0.5"],
     "auxiliary": ["tune=last_n", "model.auxiliary.modality_weight=0.5", "model.auxiliary.alignment=kl"],
     "balanced": ["tune=head_only", "data.sampler=balanced"],
+    "views": ["tune=head_only", "data/augment=light", "cache.views=2", "trainer.max_epochs=3"],
+    "balanced_views": ["tune=last_n", "data.augment.flip=0.5", "cache.views=2", "data.sampler=balanced"],
     "float16": ["tune=last_n", "cache.dtype=float16"],
     "int8": ["tune=head_only", "model/fusion=cross", "cache.dtype=int8"],
     "double": ["tune=last_n", "trainer.precision=64-true"],
@@ -124,6 +126,19 @@ def test_a_change_of_what_is_computed_is_a_miss(frozen_run: TrainRun, store: Pat
         passes["image"] = 0
         frozen_run(*typed, *changed)
         assert passes["image"] > 0, changed
+
+
+def test_views_are_read_in_turn(frozen_run: TrainRun, store: Path, passes: dict[str, int]) -> None:
+    """Each row has so many augmented images, whatever the number of epochs; another seed has others."""
+    typed = [EXACT, "tune=head_only", "data.augment.crop=0.4", f"paths.cache={store}", "cache=always"]
+    frozen_run(*typed, "cache.views=3", "trainer.max_epochs=4")
+    assert passes["image"] == 48 * 3 + 30 + 30
+    first = frozen_run(*typed, "cache.views=1", "trainer.max_epochs=4")
+    assert passes["image"] == 48 * 3 + 30 + 30  # the first of the three is the same
+    assert not same_weights(first, frozen_run(*typed, "cache.views=2", "trainer.max_epochs=4"))
+    assert passes["image"] == 48 * 3 + 30 + 30
+    frozen_run(*typed, "cache.views=2", "seed=1")
+    assert passes["image"] == 48 * 3 + 30 + 30 + 48 * 2
 
 
 @pytest.mark.slow
@@ -281,7 +296,7 @@ def test_what_is_said(frozen_run: TrainRun, store: Path, capsys: pytest.CaptureF
     run = frozen_run(EXACT, "tune=last_n", f"paths.cache={store}", "cache=always")
     assert run.summary["frozen_work"]["rows"] == {"image": 108, "text": 108}
     assert (
-        "model.image_encoder: the first layer is frozen; of 108 rows that output is read from"
+        "model.image_encoder: the first layer is frozen; of 108 images that output is read from"
         in capsys.readouterr().err
     )
     about = [json.loads(path.read_text()) for path in store.glob("*/about.json")]
