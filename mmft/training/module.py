@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -271,7 +272,7 @@ class FineTuning(Evaluating):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps only what the run has changed; frozen weights are identified by hash."""
         self.check_finite()
-        kept = self.saved_names()
+        kept = self.saved_names
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in kept}
         checkpoint["results"] = self.results
         if self.loss_scale is not None:
@@ -279,13 +280,14 @@ class FineTuning(Evaluating):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Rejects a checkpoint whose names are not exactly those that the run changes."""
-        difference = set(checkpoint["state_dict"]) ^ self.saved_names()
+        difference = set(checkpoint["state_dict"]) ^ self.saved_names
         if difference:
             raise TrainingError(f"The checkpoint does not fit: {len(difference)} names differ, e.g. {min(difference)}.")
         self.results = checkpoint["results"]
         if self.loss_scale is not None:
             self.loss_scale.load_state(checkpoint["loss_scale"])
 
+    @cached_property
     def saved_names(self) -> set[str]:
         """State dict names that a checkpoint holds."""
         return {f"model.{name}" for name in self.plan.saved_names(self.model)}

@@ -76,7 +76,7 @@ class ShardedModel(ModelParallelStrategy):
         """The full state dict of a checkpoint on the first rank; names only on the others."""
         module = self.lightning_module
         assert isinstance(module, FineTuning)
-        names = module.saved_names()
+        names = module.saved_names
         return {name: self._gathered(value) for name, value in module.state_dict().items() if name in names}
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:

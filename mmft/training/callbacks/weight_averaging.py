@@ -91,5 +91,5 @@ def _averaged(module: FineTuning) -> dict[str, Tensor]:
     own: dict[str, Tensor] = dict(module.named_buffers())
     trained = {f"model.{name}" for name in module.plan.names}
     own |= {name: p for name, p in module.named_parameters() if name in trained}
-    saved = module.saved_names()
+    saved = module.saved_names
     return {name: value for name, value in own.items() if name in saved and value.is_floating_point()}
