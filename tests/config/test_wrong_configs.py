@@ -208,7 +208,10 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
         ["cache.views=2", "data.augment.mixup=0.2"],
         ["cache.views: does not go with data.augment.mixup: an image is mixed with another in each epoch"],
     ),
-    "rounded shards": (["cache.dtype=int8", "trainer=fsdp", "trainer.devices=2"], ["cache.dtype: changes nothing with"]),
+    "rounded shards": (
+        ["cache.dtype=int8", "trainer=fsdp", "trainer.devices=2"],
+        ["cache.dtype: changes nothing with"],
+    ),
     "mixed pairs": (["task=contrastive", "data.augment.mixup=1"], ["does not go with task=contrastive"]),
     "mixed focal": (["task.loss=focal", "data.augment.mixup=1"], ["does not go with task.loss=focal"]),
     "one label": (["task.labels=[cat]"], ["at least two names"]),
