@@ -33,6 +33,7 @@ SUFFIX = ".shard"
 _MAGIC = b"mmft.kept.1\n"
 _ALIGN = 64
 _SOUND, _DAMAGED = 1, 2
+_COPIED_ALONE = 8192  # bytes from which a row is copied by itself: many rows at once are copied twice
 Keys = npt.NDArray[np.void]  # (R,) of KEY bytes
 Numbers = npt.NDArray[np.int64]
 
@@ -178,21 +179,34 @@ class Shard:
             self._verified[row] = _SOUND if _sum(parts) == self._sums[row] else _DAMAGED
         return bool(self._verified[row] == _SOUND)
 
-    def read_into(self, out: Sequence[Tensor], at: Numbers, rows: Numbers) -> None:
-        """Copies the rows into rows `at` of `out`: a (B, *shape) tensor per column, (B, L, *shape) if ragged."""
-        for number, (column, width, target) in enumerate(zip(self.columns, self._widths, out, strict=True)):
-            values = target.view(torch.uint8).numpy().reshape(*target.shape[: 1 + column.ragged], width)
-            if not column.ragged:
-                values[at] = self._values[number].reshape(-1, width)[rows]
+    def read_into(self, out: Sequence[npt.NDArray[np.uint8]], at: Numbers, rows: Numbers) -> None:
+        """Copies rows into rows `at` of `out`: the bytes of B rows per column, of ragged rows of L tokens.
+
+        What a ragged row leaves of L becomes zeros.
+        """
+        for column, width, values, own in zip(self.columns, self._widths, out, self._values, strict=True):
+            if not column.ragged and width < _COPIED_ALONE:
+                values[at] = own.reshape(-1, width)[rows]
                 continue
+            size, into, source = values.shape[1], values.data.cast("B"), own.data
             for place, row in zip(at.tolist(), rows.tolist(), strict=True):
-                values[place, : self.lengths[row]] = self._row(number, row).reshape(-1, width)
+                begin, end = self._span(column, width, row)
+                start = place * size
+                into[start : start + end - begin] = source[begin:end]
+                if end - begin < size:
+                    values[place, end - begin :] = 0
+
+    def _span(self, column: Column, width: int, row: int) -> tuple[int, int]:
+        """Where the bytes of a row of a column begin and end."""
+        if not column.ragged:
+            return row * width, (row + 1) * width
+        first, last = self._offsets[row : row + 2].tolist()
+        return first * width, last * width
 
     def _row(self, number: int, row: int) -> npt.NDArray[np.uint8]:
         """The bytes of a row of a column."""
-        ragged, width = self.columns[number].ragged, self._widths[number]
-        first, last = self._offsets[row : row + 2].tolist() if ragged else (row, row + 1)
-        return self._values[number][first * width : last * width]
+        begin, end = self._span(self.columns[number], self._widths[number], row)
+        return self._values[number][begin:end]
 
 
 def _bytes_of(value: Tensor) -> bytes:

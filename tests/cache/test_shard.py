@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,13 +32,18 @@ def path(tmp_path: Path) -> Path:
     return write_shard(tmp_path, digests(), LENGTHS, COLUMNS, values())
 
 
+def _bytes(out: list[torch.Tensor]) -> list[Any]:
+    """The memory of tensors, (B, bytes of a row) each."""
+    return [values.view(torch.uint8).numpy().reshape(len(values), -1) for values in out]
+
+
 def test_rows_come_back_in_any_order_and_padded_with_zeros(path: Path) -> None:
     shard = Shard(path)
     assert shard.keys.tolist() == digests()
     assert keys_of(digests()).tolist() == digests()
     assert shard.columns == COLUMNS
     out = [torch.zeros(3, 8, 4), torch.zeros(3, 2, 3, dtype=torch.bfloat16)]
-    shard.read_into(out, np.array([2, 0]), np.array([4, 1]))
+    shard.read_into(_bytes(out), np.array([2, 0]), np.array([4, 1]))
     tokens, others = values()
     assert torch.equal(out[0][2, :5], tokens[4])
     assert not out[0][2, 5:].any()
@@ -60,7 +66,7 @@ def test_every_flipped_byte_is_noticed(path: Path) -> None:
             continue
         sound = [shard.is_sound(row) for row in range(R)]
         out = [torch.zeros(R, 8, 4), torch.zeros(R, 2, 3, dtype=torch.bfloat16)]
-        shard.read_into(out, np.arange(R), np.arange(R))
+        shard.read_into(_bytes(out), np.arange(R), np.arange(R))
         same = [
             torch.equal(out[0][row, :length], tokens[0][row]) and torch.equal(out[1][row], tokens[1][row])
             for row, length in enumerate(LENGTHS)
@@ -84,3 +90,18 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(OSError, match="No space"):
         write_shard(tmp_path, digests(), LENGTHS, COLUMNS, values())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_long_rows_are_copied_one_by_one(tmp_path: Path) -> None:
+    """Above the size from which they are, with others in the batch that are not there."""
+    rows = [torch.randn(40, 80) for _ in range(5)]
+    texts = [torch.randn(length, 2500) for length in (1, 3, 2, 1, 3)]
+    columns = [Column("float32", (40, 80), ragged=False), Column("float32", (2500,), ragged=True)]
+    shard = Shard(write_shard(tmp_path, digests()[:5], [len(one) for one in texts], columns, [rows, texts]))
+    out = [torch.full((4, 40, 80), 7.0), torch.full((4, 3, 2500), 7.0)]
+    shard.read_into(_bytes(out), np.array([3, 0, 2]), np.array([1, 0, 4]))
+    for place, row in ((3, 1), (0, 0), (2, 4)):
+        assert torch.equal(out[0][place], rows[row])
+        assert torch.equal(out[1][place, : len(texts[row])], texts[row])
+        assert not out[1][place, len(texts[row]) :].any()
+    assert bool((out[0][1] == 7).all())

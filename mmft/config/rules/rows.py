@@ -181,9 +181,7 @@ def _views_are_fixed(c: TrainConfig) -> str | None:
     if asked := _asked(c.data.augment, ("mixup", "cutmix")):
         return f"does not go with {listed(asked)}: an image is mixed with another in each epoch. Leave one of them out"
     if c.data.augment.extra:
-        return (
-            "does not go with data.augment.extra: changed code would go unnoticed. Leave one of them out"
-        )
+        return "does not go with data.augment.extra: changed code would go unnoticed. Leave one of them out"
     return None
 
 
