@@ -61,9 +61,10 @@ def choose_subset(
             return _read(folder, train)
         usable = _Usable(config, train)
         found, facts = usable.chosen(make_model)
-        write_text(folder.subset, records_as_csv([{"row": row, "id": train.table.id(row)} for row in found.tolist()]))
+        chosen: list[int] = found.tolist()
+        write_text(folder.subset, records_as_csv([{"row": row, "id": train.table.id(row)} for row in chosen]))
         folder.update_summary(subset=facts)
-        return found.tolist()
+        return chosen
 
     return splits | {"train": Split(train.table, np.array(of_first_rank(rows)))}
 
