@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 import pandas as pd
@@ -12,7 +11,6 @@ from make_shapes import LABELS, Shapes
 from runs import QUICK, Run, TrainRun, of_one_and_two_ranks, resumed, same_weights
 
 from mmft import build
-from mmft.commands.train import train
 from mmft.config.compose import compose
 from mmft.data.splits import load_splits
 from mmft.errors import UserError
