@@ -62,8 +62,8 @@ def choose_subset(
         usable = _Usable(config, train)
         found, facts = usable.chosen(make_model)
         chosen: list[int] = found.tolist()
-        write_text(folder.subset, records_as_csv([{"row": row, "id": train.table.id(row)} for row in chosen]))
         folder.update_summary(subset=facts)
+        write_text(folder.subset, records_as_csv([{"row": row, "id": train.table.id(row)} for row in chosen]))
         return chosen
 
     return splits | {"train": Split(train.table, np.array(of_first_rank(rows)))}

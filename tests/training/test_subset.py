@@ -141,6 +141,13 @@ def test_a_task_without_classes(train_run: TrainRun) -> None:
     assert run.summary["rows"]["train"] == 16
 
 
+def test_rows_of_a_fold_in_a_balanced_order(train_run: TrainRun, rows: pd.DataFrame) -> None:
+    folds = ["data.columns.split=null", "data.folds=3", "data.fold=1", "data.sampler=balanced"]
+    run = train_run(*ALL, *folds, "data.subset=herding", "data.subset.rows=12")
+    assert run.summary["rows"]["train"] == 12
+    assert rows.loc[chosen(run).row].label.nunique() == 6
+
+
 def test_too_few_rows_for_the_classes(train_run: TrainRun) -> None:
     with pytest.raises(UserError, match=r"data\.subset\.rows=5: there are 6 classes, and each gets a row. Type 6 or"):
         train_run(*ALL, "data.subset.rows=5")

@@ -25,6 +25,7 @@ class Point(NamedTuple):
 
     rows: int  # their mean, which seeds and folds may change a little
     values: list[float]
+    steps: int = 0  # most optimizer steps of any
 
 
 class Fit(NamedTuple):
@@ -90,7 +91,15 @@ class Curve:
             lines.append([str(point.rows), str(len(point.values)), spread(point.values), shown])
         formula = [] if self.fit is None else [f"fit: {self._formula(self.fit)}"]
         title = f"learning curve{f' ({of})' if of else ''}"
-        return "\n".join([title, aligned(lines, right=(0, 1)), *formula, self.forecast()])
+        return "\n".join([title, aligned(lines, right=(0, 1)), *formula, self.forecast(), *self._unequal_steps()])
+
+    def _unequal_steps(self) -> Iterator[str]:
+        fewest, most = (choose(point.steps for point in self.points) for choose in (min, max))
+        if fewest < most:
+            yield (
+                f"Fewer rows were also trained for fewer optimizer steps ({fewest} to {most}), which makes the curve "
+                f"steeper. For as many, type trainer.max_epochs=100000 trainer.max_steps={most}."
+            )
 
     def records(self) -> list[dict[str, Any]]:
         """One record per number of rows."""
@@ -104,7 +113,7 @@ class Curve:
                 "deviation": statistics.stdev(values) if len(values) > 1 else None,
                 "fit": self.fitted(rows),
             }
-            for rows, values in self.points
+            for rows, values, _ in self.points
         ]
 
     def forecast(self) -> str:
@@ -115,12 +124,15 @@ class Curve:
         margin = _t(self.fit.freedom) * self.fit.deviation
         gain, *ends = (self._gain(last, self.fit.slope + change) for change in (0, -margin, margin))
         least, most = sorted(ends)
-        between = f"95 % sure: {self._shown(least, unit='')} to {self._shown(most)}"
+        between = f"{self._shown(least, unit='')} to {self._shown(most)} by the 95 % interval of the fit"
         if least > 0:
             after = last - gain if self.lower else last + gain
+            before = self.points[-2]
+            step = self.error(statistics.mean(before.values)) - self.error(last)
             return (
-                f"More rows would help: {2 * rows:,} instead of {rows:,} give about {self._shown(gain)}, from "
-                f"{last:.3g} to {after:.3g} ({between})."
+                f"More rows would help: if the curve goes on, {2 * rows:,} instead of {rows:,} give about "
+                f"{self._shown(gain)}, from {last:.3f} to {after:.3f} ({between}; {rows:,} instead of {before.rows:,} "
+                f"gave {self._shown(step)})."
             )
         if most < _FLAT * (self.error(last) if self.fit.of_error else abs(last)):
             return f"The curve is flat: {2 * rows:,} rows instead of {rows:,} would hardly help ({between})."
@@ -157,12 +169,15 @@ def learning_curves(sweep: Sweep) -> list[Curve]:
         return []
     name = f"test/{metric}" if any(f"test/{metric}" in job.metrics for job in sweep.jobs) else f"val/{metric}"
     others = [key for key in sweep.varied if key not in (*SIZES, *SEEDS)]
-    found: dict[tuple[str, ...], dict[int, list[float]]] = {}
+    found: dict[tuple[str, ...], dict[int, Point]] = {}
     for values, jobs in sweep.groups([*others, *sizes]).items():
-        for rows, figures in _points(jobs, name):  # two sizes may come to as many rows
-            found.setdefault(values[: len(others)], {}).setdefault(rows, []).extend(figures)
+        points = found.setdefault(values[: len(others)], {})
+        for point in _points(jobs, name):
+            before = points.get(point.rows, Point(point.rows, []))  # two sizes may come to as many rows
+            both = [*before.values, *point.values]
+            points[point.rows] = Point(point.rows, both, max(before.steps, point.steps))
     return [
-        Curve(name, [Point(*point) for point in sorted(points.items())], dict(zip(others, setting, strict=True)))
+        Curve(name, [points[rows] for rows in sorted(points)], dict(zip(others, setting, strict=True)))
         for setting, points in found.items()
         if len(points) > 1
     ]
@@ -175,9 +190,10 @@ def write_curves(curves: Sequence[Curve], folder: Path) -> None:
 
 def _points(jobs: Sequence[FoundRun], metric: str) -> Iterator[Point]:
     """The completed ones of some jobs, if any, as one point."""
-    done = [(rows, job.metrics[metric]) for job in jobs if (rows := _rows(job)) and metric in job.metrics]
+    done = [(rows, job) for job in jobs if (rows := _rows(job)) and metric in job.metrics]
     if done:
-        yield Point(round(statistics.mean(rows for rows, _ in done)), [value for _, value in done])
+        steps = max(int(number(job.summary.get("optimizer_steps")) or 0) for _, job in done)
+        yield Point(round(statistics.mean(rows for rows, _ in done)), [job.metrics[metric] for _, job in done], steps)
 
 
 def _rows(job: FoundRun) -> float | None:

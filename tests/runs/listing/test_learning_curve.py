@@ -29,7 +29,7 @@ def job(tmp_path: Path) -> Job:
         folder.mkdir()
         (folder / "overrides.yaml").write_text(yaml.safe_dump(["task=classification", *typed]))
         summary: dict[str, Any] = {"status": status, "monitor": "val/accuracy", "rows": {"train": rows, "val": 9}}
-        summary |= {"val": {"accuracy": value + 0.1}, "test": {"accuracy": value}}
+        summary |= {"optimizer_steps": rows // 10, "val": {"accuracy": value + 0.1}, "test": {"accuracy": value}}
         (folder / "summary.json").write_text(json.dumps(summary))
 
     return write
@@ -52,9 +52,12 @@ def test_a_power_law_is_found_and_told() -> None:
     assert found.fitted(1600) == pytest.approx(power(1600), abs=0.003)
     said = found.forecast()
     gain = 100 * (power(1600) - power(800))
-    assert said.startswith("More rows would help: 1,600 instead of 800 give about +")
+    assert said.startswith("More rows would help: if the curve goes on, 1,600 instead of 800 give about +")
     assert float(said.split("about +")[1].split()[0]) == pytest.approx(gain, abs=0.3)
     assert f"from {power(800):.2f}" in said
+    assert float(said.split("instead of 400 gave +")[1].split()[0]) == pytest.approx(
+        100 * (power(800) - power(400)), abs=0.3
+    )
     assert "fit: 1 - test/accuracy = " in found.text()
 
 
@@ -98,6 +101,8 @@ def test_one_curve_per_setting_over_completed_runs(job: Job, tmp_path: Path, cap
     out = capsys.readouterr().out
     assert out.index("is the best") < out.index("learning curve (data/subset=random)")
     assert f"\n 100     2  {power(100) + 0.005:.4f} +/- 0.0071" in out
+    assert "fewer optimizer steps (10 to 100), which" in out
+    assert "trainer.max_steps=100." in out
     lines = list(csv.DictReader((tmp_path / "learning_curve.csv").open()))
     assert [line["data/subset"] for line in lines] == ["random"] * 3 + ["k_center"] * 3
     assert float(lines[2]["mean"]) == pytest.approx(power(1000) + 0.005)
@@ -117,4 +122,4 @@ def test_sizes_that_come_to_as_many_rows_are_one_point(job: Job, tmp_path: Path)
     for share in (0.001, 0.002, 0.5):
         job(6 if share < 0.1 else 100, share, f"data.subset.fraction={share}")
     [one] = learning_curves(Sweep(tmp_path))
-    assert one.points == [Point(6, [0.001, 0.002]), Point(100, [0.5])]
+    assert one.points == [Point(6, [0.001, 0.002], 0), Point(100, [0.5], 10)]
