@@ -23,7 +23,7 @@ from mmft.data.loading import make_dataset
 from mmft.data.splits import Split
 from mmft.data.subsets import Draws, Rows, choose, covering_radius, joined
 from mmft.data.targets import Encode, encode_targets
-from mmft.errors import UserError
+from mmft.errors import TrainingError, UserError
 from mmft.files import records_as_csv, write_text
 from mmft.models.vision_language_model import VisionLanguageModel
 from mmft.run_folder import RunFolder
@@ -51,6 +51,7 @@ def choose_subset(
 
     Raises:
         UserError: there are too few rows, too many are bad, or the table no longer has the rows of `subset.csv`.
+        TrainingError: features are not finite.
     """
     if not _chooses(config.data.subset):
         return splits
@@ -115,9 +116,8 @@ class _Usable:
         self.task.fit(train.table.labels(train.rows))
         targets, bad = encode_targets(train, Encode.of(self.task))
         self._bad = BadRows(len(train), config.data.max_bad_fraction, where="training rows")
-        self._take_out(
-            [*(train.table.bad[row] for row in train.rows.tolist() if row in train.table.bad), *bad.values()]
-        )
+        of_table = (train.table.bad[row] for row in train.rows.tolist() if row in train.table.bad)
+        self._take_out([*of_table, *bad.values()])
         self._take_out(missing_images(train, {row.row for row in self._bad.rows}).values())
         self.places = self._places()
         self._classes = np.zeros(len(train), dtype=np.int64)
@@ -166,7 +166,12 @@ class _Usable:
     def _places(self) -> Rows:
         """The positions of usable rows in the split."""
         bad, weight = {row.row for row in self._bad.rows}, self.train.table.weight
-        return np.array([at for at, row in enumerate(self.train.rows.tolist()) if row not in bad and weight(row) > 0])
+        found = [at for at, row in enumerate(self.train.rows.tolist()) if row not in bad and weight(row) > 0]
+        if not found:
+            raise UserError(
+                f"data.subset: none of the {len(self.train)} training rows of {self.train.table.where} is usable"
+            )
+        return np.array(found)
 
     def _draws(self) -> Draws:
         table, rows = self.train.table, self.rows(np.arange(len(self.places)))
@@ -209,7 +214,13 @@ class _Usable:
             self._take_out(bad for at in unread if (bad := dataset[at].bad) is not None)
             self.places = self._places()
         usable = [Pooled(values[self.places], there[self.places]) for values, there in found.values()]
-        return list(found), joined(usable)
+        features = joined(usable)
+        if not features.isfinite().all():
+            raise TrainingError(
+                f"data.subset: in {config.trainer.precision}, an encoder makes of some rows what is not a number. "
+                "Type trainer.precision=32-true, or data.subset=random"
+            )
+        return list(found), features
 
     def _tell_bad(self) -> None:
         if self._bad.count:

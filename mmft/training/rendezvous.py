@@ -16,7 +16,7 @@ from typing import Any
 from torch import distributed
 from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 
-from mmft.errors import UserError
+from mmft.errors import ExitCode, MmftError, TrainingError, UserError
 from mmft.ranks import started
 
 _groups = 0
@@ -55,7 +55,7 @@ def of_first_rank(make: Callable[[], Any]) -> Any:
     All ranks call this in the same order.
 
     Raises:
-        UserError: on every rank, if `make` raises it on the first.
+        MmftError: on every rank, if `make` raises it on the first.
     """
     global _asked
     ranks = started()
@@ -64,13 +64,13 @@ def of_first_rank(make: Callable[[], Any]) -> Any:
     _asked += 1
     if not ranks.is_first:
         said = json.loads(store().get(f"of_first_rank{_asked}"))
-        if "errors" in said:
-            raise UserError(said["errors"])
+        if "error" in said:
+            raise (UserError if said["code"] == ExitCode.USER else TrainingError)(said["error"])
         return said["made"]
     try:
         made = make()
-    except UserError as error:
-        store().set(f"of_first_rank{_asked}", json.dumps({"errors": error.messages}))
+    except MmftError as error:
+        store().set(f"of_first_rank{_asked}", json.dumps({"error": str(error), "code": error.exit_code}))
         raise
     store().set(f"of_first_rank{_asked}", json.dumps({"made": made}))
     return made

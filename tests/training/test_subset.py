@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 from command import Mmft
 from make_shapes import LABELS, Shapes
 from runs import QUICK, Run, TrainRun, of_one_and_two_ranks, resumed, same_weights
@@ -13,7 +15,7 @@ from runs import QUICK, Run, TrainRun, of_one_and_two_ranks, resumed, same_weigh
 from mmft import build
 from mmft.config.compose import compose
 from mmft.data.splits import load_splits
-from mmft.errors import UserError
+from mmft.errors import TrainingError, UserError
 
 ALL = ["data.limit=null", "data.columns.id=id", "trainer.precision=32-true", "trainer.max_epochs=1"]
 
@@ -152,6 +154,18 @@ def test_too_few_rows_for_the_classes(train_run: TrainRun) -> None:
     with pytest.raises(UserError, match=r"data\.subset\.rows=5: there are 6 classes, and each gets a row. Type 6 or"):
         train_run(*ALL, "data.subset.rows=5")
     assert train_run(*ALL, "data.subset.fraction=0.01").summary["rows"]["train"] == 6
+
+
+def test_what_cannot_be_chosen_from(
+    train_run: TrainRun, rows: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows.loc[rows.split == "train", "image"] = "gone.png"
+    rows.to_csv(tmp_path / "rows.csv", index=False)
+    with pytest.raises(UserError, match="data.subset: none of the 180 training rows of data.path=.* is usable"):
+        train_run(*ALL, f"data.path={tmp_path / 'rows.csv'}", "data.max_bad_fraction=1", "data.subset.rows=9")
+    monkeypatch.setattr("mmft.build.subset.joined", lambda _: torch.full((180, 4), math.nan))
+    with pytest.raises(TrainingError, match="Type trainer.precision=32-true"):
+        train_run(*ALL, "data.subset=k_center", "data.subset.rows=9")
 
 
 def test_a_check_draws_as_many(shapes_overrides: list[str]) -> None:

@@ -1,11 +1,12 @@
 """What each method of `data.subset` is worth on the real clip-art rows: a linear probe on the rows that it chooses.
 
-    python tools/bench/subsets.py --shared ../shared --store FOLDER [--fractions 0.05 0.1 0.2] [--seeds 5]
+    python tools/bench/subsets.py --shared ../shared --store FOLDER [--fractions 0.05 0.1 0.2] [--seeds 5] [--pool 0.9]
 
 Pooled features of DINOv2-small and MiniLM at 112 pixels are computed once, kept in --store, and joined as `data.subset`
-joins them. As some methods draw nothing, each seed also draws the nine tenths of the training rows to choose from. The
-probe is a linear head on the standardised features of the chosen rows, at its optimum; its test accuracy is told as
-mean and standard deviation over the seeds, and as the difference from random rows of the same pool.
+joins them. As some methods draw nothing, each seed also draws the nine tenths of the training rows to choose from
+(--pool 1: all of them). The probe is a linear head on the standardised features of the chosen rows, at its optimum; its
+test accuracy is told as mean and standard deviation over the seeds, and as the difference from random rows of the same
+pool.
 """
 
 from __future__ import annotations
@@ -26,8 +27,6 @@ from mmft.data.subsets import METHODS, choose, covering_radius, joined
 from mmft.reports.linear_heads import Features, linear_head
 from mmft.tasks.base import Task
 from mmft.training.hardware import choose_hardware
-
-_POOL = 0.9
 
 
 def features_of(shared: Path, store: Path) -> tuple[Task, dict[str, Features], list[str]]:
@@ -57,6 +56,7 @@ def main() -> None:
     parser.add_argument("--store", type=Path, required=True)
     parser.add_argument("--fractions", type=float, nargs="+", default=[0.05, 0.1, 0.2, 0.5])
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--pool", type=float, default=0.9)
     asked = parser.parse_args()
     task, found, ids = features_of(asked.shared, asked.store)
     known, tested = found["train"], found["test"]
@@ -73,7 +73,7 @@ def main() -> None:
             for method in METHODS:
                 scores, radii = [], []
                 for seed in range(asked.seeds):
-                    pool = np.flatnonzero(unit_hashes(ids, seed, "pool") < _POOL)
+                    pool = np.flatnonzero(unit_hashes(ids, seed, "pool") < asked.pool)
                     classes = known.target[pool].numpy() if by_label else np.zeros(len(pool), dtype=np.int64)
                     draws = unit_hashes([ids[at] for at in pool], seed, "subset")
                     count = round(fraction * len(pool))
