@@ -59,6 +59,11 @@ class RunFolder:
         return self.path / "bad_rows.csv"
 
     @property
+    def subset(self) -> Path:
+        """The training rows that `data.subset` chose; written only with it."""
+        return self.path / "subset.csv"
+
+    @property
     def checkpoints(self) -> Path:
         """Checkpoints for resuming."""
         return self.path / "checkpoints"

@@ -7,6 +7,7 @@ from mmft.build.frozen import build_store, pooled_features
 from mmft.build.model import add_auxiliary, apply_tuning, build_methods, build_model, build_plan, build_task, start_head
 from mmft.build.pair import choose_for_pair
 from mmft.build.run import Run
+from mmft.build.subset import choose_subset, drawn_subset
 from mmft.build.training import (
     build_data,
     build_distillation,
@@ -34,6 +35,8 @@ __all__ = [
     "build_trainer",
     "check_monitoring",
     "choose_for_pair",
+    "choose_subset",
+    "drawn_subset",
     "monitored",
     "pooled_features",
     "preload",

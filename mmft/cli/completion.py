@@ -153,8 +153,9 @@ def _values(roots: Sequence[type], groups: Groups, key: str, word: str) -> list[
     """Values of a key, or options of a group, that start with a word."""
     if key in GROUPS and MultirunConfig in roots:
         return _beginning(word, options(key))
-    if _has_groups(roots) and "." not in key and groups.exists(key):
-        return _beginning(word, groups.options(key))
+    group = key.replace(".", "/")
+    if _has_groups(roots) and groups.exists(group) and not any(key in key_names(root) for root in roots):
+        return _beginning(word, groups.options(group))
     allowed = [hint for root in roots for hint in types_of(root, key)]
     words = {text for hint in allowed for text in _words(hint)} | ({"last"} if key in _RUNS else set())
     paths = _paths(word) if str in allowed else []

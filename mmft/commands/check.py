@@ -74,8 +74,9 @@ class _Check:
             self._try(build.start_head, model, task)
         plan = None if model is None else self._plan(model, task)
         findings = [] if splits is None else self._rows(splits, task if fitted else None, model)
-        if splits is not None and fitted and model is not None and plan is not None:
-            self._step(splits, model, task, plan)
+        chosen = self._subset(splits) if splits is not None and fitted else None
+        if chosen is not None and model is not None and plan is not None:
+            self._step(chosen, model, task, plan)
         _tell(findings, config.audit.shown)
         if self.out is not None:
             write_records(self.out, [finding._asdict() for finding in findings], Finding._fields)
@@ -134,6 +135,14 @@ class _Check:
         bad.add(row for _, row in audit.bad)
         self._try(bad.check)
         return findings
+
+    def _subset(self, splits: dict[str, Split]) -> dict[str, Split] | None:
+        """As many training rows as `data.subset` chooses, which depend on the encoders alone."""
+        chosen = self._try(build.drawn_subset, self.config, splits)
+        if chosen is not None and chosen is not splits:
+            method = self.config.data.subset.method or "random"
+            _say("subset", f"{len(chosen['train']):,} of {len(splits['train']):,} training rows, by {method}")
+        return chosen
 
     def _step(self, splits: Mapping[str, Split], model: VisionLanguageModel, task: Task, plan: TuningPlan) -> None:
         """Reports the number, time and memory of optimizer steps on one device."""

@@ -1,6 +1,7 @@
 """`mmft train`: the whole program on one screen.
 
-config -> splits -> task -> model -> plan -> data -> module + callbacks + trainer -> fit -> best -> test -> model/
+config -> splits -> subset -> task -> model -> plan -> data -> module + callbacks + trainer -> fit -> best -> test ->
+model/
 """
 
 from __future__ import annotations
@@ -91,6 +92,7 @@ def train_run(run: build.Run) -> None:
     """The whole program."""
     config, folder, logger = run.config, run.folder, run.logger
     splits = load_splits(config.data, config.seed)
+    splits = build.choose_subset(config, splits, folder, lambda task: _untuned(config, task)[0])
     task = build.build_task(config.task)
     task.fit(splits["train"].table.labels(splits["train"].rows))
     build.check_monitoring(config, task, splits)

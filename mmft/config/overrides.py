@@ -21,6 +21,7 @@ from mmft.config.quoted import requoted
 from mmft.config.schema.root import COMMANDS, trains
 from mmft.config.search import Span, span_of
 from mmft.config.sources import Groups
+from mmft.config.validate import DEFAULT
 from mmft.config.walk import DEEPEST, OPTIONAL_GROUPS, group_options, key_names, sections, types_of
 from mmft.config.wording import did_you_mean, listed, nearest, show, typed_as
 
@@ -123,6 +124,7 @@ class _Reader:
         if override.package is not None:
             raise Wrong(f"{key}@{override.package}: a package cannot be chosen. Type {key}=OPTION")
         is_group = self._is_group(key, override)
+        key = key.replace(".", "/") if is_group else key
         if override.is_delete():
             raise Wrong(self._no_deletion(key, is_group))
         if is_group:
@@ -141,7 +143,10 @@ class _Reader:
         if "/" in key and not self.groups.exists(key):
             near = did_you_mean(key, self.groups.names())
             raise Wrong(f"{key}: no such group.{near} Groups: {listed(self.groups.names())}")
-        return "." not in key and self.groups.exists(key)
+        group = key.replace(".", "/")  # data.subset=k_center is data/subset=k_center
+        if not self.groups.exists(group) or key in key_names(self.root):
+            return False
+        return "." not in key or self.groups.options(group) != [DEFAULT]
 
     def _values(self, text: str, key: str, override: Override, *, is_group: bool) -> list[Any]:
         """The value, or all values of a sweep."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -18,6 +18,7 @@ from mmft.data.image_memory import ImageMemory
 from mmft.data.image_mending import BadImage
 from mmft.data.image_paths import why_missing
 from mmft.data.splits import Split
+from mmft.data.table import Table
 from mmft.data.text import Tokens
 from mmft.data.views import Views
 
@@ -82,11 +83,7 @@ class RowDataset(Dataset[Sample]):
 
     def find_missing_images(self) -> None:
         """Adds the rows whose image file does not exist to `bad`; no image is opened."""
-        table = self.split.table
-        for row in self.split.rows.tolist():
-            source = None if row in self.bad else table.image(row)
-            if isinstance(source, str) and not Path(source).exists():
-                self.bad[row] = self._bad_image(row, why_missing(source))
+        self.bad |= missing_images(self.split, self.bad)
 
     def known_bad(self) -> list[BadRow]:
         """The rows of the split that are known to be bad before any image is opened."""
@@ -108,7 +105,7 @@ class RowDataset(Dataset[Sample]):
         try:
             pixels = None if image is None or kept_image is not None else self.images(image)
         except BadImage as error:
-            return Sample(row, bad=self._bad_image(row, str(error)))
+            return Sample(row, bad=_bad_image(table, row, str(error)))
         ids = None if text is None else self.text(text)
         input_ids = None if ids is None or not ids.numel() else ids
         target = None if self.targets is None else self.targets[position]
@@ -135,15 +132,25 @@ class RowDataset(Dataset[Sample]):
         stored = self.stored.get(modality)
         return position if stored is not None and position is not None and stored.has(position) else None
 
-    def _bad_image(self, row: int, reason: str) -> BadRow:
-        table = self.split.table
-        source = table.image(row)
-        named = reason if isinstance(source, bytes) or not source or source in reason else f"{source}: {reason}"
-        return table.bad_row(row, table.columns.image or "", named)
-
     def text(self, position: int) -> Tensor:
         """(L,) int64 tokens of the text at `position`; empty without a text."""
         return torch.from_numpy(self.tokens.of(position).astype(np.int64))
 
     def _candidates(self, position: int) -> tuple[Candidate, ...]:
         return () if position == NOBODY else (Candidate(int(self.split.rows[position]), self.text(position)),)
+
+
+def missing_images(split: Split, known: Collection[int]) -> dict[int, BadRow]:
+    """The rows, by number, whose image file does not exist, except those known to be bad; no image is opened."""
+    found = {}
+    for row in split.rows.tolist():
+        source = None if row in known else split.table.image(row)
+        if isinstance(source, str) and not Path(source).exists():
+            found[row] = _bad_image(split.table, row, why_missing(source))
+    return found
+
+
+def _bad_image(table: Table, row: int, reason: str) -> BadRow:
+    source = table.image(row)
+    named = reason if isinstance(source, bytes) or not source or source in reason else f"{source}: {reason}"
+    return table.bad_row(row, table.columns.image or "", named)

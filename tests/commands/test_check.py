@@ -58,6 +58,17 @@ def test_frozen_layers_are_computed_once(checked: Check) -> None:
     assert "what frozen layers compute is kept" not in checked("tune=last_n", "cache=never")[1]
 
 
+def test_a_subset_is_counted_and_its_steps_are_tried(checked: Check, train_run: TrainRun) -> None:
+    typed = ["data.limit=null", "data.subset=herding", "data.subset.fraction=0.2"]
+    code, said = checked(*typed)
+    assert code == 0
+    summary = train_run(*typed).summary
+    assert f"subset    {summary['rows']['train']} of 180 training rows, by herding" in said
+    assert f"steps     {summary['optimizer_steps']} of" in said
+    with pytest.raises(UserError, match="data.subset.rows=181: there are 180 usable training rows"):
+        checked(*typed[:2], "data.subset.rows=181")
+
+
 def test_every_error_at_once(
     checked: Check, shapes: Shapes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

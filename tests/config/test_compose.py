@@ -71,11 +71,12 @@ def test_files_say_something() -> None:
     from mmft.config.store import schemas as schemas_of
 
     schemas = dict(schemas_of(COMMANDS["train"], "train"))
+    unchanged = [("data/augment", "none"), ("data/subset", "none")]
     for path in conf_dir().rglob("*.yaml"):
         name, group = path.stem, path.parent.relative_to(conf_dir()).as_posix()
         text = yaml.safe_load(path.read_text())
         entries = [entry for entry in text.get("defaults", []) if entry != "_self_"]
-        assert set(text) - {"defaults"} or len(entries) > 1 or (group, name) == ("data/augment", "none"), path
+        assert set(text) - {"defaults"} or len(entries) > 1 or (group, name) in unchanged, path
         schema = schemas.get(f"{group}/{name}") or schemas.get(group)
         if schema is not None and group not in OPTIONAL_GROUPS:
             repeated = {k for k, v in default_values(schema).items() if k in text and text[k] == v}
@@ -92,6 +93,29 @@ def test_defaults_of_the_schema_arrive(composed: Compose) -> None:
 def test_a_encoder_overrides_the_method_of_both(composed: Compose) -> None:
     config = composed("tune=head_only", "tune/text_encoder=full").config
     assert (config.tune.image_encoder.type, config.tune.text_encoder.type) == ("freeze", "full")
+
+
+def test_a_group_may_be_written_with_dots(composed: Compose, tmp_path: Path) -> None:
+    result = composed(
+        "data.subset=herding", "data.subset.fraction=0.1", "model.fusion=gated", "tune.text_encoder=freeze"
+    )
+    assert result.choices["data/subset"] == "herding"
+    assert (result.config.data.subset.method, result.config.data.subset.fraction) == ("herding", 0.1)
+    assert (result.config.model.fusion.type, result.config.tune.text_encoder.type) == ("gated", "freeze")
+    swept = composed("data.subset=random,k_center", "data.subset.rows=9,12", multirun=True)
+    assert [one.texts for one in swept.parsed if "subset" in one.key] == [
+        ["data/subset=random", "data/subset=k_center"],
+        ["data.subset.rows=9", "data.subset.rows=12"],
+    ]
+    (tmp_path / "experiment").mkdir()
+    for name, text in {
+        "section": "data: {subset: {method: coreset, fraction: 0.1}}",
+        "choice": "defaults: [override /data/subset: coreset]\ndata: {subset: {fraction: 0.1}}",
+    }.items():
+        (tmp_path / "experiment" / f"{name}.yaml").write_text(f"# @package _global_\n{text}\n")
+        assert composed(f"experiment={name}", config_dirs=[tmp_path]).config.data.subset.method == "coreset"
+    with pytest.raises(UserError, match=r"Did you mean coreset\?"):
+        composed("data.subset=facility_location")
 
 
 def test_one_value_is_referred_to(composed: Compose) -> None:

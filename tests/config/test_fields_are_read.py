@@ -92,6 +92,7 @@ def test_every_field_is_read(
         "data.augment.policy=rand_augment",
         "model.auxiliary.alignment=contrastive",
         "checkpoint.use=wise_ft",
+        "data.subset.rows=20",
     )
     train_run("optim=sgd", "schedule=constant", f"init={first.path}", "tune=head_only", "optim.lr=null")
     train_run("optim=adamw_8bit", "schedule=linear", "logger=wandb")  # WANDB_MODE is offline in tests

@@ -30,7 +30,22 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
     "another option's key": (["optim.momentum=0.5"], ["momentum", "belongs to optim=sgd, not to optim=adamw"]),
     "another option's key, sgd": (["optim=sgd", "optim.beta1=0.5"], ["belongs to optim=adamw", "Type optim=adamw"]),
     "frozen encoder's rate": (["tune=head_only", "tune.image_encoder.lr=1"], ["belongs to tune/image_encoder=full"]),
-    "group written with a dot": (["tune.image_encoder=freeze"], ["Choose an option with tune/image_encoder=NAME"]),
+    "option of a group written with a dot": (["data.subset=kcenter"], ["data/subset: 'kcenter'", "mean k_center?"]),
+    "subset without a number": (
+        ["data.subset=k_center"],
+        ["data.subset.method: changes nothing without", "Type data.subset.fraction=0.1 or data.subset.rows=200"],
+    ),
+    "half a subset": (["data.subset.by_label=false"], ["data.subset.by_label: changes nothing without the number"]),
+    "two sizes of a subset": (
+        ["data.subset.rows=5", "data.subset.fraction=0.1"],
+        ["data.subset.rows: does not go with data.subset.fraction: type one of them"],
+    ),
+    "subset of nothing": (["data.subset.fraction=0"], ["0.0 is out of bounds", "above 0 and at most 1"]),
+    "subset of no class": (
+        ["task=regression", "data.subset.rows=5", "data.subset.by_label=true"],
+        ["data.subset.by_label: true needs a class for every row, but task=regression has none"],
+    ),
+    "subset of a few": (["data.subset.rows=5", "data.overfit=8"], ["does not go with data.overfit"]),
     "section as a value": (["model.image_encoder=vit"], ["is not a section", "model.image_encoder.name"]),
     "type instead of group": (["optim.type=sgd"], ["Type optim=NAME"]),
     "key taken out": (["~optim.lr"], ["optim.lr: a key cannot be removed", "optim.lr=null"]),

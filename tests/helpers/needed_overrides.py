@@ -14,4 +14,6 @@ def must(group: str, name: str) -> list[str]:
         "several": TWO_TASKS,
     }
     needs["matching"] = ["data.columns.label=null"]  # the sample's say what an image shows
+    if group == "data/subset" and name != "none":
+        return ["data.subset.rows=20"]
     return needs.get(name, [])

@@ -147,6 +147,21 @@ def _balanced_sampler_has_classes(c: TrainConfig) -> str | None:
     return None
 
 
+@rule("data.subset", "task")
+def _subset_has_a_size(c: TrainConfig) -> list[Problem]:
+    subset, problems = c.data.subset, []
+    given = [name for name in ("method", "by_label") if getattr(subset, name) is not None]
+    if given and subset.rows is None and subset.fraction is None:
+        text = (
+            "changes nothing without the number of rows. Type data.subset.fraction=0.1 or data.subset.rows=200 as well"
+        )
+        problems = [Problem(f"data.subset.{name}", text) for name in given]
+    if subset.by_label and not c.task.has_classes:
+        text = f"true needs a class for every row, but task={c.task.type} has none. Leave it out"
+        problems.append(Problem("data.subset.by_label", text))
+    return problems
+
+
 # ---------------------------------------------------------------- augmentation
 
 _OF_IMAGES = tuple(f.name for f in fields(AugmentConfig) if f.name not in AugmentConfig.OF_TEXTS)

@@ -9,6 +9,8 @@ from mmft.config.fields import field
 from mmft.config.registry import section
 from mmft.config.schema.augment import AugmentConfig
 
+_OVERFIT = "it already sets the number of rows. Leave one of them out"
+
 
 @dataclass(kw_only=True)
 class ColumnsConfig:
@@ -75,6 +77,29 @@ class ReadingConfig:
     """Make a list of texts (several captions of an image) one row per text, instead of a bad row."""
 
 
+@dataclass(kw_only=True)
+class SubsetConfig:
+    """`data.subset`: a small part of the training rows that stands for all of them; validation and test rows stay.
+
+    `data.subset=k_center data.subset.fraction=0.1`. Rows are compared by what both encoders make of them before
+    training: pooled features, centred and of unit length per modality, joined; zeros for a modality that a row lacks.
+    Bad rows are never chosen.
+    """
+
+    method: Literal["random", "k_center", "herding", "coreset"] | None = None
+    """`random`: drawn by `seed`; `k_center`: each time the row that is farthest from those chosen (greedy k-center,
+    Sener and Savarese 2018, arXiv 1708.00489); `herding`: each time the row that brings the mean of those chosen
+    closest to the mean of all (Welling 2009); `coreset`: each time the row that most reduces the mean squared distance
+    of all rows to the nearest one chosen (facility location or k-medoids, greedily, arXiv 1409.7938); null: random if
+    their number is given."""
+    rows: int | None = field(None, ge=1, not_with={"fraction": "type one of them", "data.overfit": _OVERFIT})
+    """How many rows."""
+    fraction: float | None = field(None, gt=0, le=1, not_with={"data.overfit": _OVERFIT})
+    """Share of the usable training rows; 1: all."""
+    by_label: bool | None = None
+    """Every class gets its share of the rows, and at least one; null: true if the task has classes."""
+
+
 @section("data", "table")
 @dataclass(kw_only=True)
 class DataConfig:
@@ -116,11 +141,11 @@ class DataConfig:
     limit: int | None = field(None, ge=1)
     """Largest number of rows per split, sampled with `seed`, each label in proportion and at least once if possible;
     null: all."""
-    overfit: int | None = field(
-        None, ge=2, not_with={"limit": "it already sets the number of rows. Leave one of them out"}
-    )
+    overfit: int | None = field(None, ge=2, not_with={"limit": _OVERFIT})
     """Train, validate and test on this many training rows, to check that the model can learn at all
     (`debug=overfit`); null: off."""
+    subset: SubsetConfig = field(factory=SubsetConfig)
+    """A representative part of the training rows."""
     drawing: Literal["by_row", "by_image_and_label"] = "by_image_and_label"
     """How random splits, folds and limits are drawn. `by_image_and_label` keeps rows that share an image in one split,
     and limits by label; `by_row` draws as earlier versions did, whose runs keep it."""

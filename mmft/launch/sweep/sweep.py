@@ -116,9 +116,13 @@ def _say(result: Result) -> None:
 
 
 def _report(folder: Path) -> None:
+    from mmft.runs.listing.learning_curve import learning_curves, write_curves
     from mmft.runs.listing.sweep import Sweep
 
     found = Sweep(folder)
     if found.jobs:
         found.write()
         print(found.table())
+    if curves := learning_curves(found):
+        write_curves(curves, folder)
+        print("", *(curve.text() for curve in curves), sep="\n")

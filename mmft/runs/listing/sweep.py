@@ -53,20 +53,24 @@ class Sweep:
         write_text(self.folder / "sweep.csv", text.getvalue())
         return self.folder / "sweep.csv"
 
+    def groups(self, keys: Sequence[str]) -> dict[tuple[str, ...], list[FoundRun]]:
+        """The jobs by the values of some keys."""
+        found: dict[tuple[str, ...], list[FoundRun]] = {}
+        for job, typed in zip(self.jobs, self._typed, strict=True):
+            found.setdefault(tuple(typed.get(key, "") for key in keys), []).append(job)
+        return found
+
     def table(self) -> str:
         """One line per setting, best first, and the command that repeats the best."""
         keys = [key for key in self.varied if key not in SEEDS]
-        groups: dict[tuple[str, ...], list[FoundRun]] = {}
-        for job, typed in zip(self.jobs, self._typed, strict=True):
-            groups.setdefault(tuple(typed.get(key, "") for key in keys), []).append(job)
         metric = next((job.monitor for job in self.jobs if job.monitor), "")
         tests = list(dict.fromkeys(f"test/{table}" for job in self.jobs for table in job.tests)) or ["test"]
         shown = [f"{split}/{metric}" for split in ("val", *tests)] if metric else []
         by = f"val/{metric}" if any(f"val/{metric}" in job.metrics for job in self.jobs) else f"test/{metric}"
-        ordered = sorted(groups.items(), key=lambda item: (not _through(item[1]), _rank(_mean(item[1], by), by)))
+        ordered = sorted(self.groups(keys).items(), key=lambda item: (not _through(item[1]), _rank(_mean(item[1], by), by)))
         header = ["jobs", *keys, "runs", *shown]
         lines = [
-            [_names(jobs), *map(_short, values), _count(jobs), *(_spread(jobs, name) for name in shown)]
+            [_names(jobs), *map(_short, values), _count(jobs), *(spread(_values(jobs, name)) for name in shown)]
             for values, jobs in ordered
         ]
         best = [job for job in _through(ordered[0][1]) if by in job.metrics] if ordered else []
@@ -103,8 +107,8 @@ def _rank(value: float | None, name: str) -> tuple[bool, float]:
     return (False, value if lower_is_better(name) else -value)
 
 
-def _spread(jobs: Sequence[FoundRun], name: str) -> str:
-    values = _values(jobs, name)
+def spread(values: Sequence[float]) -> str:
+    """Mean and standard deviation of several values, in words."""
     if not values:
         return "-"
     return f"{statistics.mean(values):.4f}" + (f" +/- {statistics.stdev(values):.4f}" if len(values) > 1 else "")
