@@ -25,8 +25,9 @@ from mmft.commands.test import test as run_test
 from mmft.config import registry
 from mmft.config.compose import Composed, compose
 from mmft.config.rules.files import UNREAD
+from mmft.config.schema.audit import AuditConfig
 from mmft.config.schema.model import ENCODERS
-from mmft.config.schema.root import COMMANDS, AuditConfig
+from mmft.config.schema.root import COMMANDS
 from mmft.config.walk import sections
 from mmft.data.kept import KEPT
 
