@@ -191,8 +191,10 @@ def _findings_can_be_written(c: CheckConfig) -> str | None:
     return None if c.out is None else _not_to_be_written(c, c.out, _LISTS)
 
 
-@rule("page", "audit", "data")
+@rule("page", "features", "audit", "data")
 def _page_can_be_written(c: CheckConfig) -> str | None:
+    if c.page is not None and not c.features:
+        return "shows what is found by features. Type features=true, or leave it out"
     return None if c.page is None else _not_to_be_written(c, c.page, (".html",), "page")
 
 

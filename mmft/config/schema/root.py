@@ -98,8 +98,8 @@ class CheckConfig(TrainConfig):
     """Also compare rows by what the encoders make of them: near duplicates, suspects (rows whose label disagrees with
     the most similar rows), and how well the labels are separated. The features are kept as with `cache`, so that
     training with frozen encoders does not compute them again."""
-    page: str | None = field(None, only_with="features=true")
-    """An `.html` file that shows the suspects and near duplicates with their images; null: none."""
+    page: str | None = None
+    """With `features=true`: an `.html` file that shows the suspects and near duplicates with their images; null: none."""
 
 
 def _nullable(schema: type, name: str, doc: str, nested: dict[str, type], drop: set[str]) -> type:

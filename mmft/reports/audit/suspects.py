@@ -3,9 +3,9 @@
 Each row's neighbours vote for their own labels, in proportion to exp(cosine / 0.15), without the row itself (weighted
 nearest neighbours as in Caron et al. 2021, arXiv 2104.14294). A row is a suspect by the rule of confident learning
 (Northcutt et al. 2021, arXiv 1911.00068), with the share of the votes as the probability: another label gets at least
-the share that it gets on average among its own rows, and more than the row's own. So a frequent label must get more than a
-rare one, and rows of rare labels are not suspects merely because most neighbours have other labels. Labels that
-neighbours cannot predict are not judged, nor suggested.
+the share that it gets on average among its own rows, and more than the row's own. So a frequent label must get more
+than a rare one, and rows of rare labels are not suspects merely because most neighbours have other labels. Labels that
+neighbours cannot predict are neither judged nor suggested.
 
 Legend: R rows, K neighbours, C labels.
 """
