@@ -99,7 +99,7 @@ class CheckConfig(TrainConfig):
     the most similar rows), and how well the labels are separated. The features are kept as with `cache`, so that
     training with frozen encoders does not compute them again."""
     page: str | None = None
-    """With `features=true`: an `.html` file that shows the suspects and near duplicates with their images; null: none."""
+    """With `features=true`: an `.html` file that shows suspects and near duplicates with their images; null: none."""
 
 
 def _nullable(schema: type, name: str, doc: str, nested: dict[str, type], drop: set[str]) -> type:

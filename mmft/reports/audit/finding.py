@@ -17,11 +17,11 @@ KINDS = {
     "same text": "with the text of a row of an earlier split",
     "similar text": "with nearly the text of a row of an earlier split (three-letter pieces in common)",
     "group in two splits": "of a group that also occurs in an earlier split",
-    "suspect": "whose label disagrees with the rows that are most like it (features=true)",
-    "mismatched pair": "whose image and text do not fit, by the pretrained pair (features=true)",
-    "near label conflict": "that the encoders can hardly tell from another, but with another label (features=true)",
-    "near leak": "whose image or text the encoders can hardly tell from that of an earlier split (features=true)",
-    "near duplicate": "that the encoders can hardly tell from an earlier one of the same split (features=true)",
+    "suspect": "whose label disagrees with the rows that are most like it",
+    "mismatched pair": "whose image and text do not fit, by the pretrained pair",
+    "near label conflict": "that the encoders can hardly tell from another, but with another label",
+    "near leak": "whose image or text the encoders can hardly tell from that of an earlier split",
+    "near duplicate": "that the encoders can hardly tell from an earlier one of the same split",
 }
 """Kinds of findings in report order, with their descriptions. The splits' order is `train`, `val`, `test`."""
 

@@ -27,8 +27,8 @@ def whitened(features: Tensor) -> Tensor:
     """Features (R, D) -> (R, D) float32 of unit length, after subtracting the mean and whitening.
 
     Pretrained features share a few strong directions (style, length) that make all rows of a table look alike.
-    Whitening weakens them (Jégou and Chum 2012, Negative evidences and co-occurrences in image retrieval). A tenth of the mean
-    variance is added to the variance of each direction, so that noise is not amplified.
+    Whitening weakens them (Jégou and Chum 2012, Negative evidences and co-occurrences in image retrieval). A tenth of
+    the mean variance is added to the variance of each direction, so that noise is not amplified.
     """
     mean = features.double().mean(0)
     covariance = torch.zeros(features.shape[1], features.shape[1], dtype=torch.float64)
