@@ -135,6 +135,8 @@ class _Judge(NamedTuple):
             return
         first = [one[0] if one else None for one in known]  # of several answers, the most frequent
         every = in_order({name for name in first if name is not None})
+        if not every:
+            return
         index = {name: number for number, name in enumerate(every)}
         label = torch.tensor([-1 if name is None else index[name] for name in first])
         votes = ClassVotes(label, len(every), self.near)

@@ -12,6 +12,7 @@ Legend: R rows, K neighbours, C labels.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -25,7 +26,7 @@ NEIGHBOURS = 20
 FEWEST = 5
 """Rows of a label that is judged."""
 _TEMPERATURE = 0.15
-_AGREEMENT = 0.1  # what neighbours must predict of a label, from 0 for its share of all rows to 1
+_AGREEMENT = 0.1  # what neighbours must predict at least: 0 is chance, 1 all; of numbers, of the variance of ranks
 _NORMAL = 1.4826  # standard deviations of a normal distribution in its median absolute deviation
 
 
@@ -156,14 +157,14 @@ def number_suspects(values: Tensor, near: Neighbours, least: float) -> list[Susp
         least: deviations from which on a row is a suspect.
 
     Returns:
-        None if the neighbours do not predict the numbers.
+        None if the neighbours do not predict the numbers, or most are equally far from theirs.
     """
     votes = Votes.of(near, values.isfinite())
     mean = (votes.weight * values.nan_to_num()[votes.at]).sum(1)
     known = values.isfinite() & (votes.weight.sum(1) > 0)
     distance = values - mean
     middle, scale = _middle_and_scale(distance[known])
-    if scale == 0 or scale > (1 - _AGREEMENT) * _middle_and_scale(values[known])[1]:
+    if scale == 0 or _rank_correlation(values[known], mean[known]) < math.sqrt(_AGREEMENT):
         return None
     score = ((distance - middle).abs() / scale).masked_fill(~known, 0)
     found = []
@@ -197,6 +198,12 @@ def pair_suspects(cosine: Tensor, least: float) -> list[Suspect]:
 def _predicted(average: Tensor, prior: Tensor) -> Tensor:
     """Whether a label gets more votes from its own rows than by chance, in the manner of Cohen's kappa."""
     return average - prior >= _AGREEMENT * (1 - prior)
+
+
+def _rank_correlation(one: Tensor, other: Tensor) -> float:
+    """Spearman's; equal numbers are ranked in order."""
+    ranks = torch.stack([one.argsort(stable=True).argsort(), other.argsort(stable=True).argsort()])
+    return float(torch.corrcoef(ranks.double())[0, 1])
 
 
 def _middle_and_scale(values: Tensor) -> tuple[float, float]:
