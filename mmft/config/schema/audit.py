@@ -24,9 +24,9 @@ class AuditConfig:
 
     OF_FEATURES: ClassVar[tuple[str, ...]] = ("image_cosine", "text_cosine", "suspect_share", "suspect_deviations")
     """The keys that have an effect with `features=true` only."""
-    image_cosine: float = field(0.75, gt=0, le=1)
+    image_cosine: float = field(0.7, gt=0, le=1)
     """With `features=true`: images are near duplicates if the cosine of their whitened features is at least this."""
-    text_cosine: float = field(0.85, gt=0, le=1)
+    text_cosine: float = field(0.8, gt=0, le=1)
     """With `features=true`: as `image_cosine`, of texts."""
     suspect_share: float = field(0.5, gt=0, lt=1)
     """With `features=true`: share of its neighbours' votes that contradicts the label of a suspect, at least."""
