@@ -186,8 +186,6 @@ def test_pairs_are_judged_by_a_pretrained_pair_alone(
         (["features=maybe"], "features"),
     ],
 )
-def test_wrong_configs(
-    overrides: list[str], message: str, shapes: Shapes, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_wrong_configs(overrides: list[str], message: str, shapes: Shapes, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", *shapes.overrides, *overrides]) == 2
     assert message in capsys.readouterr().err
