@@ -53,7 +53,7 @@ def checked(shapes_overrides: list[str], tmp_path: Path, capsys: pytest.CaptureF
 
 def kinds(said: str) -> set[str]:
     """The kinds of findings by features."""
-    return {kind for kind in NEW if re.search(f"^{kind}: ", said, re.M)}
+    return {kind for kind in NEW if re.search(f"^{kind}: ", said, re.MULTILINE)}
 
 
 def test_a_resized_copy_in_another_split_is_found(checked: Check, frame: pd.DataFrame, tmp_path: Path) -> None:
@@ -86,8 +86,8 @@ def test_a_planted_wrong_label_is_the_first_suspect(checked: Check, frame: pd.Da
     line = said.splitlines()[said.splitlines().index(next(x for x in said.splitlines() if x.startswith("suspect"))) + 1]
     assert line.lstrip().startswith("train row 20")
     assert "'red', but" in line
-    assert re.search(r"^separation\n +label +rows +distance +nearest label +rows like it$", said, re.M)
-    assert re.search(r"^ +red +17 +0\.\d\d +(green|blue) ", said, re.M)
+    assert re.search(r"^separation\n +label +rows +distance +nearest label +rows like it$", said, re.MULTILINE)
+    assert re.search(r"^ +red +17 +0\.\d\d +(green|blue) ", said, re.MULTILINE)
 
 
 def test_training_takes_over_what_was_computed(

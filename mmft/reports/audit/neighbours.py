@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-_QUERIES, _ROWS = 2048, 4096  # compared at once
+_BLOCK = 4096  # rows compared with as many others at once
 _SHRINKAGE = 0.1
 
 
@@ -32,13 +32,15 @@ def whitened(features: Tensor) -> Tensor:
     """
     mean = features.double().mean(0)
     covariance = torch.zeros(features.shape[1], features.shape[1], dtype=torch.float64)
-    for block in features.split(_ROWS):
+    for block in features.split(_BLOCK):
         centred = block.double() - mean
         covariance += centred.T @ centred / len(features)
     variances, directions = torch.linalg.eigh(covariance)
     added = _SHRINKAGE * variances.mean().clamp_min(1e-12)
     weights = directions / (variances.clamp_min(0) + added).sqrt()  # (D, D)
-    blocks = [functional.normalize((block.double() - mean) @ weights, dim=1).float() for block in features.split(_ROWS)]
+    blocks = [
+        functional.normalize((block.double() - mean) @ weights, dim=1).float() for block in features.split(_BLOCK)
+    ]
     return torch.cat(blocks)
 
 
@@ -60,21 +62,19 @@ def nearest(
     """
     cosine = torch.full((len(queries), count), -math.inf)
     at = torch.full((len(queries), count), -1)
-    for first in range(0, len(queries), _QUERIES):
-        block = slice(first, min(first + _QUERIES, len(queries)))
-        for begin in range(0, block.stop if among == "earlier" else len(rows), _ROWS):
-            found = queries[block] @ rows[begin : begin + _ROWS].T
-            if among == "earlier":
-                found.masked_fill_(torch.ones_like(found, dtype=torch.bool).triu(first - begin), -math.inf)
+    for first in range(0, len(queries), _BLOCK):
+        mine = slice(first, first + _BLOCK)
+        for begin in range(0, len(rows) if among == "all" else first + 1, _BLOCK):
+            theirs = slice(begin, begin + _BLOCK)
+            found = queries[mine] @ rows[theirs].T
+            if among == "others" and begin < first:
+                _keep_nearest(cosine[theirs], at[theirs], found.T, first, least)
             elif among == "others":
-                _fill_diagonal(found, first - begin)
-            _keep_nearest(cosine[block], at[block], found, begin, least)
+                found.fill_diagonal_(-math.inf)
+            elif among == "earlier" and begin == first:
+                found.masked_fill_(torch.ones_like(found, dtype=torch.bool).triu(), -math.inf)
+            _keep_nearest(cosine[mine], at[mine], found, begin, least)
     return Neighbours(cosine, at)
-
-
-def _fill_diagonal(found: Tensor, offset: int) -> None:
-    if -found.shape[0] < offset < found.shape[1]:
-        found.diagonal(offset).fill_(-math.inf)
 
 
 def _keep_nearest(cosine: Tensor, at: Tensor, found: Tensor, begin: int, least: float) -> None:

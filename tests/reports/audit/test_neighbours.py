@@ -17,8 +17,7 @@ def unit(rows: int, width: int = 8, seed: int = 0) -> Tensor:
 
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(neighbours, "_QUERIES", 7)
-    monkeypatch.setattr(neighbours, "_ROWS", 5)
+    monkeypatch.setattr(neighbours, "_BLOCK", 5)
 
 
 @pytest.mark.parametrize("among", ["all", "others", "earlier"])
