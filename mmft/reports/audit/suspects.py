@@ -5,7 +5,7 @@ nearest neighbours as in Caron et al. 2021, arXiv 2104.14294). A row is a suspec
 (Northcutt et al. 2021, arXiv 1911.00068), with the share of the votes as the probability: another label gets at least
 the share that it gets on average among its own rows, and more than the row's own. So a frequent label must get more
 than a rare one, and rows of rare labels are not suspects merely because most neighbours have other labels. Labels that
-neighbours cannot predict are neither judged nor suggested.
+neighbours cannot predict are neither judged nor suggested, nor is a label that they cannot tell from the row's own.
 
 Legend: R rows, K neighbours, C labels.
 """
@@ -69,6 +69,8 @@ class ClassVotes:
         own: (R,) share of the votes for a row's own label.
         theirs: (R, K) labels of the neighbours.
         share: (R, K) share of the votes for each of these.
+        average: (C,) mean share of the votes for a label among its own rows.
+        mistaken: (R, K) mean share of the votes for each of `theirs` among the rows that have the row's label.
         judged: (C,) bool, True = neighbours predict the label.
     """
 
@@ -85,6 +87,12 @@ class ClassVotes:
         self.at = votes.at
         sums = torch.zeros(count).index_add(0, label[known], self.own[known])
         self.average = sums / self.rows.clamp_min(1)
+        pairs = label[:, None].clamp_min(0) * count + self.theirs.clamp_min(0)  # of a row's label and a neighbour's
+        _, number = pairs.unique(return_inverse=True)
+        votes_of_pair = torch.zeros(int(number.max()) + 1).index_add(
+            0, number.flatten(), (votes.weight * known[:, None]).flatten()
+        )
+        self.mistaken = votes_of_pair[number] / self.rows[label.clamp_min(0)].clamp_min(1)[:, None]
         self.judged = (self.rows >= FEWEST) & _predicted(self.average, self.rows / self.rows.sum().clamp_min(1))
 
     def suspects(self, names: Sequence[str], least: float) -> Iterator[Suspect]:
@@ -97,7 +105,8 @@ class ClassVotes:
         theirs = self.theirs.clamp_min(0)
         enough = self.share >= self.average.clamp_min(least)[theirs]
         more = self.share > self.own[:, None]
-        other = (self.theirs >= 0) & (self.theirs != self.label[:, None]) & self.judged[theirs]
+        apart = self.average[theirs] - self.mistaken >= _AGREEMENT
+        other = (self.theirs >= 0) & (self.theirs != self.label[:, None]) & self.judged[theirs] & apart
         share = self.share.masked_fill(~(enough & more & other), -1)
         best, place = share.max(1)
         judged = (self.label >= 0) & self.judged[self.label.clamp_min(0)]

@@ -44,6 +44,18 @@ def test_a_rare_label_is_no_suspect_for_being_rare() -> None:
     assert not ClassVotes(few, 2, near).judged[1]
 
 
+def test_labels_that_look_alike_are_not_suggested_for_one_another() -> None:
+    near, label = clusters(80, 40)
+    drawn = torch.randint(2, (120,), generator=torch.Generator().manual_seed(0))
+    label = torch.where(label == 0, drawn, 2)  # 0 and 1 have nothing that tells them apart
+    votes = ClassVotes(label, 3, near)
+    assert votes.judged.all()
+    assert not list(votes.suspects("abc", 0.5))
+    label[90] = 1
+    (found,) = ClassVotes(label, 3, near).suspects("abc", 0.5)
+    assert (found.at, found.suggested) == (90, "c")
+
+
 def test_random_labels_are_not_judged() -> None:
     near, label = clusters(100, 100, 100)
     shuffled = label[torch.randperm(300, generator=torch.Generator().manual_seed(0))]
