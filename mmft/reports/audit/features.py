@@ -130,8 +130,9 @@ class _Judge(NamedTuple):
             every = part.output_names
             present = torch.tensor([[name in (one or ()) for name in every] for one in known])
             labelled = torch.tensor([one is not None for one in known])
-            found = set_suspects(present, labelled, every, self.near, self.audit.suspect_share)
+            found, silent = set_suspects(present, labelled, every, self.near, self.audit.suspect_share)
             self._add(found)
+            self._tell_silent(silent)
             return
         first = [one[0] if one else None for one in known]  # of several answers, the most frequent
         every = in_order({name for name in first if name is not None})
@@ -142,10 +143,7 @@ class _Judge(NamedTuple):
         votes = ClassVotes(label, len(every), self.near)
         self._add(votes.suspects(every, self.audit.suspect_share))
         self._tell("separation", _separation(self.rows.together(), votes, every))
-        silent = [every[number] for number in (~votes.judged).nonzero().squeeze(1).tolist()]
-        if silent:
-            why = f"neighbours do not predict these labels, or they have fewer than {FEWEST} rows"
-            self._tell("not judged", f"{shown(silent)}: {why}")
+        self._tell_silent([every[number] for number in (~votes.judged).nonzero().squeeze(1).tolist()])
 
     @property
     def _there(self) -> list[bool]:
@@ -160,6 +158,11 @@ class _Judge(NamedTuple):
             self.found.findings.append(
                 self.rows.finding(kind, one.at, one.like, detail, one.score, one.label, one.suggested)
             )
+
+    def _tell_silent(self, labels: Sequence[str]) -> None:
+        if labels:
+            why = f"neighbours do not predict these labels, or they have fewer than {FEWEST} rows"
+            self._tell("not judged", f"{shown(labels)}: {why}")
 
     def _tell(self, title: str, text: str) -> None:
         title = f"{title} of {self.column}" if self.column else title

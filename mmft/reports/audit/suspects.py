@@ -125,7 +125,7 @@ class ClassVotes:
 
 def set_suspects(
     present: Tensor, labelled: Tensor, names: Sequence[str], near: Neighbours, least: float
-) -> list[Suspect]:
+) -> tuple[list[Suspect], list[str]]:
     """Suspects among labels of which a row has any number, each label by itself.
 
     Args:
@@ -133,28 +133,30 @@ def set_suspects(
         labelled: (R,) bool, False = the row's labels are unknown.
         names: of the labels.
         near: among all rows.
-        least: share of the votes that has or lacks the label at least.
+        least: share of the votes against what a row has or lacks, at least.
+
+    Returns:
+        The suspects, and the labels that are not judged.
     """
-    votes, found = Votes.of(near, labelled), list[Suspect]()
+    votes, found, silent = Votes.of(near, labelled), list[Suspect](), list[str]()
     heard = labelled & (votes.weight.sum(1) > 0)
     for name, column in zip(names, present.T, strict=True):
         share = (votes.weight * column[votes.at]).sum(1)
         with_it, without = heard & column, heard & ~column
-        rows = int(with_it.sum())
-        if min(rows, int(without.sum())) < FEWEST or not _predicted(
-            share[with_it].mean(), column[heard].float().mean()
-        ):
+        enough = min(int(with_it.sum()), int(without.sum())) >= FEWEST
+        if not (enough and _predicted(share[with_it].mean(), column[heard].float().mean())):
+            silent.append(name)
             continue
         for there, agree in ((True, 1 - share), (False, share)):  # the votes against what the row has
             mine, others = (with_it, without) if there else (without, with_it)
-            enough = mine & (agree >= agree[others].mean().clamp_min(least))
+            against = mine & (agree >= agree[others].mean().clamp_min(least))
             label, suggested = (name, f"without {name}") if there else (f"without {name}", name)
-            for at in enough.nonzero().squeeze(1).tolist():
+            for at in against.nonzero().squeeze(1).tolist():
                 has = "has" if there else "lacks"
                 detail = f"{has} {name!r}, but {agree[at]:.0%} of its neighbours' votes are for the opposite"
                 like = votes.at[at][(column[votes.at[at]] != there) & (votes.weight[at] > 0)]
                 found.append(Suspect(at, float(2 * agree[at] - 1), label, suggested, int(like[0]), detail))
-    return found
+    return found, silent
 
 
 def number_suspects(values: Tensor, near: Neighbours, least: float) -> list[Suspect] | None:

@@ -77,10 +77,10 @@ def test_labels_of_which_a_row_has_several_are_judged_by_themselves() -> None:
     near, label = clusters(40, 40, 40)
     present = torch.stack([label == 0, label != 0, torch.zeros_like(label, dtype=torch.bool)], dim=1)
     labelled = torch.ones_like(label, dtype=torch.bool)
-    assert not set_suspects(present, labelled, "abc", near, 0.5)
+    assert set_suspects(present, labelled, "abc", near, 0.5) == ([], ["c"])
     present[3, 0], present[3, 1] = True, True
     present[70, 1] = False
-    found = {(one.at, one.label, one.suggested) for one in set_suspects(present, labelled, "abc", near, 0.5)}
+    found = {(one.at, one.label, one.suggested) for one in set_suspects(present, labelled, "abc", near, 0.5)[0]}
     assert found == {(3, "b", "without b"), (70, "without b", "b")}
 
 
