@@ -1,4 +1,5 @@
-"""`mmft check`: checks config, rows and model without training. Writes nothing but the file of findings.
+"""`mmft check`: checks config, rows and model without training. Writes nothing but the file of findings, and with
+`features=true` the page and the store of frozen work.
 
 config -> splits -> task -> model -> plan -> rows -> one batch, as in `mmft train`, reporting all errors at once
 """
@@ -6,11 +7,12 @@ config -> splits -> task -> model -> plan -> rows -> one batch, as in `mmft trai
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from rich.console import Console
 from rich.progress import Progress
 
@@ -25,8 +27,11 @@ from mmft.data.targets import Encode
 from mmft.errors import ExitCode, UserError
 from mmft.files import located, write_records
 from mmft.models.vision_language_model import VisionLanguageModel
+from mmft.reports.audit.feature_rows import FeatureRows, feature_rows
+from mmft.reports.audit.features import audit_features
 from mmft.reports.audit.finding import KINDS, Finding
 from mmft.reports.audit.labels import tables_of
+from mmft.reports.audit.page import write_page
 from mmft.reports.audit.rows import RowAudit
 from mmft.reports.audit.step_cost import StepCost, longest_rows, try_steps
 from mmft.runs.initialise import initialise_from
@@ -61,6 +66,7 @@ class _Check:
         self.config, self.out = config, out
         self.errors: list[str] = []
         self.distillation: Distillation | None = None
+        self.devices, self.sharded = config.trainer.devices or 1, config.trainer.strategy == "fsdp"
 
     def run(self) -> int:
         """The whole check."""
@@ -72,12 +78,24 @@ class _Check:
         model = self._try(build.build_model, config.model, task.make_head if fitted else 2, config.seed)
         if model is not None and fitted:
             self._try(build.start_head, model, task)
-        plan = None if model is None else self._plan(model, task)
+        changed = self._initialised(model, task)
+        device, data, rows, features = self._device(), None, None, None
+        if splits is not None and fitted and model is not None and device is not None:
+            data = self._try(build.build_data, config, splits, model, task)
+            rows = self._feature_rows(data, model) if config.features and data is not None else None
+        plan = None if model is None else self._plan(model, task, changed)
         findings = [] if splits is None else self._rows(splits, task if fitted else None, model)
-        chosen = self._subset(splits) if splits is not None and fitted else None
-        if chosen is not None and model is not None and plan is not None:
-            self._step(chosen, model, task, plan)
+        if rows is not None:
+            features = audit_features(rows, task, config.audit, findings)
+            findings += features.findings
+            for name, table in features.tables.items():
+                _say(name, table)
+        if splits is not None and data is not None and model is not None and plan is not None and device is not None:
+            self._step(self._subset(splits, data, model, task), model, task, plan, device)
         _tell(findings, config.audit.shown)
+        if config.page is not None and features is not None and splits is not None:
+            count = write_page(located(config.page), features.findings, splits, config.data)
+            print(f"{count:,} of {len(features.findings):,} findings are shown on {config.page}", file=sys.stderr)
         if self.out is not None:
             write_records(self.out, [finding._asdict() for finding in findings], Finding._fields)
             print(f"{len(findings):,} findings written to {self.out}", file=sys.stderr)
@@ -106,15 +124,30 @@ class _Check:
             self._try(build.check_monitoring, self.config, task, splits)
         return fitted
 
-    def _plan(self, model: VisionLanguageModel, task: Task) -> TuningPlan | None:
+    def _initialised(self, model: VisionLanguageModel | None, task: Task) -> Iterable[str]:
+        """Gives the model the weights of `init`, if any; returns the encoders that have them."""
+        config = self.config
+        if config.init is None or model is None:
+            return ()
+        return self._try(initialise_from, config.init, located(config.paths.runs), model, task) or ()
+
+    def _device(self) -> torch.device | None:
+        """The device that everything is tried on, of which there is one here."""
+        self.config.trainer.devices, self.config.trainer.strategy = 1, "ddp"
+        return self._try(choose_hardware, self.config.trainer)
+
+    def _feature_rows(self, data: VisionLanguageData, model: VisionLanguageModel) -> FeatureRows:
+        """The features of the rows, before anything of the encoders is tuned."""
+        with Progress(console=Console(stderr=True), transient=True) as progress:
+            tick = partial(progress.advance, progress.add_task("features", total=sum(data.rows.values())))
+            return feature_rows(self.config, model, data.datasets, tick)
+
+    def _plan(self, model: VisionLanguageModel, task: Task, changed: Iterable[str]) -> TuningPlan | None:
         """The tuning plan."""
         config = self.config
-        changed = None
-        if config.init is not None:
-            changed = self._try(initialise_from, config.init, located(config.paths.runs), model, task)
         build.add_auxiliary(config, model, task)
         self.distillation = self._try(build.build_distillation, config, model)
-        plan = self._try(build.build_plan, config, model, changed or set())
+        plan = self._try(build.build_plan, config, model, changed)
         if plan is not None:
             Console(width=140, file=sys.stdout).print(plan_table(plan))
             print(flush=True)
@@ -136,23 +169,27 @@ class _Check:
         self._try(bad.check)
         return findings
 
-    def _subset(self, splits: dict[str, Split]) -> dict[str, Split] | None:
-        """As many training rows as `data.subset` chooses, which depend on the encoders alone."""
+    def _subset(
+        self, splits: dict[str, Split], data: VisionLanguageData, model: VisionLanguageModel, task: Task
+    ) -> VisionLanguageData:
+        """With as many training rows as `data.subset` chooses: which ones hardly changes what a step takes."""
         chosen = self._try(build.drawn_subset, self.config, splits)
-        if chosen is not None and chosen is not splits:
-            method = self.config.data.subset.method or "random"
-            _say("subset", f"{len(chosen['train']):,} of {len(splits['train']):,} training rows, by {method}")
-        return chosen
+        if chosen is None or chosen is splits:
+            return data
+        method = self.config.data.subset.method or "random"
+        _say("subset", f"{len(chosen['train']):,} of {len(splits['train']):,} training rows, by {method}")
+        return self._try(build.build_data, self.config, chosen, model, task) or data
 
-    def _step(self, splits: Mapping[str, Split], model: VisionLanguageModel, task: Task, plan: TuningPlan) -> None:
+    def _step(
+        self,
+        data: VisionLanguageData,
+        model: VisionLanguageModel,
+        task: Task,
+        plan: TuningPlan,
+        device: torch.device,
+    ) -> None:
         """Reports the number, time and memory of optimizer steps on one device."""
-        config, devices = self.config, self.config.trainer.devices or 1
-        sharded = config.trainer.strategy == "fsdp"
-        config.trainer.devices, config.trainer.strategy = 1, "ddp"
-        device = self._try(choose_hardware, config.trainer)
-        data = self._try(build.build_data, config, splits, model, task)
-        if device is None or data is None:
-            return
+        config, devices, sharded = self.config, self.devices, self.sharded
         share = -(-config.data.batch_size // devices)
         micro = config.data.micro_batch_size
         batch = longest_rows(data, min(share, 2 * micro if micro else share))

@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from make_shapes import Shapes
 from needed_overrides import must
 from runs import TrainRun
 from torch import nn
@@ -25,8 +26,9 @@ from mmft.commands.test import test as run_test
 from mmft.config import registry
 from mmft.config.compose import Composed, compose
 from mmft.config.rules.files import UNREAD
+from mmft.config.schema.audit import AuditConfig
 from mmft.config.schema.model import ENCODERS
-from mmft.config.schema.root import COMMANDS, AuditConfig
+from mmft.config.schema.root import COMMANDS
 from mmft.config.walk import sections
 from mmft.data.kept import KEPT
 
@@ -158,7 +160,15 @@ def test_every_field_of_a_command_that_uses_a_run_is_read(
     assert sorted(expected - read - refused) == []
 
 
-def test_every_field_of_check_is_read(shapes_overrides: list[str], read: set[tuple[str, str]], tmp_path: Path) -> None:
-    assert check(compose("check", [*shapes_overrides, f"out={tmp_path / 'found.csv'}"])) == 0
-    expected = {("AuditConfig", f.name) for f in dataclasses.fields(AuditConfig)} | {("CheckConfig", "out")}
+def test_every_field_of_check_is_read(
+    shapes: Shapes, shapes_overrides: list[str], read: set[tuple[str, str]], tmp_path: Path
+) -> None:
+    typed = [*shapes_overrides, "features=true", f"page={tmp_path / 'found.html'}"]
+    assert check(compose("check", [*typed, f"out={tmp_path / 'found.csv'}"])) == 0
+    frame = pd.read_csv(shapes.rows)
+    frame.assign(size=range(len(frame))).to_csv(tmp_path / "rows.csv", index=False)
+    numbers = [f"data.path={tmp_path / 'rows.csv'}", f"data.root={shapes.rows.parent}", "data.columns.label=size"]
+    assert check(compose("check", [*typed, *numbers, "task=regression"])) == 0
+    expected = {("AuditConfig", f.name) for f in dataclasses.fields(AuditConfig)}
+    expected |= {("CheckConfig", name) for name in ("out", "features", "page")}
     assert sorted(expected - read) == []

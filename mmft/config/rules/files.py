@@ -176,19 +176,26 @@ def _root_is_a_folder(c: Any) -> str | None:
 def _out_can_be_written(c: Any) -> str | None:
     if isinstance(c, ExplainConfig):
         return f"{show(c.out)} is a file; type out=FOLDER" if located(c.out).is_file() else None
-    return _not_to_be_written(c, _EMBEDDINGS if isinstance(c, EmbedConfig) else _PREDICTIONS)
+    return _not_to_be_written(c, c.out, _EMBEDDINGS if isinstance(c, EmbedConfig) else _PREDICTIONS)
 
 
 @use_rule("out", "compare")
 def _list_of_runs_can_be_written(c: RunsConfig) -> str | None:
-    return None if c.out is None else _not_to_be_written(c, _LISTS)
+    return None if c.out is None else _not_to_be_written(c, c.out, _LISTS)
 
 
 @rule("out", "audit", "data")
 def _findings_can_be_written(c: CheckConfig) -> str | None:
     if c.out == "-":
         return "findings are printed anyway. Type out=FILE, or audit.shown=null to print all of them"
-    return None if c.out is None else _not_to_be_written(c, _LISTS)
+    return None if c.out is None else _not_to_be_written(c, c.out, _LISTS)
+
+
+@rule("page", "features", "audit", "data")
+def _page_can_be_written(c: CheckConfig) -> str | None:
+    if c.page is not None and not c.features:
+        return "shows what is found by features. Type features=true, or leave it out"
+    return None if c.page is None else _not_to_be_written(c, c.page, (".html",), "page")
 
 
 @rule("resume", "audit")
@@ -196,19 +203,20 @@ def _check_comes_first(c: CheckConfig) -> str | None:
     return None if c.resume is None else "mmft check does not support resuming. Leave it out"
 
 
-def _not_to_be_written(c: Any, endings: tuple[str, ...]) -> str | None:
-    """Why the file `out` cannot be written; None if it can."""
-    out = located(c.out)
-    if c.out == "-" and ".csv" in endings:
+def _not_to_be_written(c: Any, typed: str, endings: tuple[str, ...], key: str = "out") -> str | None:
+    """Why the file that `key` names cannot be written; None if it can."""
+    out = located(typed)
+    if typed == "-" and ".csv" in endings:
         return None
     if out.suffix.lower() not in endings:
         also = ", or - for CSV on stdout" if ".csv" in endings else ""
-        return f"{show(c.out)}: unknown file extension; expected one of {listed(endings)}{also}"
+        one = "one of " if len(endings) > 1 else ""
+        return f"{show(typed)}: unknown file extension; expected {one}{listed(endings)}{also}"
     if hasattr(c, "data") and os.path.realpath(out) in _tables(c):
-        return f"{show(c.out)} is the table of rows: the output would overwrite the rows"
+        return f"{show(typed)} is the table of rows: the output would overwrite the rows"
     if not out.absolute().parent.is_dir():
-        return f"there is no folder {out.parent}{_here(c.out)}; create it first"
-    return f"{show(c.out)} is a folder; type out=FILE" if out.is_dir() else None
+        return f"there is no folder {out.parent}{_here(typed)}; create it first"
+    return f"{show(typed)} is a folder; type {key}=FILE" if out.is_dir() else None
 
 
 @use_rule("rows", "ids", "points")

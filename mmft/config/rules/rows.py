@@ -9,9 +9,10 @@ from dataclasses import fields
 from typing import Any
 
 from mmft.config.rules.base import rule, use_rule
+from mmft.config.schema.audit import AuditConfig
 from mmft.config.schema.augment import AugmentConfig
 from mmft.config.schema.data import FractionsConfig, names_of
-from mmft.config.schema.root import TrainConfig
+from mmft.config.schema.root import CheckConfig, TrainConfig
 from mmft.config.validate import MUST, Problem
 from mmft.config.wording import did_you_mean, listed, show
 
@@ -160,6 +161,14 @@ def _subset_has_a_size(c: TrainConfig) -> list[Problem]:
         text = f"true needs a class for every row, but task={c.task.type} has none. Leave it out"
         problems.append(Problem("data.subset.by_label", text))
     return problems
+
+
+@rule("audit", "features")
+def _features_are_audited(c: CheckConfig) -> list[Problem]:
+    default = AuditConfig()
+    given = [name for name in AuditConfig.OF_FEATURES if getattr(c.audit, name) != getattr(default, name)]
+    text = "changes nothing without features. Type features=true, or leave it out"
+    return [] if c.features else [Problem(f"audit.{name}", text) for name in given]
 
 
 # ---------------------------------------------------------------- augmentation

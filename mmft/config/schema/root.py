@@ -8,6 +8,7 @@ from typing import Any, Literal, get_type_hints
 
 from mmft.config.fields import field
 from mmft.config.registry import section
+from mmft.config.schema.audit import AuditConfig
 from mmft.config.schema.cache import CacheCommandConfig, CacheConfig, TrainingCacheConfig
 from mmft.config.schema.data import ColumnsConfig, DataConfig, ReadingConfig
 from mmft.config.schema.logger import LoggerConfig
@@ -86,21 +87,6 @@ class TrainConfig:
 
 
 @dataclass(kw_only=True)
-class AuditConfig:
-    """`audit`: how `mmft check` audits the rows."""
-
-    pictures: bool = True
-    """Open every image; false: check the table only."""
-    picture_bits: int = field(24, ge=0, le=96)
-    """Images of two splits are similar if at most this many of the 256 bits of their hashes differ, and their colours
-    hardly differ."""
-    text_likeness: float = field(0.8, gt=0, le=1)
-    """Texts of two splits are similar if they share at least this much of their character trigrams."""
-    shown: int | None = field(5, ge=0)
-    """Rows to print per kind of finding; null: all."""
-
-
-@dataclass(kw_only=True)
 class CheckConfig(TrainConfig):
     """Everything that `mmft check` reads: the config of `mmft train`, and the audit."""
 
@@ -108,6 +94,12 @@ class CheckConfig(TrainConfig):
     """How the rows are audited."""
     out: str | None = None
     """File for all findings, one row each, `.csv` or `.jsonl` by its extension; null: print them only."""
+    features: bool = False
+    """Also compare rows by what the encoders make of them: near duplicates, suspects (rows whose label disagrees with
+    the most similar rows), and how well the labels are separated. The features are kept as with `cache`, so that
+    training with frozen encoders does not compute them again."""
+    page: str | None = None
+    """With `features=true`: an `.html` file that shows suspects and near duplicates with their images; null: none."""
 
 
 def _nullable(schema: type, name: str, doc: str, nested: dict[str, type], drop: set[str]) -> type:

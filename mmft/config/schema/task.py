@@ -21,6 +21,7 @@ class TaskConfig(OptionConfig):
         pairwise: the loss is over all pairs of rows of the logical batch, so each modality is embedded separately.
         has_classes: each row belongs to one class, given by `Task.classes`.
         has_label_names: labels are names, which can be counted, given by `Task.label_names`.
+        independent_labels: a row has any number of labels, each right or wrong by itself.
         predicts_numbers: a prediction is a number, not a text.
         mixes_targets: the loss accepts `Batch.mixed_target`.
         several_columns: `data.columns.label` may name several columns.
@@ -32,6 +33,7 @@ class TaskConfig(OptionConfig):
     pairwise: ClassVar[bool] = False
     has_classes: ClassVar[bool] = False
     has_label_names: ClassVar[bool] = False
+    independent_labels: ClassVar[bool] = False
     predicts_numbers: ClassVar[bool] = False
     mixes_targets: ClassVar[bool] = False
     several_columns: ClassVar[bool] = False
@@ -99,6 +101,7 @@ class MultiLabelConfig(TaskConfig):
     """Any number of labels per row: a list, a text with separators, or 0/1 columns (`data.columns.label=[cat,dog]`)."""
 
     has_label_names = True
+    independent_labels = True
     several_columns = True
 
     labels: list[str] | None = None

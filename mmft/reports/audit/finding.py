@@ -17,6 +17,11 @@ KINDS = {
     "same text": "with the text of a row of an earlier split",
     "similar text": "with nearly the text of a row of an earlier split (three-letter pieces in common)",
     "group in two splits": "of a group that also occurs in an earlier split",
+    "suspect": "whose label disagrees with the rows that are most like it",
+    "mismatched pair": "whose image and text do not fit, by the pretrained pair",
+    "near label conflict": "that the encoders can hardly tell from another, but with another label",
+    "near leak": "whose image or text the encoders can hardly tell from that of an earlier split",
+    "near duplicate": "that the encoders can hardly tell from an earlier one of the same split",
 }
 """Kinds of findings in report order, with their descriptions. The splits' order is `train`, `val`, `test`."""
 
@@ -33,6 +38,9 @@ class Finding(NamedTuple):
         other_row: that row's number; None if there is none.
         other_id: that row's id.
         detail: further details.
+        score: of findings by features, higher is worse: the cosine, or how much the neighbours disagree; else None.
+        label: of findings by features, the row's label.
+        other_label: the other row's label, or the one that the neighbours suggest.
     """
 
     kind: str
@@ -43,6 +51,9 @@ class Finding(NamedTuple):
     other_row: int | None = None
     other_id: str = ""
     detail: str = ""
+    score: float | None = None
+    label: str = ""
+    other_label: str = ""
 
     def __str__(self) -> str:
         """One line of the printed report."""

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from mmft.batch import BadRow
+from mmft.config.schema.audit import AuditConfig
 from mmft.config.schema.data import DataConfig
-from mmft.config.schema.root import AuditConfig
 from mmft.data.image import ImageReader, background_of, squaring
 from mmft.data.splits import Split, different, groups_of_earlier_splits
 from mmft.data.targets import Encode, encode_targets

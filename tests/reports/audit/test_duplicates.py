@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from drawings import drawing, encoded
 
+from mmft.config.schema.audit import AuditConfig
 from mmft.config.schema.data import ColumnsConfig, DataConfig
-from mmft.config.schema.root import AuditConfig
 from mmft.data.split_names import SPLITS
 from mmft.data.splits import Split, whole
 from mmft.data.table import Table
