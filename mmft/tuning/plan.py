@@ -1,7 +1,7 @@
 """The tuning plan: which parameters are trained, by which method, in which named optimizer group.
 
-It is built once, before training. Every parameter is in exactly one group or permanently frozen. `TuningPlan.table()`
-is printed and saved as `tuning.csv`.
+It is built once, before training. Every parameter is in exactly one group or permanently frozen. `mmft.tuning.table`
+prints it and saves it as `tuning.csv`.
 """
 
 from __future__ import annotations
@@ -178,28 +178,6 @@ class TuningPlan:
             }
             for g in self.groups
         ]
-
-    def table(self) -> list[dict[str, object]]:
-        """One row per group, and one per frozen part."""
-        rows = [
-            {
-                "part": g.part,
-                "method": g.method,
-                "layers": g.layers,
-                "group": g.name,
-                "tensors": len(g.parameters),
-                "trained": g.size,
-                "total": self.totals[g.part],
-                "lr": g.lr,
-                "weight_decay": g.weight_decay,
-            }
-            for g in self.groups
-        ]
-        frozen = [part for part in PARTS if not self.trained[part] and self.totals[part]]
-        for part in frozen:
-            line = dict.fromkeys(rows[0], "") if rows else {}
-            rows.append(line | {"part": part, "method": self.methods[part], "trained": 0, "total": self.totals[part]})
-        return rows
 
 
 def make_plan(

@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from mmft.models.vision_language_model import PARTS
 from mmft.tuning.plan import TuningPlan
 
 log = logging.getLogger(__name__)
@@ -18,7 +19,7 @@ _COLUMNS = ("part", "method", "layers", "group", "tensors", "trained", "total", 
 
 def plan_rows(plan: TuningPlan) -> list[list[object]]:
     """The table as rows, header first."""
-    return [list(_COLUMNS), *([line[column] for column in _COLUMNS] for line in plan.table())]
+    return [list(_COLUMNS), *([line[column] for column in _COLUMNS] for line in _lines(plan))]
 
 
 def write_plan(plan: TuningPlan, path: Path) -> None:
@@ -32,7 +33,7 @@ def plan_table(plan: TuningPlan) -> Table:
     table = Table(title="What is trained", title_justify="left", box=None, pad_edge=False)
     for column in _COLUMNS:
         table.add_column(column, justify="left" if column in ("part", "method", "layers", "group") else "right")
-    for line in plan.table():
+    for line in _lines(plan):
         table.add_row(*(_shown(line[column]) for column in _COLUMNS))
     counts = plan.counts()
     share = counts["trainable"] / counts["total"]
@@ -57,3 +58,26 @@ def _shown(value: object) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _lines(plan: TuningPlan) -> list[dict[str, object]]:
+    """One line per group, and one per frozen part."""
+    lines: list[dict[str, object]] = [
+        {
+            "part": g.part,
+            "method": g.method,
+            "layers": g.layers,
+            "group": g.name,
+            "tensors": len(g.parameters),
+            "trained": g.size,
+            "total": plan.totals[g.part],
+            "lr": g.lr,
+            "weight_decay": g.weight_decay,
+        }
+        for g in plan.groups
+    ]
+    for part in PARTS:
+        if not plan.trained[part] and plan.totals[part]:
+            known = {"part": part, "method": plan.methods[part], "trained": 0, "total": plan.totals[part]}
+            lines.append(dict.fromkeys(_COLUMNS, "") | known)
+    return lines
