@@ -10,6 +10,8 @@ import logging
 import sys
 from pathlib import Path
 
+import lightning.pytorch as pl
+
 from mmft import build, clock
 from mmft.commands.output import print_path
 from mmft.config.compose import Composed
@@ -35,6 +37,7 @@ from mmft.runs.saved_model import save_model
 from mmft.signals import stop_signals
 from mmft.tasks.base import Task
 from mmft.training.calibrate import tune_on_validation
+from mmft.training.callbacks.bad_rows import BadRowReport
 from mmft.training.collectives import end_collectives
 from mmft.training.csv_log import CsvLog
 from mmft.training.distillation import Distillation
@@ -43,7 +46,7 @@ from mmft.training.hardware import choose_hardware, device_of
 from mmft.training.loggers.base import RunLogger
 from mmft.training.module import FineTuning
 from mmft.training.recording import recorded
-from mmft.training.resuming import resume_point
+from mmft.training.resuming import ResumePoint, resume_point
 from mmft.training.space import check_space
 from mmft.training.table_evaluation import Evaluated
 from mmft.tuning.plan import TuningPlan
@@ -118,12 +121,11 @@ def train_run(run: build.Run) -> None:
     if wanted and folder.writes and start.checkpoint is None:
         folder.update_summary(**pair_before(config, model, task, data))
     metrics = CsvLog(folder.metrics, keep_rows=start.rows, writes=folder.writes)
-    callbacks = build.build_callbacks(run, data, task, plan, metrics, bad) + build.train_on(config, folder, start, data)
-    trainer = build.build_trainer(config, folder, data, callbacks, [metrics, logger])
-    trainer.fit(module, datamodule=data, ckpt_path=start.checkpoint, weights_only=False)
-
-    model = module.finished()
-    folder.update_summary(**finish(config, module, callbacks, lambda: _start(config, task)))
+    if config.tune.probe is None:
+        trainer = _fit(run, module, data, bad, metrics, start)
+    else:
+        trainer = _solve(run, module, data, bad, metrics)
+    model = module.model
     model.auxiliary = None
     device, batches = trainer.strategy.root_device, data.evaluation_loader("val")
     folder.update_summary(**tune_on_validation(model, task, batches, device, config.trainer.precision))
@@ -142,6 +144,31 @@ def train_run(run: build.Run) -> None:
     bad.check()
 
 
+def _fit(
+    run: build.Run, module: FineTuning, data: VisionLanguageData, bad: BadRows, metrics: CsvLog, start: ResumePoint
+) -> pl.Trainer:
+    """Trains, and gives `module` the finished model's weights; returns the trainer."""
+    config, folder, task, plan = run.config, run.folder, module.task, module.plan
+    callbacks = build.build_callbacks(run, data, task, plan, metrics, bad) + build.train_on(config, folder, start, data)
+    trainer = build.build_trainer(config, folder, data, callbacks, [metrics, run.logger])
+    trainer.fit(module, datamodule=data, ckpt_path=start.checkpoint, weights_only=False)
+    module.finished()
+    folder.update_summary(**finish(config, module, callbacks, lambda: _start(config, task)))
+    return trainer
+
+
+def _solve(
+    run: build.Run, module: FineTuning, data: VisionLanguageData, bad: BadRows, metrics: CsvLog
+) -> pl.Trainer:
+    """Gives `module` the head that `tune.probe` solves in place of training; returns the trainer to evaluate with."""
+    trainer = build.build_trainer(run.config, run.folder, data, [BadRowReport(bad)], [metrics, run.logger])
+    run.folder.update_summary(**build.solve_probe(run.config, module.model, module.task, data, bad))
+    if "val" in data.rows:
+        trainer.validate(module, data.evaluation_loader("val"), verbose=False)
+        run.folder.update_summary(val=module.results["val"])
+    return trainer
+
+
 def _model_and_plan(config: TrainConfig, task: Task) -> tuple[VisionLanguageModel, TuningPlan, Distillation | None]:
     """The model at the start of training, what of it is trained, and what keeps it near its start."""
     model, changed = _untuned(config, task)
@@ -152,7 +179,7 @@ def _model_and_plan(config: TrainConfig, task: Task) -> tuple[VisionLanguageMode
 
 def _untuned(config: TrainConfig, task: Task) -> tuple[VisionLanguageModel, set[str]]:
     """The model before tuning methods are applied, and the encoders whose weights come from another run."""
-    model = build.build_model(config.model, task.make_head, config.seed)
+    model = build.build_model(config.model, build.head_maker(config, task), config.seed)
     build.start_head(model, task)
     if config.init is None:
         return model, set()

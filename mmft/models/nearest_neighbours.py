@@ -1,0 +1,110 @@
+"""Nearest neighbours among stored rows, as a head.
+
+Legend: B batch, R stored rows, F width of the features, C outputs, K neighbours.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mmft.models.standardised import Standardised
+
+_BLOCK = 1024  # rows compared at once
+COSINE = 0.07
+"""Temperature of votes weighted by similarity (Caron et al. 2021, arXiv 2104.14294)."""
+
+
+class Near(NamedTuple):
+    """The nearest of the stored rows, the nearest first."""
+
+    similarity: Tensor  # (B, K) cosine
+    row: Tensor  # (B, K) int64
+
+    def mean_votes(self, votes: Tensor, weight: Tensor, count: int, temperature: float) -> Tensor:
+        """(B, C) the mean vote of the `count` nearest, weighted by exp(similarity / temperature) and by row.
+
+        Args:
+            votes: (R, C) of the stored rows.
+            weight: (R,) of the stored rows.
+            count: at most K.
+            temperature: `inf` weighs all neighbours alike.
+        """
+        row, similarity = self.row[:, :count], self.similarity[:, :count]
+        share = ((similarity - similarity[:, :1]) / temperature).exp() * weight[row]  # (B, K)
+        share = share / share.sum(1, keepdim=True).clamp_min(torch.finfo(share.dtype).tiny)
+        mean = votes.new_zeros(len(row), votes.shape[1], dtype=share.dtype)
+        for k in range(row.shape[1]):  # (B, K, C) at once would be large
+            mean = mean + share[:, k, None] * votes[row[:, k]]
+        return mean
+
+
+def nearest(rows: Tensor, queries: Tensor, count: int) -> Near:
+    """The `count` stored rows (R, F) nearest to each of the queries (B, F), all of length 1; fewer if R is smaller."""
+    found = [(block @ rows.T).topk(min(count, len(rows)), dim=1) for block in queries.split(_BLOCK)]
+    return Near(torch.cat([one.values for one in found]), torch.cat([one.indices for one in found]))
+
+
+class NearestNeighbours(nn.Module):
+    """Predicts from the mean vote of the nearest rows, by the cosine of standardised features.
+
+    It has no parameters; the rows are buffers, of which a state dict may hold any number.
+
+    Args:
+        width: F.
+        votes: C.
+        outputs_of: mean votes (B, C) -> outputs (B, C).
+    """
+
+    mean: Tensor
+    scale: Tensor
+    rows: Tensor
+    votes: Tensor
+    weight: Tensor
+    count: Tensor
+    temperature: Tensor
+
+    def __init__(self, width: int, votes: int, outputs_of: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.outputs_of = outputs_of
+        self.hold(
+            mean=torch.zeros(width),
+            scale=torch.ones(width),
+            rows=torch.zeros(0, width),  # (R, F) standardised, of length 1
+            votes=torch.zeros(0, votes),  # (R, C)
+            weight=torch.zeros(0),  # (R,)
+            count=torch.tensor(1),
+            temperature=torch.tensor(math.inf),
+        )
+
+    def hold(self, **buffers: Tensor) -> None:
+        """Takes the buffers by name."""
+        for name, value in buffers.items():
+            self.register_buffer(name, value)
+
+    def directions(self, features: Tensor) -> Tensor:
+        """(B, F) -> (B, F) standardised, of length 1."""
+        standard = Standardised(self.mean, self.scale)
+        return functional.normalize(standard(features.to(self.mean.dtype)), dim=1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, F) -> (B, C)."""
+        with torch.autocast(features.device.type, enabled=False):
+            near = nearest(self.rows, self.directions(features), int(self.count))
+            mean = near.mean_votes(self.votes, self.weight, int(self.count), float(self.temperature))
+            return self.outputs_of(mean)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        for name in ("rows", "votes", "weight"):
+            if (given := state_dict.get(f"{prefix}{name}")) is not None and given.shape[1:] == self.shape_of(name):
+                self.hold(**{name: getattr(self, name).new_empty(given.shape)})
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def shape_of(self, name: str) -> torch.Size:
+        """The shape of one row of a buffer."""
+        return torch.Size(getattr(self, name).shape[1:])
