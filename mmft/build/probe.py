@@ -89,9 +89,7 @@ def solve_probe(
     seconds = time.perf_counter() - begin
     mean = train.features.nanmean(0).nan_to_num()  # (F,)
     _set_stand_ins(model, mean)
-    folds = folds_of(
-        data.datasets["train"].split.table, train.row.numpy(), _FOLDS, config.seed, config.data.drawing
-    )
+    folds = folds_of(data.datasets["train"].split.table, train.row.numpy(), _FOLDS, config.seed, config.data.drawing)
     found: dict[str, dict[str, Any]] = {}
     heads = model.head.heads if isinstance(model.head, Heads) else [model.head]
     for (name, part), head in zip(task.parts.items(), heads, strict=True):
@@ -100,10 +98,14 @@ def solve_probe(
         asked = None if val is None else _of_part(task, name, val, mean)[1]
         probe = PROBES[str(config.tune.probe)](part, known)
         found[name] = _solve(probe, metric, asked, folds[there.numpy()], head, name)
-    told = {"kind": config.tune.probe, "feature_seconds": seconds, "solve_seconds": time.perf_counter() - begin - seconds}
+    told = {
+        "kind": config.tune.probe,
+        "feature_seconds": seconds,
+        "solve_seconds": time.perf_counter() - begin - seconds,
+    }
     taken = time.perf_counter() - begin
     return {
-        "probe": told | (found[""] if "" in found else {"parts": found}),
+        "probe": told | found.get("", {"parts": found}),
         "optimizer_steps": 0,
         "epochs": 0,
         "train_seconds": taken,
@@ -132,10 +134,10 @@ def _rows(config: TrainConfig, model: VisionLanguageModel, rows: RowDataset, bad
             bad.add([found])
             usable[at] = False
     assert rows.targets is not None
-    at, table = torch.from_numpy(np.flatnonzero(usable)), rows.split.table
-    numbers = torch.from_numpy(rows.split.rows)[at]
-    weight = torch.tensor([table.weight(row) for row in numbers.tolist()])
-    return _Rows(torch.cat(columns, 1)[at], rows.targets[at], weight, numbers)
+    left = torch.from_numpy(usable)
+    numbers = torch.from_numpy(rows.split.rows)[left]
+    weight = torch.tensor([rows.split.table.weight(row) for row in numbers.tolist()])
+    return _Rows(torch.cat(columns, 1)[left], rows.targets[left], weight, numbers)
 
 
 def _set_stand_ins(model: VisionLanguageModel, mean: Tensor) -> None:
@@ -172,4 +174,3 @@ def _solve(
         why = "as usual, since there are neither validation rows nor folds of training rows to choose by"
     log.info("%sprobe on %d rows: %s, %s", f"{name}: " if name else "", len(probe.rows.weight), shown, why)
     return named | {"chosen_by": choice.by or None, "value": choice.value, "contradicted": contradictions}
-

@@ -28,6 +28,7 @@ from mmft.ranks import started
 from mmft.reports.closing import report
 from mmft.reports.opening import announce, report_bad_rows
 from mmft.reports.prediction_sample import sample_predictions
+from mmft.reports.probes import compare_with_probe, tell_contradicted
 from mmft.reports.tables_compared import side_by_side
 from mmft.run_folder import RunFolder
 from mmft.runs.before import log_before, pair_before, run_before
@@ -157,9 +158,7 @@ def _fit(
     return trainer
 
 
-def _solve(
-    run: build.Run, module: FineTuning, data: VisionLanguageData, bad: BadRows, metrics: CsvLog
-) -> pl.Trainer:
+def _solve(run: build.Run, module: FineTuning, data: VisionLanguageData, bad: BadRows, metrics: CsvLog) -> pl.Trainer:
     """Gives `module` the head that `tune.probe` solves in place of training; returns the trainer to evaluate with."""
     trainer = build.build_trainer(run.config, run.folder, data, [BadRowReport(bad)], [metrics, run.logger])
     run.folder.update_summary(**build.solve_probe(run.config, module.model, module.task, data, bad))
@@ -213,8 +212,11 @@ def _report_tests(
     wanted = folder.sweep is None if config.modality_report is None else config.modality_report
     if wanted:
         folder.update_summary(**report(config, module, data))
+    if config.tune.probe is not None:
+        tell_contradicted(folder.read_summary()["probe"], data.usable_rows(bad.rows)["train"])
     if "test" in splits:
         log_before(folder.read_summary())
+        compare_with_probe(folder, run.on_disk(), config.paths.runs, task.headlines[0])
         return
     usable = data.usable_rows(bad.rows)
     after = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from mmft.config.schema.data import DataConfig
 from mmft.data.fractions import Names, fraction_splits
@@ -51,9 +52,7 @@ def fold_splits(
     return names
 
 
-def folds_of(
-    table: Table, rows: npt.NDArray[np.int64], count: int, seed: int, drawing: str
-) -> npt.NDArray[np.int64]:
+def folds_of(table: Table, rows: npt.NDArray[np.int64], count: int, seed: int, drawing: str) -> npt.NDArray[np.int64]:
     """(rows,) the fold, from 0, of each of `rows`, drawn as `data.folds` draws them; all 0 if ids are not unique."""
     try:
         units = units_of(table, drawing)

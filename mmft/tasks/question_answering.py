@@ -201,7 +201,7 @@ class QuestionAnswering(Task):
         return self.soft_targets(target, torch.float32)
 
     def constant_outputs(self, target: Tensor, weight: Tensor) -> Tensor:
-        """Targets (R, S, 2) and weights (R,) -> (C,) outputs that predict each answer's mean score, without dense votes."""
+        """Targets (R, S, 2) and weights (R,) -> (C,) outputs for each answer's mean score, without dense votes."""
         share = (weight / weight.sum()).double()[:, None] * target[..., 1]  # (R, S)
         mean = target.new_zeros(self.width).index_add(0, target[..., 0].long().flatten(), share.flatten())
         return self.outputs_of_votes(mean)

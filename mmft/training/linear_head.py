@@ -69,7 +69,8 @@ class Axes:
 
     def along(self, features: Tensor) -> Tensor:
         """(R, F) -> (R, K)."""
-        return self.standard(features) @ self.axes
+        turned: Tensor = self.standard(features) @ self.axes
+        return turned
 
     def folded(self, head: Linear) -> Linear:
         """A head along the axes as one on the features themselves."""

@@ -23,7 +23,7 @@ from mmft.tasks.base import Task
 from mmft.tasks.metric_names import lower_is_better
 from mmft.training.linear_head import STRENGTHS, Axes, Labelled, Linear, metric_of, solve_path
 
-_COUNTS = (1, 3, 5, 10, 20, 50)  # neighbours
+_COUNTS = (1, 3, 5, 10, 20, 50, 100)  # neighbours
 CERTAIN = 0.9
 """Probability of another label from which a prediction contradicts a row's own."""
 
@@ -50,7 +50,7 @@ class Probe(ABC):
 
     @abstractmethod
     def outputs(self, learned: Tensor, asked: Labelled, strengths: Sequence[Any]) -> Iterator[Tensor]:
-        """(Q, C) float32 outputs for the rows `asked` by each strength, learned from the rows at `learned` (R,) bool."""
+        """(Q, C) float32 outputs for the rows `asked` by each strength, learned from those at `learned` (R,) bool."""
 
     @abstractmethod
     def solve(self, strength: Any, head: nn.Module) -> None:
@@ -176,7 +176,9 @@ def choose(probe: Probe, metric: str, val: Labelled | None, folds: npt.NDArray[n
     sign = -1 if lower_is_better(metric) else 1
     finite = [(sign * value, -at) for at, value in enumerate(values) if math.isfinite(value)]
     if not finite:
-        raise TrainingError(f"tune=probe: {by} is not finite for any strength. Type checkpoint.monitor=loss, or another")
+        raise TrainingError(
+            f"tune=probe: {by} is not finite for any strength. Type checkpoint.monitor=loss, or another"
+        )
     best = -max(finite)[1]
     return Choice(probe.strengths[best], values[best], by)
 

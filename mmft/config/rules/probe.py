@@ -21,10 +21,10 @@ _OF_STEPS = (
     *(f"checkpoint.{name}" for name in ("every_steps", "every_minutes", "use", "alpha", "keep")),
     *(f"callbacks.{name}" for name in ("early_stopping", "ema", "gradient_accumulation", "profile", "extra")),
 )
-_OF_LOSSES = tuple(
-    f"task.{name}"
-    for name in ("class_weights", "pos_weight", "label_smoothing", "focal_gamma", "huber_delta", "gamma_pos")
-) + ("task.gamma_neg", "task.clip")
+_OF_LOSSES = (
+    *("task.class_weights", "task.pos_weight", "task.label_smoothing", "task.focal_gamma", "task.huber_delta"),
+    *("task.gamma_pos", "task.gamma_neg", "task.clip"),
+)
 
 
 @rule("tune.probe", *(f"tune.{encoder}" for encoder in ENCODERS))
@@ -50,10 +50,8 @@ def _features_are_joined_as_they_are(c: TrainConfig) -> str | None:
 def _rows_have_labels_of_their_own(c: TrainConfig) -> str | None:
     if c.tune.probe is None or not c.task.needs_both:
         return None
-    fusion = " model/fusion=dual" if c.task.pairwise else " model/fusion=concat"
-    return (
-        f"a probe predicts a row's label, and task={c.task.type} compares images with texts. Type tune=head_only{fusion}"
-    )
+    instead = f"tune=head_only model/fusion={'dual' if c.task.pairwise else 'concat'}"
+    return f"a probe predicts a row's label, and task={c.task.type} compares images with texts. Type {instead}"
 
 
 @rule("trainer.devices", "tune.probe", "trainer.strategy")
@@ -72,7 +70,9 @@ def typed_in_vain(c: TrainConfig, typed: Iterable[str]) -> list[Problem]:
     """Problems with the keys and groups on the command line that change nothing because of `tune.probe`."""
     if c.tune.probe is None:
         return []
-    text = f"changes nothing with tune.probe={c.tune.probe}, which is solved at once. Leave it out, or type tune=head_only"
+    text = (
+        f"changes nothing with tune.probe={c.tune.probe}, which is solved at once. Leave it out, or type tune=head_only"
+    )
     return [Problem(key, text) for key in typed if _is_unused(c, key)]
 
 
