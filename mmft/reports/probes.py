@@ -35,6 +35,8 @@ def tell_contradicted(probe: Mapping[str, Any], rows: int) -> None:
 def compare_with_probe(folder: RunFolder, config: Mapping[str, Any], runs: str, metric: str) -> None:
     """Logs by how much a run is better than the newest probe of the same name, task, data and number of test rows.
 
+    A linear probe is preferred to nearest neighbours.
+
     Args:
         folder: of the run, whose summary has its test metrics.
         config: the contents of its config.yaml.
@@ -42,8 +44,12 @@ def compare_with_probe(folder: RunFolder, config: Mapping[str, Any], runs: str, 
         metric: to compare by, `accuracy`.
     """
     summary = folder.read_summary()
-    probe = newest(one for one in _completed_probes(folder, located(runs)) if _is_alike(one, config, summary))
-    if probe is None or "probe" in summary:
+    if "probe" in summary:
+        return
+    alike = [one for one in _completed_probes(folder, located(runs)) if _is_alike(one, config, summary)]
+    linear = [one for one in alike if one.peek()["probe"]["kind"] == "linear"]
+    probe = newest(linear or alike)
+    if probe is None:
         return
     before, now = (one.get("test", {}).get(metric) for one in (probe.peek(), summary))
     if before is None or now is None:
