@@ -1,4 +1,4 @@
-"""`tune=probe` on made-up features: the optimum of the penalised loss, brute-force neighbours, the choice of strength."""
+"""`tune=probe` on made-up features: the optimum of the loss, brute-force neighbours, the choice of strength."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_neighbours_are_those_of_a_brute_force_search(name: str, count: int, tem
     queries = rows.features[:10] + 0.1
     expected = torch.stack([_brute_force(probe, query, count, temperature) for query in queries])
     assert torch.allclose(
-        head(queries).double().sigmoid(), task.outputs_of_votes(expected).double().sigmoid(), atol=1e-5
+        head(queries).double().sigmoid(), task.outputs_of_votes(expected).double().sigmoid(), atol=1e-3
     )
     (outputs,) = probe.outputs(torch.ones(R, dtype=torch.bool), rows.where(torch.arange(10)), [(count, temperature)])
     assert torch.allclose(outputs.double(), head(rows.features[:10]).double(), atol=1e-4)
