@@ -36,7 +36,7 @@ class Probe(ABC):
         rows: of training, with features (R, F) float64.
 
     Attributes:
-        strengths: to choose from; of equally good ones, the first.
+        strengths: to choose from, the strongest first.
         usual: the one to take where nothing can be chosen by.
         knows_certainty: whether a probability near 1 means more than that few rows were asked.
     """
@@ -153,7 +153,7 @@ class Choice(NamedTuple):
 
 
 def choose(probe: Probe, metric: str, val: Labelled | None, folds: npt.NDArray[np.int64]) -> Choice:
-    """The strength that is best by a metric: on the validation rows, or across folds of the training rows.
+    """The strength that is best by a metric, of equally good ones by the loss: on the validation rows, or across folds.
 
     Args:
         probe: of the training rows.
@@ -172,15 +172,15 @@ def choose(probe: Probe, metric: str, val: Labelled | None, folds: npt.NDArray[n
         asked, by, found = rows, f"cross-validated {metric}", iter(cross_validated(probe, folds, probe.strengths))
     else:
         return Choice(probe.usual, None, "")
-    values = [metric_of(task, outputs, asked, metric) for outputs in found]
+    values = [[metric_of(task, outputs, asked, name) for name in (metric, "loss")] for outputs in found]
     sign = -1 if lower_is_better(metric) else 1
-    finite = [(sign * value, -at) for at, value in enumerate(values) if math.isfinite(value)]
+    finite = [(sign * value, -loss, -at) for at, (value, loss) in enumerate(values) if math.isfinite(value)]
     if not finite:
         raise TrainingError(
-            f"tune=probe: {by} is not finite for any strength. Type checkpoint.monitor=loss, or another"
+            f"tune=probe: {by} is finite for no strength. Type checkpoint.monitor=loss, or another metric"
         )
-    best = -max(finite)[1]
-    return Choice(probe.strengths[best], values[best], by)
+    best = -max(finite)[2]
+    return Choice(probe.strengths[best], values[best][0], by)
 
 
 def cross_validated(probe: Probe, folds: npt.NDArray[np.int64], strengths: Sequence[Any]) -> list[Tensor]:

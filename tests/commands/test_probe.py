@@ -249,7 +249,6 @@ def test_wrong_labels_are_named(probe_run: ProbeRun, shapes: Any, tmp_path: Path
         frame.loc[at, "label"] = next(name for name in names if name != frame.loc[at, "label"])
     frame.to_csv(tmp_path / "rows.csv", index=False)
     run = probe_run(f"data.path={tmp_path / 'rows.csv'}", f"data.root={shapes.rows.parent}")
-    print(run.summary["probe"], run.summary["test"])
     found = run.summary["probe"]["contradicted"]
     assert found >= 2
     assert f"of {len(train_rows)} training rows, {found} have a label that a probe" in _log(run)

@@ -165,6 +165,17 @@ def test_the_strength_is_the_best_on_the_validation_rows() -> None:
     assert 0 < losses.index(min(losses)) < len(losses) - 1
 
 
+def test_of_equally_good_strengths_the_loss_decides() -> None:
+    task, rows = _made("classification")
+    probe = LinearProbe(task, rows)
+    found = probe.outputs(torch.ones(R, dtype=torch.bool), rows, STRENGTHS)
+    right = torch.stack([outputs.argmax(1) == rows.target for outputs in found]).all(0)
+    easy = rows.where(right)  # for every strength
+    by_accuracy, by_loss = (choose(probe, name, easy, np.zeros(R, dtype=np.int64)) for name in ("accuracy", "loss"))
+    assert by_accuracy.value == 1
+    assert by_accuracy.strength == by_loss.strength < STRENGTHS[0]
+
+
 @pytest.mark.parametrize("kind", [LinearProbe, NeighbourProbe])
 def test_without_validation_rows_it_is_cross_validated(kind: type[LinearProbe] | type[NeighbourProbe]) -> None:
     task, rows = _made("classification")
