@@ -93,10 +93,10 @@ def solve_probe(
     found: dict[str, dict[str, Any]] = {}
     heads = model.head.heads if isinstance(model.head, Heads) else [model.head]
     for (name, part), head in zip(task.parts.items(), heads, strict=True):
-        metric = part.monitor if name else monitor_of(config.checkpoint, task)[0]
+        metric = _metric(monitor_of(config.checkpoint, task)[0], name, part)
         there, known = _of_part(task, name, train, mean)
         asked = None if val is None else _of_part(task, name, val, mean)[1]
-        probe = PROBES[str(config.tune.probe)](part, known)
+        probe = PROBES[str(config.tune.probe)](part, known, model.image_encoder.widths.pooled)
         found[name] = _solve(probe, metric, asked, folds[there.numpy()], head, name)
     told = {
         "kind": config.tune.probe,
@@ -111,6 +111,13 @@ def solve_probe(
         "train_seconds": taken,
         "fit_seconds": taken,
     }
+
+
+def _metric(monitor: str, name: str, part: Task) -> str:
+    """What to choose by: the monitored metric; of several tasks, each its own, unless that is the task's."""
+    if not name:
+        return monitor
+    return monitor.removeprefix(f"{name}/") if monitor.startswith(f"{name}/") else part.monitor
 
 
 def _rows(config: TrainConfig, model: VisionLanguageModel, rows: RowDataset, bad: BadRows) -> _Rows:

@@ -85,20 +85,15 @@ class _Check:
             rows = self._feature_rows(data, model) if config.features and data is not None else None
         plan = None if model is None else self._plan(model, task, changed)
         findings = [] if splits is None else self._rows(splits, task if fitted else None, model)
-<<<<<<< HEAD
         if rows is not None:
             features = audit_features(rows, task, config.audit, findings)
             findings += features.findings
             for name, table in features.tables.items():
                 _say(name, table)
-        if splits is not None and data is not None and model is not None and plan is not None and device is not None:
-            self._step(self._subset(splits, data, model, task), model, task, plan, device)
-=======
         if config.tune.probe is not None:
             _say("steps", f"none: tune.probe={config.tune.probe} is solved at once")
-        elif splits is not None and fitted and model is not None and plan is not None:
-            self._step(splits, model, task, plan)
->>>>>>> d73a640 (tune=probe: a linear head or nearest neighbours solved at once on frozen features, in place of the fit)
+        elif splits is not None and data is not None and model is not None and plan is not None and device is not None:
+            self._step(self._subset(splits, data, model, task), model, task, plan, device)
         _tell(findings, config.audit.shown)
         if config.page is not None and features is not None and splits is not None:
             count = write_page(located(config.page), features.findings, splits, config.data)

@@ -1,13 +1,14 @@
 """`mmft train`: the whole program on one screen.
 
 config -> splits -> subset -> task -> model -> plan -> data -> module + callbacks + trainer -> fit -> best -> test ->
-model/
+model/ (`tune=probe` solves the head in place of fit and best)
 """
 
 from __future__ import annotations
 
 import logging
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -23,6 +24,7 @@ from mmft.data.split_names import splits_to_test, table_of
 from mmft.data.splits import Split, load_splits
 from mmft.errors import ExitCode
 from mmft.files import located
+from mmft.models.inference import full_precision
 from mmft.models.vision_language_model import VisionLanguageModel
 from mmft.ranks import started
 from mmft.reports.closing import report
@@ -160,7 +162,9 @@ def _fit(
 
 def _solve(run: build.Run, module: FineTuning, data: VisionLanguageData, bad: BadRows, metrics: CsvLog) -> pl.Trainer:
     """Gives `module` the head that `tune.probe` solves in place of training; returns the trainer to evaluate with."""
-    trainer = build.build_trainer(run.config, run.folder, data, [BadRowReport(bad)], [metrics, run.logger])
+    exact = replace(run.config.trainer, precision=full_precision(run.config.trainer.precision))  # as mmft predict
+    evaluated = replace(run.config, trainer=exact)
+    trainer = build.build_trainer(evaluated, run.folder, data, [BadRowReport(bad)], [metrics, run.logger])
     run.folder.update_summary(**build.solve_probe(run.config, module.model, module.task, data, bad))
     if "val" in data.rows:
         trainer.validate(module, data.evaluation_loader("val"), verbose=False)

@@ -150,12 +150,8 @@ OPTIONS = {
     "facility_location": "coreset",
     "farthest_point": "k_center",
     "itm": "matching",
-<<<<<<< HEAD
     "k_medoids": "coreset",
-    "linear_probe": "head_only",
-=======
     "linear_probe": "probe",
->>>>>>> d73a640 (tune=probe: a linear head or nearest neighbours solved at once on frozen features, in place of the fit)
     "multitask": "several",
     "perceiver": "resampler",
     "qlora": "lora_4bit",

@@ -13,8 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mmft.models.standardised import Standardised
-
 _BLOCK = 1024  # rows compared at once
 COSINE = 0.07
 """Temperature of votes weighted by similarity (Caron et al. 2021, arXiv 2104.14294)."""
@@ -50,8 +48,17 @@ def nearest(rows: Tensor, queries: Tensor, count: int) -> Near:
     return Near(torch.cat([one.values for one in found]), torch.cat([one.indices for one in found]))
 
 
+def directions(features: Tensor, image_width: int) -> Tensor:
+    """Image and text features side by side (B, F) -> (B, F) of length 1, to which both contribute alike.
+
+    The scalar product of two rows is the mean cosine of their images and of their texts.
+    """
+    parts = (features[:, :image_width], features[:, image_width:])
+    return torch.cat([functional.normalize(part, dim=1) for part in parts], dim=1) * math.sqrt(0.5)
+
+
 class NearestNeighbours(nn.Module):
-    """Predicts from the mean vote of the nearest rows, by the cosine of standardised features.
+    """Predicts from the mean vote of the nearest rows, by the cosines of image and text features.
 
     It has no parameters; the rows are buffers, of which a state dict may hold any number.
 
@@ -61,11 +68,10 @@ class NearestNeighbours(nn.Module):
         outputs_of: mean votes (B, C) -> outputs (B, C).
     """
 
-    mean: Tensor
-    scale: Tensor
     rows: Tensor
     votes: Tensor
     weight: Tensor
+    image_width: Tensor
     count: Tensor
     temperature: Tensor
 
@@ -73,11 +79,10 @@ class NearestNeighbours(nn.Module):
         super().__init__()
         self.outputs_of = outputs_of
         self.hold(
-            mean=torch.zeros(width),
-            scale=torch.ones(width),
-            rows=torch.zeros(0, width),  # (R, F) standardised, of length 1
+            rows=torch.zeros(0, width),  # (R, F) directions
             votes=torch.zeros(0, votes),  # (R, C)
             weight=torch.zeros(0),  # (R,)
+            image_width=torch.tensor(0),
             count=torch.tensor(1),
             temperature=torch.tensor(math.inf),
         )
@@ -87,24 +92,16 @@ class NearestNeighbours(nn.Module):
         for name, value in buffers.items():
             self.register_buffer(name, value)
 
-    def directions(self, features: Tensor) -> Tensor:
-        """(B, F) -> (B, F) standardised, of length 1."""
-        standard = Standardised(self.mean, self.scale)
-        return functional.normalize(standard(features.to(self.mean.dtype)), dim=1)
-
     def forward(self, features: Tensor) -> Tensor:
         """(B, F) -> (B, C)."""
+        count = int(self.count)
         with torch.autocast(features.device.type, enabled=False):
-            near = nearest(self.rows, self.directions(features), int(self.count))
-            mean = near.mean_votes(self.votes, self.weight, int(self.count), float(self.temperature))
-            return self.outputs_of(mean)
+            near = nearest(self.rows, directions(features.to(self.rows.dtype), int(self.image_width)), count)
+            return self.outputs_of(near.mean_votes(self.votes, self.weight, count, float(self.temperature)))
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         for name in ("rows", "votes", "weight"):
-            if (given := state_dict.get(f"{prefix}{name}")) is not None and given.shape[1:] == self.shape_of(name):
-                self.hold(**{name: getattr(self, name).new_empty(given.shape)})
+            given, own = state_dict.get(f"{prefix}{name}"), getattr(self, name)
+            if given is not None and given.shape[1:] == own.shape[1:]:
+                self.hold(**{name: own.new_empty(given.shape)})
         super()._load_from_state_dict(state_dict, prefix, *args)
-
-    def shape_of(self, name: str) -> torch.Size:
-        """The shape of one row of a buffer."""
-        return torch.Size(getattr(self, name).shape[1:])

@@ -10,17 +10,17 @@ Legend: R rows, F width of the features, K principal axes, C outputs.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
 
 from mmft.batch import Batch, Outputs
-from mmft.models.standardised import Standardised
 from mmft.tasks.base import Task
 
 STRENGTHS = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5)
 """From strong to weak, relative to the mean loss; each starts from the weights of the one before."""
+_CONSTANT = 1e-6  # deviation, relative to the values, of a feature that carries nothing but rounding
 _FLAT = 1e-12  # variance of an axis, relative to the largest, that is nothing but rounding
 
 
@@ -51,6 +51,24 @@ class Linear(NamedTuple):
     def __call__(self, features: Tensor) -> Tensor:
         """(R, F) -> (R, C)."""
         return features @ self.weight.T + self.bias
+
+
+class Standardised(NamedTuple):
+    """How features are centred and scaled to a deviation of 1; constant ones become 0."""
+
+    mean: Tensor  # (F,)
+    scale: Tensor  # (F,)
+
+    @classmethod
+    def of(cls, features: Tensor) -> Self:
+        """From features (R, F)."""
+        mean, std = features.mean(0), features.std(0, correction=0)
+        varies = std > _CONSTANT * features.abs().amax(0)
+        return cls(mean, torch.where(varies, 1 / std, 0.0))
+
+    def __call__(self, features: Tensor) -> Tensor:
+        """(R, F) -> (R, F)."""
+        return (features - self.mean) * self.scale
 
 
 class Axes:

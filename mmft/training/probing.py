@@ -17,8 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from mmft.errors import TrainingError
-from mmft.models.nearest_neighbours import COSINE, NearestNeighbours, nearest
-from mmft.models.standardised import Standardised
+from mmft.models.nearest_neighbours import COSINE, NearestNeighbours, directions, nearest
 from mmft.tasks.base import Task
 from mmft.tasks.metric_names import lower_is_better
 from mmft.training.linear_head import STRENGTHS, Axes, Labelled, Linear, metric_of, solve_path
@@ -33,7 +32,8 @@ class Probe(ABC):
 
     Args:
         task: fitted; one of several tasks by itself.
-        rows: of training, with features (R, F) float64.
+        rows: of training, with features (R, F) float64, those of images first.
+        image_width: width of the images' features.
 
     Attributes:
         strengths: to choose from, the strongest first.
@@ -45,8 +45,8 @@ class Probe(ABC):
     usual: Any
     knows_certainty = False
 
-    def __init__(self, task: Task, rows: Labelled) -> None:
-        self.task, self.rows = task, rows
+    def __init__(self, task: Task, rows: Labelled, image_width: int) -> None:
+        self.task, self.rows, self.image_width = task, rows, image_width
 
     @abstractmethod
     def outputs(self, learned: Tensor, asked: Labelled, strengths: Sequence[Any]) -> Iterator[Tensor]:
@@ -68,8 +68,8 @@ class LinearProbe(Probe):
     usual = 0.01
     knows_certainty = True
 
-    def __init__(self, task: Task, rows: Labelled) -> None:
-        super().__init__(task, rows)
+    def __init__(self, task: Task, rows: Labelled, image_width: int) -> None:
+        super().__init__(task, rows, image_width)
         self._axes = Axes(rows.features)
         self._exact = rows._replace(features=self._axes.along(rows.features))
         self._rough = self._exact._replace(features=self._exact.features.float())
@@ -104,43 +104,40 @@ class NeighbourProbe(Probe):
     strengths = tuple(itertools.product(reversed(_COUNTS), (math.inf, COSINE)))
     usual = (20, COSINE)
 
-    def __init__(self, task: Task, rows: Labelled) -> None:
-        super().__init__(task, rows)
-        self._standard = Standardised.of(rows.features)
+    def __init__(self, task: Task, rows: Labelled, image_width: int) -> None:
+        super().__init__(task, rows, image_width)
         self._votes = task.votes(rows.target).float()
+        self._directions = self._of(rows)
+
+    def _of(self, rows: Labelled) -> Tensor:
+        return directions(rows.features.float(), self.image_width)
 
     def outputs(self, learned: Tensor, asked: Labelled, strengths: Sequence[Any]) -> Iterator[Tensor]:
         """All from one search."""
-        held = self._held(learned, (1, 1.0))
-        near = nearest(held.rows, held.directions(asked.features), max(count for count, _ in strengths))
+        near = nearest(self._directions[learned], self._of(asked), max(count for count, _ in strengths))
+        votes, weight = self._votes[learned], self.rows.weight[learned]
         for count, temperature in strengths:
-            yield self.task.outputs_of_votes(near.mean_votes(held.votes, held.weight, count, temperature))
+            yield self.task.outputs_of_votes(near.mean_votes(votes, weight, count, temperature))
 
     def solve(self, strength: tuple[int, float], head: nn.Module) -> None:
         """Copies the rows."""
         assert isinstance(head, NearestNeighbours)
-        found = self._held(torch.ones(len(self.rows.weight), dtype=torch.bool), strength)
-        head.hold(**{name: value.to(head.mean.device) for name, value in found.named_buffers()})
-
-    def _held(self, learned: Tensor, strength: tuple[int, float]) -> NearestNeighbours:
-        votes = self._votes[learned]
-        found = NearestNeighbours(self.rows.features.shape[1], votes.shape[1], self.task.outputs_of_votes)
-        found.hold(mean=self._standard.mean.float(), scale=self._standard.scale.float())
-        found.hold(
-            rows=found.directions(self.rows.features[learned]),
-            votes=votes,
-            weight=self.rows.weight[learned].float(),
-            count=torch.tensor(strength[0]),
-            temperature=torch.tensor(strength[1]),
-        )
-        return found
+        found = {
+            "rows": self._directions,
+            "votes": self._votes,
+            "weight": self.rows.weight,
+            "image_width": torch.tensor(self.image_width),
+            "count": torch.tensor(strength[0]),
+            "temperature": torch.tensor(strength[1]),
+        }
+        head.hold(**{name: value.to(head.rows.device) for name, value in found.items()})
 
     def named(self, strength: tuple[int, float]) -> dict[str, Any]:
         """The number of neighbours, and how they are weighted."""
         return {"neighbours": strength[0], "weighting": "uniform" if strength[1] == math.inf else "cosine"}
 
 
-PROBES: dict[str, Callable[[Task, Labelled], Probe]] = {"linear": LinearProbe, "knn": NeighbourProbe}
+PROBES: dict[str, Callable[[Task, Labelled, int], Probe]] = {"linear": LinearProbe, "knn": NeighbourProbe}
 """By `tune.probe`."""
 
 

@@ -255,9 +255,7 @@ def test_wrong_labels_are_named(probe_run: ProbeRun, shapes: Any, tmp_path: Path
     assert "mmft check features=true" in _log(run)
 
 
-def test_a_longer_run_is_compared_with_it(
-    probe_run: ProbeRun, shapes: Any, tmp_path: Path, probe_overrides: list[str]
-) -> None:
+def test_a_longer_run_is_compared_with_it(probe_run: ProbeRun, tmp_path: Path, probe_overrides: list[str]) -> None:
     here = [f"paths.runs={tmp_path / 'runs'}"]
     probe = probe_run(*here)
     probe_run(*here, "tune.probe=knn")
@@ -270,10 +268,8 @@ def test_a_longer_run_is_compared_with_it(
 
     run = trained()
     before, now = probe.summary["test"]["accuracy"], run.summary["test"]["accuracy"]
-    assert (
-        f"a linear probe on frozen features ({probe.path}) has {before:.3f}: this run {100 * (now - before):+.1f} points"
-        in _log(run)
-    )
+    said = f"a linear probe on frozen features ({probe.path}) has {before:.3f}: this run"
+    assert f"{said} {100 * (now - before):+.1f} points" in _log(run)
     for other in (trained("data.limit=20"), trained(name="another")):
         assert "a linear probe" not in _log(other)
 

@@ -13,16 +13,15 @@ from torch.nn import functional
 
 from mmft.batch import Outputs
 from mmft.models.nearest_neighbours import COSINE, NearestNeighbours, nearest
-from mmft.models.standardised import Standardised
 from mmft.tasks.base import Task
 from mmft.tasks.classification import Classification
 from mmft.tasks.multi_label import MultiLabel
 from mmft.tasks.question_answering import QuestionAnswering
 from mmft.tasks.regression import Regression
-from mmft.training.linear_head import STRENGTHS, Axes, Labelled, Linear, metric_of, solve_path
+from mmft.training.linear_head import STRENGTHS, Axes, Labelled, Linear, Standardised, metric_of, solve_path
 from mmft.training.probing import LinearProbe, NeighbourProbe, choose, contradicted, cross_validated
 
-R, F = 90, 7
+R, F, IMAGE = 90, 7, 3  # rows, width of the features, of which those of images
 NAMES = ["a", "b", "c"]
 
 
@@ -79,7 +78,7 @@ def test_the_solution_is_the_optimum(name: str, strength: float) -> None:
 
 def test_ridge_regression_is_that_of_the_closed_form() -> None:
     task, rows = _made("regression")
-    probe = LinearProbe(task, rows)
+    probe = LinearProbe(task, rows, IMAGE)
     head = nn.Linear(F, 2).double()
     probe.solve(0.1, head)
     x, w = Standardised.of(rows.features)(rows.features), rows.weight.double()[:, None]
@@ -94,7 +93,7 @@ def test_ridge_regression_is_that_of_the_closed_form() -> None:
 @pytest.mark.parametrize("name", TASKS)
 def test_the_folded_head_predicts_the_same_from_the_features_as_they_are(name: str) -> None:
     task, rows = _made(name)
-    probe = LinearProbe(task, rows)
+    probe = LinearProbe(task, rows, IMAGE)
     head = nn.Linear(F, task.width)
     probe.solve(0.03, head)
     (outputs,) = probe.outputs(torch.ones(R, dtype=torch.bool), rows, [0.03])
@@ -104,7 +103,7 @@ def test_the_folded_head_predicts_the_same_from_the_features_as_they_are(name: s
 
 def test_weaker_penalties_fit_the_training_rows_better() -> None:
     task, rows = _made("classification")
-    probe = LinearProbe(task, rows)
+    probe = LinearProbe(task, rows, IMAGE)
     losses = [metric_of(task, o, rows, "loss") for o in probe.outputs(torch.ones(R, dtype=torch.bool), rows, STRENGTHS)]
     assert losses == sorted(losses, reverse=True)
     assert losses[0] > 1.05 > 0.9 > losses[-1]
@@ -112,9 +111,12 @@ def test_weaker_penalties_fit_the_training_rows_better() -> None:
 
 def _brute_force(probe: NeighbourProbe, query: Tensor, count: int, temperature: float) -> Tensor:
     """(C,) the mean vote for one query, row by row."""
-    standard = Standardised.of(probe.rows.features)
-    rows, asked = standard(probe.rows.features), standard(query[None])[0]
-    near = [float(functional.cosine_similarity(row, asked, dim=0)) for row in rows]
+
+    def near_to(row: Tensor) -> float:
+        sides = (slice(None, IMAGE), slice(IMAGE, None))
+        return sum(float(functional.cosine_similarity(row[side], query[side], dim=0)) for side in sides) / 2
+
+    near = [near_to(row) for row in probe.rows.features]
     order = sorted(range(R), key=lambda at: -near[at])[:count]
     votes = probe.task.votes(probe.rows.target).double()
     share = [math.exp(near[at] / temperature) * float(probe.rows.weight[at]) for at in order]
@@ -125,7 +127,7 @@ def _brute_force(probe: NeighbourProbe, query: Tensor, count: int, temperature: 
 @pytest.mark.parametrize("name", ["classification", "multi_label", "regression", "answers", "one_answer"])
 def test_neighbours_are_those_of_a_brute_force_search(name: str, count: int, temperature: float) -> None:
     task, rows = _made(name)
-    probe = NeighbourProbe(task, rows)
+    probe = NeighbourProbe(task, rows, IMAGE)
     head = NearestNeighbours(F, task.width, task.outputs_of_votes).double()
     probe.solve((count, temperature), head)
     queries = rows.features[:10] + 0.1
@@ -147,7 +149,7 @@ def test_neighbours_vote_by_their_nearness() -> None:
 def test_a_head_of_neighbours_loads_any_number_of_rows() -> None:
     task, rows = _made("classification")
     head, other = (NearestNeighbours(F, 3, task.outputs_of_votes) for _ in range(2))
-    NeighbourProbe(task, rows).solve((5, COSINE), head)
+    NeighbourProbe(task, rows, IMAGE).solve((5, COSINE), head)
     other.load_state_dict(head.state_dict())
     assert torch.equal(other(rows.features), head(rows.features))
     with pytest.raises(RuntimeError, match="size mismatch for votes"):
@@ -156,7 +158,7 @@ def test_a_head_of_neighbours_loads_any_number_of_rows() -> None:
 
 def test_the_strength_is_the_best_on_the_validation_rows() -> None:
     task, rows = _made("classification")
-    probe = LinearProbe(task, rows.where(torch.arange(R) < 60))
+    probe = LinearProbe(task, rows.where(torch.arange(R) < 60), IMAGE)
     val = rows.where(torch.arange(R) >= 60)
     choice = choose(probe, "loss", val, np.zeros(60, dtype=np.int64))
     outputs = probe.outputs(torch.ones(60, dtype=torch.bool), val, STRENGTHS)
@@ -167,7 +169,7 @@ def test_the_strength_is_the_best_on_the_validation_rows() -> None:
 
 def test_of_equally_good_strengths_the_loss_decides() -> None:
     task, rows = _made("classification")
-    probe = LinearProbe(task, rows)
+    probe = LinearProbe(task, rows, IMAGE)
     found = probe.outputs(torch.ones(R, dtype=torch.bool), rows, STRENGTHS)
     right = torch.stack([outputs.argmax(1) == rows.target for outputs in found]).all(0)
     easy = rows.where(right)  # for every strength
@@ -179,7 +181,7 @@ def test_of_equally_good_strengths_the_loss_decides() -> None:
 @pytest.mark.parametrize("kind", [LinearProbe, NeighbourProbe])
 def test_without_validation_rows_it_is_cross_validated(kind: type[LinearProbe] | type[NeighbourProbe]) -> None:
     task, rows = _made("classification")
-    probe = kind(task, rows)
+    probe = kind(task, rows, IMAGE)
     folds = np.arange(R) % 3
     choice = choose(probe, "accuracy", None, folds)
     assert choice.by == "cross-validated accuracy"
@@ -202,8 +204,8 @@ def test_labels_that_are_wrong_are_contradicted() -> None:
     wrong[[3, 40]] = 1 - wrong[[3, 40]]
     folds = np.arange(R) // 2 % 5
     weight = torch.ones(R)
-    assert contradicted(LinearProbe(task, Labelled(features, target, weight)), 0.01, folds) == 0
-    assert contradicted(LinearProbe(task, Labelled(features, wrong, weight)), 0.01, folds) == 2
-    assert contradicted(NeighbourProbe(task, Labelled(features, wrong, weight)), (20, COSINE), folds) is None
+    assert contradicted(LinearProbe(task, Labelled(features, target, weight), IMAGE), 0.01, folds) == 0
+    assert contradicted(LinearProbe(task, Labelled(features, wrong, weight), IMAGE), 0.01, folds) == 2
+    assert contradicted(NeighbourProbe(task, Labelled(features, wrong, weight), IMAGE), (20, COSINE), folds) is None
     numbers, rows = _made("regression")
-    assert contradicted(LinearProbe(numbers, rows), 1e-3, folds) is None
+    assert contradicted(LinearProbe(numbers, rows, IMAGE), 1e-3, folds) is None
