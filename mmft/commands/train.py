@@ -105,7 +105,8 @@ def train_run(run: build.Run) -> None:
     model, plan, distillation = _model_and_plan(config, task)
     data = build.build_data(config, splits, model, task)
     if folder.writes:
-        show_plan(plan)
+        if config.tune.probe is None:  # whose head is solved whatever the plan's rates
+            show_plan(plan)
         write_plan(plan, folder.path / "tuning.csv")
     logger.log_table("tuning", plan_rows(plan))
     bad = BadRows(sum(data.rows.values()), config.data.max_bad_fraction, folder.bad_rows if folder.writes else None)
@@ -144,6 +145,8 @@ def train_run(run: build.Run) -> None:
         report_bad_rows(data, bad)
     if splits_to_test(data.rows):
         _report_tests(run, module, data, {name: splits[name] for name in splits_to_test(splits)}, bad)
+    if config.tune.probe is not None:
+        tell_contradicted(folder.read_summary()["probe"], data.usable_rows(bad.rows)["train"])
     bad.check()
 
 
@@ -216,8 +219,6 @@ def _report_tests(
     wanted = folder.sweep is None if config.modality_report is None else config.modality_report
     if wanted:
         folder.update_summary(**report(config, module, data))
-    if config.tune.probe is not None:
-        tell_contradicted(folder.read_summary()["probe"], data.usable_rows(bad.rows)["train"])
     if "test" in splits:
         log_before(folder.read_summary())
         compare_with_probe(folder, run.on_disk(), config.paths.runs, task.headlines[0])

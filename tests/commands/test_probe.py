@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from command import Mmft
-from runs import Run
+from runs import Run, resumed
 from torch import Tensor
 
 import mmft
@@ -21,7 +21,7 @@ from mmft.commands.check import check
 from mmft.commands.train import train
 from mmft.config.compose import compose
 from mmft.data.splits import load_splits
-from mmft.errors import UserError
+from mmft.errors import TrainingError, UserError
 from mmft.models.frozen_part import FrozenPart
 from mmft.tasks.side_by_side import Heads
 from mmft.training.hardware import choose_hardware
@@ -274,12 +274,16 @@ def test_a_longer_run_is_compared_with_it(probe_run: ProbeRun, tmp_path: Path, p
         assert "a linear probe" not in _log(other)
 
 
-def test_check_and_a_sweep(mmft: Mmft, probe_overrides: list[str], tmp_path: Path, capsys: Any) -> None:
-    assert check(compose("check", probe_overrides)) == 0
-    assert "tune.probe=linear is solved at once" in capsys.readouterr().out
+def test_check_says_that_there_are_no_steps(probe_overrides: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    for kind in ("linear", "knn"):
+        assert check(compose("check", [*probe_overrides, f"tune.probe={kind}"])) == 0
+        assert f"tune.probe={kind} is solved at once" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_sweep_over_kinds_and_seeds(mmft: Mmft, probe_overrides: list[str], tmp_path: Path) -> None:
     done = mmft("train", "-m", *probe_overrides, "tune.probe=linear,knn", "seed=0,1", cwd=tmp_path)
-    sweep = Path(done.stdout.splitlines()[-1])
-    assert len(pd.read_csv(sweep / "sweep.csv")) == 4
+    assert len(pd.read_csv(Path(done.stdout.splitlines()[-1]) / "sweep.csv")) == 4
 
 
 @pytest.mark.parametrize(
@@ -332,3 +336,27 @@ def test_fine_tuning_starts_from_a_probe(probe_run: ProbeRun, probe_overrides: l
     typed = [f"init={probe.path}", "model/fusion=linear", "optim.lr=1e-9", "optim.head_lr=1e-9", "trainer.max_epochs=1"]
     assert train(compose("train", [*rows, *typed]), tmp_path / "run") == 0
     assert Run(tmp_path / "run").summary["test"]["accuracy"] == pytest.approx(probe.summary["test"]["accuracy"])
+
+
+def test_encoders_alone_are_taken_from_a_run_of_neighbours(
+    probe_run: ProbeRun, probe_overrides: list[str], tmp_path: Path
+) -> None:
+    neighbours = probe_run("tune.probe=knn")
+    rows = [typed for typed in probe_overrides if typed != "tune=probe"]
+    typed = [f"init={neighbours.path}", "model/fusion=linear", "tune=head_only", "trainer.max_epochs=1"]
+    assert train(compose("train", [*rows, *typed]), tmp_path / "run") == 0
+    assert "the head is new" in _log(Run(tmp_path / "run"))
+
+
+def test_a_probe_that_failed_starts_over(
+    probe_overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise TrainingError("not today")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(build, "solve_probe", fail)
+        with pytest.raises(TrainingError, match="not today"):
+            train(compose("train", probe_overrides), tmp_path / "run")
+    assert Run(tmp_path / "run").summary["status"] == "failed"
+    assert resumed(probe_overrides, tmp_path / "run").summary["status"] == "completed"
