@@ -79,6 +79,9 @@ def solve_probe(
         TrainingError: features or metrics are not finite.
     """
     begin = time.perf_counter()
+    heads = model.head.heads if isinstance(model.head, Heads) else [model.head]
+    for part, head in zip(task.parts.values(), heads, strict=True):
+        _check_head(part, head)
     if ignored := unused(config):
         log.info("tune=probe is solved at once: %s changes nothing", listed(ignored))
     passes = {"train": 2, "val": 2} | dict.fromkeys(splits_to_test(data.rows), 2)
@@ -91,7 +94,6 @@ def solve_probe(
     _set_stand_ins(model, mean)
     folds = folds_of(data.datasets["train"].split.table, train.row.numpy(), _FOLDS, config.seed, config.data.drawing)
     found: dict[str, dict[str, Any]] = {}
-    heads = model.head.heads if isinstance(model.head, Heads) else [model.head]
     for (name, part), head in zip(task.parts.items(), heads, strict=True):
         metric = _metric(monitor_of(config.checkpoint, task)[0], name, part)
         there, known = _of_part(task, name, train, mean)
@@ -111,6 +113,14 @@ def solve_probe(
         "train_seconds": taken,
         "fit_seconds": taken,
     }
+
+
+def _check_head(task: Task, head: nn.Module) -> None:
+    if not isinstance(head, nn.Linear | NearestNeighbours):
+        raise UserError(
+            f"tune=probe: task={task.facts.type} has a head of its own, {type(head).__name__}, that is not linear. "
+            "Type tune=head_only"
+        )
 
 
 def _metric(monitor: str, name: str, part: Task) -> str:
@@ -165,11 +175,6 @@ def _solve(
     probe: Probe, metric: str, val: Labelled | None, folds: np.ndarray[Any, Any], head: nn.Module, name: str
 ) -> dict[str, Any]:
     """Chooses a strength and sets the head; returns what the summary says of both."""
-    if not isinstance(head, nn.Linear | NearestNeighbours):
-        raise UserError(
-            f"tune=probe: task={probe.task.facts.type} has a head of its own, {type(head).__name__}, that is not "
-            "linear. Type tune=head_only"
-        )
     with torch.no_grad():
         choice = choose(probe, metric, val if val is not None and len(val.weight) else None, folds)
         probe.solve(choice.strength, head)

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-_BLOCK = 1024  # rows compared at once
+_BLOCK = 256  # rows compared at once
+_DIGITS = 1e9  # similarities that differ by less than its inverse are equal
 COSINE = 0.07
 """Temperature of votes weighted by similarity (Caron et al. 2021, arXiv 2104.14294)."""
 
@@ -43,9 +44,19 @@ class Near(NamedTuple):
 
 
 def nearest(rows: Tensor, queries: Tensor, count: int) -> Near:
-    """The `count` stored rows (R, F) nearest to each of the queries (B, F), all of length 1; fewer if R is smaller."""
-    found = [(block @ rows.T).topk(min(count, len(rows)), dim=1) for block in queries.split(_BLOCK)]
-    return Near(torch.cat([one.values for one in found]), torch.cat([one.indices for one in found]))
+    """The `count` stored rows (R, F) nearest to each of the queries (B, F), all of length 1; fewer if R is smaller.
+
+    Of equally near rows, such as those with one text, the first are taken: sums in float32 are rounded differently in
+    another batch, which would then decide.
+    """
+    held = rows.double()
+    later = torch.arange(len(rows), device=rows.device) / max(1, len(rows))  # (R,) below 1
+    found = []
+    for block in queries.split(_BLOCK):
+        similarity = block.double() @ held.T  # (B, R)
+        row = ((similarity * _DIGITS).round() - later).topk(min(count, len(rows)), dim=1).indices
+        found.append(Near(similarity.gather(1, row).to(rows.dtype), row))
+    return Near(*(torch.cat(column) for column in zip(*found, strict=True)))
 
 
 def directions(features: Tensor, image_width: int) -> Tensor:

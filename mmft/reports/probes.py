@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from mmft.errors import UserError
 from mmft.files import located
 from mmft.run_folder import RunFolder, all_runs, newest
 from mmft.tasks.metric_names import lower_is_better
@@ -70,7 +71,10 @@ def _completed_probes(folder: RunFolder, runs: Path) -> Iterator[RunFolder]:
 
 def _is_alike(probe: RunFolder, config: Mapping[str, Any], summary: Mapping[str, Any]) -> bool:
     """Whether a probe was made for the same task, on the same data, and tested on as many rows."""
-    theirs = probe.read_config()
+    try:
+        theirs = probe.read_config()
+    except UserError:  # a probe that cannot be read must not fail another run
+        return False
     same_rows = probe.peek().get("rows", {}).get("test") == summary.get("rows", {}).get("test")
     return same_rows and _of_data(theirs) == _of_data(config)
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from command import Mmft
 from runs import Run, resumed
-from torch import Tensor
+from torch import Tensor, nn
 
 import mmft
 from mmft import build
@@ -23,6 +23,7 @@ from mmft.config.compose import compose
 from mmft.data.splits import load_splits
 from mmft.errors import TrainingError, UserError
 from mmft.models.frozen_part import FrozenPart
+from mmft.tasks.classification import Classification
 from mmft.tasks.side_by_side import Heads
 from mmft.training.hardware import choose_hardware
 from mmft.training.linear_head import STRENGTHS
@@ -198,6 +199,15 @@ def test_one_modality_alone(probe_run: ProbeRun) -> None:
     weight = run.model_state["head.weight"]
     assert not weight[:, : len(run.model_state["missing_image.vector"])].any()
     assert run.summary["test"]["accuracy"] > 0.2
+    told = probe_run("data.columns.image=null", "tune.probe=knn").summary
+    assert told["test"]["accuracy"] > 0.2
+    assert told["val"]["accuracy"] == pytest.approx(told["probe"]["value"])  # many rows have one text: all ties
+
+
+def test_a_task_with_a_head_of_its_own_is_refused(probe_run: ProbeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Classification, "make_head", lambda self, width: nn.Sequential(nn.Linear(width, self.width)))
+    with pytest.raises(UserError, match="task=classification has a head of its own, Sequential, that is not linear"):
+        probe_run()
 
 
 def test_rows_that_cannot_be_read_are_left_out(probe_run: ProbeRun, shapes: Any, tmp_path: Path) -> None:
@@ -270,6 +280,9 @@ def test_a_longer_run_is_compared_with_it(probe_run: ProbeRun, tmp_path: Path, p
     before, now = probe.summary["test"]["accuracy"], run.summary["test"]["accuracy"]
     said = f"a linear probe on frozen features ({probe.path}) has {before:.3f}: this run"
     assert f"{said} {100 * (now - before):+.1f} points" in _log(run)
+    (probe.path.parent / "broken").mkdir()
+    for name, content in (("summary.json", (probe.path / "summary.json").read_text()), ("config.yaml", "{")):
+        (probe.path.parent / "broken" / name).write_text(content)
     for other in (trained("data.limit=20"), trained(name="another")):
         assert "a linear probe" not in _log(other)
 

@@ -146,6 +146,16 @@ def test_neighbours_vote_by_their_nearness() -> None:
     assert found.argmax(1).tolist() == [0, 1]  # three of the other class are farther away
 
 
+def test_equally_near_rows_are_taken_in_order_in_whatever_batch() -> None:
+    draw = torch.Generator().manual_seed(0)
+    rows = functional.normalize(torch.randn(5, 33, generator=draw), dim=1)[torch.arange(101) % 5]
+    queries = functional.normalize(torch.randn(301, 33, generator=draw), dim=1)
+    together = nearest(rows, queries, 7).row
+    alone = torch.cat([nearest(rows, query[None], 7).row for query in queries])
+    assert torch.equal(together, alone)
+    assert torch.equal(together.sort(1).values, together[:, :1] + 5 * torch.arange(7))
+
+
 def test_a_head_of_neighbours_loads_any_number_of_rows() -> None:
     task, rows = _made("classification")
     head, other = (NearestNeighbours(F, 3, task.outputs_of_votes) for _ in range(2))
