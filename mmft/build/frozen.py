@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from functools import partial
 
 import torch
@@ -42,21 +42,24 @@ def pooled_features(config: TrainConfig, model: VisionLanguageModel, rows: RowDa
     return found
 
 
-def read_pooled(config: TrainConfig, model: VisionLanguageModel, passes: Sequence[tuple[RowDataset, int]]) -> None:
+def read_pooled(config: TrainConfig, model: VisionLanguageModel, passes: Mapping[str, tuple[RowDataset, int]]) -> None:
     """Lets the model read from the store what its encoders, all of them frozen, make of rows, if that pays.
 
     Args:
         config: with hardware chosen.
         model: whose fusion reads pooled features; moved to its device.
-        passes: rows and how often they are read.
+        passes: rows and how often they are read, by split.
     """
     device, cache = _moved(config, model)
     exact = is_exact(device, config.trainer.precision)
     for name in (name for name in ENCODERS if config.reads(name.removesuffix("_encoder"))):
-        if (part := frozen_part(model, name, None, exact)) is not None:
-            read = cache.read_from(part, passes)
-            if exact or read:
-                model.frozen_parts[name] = part
+        if (part := frozen_part(model, name, None, exact)) is None:
+            continue
+        found = cache.filled(part, passes)
+        for split, stored in found.items():
+            passes[split][0].stored[part.modality] = stored
+        if exact or found:
+            model.frozen_parts[name] = part
 
 
 def _moved(config: TrainConfig, model: VisionLanguageModel) -> tuple[torch.device, FrozenCache]:

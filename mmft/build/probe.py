@@ -85,7 +85,7 @@ def solve_probe(
     if ignored := unused(config):
         log.info("tune=probe is solved at once: %s changes nothing", listed(ignored))
     passes = {"train": 2, "val": 2} | dict.fromkeys(splits_to_test(data.rows), 2)
-    read_pooled(config, model, [(data.datasets[name], times) for name, times in passes.items() if name in data.rows])
+    read_pooled(config, model, {name: (data.datasets[name], n) for name, n in passes.items() if name in data.rows})
     train = _rows(config, model, data.datasets["train"], bad)
     val = _rows(config, model, data.datasets["val"], bad) if "val" in data.rows else None
     bad.check()

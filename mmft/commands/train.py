@@ -125,10 +125,8 @@ def train_run(run: build.Run) -> None:
     if wanted and folder.writes and start.checkpoint is None:
         folder.update_summary(**pair_before(config, model, task, data))
     metrics = CsvLog(folder.metrics, keep_rows=start.rows, writes=folder.writes)
-    if config.tune.probe is None:
-        trainer = _fit(run, module, data, bad, metrics, start)
-    else:
-        trainer = _solve(run, module, data, bad, metrics)
+    solves = config.tune.probe is not None
+    trainer = _solve(run, module, data, bad, metrics) if solves else _fit(run, module, data, bad, metrics, start)
     model = module.model
     model.auxiliary = None
     device, batches = trainer.strategy.root_device, data.evaluation_loader("val")
@@ -145,7 +143,7 @@ def train_run(run: build.Run) -> None:
         report_bad_rows(data, bad)
     if splits_to_test(data.rows):
         _report_tests(run, module, data, {name: splits[name] for name in splits_to_test(splits)}, bad)
-    if config.tune.probe is not None:
+    if solves:
         tell_contradicted(folder.read_summary()["probe"], data.usable_rows(bad.rows)["train"])
     bad.check()
 
