@@ -155,7 +155,7 @@ def test_a_plugin_that_cannot_be_imported_completes_nothing(folder: Path) -> Non
 
 
 def test_help_shows_a_typed_plugin(folder: Path, mmft: Mmft) -> None:
-    said = mmft("train", "plugins=[./my_fusion.py]", "--allow-code", "--help", cwd=folder).stdout
+    said = " ".join(mmft("train", "plugins=[./my_fusion.py]", "--allow-code", "--help", cwd=folder).stdout.split())
     assert "resampler, summed" in said
     assert "(model/fusion=summed only)" in said
 

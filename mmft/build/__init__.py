@@ -6,6 +6,7 @@ from mmft.build.callbacks import build_callbacks, check_monitoring, monitored
 from mmft.build.frozen import build_store, pooled_features
 from mmft.build.model import add_auxiliary, apply_tuning, build_methods, build_model, build_plan, build_task, start_head
 from mmft.build.pair import choose_for_pair
+from mmft.build.probe import head_maker, solve_probe
 from mmft.build.run import Run
 from mmft.build.subset import choose_subset, drawn_subset
 from mmft.build.training import (
@@ -37,9 +38,11 @@ __all__ = [
     "choose_for_pair",
     "choose_subset",
     "drawn_subset",
+    "head_maker",
     "monitored",
     "pooled_features",
     "preload",
+    "solve_probe",
     "start_head",
     "train_on",
 ]

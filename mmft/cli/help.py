@@ -22,6 +22,7 @@ _EXAMPLES = r"""
 mmft train                                                  (the shipped sample)
 mmft train data.path=rows.csv data.columns.image=image data.columns.text=title data.columns.label=label \
       model.image_encoder.name=timm/vit_small_patch14_dinov2 model.text_encoder.name=hf/bert-base-uncased
+mmft train tune=probe                                       (a linear head on frozen features, in seconds)
 mmft train tune=head_only optim=sgd
 mmft train -m optim.lr=1e-4,1e-3 seed=0,1,2    (a sweep)
 mmft train -m hydra/sweeper=optuna 'optim.lr=tag(log, interval(1e-5, 1e-3))' optim=adamw,sgd    (a search)

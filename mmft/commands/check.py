@@ -75,7 +75,7 @@ class _Check:
         task = build.build_task(config.task)
         splits = self._try(load_splits, config.data, config.seed)
         fitted = splits is not None and self._fit(splits, task)
-        model = self._try(build.build_model, config.model, task.make_head if fitted else 2, config.seed)
+        model = self._try(build.build_model, config.model, build.head_maker(config, task) if fitted else 2, config.seed)
         if model is not None and fitted:
             self._try(build.start_head, model, task)
         changed = self._initialised(model, task)
@@ -90,7 +90,9 @@ class _Check:
             findings += features.findings
             for name, table in features.tables.items():
                 _say(name, table)
-        if splits is not None and data is not None and model is not None and plan is not None and device is not None:
+        if config.tune.probe is not None:
+            _say("steps", f"none: tune.probe={config.tune.probe} is solved at once")
+        elif splits is not None and data is not None and model is not None and plan is not None and device is not None:
             self._step(self._subset(splits, data, model, task), model, task, plan, device)
         _tell(findings, config.audit.shown)
         if config.page is not None and features is not None and splits is not None:

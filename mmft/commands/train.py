@@ -1,14 +1,17 @@
 """`mmft train`: the whole program on one screen.
 
 config -> splits -> subset -> task -> model -> plan -> data -> module + callbacks + trainer -> fit -> best -> test ->
-model/
+model/ (`tune=probe` solves the head in place of fit and best)
 """
 
 from __future__ import annotations
 
 import logging
 import sys
+from dataclasses import replace
 from pathlib import Path
+
+import lightning.pytorch as pl
 
 from mmft import build, clock
 from mmft.commands.output import print_path
@@ -21,11 +24,13 @@ from mmft.data.split_names import splits_to_test, table_of
 from mmft.data.splits import Split, load_splits
 from mmft.errors import ExitCode
 from mmft.files import located
+from mmft.models.inference import full_precision
 from mmft.models.vision_language_model import VisionLanguageModel
 from mmft.ranks import started
 from mmft.reports.closing import report
 from mmft.reports.opening import announce, report_bad_rows
 from mmft.reports.prediction_sample import sample_predictions
+from mmft.reports.probes import compare_with_probe, tell_contradicted
 from mmft.reports.tables_compared import side_by_side
 from mmft.run_folder import RunFolder
 from mmft.runs.before import log_before, pair_before, run_before
@@ -35,6 +40,7 @@ from mmft.runs.saved_model import save_model
 from mmft.signals import stop_signals
 from mmft.tasks.base import Task
 from mmft.training.calibrate import tune_on_validation
+from mmft.training.callbacks.bad_rows import BadRowReport
 from mmft.training.collectives import end_collectives
 from mmft.training.csv_log import CsvLog
 from mmft.training.distillation import Distillation
@@ -43,7 +49,7 @@ from mmft.training.hardware import choose_hardware, device_of
 from mmft.training.loggers.base import RunLogger
 from mmft.training.module import FineTuning
 from mmft.training.recording import recorded
-from mmft.training.resuming import resume_point
+from mmft.training.resuming import ResumePoint, resume_point
 from mmft.training.space import check_space
 from mmft.training.table_evaluation import Evaluated
 from mmft.tuning.plan import TuningPlan
@@ -99,7 +105,8 @@ def train_run(run: build.Run) -> None:
     model, plan, distillation = _model_and_plan(config, task)
     data = build.build_data(config, splits, model, task)
     if folder.writes:
-        show_plan(plan)
+        if config.tune.probe is None:  # whose head is solved whatever the plan's rates
+            show_plan(plan)
         write_plan(plan, folder.path / "tuning.csv")
     logger.log_table("tuning", plan_rows(plan))
     bad = BadRows(sum(data.rows.values()), config.data.max_bad_fraction, folder.bad_rows if folder.writes else None)
@@ -118,12 +125,9 @@ def train_run(run: build.Run) -> None:
     if wanted and folder.writes and start.checkpoint is None:
         folder.update_summary(**pair_before(config, model, task, data))
     metrics = CsvLog(folder.metrics, keep_rows=start.rows, writes=folder.writes)
-    callbacks = build.build_callbacks(run, data, task, plan, metrics, bad) + build.train_on(config, folder, start, data)
-    trainer = build.build_trainer(config, folder, data, callbacks, [metrics, logger])
-    trainer.fit(module, datamodule=data, ckpt_path=start.checkpoint, weights_only=False)
-
-    model = module.finished()
-    folder.update_summary(**finish(config, module, callbacks, lambda: _start(config, task)))
+    solves = config.tune.probe is not None
+    trainer = _solve(run, module, data, bad, metrics) if solves else _fit(run, module, data, bad, metrics, start)
+    model = module.model
     model.auxiliary = None
     device, batches = trainer.strategy.root_device, data.evaluation_loader("val")
     folder.update_summary(**tune_on_validation(model, task, batches, device, config.trainer.precision))
@@ -139,7 +143,34 @@ def train_run(run: build.Run) -> None:
         report_bad_rows(data, bad)
     if splits_to_test(data.rows):
         _report_tests(run, module, data, {name: splits[name] for name in splits_to_test(splits)}, bad)
+    if solves:
+        tell_contradicted(folder.read_summary()["probe"], data.usable_rows(bad.rows)["train"])
     bad.check()
+
+
+def _fit(
+    run: build.Run, module: FineTuning, data: VisionLanguageData, bad: BadRows, metrics: CsvLog, start: ResumePoint
+) -> pl.Trainer:
+    """Trains, and gives `module` the finished model's weights; returns the trainer."""
+    config, folder, task, plan = run.config, run.folder, module.task, module.plan
+    callbacks = build.build_callbacks(run, data, task, plan, metrics, bad) + build.train_on(config, folder, start, data)
+    trainer = build.build_trainer(config, folder, data, callbacks, [metrics, run.logger])
+    trainer.fit(module, datamodule=data, ckpt_path=start.checkpoint, weights_only=False)
+    module.finished()
+    folder.update_summary(**finish(config, module, callbacks, lambda: _start(config, task)))
+    return trainer
+
+
+def _solve(run: build.Run, module: FineTuning, data: VisionLanguageData, bad: BadRows, metrics: CsvLog) -> pl.Trainer:
+    """Gives `module` the head that `tune.probe` solves in place of training; returns the trainer to evaluate with."""
+    exact = replace(run.config.trainer, precision=full_precision(run.config.trainer.precision))  # as mmft predict
+    evaluated = replace(run.config, trainer=exact)
+    trainer = build.build_trainer(evaluated, run.folder, data, [BadRowReport(bad)], [metrics, run.logger])
+    run.folder.update_summary(**build.solve_probe(run.config, module.model, module.task, data, bad))
+    if "val" in data.rows:
+        trainer.validate(module, data.evaluation_loader("val"), verbose=False)
+        run.folder.update_summary(val=module.results["val"])
+    return trainer
 
 
 def _model_and_plan(config: TrainConfig, task: Task) -> tuple[VisionLanguageModel, TuningPlan, Distillation | None]:
@@ -152,7 +183,7 @@ def _model_and_plan(config: TrainConfig, task: Task) -> tuple[VisionLanguageMode
 
 def _untuned(config: TrainConfig, task: Task) -> tuple[VisionLanguageModel, set[str]]:
     """The model before tuning methods are applied, and the encoders whose weights come from another run."""
-    model = build.build_model(config.model, task.make_head, config.seed)
+    model = build.build_model(config.model, build.head_maker(config, task), config.seed)
     build.start_head(model, task)
     if config.init is None:
         return model, set()
@@ -188,6 +219,7 @@ def _report_tests(
         folder.update_summary(**report(config, module, data))
     if "test" in splits:
         log_before(folder.read_summary())
+        compare_with_probe(folder, run.on_disk(), config.paths.runs, task.headlines[0])
         return
     usable = data.usable_rows(bad.rows)
     after = {

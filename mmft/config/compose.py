@@ -25,6 +25,7 @@ from mmft.config.nested import get, put
 from mmft.config.overrides import Refused, Typed, is_hydra_override, key_of, read_overrides
 from mmft.config.plugins import import_plugins
 from mmft.config.provenance import Provenance
+from mmft.config.rules.probe import typed_in_vain
 from mmft.config.schema.root import COMMANDS, trains
 from mmft.config.schema.sweep import SweepConfig
 from mmft.config.sources import Groups
@@ -232,6 +233,8 @@ class _Composition:
             problems = [p for t, v in combination if (p := _apply(own, t, v))]
             config, found = _judge(self.command, own, partial=self.partial)
             problems += self._worth_saying(found, refused)
+            if config is not None and trains(self.command):
+                problems += typed_in_vain(config, [t.key for t in values] + [key_of(line) for line in lines])
             self.messages += [_message(p, provenance) for p in problems]
             self.first = self.first or Composed(self.command, config, own, choices=choices, lines=more)
             self.made[(*choice, *(repr(value) for _, value in combination))] = config

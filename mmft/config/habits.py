@@ -151,7 +151,7 @@ OPTIONS = {
     "farthest_point": "k_center",
     "itm": "matching",
     "k_medoids": "coreset",
-    "linear_probe": "head_only",
+    "linear_probe": "probe",
     "multitask": "several",
     "perceiver": "resampler",
     "qlora": "lora_4bit",

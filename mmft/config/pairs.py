@@ -1,4 +1,4 @@
-"""What `model.pair` means for other keys: it names both encoders and chooses the fusion."""
+"""What `model.pair` means for other keys: it names both encoders, and chooses the fusion unless they are probed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def defaults(overrides: Sequence[str], experiment: str) -> list[str]:
     keys = {key_of(o) for o in overrides}
     if "model.pair" not in keys or "model.pair=null" in overrides:
         return []
-    found = [] if "model.fusion" in keys else [FUSION]
+    found = [] if "model.fusion" in keys or "tune=probe" in overrides else [FUSION]
     return found + ([f"{_MAX_LENGTH}=null"] if experiment in overrides and _MAX_LENGTH not in keys else [])
 
 
@@ -43,7 +43,8 @@ def fusion_of_files(raw: DictConfig, typed: Iterable[str], files: Iterable[Path]
     """
     values: Any = OmegaConf.to_container(raw, resolve=False)
     pair = (values.get("model") or {}).get("pair")
-    if not isinstance(pair, str) or not {"model.pair", "model.fusion"}.isdisjoint(typed):
+    probed = (values.get("tune") or {}).get("probe") is not None  # reads the encoders' own features
+    if not isinstance(pair, str) or probed or not {"model.pair", "model.fusion"}.isdisjoint(typed):
         return []
     own = [file for file in files if not file.is_relative_to(conf_dir())]
     return [] if any(_chooses_fusion(file) for file in own) else [FUSION]

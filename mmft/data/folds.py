@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from mmft.config.schema.data import DataConfig
 from mmft.data.fractions import Names, fraction_splits
 from mmft.data.table import Table
 from mmft.data.units import units_of
+from mmft.errors import UserError
 
 
 def fold_splits(
@@ -48,3 +50,13 @@ def fold_splits(
     train = fractions.train / (fractions.train + fractions.val)
     names[rest] = fraction_splits(table, {"train": train, "val": 1 - train}, seed, units, rest)
     return names
+
+
+def folds_of(table: Table, rows: npt.NDArray[np.int64], count: int, seed: int, drawing: str) -> npt.NDArray[np.int64]:
+    """(rows,) the fold, from 0, of each of `rows`, drawn as `data.folds` draws them; all 0 if ids are not unique."""
+    try:
+        units = units_of(table, drawing)
+    except UserError:
+        return np.zeros(len(rows), dtype=np.int64)
+    shares = {str(number): 1 / count for number in range(count)}
+    return fraction_splits(table, shares, seed, units, rows, purpose=f"{count} folds of a probe").astype(np.int64)

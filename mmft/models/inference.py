@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import torch
 
@@ -14,7 +14,7 @@ from mmft.models.vision_language_model import VisionLanguageModel
 T = TypeVar("T")
 
 
-def full_precision(precision: str) -> str:
+def full_precision(precision: str) -> Literal["32-true", "64-true"]:
     """The precision in which a row's outputs do not depend on the rest of its batch, for a run of `precision`.
 
     The batch determines padding and batch size, and thereby the rounding of sums; in bfloat16 this can flip a label,

@@ -21,9 +21,10 @@ from mmft.data.split_names import splits_to_test
 from mmft.models.inference import outputs_of
 from mmft.models.vision_language_model import VisionLanguageModel
 from mmft.reports.embeddings import embedding_report
-from mmft.reports.linear_heads import MOST_ROWS, Features, linear_head, metric_of, spread
+from mmft.reports.linear_heads import MOST_ROWS, Features, linear_head, spread
 from mmft.tasks.base import Task
 from mmft.training.hardware import device_of
+from mmft.training.linear_head import metric_of
 from mmft.training.module import FineTuning
 
 log = logging.getLogger(__name__)
@@ -88,9 +89,9 @@ def _figures(task: Task, known: Features, asked: Features, both: float, title: s
     """The figures of one task."""
     constant = task.constant_outputs(known.target, known.weight)
     figures = {
-        task.constant.partition(" ")[0]: metric_of(task, constant.expand(len(asked.weight), -1), asked),
-        "text": linear_head(task, known.text, asked.text, known, asked),
-        "image": linear_head(task, known.image, asked.image, known, asked),
+        task.constant.partition(" ")[0]: metric_of(task, constant.expand(len(asked.weight), -1), asked.of("text")),
+        "text": linear_head(task, known.of("text"), asked.of("text")),
+        "image": linear_head(task, known.of("image"), asked.of("image")),
         "both": both,
     }
     log.info(

@@ -12,18 +12,17 @@ import logging
 from collections.abc import Iterable, Sequence
 
 import torch
-from torch import Tensor
 
 from mmft.batch import Batch
 from mmft.models.inference import fused_of
+from mmft.models.nearest_neighbours import COSINE, nearest
 from mmft.models.vision_language_model import VisionLanguageModel
 from mmft.reports.linear_heads import MOST_ROWS, Features, linear_head, spread
 from mmft.tasks.classification import Classification
 from mmft.tasks.identities import LABEL
 
 log = logging.getLogger(__name__)
-_NEIGHBOURS, _TEMPERATURE = 20, 0.07  # Caron et al. 2021, arXiv 2104.14294
-_BLOCK = 1024  # rows compared at once
+_NEIGHBOURS = 20  # Caron et al. 2021, arXiv 2104.14294
 
 
 def embedding_report(
@@ -58,9 +57,10 @@ def embedding_report(
     found = {}
     for name in modalities:
         rows, queries = getattr(known, name), getattr(asked, name)
-        found[f"{name}/linear_probe"] = linear_head(classes, rows, queries, known, asked)
-        votes = neighbours(rows, known.target, queries, len(labels))
-        found[f"{name}/knn"] = float((votes == asked.target).double().mean())
+        found[f"{name}/linear_probe"] = linear_head(classes, known.of(name), asked.of(name))
+        near = nearest(rows, queries, _NEIGHBOURS)
+        votes = near.mean_votes(classes.votes(known.target), torch.ones(len(rows)), _NEIGHBOURS, COSINE)
+        found[f"{name}/knn"] = float((votes.argmax(1) == asked.target).double().mean())
     shown = [f"{name} {value:.3f}" for name, value in found.items()]
     log.info("accuracy of labels predicted from %s embeddings: %s", split, ", ".join(shown))
     return found
@@ -76,20 +76,3 @@ def _labelled(model: VisionLanguageModel, batches: Iterable[Batch], precision: s
             parts.append(Features(image, text, label[label >= 0], batch.weight[label >= 0]))
     together = Features(*(torch.cat(column) for column in zip(*parts, strict=True))) if parts else None
     return together if together is not None and len(together.weight) else None
-
-
-def neighbours(rows: Tensor, classes: Tensor, queries: Tensor, count: int) -> Tensor:
-    """(Q,) each query's class by weighted vote of its 20 nearest rows, with weights exp(cosine / 0.07).
-
-    Args:
-        rows: (R, P), normalised to length 1.
-        classes: (R,) int64, below `count`.
-        queries: (Q, P), normalised to length 1.
-        count: C.
-    """
-    found = []
-    for block in queries.split(_BLOCK):
-        near, at = (block @ rows.T).topk(min(_NEIGHBOURS, len(rows)), dim=1)
-        votes = torch.zeros(len(block), count).scatter_add_(1, classes[at], (near / _TEMPERATURE).exp())
-        found.append(votes.argmax(1))
-    return torch.cat(found)

@@ -1,9 +1,4 @@
-"""A linear probe: a linear head trained to its optimum on fixed features, a cheap measure of what they hold.
-
-It is trained with the task's own loss, including class weights.
-
-Legend: R rows, D width of the features, C outputs.
-"""
+"""A linear probe as a measure of what fixed features hold: a linear head at its optimum, with one strength of L2."""
 
 from __future__ import annotations
 
@@ -12,25 +7,30 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader
 
-from mmft.batch import Batch, Outputs
+from mmft.batch import Batch
 from mmft.data.loading import make_loader
 from mmft.tasks.base import Task
+from mmft.training.linear_head import Axes, Labelled, metric_of, solve_path
 
-_L2 = 1e-2  # on standardised features, relative to the mean loss
+_STRENGTH = 1e-2
 MOST_ROWS = 20_000
 """Training rows; more hardly improve a linear head."""
 
 
 class Features(NamedTuple):
-    """Features of a split."""
+    """Features of a split; R rows, D width."""
 
     image: Tensor  # (R, D) float32, of the image
     text: Tensor  # (R, D) float32, of the text
     target: Tensor  # (R, ...)
     weight: Tensor  # (R,)
+
+    def of(self, modality: str) -> Labelled:
+        """Those of `image` or `text`."""
+        return Labelled(getattr(self, modality), self.target, self.weight)
 
 
 def spread(loader: Iterable[Batch], most: int) -> Iterable[Batch]:
@@ -46,55 +46,10 @@ def spread(loader: Iterable[Batch], most: int) -> Iterable[Batch]:
     return make_loader(dataset, batches[::step], collate, num_workers=loader.num_workers, pin=loader.pin_memory)
 
 
-def linear_head(task: Task, x: Tensor, x_test: Tensor, known: Features, asked: Features) -> float:
-    """Trains a linear head on features (R, D) to its optimum; returns its metric on the test features."""
-    mean, std = x.mean(0), x.std(0).clamp_min(1e-6)
-    with torch.enable_grad():
-        head = _fit(task, (x - mean) / std, known)
+def linear_head(task: Task, known: Labelled, asked: Labelled) -> float:
+    """The task's monitored metric on `asked` of a linear head that was trained on `known`."""
+    axes = Axes(known.features.double())
+    along = known._replace(features=axes.along(known.features.double()).float())
+    (head,) = solve_path(task, along, axes.variances, [_STRENGTH])
     with torch.no_grad():
-        return metric_of(task, head((x_test - mean) / std), asked)
-
-
-def metric_of(task: Task, logits: Tensor, asked: Features) -> float:
-    """The monitored metric of outputs (R, C)."""
-    metrics = task.metrics()
-    task.update(metrics, _outputs(logits), _batch(asked))
-    return task.scalars(metrics)[task.monitor]
-
-
-def _fit(task: Task, x: Tensor, known: Features) -> nn.Linear:
-    head = nn.Linear(x.shape[1], task.width)
-    nn.init.zeros_(head.weight)
-    nn.init.zeros_(head.bias)
-    optimizer = torch.optim.LBFGS(head.parameters(), max_iter=200, line_search_fn="strong_wolfe")
-    batch = _batch(known)
-    rows = task.normaliser(batch)
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        loss = task.loss_sum(_outputs(head(x)), batch) / rows + 0.5 * _L2 * head.weight.square().sum()
-        loss.backward()
-        return loss
-
-    optimizer.step(closure)
-    return head
-
-
-def _outputs(logits: Tensor) -> Outputs:
-    return Outputs(logits, logits, logits)
-
-
-def _batch(features: Features) -> Batch:
-    """A batch that a task can score: targets and weights, no inputs."""
-    rows = len(features.weight)
-    there = torch.ones(rows, dtype=torch.bool)
-    return Batch(
-        pixel_values=None,
-        input_ids=None,
-        attention_mask=None,
-        image_present=there,
-        text_present=there,
-        row=torch.arange(rows),
-        weight=features.weight,
-        target=features.target,
-    )
+        return metric_of(task, head(axes.along(asked.features.double()).float()), asked)

@@ -39,7 +39,8 @@ def announce(
     """Logs what will be trained on what, and what a user should know about the rows."""
     log.info("accelerator %s, precision %s", config.trainer.accelerator, config.trainer.precision)
     rows = "  ".join(f"{name} {count}" for name, count in data.usable_rows(bad.rows).items())
-    log.info("rows: %s  optimizer steps: %d", rows, data.plan.total)
+    steps = f"optimizer steps: {data.plan.total}" if config.tune.probe is None else "no optimizer steps"
+    log.info("rows: %s  %s", rows, steps)
     report_bad_rows(data, bad)
     for split, cut in data.texts_cut.items():
         if cut:

@@ -16,6 +16,7 @@ from torchmetrics import MetricCollection
 
 from mmft.batch import Batch, Outputs
 from mmft.config.schema.task import TaskConfig
+from mmft.errors import UserError
 from mmft.tasks.labels import label_name
 from mmft.tasks.prompts import NAME_ALONE
 
@@ -129,12 +130,17 @@ class Task(ABC):
         """(K,) float64 `normaliser` of each term."""
         return self.normaliser(batch)[None]
 
-    @abstractmethod
-    def constant_outputs(self, target: Tensor, weight: Tensor) -> Tensor:
-        """Targets (R, ...) and weights (R,) of training rows -> (C,) outputs of a baseline that sees no input.
+    def votes(self, target: Tensor) -> Tensor:  # noqa: ARG002 - none
+        """Targets (R, ...) -> (R, C) what each row says of each output, to be averaged. Raises UserError without."""
+        raise UserError(f"tune.probe=knn: task={self.facts.type} has no votes to average. Type tune.probe=linear")
 
-        The same outputs for every row, chosen to optimise `monitor` on the training rows.
-        """
+    def outputs_of_votes(self, mean: Tensor) -> Tensor:
+        """Mean votes (..., C) -> (..., C) the outputs that predict them."""
+        return mean
+
+    def constant_outputs(self, target: Tensor, weight: Tensor) -> Tensor:
+        """Targets (R, ...) and weights (R,) of training rows -> (C,) outputs of a baseline: of their mean vote."""
+        return self.outputs_of_votes(weight @ self.votes(target).to(weight) / weight.sum())
 
     def head_prompts(self) -> list[str]:
         """Texts whose fused features the head starts from; see `start_head`. Empty: it starts from random weights."""

@@ -182,10 +182,13 @@ class Classification(Task):
         target, known = self._known(target)
         return known.to(like) if self.weights is None else self.weights.like(like)[target] * known
 
-    def constant_outputs(self, target: Tensor, weight: Tensor) -> Tensor:
-        """Targets (R,) and weights (R,) -> (C,) log class frequencies: predicts the most frequent class."""
-        counts = torch.zeros(self.width).index_add(0, target, weight.float())  # (C,)
-        return (counts / counts.sum()).clamp_min(1e-9).log()
+    def votes(self, target: Tensor) -> Tensor:
+        """Targets (R,) -> (R, C) int64 one for the class."""
+        return functional.one_hot(target, self.width)
+
+    def outputs_of_votes(self, mean: Tensor) -> Tensor:
+        """Class frequencies (..., C) -> (..., C) their logarithms: predicts the most frequent class."""
+        return mean.clamp_min(1e-9).log()
 
     def head_prompts(self) -> list[str]:
         """Every template of every label, if the head starts from them."""

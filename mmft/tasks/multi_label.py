@@ -187,10 +187,13 @@ class MultiLabel(Task):
             losses = functional.binary_cross_entropy_with_logits(logits, target, reduction="none", pos_weight=weight)
         return (losses.mean(1) * batch.weight.to(losses.dtype)).sum()
 
-    def constant_outputs(self, target: Tensor, weight: Tensor) -> Tensor:
-        """Targets (R, C) and weights (R,) -> (C,) log odds of the weighted label frequencies."""
-        share = (target.to(weight) * (weight / weight.sum())[:, None]).sum(0)  # (C,)
-        return share.logit(eps=1e-6)
+    def votes(self, target: Tensor) -> Tensor:
+        """Targets (R, C) themselves."""
+        return target
+
+    def outputs_of_votes(self, mean: Tensor) -> Tensor:
+        """Label frequencies (..., C) -> (..., C) their log odds."""
+        return mean.logit(eps=1e-6)
 
     def metrics(self) -> MetricCollection:
         """The metrics of `label_metrics`."""

@@ -88,7 +88,7 @@ class QuestionAnswering(Task):
         head = nn.Linear(width, self.width)
         if self._mean is not None and not self.softmax:
             with torch.no_grad():
-                head.bias.copy_(self._as_outputs(self._mean))
+                head.bias.copy_(self.outputs_of_votes(self._mean))
         return head
 
     def _scores(self, label: Any) -> dict[str, float]:
@@ -196,14 +196,18 @@ class QuestionAnswering(Task):
         assert batch.target is not None
         return batch.target[..., 1].any(1)
 
+    def votes(self, target: Tensor) -> Tensor:
+        """Targets (R, S, 2) -> (R, C) float32 dense scores."""
+        return self.soft_targets(target, torch.float32)
+
     def constant_outputs(self, target: Tensor, weight: Tensor) -> Tensor:
-        """Targets (R, S, 2) and weights (R,) -> (C,) outputs that predict each answer's mean score."""
+        """Targets (R, S, 2) and weights (R,) -> (C,) outputs for each answer's mean score, without dense votes."""
         share = (weight / weight.sum()).double()[:, None] * target[..., 1]  # (R, S)
         mean = target.new_zeros(self.width).index_add(0, target[..., 0].long().flatten(), share.flatten())
-        return self._as_outputs(mean)
+        return self.outputs_of_votes(mean)
 
-    def _as_outputs(self, mean: Tensor) -> Tensor:
-        """Mean scores (C,) -> (C,) float32 outputs whose probabilities they are."""
+    def outputs_of_votes(self, mean: Tensor) -> Tensor:
+        """Mean scores (..., C) -> (..., C) float32 outputs whose probabilities they are."""
         return (mean.clamp_min(1e-6).log() if self.softmax else mean.logit(eps=1e-6)).float()
 
     def metrics(self) -> MetricCollection:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from runs import TrainRun
-from small_fusions import FUSIONS, TOKENS, B, L, N, alone, double, encoded, moved, small, with_padding
+from small_fusions import FUSIONS, LEARNED, TOKENS, B, L, N, alone, double, encoded, moved, small, with_padding
 from tiny_encoders import IMAGE_KINDS, TEXT_KINDS
 from torch import Tensor, nn
 
@@ -51,7 +51,7 @@ def batch() -> Batch:
 
 
 def test_every_fusion_is_tested() -> None:
-    assert FUSIONS == ["concat", "gated", "merged", "film", "low_rank", "cross", "resampler"]
+    assert FUSIONS == ["concat", "linear", "gated", "merged", "film", "low_rank", "cross", "resampler"]
     assert TOKENS == ["merged", "film", "cross", "resampler"]
 
 
@@ -73,7 +73,8 @@ def test_every_parameter_gets_a_gradient_with_every_encoder(
     logits.square().sum().backward()
     without = [name for name, p in model.named_parameters() if p.grad is None]
     assert not without
-    for part in (model.image_encoder, model.text_encoder, model.fusion):
+    learned = (model.image_encoder, model.text_encoder, *([model.fusion] if fusion in LEARNED else []))
+    for part in learned:
         assert all(bool(p.grad.isfinite().all()) for p in part.parameters())
         assert any(bool(p.grad.any()) for p in part.parameters())
 
@@ -131,7 +132,7 @@ def test_bf16_autocast(fusion: str, built: Any, batch: Batch) -> None:
     assert all(bool(p.grad.isfinite().all()) for p in model.parameters())
 
 
-@pytest.mark.parametrize("fusion", FUSIONS)
+@pytest.mark.parametrize("fusion", LEARNED)
 def test_dropout_is_set(fusion: str, built: Any, batch: Batch) -> None:
     none = built(fusion, "model.dropout=0")
     with torch.no_grad():
@@ -157,7 +158,7 @@ def test_dropout_of_attention_weights_alone_acts_in_every_block(fusion: str) -> 
         attention.eval()
 
 
-@pytest.mark.parametrize("fusion", FUSIONS)
+@pytest.mark.parametrize("fusion", LEARNED)
 def test_every_parameter_of_a_fusion_matters(fusion: str) -> None:
     """Each gets a gradient that is not zero, from rows that differ."""
     module = alone(fusion).double()
@@ -210,7 +211,7 @@ def test_heads_that_cannot_share_the_width(fusion: str, shapes_overrides: list[s
 
 
 def test_one_dropout_in_every_fusion(shapes_overrides: list[str]) -> None:
-    for fusion in FUSIONS:
+    for fusion in LEARNED:
         typed = [*shapes_overrides, f"model/fusion={fusion}", "model.dropout=0.2"]
         compose("train", typed)
         with pytest.raises(UserError, match="model.fusion.dropout: changes nothing"):

@@ -22,7 +22,6 @@ from mmft.commands.predict import predict
 from mmft.commands.test import test as run_test
 from mmft.config.compose import compose
 from mmft.errors import UserError
-from mmft.reports.embeddings import neighbours
 from mmft.tasks.contrastive import Contrastive
 
 RUN = ["task=contrastive", "data.limit=null", "trainer.max_epochs=2", "data.micro_batch_size=5"]
@@ -192,12 +191,6 @@ def test_zero_shot_is_the_nearest_mean_of_a_labels_prompts() -> None:
     right = [bool(n == t) for n, t in zip(nearest.tolist(), label.tolist(), strict=True) if t >= 0]
     assert task.scalars(metrics)["zero_shot/accuracy"] == pytest.approx(sum(right) / len(right))
     assert set(task.scalars(metrics)) == set(task.metric_names())
-
-
-def test_neighbours_vote_by_their_nearness() -> None:
-    rows = functional.normalize(torch.tensor([[1.0, 0.0], [0.9, 0.4], [0.0, 1.0], [0.1, 1.0], [0.2, 1.0]]), dim=1)
-    found = neighbours(rows, torch.tensor([0, 0, 1, 1, 1]), rows[[0, 2]], 2)
-    assert found.tolist() == [0, 1]  # three of the other class are farther away
 
 
 def test_labels_measure_the_embeddings(train_run: TrainRun) -> None:

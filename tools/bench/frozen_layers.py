@@ -43,10 +43,11 @@ def measured(layers: int, typed: list[str], batch_size: int, steps: int) -> tupl
         positions = [[where[row] for row in batch.row.tolist()] for batch in batches[:4]]
         began = time.perf_counter()
         for some in positions:
-            for stored in rows.stored.values():
-                stored.read(some, 0)
+            for one in rows.stored.values():
+                one.read(some, 0)
         found["reading"] = (time.perf_counter() - began) / len(positions)
-        stored, rows.stored = dict(rows.stored), {}
+        stored = dict(rows.stored)
+        rows.stored = {}
         collate.stored = {}
         plain = [collate([rows[at] for at in some]) for some in positions]
         rows.stored = collate.stored = stored

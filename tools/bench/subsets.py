@@ -63,7 +63,7 @@ def main() -> None:
 
     def accuracy(rows: np.ndarray) -> float:
         own = Features(*(one[rows] for one in known))
-        return linear_head(task, own.image, tested.image, own, tested)
+        return linear_head(task, own.of("image"), tested.of("image"))
 
     print(f"all {len(ids)} rows: {accuracy(np.arange(len(ids))):.3f}\n")
     print("| rows | method | by label | test accuracy | against random | farthest row |\n|---|---|---|---|---|---|")

@@ -1,8 +1,8 @@
 """Rules between keys, checked after each key was validated on its own.
 
 Three common shapes of rules are declared on the fields themselves (`shapes`). All others are functions, by topic:
-`rows` (where rows come from), `files` (what is read and written), `model` (the model and its tuning), `task`, and
-`training`.
+`rows` (where rows come from), `files` (what is read and written), `model` (the model and its tuning), `probe`
+(`tune.probe`), `task`, and `training`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import replace
 from operator import attrgetter
 from typing import Any
 
-from mmft.config.rules import files, model, rows, task, training  # noqa: F401 - they register their rules
+from mmft.config.rules import files, model, probe, rows, task, training  # noqa: F401 - they register their rules
 from mmft.config.rules.base import RULES, Rule
 from mmft.config.rules.shapes import shape_problems
 from mmft.config.schema.root import TrainConfig

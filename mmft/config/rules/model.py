@@ -21,9 +21,9 @@ from mmft.config.schema.tune import (
 from mmft.config.wording import listed, show
 
 
-@rule("model.fusion", "task")
+@rule("model.fusion", "task", "tune.probe")
 def _fusion_fits_the_task(c: TrainConfig) -> str | None:
-    if c.model.fusion.embeds_apart in (None, c.task.pairwise):
+    if c.model.fusion.embeds_apart in (None, c.task.pairwise) or c.tune.probe is not None:
         return None
     schemas: dict[str, Any] = {name: found.schema for name, found in options("model/fusion").items()}
     fitting = [name for name, schema in schemas.items() if schema.embeds_apart == c.task.pairwise]
@@ -127,7 +127,7 @@ def _something_is_trained(c: TrainConfig) -> str | None:
     return "freezes all that is left to train: both encoders are frozen too. Type tune.fusion=full, or tune an encoder"
 
 
-_OF_BOTH = [f.name for f in fields(TuneConfig) if f.name not in (*ENCODERS, "fusion", "fusion_lr")]
+_OF_BOTH = [f.name for f in fields(TuneConfig) if f.name not in (*ENCODERS, "probe", "fusion", "fusion_lr")]
 
 for _key in ("optim.lr", *(f"tune.{name}" for name in _OF_BOTH)):
 

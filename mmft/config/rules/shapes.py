@@ -27,7 +27,7 @@ _UNSET = (None, "none", 0, "")
 
 def shape_problems(config: Any) -> Iterator[tuple[Problem, tuple[str, ...]]]:
     """Problems found by the fields' metadata, each with the keys that were read for it."""
-    for key, f in _given(config, ""):
+    for key, f in given(config):
         section = key.rpartition(".")[0]
         if "only_with" in f.metadata:
             other, exact, example = _condition(f.metadata["only_with"], section)
@@ -50,15 +50,15 @@ def shape_problems(config: Any) -> Iterator[tuple[Problem, tuple[str, ...]]]:
             yield Problem(key, text), (key, "tune")
 
 
-def _given(section: Any, path: str) -> Iterator[tuple[str, Field[Any]]]:
+def given(section: Any, path: str = "") -> Iterator[tuple[str, Field[Any]]]:
     """Every key whose value differs from its default: dotted key and field."""
     for f in fields(section):
         key, value = f"{path}{f.name}", getattr(section, f.name)
         if is_dataclass(value):
-            yield from _given(value, f"{key}.")
+            yield from given(value, f"{key}.")
         elif isinstance(value, Mapping) and any(isinstance(one, OptionConfig) for one in value.values()):
             for name, one in value.items():
-                yield from _given(one, f"{key}.{name}.") if is_dataclass(one) else ()
+                yield from given(one, f"{key}.{name}.") if is_dataclass(one) else ()
         elif value != default_of(f):
             yield key, f
 

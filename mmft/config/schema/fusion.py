@@ -57,6 +57,12 @@ class ConcatConfig(_PooledFusionConfig):
     """An MLP over the concatenated pooled features: LayerNorm, linear, GELU, dropout."""
 
 
+@option("model/fusion", "linear", builds="mmft.models.fusion.linear:LinearFusion")
+@dataclass(kw_only=True)
+class LinearConfig(FusionConfig):
+    """The concatenated pooled features and nothing learned, so that the head is a linear probe; for `tune=probe`."""
+
+
 @option("model/fusion", "gated", builds="mmft.models.fusion.gated:GatedFusion")
 @dataclass(kw_only=True)
 class GatedConfig(_PooledFusionConfig):

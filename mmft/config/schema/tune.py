@@ -245,6 +245,10 @@ class TuneConfig:
     A key here applies to both encoders, unless an encoder's own key of the same name is set.
     """
 
+    probe: Literal["linear", "knn"] | None = None
+    """What is solved at once on the frozen encoders' pooled features, in place of training (`tune=probe`): a `linear`
+    head, or nearest neighbours among the training rows (`knn`); their strength is chosen on the validation rows. null:
+    the model is trained."""
     fusion: Literal["full", "freeze"] = "full"
     """The pretrained projections, temperature and bias of `model.pair` (`model/fusion=pretrained`)."""
     fusion_lr: float | None = field(None, gt=0)
