@@ -13,6 +13,7 @@ from mmft.cache.shard import KEY
 from mmft.data.dataset import RowDataset
 from mmft.data.image import read_file
 from mmft.data.image_mending import BadImage
+from mmft.data.views import Views
 
 _MISSING, _UNVERIFIED, _SOUND = 0, 1, 2
 
@@ -64,15 +65,15 @@ class StoredRows:
         return self.entry.read(Found(shard, self._found.row[at]), length)
 
 
-def digests_of(rows: RowDataset, modality: str) -> list[bytes | None]:
+def digests_of(rows: RowDataset, modality: str, views: Views | None = None) -> list[bytes | None]:
     """The key of each row's image, a hash of its encoded bytes, or of its text, a hash of its tokens.
 
-    None for a row without the modality, or whose image cannot be read. With views, the keys of these follow, and the
-    images themselves have none, since training does not read them.
+    None for a row without the modality, or whose image cannot be read. With views of the images, their keys follow, and
+    the images themselves have none, since training does not read them.
     """
     if modality == "image":
         own = [(row, _digest_of_image(rows, row)) for row in rows.split.rows.tolist()]
-        if (views := rows.views) is None:
+        if views is None:
             return [key for _, key in own]
         found: list[bytes | None] = [None] * len(own)
         for view in range(views.count):

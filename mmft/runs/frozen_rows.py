@@ -9,7 +9,6 @@ from functools import partial
 import torch
 
 from mmft.cache.store import Store
-from mmft.config.schema.cache import CacheConfig
 from mmft.config.schema.data import DataConfig
 from mmft.config.schema.model import ENCODERS
 from mmft.data.dataset import RowDataset
@@ -22,13 +21,13 @@ class FrozenRows:
     """Reads rows from the store.
 
     Args:
-        store: shared with training, which has filled it with what wholly frozen encoders compute.
-        config: what is kept, and how; what encoders compute that were trained is kept with `cache=always` alone,
-            since nothing but this run can use it.
+        store: shared with training, which has filled it with what wholly frozen encoders compute; None for no store.
+        keep: as in `FrozenCache`; what encoders compute that were trained is kept with `always` alone, since nothing
+            but this run can use it.
     """
 
-    def __init__(self, store: Store, config: CacheConfig) -> None:
-        self.store, self.config = store, config
+    def __init__(self, store: Store | None, keep: str = "never") -> None:
+        self.store, self.keep = store, keep
 
     @contextmanager
     def read(
@@ -43,17 +42,20 @@ class FrozenRows:
             device: where the model runs.
             precision: it runs in.
         """
-        model, exact, keep = saved.model, is_exact(device, precision), self.config.keep
+        model, exact, form = saved.model, is_exact(device, precision), saved.config.cache.dtype
+        if self.store is None and form == "computed":
+            yield
+            return
         model.to(device=device, dtype=torch.float64 if precision == "64-true" else torch.float32)
-        cache = FrozenCache(self.store, keep, precision, partial(autocast, device, precision), data)
         try:
             for encoder in ENCODERS:
-                part = frozen_part(model, encoder, None, exact, self.config.dtype)
+                part = frozen_part(model, encoder, None, exact, form)
                 if part is None:
                     continue
-                if keep == "always" or not saved.is_trained(encoder):
+                if self.store is not None and (self.keep == "always" or not saved.is_trained(encoder)):
+                    cache = FrozenCache(self.store, self.keep, precision, partial(autocast, device, precision), data)
                     rows.stored |= {part.modality: stored for stored in cache.filled(part, {"": (rows, 1)}).values()}
-                if exact or part.modality in rows.stored or self.config.dtype != "computed":
+                if exact or part.modality in rows.stored or form != "computed":
                     model.frozen_parts[encoder] = part
             yield
         finally:

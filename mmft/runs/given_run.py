@@ -30,7 +30,7 @@ def given_model(config: UseConfig) -> LoadedModel:
         assert config.model.pair is not None
         columns = config.data.columns
         model = load_pair(config.model.pair, columns.image, columns.text, config.trainer.accelerator)
-    model.frozen = FrozenRows(build_store(config), config.cache)
+    model.frozen = FrozenRows(build_store(config), config.cache.keep)
     return model
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ class LoadedModel:
         saved: model, task and config.
         device: the device it runs on.
         labels: label names in score order; empty if the task has no labels.
-        frozen: reads what frozen layers compute from the store; None to compute everything.
+        frozen: reads what frozen layers compute from the store; from none unless set.
 
     Raises:
         UserError: a GPU is requested but there is none.
@@ -54,7 +54,7 @@ class LoadedModel:
 
     def __init__(self, saved: SavedModel, accelerator: str = "auto") -> None:
         self.device = device_of(accelerator)
-        self.frozen: FrozenRows | None = None
+        self.frozen = FrozenRows(None)
         self._take(saved)
 
     def _with(self, saved: SavedModel) -> LoadedModel:
@@ -135,8 +135,6 @@ class LoadedModel:
 
     def reading(self, rows: RowDataset, config: DataConfig, precision: str) -> AbstractContextManager[None]:
         """Context in which what frozen layers compute of the rows is read from the store, if there is one."""
-        if self.frozen is None:
-            return nullcontext()
         return self.frozen.read(self.saved, rows, config, self.device, precision)
 
     def explain(

@@ -147,8 +147,10 @@ class _Images(Dataset[tuple[bytes, Tensor] | None]):
             digest, pixels = digest_of_bytes(data), self.rows.images.reader(data)
         except BadImage:
             return None
-        if (views := self.rows.views) is None:
+        if not view:
             return digest, pixels
+        views = self.rows.views
+        assert views is not None
         return views.digest(digest, row, view - 1), views.image(pixels, row, view - 1)
 
 

@@ -18,6 +18,7 @@ from mmft.cache.store import Store
 from mmft.config.schema.data import DataConfig
 from mmft.data.dataset import RowDataset
 from mmft.data.stored_rows import StoredRows, digests_of
+from mmft.data.views import Views
 from mmft.files import in_units
 from mmft.models.frozen_part import CannotSplitError, FrozenPart
 from mmft.models.layers import evaluated
@@ -110,7 +111,7 @@ class FrozenCache:
         """
         found: dict[str, StoredRows] = {}
         for split, (rows, times) in passes.items() if self.keep != "never" else ():
-            stored = self._stored(part, rows)
+            stored = self._stored(part, rows, rows.views)
             missing = len(stored.missing())
             pays = self._fill(part, stored, rows, times)
             together()
@@ -129,13 +130,13 @@ class FrozenCache:
         return found
 
     def pooled(self, part: FrozenPart, rows: RowDataset) -> Pooled:
-        """The pooled features of all rows: read from the store, and computed where it lacks them.
+        """The pooled features of all rows, without augmentation: read from the store, and computed where it lacks them.
 
         Args:
             part: of a whole encoder of which `pooled` alone is kept, on its device.
             rows: whose `stored` is left as it is.
         """
-        stored = self._stored(part, rows)
+        stored = self._stored(part, rows, None)
         self._fill(part, stored, rows, 1)
         stored.refresh()
         there = [at if stored.has(at) else None for at in range(len(rows))]
@@ -154,8 +155,8 @@ class FrozenCache:
                 values[at] = new[digest]
         return Pooled(values, known)
 
-    def _stored(self, part: FrozenPart, rows: RowDataset) -> StoredRows:
-        return StoredRows(self._entry(part, rows), digests_of(rows, part.modality))
+    def _stored(self, part: FrozenPart, rows: RowDataset, views: Views | None) -> StoredRows:
+        return StoredRows(self._entry(part, rows), digests_of(rows, part.modality, views))
 
     def _entry(self, part: FrozenPart, rows: RowDataset) -> Entry:
         reading = dict(vars(rows.images.reader)) if part.modality == "image" else {}

@@ -10,11 +10,15 @@ import pytest
 from runs import Run, TrainRun
 from torch import Tensor
 
+import mmft
+from mmft import build
 from mmft.commands.embed import embed
 from mmft.commands.predict import predict
 from mmft.commands.test import test as run_test
 from mmft.config.compose import compose
+from mmft.data.splits import load_splits
 from mmft.models.frozen_part import FrozenPart
+from mmft.training.hardware import choose_hardware
 
 
 
@@ -86,3 +90,32 @@ def test_what_trained_encoders_compute_is_kept_only_when_asked(
     assert not list((tmp_path / "store").glob("*"))
     use("predict", finished_run, "cache=always", rows=shapes.rows)  # type: ignore[attr-defined]
     assert len(list((tmp_path / "store").glob("*/*.shard"))) == 2
+
+
+def test_a_run_that_rounded_in_training_rounds_in_use(train_run: TrainRun, shapes: Path, tmp_path: Path) -> None:
+    """Whatever command applies it, also in Python."""
+    typed = ["tune=head_only", "optim.lr=null", "trainer.precision=32-true", f"paths.cache={tmp_path / 'store'}"]
+    run = train_run(*typed, "cache.dtype=int8", "cache=always")
+    rows = [{"image": str(path), "text": "a red circle"} for path in sorted(shapes.folder.rglob("*.png"))[:5]]  # type: ignore[attr-defined]
+    model = mmft.load(run.path)
+    rounded = [row["score"] for row in model.predict(rows)]
+    model.saved.config.cache.dtype = "computed"
+    exact = [row["score"] for row in model.predict(rows)]
+    assert rounded != exact
+    assert np.allclose(rounded, exact, atol=0.02)
+
+
+def test_pooled_features_are_of_images_without_augmentation(shapes_overrides: list[str], tmp_path: Path) -> None:
+    """Also where training reads views."""
+    found = []
+    for typed in ([], ["data.augment.flip=0.5", "cache.views=2"]):
+        config = compose("train", [*shapes_overrides, f"paths.cache={tmp_path}", "cache=always", *typed]).config
+        choose_hardware(config.trainer, 1)
+        splits = load_splits(config.data, config.seed)
+        task = build.build_task(config.task)
+        task.fit(splits["train"].table.labels(splits["train"].rows))
+        model = build.build_model(config.model, task.make_head, config.seed)
+        rows = build.build_data(config, splits, model, task).datasets["train"]
+        found.append(build.pooled_features(config, model, rows)["image"])
+    assert np.array_equal(found[0].values, found[1].values)
+    assert found[0].there.all()

@@ -16,9 +16,6 @@ class CacheConfig:
     keep: Literal["auto", "always", "never"] = "auto"
     """`auto`: what takes longer to compute in each epoch than to read, by measuring both; `always`: all that does not
     change in training; `never`: nothing. In float32 on a CPU the result is the same to the last bit."""
-    dtype: Literal["computed", "float16", "int8"] = "computed"
-    """How values are kept: as computed, exactly; in `float16`, half the size of float32; in `int8`, a quarter, each
-    token's vector with a scale of its own. Whether a row is kept or computed, its values are rounded alike."""
     limit: float = field(20.0, gt=0, not_with={"keep==never": "leave it out"})
     """Size of `paths.cache` in GB. What was used longest ago is removed for new values; what does not fit is computed
     in each epoch."""
@@ -29,6 +26,10 @@ class CacheConfig:
 class TrainingCacheConfig(CacheConfig):
     """`cache` of training."""
 
+    dtype: Literal["computed", "float16", "int8"] = "computed"
+    """How values are kept: as computed, exactly; in `float16`, half the size of float32; in `int8`, a quarter, each
+    token's vector with a scale of its own. Whether a row is kept or computed, its values are rounded alike, also when
+    the finished model is used."""
     views: int | None = field(None, ge=1)
     """How many augmentations there are of each training image (`data.augment`), used in turn from epoch to epoch, so
     that they can be kept; null: a new one in each epoch, which cannot."""

@@ -11,7 +11,7 @@ import lightning.pytorch as pl
 import torch
 
 from mmft.cache.store import Store
-from mmft.config.schema.cache import CacheConfig
+from mmft.config.schema.cache import TrainingCacheConfig
 from mmft.data.datamodule import VisionLanguageData
 from mmft.data.stored_rows import StoredRows
 from mmft.models.frozen_part import FrozenPart
@@ -59,7 +59,7 @@ class FrozenWork(pl.Callback):
         passes: Mapping[str, Mapping[str, int]],
         starts: Mapping[str, int],
         store: Store,
-        config: CacheConfig,
+        config: TrainingCacheConfig,
         precision: str,
         folder: RunFolder,
     ) -> None:
