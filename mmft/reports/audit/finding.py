@@ -17,7 +17,7 @@ KINDS = {
     "same text": "with the text of a row of an earlier split",
     "similar text": "with nearly the text of a row of an earlier split (three-letter pieces in common)",
     "group in two splits": "of a group that also occurs in an earlier split",
-    "suspect": "whose label disagrees with the rows that are most like it",
+    "suspect": "whose label disagrees with those of the rows most like them",
     "mismatched pair": "whose image and text do not fit, by the pretrained pair",
     "near label conflict": "that the encoders can hardly tell from another, but with another label",
     "near leak": "whose image or text the encoders can hardly tell from that of an earlier split",
