@@ -20,7 +20,8 @@ from torch.utils.data import Dataset
 
 from mmft.batch import Candidate, Sample
 from mmft.data.augmented_rows import AugmentedRows
-from mmft.data.dataset import NOBODY, Positions, RowDataset
+from mmft.data.dataset import RowDataset
+from mmft.data.gathered import NOBODY, Positions
 from mmft.data.order import BatchSizes, Order
 from mmft.errors import UserError
 from mmft.tasks.identities import IDENTITY, MATCH, belong_together

@@ -16,6 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from mmft.batch import Batch, Candidate, Candidates, Features, Sample, padded_length
 from mmft.data.dataset import Stored
+from mmft.data.gathered import Gathered
 
 
 class Collate:
@@ -44,8 +45,10 @@ class Collate:
         self.stored = {} if stored is None else stored
         self.empty = torch.from_numpy(empty.astype(np.int64))
 
-    def __call__(self, samples: Sequence[Sample]) -> Batch:
+    def __call__(self, samples: Sequence[Sample] | Gathered) -> Batch:
         """Stacks the good samples in order, and collects the bad rows of the others."""
+        if isinstance(samples, Gathered):
+            return self._of_gathered(samples)
         good = [sample for sample in samples if sample.bad is None]
         input_ids, attention_mask = self._texts(good)
         pixel_values, image_present = _images(good)
@@ -68,6 +71,28 @@ class Collate:
                 "text", [sample.stored_text for sample in good], 0 if input_ids is None else input_ids.shape[1]
             ),
             bad=tuple(sample.bad for sample in samples if sample.bad is not None),
+        )
+
+    def _of_gathered(self, rows: Gathered) -> Batch:
+        """The same from arrays."""
+        ids, mask, length = None, None, 0
+        if (lengths := rows.lengths).any():
+            longest = max(int(lengths.max()), len(self.empty) if not lengths.all() else 0)
+            length = padded_length(longest, self.longest)
+            ids, mask = rows.texts(self.empty, length, self.pad_id)
+        return Batch(
+            pixel_values=None,
+            input_ids=ids,
+            attention_mask=mask,
+            image_present=rows.image_present,
+            text_present=torch.from_numpy(lengths > 0),
+            row=rows.row,
+            weight=rows.weight,
+            target=rows.target,
+            identity=rows.identity,
+            image_features=self._features("image", rows.image.tolist(), 0),
+            text_features=self._features("text", rows.text.tolist(), length),
+            bad=rows.bad,
         )
 
     def _features(self, modality: str, positions: Sequence[int | None], length: int) -> Features | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 
 from mmft.batch import BadRow, Candidate, Features, Sample
 from mmft.data.captions import Captions
+from mmft.data.gathered import NOBODY, Gathered, Positions
 from mmft.data.image_memory import ImageMemory
 from mmft.data.image_mending import BadImage
 from mmft.data.image_paths import why_missing
@@ -22,10 +23,6 @@ from mmft.data.table import Table
 from mmft.data.text import Tokens
 from mmft.data.views import Views
 
-NOBODY = -1
-"""In place of a position: the row gets nothing."""
-Positions = npt.NDArray[np.int64]
-
 
 class Stored(Protocol):
     """What the store has of a split; see `mmft.data.stored_rows`."""
@@ -33,11 +30,32 @@ class Stored(Protocol):
     def has(self, position: int) -> bool:
         """Whether the row is there."""
 
+    def having(self, positions: Positions) -> npt.NDArray[np.bool_]:
+        """Which of the rows at these positions are there, or need not be: -1 for nothing."""
+
     def missing(self) -> list[int]:
         """Positions of rows that have the modality and are not there."""
 
     def read(self, positions: Sequence[int | None], length: int) -> Features | None:
         """Of the rows at these positions."""
+
+
+class _Known(NamedTuple):
+    """What is known of each row of a split without opening it, by position."""
+
+    bad: int  # number of bad rows so far
+    good: npt.NDArray[np.bool_]
+    has_image: npt.NDArray[np.bool_]
+    weight: Tensor  # float32
+
+    @classmethod
+    def of(cls, rows: RowDataset) -> _Known:
+        """Of the rows as they are."""
+        table, numbers = rows.split.table, rows.split.rows.tolist()
+        good = np.array([row not in rows.bad for row in numbers], dtype=bool)
+        has_image = np.array([table.image(row) is not None for row in numbers], dtype=bool)
+        weight = torch.tensor([table.weight(row) for row in numbers], dtype=torch.float32)
+        return cls(len(rows.bad), good, has_image, weight)
 
 
 class RowDataset(Dataset[Sample]):
@@ -74,12 +92,45 @@ class RowDataset(Dataset[Sample]):
         self.others: Positions | None = None
         self.stored: dict[str, Stored] = {}
         self.views: Views | None = None
+        self._known: _Known | None = None
 
     def __len__(self) -> int:
         return len(self.split)
 
     def __getitem__(self, position: int) -> Sample:
         return self.sample(position, position, position)
+
+    def __getitems__(self, positions: Sequence[int]) -> Sequence[Sample] | Gathered:
+        """The rows at several positions, which a loader asks for at once."""
+        gathered = self._gathered(np.asarray(positions, dtype=np.int64)) if self.stored else None
+        return [self[at] for at in positions] if gathered is None else gathered
+
+    def _gathered(self, positions: Positions) -> Gathered | None:
+        """Rows at once; None if an image has to be decoded, or a row has more than a sample's usual parts."""
+        if self.others is not None:
+            return None
+        if self._known is None or self._known.bad != len(self.bad):
+            self._known = _Known.of(self)
+        known, rows = self._known, self.split.rows[positions]
+        good = known.good[positions]
+        at, place = positions[good], torch.from_numpy(positions[good])
+        image = np.where(known.has_image[at], at, NOBODY)
+        if known.has_image[at].any() and ("image" not in self.stored or not self.stored["image"].having(image).all()):
+            return None
+        text = np.full_like(at, NOBODY) if "text" not in self.stored else at
+        if "text" in self.stored:
+            text = np.where(self.stored["text"].having(text), text, NOBODY)
+        return Gathered(
+            row=torch.from_numpy(rows[good]),
+            weight=known.weight[place],
+            target=None if self.targets is None else self.targets[place],
+            identity=None if self.identities is None else self.identities[place],
+            image=image,
+            text=text,
+            tokens=self.tokens,
+            place=at,
+            bad=tuple(self.bad[row] for row in rows[~good].tolist()),
+        )
 
     def find_missing_images(self) -> None:
         """Adds the rows whose image file does not exist to `bad`; no image is opened."""

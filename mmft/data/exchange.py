@@ -12,7 +12,8 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from mmft.batch import BadRow, Sample
-from mmft.data.dataset import NOBODY, Positions, RowDataset
+from mmft.data.dataset import RowDataset
+from mmft.data.gathered import NOBODY, Positions
 from mmft.data.hashing import unit_hashes
 from mmft.data.splits import Split
 

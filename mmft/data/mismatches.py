@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from mmft.data.dataset import NOBODY, Positions
 from mmft.data.exchange import exchange
+from mmft.data.gathered import NOBODY, Positions
 from mmft.data.hashing import unit_hashes
 from mmft.data.splits import Split
 from mmft.tasks.identities import IDENTITY, MATCH, belong_together, standing_together

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from hashlib import blake2b
 
 import numpy as np
+import numpy.typing as npt
 
 from mmft.batch import Features
 from mmft.cache.entry import Entry, Found
@@ -43,6 +44,14 @@ class StoredRows:
             self._state[position] = _SOUND if sound else _MISSING
         return self._state[position] == _SOUND
 
+    def having(self, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """Which of the rows at these positions are there, undamaged, or need not be: -1 for nothing."""
+        state = np.frombuffer(self._state, dtype=np.uint8)
+        for at in positions[(positions >= 0) & (state[positions] == _UNVERIFIED)].tolist():
+            self.has(at)
+        found: npt.NDArray[np.bool_] = (positions < 0) | (state[positions] == _SOUND)
+        return found
+
     def missing(self) -> list[int]:
         """Positions of rows that have the modality and are not there; nothing is verified."""
         return [at for at, digest in enumerate(self.digests) if digest is not None and not self._state[at]]
@@ -58,7 +67,8 @@ class StoredRows:
 
     def read(self, positions: Sequence[int | None], length: int) -> Features | None:
         """Of the rows at these positions, None for nothing; None if none is there. See `Entry.read`."""
-        at = np.array([-1 if position is None else position for position in positions], dtype=np.int64)
+        known = [-1 if position is None else position for position in positions]
+        at = np.array(known, dtype=np.int64)
         shard = np.where(at >= 0, self._found.shard[at], -1)
         if (shard < 0).all():
             return None

@@ -23,8 +23,9 @@ from torch.utils.data import DataLoader
 
 from mmft.batch import BadRow, Batch
 from mmft.config.schema.data import ColumnsConfig
-from mmft.data.dataset import NOBODY, Positions, RowDataset
+from mmft.data.dataset import RowDataset
 from mmft.data.exchange import Exchanged, exchanged_images, exchanged_texts
+from mmft.data.gathered import NOBODY, Positions
 from mmft.data.loading import make_loader
 from mmft.errors import UserError
 from mmft.models.vision_language_model import VisionLanguageModel

@@ -19,7 +19,7 @@ from mmft.config.compose import compose
 from mmft.data.candidates import NextInBatch
 from mmft.data.collate import Collate
 from mmft.data.datamodule import VisionLanguageData
-from mmft.data.dataset import NOBODY
+from mmft.data.gathered import NOBODY
 from mmft.data.mismatches import mismatched_texts
 from mmft.data.order import BatchSizes, epoch_order
 from mmft.data.splits import Split, load_splits
