@@ -25,6 +25,7 @@ from mmft.data.datamodule import VisionLanguageData
 from mmft.data.dataset import RowDataset
 from mmft.data.folds import folds_of
 from mmft.data.split_names import splits_to_test
+from mmft.data.table import Table
 from mmft.errors import TrainingError, UserError
 from mmft.files import write_records
 from mmft.models.nearest_neighbours import NearestNeighbours
@@ -109,32 +110,20 @@ def solve_probe(
         asked = None if val is None else _of_part(task, name, val, mean)[1]
         probe = PROBES[str(config.tune.probe)](part, known, model.image_encoder.widths.pooled)
         found[name], wrong = _solve(probe, metric, asked, folds[there.numpy()], head, name)
-        contradictions += [
-            {
-                "row": (row := int(train.row[there][one.at])),
-                "id": table.id(row),
-                "task": name,
-                "label": part.output_names[one.label],
-                "predicted": part.output_names[one.predicted],
-                "probability": round(one.probability, 4),
-            }
-            for one in wrong
-        ]
+        contradictions += [_record(name, part, table, int(train.row[there][one.at]), one) for one in wrong]
     if contradictions:
         write_records(folder.contradicted, contradictions)
-    told = {
-        "kind": config.tune.probe,
-        "feature_seconds": seconds,
-        "solve_seconds": time.perf_counter() - begin - seconds,
-    }
     taken = time.perf_counter() - begin
-    return {
-        "probe": told | found.get("", {"parts": found}),
-        "optimizer_steps": 0,
-        "epochs": 0,
-        "train_seconds": taken,
-        "fit_seconds": taken,
-    }
+    told = {"kind": config.tune.probe, "feature_seconds": seconds, "solve_seconds": taken - seconds}
+    trained = {"optimizer_steps": 0, "epochs": 0, "train_seconds": taken, "fit_seconds": taken}
+    return {"probe": told | found.get("", {"parts": found}), **trained}
+
+
+def _record(name: str, task: Task, table: Table, row: int, found: Contradicted) -> dict[str, Any]:
+    """A line of `contradicted.csv`."""
+    label, predicted = task.output_names[found.label], task.output_names[found.predicted]
+    told = {"label": label, "predicted": predicted, "probability": round(found.probability, 4)}
+    return {"row": row, "id": table.id(row), "task": name, **told}
 
 
 def _check_head(task: Task, head: nn.Module) -> None:
