@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from mmft.models.precision import at_least_float32
 
-_LOGITS = 2**25  # computed at once: 128 MiB in float32
+_LOGITS = 2**24  # computed at once: 64 MiB in float32
 
 
 class _Form(NamedTuple):
@@ -55,7 +55,7 @@ def answer_log_probs(
         weight: (V, D) of the head.
         bias: (V,) of the head.
         targets: (T,) int64.
-        chunk: rows at once; None for what fits into 128 MiB.
+        chunk: rows at once; None for what fits into 64 MiB.
         smoothing: of the targets, from 0 to 1.
         scale: the logits are multiplied by it (Cohere's `logit_scale`, one over Granite's `logits_scaling`).
         soft_cap: then x becomes soft_cap tanh(x / soft_cap) (Gemma 2's `final_logit_softcapping`).
@@ -84,6 +84,7 @@ class _AnswerLogProbs(torch.autograd.Function):
                 log_probs[rows], by_logits = _chunk(hidden[rows], weight, bias, targets[rows], form)
                 if by_hidden is not None:
                     by_hidden[rows] = by_logits().to(weight.dtype) @ weight
+                del by_logits  # it holds the logits; those of the next chunk are made first otherwise
         ctx.save_for_backward(by_hidden, *((hidden, weight, bias, targets) if any(head_learns) else ()))
         return log_probs
 
@@ -106,6 +107,7 @@ class _AnswerLogProbs(torch.autograd.Function):
                     of_bias += of_logits.sum(0)
                 if of_weight is not None:
                     _add_product(of_weight, of_logits.to(hidden.dtype).T, hidden[rows])
+                del of_logits
         return of_hidden, of_weight, of_bias, None, None
 
 
