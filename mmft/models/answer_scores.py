@@ -46,7 +46,7 @@ def answer_scores(
 
     reader = model.base_model
     named = inspect.signature(reader.forward).parameters
-    keyword = "cache" if "cache" in named else "past_key_values"  # its name before transformers 5.20 or so
+    keyword = "cache" if "cache" in named else "past_key_values"  # the older name
 
     def read(tokens: Tensor, real: Tensor, cache: Any) -> Tensor:
         """(B, T, D) hidden states of the last T tokens of sequences with the mask `real`."""
