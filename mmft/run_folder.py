@@ -59,6 +59,11 @@ class RunFolder:
         return self.path / "bad_rows.csv"
 
     @property
+    def contradicted(self) -> Path:
+        """The training rows whose labels a probe contradicts; written only by one, if there are any."""
+        return self.path / "contradicted.csv"
+
+    @property
     def subset(self) -> Path:
         """The training rows that `data.subset` chose; written only with it."""
         return self.path / "subset.csv"

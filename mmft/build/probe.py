@@ -26,12 +26,14 @@ from mmft.data.dataset import RowDataset
 from mmft.data.folds import folds_of
 from mmft.data.split_names import splits_to_test
 from mmft.errors import TrainingError, UserError
+from mmft.files import write_records
 from mmft.models.nearest_neighbours import NearestNeighbours
 from mmft.models.vision_language_model import VisionLanguageModel
+from mmft.run_folder import RunFolder
 from mmft.tasks.base import Task
 from mmft.tasks.side_by_side import Heads
 from mmft.training.linear_head import Labelled
-from mmft.training.probing import PROBES, Probe, choose, contradicted
+from mmft.training.probing import PROBES, Contradicted, Probe, choose, contradicted
 
 log = logging.getLogger(__name__)
 _FOLDS = 5
@@ -58,7 +60,12 @@ class _Rows(NamedTuple):
 
 
 def solve_probe(
-    config: TrainConfig, model: VisionLanguageModel, task: Task, data: VisionLanguageData, bad: BadRows
+    config: TrainConfig,
+    folder: RunFolder,
+    model: VisionLanguageModel,
+    task: Task,
+    data: VisionLanguageData,
+    bad: BadRows,
 ) -> dict[str, Any]:
     """Solves the head of `model` on the training rows, with the strength that is best on the validation rows.
 
@@ -66,6 +73,7 @@ def solve_probe(
 
     Args:
         config: with hardware chosen.
+        folder: of the run, where contradicted labels are listed.
         model: with frozen encoders; its head and stand-ins are set, and it reads from the store from then on.
         task: fitted.
         data: of the run.
@@ -92,14 +100,28 @@ def solve_probe(
     seconds = time.perf_counter() - begin
     mean = train.features.nanmean(0).nan_to_num()  # (F,)
     _set_stand_ins(model, mean)
-    folds = folds_of(data.datasets["train"].split.table, train.row.numpy(), _FOLDS, config.seed, config.data.drawing)
+    table, contradictions = data.datasets["train"].split.table, list[dict[str, Any]]()
+    folds = folds_of(table, train.row.numpy(), _FOLDS, config.seed, config.data.drawing)
     found: dict[str, dict[str, Any]] = {}
     for (name, part), head in zip(task.parts.items(), heads, strict=True):
         metric = _metric(monitor_of(config.checkpoint, task)[0], name, part)
         there, known = _of_part(task, name, train, mean)
         asked = None if val is None else _of_part(task, name, val, mean)[1]
         probe = PROBES[str(config.tune.probe)](part, known, model.image_encoder.widths.pooled)
-        found[name] = _solve(probe, metric, asked, folds[there.numpy()], head, name)
+        found[name], wrong = _solve(probe, metric, asked, folds[there.numpy()], head, name)
+        contradictions += [
+            {
+                "row": (row := int(train.row[there][one.at])),
+                "id": table.id(row),
+                "task": name,
+                "label": part.output_names[one.label],
+                "predicted": part.output_names[one.predicted],
+                "probability": round(one.probability, 4),
+            }
+            for one in wrong
+        ]
+    if contradictions:
+        write_records(folder.contradicted, contradictions)
     told = {
         "kind": config.tune.probe,
         "feature_seconds": seconds,
@@ -173,7 +195,7 @@ def _of_part(task: Task, name: str, rows: _Rows, mean: Tensor) -> tuple[Tensor, 
 
 def _solve(
     probe: Probe, metric: str, val: Labelled | None, folds: np.ndarray[Any, Any], head: nn.Module, name: str
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], list[Contradicted]]:
     """Chooses a strength and sets the head; returns what the summary says of both."""
     with torch.no_grad():
         choice = choose(probe, metric, val if val is not None and len(val.weight) else None, folds)
@@ -185,4 +207,6 @@ def _solve(
     if choice.value is None:
         why = "as usual, since there are neither validation rows nor folds of training rows to choose by"
     log.info("%sprobe on %d rows: %s, %s", f"{name}: " if name else "", len(probe.rows.weight), shown, why)
-    return named | {"chosen_by": choice.by or None, "value": choice.value, "contradicted": contradictions}
+    count = None if contradictions is None else len(contradictions)
+    facts = named | {"chosen_by": choice.by or None, "value": choice.value, "contradicted": count}
+    return facts, contradictions or []

@@ -162,7 +162,7 @@ class Entry:
         self._note({"computed": rows, "seconds": seconds})
 
     def note_read(self, rows: int) -> None:
-        """Notes that a run is to read so many rows instead of computing them, each counted as often as it is needed."""
+        """Notes that so many rows were read instead of being computed, each counted as often as it was read."""
         self._note({"read": rows})
 
     def _note(self, what: Mapping[str, float]) -> None:

@@ -144,7 +144,7 @@ def train_run(run: build.Run) -> None:
     if splits_to_test(data.rows):
         _report_tests(run, module, data, {name: splits[name] for name in splits_to_test(splits)}, bad)
     if solves:
-        tell_contradicted(folder.read_summary()["probe"], data.usable_rows(bad.rows)["train"])
+        tell_contradicted(folder, data.usable_rows(bad.rows)["train"])
     bad.check()
 
 
@@ -166,7 +166,7 @@ def _solve(run: build.Run, module: FineTuning, data: VisionLanguageData, bad: Ba
     exact = replace(run.config.trainer, precision=full_precision(run.config.trainer.precision))  # as mmft predict
     evaluated = replace(run.config, trainer=exact)
     trainer = build.build_trainer(evaluated, run.folder, data, [BadRowReport(bad)], [metrics, run.logger])
-    run.folder.update_summary(**build.solve_probe(run.config, module.model, module.task, data, bad))
+    run.folder.update_summary(**build.solve_probe(evaluated, run.folder, module.model, module.task, data, bad))
     if "val" in data.rows:
         trainer.validate(module, data.evaluation_loader("val"), verbose=False)
         run.folder.update_summary(val=module.results["val"])

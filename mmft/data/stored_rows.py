@@ -25,10 +25,14 @@ class StoredRows:
     Args:
         entry: of the frozen part.
         digests: of each position, None for a row that has none or cannot be read.
+
+    Attributes:
+        reads: how many rows were read so far, by this process.
     """
 
     def __init__(self, entry: Entry, digests: Sequence[bytes | None]) -> None:
         self.entry, self.digests = entry, list(digests)
+        self.reads = 0
         self.refresh()
 
     def refresh(self) -> None:
@@ -72,6 +76,7 @@ class StoredRows:
         shard = np.where(at >= 0, self._found.shard[at], -1)
         if (shard < 0).all():
             return None
+        self.reads += int((shard >= 0).sum())
         return self.entry.read(Found(shard, self._found.row[at]), length)
 
 

@@ -17,19 +17,20 @@ log = logging.getLogger(__name__)
 _WORDS = {"linear": "a linear probe", "knn": "a nearest-neighbour probe"}
 
 
-def tell_contradicted(probe: Mapping[str, Any], rows: int) -> None:
+def tell_contradicted(folder: RunFolder, rows: int) -> None:
     """Logs how many training labels a probe contradicts.
 
     Args:
-        probe: of the summary.
+        folder: of the run.
         rows: of training.
     """
+    probe = folder.read_summary()["probe"]
     for name, part in probe.get("parts", {"": probe}).items():
         if part.get("contradicted"):
             log.info(
                 "%sof %d training rows, %d have a label that a probe of the other rows contradicts with a probability "
-                "of at least %.0f%%. To see them, type mmft check features=true with the same data",
-                *(f"{name}: " if name else "", rows, part["contradicted"], 100 * CERTAIN),
+                "of at least %.0f%%: %s. mmft check features=true looks for more, with images",
+                *(f"{name}: " if name else "", rows, part["contradicted"], 100 * CERTAIN, folder.contradicted),
             )
 
 

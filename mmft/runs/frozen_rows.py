@@ -47,16 +47,20 @@ class FrozenRows:
             yield
             return
         model.to(device=device, dtype=torch.float64 if precision == "64-true" else torch.float32)
+        cache = None
+        if self.store is not None:
+            cache = FrozenCache(self.store, self.keep, precision, partial(autocast, device, precision), data)
         try:
             for encoder in ENCODERS:
                 part = frozen_part(model, encoder, None, exact, form)
                 if part is None:
                     continue
-                if self.store is not None and (self.keep == "always" or not saved.is_trained(encoder)):
-                    cache = FrozenCache(self.store, self.keep, precision, partial(autocast, device, precision), data)
+                if cache is not None and (self.keep == "always" or not saved.is_trained(encoder)):
                     rows.stored |= {part.modality: stored for stored in cache.filled(part, {"": (rows, 1)}).values()}
                 if exact or part.modality in rows.stored or form != "computed":
                     model.frozen_parts[encoder] = part
             yield
         finally:
             model.frozen_parts = {}
+            if cache is not None:
+                cache.note_reads()

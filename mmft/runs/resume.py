@@ -16,6 +16,7 @@ from mmft.config.compose import Composed, compose, names_rows, recompose
 from mmft.config.nested import flat, get, put
 from mmft.config.schema.root import TrainConfig
 from mmft.config.walk import key_names
+from mmft.config.wording import show
 from mmft.runs.naming import run_name
 from mmft.errors import UserError
 from mmft.run_folder import RunFolder, all_runs, find_run, newest, newest_unfinished
@@ -114,7 +115,7 @@ def _refuse_changes(composed: Composed, saved: dict[str, Any], folder: RunFolder
     changed += [key for key in before if key not in asked and any(key.startswith(f"{one}.") for one in mappings)]
     if changed:
         raise UserError(
-            f"{key}: {folder.path} was started with {before.get(key)!r}, and {asked.get(key)!r} would be another "
+            f"{key}: {folder.path} was started with {show(before.get(key))}, and {show(asked.get(key))} would be another "
             "experiment. Leave it out, or start a new run without resume (init=RUN starts from its weights)."
             for key in changed
         )

@@ -91,6 +91,7 @@ class FrozenCache:
         self._workers = data.num_workers
         self._rank, self._world = rank, world
         self._entries: dict[tuple[FrozenPart, str], Entry] = {}
+        self._in_use: list[tuple[StoredRows, int]] = []  # and how many rows were computed for it
         self._writes = keep != "never"
 
     def filled(
@@ -112,15 +113,14 @@ class FrozenCache:
         found: dict[str, StoredRows] = {}
         for split, (rows, times) in passes.items() if self.keep != "never" else ():
             stored = self._stored(part, rows, rows.views)
-            missing = len(stored.missing())
+            computed = len(stored.missing())
             pays = self._fill(part, stored, rows, times)
             together()
             stored.refresh()
             if not (stored.there and pays):
                 continue
             found[split] = stored
-            if self._rank == 0:
-                stored.entry.note_read(stored.there * times - missing)
+            self._in_use.append((stored, computed))
         if found:
             entry, total = next(iter(found.values())).entry, sum(stored.there for stored in found.values())
             log.info(
@@ -128,6 +128,12 @@ class FrozenCache:
                 *(part.modality, _in_words(part), total, part.modality, entry.folder, in_units(entry.bytes)),
             )
         return found
+
+    def note_reads(self) -> None:
+        """Notes how often rows were read so far instead of being computed, in this process and not by its workers."""
+        for stored, computed in self._in_use if self._rank == 0 else ():
+            stored.entry.note_read(max(0, stored.reads - computed))
+        self._in_use = []
 
     def pooled(self, part: FrozenPart, rows: RowDataset) -> Pooled:
         """The pooled features of all rows, without augmentation: read from the store, and computed where it lacks them.
@@ -137,10 +143,12 @@ class FrozenCache:
             rows: whose `stored` is left as it is.
         """
         stored = self._stored(part, rows, None)
+        self._in_use.append((stored, len(stored.missing())))
         self._fill(part, stored, rows, 1)
         stored.refresh()
         there = [at if stored.has(at) else None for at in range(len(rows))]
         read = stored.read(there, 0)
+        self.note_reads()
         filling = self._filling(part, stored, rows, stored.to_compute())
         with evaluated(part.encoder):
             for _ in filling:
@@ -182,9 +190,13 @@ class FrozenCache:
             with stored.entry.writing(f"{self._rank}-{self._world}"), evaluated(part.encoder):
                 stored.refresh()
                 share = [at for at in stored.to_compute() if at % self._world == self._rank]
+                if share:
+                    log.info("cache: computing %d %ss once for %s", len(share), part.modality, self.store.folder)
                 return self._filled(self._filling(part, stored, rows, share), len(share), passes)
         except OSError as error:
-            log.warning("cache: %s; what is not there is computed each time", error)
+            log.warning(
+                "cache: %s cannot be written (%s); what is not there is computed each time", self.store.folder, error
+            )
             self._writes = False
             return True
 
@@ -230,8 +242,8 @@ class FrozenCache:
         if not pays:
             log.info(
                 "cache=auto: the frozen layers of %s are computed each time: that takes %.2g ms a row, against "
-                "%.2g ms to write once and %.2g ms to read",
-                *(filling.part.encoder.source.name, 1e3 * computing, 1e3 * writing, 1e3 * reading),
+                "%.2g ms to write once and %.2g ms to read, and they are read %d times",
+                *(filling.part.encoder.source.name, 1e3 * computing, 1e3 * writing, 1e3 * reading, passes),
             )
         return pays
 

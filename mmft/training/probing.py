@@ -190,8 +190,17 @@ def cross_validated(probe: Probe, folds: npt.NDArray[np.int64], strengths: Seque
     return found
 
 
-def contradicted(probe: Probe, strength: Any, folds: npt.NDArray[np.int64]) -> int | None:
-    """How many training rows' labels a probe of the other folds contradicts with certainty.
+class Contradicted(NamedTuple):
+    """A training row whose label a probe of other rows contradicts."""
+
+    at: int
+    label: int
+    predicted: int
+    probability: float
+
+
+def contradicted(probe: Probe, strength: Any, folds: npt.NDArray[np.int64]) -> list[Contradicted] | None:
+    """The training rows whose labels a probe of the other folds contradicts with certainty, most certain first.
 
     None for a task without classes, and where nothing is certain or there is one fold.
     """
@@ -200,4 +209,6 @@ def contradicted(probe: Probe, strength: Any, folds: npt.NDArray[np.int64]) -> i
         return None
     (outputs,) = cross_validated(probe, folds, [strength])
     likely = outputs.softmax(1).max(1)
-    return int(((likely.indices != classes) & (likely.values >= CERTAIN)).sum())
+    wrong = ((likely.indices != classes) & (likely.values >= CERTAIN)).nonzero().squeeze(1).tolist()
+    found = [Contradicted(at, int(classes[at]), int(likely.indices[at]), float(likely.values[at])) for at in wrong]
+    return sorted(found, key=lambda one: -one.probability)

@@ -156,7 +156,7 @@ def test_every_task(checked: Check, frame: pd.DataFrame, kept: str) -> None:
         assert [kinds(said) for said in (number, labels, several)] == [set()] * 3
         return
     assert "train row 20  ~" in number
-    assert "7, but its neighbours' mean is 3" in number
+    assert "7, but its neighbours' median is 3" in number
     assert "has 'blue', but" in labels
     assert "lacks 'red', but" in labels
     assert "label: 'blue', but" in several

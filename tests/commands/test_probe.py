@@ -263,6 +263,11 @@ def test_wrong_labels_are_named(probe_run: ProbeRun, shapes: Any, tmp_path: Path
     assert found >= 2
     assert f"of {len(train_rows)} training rows, {found} have a label that a probe" in _log(run)
     assert "mmft check features=true" in _log(run)
+    listed = pd.read_csv(run.path / "contradicted.csv")
+    assert len(listed) == found
+    assert set(train_rows[:3]) & set(listed["row"])
+    assert all(frame.loc[row, "label"] == label for row, label in zip(listed["row"], listed["label"], strict=True))
+    assert listed["probability"].min() >= 0.9
 
 
 def test_a_longer_run_is_compared_with_it(probe_run: ProbeRun, tmp_path: Path, probe_overrides: list[str]) -> None:

@@ -214,8 +214,11 @@ def test_labels_that_are_wrong_are_contradicted() -> None:
     wrong[[3, 40]] = 1 - wrong[[3, 40]]
     folds = np.arange(R) // 2 % 5
     weight = torch.ones(R)
-    assert contradicted(LinearProbe(task, Labelled(features, target, weight), IMAGE), 0.01, folds) == 0
-    assert contradicted(LinearProbe(task, Labelled(features, wrong, weight), IMAGE), 0.01, folds) == 2
+    assert contradicted(LinearProbe(task, Labelled(features, target, weight), IMAGE), 0.01, folds) == []
+    found = contradicted(LinearProbe(task, Labelled(features, wrong, weight), IMAGE), 0.01, folds)
+    assert found is not None
+    assert {one.at for one in found} == set((wrong != target).nonzero().squeeze(1).tolist())
+    assert all((one.label, one.predicted) == (int(wrong[one.at]), int(target[one.at])) for one in found)
     assert contradicted(NeighbourProbe(task, Labelled(features, wrong, weight), IMAGE), (20, COSINE), folds) is None
     numbers, rows = _made("regression")
     assert contradicted(LinearProbe(numbers, rows, IMAGE), 1e-3, folds) is None

@@ -160,7 +160,7 @@ def set_suspects(
 
 
 def number_suspects(values: Tensor, near: Neighbours, least: float) -> list[Suspect] | None:
-    """Suspects among numbers: far from the neighbours' mean, in robust standard deviations of all rows' distances.
+    """Suspects among numbers: far from the neighbours' median, in robust standard deviations of all rows' distances.
 
     Args:
         values: (R,) float64, nan without one.
@@ -171,17 +171,17 @@ def number_suspects(values: Tensor, near: Neighbours, least: float) -> list[Susp
         None if the neighbours do not predict the numbers, or most are equally far from theirs.
     """
     votes = Votes.of(near, values.isfinite())
-    mean = (votes.weight * values.nan_to_num()[votes.at]).sum(1)
+    middles = _weighted_medians(values.nan_to_num()[votes.at], votes.weight)
     known = values.isfinite() & (votes.weight.sum(1) > 0)
-    distance = values - mean
+    distance = values - middles
     middle, scale = _middle_and_scale(distance[known])
-    if scale == 0 or _rank_correlation(values[known], mean[known]) < math.sqrt(_AGREEMENT):
+    if scale == 0 or _rank_correlation(values[known], middles[known]) < math.sqrt(_AGREEMENT):
         return None
     score = ((distance - middle).abs() / scale).masked_fill(~known, 0)
     found = []
     for at in (score >= least).nonzero().squeeze(1).tolist():
-        value, suggested = f"{values[at]:.6g}", f"{mean[at]:.6g}"
-        detail = f"{value}, but its neighbours' mean is {suggested}: {score[at]:.1f} deviations away"
+        value, suggested = f"{values[at]:.6g}", f"{middles[at]:.6g}"
+        detail = f"{value}, but its neighbours' median is {suggested}: {score[at]:.1f} deviations away"
         found.append(Suspect(at, float(score[at]), value, suggested, int(votes.at[at, 0]), detail))
     return found
 
@@ -215,6 +215,14 @@ def _rank_correlation(one: Tensor, other: Tensor) -> float:
     """Spearman's; equal numbers are ranked in order."""
     ranks = torch.stack([one.argsort(stable=True).argsort(), other.argsort(stable=True).argsort()])
     return float(torch.corrcoef(ranks.double())[0, 1])
+
+
+def _weighted_medians(values: Tensor, weight: Tensor) -> Tensor:
+    """Values and their weights (R, K) -> (R,); a mean would follow a single wrong number among the neighbours."""
+    ordered, order = values.sort(1)
+    share = weight.gather(1, order).cumsum(1)
+    at = (share >= share[:, -1:] / 2).int().argmax(1, keepdim=True)
+    return ordered.gather(1, at).squeeze(1)
 
 
 def _middle_and_scale(values: Tensor) -> tuple[float, float]:

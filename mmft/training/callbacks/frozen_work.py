@@ -68,6 +68,7 @@ class FrozenWork(pl.Callback):
         self.rows: dict[str, int] = {}
         self._phases: dict[str, list[_Phase]] = {}
         self._epoch = 0
+        self._used: FrozenCache | None = None
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -79,6 +80,7 @@ class FrozenWork(pl.Callback):
         """Finds the frozen parts and fills the store, once the model is on its device."""
         assert isinstance(pl_module, FineTuning)
         begin, cache = time.perf_counter(), self._cache(trainer)
+        self._used = cache
         for encoder in self.passes:
             lowest = self._lowest(pl_module, encoder)
             ends = [*list(lowest)[1:], self.data.plan.epochs]
@@ -97,6 +99,15 @@ class FrozenWork(pl.Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Prepares the next epoch: its loaders are made before it starts."""
         self._begin(pl_module, min(trainer.current_epoch + 1, self.data.plan.epochs - 1))
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Notes what was read, for `mmft cache`."""
+        if self._used is not None:
+            self._used.note_reads()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """The same of a run that was stopped."""
+        self.on_fit_end(trainer, pl_module)
 
     def _lowest(self, module: FineTuning, encoder: str) -> dict[int, int | None]:
         """The lowest layer of an encoder that is trained, from the epoch in which it changes; None for none."""

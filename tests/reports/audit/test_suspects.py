@@ -93,6 +93,8 @@ def test_numbers_far_from_those_of_the_neighbours() -> None:
     (found,) = number_suspects(values, near, 5.0) or []
     assert (found.at, found.label) == (7, "10")
     assert abs(float(found.suggested)) < 1
+    values[20] = 5000.0  # accuses none of its neighbours
+    assert {one.at for one in number_suspects(values, near, 5.0) or []} == {7, 20}
     assert number_suspects(noise, near, 5.0) is None
     assert number_suspects(torch.ones(120, dtype=torch.float64), near, 5.0) is None
 

@@ -108,6 +108,21 @@ def test_a_second_run_computes_nothing(frozen_run: TrainRun, store: Path, passes
     assert passes == {"image": 0, "text": 0}
 
 
+def test_what_was_saved_is_what_was_read(frozen_run: TrainRun, store: Path) -> None:
+    """Not what a run planned that ended early."""
+
+    def reads() -> int:
+        lines = [json.loads(line) for path in store.glob("*/uses.jsonl") for line in path.read_text().splitlines()]
+        return sum(line.get("read", 0) for line in lines)
+
+    typed = [EXACT, "tune=head_only", f"paths.cache={store}", "cache=always", "trainer.max_epochs=50"]
+    frozen_run(*typed, "trainer.max_steps=3")
+    first = reads()
+    assert 0 <= first <= 2 * (3 * 32 + 30)  # of which each row was computed once
+    frozen_run(*typed, "trainer.max_steps=6")
+    assert 0 < reads() - first <= 2 * (6 * 32 + 2 * 30)
+
+
 def test_stored_images_are_not_decoded(frozen_run: TrainRun, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     typed = [EXACT, "tune=last_n", f"paths.cache={store}", "cache=always"]
     before = frozen_run(*typed)
