@@ -78,6 +78,7 @@ class _Check:
         model = self._try(build.build_model, config.model, build.head_maker(config, task) if fitted else 2, config.seed)
         if model is not None and fitted:
             self._try(build.start_head, model, task)
+            self._try(build.prepare_generation, model, task)
         changed = self._initialised(model, task)
         device, data, rows, features = self._device(), None, None, None
         if splits is not None and fitted and model is not None and device is not None:

@@ -217,6 +217,14 @@ def _sharded_layers_are_not_kept(c: TrainConfig) -> str | None:
 
 
 @rule("data.augment", "task")
+def _prompts_are_whole(c: TrainConfig) -> str | None:
+    asked = _asked(c.data.augment, AugmentConfig.OF_TEXTS)
+    if not asked or not c.task.generates:
+        return None
+    return f"{listed(asked)}: would change the prompt around the text, too, with task={c.task.type}. Leave it out"
+
+
+@rule("data.augment", "task")
 def _targets_can_be_mixed(c: TrainConfig) -> str | None:
     asked = _asked(c.data.augment, ("mixup", "cutmix"))
     if not asked:
