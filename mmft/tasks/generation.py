@@ -161,7 +161,7 @@ class Generation(Task):
         return [{"prediction": text, "score": score} for text, score in zip(texts, scores, strict=True)]
 
     def subjects(self, outputs: Outputs, name: str | None) -> list[Subject]:  # noqa: ARG002 - none
-        """None: see `mmft.reports.explain.rows.check_label`."""
+        """None yet."""
         return []
 
     def state(self) -> dict[str, Any]:
