@@ -18,7 +18,7 @@ from mmft.errors import UserError
 from mmft.models.auxiliary import Auxiliary
 from mmft.models.fusion.pretrained import PretrainedFusion
 from mmft.models.generative_model import GenerativeModel
-from mmft.models.language_model import build_language_model
+from mmft.models.language_model import LanguageModel, build_language_model
 from mmft.models.similarity import SimilarityHead
 from mmft.models.source import Source
 from mmft.models.text_encoder import TextEncoder
@@ -26,8 +26,8 @@ from mmft.models.vision_language_model import VisionLanguageModel, set_dropout
 from mmft.tasks.base import Task
 from mmft.training.prompts import fused_texts
 from mmft.tuning.methods.base import TuningMethod
-from mmft.tuning.probe import run_once
 from mmft.tuning.plan import Rates, TuningPlan, make_plan
+from mmft.tuning.probe import run_once
 
 _ALIGNMENT_WIDTH = 256
 _PRETRAINED_LR = 5e-5
@@ -72,6 +72,7 @@ def build_model(
     fusion = registry.build(config.fusion, image=image.widths, text=text.widths, **more)
     if config.fusion.generates:
         made: nn.Module = nn.Identity()
+        assert isinstance(text, LanguageModel)
         model: VisionLanguageModel = GenerativeModel(image, text, fusion)
     else:
         made = nn.Linear(fusion.width, head) if isinstance(head, int) else head(fusion.width)

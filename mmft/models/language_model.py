@@ -83,8 +83,8 @@ class LanguageModel(TextEncoder):
             mine = self.head(self.hidden(self.embed(ids), torch.ones_like(ids, dtype=torch.bool)))[0]
         if not torch.allclose(logits, mine, rtol=1e-3, atol=1e-4):
             raise UserError(
-                f"{where}: {type(self.backbone).__name__} changes its logits after its linear head, which task=generation "
-                "does not support yet. Choose another model"
+                f"{where}: {type(self.backbone).__name__} changes its logits after its linear head, which "
+                "task=generation does not support yet. Choose another model"
             )
 
 
@@ -134,7 +134,7 @@ def _load(source: Source, pretrained: bool) -> Any:
         )
     try:
         config = transformers.AutoConfig.from_pretrained(source.folder, trust_remote_code=allowed())
-        models = transformers.AutoModelForCausalLM
+        models: Any = transformers.AutoModelForCausalLM
         if not pretrained:
             model = models.from_config(config, dtype=torch.float32, trust_remote_code=allowed())
         else:

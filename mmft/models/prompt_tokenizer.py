@@ -32,7 +32,9 @@ class PromptTokenizer:
 
     is_fast = False  # the data room asks it for token ids alone
 
-    def __init__(self, tokenizer: Any, prompt: str | None = None, chat_template: Literal["auto", "none"] = "auto") -> None:
+    def __init__(
+        self, tokenizer: Any, prompt: str | None = None, chat_template: Literal["auto", "none"] = "auto"
+    ) -> None:
         self.tokenizer = tokenizer
         template = TEXT if prompt is None else prompt
         before, _, after = template.replace(TEXT, _TEXT_MARK, 1).partition(_TEXT_MARK)

@@ -124,7 +124,11 @@ class Generation(Task):
 
     def metrics(self) -> MetricCollection:
         """Exact match, F1 of words, perplexity."""
-        every: dict[str, Metric] = {"exact_match": _Ratio(), "token_f1": _Ratio(), "perplexity": _Perplexity()}
+        every: dict[str, Metric | MetricCollection] = {
+            "exact_match": _Ratio(),
+            "token_f1": _Ratio(),
+            "perplexity": _Perplexity(),
+        }
         return MetricCollection(every, compute_groups=False)
 
     def update(self, metrics: MetricCollection, outputs: Outputs, batch: Batch) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -45,7 +44,9 @@ def test_the_chat_template_stands_around_image_and_text(chat: Any) -> None:
     whole = chat.apply_chat_template(
         [{"role": "user", "content": "red in ink"}], tokenize=False, add_generation_prompt=True
     )
-    assert prompts(["red"])["input_ids"] == [[*prompts.prefix, *ids(chat, "red in ink<|im_end|><|im_start|>assistant: ")]]
+    assert prompts(["red"])["input_ids"] == [
+        [*prompts.prefix, *ids(chat, "red in ink<|im_end|><|im_start|>assistant: ")]
+    ]
     assert chat.decode(prompts(["red"])["input_ids"][0]) == whole
     assert chat.decode(prompts.prefix) == "<|im_start|>user: "
     assert PromptTokenizer(chat, chat_template="none")(["red"])["input_ids"] == [ids(chat, "red")]

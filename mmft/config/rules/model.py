@@ -49,7 +49,9 @@ def _fusion_fits_the_task(c: TrainConfig) -> str | None:
 def _language_model_stands_alone(c: TrainConfig) -> str | None:
     if c.model.pair is None or not c.task.generates:
         return None
-    return f"does not go with task={c.task.type}, which needs a causal language model. Type model.image_encoder.name=NAME"
+    return (
+        f"does not go with task={c.task.type}, which needs a causal language model. Type model.image_encoder.name=NAME"
+    )
 
 
 for _key, _unused in (

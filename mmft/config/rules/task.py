@@ -175,7 +175,7 @@ def _prompt_and_texts_go_together(c: TrainConfig) -> str | None:
     if not c.task.generates:
         return None
     if prompt is None and text is None:
-        return 'nothing is asked. Type data.columns.text=COLUMN, or "task.prompt=\'Describe the image.\'"'
+        return "nothing is asked. Type data.columns.text=COLUMN, or \"task.prompt='Describe the image.'\""
     if prompt is None or ("{text}" in prompt) == (text is not None):
         return None
     if text is None:

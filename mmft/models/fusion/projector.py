@@ -28,7 +28,7 @@ class Projector(Fusion):
     facts = ProjectorConfig
 
     def __init__(self, image: Widths, text: Widths, layers: str, tokens: str, prefix: int = 0) -> None:
-        """Args are the encoders' widths, `linear` or `mlp`, which tokens, and the number of those before the patches."""
+        """Args are the encoders' widths, `linear` or `mlp`, which tokens, and how many stand before the patches."""
         super().__init__()
         self.width, self.tokens, self.prefix = text.tokens, tokens, prefix
         given = image.tokens * (4 if tokens == "pixel_shuffle" else 1)
