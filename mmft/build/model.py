@@ -24,6 +24,7 @@ from mmft.models.source import Source
 from mmft.models.text_encoder import TextEncoder
 from mmft.models.vision_language_model import VisionLanguageModel, set_dropout
 from mmft.tasks.base import Task
+from mmft.tasks.generative import GenerativeTask
 from mmft.training.prompts import fused_texts
 from mmft.tuning.methods.base import TuningMethod
 from mmft.tuning.plan import Rates, TuningPlan, make_plan
@@ -102,11 +103,11 @@ def prepare_generation(model: VisionLanguageModel, task: Task) -> None:
     Raises:
         UserError: the model has too few positions, or its chat template cannot be applied.
     """
-    if not isinstance(model, GenerativeModel):
+    if not isinstance(model, GenerativeModel) or not isinstance(task, GenerativeTask):
         return
     text = model.text_encoder
     text.tokenizer = task.start_generation(text.tokenizer.tokenizer)
-    model.max_new_tokens = task.longest_answer
+    model.max_new_tokens = task.max_new_tokens
     image_tokens = model.fusion.eval()(run_once(model.image_encoder)).shape[1]
     model.fusion.train()
     needed = image_tokens + text.max_length + task.longest_answer

@@ -156,15 +156,6 @@ class Task(ABC):
         """
         raise NotImplementedError(f"{type(self).__name__} has a head of random weights")
 
-    @property
-    def longest_answer(self) -> int:
-        """Tokens of the longest text that a task which generates learns or writes."""
-        raise NotImplementedError(f"{type(self).__name__} generates no texts")
-
-    def start_generation(self, tokenizer: Any) -> Any:
-        """Receives a language model's tokenizer, and returns that of its prompts, as `PromptTokenizer`."""
-        raise NotImplementedError(f"{type(self).__name__} generates no texts")
-
     def prompts(self) -> list[str]:
         """Texts whose fused features the task needs for an evaluation; see `take_prompts`."""
         return []

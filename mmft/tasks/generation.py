@@ -19,13 +19,14 @@ from mmft.errors import UserError
 from mmft.models.precision import at_least_float32
 from mmft.models.prompt_tokenizer import PromptTokenizer
 from mmft.tasks.answers import normalised
-from mmft.tasks.base import Subject, Task
+from mmft.tasks.base import Subject
+from mmft.tasks.generative import GenerativeTask
 from mmft.tasks.labels import text_of
 
 _PADDING = -1  # in place of a token
 
 
-class Generation(Task):
+class Generation(GenerativeTask):
     """Minus the log-probability of the answer's tokens, the end-of-text token included.
 
     Outputs are the log-probabilities of the answer tokens (B, A), 0 for padding. The loss of a logical batch is divided
@@ -57,7 +58,7 @@ class Generation(Task):
     ) -> None:
         self._prompt, self._chat_template = prompt, chat_template
         self.max_answer_tokens = max_answer_tokens
-        self.max_new_tokens = max_new_tokens or max_answer_tokens
+        self._max_new_tokens = max_new_tokens or max_answer_tokens
         self._by_rows = normalise == "rows"
         self._tokenizer: PromptTokenizer | None = None
 
@@ -66,6 +67,11 @@ class Generation(Task):
         """The language model's, once it is known."""
         assert self._tokenizer is not None
         return self._tokenizer
+
+    @property
+    def max_new_tokens(self) -> int:
+        """Tokens of the longest text to write."""
+        return self._max_new_tokens
 
     @property
     def longest_answer(self) -> int:
@@ -124,12 +130,8 @@ class Generation(Task):
 
     def metrics(self) -> MetricCollection:
         """Exact match, F1 of words, perplexity."""
-        every: dict[str, Metric | MetricCollection] = {
-            "exact_match": _Ratio(),
-            "token_f1": _Ratio(),
-            "perplexity": _Perplexity(),
-        }
-        return MetricCollection(every, compute_groups=False)
+        every: dict[str, Metric | MetricCollection] = {name: _Ratio() for name in _OF_TEXTS}
+        return MetricCollection(every | {"perplexity": _Perplexity()}, compute_groups=False)
 
     def update(self, metrics: MetricCollection, outputs: Outputs, batch: Batch) -> None:
         """Adds generated texts and log-probabilities."""
@@ -137,7 +139,7 @@ class Generation(Task):
         assert outputs.generated is not None
         pairs = list(zip(self._texts(outputs.generated), self._texts(batch.target), strict=True))
         ones = torch.ones(len(pairs), dtype=torch.float64)
-        for name, score in (("exact_match", exact_match), ("token_f1", token_f1)):
+        for name, score in _OF_TEXTS.items():
             metrics[name].update(torch.tensor([score(*pair) for pair in pairs], dtype=torch.float64), ones)
         metrics["perplexity"].update(-outputs.logits.double().sum(1).cpu(), _tokens(batch).double().cpu())
 
@@ -196,6 +198,9 @@ def token_f1(found: str, answer: str) -> float:
     if not one or not other:
         return float(one == other)
     return 2 * common / (len(one) + len(other))
+
+
+_OF_TEXTS = {"exact_match": exact_match, "token_f1": token_f1}
 
 
 def _tokens(batch: Batch) -> Tensor:
