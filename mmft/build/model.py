@@ -28,7 +28,6 @@ from mmft.tasks.generative import GenerativeTask
 from mmft.training.prompts import fused_texts
 from mmft.tuning.methods.base import TuningMethod
 from mmft.tuning.plan import Rates, TuningPlan, make_plan
-from mmft.tuning.probe import run_once
 
 _ALIGNMENT_WIDTH = 256
 _PRETRAINED_LR = 5e-5
@@ -97,27 +96,26 @@ def _text_encoder(config: ModelConfig, source: Source | None) -> TextEncoder:
     return text
 
 
-def prepare_generation(model: VisionLanguageModel, task: Task) -> None:
-    """Gives the model of a task that generates its prompt, and the task the model's tokenizer; call it once.
+def prepare_generation(model: VisionLanguageModel, task: Task) -> VisionLanguageModel:
+    """Gives the model of a task that generates its prompt, and the task the model's tokenizer; returns the model.
 
     Raises:
         UserError: the model has too few positions, or its chat template cannot be applied.
     """
     if not isinstance(model, GenerativeModel) or not isinstance(task, GenerativeTask):
-        return
+        return model
     text = model.text_encoder
     text.tokenizer = task.start_generation(text.tokenizer.tokenizer)
     model.max_new_tokens = task.max_new_tokens
-    image_tokens = model.fusion.eval()(run_once(model.image_encoder)).shape[1]
-    model.fusion.train()
-    needed = image_tokens + text.max_length + task.longest_answer
+    needed = model.image_tokens + text.max_length + task.longest_answer
     if needed > text.positions:
         raise UserError(
-            f"model.text_encoder.max_length={text.max_length}: with {image_tokens} tokens of the image and "
+            f"model.text_encoder.max_length={text.max_length}: with {model.image_tokens} tokens of the image and "
             f"{task.longest_answer} of the answer that makes {needed}, but {text.source.name} has {text.positions} "
             f"positions. Type model.text_encoder.max_length={max(4, text.positions - needed + text.max_length)}, or "
             "fewer answer tokens (task.max_answer_tokens)"
         )
+    return model
 
 
 def start_head(model: VisionLanguageModel, task: Task) -> None:

@@ -20,6 +20,7 @@ from mmft.models.fusion.projector import Projector
 from mmft.models.generating import generate
 from mmft.models.image_encoder import ImageEncoder
 from mmft.models.language_model import LanguageModel
+from mmft.models.layers import evaluated
 from mmft.models.vision_language_model import StandIn, VisionLanguageModel, present_rows
 
 
@@ -43,6 +44,7 @@ class GenerativeModel(VisionLanguageModel):
 
     Attributes:
         max_new_tokens: longest generated text.
+        image_tokens: M.
     """
 
     text_encoder: LanguageModel
@@ -53,6 +55,10 @@ class GenerativeModel(VisionLanguageModel):
         self.missing_image = StandIn(Widths(fusion.width, image_encoder.widths.pooled), "tokens")
         del self.missing_text
         self.max_new_tokens = 1
+        side = image_encoder.image_size
+        with evaluated(image_encoder, fusion), torch.no_grad():
+            blank = image_encoder(torch.zeros(1, 3, side, side, dtype=torch.uint8))
+            self.image_tokens = int(fusion(blank).shape[1])
 
     def forward(self, batch: Batch) -> Outputs:
         """Log-probabilities of the answer tokens (B, A), 0 for padding; in eval mode generates texts, too."""
