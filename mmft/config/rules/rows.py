@@ -163,6 +163,13 @@ def _subset_has_a_size(c: TrainConfig) -> list[Problem]:
     return problems
 
 
+@rule("data.subset", "task")
+def _subset_needs_no_language_model(c: TrainConfig) -> str | None:
+    if not c.task.generates or (c.data.subset.rows is None and c.data.subset.fraction is None):
+        return None
+    return f"does not go with task={c.task.type} yet, whose answers a language model has to read first. Leave it out"
+
+
 @rule("audit", "features")
 def _features_are_audited(c: CheckConfig) -> list[Problem]:
     default = AuditConfig()
