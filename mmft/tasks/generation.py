@@ -5,23 +5,23 @@ Legend: B batch, A answer tokens, T generated tokens.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric, MetricCollection
+from torchmetrics import MetricCollection
 
 from mmft.batch import Batch, Outputs
 from mmft.config.schema.task import GenerationConfig
 from mmft.errors import UserError
 from mmft.models.precision import at_least_float32
 from mmft.models.prompt_tokenizer import PromptTokenizer
-from mmft.tasks.answers import normalised
+from mmft.tasks.answer_texts import references_of
 from mmft.tasks.base import Subject
 from mmft.tasks.generative import GenerativeTask
 from mmft.tasks.labels import text_of
+from mmft.tasks.text_metrics import Perplexity, TextMetrics
 
 _PADDING = -1  # in place of a token
 
@@ -32,8 +32,8 @@ class Generation(GenerativeTask):
     Outputs are the log-probabilities of the answer tokens (B, A), 0 for padding. The loss of a logical batch is divided
     by its number of answer tokens, each weighted as its row, or with `normalise=rows` by the weight of its rows.
 
-    Metrics compare the generated text with the answer, both normalised as in the VQA evaluation; `perplexity` is that
-    of the answers. They ignore sample weights.
+    Metrics compare the generated text with the answer as its tokens read; `perplexity` is that of the answers. They
+    ignore sample weights.
 
     Args:
         prompt: what the model is asked, see `PromptTokenizer`.
@@ -41,10 +41,10 @@ class Generation(GenerativeTask):
         max_answer_tokens: longest answer to learn from.
         max_new_tokens: longest text to generate; None for the same.
         normalise: `tokens` or `rows`.
+        metrics: of `TextMetrics`; the first is the monitor.
     """
 
     facts = GenerationConfig
-    monitor = "exact_match"
     constant = "none"
     width = 0
 
@@ -55,11 +55,14 @@ class Generation(GenerativeTask):
         max_answer_tokens: int = 64,
         max_new_tokens: int | None = None,
         normalise: str = "tokens",
+        metrics: Sequence[str] = ("exact_match", "token_f1"),
     ) -> None:
         self._prompt, self._chat_template = prompt, chat_template
         self.max_answer_tokens = max_answer_tokens
         self._max_new_tokens = max_new_tokens or max_answer_tokens
         self._by_rows = normalise == "rows"
+        self._metrics = list(metrics)
+        self.monitor = self._metrics[0]
         self._tokenizer: PromptTokenizer | None = None
 
     @property
@@ -90,7 +93,7 @@ class Generation(GenerativeTask):
 
     def fit(self, labels: Sequence[Any]) -> None:
         """Checks that there are answers."""
-        if not any(_is_text(label) for label in labels):
+        if all(label is None or not text_of(label).strip() for label in labels):
             raise UserError("data.columns.label: no training row has an answer")
 
     def encode(self, label: Any) -> list[int]:
@@ -107,10 +110,11 @@ class Generation(GenerativeTask):
         return torch.full((self.max_answer_tokens,), _PADDING)
 
     def label_names(self, label: Any) -> list[str]:
-        """The answer."""
-        if not _is_text(label):
-            raise ValueError("no answer")
-        return [text_of(label).strip()]
+        """The answer. Raises ValueError if there is none, or more than one."""
+        found = references_of(label)
+        if len(found) > 1:
+            raise ValueError(f"{len(found)} answers, of which task=generation cannot learn from several yet")
+        return found
 
     def loss_sum(self, outputs: Outputs, batch: Batch) -> Tensor:
         """Log-probabilities (B, A) -> () minus their sum, each weighted as its row."""
@@ -129,28 +133,30 @@ class Generation(GenerativeTask):
         raise NotImplementedError("task=generation has no constant answer")
 
     def metrics(self) -> MetricCollection:
-        """Exact match, F1 of words, perplexity."""
-        every: dict[str, Metric | MetricCollection] = {name: _Ratio() for name in _OF_TEXTS}
-        return MetricCollection(every | {"perplexity": _Perplexity()}, compute_groups=False)
+        """Those of the config, and perplexity."""
+        return MetricCollection({"texts": TextMetrics(self._metrics), "perplexity": Perplexity()}, compute_groups=False)
+
+    def metric_names(self) -> list[str]:
+        """The names of `scalars`."""
+        return [*self._metrics, "perplexity"]
 
     def update(self, metrics: MetricCollection, outputs: Outputs, batch: Batch) -> None:
         """Adds generated texts and log-probabilities."""
         assert batch.target is not None
         assert outputs.generated is not None
-        pairs = list(zip(self._texts(outputs.generated), self._texts(batch.target), strict=True))
-        ones = torch.ones(len(pairs), dtype=torch.float64)
-        for name, score in _OF_TEXTS.items():
-            metrics[name].update(torch.tensor([score(*pair) for pair in pairs], dtype=torch.float64), ones)
-        metrics["perplexity"].update(-outputs.logits.double().sum(1).cpu(), _tokens(batch).double().cpu())
+        answers = [[text] for text in self._texts(batch.target)]
+        metrics["texts"].update(self._texts(outputs.generated), answers)
+        metrics["perplexity"].update(outputs.logits.double().sum(1), _tokens(batch))
 
     def scalars(self, metrics: MetricCollection) -> dict[str, float]:
         """One number each."""
-        return {name: float(value) for name, value in metrics.compute().items()}
+        found = metrics["texts"].compute() | {"perplexity": metrics["perplexity"].compute()}
+        return {name: float(value) for name, value in found.items()}
 
     @property
     def headlines(self) -> list[str]:
         """All of them."""
-        return ["exact_match", "token_f1", "perplexity"]
+        return self.metric_names()
 
     @property
     def answer_columns(self) -> list[str]:
@@ -186,57 +192,7 @@ class Generation(GenerativeTask):
         return [self.tokenizer.decode([token for token in row if token >= 0]) for row in tokens.tolist()]
 
 
-def exact_match(found: str, answer: str) -> float:
-    """1 if both texts are the same once normalised, else 0."""
-    return float(normalised(found) == normalised(answer))
-
-
-def token_f1(found: str, answer: str) -> float:
-    """The F1 of the words of both texts once normalised, as in SQuAD (Rajpurkar et al. 2016, arXiv 1606.05250)."""
-    one, other = normalised(found).split(), normalised(answer).split()
-    common = sum((Counter(one) & Counter(other)).values())
-    if not one or not other:
-        return float(one == other)
-    return 2 * common / (len(one) + len(other))
-
-
-_OF_TEXTS = {"exact_match": exact_match, "token_f1": token_f1}
-
-
 def _tokens(batch: Batch) -> Tensor:
     """(B,) number of answer tokens of each row."""
     assert batch.target is not None
     return (batch.target >= 0).sum(1)
-
-
-def _is_text(label: Any) -> bool:
-    return label is not None and bool(text_of(label).strip())
-
-
-class _Ratio(Metric):
-    """The sum of values over that of their counts. Stores all rows, so that rounding does not depend on the ranks."""
-
-    values: list[Tensor]
-    counts: list[Tensor]
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.add_state("values", [], dist_reduce_fx="cat")
-        self.add_state("counts", [], dist_reduce_fx="cat")
-
-    def update(self, values: Tensor, counts: Tensor) -> None:
-        """Adds rows (B,) float64 each."""
-        self.values.append(values)
-        self.counts.append(counts)
-
-    def compute(self) -> Tensor:
-        """() the ratio."""
-        return torch.cat(self.values).sum() / torch.cat(self.counts).sum()
-
-
-class _Perplexity(_Ratio):
-    """The exponential of the mean negative log-probability of a token."""
-
-    def compute(self) -> Tensor:
-        """() 1 for certainty."""
-        return super().compute().exp()

@@ -17,9 +17,11 @@ from torch import Tensor
 from mmft import build
 from mmft.batch import Outputs
 from mmft.config.compose import compose
+from mmft.config.schema.task import TEXT_METRICS
 from mmft.data.splits import load_splits
 from mmft.errors import UserError
-from mmft.tasks.generation import Generation, exact_match, token_f1
+from mmft.tasks.generation import Generation
+from mmft.tasks.text_metrics import text_metric_names
 
 ROWS, STEPS = 16, 300
 Folder = Callable[..., Path]
@@ -57,18 +59,21 @@ def test_without_any_answer_there_is_nothing_to_learn(task: Generation) -> None:
         task.fit([None, ""])
 
 
-@pytest.mark.parametrize(
-    ("found", "answer", "exact", "f1"),
-    [
-        ("Red disc.", "red disc", 1, 1),
-        ("a red disc", "the red cross", 0, 0.5),
-        ("", "red", 0, 0),
-        ("red red", "red", 0, 2 / 3),
-    ],
-)
-def test_scores_of_a_text(found: str, answer: str, exact: float, f1: float) -> None:
-    assert exact_match(found, answer) == exact
-    assert token_f1(found, answer) == pytest.approx(f1)
+def test_several_answers_are_not_taken_for_one(task: Generation) -> None:
+    with pytest.raises(ValueError, match="2 answers, of which task=generation cannot learn from several yet"):
+        task.encode(["red", "blue"])
+
+
+def test_every_metric_of_texts_can_be_chosen(language_model_folder: Folder) -> None:
+    assert list(TEXT_METRICS) == text_metric_names()
+    made = Generation(max_answer_tokens=6, metrics=text_metric_names())
+    made.start_generation(hf.AutoTokenizer.from_pretrained(language_model_folder("llama")))
+    target = torch.tensor([made.encode("red disc")])
+    zeros = torch.zeros(1, 6)
+    metrics = made.metrics()
+    made.update(metrics, Outputs(zeros, zeros, zeros, generated=target), batch(target))
+    assert list(made.scalars(metrics)) == made.metric_names() == [*text_metric_names(), "perplexity"]
+    assert made.monitor == "exact_match"
 
 
 def test_metrics(task: Generation) -> None:
@@ -115,6 +120,9 @@ def test_the_score_is_the_mean_log_probability(task: Generation) -> None:
         (["data.subset.rows=20"], "data.subset: does not go with task=generation yet"),
         (["data.augment.mixup=0.2"], "it does not go with task=generation"),
         (["data.columns.label=[label,id]"], "a list needs a task with several targets"),
+        (["task.metrics=[]"], "task.metrics: []: name at least one"),
+        (["task.metrics=[exact]"], "task.metrics: exact: no such metric. Did you mean exact_match?"),
+        (["tune=probe"], "model/fusion=projector would stay untrained"),
         (["model.pair=a/b"], "model.pair: does not go with task=generation"),
     ],
 )

@@ -29,7 +29,7 @@ def _fusion_fits_the_task(c: TrainConfig) -> str | None:
         apart = (None, c.task.pairwise) if anywhere else (c.task.pairwise,)
         return fusion.embeds_apart in apart and fusion.generates == c.task.generates
 
-    if fits(c.model.fusion) or c.tune.probe is not None:
+    if fits(c.model.fusion) or (c.tune.probe is not None and not c.task.generates):
         return None
     schemas: dict[str, Any] = {name: found.schema for name, found in options("model/fusion").items()}
     fitting = [name for name, schema in schemas.items() if fits(schema, anywhere=False)]

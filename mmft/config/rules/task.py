@@ -8,6 +8,7 @@ from mmft.config.quoted import list_of
 from mmft.config.rules.base import lone_modality, rule
 from mmft.config.schema.data import names_of
 from mmft.config.schema.root import TrainConfig
+from mmft.config.schema.task import TEXT_METRICS
 from mmft.config.validate import MUST
 from mmft.config.wording import did_you_mean, listed, show
 
@@ -184,6 +185,18 @@ def _prompt_and_texts_go_together(c: TrainConfig) -> str | None:
         f"{show(prompt)} has no {{text}}, so data.columns.text={show(text)} would not be read. Type "
         f"\"task.prompt='{{text}} {prompt}'\", or data.columns.text=null"
     )
+
+
+@rule("task.metrics")
+def _metrics_are_known(c: TrainConfig) -> str | None:
+    given: list[str] = getattr(c.task, "metrics", ["exact_match"])
+    if unknown := [name for name in given if name not in TEXT_METRICS]:
+        return (
+            f"{unknown[0]}: no such metric.{did_you_mean(unknown[0], TEXT_METRICS)} There are: {listed(TEXT_METRICS)}"
+        )
+    if given and len(set(given)) == len(given):
+        return None
+    return f"{show(given)}: name at least one, and none twice. Type task.metrics=[exact_match,token_f1]"
 
 
 @rule("modality_report", "task")

@@ -262,6 +262,10 @@ class SeveralConfig(TaskConfig):
         return self.tasks
 
 
+TEXT_METRICS = ("exact_match", "token_f1", "vqa_accuracy", "anls", "rouge_l", "bleu", "chrf", "cider")
+"""The metrics of `mmft.tasks.text_metrics`."""
+
+
 @option("task", "generation", builds="mmft.tasks.generation:Generation")
 @dataclass(kw_only=True)
 class GenerationConfig(TaskConfig):
@@ -286,3 +290,7 @@ class GenerationConfig(TaskConfig):
     normalise: Literal["tokens", "rows"] = "tokens"
     """The loss of a batch: its mean over all answer tokens, or over rows the mean of each row's tokens, so that long
     answers count as much as short ones."""
+    metrics: list[str] = field(factory=lambda: ["exact_match", "token_f1"])
+    """How generated texts are compared with the answers, beside `perplexity`: `exact_match` and `token_f1` as in SQuAD,
+    `vqa_accuracy`, `anls` (DocVQA), `rouge_l`, `bleu`, `chrf`, `cider` (captions). The first selects the best
+    checkpoint."""
