@@ -156,6 +156,9 @@ def test_the_language_model_is_exported_as_transformers_has_it(run: Run, tmp_pat
         torch.testing.assert_close(plain(ids).logits, saved.model.text_encoder.backbone(ids).logits)
     tokenizer = hf.AutoTokenizer.from_pretrained(tmp_path / "export" / "text_encoder")
     assert tokenizer.chat_template
+    card = (tmp_path / "export" / "README.md").read_text()
+    assert 'AutoModelForCausalLM.from_pretrained("text_encoder")' in card
+    assert "Outputs: texts." in card
 
 
 def test_an_embedding_is_the_state_after_the_prompt(run: Run, rows: Path, shapes: Shapes, tmp_path: Path) -> None:
