@@ -5,6 +5,8 @@ Legend: B batch, S tokens of a prompt, T generated tokens, V vocabulary, D width
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -38,12 +40,23 @@ def generate(model: LanguageModel, embedded: Tensor, mask: Tensor, max_new_token
     end = int(model.tokenizer.eos_token_id)
     chosen = _Chosen()
     config = GenerationConfig(max_new_tokens=max_new_tokens, eos_token_id=end, pad_token_id=end, use_cache=True)
-    tokens = backbone.generate(
-        inputs_embeds=prompts, attention_mask=real.long(), generation_config=config, logits_processor=[chosen]
-    )  # (B, T)
+    with _configured(backbone, config):
+        tokens = backbone.generate(
+            inputs_embeds=prompts, attention_mask=real.long(), logits_processor=[chosen]
+        )  # (B, T)
     log_probs = torch.stack(chosen.log_probs, dim=1)  # (B, T)
     ended = (tokens == end).cumsum(1) - (tokens == end).long() > 0  # behind the first end-of-text token
     return Generated(tokens.masked_fill(ended, -1), log_probs.masked_fill(ended, 0))
+
+
+@contextmanager
+def _configured(backbone: Any, config: Any) -> Iterator[None]:
+    """Context with this generation config: transformers fills gaps from the folder's, which may sample or penalise."""
+    own, backbone.generation_config = backbone.generation_config, config
+    try:
+        yield
+    finally:
+        backbone.generation_config = own
 
 
 class _Chosen:

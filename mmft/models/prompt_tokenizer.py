@@ -71,7 +71,10 @@ class PromptTokenizer:
         Raises:
             UserError: the prompt is too long without any text.
         """
-        whole = [self._prompt(text) for text in texts]
+        before, after = self._parts
+        strings = [before + (text if self._has_text else "") + after for text in texts]
+        rest = self.tokenizer(strings, add_special_tokens=False)["input_ids"] if strings else []
+        whole = [[*self.prefix, *ids] for ids in rest]
         if not truncation:
             return {"input_ids": whole}
         return {
@@ -88,10 +91,6 @@ class PromptTokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         """The text of an answer's token ids."""
         return str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
-
-    def _prompt(self, text: str) -> list[int]:
-        before, after = self._parts
-        return [*self.prefix, *self._ids(before + (text if self._has_text else "") + after)]
 
     def _cut(self, text: str, max_length: int) -> list[int]:
         """A prompt whose text is cut to what is left beside the rest."""

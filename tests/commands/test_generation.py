@@ -12,7 +12,7 @@ import pytest
 import torch
 import transformers as hf
 from make_shapes import Shapes
-from runs import QUICK, Run, killed_run, resumed, same_weights
+from runs import QUICK, Run, killed_run, of_one_and_two_ranks, resumed, same_weights
 
 import mmft
 from mmft.commands.check import check
@@ -122,6 +122,14 @@ def test_a_killed_run_resumes_bit_for_bit(typed: list[str], run: Run, tmp_path: 
     assert again.summary["resumed_from"] == [3]
     assert same_weights(again, run)
     assert again.summary["test"] == run.summary["test"]
+
+
+@pytest.mark.slow
+def test_two_ranks_train_and_test_as_one(typed: list[str], tmp_path: Path) -> None:
+    one, two = of_one_and_two_ranks([*typed, "cache=never"], "ddp", tmp_path)
+    assert two.summary["test"] == pytest.approx(one.summary["test"], rel=1e-5)
+    for name, value in one.model_state.items():
+        torch.testing.assert_close(two.model_state[name], value, atol=1e-5, rtol=1e-4)
 
 
 def test_stages_as_in_llava(typed: list[str], tmp_path: Path) -> None:

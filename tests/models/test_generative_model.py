@@ -167,6 +167,17 @@ def test_generated_texts_are_those_of_plain_transformers(folder: Path, shapes: A
             assert task.answers(found)[row]["score"] == pytest.approx(float(log_probs.mean()), abs=1e-5)
 
 
+def test_the_folders_own_way_to_sample_is_not_used(folder: Path, shapes: Any) -> None:
+    model, task, _ = make(folder, shapes)
+    with torch.no_grad():
+        greedy = model.eval()(rows(model, task))
+        settings = model.text_encoder.backbone.generation_config
+        settings.update(do_sample=True, temperature=5.0, repetition_penalty=3.0)
+        again = model(rows(model, task))
+    assert torch.equal(again.generated, greedy.generated)
+    assert model.text_encoder.backbone.generation_config is settings  # as it is exported
+
+
 def test_generation_stops_at_the_end_of_text(folder: Path, shapes: Any) -> None:
     model, task, _ = make(folder, shapes)
     end = task.tokenizer.eos_token_id
