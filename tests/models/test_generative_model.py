@@ -116,11 +116,21 @@ def test_loss_and_gradients_are_those_of_plain_transformers(folder: Path, shapes
         lambda value: value.backward(),
         lambda _: None,
     )
-    assert float(loss) == pytest.approx(float(plain_loss(model, task, batch)), abs=1e-10)
+    assert float(loss) == pytest.approx(float(plain_loss(model, task, batch).detach()), abs=1e-10)
     found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     assert found.keys() == wanted.keys()
     assert "missing_image.vector" in found
     assert max(float((found[name] - wanted[name]).abs().max()) for name in found) < 1e-10
+
+
+def test_training_makes_no_logits_of_all_tokens(folder: Path, shapes: Any) -> None:
+    model, task, _ = make(folder, shapes)
+    called: list[Any] = []
+    model.text_encoder.head.register_forward_hook(lambda *given: called.append(given[-1].shape))
+    task.loss_sum(model.train()(rows(model, task)), rows(model, task)).backward()
+    assert called == []
+    model.eval()(rows(model, task))
+    assert {shape[1] for shape in called} == {1}  # the last token alone, in generation
 
 
 def test_normalised_by_rows_each_row_counts_alike(folder: Path, shapes: Any) -> None:
