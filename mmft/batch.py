@@ -241,3 +241,5 @@ class Outputs(NamedTuple):
     image: Tensor  # (B, D_image) pooled; the stand-in if missing, zeros if the fusion reads tokens
     text: Tensor  # (B, D_text) pooled; likewise
     auxiliary: Auxiliaries | None = None  # only in training with auxiliary losses
+    generated: Tensor | None = None  # (B, T) int64 tokens of generated texts, -1 for padding; in eval mode
+    generated_log_probs: Tensor | None = None  # (B, T) of these tokens, 0 for padding

@@ -122,6 +122,21 @@ def pair_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pat
 
 
 @pytest.fixture(scope="session")
+def language_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """`language_model_folder(kind, chat=False)`: one of `language_models.LANGUAGE_MODELS`, made once."""
+    from language_models import write_language_model
+    from make_shapes import LABELS
+
+    root = tmp_path_factory.mktemp("language_models")
+
+    def folder(kind: str, chat: bool = False) -> Path:
+        out = root / f"{kind}{'_chat' * chat}"
+        return out if out.exists() else write_language_model(kind, [*captions(), *LABELS, "what is it"], out, chat)
+
+    return folder
+
+
+@pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real rows and encoders; only for tests marked `shared`."""
     return Path(os.environ["MMFT_SHARED"])

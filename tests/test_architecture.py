@@ -50,6 +50,7 @@ FORBIDDEN = {
 CONCRETE_TASKS = (
     "Classification",
     "Contrastive",
+    "Generation",
     "Matching",
     "MultiLabel",
     "QuestionAnswering",

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from mmft.build.callbacks import build_callbacks, check_monitoring, monitored
 from mmft.build.frozen import build_store, pooled_features
-from mmft.build.model import add_auxiliary, apply_tuning, build_methods, build_model, build_plan, build_task, start_head
+from mmft.build.model import (
+    add_auxiliary,
+    apply_tuning,
+    build_methods,
+    build_model,
+    build_plan,
+    build_task,
+    prepare_generation,
+    start_head,
+)
 from mmft.build.pair import choose_for_pair
 from mmft.build.probe import head_maker, solve_probe
 from mmft.build.run import Run
@@ -42,6 +51,7 @@ __all__ = [
     "monitored",
     "pooled_features",
     "preload",
+    "prepare_generation",
     "solve_probe",
     "start_head",
     "train_on",

@@ -165,7 +165,9 @@ def _to_be_kept(config: TrainConfig, data: VisionLanguageData, task: Task) -> di
     found = {}
     for encoder in ENCODERS:
         modality = encoder.removesuffix("_encoder")
-        if not config.reads(modality):
+        if not config.reads(modality) or (
+            modality == "text" and config.task.generates
+        ):  # prompts are joined with images
             continue
         passes = {"train": plan.epochs + 1, "val": validations + 1} | dict.fromkeys(splits_to_test(data.rows), 2)
         distils = config.model.auxiliary.distillation_weight > 0 and not isinstance(

@@ -17,10 +17,14 @@ from mmft.config.schema.tune import TuneConfig
 from mmft.errors import UserError
 from mmft.models.auxiliary import Auxiliary
 from mmft.models.fusion.pretrained import PretrainedFusion
+from mmft.models.generative_model import GenerativeModel
+from mmft.models.language_model import LanguageModel, build_language_model
 from mmft.models.similarity import SimilarityHead
 from mmft.models.source import Source
+from mmft.models.text_encoder import TextEncoder
 from mmft.models.vision_language_model import VisionLanguageModel, set_dropout
 from mmft.tasks.base import Task
+from mmft.tasks.generative import GenerativeTask
 from mmft.training.prompts import fused_texts
 from mmft.tuning.methods.base import TuningMethod
 from mmft.tuning.plan import Rates, TuningPlan, make_plan
@@ -54,8 +58,10 @@ def build_model(
     if config.pair is None:
         auto_pool = config.fusion.image_pool
         image = registry.build(config.image_encoder, source=known.get("image_encoder"), auto_pool=auto_pool)
-        text = registry.build(config.text_encoder, source=known.get("text_encoder"))
+        text = _text_encoder(config, known.get("text_encoder"))
         warn_of_pair(image.source, text.source)
+        if config.fusion.generates:
+            more = {"prefix": image.prefix}
     else:
         pairs = load_pairs(config, known)
         image, text = encoders_of(config, pairs)
@@ -64,10 +70,15 @@ def build_model(
             more = {"projections": projections, "scale": float(pairs[0].log_scale.exp())}
     torch.manual_seed(seed)  # fusion and head do not depend on what the encoders drew
     fusion = registry.build(config.fusion, image=image.widths, text=text.widths, **more)
-    made = nn.Linear(fusion.width, head) if isinstance(head, int) else head(fusion.width)
-    model = VisionLanguageModel(image, text, fusion, made)
+    if config.fusion.generates:
+        made: nn.Module = nn.Identity()
+        assert isinstance(text, LanguageModel)
+        model: VisionLanguageModel = GenerativeModel(image, text, fusion)
+    else:
+        made = nn.Linear(fusion.width, head) if isinstance(head, int) else head(fusion.width)
+        model = VisionLanguageModel(image, text, fusion, made)
     model.started = {encoder for encoder in ENCODERS if getattr(config, encoder).pretrained}
-    if more:
+    if config.fusion.of_pair:
         model.pretrained = frozenset({"fusion"})
         if isinstance(made, SimilarityHead):
             made.start_from(pairs[0].log_scale, pairs[0].bias)
@@ -75,6 +86,36 @@ def build_model(
     if config.dropout is not None:
         set_dropout(model, config.dropout)
     return model.train()
+
+
+def _text_encoder(config: ModelConfig, source: Source | None) -> TextEncoder:
+    """The text encoder, or the language model of a fusion that generates."""
+    if config.fusion.generates:
+        return build_language_model(**registry.arguments(config.text_encoder), source=source)
+    text: TextEncoder = registry.build(config.text_encoder, source=source)
+    return text
+
+
+def prepare_generation(model: VisionLanguageModel, task: Task) -> VisionLanguageModel:
+    """Gives the model of a task that generates its prompt, and the task the model's tokenizer; returns the model.
+
+    Raises:
+        UserError: the model has too few positions, or its chat template cannot be applied.
+    """
+    if not isinstance(model, GenerativeModel) or not isinstance(task, GenerativeTask):
+        return model
+    text = model.text_encoder
+    text.tokenizer = task.start_generation(text.tokenizer.tokenizer)
+    model.max_new_tokens = task.max_new_tokens
+    needed = model.image_tokens + text.max_length + task.longest_answer
+    if needed > text.positions:
+        raise UserError(
+            f"model.text_encoder.max_length={text.max_length}: with {model.image_tokens} tokens of the image and "
+            f"{task.longest_answer} of the answer that makes {needed}, but {text.source.name} has {text.positions} "
+            f"positions. Type model.text_encoder.max_length={max(4, text.positions - needed + text.max_length)}, or "
+            "fewer answer tokens (task.max_answer_tokens)"
+        )
+    return model
 
 
 def start_head(model: VisionLanguageModel, task: Task) -> None:

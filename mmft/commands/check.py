@@ -26,7 +26,9 @@ from mmft.data.splits import Split, load_splits
 from mmft.data.targets import Encode
 from mmft.errors import ExitCode, UserError
 from mmft.files import located, write_records
+from mmft.models.generative_model import GenerativeModel
 from mmft.models.vision_language_model import VisionLanguageModel
+from mmft.reports.audit.example import example_row
 from mmft.reports.audit.feature_rows import FeatureRows, feature_rows
 from mmft.reports.audit.features import audit_features
 from mmft.reports.audit.finding import KINDS, Finding
@@ -78,10 +80,13 @@ class _Check:
         model = self._try(build.build_model, config.model, build.head_maker(config, task) if fitted else 2, config.seed)
         if model is not None and fitted:
             self._try(build.start_head, model, task)
+            model = self._try(build.prepare_generation, model, task)
         changed = self._initialised(model, task)
         device, data, rows, features = self._device(), None, None, None
         if splits is not None and fitted and model is not None and device is not None:
             data = self._try(build.build_data, config, splits, model, task)
+            if data is not None and isinstance(model, GenerativeModel):
+                _say("example", example_row(model, data))
             rows = self._feature_rows(data, model) if config.features and data is not None else None
         plan = None if model is None else self._plan(model, task, changed)
         findings = [] if splits is None else self._rows(splits, task if fitted else None, model)

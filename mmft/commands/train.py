@@ -185,6 +185,7 @@ def _untuned(config: TrainConfig, task: Task) -> tuple[VisionLanguageModel, set[
     """The model before tuning methods are applied, and the encoders whose weights come from another run."""
     model = build.build_model(config.model, build.head_maker(config, task), config.seed)
     build.start_head(model, task)
+    build.prepare_generation(model, task)
     if config.init is None:
         return model, set()
     return model, initialise_from(config.init, located(config.paths.runs), model, task)

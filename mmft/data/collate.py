@@ -30,6 +30,7 @@ class Collate:
         target: any target of the split, for the shape and dtype of an empty batch; None without targets.
         identity: any row's identity, for the same purpose; None if identities are not needed.
         stored: what the store has of the split, by `image` and `text`; it may be filled later.
+        padded_targets: whether targets are sequences padded with -1, which a batch has no longer than its longest.
     """
 
     def __init__(
@@ -40,9 +41,11 @@ class Collate:
         target: Tensor | None = None,
         identity: Tensor | None = None,
         stored: Mapping[str, Stored] | None = None,
+        padded_targets: bool = False,
     ) -> None:
         self.pad_id, self.longest, self.target, self.identity = pad_id, longest, target, identity
         self.stored = {} if stored is None else stored
+        self.padded_targets = padded_targets
         self.empty = torch.from_numpy(empty.astype(np.int64))
 
     def __call__(self, samples: Sequence[Sample] | Gathered) -> Batch:
@@ -53,6 +56,9 @@ class Collate:
         input_ids, attention_mask = self._texts(good)
         pixel_values, image_present = _images(good)
         mixed_target, mixed_share = _mixed(good)
+        target = _stacked([sample.target for sample in good], self.target)
+        if target is not None and self.padded_targets:
+            target = target[:, : int((target >= 0).sum(1).amax()) if len(target) else 0]
         return Batch(
             pixel_values=pixel_values,
             input_ids=input_ids,
@@ -61,7 +67,7 @@ class Collate:
             text_present=torch.tensor([sample.input_ids is not None for sample in good], dtype=torch.bool),
             row=torch.tensor([sample.row for sample in good], dtype=torch.int64),
             weight=torch.tensor([sample.weight for sample in good], dtype=torch.float32),
-            target=_stacked([sample.target for sample in good], self.target),
+            target=target,
             identity=_stacked([sample.identity for sample in good], self.identity),
             mixed_target=mixed_target,
             mixed_share=mixed_share,

@@ -73,6 +73,7 @@ class RowDataset(Dataset[Sample]):
     Attributes:
         stored: what the store has of the rows, by `image` and `text`.
         views: of the images, if training reads these instead; see `mmft.data.views`.
+        padded_targets: see `Encode.padded`.
         others: (rows,) position of each row's candidate text, or `NOBODY`; None for a task without candidates.
     """
 
@@ -89,6 +90,7 @@ class RowDataset(Dataset[Sample]):
         self.split, self.tokens, self.images, self.targets = split, tokens, images, targets
         self.identities, self.captions = identities, captions
         self.bad = {**(bad or {}), **split.table.bad}
+        self.padded_targets = False
         self.others: Positions | None = None
         self.stored: dict[str, Stored] = {}
         self.views: Views | None = None

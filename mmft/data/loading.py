@@ -68,6 +68,7 @@ def make_dataset(
     targets, bad = (None, None) if encode is None else encode_targets(split, encode, evaluated=evaluated)
     identities = identities_of(split) if encode is not None and encode.identities else None
     dataset = RowDataset(split, tokens, images, targets, bad, identities, captions)
+    dataset.padded_targets = encode is not None and encode.padded
     if encode is not None and encode.candidates and targets is not None:
         dataset.others = mismatched_texts(split, targets, set(dataset.bad))
     return dataset
@@ -105,7 +106,8 @@ def make_collate(dataset: RowDataset, tokenizer: Any, max_length: int) -> Collat
     """The collate function for the data set's tokenizer, targets and identities."""
     target, identity = (None if column is None else column[0] for column in (dataset.targets, dataset.identities))
     empty, longest = empty_text(tokenizer, max_length), tokenizer.model_max_length
-    return Collate(pad_id(tokenizer), empty, longest, target, identity, dataset.stored)
+    padded = dataset.padded_targets
+    return Collate(pad_id(tokenizer), empty, longest, target, identity, dataset.stored, padded_targets=padded)
 
 
 def make_loader(

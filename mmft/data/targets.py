@@ -47,6 +47,7 @@ class Encode(NamedTuple):
         identities: whether identities of image and text are needed beside the target.
         evaluated: a task's `encode_evaluated`, used instead of `function` for evaluated rows.
         captions_of: of a label; None if texts are the table's.
+        padded: targets are sequences with -1 behind them, of which a batch has as many as its longest needs.
     """
 
     function: Callable[[Any], Any]
@@ -55,6 +56,7 @@ class Encode(NamedTuple):
     identities: bool = False
     evaluated: Callable[[Any, list[str]], Any] | None = None
     captions_of: CaptionsOf | None = None
+    padded: bool = False
 
     @classmethod
     def of(cls, task: Encodes, identities: bool = False) -> Encode:
@@ -66,6 +68,7 @@ class Encode(NamedTuple):
             identities,
             task.encode_evaluated,
             task.captions_of,
+            task.facts.generates,
         )
 
 

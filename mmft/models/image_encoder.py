@@ -28,7 +28,13 @@ _NORM_CLASS_TOKEN = tuple(f"{kind}_vision_model" for kind in ("clip", "metaclip_
 
 
 class ImageEncoder(Encoder):
-    """Base: normalises uint8 images on the device with the encoder's own mean and standard deviation."""
+    """Base: normalises uint8 images on the device with the encoder's own mean and standard deviation.
+
+    Attributes:
+        prefix: number of class and register tokens in front of the patches.
+    """
+
+    prefix: int = 0
 
     def __init__(self, backbone: nn.Module, source: Source, width: int, pool: str, image_size: int) -> None:
         super().__init__(backbone, source, width, pool)

@@ -50,7 +50,7 @@ class TextEncoder(Encoder):
         pool: str,
         fixed_length: bool = False,
     ) -> None:
-        tried = try_text(backbone, f"{KEY}.name={source.name}")
+        tried = try_text(self.reader(backbone), f"{KEY}.name={source.name}")
         super().__init__(backbone, source, tried.width, _checked_pool(pool, source, tried.causal))
         check_own_pool(pool, KEY, tried.own_width, source)
         if pool == "own" and tried.pools_padding and not fixed_length:
@@ -65,6 +65,11 @@ class TextEncoder(Encoder):
         tokenizer.model_max_length = min(tokenizer.model_max_length, self.positions)
         self.max_length = _checked_length(max_length, self.positions, tokenizer)
 
+    @staticmethod
+    def reader(backbone: Any) -> Any:
+        """The part of the backbone that maps each token to a vector."""
+        return backbone
+
     @property
     def pooled_width(self) -> int:
         """Width of `Encoded.pooled`."""
@@ -75,7 +80,7 @@ class TextEncoder(Encoder):
 
         With `fixed_length`, L of the outputs is `positions`.
         """
-        backbone: Any = self.backbone
+        backbone = self.reader(self.backbone)
         if self.fixed_length:
             missing = (0, self.positions - input_ids.shape[1])
             padding = self.tokenizer.pad_token_id

@@ -129,8 +129,9 @@ def notes(model: VisionLanguageModel, rows: RowDataset, bad: Mapping[int, BadRow
     if task.facts.needs_both:
         said.append("image_only and text_only are omitted: matching an image with a text takes both")
     good = [row for row in split.rows.tolist() if row not in bad]
-    for alone, word, stand_in in (("image", "text", model.missing_text), ("text", "image", model.missing_image)):
-        if not task.facts.needs_both and not stand_in.vector.any():
+    for alone, word in (("image", "text"), ("text", "image")):
+        stand_in = getattr(model, f"missing_{word}", None)  # a generative model has none for a text
+        if not task.facts.needs_both and stand_in is not None and not stand_in.vector.any():
             said.append(
                 f"{alone}_only: the stand-in of the {word} is zeros, since no training row lacked one. It shows what "
                 f"this model does without, not what is possible: a run with model.modality_dropout=0.3 learns that"

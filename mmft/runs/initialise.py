@@ -89,7 +89,8 @@ def _anew(saved: SavedModel, model: VisionLanguageModel, task: Task) -> set[str]
     if differs("head.") or not task.same_outputs(saved.task.state()):
         anew.add("head.")
     for stand_in in ("missing_image", "missing_text"):
-        same = getattr(saved.model, stand_in).reads == getattr(model, stand_in).reads
+        both = [getattr(one, stand_in, None) for one in (saved.model, model)]
+        same = len({None if one is None else one.reads for one in both}) == 1
         if not same or differs(f"{stand_in}."):
             anew.add(f"{stand_in}.")
     return anew

@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from mmft.build import apply_tuning, build_model, build_task, head_maker
+from mmft.build import apply_tuning, build_model, build_task, head_maker, prepare_generation
 from mmft.config.plugins import files_of, import_plugins, installed, packages_of
 from mmft.config.schema.root import TrainConfig
 from mmft.config.schema.model import ENCODERS
@@ -171,6 +171,7 @@ def load_model(folder: Path) -> SavedModel:
         sources[encoder] = find_base(encoder, content["encoders"][encoder], folder, typed) if pretrained[encoder] else whole
     _fix_input(config, content["input"], pretrained)
     model = build_model(config.model, head_maker(config, task), config.seed, sources)
+    prepare_generation(model, task)
     methods = apply_tuning(config, model)
     if config.trainer.precision == "64-true":
         model.double()

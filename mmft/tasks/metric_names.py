@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-_LOWER = frozenset({"loss", "rmse", "mae", "median_rank", "hamming_loss", "ece"})
+_LOWER = frozenset({"loss", "rmse", "mae", "median_rank", "hamming_loss", "ece", "perplexity"})
 
 
 def lower_is_better(name: str) -> bool:

@@ -15,12 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from mmft.models.encoder import Encoder
+from mmft.models.language_model import LanguageModel
 
 Bits = Literal[8, 4]
 
 
 def quantize(encoder: Encoder, bits: Bits) -> int:
-    """Replaces every linear layer of the encoder's backbone by a quantized one.
+    """Replaces every linear layer of the encoder's backbone, but a language model's head, by a quantized one.
 
     Args:
         encoder: on the CPU, in float32; biases, norms and embeddings are not quantized.
@@ -29,7 +30,12 @@ def quantize(encoder: Encoder, bits: Bits) -> int:
     Returns:
         The number of quantized layers.
     """
-    layers = [(name, layer) for name, layer in encoder.backbone.named_modules() if type(layer) is nn.Linear]
+    head = encoder.head if isinstance(encoder, LanguageModel) else None  # often tied to the embedding
+    layers = [
+        (name, layer)
+        for name, layer in encoder.backbone.named_modules()
+        if type(layer) is nn.Linear and layer is not head
+    ]
     for name, layer in layers:
         encoder.backbone.set_submodule(name, _int8(layer) if bits == 8 else _nf4(layer))
     setattr(encoder.backbone, f"is_loaded_in_{bits}bit", True)  # else peft treats them as plain linear layers

@@ -94,7 +94,14 @@ def test_option_of_hydra(group: str, name: str, shapes: Shapes) -> None:
 
 
 @pytest.mark.parametrize(("group", "name"), OF_TRAIN, ids=_ids(OF_TRAIN))
-def test_option(group: str, name: str, shapes: Shapes, pair_folder: Callable[[str], Path], tmp_path: Path) -> None:
+def test_option(
+    group: str,
+    name: str,
+    shapes: Shapes,
+    pair_folder: Callable[[str], Path],
+    language_model_folder: Callable[[str], Path],
+    tmp_path: Path,
+) -> None:
     """On the shapes sample: the config has the chosen option, and everything that a run needs can be built."""
     file = conf_dir() / group / f"{name}.yaml"
     brings_rows = group == "data" and file.exists() and "path" in yaml.safe_load(file.read_text())
@@ -107,6 +114,8 @@ def test_option(group: str, name: str, shapes: Shapes, pair_folder: Callable[[st
     more = [*(_with_numbers(shapes, tmp_path) if name in ("regression", "several") else []), *must(group, name)]
     if name == "pretrained":
         keys, more = ("name", "data."), [f"model.pair={pair_folder('clip')}"]
+    if name in ("generation", "projector"):
+        more += [f"model.text_encoder.name={language_model_folder('llama')}", "task.max_answer_tokens=8"]
     composed = compose("train", [*(o for o in shapes.overrides if o.startswith(keys)), f"{group}={name}", *more])
     assert composed.choices[group] == name
     chosen = composed.config
@@ -142,6 +151,7 @@ def _build(config: TrainConfig, folder: RunFolder) -> None:
     task = build.build_task(config.task)
     task.fit(splits["train"].table.labels(splits["train"].rows))
     model = build.build_model(config.model, task.make_head, config.seed)
+    build.prepare_generation(model, task)
     plan = build.build_plan(config, model)
     data = build.build_data(config, splits, model, task)
     module = build.build_module(config, model, task, plan)

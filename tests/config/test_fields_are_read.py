@@ -111,7 +111,7 @@ def test_every_field_is_read(
         typed = [*shapes.overrides, *chosen, "optim.lr=null"]
         build.build_methods(compose("train", typed).config.tune)
     for name in registry.options("model/fusion"):  # tests/models trains with each
-        task = "contrastive" if name == "dual" else "classification"
+        task = {"dual": "contrastive", "projector": "generation"}.get(name, "classification")
         of_pair = name == "pretrained"
         own = [o for o in shapes.overrides if not (of_pair and o.startswith("model."))]
         pair = ["model.pair=a/b"] if of_pair else []

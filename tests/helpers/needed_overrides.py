@@ -12,6 +12,8 @@ def must(group: str, name: str) -> list[str]:
         "pattern": [f"{encoder}.pattern=bias" for encoder in encoders],
         "dual": ["task=contrastive"],
         "several": TWO_TASKS,
+        "generation": ["model/fusion=projector"],
+        "projector": ["task=generation"],
     }
     needs["matching"] = ["data.columns.label=null"]  # the sample's say what an image shows
     if group == "data/subset" and name != "none":

@@ -16,6 +16,8 @@ from mmft.config.schema.tune import (
     GradualConfig,
     LoRA4bitConfig,
     LoRA8bitConfig,
+    PrefixConfig,
+    PromptConfig,
     TuneConfig,
 )
 from mmft.config.wording import listed, show
@@ -23,11 +25,17 @@ from mmft.config.wording import listed, show
 
 @rule("model.fusion", "task", "tune.probe")
 def _fusion_fits_the_task(c: TrainConfig) -> str | None:
-    if c.model.fusion.embeds_apart in (None, c.task.pairwise) or c.tune.probe is not None:
+    def fits(fusion: Any, anywhere: bool = True) -> bool:
+        apart = (None, c.task.pairwise) if anywhere else (c.task.pairwise,)
+        return fusion.embeds_apart in apart and fusion.generates == c.task.generates
+
+    if fits(c.model.fusion) or (c.tune.probe is not None and not c.task.generates):
         return None
     schemas: dict[str, Any] = {name: found.schema for name, found in options("model/fusion").items()}
-    fitting = [name for name, schema in schemas.items() if schema.embeds_apart == c.task.pairwise]
-    if c.task.pairwise:
+    fitting = [name for name, schema in schemas.items() if fits(schema, anywhere=False)]
+    if c.task.generates:
+        why = "puts the image into the sequence of a causal language model (model.text_encoder)"
+    elif c.task.pairwise:
         why = "compares every image with every text, so each must be embedded separately"
     else:
         why = "makes one prediction from a row's image and text together"
@@ -35,6 +43,35 @@ def _fusion_fits_the_task(c: TrainConfig) -> str | None:
         f"{c.model.fusion.type} does not go with task={c.task.type}, which {why}. "
         f"Type model/fusion={fitting[0]} (fitting: {listed(fitting)})"
     )
+
+
+@rule("model.pair", "task")
+def _language_model_stands_alone(c: TrainConfig) -> str | None:
+    if c.model.pair is None or not c.task.generates:
+        return None
+    return (
+        f"does not go with task={c.task.type}, which needs a causal language model. Type model.image_encoder.name=NAME"
+    )
+
+
+for _key, _unused in (
+    ("model.auxiliary.modality_weight", 0.0),
+    ("model.auxiliary.alignment", "none"),
+    ("model.auxiliary.distillation_weight", 0.0),
+):
+
+    @rule(_key, "task")
+    def _features_are_pooled(c: TrainConfig, key: str = _key, unused: float | str = _unused) -> str | None:
+        if attrgetter(key)(c) == unused or not c.task.generates:
+            return None
+        return f"does not go with task={c.task.type}, which reads tokens. Leave it out"
+
+
+@rule("tune.text_encoder", "task")
+def _prompts_are_written(c: TrainConfig) -> str | None:
+    if not c.task.generates or not isinstance(c.tune.text_encoder, (PrefixConfig, PromptConfig)):
+        return None
+    return f"{c.tune.text_encoder.type} does not go with task={c.task.type} yet. Type tune/text_encoder=lora"
 
 
 @rule("model.fusion", "model.pair")

@@ -163,6 +163,13 @@ def _subset_has_a_size(c: TrainConfig) -> list[Problem]:
     return problems
 
 
+@rule("data.subset", "task")
+def _subset_needs_no_language_model(c: TrainConfig) -> str | None:
+    if not c.task.generates or (c.data.subset.rows is None and c.data.subset.fraction is None):
+        return None
+    return f"does not go with task={c.task.type} yet, whose answers a language model has to read first. Leave it out"
+
+
 @rule("audit", "features")
 def _features_are_audited(c: CheckConfig) -> list[Problem]:
     default = AuditConfig()
@@ -214,6 +221,14 @@ def _sharded_layers_are_not_kept(c: TrainConfig) -> str | None:
     if c.cache.dtype == "computed" or c.trainer.strategy != "fsdp":
         return None
     return "changes nothing with trainer.strategy=fsdp, which keeps nothing. Leave it out"
+
+
+@rule("data.augment", "task")
+def _prompts_are_whole(c: TrainConfig) -> str | None:
+    asked = _asked(c.data.augment, AugmentConfig.OF_TEXTS)
+    if not asked or not c.task.generates:
+        return None
+    return f"{listed(asked)}: would change the prompt around the text, too, with task={c.task.type}. Leave it out"
 
 
 @rule("data.augment", "task")

@@ -8,6 +8,7 @@ from mmft.config.quoted import list_of
 from mmft.config.rules.base import lone_modality, rule
 from mmft.config.schema.data import names_of
 from mmft.config.schema.root import TrainConfig
+from mmft.config.schema.task import TEXT_METRICS
 from mmft.config.validate import MUST
 from mmft.config.wording import did_you_mean, listed, show
 
@@ -135,7 +136,7 @@ def _steps_can_be_sharded(c: TrainConfig) -> str | None:
     # These steps bypass the model's `forward`, around which sharded weights are gathered.
     if c.trainer.strategy != "fsdp":
         return None
-    if c.task.needs_both:
+    if c.task.needs_both or c.task.generates:
         who = f"task={c.task.type}"
     elif c.model.auxiliary.alignment == "contrastive":
         who = "model.auxiliary.alignment=contrastive"
@@ -159,6 +160,52 @@ def _something_does_not_match(c: TrainConfig) -> str | None:
     return "0: without labels every row is a match. Type task.candidates=7, or data.columns.label=COLUMN"
 
 
+# ---------------------------------------------------------------- generated texts
+
+
+@rule("data.columns.image", "task")
+def _there_is_an_image_to_write_about(c: TrainConfig) -> str | None:
+    if not c.task.generates or c.data.columns.image is not None:
+        return None
+    return f"{MUST}: task={c.task.type} writes about images. Type data.columns.image=COLUMN"
+
+
+@rule("task.prompt", "data.columns.text")
+def _prompt_and_texts_go_together(c: TrainConfig) -> str | None:
+    prompt, text = getattr(c.task, "prompt", None), c.data.columns.text
+    if not c.task.generates:
+        return None
+    if prompt is None and text is None:
+        return "nothing is asked. Type data.columns.text=COLUMN, or \"task.prompt='Describe the image.'\""
+    if prompt is None or ("{text}" in prompt) == (text is not None):
+        return None
+    if text is None:
+        return f"{show(prompt)} needs a text for {{text}}. Type data.columns.text=COLUMN"
+    return (
+        f"{show(prompt)} has no {{text}}, so data.columns.text={show(text)} would not be read. Type "
+        f"\"task.prompt='{{text}} {prompt}'\", or data.columns.text=null"
+    )
+
+
+@rule("task.metrics")
+def _metrics_are_known(c: TrainConfig) -> str | None:
+    given: list[str] = getattr(c.task, "metrics", ["exact_match"])
+    if unknown := [name for name in given if name not in TEXT_METRICS]:
+        return (
+            f"{unknown[0]}: no such metric.{did_you_mean(unknown[0], TEXT_METRICS)} There are: {listed(TEXT_METRICS)}"
+        )
+    if given and len(set(given)) == len(given):
+        return None
+    return f"{show(given)}: name at least one, and none twice. Type task.metrics=[exact_match,token_f1]"
+
+
+@rule("modality_report", "task")
+def _generation_has_no_report(c: TrainConfig) -> str | None:
+    if not c.modality_report or not c.task.generates:
+        return None
+    return f"true does not go with task={c.task.type} yet: compare with mmft test modalities=true. Leave it out"
+
+
 # ---------------------------------------------------------------- several tasks at once
 
 _TAKEN = frozenset({"loss", "train", "val", "test"})
@@ -167,7 +214,7 @@ _TAKEN = frozenset({"loss", "train", "val", "test"})
 @rule("task.tasks")
 def _several_tasks_go_together(c: TrainConfig) -> str | None:
     for name, part in c.task.parts.items():
-        if part.parts or part.needs_both:
+        if part.parts or part.needs_both or part.generates:
             return f"task={part.type} ({name}) cannot be one of several tasks. Leave it out"
         if taken := [word for word in name.split("/") if word in _TAKEN]:
             return (

@@ -20,12 +20,14 @@ class FusionConfig(OptionConfig):
         embeds_apart: whether each modality is embedded separately, which pairwise tasks need; other tasks need a
             fusion for which it is false, or None: fits every task.
         of_pair: it is made of parts of `model.pair`.
+        generates: it puts image tokens into a language model's sequence, for tasks that generate text.
         image_pool: what `model.image_encoder.pool=auto` means for an encoder with a class token.
     """
 
     reads: ClassVar[Literal["pooled", "tokens"]] = "pooled"
     embeds_apart: ClassVar[bool | None] = False
     of_pair: ClassVar[bool] = False
+    generates: ClassVar[bool] = False
     image_pool: ClassVar[str] = "cls"
 
 
@@ -149,3 +151,19 @@ class PretrainedConfig(FusionConfig):
 
     embeds_apart = None
     of_pair = True
+
+
+@option("model/fusion", "projector", builds="mmft.models.fusion.projector:Projector")
+@dataclass(kw_only=True)
+class ProjectorConfig(FusionConfig):
+    """Image tokens become tokens of a causal language model (LLaVA), `model.text_encoder`. For `task=generation`."""
+
+    reads = "tokens"
+    generates = True
+
+    layers: Literal["linear", "mlp"] = "mlp"
+    """The projection into the language model's embeddings: one linear layer, or two with GELU (LLaVA 1.5)."""
+    tokens: Literal["all", "pooled", "pixel_shuffle"] = "all"
+    """Which image tokens the language model reads. `all`: every patch; `pooled`: the mean of every 2 x 2 patches;
+    `pixel_shuffle`: every 2 x 2 patches side by side, as one token four times as wide. Class and register tokens are
+    left out; without patches in a square, only `all` is possible."""

@@ -81,9 +81,9 @@ class TrainConfig:
     """Where metrics go besides metrics.csv."""
 
     def reads(self, modality: str) -> bool:
-        """Whether rows have an `image` or a `text`: from a column, or a text made of the label."""
-        captioned = modality == "text" and self.task.captions_labels
-        return captioned or getattr(self.data.columns, modality) is not None
+        """Whether rows have an `image` or a `text`: from a column, or a text made of the label or of a prompt."""
+        made = modality == "text" and (self.task.captions_labels or self.task.generates)
+        return made or getattr(self.data.columns, modality) is not None
 
 
 @dataclass(kw_only=True)

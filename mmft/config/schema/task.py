@@ -24,6 +24,7 @@ class TaskConfig(OptionConfig):
         independent_labels: a row has any number of labels, each right or wrong by itself.
         predicts_numbers: a prediction is a number, not a text.
         mixes_targets: the loss accepts `Batch.mixed_target`.
+        generates: predictions are texts written by a language model, which needs a fusion that `generates`.
         several_columns: `data.columns.label` may name several columns.
     """
 
@@ -36,6 +37,7 @@ class TaskConfig(OptionConfig):
     independent_labels: ClassVar[bool] = False
     predicts_numbers: ClassVar[bool] = False
     mixes_targets: ClassVar[bool] = False
+    generates: ClassVar[bool] = False
     several_columns: ClassVar[bool] = False
 
     def start_from_pair(self, *, sigmoid: bool) -> None:
@@ -258,3 +260,37 @@ class SeveralConfig(TaskConfig):
     def parts(self) -> Mapping[str, TaskConfig]:
         """`tasks`."""
         return self.tasks
+
+
+TEXT_METRICS = ("exact_match", "token_f1", "vqa_accuracy", "anls", "rouge_l", "bleu", "chrf", "cider")
+"""The metrics of `mmft.tasks.text_metrics`."""
+
+
+@option("task", "generation", builds="mmft.tasks.generation:Generation")
+@dataclass(kw_only=True)
+class GenerationConfig(TaskConfig):
+    """Write a text about the image: a caption, or the answer to the row's question. The loss is over answer tokens.
+
+    `model.text_encoder` is a causal language model, and `data.columns.label` holds the answers.
+    """
+
+    generates = True
+    has_label_names = True
+
+    prompt: str | None = None
+    """What the model is asked: a fixed text (`task.prompt="Describe the image."`), or one around each row's text
+    (`"task.prompt='{text} Answer briefly.'"`); null: the row's text alone. The image stands in front of it."""
+    chat_template: Literal["auto", "none"] = "auto"
+    """`auto`: the prompt is the user's turn in the language model's chat template, if it has one; `none`: the prompt
+    as it is."""
+    max_answer_tokens: int = field(64, ge=1)
+    """Longest answer to learn from, in tokens, the end-of-text token included; a row with a longer one is bad."""
+    max_new_tokens: int | None = field(None, ge=1)
+    """Longest answer to generate, in tokens; null: as `max_answer_tokens`."""
+    normalise: Literal["tokens", "rows"] = "tokens"
+    """The loss of a batch: its mean over all answer tokens, or over rows the mean of each row's tokens, so that long
+    answers count as much as short ones."""
+    metrics: list[str] = field(factory=lambda: ["exact_match", "token_f1"])
+    """How generated texts are compared with the answers, beside `perplexity`: `exact_match` and `token_f1` as in SQuAD,
+    `vqa_accuracy`, `anls` (DocVQA), `rouge_l`, `bleu`, `chrf`, `cider` (captions). The first selects the best
+    checkpoint."""

@@ -102,7 +102,9 @@ class Explained:
 
 
 def check_label(task: Task, label: str | None) -> None:
-    """Raises UserError if the task has nothing of this name to explain."""
+    """Raises UserError if the task has nothing of this name to explain, or nothing at all."""
+    if task.facts.generates:
+        raise UserError("mmft explain cannot explain generated texts yet (task=generation)")
     names = list(dict.fromkeys([*task.output_names, *filter(None, task.parts)]))
     if label is not None and label not in names:
         raise UserError(f"label={label}: no such label.{did_you_mean(label, names)} There are: {shown(names, 50)}")

@@ -7,6 +7,7 @@ from typing import Any
 
 from mmft.data.image import squaring
 from mmft.models.encoder import Encoder
+from mmft.models.language_model import LanguageModel
 from mmft.runs.saved_model import SavedModel
 from mmft.tasks.base import Task
 from mmft.tasks.labels import shown as some
@@ -106,6 +107,8 @@ def _pair_card(saved: SavedModel, summary: Mapping[str, Any], library: str, load
 
 def _left_out(task: Task) -> str:
     """What the folders leave out of the model, and what that means for their user."""
+    if task.facts.generates:
+        return "The fusion, which turns image tokens into tokens of the language model, is not exported."
     if not task.facts.pairwise:
         return "Head and fusion are not exported."
     return (
@@ -134,7 +137,8 @@ def _outputs(task: Task) -> list[str]:
     for part, own in task.parts.items():
         names = [name for name in own.output_names if name]
         of = ["", f"Outputs of {part}"] if part else ["Outputs"]
-        lines += [*of[:-1], f"{of[-1]}: {some(names, 100) if names else 'a number'}."]
+        what = "texts" if own.facts.generates else some(names, 100) if names else "a number"
+        lines += [*of[:-1], f"{of[-1]}: {what}."]
     return lines
 
 
@@ -142,7 +146,9 @@ def _loading(encoders: Mapping[str, Any]) -> list[str]:
     image = _LOADING["timm" if encoders["image_encoder"].source.library == "timm" else "image"]
     kind = type(encoders["text_encoder"].backbone)
     text = _LOADING["text"]
-    if kind.__name__.endswith(("Encoder", "EncoderModel")):  # of an encoder-decoder, which AutoModel would build whole
+    if isinstance(encoders["text_encoder"], LanguageModel):
+        text = text.replace("AutoModel", "AutoModelForCausalLM")
+    elif kind.__name__.endswith(("Encoder", "EncoderModel")):  # of an encoder-decoder, which AutoModel would build whole
         text = text.replace("AutoModel, ", "").replace("AutoModel", kind.__name__)
         text = f"from {kind.__module__} import {kind.__name__}\n{text}"
     return [image, "", text]

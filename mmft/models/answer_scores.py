@@ -1,0 +1,81 @@
+"""How likely a language model finds each answer of a list: classification by a language model.
+
+Legend: B batch, S tokens of a prompt, K answers, k answers of a pass, A tokens of the longest answer, T tokens,
+D width.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+LogProbs = Callable[[Tensor, Tensor], Tensor]
+"""The head: hidden states (T, D) and tokens (T,) -> (T,) log-probabilities."""
+
+
+@torch.no_grad()
+def answer_scores(
+    model: Any,
+    log_probs: LogProbs,
+    embedded: Tensor,
+    mask: Tensor,
+    answers: Sequence[Sequence[int]],
+    at_once: int = 256,
+) -> Tensor:
+    """(B, K) log-probability of each answer after each prompt: the sum over the answer's tokens.
+
+    With the end-of-text token in each answer, their exponentials add up to at most 1; `softmax` of a row gives the
+    probabilities if nothing but an answer of the list may follow.
+
+    Prompts are read once. Then all answers are read in one batch, or in several of at most `at_once` sequences.
+
+    Args:
+        model: a causal language model of transformers, in eval mode.
+        log_probs: its head, as in `answer_log_probs`.
+        embedded: (B, S, D) prompts, padded on the left.
+        mask: (B, S) bool, True = real token; each row has at least one.
+        answers: token ids of each.
+        at_once: sequences of a pass; at least one answer is read.
+    """
+    from transformers import DynamicCache
+
+    reader = model.base_model
+    named = inspect.signature(reader.forward).parameters
+    keyword = "cache" if "cache" in named else "past_key_values"  # the older name
+
+    def read(tokens: Tensor, real: Tensor, cache: Any) -> Tensor:
+        """(B, T, D) hidden states of the last T tokens of sequences with the mask `real`."""
+        given = {keyword: cache, "inputs_embeds": tokens, "attention_mask": real.long(), "use_cache": True}
+        if "position_ids" in named:
+            given["position_ids"] = (real.long().cumsum(1) - 1).clamp_min(0)[:, -tokens.shape[1] :]
+        found: Tensor = reader(**given).last_hidden_state
+        return found
+
+    of_prompts = DynamicCache(config=model.config)
+    last = read(embedded, mask, of_prompts)[:, -1:]  # (B, 1, D)
+    found = []
+    size = max(1, at_once // len(embedded))
+    for first in range(0, len(answers), size):
+        ids, known = _padded(answers[first : first + size], embedded.device)  # (k, A)
+        cache, k = copy.deepcopy(of_prompts), len(ids)
+        cache.batch_repeat_interleave(k)
+        ids, known = ids.repeat(len(embedded), 1), known.repeat(len(embedded), 1)  # (B k, A)
+        real = torch.cat([mask.repeat_interleave(k, 0), known], dim=1)
+        hidden = read(model.get_input_embeddings()(ids), real, cache)  # (B k, A, D)
+        predicting = torch.cat([last.repeat_interleave(k, 0), hidden[:, :-1]], dim=1)
+        of_tokens = log_probs(predicting[known], ids[known])  # (T,)
+        found.append(of_tokens.new_zeros(known.shape).masked_scatter(known, of_tokens).sum(1).view(-1, k))
+    return torch.cat(found, dim=1)
+
+
+def _padded(answers: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """(k, A) ids, 0 for padding, and (k, A) bool, True = real token."""
+    longest = max(map(len, answers))
+    ids = torch.tensor([[*answer, *[0] * (longest - len(answer))] for answer in answers], device=device)
+    lengths = torch.tensor([len(answer) for answer in answers], device=device)
+    return ids, torch.arange(longest, device=device) < lengths[:, None]

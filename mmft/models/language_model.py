@@ -1,0 +1,174 @@
+"""Causal language models of transformers as text encoders: the whole `...ForCausalLM`, with its head.
+
+Legend: B batch, L text tokens, T tokens, D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmft.clock import importing
+from mmft.config.plugins import allowed
+from mmft.errors import UserError, first_line
+from mmft.models.answer_loss import answer_log_probs
+from mmft.models.layers import evaluated
+from mmft.models.prompt_tokenizer import PromptTokenizer
+from mmft.models.source import Source, check_alone, resolve
+from mmft.models.text_encoder import KEY, TextEncoder, embeddings
+from mmft.models.tokenizer import load_tokenizer
+from mmft.models.trust import check_folder
+
+_ENDINGS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
+
+
+class LanguageModel(TextEncoder):
+    """A causal language model with its head.
+
+    As a text encoder it is the transformer without the head. `backbone` is the whole model, so that its layers, tuning
+    methods and files include the head.
+
+    Attributes:
+        tokenizer: turns a row's text into the tokens of its prompt.
+    """
+
+    tokenizer: PromptTokenizer
+
+    def __init__(self, backbone: Any, source: Source, tokenizer: Any, max_length: int | None) -> None:
+        super().__init__(backbone, source, tokenizer, max_length, "last")
+        self.tokenizer = PromptTokenizer(tokenizer)
+        self._check_head()
+        if getattr(backbone.config, "tie_word_embeddings", False):
+            self.register_state_dict_post_hook(_without_tied)
+            self.register_load_state_dict_pre_hook(_with_tied)
+
+    @staticmethod
+    def reader(backbone: Any) -> Any:
+        """The transformer without its head."""
+        return backbone.base_model
+
+    @property
+    def head(self) -> Any:
+        """The linear layer from hidden states (..., D) to logits (..., V)."""
+        backbone: Any = self.backbone
+        return backbone.get_output_embeddings()
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """(B, T) token ids -> (B, T, D) as `inputs_embeds`."""
+        backbone: Any = self.backbone
+        found: Tensor = backbone.get_input_embeddings()(ids)
+        return found
+
+    def hidden(self, embedded: Tensor, mask: Tensor) -> Tensor:
+        """(B, T, D) embeddings, padded on the right, and mask (B, T) bool -> (B, T, D) last hidden states."""
+        out = self.reader(self.backbone)(inputs_embeds=embedded, attention_mask=mask.long(), use_cache=False)
+        found: Tensor = out.last_hidden_state
+        return found
+
+    def log_probs(self, hidden: Tensor, tokens: Tensor) -> Tensor:
+        """(T,) log-probability of each token (T,) at the hidden state (T, D) that predicts it."""
+        return answer_log_probs(hidden, self.head.weight, self.head.bias, tokens)
+
+    @torch.no_grad()
+    def _check_head(self) -> None:
+        """Raises UserError if the model computes its logits otherwise than by one linear layer."""
+        where = f"{KEY}.name={self.source.name}"
+        if type(self.head) is not nn.Linear:
+            raise UserError(f"{where}: {type(self.backbone).__name__} has no linear head of words. Choose another")
+        ids = torch.arange(4).unsqueeze(0)  # (1, 4)
+        with evaluated(self.backbone):
+            logits = self.backbone(input_ids=ids, use_cache=False).logits[0]  # (4, V)
+            mine = self.head(self.hidden(self.embed(ids), torch.ones_like(ids, dtype=torch.bool)))[0]
+        if not torch.allclose(logits, mine, rtol=1e-3, atol=1e-4):
+            raise UserError(
+                f"{where}: {type(self.backbone).__name__} changes its logits after its linear head, which "
+                "task=generation does not support yet. Choose another model"
+            )
+
+
+def build_language_model(
+    name: str, max_length: int | None, pool: str, pretrained: bool, source: Source | None = None
+) -> LanguageModel:
+    """Builds the causal language model named in the config as text encoder, with its tokenizer.
+
+    Args:
+        name: a folder or hub name.
+        max_length: number of tokens to which prompts are truncated; None for the model's own maximum, at most 512.
+        pool: `auto` or `last`.
+        pretrained: False for random weights.
+        source: the resolved source, if already known.
+
+    Raises:
+        UserError: it cannot be found or built, is no causal language model, or its tokenizer does not fit.
+    """
+    source = source or resolve(name, KEY + ".name")
+    check_alone(source, KEY)
+    if pool not in ("auto", "last"):
+        raise UserError(f"{KEY}.pool={pool} changes nothing with task=generation, which reads tokens. Leave it out")
+    backbone = _load(source, pretrained)
+    tokenizer = load_tokenizer(source, embeddings(backbone), KEY)
+    if tokenizer.eos_token_id is None:
+        raise UserError(
+            f"{KEY}.name={name}: its tokenizer has no end-of-text token (eos_token), which ends an answer. Name one in "
+            "its tokenizer_config.json"
+        )
+    return LanguageModel(backbone, source, tokenizer, max_length)
+
+
+def _load(source: Source, pretrained: bool) -> Any:
+    """The whole causal language model, in float32."""
+    where = f"{KEY}.name={source.name}"
+    check_folder(source, KEY)
+    with importing():
+        import transformers
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    named = source.config.get("architectures") or ()
+    if source.library != "transformers" or (named and not any(name.endswith(_ENDINGS) for name in named)):
+        what = named[0] if named else f"a {source.library} model"
+        raise UserError(
+            f"{where} is no causal language model but {what}; task=generation writes answers with one. Type the folder "
+            "or name of one, such as HuggingFaceTB/SmolLM2-135M-Instruct, or another task"
+        )
+    try:
+        config = transformers.AutoConfig.from_pretrained(source.folder, trust_remote_code=allowed())
+        models: Any = transformers.AutoModelForCausalLM
+        if not pretrained:
+            model = models.from_config(config, dtype=torch.float32, trust_remote_code=allowed())
+        else:
+            model, info = models.from_pretrained(
+                source.folder,
+                config=config,
+                dtype=torch.float32,
+                output_loading_info=True,
+                trust_remote_code=allowed(),
+            )
+            if missing := sorted(info["missing_keys"]):
+                raise UserError(f"{where}: {len(missing)} weights are not in its files, first {missing[0]}.")
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{where}: transformers cannot load it: {first_line(error)}") from error
+    return model
+
+
+def _tied(model: nn.Module) -> dict[str, str]:
+    """The name of each parameter that is another one once more, and that one's name; of the head and the embedding."""
+    names: dict[int, str] = {}
+    every = model.named_parameters(remove_duplicate=False)
+    return {name: first for name, parameter in every if (first := names.setdefault(id(parameter), name)) != name}
+
+
+def _without_tied(model: nn.Module, state: dict[str, Tensor], prefix: str, _: Any) -> None:
+    """After `state_dict`: a tied weight is in it once, as safetensors requires."""
+    for name in _tied(model):
+        del state[prefix + name]
+
+
+def _with_tied(model: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    """Before `load_state_dict`: a tied weight has both its names."""
+    for name, first in _tied(model).items():
+        if prefix + first in state:
+            state[prefix + name] = state[prefix + first]

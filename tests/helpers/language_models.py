@@ -1,0 +1,52 @@
+"""Tiny causal language models with random weights, and a tokenizer whose vocabulary is laid out by rule."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers as hf
+from tiny_tokenizers import make_tokenizer
+
+POSITIONS = 160
+_BLOCKS = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+_HEADS = {"num_key_value_heads": 1, "max_position_embeddings": POSITIONS}
+_CHAT = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}: {{ message['content'] }}<|im_end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant: {% endif %}"
+)
+
+LANGUAGE_MODELS: dict[str, Callable[..., Any]] = {
+    "llama": lambda **own: hf.LlamaConfig(tie_word_embeddings=False, **_BLOCKS, **_HEADS, **own),
+    "gpt2": lambda **own: hf.GPT2Config(n_embd=32, n_layer=2, n_head=2, n_positions=POSITIONS, **own),
+    "qwen3": lambda **own: hf.Qwen3Config(head_dim=16, tie_word_embeddings=True, **_BLOCKS, **_HEADS, **own),
+}
+
+
+def write_language_model(kind: str, texts: Iterable[str], out: Path, chat: bool = False) -> Path:
+    """Writes one of `LANGUAGE_MODELS` to the folder `out`, with a tokenizer that knows the words of `texts`."""
+    base = make_tokenizer("roberta", texts)
+    tokenizer: Any = hf.PreTrainedTokenizerFast(
+        tokenizer_object=_without_special_tokens(base), bos_token="<s>", eos_token="</s>", pad_token="<pad>"
+    )
+    tokenizer.model_max_length = POSITIONS
+    if chat:
+        tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+        tokenizer.chat_template = _CHAT
+    tokenizer.save_pretrained(out)
+    torch.manual_seed(0)
+    ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    config = LANGUAGE_MODELS[kind](vocab_size=len(tokenizer), **ids)
+    hf.AutoModelForCausalLM.from_config(config).save_pretrained(out)
+    return out
+
+
+def _without_special_tokens(tokenizer: Any) -> Any:
+    """The tokenizer as causal language models have it: a text's tokens alone."""
+    from tokenizers import processors
+
+    rules = tokenizer.backend_tokenizer
+    rules.post_processor = processors.ByteLevel(trim_offsets=False)
+    return rules

@@ -1,0 +1,90 @@
+"""Prompts: the place of the image, chat templates, and what is cut."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import transformers as hf
+from language_models import write_language_model
+from make_shapes import captions
+
+from mmft.data.text import empty_text, full_lengths, identity_of, tokenize
+from mmft.errors import UserError
+from mmft.models.prompt_tokenizer import PromptTokenizer
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = write_language_model("llama", captions(), tmp_path_factory.mktemp("lm") / "plain")
+    return hf.AutoTokenizer.from_pretrained(folder)
+
+
+@pytest.fixture(scope="module")
+def chat(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = write_language_model("llama", captions(), tmp_path_factory.mktemp("lm") / "chat", chat=True)
+    return hf.AutoTokenizer.from_pretrained(folder)
+
+
+def ids(tokenizer: Any, text: str) -> list[int]:
+    found: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return found
+
+
+def test_without_a_template_the_prompt_is_the_text(plain: Any) -> None:
+    prompts = PromptTokenizer(plain)
+    assert prompts.prefix == []
+    assert prompts(["red disc"])["input_ids"] == [ids(plain, "red disc")]
+    assert PromptTokenizer(plain, "{text} in ink")(["red"])["input_ids"] == [ids(plain, "red in ink")]
+    assert PromptTokenizer(plain, "what is it")(["not read"])["input_ids"] == [ids(plain, "what is it")]
+
+
+def test_the_chat_template_stands_around_image_and_text(chat: Any) -> None:
+    prompts = PromptTokenizer(chat, "{text} in ink")
+    whole = chat.apply_chat_template(
+        [{"role": "user", "content": "red in ink"}], tokenize=False, add_generation_prompt=True
+    )
+    assert prompts(["red"])["input_ids"] == [
+        [*prompts.prefix, *ids(chat, "red in ink<|im_end|><|im_start|>assistant: ")]
+    ]
+    assert chat.decode(prompts(["red"])["input_ids"][0]) == whole
+    assert chat.decode(prompts.prefix) == "<|im_start|>user: "
+    assert PromptTokenizer(chat, chat_template="none")(["red"])["input_ids"] == [ids(chat, "red")]
+
+
+def test_the_text_alone_is_cut(chat: Any) -> None:
+    prompts = PromptTokenizer(chat)
+    frame = len(prompts([""])["input_ids"][0])
+    long = "red disc " * 20
+    (cut,) = prompts([long], truncation=True, max_length=frame + 3)["input_ids"]
+    end = ids(chat, "<|im_end|><|im_start|>assistant: ")
+    assert cut == [*prompts.prefix, *ids(chat, long)[:3], *end]
+    tokens = tokenize([long, "red", None], prompts, frame + 3)
+    assert tokens.cut == 1
+    assert full_lengths([long], prompts).tolist() == [frame + len(ids(chat, long))]
+    assert empty_text(prompts, 64).tolist() == prompts([""])["input_ids"][0]
+
+
+def test_a_template_longer_than_max_length_is_an_error(chat: Any) -> None:
+    with pytest.raises(UserError, match=r"max_length=4: the prompt without any text has \d+ tokens\. Type"):
+        PromptTokenizer(chat)(["red"], truncation=True, max_length=4)
+
+
+def test_a_broken_template_is_an_error(chat: Any) -> None:
+    broken = hf.AutoTokenizer.from_pretrained(chat.name_or_path)
+    broken.chat_template = "{{ raise_exception('no users') }}"
+    with pytest.raises(UserError, match=r"chat template cannot be applied: no users.*task\.chat_template=none"):
+        PromptTokenizer(broken)
+
+
+def test_other_prompts_are_other_tokens_to_the_cache(chat: Any) -> None:
+    kinds = [PromptTokenizer(chat), PromptTokenizer(chat, "{text} in ink"), PromptTokenizer(chat, None, "none")]
+    assert len({identity_of(one) for one in kinds}) == 3
+    assert identity_of(PromptTokenizer(chat)) == identity_of(kinds[0])
+
+
+def test_answers_end_and_read_back(chat: Any) -> None:
+    prompts = PromptTokenizer(chat)
+    found = prompts.answer("red disc")
+    assert found[-1] == chat.eos_token_id
+    assert prompts.decode(found) == "red disc"

@@ -1,0 +1,178 @@
+"""The task of generation by itself, its rules, and that it learns answers by heart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+import transformers as hf
+from make_shapes import Shapes
+from task_batches import batch
+from torch import Tensor
+
+from mmft import build
+from mmft.batch import Outputs
+from mmft.config.compose import compose
+from mmft.config.schema.task import TEXT_METRICS
+from mmft.data.splits import load_splits
+from mmft.errors import UserError
+from mmft.tasks.generation import Generation
+from mmft.tasks.text_metrics import text_metric_names
+
+ROWS, STEPS = 16, 300
+Folder = Callable[..., Path]
+
+
+@pytest.fixture
+def task(language_model_folder: Folder) -> Generation:
+    made = Generation(max_answer_tokens=6)
+    made.start_generation(hf.AutoTokenizer.from_pretrained(language_model_folder("llama")))
+    return made
+
+
+def test_an_answer_is_its_tokens_and_the_end(task: Generation) -> None:
+    found = task.encode("red disc")
+    end = task.tokenizer.eos_token_id
+    assert found[-2:] == [-1, -1]
+    assert found[found.index(end) :] == [end] + [-1] * (5 - found.index(end))
+    assert task.encode(7) == task.encode("7")
+    assert task.empty_target().tolist() == [-1] * 6
+
+
+@pytest.mark.parametrize("label", [None, "", "  "])
+def test_a_row_without_an_answer_is_bad(task: Generation, label: Any) -> None:
+    with pytest.raises(ValueError, match="no answer"):
+        task.encode(label)
+
+
+def test_an_answer_that_does_not_fit_is_bad_and_not_cut(task: Generation) -> None:
+    with pytest.raises(ValueError, match=r"the answer has \d+ tokens, more than task\.max_answer_tokens=6"):
+        task.encode("red disc " * 4)
+
+
+def test_without_any_answer_there_is_nothing_to_learn(task: Generation) -> None:
+    with pytest.raises(UserError, match=r"data\.columns\.label: no training row has an answer"):
+        task.fit([None, ""])
+
+
+def test_several_answers_are_not_taken_for_one(task: Generation) -> None:
+    with pytest.raises(ValueError, match="2 answers, of which task=generation cannot learn from several yet"):
+        task.encode(["red", "blue"])
+
+
+def test_every_metric_of_texts_can_be_chosen(language_model_folder: Folder) -> None:
+    assert list(TEXT_METRICS) == text_metric_names()
+    made = Generation(max_answer_tokens=6, metrics=text_metric_names())
+    made.start_generation(hf.AutoTokenizer.from_pretrained(language_model_folder("llama")))
+    target = torch.tensor([made.encode("red disc")])
+    zeros = torch.zeros(1, 6)
+    metrics = made.metrics()
+    made.update(metrics, Outputs(zeros, zeros, zeros, generated=target), batch(target))
+    assert list(made.scalars(metrics)) == made.metric_names() == [*text_metric_names(), "perplexity"]
+    assert made.monitor == "exact_match"
+
+
+def test_metrics(task: Generation) -> None:
+    target = torch.tensor([task.encode("red disc"), task.encode("blue cross")])
+    generated = torch.tensor([task.encode("red disc"), task.encode("red cross")])
+    count = (target >= 0).sum(1)
+    logits = torch.where(target >= 0, -0.5, 0.0)
+    metrics = task.metrics()
+    for row in range(2):  # in two batches
+        outputs = Outputs(logits[row : row + 1], logits, logits, generated=generated[row : row + 1])
+        task.update(metrics, outputs, batch(target[row : row + 1]))
+    found = task.scalars(metrics)
+    assert found == {"exact_match": 0.5, "token_f1": 0.75, "perplexity": pytest.approx(float(torch.tensor(0.5).exp()))}
+    assert task.metric_names() == list(found)
+    weight = torch.tensor([1.0, 3.0])
+    assert float(task.normaliser(batch(target, weight))) == float((count * weight).sum())
+
+
+def test_the_score_is_the_mean_log_probability(task: Generation) -> None:
+    tokens = torch.tensor([task.encode("red disc"), task.encode("red")])
+    log_probs = torch.where(tokens >= 0, -0.25, 0.0)
+    outputs = Outputs(log_probs, log_probs, log_probs, generated=tokens, generated_log_probs=log_probs)
+    assert task.answers(outputs) == [{"prediction": "red disc", "score": -0.25}, {"prediction": "red", "score": -0.25}]
+
+
+# ---------------------------------------------------------------- the config
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        (["model/fusion=concat"], "concat does not go with task=generation...Type model/fusion=projector"),
+        (["task=classification"], "projector does not go with task=classification...Type model/fusion=concat"),
+        (["data.columns.image=null"], "data.columns.image: must be given: task=generation writes about images"),
+        (["data.columns.text=null"], "task.prompt: nothing is asked"),
+        (["task.prompt='what is it'"], "has no {text}, so data.columns.text='text' would not be read"),
+        (["data.columns.text=null", "task.prompt='{text} here'"], "needs a text for {text}"),
+        (["trainer=fsdp"], "fsdp does not go with task=generation yet"),
+        (["tune/text_encoder=prefix"], "tune.text_encoder: prefix does not go with task=generation yet"),
+        (["model.auxiliary.alignment=kl"], "does not go with task=generation, which reads tokens"),
+        (["model.auxiliary.distillation_weight=1"], "does not go with task=generation, which reads tokens"),
+        (["modality_report=true"], "modality_report: true does not go with task=generation yet"),
+        (["data.augment.token_dropout=0.1"], "would change the prompt around the text"),
+        (["data.subset.rows=20"], "data.subset: does not go with task=generation yet"),
+        (["data.augment.mixup=0.2"], "it does not go with task=generation"),
+        (["data.columns.label=[label,id]"], "a list needs a task with several targets"),
+        (["task.metrics=[]"], "task.metrics: []: name at least one"),
+        (["task.metrics=[exact]"], "task.metrics: exact: no such metric. Did you mean exact_match?"),
+        (["tune=probe"], "model/fusion=projector would stay untrained"),
+        (["model.pair=a/b"], "model.pair: does not go with task=generation"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(shapes: Shapes, typed: list[str], expected: str) -> None:
+    with pytest.raises(UserError) as error:
+        compose("train", [*shapes.overrides, "task=generation", "model/fusion=projector", *typed])
+    assert all(part in "\n".join(error.value.messages) for part in expected.split("...")), error.value.messages
+
+
+# ---------------------------------------------------------------- learning
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "more"),
+    [
+        ("llama", []),
+        ("gpt2", ["model.fusion.tokens=pooled"]),
+        ("qwen3", ["model.fusion.tokens=pixel_shuffle", "task.normalise=rows"]),
+        ("qwen3", ["tune/text_encoder=lora", "tune.text_encoder.targets=all"]),
+    ],
+)
+def test_16_rows_are_learned_by_heart(
+    kind: str, more: list[str], shapes: Shapes, language_model_folder: Folder, tmp_path: Path
+) -> None:
+    frame = pd.read_csv(shapes.rows).dropna(subset=["image", "text"]).query("split == 'train'").head(ROWS)
+    frame["text"] = [f"what is it {number}" for number in range(ROWS)]
+    frame.to_csv(tmp_path / "rows.csv", index=False)
+    where = [f"data.path={tmp_path / 'rows.csv'}", f"data.root={shapes.rows.parent}", f"data.batch_size={ROWS}"]
+    typed = [*shapes.overrides, *where, "task=generation", "model/fusion=projector", "model.dropout=0"]
+    folder = language_model_folder(kind, chat=kind == "qwen3")
+    typed += [f"model.text_encoder.name={folder}", "model.text_encoder.max_length=64", "task.max_answer_tokens=8"]
+    config = compose("train", [*typed, "optim.lr=3e-3", "optim.head_lr=3e-3", *more]).config
+    splits = load_splits(config.data, 0)
+    task: Any = build.build_task(config.task)
+    model = build.build_model(config.model, task.make_head, seed=0)
+    build.prepare_generation(model, task)
+    module = build.build_module(config, model, task, build.build_plan(config, model))
+    module.micro_batch_size = 5
+    optimizer: Any = module.configure_optimizers()
+    data = build.build_data(config, splits, model, task)
+    learned = next(iter(data.train_dataloader()))
+    assert len(learned) == ROWS
+    for step in range(STEPS):
+        module.update(learned, optimizer, step, Tensor.backward)
+        if step % 20 == 19:
+            metrics = task.metrics()
+            with torch.no_grad():
+                task.update(metrics, model.eval()(learned), learned)
+            model.train()
+            if task.scalars(metrics)["exact_match"] == 1:
+                return
+    raise AssertionError(f"exact match {task.scalars(metrics)} after {STEPS} steps")
