@@ -130,7 +130,7 @@ class Expression(Constraint):
     def allowed(self, generated: Sequence[int], vocabulary: int) -> Tensor:
         """Tokens with which a match goes on."""
         self._matcher.reset()
-        if self._matcher.try_consume_tokens(generated) < len(generated):
+        if self._matcher.try_consume_tokens(list(generated)) < len(generated):
             return self._only([self._end], vocabulary)
         bits = np.unpackbits(np.frombuffer(self._matcher.compute_bitmask(), np.uint8), bitorder="little")
         return torch.from_numpy(bits[:vocabulary].astype(bool))
