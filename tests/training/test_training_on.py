@@ -96,7 +96,7 @@ def test_a_run_that_stopped_early_goes_on(train_run: TrainRun, shapes_overrides:
     ("then", "said"),
     [
         (["trainer.max_epochs=1"], "was started with 2, and 1 would be another experiment"),
-        (["trainer.max_epochs=3", "trainer.max_steps=5"], "trainer.max_steps: .* was started with None, and 5"),
+        (["trainer.max_epochs=3", "trainer.max_steps=5"], "trainer.max_steps: .* was started with null, and 5"),
         (["trainer.max_epochs=3", "seed=1"], "seed: .* was started with 0"),
     ],
 )
