@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mmft.build.callbacks import build_callbacks, check_monitoring, monitored
-from mmft.build.frozen import build_store, pooled_features
+from mmft.build.frozen import EncoderFeatures, build_store
 from mmft.build.model import (
     add_auxiliary,
     apply_tuning,
@@ -29,6 +29,7 @@ from mmft.build.training import (
 )
 
 __all__ = [
+    "EncoderFeatures",
     "Run",
     "add_auxiliary",
     "apply_tuning",
@@ -49,7 +50,6 @@ __all__ = [
     "drawn_subset",
     "head_maker",
     "monitored",
-    "pooled_features",
     "preload",
     "prepare_generation",
     "solve_probe",

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from mmft.build.callbacks import monitor_of
-from mmft.build.frozen import pooled_features, read_pooled
+from mmft.build.frozen import EncoderFeatures
 from mmft.config.rules.probe import unused
 from mmft.config.schema.root import TrainConfig
 from mmft.config.wording import listed
@@ -94,9 +94,10 @@ def solve_probe(
     if ignored := unused(config):
         log.info("tune=probe is solved at once: %s changes nothing", listed(ignored))
     passes = {"train": 2, "val": 2} | dict.fromkeys(splits_to_test(data.rows), 2)
-    read_pooled(config, model, {name: (data.datasets[name], n) for name, n in passes.items() if name in data.rows})
-    train = _rows(config, model, data.datasets["train"], bad)
-    val = _rows(config, model, data.datasets["val"], bad) if "val" in data.rows else None
+    features = EncoderFeatures(config, model)
+    features.read_by_model({name: (data.datasets[name], n) for name, n in passes.items() if name in data.rows})
+    train = _rows(features, data.datasets["train"], bad)
+    val = _rows(features, data.datasets["val"], bad) if "val" in data.rows else None
     bad.check()
     seconds = time.perf_counter() - begin
     mean = train.features.nanmean(0).nan_to_num()  # (F,)
@@ -141,13 +142,13 @@ def _metric(monitor: str, name: str, part: Task) -> str:
     return monitor.removeprefix(f"{name}/") if monitor.startswith(f"{name}/") else part.monitor
 
 
-def _rows(config: TrainConfig, model: VisionLanguageModel, rows: RowDataset, bad: BadRows) -> _Rows:
+def _rows(features: EncoderFeatures, rows: RowDataset, bad: BadRows) -> _Rows:
     """The usable rows of a split; those that cannot be read are added to `bad`."""
-    pooled = pooled_features(config, model, rows)
+    pooled = features.of(rows)
     usable = np.array([row not in rows.bad for row in rows.split.rows.tolist()])
     columns = []
     for modality in ("image", "text"):
-        width = getattr(model, f"{modality}_encoder").widths.pooled
+        width = getattr(features.model, f"{modality}_encoder").widths.pooled
         values = torch.full((len(rows), width), torch.nan, dtype=torch.float64)
         if modality in pooled:
             there = pooled[modality].there

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mmft.batch import BadRow
-from mmft.build.frozen import pooled_features
+from mmft.build.frozen import EncoderFeatures
 from mmft.build.model import build_task
 from mmft.config.schema.data import SubsetConfig
 from mmft.config.schema.root import TrainConfig
@@ -207,7 +207,7 @@ class _Usable:
             encode=Encode.of(self.task),
         )
         dataset.bad |= {row.row: row for row in self._bad.rows}
-        found = pooled_features(config, model, dataset)
+        found = EncoderFeatures(config, model).of(dataset)
         if "image" in found:
             table, there = self.train.table, found["image"].there
             unread = [at for at in self.places.tolist() if not there[at] and table.image(int(self.train.rows[at]))]

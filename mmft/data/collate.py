@@ -56,9 +56,6 @@ class Collate:
         input_ids, attention_mask = self._texts(good)
         pixel_values, image_present = _images(good)
         mixed_target, mixed_share = _mixed(good)
-        target = _stacked([sample.target for sample in good], self.target)
-        if target is not None and self.padded_targets:
-            target = target[:, : int((target >= 0).sum(1).amax()) if len(target) else 0]
         return Batch(
             pixel_values=pixel_values,
             input_ids=input_ids,
@@ -67,7 +64,7 @@ class Collate:
             text_present=torch.tensor([sample.input_ids is not None for sample in good], dtype=torch.bool),
             row=torch.tensor([sample.row for sample in good], dtype=torch.int64),
             weight=torch.tensor([sample.weight for sample in good], dtype=torch.float32),
-            target=target,
+            target=self._trimmed(_stacked([sample.target for sample in good], self.target)),
             identity=_stacked([sample.identity for sample in good], self.identity),
             mixed_target=mixed_target,
             mixed_share=mixed_share,
@@ -94,12 +91,18 @@ class Collate:
             text_present=torch.from_numpy(lengths > 0),
             row=rows.row,
             weight=rows.weight,
-            target=rows.target,
+            target=self._trimmed(rows.target),
             identity=rows.identity,
             image_features=self._features("image", rows.image.tolist(), 0),
             text_features=self._features("text", rows.text.tolist(), length),
             bad=rows.bad,
         )
+
+    def _trimmed(self, target: Tensor | None) -> Tensor | None:
+        """Targets without what only pads them all."""
+        if target is None or not self.padded_targets:
+            return target
+        return target[:, : int((target >= 0).sum(1).amax()) if len(target) else 0]
 
     def _features(self, modality: str, positions: Sequence[int | None], length: int) -> Features | None:
         """What the store has of these rows, texts padded to `length` tokens; None if it has none."""

@@ -119,9 +119,8 @@ class RowDataset(Dataset[Sample]):
         image = np.where(known.has_image[at], at, NOBODY)
         if known.has_image[at].any() and ("image" not in self.stored or not self.stored["image"].having(image).all()):
             return None
-        text = np.full_like(at, NOBODY) if "text" not in self.stored else at
-        if "text" in self.stored:
-            text = np.where(self.stored["text"].having(text), text, NOBODY)
+        stored = self.stored.get("text")
+        text = np.full_like(at, NOBODY) if stored is None else np.where(stored.having(at), at, NOBODY)
         return Gathered(
             row=torch.from_numpy(rows[good]),
             weight=known.weight[place],

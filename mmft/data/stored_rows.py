@@ -71,8 +71,7 @@ class StoredRows:
 
     def read(self, positions: Sequence[int | None], length: int) -> Features | None:
         """Of the rows at these positions, None for nothing; None if none is there. See `Entry.read`."""
-        known = [-1 if position is None else position for position in positions]
-        at = np.array(known, dtype=np.int64)
+        at = np.array([-1 if position is None else position for position in positions], dtype=np.int64)
         shard = np.where(at >= 0, self._found.shard[at], -1)
         if (shard < 0).all():
             return None

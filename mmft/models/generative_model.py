@@ -10,7 +10,7 @@ sequence, T generated tokens, D width of the language model.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -63,10 +63,10 @@ class GenerativeModel(VisionLanguageModel):
     def forward(self, batch: Batch) -> Outputs:
         """Log-probabilities of the answer tokens (B, A), 0 for padding; in eval mode generates texts, too."""
         image = self.project_image(batch)
-        prompts = self._joined(batch, image, None)
         outputs = Outputs(self._answer_log_probs(batch, image), image.pooled, image.pooled.new_zeros(len(batch), 0))
         if self.training:
             return outputs
+        prompts = self._joined(batch, image, None)
         found = generate(self.text_encoder, prompts.embedded, prompts.mask, self.max_new_tokens)
         return outputs._replace(generated=found.tokens, generated_log_probs=found.log_probs)
 
@@ -120,9 +120,8 @@ class GenerativeModel(VisionLanguageModel):
 
     def _prompts(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Ids (B, L) and mask (B, L) of the prompts."""
-        tokenizer: Any = self.text_encoder.tokenizer
         device = batch.row.device
-        empty = torch.tensor(tokenizer([""])["input_ids"][0], dtype=torch.int64, device=device)  # (E,)
+        empty = torch.tensor(self.text_encoder.tokenizer.empty, dtype=torch.int64, device=device)  # (E,)
         if batch.input_ids is None or batch.attention_mask is None:
             ids = empty.expand(len(batch), -1)
             return ids, torch.ones_like(ids, dtype=torch.bool)

@@ -28,6 +28,7 @@ class PromptTokenizer:
 
     Attributes:
         prefix: tokens in front of the image.
+        empty: tokens of the prompt of an empty text.
     """
 
     is_fast = False  # the data room asks it for token ids alone
@@ -47,6 +48,7 @@ class PromptTokenizer:
             self.prefix = [i for i in tokenizer("")["input_ids"] if i == tokenizer.bos_token_id]
         self._parts = before, after
         self._names = repr((opening, before, after))
+        self.empty = self([""])["input_ids"][0]
 
     def __getattr__(self, name: str) -> Any:
         if name == "tokenizer":  # while it is being copied

@@ -14,7 +14,7 @@ from mmft.config.schema.model import ENCODERS
 from mmft.data.dataset import RowDataset
 from mmft.models.precision import autocast
 from mmft.runs.saved_model import SavedModel
-from mmft.training.frozen_cache import FrozenCache, frozen_part, is_exact
+from mmft.training.frozen_cache import FrozenCache
 
 
 class FrozenRows:
@@ -42,25 +42,20 @@ class FrozenRows:
             device: where the model runs.
             precision: it runs in.
         """
-        model, exact, form = saved.model, is_exact(device, precision), saved.config.cache.dtype
+        model, form = saved.model, saved.config.cache.dtype
         if self.store is None and form == "computed":
             yield
             return
         model.to(device=device, dtype=torch.float64 if precision == "64-true" else torch.float32)
-        cache = None
-        if self.store is not None:
-            cache = FrozenCache(self.store, self.keep, precision, partial(autocast, device, precision), data)
+        cache = FrozenCache(self.store, self.keep, precision, partial(autocast, device, precision), data)
         try:
             for encoder in ENCODERS:
-                part = frozen_part(model, encoder, None, exact, form)
-                if part is None:
-                    continue
-                if cache is not None and (self.keep == "always" or not saved.is_trained(encoder)):
-                    rows.stored |= {part.modality: stored for stored in cache.filled(part, {"": (rows, 1)}).values()}
-                if exact or part.modality in rows.stored or form != "computed":
+                keeps = self.keep == "always" or not saved.is_trained(encoder)
+                part, stored = cache.taken_apart(model, encoder, None, {"": (rows, 1)} if keeps else {}, form)
+                if part is not None:
                     model.frozen_parts[encoder] = part
+                    rows.stored |= {part.modality: one for one in stored.values()}
             yield
         finally:
             model.frozen_parts = {}
-            if cache is not None:
-                cache.note_reads()
+            cache.note_reads()

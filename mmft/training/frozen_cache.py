@@ -66,7 +66,7 @@ class FrozenCache:
     """Fills a store with what frozen parts compute of rows, and says which rows are read from it.
 
     Args:
-        store: of the values.
+        store: of the values; None to keep nothing.
         keep: `auto` keeps what pays, `always` everything, `never` nothing.
         precision: of the computation, `32-true`.
         context: makes the context of the computation.
@@ -77,7 +77,7 @@ class FrozenCache:
 
     def __init__(
         self,
-        store: Store,
+        store: Store | None,
         keep: str,
         precision: str,
         context: Callable[[], AbstractContextManager[Any]],
@@ -85,14 +85,48 @@ class FrozenCache:
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        self.store, self.keep = store, keep
+        self._store, self.keep = store, "never" if store is None else keep
         self.precision, self._context = precision, context
         self._at_once = min(_AT_ONCE, data.micro_batch_size or data.batch_size)
         self._workers = data.num_workers
         self._rank, self._world = rank, world
-        self._entries: dict[tuple[FrozenPart, str], Entry] = {}
+        self._entries: dict[tuple[Any, ...], Entry] = {}
         self._in_use: list[tuple[StoredRows, int]] = []  # and how many rows were computed for it
-        self._writes = keep != "never"
+        self._writes = self.keep != "never"
+
+    @property
+    def store(self) -> Store:
+        """Of the values."""
+        assert self._store is not None
+        return self._store
+
+    def taken_apart(
+        self,
+        model: VisionLanguageModel,
+        encoder: str,
+        lowest: int | None,
+        passes: Mapping[str, tuple[RowDataset, int]],
+        form: str = "computed",
+        together: Callable[[], object] = lambda: None,
+    ) -> tuple[FrozenPart | None, dict[str, StoredRows]]:
+        """The frozen part that a model must have for an encoder, and what the store has of it, as `filled` finds it.
+
+        The part is None if there is none, or if the encoder as a whole computes the same.
+
+        Args:
+            model: on its device.
+            encoder: `image_encoder` or `text_encoder`.
+            lowest: its lowest trained layer; None for none.
+            passes: as for `filled`.
+            form: see `FrozenPart`.
+            together: as for `filled`.
+        """
+        exact = is_exact(next(getattr(model, encoder).parameters()).device, self.precision)
+        part = frozen_part(model, encoder, lowest, exact, form)
+        if part is None:
+            return None, {}
+        stored = self.filled(part, passes, together)
+        return part if exact or stored or form != "computed" else None, stored
 
     def filled(
         self,
@@ -168,7 +202,7 @@ class FrozenCache:
 
     def _entry(self, part: FrozenPart, rows: RowDataset) -> Entry:
         reading = dict(vars(rows.images.reader)) if part.modality == "image" else {}
-        key = (part, str(reading))
+        key = (part.encoder, part.layer, part.names, part.exact, part.form, str(reading))
         if key not in self._entries:  # weights are hashed once
             self._entries[key] = self.store.entry(*identity(part, self.precision, reading))
         return self._entries[key]

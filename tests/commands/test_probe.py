@@ -112,7 +112,7 @@ def test_a_prediction_is_the_head_on_both_features(
     choose_hardware(config.trainer)
     splits = load_splits(config.data, config.seed)
     rows = build.build_data(config, splits, loaded.model, loaded.saved.task).datasets["test"]
-    pooled = build.pooled_features(config, loaded.model, rows)
+    pooled = build.EncoderFeatures(config, loaded.model).of(rows)
     with torch.no_grad():
         logits = loaded.model.head(torch.cat([pooled["image"].values, pooled["text"].values], 1))
     scores = torch.tensor([[answer[f"score_{name}"] for name in loaded.labels] for answer in answers])

@@ -9,16 +9,19 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from mmft import build
-from mmft.batch import Batch, Features
+from mmft.batch import Batch, Features, Sample
 from mmft.config.compose import compose
 from mmft.config.schema.root import TrainConfig
+from mmft.data.collate import Collate
 from mmft.data.datamodule import VisionLanguageData
 from mmft.data.gathered import Gathered
 from mmft.data.splits import load_splits
+from mmft.data.text import Tokens
 from mmft.models.precision import autocast
 from mmft.training.frozen_cache import FrozenCache, frozen_part
 from mmft.training.hardware import choose_hardware
@@ -112,3 +115,23 @@ def test_a_damaged_row_is_computed(shapes_overrides: list[str], tmp_path: Path) 
     fresh = _data(shapes_overrides, tmp_path / "store", ("image", "text")).datasets["train"]
     found = [isinstance(fresh.__getitems__([at]), Gathered) for at in range(len(fresh))]
     assert found.count(False) == 1
+
+
+def test_padding_of_all_targets_is_cut_alike() -> None:
+    """Answers of a language model are padded to the longest of a split; a batch needs no more than its own longest."""
+    rows = Gathered(
+        row=torch.arange(2),
+        weight=torch.ones(2),
+        target=torch.tensor([[5, 6, -1, -1], [7, -1, -1, -1]]),
+        identity=None,
+        image=np.array([-1, -1]),
+        text=np.array([-1, -1]),
+        tokens=Tokens(np.zeros(0, np.int32), np.zeros(3, np.int64), 0),
+        place=np.arange(2),
+        bad=(),
+    )
+    collate = Collate(0, np.array([1], np.int32), target=rows.target, padded_targets=True)
+    assert rows.target is not None
+    samples = [Sample(at, target=target) for at, target in enumerate(rows.target)]
+    _same(collate(rows), collate(samples))
+    assert collate(rows).target.tolist() == [[5, 6], [7, -1]]  # type: ignore[union-attr]

@@ -103,7 +103,6 @@ def test_answers_without_an_end(answers: list[list[int]]) -> None:
 @pytest.mark.parametrize("decoding", DECODING, ids=str)
 @pytest.mark.parametrize("pattern", [r"[0-9]{1,3}(\.[0-9])?", "cat|dogs", "(red|two) [a-z]{3,5}", "ü{1,3}x"])
 def test_every_text_matches(tokenizer: Any, pattern: str, decoding: dict[str, Any]) -> None:
-    pytest.importorskip("llguidance")
     given = (pattern, tokenizer, len(tokenizer) + 5, "task.pattern")
     found = generated(tokenizer, Expression, given, decoding)
     assert len(found) == 4
@@ -114,7 +113,6 @@ def test_every_text_matches(tokenizer: Any, pattern: str, decoding: dict[str, An
     ("pattern", "reason"), [("(", "unclosed group"), ("(?=a)b", "look-around, including"), ("^a$", "lookarounds not")]
 )
 def test_patterns_that_cannot_be_generated(tokenizer: Any, pattern: str, reason: str) -> None:
-    pytest.importorskip("llguidance")
     with pytest.raises(UserError, match=rf"^task.pattern={re.escape(pattern)} cannot be generated: {reason}.*anchors"):
         Expression(pattern, tokenizer, len(tokenizer), "task.pattern")
 

@@ -116,6 +116,6 @@ def test_pooled_features_are_of_images_without_augmentation(shapes_overrides: li
         task.fit(splits["train"].table.labels(splits["train"].rows))
         model = build.build_model(config.model, task.make_head, config.seed)
         rows = build.build_data(config, splits, model, task).datasets["train"]
-        found.append(build.pooled_features(config, model, rows)["image"])
+        found.append(build.EncoderFeatures(config, model).of(rows)["image"])
     assert np.array_equal(found[0].values, found[1].values)
     assert found[0].there.all()

@@ -23,7 +23,7 @@ def _features(shapes_overrides: list[str], store: Path, *typed: str) -> dict[str
     task.fit(splits["train"].table.labels(splits["train"].rows))
     model = build.build_model(config.model, task.make_head, config.seed)
     rows = build.build_data(config, splits, model, task).datasets["train"]
-    found = build.pooled_features(config, model, rows)
+    found = build.EncoderFeatures(config, model).of(rows)
     assert rows.stored == {}
     return {name: tuple(one) for name, one in found.items()}
 

@@ -73,7 +73,7 @@ def test_neither_workers_nor_the_store_change_the_choice(train_run: TrainRun, tm
 
 
 def test_drawing_rows_needs_no_encoder(train_run: TrainRun, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mmft.build.subset.pooled_features", None)
+    monkeypatch.setattr("mmft.build.subset.EncoderFeatures", None)
     by_default = train_run(*ALL, "data.subset.fraction=0.1")
     assert chosen(by_default).equals(chosen(train_run(*ALL, "data.subset=random", "data.subset.fraction=0.1")))
     everything = train_run(*ALL, "data.subset=k_center", "data.subset.fraction=1")

@@ -43,7 +43,7 @@ def features_of(shared: Path, store: Path) -> tuple[Task, dict[str, Features], l
     for name in ("train", "test"):
         rows = data.datasets[name]
         assert rows.targets is not None
-        x = joined(build.pooled_features(config, model, rows).values())
+        x = joined(build.EncoderFeatures(config, model).of(rows).values())
         found[name] = Features(x, x[:, :0], rows.targets, x.new_ones(len(x)))
     train = splits["train"]
     return task, found, [train.table.id(row) for row in train.rows.tolist()]

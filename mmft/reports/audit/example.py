@@ -19,7 +19,7 @@ def example_row(model: GenerativeModel, data: VisionLanguageData) -> str:
             continue
         tokenizer = model.text_encoder.tokenizer
         given = rows.text(at).tolist()
-        prompt = given or tokenizer([""])["input_ids"][0]
+        prompt = given or tokenizer.empty
         answer = [token for token in rows.targets[at].tolist() if token >= 0]
         first = len(tokenizer.prefix)
         before, after, learned = map(tokenizer.tokenizer.decode, (prompt[:first], prompt[first:], answer))

@@ -127,8 +127,9 @@ def feature_rows(
     columns = config.data.columns
     given = [name for name in ("image", "text") if getattr(columns, name) is not None]  # not captions of labels
     pooled: dict[str, list[Pooled]] = {name: [] for name in given}
+    features = build.EncoderFeatures(config, model)
     for name, split in splits.items():
-        found = build.pooled_features(config, model, datasets[name])
+        found = features.of(datasets[name])
         usable = _usable(datasets[name], found)
         for modality in given:
             values, there = found[modality]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import lightning.pytorch as pl
@@ -17,7 +18,7 @@ from mmft.data.stored_rows import StoredRows
 from mmft.models.frozen_part import FrozenPart
 from mmft.run_folder import RunFolder
 from mmft.training.collectives import summed
-from mmft.training.frozen_cache import FrozenCache, frozen_part, is_exact
+from mmft.training.frozen_cache import FrozenCache
 from mmft.training.module import FineTuning
 
 
@@ -120,18 +121,17 @@ class FrozenWork(pl.Callback):
         return found
 
     def _phase(self, module: FineTuning, cache: FrozenCache, encoder: str, lowest: int | None, epochs: range) -> _Phase:
-        rounds = self.config.dtype != "computed"
-        exact, every = is_exact(module.device, self.precision), self.data.plan.epochs
-        part = frozen_part(module.model, encoder, lowest, exact, self.config.dtype)
-        if part is None:
-            return _Phase(epochs.start, None, {})
+        every = self.data.plan.epochs
         passes = {
             split: (self.data.datasets[split], math.ceil(times * len(epochs) / every))
             for split, times in self.passes[encoder].items()
             if split in ("train", "val") or epochs.stop == every
         }
-        stored = cache.filled(part, passes, lambda: summed(torch.zeros((), device=module.device)))
-        return _Phase(epochs.start, part if exact or stored or rounds else None, stored)
+        together = partial(summed, torch.zeros((), device=module.device))
+        return _Phase(
+            epochs.start,
+            *cache.taken_apart(module.model, encoder, lowest, passes, self.config.dtype, together),
+        )
 
     def _begin(self, module: pl.LightningModule, epoch: int) -> None:
         """Sets what is frozen in an epoch."""
