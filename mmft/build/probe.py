@@ -158,8 +158,8 @@ def _rows(features: EncoderFeatures, rows: RowDataset, bad: BadRows) -> _Rows:
                     f"model.{modality}_encoder gives features that are not finite. Type trainer.precision=32-true"
                 )
         columns.append(values)
-    for at in np.flatnonzero(usable & columns[0].isnan().any(1).numpy()).tolist():
-        if rows.split.table.image(int(rows.split.rows[at])) is not None and (found := rows[at].bad) is not None:
+    for at in pooled["image"].unread(rows) if "image" in pooled else ():
+        if (found := rows[at].bad) is not None:
             bad.add([found])
             usable[at] = False
     assert rows.targets is not None

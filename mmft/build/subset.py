@@ -209,8 +209,7 @@ class _Usable:
         dataset.bad |= {row.row: row for row in self._bad.rows}
         found = EncoderFeatures(config, model).of(dataset)
         if "image" in found:
-            table, there = self.train.table, found["image"].there
-            unread = [at for at in self.places.tolist() if not there[at] and table.image(int(self.train.rows[at]))]
+            unread = sorted(set(found["image"].unread(dataset)) & set(self.places.tolist()))
             self._take_out(bad for at in unread if (bad := dataset[at].bad) is not None)
             self.places = self._places()
         usable = [Pooled(values[self.places], there[self.places]) for values, there in found.values()]

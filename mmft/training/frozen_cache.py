@@ -61,6 +61,12 @@ class Pooled(NamedTuple):
     values: Tensor  # (R, D) in the dtype of the computation; zeros where they are not there
     there: Tensor  # (R,) bool, False = the row lacks the modality or could not be read
 
+    def unread(self, rows: RowDataset) -> list[int]:
+        """Positions of rows whose features these are, of the images, that are not bad but whose image is not there."""
+        table, numbers = rows.split.table, rows.split.rows.tolist()
+        missing = (~self.there).nonzero().squeeze(1).tolist()
+        return [at for at in missing if numbers[at] not in rows.bad and table.image(numbers[at]) is not None]
+
 
 class FrozenCache:
     """Fills a store with what frozen parts compute of rows, and says which rows are read from it.

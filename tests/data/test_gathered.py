@@ -12,29 +12,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from built import built
 
 from mmft import build
 from mmft.batch import Batch, Features, Sample
-from mmft.config.compose import compose
-from mmft.config.schema.root import TrainConfig
 from mmft.data.collate import Collate
 from mmft.data.datamodule import VisionLanguageData
 from mmft.data.gathered import Gathered
-from mmft.data.splits import load_splits
 from mmft.data.text import Tokens
 from mmft.models.precision import autocast
 from mmft.training.frozen_cache import FrozenCache, frozen_part
-from mmft.training.hardware import choose_hardware
 
 
 def _data(typed: list[str], store: Path, modalities: tuple[str, ...]) -> VisionLanguageData:
-    config: TrainConfig = compose("train", [*typed, f"paths.cache={store}", "cache=always"]).config
-    choose_hardware(config.trainer, 1)
-    splits = load_splits(config.data, config.seed)
-    task = build.build_task(config.task)
-    task.fit(splits["train"].table.labels(splits["train"].rows))
-    model = build.build_model(config.model, task.make_head, config.seed)
-    data = build.build_data(config, splits, model, task)
+    config, model, data = built([*typed, f"paths.cache={store}", "cache=always"])
     rows = data.datasets["train"]
     cache = FrozenCache(
         build.build_store(config), "always", "32-true", lambda: autocast(torch.device("cpu"), "32-true"), config.data

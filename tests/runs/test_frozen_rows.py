@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from built import built
 from runs import Run, TrainRun
 from torch import Tensor
 
@@ -109,13 +110,7 @@ def test_pooled_features_are_of_images_without_augmentation(shapes_overrides: li
     """Also where training reads views."""
     found = []
     for typed in ([], ["data.augment.flip=0.5", "cache.views=2"]):
-        config = compose("train", [*shapes_overrides, f"paths.cache={tmp_path}", "cache=always", *typed]).config
-        choose_hardware(config.trainer, 1)
-        splits = load_splits(config.data, config.seed)
-        task = build.build_task(config.task)
-        task.fit(splits["train"].table.labels(splits["train"].rows))
-        model = build.build_model(config.model, task.make_head, config.seed)
-        rows = build.build_data(config, splits, model, task).datasets["train"]
-        found.append(build.EncoderFeatures(config, model).of(rows)["image"])
+        config, model, data = built([*shapes_overrides, f"paths.cache={tmp_path}", "cache=always", *typed])
+        found.append(build.EncoderFeatures(config, model).of(data.datasets["train"])["image"])
     assert np.array_equal(found[0].values, found[1].values)
     assert found[0].there.all()

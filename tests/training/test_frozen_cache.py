@@ -6,23 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from built import built
 
 from mmft import build
-from mmft.config.compose import compose
-from mmft.config.schema.root import TrainConfig
-from mmft.data.splits import load_splits
-from mmft.training.hardware import choose_hardware
 
 
 def _features(shapes_overrides: list[str], store: Path, *typed: str) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    composed = compose("train", [*shapes_overrides, f"paths.cache={store}", "trainer.precision=32-true", *typed])
-    config: TrainConfig = composed.config
-    choose_hardware(config.trainer, 1)
-    splits = load_splits(config.data, config.seed)
-    task = build.build_task(config.task)
-    task.fit(splits["train"].table.labels(splits["train"].rows))
-    model = build.build_model(config.model, task.make_head, config.seed)
-    rows = build.build_data(config, splits, model, task).datasets["train"]
+    typed = (*shapes_overrides, f"paths.cache={store}", "trainer.precision=32-true", *typed)
+    config, model, data = built(typed)
+    rows = data.datasets["train"]
     found = build.EncoderFeatures(config, model).of(rows)
     assert rows.stored == {}
     return {name: tuple(one) for name, one in found.items()}

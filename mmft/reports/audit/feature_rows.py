@@ -144,11 +144,10 @@ def feature_rows(
 
 def _usable(rows: RowDataset, found: Mapping[str, Pooled]) -> Tensor:
     """(rows,) bool, True = not a bad row: one that is known, or whose image could not be read."""
-    table, there = rows.split.table, found["image"].there.tolist() if "image" in found else []
-    usable = [row not in rows.bad for row in rows.split.rows.tolist()]
-    for at, row in enumerate(rows.split.rows.tolist() if there else []):
-        usable[at] &= there[at] or table.image(row) is None
-    return torch.tensor(usable)
+    usable = torch.tensor([row not in rows.bad for row in rows.split.rows.tolist()])
+    if "image" in found:
+        usable[found["image"].unread(rows)] = False
+    return usable
 
 
 def _modality(pooled: Pooled) -> Modality:
