@@ -33,8 +33,10 @@ GOOD = {  # the metric, and when the rows are known by heart
     "matching": ("accuracy", lambda value: value >= 0.9),
 }
 OVER_PAIRS = {name for name, found in options("task").items() if found.schema.pairwise}  # type: ignore[attr-defined]
-ALLOWED = [(task, fusion) for task in TASKS for fusion in (PAIRWISE if task in OVER_PAIRS else FUSIONS)]
-REFUSED = [(task, fusion) for task in TASKS for fusion in (FUSIONS if task in OVER_PAIRS else PAIRWISE)]
+CELLS = [(task, fusion) for task in TASKS for fusion in PAIRWISE + FUSIONS]
+NO_COMPARISON = ("matching", "linear")  # a sum of a score of the image and one of the text
+REFUSED = [(task, fusion) for task, fusion in CELLS if (task in OVER_PAIRS) != (fusion in PAIRWISE)] + [NO_COMPARISON]
+ALLOWED = [cell for cell in CELLS if cell not in REFUSED]
 QUICK = {
     ("several", "concat"),
     ("matching", "concat"),

@@ -27,7 +27,8 @@ from mmft.config.wording import listed, show
 def _fusion_fits_the_task(c: TrainConfig) -> str | None:
     def fits(fusion: Any, anywhere: bool = True) -> bool:
         apart = (None, c.task.pairwise) if anywhere else (c.task.pairwise,)
-        return fusion.embeds_apart in apart and fusion.generates == c.task.generates
+        compares = not (fusion.additive and c.task.needs_both)
+        return fusion.embeds_apart in apart and fusion.generates == c.task.generates and compares
 
     if fits(c.model.fusion) or (c.tune.probe is not None and not c.task.generates):
         return None
@@ -37,6 +38,8 @@ def _fusion_fits_the_task(c: TrainConfig) -> str | None:
         why = "puts the image into the sequence of a causal language model (model.text_encoder)"
     elif c.task.pairwise:
         why = "compares every image with every text, so each must be embedded separately"
+    elif c.model.fusion.additive and c.task.needs_both:
+        why = "compares a row's image with its text, which a linear head on both side by side cannot"
     else:
         why = "makes one prediction from a row's image and text together"
     return (

@@ -19,6 +19,7 @@ class FusionConfig(OptionConfig):
         reads: the encoder outputs that it uses, pooled features or tokens.
         embeds_apart: whether each modality is embedded separately, which pairwise tasks need; other tasks need a
             fusion for which it is false, or None: fits every task.
+        additive: each output is of one modality alone, so that a linear head on it cannot compare image and text.
         of_pair: it is made of parts of `model.pair`.
         generates: it puts image tokens into a language model's sequence, for tasks that generate text.
         image_pool: what `model.image_encoder.pool=auto` means for an encoder with a class token.
@@ -26,6 +27,7 @@ class FusionConfig(OptionConfig):
 
     reads: ClassVar[Literal["pooled", "tokens"]] = "pooled"
     embeds_apart: ClassVar[bool | None] = False
+    additive: ClassVar[bool] = False
     of_pair: ClassVar[bool] = False
     generates: ClassVar[bool] = False
     image_pool: ClassVar[str] = "cls"
@@ -63,6 +65,8 @@ class ConcatConfig(_PooledFusionConfig):
 @dataclass(kw_only=True)
 class LinearConfig(FusionConfig):
     """The concatenated pooled features and nothing learned, so that the head is a linear probe; for `tune=probe`."""
+
+    additive = True
 
 
 @option("model/fusion", "gated", builds="mmft.models.fusion.gated:GatedFusion")
