@@ -130,7 +130,8 @@ def _encode(texts: list[str], tokenizer: Any, max_length: int) -> tuple[list[lis
     )
     encoded = encode(truncation=True, max_length=max_length)
     if not tokenizer.is_fast:
-        return encoded["input_ids"], sum(len(whole) > max_length for whole in encode()["input_ids"])
+        lengths = zip(encoded["input_ids"], encode()["input_ids"], strict=True)
+        return encoded["input_ids"], sum(len(cut) < len(whole) for cut, whole in lengths)
     # The Rust tokenizer keeps the overflow; requesting it through the Python API would copy everything.
     return encoded["input_ids"], sum(bool(encoding.overflowing) for encoding in encoded.encodings)
 

@@ -1,11 +1,9 @@
 """The model of `task=generation`: image encoder -> projector -> one sequence with prompt and answer -> language model.
 
-    [prompt before the image][image][prompt after it][answer, end-of-text]
+The head is applied only where an answer token is predicted.
 
-A row's parts are joined without holes. The head is applied only where an answer token is predicted.
-
-Legend: B batch, P prompt tokens before the image, L prompt tokens, M image tokens, A answer tokens, S tokens of a
-sequence, T generated tokens, D width of the language model.
+Legend: B batch, L prompt tokens, M image tokens, A answer tokens, S tokens of a sequence, T answer tokens of all rows,
+D width of the language model.
 """
 
 from __future__ import annotations
@@ -21,6 +19,7 @@ from mmft.models.generating import generate
 from mmft.models.image_encoder import ImageEncoder
 from mmft.models.language_model import LanguageModel
 from mmft.models.layers import evaluated
+from mmft.models.sequences import lay_out
 from mmft.models.vision_language_model import StandIn, VisionLanguageModel, present_rows
 
 
@@ -104,19 +103,12 @@ class GenerativeModel(VisionLanguageModel):
     def _joined(self, batch: Batch, image: Encoded, answer: Tensor | None) -> Sequences:
         """Prompts, images and answers (B, A), -1 for padding, as sequences."""
         ids, mask = self._prompts(batch)
-        first = len(self.text_encoder.tokenizer.prefix)  # P
-        prompt = self.text_encoder.embed(ids)
-        embedded = [prompt[:, :first], image.tokens.to(prompt.dtype), prompt[:, first:]]
-        masks = [mask[:, :first], image.mask, mask[:, first:]]
-        length = mask.sum(1) + image.mask.sum(1)
-        if answer is not None:
-            embedded.append(self.text_encoder.embed(answer.clamp_min(0)))
-            masks.append(answer >= 0)
-        whole = torch.cat(masks, dim=1)  # (B, S), with holes
-        order = whole.byte().argsort(dim=1, descending=True, stable=True)  # real tokens first, in their order
-        tokens = torch.cat(embedded, dim=1)
-        tokens = tokens.gather(1, order[..., None].expand_as(tokens))
-        return Sequences(tokens, whole.gather(1, order), length)
+        answer = ids.new_empty(len(ids), 0) if answer is None else answer
+        laid = lay_out(ids, mask, image.mask, answer >= 0)
+        embed = self.text_encoder.embed
+        prompt = embed(ids.clamp_min(0))
+        tokens = torch.cat([prompt, image.tokens.to(prompt.dtype), embed(answer.clamp_min(0))], dim=1)
+        return Sequences(tokens.gather(1, laid.order[..., None].expand_as(tokens)), laid.mask, laid.prompt_length)
 
     def _prompts(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Ids (B, L) and mask (B, L) of the prompts."""

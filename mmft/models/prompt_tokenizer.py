@@ -1,7 +1,7 @@
 """A row's text as the tokens of its prompt, in the language model's chat template if it has one.
 
-A prompt is a prefix, the image, and the rest. The prefix is the same for every row, so the place of the image is one
-constant of a run. The rest is tokenised as one string with the text in it.
+The place of the image is one mark among the tokens, which the model replaces with what the image becomes. What stands
+before and after the image is tokenised apart.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ from typing import Any, Literal
 
 from mmft.errors import UserError, first_line
 
-TEXT = "{text}"
-_IMAGE_MARK, _TEXT_MARK = "<mmft:image>", "<mmft:text>"
+TEXT, IMAGE = "{text}", "{image}"
+IMAGE_MARK = -1
+"""In place of a token: here stands the image."""
+_IMAGE, _TEXT = "<mmft:image>", "<mmft:text>"
 
 
 class PromptTokenizer:
@@ -20,14 +22,14 @@ class PromptTokenizer:
 
     Args:
         tokenizer: the language model's own; whatever else is asked of this one, it answers.
-        prompt: as `task.prompt`: a fixed text, `{text}` standing for the row's own; None for that alone.
+        prompt: as `task.prompt`: a fixed text, in which `{text}` stands for the row's own, and `{image}` for the image,
+            which otherwise comes first; None for the row's text alone.
         chat_template: `auto` or `none`.
 
     Raises:
         UserError: the chat template cannot be applied.
 
     Attributes:
-        prefix: tokens in front of the image.
         empty: tokens of the prompt of an empty text.
     """
 
@@ -37,17 +39,23 @@ class PromptTokenizer:
         self, tokenizer: Any, prompt: str | None = None, chat_template: Literal["auto", "none"] = "auto"
     ) -> None:
         self.tokenizer = tokenizer
-        template = TEXT if prompt is None else prompt
-        before, _, after = template.replace(TEXT, _TEXT_MARK, 1).partition(_TEXT_MARK)
-        self._has_text = TEXT in template
-        opening = ""
+        asked = TEXT if prompt is None else prompt
+        self._has_text = TEXT in asked
+        written = asked.replace(TEXT, _TEXT, 1).replace(IMAGE, _IMAGE, 1)
+        written = written if IMAGE in asked else _IMAGE + written
+        start: list[int] = []
         if chat_template == "auto" and tokenizer.chat_template:
-            opening, before, after = self._in_chat(before, after)
-            self.prefix = self._ids(opening)
+            written = self._in_chat(written)
         else:
-            self.prefix = [i for i in tokenizer("")["input_ids"] if i == tokenizer.bos_token_id]
-        self._parts = before, after
-        self._names = repr((opening, before, after))
+            start = [i for i in tokenizer("")["input_ids"] if i == tokenizer.bos_token_id]
+        head, _, tail = written.partition(_IMAGE)
+        self._text_first = _TEXT in head
+        own, other = (head, tail) if self._text_first else (tail, head)
+        before, _, after = own.partition(_TEXT)
+        self._parts = before, after  # of the string that the text is tokenised with
+        self._head = start if self._text_first else [*start, *self._ids(other), IMAGE_MARK]
+        self._tail = [IMAGE_MARK, *self._ids(other)] if self._text_first else []
+        self._names = repr((self._head, before, after, self._tail))
         self.empty = self([""])["input_ids"][0]
 
     def __getattr__(self, name: str) -> Any:
@@ -63,11 +71,12 @@ class PromptTokenizer:
     def __call__(
         self, texts: Sequence[str], truncation: bool = False, max_length: int = 0, **_: Any
     ) -> dict[str, list[list[int]]]:
-        """The prompts' token ids by `input_ids`, special tokens included.
+        """The prompts' token ids by `input_ids`, special tokens and an `IMAGE_MARK` each included.
 
         Args:
             texts: one for each prompt; not read if the prompt is fixed.
-            truncation: whether to cut a text so that its prompt has at most `max_length` tokens; nothing else is cut.
+            truncation: whether to cut a text so that its prompt has at most `max_length` tokens beside the image;
+                nothing else is cut.
             max_length: the maximum.
 
         Raises:
@@ -75,13 +84,13 @@ class PromptTokenizer:
         """
         before, after = self._parts
         strings = [before + (text if self._has_text else "") + after for text in texts]
-        rest = self.tokenizer(strings, add_special_tokens=False)["input_ids"] if strings else []
-        whole = [[*self.prefix, *ids] for ids in rest]
+        own = self.tokenizer(strings, add_special_tokens=False)["input_ids"] if strings else []
+        whole = [[*self._head, *ids, *self._tail] for ids in own]
         if not truncation:
             return {"input_ids": whole}
         return {
             "input_ids": [
-                ids if len(ids) <= max_length else self._cut(text, max_length)
+                ids if len(ids) - 1 <= max_length else self._cut(text, max_length)
                 for text, ids in zip(texts, whole, strict=True)
             ]
         }
@@ -97,29 +106,30 @@ class PromptTokenizer:
     def _cut(self, text: str, max_length: int) -> list[int]:
         """A prompt whose text is cut to what is left beside the rest."""
         before, after = map(self._ids, self._parts)
-        room = max_length - len(self.prefix) - len(before) - len(after)
+        room = max_length + 1 - len(self._head) - len(before) - len(after) - len(self._tail)
         if room < 0:
             least = max_length - room
             raise UserError(
                 f"model.text_encoder.max_length={max_length}: the prompt without any text has {least} tokens. "
                 f"Type model.text_encoder.max_length={least + max_length}, or task.chat_template=none"
             )
-        return [*self.prefix, *before, *self._ids(text if self._has_text else "")[:room], *after]
+        own = self._ids(text if self._has_text else "")[:room]
+        return [*self._head, *before, *own, *after, *self._tail]
 
     def _ids(self, text: str) -> list[int]:
         found: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return found
 
-    def _in_chat(self, before: str, after: str) -> tuple[str, str, str]:
-        """What the chat template writes in front of the image, between it and the text, and behind the text."""
-        turn = {"role": "user", "content": f"{_IMAGE_MARK}{before}{_TEXT_MARK}{after}"}
+    def _in_chat(self, written: str) -> str:
+        """The prompt as the user's turn, up to where the answer begins."""
+        turn = {"role": "user", "content": written}
         try:
-            chat = self.tokenizer.apply_chat_template([turn], tokenize=False, add_generation_prompt=True)
-            opening, rest = chat.split(_IMAGE_MARK)
-            before, after = rest.split(_TEXT_MARK)
+            chat = str(self.tokenizer.apply_chat_template([turn], tokenize=False, add_generation_prompt=True))
+            if chat.count(_IMAGE) != 1 or chat.count(_TEXT) != written.count(_TEXT):
+                raise ValueError("it does not repeat the user's turn once.")
         except Exception as error:  # whatever a template raises
             raise UserError(
                 f"model.text_encoder.name: its chat template cannot be applied: {first_line(error)} "
                 "Type task.chat_template=none"
             ) from error
-        return opening, before, after
+        return chat

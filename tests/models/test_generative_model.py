@@ -20,6 +20,7 @@ from mmft.config.compose import compose
 from mmft.errors import UserError
 from mmft.models.generative_model import GenerativeModel
 from mmft.models.language_model import LanguageModel, build_language_model
+from mmft.models.prompt_tokenizer import IMAGE_MARK
 from mmft.tasks.generation import Generation
 from mmft.training.accumulation import accumulate
 from mmft.training.objective import Objective
@@ -70,14 +71,14 @@ def embedded_row(model: Any, batch: Batch, row: int) -> Tensor:
     text: Any = model.text_encoder
     tokenizer = text.tokenizer
     ids = tokenizer([TEXTS[row] or ""])["input_ids"][0]
-    prompt = text.embed(torch.tensor(ids, dtype=torch.int64))
+    prompt = text.embed(torch.tensor(ids, dtype=torch.int64).clamp_min(0))
     if batch.image_present[row]:
         assert batch.pixel_values is not None
         image = model.fusion(model.image_encoder(batch.pixel_values[row : row + 1]))[0]
     else:
         image = model.missing_image.vector[None]
-    first = len(tokenizer.prefix)
-    return torch.cat([prompt[:first], image, prompt[first:]])
+    first = ids.index(IMAGE_MARK)
+    return torch.cat([prompt[:first], image, prompt[first + 1 :]])
 
 
 def plain_loss(model: Any, task: Generation, batch: Batch) -> Tensor:

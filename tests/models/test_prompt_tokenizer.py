@@ -11,7 +11,7 @@ from make_shapes import captions
 
 from mmft.data.text import empty_text, full_lengths, identity_of, tokenize
 from mmft.errors import UserError
-from mmft.models.prompt_tokenizer import PromptTokenizer
+from mmft.models.prompt_tokenizer import IMAGE_MARK, PromptTokenizer
 
 
 @pytest.fixture(scope="module")
@@ -33,10 +33,31 @@ def ids(tokenizer: Any, text: str) -> list[int]:
 
 def test_without_a_template_the_prompt_is_the_text(plain: Any) -> None:
     prompts = PromptTokenizer(plain)
-    assert prompts.prefix == []
-    assert prompts(["red disc"])["input_ids"] == [ids(plain, "red disc")]
-    assert PromptTokenizer(plain, "{text} in ink")(["red"])["input_ids"] == [ids(plain, "red in ink")]
-    assert PromptTokenizer(plain, "what is it")(["not read"])["input_ids"] == [ids(plain, "what is it")]
+    assert prompts(["red disc"])["input_ids"] == [[IMAGE_MARK, *ids(plain, "red disc")]]
+    assert PromptTokenizer(plain, "{text} in ink")(["red"])["input_ids"] == [[IMAGE_MARK, *ids(plain, "red in ink")]]
+    assert PromptTokenizer(plain, "what is it")(["not read"])["input_ids"] == [[IMAGE_MARK, *ids(plain, "what is it")]]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "before", "after"),
+    [
+        ("{text} in {image} ink", "red in ", " ink"),
+        ("in {image}{text} ink", "in ", "red ink"),
+        ("{text}{image}", "red", ""),
+        ("in {image} ink", "in ", " ink"),
+    ],
+)
+def test_the_image_stands_where_the_prompt_says(chat: Any, prompt: str, before: str, after: str) -> None:
+    found = PromptTokenizer(chat, prompt, "none")(["red"])["input_ids"][0]
+    assert found == [*ids(chat, before), IMAGE_MARK, *ids(chat, after)]
+    in_chat = PromptTokenizer(chat, prompt)
+    found = in_chat(["red"])["input_ids"][0]
+    ending = "<|im_end|><|im_start|>assistant: "
+    assert found == [*ids(chat, "<|im_start|>user: " + before), IMAGE_MARK, *ids(chat, after + ending)]
+    if "{text}" in prompt:
+        cut = in_chat(["red disc " * 20], truncation=True, max_length=len(found) + 2)["input_ids"][0]
+        assert len(cut) == len(found) + 3
+        assert cut.count(IMAGE_MARK) == 1
 
 
 def test_the_chat_template_stands_around_image_and_text(chat: Any) -> None:
@@ -45,23 +66,22 @@ def test_the_chat_template_stands_around_image_and_text(chat: Any) -> None:
         [{"role": "user", "content": "red in ink"}], tokenize=False, add_generation_prompt=True
     )
     assert prompts(["red"])["input_ids"] == [
-        [*prompts.prefix, *ids(chat, "red in ink<|im_end|><|im_start|>assistant: ")]
+        [*ids(chat, "<|im_start|>user: "), IMAGE_MARK, *ids(chat, "red in ink<|im_end|><|im_start|>assistant: ")]
     ]
-    assert chat.decode(prompts(["red"])["input_ids"][0]) == whole
-    assert chat.decode(prompts.prefix) == "<|im_start|>user: "
-    assert PromptTokenizer(chat, chat_template="none")(["red"])["input_ids"] == [ids(chat, "red")]
+    assert chat.decode([i for i in prompts(["red"])["input_ids"][0] if i != IMAGE_MARK]) == whole
+    assert PromptTokenizer(chat, chat_template="none")(["red"])["input_ids"] == [[IMAGE_MARK, *ids(chat, "red")]]
 
 
 def test_the_text_alone_is_cut(chat: Any) -> None:
     prompts = PromptTokenizer(chat)
-    frame = len(prompts([""])["input_ids"][0])
+    frame = len(prompts([""])["input_ids"][0]) - 1  # beside the image
     long = "red disc " * 20
     (cut,) = prompts([long], truncation=True, max_length=frame + 3)["input_ids"]
     end = ids(chat, "<|im_end|><|im_start|>assistant: ")
-    assert cut == [*prompts.prefix, *ids(chat, long)[:3], *end]
+    assert cut == [*ids(chat, "<|im_start|>user: "), IMAGE_MARK, *ids(chat, long)[:3], *end]
     tokens = tokenize([long, "red", None], prompts, frame + 3)
     assert tokens.cut == 1
-    assert full_lengths([long], prompts).tolist() == [frame + len(ids(chat, long))]
+    assert full_lengths([long], prompts).tolist() == [frame + 1 + len(ids(chat, long))]
     assert empty_text(prompts, 64).tolist() == prompts([""])["input_ids"][0]
 
 

@@ -177,6 +177,8 @@ def _prompt_and_texts_go_together(c: TrainConfig) -> str | None:
         return None
     if prompt is None and text is None:
         return "nothing is asked. Type data.columns.text=COLUMN, or \"task.prompt='Describe the image.'\""
+    if prompt is not None and prompt.count("{image}") > 1:
+        return f"{show(prompt)} has {{image}} twice, and a row has one image. Leave one out"
     if prompt is None or ("{text}" in prompt) == (text is not None):
         return None
     if text is None:

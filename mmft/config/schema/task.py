@@ -279,7 +279,8 @@ class GenerationConfig(TaskConfig):
 
     prompt: str | None = None
     """What the model is asked: a fixed text (`task.prompt="Describe the image."`), or one around each row's text
-    (`"task.prompt='{text} Answer briefly.'"`); null: the row's text alone. The image stands in front of it."""
+    (`"task.prompt='{text} Answer briefly.'"`); null: the row's text alone. The image stands in front of it, or where
+    `{image}` is (`"task.prompt='{text} Look: {image}'"`)."""
     chat_template: Literal["auto", "none"] = "auto"
     """`auto`: the prompt is the user's turn in the language model's chat template, if it has one; `none`: the prompt
     as it is."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mmft.data.datamodule import VisionLanguageData
 from mmft.models.generative_model import GenerativeModel
+from mmft.models.prompt_tokenizer import IMAGE_MARK
 
 
 def example_row(model: GenerativeModel, data: VisionLanguageData) -> str:
@@ -21,11 +22,11 @@ def example_row(model: GenerativeModel, data: VisionLanguageData) -> str:
         given = rows.text(at).tolist()
         prompt = given or tokenizer.empty
         answer = [token for token in rows.targets[at].tolist() if token >= 0]
-        first = len(tokenizer.prefix)
-        before, after, learned = map(tokenizer.tokenizer.decode, (prompt[:first], prompt[first:], answer))
+        first = prompt.index(IMAGE_MARK)
+        before, after, learned = map(tokenizer.tokenizer.decode, (prompt[:first], prompt[first + 1 :], answer))
         image = f"[{model.image_tokens} image tokens]"
         return (
             f"train row {row}: {before}{image}{after}[learned: {learned}]\n"
-            f"{len(prompt)} tokens of the prompt, {model.image_tokens} of the image, {len(answer)} of the answer"
+            f"{len(prompt) - 1} tokens of the prompt, {model.image_tokens} of the image, {len(answer)} of the answer"
         )
     return ""

@@ -1,0 +1,47 @@
+"""The order of a row's tokens in the one sequence that a language model reads:
+
+    [prompt before the image][image][prompt after it][answer, end-of-text]
+
+without holes. Legend: B batch, L prompt tokens, M image tokens, A answer tokens, S = L + M + A.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from mmft.models.prompt_tokenizer import IMAGE_MARK
+
+
+class Layout(NamedTuple):
+    """Where the tokens of B sequences come from; padding is on the right."""
+
+    order: Tensor  # (B, S) int64, for each place, which one it is of prompt, image and answer side by side
+    mask: Tensor  # (B, S) bool, True = real token
+    prompt_length: Tensor  # (B,) int64, tokens of prompt and image
+
+
+def lay_out(ids: Tensor, prompt: Tensor, image: Tensor, answer: Tensor) -> Layout:
+    """Puts the image's tokens in the place of the `IMAGE_MARK` of each prompt, and the answer behind it.
+
+    Args:
+        ids: (B, L) int64; a prompt without a mark is read without the image.
+        prompt: (B, L) bool, True = real token.
+        image: (B, M) bool.
+        answer: (B, A) bool.
+    """
+    length, count = ids.shape[1], image.shape[1]
+
+    def every(size: int) -> Tensor:
+        return torch.arange(size, device=ids.device).expand(len(ids), -1)
+
+    marks = (ids == IMAGE_MARK) & prompt
+    place = marks.byte().argmax(1, keepdim=True)  # (B, 1)
+    step = count + 1  # so that the image's tokens fit between two of the prompt
+    keys = [every(length) * step, place * step + every(count), (length + every(answer.shape[1])) * step]
+    real = torch.cat([prompt & ~marks, image & marks.any(1, keepdim=True), answer], dim=1)  # (B, S)
+    last = (length + answer.shape[1]) * step
+    order = torch.cat(keys, dim=1).masked_fill(~real, last).argsort(dim=1, stable=True)
+    return Layout(order, real.gather(1, order), (real.sum(1) - answer.sum(1)))
