@@ -6,14 +6,26 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mmft.launch.from_python import check, sweep, train
     from mmft.runs.loaded_model import load
     from mmft.runs.pretrained_pair import load_pair
 
 __version__ = "0.1.0"
-__all__ = ["load", "load_pair"]
+__all__ = ["check", "load", "load_pair", "sweep", "train"]
 
 
-_HOMES = {"load": "mmft.runs.loaded_model", "load_pair": "mmft.runs.pretrained_pair"}
+_HOMES = {
+    "check": "mmft.launch.from_python",
+    "load": "mmft.runs.loaded_model",
+    "load_pair": "mmft.runs.pretrained_pair",
+    "sweep": "mmft.launch.from_python",
+    "train": "mmft.launch.from_python",
+}
+
+
+def __dir__() -> list[str]:
+    """What there is to call."""
+    return [*__all__, "__version__"]
 
 
 def __getattr__(name: str) -> Any:

@@ -22,6 +22,8 @@ _IGNORED = (
     ".*Checkpoint directory .* exists and is not empty.*",
 )
 
+_opened: list[logging.Handler] = []
+
 
 class LogFile(logging.FileHandler):
     """A log file that stops, with one line on stderr, once it cannot be written (on a full disk)."""
@@ -54,12 +56,14 @@ def configure(log_file: Path | None, rank: int = 0) -> None:
     terminal.setFormatter(logging.Formatter("%(message)s"))
     if rank == 0:
         root.addHandler(terminal)
+        _opened.append(terminal)
     if log_file is not None:
         own = log_file if rank == 0 else log_file.with_suffix(f".rank{rank}.log")
         file = LogFile(own, encoding="utf-8", delay=rank > 0)
         file.setLevel(logging.DEBUG if rank == 0 else logging.WARNING)
         file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         root.addHandler(file)
+        _opened.append(file)
     for name in ("lightning", "lightning.pytorch", "lightning.fabric", "transformers", "timm"):
         logging.getLogger(name).setLevel(logging.WARNING)
     quiet_bitsandbytes()
@@ -75,6 +79,7 @@ def quiet_bitsandbytes() -> None:
 def close() -> None:
     """Closes what `configure` opened, so that the next run of this process gets its own log."""
     root = logging.getLogger("mmft")
-    for handler in list(root.handlers):
+    while _opened:
+        handler = _opened.pop()
         root.removeHandler(handler)
         handler.close()

@@ -41,12 +41,6 @@ class Flags:
     hydra_help: bool = False
     allow_code: bool = False
 
-    @property
-    def resumes(self) -> bool:
-        """Whether the command resumes a run."""
-        given = [o.partition("=")[2] for o in self.overrides if o.lstrip("+").startswith("resume=")]
-        return bool(given) and given[-1] != "null"
-
 
 def parse_flags(words: Sequence[str]) -> Flags:
     """Splits the arguments into flags and overrides.
@@ -113,11 +107,17 @@ def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> str:
     return value
 
 
+def _resumes(flags: Flags) -> bool:
+    from mmft.launch.ready import resumes  # composing takes longer than parsing flags
+
+    return resumes(flags.overrides)
+
+
 def _conflicts(flags: Flags) -> list[str]:
     chosen = {"--run": flags.run, "--multirun": flags.multirun, "--cfg": flags.cfg, "--info": flags.info}
     on = [name for name, given in chosen.items() if given]
     errors = [f"{' and '.join(on)}: use only one of them at a time"] if len(on) > 1 else []
-    if flags.multirun and flags.resumes:
+    if flags.multirun and _resumes(flags):
         errors.append("-m does not go with resume=: resume one run of the sweep at a time. Type resume=SWEEP/0")
     if flags.resolve and flags.cfg is None:
         errors.append("--resolve needs --cfg. Type --cfg job --resolve")

@@ -122,19 +122,9 @@ def _command(name: str, words: list[str]) -> int:
         from mmft.runs.listing.filters import compose_runs
 
         return _call(name, *compose_runs(flags.overrides, flags.config_dirs))
-    return _call(name, _composed(name, flags))
+    from mmft.launch.ready import composed
 
-
-def _composed(name: str, flags: Flags) -> Composed:
-    """The command's config, once its files are checked; reports the default experiment if it was used."""
-    from mmft.config.compose import DEFAULT_EXPERIMENT, compose
-
-    composed = compose(name, flags.overrides, flags.config_dirs, multirun=flags.multirun)
-    if DEFAULT_EXPERIMENT in composed.lines and DEFAULT_EXPERIMENT not in composed.typed:
-        print(f"No rows were specified: using {DEFAULT_EXPERIMENT}, the shipped sample.", file=sys.stderr)
-    if name not in ("doctor", "cache"):
-        import_module("mmft.runs.early").check_inputs(composed)
-    return composed
+    return _call(name, composed(name, flags.overrides, flags.config_dirs))
 
 
 def _call(name: str, composed: Composed, *args: list[Filter]) -> int:
@@ -159,17 +149,13 @@ def _train(flags: Flags) -> int:
 
 def _lead(flags: Flags) -> int:
     """Runs `mmft train` in the leading process."""
-    from mmft.config.compose import compose
+    from mmft.launch.ready import composed, new_job, resumed_job
     from mmft.launch.start import train_job
     from mmft.runs.naming import make_run_folder
 
-    if flags.resumes:
-        # Keys not typed come from the run, so the config need not be complete.
-        partial = compose("train", flags.overrides, flags.config_dirs, partial=True)
-        resumed = import_module("mmft.runs.resume").resolve(partial)
-        if resumed is not None:
-            return train_job(*resumed)
-    composed = _composed("train", flags)
     if flags.multirun:
-        return int(import_module("mmft.launch.sweep.sweep").sweep(composed, flags.config_dirs))
-    return train_job(composed, make_run_folder(composed, sweep=False))
+        ready = composed("train", flags.overrides, flags.config_dirs, multirun=True)
+        folder = make_run_folder(ready, sweep=True)
+        return int(import_module("mmft.launch.sweep.sweep").sweep(ready, flags.config_dirs, folder))
+    given = flags.overrides, flags.config_dirs
+    return train_job(*(resumed_job(*given) or new_job(*given)))

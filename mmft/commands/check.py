@@ -56,6 +56,12 @@ def check(composed: Composed) -> int:
     Raises:
         UserError: with everything that would make it fail.
     """
+    checked(composed)
+    return ExitCode.DONE
+
+
+def checked(composed: Composed) -> list[Finding]:
+    """The same, and returns the findings."""
     config: CheckConfig = composed.config
     out = None if config.out is None else located(config.out)
     return _Check(rebase(config, Path.cwd()), out).run()
@@ -70,8 +76,8 @@ class _Check:
         self.distillation: Distillation | None = None
         self.devices, self.sharded = config.trainer.devices or 1, config.trainer.strategy == "fsdp"
 
-    def run(self) -> int:
-        """The whole check."""
+    def run(self) -> list[Finding]:
+        """The whole check; returns what was found in the rows."""
         config = self.config
         self._try(build.choose_for_pair, config, Path.cwd())
         task = build.build_task(config.task)
@@ -109,7 +115,7 @@ class _Check:
         if self.errors:
             raise UserError(self.errors)
         print("Training would work.", flush=True)
-        return ExitCode.DONE
+        return findings
 
     def _try(self, make: Callable[..., T], *args: Any) -> T | None:
         """Calls a part of training; on failure records the error and returns None."""

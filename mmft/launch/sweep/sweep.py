@@ -21,13 +21,12 @@ from mmft.errors import ExitCode, UserError
 from mmft.files import write_text
 from mmft.launch.sweep.job import Ask, Job, Launcher, Result, Sweeper, varies
 from mmft.ranks import started
-from mmft.runs import naming as folders
 
 RECORD = "sweep.json"
 
 
-def sweep(composed: Composed, config_dirs: Sequence[Path]) -> int:
-    """Executes all runs of a sweep; one that fails does not stop the others.
+def sweep(composed: Composed, config_dirs: Sequence[Path], folder: Path) -> int:
+    """Executes all runs of a sweep in its folder; one that fails does not stop the others.
 
     Returns:
         0 if all succeeded, 2 if all failures are due to the config or the data, else 3; 130 or 143 if it was stopped.
@@ -37,7 +36,6 @@ def sweep(composed: Composed, config_dirs: Sequence[Path]) -> int:
     """
     assert composed.sweep is not None
     _check_ranks(composed)
-    folder = folders.make_run_folder(composed, sweep=True)
     sweeper = _sweeper(composed, config_dirs, folder)
     record = {"overrides": composed.typed, "sweeper": composed.sweep.sweeper.type}
     write_text(folder / RECORD, json.dumps(record, indent=2) + "\n")

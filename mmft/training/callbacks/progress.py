@@ -10,6 +10,7 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.trainer.states import TrainerFn
+from rich.console import Console
 
 from mmft.training.module import FineTuning
 
@@ -81,7 +82,7 @@ def _shown(module: FineTuning) -> dict[str, float]:
 def progress(kind: str) -> list[pl.Callback]:
     """The callbacks for `auto`, `rich`, `plain` or `none`."""
     if kind == "auto":
-        kind = "rich" if sys.stderr.isatty() else "plain"
+        kind = "rich" if sys.stderr.isatty() or Console().is_jupyter else "plain"
     if kind == "rich":
         return [Bar(console_kwargs={"stderr": True}), PlainProgress(logging.DEBUG)]
     return [PlainProgress()] if kind == "plain" else []

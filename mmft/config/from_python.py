@@ -1,0 +1,84 @@
+"""Python values as the overrides that a shell would be given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
+from os import PathLike, fspath
+from typing import Any
+
+from mmft.config.quoted import list_of, quoted
+from mmft.config.schema.root import TrainConfig
+from mmft.config.walk import key_names
+from mmft.errors import UserError
+
+
+def overrides_of(given: Iterable[str] | Mapping[str, Any]) -> list[str]:
+    """Overrides of a list of them, or of a mapping from keys to values, which may be nested.
+
+    >>> overrides_of({"tune": "lora", "optim": {"lr": 1e-4}, "data.columns.text": "my title", "name": None})
+    ['tune=lora', 'optim.lr=0.0001', "data.columns.text='my title'", 'name=null']
+
+    Raises:
+        UserError: a value that no override can hold.
+    """
+    if isinstance(given, str):
+        raise UserError(f"overrides: a string given, {given!r}. Give a list of them, such as [{given!r}]")
+    if not isinstance(given, Mapping):
+        return [str(one) for one in given]
+    return [f"{key}={value_of(key, value)}" for key, value in _flat("", given)]
+
+
+def value_of(key: str, value: Any) -> str:
+    """A Python value as typed behind `key=`.
+
+    Raises:
+        UserError: no override can hold it.
+    """
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    if isinstance(value, (str, PathLike)):
+        return _text(str(fspath(value)))
+    if hasattr(value, "item") and getattr(value, "ndim", 1) == 0:  # a number of numpy or torch
+        return value_of(key, value.item())
+    if isinstance(value, (int, float)):
+        return repr(value)
+    if isinstance(value, Mapping):
+        inner = ",".join(f"{name}:{value_of(key, one)}" for name, one in value.items())
+        return "{" + inner + "}"
+    if isinstance(value, (list, tuple)):
+        if all(isinstance(one, str) for one in value):
+            return list_of(value)
+        return f"[{','.join(value_of(key, one) for one in value)}]"
+    raise UserError(f"{key}: a {type(value).__name__} given, which a config cannot hold. Give a number, text or list")
+
+
+def _text(text: str) -> str:
+    listed = list_of([text])[1:-1]  # in quotes where Hydra's grammar needs them
+    return listed if listed != text or not _read_as_something_else(text) else quoted(text)
+
+
+def _read_as_something_else(text: str) -> bool:
+    """Whether a text without quotes would become a number, a truth value or null."""
+    if text.lower() in ("true", "false", "null", "inf", "nan"):
+        return True
+    try:
+        float(text.replace("_", ""))
+    except ValueError:
+        return False
+    return True
+
+
+@cache
+def _keys() -> frozenset[str]:
+    return frozenset(key_names(TrainConfig))
+
+
+def _flat(prefix: str, values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Dotted keys and their values; a mapping that is the value of one key stays whole (`task.tasks`)."""
+    for name, value in values.items():
+        key = f"{prefix}.{name}" if prefix else str(name)
+        if isinstance(value, Mapping) and key not in _keys():
+            yield from _flat(key, value)
+        else:
+            yield key, value

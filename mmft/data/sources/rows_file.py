@@ -1,0 +1,62 @@
+"""Rows in memory as a file, so that a run on them can be resumed."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from pyarrow import parquet
+
+from mmft.data.columns import as_images, is_null
+from mmft.data.sources.memory import read_rows
+from mmft.data.sources.raw import Column
+from mmft.errors import UserError
+
+
+def write_rows(rows: Any, path: Path, images: Collection[str]) -> None:
+    """Writes all columns of rows as a Parquet file; pixels are encoded without loss.
+
+    Args:
+        rows: as for `read_rows`.
+        path: the file.
+        images: names of the columns that hold images.
+
+    Raises:
+        UserError: there are no rows, or a row or a column cannot be written.
+    """
+    raw = read_rows(rows, None, lambda _: None)
+    for row, (column, reason) in sorted(raw.problems.items()):
+        raise UserError(f"rows: row {row}{column and f', column {column}'}: {reason}")
+    if not raw.length:
+        raise UserError("rows: there are none")
+    written = {
+        name: _images(name, column) if name in images else _values(name, column) for name, column in raw.columns.items()
+    }
+    parquet.write_table(pa.table(written), path)
+
+
+def _images(name: str, column: Column) -> Any:
+    """Paths as they are, and everything else as `{bytes, path}`."""
+    if not isinstance(column, list):
+        return column
+    found, reasons = as_images(column)
+    for row, reason in sorted(reasons.items()):
+        raise UserError(f"rows: row {row}, column {name}: {reason}")
+    if found.data is None:
+        return found.paths
+    parts = [part.combine_chunks() for part in found if part is not None]
+    return pa.StructArray.from_arrays(parts, names=["bytes", "path"])
+
+
+def _values(name: str, column: Column) -> Any:
+    if not isinstance(column, list):
+        return column
+    try:
+        return pa.array([None if is_null(value) else value for value in column])
+    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+        kinds = sorted({type(value).__name__ for value in column if not is_null(value)})
+        raise UserError(
+            f"rows: column {name} holds {', '.join(kinds)}, which is no one type. Convert it to text, or leave it out"
+        ) from error

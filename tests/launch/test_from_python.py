@@ -1,0 +1,174 @@
+"""`mmft.train`, `mmft.sweep` and `mmft.check` give what the command gives, on rows in a file or in memory."""
+
+from __future__ import annotations
+
+import logging
+import random
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from make_shapes import Shapes
+from PIL import Image
+from runs import QUICK, Run, TrainRun, same_weights
+
+import mmft
+from mmft.config.from_python import overrides_of
+from mmft.errors import UserError
+from mmft.signals import Stopped
+from mmft.training.module import FineTuning
+
+ROLES = {"image": "image", "text": "text", "label": "label"}
+
+
+@pytest.fixture
+def typed(shapes: Shapes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The overrides of a quick run without those that name rows and columns; the runs lie in `tmp_path`."""
+    monkeypatch.chdir(tmp_path)
+    ours = ("data.path", "data.root", "data.columns.image", "data.columns.text", "data.columns.label", "data.limit")
+    kept = [one for one in [*shapes.overrides, *QUICK] if not one.startswith(ours)]
+    return [*kept, f"paths.runs={tmp_path / 'runs'}"]
+
+
+@pytest.fixture
+def frame(shapes: Shapes) -> pd.DataFrame:
+    """Some rows of every split, with absolute paths of images."""
+    rows = pd.read_csv(shapes.rows).dropna(subset=["image", "text", "label"]).groupby("split").head(24)
+    rows["image"] = [str(shapes.rows.parent / path) for path in rows["image"]]
+    return rows.reset_index(drop=True)
+
+
+def test_rows_in_memory_give_what_a_file_gives(
+    typed: list[str], frame: pd.DataFrame, tmp_path: Path, shapes: Shapes, train_run: TrainRun
+) -> None:
+    frame.to_csv("rows.csv", index=False)
+    of_frame = mmft.train(frame, typed, **ROLES)
+    of_dicts = mmft.train(
+        [{**row, "image": Image.open(row["image"])} for row in frame.to_dict("records")], typed, **ROLES
+    )
+    of_file = mmft.train("rows.csv", typed, **ROLES)
+    of_command = train_run("data.limit=null", f"data.path={tmp_path / 'rows.csv'}", f"data.root={shapes.rows.parent}")
+    for run in (of_frame, of_dicts, of_file):
+        assert run.summary["status"] == "completed"
+        assert same_weights(Run(run.folder), of_command)
+    assert (of_frame.folder / "rows.parquet").is_file()
+    assert not (of_file.folder / "rows.parquet").exists()
+    assert of_frame.config["data"]["path"] == str(of_frame.folder / "rows.parquet")
+
+
+def test_a_run_is_read_and_trained_on(typed: list[str], frame: pd.DataFrame) -> None:
+    parts = {name: rows.drop(columns="split") for name, rows in frame.groupby("split")}
+    typed = [one for one in typed if not one.startswith("data.columns.split")]
+    run = mmft.train(parts["train"], typed, val=parts["val"], test=parts["test"], **ROLES, seed=3)
+    assert "completed" in repr(run)
+    assert run.summary["rows"] == {"train": 24, "val": 24, "test": 24, "bad": 0}
+    assert run.config["seed"] == 3
+    assert run.metrics["step"].max() == 2 * 2
+    assert run.bad_rows.empty
+    assert list(run.model.predict(parts["test"]).index) == list(parts["test"].index)
+    longer = mmft.train(resume=run.folder, trainer={"max_epochs": 3})
+    assert longer.folder == run.folder
+    assert longer.config["trainer"]["max_epochs"] == 3
+    with pytest.raises(UserError, match="a resumed run has its own rows"):
+        mmft.train(frame, resume=run.folder)
+
+
+def _seed() -> None:
+    random.seed(1)
+    np.random.seed(1)  # noqa: NPY002 - as other people's code
+    torch.manual_seed(1)
+
+
+def _drawn() -> tuple[float, ...]:
+    return random.random(), float(np.random.rand()), float(torch.rand(1))  # noqa: NPY002
+
+
+def test_nothing_of_the_process_changes(typed: list[str], frame: pd.DataFrame) -> None:
+    _seed()
+    wanted = _drawn()
+    _seed()
+    handlers, levels = list(logging.getLogger("mmft").handlers), logging.getLogger("transformers").level
+    heard = signal.getsignal(signal.SIGINT)
+    threads = torch.get_num_threads()
+    first = mmft.train(frame, typed, **ROLES)
+    assert _drawn() == wanted
+    assert (logging.getLogger("mmft").handlers, logging.getLogger("transformers").level) == (handlers, levels)
+    assert signal.getsignal(signal.SIGINT) is heard
+    assert torch.get_num_threads() == threads
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert same_weights(Run(first.folder), Run(mmft.train(frame, typed, **ROLES).folder))
+
+
+def test_an_interrupt_saves_and_says_how_to_go_on(
+    typed: list[str], frame: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = mmft.train(frame, typed, **ROLES)
+    update = FineTuning.update
+    monkeypatch.setattr(FineTuning, "update", lambda *given: (signal.raise_signal(signal.SIGINT), update(*given))[1])
+    with pytest.raises(KeyboardInterrupt, match=r"To resume .* mmft train resume=") as stopped:
+        mmft.train(frame, typed, **ROLES, name="stopped")
+    assert isinstance(stopped.value.__cause__, Stopped)
+    monkeypatch.undo()
+    (folder,) = Path(whole.folder.parent.parent / "stopped").iterdir()
+    assert same_weights(Run(mmft.train(resume=folder).folder), Run(whole.folder))
+
+
+def test_what_is_wrong_is_told_and_leaves_no_folder(typed: list[str], frame: pd.DataFrame, tmp_path: Path) -> None:
+    for given, message in [
+        ({"rows": frame, "image": "imag", "text": "text", "label": "label"}, r"data\.columns\.image=imag: .* no such"),
+        ({"rows": frame, **ROLES, "optim": {"lrr": 1}}, r"optim\.lrr: no such key\. Did you mean optim\.lr"),
+        ({"rows": frame.head(0), **ROLES}, "rows: there are none"),
+        ({"rows": 5, **ROLES}, "rows: a int given"),
+        ({"val": frame, **ROLES}, "none to train on"),
+        ({"rows": frame, "val": "rows.csv", **ROLES}, "some are files and some are in memory"),
+        ({"rows": [{"image": 5, "text": "a", "label": "b"}], **ROLES}, "rows: row 0, column image: "),
+        ({"rows": [{"image": None, "text": 1, "label": "b"}, {"text": "a"}], **ROLES}, "column text holds int, str"),
+        ({"rows": frame, **ROLES, "seed": object()}, "seed: a object given"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            mmft.train(overrides=typed, **given)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.slow
+def test_a_sweep_gives_its_runs(typed: list[str], frame: pd.DataFrame) -> None:
+    runs = mmft.sweep(frame, {"optim.lr": [1e-4, 1e-3], "model.dropout": [0]}, typed, **ROLES)
+    assert [run.config["optim"]["lr"] for run in runs] == [1e-4, 1e-3]
+    assert {run.summary["status"] for run in runs} == {"completed"}
+    (folder,) = {run.folder.parent for run in runs}
+    assert (folder / "rows.parquet").is_file()
+    assert (folder / "sweep.csv").is_file()
+
+
+def test_check_returns_its_findings(typed: list[str], frame: pd.DataFrame, capsys: pytest.CaptureFixture[str]) -> None:
+    frame.loc[0, "image"] = "nowhere.png"
+    typed = [one for one in typed if not one.startswith(("callbacks", "modality_report"))]
+    found = mmft.check(frame, typed, **ROLES, data={"max_bad_fraction": 0.1})
+    assert [(one.kind, one.row) for one in found if one.kind == "bad row"] == [("bad row", 0)]
+    assert "Training would work." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ({"seed": 1, "optim.lr": 1e-5}, ["seed=1", "optim.lr=1e-05"]),
+        ({"optim": {"lr": np.float32(0.5)}}, ["optim.lr=0.5"]),
+        ({"modality_report": False, "name": None}, ["modality_report=false", "name=null"]),
+        ({"name": "1e3"}, ["name='1e3'"]),
+        ({"name": "it's"}, [r"name='it\'s'"]),
+        ({"data.columns.text": ["title", "größe"]}, ["data.columns.text=[title,'größe']"]),
+        ({"trainer.thaw": [1, 2.5]}, ["trainer.thaw=[1,2.5]"]),
+        ({"data": {"test": {"photo": "a.csv"}}}, ["data.test={photo:a.csv}"]),
+        (["tune=lora"], ["tune=lora"]),
+    ],
+)
+def test_values_are_typed_as_the_shell_would(given: Any, wanted: list[str]) -> None:
+    assert overrides_of(given) == wanted
+
+
+def test_what_there_is_is_listed() -> None:
+    assert {"train", "sweep", "check", "load", "load_pair"} <= set(dir(mmft))
