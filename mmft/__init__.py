@@ -6,16 +6,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mmft.launch.from_python import check, sweep, train
+    from mmft.launch.from_python import check, compose, sweep, train
     from mmft.runs.loaded_model import load
     from mmft.runs.pretrained_pair import load_pair
 
 __version__ = "0.1.0"
-__all__ = ["check", "load", "load_pair", "sweep", "train"]
+__all__ = ["check", "compose", "load", "load_pair", "sweep", "train"]
 
 
 _HOMES = {
     "check": "mmft.launch.from_python",
+    "compose": "mmft.launch.from_python",
     "load": "mmft.runs.loaded_model",
     "load_pair": "mmft.runs.pretrained_pair",
     "sweep": "mmft.launch.from_python",

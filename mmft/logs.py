@@ -8,6 +8,7 @@ import warnings
 from contextlib import suppress
 from pathlib import Path
 
+LIBRARIES = ("lightning", "lightning.pytorch", "lightning.fabric", "transformers", "timm")
 # Hints of Lightning and torch that do not apply here, with the reason.
 _IGNORED = (
     ".*does not have many workers.*",  # data.num_workers is the user's choice
@@ -64,7 +65,12 @@ def configure(log_file: Path | None, rank: int = 0) -> None:
         file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         root.addHandler(file)
         _opened.append(file)
-    for name in ("lightning", "lightning.pytorch", "lightning.fabric", "transformers", "timm"):
+    quiet_libraries()
+
+
+def quiet_libraries() -> None:
+    """Leaves of the libraries' messages only warnings that apply here."""
+    for name in LIBRARIES:
         logging.getLogger(name).setLevel(logging.WARNING)
     quiet_bitsandbytes()
     for pattern in _IGNORED:

@@ -91,11 +91,12 @@ def test_commands_of_the_readme_run(run: Callable[[str, str], str], user_folder:
         predicted = list(csv.DictReader(file))
     assert len(predicted) == 60
     assert not any(row["error"] for row in predicted)
-    assert "prediction" in python
+    assert "score" in python
+    assert len(list((user_folder / "runs").rglob("summary.json"))) == 2
 
 
 def test_encoders_of_the_readme_are_replaced() -> None:
-    assert all(README.count(name) == 1 for name in STAND_INS)
+    assert all(README.count(name) == 2 for name in STAND_INS)  # in the shell and in Python
 
 
 def test_make_targets_of_the_readme_exist() -> None:

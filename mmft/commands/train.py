@@ -97,13 +97,8 @@ def train(composed: Composed, path: Path) -> int:
 def train_run(run: build.Run) -> None:
     """The whole program."""
     config, folder, logger = run.config, run.folder, run.logger
-    splits = load_splits(config.data, config.seed)
-    splits = build.choose_subset(config, splits, folder, lambda task: _untuned(config, task)[0])
-    task = build.build_task(config.task)
-    task.fit(splits["train"].table.labels(splits["train"].rows))
-    build.check_monitoring(config, task, splits)
-    model, plan, distillation = _model_and_plan(config, task)
-    data = build.build_data(config, splits, model, task)
+    splits, module, data = assemble(config, folder)
+    model, task, plan = module.model, module.task, module.plan
     if folder.writes:
         if config.tune.probe is None:  # whose head is solved whatever the plan's rates
             show_plan(plan)
@@ -119,7 +114,6 @@ def train_run(run: build.Run) -> None:
 
     if folder.writes:
         check_space(config, folder.path, model, plan, "val" in data.rows)
-    module = build.build_module(config, model, task, plan, distillation)
     start = resume_point(folder)
     wanted = folder.sweep is None if config.modality_report is None else config.modality_report
     if wanted and folder.writes and start.checkpoint is None:
@@ -146,6 +140,18 @@ def train_run(run: build.Run) -> None:
     if solves:
         tell_contradicted(folder, data.usable_rows(bad.rows)["train"])
     bad.check()
+
+
+def assemble(config: TrainConfig, folder: RunFolder) -> tuple[dict[str, Split], FineTuning, VisionLanguageData]:
+    """The rows by split, the module with model, task and plan, and the data module."""
+    splits = load_splits(config.data, config.seed)
+    splits = build.choose_subset(config, splits, folder, lambda task: _untuned(config, task)[0])
+    task = build.build_task(config.task)
+    task.fit(splits["train"].table.labels(splits["train"].rows))
+    build.check_monitoring(config, task, splits)
+    model, plan, distillation = _model_and_plan(config, task)
+    data = build.build_data(config, splits, model, task)
+    return splits, build.build_module(config, model, task, plan, distillation), data
 
 
 def _fit(

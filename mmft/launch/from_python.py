@@ -1,36 +1,40 @@
-"""`mmft.train`, `mmft.sweep` and `mmft.check`: the commands from Python, on rows in a file or in memory.
+"""`mmft.train`, `mmft.sweep`, `mmft.check` and `mmft.compose`: the commands from Python.
 
 They compose, check and train as the command does, in this process, and leave nothing of it changed.
 """
 
 from __future__ import annotations
 
-import logging
-import random
-import shutil
 import tempfile
-import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib import import_module
-from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmft import clock, logs
+from mmft.config.compose import Composed
 from mmft.config.from_python import overrides_of, value_of
-from mmft.config.plugins import allow_code as allow
 from mmft.errors import UserError
+from mmft.files import located
+from mmft.launch.given import GivenRows, Overrides, as_it_was, columns_of
 from mmft.launch.ready import composed, new_job, resumed_job
 from mmft.launch.start import train_job
+from mmft.run_folder import RunFolder
 from mmft.runs.naming import make_run_folder
 from mmft.runs.trained_run import TrainedRun
-from mmft.signals import Stopped
+from mmft.signals import StopRequest
 
 if TYPE_CHECKING:
-    from mmft.reports.audit.finding import Finding
+    import lightning.pytorch as pl
 
-Overrides = Iterable[str] | Mapping[str, Any]
-_QUIETED = ("lightning", "lightning.pytorch", "lightning.fabric", "transformers", "timm", "bitsandbytes")
+    from mmft.config.schema.root import TrainConfig
+    from mmft.data.datamodule import VisionLanguageData
+    from mmft.models.vision_language_model import VisionLanguageModel
+    from mmft.reports.audit.finding import Finding
+    from mmft.tasks.base import Task
+    from mmft.training.module import FineTuning
+    from mmft.tuning.plan import TuningPlan
 
 
 def train(
@@ -71,12 +75,12 @@ def train(
         TrainingError: the training failed; the message says what is left and how to resume.
         KeyboardInterrupt: it was interrupted; the run is saved, and the message says how to resume.
     """
-    typed = [*_columns(overrides, image=image, text=text, label=label), *overrides_of(overrides), *overrides_of(more)]
+    typed = [*columns_of(overrides, image=image, text=text, label=label), *overrides_of(overrides), *overrides_of(more)]
     folders = [Path(folder) for folder in config_dirs]
-    with _as_it_was(allow_code), tempfile.TemporaryDirectory() as scratch:
+    with as_it_was(allow_code), tempfile.TemporaryDirectory() as scratch:
         job = resumed_job(typed, folders)
         if job is None:
-            given = _Rows({"train": rows, "val": val, "test": test}, Path(scratch), image)
+            given = GivenRows({"train": rows, "val": val, "test": test}, Path(scratch), image)
             job = new_job([*given.overrides, *typed], folders)
             if given.move(job[1]):
                 job = composed("train", [*given.overrides, *typed], folders), job[1]
@@ -121,11 +125,11 @@ def sweep(
         UserError: nothing can be started. Runs that fail later are in the list, with what failed in their `summary`.
         KeyboardInterrupt: it was interrupted; finished runs are kept.
     """
-    typed = [*_columns(overrides, image=image, text=text, label=label), *overrides_of(overrides), *overrides_of(more)]
+    typed = [*columns_of(overrides, image=image, text=text, label=label), *overrides_of(overrides), *overrides_of(more)]
     typed += [f"{key}={','.join(value_of(key, value) for value in values)}" for key, values in (over or {}).items()]
     folders = [Path(folder) for folder in config_dirs]
-    with _as_it_was(allow_code), tempfile.TemporaryDirectory() as scratch:
-        given = _Rows({"train": rows, "val": val, "test": test}, Path(scratch), image)
+    with as_it_was(allow_code), tempfile.TemporaryDirectory() as scratch:
+        given = GivenRows({"train": rows, "val": val, "test": test}, Path(scratch), image)
         ready = composed("train", [*given.overrides, *typed], folders, multirun=True)
         folder = make_run_folder(ready, sweep=True)
         if given.move(folder):
@@ -169,99 +173,105 @@ def check(
     Raises:
         UserError: with everything that would make training fail.
     """
-    typed = [*_columns(overrides, image=image, text=text, label=label), *overrides_of(overrides), *overrides_of(more)]
-    with _as_it_was(allow_code), tempfile.TemporaryDirectory() as scratch:
-        given = _Rows({"train": rows, "val": val, "test": test}, Path(scratch), image)
+    typed = [*columns_of(overrides, image=image, text=text, label=label), *overrides_of(overrides), *overrides_of(more)]
+    with as_it_was(allow_code), tempfile.TemporaryDirectory() as scratch:
+        given = GivenRows({"train": rows, "val": val, "test": test}, Path(scratch), image)
         ready = composed("check", [*given.overrides, *typed], [Path(folder) for folder in config_dirs])
         found: list[Finding] = import_module("mmft.commands.check").checked(ready)
         return found
 
 
-class _Rows:
-    """The tables given in Python, as overrides.
-
-    Args:
-        tables: by split; if only `train` is given, it has all rows.
-        folder: where those in memory are written.
-        image: the column of images.
+@dataclass(frozen=True)
+class Assembled:
+    """What a config names, built: for those who want Lightning's own loop, or a part alone.
 
     Attributes:
-        overrides: what names the tables.
+        config: the whole config, with absolute paths and automatic choices resolved.
+        module: the LightningModule.
+        data: the LightningDataModule.
+        trainer: Lightning's Trainer with all callbacks; it writes no run folder, and so no checkpoints.
     """
 
-    def __init__(self, tables: Mapping[str, Any], folder: Path, image: str | None) -> None:
-        from mmft.data.sources.rows_file import write_rows
-
-        tables = {split: table for split, table in tables.items() if table is not None}
-        if tables and "train" not in tables:
-            raise UserError("rows: there are none to train on, only some to validate or to test on")
-        self._written: list[Path] = []
-        self._named: dict[str, Any] = {}
-        for split, table in tables.items():
-            alone = len(tables) == 1
-            where = table
-            if not isinstance(table, (str, PathLike)):
-                where = folder / ("rows.parquet" if alone else f"{split}.parquet")
-                write_rows(table, where, () if image is None else (image,))
-                self._written.append(where)
-            self._named["data.path" if alone else f"data.{split}"] = str(fspath(where))
-        if self._written and len(self._written) < len(tables):
-            raise UserError("rows, val, test: some are files and some are in memory. Give all in one way")
-        if self._written:
-            self._named["data.root"] = str(Path.cwd())
+    config: TrainConfig
+    module: FineTuning
+    data: VisionLanguageData
+    trainer: pl.Trainer
 
     @property
-    def overrides(self) -> list[str]:
-        """`data.path=...`, or one for each split."""
-        return overrides_of(self._named)
+    def model(self) -> VisionLanguageModel:
+        """The torch module."""
+        return self.module.model
 
-    def move(self, to: Path) -> bool:
-        """Moves what was written into a folder; returns whether anything was."""
-        for file in self._written:
-            shutil.move(file, to / file.name)
-        names = {str(file): str((to / file.name).absolute()) for file in self._written}
-        self._named = {key: names.get(value, value) for key, value in self._named.items()}
-        return bool(self._written)
+    @property
+    def task(self) -> Task:
+        """The task, fitted to the labels of the training rows."""
+        return self.module.task
 
-
-def _columns(overrides: Overrides, **columns: str | Sequence[str] | None) -> list[str]:
-    """The roles of columns; nothing if none is given."""
-    if all(name is None for name in columns.values()):
-        return []
-    typed = overrides if isinstance(overrides, Mapping) else {one.partition("=")[0]: None for one in overrides}
-    named = {f"data.columns.{role}": name for role, name in columns.items()}
-    return overrides_of({key: name for key, name in named.items() if name is not None or key not in typed})
+    @property
+    def plan(self) -> TuningPlan:
+        """What is trained, and how fast."""
+        return self.module.plan
 
 
-@contextmanager
-def _as_it_was(allow_code: bool) -> Iterator[None]:
-    """Context that leaves random generators, logging and warnings as they were, and interrupts as Python has them.
+def compose(
+    rows: Any = None,
+    overrides: Overrides = (),
+    *,
+    val: Any = None,
+    test: Any = None,
+    image: str | None = None,
+    text: str | Sequence[str] | None = None,
+    label: str | Sequence[str] | None = None,
+    config_dirs: Sequence[str | Path] = (),
+    allow_code: bool = False,
+    **more: Any,
+) -> Assembled:
+    """Builds what `train` would train, in one process, and trains nothing.
+
+    >>> parts = mmft.compose("rows.csv", image="image", text="title", label="label")  # doctest: +SKIP
+    >>> parts.trainer.fit(parts.module, parts.data)  # doctest: +SKIP
+
+    Args:
+        rows: as for `train`, like all that follow.
+        overrides: likewise.
+        val: likewise.
+        test: likewise.
+        image: likewise.
+        text: likewise.
+        label: likewise.
+        config_dirs: likewise.
+        allow_code: likewise.
+        more: likewise.
 
     Raises:
-        KeyboardInterrupt: in place of `Stopped`.
+        UserError: config or rows are wrong.
     """
-    import numpy as np
-    import torch
+    typed = [*columns_of(overrides, image=image, text=text, label=label), *overrides_of(overrides), *overrides_of(more)]
+    with as_it_was(allow_code), tempfile.TemporaryDirectory() as scratch:
+        given = GivenRows({"train": rows, "val": val, "test": test}, Path(scratch), image)
+        ready = composed("train", [*given.overrides, *typed], [Path(folder) for folder in config_dirs])
+        return _assembled(ready)
 
-    if allow_code:
-        allow()
-    loggers = [logging.getLogger(name) for name in ("mmft", *_QUIETED)]
-    levels = [(logger, logger.level, logger.propagate) for logger in loggers]
-    drawn, numpy_drawn = random.getstate(), np.random.get_state()  # noqa: NPY002 - of other people's code
-    threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    warns = torch.is_deterministic_algorithms_warn_only_enabled()
-    try:
-        with warnings.catch_warnings(), torch.random.fork_rng():
-            yield
-    except Stopped as stop:
-        raise KeyboardInterrupt(str(stop)) from stop
-    finally:
-        random.setstate(drawn)
-        np.random.set_state(numpy_drawn)  # noqa: NPY002
-        torch.set_num_threads(threads)
-        torch.set_float32_matmul_precision(precision)
-        torch.use_deterministic_algorithms(deterministic, warn_only=warns)
-        for logger, level, propagates in levels:
-            logger.setLevel(level)
-            logger.propagate = propagates
+
+def _assembled(ready: Composed) -> Assembled:
+    with clock.importing():
+        from mmft import build
+        from mmft.commands.train import assemble
+        from mmft.data.bad_rows import BadRows
+        from mmft.training.csv_log import CsvLog
+        from mmft.training.hardware import choose_hardware
+        from mmft.training.loggers.base import RunLogger
+    logs.quiet_libraries()
+    base = Path.cwd()
+    folder = RunFolder(located(ready.config.paths.runs), writes=False)
+    run = build.Run(ready, folder, base, clock.job_start(), StopRequest(), RunLogger())
+    choose_hardware(ready.config.trainer, 1)
+    build.choose_for_pair(ready.config, base)
+    _, module, data = assemble(run.config, folder)
+    bad = BadRows(sum(data.rows.values()), run.config.data.max_bad_fraction)
+    bad.add(data.table_bad)
+    bad.check()
+    log = CsvLog(folder.metrics, writes=False)
+    callbacks = build.build_callbacks(run, data, module.task, module.plan, log, bad)
+    trainer = build.build_trainer(run.config, folder, data, callbacks, [])
+    return Assembled(run.config, module, data, trainer)

@@ -165,7 +165,7 @@ class TestErrors:
         def broken(*_: object, **__: object) -> None:
             raise ZeroDivisionError("oops")
 
-        monkeypatch.setattr("mmft.config.compose.compose", broken)
+        monkeypatch.setattr("mmft.launch.ready.compose", broken)
         assert main(["train"]) == ExitCode.DEFECT
         error = capsys.readouterr().err
         assert "this is a bug in mmft: ZeroDivisionError: oops" in error

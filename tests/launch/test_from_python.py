@@ -8,6 +8,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as pl
 import numpy as np
 import pandas as pd
 import pytest
@@ -20,6 +21,7 @@ import mmft
 from mmft.config.from_python import overrides_of
 from mmft.errors import UserError
 from mmft.signals import Stopped
+from mmft.training.checkpoint import read
 from mmft.training.module import FineTuning
 
 ROLES = {"image": "image", "text": "text", "label": "label"}
@@ -172,3 +174,28 @@ def test_values_are_typed_as_the_shell_would(given: Any, wanted: list[str]) -> N
 
 def test_what_there_is_is_listed() -> None:
     assert {"train", "sweep", "check", "load", "load_pair"} <= set(dir(mmft))
+
+
+def test_the_parts_train_in_lightnings_own_loop(typed: list[str], frame: pd.DataFrame, tmp_path: Path) -> None:
+    parts = mmft.compose(frame, typed, **ROLES)
+    assert not (tmp_path / "runs").exists()
+    assert len(next(iter(parts.data.train_dataloader()))) == parts.config.data.batch_size
+    parts.trainer.fit(parts.module, parts.data)
+    wanted = read(mmft.train(frame, typed, **ROLES).folder / "checkpoints" / "last")["state_dict"]
+    found = parts.module.state_dict()
+    assert len(found) > 50
+    assert all(torch.equal(found[name], wanted[name]) for name in found.keys() & wanted.keys())
+    assert {name for name, one in parts.module.named_parameters() if one.requires_grad} <= wanted.keys()
+    assert parts.task is parts.module.task
+    assert parts.plan.groups
+
+
+def test_another_trainer_fits_the_module(typed: list[str], frame: pd.DataFrame, tmp_path: Path) -> None:
+    parts = mmft.compose(frame, [*typed, "schedule=constant"], **ROLES)
+    before = {name: value.clone() for name, value in parts.model.state_dict().items()}
+    trainer = pl.Trainer(
+        max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, default_root_dir=tmp_path
+    )
+    trainer.fit(parts.module, parts.data)
+    assert trainer.global_step == parts.data.plan.total // 2
+    assert any(not torch.equal(before[name], value) for name, value in parts.model.state_dict().items())

@@ -1,0 +1,111 @@
+"""What Python gives a command: tables in files or in memory, columns, and a process that stays as it was."""
+
+from __future__ import annotations
+
+import logging
+import random
+import shutil
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from os import PathLike, fspath
+from pathlib import Path
+from typing import Any
+
+from mmft.config.from_python import overrides_of
+from mmft.config.plugins import allow_code as allow
+from mmft.errors import UserError
+from mmft.logs import LIBRARIES
+from mmft.signals import Stopped
+
+Overrides = Iterable[str] | Mapping[str, Any]
+
+
+class GivenRows:
+    """The tables given in Python, as overrides.
+
+    Args:
+        tables: by split; if only `train` is given, it has all rows.
+        folder: where those in memory are written.
+        image: the column of images.
+
+    Attributes:
+        overrides: what names the tables.
+    """
+
+    def __init__(self, tables: Mapping[str, Any], folder: Path, image: str | None) -> None:
+        from mmft.data.sources.rows_file import write_rows
+
+        tables = {split: table for split, table in tables.items() if table is not None}
+        if tables and "train" not in tables:
+            raise UserError("rows: there are none to train on, only some to validate or to test on")
+        self._written: list[Path] = []
+        self._named: dict[str, Any] = {}
+        for split, table in tables.items():
+            alone = len(tables) == 1
+            where = table
+            if not isinstance(table, (str, PathLike)):
+                where = folder / ("rows.parquet" if alone else f"{split}.parquet")
+                write_rows(table, where, () if image is None else (image,))
+                self._written.append(where)
+            self._named["data.path" if alone else f"data.{split}"] = str(fspath(where))
+        if self._written and len(self._written) < len(tables):
+            raise UserError("rows, val, test: some are files and some are in memory. Give all in one way")
+        if self._written:
+            self._named["data.root"] = str(Path.cwd())
+
+    @property
+    def overrides(self) -> list[str]:
+        """`data.path=...`, or one for each split."""
+        return overrides_of(self._named)
+
+    def move(self, to: Path) -> bool:
+        """Moves what was written into a folder; returns whether anything was."""
+        for file in self._written:
+            shutil.move(file, to / file.name)
+        names = {str(file): str((to / file.name).absolute()) for file in self._written}
+        self._named = {key: names.get(value, value) for key, value in self._named.items()}
+        return bool(self._written)
+
+
+def columns_of(overrides: Overrides, **columns: str | Sequence[str] | None) -> list[str]:
+    """The roles of columns; nothing if none is given."""
+    if all(name is None for name in columns.values()):
+        return []
+    typed = overrides if isinstance(overrides, Mapping) else {one.partition("=")[0]: None for one in overrides}
+    named = {f"data.columns.{role}": name for role, name in columns.items()}
+    return overrides_of({key: name for key, name in named.items() if name is not None or key not in typed})
+
+
+@contextmanager
+def as_it_was(allow_code: bool) -> Iterator[None]:
+    """Context that leaves random generators, logging and warnings as they were, and interrupts as Python has them.
+
+    Raises:
+        KeyboardInterrupt: in place of `Stopped`.
+    """
+    import numpy as np
+    import torch
+
+    if allow_code:
+        allow()
+    loggers = [logging.getLogger(name) for name in ("mmft", "bitsandbytes", *LIBRARIES)]
+    levels = [(logger, logger.level, logger.propagate) for logger in loggers]
+    drawn, numpy_drawn = random.getstate(), np.random.get_state()  # noqa: NPY002 - of other people's code
+    threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    warns = torch.is_deterministic_algorithms_warn_only_enabled()
+    try:
+        with warnings.catch_warnings(), torch.random.fork_rng():
+            yield
+    except Stopped as stop:
+        raise KeyboardInterrupt(str(stop)) from stop
+    finally:
+        random.setstate(drawn)
+        np.random.set_state(numpy_drawn)  # noqa: NPY002
+        torch.set_num_threads(threads)
+        torch.set_float32_matmul_precision(precision)
+        torch.use_deterministic_algorithms(deterministic, warn_only=warns)
+        for logger, level, propagates in levels:
+            logger.setLevel(level)
+            logger.propagate = propagates
