@@ -151,7 +151,7 @@ class _Check:
 
     def _feature_rows(self, data: VisionLanguageData, model: VisionLanguageModel) -> FeatureRows:
         """The features of the rows, before anything of the encoders is tuned."""
-        with Progress(console=Console(stderr=True), transient=True) as progress:
+        with _progress() as progress:
             tick = partial(progress.advance, progress.add_task("features", total=sum(data.rows.values())))
             return feature_rows(self.config, model, data.datasets, tick)
 
@@ -171,7 +171,7 @@ class _Check:
         config = self.config
         size = model.image_encoder.image_size if model else config.model.image_encoder.image_size or _USUAL_SIZE
         audit = RowAudit(splits, config.data, config.audit, size, Encode.of(task) if task else None)
-        with Progress(console=Console(stderr=True), transient=True) as progress:
+        with _progress() as progress:
             audit.images(partial(progress.advance, progress.add_task("images", total=audit.rows)))
         text = model.text_encoder if model else None
         findings = list(audit.findings(text.tokenizer if text else None, text.max_length if text else 0))
@@ -252,6 +252,12 @@ def _tell(findings: list[Finding], shown: int | None) -> None:
         if shown is not None and len(found) > shown:
             print(f"    and {len(found) - shown:,} more (audit.shown=null prints all, out=FILE writes them)")
         print()
+
+
+def _progress() -> Progress:
+    """A bar on stderr, which a notebook would show as a line for each of its states."""
+    console = Console(stderr=True)
+    return Progress(console=console, transient=True, disable=console.is_jupyter)
 
 
 def _say(name: str, text: str) -> None:

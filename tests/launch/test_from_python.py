@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import random
 import signal
+import sys
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import lightning.pytorch as pl
@@ -199,3 +201,26 @@ def test_another_trainer_fits_the_module(typed: list[str], frame: pd.DataFrame, 
     trainer.fit(parts.module, parts.data)
     assert trainer.global_step == parts.data.plan.total // 2
     assert any(not torch.equal(before[name], value) for name, value in parts.model.state_dict().items())
+
+
+def test_a_notebook_gets_one_line_that_is_replaced(
+    typed: list[str], frame: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[str] = []
+
+    class Handle:
+        update = staticmethod(shown.append)
+
+    def display(line: str, *, display_id: bool) -> Handle:
+        assert display_id
+        shown.append(line)
+        return Handle()
+
+    monkeypatch.setitem(sys.modules, "IPython", ModuleType("IPython"))
+    monkeypatch.setitem(sys.modules, "IPython.display", SimpleNamespace(HTML=str, display=display))
+    monkeypatch.setattr("mmft.training.callbacks.progress.Console", lambda: SimpleNamespace(is_jupyter=True))
+    run = mmft.train(frame, [one for one in typed if not one.startswith("callbacks.progress")], **ROLES)
+    assert 'value="0" max="4"' in shown[0]
+    assert 'value="4" max="4"' in shown[-1]
+    accuracy = run.summary["val"]["accuracy"]
+    assert any(f"val/accuracy {accuracy:.4f}" in line for line in shown)

@@ -1,10 +1,11 @@
-"""Progress on stderr: a Rich bar on a terminal, plain lines otherwise."""
+"""Progress: a Rich bar on a terminal, a line with a bar in a notebook, plain lines on stderr otherwise."""
 
 from __future__ import annotations
 
 import logging
 import sys
 import time
+from html import escape
 from typing import Any
 
 import lightning.pytorch as pl
@@ -15,7 +16,7 @@ from rich.console import Console
 from mmft.training.module import FineTuning
 
 log = logging.getLogger(__name__)
-_EVERY_SECONDS = 10.0
+_EVERY_SECONDS, _OFTEN = 10.0, 0.5  # between plain lines, and between states of a bar
 
 
 class Bar(RichProgressBar):
@@ -71,6 +72,52 @@ class PlainProgress(pl.Callback):
         log.log(self._level, "%s", "  ".join(line))
 
 
+class NotebookProgress(pl.Callback):
+    """Shows epoch, step, rows per second and the last validation's metrics, twice a second at most."""
+
+    def __init__(self) -> None:
+        self._shown: Any = None  # IPython's handle of what is displayed
+        self._said = 0.0
+        self._rows, self._since = 0, 0.0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Shows the line."""
+        from IPython.display import HTML, display
+
+        self._rows, self._since = 0, time.monotonic()
+        self._shown = display(HTML(self._line(trainer, pl_module)), display_id=True)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Replaces it if half a second has passed."""
+        self._rows += len(batch)
+        if time.monotonic() - self._said >= _OFTEN:
+            self._replace(trainer, pl_module)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Replaces it, with the new metrics."""
+        self._replace(trainer, pl_module)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Replaces it once more."""
+        self._replace(trainer, pl_module)
+
+    def _replace(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        from IPython.display import HTML
+
+        self._said = time.monotonic()
+        if self._shown is not None:
+            self._shown.update(HTML(self._line(trainer, module)))
+
+    def _line(self, trainer: pl.Trainer, module: pl.LightningModule) -> str:
+        assert isinstance(module, FineTuning)
+        steps, done = int(trainer.estimated_stepping_batches), trainer.global_step
+        speed = self._rows / max(1e-6, time.monotonic() - self._since)
+        epoch = min(trainer.current_epoch + 1, trainer.max_epochs or 1)
+        told = [f"epoch {epoch}/{trainer.max_epochs}", f"step {done}/{steps}", f"{speed:,.0f} rows/s"]
+        told += [f"val/{name} {value:.4f}" for name, value in _shown(module).items()]
+        return f'<progress value="{done}" max="{steps}"></progress> {escape("  ".join(told))}'
+
+
 def _told(module: FineTuning) -> list[str]:
     return [f"val/{name} {value:.4f}" for name, value in _shown(module).items()]
 
@@ -81,8 +128,11 @@ def _shown(module: FineTuning) -> dict[str, float]:
 
 def progress(kind: str) -> list[pl.Callback]:
     """The callbacks for `auto`, `rich`, `plain` or `none`."""
+    notebook = Console().is_jupyter  # where a terminal's bar would be a line for each of its states
     if kind == "auto":
-        kind = "rich" if sys.stderr.isatty() or Console().is_jupyter else "plain"
+        kind = "rich" if sys.stderr.isatty() or notebook else "plain"
+    if kind == "rich" and notebook:
+        return [NotebookProgress(), PlainProgress(logging.DEBUG)]
     if kind == "rich":
         return [Bar(console_kwargs={"stderr": True}), PlainProgress(logging.DEBUG)]
     return [PlainProgress()] if kind == "plain" else []
