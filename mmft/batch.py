@@ -32,6 +32,19 @@ class BadRow(NamedTuple):
         return f"{self.column}: {self.reason}" if self.column else self.reason
 
 
+class Turn(NamedTuple):
+    """One turn of a conversation. `IMAGE_PLACE` in its text is where the image stands."""
+
+    role: str  # system, user or assistant
+    text: str
+
+
+Conversation = tuple[Turn, ...]
+"""At most one system turn, then turns of user and assistant by turns; at least one of a user."""
+
+IMAGE_PLACE = "<image>"
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """One example as the table has it, before anything is opened or decoded.

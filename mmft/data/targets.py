@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from mmft.batch import BadRow
-from mmft.config.schema.data import names_of
 from mmft.config.schema.task import TaskConfig
 from mmft.data.captions import CaptionsOf
 from mmft.data.splits import Split
@@ -110,7 +109,7 @@ def encode_targets(split: Split, encode: Encode, *, evaluated: bool = False) -> 
         try:
             encoded[position] = target(label)
         except ValueError as error:
-            column = "" if encode.takes_pair else ", ".join(names_of(table.columns.label))
+            column = "" if encode.takes_pair else ", ".join(table.columns.answers)
             bad[row] = table.bad_row(row, column, str(error))
     if unseen:
         _report_unseen(unseen, len(split), table.where)

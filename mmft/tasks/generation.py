@@ -17,6 +17,7 @@ from mmft.config.schema.task import GenerationConfig
 from mmft.errors import UserError
 from mmft.models.precision import at_least_float32
 from mmft.models.prompt_tokenizer import PromptTokenizer
+from mmft.models.sequences import learned_tokens
 from mmft.tasks.answer_texts import references_of
 from mmft.tasks.base import Subject
 from mmft.tasks.generative import GenerativeTask
@@ -29,7 +30,8 @@ _PADDING = -1  # in place of a token
 class Generation(GenerativeTask):
     """Minus the log-probability of the answer's tokens, the end-of-text token included.
 
-    Outputs are the log-probabilities of the answer tokens (B, A), 0 for padding. The loss of a logical batch is divided
+    Outputs are the log-probabilities of the answer tokens (B, A), 0 for padding, and of what else of a conversation is
+    learned. The loss of a logical batch is divided
     by its number of answer tokens, each weighted as its row, or with `normalise=rows` by the weight of its rows.
 
     Metrics compare the generated text with the answer as its tokens read; `perplexity` is that of the answers. They
@@ -193,6 +195,8 @@ class Generation(GenerativeTask):
 
 
 def _tokens(batch: Batch) -> Tensor:
-    """(B,) number of answer tokens of each row."""
+    """(B,) number of tokens of each row that are learned: of its answer, and of earlier ones in its conversation."""
     assert batch.target is not None
-    return (batch.target >= 0).sum(1)
+    count = (batch.target >= 0).sum(1)
+    earlier = learned_tokens(batch)
+    return count if earlier is None else count + (earlier >= 0).sum(1)
