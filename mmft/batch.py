@@ -125,6 +125,7 @@ class Sample:
     candidates: tuple[Candidate, ...] | None = None  # None if none were requested
     stored_image: int | None = None  # position of the row whose image the store has; `pixel_values` is then None
     stored_text: int | None = None  # the same for the text; `input_ids` are there all the same
+    references: tuple[str, ...] | None = None  # see `Batch.references`
 
 
 class Candidates(NamedTuple):
@@ -139,6 +140,9 @@ class Candidates(NamedTuple):
     def present(self) -> Tensor:
         """(B, K) bool, True = real candidate."""
         return self.row >= 0
+
+
+_NO_TENSORS = ("references", "bad")  # fields of `Batch`
 
 
 @dataclass(slots=True)
@@ -165,13 +169,16 @@ class Batch:
     start_text: Tensor | None = None  # (B, D)
     image_features: Features | None = None  # of the images; None if none are kept
     text_features: Features | None = None  # of the texts
+    references: tuple[tuple[str, ...], ...] | None = (
+        None  # B rows' reference answers, if a task's metrics compare texts
+    )
     bad: tuple[BadRow, ...] = ()
 
     def __len__(self) -> int:
         return len(self.row)
 
     def _map(self, change: Any) -> Batch:
-        tensors: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "bad"}
+        tensors: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _NO_TENSORS}
         others = tensors.pop("candidates")
         changed: dict[str, Any] = {
             name: None if t is None else t.map(change) if isinstance(t, Features) else change(t)
@@ -200,7 +207,8 @@ class Batch:
             return
         for start in range(0, len(self), size):
             part = self._map(lambda t, s=start: t[s : s + size])
-            yield replace(part, bad=())
+            references = None if self.references is None else self.references[start : start + size]
+            yield replace(part, references=references, bad=())
 
 
 MULTIPLE = 8

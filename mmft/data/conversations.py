@@ -33,7 +33,7 @@ class Conversations(NamedTuple):
     """The conversations of a table, in Arrow columns that workers share."""
 
     prompts: pa.ChunkedArray  # JSON of the turns before the answer
-    answers: Labels  # null if the last turn is a user's
+    answers: Labels  # a list of one text; null if the last turn is a user's
 
     def take(self, rows: npt.NDArray[np.int64]) -> list[Conversation | None]:
         """The prompts of `rows`; None for a row without."""
@@ -50,20 +50,20 @@ def as_conversations(column: Column) -> tuple[Conversations, Reasons]:
         column = column.to_pylist()
     reasons: Reasons = {}
     prompts: list[str | None] = []
-    answers: list[str | None] = []
+    answers: list[list[str] | None] = []
     for row, value in enumerate(column):
         prompt, answer = None, None
         try:
             if not is_null(value) and value != "":
                 *turns, last = conversation_of(value)
-                answer = last.text if last.role == "assistant" else None
+                answer = [last.text] if last.role == "assistant" else None
                 prompt = json.dumps(turns if last.role == "assistant" else [*turns, last])
         except ValueError as error:
             reasons[row] = str(error)
         prompts.append(prompt)
         answers.append(answer)
-    made = (pa.chunked_array([pa.array(texts, pa.string())]) for texts in (prompts, answers))
-    return Conversations(next(made), Labels(next(made), mixed=False)), reasons
+    labels = pa.chunked_array([pa.array(answers, pa.list_(pa.string()))])
+    return Conversations(pa.chunked_array([pa.array(prompts, pa.string())]), Labels(labels, mixed=False)), reasons
 
 
 def conversation_of(value: Any) -> Conversation:

@@ -20,6 +20,7 @@ from mmft.config.schema.data import DataConfig, names_of
 from mmft.data.captions import Captions, CaptionsOf, first_captions
 from mmft.data.collate import Collate
 from mmft.data.dataset import RowDataset
+from mmft.data.drawn_targets import DrawnTargets
 from mmft.data.image import ImageReader, background_of, squaring
 from mmft.data.image_memory import ImageMemory
 from mmft.data.kept import KEPT
@@ -68,7 +69,11 @@ def make_dataset(
     targets, bad = (None, None) if encode is None else encode_targets(split, encode, evaluated=evaluated)
     identities = identities_of(split) if encode is not None and encode.identities else None
     dataset = RowDataset(split, tokens, images, targets, {**(bad or {}), **unread(split, tokens)}, identities, captions)
-    dataset.padded_targets = encode is not None and encode.padded
+    if encode is not None:
+        dataset.padded_targets = encode.padded
+        dataset.references = encode.references_of if evaluated else None
+        if encode.drawn is not None and not evaluated:
+            dataset.drawn = DrawnTargets(split, encode.drawn, dataset.bad)
     if encode is not None and encode.candidates and targets is not None:
         dataset.others = mismatched_texts(split, targets, set(dataset.bad))
     return dataset

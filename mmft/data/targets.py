@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
@@ -24,6 +24,14 @@ class Encodes(Protocol):
 
     facts: ClassVar[type[TaskConfig]]
     candidates: int
+
+    @property
+    def references_of(self) -> Callable[[Any], Sequence[str]] | None:
+        """A label's reference answers, if metrics compare texts."""
+
+    @property
+    def drawn_targets(self) -> Callable[[Any], Sequence[Any]] | None:
+        """A label's targets, of which training draws one in each epoch; None if `encode` gives the only one."""
 
     @property
     def captions_of(self) -> CaptionsOf | None:
@@ -47,6 +55,8 @@ class Encode(NamedTuple):
         evaluated: a task's `encode_evaluated`, used instead of `function` for evaluated rows.
         captions_of: of a label; None if texts are the table's.
         padded: targets are sequences with -1 behind them, of which a batch has as many as its longest needs.
+        references_of: a label's reference answers, which evaluated rows keep; None if metrics compare no texts.
+        drawn: a label's targets, of which a training row gets one in each epoch; None if it has one.
     """
 
     function: Callable[[Any], Any]
@@ -56,6 +66,8 @@ class Encode(NamedTuple):
     evaluated: Callable[[Any, list[str]], Any] | None = None
     captions_of: CaptionsOf | None = None
     padded: bool = False
+    references_of: Callable[[Any], Sequence[str]] | None = None
+    drawn: Callable[[Any], Sequence[Any]] | None = None
 
     @classmethod
     def of(cls, task: Encodes, identities: bool = False) -> Encode:
@@ -68,6 +80,8 @@ class Encode(NamedTuple):
             task.encode_evaluated,
             task.captions_of,
             task.facts.generates,
+            task.references_of,
+            task.drawn_targets,
         )
 
 

@@ -86,7 +86,7 @@ def test_conversations_are_read_from_every_file(ending: str, tmp_path: Path) -> 
     table = Table.open(path, COLUMNS)
     every = np.arange(4)
     assert table.prompts(every) == [ASKED[:1], ASKED[:1], None, None]
-    assert table.labels(every) == ["A disc.", None, None, None]
+    assert table.labels(every) == [["A disc."], None, None, None]
     assert table.text(0) == "user: What is it?"
     assert {row: bad.why for row, bad in table.bad.items()} == {
         3: "messages: turn 2 is the user's where the assistant's is expected: they take turns"
