@@ -125,7 +125,7 @@ class Sample:
     candidates: tuple[Candidate, ...] | None = None  # None if none were requested
     stored_image: int | None = None  # position of the row whose image the store has; `pixel_values` is then None
     stored_text: int | None = None  # the same for the text; `input_ids` are there all the same
-    references: tuple[str, ...] | None = None  # see `Batch.references`
+    references: tuple[str, ...] = ()  # the row's reference answers, if a task's metrics compare texts
 
 
 class Candidates(NamedTuple):
@@ -169,9 +169,7 @@ class Batch:
     start_text: Tensor | None = None  # (B, D)
     image_features: Features | None = None  # of the images; None if none are kept
     text_features: Features | None = None  # of the texts
-    references: tuple[tuple[str, ...], ...] | None = (
-        None  # B rows' reference answers, if a task's metrics compare texts
-    )
+    references: tuple[tuple[str, ...], ...] = ()  # of each row, if a task's metrics compare texts
     bad: tuple[BadRow, ...] = ()
 
     def __len__(self) -> int:
@@ -207,8 +205,7 @@ class Batch:
             return
         for start in range(0, len(self), size):
             part = self._map(lambda t, s=start: t[s : s + size])
-            references = None if self.references is None else self.references[start : start + size]
-            yield replace(part, references=references, bad=())
+            yield replace(part, references=self.references[start : start + size], bad=())
 
 
 MULTIPLE = 8

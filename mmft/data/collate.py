@@ -73,7 +73,7 @@ class Collate:
             text_features=self._features(
                 "text", [sample.stored_text for sample in good], 0 if input_ids is None else input_ids.shape[1]
             ),
-            references=_references([sample.references for sample in good]),
+            references=tuple(sample.references for sample in good if sample.references),
             bad=tuple(sample.bad for sample in samples if sample.bad is not None),
         )
 
@@ -155,12 +155,6 @@ def _stacked(found: Sequence[Tensor | None], like: Tensor | None) -> Tensor | No
         return None
     known = [one for one in found if one is not None]
     return torch.stack(known) if known else like.new_zeros((0, *like.shape))
-
-
-def _references(found: Sequence[tuple[str, ...] | None]) -> tuple[tuple[str, ...], ...] | None:
-    """Each row's; None if they are not needed."""
-    known = tuple(one for one in found if one is not None)
-    return known or None
 
 
 def _images(good: Sequence[Sample]) -> tuple[Tensor | None, Tensor]:

@@ -179,14 +179,13 @@ class RowDataset(Dataset[Sample]):
             candidates=candidates,
             stored_image=kept_image,
             stored_text=kept_text,
-            references=None if self.references is None else self._references(np.array([row]))[0],
+            references=next(iter(self._references(np.array([row]))), ()),
         )
 
-    def _references(self, rows: npt.NDArray[np.int64]) -> tuple[tuple[str, ...], ...] | None:
-        """The reference answers of good rows; None if they are not needed."""
-        if self.references is None:
-            return None
-        return tuple(tuple(self.references(label)) for label in self.split.table.labels(rows))
+    def _references(self, rows: npt.NDArray[np.int64]) -> tuple[tuple[str, ...], ...]:
+        """The reference answers of good rows; empty if metrics compare no texts."""
+        of_label = self.references
+        return () if of_label is None else tuple(tuple(of_label(label)) for label in self.split.table.labels(rows))
 
     def stored_view(self, position: int, number: int) -> int | None:
         """Where the store has a view of a row's image; None if it has not."""

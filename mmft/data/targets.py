@@ -14,6 +14,7 @@ from mmft.batch import BadRow
 from mmft.config.schema.task import TaskConfig
 from mmft.data.captions import CaptionsOf
 from mmft.data.splits import Split
+from mmft.tasks.generative import GenerativeTask
 
 log = logging.getLogger(__name__)
 _SHOWN = 5
@@ -24,14 +25,6 @@ class Encodes(Protocol):
 
     facts: ClassVar[type[TaskConfig]]
     candidates: int
-
-    @property
-    def references_of(self) -> Callable[[Any], Sequence[str]] | None:
-        """A label's reference answers, if metrics compare texts."""
-
-    @property
-    def drawn_targets(self) -> Callable[[Any], Sequence[Any]] | None:
-        """A label's targets, of which training draws one in each epoch; None if `encode` gives the only one."""
 
     @property
     def captions_of(self) -> CaptionsOf | None:
@@ -72,6 +65,7 @@ class Encode(NamedTuple):
     @classmethod
     def of(cls, task: Encodes, identities: bool = False) -> Encode:
         """From a task."""
+        generative = task if isinstance(task, GenerativeTask) else None
         return cls(
             task.encode,
             task.facts.needs_both,
@@ -80,8 +74,8 @@ class Encode(NamedTuple):
             task.encode_evaluated,
             task.captions_of,
             task.facts.generates,
-            task.references_of,
-            task.drawn_targets,
+            generative and generative.references_of,
+            generative and generative.drawn_targets,
         )
 
 

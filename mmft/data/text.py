@@ -70,12 +70,6 @@ def tokenize(texts: Texts, tokenizer: Any, max_length: int) -> Tokens:
     return Tokens(flat, np.concatenate([[0], np.cumsum(lengths)]), cut, problems)
 
 
-def full_lengths(texts: Texts, tokenizer: Any) -> npt.NDArray[np.int64]:
-    """(texts,) number of tokens of each text without truncation, including special ones; 0 for a missing text."""
-    tokens = tokenize(texts, tokenizer, max_length=np.iinfo(np.int32).max)
-    return np.diff(tokens.offsets)
-
-
 def empty_text(tokenizer: Any, max_length: int) -> npt.NDArray[np.int32]:
     """(L,) tokens of "", at least one, used for a missing text: fully masked attention would give NaN."""
     ids = tokenize([""], tokenizer, max_length).ids

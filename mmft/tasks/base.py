@@ -80,16 +80,6 @@ class Task(ABC):
         return None
 
     @property
-    def references_of(self) -> Callable[[Any], Sequence[str]] | None:
-        """Label -> its reference answers, which `Batch.references` of evaluated rows holds; None: they are not read."""
-        return None
-
-    @property
-    def drawn_targets(self) -> Callable[[Any], Sequence[Any]] | None:
-        """Label -> its targets, of which a training row gets one in each epoch; None: `encode` gives the only one."""
-        return None
-
-    @property
     def closing_report(self) -> Literal["modalities", "embeddings", "none"]:
         """The report at the end of a run: contribution of each modality, or how well embeddings separate labels."""
         return "modalities"

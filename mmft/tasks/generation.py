@@ -63,7 +63,7 @@ class Generation(GenerativeTask):
     ) -> None:
         self._prompt, self._chat_template = prompt, chat_template
         self._draws = references == "random"
-        self.max_answer_tokens = max_answer_tokens
+        self._max_answer_tokens = max_answer_tokens
         self._max_new_tokens = max_new_tokens or max_answer_tokens
         self._by_rows = normalise == "rows"
         self._metrics = list(metrics)
@@ -75,6 +75,11 @@ class Generation(GenerativeTask):
         """The language model's, once it is known."""
         assert self._tokenizer is not None
         return self._tokenizer
+
+    @property
+    def max_answer_tokens(self) -> int:
+        """Tokens of the longest answer to learn."""
+        return self._max_answer_tokens
 
     @property
     def max_new_tokens(self) -> int:
@@ -106,16 +111,15 @@ class Generation(GenerativeTask):
 
         If one of several is drawn, each has to fit.
         """
-        return (self._encoded(label) if self._draws else [self._padded(references_of(label)[0])])[0]
+        return self._encoded(label)[0]
 
     def encode_evaluated(self, label: Any, unseen: list[str]) -> list[int]:  # noqa: ARG002 - no labels
         """As `encode`; only the first answer has to fit."""
         return self._padded(references_of(label)[0])
 
-    @property
-    def references_of(self) -> Callable[[Any], Sequence[str]]:
-        """All reference answers."""
-        return references_of
+    def references_of(self, label: Any) -> list[str]:
+        """All reference answers. Raises ValueError if there is none."""
+        return references_of(label)
 
     @property
     def drawn_targets(self) -> Callable[[Any], Sequence[list[int]]] | None:
@@ -123,7 +127,12 @@ class Generation(GenerativeTask):
         return self._encoded if self._draws else None
 
     def _encoded(self, label: Any) -> list[list[int]]:
-        return [self._padded(answer) for answer in references_of(label)]
+        return [self._padded(answer) for answer in self.learnable(label)]
+
+    def learnable(self, label: Any) -> list[str]:
+        """The first answer, or all if one of them is drawn."""
+        answers = references_of(label)
+        return answers if self._draws else answers[:1]
 
     def _padded(self, answer: str) -> list[int]:
         ids = self.tokenizer.answer(answer)
@@ -139,7 +148,7 @@ class Generation(GenerativeTask):
 
     def label_names(self, label: Any) -> list[str]:
         """The reference answers. Raises ValueError if there is none."""
-        return references_of(label)
+        return self.references_of(label)
 
     def loss_sum(self, outputs: Outputs, batch: Batch) -> Tensor:
         """Log-probabilities (B, A) -> () minus their sum, each weighted as its row."""

@@ -84,4 +84,4 @@ def test_evaluated_rows_keep_all_of_them(task: Generation, config: Any) -> None:
     assert batch.to("cpu").references == batch.references
     assert data.drawn is None
     training = dataset(load_splits(config, 0)["train"], config, task, evaluated=False)
-    assert collate([training[at] for at in range(3)]).references is None
+    assert collate([training[at] for at in range(3)]).references == ()

@@ -11,7 +11,7 @@ from language_models import write_language_model
 from make_shapes import captions
 
 from mmft.batch import Conversation, Turn
-from mmft.data.text import empty_text, full_lengths, identity_of, tokenize
+from mmft.data.text import empty_text, identity_of, tokenize
 from mmft.errors import UserError
 from mmft.models.prompt_tokenizer import IMAGE_MARK, PromptTokenizer, learned
 
@@ -83,7 +83,6 @@ def test_the_text_alone_is_cut(chat: Any) -> None:
     assert cut == [*ids(chat, "<|im_start|>user: "), IMAGE_MARK, *ids(chat, long)[:3], *end]
     tokens = tokenize([long, "red", None], prompts, frame + 3)
     assert tokens.cut == 1
-    assert full_lengths([long], prompts).tolist() == [frame + 1 + len(ids(chat, long))]
     assert empty_text(prompts, 64).tolist() == prompts([""])["input_ids"][0]
 
 

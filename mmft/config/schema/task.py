@@ -285,9 +285,8 @@ class GenerationConfig(TaskConfig):
     """`auto`: the prompt is the user's turn in the language model's chat template, if it has one; `none`: the prompt
     as it is."""
     references: Literal["first", "random"] = "first"
-    """Which of a row's several reference answers (a list, or a JSON list of texts) is learned: the first, or one drawn
-    anew in each epoch, by `seed` and row. Metrics compare with all of them, the loss and `perplexity` with the
-    first."""
+    """Which of a row's several answers (a list, or a JSON list of texts) is learned: the first, or one drawn anew in
+    each epoch. Metrics compare with all of them, `val/loss` and `perplexity` with the first."""
     max_answer_tokens: int = field(64, ge=1)
     """Longest answer to learn from, in tokens, the end-of-text token included; a row with a longer one is bad."""
     max_new_tokens: int | None = field(None, ge=1)
