@@ -32,6 +32,19 @@ class BadRow(NamedTuple):
         return f"{self.column}: {self.reason}" if self.column else self.reason
 
 
+class Turn(NamedTuple):
+    """One turn of a conversation. `IMAGE_PLACE` in its text is where the image stands."""
+
+    role: str  # system, user or assistant
+    text: str
+
+
+Conversation = tuple[Turn, ...]
+"""At most one system turn, then turns of user and assistant by turns; at least one of a user."""
+
+IMAGE_PLACE = "<image>"
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """One example as the table has it, before anything is opened or decoded.
@@ -112,6 +125,7 @@ class Sample:
     candidates: tuple[Candidate, ...] | None = None  # None if none were requested
     stored_image: int | None = None  # position of the row whose image the store has; `pixel_values` is then None
     stored_text: int | None = None  # the same for the text; `input_ids` are there all the same
+    references: tuple[str, ...] = ()  # the row's reference answers, if a task's metrics compare texts
 
 
 class Candidates(NamedTuple):
@@ -126,6 +140,9 @@ class Candidates(NamedTuple):
     def present(self) -> Tensor:
         """(B, K) bool, True = real candidate."""
         return self.row >= 0
+
+
+_NO_TENSORS = ("references", "bad")  # fields of `Batch`
 
 
 @dataclass(slots=True)
@@ -152,13 +169,14 @@ class Batch:
     start_text: Tensor | None = None  # (B, D)
     image_features: Features | None = None  # of the images; None if none are kept
     text_features: Features | None = None  # of the texts
+    references: tuple[tuple[str, ...], ...] = ()  # of each row, if a task's metrics compare texts
     bad: tuple[BadRow, ...] = ()
 
     def __len__(self) -> int:
         return len(self.row)
 
     def _map(self, change: Any) -> Batch:
-        tensors: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "bad"}
+        tensors: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _NO_TENSORS}
         others = tensors.pop("candidates")
         changed: dict[str, Any] = {
             name: None if t is None else t.map(change) if isinstance(t, Features) else change(t)
@@ -187,7 +205,7 @@ class Batch:
             return
         for start in range(0, len(self), size):
             part = self._map(lambda t, s=start: t[s : s + size])
-            yield replace(part, bad=())
+            yield replace(part, references=self.references[start : start + size], bad=())
 
 
 MULTIPLE = 8

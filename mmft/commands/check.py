@@ -28,16 +28,18 @@ from mmft.errors import ExitCode, UserError
 from mmft.files import located, write_records
 from mmft.models.generative_model import GenerativeModel
 from mmft.models.vision_language_model import VisionLanguageModel
-from mmft.reports.audit.example import example_row
+from mmft.reports.audit.example import example_rows
 from mmft.reports.audit.feature_rows import FeatureRows, feature_rows
 from mmft.reports.audit.features import audit_features
 from mmft.reports.audit.finding import KINDS, Finding
 from mmft.reports.audit.labels import tables_of
+from mmft.reports.audit.lengths import lengths_told
 from mmft.reports.audit.page import write_page
 from mmft.reports.audit.rows import RowAudit
 from mmft.reports.audit.step_cost import StepCost, longest_rows, try_steps
 from mmft.runs.initialise import initialise_from
 from mmft.tasks.base import Task
+from mmft.tasks.generative import GenerativeTask
 from mmft.training.distillation import Distillation
 from mmft.training.hardware import choose_hardware
 from mmft.tuning.plan import TuningPlan
@@ -91,8 +93,9 @@ class _Check:
         device, data, rows, features = self._device(), None, None, None
         if splits is not None and fitted and model is not None and device is not None:
             data = self._try(build.build_data, config, splits, model, task)
-            if data is not None and isinstance(model, GenerativeModel):
-                _say("example", example_row(model, data))
+            if data is not None and isinstance(model, GenerativeModel) and isinstance(task, GenerativeTask):
+                _say("examples", example_rows(model, data))
+                _say("lengths", lengths_told(model, task, splits))
             rows = self._feature_rows(data, model) if config.features and data is not None else None
         plan = None if model is None else self._plan(model, task, changed)
         findings = [] if splits is None else self._rows(splits, task if fitted else None, model)

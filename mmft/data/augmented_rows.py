@@ -62,7 +62,9 @@ def times_before(order: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
 
 
 class AugmentedRows(Dataset[Sample]):
-    """The rows of `RowDataset`, augmented by their draws, and with a drawn caption each if texts are captions.
+    """The rows of `RowDataset`, augmented by their draws.
+
+    With a drawn caption each if texts are captions, and a drawn target each if there are several.
 
     Bad rows stay bad.
 
@@ -91,10 +93,12 @@ class AugmentedRows(Dataset[Sample]):
         sample = self.rows.sample(position, position if kept is None else None, position)
         if sample.bad is not None:
             return sample
-        for_image, for_text, for_partner, for_mix, for_caption = self._seeds(epoch, sample.row, before)
+        for_image, for_text, for_partner, for_mix, for_caption, for_target = self._seeds(epoch, sample.row, before)
         pixels, ids, captions = sample.pixel_values, sample.input_ids, self.rows.captions
         if captions is not None:
             ids = captions.drawn(position, for_caption)
+        if self.rows.drawn is not None:
+            sample = replace(sample, target=self.rows.drawn.of(position, for_target))
         sample = replace(
             sample,
             pixel_values=None if pixels is None else self._image(pixels, for_image, sample.row, view),
@@ -120,8 +124,8 @@ class AugmentedRows(Dataset[Sample]):
         return replace(sample, pixel_values=pixels, mixed_target=partner.target, mixed_share=share)
 
     def _seeds(self, epoch: int, row: int, before: int) -> list[int]:
-        """Five seeds, a pure function of (seed, epoch, row, earlier occurrences)."""
+        """Six seeds, a pure function of (seed, epoch, row, earlier occurrences)."""
         key = np.array([self.seed, epoch], dtype=np.uint64)
         counter = np.array([0, before, row, _ROWS], dtype=np.uint64)
-        words = np.random.Philox(key=key, counter=counter).random_raw(5)
+        words = np.random.Philox(key=key, counter=counter).random_raw(6)
         return [int(word) for word in words >> np.uint64(1)]

@@ -73,6 +73,7 @@ class Collate:
             text_features=self._features(
                 "text", [sample.stored_text for sample in good], 0 if input_ids is None else input_ids.shape[1]
             ),
+            references=tuple(sample.references for sample in good if sample.references),
             bad=tuple(sample.bad for sample in samples if sample.bad is not None),
         )
 
@@ -95,6 +96,7 @@ class Collate:
             identity=rows.identity,
             image_features=self._features("image", rows.image.tolist(), 0),
             text_features=self._features("text", rows.text.tolist(), length),
+            references=rows.references,
             bad=rows.bad,
         )
 

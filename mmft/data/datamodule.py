@@ -165,7 +165,7 @@ class VisionLanguageData(LightningDataModule):
         if wanted:
             turns = "" if rows.views is None else f"; {rows.views.count} views of each image, in turn"
             log.info("training rows are augmented: %s%s", wanted, turns)
-        if wanted or rows.captions is not None:
+        if wanted or rows.captions is not None or rows.drawn is not None:
             given, order = AugmentedRows(rows, self._change, self._seed), Draws(order, self._seed, self._change.mixes)
         if not self._candidates:
             return given, order

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 
 from mmft.batch import BadRow, Candidate, Features, Sample
 from mmft.data.captions import Captions
+from mmft.data.drawn_targets import DrawnTargets
 from mmft.data.gathered import NOBODY, Gathered, Positions
 from mmft.data.image_memory import ImageMemory
 from mmft.data.image_mending import BadImage
@@ -74,6 +75,8 @@ class RowDataset(Dataset[Sample]):
         stored: what the store has of the rows, by `image` and `text`.
         views: of the images, if training reads these instead; see `mmft.data.views`.
         padded_targets: see `Encode.padded`.
+        references: a task's reference answers of a label, if its metrics compare texts.
+        drawn: targets of which training draws one; None if each row has one.
         others: (rows,) position of each row's candidate text, or `NOBODY`; None for a task without candidates.
     """
 
@@ -91,6 +94,8 @@ class RowDataset(Dataset[Sample]):
         self.identities, self.captions = identities, captions
         self.bad = {**(bad or {}), **split.table.bad}
         self.padded_targets = False
+        self.references: Callable[[Any], Sequence[str]] | None = None
+        self.drawn: DrawnTargets | None = None
         self.others: Positions | None = None
         self.stored: dict[str, Stored] = {}
         self.views: Views | None = None
@@ -130,6 +135,7 @@ class RowDataset(Dataset[Sample]):
             text=text,
             tokens=self.tokens,
             place=at,
+            references=self._references(rows[good]),
             bad=tuple(self.bad[row] for row in rows[~good].tolist()),
         )
 
@@ -173,7 +179,13 @@ class RowDataset(Dataset[Sample]):
             candidates=candidates,
             stored_image=kept_image,
             stored_text=kept_text,
+            references=next(iter(self._references(np.array([row]))), ()),
         )
+
+    def _references(self, rows: npt.NDArray[np.int64]) -> tuple[tuple[str, ...], ...]:
+        """The reference answers of good rows; empty if metrics compare no texts."""
+        of_label = self.references
+        return () if of_label is None else tuple(tuple(of_label(label)) for label in self.split.table.labels(rows))
 
     def stored_view(self, position: int, number: int) -> int | None:
         """Where the store has a view of a row's image; None if it has not."""

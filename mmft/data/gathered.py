@@ -34,6 +34,7 @@ class Gathered(NamedTuple):
     text: Positions  # (B,) the same of texts
     tokens: Tokens  # of the split
     place: Positions  # (B,) position of each row in it
+    references: tuple[tuple[str, ...], ...]  # (B,), or empty
     bad: tuple[BadRow, ...]
 
     @property

@@ -15,11 +15,12 @@ from typing import Any, TypeVar
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from mmft.batch import Batch
-from mmft.config.schema.data import DataConfig
+from mmft.batch import BadRow, Batch
+from mmft.config.schema.data import DataConfig, names_of
 from mmft.data.captions import Captions, CaptionsOf, first_captions
 from mmft.data.collate import Collate
 from mmft.data.dataset import RowDataset
+from mmft.data.drawn_targets import DrawnTargets
 from mmft.data.image import ImageReader, background_of, squaring
 from mmft.data.image_memory import ImageMemory
 from mmft.data.kept import KEPT
@@ -67,11 +68,22 @@ def make_dataset(
         captions = Captions(split.table.labels(split.rows), captions_of, tokenizer, max_length)
     targets, bad = (None, None) if encode is None else encode_targets(split, encode, evaluated=evaluated)
     identities = identities_of(split) if encode is not None and encode.identities else None
-    dataset = RowDataset(split, tokens, images, targets, bad, identities, captions)
-    dataset.padded_targets = encode is not None and encode.padded
+    dataset = RowDataset(split, tokens, images, targets, {**(bad or {}), **unread(split, tokens)}, identities, captions)
+    if encode is not None:
+        dataset.padded_targets = encode.padded
+        dataset.references = encode.references_of if evaluated else None
+        if encode.drawn is not None and not evaluated:
+            dataset.drawn = DrawnTargets(split, encode.drawn, dataset.bad)
     if encode is not None and encode.candidates and targets is not None:
         dataset.others = mismatched_texts(split, targets, set(dataset.bad))
     return dataset
+
+
+def unread(split: Split, tokens: Tokens) -> dict[int, BadRow]:
+    """The rows, by number, whose texts have no tokens for a reason."""
+    column = split.table.columns.messages or ", ".join(names_of(split.table.columns.text))
+    numbers = ((int(split.rows[at]), reason) for at, reason in tokens.problems.items())
+    return {row: split.table.bad_row(row, column, reason) for row, reason in numbers}
 
 
 def _prepared(
@@ -85,10 +97,9 @@ def _prepared(
     """Tokens and image cache; reuses those of the previous job if it had the same table file."""
 
     def tokens() -> Tokens:
-        texts = split.table.texts(split.rows)
-        if captions_of is not None:
-            texts = first_captions(split.table.labels(split.rows), captions_of)
-        return tokenize(texts, tokenizer, max_length)
+        if captions_of is None:
+            return tokenize(split.table.prompts(split.rows), tokenizer, max_length)
+        return tokenize(first_captions(split.table.labels(split.rows), captions_of), tokenizer, max_length)
 
     if split.table.identity is None or not image_bytes:
         return tokens(), ImageMemory(split, reader, image_bytes)

@@ -27,6 +27,7 @@ from mmft.data.columns import (
     as_texts,
     as_weights,
 )
+from mmft.data.conversations import Conversations, as_conversations
 from mmft.data.plain_numbers import with_plain_numbers
 from mmft.data.roles import filled, is_template, named_in
 from mmft.data.sources.raw import Column, Raw
@@ -48,6 +49,7 @@ class RoleColumns:
 
     Attributes:
         texts: the text columns.
+        conversations: they take the place of texts and labels.
         images: paths or encoded bytes.
         splits: `train`, `val`, `test`, or null where the name is unknown.
         problems: `(column, reason)` of unusable rows by number; the first problem of each.
@@ -68,10 +70,13 @@ class RoleColumns:
     def _fill(self, columns: ColumnsConfig) -> None:
         """Converts every column to the type of its role, and records values that do not fit."""
         wrong: list[str] = []
-        self.texts = [c for name in names_of(columns.text) if (c := self._take("text", name, as_texts, wrong))]
+        self.texts = [c for name in names_of(columns.text) if (c := self._take_text(name, wrong)) is not None]
         self.images = self._take_images(columns.image, wrong)
+        self.conversations: Conversations | None = self._take("messages", columns.messages, as_conversations, wrong)
         plain = partial(with_plain_numbers, decimal=self._reading.decimal, thousands=self._reading.thousands)
         self.labels = self._take_labels(columns, lambda column: as_labels(plain(column)), wrong)
+        if self.conversations is not None:
+            self.labels = self.conversations.answers
         self.weights: npt.NDArray[np.float64] | None = self._take(
             "weight", columns.weight, lambda column: as_weights(plain(column)), wrong
         )
@@ -83,18 +88,33 @@ class RoleColumns:
 
     def _take_images(self, name: str | None, wrong: list[str]) -> Images:
         """The image column, or the paths that a template makes of other columns."""
-        if name is None or not is_template(name):
+        if name is None or not self._is_made(name):
             return self._take("image", name, as_images, wrong) or Images(None, None)
-        columns = {part: self._take("image", part, as_strings, wrong) for part in named_in(name)}
-        if None in columns.values():
-            return Images(None, None)
-        paths: list[str | None] = []
+        paths, lacking = self._made("image", name, wrong)
+        self._note(name, {row: f"no {', '.join(parts)} for the image's path" for row, parts in lacking.items()})
+        return Images(None, paths)
+
+    def _take_text(self, name: str, wrong: list[str]) -> pa.ChunkedArray | None:
+        """A text column, or the texts that a template makes of other columns; null where one of them is empty."""
+        return self._made("text", name, wrong)[0] if self._is_made(name) else self._take("text", name, as_texts, wrong)
+
+    def _is_made(self, name: str) -> bool:
+        """Whether it is a template: a column of this very name is meant if there is one."""
+        return is_template(name) and name not in self._raw.columns
+
+    def _made(self, role: str, name: str, wrong: list[str]) -> tuple[pa.ChunkedArray | None, dict[int, list[str]]]:
+        """What a template makes of other columns, and the columns that are empty in a row; None if one is absent."""
+        columns = {part: self._take(role, part, as_strings, wrong) for part in named_in(name)}
+        if any(column is None for column in columns.values()):
+            return None, {}
+        texts: list[str | None] = []
+        lacking: dict[int, list[str]] = {}
         for row, parts in enumerate(zip(*(column.to_pylist() for column in columns.values()), strict=True)):
             values = dict(zip(columns, parts, strict=True))
-            if lacking := [part for part, value in values.items() if not value]:
-                self._note(name, {row: f"no {', '.join(lacking)} for the image's path"})
-            paths.append(None if lacking else filled(name, values))
-        return Images(None, pa.chunked_array([paths], pa.string()))
+            if empty := [part for part, value in values.items() if not value or value.isspace()]:
+                lacking[row] = empty
+            texts.append(None if empty else filled(name, values))
+        return pa.chunked_array([pa.array(texts, pa.string())]), lacking
 
     def _take(self, role: str, name: str | None, convert: Any, wrong: list[str]) -> Any:
         """The column converted to its role's type; None if it is absent."""
@@ -112,6 +132,9 @@ class RoleColumns:
     def _take_labels(
         self, columns: ColumnsConfig, convert: Callable[[Column], Any], wrong: list[str]
     ) -> Labels | LabelColumns | None:
+        if isinstance(columns.label, str) and self._is_made(columns.label):
+            texts = self._made("label", columns.label, wrong)[0]
+            return None if texts is None else Labels(texts, mixed=False)
         if not isinstance(columns.label, list):
             single: Labels | None = self._take("label", columns.label, convert, wrong)
             return single
@@ -132,7 +155,7 @@ class RoleColumns:
             reason = "a URL, not a path; download the images and give their paths"
             self._note(self.columns.image or "", dict.fromkeys(urls, reason))
         there = np.zeros(self._raw.length, dtype=bool)
-        for column in [*self.texts, *self.images]:
+        for column in [*self.texts, *self.images, *([self.conversations.prompts] if self.conversations else [])]:
             if column is not None:
                 there |= _filled(column)
         self._note("", dict.fromkeys(np.flatnonzero(~there).tolist(), "neither an image nor a text"))

@@ -12,36 +12,45 @@ from mmft.errors import UserError
 SHOWN = 20
 """Number of column names listed in a message."""
 
-_BRACES = re.compile(r"\{([^{}]+)\}")
+_BRACES = re.compile(r"\{\{|\}\}|\{([^{}]+)\}")
+_TEMPLATES = ("image", "text", "label")  # the roles that a template can have
 
 
 def is_template(name: str) -> bool:
-    """Whether `data.columns.image` is a template of paths, such as `images/{shop}_{id}.jpg`."""
-    return _BRACES.search(name) is not None
+    """Whether `name` is made of columns in braces, such as `images/{shop}_{id}.jpg`, and not a column's name."""
+    return bool(named_in(name))
 
 
 def named_in(template: str) -> list[str]:
     """The columns in the braces of a template."""
-    return list(dict.fromkeys(_BRACES.findall(template)))
+    return list(dict.fromkeys(found for found in _BRACES.findall(template) if found))
 
 
 def filled(template: str, values: Mapping[str, str]) -> str:
-    """The template with each column's value in its place."""
-    return _BRACES.sub(lambda found: values[found[1]], template)
+    """The template with each column's value in its place; `{{` and `}}` are braces."""
+    return _BRACES.sub(lambda found: values[found[1]] if found[1] else found[0][0], template)
 
 
-def roles(columns: ColumnsConfig) -> dict[str, list[str]]:
+def roles(columns: ColumnsConfig, names: Collection[str] | None = None) -> dict[str, list[str]]:
     """The fields of `columns` that name each column.
+
+    Args:
+        columns: the roles of columns.
+        names: the table's columns, of which one with the name of a template is meant by it; None: not known, so that a
+            template stands for its columns and for such a one.
 
     Raises:
         UserError: neither an image nor a text column is given.
     """
     found: dict[str, list[str]] = {}
-    for role in ("image", "text", "label", "id", "split", "weight", "group"):
-        for given in names_of(getattr(columns, role)):
-            for name in named_in(given) if role == "image" and is_template(given) else [given]:
-                found.setdefault(name, []).append(role)
-    if columns.image is None and not names_of(columns.text):
+    for role in ("image", "text", "label", "messages", "id", "split", "weight", "group"):
+        given = getattr(columns, role)
+        for name in names_of(given):
+            made = role in _TEMPLATES and is_template(name) and not (role == "label" and isinstance(given, list))
+            parts = named_in(name) if made and name not in (names or ()) else []
+            for one in [*parts, *([name] if not parts or names is None else [])]:
+                found.setdefault(one, []).append(role)
+    if columns.image is None and columns.messages is None and not names_of(columns.text):
         raise UserError("data.columns.image and data.columns.text are both null; give one of them, or both")
     return found
 
@@ -62,7 +71,7 @@ def check_names(
         UserError: a required column is missing, or two columns have its name.
     """
     messages: list[str] = []
-    for name, found in roles(columns).items():
+    for name, found in roles(columns, names).items():
         needed = [role for role in found if role not in optional]
         if name not in names and needed:
             messages.append(f"data.columns.{needed[0]}={name}: {where} has no such column; {_offer(name, names)}")

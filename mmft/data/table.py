@@ -20,6 +20,7 @@ import pyarrow as pa
 from mmft.batch import BadRow, Pair, Row
 from mmft.config.paths import table_files
 from mmft.config.schema.data import ColumnsConfig, ReadingConfig, names_of
+from mmft.data.conversations import written
 from mmft.data.image_paths import image_source
 from mmft.data.kept_columns import KeptColumns
 from mmft.data.role_columns import RoleColumns
@@ -29,6 +30,7 @@ from mmft.data.sources.formats import read_file
 from mmft.data.sources.memory import read_rows
 from mmft.data.sources.raw import Raw, joined
 from mmft.data.split_names import split_of_file
+from mmft.data.text import Texts
 
 
 class Table:
@@ -166,11 +168,17 @@ class Table:
         return None if path is None or not path.strip() else image_source(self._root, path)
 
     def text(self, row: int) -> str | None:
-        """The row's text columns joined by a space; None if all are blank."""
-        return _join([column[row].as_py() for column in self._roles.texts])
+        """The row's text columns joined by a space, None if all are blank; or its conversation, turn by turn."""
+        return self.texts(np.array([row]))[0]
 
     def texts(self, rows: npt.NDArray[np.int64]) -> list[str | None]:
         """`text` of many rows at once."""
+        return [text if text is None or isinstance(text, str) else written(text) for text in self.prompts(rows)]
+
+    def prompts(self, rows: npt.NDArray[np.int64]) -> Texts:
+        """What the text encoder reads of `rows`: their texts, or their conversations up to the answer."""
+        if self._roles.conversations is not None:
+            return self._roles.conversations.take(rows)
         if not self._roles.texts:
             return [None] * len(rows)
         taken = [column.take(pa.array(rows)).to_pylist() for column in self._roles.texts]
@@ -183,7 +191,8 @@ class Table:
     def labels(self, rows: npt.NDArray[np.int64]) -> list[Any]:
         """The labels of `rows` as in the table (str, int, float, bool); None without a label.
 
-        If `data.columns.label` is a list, each is a dict of the columns' values.
+        Of a conversation it is the last turn, if that is the assistant's. If `data.columns.label` is a list, each is a
+        dict of the columns' values.
         """
         return [None] * len(rows) if self._roles.labels is None else self._roles.labels.take(rows)
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from mmft.batch import BadRow
-from mmft.config.schema.data import names_of
 from mmft.config.schema.task import TaskConfig
 from mmft.data.captions import CaptionsOf
 from mmft.data.splits import Split
+from mmft.tasks.generative import GenerativeTask
 
 log = logging.getLogger(__name__)
 _SHOWN = 5
@@ -48,6 +48,8 @@ class Encode(NamedTuple):
         evaluated: a task's `encode_evaluated`, used instead of `function` for evaluated rows.
         captions_of: of a label; None if texts are the table's.
         padded: targets are sequences with -1 behind them, of which a batch has as many as its longest needs.
+        references_of: a label's reference answers, which evaluated rows keep; None if metrics compare no texts.
+        drawn: a label's targets, of which a training row gets one in each epoch; None if it has one.
     """
 
     function: Callable[[Any], Any]
@@ -57,10 +59,13 @@ class Encode(NamedTuple):
     evaluated: Callable[[Any, list[str]], Any] | None = None
     captions_of: CaptionsOf | None = None
     padded: bool = False
+    references_of: Callable[[Any], Sequence[str]] | None = None
+    drawn: Callable[[Any], Sequence[Any]] | None = None
 
     @classmethod
     def of(cls, task: Encodes, identities: bool = False) -> Encode:
         """From a task."""
+        generative = task if isinstance(task, GenerativeTask) else None
         return cls(
             task.encode,
             task.facts.needs_both,
@@ -69,6 +74,8 @@ class Encode(NamedTuple):
             task.encode_evaluated,
             task.captions_of,
             task.facts.generates,
+            generative and generative.references_of,
+            generative and generative.drawn_targets,
         )
 
 
@@ -110,7 +117,7 @@ def encode_targets(split: Split, encode: Encode, *, evaluated: bool = False) -> 
         try:
             encoded[position] = target(label)
         except ValueError as error:
-            column = "" if encode.takes_pair else ", ".join(names_of(table.columns.label))
+            column = "" if encode.takes_pair else ", ".join(table.columns.answers)
             bad[row] = table.bad_row(row, column, str(error))
     if unseen:
         _report_unseen(unseen, len(split), table.where)

@@ -6,15 +6,17 @@ Tokenising in forked workers can deadlock, and nested lists of tokens would be c
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from hashlib import blake2b
 from itertools import chain
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from mmft.batch import Conversation
 from mmft.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -27,44 +29,45 @@ CHUNK = 4096
 class Tokens(NamedTuple):
     """Token ids of many texts, back to back; text i is `ids[offsets[i]:offsets[i + 1]]`.
 
-    A missing text has no tokens. `cut` counts the texts truncated to `max_length` tokens.
+    A missing text has no tokens. `cut` counts the texts truncated to `max_length` tokens. `problems` says by position
+    why a conversation has no tokens.
     """
 
     ids: npt.NDArray[np.int32]  # (sum of L,)
     offsets: npt.NDArray[np.int64]  # (texts + 1,)
     cut: int
+    problems: Mapping[int, str] = MappingProxyType({})
 
     def of(self, position: int) -> npt.NDArray[np.int32]:
         """(L,) the tokens of one text."""
         return self.ids[self.offsets[position] : self.offsets[position + 1]]
 
 
-def tokenize(texts: Sequence[str | None], tokenizer: Any, max_length: int) -> Tokens:
+Texts = Sequence[str | None] | Sequence[Conversation | None]
+
+
+def tokenize(texts: Texts, tokenizer: Any, max_length: int) -> Tokens:
     """Tokens of all texts, including special tokens.
 
     Args:
-        texts: None for a missing text.
+        texts: None for a missing text; conversations only with a tokenizer that takes them.
         tokenizer: a tokenizer of transformers.
         max_length: maximum number of tokens, including special ones; longer texts are truncated.
     """
     lengths = np.zeros(len(texts), dtype=np.int64)
     parts: list[npt.NDArray[np.int32]] = []
     cut = 0
+    problems: dict[int, str] = {}
     present = [at for at, text in enumerate(texts) if text is not None]
     for first in range(0, len(present), CHUNK):
         places = present[first : first + CHUNK]
-        ids, cut_here = _encode([texts[at] or "" for at in places], tokenizer, max_length)
+        ids, cut_here, wrong = _encode([texts[at] or "" for at in places], tokenizer, max_length)
         lengths[places] = [len(tokens) for tokens in ids]
         parts.append(np.fromiter(chain.from_iterable(ids), dtype=np.int32))
         cut += cut_here
+        problems |= {places[at]: reason for at, reason in wrong.items()}
     flat = np.concatenate(parts) if parts else np.zeros(0, dtype=np.int32)
-    return Tokens(flat, np.concatenate([[0], np.cumsum(lengths)]), cut)
-
-
-def full_lengths(texts: Sequence[str | None], tokenizer: Any) -> npt.NDArray[np.int64]:
-    """(texts,) number of tokens of each text without truncation, including special ones; 0 for a missing text."""
-    tokens = tokenize(texts, tokenizer, max_length=np.iinfo(np.int32).max)
-    return np.diff(tokens.offsets)
+    return Tokens(flat, np.concatenate([[0], np.cumsum(lengths)]), cut, problems)
 
 
 def empty_text(tokenizer: Any, max_length: int) -> npt.NDArray[np.int32]:
@@ -119,21 +122,25 @@ def identity_of(tokenizer: Any) -> bytes:
     return blake2b(rules.to_str().encode(), digest_size=16).digest()
 
 
-def _encode(texts: list[str], tokenizer: Any, max_length: int) -> tuple[list[list[int]], int]:
-    """The token ids of the given texts, and the number of truncated texts."""
+def _encode(
+    texts: list[str | Conversation], tokenizer: Any, max_length: int
+) -> tuple[list[list[int]], int, dict[int, str]]:
+    """The token ids of the given texts, the number of truncated texts, and problems by position."""
     encode = partial(
         tokenizer,
-        [_unicode(text) for text in texts],
+        [_unicode(text) if isinstance(text, str) else text for text in texts],
         padding=False,
         return_attention_mask=False,
         return_token_type_ids=False,
     )
     encoded = encode(truncation=True, max_length=max_length)
     if not tokenizer.is_fast:
-        lengths = zip(encoded["input_ids"], encode()["input_ids"], strict=True)
-        return encoded["input_ids"], sum(len(cut) < len(whole) for cut, whole in lengths)
+        problems = encoded.get("problems", {})
+        lengths = enumerate(zip(encoded["input_ids"], encode()["input_ids"], strict=True))
+        cut = sum(len(cut) < len(whole) for at, (cut, whole) in lengths if at not in problems)
+        return encoded["input_ids"], cut, problems
     # The Rust tokenizer keeps the overflow; requesting it through the Python API would copy everything.
-    return encoded["input_ids"], sum(bool(encoding.overflowing) for encoding in encoded.encodings)
+    return encoded["input_ids"], sum(bool(encoding.overflowing) for encoding in encoded.encodings), {}
 
 
 def _unicode(text: str) -> str:

@@ -19,7 +19,8 @@ from mmft.models.generating import generate
 from mmft.models.image_encoder import ImageEncoder
 from mmft.models.language_model import LanguageModel
 from mmft.models.layers import evaluated
-from mmft.models.sequences import lay_out
+from mmft.models.prompt_tokenizer import IMAGE_MARK, learned
+from mmft.models.sequences import lay_out, learned_tokens
 from mmft.models.vision_language_model import StandIn, VisionLanguageModel, present_rows
 
 
@@ -29,6 +30,7 @@ class Sequences(NamedTuple):
     embedded: Tensor  # (B, S, D)
     mask: Tensor  # (B, S) bool, True = real token
     prompt_length: Tensor  # (B,) int64, tokens of prompt and image, at least one
+    order: Tensor  # (B, S) int64, see `Layout`
 
 
 class GenerativeModel(VisionLanguageModel):
@@ -60,7 +62,10 @@ class GenerativeModel(VisionLanguageModel):
             self.image_tokens = int(fusion(blank).shape[1])
 
     def forward(self, batch: Batch) -> Outputs:
-        """Log-probabilities of the answer tokens (B, A), 0 for padding; in eval mode generates texts, too."""
+        """Log-probabilities of the answer tokens (B, A), 0 for padding; in eval mode generates texts, too.
+
+        Behind them are those of the prompt's tokens (B, L), 0 for what is not learned, if any row learns some.
+        """
         image = self.project_image(batch)
         outputs = Outputs(self._answer_log_probs(batch, image), image.pooled, image.pooled.new_zeros(len(batch), 0))
         if self.training:
@@ -89,15 +94,19 @@ class GenerativeModel(VisionLanguageModel):
         return filled
 
     def _answer_log_probs(self, batch: Batch, image: Encoded) -> Tensor:
-        """(B, A), 0 for padding; (B, 0) without targets."""
+        """(B, A) or (B, A + L), see `forward`; (B, 0) without targets."""
         if batch.target is None:
             return image.tokens.new_zeros(len(batch), 0)
         whole = self._joined(batch, image, batch.target)
         hidden = self.text_encoder.hidden(whole.embedded, whole.mask)  # (B, S, D)
-        known = batch.target >= 0  # (B, A)
-        row, place = known.nonzero(as_tuple=True)  # (T,) each
-        predicting = hidden[row, whole.prompt_length[row] + place - 1]  # (T, D)
-        found = self.text_encoder.log_probs(predicting, batch.target[known])
+        place = whole.order.argsort(1)  # (B, S) in the sequence, of each of prompt, image and answer side by side
+        places, tokens = place[:, place.shape[1] - batch.target.shape[1] :], batch.target
+        if (of_prompt := learned_tokens(batch)) is not None:
+            places, tokens = torch.cat([places, place[:, : of_prompt.shape[1]]], 1), torch.cat([tokens, of_prompt], 1)
+        known = tokens >= 0
+        row, at = known.nonzero(as_tuple=True)  # (T,) each
+        predicting = hidden[row, places[row, at] - 1]  # (T, D)
+        found = self.text_encoder.log_probs(predicting, tokens[known])
         return found.new_zeros(known.shape).masked_scatter(known, found)
 
     def _joined(self, batch: Batch, image: Encoded, answer: Tensor | None) -> Sequences:
@@ -108,7 +117,8 @@ class GenerativeModel(VisionLanguageModel):
         embed = self.text_encoder.embed
         prompt = embed(ids.clamp_min(0))
         tokens = torch.cat([prompt, image.tokens.to(prompt.dtype), embed(answer.clamp_min(0))], dim=1)
-        return Sequences(tokens.gather(1, laid.order[..., None].expand_as(tokens)), laid.mask, laid.prompt_length)
+        embedded = tokens.gather(1, laid.order[..., None].expand_as(tokens))
+        return Sequences(embedded, laid.mask, laid.prompt_length, laid.order)
 
     def _prompts(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Ids (B, L) and mask (B, L) of the prompts."""
@@ -118,7 +128,8 @@ class GenerativeModel(VisionLanguageModel):
             ids = empty.expand(len(batch), -1)
             return ids, torch.ones_like(ids, dtype=torch.bool)
         missing = max(0, len(empty) - batch.input_ids.shape[1])
-        ids = nn.functional.pad(batch.input_ids, (0, missing))
+        ids = batch.input_ids.where(batch.input_ids >= IMAGE_MARK, learned(batch.input_ids))
+        ids = nn.functional.pad(ids, (0, missing))
         mask = nn.functional.pad(batch.attention_mask, (0, missing))
         empty_ids = nn.functional.pad(empty, (0, ids.shape[1] - len(empty)))
         empty_mask = torch.arange(ids.shape[1], device=device) < len(empty)

@@ -1,15 +1,18 @@
-"""A row's text as the tokens of its prompt, in the language model's chat template if it has one.
+"""A row's text, or its conversation, as the tokens of its prompt, in the language model's chat template if it has one.
 
 The place of the image is one mark among the tokens, which the model replaces with what the image becomes. What stands
-before and after the image is tokenised apart.
+before and after the image is tokenised apart, and so is every answer: which tokens are learned is never searched for.
+Special tokens in a row's own words (`<|im_end|>`) are read as plain text.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, NamedTuple
 
-from mmft.errors import UserError, first_line
+from mmft.batch import IMAGE_PLACE, Conversation
+from mmft.errors import UserError
+from mmft.models.chat_template import ChatTemplate
 
 TEXT, IMAGE = "{text}", "{image}"
 IMAGE_MARK = -1
@@ -17,13 +20,35 @@ IMAGE_MARK = -1
 _IMAGE, _TEXT = "<mmft:image>", "<mmft:text>"
 
 
+def learned(token: Any) -> Any:
+    """A prompt's token, or a tensor of them, that is learned: as a number below `IMAGE_MARK`; and back.
+
+    Such are the earlier answers of a conversation.
+    """
+    return 2 * IMAGE_MARK - token
+
+
+class _Words(str):
+    """A row's own words; other texts are of the template or of `task.prompt`."""
+
+
+class _Run(NamedTuple):
+    """Texts that are tokenised as one."""
+
+    texts: tuple[str, ...]
+    learned: bool = False
+
+
+_Prompt = list["list[int] | _Run"]  # tokens and runs of a prompt, in order
+
+
 class PromptTokenizer:
-    """Callable as a tokenizer of transformers: texts -> token ids of their prompts.
+    """Callable as a tokenizer of transformers: texts or conversations -> token ids of their prompts.
 
     Args:
         tokenizer: the language model's own; whatever else is asked of this one, it answers.
         prompt: as `task.prompt`: a fixed text, in which `{text}` stands for the row's own, and `{image}` for the image,
-            which otherwise comes first; None for the row's text alone.
+            which otherwise comes first; None for the row's text alone. Conversations are read without it.
         chat_template: `auto` or `none`.
 
     Raises:
@@ -39,23 +64,26 @@ class PromptTokenizer:
         self, tokenizer: Any, prompt: str | None = None, chat_template: Literal["auto", "none"] = "auto"
     ) -> None:
         self.tokenizer = tokenizer
+        self._template = ChatTemplate(tokenizer, chat_template == "auto")
         asked = TEXT if prompt is None else prompt
         self._has_text = TEXT in asked
         written = asked.replace(TEXT, _TEXT, 1).replace(IMAGE, _IMAGE, 1)
         written = written if IMAGE in asked else _IMAGE + written
-        start: list[int] = []
-        if chat_template == "auto" and tokenizer.chat_template:
-            written = self._in_chat(written)
+        self._start: list[int] = []
+        if self._template.text is None:
+            self._start = [i for i in tokenizer("")["input_ids"] if i == tokenizer.bos_token_id]
         else:
-            start = [i for i in tokenizer("")["input_ids"] if i == tokenizer.bos_token_id]
+            before, after = self._in_chat("user")
+            written = before + written + after
         head, _, tail = written.partition(_IMAGE)
         self._text_first = _TEXT in head
         own, other = (head, tail) if self._text_first else (tail, head)
         before, _, after = own.partition(_TEXT)
         self._parts = before, after  # of the string that the text is tokenised with
-        self._head = start if self._text_first else [*start, *self._ids(other), IMAGE_MARK]
+        self._head = self._start if self._text_first else [*self._start, *self._ids(other), IMAGE_MARK]
         self._tail = [IMAGE_MARK, *self._ids(other)] if self._text_first else []
-        self._names = repr((self._head, before, after, self._tail))
+        self._ending = self._end_of_answer()
+        self._names = repr((self._head, before, after, self._tail, self._template.text))
         self.empty = self([""])["input_ids"][0]
 
     def __getattr__(self, name: str) -> Any:
@@ -68,40 +96,112 @@ class PromptTokenizer:
         """The tokenizer's own and the prompt, which together identify the tokens."""
         return f"{self.tokenizer.name_or_path} {self._names}"
 
+    @property
+    def eos_token_id(self) -> int:
+        """What ends an answer: the chat template's end of turn, such as `<|im_end|>`, or the end-of-text token."""
+        return self._ending[-1]
+
     def __call__(
-        self, texts: Sequence[str], truncation: bool = False, max_length: int = 0, **_: Any
-    ) -> dict[str, list[list[int]]]:
+        self, texts: Sequence[str | Conversation], truncation: bool = False, max_length: int = 0, **_: Any
+    ) -> dict[str, Any]:
         """The prompts' token ids by `input_ids`, special tokens and an `IMAGE_MARK` each included.
 
+        By `problems` a dict of reasons, by position, why a conversation has no prompt; its ids are then empty.
+
         Args:
-            texts: one for each prompt; not read if the prompt is fixed.
+            texts: one for each prompt, not read if the prompt is fixed; or conversations.
             truncation: whether to cut a text so that its prompt has at most `max_length` tokens beside the image;
-                nothing else is cut.
+                nothing else is cut. A conversation that is longer is a problem.
             max_length: the maximum.
 
         Raises:
             UserError: the prompt is too long without any text.
         """
-        before, after = self._parts
-        strings = [before + (text if self._has_text else "") + after for text in texts]
-        own = self.tokenizer(strings, add_special_tokens=False)["input_ids"] if strings else []
-        whole = [[*self._head, *ids, *self._tail] for ids in own]
-        if not truncation:
-            return {"input_ids": whole}
-        return {
-            "input_ids": [
-                ids if len(ids) - 1 <= max_length else self._cut(text, max_length)
-                for text, ids in zip(texts, whole, strict=True)
-            ]
-        }
+        problems: dict[int, str] = {}
+        prompts: list[_Prompt] = []
+        for at, text in enumerate(texts):
+            try:
+                prompts.append(self._of_text(text) if isinstance(text, str) else self._of_conversation(text))
+            except ValueError as error:
+                problems[at] = f"its chat template cannot be applied: {error}"
+                prompts.append([])
+        whole = self._tokenized(prompts)
+        for at, (text, ids) in enumerate(zip(texts, whole, strict=True)):
+            if not truncation or len(ids) - 1 <= max_length:
+                continue
+            if isinstance(text, str):
+                whole[at] = self._cut(text, max_length)
+                continue
+            whole[at] = []
+            problems[at] = (
+                f"the conversation has {len(ids) - 1} tokens beside the image, more than "
+                f"model.text_encoder.max_length={max_length}"
+            )
+        return {"input_ids": whole, "problems": problems}
 
     def answer(self, text: str) -> list[int]:
-        """Token ids of an answer, and the end-of-text token."""
-        return [*self._ids(text), self.tokenizer.eos_token_id]
+        """Token ids of an answer, and of what ends it."""
+        return [*self._tokenized([[_Run((_Words(text),))]])[0], *self._ending]
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of an answer's token ids."""
         return str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
+
+    def _of_text(self, text: str) -> _Prompt:
+        before, after = self._parts
+        return [self._head, _Run((before, _Words(text if self._has_text else ""), after)), self._tail]
+
+    def _of_conversation(self, turns: Conversation) -> _Prompt:
+        """The image comes first in the first turn of a user, or where a turn says. Raises ValueError."""
+        before, *behind = self._template.around([turn.role for turn in turns])
+        found: _Prompt = [self._start]
+        texts = [before]
+        placed = any(IMAGE_PLACE in turn.text for turn in turns)
+        for turn, after in zip(turns, behind, strict=True):
+            if turn.role == "assistant":
+                ending = self._template.ending(after)
+                found += [_Run(tuple(texts)), _Run((_Words(turn.text),), learned=True), _Run((ending,), learned=True)]
+                texts = [after.removeprefix(ending)]
+                continue
+            first, *others = turn.text.split(IMAGE_PLACE)
+            if turn.role == "user" and not placed:
+                first, others, placed = "", [first], True
+            texts.append(_Words(first))
+            for text in others:
+                found += [_Run(tuple(texts)), [IMAGE_MARK]]
+                texts = [_Words(text)]
+            texts.append(after)
+        return [*found, _Run(tuple(texts))]
+
+    def _tokenized(self, prompts: Sequence[_Prompt]) -> list[list[int]]:
+        """Token ids of each."""
+        runs = [part for prompt in prompts for part in prompt if isinstance(part, _Run)]
+        special = self._template.special_tokens
+        apart = [any(isinstance(text, _Words) and special.search(text) for text in run.texts) for run in runs]
+        strings = ["".join(run.texts) for run, alone in zip(runs, apart, strict=True) if not alone]
+        together = iter(self.tokenizer(strings, add_special_tokens=False)["input_ids"] if strings else ())
+        ids = iter(
+            [self._apart(run.texts) if alone else next(together) for run, alone in zip(runs, apart, strict=True)]
+        )
+
+        def of(part: list[int] | _Run) -> list[int]:
+            if not isinstance(part, _Run):
+                return part
+            return list(map(learned, next(ids))) if part.learned else next(ids)
+
+        return [[token for part in prompt for token in of(part)] for prompt in prompts]
+
+    def _apart(self, texts: Iterable[str]) -> list[int]:
+        """Token ids of texts, of which words have no special tokens: what stands between the others' is tokenised."""
+        found: list[int] = []
+        plain = ""
+        for text in texts:
+            at = 0
+            for token in () if isinstance(text, _Words) else self._template.special_tokens.finditer(text):
+                found += [*self._plain_ids(plain + text[at : token.start()]), *self._ids(token[0])]
+                plain, at = "", token.end()
+            plain += text[at:]
+        return [*found, *self._plain_ids(plain)]
 
     def _cut(self, text: str, max_length: int) -> list[int]:
         """A prompt whose text is cut to what is left beside the rest."""
@@ -113,23 +213,28 @@ class PromptTokenizer:
                 f"model.text_encoder.max_length={max_length}: the prompt without any text has {least} tokens. "
                 f"Type model.text_encoder.max_length={least + max_length}, or task.chat_template=none"
             )
-        own = self._ids(text if self._has_text else "")[:room]
+        own = self._plain_ids(text if self._has_text else "")[:room]
         return [*self._head, *before, *own, *after, *self._tail]
 
     def _ids(self, text: str) -> list[int]:
         found: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return found
 
-    def _in_chat(self, written: str) -> str:
-        """The prompt as the user's turn, up to where the answer begins."""
-        turn = {"role": "user", "content": written}
+    def _plain_ids(self, text: str) -> list[int]:
+        """Of a text in which special tokens are plain text."""
+        found: list[int] = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        return found
+
+    def _in_chat(self, *roles: str) -> list[str]:
+        """What the chat template writes around turns."""
         try:
-            chat = str(self.tokenizer.apply_chat_template([turn], tokenize=False, add_generation_prompt=True))
-            if chat.count(_IMAGE) != 1 or chat.count(_TEXT) != written.count(_TEXT):
-                raise ValueError("it does not repeat the user's turn once.")
-        except Exception as error:  # whatever a template raises
+            return self._template.around(roles)
+        except ValueError as error:
             raise UserError(
-                f"model.text_encoder.name: its chat template cannot be applied: {first_line(error)} "
-                "Type task.chat_template=none"
+                f"model.text_encoder.name: its chat template cannot be applied: {error} Type task.chat_template=none"
             ) from error
-        return chat
+
+    def _end_of_answer(self) -> list[int]:
+        """Token ids of what the chat template writes behind an answer, up to its first special token."""
+        ending = "" if self._template.text is None else self._template.ending(self._in_chat("user", "assistant")[-1])
+        return self._ids(ending) or [self.tokenizer.eos_token_id]

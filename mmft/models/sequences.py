@@ -12,7 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mmft.models.prompt_tokenizer import IMAGE_MARK
+from mmft.batch import Batch
+from mmft.models.prompt_tokenizer import IMAGE_MARK, learned
 
 
 class Layout(NamedTuple):
@@ -45,3 +46,11 @@ def lay_out(ids: Tensor, prompt: Tensor, image: Tensor, answer: Tensor) -> Layou
     last = (length + answer.shape[1]) * step
     order = torch.cat(keys, dim=1).masked_fill(~real, last).argsort(dim=1, stable=True)
     return Layout(order, real.gather(1, order), (real.sum(1) - answer.sum(1)))
+
+
+def learned_tokens(batch: Batch) -> Tensor | None:
+    """(B, L) int64 tokens of prompts that are learned, -1 for others; None if no row has any."""
+    if batch.input_ids is None:
+        return None
+    found = (batch.input_ids < IMAGE_MARK) & batch.text_present[:, None]
+    return learned(batch.input_ids).where(found, -1) if found.any() else None

@@ -31,6 +31,11 @@ def data_of_run(own: DataConfig, given: Any, nulls: Set[str] = frozenset(), with
     tests = getattr(given, "test", None)
     if tests is not None or (given.path is not None and not is_own_table(own, given.path)):
         own.path = own.train = own.val = own.test = own.root = None
+    columns = given.columns
+    if columns.messages is not None:  # in place of the run's questions and answers, and the other way round
+        own.columns.text = own.columns.label = None
+    elif columns.text is not None or columns.label is not None:
+        own.columns.messages = None
     _overlay(own, given, nulls, "data.")
     if without_text:
         own.columns.text = None

@@ -5,7 +5,7 @@ Legend: B batch, A answer tokens, T generated tokens.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -17,6 +17,7 @@ from mmft.config.schema.task import GenerationConfig
 from mmft.errors import UserError
 from mmft.models.precision import at_least_float32
 from mmft.models.prompt_tokenizer import PromptTokenizer
+from mmft.models.sequences import learned_tokens
 from mmft.tasks.answer_texts import references_of
 from mmft.tasks.base import Subject
 from mmft.tasks.generative import GenerativeTask
@@ -29,15 +30,17 @@ _PADDING = -1  # in place of a token
 class Generation(GenerativeTask):
     """Minus the log-probability of the answer's tokens, the end-of-text token included.
 
-    Outputs are the log-probabilities of the answer tokens (B, A), 0 for padding. The loss of a logical batch is divided
+    Outputs are the log-probabilities of the answer tokens (B, A), 0 for padding, and of what else of a conversation is
+    learned. The loss of a logical batch is divided
     by its number of answer tokens, each weighted as its row, or with `normalise=rows` by the weight of its rows.
 
-    Metrics compare the generated text with the answer as its tokens read; `perplexity` is that of the answers. They
-    ignore sample weights.
+    Metrics compare the generated text with all reference answers; `perplexity` is that of the first. They ignore sample
+    weights.
 
     Args:
         prompt: what the model is asked, see `PromptTokenizer`.
         chat_template: `auto` or `none`.
+        references: which of a row's reference answers is learned, the `first` or a `random` one in each epoch.
         max_answer_tokens: longest answer to learn from.
         max_new_tokens: longest text to generate; None for the same.
         normalise: `tokens` or `rows`.
@@ -52,13 +55,15 @@ class Generation(GenerativeTask):
         self,
         prompt: str | None = None,
         chat_template: Literal["auto", "none"] = "auto",
+        references: Literal["first", "random"] = "first",
         max_answer_tokens: int = 64,
         max_new_tokens: int | None = None,
         normalise: str = "tokens",
         metrics: Sequence[str] = ("exact_match", "token_f1"),
     ) -> None:
         self._prompt, self._chat_template = prompt, chat_template
-        self.max_answer_tokens = max_answer_tokens
+        self._draws = references == "random"
+        self._max_answer_tokens = max_answer_tokens
         self._max_new_tokens = max_new_tokens or max_answer_tokens
         self._by_rows = normalise == "rows"
         self._metrics = list(metrics)
@@ -70,6 +75,11 @@ class Generation(GenerativeTask):
         """The language model's, once it is known."""
         assert self._tokenizer is not None
         return self._tokenizer
+
+    @property
+    def max_answer_tokens(self) -> int:
+        """Tokens of the longest answer to learn."""
+        return self._max_answer_tokens
 
     @property
     def max_new_tokens(self) -> int:
@@ -97,8 +107,35 @@ class Generation(GenerativeTask):
             raise UserError("data.columns.label: no training row has an answer")
 
     def encode(self, label: Any) -> list[int]:
-        """(max_answer_tokens,) the answer's tokens and the end-of-text token, padded with -1."""
-        ids = self.tokenizer.answer(self.label_names(label)[0])
+        """(max_answer_tokens,) the first answer's tokens and the end of the answer, padded with -1.
+
+        If one of several is drawn, each has to fit.
+        """
+        return self._encoded(label)[0]
+
+    def encode_evaluated(self, label: Any, unseen: list[str]) -> list[int]:  # noqa: ARG002 - no labels
+        """As `encode`; only the first answer has to fit."""
+        return self._padded(references_of(label)[0])
+
+    def references_of(self, label: Any) -> list[str]:
+        """All reference answers. Raises ValueError if there is none."""
+        return references_of(label)
+
+    @property
+    def drawn_targets(self) -> Callable[[Any], Sequence[list[int]]] | None:
+        """The reference answers, if one is drawn."""
+        return self._encoded if self._draws else None
+
+    def _encoded(self, label: Any) -> list[list[int]]:
+        return [self._padded(answer) for answer in self.learnable(label)]
+
+    def learnable(self, label: Any) -> list[str]:
+        """The first answer, or all if one of them is drawn."""
+        answers = references_of(label)
+        return answers if self._draws else answers[:1]
+
+    def _padded(self, answer: str) -> list[int]:
+        ids = self.tokenizer.answer(answer)
         if len(ids) > self.max_answer_tokens:
             raise ValueError(
                 f"the answer has {len(ids)} tokens, more than task.max_answer_tokens={self.max_answer_tokens}"
@@ -110,11 +147,8 @@ class Generation(GenerativeTask):
         return torch.full((self.max_answer_tokens,), _PADDING)
 
     def label_names(self, label: Any) -> list[str]:
-        """The answer. Raises ValueError if there is none, or more than one."""
-        found = references_of(label)
-        if len(found) > 1:
-            raise ValueError(f"{len(found)} answers, of which task=generation cannot learn from several yet")
-        return found
+        """The reference answers. Raises ValueError if there is none."""
+        return self.references_of(label)
 
     def loss_sum(self, outputs: Outputs, batch: Batch) -> Tensor:
         """Log-probabilities (B, A) -> () minus their sum, each weighted as its row."""
@@ -144,8 +178,8 @@ class Generation(GenerativeTask):
         """Adds generated texts and log-probabilities."""
         assert batch.target is not None
         assert outputs.generated is not None
-        answers = [[text] for text in self._texts(batch.target)]
-        metrics["texts"].update(self._texts(outputs.generated), answers)
+        references = batch.references or [[text] for text in self._texts(batch.target)]
+        metrics["texts"].update(self._texts(outputs.generated), references)
         metrics["perplexity"].update(outputs.logits.double().sum(1), _tokens(batch))
 
     def scalars(self, metrics: MetricCollection) -> dict[str, float]:
@@ -193,6 +227,8 @@ class Generation(GenerativeTask):
 
 
 def _tokens(batch: Batch) -> Tensor:
-    """(B,) number of answer tokens of each row."""
+    """(B,) number of tokens of each row that are learned: of its answer, and of earlier ones in its conversation."""
     assert batch.target is not None
-    return (batch.target >= 0).sum(1)
+    count = (batch.target >= 0).sum(1)
+    earlier = learned_tokens(batch)
+    return count if earlier is None else count + (earlier >= 0).sum(1)

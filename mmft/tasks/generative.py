@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from mmft.models.prompt_tokenizer import PromptTokenizer
@@ -16,6 +17,29 @@ class GenerativeTask(Task):
     @abstractmethod
     def longest_answer(self) -> int:
         """Tokens of the longest text to learn or to write."""
+
+    @property
+    @abstractmethod
+    def tokenizer(self) -> PromptTokenizer:
+        """The language model's, once it is known."""
+
+    @property
+    @abstractmethod
+    def max_answer_tokens(self) -> int:
+        """Tokens of the longest answer to learn."""
+
+    @abstractmethod
+    def references_of(self, label: Any) -> list[str]:
+        """All reference answers of a label, for `Batch.references`. Raises ValueError if there is none."""
+
+    @abstractmethod
+    def learnable(self, label: Any) -> list[str]:
+        """Those of its answers that may be learned. Raises ValueError if there is none."""
+
+    @property
+    @abstractmethod
+    def drawn_targets(self) -> Callable[[Any], Sequence[Any]] | None:
+        """Label -> its targets, of which a training row gets one in each epoch; None: `encode` gives the only one."""
 
     @property
     @abstractmethod

@@ -119,6 +119,7 @@ def test_padding_of_all_targets_is_cut_alike() -> None:
         text=np.array([-1, -1]),
         tokens=Tokens(np.zeros(0, np.int32), np.zeros(3, np.int64), 0),
         place=np.arange(2),
+        references=(),
         bad=(),
     )
     collate = Collate(0, np.array([1], np.int32), target=rows.target, padded_targets=True)

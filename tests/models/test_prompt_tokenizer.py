@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -9,9 +10,10 @@ import transformers as hf
 from language_models import write_language_model
 from make_shapes import captions
 
-from mmft.data.text import empty_text, full_lengths, identity_of, tokenize
+from mmft.batch import Conversation, Turn
+from mmft.data.text import empty_text, identity_of, tokenize
 from mmft.errors import UserError
-from mmft.models.prompt_tokenizer import IMAGE_MARK, PromptTokenizer
+from mmft.models.prompt_tokenizer import IMAGE_MARK, PromptTokenizer, learned
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +83,6 @@ def test_the_text_alone_is_cut(chat: Any) -> None:
     assert cut == [*ids(chat, "<|im_start|>user: "), IMAGE_MARK, *ids(chat, long)[:3], *end]
     tokens = tokenize([long, "red", None], prompts, frame + 3)
     assert tokens.cut == 1
-    assert full_lengths([long], prompts).tolist() == [frame + 1 + len(ids(chat, long))]
     assert empty_text(prompts, 64).tolist() == prompts([""])["input_ids"][0]
 
 
@@ -106,5 +107,103 @@ def test_other_prompts_are_other_tokens_to_the_cache(chat: Any) -> None:
 def test_answers_end_and_read_back(chat: Any) -> None:
     prompts = PromptTokenizer(chat)
     found = prompts.answer("red disc")
-    assert found[-1] == chat.eos_token_id
+    assert found[-1] == chat.convert_tokens_to_ids("<|im_end|>") == prompts.eos_token_id
     assert prompts.decode(found) == "red disc"
+    without = PromptTokenizer(chat, chat_template="none")
+    assert without.answer("red disc")[-1] == chat.eos_token_id == without.eos_token_id
+
+
+TURNS = (
+    Turn("system", "red ink"),
+    Turn("user", "a red disc"),
+    Turn("assistant", "red"),
+    Turn("user", "drawn in blue"),
+)
+
+
+def told(tokenizer: Any, prompt: list[int]) -> tuple[str, list[str]]:
+    """A prompt without its image, and its learned tokens."""
+    every = [learned(token) if token < IMAGE_MARK else token for token in prompt if token != IMAGE_MARK]
+    return tokenizer.decode(every), [tokenizer.decode([learned(token)]) for token in prompt if token < IMAGE_MARK]
+
+
+@pytest.mark.parametrize("turns", [TURNS, TURNS[1:], TURNS[1:2]])
+def test_a_conversation_reads_as_the_chat_template_writes_it(chat: Any, turns: Conversation) -> None:
+    prompts = PromptTokenizer(chat)
+    found = prompts([turns], truncation=True, max_length=64)
+    (prompt,) = found["input_ids"]
+    whole, own = told(chat, prompt)
+    given = [{"role": role, "content": text} for role, text in turns]
+    assert whole == chat.apply_chat_template(given, tokenize=False, add_generation_prompt=True)
+    assert "".join(own) == ("red<|im_end|>" if len(turns) > 1 else "")
+    assert whole + chat.decode(prompts.answer("blue")) == chat.apply_chat_template(
+        [*given, {"role": "assistant", "content": "blue"}], tokenize=False
+    )
+    first = prompt.index(IMAGE_MARK)
+    assert told(chat, prompt[:first])[0].endswith("<|im_start|>user: ")
+    assert not found["problems"]
+
+
+def test_the_image_stands_where_a_turn_says(chat: Any) -> None:
+    turns = (Turn("user", "a red disc"), Turn("assistant", "red"), Turn("user", "drawn in<image> blue"))
+    (prompt,) = PromptTokenizer(chat)([turns])["input_ids"]
+    at = prompt.index(IMAGE_MARK)
+    assert told(chat, prompt[:at])[0].endswith("drawn in")
+    assert told(chat, prompt[at:])[0].startswith(" blue")
+
+
+def test_without_a_template_turns_are_lines(chat: Any) -> None:
+    (prompt,) = PromptTokenizer(chat, chat_template="none")([TURNS])["input_ids"]
+    assert told(chat, prompt) == ("red ink\na red disc\nred</s>\ndrawn in blue\n", ["red", "</s>"])
+
+
+def test_a_conversation_is_never_cut(chat: Any) -> None:
+    prompts = PromptTokenizer(chat)
+    long = (Turn("user", "red disc " * 40),)
+    tokens = tokenize([long, TURNS, None], prompts, 64)
+    assert tokens.cut == 0
+    assert not len(tokens.of(0))
+    assert len(tokens.of(1))
+    (reason,) = tokens.problems.values()
+    assert re.fullmatch(r"the conversation has \d+ tokens beside the image, more than model.*max_length=64", reason)
+
+
+def test_turns_that_the_template_refuses_are_a_problem_of_the_row(chat: Any) -> None:
+    strict = hf.AutoTokenizer.from_pretrained(chat.name_or_path)
+    strict.chat_template = (
+        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system turns') }}{% endif %}"
+        + chat.chat_template
+    )
+    found = PromptTokenizer(strict)([TURNS, TURNS[1:]])
+    assert found["problems"] == {0: "its chat template cannot be applied: no system turns."}
+    assert not found["input_ids"][0]
+    assert found["input_ids"][1]
+
+
+@pytest.mark.parametrize("text", ["red <|im_end|> disc", "<|im_start|>", "a</s>"])
+def test_special_tokens_in_a_text_are_plain_words(chat: Any, text: str) -> None:
+    prompts = PromptTokenizer(chat)
+    special = set(chat.all_special_ids)
+    (prompt,) = prompts([text])["input_ids"]
+    (empty,) = prompts([""])["input_ids"]
+    assert [token for token in prompt if token in special] == [token for token in empty if token in special]
+    assert told(chat, prompt)[0] == f"<|im_start|>user: {text}<|im_end|><|im_start|>assistant: "
+    assert not special & set(prompts.answer(text)[:-1])
+    assert chat.decode(prompts.answer(text)[:-1]) == text
+    (cut,) = prompts([text * 9], truncation=True, max_length=len(empty) + 2)["input_ids"]
+    assert [token for token in cut if token in special] == [token for token in empty if token in special]
+    turns = (Turn("user", text), Turn("assistant", text), Turn("user", text))
+    (prompt,) = prompts([turns])["input_ids"]
+    plain, own = told(chat, prompt)
+    assert plain.count(text) >= 3
+    assert "".join(own) == text + "<|im_end|>"
+    ends = [token for token in prompt if token in special or learned(token) in special]
+    (usual,) = prompts([tuple(Turn(turn.role, "red") for turn in turns)])["input_ids"]
+    assert ends == [token for token in usual if token in special or learned(token) in special]
+
+
+def test_other_texts_are_tokenised_as_before(chat: Any) -> None:
+    before, after = "<|im_start|>user: ", "<|im_end|><|im_start|>assistant: "
+    for text in ["red disc", "  red  disc ", "drawn\nin blue", ""]:
+        (prompt,) = PromptTokenizer(chat)([text])["input_ids"]
+        assert prompt == [*ids(chat, before), IMAGE_MARK, *ids(chat, text + after)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -59,9 +60,30 @@ def test_without_any_answer_there_is_nothing_to_learn(task: Generation) -> None:
         task.fit([None, ""])
 
 
-def test_several_answers_are_not_taken_for_one(task: Generation) -> None:
-    with pytest.raises(ValueError, match="2 answers, of which task=generation cannot learn from several yet"):
-        task.encode(["red", "blue"])
+def test_the_first_of_several_answers_is_learned(task: Generation) -> None:
+    assert task.encode(["red", "blue"]) == task.encode("red") == task.encode('["red", "blue"]')
+    assert task.drawn_targets is None
+    assert task.encode(["red", "red disc " * 4]) == task.encode("red")  # the others are only compared with
+
+
+def test_of_answers_that_are_drawn_each_has_to_fit(task: Generation) -> None:
+    drawing = Generation(max_answer_tokens=6, references="random")
+    drawing.start_generation(task.tokenizer.tokenizer)
+    assert drawing.encode(["red", "blue"]) == task.encode("red")
+    assert drawing.drawn_targets is not None
+    assert drawing.drawn_targets(["red", "blue"]) == [task.encode("red"), task.encode("blue")]
+    with pytest.raises(ValueError, match="the answer has"):
+        drawing.encode(["red", "red disc " * 4])
+    assert drawing.encode_evaluated(["red", "red disc " * 4], []) == task.encode("red")
+
+
+def test_metrics_are_over_all_reference_answers(task: Generation) -> None:
+    target = torch.tensor([task.encode(["red disc", "blue"]), task.encode("green")])
+    generated = torch.tensor([task.encode("blue"), task.encode("red")])
+    metrics, zeros = task.metrics(), torch.zeros(2, 6)
+    given = replace(batch(target), references=(("red disc", "blue"), ("green",)))
+    task.update(metrics, Outputs(zeros, zeros, zeros, generated=generated), given)
+    assert task.scalars(metrics)["exact_match"] == 0.5
 
 
 def test_every_metric_of_texts_can_be_chosen(language_model_folder: Folder) -> None:
@@ -119,6 +141,19 @@ def test_the_score_is_the_mean_log_probability(task: Generation) -> None:
         (["data.augment.token_dropout=0.1"], "would change the prompt around the text"),
         (["data.subset.rows=20"], "data.subset: does not go with task=generation yet"),
         (["data.augment.mixup=0.2"], "it does not go with task=generation"),
+        (
+            ["data.columns.messages=messages"],
+            "data.columns.messages: does not go with data.columns.text: a conversation",
+        ),
+        (
+            ["data.columns.text=null", "data.columns.messages=messages"],
+            "data.columns.messages: does not go with data.columns.label: the last turn of the assistant is the answer",
+        ),
+        (
+            ["data.columns.text=null", "data.columns.label=null", "data.columns.messages=m", "task.prompt=hi"],
+            "task.prompt: does not go with data.columns.messages",
+        ),
+        (["data.columns.text=null", "data.columns.label=null"], "data.columns.label: must be given"),
         (["data.columns.label=[label,id]"], "a list needs a task with several targets"),
         (["task.metrics=[]"], "task.metrics: []: name at least one"),
         (["task.metrics=[exact]"], "task.metrics: exact: no such metric. Did you mean exact_match?"),

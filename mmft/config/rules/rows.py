@@ -85,9 +85,10 @@ def _fold_is_one_of_the_folds(c: TrainConfig) -> str | None:
     return f"{fold} is not one of data.folds={folds}, which are numbered 0 to {folds - 1}"
 
 
-@rule("data.columns.image", "data.columns.text")
+@rule("data.columns.image", "data.columns.text", "data.columns.messages")
 def _there_is_a_modality(c: TrainConfig) -> str | None:
-    if c.data.columns.image is None and c.data.columns.text is None:
+    columns = c.data.columns
+    if columns.image is None and columns.text is None and columns.messages is None:
         return f"{MUST}, or data.columns.text. Type data.columns.image=COLUMN data.columns.text=COLUMN"
     return None
 
@@ -97,7 +98,7 @@ def _there_is_a_modality(c: TrainConfig) -> str | None:
 def _columns_differ(c: Any) -> str | None:
     columns = c.data.columns
     roles: dict[str, list[str]] = {}
-    for role in ("image", "label", "split", "weight", "text"):  # `id` and `group` may reuse a column
+    for role in ("image", "label", "split", "weight", "text", "messages"):  # `id` and `group` may reuse a column
         for column in names_of(getattr(columns, role)):
             roles.setdefault(column, []).append(f"data.columns.{role}")
     twice = [f"{show(column)} as {' and '.join(keys)}" for column, keys in roles.items() if len(keys) > 1]

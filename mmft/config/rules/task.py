@@ -15,9 +15,9 @@ from mmft.config.wording import did_you_mean, listed, show
 # ---------------------------------------------------------------- labels and their weights
 
 
-@rule("data.columns.label", "task")
+@rule("data.columns.label", "data.columns.messages", "task")
 def _label_columns_fit(c: TrainConfig) -> str | None:
-    if c.data.columns.label is None and not c.task.needs_both:
+    if not c.data.columns.answers and not c.task.needs_both:
         column = f"[{','.join(c.task.parts)}]" if c.task.parts else "COLUMN"
         return f"{MUST} to train. Type data.columns.label={column}"
     if isinstance(c.data.columns.label, list) and not c.task.several_columns:
@@ -170,11 +170,20 @@ def _there_is_an_image_to_write_about(c: TrainConfig) -> str | None:
     return f"{MUST}: task={c.task.type} writes about images. Type data.columns.image=COLUMN"
 
 
-@rule("task.prompt", "data.columns.text")
+@rule("data.columns.messages", "task")
+def _conversations_are_continued(c: TrainConfig) -> str | None:
+    if c.data.columns.messages is None or c.task.generates:
+        return None
+    return f"conversations need task=generation, but the task is {c.task.type}. Type task=generation, or leave it out"
+
+
+@rule("task.prompt", "data.columns.text", "data.columns.messages")
 def _prompt_and_texts_go_together(c: TrainConfig) -> str | None:
     prompt, text = getattr(c.task, "prompt", None), c.data.columns.text
     if not c.task.generates:
         return None
+    if c.data.columns.messages is not None:
+        return None if prompt is None else "does not go with data.columns.messages, which holds prompts. Leave it out"
     if prompt is None and text is None:
         return "nothing is asked. Type data.columns.text=COLUMN, or \"task.prompt='Describe the image.'\""
     if prompt is not None and prompt.count("{image}") > 1:

@@ -22,9 +22,23 @@ class ColumnsConfig:
     text: str | list[str] | None = field(
         None, not_with={"zero_shot.labels": "the run's prompts take the place of the texts. Leave it out"}
     )
-    """Text column, or several, which are joined by a space."""
+    """Text column, or several, which are joined by a space; or a template with columns in braces, such as
+    `"data.columns.text='What is {name} made of?'"` (`{{` and `}}` are braces). A row without one of these has no
+    text."""
     label: str | list[str] | None = None
-    """Label column, required for training and testing; several for a task with several targets."""
+    """Label column, required for training and testing, or a template as for texts; several columns for a task with
+    several targets."""
+    messages: str | None = field(
+        None,
+        not_with={
+            "text": "a conversation holds its questions. Leave one of them out",
+            "label": "the last turn of the assistant is the answer. Leave one of them out",
+        },
+    )
+    """Column of conversations, in place of text and label columns, for `task=generation`: lists of turns
+    `{"role": "user", "content": "What is it?"}`, or ShareGPT's `{"from": "human", "value": ...}`, or such lists as JSON
+    texts. The last turn of the assistant is the answer; earlier ones are learned, too. `<image>` in a turn is where the
+    image stands, by default in front of the first turn of a user."""
     id: str | None = None
     """Row id column; null: the row number."""
     split: str | None = field(
@@ -36,6 +50,11 @@ class ColumnsConfig:
     """Column of sample weights, at least 0."""
     group: str | None = None
     """Group column: all rows of a group go to the same split."""
+
+    @property
+    def answers(self) -> list[str]:
+        """The columns that labels are in, for messages."""
+        return names_of(self.label if self.messages is None else self.messages)
 
 
 def names_of(given: str | list[str] | None) -> list[str]:

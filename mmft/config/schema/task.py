@@ -284,6 +284,9 @@ class GenerationConfig(TaskConfig):
     chat_template: Literal["auto", "none"] = "auto"
     """`auto`: the prompt is the user's turn in the language model's chat template, if it has one; `none`: the prompt
     as it is."""
+    references: Literal["first", "random"] = "first"
+    """Which of a row's several answers (a list, or a JSON list of texts) is learned: the first, or one drawn anew in
+    each epoch. Metrics compare with all of them, `val/loss` and `perplexity` with the first."""
     max_answer_tokens: int = field(64, ge=1)
     """Longest answer to learn from, in tokens, the end-of-text token included; a row with a longer one is bad."""
     max_new_tokens: int | None = field(None, ge=1)

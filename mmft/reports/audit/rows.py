@@ -11,12 +11,14 @@ from mmft.batch import BadRow
 from mmft.config.schema.audit import AuditConfig
 from mmft.config.schema.data import DataConfig
 from mmft.data.image import ImageReader, background_of, squaring
+from mmft.data.loading import unread
 from mmft.data.splits import Split, different, groups_of_earlier_splits
 from mmft.data.targets import Encode, encode_targets
-from mmft.data.text import full_lengths
+from mmft.data.text import tokenize
 from mmft.reports.audit.duplicates import Content, find_alike
 from mmft.reports.audit.finding import Finding
 from mmft.reports.audit.images import Prints, scan
+from mmft.reports.audit.lengths import text_lengths
 
 
 class RowAudit:
@@ -95,6 +97,8 @@ class RowAudit:
             tokenizer: a tokenizer of transformers; None skips the lengths of texts.
             max_length: maximum number of tokens per text.
         """
+        if tokenizer is not None:
+            self._find_unread(tokenizer, max_length)
         for name, row in self.bad:
             yield Finding("bad row", name, row.row, row.id, detail=row.why)
         yield from self._odd_images()
@@ -115,8 +119,21 @@ class RowAudit:
             for position in np.flatnonzero((prints.sides > 0) & (prints.sides < self.image_size / 4)).tolist():
                 yield _finding("small image", name, self.splits[name], position, f"{prints.sides[position]} pixels")
 
+    def _find_unread(self, tokenizer: Any, limit: int) -> None:
+        """Adds the conversations that cannot be read, or not as a whole."""
+        for name, split in self.splits.items():
+            if split.table.columns.messages is not None:
+                tokens = tokenize(split.table.prompts(split.rows), tokenizer, limit)
+                self._bad[name] = unread(split, tokens) | self._bad[name]
+
     def _cut_texts(self, tokenizer: Any, limit: int) -> Iterator[Finding]:
-        lengths = {name: full_lengths(split.table.texts(split.rows), tokenizer) for name, split in self.splits.items()}
+        lengths = {
+            name: text_lengths(split, tokenizer)
+            for name, split in self.splits.items()
+            if split.table.columns.messages is None
+        }
+        if not lengths:
+            return
         every = np.concatenate(list(lengths.values()))
         every = every[every > 0]
         if len(every):
