@@ -195,8 +195,8 @@ def test_check(typed: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr().out
     assert "Training would work." in shown
     assert "more than task.max_answer_tokens=8" in shown
-    assert re.search(r"example +train row \d+: <\|im_start\|>user: \[4 image tokens\].* here<\|im_end\|>", shown)
-    assert re.search(r"assistant: \[learned: (red|green|blue) (disc|cross)</s>\]", shown)
+    assert re.search(r"examples +train row \d+: <\|im_start\|>user: \[4 image tokens\].* here<\|im_end\|>", shown)
+    assert re.search(r"assistant: \[learned: (red|green|blue) (disc|cross)<\|im_end\|>\]", shown)
 
 
 def test_a_fixed_prompt_needs_no_texts(typed: list[str], tmp_path: Path) -> None:

@@ -1,0 +1,165 @@
+"""Conversations, templates of columns and several answers by the commands and in Python."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from make_shapes import Shapes
+from runs import QUICK, Run, killed_run, resumed, same_weights
+
+import mmft
+from mmft.commands.check import check
+from mmft.commands.predict import predict
+from mmft.commands.test import test as run_test
+from mmft.commands.train import train
+from mmft.config.compose import compose
+
+Folder = Callable[..., Path]
+
+
+def conversation(text: str, label: str) -> list[dict[str, str]]:
+    """Two questions about an image."""
+    told = [("user", f"is it {text}"), ("assistant", "yes"), ("user", "what is it"), ("assistant", label)]
+    return [{"role": role, "content": content} for role, content in told]
+
+
+@pytest.fixture(scope="module")
+def frame(shapes: Shapes) -> pd.DataFrame:
+    found = pd.read_csv(shapes.rows).dropna(subset=["image", "text", "label"])
+    found["messages"] = [conversation(*row) for row in zip(found["text"], found["label"], strict=True)]
+    return found.groupby("split").head(40).reset_index(drop=True)
+
+
+@pytest.fixture(scope="module")
+def typed(shapes: Shapes, language_model_folder: Folder) -> list[str]:
+    return [
+        *shapes.overrides,
+        *QUICK,
+        "data.limit=null",
+        f"data.root={shapes.rows.parent}",
+        "task=generation",
+        "task.max_answer_tokens=8",
+        "model/fusion=projector",
+        "model.fusion.tokens=pooled",
+        f"model.text_encoder.name={language_model_folder('qwen3', chat=True)}",
+        "model.text_encoder.max_length=96",
+        "tune/image_encoder=freeze",
+        "tune/text_encoder=lora",
+        "optim.lr=null",
+        "data.max_bad_fraction=0.2",
+    ]
+
+
+@pytest.fixture(scope="module")
+def told(typed: list[str], frame: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Conversations in a JSONL file; one row's is too long, one ends with a question, one has a wrong order."""
+    rows = frame.copy()
+    at = rows.index[rows["split"] == "train"]
+    rows.at[at[0], "messages"] = conversation("red disc " * 40, "red disc")
+    rows.at[at[1], "messages"] = rows.at[at[1], "messages"][:-1]
+    rows.at[at[2], "messages"] = rows.at[at[2], "messages"][1:]
+    path = tmp_path_factory.mktemp("conversations") / "rows.jsonl"
+    rows.to_json(path, orient="records", lines=True)
+    own = ["data.columns.text=null", "data.columns.label=null", "data.columns.messages=messages"]
+    return [*typed, f"data.path={path}", *own]
+
+
+@pytest.fixture(scope="module")
+def run(told: list[str], tmp_path_factory: pytest.TempPathFactory) -> Run:
+    path = tmp_path_factory.mktemp("conversations") / "run"
+    assert train(compose("train", told), path) == 0
+    return Run(path)
+
+
+def test_what_cannot_be_read_is_bad_with_its_reason(run: Run) -> None:
+    reasons = pd.read_csv(run.path / "bad_rows.csv")
+    assert set(reasons["column"]) == {"messages"}
+    said = "\n".join(reasons["reason"])
+    assert re.search(
+        r"the conversation has \d+ tokens beside the image, more than model.text_encoder.max_length=96", said
+    )
+    assert "no answer" in said
+    assert "turn 1 is the assistant's where the user's is expected" in said
+    assert len(reasons) == 3 == run.summary["rows"]["bad"]
+    assert run.summary["test"]["perplexity"] > 0
+
+
+def test_a_question_at_the_end_is_answered(run: Run, frame: pd.DataFrame, shapes: Shapes, tmp_path: Path) -> None:
+    rows = frame.head(4).copy()
+    whole = tmp_path / "whole.jsonl"
+    rows.to_json(whole, orient="records", lines=True)
+    rows["messages"] = [json.dumps(turns[:-1]) for turns in rows["messages"]]
+    rows.to_csv(tmp_path / "asked.csv", index=False)
+    found = {}
+    for path in (whole, tmp_path / "asked.csv"):
+        typed = [f"run={run.path}", f"data.path={path}", f"data.root={shapes.rows.parent}"]
+        assert predict(compose("predict", [*typed, f"out={tmp_path / 'out.csv'}"])) == 0
+        found[path.suffix] = pd.read_csv(tmp_path / "out.csv", keep_default_na=False)
+    assert found[".csv"].equals(found[".jsonl"])
+    given = [{"image": row["image"], "messages": json.loads(row["messages"])} for row in rows.to_dict("records")]
+    listed = mmft.load(run.path).predict(given, root=shapes.rows.parent)
+    assert [row["prediction"] for row in listed] == found[".csv"]["prediction"].tolist()
+    (bad,) = mmft.load(run.path).predict([{"image": None, "messages": [{"role": "tool", "content": "x"}]}])
+    assert bad["prediction"] is None
+    assert "turn 1 has the role 'tool'" in bad["error"]
+
+
+def test_a_killed_run_resumes_bit_for_bit(told: list[str], run: Run, tmp_path: Path) -> None:
+    killed_run([*told, "checkpoint.every_steps=1"], tmp_path / "killed", 3, "after")
+    again = resumed([*told, "checkpoint.every_steps=1"], tmp_path / "killed")
+    assert same_weights(again, run)
+    assert again.summary["test"] == run.summary["test"]
+
+
+def test_check_shows_what_is_learned(told: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert check(compose("check", told)) == 0
+    shown = capsys.readouterr().out
+    mark = r"\[learned: yes<\|im_end\|>\]<\|im_start\|>user: what is it<\|im_end\|>"
+    assert (
+        len(re.findall(rf"train row \d+: <\|im_start\|>user: \[4 image tokens\]is it .*{mark}.*\[learned: ", shown))
+        == 3
+    )
+    assert re.search(
+        r"model\.text_encoder\.max_length=96: 1 of \d+ rows are bad; model.*max_length=\d+ holds all", shown
+    )
+    assert re.search(r"train +prompt +\d+ +\d+", shown)
+    assert "task.max_answer_tokens=8 holds all." in shown
+    assert "the conversation has" in shown
+
+
+def test_templates_make_questions_and_answers(
+    typed: list[str], frame: pd.DataFrame, shapes: Shapes, tmp_path: Path
+) -> None:
+    frame.drop(columns="messages").to_csv(tmp_path / "rows.csv", index=False)
+    own = [*typed, f"data.path={tmp_path / 'rows.csv'}", "trainer.max_epochs=1"]
+    own += ["data.columns.text='is it {text}'", "data.columns.label='it is {label}'", "task.max_answer_tokens=12"]
+    assert train(compose("train", own), tmp_path / "run") == 0
+    rows = frame.head(2)[["image", "text"]].to_dict("records")
+    found = mmft.load(tmp_path / "run").predict(rows, root=shapes.rows.parent)
+    assert [row["error"] for row in found] == [None, None]
+    (bad,) = mmft.load(tmp_path / "run").predict([{"image": None, "text": " "}])
+    assert bad["error"] == "neither an image nor a text"
+
+
+def test_several_answers_are_compared_with(
+    typed: list[str], frame: pd.DataFrame, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The metrics of a model that has learned nothing: all answers at once are a subset of the first answer's."""
+    rows: Any = frame.drop(columns="messages").assign(label=[["red disc", label] for label in frame["label"]])
+    rows.to_json(tmp_path / "rows.jsonl", orient="records", lines=True)
+    own = [*typed, f"data.path={tmp_path / 'rows.jsonl'}", "task.references=random", "trainer.max_epochs=2"]
+    own += ["task.metrics=[token_f1]"]
+    assert train(compose("train", own), tmp_path / "run") == 0
+    assert train(compose("train", own), tmp_path / "again") == 0
+    assert same_weights(Run(tmp_path / "run"), Run(tmp_path / "again"))
+    assert train(compose("train", [*own, "task.references=first"]), tmp_path / "first") == 0
+    assert not same_weights(Run(tmp_path / "run"), Run(tmp_path / "first"))
+    capsys.readouterr()
+    assert run_test(compose("test", [f"run={tmp_path / 'run'}"])) == 0
+    assert f"token_f1 {Run(tmp_path / 'run').summary['test']['token_f1']:.4f}"[:12] in capsys.readouterr().out
