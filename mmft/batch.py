@@ -260,4 +260,5 @@ class Outputs(NamedTuple):
     text: Tensor  # (B, D_text) pooled; likewise
     auxiliary: Auxiliaries | None = None  # only in training with auxiliary losses
     generated: Tensor | None = None  # (B, T) int64 tokens of generated texts, -1 for padding; in eval mode
-    generated_log_probs: Tensor | None = None  # (B, T) of these tokens, 0 for padding
+    generated_log_probs: Tensor | None = None  # (B, T) of these tokens, 0 for padding; (B, 0) with choices
+    choices: Tensor | None = None  # (B, K) log-probabilities of the answers that generation chooses from, K may be 0

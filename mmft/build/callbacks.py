@@ -21,6 +21,7 @@ from mmft.data.split_names import splits_to_test
 from mmft.errors import UserError
 from mmft.run_folder import RunFolder
 from mmft.tasks.base import Task
+from mmft.tasks.generative import GenerativeTask
 from mmft.tasks.metric_names import lower_is_better
 from mmft.training.callbacks.bad_rows import BadRowReport
 from mmft.training.callbacks.checkpointing import Checkpointing
@@ -36,6 +37,7 @@ from mmft.training.callbacks.pruning import pruning
 from mmft.training.callbacks.run_summary import RunSummary
 from mmft.training.callbacks.stopping import StopOnSignal
 from mmft.training.callbacks.time_limit import time_limit
+from mmft.training.callbacks.validation_sample import ValidationSample
 from mmft.training.callbacks.weight_averaging import WeightAveraging
 from mmft.training.csv_log import CsvLog
 from mmft.tuning.plan import TuningPlan
@@ -109,6 +111,7 @@ def build_callbacks(
         *_frozen_work(config, data, task, folder, joins),
         LayerFreezing(joins),
         LearningRateWarmup(registry.build(config.schedule), data.plan.total, own_warmups(plan, joins)),
+        *_validation_sample(data, task, config.seed),
         GradientAccumulation(config.data.micro_batch_size, data.plan.batch_sizes),
         *_early_stopping(config.callbacks.early_stopping, monitor, minimised),
         *([LoRA8bit(folder)] if {"lora_8bit", "lora_4bit"} & set(plan.methods.values()) else []),
@@ -122,6 +125,12 @@ def build_callbacks(
         *profiling(folder.path / "profile", config.callbacks.profile.steps, config.callbacks.profile.after),
         *progress(config.callbacks.progress if folder.writes else "none"),
     ]
+
+
+def _validation_sample(data: VisionLanguageData, task: Task, seed: int) -> list[pl.Callback]:
+    if not isinstance(task, GenerativeTask) or task.validation_rows is None or "val" not in data.rows:
+        return []
+    return [ValidationSample(data.datasets["val"].split.rows, task.validation_rows, seed)]
 
 
 def _check_interval(config: TrainerConfig, steps: int) -> None:

@@ -10,6 +10,7 @@ from torch import nn
 
 from mmft.build.pair import encoders_of, load_pairs, warn_of_pair
 from mmft.config import registry
+from mmft.config.schema.decoding import DecodingConfig
 from mmft.config.schema.model import ENCODERS, ModelConfig
 from mmft.config.schema.root import TrainConfig
 from mmft.config.schema.task import TaskConfig
@@ -35,7 +36,10 @@ _PRETRAINED_LR = 5e-5
 
 def build_task(config: TaskConfig) -> Task:
     """The task; call its `fit` or `load_state` next."""
-    task: Task = registry.build(config)
+    if isinstance(config, DecodingConfig):
+        task: Task = registry.build(config, but=DecodingConfig, decoding=config)
+    else:
+        task = registry.build(config)
     return task
 
 
@@ -100,20 +104,20 @@ def prepare_generation(model: VisionLanguageModel, task: Task) -> VisionLanguage
     """Gives the model of a task that generates its prompt, and the task the model's tokenizer; returns the model.
 
     Raises:
-        UserError: the model has too few positions, or its chat template cannot be applied.
+        UserError: the model has too few positions, or its chat template or `task.pattern` cannot be applied.
     """
     if not isinstance(model, GenerativeModel) or not isinstance(task, GenerativeTask):
         return model
     text = model.text_encoder
     text.tokenizer = task.start_generation(text.tokenizer.tokenizer)
-    model.max_new_tokens = task.max_new_tokens
+    model.decoding = task.decoding(text.head.out_features)
     needed = model.image_tokens + text.max_length + task.longest_answer
     if needed > text.positions:
         raise UserError(
             f"model.text_encoder.max_length={text.max_length}: with {model.image_tokens} tokens of the image and "
             f"{task.longest_answer} of the answer that makes {needed}, but {text.source.name} has {text.positions} "
             f"positions. Type model.text_encoder.max_length={max(4, text.positions - needed + text.max_length)}, or "
-            "fewer answer tokens (task.max_answer_tokens)"
+            "fewer answer tokens (task.max_answer_tokens, task.max_new_tokens)"
         )
     return model
 

@@ -45,8 +45,7 @@ def answer_scores(
     from transformers import DynamicCache
 
     reader = model.base_model
-    named = inspect.signature(reader.forward).parameters
-    keyword = "cache" if "cache" in named else "past_key_values"  # the older name
+    named, keyword = inspect.signature(reader.forward).parameters, cache_keyword(reader)
 
     def read(tokens: Tensor, real: Tensor, cache: Any) -> Tensor:
         """(B, T, D) hidden states of the last T tokens of sequences with the mask `real`."""
@@ -61,7 +60,8 @@ def answer_scores(
     found = []
     size = max(1, at_once // len(embedded))
     for first in range(0, len(answers), size):
-        ids, known = _padded(answers[first : first + size], embedded.device)  # (k, A)
+        ids = padded(answers[first : first + size], -1, embedded.device)  # (k, A)
+        ids, known = ids.clamp_min(0), ids >= 0
         cache, k = copy.deepcopy(of_prompts), len(ids)
         cache.batch_repeat_interleave(k)
         ids, known = ids.repeat(len(embedded), 1), known.repeat(len(embedded), 1)  # (B k, A)
@@ -73,9 +73,12 @@ def answer_scores(
     return torch.cat(found, dim=1)
 
 
-def _padded(answers: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
-    """(k, A) ids, 0 for padding, and (k, A) bool, True = real token."""
+def cache_keyword(reader: Any) -> str:
+    """The argument that a model of transformers takes its cache by."""
+    return "cache" if "cache" in inspect.signature(reader.forward).parameters else "past_key_values"  # the older name
+
+
+def padded(answers: Sequence[Sequence[int]], empty: int, device: torch.device) -> Tensor:
+    """(k, A) int64 ids of k answers, padded with `empty`."""
     longest = max(map(len, answers))
-    ids = torch.tensor([[*answer, *[0] * (longest - len(answer))] for answer in answers], device=device)
-    lengths = torch.tensor([len(answer) for answer in answers], device=device)
-    return ids, torch.arange(longest, device=device) < lengths[:, None]
+    return torch.tensor([[*answer, *[empty] * (longest - len(answer))] for answer in answers], device=device)

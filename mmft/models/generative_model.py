@@ -8,20 +8,27 @@ D width of the language model.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from mmft.batch import Batch, Encoded, Fused, Outputs, Widths
+from mmft.config.schema.decoding import DecodingConfig
+from mmft.models.answer_scores import answer_scores, padded
+from mmft.models.decoding import Decoding
 from mmft.models.fusion.projector import Projector
-from mmft.models.generating import generate
+from mmft.models.generating import generate, padded_on_the_left, stream
 from mmft.models.image_encoder import ImageEncoder
 from mmft.models.language_model import LanguageModel
 from mmft.models.layers import evaluated
 from mmft.models.prompt_tokenizer import IMAGE_MARK, learned
 from mmft.models.sequences import lay_out, learned_tokens
 from mmft.models.vision_language_model import StandIn, VisionLanguageModel, present_rows
+
+_CACHED = 16_384  # tokens of prompts in memory at once, when the answers of a list are scored
 
 
 class Sequences(NamedTuple):
@@ -44,7 +51,8 @@ class GenerativeModel(VisionLanguageModel):
         fusion: image tokens -> embeddings of the language model.
 
     Attributes:
-        max_new_tokens: longest generated text.
+        decoding: how texts are written.
+        written_rows: numbers of the rows that texts are written for; None for all.
         image_tokens: M.
     """
 
@@ -55,7 +63,8 @@ class GenerativeModel(VisionLanguageModel):
         super().__init__(image_encoder, text_encoder, fusion, nn.Identity())
         self.missing_image = StandIn(Widths(fusion.width, image_encoder.widths.pooled), "tokens")
         del self.missing_text
-        self.max_new_tokens = 1
+        self.decoding = Decoding(DecodingConfig(max_new_tokens=1))
+        self.written_rows: Tensor | None = None
         side = image_encoder.image_size
         with evaluated(image_encoder, fusion), torch.no_grad():
             blank = image_encoder(torch.zeros(1, 3, side, side, dtype=torch.uint8))
@@ -68,11 +77,12 @@ class GenerativeModel(VisionLanguageModel):
         """
         image = self.project_image(batch)
         outputs = Outputs(self._answer_log_probs(batch, image), image.pooled, image.pooled.new_zeros(len(batch), 0))
-        if self.training:
-            return outputs
-        prompts = self._joined(batch, image, None)
-        found = generate(self.text_encoder, prompts.embedded, prompts.mask, self.max_new_tokens)
-        return outputs._replace(generated=found.tokens, generated_log_probs=found.log_probs)
+        return outputs if self.training else self._with_answers(outputs, batch, image)
+
+    def stream(self, batch: Batch) -> Iterator[int]:
+        """The tokens of the text of a batch's only row, each as soon as it is written."""
+        prompts = self._joined(batch, self.project_image(batch), None)
+        return stream(self.text_encoder, prompts.embedded[0, : int(prompts.prompt_length[0])], self.decoding)
 
     def fuse(self, batch: Batch) -> Fused:
         """The hidden state (B, D) at the end of prompt and image."""
@@ -92,6 +102,41 @@ class GenerativeModel(VisionLanguageModel):
             encoded = Encoded(tokens, tokens.new_ones(tokens.shape[:2], dtype=torch.bool), encoded.pooled)
         filled: Encoded = self.missing_image(encoded, batch.image_present, rows)
         return filled
+
+    def _with_answers(self, outputs: Outputs, batch: Batch, image: Encoded) -> Outputs:
+        """Answers for the `written_rows`; the others have no tokens."""
+        size, places = len(batch), torch.arange(len(batch), device=batch.row.device)
+        if self.written_rows is not None:
+            places = places[torch.isin(batch.row, self.written_rows.to(batch.row.device))]
+            batch, image = batch._map(lambda t: t[places]), Encoded(*(part[places] for part in image))
+        tokens, log_probs, scores = self._answers(batch, image)
+
+        def placed(values: Tensor, empty: int) -> Tensor:
+            return values.new_full((size, values.shape[1]), empty).index_copy(0, places, values)
+
+        return outputs._replace(
+            generated=placed(tokens, -1), generated_log_probs=placed(log_probs, 0), choices=placed(scores, 0)
+        )
+
+    def _answers(self, batch: Batch, image: Encoded) -> tuple[Tensor, Tensor, Tensor]:
+        """Tokens (B, T), -1 for padding, their log-probabilities (B, T), and those of the K choices (B, K).
+
+        K is 0 without choices. With choices the tokens are those of the likeliest, without log-probabilities (B, 0).
+        """
+        decoding, choices = self.decoding, self.decoding.choices
+        none = image.tokens.new_zeros(len(batch), 0)
+        if not len(batch):
+            return batch.row.new_zeros(0, 0), none, image.tokens.new_zeros(0, len(choices))
+        prompts = self._joined(batch, image, None)
+        if choices:
+            embedded, mask = padded_on_the_left(prompts.embedded, prompts.mask)
+            text, at_once = self.text_encoder, _CACHED // mask.shape[1]
+            scores = answer_scores(text.backbone, text.log_probs, embedded, mask, choices, at_once)
+            return padded(choices, -1, batch.row.device)[scores.argmax(1)], none, scores
+        tokens, log_probs = generate(self.text_encoder, prompts.embedded, prompts.mask, decoding, batch.row)
+        if log_probs is None:
+            log_probs = self._answer_log_probs(replace(batch, target=tokens), image)[:, : tokens.shape[1]]
+        return tokens, log_probs, none
 
     def _answer_log_probs(self, batch: Batch, image: Encoded) -> Tensor:
         """(B, A) or (B, A + L), see `forward`; (B, 0) without targets."""

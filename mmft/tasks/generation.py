@@ -6,6 +6,8 @@ Legend: B batch, A answer tokens, T generated tokens.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from itertools import compress
 from typing import Any, Literal
 
 import torch
@@ -13,16 +15,20 @@ from torch import Tensor
 from torchmetrics import MetricCollection
 
 from mmft.batch import Batch, Outputs
+from mmft.config.schema.decoding import DecodingConfig
 from mmft.config.schema.task import GenerationConfig
 from mmft.errors import UserError
+from mmft.models.constrained import Constraint, Expression
+from mmft.models.decoding import Decoding
 from mmft.models.precision import at_least_float32
 from mmft.models.prompt_tokenizer import PromptTokenizer
 from mmft.models.sequences import learned_tokens
-from mmft.tasks.answer_texts import references_of
+from mmft.tasks.answer_metrics import AnswerMetrics
+from mmft.tasks.answer_texts import cut, references_of
 from mmft.tasks.base import Subject
+from mmft.tasks.choices import Choices, distinct_answers
 from mmft.tasks.generative import GenerativeTask
 from mmft.tasks.labels import text_of
-from mmft.tasks.text_metrics import Perplexity, TextMetrics
 
 _PADDING = -1  # in place of a token
 
@@ -35,16 +41,17 @@ class Generation(GenerativeTask):
     by its number of answer tokens, each weighted as its row, or with `normalise=rows` by the weight of its rows.
 
     Metrics compare the generated text with all reference answers; `perplexity` is that of the first. They ignore sample
-    weights.
+    weights. With `choices` there are those of classification, too.
 
     Args:
         prompt: what the model is asked, see `PromptTokenizer`.
         chat_template: `auto` or `none`.
         references: which of a row's reference answers is learned, the `first` or a `random` one in each epoch.
         max_answer_tokens: longest answer to learn from.
-        max_new_tokens: longest text to generate; None for the same.
         normalise: `tokens` or `rows`.
         metrics: of `TextMetrics`; the first is the monitor.
+        validation_rows: number of validation rows that texts are written for; None for all.
+        decoding: how texts are written; None for the defaults.
     """
 
     facts = GenerationConfig
@@ -57,18 +64,22 @@ class Generation(GenerativeTask):
         chat_template: Literal["auto", "none"] = "auto",
         references: Literal["first", "random"] = "first",
         max_answer_tokens: int = 64,
-        max_new_tokens: int | None = None,
         normalise: str = "tokens",
         metrics: Sequence[str] = ("exact_match", "token_f1"),
+        validation_rows: int | None = None,
+        decoding: DecodingConfig | None = None,
     ) -> None:
         self._prompt, self._chat_template = prompt, chat_template
         self._draws = references == "random"
         self._max_answer_tokens = max_answer_tokens
-        self._max_new_tokens = max_new_tokens or max_answer_tokens
+        self.validation_rows = validation_rows
+        self._decoding = decoding or DecodingConfig()
         self._by_rows = normalise == "rows"
         self._metrics = list(metrics)
         self.monitor = self._metrics[0]
         self._tokenizer: PromptTokenizer | None = None
+        given = self._decoding.choices
+        self._choices = Choices(given) if isinstance(given, list) else None
 
     @property
     def tokenizer(self) -> PromptTokenizer:
@@ -84,16 +95,30 @@ class Generation(GenerativeTask):
     @property
     def max_new_tokens(self) -> int:
         """Tokens of the longest text to write."""
-        return self._max_new_tokens
+        if self._choices is not None:
+            return self._choices.longest
+        return self._decoding.max_new_tokens or self.max_answer_tokens
 
     @property
     def longest_answer(self) -> int:
         """Tokens of the longest text to learn or to write."""
         return max(self.max_answer_tokens, self.max_new_tokens)
 
+    def decoding(self, vocabulary: int) -> Decoding:
+        """From the config. Raises UserError if `task.pattern` cannot be applied."""
+        options = replace(self._decoding, max_new_tokens=self.max_new_tokens)
+        if self._choices is not None:
+            return Decoding(options, self._choices.constraint, self._choices.ids)
+        constraint: Constraint | None = None
+        if options.pattern is not None:
+            constraint = Expression(options.pattern, self.tokenizer.tokenizer, vocabulary, "task.pattern")
+        return Decoding(options, constraint)
+
     def start_generation(self, tokenizer: Any) -> PromptTokenizer:
         """Receives the language model's tokenizer, and returns that of its prompts."""
         self._tokenizer = PromptTokenizer(tokenizer, self._prompt, self._chat_template)
+        if self._choices is not None:
+            self._choices.start(self._tokenizer)
         return self._tokenizer
 
     @property
@@ -102,9 +127,15 @@ class Generation(GenerativeTask):
         return "none"
 
     def fit(self, labels: Sequence[Any]) -> None:
-        """Checks that there are answers."""
+        """Checks that there are answers, and collects them for `choices=labels`."""
         if all(label is None or not text_of(label).strip() for label in labels):
             raise UserError("data.columns.label: no training row has an answer")
+        if self._decoding.choices is None:
+            return
+        answers = distinct_answers(labels, self.label_names)
+        if self._choices is None:
+            self._choices = Choices(list(answers))
+        self._choices.check(answers)
 
     def encode(self, label: Any) -> list[int]:
         """(max_answer_tokens,) the first answer's tokens and the end of the answer, padded with -1.
@@ -167,43 +198,60 @@ class Generation(GenerativeTask):
         raise NotImplementedError("task=generation has no constant answer")
 
     def metrics(self) -> MetricCollection:
-        """Those of the config, and perplexity."""
-        return MetricCollection({"texts": TextMetrics(self._metrics), "perplexity": Perplexity()}, compute_groups=False)
+        """Those of the config, perplexity, and those of the choices."""
+        return AnswerMetrics(self._metrics, self._choices)
 
     def metric_names(self) -> list[str]:
         """The names of `scalars`."""
-        return [*self._metrics, "perplexity"]
+        own = [*self._metrics, "perplexity"]
+        return own if self._choices is None else [*own, *self._choices.metric_names()]
 
     def update(self, metrics: MetricCollection, outputs: Outputs, batch: Batch) -> None:
-        """Adds generated texts and log-probabilities."""
+        """Adds log-probabilities, and the answers of the rows that have one."""
+        assert isinstance(metrics, AnswerMetrics)
         assert batch.target is not None
         assert outputs.generated is not None
+        metrics.add(outputs.logits.double().sum(1), _tokens(batch))
+        written = (outputs.generated >= 0).any(1)  # (B,) else no text was asked for
         references = batch.references or [[text] for text in self._texts(batch.target)]
-        metrics["texts"].update(self._texts(outputs.generated), references)
-        metrics["perplexity"].update(outputs.logits.double().sum(1), _tokens(batch))
+        metrics.add_answers(
+            self._answer_texts(outputs.generated[written]),
+            list(compress(references, written.tolist())),
+            None if outputs.choices is None else outputs.choices[written],
+            batch.target[written],
+        )
 
     def scalars(self, metrics: MetricCollection) -> dict[str, float]:
         """One number each."""
-        found = metrics["texts"].compute() | {"perplexity": metrics["perplexity"].compute()}
-        return {name: float(value) for name, value in found.items()}
+        assert isinstance(metrics, AnswerMetrics)
+        return metrics.scalars()
+
+    def tables(self, metrics: MetricCollection) -> dict[str, list[list[Any]]]:
+        """The confusion matrix of the choices."""
+        assert isinstance(metrics, AnswerMetrics)
+        return metrics.tables()
 
     @property
     def headlines(self) -> list[str]:
-        """All of them."""
-        return self.metric_names()
+        """Those of the texts, and of the choices the accuracy."""
+        own = [*self._metrics, "perplexity"]
+        return own if self._choices is None else [*own, "accuracy"]
 
     @property
     def answer_columns(self) -> list[str]:
-        """The text, and the mean log-probability of its tokens."""
-        return ["prediction", "score"]
+        """The text and the mean log-probability of its tokens; with choices as classification."""
+        return ["prediction", "score"] if self._choices is None else self._choices.answer_columns
 
     def answers(self, outputs: Outputs) -> list[dict[str, Any]]:
-        """The generated texts."""
+        """The generated texts, or the likeliest of the choices."""
+        if self._choices is not None:
+            assert outputs.choices is not None
+            return self._choices.answers(outputs.choices)
         assert outputs.generated is not None
         assert outputs.generated_log_probs is not None
         count = (outputs.generated >= 0).sum(1)  # (B,) at least one
         scores = (outputs.generated_log_probs.sum(1) / count).tolist()
-        texts = self._texts(outputs.generated)
+        texts = self._answer_texts(outputs.generated)
         return [{"prediction": text, "score": score} for text, score in zip(texts, scores, strict=True)]
 
     def subjects(self, outputs: Outputs, name: str | None) -> list[Subject]:  # noqa: ARG002 - none
@@ -211,19 +259,31 @@ class Generation(GenerativeTask):
         return []
 
     def state(self) -> dict[str, Any]:
-        """Nothing is fitted: prompt and lengths are in the config."""
-        return {}
+        """The choices; the rest is in the config."""
+        return {} if self._choices is None else {"labels": self._choices.labels}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Nothing to restore."""
+        """Restores the choices, unless the config lists others."""
+        if self._decoding.choices != "labels":
+            return
+        if "labels" not in state:
+            raise UserError(
+                "task.choices=labels: the run kept no list of its answers, since it was not trained with this key. "
+                "Type task.choices=[one,two]"
+            )
+        self._choices = Choices(list(state["labels"]))
 
     def same_outputs(self, state: Mapping[str, Any]) -> bool:
         """Whether the other one generates, too; the words are the language model's."""
-        return not state
+        return set(state) <= {"labels"}
 
     def _texts(self, tokens: Tensor) -> list[str]:
         """(B, T), -1 for padding -> B texts."""
         return [self.tokenizer.decode([token for token in row if token >= 0]) for row in tokens.tolist()]
+
+    def _answer_texts(self, tokens: Tensor) -> list[str]:
+        """(B, T) generated tokens, -1 for padding -> B texts up to the first stop text."""
+        return [cut(text, self._decoding.stop) for text in self._texts(tokens)]
 
 
 def _tokens(batch: Batch) -> Tensor:

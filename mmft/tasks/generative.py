@@ -6,12 +6,19 @@ from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from mmft.models.decoding import Decoding
 from mmft.models.prompt_tokenizer import PromptTokenizer
 from mmft.tasks.base import Task
 
 
 class GenerativeTask(Task):
-    """A task whose targets and answers are tokens of a language model, which it learns from `start_generation`."""
+    """A task whose targets and answers are tokens of a language model, which it learns from `start_generation`.
+
+    Attributes:
+        validation_rows: number of validation rows that answers are written for; None for all.
+    """
+
+    validation_rows: int | None
 
     @property
     @abstractmethod
@@ -41,10 +48,9 @@ class GenerativeTask(Task):
     def drawn_targets(self) -> Callable[[Any], Sequence[Any]] | None:
         """Label -> its targets, of which a training row gets one in each epoch; None: `encode` gives the only one."""
 
-    @property
     @abstractmethod
-    def max_new_tokens(self) -> int:
-        """Tokens of the longest text to write."""
+    def decoding(self, vocabulary: int) -> Decoding:
+        """How answers are written, once the tokenizer is known; `vocabulary` is the model's. Raises UserError."""
 
     @abstractmethod
     def start_generation(self, tokenizer: Any) -> PromptTokenizer:

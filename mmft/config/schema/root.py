@@ -11,6 +11,7 @@ from mmft.config.registry import section
 from mmft.config.schema.audit import AuditConfig
 from mmft.config.schema.cache import CacheCommandConfig, CacheConfig, TrainingCacheConfig
 from mmft.config.schema.data import ColumnsConfig, DataConfig, ReadingConfig
+from mmft.config.schema.decoding import DecodingConfig
 from mmft.config.schema.logger import LoggerConfig
 from mmft.config.schema.model import ModelConfig
 from mmft.config.schema.optim import OptimConfig, ScheduleConfig
@@ -130,6 +131,7 @@ _OF_TRAINING = {
 }
 TestData = _nullable(DataConfig, "TestData", _DOC, nested=_NESTED, drop=_OF_TRAINING)
 RunData = _nullable(DataConfig, "RunData", _DOC, nested=_NESTED, drop={*_OF_TRAINING, "test"})
+RunDecoding = _nullable(DecodingConfig, "RunDecoding", _DOC, nested={}, drop=set())
 
 
 @dataclass(kw_only=True)
@@ -230,6 +232,8 @@ class TestConfig(ClassifyConfig):
 
     data: Any = field(factory=TestData)
     """The rows; keys left null are as in the run."""
+    task: Any = field(factory=RunDecoding)
+    """How a run of `task=generation` writes its answers; keys left null are as in the run."""
     modalities: bool = False
     """Report what each modality adds: the metrics with images only, with texts only, and with images or texts shuffled
     between rows (four more passes). A learned placeholder replaces the missing modality, or zeros if it was never
@@ -240,6 +244,8 @@ class TestConfig(ClassifyConfig):
 class PredictConfig(ClassifyConfig):
     """Everything that `mmft predict` reads."""
 
+    task: Any = field(factory=RunDecoding)
+    """How a run of `task=generation` writes its answers; keys left null are as in the run."""
     out: str
     """File for the predictions, `.csv`, `.jsonl` or `.parquet` by its extension; `-`: CSV on stdout."""
     keep: str | list[str] | None = None

@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 
 from mmft.config.fields import field
 from mmft.config.registry import OptionConfig, option
+from mmft.config.schema.decoding import DecodingConfig
 
 
 @dataclass(kw_only=True)
@@ -268,7 +269,7 @@ TEXT_METRICS = ("exact_match", "token_f1", "vqa_accuracy", "anls", "rouge_l", "b
 
 @option("task", "generation", builds="mmft.tasks.generation:Generation")
 @dataclass(kw_only=True)
-class GenerationConfig(TaskConfig):
+class GenerationConfig(DecodingConfig, TaskConfig):
     """Write a text about the image: a caption, or the answer to the row's question. The loss is over answer tokens.
 
     `model.text_encoder` is a causal language model, and `data.columns.label` holds the answers.
@@ -289,8 +290,6 @@ class GenerationConfig(TaskConfig):
     each epoch. Metrics compare with all of them, `val/loss` and `perplexity` with the first."""
     max_answer_tokens: int = field(64, ge=1)
     """Longest answer to learn from, in tokens, the end-of-text token included; a row with a longer one is bad."""
-    max_new_tokens: int | None = field(None, ge=1)
-    """Longest answer to generate, in tokens; null: as `max_answer_tokens`."""
     normalise: Literal["tokens", "rows"] = "tokens"
     """The loss of a batch: its mean over all answer tokens, or over rows the mean of each row's tokens, so that long
     answers count as much as short ones."""
@@ -298,3 +297,5 @@ class GenerationConfig(TaskConfig):
     """How generated texts are compared with the answers, beside `perplexity`: `exact_match` and `token_f1` as in SQuAD,
     `vqa_accuracy`, `anls` (DocVQA), `rouge_l`, `bleu`, `chrf`, `cider` (captions). The first selects the best
     checkpoint."""
+    validation_rows: int | None = field(None, ge=1, needs_val=True)
+    """Write texts for this many of the validation rows, drawn by `seed`, since writing is slow; null: for all."""
