@@ -37,7 +37,7 @@ def test(composed: Composed) -> int:
     """
     config: TestConfig = composed.config
     logs.configure(None)
-    model = given_model(config)
+    model = given_model(composed)
     saved = model.saved
     own = rebase(saved.config, saved.working_directory)
     _warn_of_trained_rows(config.data, own.data)

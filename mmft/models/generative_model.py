@@ -79,6 +79,7 @@ class GenerativeModel(VisionLanguageModel):
         outputs = Outputs(self._answer_log_probs(batch, image), image.pooled, image.pooled.new_zeros(len(batch), 0))
         return outputs if self.training else self._with_answers(outputs, batch, image)
 
+    @torch.no_grad()
     def stream(self, batch: Batch) -> Iterator[int]:
         """The tokens of the text of a batch's only row, each as soon as it is written."""
         prompts = self._joined(batch, self.project_image(batch), None)

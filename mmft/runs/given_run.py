@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Any
 
 from mmft import logs
+from mmft.config import registry
 from mmft.config.compose import Composed
 from mmft.config.paths import rebase
 from mmft.config.schema.data import DataConfig
@@ -18,12 +20,13 @@ from mmft.runs.pretrained_pair import load_pair
 from mmft.runs.run_data import data_of_run, typed_nulls
 
 
-def given_model(config: UseConfig) -> LoadedModel:
-    """The command's run, or its pretrained pair, on its device.
+def given_model(composed: Composed) -> LoadedModel:
+    """The command's run, with its decoding options, or its pretrained pair, on its device.
 
     Raises:
-        UserError: there is no such run or pair.
+        UserError: there is no such run or pair, or it cannot write its answers in this way.
     """
+    config: UseConfig = composed.config
     if config.run is not None:
         model = load(config.run, config.paths.runs, config.trainer.accelerator)
     else:
@@ -31,7 +34,13 @@ def given_model(config: UseConfig) -> LoadedModel:
         columns = config.data.columns
         model = load_pair(config.model.pair, columns.image, columns.text, config.trainer.accelerator)
     model.frozen = FrozenRows(build_store(config), config.cache.keep)
-    return model
+    return model.decoding(**_decoding(config, typed_nulls(composed))) if isinstance(config, ClassifyConfig) else model
+
+
+def _decoding(config: ClassifyConfig, nulls: Collection[str]) -> dict[str, Any]:
+    """The keys of `task` that are typed."""
+    every = registry.arguments(config.task)
+    return {name: value for name, value in every.items() if value is not None or f"task.{name}" in nulls}
 
 
 def model_and_rows(
@@ -44,7 +53,7 @@ def model_and_rows(
     """
     config: UseConfig = composed.config
     logs.configure(None)
-    model = given_model(config)
+    model = given_model(composed)
     chosen = config.zero_shot if isinstance(config, ClassifyConfig) else None
     own = rebase(model.saved.config, model.saved.working_directory).data
     data = data_of_run(own, config.data, typed_nulls(composed), without_text=chosen is not None and chosen.labels is not None)

@@ -17,7 +17,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from mmft.runs import zero_shot
+from mmft.runs import chat, zero_shot
+from mmft.runs.by_row import embeddings_of, in_order, stacked
+from mmft.runs.decoding import with_decoding
 from mmft.batch import Batch, Fused
 from mmft.config import plugins
 from mmft.config.schema.data import DataConfig
@@ -116,6 +118,48 @@ class LoadedModel:
         """
         return self._with(zero_shot.classifier(self.saved, labels, templates, self.device))
 
+    def chat(
+        self, messages: Sequence[Mapping[str, str]], image: Any = None, stream: bool = False, root: str | Path = "."
+    ) -> Any:
+        """The answer of a `task=generation` model to the last turn of a conversation about an image.
+
+            turns = [{"role": "user", "content": "What is this?"}]
+            turns += [{"role": "assistant", "content": model.chat(turns, image="0001.png")}]
+            turns += [{"role": "user", "content": "What colour is it?"}]
+            for piece in model.chat(turns, image="0001.png", stream=True):
+                print(piece, end="", flush=True)
+
+        Args:
+            messages: the turns; the image stands in the user's first, or where one has `<image>`.
+            image: as in a row for `predict`; None for none.
+            stream: yield the answer piece by piece, as it is written.
+            root: base folder of a relative image path.
+
+        Returns:
+            The answer, written as `decoding` says; with `stream`, an iterator over its pieces.
+
+        Raises:
+            UserError: the run has another task, the image cannot be read, or the conversation is none, or too long.
+        """
+        chat.check_task(self.saved)
+        own = self.saved.config.data
+        config = replace(own, columns=replace(own.columns, text=None, id=None))
+        split = whole(table_of([{own.columns.image: image}], config, Path(root)))
+        pieces = chat.answer(self.saved, messages, next(iter(self.batches(split, config))), self.device)
+        return pieces if stream else "".join(pieces)
+
+    def decoding(self, **options: Any) -> LoadedModel:
+        """This `task=generation` model with other ways to write its answers: `model.decoding(num_beams=4)`.
+
+        Args:
+            options: keys of `task` that `mmft predict` takes; those not given are as in this model, which shares its
+                weights with the one returned.
+
+        Raises:
+            UserError: an option is unknown or wrong, or does not go with another, or the run has another task.
+        """
+        return self._with(with_decoding(self.saved, options))
+
     def asked(self, config: ZeroShotConfig, split: Split) -> LoadedModel:
         """This model as a command's `zero_shot` options want it; `split` has the command's rows."""
         return self._with(zero_shot.asked(self.saved, config, split, self.device))
@@ -131,7 +175,7 @@ class LoadedModel:
                 if task.facts.needs_both:
                     for name, there in (("image", batch.image_present), ("text", batch.text_present)):
                         found |= {row: {"error": f"no {name}"} for row in batch.row[~there].tolist()}
-                yield from _in_order(batch, found, self.columns(), split)
+                yield from in_order(batch, found, self.columns(), split)
 
     def reading(self, rows: RowDataset, config: DataConfig, precision: str) -> AbstractContextManager[None]:
         """Context in which what frozen layers compute of the rows is read from the store, if there is one."""
@@ -207,21 +251,8 @@ class LoadedModel:
         batches = self.batches(split, config)
         with self.reading(batches.dataset, config, precision):
             for batch, fused in fused_of(self.saved.model, batches, self.device, precision):
-                found = {} if fused is None else self._embeddings_of(batch, fused)
-                yield from _in_order(batch, found, ["row", "id", *self.embedded, "error"], split)
-
-    def _embeddings_of(self, batch: Batch, fused: Fused) -> dict[int, dict[str, Any]]:
-        """Embeddings by row number; None for a missing modality."""
-        parts = {"image": fused.image, "text": fused.text, "fused": fused.features}
-        if self.saved.task.facts.pairwise:
-            parts["image"], parts["text"] = fused.features.chunk(2, dim=-1)
-        there = {"image": batch.image_present, "text": batch.text_present}
-        found: dict[int, dict[str, Any]] = {row: {} for row in batch.row.tolist()}
-        for name in self.embedded:
-            values, present = parts[name].float().cpu().numpy(), there.get(name, torch.ones_like(batch.image_present))
-            for row, value, known in zip(batch.row.tolist(), values, present.tolist(), strict=True):
-                found[row][name] = value if known else None
-        return found
+                found = {} if fused is None else embeddings_of(batch, fused, self.embedded, self.saved.task.facts.pairwise)
+                yield from in_order(batch, found, ["row", "id", *self.embedded, "error"], split)
 
     def batches(self, split: Split, config: DataConfig) -> Any:
         """Batches of a split without targets, as the model needs them."""
@@ -246,27 +277,6 @@ class LoadedModel:
     def columns(self) -> list[str]:
         """Column names of a prediction."""
         return ["row", "id", *self.saved.task.answer_columns, "error"]
-
-
-def _in_order(
-    batch: Batch, found: dict[int, dict[str, Any]], columns: list[str], split: Split
-) -> Iterator[dict[str, Any]]:
-    """A batch's rows in table order: results, or errors."""
-    wrong = {bad.row: bad.why for bad in batch.bad}
-    for row in sorted(found.keys() | wrong.keys()):
-        answer = {"row": row, "id": split.table.id(row), "error": wrong.get(row)} | found.get(row, {})
-        yield dict.fromkeys(columns) | answer
-
-
-def stacked(rows: Sequence[dict[str, Any]], widths: Mapping[str, int]) -> dict[str, npt.NDArray[np.float32]]:
-    """(R, D) for each name, nan where a row has no embedding; `widths` gives D."""
-    made = {}
-    for name, width in widths.items():
-        made[name] = np.full((len(rows), width), np.nan, dtype=np.float32)
-        for at, row in enumerate(rows):
-            if row[name] is not None:
-                made[name][at] = row[name]
-    return made
 
 
 def load(

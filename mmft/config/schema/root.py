@@ -220,10 +220,12 @@ class ZeroShotConfig:
 
 @dataclass(kw_only=True)
 class ClassifyConfig(UseConfig):
-    """The keys of every command that can also classify by the names of labels."""
+    """The keys of every command that answers, or classifies by the names of labels."""
 
     zero_shot: ZeroShotConfig = field(factory=ZeroShotConfig)
     """Zero-shot classification with a run of `task=contrastive`."""
+    task: Any = field(factory=RunDecoding)
+    """How a run of `task=generation` writes its answers; keys left null are as in the run."""
 
 
 @dataclass(kw_only=True)
@@ -232,8 +234,6 @@ class TestConfig(ClassifyConfig):
 
     data: Any = field(factory=TestData)
     """The rows; keys left null are as in the run."""
-    task: Any = field(factory=RunDecoding)
-    """How a run of `task=generation` writes its answers; keys left null are as in the run."""
     modalities: bool = False
     """Report what each modality adds: the metrics with images only, with texts only, and with images or texts shuffled
     between rows (four more passes). A learned placeholder replaces the missing modality, or zeros if it was never
@@ -244,8 +244,6 @@ class TestConfig(ClassifyConfig):
 class PredictConfig(ClassifyConfig):
     """Everything that `mmft predict` reads."""
 
-    task: Any = field(factory=RunDecoding)
-    """How a run of `task=generation` writes its answers; keys left null are as in the run."""
     out: str
     """File for the predictions, `.csv`, `.jsonl` or `.parquet` by its extension; `-`: CSV on stdout."""
     keep: str | list[str] | None = None

@@ -1,0 +1,84 @@
+"""A conversation with a finished run of `task=generation`, answered piece by piece."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from mmft.batch import Batch
+from mmft.errors import UserError
+from mmft.models.generative_model import GenerativeModel
+from mmft.models.inference import full_precision
+from mmft.runs.saved_model import SavedModel
+from mmft.tasks.answer_texts import cut
+
+_UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # of which the language model has written the first bytes
+
+
+def check_task(saved: SavedModel) -> None:
+    """Raises UserError for a run that writes no texts."""
+    if not isinstance(saved.model, GenerativeModel):
+        raise UserError(
+            f"chat: the run has task={saved.config.task.type}, which writes no texts. Use predict, or a run of "
+            "task=generation"
+        )
+
+
+def answer(
+    saved: SavedModel, messages: Sequence[Mapping[str, str]], batch: Batch, device: torch.device
+) -> Iterator[str]:
+    """The answer to the last turn of a conversation, in pieces that are final.
+
+    Args:
+        saved: the run, of `task=generation`.
+        messages: the turns.
+        batch: its only row has the image.
+        device: where the model runs.
+
+    Raises:
+        UserError: the image cannot be read, or the conversation is none, or too long.
+    """
+    model: Any = saved.model
+    if batch.bad:
+        raise UserError(f"image: {batch.bad[0].reason}")
+    ids = torch.tensor([model.text_encoder.tokenizer.conversation(messages)])
+    _check_length(model, ids.shape[1] - 1)
+    everything = torch.ones_like(ids, dtype=torch.bool)
+    asked = replace(batch, input_ids=ids, attention_mask=everything, text_present=torch.tensor([True]))
+    exact = full_precision(saved.config.trainer.precision) == "64-true"
+    model.to(device=device, dtype=torch.float64 if exact else torch.float32).eval()
+    return _pieces(model.stream(asked.to(device)), model.text_encoder.tokenizer.decode, model.decoding.options.stop)
+
+
+def _check_length(model: Any, length: int) -> None:
+    text = model.text_encoder
+    if (needed := length + model.image_tokens + model.decoding.max_new_tokens) > text.positions:
+        raise UserError(
+            f"messages: with {length} tokens, {model.image_tokens} of the image and at most "
+            f"{model.decoding.max_new_tokens} of the answer (task.max_new_tokens) that makes {needed}, but "
+            f"{text.source.name} has {text.positions} positions. Leave out the first turns"
+        )
+
+
+def _pieces(tokens: Iterator[int], decode: Any, stops: Sequence[str]) -> Iterator[str]:
+    """The text of the tokens up to the first stop text, as soon as each part of it is certain."""
+    written: list[int] = []
+    text = told = ""
+    for token in tokens:
+        written.append(token)
+        text = cut(decode(written), stops)
+        certain = text.rstrip(_UNFINISHED)
+        certain = certain[: len(certain) - _begun(certain, stops)]
+        if len(certain) > len(told):
+            yield certain[len(told) :]
+            told = certain
+    if len(text) > len(told):
+        yield text[len(told) :]
+
+
+def _begun(text: str, stops: Sequence[str]) -> int:
+    """How many characters at the end of the text may be the beginning of a stop text."""
+    return max((n for stop in stops for n in range(1, len(stop)) if text.endswith(stop[:n])), default=0)
