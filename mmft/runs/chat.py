@@ -28,26 +28,27 @@ def check_task(saved: SavedModel) -> None:
 
 
 def answer(
-    saved: SavedModel, messages: Sequence[Mapping[str, str]], batch: Batch, device: torch.device
+    saved: SavedModel, messages: Sequence[Mapping[str, str]], batch: Batch | None, device: torch.device
 ) -> Iterator[str]:
     """The answer to the last turn of a conversation, in pieces that are final.
 
     Args:
         saved: the run, of `task=generation`.
         messages: the turns.
-        batch: its only row has the image.
+        batch: its only row has the image; None for none.
         device: where the model runs.
 
     Raises:
         UserError: the image cannot be read, or the conversation is none, or too long.
     """
     model: Any = saved.model
-    if batch.bad:
+    if batch is not None and batch.bad:
         raise UserError(f"image: {batch.bad[0].reason}")
     ids = torch.tensor([model.text_encoder.tokenizer.conversation(messages)])
     _check_length(model, ids.shape[1] - 1)
-    everything = torch.ones_like(ids, dtype=torch.bool)
-    asked = replace(batch, input_ids=ids, attention_mask=everything, text_present=torch.tensor([True]))
+    yes = torch.tensor([True])
+    nothing = Batch(None, None, None, image_present=~yes, text_present=yes, row=torch.zeros(1), weight=torch.ones(1))
+    asked = replace(batch or nothing, input_ids=ids, attention_mask=torch.ones_like(ids).bool(), text_present=yes)
     exact = full_precision(saved.config.trainer.precision) == "64-true"
     model.to(device=device, dtype=torch.float64 if exact else torch.float32).eval()
     return _pieces(model.stream(asked.to(device)), model.text_encoder.tokenizer.decode, model.decoding.options.stop)

@@ -50,6 +50,8 @@ class FrozenRows:
         cache = FrozenCache(self.store, self.keep, precision, partial(autocast, device, precision), data)
         try:
             for encoder in ENCODERS:
+                if encoder == "text_encoder" and saved.task.facts.generates:  # it reads prompts joined with images
+                    continue
                 keeps = self.keep == "always" or not saved.is_trained(encoder)
                 part, stored = cache.taken_apart(model, encoder, None, {"": (rows, 1)} if keeps else {}, form)
                 if part is not None:

@@ -145,7 +145,8 @@ class LoadedModel:
         own = self.saved.config.data
         config = replace(own, columns=replace(own.columns, text=None, id=None))
         split = whole(table_of([{own.columns.image: image}], config, Path(root)))
-        pieces = chat.answer(self.saved, messages, next(iter(self.batches(split, config))), self.device)
+        batch = None if image is None else next(iter(self.batches(split, config)))
+        pieces = chat.answer(self.saved, messages, batch, self.device)
         return pieces if stream else "".join(pieces)
 
     def decoding(self, **options: Any) -> LoadedModel:

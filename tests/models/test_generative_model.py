@@ -252,6 +252,82 @@ def test_the_head_is_the_top_layer_and_stays_unquantized(folder: Path, shapes: A
         assert "lm_head" not in dict(quantized_layers(encoder.backbone))
 
 
+def test_beams_are_scored_by_the_models_own_distribution(folder: Path, shapes: Any) -> None:
+    model, task, _ = make(folder, shapes, "task.num_beams=3")
+    batch = rows(model, task)
+    with torch.no_grad():
+        found = model.eval()(batch)
+        for row in range(len(batch)):
+            prompt = embedded_row(model, batch, row)
+            tokens = [token for token in found.generated[row].tolist() if token >= 0]
+            whole = torch.cat([prompt, model.text_encoder.embed(torch.tensor(tokens))])[None]
+            logits = model.text_encoder.backbone(inputs_embeds=whole).logits[0, len(prompt) - 1 : -1]
+            wanted = logits.log_softmax(-1)[range(len(tokens)), tokens]
+            assert task.answers(found)[row]["score"] == pytest.approx(float(wanted.mean()), abs=1e-5)
+
+
+def test_choices_have_the_probabilities_of_plain_transformers(folder: Path, shapes: Any) -> None:
+    choices = ["red disc", "red", "blue cross", "it"]
+    model, task, _ = make(folder, shapes, f"task.choices=[{','.join(choices)}]")
+    model.double().eval()
+    batch = rows(model, task)
+    with torch.no_grad():
+        answers = task.answers(model(batch))
+        for row, answer in enumerate(answers):
+            prompt = embedded_row(model, batch, row)
+            sums = []
+            for choice in choices:
+                ids = torch.tensor(task.tokenizer.answer(choice))
+                whole = torch.cat([prompt, model.text_encoder.embed(ids)])[None]
+                logits = model.text_encoder.backbone(inputs_embeds=whole, use_cache=False).logits[0]
+                sums.append(-functional.cross_entropy(logits[len(prompt) - 1 : -1], ids, reduction="sum"))
+            wanted = torch.stack(sums).softmax(0)
+            found = torch.tensor([answer[f"score_{choice}"] for choice in choices], dtype=torch.float64)
+            torch.testing.assert_close(found, wanted, atol=1e-10, rtol=0)
+            assert float(found.sum()) == pytest.approx(1, abs=1e-12)
+            assert answer["prediction"] == choices[int(wanted.argmax())]
+            assert answer["score"] == float(found.max())
+        alone = [task.answers(model(part))[0] for part in batch.split(1)]
+    for one, other in zip(answers, alone, strict=True):
+        assert one == pytest.approx(other, abs=1e-10)
+
+
+def test_a_thousand_choices_are_scored_in_parts(folder: Path, shapes: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers = [str(number) for number in range(1000)]
+    model, task, _ = make(folder, shapes, f"task.choices=[{','.join(numbers)}]")
+    batch = next(rows(model, task).split(2))
+    with torch.no_grad():
+        whole = model.eval()(batch).choices
+        monkeypatch.setattr("mmft.models.generative_model._CACHED", 700)
+        torch.testing.assert_close(model(batch).choices, whole, atol=1e-5, rtol=1e-5)
+    assert whole.shape == (2, 1000)
+
+
+@pytest.mark.parametrize("more", [[], ["task.choices=[red,blue]"]], ids=str)
+def test_texts_can_be_written_for_some_rows_alone(folder: Path, shapes: Any, more: list[str]) -> None:
+    model, task, _ = make(folder, shapes, *more)
+    batch = rows(model, task)
+    chosen = torch.tensor([1, 4, 6, 99])
+    with torch.no_grad():
+        every = model.eval()(batch)
+        model.written_rows = chosen
+        some = model(batch)
+        model.written_rows = torch.tensor([99])
+        none = model(batch)
+    torch.testing.assert_close(some.logits, every.logits)
+    length = some.generated.shape[1]
+    assert torch.equal(some.generated[[1, 4, 6]], every.generated[[1, 4, 6], :length])
+    assert (some.generated[[0, 2, 3, 5]] == -1).all()
+    found = []
+    for outputs in (every, some):
+        metrics = task.metrics()
+        task.update(metrics, outputs, batch)
+        task.update(metrics, none, batch)
+        found.append(task.scalars(metrics))
+    assert found[0].keys() == found[1].keys()
+    assert found[0]["perplexity"] == pytest.approx(found[1]["perplexity"])
+
+
 # ---------------------------------------------------------------- what is refused
 
 

@@ -18,9 +18,11 @@ from torch import Tensor
 from mmft import build
 from mmft.batch import Outputs
 from mmft.config.compose import compose
+from mmft.config.schema.decoding import DecodingConfig
 from mmft.config.schema.task import TEXT_METRICS
 from mmft.data.splits import load_splits
 from mmft.errors import UserError
+from mmft.tasks.classification import Classification
 from mmft.tasks.generation import Generation
 from mmft.tasks.text_metrics import text_metric_names
 
@@ -121,6 +123,70 @@ def test_the_score_is_the_mean_log_probability(task: Generation) -> None:
     assert task.answers(outputs) == [{"prediction": "red disc", "score": -0.25}, {"prediction": "red", "score": -0.25}]
 
 
+def test_a_text_is_cut_at_the_stop_text(language_model_folder: Folder) -> None:
+    made = Generation(max_answer_tokens=6, decoding=DecodingConfig(stop=[" di"]))
+    made.start_generation(hf.AutoTokenizer.from_pretrained(language_model_folder("llama")))
+    tokens = torch.tensor([made.encode("red disc"), made.encode("red")])
+    zeros = torch.zeros(2, 6)
+    outputs = Outputs(zeros, zeros, zeros, generated=tokens, generated_log_probs=zeros)
+    assert [answer["prediction"] for answer in made.answers(outputs)] == ["red", "red"]
+
+
+# ---------------------------------------------------------------- choices
+
+
+@pytest.fixture
+def choosing(language_model_folder: Folder) -> Generation:
+    made = Generation(max_answer_tokens=6, decoding=DecodingConfig(choices="labels"))
+    made.fit(["red disc", "blue", None, "red disc ", "green"])
+    made.start_generation(hf.AutoTokenizer.from_pretrained(language_model_folder("llama")))
+    return made
+
+
+def outputs_of(task: Generation, target: Tensor, scores: Tensor) -> Outputs:
+    """Of rows whose likeliest answers are written."""
+    written = torch.tensor([task.encode(task.output_names[best]) for best in scores.argmax(1).tolist()])
+    zeros = torch.zeros(target.shape)
+    return Outputs(zeros, zeros, zeros, generated=written, choices=scores)
+
+
+def test_choices_are_the_training_answers_and_have_the_metrics_of_classification(choosing: Generation) -> None:
+    assert choosing.output_names == ["blue", "green", "red disc"]
+    target = torch.tensor([choosing.encode(answer) for answer in ("blue", "red disc", "green", "a disc")])
+    scores = torch.tensor([[3.0, 1, 1], [3, 0, 1], [0, 5, 1], [0, 1, 9]])
+    own = Classification(choosing.output_names, calibration="temperature")
+    wanted, metrics = own.metrics(), choosing.metrics()
+    for some in (slice(0, 1), slice(1, 4)):
+        classes = torch.tensor([0, 2, 1, 3])[some]  # "a disc" is not in the list
+        own.update(wanted, Outputs(scores[some], scores[some], scores[some]), batch(classes))
+        choosing.update(metrics, outputs_of(choosing, target[some], scores[some]), batch(target[some]))
+    found = choosing.scalars(metrics)
+    assert found == pytest.approx(own.scalars(wanted) | {"exact_match": 0.5, "token_f1": 2 / 3, "perplexity": 1.0})
+    assert found["accuracy"] == 0.5
+    assert set(choosing.metric_names()) == set(found)
+    assert choosing.tables(metrics) == own.tables(wanted)
+    assert choosing.answers(outputs_of(choosing, target, scores)) == own.answers(Outputs(scores, scores, scores))
+    assert choosing.answer_columns == ["prediction", "score", "score_blue", "score_green", "score_red disc"]
+
+
+def test_choices_are_saved_and_restored(choosing: Generation) -> None:
+    again = Generation(max_answer_tokens=6, decoding=DecodingConfig(choices="labels"))
+    again.load_state(choosing.state())
+    assert again.output_names == choosing.output_names
+    with pytest.raises(UserError, match=r"task\.choices=labels: the run kept no list of its answers"):
+        again.load_state({})
+
+
+def test_one_answer_is_no_choice() -> None:
+    with pytest.raises(UserError, match=r"task\.choices=labels: all training rows have the same answer \(red\)"):
+        Generation(decoding=DecodingConfig(choices="labels")).fit(["red", "red"])
+
+
+def test_training_answers_outside_the_list_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    Generation(decoding=DecodingConfig(choices=["red", "blue"])).fit(["red", "green", "green", "blue"])
+    assert "2 training rows have answers that are not in the list, which can never be chosen: green" in caplog.text
+
+
 # ---------------------------------------------------------------- the config
 
 
@@ -157,6 +223,14 @@ def test_the_score_is_the_mean_log_probability(task: Generation) -> None:
         (["data.columns.label=[label,id]"], "a list needs a task with several targets"),
         (["task.metrics=[]"], "task.metrics: []: name at least one"),
         (["task.metrics=[exact]"], "task.metrics: exact: no such metric. Did you mean exact_match?"),
+        (["task.num_beams=4", "task.temperature=1"], "task.temperature: 1.0 does not go with task.num_beams"),
+        (["task.top_p=0.9"], "task.top_p: 0.9 changes nothing, because nothing is sampled. Type task.temperature=1"),
+        (["task.stop=['']"], "task.stop: [''] an empty text would end every answer"),
+        (["task.choices=labels", "task.num_beams=2"], "task.num_beams: 2 changes nothing with task.choices"),
+        (["task.choices=labels", "task.pattern=a"], "task.pattern: 'a' changes nothing with task.choices"),
+        (["task.choices=[red]"], "task.choices: red: give at least two answers"),
+        (["task.choices=[red,'red ']"], "task.choices: red, red: give at least two answers, without duplicates"),
+        (["task.validation_rows=3", "data.columns.split=null", "data.fractions.val=0"], "needs validation rows"),
         (["tune=probe"], "model/fusion=projector would stay untrained"),
         (["model.pair=a/b"], "model.pair: does not go with task=generation"),
     ],
