@@ -8,10 +8,12 @@ from typing import Any
 
 import torch
 
-from mmft.batch import Batch
+from mmft.batch import IMAGE_PLACE, Batch, Conversation, Turn
+from mmft.data.conversations import conversation_of
 from mmft.errors import UserError
 from mmft.models.generative_model import GenerativeModel
 from mmft.models.inference import full_precision
+from mmft.models.prompt_tokenizer import IMAGE, TEXT
 from mmft.runs.saved_model import SavedModel
 from mmft.tasks.answer_texts import cut
 
@@ -44,7 +46,7 @@ def answer(
     model: Any = saved.model
     if batch is not None and batch.bad:
         raise UserError(f"image: {batch.bad[0].reason}")
-    ids = torch.tensor([model.text_encoder.tokenizer.conversation(messages)])
+    ids = torch.tensor([_prompt(saved, messages)])
     _check_length(model, ids.shape[1] - 1)
     yes = torch.tensor([True])
     nothing = Batch(None, None, None, image_present=~yes, text_present=yes, row=torch.zeros(1), weight=torch.ones(1))
@@ -52,6 +54,39 @@ def answer(
     exact = full_precision(saved.config.trainer.precision) == "64-true"
     model.to(device=device, dtype=torch.float64 if exact else torch.float32).eval()
     return _pieces(model.stream(asked.to(device)), model.text_encoder.tokenizer.decode, model.decoding.options.stop)
+
+
+def _prompt(saved: SavedModel, messages: Sequence[Mapping[str, str]]) -> list[int]:
+    """Token ids: what the user says stands in the run's prompt; the only turn is read as the text of a row."""
+    try:
+        turns = conversation_of(messages)
+    except ValueError as error:
+        raise UserError(f"messages: {error}") from None
+    if turns[-1].role == "assistant":
+        raise UserError("messages: the last turn is the assistant's, so there is nothing to answer. Leave it out")
+    config: Any = saved.config
+    prompt = config.task.prompt or TEXT
+    given: str | Conversation = turns[0].text
+    typed = any(IMAGE_PLACE in turn.text for turn in turns)
+    if len(turns) > 1 or typed or TEXT not in prompt or config.data.columns.messages is not None:
+        given = tuple(_in_prompt(turns, prompt, typed))
+    tokenizer: Any = saved.model.text_encoder.tokenizer
+    found = tokenizer([given])
+    if found["problems"]:
+        raise UserError(f"messages: {found['problems'][0]}")
+    ids: list[int] = found["input_ids"][0]
+    return ids
+
+
+def _in_prompt(turns: Conversation, prompt: str, typed: bool) -> Iterator[Turn]:
+    """The turns with the user's put into the prompt, if it has a place for texts; `typed`: one has the image's."""
+    place = "" if typed else IMAGE_PLACE
+    for turn in turns:
+        if turn.role != "user" or TEXT not in prompt:
+            yield turn
+            continue
+        yield turn._replace(text=prompt.replace(IMAGE, place).replace(TEXT, turn.text, 1))
+        place = ""
 
 
 def _check_length(model: Any, length: int) -> None:

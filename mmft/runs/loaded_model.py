@@ -143,7 +143,7 @@ class LoadedModel:
         """
         chat.check_task(self.saved)
         own = self.saved.config.data
-        config = replace(own, columns=replace(own.columns, text=None, id=None))
+        config = replace(own, columns=replace(own.columns, text=None, messages=None, id=None))
         split = whole(table_of([{own.columns.image: image}], config, Path(root)))
         batch = None if image is None else next(iter(self.batches(split, config)))
         pieces = chat.answer(self.saved, messages, batch, self.device)
@@ -153,11 +153,10 @@ class LoadedModel:
         """This `task=generation` model with other ways to write its answers: `model.decoding(num_beams=4)`.
 
         Args:
-            options: keys of `task` that `mmft predict` takes; those not given are as in this model, which shares its
-                weights with the one returned.
+            options: keys of `task` that `mmft predict` takes; others are as in this model, which shares its weights.
 
         Raises:
-            UserError: an option is unknown or wrong, or does not go with another, or the run has another task.
+            UserError: an option is wrong or does not go with another, or the run has another task.
         """
         return self._with(with_decoding(self.saved, options))
 

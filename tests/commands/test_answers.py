@@ -19,6 +19,8 @@ from mmft.commands.test import test as run_test
 from mmft.commands.train import train
 from mmft.config.compose import compose
 from mmft.errors import UserError
+from mmft.models.prompt_tokenizer import learned
+from mmft.runs import chat
 
 Folder = Callable[..., Path]
 SAMPLED = ["task.temperature=1.5", "task.top_k=50"]
@@ -192,6 +194,7 @@ def test_one_turn_is_answered_as_predicted(run: Run, shapes: Shapes, options: di
 
 
 def test_several_turns(run: Run) -> None:
+    """The last turn of each kind is asked as the run's rows are, behind the others."""
     model = mmft.load(run.path)
     tokenizer: Any = model.model.text_encoder.tokenizer
     turns = [
@@ -200,29 +203,33 @@ def test_several_turns(run: Run) -> None:
         {"role": "assistant", "content": "red disc"},
         {"role": "user", "content": "is it red"},
     ]
-    ids = tokenizer.conversation(turns)
-    assert ids.count(-1) == 1
+    ids = [token if token >= -1 else learned(token) for token in chat._prompt(model.saved, turns)]
     place = ids.index(-1)
     assert tokenizer.tokenizer.decode(ids[:place]).endswith("user: ")
-    shown = tokenizer.tokenizer.decode(ids[place + 1 :])
-    assert shown == (
+    assert tokenizer.tokenizer.decode(ids[place + 1 :]) == (
         "what is it here<|im_end|><|im_start|>assistant: red disc<|im_end|>"
         "<|im_start|>user: is it red here<|im_end|><|im_start|>assistant: "
     )
-    tagged = [*turns[:3], {"role": "user", "content": "is it <image> red"}]
-    ids = tokenizer.conversation(tagged)
-    assert tokenizer.tokenizer.decode(ids[: ids.index(-1)]).endswith("user: is it ")
-    assert isinstance(model.chat(turns, image=torch.zeros(3, 32, 32, dtype=torch.uint8)), str)
+    ids = chat._prompt(model.saved, [*turns[:3], {"role": "user", "content": "is it <image> red"}])
+    assert tokenizer.tokenizer.decode([token for token in ids[: ids.index(-1)] if token >= 0]).endswith("user: is it ")
+    image = torch.zeros(3, 32, 32, dtype=torch.uint8)
+    assert isinstance(model.chat(turns, image=image), str)
+    assert model.chat(turns[:2], image=image) == model.chat(turns[:2], image=image)
 
 
 @pytest.mark.parametrize(
     ("turns", "image", "expected"),
     [
-        ([], None, "messages: the last turn must be the user's"),
-        ([{"role": "assistant", "content": "a"}], None, "messages: the last turn must be the user's"),
-        ([{"content": "a"}], None, r"messages: \{'content': 'a'\} is no turn with a role and a content"),
-        (["a"], None, "messages: 'a' is no turn"),
-        ([{"role": "user", "content": "<image> <image>"}], None, "<image> is there more than once"),
+        ([], None, "messages: a conversation is a list of turns"),
+        ([{"role": "assistant", "content": "a"}], None, "messages: turn 1 is the assistant's where the user's"),
+        (
+            [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}],
+            None,
+            "messages: the last turn is the assistant's, so there is nothing to answer",
+        ),
+        ([{"content": "a"}], None, "messages: turn 1 has the role None"),
+        (["a"], None, "messages: turn 1 is 'a'"),
+        ([{"role": "user", "content": "<image> <image>"}], None, "messages: 2 places of an image"),
         ([{"role": "user", "content": "red"}], "gone.png", "image: .*no such file"),
         ([{"role": "user", "content": "red " * 200}], None, "messages: with .* positions. Leave out the first turns"),
     ],
