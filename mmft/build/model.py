@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -37,7 +38,8 @@ _PRETRAINED_LR = 5e-5
 def build_task(config: TaskConfig) -> Task:
     """The task; call its `fit` or `load_state` next."""
     if isinstance(config, DecodingConfig):
-        task: Task = registry.build(config, but=DecodingConfig, decoding=config)
+        decoding = DecodingConfig(**{f.name: getattr(config, f.name) for f in fields(DecodingConfig)})
+        task: Task = registry.build(config, but=DecodingConfig, decoding=decoding)
     else:
         task = registry.build(config)
     return task

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import fields
 from typing import Any
 
 from mmft import logs
-from mmft.config import registry
 from mmft.config.compose import Composed
 from mmft.config.paths import rebase
 from mmft.config.schema.data import DataConfig
@@ -39,7 +39,7 @@ def given_model(composed: Composed) -> LoadedModel:
 
 def _decoding(config: ClassifyConfig, nulls: Collection[str]) -> dict[str, Any]:
     """The keys of `task` that are typed."""
-    every = registry.arguments(config.task)
+    every = {f.name: getattr(config.task, f.name) for f in fields(config.task)}
     return {name: value for name, value in every.items() if value is not None or f"task.{name}" in nulls}
 
 

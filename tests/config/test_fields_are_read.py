@@ -29,7 +29,7 @@ from mmft.config.rules.files import UNREAD
 from mmft.config.schema.audit import AuditConfig
 from mmft.config.schema.model import ENCODERS
 from mmft.config.schema.root import COMMANDS
-from mmft.config.walk import sections
+from mmft.config.walk import is_group, sections
 from mmft.data.kept import KEPT
 
 # Code that handles configs as such, whatever their fields mean: all of mmft/config, which only checks them,
@@ -43,7 +43,7 @@ def schemas(root: type, path: str = "") -> Iterator[type]:
     yield root
     for name, inner in sections(root).items():
         below = f"{path}/{name}".strip("/")
-        options = [o.schema for o in registry.options(below).values()]
+        options = [o.schema for o in registry.options(below).values()] if is_group(inner) else []
         for schema in options or [inner]:
             yield from schemas(schema, below)
 

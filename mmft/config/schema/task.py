@@ -283,7 +283,7 @@ class GenerationConfig(DecodingConfig, TaskConfig):
     (`"task.prompt='{text} Answer briefly.'"`); null: the row's text alone. The image stands in front of it, or where
     `{image}` is (`"task.prompt='{text} Look: {image}'"`)."""
     chat_template: Literal["auto", "none"] = "auto"
-    """`auto`: the prompt is the user's turn in the chat template of the language model, if any; `none`: it stays as is."""
+    """`auto`: the prompt is the user's turn in the language model's chat template, if any; `none`: it stays."""
     references: Literal["first", "random"] = "first"
     """Which of a row's several answers (a list, or a JSON list of texts) is learned: the first, or one drawn anew in
     each epoch. Metrics compare with all of them, `val/loss` and `perplexity` with the first."""
