@@ -133,7 +133,8 @@ def _keys(root: type, title: str) -> Iterator[str]:
     yield title
     for (key, entry), names in shown.items():
         group = key.rpartition(".")[0].replace(".", "/")
-        only = "" if len(names) == len(options(group) or names) else f" ({group}={' '.join(map(str, names))} only)"
+        every = None in names or len(names) == len(options(group) or names)
+        only = "" if every else f" ({group}={' '.join(map(str, names))} only)"
         yield textwrap.fill(f"{key}{only}", _WIDTH, initial_indent="  ", subsequent_indent=" " * 4)
         yield entry
 
