@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mmft.batch import Batch, Encoded, Fused, Outputs, Widths
+from mmft.batch import Batch, Encoded, Fused, Outputs, Widths, padded_length
 from mmft.models.fusion.projector import Projector
 from mmft.models.generating import generate
 from mmft.models.image_encoder import ImageEncoder
@@ -25,12 +25,12 @@ from mmft.models.vision_language_model import StandIn, VisionLanguageModel, pres
 
 
 class Sequences(NamedTuple):
-    """Rows as the language model reads them, padded on the right."""
+    """Rows as the language model reads them, padded on the right up to the longest of them."""
 
     embedded: Tensor  # (B, S, D)
     mask: Tensor  # (B, S) bool, True = real token
     prompt_length: Tensor  # (B,) int64, tokens of prompt and image, at least one
-    order: Tensor  # (B, S) int64, see `Layout`
+    order: Tensor  # (B, L + M + A) int64, see `Layout`
 
 
 class GenerativeModel(VisionLanguageModel):
@@ -45,6 +45,7 @@ class GenerativeModel(VisionLanguageModel):
 
     Attributes:
         max_new_tokens: longest generated text.
+        label_smoothing: of the answer tokens, in training.
         image_tokens: M.
     """
 
@@ -56,6 +57,7 @@ class GenerativeModel(VisionLanguageModel):
         self.missing_image = StandIn(Widths(fusion.width, image_encoder.widths.pooled), "tokens")
         del self.missing_text
         self.max_new_tokens = 1
+        self.label_smoothing = 0.0
         side = image_encoder.image_size
         with evaluated(image_encoder, fusion), torch.no_grad():
             blank = image_encoder(torch.zeros(1, 3, side, side, dtype=torch.uint8))
@@ -65,6 +67,7 @@ class GenerativeModel(VisionLanguageModel):
         """Log-probabilities of the answer tokens (B, A), 0 for padding; in eval mode generates texts, too.
 
         Behind them are those of the prompt's tokens (B, L), 0 for what is not learned, if any row learns some.
+        In training they are smoothed by `label_smoothing`.
         """
         image = self.project_image(batch)
         outputs = Outputs(self._answer_log_probs(batch, image), image.pooled, image.pooled.new_zeros(len(batch), 0))
@@ -106,7 +109,8 @@ class GenerativeModel(VisionLanguageModel):
         known = tokens >= 0
         row, at = known.nonzero(as_tuple=True)  # (T,) each
         predicting = hidden[row, places[row, at] - 1]  # (T, D)
-        found = self.text_encoder.log_probs(predicting, tokens[known])
+        smoothing = self.label_smoothing if self.training else 0.0
+        found = self.text_encoder.log_probs(predicting, tokens[known], smoothing)
         return found.new_zeros(known.shape).masked_scatter(known, found)
 
     def _joined(self, batch: Batch, image: Encoded, answer: Tensor | None) -> Sequences:
@@ -117,8 +121,17 @@ class GenerativeModel(VisionLanguageModel):
         embed = self.text_encoder.embed
         prompt = embed(ids.clamp_min(0))
         tokens = torch.cat([prompt, image.tokens.to(prompt.dtype), embed(answer.clamp_min(0))], dim=1)
-        embedded = tokens.gather(1, laid.order[..., None].expand_as(tokens))
-        return Sequences(embedded, laid.mask, laid.prompt_length, laid.order)
+        size = padded_length(int(laid.mask.sum(1).max()), laid.mask.shape[1])  # of the longest row
+        order = laid.order[:, :size, None].expand(-1, -1, tokens.shape[2])
+        return Sequences(tokens.gather(1, order), laid.mask[:, :size], laid.prompt_length, laid.order)
+
+    def sequence_lengths(self, batch: Batch) -> Tensor:
+        """(B,) int64 tokens of prompt, image and answer of each row."""
+        ids, mask = self._prompts(batch)
+        marks = (ids == IMAGE_MARK) & mask
+        of_image = torch.where(batch.image_present, self.image_tokens, 1)  # a stand-in is one token
+        lengths = (mask & ~marks).sum(1) + of_image * marks.any(1)
+        return lengths if batch.target is None else lengths + (batch.target >= 0).sum(1)
 
     def _prompts(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Ids (B, L) and mask (B, L) of the prompts."""

@@ -45,6 +45,8 @@ class Generation(GenerativeTask):
         max_new_tokens: longest text to generate; None for the same.
         normalise: `tokens` or `rows`.
         metrics: of `TextMetrics`; the first is the monitor.
+        label_smoothing: of the training loss; perplexity, scores and the loss of other splits are without it.
+        packing: as in `GenerativeTask`.
     """
 
     facts = GenerationConfig
@@ -60,6 +62,8 @@ class Generation(GenerativeTask):
         max_new_tokens: int | None = None,
         normalise: str = "tokens",
         metrics: Sequence[str] = ("exact_match", "token_f1"),
+        label_smoothing: float = 0.0,
+        packing: bool = False,
     ) -> None:
         self._prompt, self._chat_template = prompt, chat_template
         self._draws = references == "random"
@@ -67,6 +71,7 @@ class Generation(GenerativeTask):
         self._max_new_tokens = max_new_tokens or max_answer_tokens
         self._by_rows = normalise == "rows"
         self._metrics = list(metrics)
+        self.label_smoothing, self.packing = label_smoothing, packing
         self.monitor = self._metrics[0]
         self._tokenizer: PromptTokenizer | None = None
 

@@ -11,7 +11,15 @@ from mmft.tasks.base import Task
 
 
 class GenerativeTask(Task):
-    """A task whose targets and answers are tokens of a language model, which it learns from `start_generation`."""
+    """A task whose targets and answers are tokens of a language model, which it learns from `start_generation`.
+
+    Attributes:
+        label_smoothing: share of the target that is spread evenly over the vocabulary, in training.
+        packing: whether the model reads several rows in one sequence.
+    """
+
+    label_smoothing: float
+    packing: bool
 
     @property
     @abstractmethod

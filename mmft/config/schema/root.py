@@ -126,7 +126,7 @@ DataReading = _nullable(ReadingConfig, "DataReading", _DOC, nested={}, drop=set(
 _NESTED = {"columns": DataColumns, "reading": DataReading}
 _OF_TRAINING = {
     *("train", "val", "fractions", "folds", "fold"),
-    *("sampler", "micro_batch_size", "overfit", "picture_memory", "augment", "drawing", "subset"),
+    *("sampler", "micro_batch_size", "micro_batch_tokens", "overfit", "picture_memory", "augment", "drawing", "subset"),
 }
 TestData = _nullable(DataConfig, "TestData", _DOC, nested=_NESTED, drop=_OF_TRAINING)
 RunData = _nullable(DataConfig, "RunData", _DOC, nested=_NESTED, drop={*_OF_TRAINING, "test"})

@@ -282,8 +282,7 @@ class GenerationConfig(TaskConfig):
     (`"task.prompt='{text} Answer briefly.'"`); null: the row's text alone. The image stands in front of it, or where
     `{image}` is (`"task.prompt='{text} Look: {image}'"`)."""
     chat_template: Literal["auto", "none"] = "auto"
-    """`auto`: the prompt is the user's turn in the language model's chat template, if it has one; `none`: the prompt
-    as it is."""
+    """`auto`: the prompt is the user's turn in the model's chat template, if it has one; `none`: the prompt alone."""
     references: Literal["first", "random"] = "first"
     """Which of a row's several answers (a list, or a JSON list of texts) is learned: the first, or one drawn anew in
     each epoch. Metrics compare with all of them, `val/loss` and `perplexity` with the first."""
@@ -292,9 +291,12 @@ class GenerationConfig(TaskConfig):
     max_new_tokens: int | None = field(None, ge=1)
     """Longest answer to generate, in tokens; null: as `max_answer_tokens`."""
     normalise: Literal["tokens", "rows"] = "tokens"
-    """The loss of a batch: its mean over all answer tokens, or over rows the mean of each row's tokens, so that long
-    answers count as much as short ones."""
+    """The loss is the mean over all answer tokens, or over rows the mean of each row's, for which all rows count alike."""
     metrics: list[str] = field(factory=lambda: ["exact_match", "token_f1"])
     """How generated texts are compared with the answers, beside `perplexity`: `exact_match` and `token_f1` as in SQuAD,
     `vqa_accuracy`, `anls` (DocVQA), `rouge_l`, `bleu`, `chrf`, `cider` (captions). The first selects the best
     checkpoint."""
+    label_smoothing: float = field(0.0, ge=0, lt=1)
+    """Share of each answer token's target that is spread evenly over the vocabulary, in the training loss alone."""
+    packing: bool = False
+    """Read several rows in one sequence, without padding: the same loss and gradients, faster with mixed lengths."""
