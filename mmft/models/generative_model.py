@@ -8,6 +8,8 @@ D width of the language model.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -58,6 +60,7 @@ class GenerativeModel(VisionLanguageModel):
         del self.missing_text
         self.max_new_tokens = 1
         self.label_smoothing = 0.0
+        self._given_prompts: Tensor | None = None
         side = image_encoder.image_size
         with evaluated(image_encoder, fusion), torch.no_grad():
             blank = image_encoder(torch.zeros(1, 3, side, side, dtype=torch.uint8))
@@ -70,12 +73,29 @@ class GenerativeModel(VisionLanguageModel):
         In training they are smoothed by `label_smoothing`.
         """
         image = self.project_image(batch)
-        outputs = Outputs(self._answer_log_probs(batch, image), image.pooled, image.pooled.new_zeros(len(batch), 0))
+        outputs = self._scored(batch, image)
         if self.training:
             return outputs
         prompts = self._joined(batch, image, None)
         found = generate(self.text_encoder, prompts.embedded, prompts.mask, self.max_new_tokens)
         return outputs._replace(generated=found.tokens, generated_log_probs=found.log_probs)
+
+    def score(self, batch: Batch) -> Outputs:
+        """`forward` without generating texts."""
+        return self._scored(batch, self.project_image(batch))
+
+    def embed_text(self, batch: Batch) -> Tensor:
+        """(B, L, D) embeddings of the prompts' tokens."""
+        return self.text_encoder.embed(self._prompts(batch)[0].clamp_min(0))
+
+    @contextmanager
+    def reading(self, embedded: Tensor) -> Iterator[None]:
+        """Context in which prompts are read as these embeddings (B, L, D); images and answers as they are."""
+        self._given_prompts = embedded
+        try:
+            yield
+        finally:
+            self._given_prompts = None
 
     def fuse(self, batch: Batch) -> Fused:
         """The hidden state (B, D) at the end of prompt and image."""
@@ -95,6 +115,10 @@ class GenerativeModel(VisionLanguageModel):
             encoded = Encoded(tokens, tokens.new_ones(tokens.shape[:2], dtype=torch.bool), encoded.pooled)
         filled: Encoded = self.missing_image(encoded, batch.image_present, rows)
         return filled
+
+    def _scored(self, batch: Batch, image: Encoded) -> Outputs:
+        """Outputs without texts."""
+        return Outputs(self._answer_log_probs(batch, image), image.pooled, image.pooled.new_zeros(len(batch), 0))
 
     def _answer_log_probs(self, batch: Batch, image: Encoded) -> Tensor:
         """(B, A) or (B, A + L), see `forward`; (B, 0) without targets."""
@@ -119,7 +143,7 @@ class GenerativeModel(VisionLanguageModel):
         answer = ids.new_empty(len(ids), 0) if answer is None else answer
         laid = lay_out(ids, mask, image.mask, answer >= 0)
         embed = self.text_encoder.embed
-        prompt = embed(ids.clamp_min(0))
+        prompt = embed(ids.clamp_min(0)) if self._given_prompts is None else self._given_prompts
         tokens = torch.cat([prompt, image.tokens.to(prompt.dtype), embed(answer.clamp_min(0))], dim=1)
         size = padded_length(int(laid.mask.sum(1).max()), laid.mask.shape[1])  # of the longest row
         order = laid.order[:, :size, None].expand(-1, -1, tokens.shape[2])

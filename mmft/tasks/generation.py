@@ -6,6 +6,7 @@ Legend: B batch, A answer tokens, T generated tokens.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -211,9 +212,19 @@ class Generation(GenerativeTask):
         texts = self._texts(outputs.generated)
         return [{"prediction": text, "score": score} for text, score in zip(texts, scores, strict=True)]
 
-    def subjects(self, outputs: Outputs, name: str | None) -> list[Subject]:  # noqa: ARG002 - none
-        """None yet."""
-        return []
+    def to_explain(self, batch: Batch, outputs: Outputs, answer: Any) -> tuple[Batch, Outputs]:
+        """The answer is also what was generated, (1, A) both."""
+        try:
+            target = torch.tensor([self.tokenizer.answer(self.label_names(answer)[0])], device=batch.row.device)
+        except ValueError:
+            assert outputs.generated is not None
+            target = outputs.generated
+        return replace(batch, target=target), outputs._replace(generated=target)
+
+    def subjects(self, outputs: Outputs, name: str | None) -> list[Subject]:  # noqa: ARG002 - see `to_explain`
+        """The log-probability of the answer, in nats."""
+        assert outputs.generated is not None
+        return [Subject(self._texts(outputs.generated)[0], lambda outputs: outputs.logits.sum(1))]
 
     def state(self) -> dict[str, Any]:
         """Nothing is fitted: prompt and lengths are in the config."""

@@ -6,6 +6,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from mmft.batch import Batch, Outputs
 from mmft.models.prompt_tokenizer import PromptTokenizer
 from mmft.tasks.base import Task
 
@@ -53,6 +54,16 @@ class GenerativeTask(Task):
     @abstractmethod
     def max_new_tokens(self) -> int:
         """Tokens of the longest text to write."""
+
+    @abstractmethod
+    def to_explain(self, batch: Batch, outputs: Outputs, answer: Any) -> tuple[Batch, Outputs]:
+        """A row with the answer that is explained as its target, and its outputs as `subjects` needs them.
+
+        Args:
+            batch: the row.
+            outputs: of the model, with a generated text.
+            answer: a text or the table's value; the generated text is explained if it is no answer.
+        """
 
     @abstractmethod
     def start_generation(self, tokenizer: Any) -> PromptTokenizer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from runs import QUICK, Run, killed_run, of_one_and_two_ranks, resumed, same_wei
 import mmft
 from mmft.commands.check import check
 from mmft.commands.embed import embed
+from mmft.commands.explain import explain
 from mmft.commands.export import export
 from mmft.commands.predict import predict
 from mmft.commands.test import test as run_test
@@ -185,9 +187,28 @@ def test_what_each_modality_adds(run: Run, capsys: pytest.CaptureFixture[str]) -
         assert float(found[f"{change}/loss"]) > 0
 
 
-def test_texts_cannot_be_explained_yet(run: Run) -> None:
-    with pytest.raises(UserError, match=r"mmft explain cannot explain generated texts yet \(task=generation\)"):
-        mmft.load(run.path).explain([{"image": None, "text": "red"}])
+def test_an_answer_is_explained_by_image_and_words(run: Run, rows: Path, shapes: Shapes, tmp_path: Path) -> None:
+    """The row's label is, or the text that is generated, or one that is named; their parts add up."""
+    frame = pd.read_csv(rows).dropna(subset=["image", "text"]).tail(1)
+    given = {"image": frame["image"].item(), "text": frame["text"].item()}
+    model = mmft.load(run.path)
+    (answer,) = model.predict([given], root=shapes.rows.parent)
+    (written,) = model.explain([given], root=shapes.rows.parent)
+    (named,) = model.explain([given], root=shapes.rows.parent, label="blue disc")
+    assert written.numbers()["explained"] == answer["prediction"]
+    assert named.name == "blue disc"
+    for one in (written, named):
+        found = one.numbers()
+        assert [word["text"] for word in found["words"]] == given["text"].split()
+        parts = found["image"] + sum(word["weight"] for word in found["words"])
+        assert found["value"] - found["baseline"] - found["missed"] == pytest.approx(parts, abs=1e-6)
+        assert found["value"] < 0
+        assert any(word["weight"] for word in found["words"])
+    typed = [f"run={run.path}", f"data.path={rows}", f"data.root={shapes.rows.parent}", f"out={tmp_path / 'out'}"]
+    assert explain(compose("explain", [*typed, f"rows=[{frame.index[0]}]"])) == 0
+    of_label = json.loads((tmp_path / "out" / f"row{frame.index[0]}.json").read_text())
+    assert of_label["explained"] == frame["label"].item()
+    assert (tmp_path / "out" / f"row{frame.index[0]}.png").is_file()
 
 
 def test_check(typed: list[str], capsys: pytest.CaptureFixture[str]) -> None:
