@@ -103,9 +103,9 @@ class Generation(GenerativeTask):
         return self._tokenizer
 
     @property
-    def closing_report(self) -> Literal["modalities", "embeddings", "none"]:
-        """None: no linear head writes texts."""
-        return "none"
+    def closing_report(self) -> Literal["modalities", "embeddings", "perplexity", "none"]:
+        """Perplexity: no linear head writes texts."""
+        return "perplexity"
 
     def fit(self, labels: Sequence[Any]) -> None:
         """Checks that there are answers."""
@@ -186,7 +186,11 @@ class Generation(GenerativeTask):
         assert outputs.generated is not None
         references = batch.references or [[text] for text in self._texts(batch.target)]
         metrics["texts"].update(self._texts(outputs.generated), references)
-        metrics["perplexity"].update(outputs.logits.double().sum(1), _tokens(batch))
+        metrics["perplexity"].update(*self.learned(outputs, batch))
+
+    def learned(self, outputs: Outputs, batch: Batch) -> tuple[Tensor, Tensor]:
+        """(B,) float64 the sum of the log-probabilities of each row's learned tokens, and (B,) their number."""
+        return outputs.logits.double().sum(1), _tokens(batch)
 
     def scalars(self, metrics: MetricCollection) -> dict[str, float]:
         """One number each."""

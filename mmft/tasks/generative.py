@@ -6,6 +6,8 @@ from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from torch import Tensor
+
 from mmft.batch import Batch, Outputs
 from mmft.models.prompt_tokenizer import PromptTokenizer
 from mmft.tasks.base import Task
@@ -54,6 +56,10 @@ class GenerativeTask(Task):
     @abstractmethod
     def max_new_tokens(self) -> int:
         """Tokens of the longest text to write."""
+
+    @abstractmethod
+    def learned(self, outputs: Outputs, batch: Batch) -> tuple[Tensor, Tensor]:
+        """(B,) float64 the sum of the log-probabilities of each row's answer tokens, and (B,) their number."""
 
     @abstractmethod
     def to_explain(self, batch: Batch, outputs: Outputs, answer: Any) -> tuple[Batch, Outputs]:

@@ -187,6 +187,19 @@ def test_what_each_modality_adds(run: Run, capsys: pytest.CaptureFixture[str]) -
         assert float(found[f"{change}/loss"]) > 0
 
 
+def test_the_closing_report_is_the_perplexity_of_the_answers(typed: list[str], run: Run, tmp_path: Path) -> None:
+    report = ["modality_report=true", "trainer.max_epochs=1"]
+    assert train(compose("train", [*typed, *report]), tmp_path / "run") == 0
+    summary = Run(tmp_path / "run").summary
+    found = summary["perplexity"]
+    assert set(found) == {"both", "image_shuffled", "image_only", "text_shuffled", "text_only"}
+    assert found["both"] == pytest.approx(summary["test"]["perplexity"], rel=1e-5)
+    assert len(set(found.values())) == 5
+    told = (tmp_path / "run" / "train.log").read_text()
+    assert f"test perplexity of the answers: {found['both']:.2f}, images shuffled between rows " in told
+    assert "perplexity" not in run.summary  # modality_report=false
+
+
 def test_an_answer_is_explained_by_image_and_words(run: Run, rows: Path, shapes: Shapes, tmp_path: Path) -> None:
     """The row's label is, or the text that is generated, or one that is named; their parts add up."""
     frame = pd.read_csv(rows).dropna(subset=["image", "text"]).tail(1)

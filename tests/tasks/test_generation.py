@@ -137,7 +137,6 @@ def test_the_score_is_the_mean_log_probability(task: Generation) -> None:
         (["tune/text_encoder=prefix"], "tune.text_encoder: prefix does not go with task=generation yet"),
         (["model.auxiliary.alignment=kl"], "does not go with task=generation, which reads tokens"),
         (["model.auxiliary.distillation_weight=1"], "does not go with task=generation, which reads tokens"),
-        (["modality_report=true"], "modality_report: true does not go with task=generation yet"),
         (["data.augment.token_dropout=0.1"], "would change the prompt around the text"),
         (["data.subset.rows=20"], "data.subset: does not go with task=generation yet"),
         (["data.augment.mixup=0.2"], "it does not go with task=generation"),

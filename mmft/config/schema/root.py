@@ -53,8 +53,8 @@ class TrainConfig:
     """Modules or files with your own options (docs/extend.md). They are imported, which needs --allow-code."""
     modality_report: bool | None = None
     """After the test, report what text alone and image alone achieve, by a linear head on each encoder's features (for
-    pairs: by nearest neighbours and a linear probe on the embeddings); null: true, except in a sweep, where the pass
-    over the training rows would take too long."""
+    pairs: by nearest neighbours and a linear probe on the embeddings; for generated texts: the perplexity of the
+    answers with images and texts shuffled or left out); null: true, except in a sweep, where it would take too long."""
     paths: ModelPathsConfig = field(factory=ModelPathsConfig)
     """Where things are written."""
     cache: TrainingCacheConfig = field(factory=TrainingCacheConfig)
