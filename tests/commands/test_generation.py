@@ -28,6 +28,7 @@ from mmft.errors import UserError
 from mmft.runs.saved_model import load_model
 
 Folder = Callable[..., Path]
+PACKED = ["task.packing=true", "data.micro_batch_tokens=200", "task.label_smoothing=0.1"]
 
 
 @pytest.fixture(scope="module")
@@ -126,9 +127,22 @@ def test_a_killed_run_resumes_bit_for_bit(typed: list[str], run: Run, tmp_path: 
     assert again.summary["test"] == run.summary["test"]
 
 
+def test_a_killed_run_that_packs_rows_resumes_bit_for_bit(typed: list[str], run: Run, tmp_path: Path) -> None:
+    more = [*typed, *PACKED, "checkpoint.every_steps=1"]
+    assert train(compose("train", more), tmp_path / "whole") == 0
+    killed_run(more, tmp_path / "killed", 3, "after")
+    again, whole = resumed(more, tmp_path / "killed"), Run(tmp_path / "whole")
+    assert again.summary["resumed_from"] == [3]
+    assert same_weights(again, whole)
+    assert again.summary["test"] == whole.summary["test"]
+    assert not same_weights(whole, run)  # smoothed labels
+    assert whole.summary["test"]["loss"] == pytest.approx(run.summary["test"]["loss"], rel=0.05)
+
+
 @pytest.mark.slow
-def test_two_ranks_train_and_test_as_one(typed: list[str], tmp_path: Path) -> None:
-    one, two = of_one_and_two_ranks([*typed, "cache=never"], "ddp", tmp_path)
+@pytest.mark.parametrize("more", [[], [*PACKED, "model.dropout=0"]], ids=["padded", "packed"])
+def test_two_ranks_train_and_test_as_one(typed: list[str], more: list[str], tmp_path: Path) -> None:
+    one, two = of_one_and_two_ranks([*typed, "cache=never", *more], "ddp", tmp_path)
     assert two.summary["test"] == pytest.approx(one.summary["test"], rel=1e-5)
     for name, value in one.model_state.items():
         torch.testing.assert_close(two.model_state[name], value, atol=1e-5, rtol=1e-4)
