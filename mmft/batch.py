@@ -8,7 +8,7 @@ of 8), N image tokens, D width, C classes. Every mask is True where there is rea
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from hashlib import blake2b
 from typing import Any, NamedTuple
@@ -143,6 +143,8 @@ class Candidates(NamedTuple):
 
 
 _NO_TENSORS = ("references", "bad")  # fields of `Batch`
+RowsAtOnce = int | Sequence[int] | None
+"""Rows of a micro-batch: at most so many, or how many the first one has, the second one, ...; None for all."""
 
 
 @dataclass(slots=True)
@@ -193,19 +195,27 @@ class Batch:
         """Returns the batch in page-locked memory. Called by `DataLoader`."""
         return self._map(lambda t: t.pin_memory())
 
-    def split(self, size: int | None) -> Iterator[Batch]:
-        """Yields micro-batches of at most `size` rows as views, in order; None yields the batch itself.
+    def take(self, rows: Tensor) -> Batch:
+        """The batch with these rows alone, in this order; `rows` (R,) are places in it."""
+        references = tuple(self.references[row] for row in rows.tolist()) if self.references else ()
+        return replace(self._map(lambda t: t[rows]), references=references)
+
+    def split(self, size: RowsAtOnce) -> Iterator[Batch]:
+        """Yields micro-batches as views, in order.
 
         All keep the padded length of the whole batch, so a row's features do not depend on its micro-batch. An empty
         batch yields nothing.
         """
-        if size is None or size >= len(self):
+        if size is None or size == [len(self)] or (isinstance(size, int) and size >= len(self)):
             if len(self):
                 yield self
             return
-        for start in range(0, len(self), size):
-            part = self._map(lambda t, s=start: t[s : s + size])
-            yield replace(part, references=self.references[start : start + size], bad=())
+        sizes = [size] * -(-len(self) // size) if isinstance(size, int) else size
+        start = 0
+        for rows in sizes:
+            part = self._map(lambda t, s=start, n=rows: t[s : s + n])
+            yield replace(part, references=self.references[start : start + rows], bad=())
+            start += rows
 
 
 MULTIPLE = 8

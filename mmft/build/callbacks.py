@@ -112,7 +112,7 @@ def build_callbacks(
         LayerFreezing(joins),
         LearningRateWarmup(registry.build(config.schedule), data.plan.total, own_warmups(plan, joins)),
         *_validation_sample(data, task, config.seed),
-        GradientAccumulation(config.data.micro_batch_size, data.plan.batch_sizes),
+        GradientAccumulation(config.data.micro_batch_size, data.plan.batch_sizes, config.data.micro_batch_tokens),
         *_early_stopping(config.callbacks.early_stopping, monitor, minimised),
         *([LoRA8bit(folder)] if {"lora_8bit", "lora_4bit"} & set(plan.methods.values()) else []),
         *_weight_averaging(config.callbacks.ema),

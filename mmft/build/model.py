@@ -106,13 +106,17 @@ def prepare_generation(model: VisionLanguageModel, task: Task) -> VisionLanguage
     """Gives the model of a task that generates its prompt, and the task the model's tokenizer; returns the model.
 
     Raises:
-        UserError: the model has too few positions, or its chat template or `task.pattern` cannot be applied.
+        UserError: the model has too few positions, cannot pack rows, or its chat template or `task.pattern` cannot be
+            applied.
     """
     if not isinstance(model, GenerativeModel) or not isinstance(task, GenerativeTask):
         return model
     text = model.text_encoder
     text.tokenizer = task.start_generation(text.tokenizer.tokenizer)
     model.decoding = task.decoding(text.head.out_features)
+    model.label_smoothing = task.label_smoothing
+    if task.packing:
+        text.start_packing()
     needed = model.image_tokens + text.max_length + task.longest_answer
     if needed > text.positions:
         raise UserError(

@@ -212,7 +212,7 @@ class _Check:
         if not len(batch):
             return
         module = build.build_module(config, model, task, plan, self.distillation)
-        module.micro_batch_size = micro
+        module.micro_batch_size, module.micro_batch_tokens = micro, config.data.micro_batch_tokens
         evaluated = longest_rows(data, config.data.batch_size if len(data.rows) > 1 else 1)
         cost = self._try(try_steps, module, batch, evaluated, device, config.trainer.precision)
         if cost is not None:

@@ -30,7 +30,7 @@ def explain(composed: Composed) -> int:
         UserError: there is no such run, row or label, or the table is unusable.
     """
     config: ExplainConfig = composed.config
-    model, data, split = model_and_rows(composed)
+    model, data, split = model_and_rows(composed, with_answers=True)
     check_label(model.saved.task, config.label)
     split = _chosen(split, config)
     folder = located(config.out)

@@ -102,7 +102,11 @@ def groups_of_earlier_splits(splits: Mapping[str, Split]) -> Iterator[tuple[str,
 
 
 def load_rows(
-    config: DataConfig, split: str | None, id_is_typed: bool = True, keep: Collection[str] | None = ()
+    config: DataConfig,
+    split: str | None,
+    id_is_typed: bool = True,
+    keep: Collection[str] | None = (),
+    with_labels: bool = False,
 ) -> Split:
     """The rows of `data.path` for `mmft test` or `mmft predict`.
 
@@ -113,14 +117,15 @@ def load_rows(
         id_is_typed: whether the user gave the id column. If it comes from the run, the table may lack it, and row
             numbers are used instead.
         keep: columns for `Table.kept`; None for all.
+        with_labels: whether the labels of all rows are read, too, if the table has them.
 
     Raises:
         UserError: no file is given, it is unusable, or it has no rows in `split`.
     """
     if config.path is None:
         raise UserError("data.path is null; give the file of the rows")
-    columns = inputs_only(config.columns) if split is None else config.columns
-    optional = () if split is None else ("split", "weight", "group")
+    columns = inputs_only(config.columns, with_labels) if split is None else config.columns
+    optional = ("label",) if split is None else ("split", "weight", "group")
     optional = optional if id_is_typed else (*optional, "id")
     table = open_table(config, "path", config.path, columns=columns, optional=optional, keep=keep)
     _tell_missing_ids(table)
@@ -153,9 +158,10 @@ def _tell_missing_ids(table: Table) -> None:
         log.info("%s has no column %s, the run's ids: row numbers are used instead", table.where, table.columns.id)
 
 
-def inputs_only(columns: ColumnsConfig) -> ColumnsConfig:
+def inputs_only(columns: ColumnsConfig, with_labels: bool = False) -> ColumnsConfig:
     """The columns needed for prediction: columns used only in training must not make a row bad."""
-    return replace(columns, label=None, split=None, weight=None, group=None)
+    label = columns.label if with_labels else None
+    return replace(columns, label=label, split=None, weight=None, group=None)
 
 
 def open_table(

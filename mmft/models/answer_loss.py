@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from mmft.models.precision import at_least_float32
 
-_LOGITS = 2**24  # computed at once: 64 MiB in float32
+_LOGITS = 2**23  # computed at once: 32 MiB in float32
 
 
 class _Form(NamedTuple):
@@ -55,7 +55,7 @@ def answer_log_probs(
         weight: (V, D) of the head.
         bias: (V,) of the head.
         targets: (T,) int64.
-        chunk: rows at once; None for what fits into 64 MiB.
+        chunk: rows at once; None for what fits into 32 MiB.
         smoothing: of the targets, from 0 to 1.
         scale: the logits are multiplied by it (Cohere's `logit_scale`, one over Granite's `logits_scaling`).
         soft_cap: then x becomes soft_cap tanh(x / soft_cap) (Gemma 2's `final_logit_softcapping`).

@@ -13,10 +13,10 @@ Legend: H W image height and width, L text tokens, D width, S points of the line
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -86,13 +86,10 @@ class _Line:
             colour = torch.tensor(baseline.colour, dtype=like.dtype, device=self.device).view(1, 3, 1, 1)
             self.image = colour.expand_as(image), image
         if bool(batch.text_present.all()) and batch.input_ids is not None:
-            self.text = self._embedded(baseline.input_ids[None].to(self.device)), self._embedded(batch.input_ids)
+            nothing = replace(batch, input_ids=baseline.input_ids[None].to(self.device))
+            with torch.no_grad():
+                self.text = model.embed_text(nothing), model.embed_text(batch)
         self.gradients: dict[str, Tensor] = {}
-
-    def _embedded(self, ids: Tensor) -> Tensor:
-        with torch.no_grad():
-            found: Tensor = _embeddings(self.model)(ids)
-        return found
 
     def walk(self, places: Tensor, shares: Tensor, value: Value) -> Tensor:
         """Accumulates the weighted gradients at `places` (S,) in [0, 1]; returns the values there, (S,) float64."""
@@ -102,8 +99,9 @@ class _Line:
                 start, end = ends
                 at = places.to(device=self.device, dtype=end.dtype).view(-1, *[1] * (end.ndim - 1))
                 made[name] = (start + at * (end - start)).requires_grad_()
-        with torch.enable_grad(), _given(self.model, made.get("text")):
-            outputs: Outputs = self.model(self._repeated(len(places), made.get("image")))
+        text = made.get("text")
+        with torch.enable_grad(), nullcontext() if text is None else self.model.reading(text):
+            outputs = self.model.score(self._repeated(len(places), made.get("image")))
             values = value(outputs._replace(logits=outputs.logits.double()))  # (S,)
         found = torch.autograd.grad((values * shares.to(values)).sum(), list(made.values()))
         for name, gradient in zip(made, found, strict=True):
@@ -125,22 +123,3 @@ class _Line:
         if self.text is None:
             return None
         return (self.gradients["text"] * (self.text[1] - self.text[0])[0].double()).sum(-1).cpu()
-
-
-def _embeddings(model: VisionLanguageModel) -> torch.nn.Module:
-    backbone: Any = model.text_encoder.backbone
-    module: torch.nn.Module = backbone.get_input_embeddings()
-    return module
-
-
-@contextmanager
-def _given(model: VisionLanguageModel, embedded: Tensor | None) -> Iterator[None]:
-    """Context in which the text encoder uses these token embeddings (S, L, D); None for its own."""
-    if embedded is None:
-        yield
-        return
-    handle = _embeddings(model).register_forward_hook(lambda *_: embedded)
-    try:
-        yield
-    finally:
-        handle.remove()

@@ -103,14 +103,18 @@ class Expression(Constraint):
         tokenizer: the model's, a fast one of transformers.
         vocabulary: V of the model, which may be larger than the tokenizer's.
         key: of the config, for messages.
+        end: what ends a text; None for the tokenizer's end-of-text token.
         prompt_length: as in `Constraint`.
 
     Raises:
         UserError: the package is missing, the tokenizer is not a fast one, or the pattern is wrong.
     """
 
-    def __init__(self, pattern: str, tokenizer: Any, vocabulary: int, key: str, prompt_length: int = 0) -> None:
-        super().__init__(tokenizer.eos_token_id, prompt_length)
+    def __init__(
+        self, pattern: str, tokenizer: Any, vocabulary: int, key: str, end: int | None = None, prompt_length: int = 0
+    ) -> None:
+        end = tokenizer.eos_token_id if end is None else end
+        super().__init__(end, prompt_length)
         if importlib.util.find_spec("llguidance") is None:
             raise UserError(f"{key} needs llguidance, which is not installed. Type: pip install 'mmft[constrained]'")
         from llguidance import LLMatcher
@@ -119,7 +123,7 @@ class Expression(Constraint):
         if not tokenizer.is_fast:
             raise UserError(f"{key} needs a fast tokenizer (a file tokenizer.json), which this model does not have")
         grammar = LLMatcher.grammar_from_regex(f" ?(?:{pattern})")
-        tokens = from_tokenizer(tokenizer, n_vocab=vocabulary)
+        tokens = from_tokenizer(tokenizer, n_vocab=vocabulary, eos_token=end)
         if message := LLMatcher.validate_grammar(grammar, tokens):
             raise UserError(
                 f"{key}={pattern} cannot be generated: {_reason(message)}. The whole text is matched; look-around, "

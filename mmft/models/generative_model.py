@@ -9,13 +9,14 @@ D width of the language model.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from mmft.batch import Batch, Encoded, Fused, Outputs, Widths
+from mmft.batch import Batch, Encoded, Fused, Outputs, Widths, padded_length
 from mmft.config.schema.decoding import DecodingConfig
 from mmft.models.answer_scores import answer_scores, padded
 from mmft.models.decoding import Decoding
@@ -32,7 +33,7 @@ _CACHED = 16_384  # tokens of prompts in memory at once, when the answers of a l
 
 
 class Sequences(NamedTuple):
-    """Rows as the language model reads them, padded on the right."""
+    """Rows as the language model reads them, padded on the right up to the longest of them."""
 
     embedded: Tensor  # (B, S, D)
     mask: Tensor  # (B, S) bool, True = real token
@@ -53,6 +54,7 @@ class GenerativeModel(VisionLanguageModel):
     Attributes:
         decoding: how texts are written.
         written_rows: numbers of the rows that texts are written for; None for all.
+        label_smoothing: of the answer tokens, in training.
         image_tokens: M.
     """
 
@@ -65,6 +67,8 @@ class GenerativeModel(VisionLanguageModel):
         del self.missing_text
         self.decoding = Decoding(DecodingConfig(max_new_tokens=1))
         self.written_rows: Tensor | None = None
+        self.label_smoothing = 0.0
+        self._given_prompts: Tensor | None = None
         side = image_encoder.image_size
         with evaluated(image_encoder, fusion), torch.no_grad():
             blank = image_encoder(torch.zeros(1, 3, side, side, dtype=torch.uint8))
@@ -73,10 +77,11 @@ class GenerativeModel(VisionLanguageModel):
     def forward(self, batch: Batch) -> Outputs:
         """Log-probabilities of the answer tokens (B, A), 0 for padding; in eval mode generates texts, too.
 
-        Behind them are those of the prompt's tokens (B, L), 0 for what is not learned, if any row learns some.
+        Behind them are those of the prompt's tokens (B, L), 0 for what is not learned, if any row learns some. In
+        training all are smoothed by `label_smoothing`.
         """
         image = self.project_image(batch)
-        outputs = Outputs(self._answer_log_probs(batch, image), image.pooled, image.pooled.new_zeros(len(batch), 0))
+        outputs = self._scored(batch, image)
         return outputs if self.training else self._with_answers(outputs, batch, image)
 
     @torch.no_grad()
@@ -84,6 +89,23 @@ class GenerativeModel(VisionLanguageModel):
         """The tokens of the text of a batch's only row, each as soon as it is written."""
         prompts = self._joined(batch, self.project_image(batch), None)
         return stream(self.text_encoder, prompts.embedded[0, : int(prompts.prompt_length[0])], self.decoding)
+
+    def score(self, batch: Batch) -> Outputs:
+        """`forward` without generating texts."""
+        return self._scored(batch, self.project_image(batch))
+
+    def embed_text(self, batch: Batch) -> Tensor:
+        """(B, L, D) embeddings of the prompts' tokens."""
+        return self.text_encoder.embed(self._prompts(batch)[0].clamp_min(0))
+
+    @contextmanager
+    def reading(self, embedded: Tensor) -> Iterator[None]:
+        """Context in which prompts are read as these embeddings (B, L, D); images and answers as they are."""
+        self._given_prompts = embedded
+        try:
+            yield
+        finally:
+            self._given_prompts = None
 
     def fuse(self, batch: Batch) -> Fused:
         """The hidden state (B, D) at the end of prompt and image."""
@@ -104,12 +126,16 @@ class GenerativeModel(VisionLanguageModel):
         filled: Encoded = self.missing_image(encoded, batch.image_present, rows)
         return filled
 
+    def _scored(self, batch: Batch, image: Encoded) -> Outputs:
+        """Outputs without texts."""
+        return Outputs(self._answer_log_probs(batch, image), image.pooled, image.pooled.new_zeros(len(batch), 0))
+
     def _with_answers(self, outputs: Outputs, batch: Batch, image: Encoded) -> Outputs:
         """Answers for the `written_rows`; the others have no tokens."""
         size, places = len(batch), torch.arange(len(batch), device=batch.row.device)
         if self.written_rows is not None:
             places = places[torch.isin(batch.row, self.written_rows.to(batch.row.device))]
-            batch, image = batch._map(lambda t: t[places]), Encoded(*(part[places] for part in image))
+            batch, image = batch.take(places), Encoded(*(part[places] for part in image))
         tokens, log_probs, scores = self._answers(batch, image)
 
         def placed(values: Tensor, empty: int) -> Tensor:
@@ -152,7 +178,8 @@ class GenerativeModel(VisionLanguageModel):
         known = tokens >= 0
         row, at = known.nonzero(as_tuple=True)  # (T,) each
         predicting = hidden[row, places[row, at] - 1]  # (T, D)
-        found = self.text_encoder.log_probs(predicting, tokens[known])
+        smoothing = self.label_smoothing if self.training else 0.0
+        found = self.text_encoder.log_probs(predicting, tokens[known], smoothing)
         return found.new_zeros(known.shape).masked_scatter(known, found)
 
     def _joined(self, batch: Batch, image: Encoded, answer: Tensor | None) -> Sequences:
@@ -161,10 +188,19 @@ class GenerativeModel(VisionLanguageModel):
         answer = ids.new_empty(len(ids), 0) if answer is None else answer
         laid = lay_out(ids, mask, image.mask, answer >= 0)
         embed = self.text_encoder.embed
-        prompt = embed(ids.clamp_min(0))
+        prompt = embed(ids.clamp_min(0)) if self._given_prompts is None else self._given_prompts
         tokens = torch.cat([prompt, image.tokens.to(prompt.dtype), embed(answer.clamp_min(0))], dim=1)
-        embedded = tokens.gather(1, laid.order[..., None].expand_as(tokens))
-        return Sequences(embedded, laid.mask, laid.prompt_length, laid.order)
+        size = padded_length(int(laid.mask.sum(1).max()), laid.mask.shape[1])  # of the longest row
+        order = laid.order[:, :size, None].expand(-1, -1, tokens.shape[2])
+        return Sequences(tokens.gather(1, order), laid.mask[:, :size], laid.prompt_length, laid.order)
+
+    def sequence_lengths(self, batch: Batch) -> Tensor:
+        """(B,) int64 tokens of prompt, image and answer of each row."""
+        ids, mask = self._prompts(batch)
+        marks = (ids == IMAGE_MARK) & mask
+        of_image = torch.where(batch.image_present, self.image_tokens, 1)  # a stand-in is one token
+        lengths = (mask & ~marks).sum(1) + of_image * marks.any(1)
+        return lengths if batch.target is None else lengths + (batch.target >= 0).sum(1)
 
     def _prompts(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Ids (B, L) and mask (B, L) of the prompts."""

@@ -37,6 +37,13 @@ def outputs_of(
     return _each(model, batches, device, precision, model.__call__)
 
 
+def scores_of(
+    model: VisionLanguageModel, batches: Iterable[Batch], device: torch.device, precision: str
+) -> Iterator[tuple[Batch, Outputs | None]]:
+    """As `outputs_of`; a model that writes texts does not write any."""
+    return _each(model, batches, device, precision, model.score)
+
+
 def fused_of(
     model: VisionLanguageModel, batches: Iterable[Batch], device: torch.device, precision: str
 ) -> Iterator[tuple[Batch, Fused | None]]:

@@ -5,6 +5,7 @@ Legend: B batch, L text tokens, T tokens, D width, V vocabulary.
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from mmft.config.plugins import allowed
 from mmft.errors import UserError, first_line
 from mmft.models.answer_loss import answer_log_probs
 from mmft.models.layers import evaluated
+from mmft.models.packing import plan_packing
 from mmft.models.prompt_tokenizer import PromptTokenizer
 from mmft.models.source import Source, check_alone, resolve
 from mmft.models.text_encoder import KEY, TextEncoder, embeddings
@@ -32,9 +34,11 @@ class LanguageModel(TextEncoder):
 
     Attributes:
         tokenizer: turns a row's text into the tokens of its prompt.
+        packs: whether rows are read side by side in few sequences; see `start_packing`.
     """
 
     tokenizer: PromptTokenizer
+    packs = False
 
     def __init__(self, backbone: Any, source: Source, tokenizer: Any, max_length: int | None) -> None:
         super().__init__(backbone, source, tokenizer, max_length, "last")
@@ -63,13 +67,47 @@ class LanguageModel(TextEncoder):
 
     def hidden(self, embedded: Tensor, mask: Tensor) -> Tensor:
         """(B, T, D) embeddings, padded on the right, and mask (B, T) bool -> (B, T, D) last hidden states."""
-        out = self.reader(self.backbone)(inputs_embeds=embedded, attention_mask=mask.long(), use_cache=False)
+        reader = self.reader(self.backbone)
+        if self.packs:
+            packing = plan_packing(mask, self.positions)
+            packed = packing.pack(embedded)  # (P, S, D)
+            out = reader(inputs_embeds=packed, position_ids=packing.positions, use_cache=False)
+            return packing.unpack(out.last_hidden_state, like=embedded)
+        out = reader(inputs_embeds=embedded, attention_mask=mask.long(), use_cache=False)
         found: Tensor = out.last_hidden_state
         return found
 
-    def log_probs(self, hidden: Tensor, tokens: Tensor) -> Tensor:
-        """(T,) log-probability of each token (T,) at the hidden state (T, D) that predicts it."""
-        return answer_log_probs(hidden, self.head.weight, self.head.bias, tokens)
+    def log_probs(self, hidden: Tensor, tokens: Tensor, smoothing: float = 0.0) -> Tensor:
+        """(T,) log-probability of each token (T,) at the hidden state (T, D) that predicts it.
+
+        `smoothing` is as in `answer_log_probs`.
+        """
+        return answer_log_probs(hidden, self.head.weight, self.head.bias, tokens, smoothing=smoothing)
+
+    @torch.no_grad()
+    def start_packing(self) -> None:
+        """From now on `hidden` reads rows side by side in few sequences, with the same result.
+
+        Raises:
+            UserError: this model lets rows of one sequence see each other, or counts their positions on.
+        """
+        reader = self.reader(self.backbone)
+        apart = "position_ids" in inspect.signature(reader.forward).parameters
+        if apart:
+            lengths = torch.tensor([7, 3, 5], device=self.head.weight.device)
+            mask = torch.arange(7, device=lengths.device) < lengths[:, None]  # (3, 7)
+            embedded = self.embed(torch.arange(21, device=lengths.device).view(3, 7))
+            with evaluated(reader):
+                padded = self.hidden(embedded, mask)[mask]
+                self.packs = True
+                packed = self.hidden(embedded, mask)[mask]
+            apart = float((packed - padded).abs().max()) <= 1e-4 * max(1.0, float(padded.abs().max()))
+        self.packs = apart
+        if not apart:
+            raise UserError(
+                f"task.packing=true: in {type(self.backbone).__name__} ({KEY}.name={self.source.name}) rows that are "
+                "packed into one sequence would see each other. Type task.packing=false"
+            )
 
     @torch.no_grad()
     def _check_head(self) -> None:

@@ -54,3 +54,11 @@ def learned_tokens(batch: Batch) -> Tensor | None:
         return None
     found = (batch.input_ids < IMAGE_MARK) & batch.text_present[:, None]
     return learned(batch.input_ids).where(found, -1) if found.any() else None
+
+
+def learned_counts(batch: Batch) -> Tensor:
+    """(B,) number of tokens of each row that are learned: of its answer, and of earlier ones in its conversation."""
+    assert batch.target is not None
+    count = (batch.target >= 0).sum(1)
+    earlier = learned_tokens(batch)
+    return count if earlier is None else count + (earlier >= 0).sum(1)

@@ -5,8 +5,10 @@ Legend: B batch, H W image height and width, L text tokens, N tokens, D width, C
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -112,6 +114,31 @@ class VisionLanguageModel(nn.Module):
     def forward(self, batch: Batch) -> Outputs:
         """Images (B, 3, H, W) uint8 and texts (B, L) -> logits (B, C) and both pooled features."""
         return self.outputs(self.fuse(batch))
+
+    def score(self, batch: Batch) -> Outputs:
+        """`forward`; a model that writes texts does not write any here."""
+        found: Outputs = self(batch)
+        return found
+
+    def embed_text(self, batch: Batch) -> Tensor:
+        """(B, L, D) embeddings of the texts' tokens, as the text encoder's first layer reads them."""
+        assert batch.input_ids is not None
+        found: Tensor = self._embeddings()(batch.input_ids)
+        return found
+
+    @contextmanager
+    def reading(self, embedded: Tensor) -> Iterator[None]:
+        """Context in which texts are read as these embeddings (B, L, D), whatever their tokens."""
+        handle = self._embeddings().register_forward_hook(lambda *_: embedded)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    def _embeddings(self) -> nn.Module:
+        backbone: Any = self.text_encoder.backbone
+        module: nn.Module = backbone.get_input_embeddings()
+        return module
 
     def outputs(self, fused: Fused) -> Outputs:
         """Applies the head, and in training `auxiliary`, to fused features."""

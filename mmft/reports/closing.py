@@ -22,7 +22,9 @@ from mmft.models.inference import outputs_of
 from mmft.models.vision_language_model import VisionLanguageModel
 from mmft.reports.embeddings import embedding_report
 from mmft.reports.linear_heads import MOST_ROWS, Features, linear_head, spread
+from mmft.reports.perplexities import perplexity_report
 from mmft.tasks.base import Task
+from mmft.tasks.generative import GenerativeTask
 from mmft.training.hardware import device_of
 from mmft.training.linear_head import metric_of
 from mmft.training.module import FineTuning
@@ -31,12 +33,17 @@ log = logging.getLogger(__name__)
 
 
 def report(config: TrainConfig, module: FineTuning, data: VisionLanguageData) -> dict[str, dict[str, Any]]:
-    """What each modality gives on the test rows; for labelled pairs, how well embeddings predict the labels.
+    """What each modality gives on the test rows; for labelled pairs, how well embeddings predict the labels; for a task
+    that generates, the perplexity of its answers without and with changed images and texts.
 
     Of several test tables, on the first.
     """
-    model, task = module.model.to(device_of(config.trainer.accelerator)), module.task
+    device = device_of(config.trainer.accelerator)
+    model, task = module.model.to(device), module.task
     test = splits_to_test(data.rows)[0]
+    if task.closing_report == "perplexity":
+        assert isinstance(task, GenerativeTask)
+        return {"perplexity": perplexity_report(config, model, task, data.datasets[test].split, device, test)}
     loaders = data.evaluation_loader("train", whole=True), data.evaluation_loader(test, whole=True)
     precision = config.trainer.precision
     if task.closing_report == "none":

@@ -101,15 +101,17 @@ def measured(
         measure: evaluates the model on batches.
     """
     rows: Any = loader.dataset
+    made = changes(rows, bad, seed, alone=not task.facts.needs_both)
+    return {name: measure(changed_loader(loader, change, bad)) for name, change in made.items()}
+
+
+def changed_loader(loader: DataLoader[Batch], change: Change, bad: Mapping[int, BadRow]) -> DataLoader[Batch]:
+    """The same batches with other rows' images and texts, from the ordinary pass's loader and its bad rows."""
+    rows: Any = loader.dataset
     batches: Any = loader.batch_sampler
     collate: Any = loader.collate_fn
-    found = {}
-    for name, change in changes(rows, bad, seed, alone=not task.facts.needs_both).items():
-        changed: Any = Exchanged(rows, change.images, change.texts, bad)
-        found[name] = measure(
-            make_loader(changed, batches, collate, num_workers=loader.num_workers, pin=loader.pin_memory)
-        )
-    return found
+    changed: Any = Exchanged(rows, change.images, change.texts, bad)
+    return make_loader(changed, batches, collate, num_workers=loader.num_workers, pin=loader.pin_memory)
 
 
 def table(task: Task, both: Figures, found: Mapping[str, Figures]) -> str:

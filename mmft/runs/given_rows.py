@@ -17,7 +17,7 @@ from mmft.data.table import Table
 log = logging.getLogger(__name__)
 
 
-def table_of(rows: Any, config: DataConfig, root: Path) -> Table:
+def table_of(rows: Any, config: DataConfig, root: Path, with_labels: bool = False) -> Table:
     """The rows with the run's image, text and id columns.
 
     Without an id column rows are identified by number; without the image or the text column they lack that modality,
@@ -27,14 +27,15 @@ def table_of(rows: Any, config: DataConfig, root: Path) -> Table:
         rows: as for `LoadedModel.predict`.
         config: the run's.
         root: base folder of relative image paths.
+        with_labels: whether labels are read, too, if the rows have them.
 
     Raises:
         UserError: there is neither an image nor a text column, or one is wholly unusable.
     """
     if isinstance(rows, Iterator):  # they are read twice
         rows = rows.read_all() if hasattr(rows, "read_all") else list(rows)
-    columns = _without_absent(inputs_only(config.columns), rows)
-    return Table.from_rows(rows, columns, root, optional=("id",))
+    columns = _without_absent(inputs_only(config.columns, with_labels), rows)
+    return Table.from_rows(rows, columns, root, optional=("id", "label"))
 
 
 def _without_absent(columns: ColumnsConfig, rows: Any) -> ColumnsConfig:

@@ -44,9 +44,11 @@ def _decoding(config: ClassifyConfig, nulls: Collection[str]) -> dict[str, Any]:
 
 
 def model_and_rows(
-    composed: Composed, keep: Collection[str] | None = ()
+    composed: Composed, keep: Collection[str] | None = (), with_answers: bool = False
 ) -> tuple[LoadedModel, DataConfig, Split]:
     """The command's run and all rows of its table; `keep` as in `load_rows`.
+
+    `with_answers`: whether the labels of a task that generates are read, too.
 
     Raises:
         UserError: there is no such run, or no usable table.
@@ -59,5 +61,6 @@ def model_and_rows(
     data = data_of_run(own, config.data, typed_nulls(composed), without_text=chosen is not None and chosen.labels is not None)
     if data.path is None:
         raise UserError("data.path is required: the table of rows. Type data.path=FILE.")
-    split = load_rows(data, None, id_is_typed=config.data.columns.id is not None, keep=keep)
+    labels = with_answers and model.saved.task.facts.generates
+    split = load_rows(data, None, config.data.columns.id is not None, keep, with_labels=labels)
     return model if chosen is None else model.asked(chosen, split), data, split

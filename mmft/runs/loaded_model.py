@@ -200,7 +200,8 @@ class LoadedModel:
             UserError: there is no such label.
         """
         check_label(self.saved.task, label)
-        return list(self.explained(*self._given(rows, root), label, points))
+        given = self._given(rows, root, with_labels=self.saved.task.facts.generates)
+        return list(self.explained(*given, label, points))
 
     def explained(self, split: Split, config: DataConfig, label: str | None, points: int) -> Iterator[Explained]:
         """Yields `explain` for a split's rows, one by one, computing `config.batch_size` points at once."""
@@ -227,10 +228,10 @@ class LoadedModel:
         """
         return stacked(list(self.embeddings(*self._given(rows, root))), self.embedded)
 
-    def _given(self, rows: Any, root: str | Path) -> tuple[Split, DataConfig]:
+    def _given(self, rows: Any, root: str | Path, with_labels: bool = False) -> tuple[Split, DataConfig]:
         """Rows given in Python as a split, and the run's `data`."""
         config = self.saved.config.data
-        return whole(table_of(rows, config, Path(root))), config
+        return whole(table_of(rows, config, Path(root), with_labels)), config
 
     @property
     def embedded(self) -> dict[str, int]:

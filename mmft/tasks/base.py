@@ -80,7 +80,7 @@ class Task(ABC):
         return None
 
     @property
-    def closing_report(self) -> Literal["modalities", "embeddings", "none"]:
+    def closing_report(self) -> Literal["modalities", "embeddings", "perplexity", "none"]:
         """The report at the end of a run: contribution of each modality, or how well embeddings separate labels."""
         return "modalities"
 

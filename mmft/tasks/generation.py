@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import compress
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -16,13 +16,13 @@ from torchmetrics import MetricCollection
 
 from mmft.batch import Batch, Outputs
 from mmft.config.schema.decoding import DecodingConfig
-from mmft.config.schema.task import GenerationConfig
+from mmft.config.schema.generation import GenerationConfig
 from mmft.errors import UserError
 from mmft.models.constrained import Constraint, Expression
 from mmft.models.decoding import Decoding
 from mmft.models.precision import at_least_float32
 from mmft.models.prompt_tokenizer import PromptTokenizer
-from mmft.models.sequences import learned_tokens
+from mmft.models.sequences import learned_counts
 from mmft.tasks.answer_metrics import AnswerMetrics
 from mmft.tasks.answer_texts import cut, references_of
 from mmft.tasks.base import Subject
@@ -37,8 +37,8 @@ class Generation(GenerativeTask):
     """Minus the log-probability of the answer's tokens, the end-of-text token included.
 
     Outputs are the log-probabilities of the answer tokens (B, A), 0 for padding, and of what else of a conversation is
-    learned. The loss of a logical batch is divided
-    by its number of answer tokens, each weighted as its row, or with `normalise=rows` by the weight of its rows.
+    learned. The loss of a logical batch is divided by its number of learned tokens, each weighted as its row, or with
+    `normalise=rows` by the weight of its rows.
 
     Metrics compare the generated text with all reference answers; `perplexity` is that of the first. They ignore sample
     weights. With `choices` there are those of classification, too.
@@ -50,6 +50,8 @@ class Generation(GenerativeTask):
         max_answer_tokens: longest answer to learn from.
         normalise: `tokens` or `rows`.
         metrics: of `TextMetrics`; the first is the monitor.
+        label_smoothing: of the training loss; perplexity, scores and the loss of other splits are without it.
+        packing: as in `GenerativeTask`.
         validation_rows: number of validation rows that texts are written for; None for all.
         decoding: how texts are written; None for the defaults.
     """
@@ -66,16 +68,17 @@ class Generation(GenerativeTask):
         max_answer_tokens: int = 64,
         normalise: str = "tokens",
         metrics: Sequence[str] = ("exact_match", "token_f1"),
+        label_smoothing: float = 0.0,
+        packing: bool = False,
         validation_rows: int | None = None,
         decoding: DecodingConfig | None = None,
     ) -> None:
         self._prompt, self._chat_template = prompt, chat_template
         self._draws = references == "random"
-        self._max_answer_tokens = max_answer_tokens
-        self.validation_rows = validation_rows
+        self._max_answer_tokens, self.validation_rows = max_answer_tokens, validation_rows
         self._decoding = decoding or DecodingConfig()
-        self._by_rows = normalise == "rows"
-        self._metrics = list(metrics)
+        self._by_rows, self._metrics = normalise == "rows", list(metrics)
+        self.label_smoothing, self.packing = label_smoothing, packing
         self.monitor = self._metrics[0]
         self._tokenizer: PromptTokenizer | None = None
         given = self._decoding.choices
@@ -111,7 +114,8 @@ class Generation(GenerativeTask):
             return Decoding(options, self._choices.constraint, self._choices.ids)
         constraint: Constraint | None = None
         if options.pattern is not None:
-            constraint = Expression(options.pattern, self.tokenizer.tokenizer, vocabulary, "task.pattern")
+            own, end = self.tokenizer.tokenizer, self.tokenizer.eos_token_id
+            constraint = Expression(options.pattern, own, vocabulary, "task.pattern", end)
         return Decoding(options, constraint)
 
     def start_generation(self, tokenizer: Any) -> PromptTokenizer:
@@ -122,9 +126,9 @@ class Generation(GenerativeTask):
         return self._tokenizer
 
     @property
-    def closing_report(self) -> Literal["modalities", "embeddings", "none"]:
-        """None: no linear head writes texts."""
-        return "none"
+    def closing_report(self) -> Literal["modalities", "embeddings", "perplexity", "none"]:
+        """Perplexity: no linear head writes texts."""
+        return "perplexity"
 
     def fit(self, labels: Sequence[Any]) -> None:
         """Checks that there are answers, and collects them for `choices=labels`."""
@@ -185,13 +189,13 @@ class Generation(GenerativeTask):
         """Log-probabilities (B, A) -> () minus their sum, each weighted as its row."""
         found = at_least_float32(outputs.logits).sum(1)  # (B,)
         if self._by_rows:
-            found = found / _tokens(batch).clamp_min(1)
+            found = found / learned_counts(batch).clamp_min(1)
         return -(found * batch.weight.to(found.dtype)).sum()
 
     def normaliser(self, batch: Batch) -> Tensor:
         """() float64 the weighted number of answer tokens, or of rows."""
         weight = batch.weight.double()
-        return weight.sum() if self._by_rows else (weight * _tokens(batch)).sum()
+        return weight.sum() if self._by_rows else (weight * learned_counts(batch)).sum()
 
     def constant_outputs(self, target: Tensor, weight: Tensor) -> Tensor:
         """There is no text that suits every row."""
@@ -211,7 +215,7 @@ class Generation(GenerativeTask):
         assert isinstance(metrics, AnswerMetrics)
         assert batch.target is not None
         assert outputs.generated is not None
-        metrics.add(outputs.logits.double().sum(1), _tokens(batch))
+        metrics.add(*self.learned(outputs, batch))
         written = (outputs.generated >= 0).any(1)  # (B,) else no text was asked for
         references = batch.references or [[text] for text in self._texts(batch.target)]
         metrics.add_answers(
@@ -221,21 +225,22 @@ class Generation(GenerativeTask):
             batch.target[written],
         )
 
+    def learned(self, outputs: Outputs, batch: Batch) -> tuple[Tensor, Tensor]:
+        """(B,) float64 the sum of the log-probabilities of each row's answer tokens, and (B,) their number."""
+        return outputs.logits.double().sum(1), learned_counts(batch)
+
     def scalars(self, metrics: MetricCollection) -> dict[str, float]:
         """One number each."""
-        assert isinstance(metrics, AnswerMetrics)
-        return metrics.scalars()
+        return cast("AnswerMetrics", metrics).scalars()
 
     def tables(self, metrics: MetricCollection) -> dict[str, list[list[Any]]]:
         """The confusion matrix of the choices."""
-        assert isinstance(metrics, AnswerMetrics)
-        return metrics.tables()
+        return cast("AnswerMetrics", metrics).tables()
 
     @property
     def headlines(self) -> list[str]:
         """Those of the texts, and of the choices the accuracy."""
-        own = [*self._metrics, "perplexity"]
-        return own if self._choices is None else [*own, "accuracy"]
+        return [*self._metrics, "perplexity", *(["accuracy"] if self._choices else [])]
 
     @property
     def answer_columns(self) -> list[str]:
@@ -254,9 +259,19 @@ class Generation(GenerativeTask):
         texts = self._answer_texts(outputs.generated)
         return [{"prediction": text, "score": score} for text, score in zip(texts, scores, strict=True)]
 
-    def subjects(self, outputs: Outputs, name: str | None) -> list[Subject]:  # noqa: ARG002 - none
-        """None yet."""
-        return []
+    def to_explain(self, batch: Batch, outputs: Outputs, answer: Any) -> tuple[Batch, Outputs]:
+        """The answer is also what was generated, (1, A) both."""
+        try:
+            target = torch.tensor([self.tokenizer.answer(self.label_names(answer)[0])], device=batch.row.device)
+        except ValueError:
+            assert outputs.generated is not None
+            target = outputs.generated
+        return replace(batch, target=target), outputs._replace(generated=target)
+
+    def subjects(self, outputs: Outputs, name: str | None) -> list[Subject]:  # noqa: ARG002 - see `to_explain`
+        """The log-probability of the answer, in nats."""
+        assert outputs.generated is not None
+        return [Subject(self._texts(outputs.generated)[0], lambda outputs: outputs.logits.sum(1))]
 
     def state(self) -> dict[str, Any]:
         """The choices; the rest is in the config."""
@@ -282,13 +297,4 @@ class Generation(GenerativeTask):
         return [self.tokenizer.decode([token for token in row if token >= 0]) for row in tokens.tolist()]
 
     def _answer_texts(self, tokens: Tensor) -> list[str]:
-        """(B, T) generated tokens, -1 for padding -> B texts up to the first stop text."""
         return [cut(text, self._decoding.stop) for text in self._texts(tokens)]
-
-
-def _tokens(batch: Batch) -> Tensor:
-    """(B,) number of tokens of each row that are learned: of its answer, and of earlier ones in its conversation."""
-    assert batch.target is not None
-    count = (batch.target >= 0).sum(1)
-    earlier = learned_tokens(batch)
-    return count if earlier is None else count + (earlier >= 0).sum(1)

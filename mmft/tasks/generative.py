@@ -6,6 +6,9 @@ from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from torch import Tensor
+
+from mmft.batch import Batch, Outputs
 from mmft.models.decoding import Decoding
 from mmft.models.prompt_tokenizer import PromptTokenizer
 from mmft.tasks.base import Task
@@ -16,9 +19,13 @@ class GenerativeTask(Task):
 
     Attributes:
         validation_rows: number of validation rows that answers are written for; None for all.
+        label_smoothing: share of the target that is spread evenly over the vocabulary, in training.
+        packing: whether the model reads several rows in one sequence.
     """
 
     validation_rows: int | None
+    label_smoothing: float
+    packing: bool
 
     @property
     @abstractmethod
@@ -51,6 +58,20 @@ class GenerativeTask(Task):
     @abstractmethod
     def decoding(self, vocabulary: int) -> Decoding:
         """How answers are written, once the tokenizer is known; `vocabulary` is the model's. Raises UserError."""
+
+    @abstractmethod
+    def learned(self, outputs: Outputs, batch: Batch) -> tuple[Tensor, Tensor]:
+        """(B,) float64 the sum of the log-probabilities of each row's answer tokens, and (B,) their number."""
+
+    @abstractmethod
+    def to_explain(self, batch: Batch, outputs: Outputs, answer: Any) -> tuple[Batch, Outputs]:
+        """A row with the answer that is explained as its target, and its outputs as `subjects` needs them.
+
+        Args:
+            batch: the row.
+            outputs: of the model, with a generated text.
+            answer: a text or the table's value; the generated text is explained if it is no answer.
+        """
 
     @abstractmethod
     def start_generation(self, tokenizer: Any) -> PromptTokenizer:

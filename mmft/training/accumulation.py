@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmft.batch import Batch
+from mmft.batch import Batch, RowsAtOnce
 
 LossSums = Callable[[Batch], Tensor]
 Backward = Callable[[Tensor], None]
@@ -32,7 +32,7 @@ def seed_dropout(seed: int, step: int, rank: int, micro_batch: int) -> None:
 
 def accumulate(
     batch: Batch,
-    micro_batch_size: int | None,
+    micro_batch_size: RowsAtOnce,
     total_weight: Tensor,
     loss_sums: LossSums,
     weigh: Callable[[Tensor], Tensor],
@@ -44,7 +44,7 @@ def accumulate(
 
     Args:
         batch: this rank's share, B rows, possibly none.
-        micro_batch_size: rows computed at once; None for all.
+        micro_batch_size: rows computed at once, see `Batch.split`.
         total_weight: (K,) float64, weight of the logical batch over all ranks, per term of the loss.
         loss_sums: rows -> (K,) weighted sum of their losses, per term.
         weigh: (K,) mean terms -> () loss, times the loss scale if there is one.

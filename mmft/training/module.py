@@ -33,6 +33,7 @@ from mmft.training.modality_dropout import drop_modalities
 from mmft.training.objective import Objective
 from mmft.training.sharding import Shards, full
 from mmft.training.start_decay import StartDecay
+from mmft.training.token_budget import divided
 from mmft.tuning.plan import TuningPlan
 
 MakeOptimizer = Callable[[list[dict[str, Any]]], Optimizer]
@@ -55,11 +56,12 @@ class FineTuning(Evaluating):
         loss_scale: for float16 gradients; None in other precisions.
 
     Attributes:
-        micro_batch_size: rows computed at once; set by the `GradientAccumulation` callback.
+        micro_batch_size, micro_batch_tokens: computed at once; set by the `GradientAccumulation` callback.
         step_seconds: duration of each optimizer step.
     """
 
     micro_batch_size: int | None = None
+    micro_batch_tokens: int | None = None
 
     def __init__(
         self,
@@ -215,15 +217,16 @@ class FineTuning(Evaluating):
             return accumulate_pairs(
                 batch, self.micro_batch_size, weights, self.model, objective, self._weigh, backward, before_micro_batch
             )
+        batch, size = divided(batch, self.micro_batch_size, self.micro_batch_tokens, self.model)
         return accumulate(
             batch,
-            self.micro_batch_size,
+            size,
             weights,
             lambda rows: objective.sums(*with_negatives(self.model, rows)),
             self._weigh,
             backward,
             before_micro_batch,
-            at_least=0 if self._shards is None else self._shards.agree(batch, self.micro_batch_size),
+            at_least=0 if self._shards is None else self._shards.agree(batch, size),
         )
 
     def _clip(self) -> Tensor:

@@ -85,7 +85,8 @@ def _smaller(folder: RunFolder) -> str:
     config = folder.read_config()
     ways = ["a smaller model.image_encoder.image_size"]
     if config["data"]["micro_batch_size"] != 1 and config["data"]["batch_size"] != 1:
-        ways.insert(0, "a smaller data.micro_batch_size (the result stays the same)")
+        key = "micro_batch_size" if config["data"].get("micro_batch_tokens") is None else "micro_batch_tokens"
+        ways.insert(0, f"a smaller data.{key} (the result stays the same)")
     if any(config["tune"][encoder]["type"] != "freeze" for encoder in ENCODERS):
         ways.append("tune=head_only")
     return f"Try {', or '.join(ways)}."

@@ -25,7 +25,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmft.batch import Batch, Encoded
+from mmft.batch import Batch, Encoded, RowsAtOnce
 from mmft.config.schema.model import ENCODERS
 from mmft.errors import UserError
 from mmft.models.layers import block_modules
@@ -60,7 +60,7 @@ class Shards:
                 module.set_gradient_divide_factor(1.0)
                 module.set_force_sum_reduction_for_comms(True)  # the only one that gloo has
 
-    def agree(self, batch: Batch, micro_batch_size: int | None) -> int:
+    def agree(self, batch: Batch, micro_batch_size: RowsAtOnce) -> int:
         """Agrees on an optimizer step's work, so that all ranks join every collective.
 
         An encoder runs on every rank if some rank has rows for it; otherwise it runs on none and gets no gradient, as
@@ -68,7 +68,7 @@ class Shards:
 
         Args:
             batch: this rank's share.
-            micro_batch_size: rows computed at once; None for all.
+            micro_batch_size: rows computed at once, see `Batch.split`.
 
         Returns:
             The number of micro-batches.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from runs import QUICK, Run, killed_run, of_one_and_two_ranks, resumed, same_wei
 import mmft
 from mmft.commands.check import check
 from mmft.commands.embed import embed
+from mmft.commands.explain import explain
 from mmft.commands.export import export
 from mmft.commands.predict import predict
 from mmft.commands.test import test as run_test
@@ -26,6 +28,7 @@ from mmft.errors import UserError
 from mmft.runs.saved_model import load_model
 
 Folder = Callable[..., Path]
+PACKED = ["task.packing=true", "data.micro_batch_tokens=200", "task.label_smoothing=0.1"]
 
 
 @pytest.fixture(scope="module")
@@ -124,9 +127,22 @@ def test_a_killed_run_resumes_bit_for_bit(typed: list[str], run: Run, tmp_path: 
     assert again.summary["test"] == run.summary["test"]
 
 
+def test_a_killed_run_that_packs_rows_resumes_bit_for_bit(typed: list[str], run: Run, tmp_path: Path) -> None:
+    more = [*typed, *PACKED, "checkpoint.every_steps=1"]
+    assert train(compose("train", more), tmp_path / "whole") == 0
+    killed_run(more, tmp_path / "killed", 3, "after")
+    again, whole = resumed(more, tmp_path / "killed"), Run(tmp_path / "whole")
+    assert again.summary["resumed_from"] == [3]
+    assert same_weights(again, whole)
+    assert again.summary["test"] == whole.summary["test"]
+    assert not same_weights(whole, run)  # smoothed labels
+    assert whole.summary["test"]["loss"] == pytest.approx(run.summary["test"]["loss"], rel=0.05)
+
+
 @pytest.mark.slow
-def test_two_ranks_train_and_test_as_one(typed: list[str], tmp_path: Path) -> None:
-    one, two = of_one_and_two_ranks([*typed, "cache=never"], "ddp", tmp_path)
+@pytest.mark.parametrize("more", [[], [*PACKED, "model.dropout=0"]], ids=["padded", "packed"])
+def test_two_ranks_train_and_test_as_one(typed: list[str], more: list[str], tmp_path: Path) -> None:
+    one, two = of_one_and_two_ranks([*typed, "cache=never", *more], "ddp", tmp_path)
     assert two.summary["test"] == pytest.approx(one.summary["test"], rel=1e-5)
     for name, value in one.model_state.items():
         torch.testing.assert_close(two.model_state[name], value, atol=1e-5, rtol=1e-4)
@@ -185,9 +201,41 @@ def test_what_each_modality_adds(run: Run, capsys: pytest.CaptureFixture[str]) -
         assert float(found[f"{change}/loss"]) > 0
 
 
-def test_texts_cannot_be_explained_yet(run: Run) -> None:
-    with pytest.raises(UserError, match=r"mmft explain cannot explain generated texts yet \(task=generation\)"):
-        mmft.load(run.path).explain([{"image": None, "text": "red"}])
+def test_the_closing_report_is_the_perplexity_of_the_answers(typed: list[str], run: Run, tmp_path: Path) -> None:
+    report = ["modality_report=true", "trainer.max_epochs=1"]
+    assert train(compose("train", [*typed, *report]), tmp_path / "run") == 0
+    summary = Run(tmp_path / "run").summary
+    found = summary["perplexity"]
+    assert set(found) == {"both", "image_shuffled", "image_only", "text_shuffled", "text_only"}
+    assert found["both"] == pytest.approx(summary["test"]["perplexity"], rel=1e-5)
+    assert len(set(found.values())) == 5
+    told = (tmp_path / "run" / "train.log").read_text()
+    assert f"test perplexity of the answers: {found['both']:.2f}, images shuffled between rows " in told
+    assert "perplexity" not in run.summary  # modality_report=false
+
+
+def test_an_answer_is_explained_by_image_and_words(run: Run, rows: Path, shapes: Shapes, tmp_path: Path) -> None:
+    """The row's label is, or the text that is generated, or one that is named; their parts add up."""
+    frame = pd.read_csv(rows).dropna(subset=["image", "text"]).tail(1)
+    given = {"image": frame["image"].item(), "text": frame["text"].item()}
+    model = mmft.load(run.path)
+    (answer,) = model.predict([given], root=shapes.rows.parent)
+    (written,) = model.explain([given], root=shapes.rows.parent)
+    (named,) = model.explain([given], root=shapes.rows.parent, label="blue disc")
+    assert written.numbers()["explained"] == answer["prediction"]
+    assert named.name == "blue disc"
+    for one in (written, named):
+        found = one.numbers()
+        assert [word["text"] for word in found["words"]] == given["text"].split()
+        parts = found["image"] + sum(word["weight"] for word in found["words"])
+        assert found["value"] - found["baseline"] - found["missed"] == pytest.approx(parts, abs=1e-6)
+        assert found["value"] < 0
+        assert any(word["weight"] for word in found["words"])
+    typed = [f"run={run.path}", f"data.path={rows}", f"data.root={shapes.rows.parent}", f"out={tmp_path / 'out'}"]
+    assert explain(compose("explain", [*typed, f"rows=[{frame.index[0]}]"])) == 0
+    of_label = json.loads((tmp_path / "out" / f"row{frame.index[0]}.json").read_text())
+    assert of_label["explained"] == frame["label"].item()
+    assert (tmp_path / "out" / f"row{frame.index[0]}.png").is_file()
 
 
 def test_check(typed: list[str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,10 +23,22 @@ LANGUAGE_MODELS: dict[str, Callable[..., Any]] = {
     "gpt2": lambda **own: hf.GPT2Config(n_embd=32, n_layer=2, n_head=2, n_positions=POSITIONS, **own),
     "qwen3": lambda **own: hf.Qwen3Config(head_dim=16, tie_word_embeddings=True, **_BLOCKS, **_HEADS, **own),
 }
+"""Whose tests are run for all of them."""
+
+MORE_LANGUAGE_MODELS: dict[str, Callable[..., Any]] = {
+    "gemma3": lambda **own: hf.Gemma3TextConfig(
+        head_dim=16, sliding_window=4, layer_types=["sliding_attention", "full_attention"], **_BLOCKS, **_HEADS, **own
+    ),
+    "opt": lambda **own: hf.OPTConfig(
+        hidden_size=32, ffn_dim=64, num_hidden_layers=2, num_attention_heads=2, max_position_embeddings=POSITIONS, **own
+    ),
+    "bloom": lambda **own: hf.BloomConfig(hidden_size=32, n_layer=2, n_head=2, **own),
+    "mamba": lambda **own: hf.MambaConfig(hidden_size=32, num_hidden_layers=2, state_size=4, **own),
+}
 
 
 def write_language_model(kind: str, texts: Iterable[str], out: Path, chat: bool = False) -> Path:
-    """Writes one of `LANGUAGE_MODELS` to the folder `out`, with a tokenizer that knows the words of `texts`."""
+    """Writes one of these language models to the folder `out`, with a tokenizer that knows the words of `texts`."""
     base = make_tokenizer("roberta", texts)
     tokenizer: Any = hf.PreTrainedTokenizerFast(
         tokenizer_object=_without_special_tokens(base), bos_token="<s>", eos_token="</s>", pad_token="<pad>"
@@ -38,7 +50,7 @@ def write_language_model(kind: str, texts: Iterable[str], out: Path, chat: bool 
     tokenizer.save_pretrained(out)
     torch.manual_seed(0)
     ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    config = LANGUAGE_MODELS[kind](vocab_size=len(tokenizer), **ids)
+    config = (LANGUAGE_MODELS | MORE_LANGUAGE_MODELS)[kind](vocab_size=len(tokenizer), **ids)
     hf.AutoModelForCausalLM.from_config(config).save_pretrained(out)
     return out
 

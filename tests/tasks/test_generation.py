@@ -203,7 +203,6 @@ def test_training_answers_outside_the_list_are_told(caplog: pytest.LogCaptureFix
         (["tune/text_encoder=prefix"], "tune.text_encoder: prefix does not go with task=generation yet"),
         (["model.auxiliary.alignment=kl"], "does not go with task=generation, which reads tokens"),
         (["model.auxiliary.distillation_weight=1"], "does not go with task=generation, which reads tokens"),
-        (["modality_report=true"], "modality_report: true does not go with task=generation yet"),
         (["data.augment.token_dropout=0.1"], "would change the prompt around the text"),
         (["data.subset.rows=20"], "data.subset: does not go with task=generation yet"),
         (["data.augment.mixup=0.2"], "it does not go with task=generation"),

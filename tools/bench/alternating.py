@@ -25,14 +25,21 @@ class Alternating:
         batches: handed out in turns.
         theirs: None for our steps alone.
         steps: how many batches are handed out.
+        clock: seconds; `time.process_time` where other programs run, too.
 
     Attributes:
         ours: seconds between handing out a batch and being asked for the next one.
         theirs: seconds of the other loop's step on the same batch.
     """
 
-    def __init__(self, batches: list[Batch], theirs: Step | None, steps: int) -> None:
-        self.batches, self.steps = batches, steps
+    def __init__(
+        self,
+        batches: list[Batch],
+        theirs: Step | None,
+        steps: int,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.batches, self.steps, self.clock = batches, steps, clock
         self._step = theirs
         self.ours: list[float] = []
         self.theirs: list[float] = []
@@ -44,12 +51,12 @@ class Alternating:
         for number in range(self.steps):
             batch = self.batches[number % len(self.batches)]
             if self._step is not None:
-                began = time.perf_counter()
+                began = self.clock()
                 self._step(batch)
-                self.theirs.append(time.perf_counter() - began)
-            began = time.perf_counter()
+                self.theirs.append(self.clock() - began)
+            began = self.clock()
             yield batch
-            self.ours.append(time.perf_counter() - began)
+            self.ours.append(self.clock() - began)
 
 
 def train(overrides: list[str], batch_size: int, make: Callable[[list[Batch]], Alternating]) -> Alternating:

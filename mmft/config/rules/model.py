@@ -77,6 +77,16 @@ def _prompts_are_written(c: TrainConfig) -> str | None:
     return f"{c.tune.text_encoder.type} does not go with task={c.task.type} yet. Type tune/text_encoder=lora"
 
 
+@rule("task.packing", "tune.text_encoder")
+def _packed_rows_have_no_prompts(c: TrainConfig) -> str | None:
+    if not getattr(c.task, "packing", False) or not isinstance(c.tune.text_encoder, (PrefixConfig, PromptConfig)):
+        return None
+    return (
+        f"true does not go with tune/text_encoder={c.tune.text_encoder.type}, which adds tokens to a sequence, not "
+        "to a row. Leave it out"
+    )
+
+
 @rule("model.fusion", "model.pair")
 def _fusion_has_its_pair(c: TrainConfig) -> str | None:
     if c.model.pair is None and c.model.fusion.of_pair:

@@ -138,6 +138,15 @@ def _micro_batch_is_a_part(c: TrainConfig) -> str | None:
     return f"{micro} is more than data.batch_size={batch}. Type {batch} or less, or null"
 
 
+@rule("data.micro_batch_tokens", "task")
+def _tokens_are_in_one_sequence(c: TrainConfig) -> str | None:
+    if c.data.micro_batch_tokens is None or c.task.generates:
+        return None
+    return (
+        f"does not go with task={c.task.type}, whose images and texts are no one sequence. Type data.micro_batch_size"
+    )
+
+
 @rule("data.sampler", "task")
 def _balanced_sampler_has_classes(c: TrainConfig) -> str | None:
     if c.data.sampler != "balanced":

@@ -210,13 +210,6 @@ def _metrics_are_known(c: TrainConfig) -> str | None:
     return f"{show(given)}: name at least one, and none twice. Type task.metrics=[exact_match,token_f1]"
 
 
-@rule("modality_report", "task")
-def _generation_has_no_report(c: TrainConfig) -> str | None:
-    if not c.modality_report or not c.task.generates:
-        return None
-    return f"true does not go with task={c.task.type} yet: compare with mmft test modalities=true. Leave it out"
-
-
 # ---------------------------------------------------------------- several tasks at once
 
 _TAKEN = frozenset({"loss", "train", "val", "test"})

@@ -189,5 +189,11 @@ class DataConfig:
     """Rows per batch, over all devices; in training, per optimizer step."""
     micro_batch_size: int | None = field(None, ge=1)
     """Rows that one device processes at once; null: its whole share of the batch."""
+    micro_batch_tokens: int | None = field(
+        None, ge=1, not_with={"micro_batch_size": "rows or tokens at once: leave one of them out"}
+    )
+    """Tokens that one device processes at once, of images, prompts and answers together, for a task that generates:
+    rows times the longest of them, or with `task.packing` their sum. A longer row is processed alone. Like
+    `micro_batch_size`, it changes nothing but memory and time (and which dropout a row gets)."""
     num_workers: int = field(0, ge=0)
     """Worker processes that decode images; 0: the main process decodes them."""

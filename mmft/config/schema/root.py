@@ -12,6 +12,7 @@ from mmft.config.schema.audit import AuditConfig
 from mmft.config.schema.cache import CacheCommandConfig, CacheConfig, TrainingCacheConfig
 from mmft.config.schema.data import ColumnsConfig, DataConfig, ReadingConfig
 from mmft.config.schema.decoding import DecodingConfig
+from mmft.config.schema.generation import GenerationConfig  # noqa: F401 - registers itself
 from mmft.config.schema.logger import LoggerConfig
 from mmft.config.schema.model import ModelConfig
 from mmft.config.schema.optim import OptimConfig, ScheduleConfig
@@ -54,8 +55,8 @@ class TrainConfig:
     """Modules or files with your own options (docs/extend.md). They are imported, which needs --allow-code."""
     modality_report: bool | None = None
     """After the test, report what text alone and image alone achieve, by a linear head on each encoder's features (for
-    pairs: by nearest neighbours and a linear probe on the embeddings); null: true, except in a sweep, where the pass
-    over the training rows would take too long."""
+    pairs: by nearest neighbours and a linear probe on the embeddings; for generated texts: the perplexity of the
+    answers with images and texts shuffled or left out); null: true, except in a sweep, where it would take too long."""
     paths: ModelPathsConfig = field(factory=ModelPathsConfig)
     """Where things are written."""
     cache: TrainingCacheConfig = field(factory=TrainingCacheConfig)
@@ -127,7 +128,7 @@ DataReading = _nullable(ReadingConfig, "DataReading", _DOC, nested={}, drop=set(
 _NESTED = {"columns": DataColumns, "reading": DataReading}
 _OF_TRAINING = {
     *("train", "val", "fractions", "folds", "fold"),
-    *("sampler", "micro_batch_size", "overfit", "picture_memory", "augment", "drawing", "subset"),
+    *("sampler", "micro_batch_size", "micro_batch_tokens", "overfit", "picture_memory", "augment", "drawing", "subset"),
 }
 TestData = _nullable(DataConfig, "TestData", _DOC, nested=_NESTED, drop=_OF_TRAINING)
 RunData = _nullable(DataConfig, "RunData", _DOC, nested=_NESTED, drop={*_OF_TRAINING, "test"})

@@ -90,10 +90,12 @@ def try_steps(module: FineTuning, batch: Batch, evaluated: Batch, device: torch.
         state = [value for kept in optimizer.state.values() for value in kept.values() if isinstance(value, Tensor)]
         grown = peak_bytes(device) - before
     except torch.OutOfMemoryError as error:
-        smaller = max(1, min(len(batch), module.micro_batch_size or len(batch)) // 4)
+        tokens = module.micro_batch_tokens
+        key = "data.micro_batch_size" if tokens is None else "data.micro_batch_tokens"
+        smaller = max(1, (tokens or min(len(batch), module.micro_batch_size or len(batch))) // 4)
         raise UserError(
-            f"data.micro_batch_size: a batch of {len(batch)} rows does not fit into the memory of {device}. Try a "
-            f"smaller one, such as data.micro_batch_size={smaller}; the result stays the same."
+            f"{key}: a batch of {len(batch)} rows does not fit into the memory of {device}. Try a smaller one, such "
+            f"as {key}={smaller}; the result stays the same."
         ) from error
     finally:
         model.zero_grad(set_to_none=True)

@@ -2,7 +2,8 @@
 
 By integrated gradients (see `mmft.models.attribution`) from an empty baseline: an image of the colour
 `data.background`, a text of mask tokens. The task chooses what is explained (`Task.subjects`): a label's logit, a
-target, the similarity of image and text; several tasks or targets each separately.
+target, the similarity of image and text; several tasks or targets each separately. Of a task that generates it is the
+log-probability of an answer: of the row's label, or the generated text.
 
 Legend: H W image height and width, K cells per side of a map, L tokens.
 """
@@ -23,12 +24,14 @@ from mmft.config.wording import did_you_mean
 from mmft.data.table import Table
 from mmft.errors import UserError
 from mmft.models.attribution import Attribution, Baseline, integrated_gradients
+from mmft.models.prompt_tokenizer import PromptTokenizer
 from mmft.models.text_encoder import TextEncoder
 from mmft.models.vision_language_model import VisionLanguageModel
 from mmft.reports.explain.numbers import readable, signed
 from mmft.reports.explain.page import draw
-from mmft.reports.explain.words import Word, words_of
+from mmft.reports.explain.words import Word, own_tokens, words_of, words_of_prompt
 from mmft.tasks.base import Subject, Task
+from mmft.tasks.generative import GenerativeTask
 from mmft.tasks.labels import shown
 
 log = logging.getLogger(__name__)
@@ -102,9 +105,9 @@ class Explained:
 
 
 def check_label(task: Task, label: str | None) -> None:
-    """Raises UserError if the task has nothing of this name to explain, or nothing at all."""
+    """Raises UserError if the task has nothing of this name to explain."""
     if task.facts.generates:
-        raise UserError("mmft explain cannot explain generated texts yet (task=generation)")
+        return  # any answer can be explained
     names = list(dict.fromkeys([*task.output_names, *filter(None, task.parts)]))
     if label is not None and label not in names:
         raise UserError(f"label={label}: no such label.{did_you_mean(label, names)} There are: {shown(names, 50)}")
@@ -152,7 +155,11 @@ class Explainer:
             return
         given = batch.to(next(self.model.parameters()).device)
         with torch.no_grad():
-            subjects = self.task.subjects(self.model(given), self.label)
+            outputs = self.model(given)
+            if isinstance(self.task, GenerativeTask):
+                label = table.labels(batch.row.numpy())[0] if self.label is None else self.label
+                given, outputs = self.task.to_explain(given, outputs, label)
+            subjects = self.task.subjects(outputs, self.label)
         baseline = Baseline(_colour(self.background), _nothing_said(self.model.text_encoder.tokenizer, batch))
         for subject in subjects:
             found = integrated_gradients(self.model, given, subject.value, baseline, self.points, at_once=self.at_once)
@@ -166,15 +173,29 @@ def _colour(background: str) -> tuple[int, int, int]:
 
 
 def _nothing_said(tokenizer: Any, batch: Batch) -> Tensor:
-    """(L,) the row's tokens, all but special ones replaced by mask tokens (by padding if the tokenizer has no mask)."""
+    """(L,) the row's tokens, all but special ones replaced by mask tokens (by padding if the tokenizer has no mask).
+
+    Of a prompt the row's own words are replaced.
+    """
     if batch.input_ids is None:
         return torch.zeros(0, dtype=torch.int64)
     ids = batch.input_ids[0]
     known = [tokenizer.mask_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id, 0]
     fill = next(number for number in known if number is not None)
     said = {tokenizer.unk_token_id, tokenizer.mask_token_id}  # special tokens that stand for words
-    special = torch.isin(ids, torch.tensor([number for number in tokenizer.all_special_ids if number not in said]))
-    return torch.where(special, ids, torch.full_like(ids, fill))
+    kept = torch.isin(ids, torch.tensor([number for number in tokenizer.all_special_ids if number not in said]))
+    if isinstance(tokenizer, PromptTokenizer):
+        kept = torch.ones_like(kept)
+        kept[own_tokens(_real(batch), tokenizer.empty)] = False
+    return torch.where(kept, ids, torch.full_like(ids, fill))
+
+
+def _real(batch: Batch) -> list[int]:
+    """The token ids of a batch's only row, without padding."""
+    assert batch.input_ids is not None
+    assert batch.attention_mask is not None
+    found: list[int] = batch.input_ids[batch.attention_mask].tolist()
+    return found
 
 
 def _check(found: Attribution, row: int, points: int) -> None:
@@ -200,7 +221,11 @@ def _explained(
 ) -> Explained:
     text = table.text(int(batch.row))
     weights = [] if found.text is None else found.text.tolist()
-    words = [] if text is None else words_of(text, encoder.tokenizer, encoder.max_length, weights)
+    words: list[Word] = []
+    if text is not None and isinstance(encoder.tokenizer, PromptTokenizer):
+        words = words_of_prompt(text, encoder.tokenizer, _real(batch), weights)
+    elif text is not None:
+        words = words_of(text, encoder.tokenizer, encoder.max_length, weights)
     cells = None if found.image is None else cell_sums(found.image, CELLS)
     pixels = None if found.image is None or batch.pixel_values is None else batch.pixel_values[0]
     return Explained(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from mmft.errors import UserError
+from mmft.models.prompt_tokenizer import PromptTokenizer
 
 
 class Word(NamedTuple):
@@ -51,3 +52,37 @@ def words_of(text: str, tokenizer: Any, max_length: int, weights: Sequence[float
     words = [Word(text[int(a) : int(b)].strip(), int(a), weight) for a, b, weight in spans.values()]
     rest = int(max((b for _, b, _ in spans.values()), default=0))
     return words + [Word(found.group(), rest + found.start(), None) for found in re.finditer(r"\S+", text[rest:])]
+
+
+def own_tokens(ids: Sequence[int], empty: Sequence[int]) -> slice:
+    """Where in a prompt the row's own words are: between what it begins and ends with like the prompt of no text."""
+    most = min(len(ids), len(empty))
+    first = next((at for at in range(most) if ids[at] != empty[at]), most)
+    most -= first
+    behind = next((at for at in range(most) if ids[-1 - at] != empty[-1 - at]), most)
+    return slice(first, len(ids) - behind)
+
+
+def words_of_prompt(text: str, tokenizer: PromptTokenizer, ids: Sequence[int], weights: Sequence[float]) -> list[Word]:
+    """The words of a row's own text in the prompt of a language model.
+
+    A word ends at whitespace; a token belongs to the word in which it ends.
+
+    Args:
+        text: the row's.
+        tokenizer: of the prompt.
+        ids: the prompt's tokens, without padding.
+        weights: per token of the prompt; padding may follow.
+    """
+    place = own_tokens(ids, tokenizer.empty)
+    own = ids[place]
+    read = str(tokenizer.tokenizer.decode(own))
+    found = [[match.start(), match.end(), 0.0] for match in re.finditer(r"\S+", read)]
+    for count, weight in enumerate(weights[place], 1):
+        end = len(str(tokenizer.tokenizer.decode(own[:count])).rstrip())
+        word = next((word for word in found if end <= word[1]), None)
+        if word is not None:
+            word[2] += weight
+    words = [Word(read[int(a) : int(b)], int(a), weight) for a, b, weight in found]
+    rest = list(re.finditer(r"\S+", text))[len(words) :]
+    return words + [Word(match.group(), match.start(), None) for match in rest]
