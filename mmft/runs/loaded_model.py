@@ -126,8 +126,7 @@ class LoadedModel:
             turns = [{"role": "user", "content": "What is this?"}]
             turns += [{"role": "assistant", "content": model.chat(turns, image="0001.png")}]
             turns += [{"role": "user", "content": "What colour is it?"}]
-            for piece in model.chat(turns, image="0001.png", stream=True):
-                print(piece, end="", flush=True)
+            print(*model.chat(turns, image="0001.png", stream=True), sep="")
 
         Args:
             messages: the turns; the image stands in the user's first, or where one has `<image>`.
