@@ -126,7 +126,7 @@ def test_check_shows_what_is_learned(told: list[str], capsys: pytest.CaptureFixt
         == 3
     )
     assert re.search(
-        r"model\.text_encoder\.max_length=96: 1 of \d+ rows are bad; model.*max_length=\d+ holds all", shown
+        r"model\.text_encoder\.max_length=96 is too short for 1 of \d+ rows: bad rows; model.*max_length=\d+ holds all", shown
     )
     assert re.search(r"train +prompt +\d+ +\d+", shown)
     assert "task.max_answer_tokens=8 holds all." in shown
