@@ -104,7 +104,10 @@ class Generation(GenerativeTask):
     def fit(self, labels: Sequence[Any]) -> None:
         """Checks that there are answers."""
         if all(label is None or not text_of(label).strip() for label in labels):
-            raise UserError("data.columns.label: no training row has an answer")
+            raise UserError(
+                "data.columns.label: no training row has an answer (with data.columns.messages: no conversation ends "
+                "with a turn of the assistant)"
+            )
 
     def encode(self, label: Any) -> list[int]:
         """(max_answer_tokens,) the first answer's tokens and the end of the answer, padded with -1.
