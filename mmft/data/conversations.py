@@ -45,7 +45,7 @@ def as_conversations(column: Column) -> tuple[Conversations, Reasons]:
     """A column of lists of turns, or of such lists as JSON texts (CSV); null for an empty cell or a wrong one."""
     if not isinstance(column, list):
         kind = column.type
-        if not any(test(kind) for test in (types.is_string, types.is_large_string, types.is_list, types.is_large_list)):
+        if types.is_primitive(kind) or types.is_binary(kind) or types.is_large_binary(kind):
             raise WrongType(f"holds {kind}; a conversation is {_EXPECTED}, or a JSON text of it")
         column = column.to_pylist()
     reasons: Reasons = {}

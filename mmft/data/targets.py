@@ -65,8 +65,7 @@ class Encode(NamedTuple):
     @classmethod
     def of(cls, task: Encodes, identities: bool = False) -> Encode:
         """From a task."""
-        generative = task if isinstance(task, GenerativeTask) else None
-        return cls(
+        made = cls(
             task.encode,
             task.facts.needs_both,
             task.candidates,
@@ -74,9 +73,10 @@ class Encode(NamedTuple):
             task.encode_evaluated,
             task.captions_of,
             task.facts.generates,
-            None if generative is None else generative.references_of,
-            None if generative is None else generative.drawn_targets,
         )
+        if not isinstance(task, GenerativeTask):
+            return made
+        return made._replace(references_of=task.references_of, drawn=task.drawn_targets)
 
 
 ClassesOf = Callable[[Tensor], Tensor | None]

@@ -57,7 +57,7 @@ class Change(NamedTuple):
 def check_columns(columns: ColumnsConfig) -> None:
     """Raises UserError if the run has only one modality."""
     for name in ("image", "text"):
-        if getattr(columns, name) is None:
+        if getattr(columns, name) is None and (name == "image" or columns.messages is None):
             raise UserError(
                 f"modalities=true: the run has no data.columns.{name}, so there is nothing to compare. Leave it out"
             )

@@ -15,6 +15,7 @@ from mmft.data.splits import inputs_only
 from mmft.data.table import Table
 
 log = logging.getLogger(__name__)
+_MODALITIES = ("image", "text", "messages")
 
 
 def table_of(rows: Any, config: DataConfig, root: Path, with_labels: bool = False) -> Table:
@@ -42,9 +43,10 @@ def _without_absent(columns: ColumnsConfig, rows: Any) -> ColumnsConfig:
     """`columns` without the modality of which the rows have no column, which is reported."""
     names: list[str] = []
     read_rows(rows, (), names.extend)
-    needed = {role: {name for name, found in roles(columns).items() if role in found} for role in ("image", "text")}
-    absent = [role for role, own in needed.items() if own and own.isdisjoint(names)]
-    if not names or len(absent) != 1 or not all(needed.values()):  # the table's own error lists the columns
+    every = {role: {name for name, found in roles(columns).items() if role in found} for role in _MODALITIES}
+    needed = {role: own for role, own in every.items() if own}
+    absent = [role for role, own in needed.items() if own.isdisjoint(names)]
+    if not names or len(absent) != 1 or len(needed) < 2:  # the table's own error lists the columns
         return columns
     log.warning("the rows have no column %s: they are read without %ss", getattr(columns, absent[0]), absent[0])
     return replace(columns, **{absent[0]: None})

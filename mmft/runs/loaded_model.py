@@ -80,7 +80,7 @@ class LoadedModel:
 
         Args:
             rows: dicts in any iterable, a DataFrame of pandas or polars, an Arrow table, or a data set of `datasets`,
-                with the run's image and text columns. An image is a path, encoded bytes, a binary file, a Pillow image,
+                with the run's image and text columns, or its column of conversations. An image is a path, encoded bytes, a binary file, a Pillow image,
                 or an array or tensor of uint8 or of floats from 0 to 1 with its channels first or last; None if
                 missing. Without the id column, rows are identified by number; without the image or the text column,
                 they lack that modality.

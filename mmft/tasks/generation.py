@@ -133,7 +133,7 @@ class Generation(GenerativeTask):
     def fit(self, labels: Sequence[Any]) -> None:
         """Checks that there are answers, and collects them for `choices=labels`."""
         if all(label is None or not text_of(label).strip() for label in labels):
-            raise UserError("data.columns.label: no training row has an answer")
+            raise UserError("data.columns: no training row has an answer (no label, or no last turn of the assistant)")
         if self._decoding.choices is None:
             return
         answers = distinct_answers(labels, self.label_names)

@@ -19,6 +19,7 @@ from mmft.commands.predict import predict
 from mmft.commands.test import test as run_test
 from mmft.commands.train import train
 from mmft.config.compose import compose
+from mmft.errors import UserError
 
 Folder = Callable[..., Path]
 
@@ -110,6 +111,37 @@ def test_a_question_at_the_end_is_answered(run: Run, frame: pd.DataFrame, shapes
     assert "turn 1 has the role 'tool'" in bad["error"]
 
 
+def test_rows_in_python_may_lack_either_column(run: Run, frame: pd.DataFrame, shapes: Shapes) -> None:
+    """The prompt is then that of an empty text, or the image a learned stand-in."""
+    model, row = mmft.load(run.path), frame.iloc[0]
+    for given in ({"image": row["image"]}, {"messages": row["messages"]}):
+        (found,) = model.predict([given], root=shapes.rows.parent)
+        assert found["error"] is None
+        assert isinstance(found["prediction"], str)
+    with pytest.raises(UserError, match=r"data\.columns\.image=image: rows has no such column"):
+        model.predict([{"text": "red"}])
+
+
+def test_what_each_modality_adds(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_test(compose("test", [f"run={run.path}", "modalities=true"])) == 0
+    found = dict(line.split() for line in capsys.readouterr().out.splitlines() if line.count(" ") == 1)
+    assert float(found["loss"]) == pytest.approx(run.summary["test"]["loss"], abs=1e-6)
+    for change in ("image_shuffled", "text_shuffled", "image_only", "text_only"):
+        assert float(found[f"{change}/loss"]) > 0
+
+
+def test_a_run_of_texts_answers_conversations(
+    typed: list[str], frame: pd.DataFrame, shapes: Shapes, tmp_path: Path
+) -> None:
+    """A column of conversations takes the place of the run's texts."""
+    frame.to_json(tmp_path / "rows.jsonl", orient="records", lines=True)
+    own = [*typed, f"data.path={tmp_path / 'rows.jsonl'}", "trainer.max_epochs=1"]
+    assert train(compose("train", own), tmp_path / "run") == 0
+    more = ["data.columns.messages=messages", f"data.root={shapes.rows.parent}", f"out={tmp_path / 'out.csv'}"]
+    assert predict(compose("predict", [f"run={tmp_path / 'run'}", f"data.path={tmp_path / 'rows.jsonl'}", *more])) == 0
+    assert pd.read_csv(tmp_path / "out.csv")["error"].isna().all()
+
+
 def test_a_killed_run_resumes_bit_for_bit(told: list[str], run: Run, tmp_path: Path) -> None:
     killed_run([*told, "checkpoint.every_steps=1"], tmp_path / "killed", 3, "after")
     again = resumed([*told, "checkpoint.every_steps=1"], tmp_path / "killed")
@@ -126,7 +158,8 @@ def test_check_shows_what_is_learned(told: list[str], capsys: pytest.CaptureFixt
         == 3
     )
     assert re.search(
-        r"model\.text_encoder\.max_length=96: 1 of \d+ rows are bad; model.*max_length=\d+ holds all", shown
+        r"model\.text_encoder\.max_length=96 is too short for 1 of \d+ rows: bad rows; model.*max_length=\d+ holds all",
+        shown,
     )
     assert re.search(r"train +prompt +\d+ +\d+", shown)
     assert "task.max_answer_tokens=8 holds all." in shown

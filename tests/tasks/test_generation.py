@@ -58,7 +58,7 @@ def test_an_answer_that_does_not_fit_is_bad_and_not_cut(task: Generation) -> Non
 
 
 def test_without_any_answer_there_is_nothing_to_learn(task: Generation) -> None:
-    with pytest.raises(UserError, match=r"data\.columns\.label: no training row has an answer"):
+    with pytest.raises(UserError, match=r"data\.columns: no training row has an answer"):
         task.fit([None, ""])
 
 

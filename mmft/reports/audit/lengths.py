@@ -40,12 +40,12 @@ def lengths_told(model: GenerativeModel, task: GenerativeTask, splits: Mapping[s
     told = aligned(lines, right=range(2, len(lines[0])))
     every, replies = (np.concatenate(list(found.values())) for found in (prompts, answers))
     conversations = any(split.table.columns.messages is not None for split in splits.values())
-    fate = "are bad" if conversations else "have their texts cut"
+    fate = "bad rows" if conversations else "their texts are cut"
     return "\n".join(
         [
             f"{told}\nThe image has {model.image_tokens} tokens, of {model.text_encoder.positions} positions in all.",
             _limit("model.text_encoder.max_length", limit, every, fate),
-            _limit("task.max_answer_tokens", most, replies, "are bad"),
+            _limit("task.max_answer_tokens", most, replies, "bad rows"),
         ]
     )
 
@@ -74,4 +74,7 @@ def _limit(key: str, limit: int, lengths: Lengths, fate: str) -> str:
     over = int(np.count_nonzero(lengths > limit))
     if not over:
         return f"{key}={limit} holds all."
-    return f"{key}={limit}: {over:,} of {np.count_nonzero(lengths):,} rows {fate}; {key}={lengths.max()} holds all."
+    return (
+        f"{key}={limit} is too short for {over:,} of {np.count_nonzero(lengths):,} rows: {fate}; "
+        f"{key}={lengths.max()} holds all."
+    )
