@@ -18,6 +18,7 @@ from mmft.build.pair import choose_for_pair
 from mmft.build.probe import head_maker, solve_probe
 from mmft.build.run import Run
 from mmft.build.subset import choose_subset, drawn_subset
+from mmft.build.whole import choose_for_whole
 from mmft.build.training import (
     build_data,
     build_distillation,
@@ -46,6 +47,7 @@ __all__ = [
     "build_trainer",
     "check_monitoring",
     "choose_for_pair",
+    "choose_for_whole",
     "choose_subset",
     "drawn_subset",
     "head_maker",

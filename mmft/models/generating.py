@@ -5,7 +5,7 @@ Legend: B batch, S tokens of a prompt, T generated tokens, V vocabulary, D width
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -24,26 +24,29 @@ class Generated(NamedTuple):
 
 
 @torch.no_grad()
-def generate(model: LanguageModel, embedded: Tensor, mask: Tensor, max_new_tokens: int) -> Generated:
+def generate(model: LanguageModel, inputs: Mapping[str, Any], mask: Tensor, max_new_tokens: int) -> Generated:
     """The likeliest token after token, until the end-of-text token.
 
     Args:
         model: in eval mode.
-        embedded: (B, S, D) prompts, padded on the right.
+        inputs: prompts, padded on the right: `inputs_embeds` (B, S, D), or `input_ids` (B, S) and what else the model
+            reads.
         mask: (B, S) bool, True = real token.
         max_new_tokens: largest T.
     """
     from transformers import GenerationConfig
 
-    prompts, real = _padded_on_the_left(embedded, mask)
+    prompts, real = _padded_on_the_left(inputs, mask)
     backbone: Any = model.backbone
     end = int(model.tokenizer.eos_token_id)
     chosen = _Chosen()
     config = GenerationConfig(max_new_tokens=max_new_tokens, eos_token_id=end, pad_token_id=end, use_cache=True)
     with _configured(backbone, config):
         tokens = backbone.generate(
-            inputs_embeds=prompts, attention_mask=real.long(), logits_processor=[chosen]
-        )  # (B, T)
+            **prompts, attention_mask=real.long(), logits_processor=[chosen]
+        )  # (B, T), behind the prompt's ids if it is given as ids
+    if "input_ids" in prompts:
+        tokens = tokens[:, real.shape[1] :]
     log_probs = torch.stack(chosen.log_probs, dim=1)  # (B, T)
     ended = (tokens == end).cumsum(1) - (tokens == end).long() > 0  # behind the first end-of-text token
     return Generated(tokens.masked_fill(ended, -1), log_probs.masked_fill(ended, 0))
@@ -71,11 +74,20 @@ class _Chosen:
         return scores
 
 
-def _padded_on_the_left(embedded: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, S, D) and (B, S) padded on the right -> the same on the left, as long as the longest row."""
+def _padded_on_the_left(inputs: Mapping[str, Any], mask: Tensor) -> tuple[dict[str, Any], Tensor]:
+    """Tensors (B, S, ...) and mask (B, S) padded on the right -> the same on the left, as long as the longest row.
+
+    Other inputs stay as they are.
+    """
     size = mask.shape[1]
     missing = size - mask.sum(1, keepdim=True)  # (B, 1)
     places = (torch.arange(size, device=mask.device) - missing) % size  # (B, S)
     first = int(missing.min())
-    moved = embedded.gather(1, places[..., None].expand_as(embedded))
-    return moved[:, first:], mask.gather(1, places)[:, first:]
+
+
+    def moved(value: Any) -> Any:
+        if not isinstance(value, Tensor) or value.shape[:2] != mask.shape:
+            return value
+        return value[torch.arange(len(mask), device=mask.device)[:, None], places[:, first:]]
+
+    return {name: moved(value) for name, value in inputs.items()}, mask.gather(1, places)[:, first:]

@@ -8,7 +8,7 @@ D width of the language model.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,7 @@ from mmft.models.vision_language_model import StandIn, VisionLanguageModel, pres
 class Sequences(NamedTuple):
     """Rows as the language model reads them, padded on the right."""
 
-    embedded: Tensor  # (B, S, D)
+    inputs: dict[str, Any]  # of the language model: `inputs_embeds` (B, S, D), or `input_ids` (B, S) and others
     mask: Tensor  # (B, S) bool, True = real token
     prompt_length: Tensor  # (B,) int64, tokens of prompt and image, at least one
     order: Tensor  # (B, S) int64, see `Layout`
@@ -71,14 +71,14 @@ class GenerativeModel(VisionLanguageModel):
         if self.training:
             return outputs
         prompts = self._joined(batch, image, None)
-        found = generate(self.text_encoder, prompts.embedded, prompts.mask, self.max_new_tokens)
+        found = generate(self.text_encoder, prompts.inputs, prompts.mask, self.max_new_tokens)
         return outputs._replace(generated=found.tokens, generated_log_probs=found.log_probs)
 
     def fuse(self, batch: Batch) -> Fused:
         """The hidden state (B, D) at the end of prompt and image."""
         image = self.project_image(batch)
         prompts = self._joined(batch, image, None)
-        hidden = self.text_encoder.hidden(prompts.embedded, prompts.mask)  # (B, S, D)
+        hidden = self.text_encoder.hidden(prompts.inputs, prompts.mask)  # (B, S, D)
         rows = torch.arange(len(hidden), device=hidden.device)
         last = hidden[rows, prompts.prompt_length - 1]
         return Fused(last, image.pooled, image.pooled.new_zeros(len(batch), 0))
@@ -98,7 +98,7 @@ class GenerativeModel(VisionLanguageModel):
         if batch.target is None:
             return image.tokens.new_zeros(len(batch), 0)
         whole = self._joined(batch, image, batch.target)
-        hidden = self.text_encoder.hidden(whole.embedded, whole.mask)  # (B, S, D)
+        hidden = self.text_encoder.hidden(whole.inputs, whole.mask)  # (B, S, D)
         place = whole.order.argsort(1)  # (B, S) in the sequence, of each of prompt, image and answer side by side
         places, tokens = place[:, place.shape[1] - batch.target.shape[1] :], batch.target
         if (of_prompt := learned_tokens(batch)) is not None:
@@ -118,7 +118,7 @@ class GenerativeModel(VisionLanguageModel):
         prompt = embed(ids.clamp_min(0))
         tokens = torch.cat([prompt, image.tokens.to(prompt.dtype), embed(answer.clamp_min(0))], dim=1)
         embedded = tokens.gather(1, laid.order[..., None].expand_as(tokens))
-        return Sequences(embedded, laid.mask, laid.prompt_length, laid.order)
+        return Sequences({"inputs_embeds": embedded}, laid.mask, laid.prompt_length, laid.order)
 
     def _prompts(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Ids (B, L) and mask (B, L) of the prompts."""

@@ -5,6 +5,7 @@ Legend: B batch, L text tokens, T tokens, D width, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -40,7 +41,7 @@ class LanguageModel(TextEncoder):
         super().__init__(backbone, source, tokenizer, max_length, "last")
         self.tokenizer = PromptTokenizer(tokenizer)
         self._check_head()
-        if getattr(backbone.config, "tie_word_embeddings", False):
+        if _tied(backbone):
             self.register_state_dict_post_hook(_without_tied)
             self.register_load_state_dict_pre_hook(_with_tied)
 
@@ -61,9 +62,14 @@ class LanguageModel(TextEncoder):
         found: Tensor = backbone.get_input_embeddings()(ids)
         return found
 
-    def hidden(self, embedded: Tensor, mask: Tensor) -> Tensor:
-        """(B, T, D) embeddings, padded on the right, and mask (B, T) bool -> (B, T, D) last hidden states."""
-        out = self.reader(self.backbone)(inputs_embeds=embedded, attention_mask=mask.long(), use_cache=False)
+    def hidden(self, inputs: Mapping[str, Any], mask: Tensor) -> Tensor:
+        """Inputs of the model, `inputs_embeds` (B, T, D) or `input_ids` (B, T) -> (B, T, D) last hidden states.
+
+        Args:
+            inputs: padded on the right.
+            mask: (B, T) bool, True = real token.
+        """
+        out = self.reader(self.backbone)(**inputs, attention_mask=mask.long(), use_cache=False)
         found: Tensor = out.last_hidden_state
         return found
 
@@ -80,7 +86,7 @@ class LanguageModel(TextEncoder):
         ids = torch.arange(4).unsqueeze(0)  # (1, 4)
         with evaluated(self.backbone):
             logits = self.backbone(input_ids=ids, use_cache=False).logits[0]  # (4, V)
-            mine = self.head(self.hidden(self.embed(ids), torch.ones_like(ids, dtype=torch.bool)))[0]
+            mine = self.head(self.hidden({"input_ids": ids}, torch.ones_like(ids, dtype=torch.bool)))[0]
         if not torch.allclose(logits, mine, rtol=1e-3, atol=1e-4):
             raise UserError(
                 f"{where}: {type(self.backbone).__name__} changes its logits after its linear head, which "
