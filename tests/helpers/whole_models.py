@@ -10,7 +10,9 @@ import torch
 import transformers as hf
 from language_models import POSITIONS, _without_special_tokens
 from tiny_tokenizers import make_tokenizer
+from transformers.models.smolvlm import processing_smolvlm
 
+processing_smolvlm.num2words = processing_smolvlm.num2words or str  # its processor asks for it, for videos alone
 SIDE = 32
 _TEXT = {
     "hidden_size": 32,
@@ -137,8 +139,8 @@ def _qwen(kind: str) -> Tiny:
         vision |= {"hidden_size": 32, "intermediate_size": 64, "out_hidden_size": 32}
     if kind == "Qwen2_5_VL":
         vision |= {"fullatt_block_indexes": [1], "window_size": 32}
-    if kind == "Qwen3VL":
-        vision |= {"deepstack_visual_indexes": [0, 1], "num_position_embeddings": 16}
+    if kind == "Qwen3VL":  # many blocks: the largest list is to be theirs, not that of the deepstack's mergers
+        vision |= {"deepstack_visual_indexes": [0, 1], "num_position_embeddings": 16, "depth": 8}
     names = {"vision_start_token_id": "<|vision_start|>", "vision_end_token_id": "<|vision_end|>"}
     names |= {"image_token_id": "<|image_pad|>", "video_token_id": "<|video_pad|>"}
     older = kind == "Qwen2VL"
@@ -287,8 +289,9 @@ def write_whole(kind: str, texts: Iterable[str], out: Path) -> Path:
     config = tiny.config(tokenizer)
     torch.manual_seed(0)
     model = hf.AutoModelForImageTextToText.from_config(config)
-    for parameter in model.parameters():  # some start as zeros or ones
-        torch.nn.init.normal_(parameter, std=0.1) if parameter.ndim == 1 else None
+    for name, parameter in model.named_parameters():  # so that all matters: some start as zeros or ones
+        if "norm" not in name:
+            torch.nn.init.normal_(parameter, std=0.15)
     model.save_pretrained(out)
     processor.save_pretrained(out)
     return out

@@ -34,7 +34,7 @@ class WholeModel(GenerativeModel):
         image_encoder: uint8 images (B, 3, H, W) -> Encoded.
         text_encoder: the language model.
         fusion: the parts between.
-        whole: the model that they are parts of.
+        whole: the model that they are parts of; its own modules are those of the parts.
     """
 
     fusion: WholeFusion  # type: ignore[assignment]
@@ -44,8 +44,7 @@ class WholeModel(GenerativeModel):
     ) -> None:
         super().__init__(image_encoder, text_encoder, fusion)  # type: ignore[arg-type]
         self.missing_image = StandIn(Widths(fusion.features_width, image_encoder.widths.pooled), "tokens")
-        self._features, self._pixels, self._image_token = whole.features, whole.pixels, whole.image_token
-        self._reads_ids, self._types = whole.reads_ids, whole.token_types
+        self.whole = whole
         self._accepts = inspect.signature(whole.text.forward).parameters.keys()
 
     def project_image(self, batch: Batch) -> Encoded:
@@ -66,22 +65,22 @@ class WholeModel(GenerativeModel):
 
     def _joined(self, batch: Batch, image: Encoded, answer: Tensor | None) -> Sequences:
         """Prompts, images and answers (B, A), -1 for padding, as sequences."""
-        if not self._reads_ids:
+        if not self.whole.reads_ids:
             return super()._joined(batch, image, answer)
         ids, mask = self._prompts(batch)
         answer = ids.new_empty(len(ids), 0) if answer is None else answer
         laid = lay_out(ids, mask, image.mask, answer >= 0)
-        images = torch.full_like(image.mask, self._image_token, dtype=ids.dtype)  # (B, M)
+        images = torch.full_like(image.mask, self.whole.image_token, dtype=ids.dtype)  # (B, M)
         every = torch.cat([ids.clamp_min(0), images, answer.clamp_min(0)], dim=1)
         tokens = every.gather(1, laid.order).masked_fill(~laid.mask, 0)  # (B, S)
         behind = ids.shape[1] + images.shape[1]
         of_image = laid.mask & (laid.order >= ids.shape[1]) & (laid.order < behind)
         of_answer = laid.mask & (laid.order >= behind)
-        inputs = {"input_ids": tokens, "mm_encoder_outputs": {"image": self._features.outputs(image.tokens)}}
+        inputs = {"input_ids": tokens, "mm_encoder_outputs": {"image": self.whole.features.outputs(image.tokens)}}
         inputs |= self._types_of(of_image, of_answer)
         inputs |= {
             name: value
-            for name, value in self._pixels.repeated(len(batch), tokens.device).items()
+            for name, value in self.whole.pixels.repeated(len(batch), tokens.device).items()
             if name in self._accepts and not name.startswith("pixel")
         }
         return Sequences(inputs, laid.mask, laid.prompt_length, laid.order)
@@ -89,6 +88,6 @@ class WholeModel(GenerativeModel):
     def _types_of(self, of_image: Tensor, of_answer: Tensor) -> dict[str, Any]:
         """What the model is told about each of the tokens, (B, S) each."""
         found = {"mm_token_type_ids": of_image.long()} if "mm_token_type_ids" in self._accepts else {}
-        if self._types is not None:
-            found["token_type_ids"] = (of_image if self._types == "image" else of_answer).long()
+        if self.whole.token_types is not None:
+            found["token_type_ids"] = (of_image if self.whole.token_types == "image" else of_answer).long()
         return found
