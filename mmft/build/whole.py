@@ -63,11 +63,16 @@ def encoders_of(config: ModelConfig, known: Mapping[str, Source]) -> tuple[Image
         found = {wanted: take_apart(source, wanted, size) for wanted in set(pretrained.values())}
         both = [found[pretrained[encoder]] for encoder in ENCODERS]
     image, text = WholeImageEncoder(both[0]), language_model_of(both[1], config.text_encoder.max_length)
+    if not known:
+        _say_images(both[0], image.image_size)
+    return image, text, both[0]
+
+
+def _say_images(whole: Whole, side: int) -> None:
     log.info(
         "%s: each image is one square of %d x %d pixels, which the language model reads as %d tokens",
-        both[0].source.name,
-        image.image_size,
-        image.image_size,
-        both[0].features.image_tokens,
+        whole.source.name,
+        side,
+        side,
+        whole.features.image_tokens,
     )
-    return image, text, both[0]

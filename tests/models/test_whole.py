@@ -202,8 +202,7 @@ def test_pixels_and_layers(kind: str, whole_folder: Folder, shapes: Any) -> None
 @pytest.mark.parametrize("kind", WHOLE_MODELS)
 def test_put_together_it_is_the_same_model(kind: str, whole_folder: Folder, shapes: Any) -> None:
     model, _, _ = make(whole_folder(kind), shapes)
-    parts = {"image": model.image_encoder.backbone, "rest": model.fusion.rest, "text": model.text_encoder.backbone}
-    again = put_together(model.whole, {name: part.state_dict() for name, part in parts.items()}).state_dict()
+    again = put_together(model.whole, {name: part.state_dict() for name, part in model.parts().items()}).state_dict()
     plain = hf.AutoModelForImageTextToText.from_pretrained(whole_folder(kind)).state_dict()
     assert again.keys() == plain.keys()
     assert all(torch.equal(again[name], value) for name, value in plain.items())

@@ -47,6 +47,14 @@ class WholeModel(GenerativeModel):
         self.whole = whole
         self._accepts = inspect.signature(whole.text.forward).parameters.keys()
 
+    def parts(self) -> dict[str, Any]:
+        """The modules of transformers, by their names in `Whole.prefixes`."""
+        return {
+            "image": self.image_encoder.backbone,
+            "rest": self.fusion.rest,
+            "text": self.text_encoder.backbone,
+        }
+
     def project_image(self, batch: Batch) -> Encoded:
         """Features (B, M, W) for the language model, mask all True."""
         rows = present_rows(batch.image_present)
