@@ -18,7 +18,6 @@ from mmft.build.pair import choose_for_pair
 from mmft.build.probe import head_maker, solve_probe
 from mmft.build.run import Run
 from mmft.build.subset import choose_subset, drawn_subset
-from mmft.build.whole import choose_for_whole
 from mmft.build.training import (
     build_data,
     build_distillation,
@@ -28,6 +27,7 @@ from mmft.build.training import (
     preload,
     train_on,
 )
+from mmft.build.whole import choose_for_whole
 
 __all__ = [
     "EncoderFeatures",

@@ -57,6 +57,7 @@ def build_model(
     """
     torch.manual_seed(seed)
     known, more = sources or {}, dict[str, Any]()
+    text: TextEncoder
     if config.whole is not None:
         image, text, more["whole"] = whole.encoders_of(config, known)
     elif config.pair is None:

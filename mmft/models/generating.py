@@ -84,7 +84,6 @@ def _padded_on_the_left(inputs: Mapping[str, Any], mask: Tensor) -> tuple[dict[s
     places = (torch.arange(size, device=mask.device) - missing) % size  # (B, S)
     first = int(missing.min())
 
-
     def moved(value: Any) -> Any:
         if not isinstance(value, Tensor) or value.shape[:2] != mask.shape:
             return value

@@ -117,24 +117,26 @@ def exported(run: Path, folder: Path) -> tuple[Any, Any]:
     return model, hf.AutoProcessor.from_pretrained(folder)
 
 
-def test_plain_transformers_loads_the_export(run: Run, shapes: Shapes, rows: Path, tmp_path: Path) -> None:
+def test_plain_transformers_loads_the_export(run: Run, tmp_path: Path) -> None:
     plain, processor = exported(run.path, tmp_path / "export")
     assert type(plain).__name__ in (tmp_path / "export" / "README.md").read_text()
-    frame = pd.read_csv(rows).dropna(subset=["image", "text"]).head(4)
-    listed = mmft.load(run.path).predict(frame[["image", "text"]].to_dict("records"), root=shapes.rows.parent)
-    side = load_model(run.path / "model").model.image_encoder.image_size
-    for row, found in zip(frame.to_dict("records"), listed, strict=True):
-        from PIL import Image
-
-        image = Image.open(shapes.rows.parent / row["image"]).convert("RGB")
-        if image.size != (side, side):
-            continue
-        content = [{"type": "image"}, {"type": "text", "text": row["text"]}]
+    model = mmft.load(run.path)
+    side = model.saved.model.image_encoder.image_size
+    images = torch.randint(0, 256, (4, 3, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    texts = ["red", "drawn in blue ink", "is it green?", "it"]
+    listed = model.predict([{"image": image, "text": text} for image, text in zip(images, texts, strict=True)])
+    for image, question, found in zip(images, texts, listed, strict=True):
+        content = [{"type": "image"}, {"type": "text", "text": question}]
         text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
-        inputs = processor(text=[text], images=[image], return_tensors="pt")
+        inputs = processor(text=[text], images=[image.permute(1, 2, 0).numpy()], return_tensors="pt")
         ending = {"eos_token_id": processor.tokenizer.eos_token_id, "do_sample": False, "pad_token_id": 1}
         tokens = plain.generate(**inputs, max_new_tokens=8, **ending)[0, inputs["input_ids"].shape[1] :]
         assert processor.tokenizer.decode(tokens, skip_special_tokens=True).strip() == found["prediction"]
+
+
+def test_only_transformers_has_a_place_for_it(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="format=open_clip has no place for model.whole"):
+        export(compose("export", [f"run={run.path}", f"out={tmp_path / 'export'}", "format=open_clip"]))
 
 
 def test_from_one_run_to_the_next(typed: Any, whole_folder: Folder, tmp_path: Path) -> None:

@@ -253,15 +253,8 @@ WHOLE_MODELS: dict[str, Tiny] = {
     "blip_2": Tiny(
         lambda t: hf.Blip2Config(
             vision_config=hf.Blip2VisionConfig(**_VISION).to_dict(),
-            qformer_config={
-                **{"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64},
-                **{"encoder_hidden_size": 32, "vocab_size": len(t)},
-            },
-            text_config=hf.OPTConfig(
-                **{"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "ffn_dim": 64},
-                **{"word_embed_proj_dim": 32, "max_position_embeddings": 4 * POSITIONS},
-                **_ids(t),
-            ).to_dict(),
+            qformer_config=_VISION | {"num_hidden_layers": 2, "encoder_hidden_size": 32, "vocab_size": len(t)},
+            text_config=hf.OPTConfig(**_TEXT, ffn_dim=64, word_embed_proj_dim=32, **_ids(t)).to_dict(),
             num_query_tokens=4,
             image_token_index=_size(t, "<image>"),
             image_token_id=_size(t, "<image>"),

@@ -208,11 +208,34 @@ def test_put_together_it_is_the_same_model(kind: str, whole_folder: Folder, shap
     assert all(torch.equal(again[name], value) for name, value in plain.items())
 
 
-def test_another_image_size(whole_folder: Folder, shapes: Any) -> None:
-    model, _, _ = make(whole_folder("qwen2_5_vl"), shapes, "model.image_encoder.image_size=32")
-    assert (model.image_encoder.image_size, model.image_tokens) == (32, 4)
-    with pytest.raises(UserError, match=r"model.whole=.* with model.image_encoder.image_size=36: its image processor"):
-        make(whole_folder("qwen2_5_vl"), shapes, "model.image_encoder.image_size=36")
+@pytest.mark.parametrize(("kind", "size", "tokens"), [("qwen2_5_vl", 32, 4), ("smolvlm", 48, 9), ("internvl", 48, 9)])
+def test_another_image_size(kind: str, size: int, tokens: int, whole_folder: Folder, shapes: Any) -> None:
+    model, task, _ = make(whole_folder(kind), shapes, f"model.image_encoder.image_size={size}")
+    assert (model.image_encoder.image_size, model.image_tokens) == (size, tokens)
+    batch = rows(model, task)
+    inputs = plain_inputs(model, batch, 0)
+    ids = torch.tensor(task.tokenizer.answer(ANSWERS[0]))
+    plain = plain_model(whole_folder(kind), size)
+    with torch.no_grad():
+        found = model.eval()(batch).logits[0, : len(ids)]
+        wanted = plain_logits(plain, inputs, ids).log_softmax(-1)[range(len(ids)), ids]
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "expected"),
+    [
+        ("qwen2_5_vl", 36, r"with model.image_encoder.image_size=36: its image processor changes images of 36 x 36"),
+        ("llava", 48, r"it does not take images of 48 x 48 pixels: "),
+        ("paligemma", 48, r"it does not take images of 48 x 48 pixels: "),
+        ("gemma3", 48, r"it does not take images of 48 x 48 pixels: "),
+    ],
+)
+def test_an_image_size_that_does_not_fit(
+    kind: str, size: int, expected: str, whole_folder: Folder, shapes: Any
+) -> None:
+    with pytest.raises(UserError, match=expected):
+        make(whole_folder(kind), shapes, f"model.image_encoder.image_size={size}")
 
 
 def test_what_is_no_whole_model_is_an_error(shapes: Any, whole_folder: Folder, tmp_path: Path) -> None:

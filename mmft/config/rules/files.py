@@ -81,9 +81,7 @@ def _pair_is_there(c: TrainConfig) -> str | None:
 
 @rule("model.whole")
 def _whole_model_is_there(c: TrainConfig) -> str | None:
-    return (
-        None if c.model.whole is None else _not_a_model(c.model.whole, "a vision-language model", ("config.json",))
-    )
+    return None if c.model.whole is None else _not_a_model(c.model.whole, "a vision-language model", ("config.json",))
 
 
 for _encoder in ("image_encoder", "text_encoder"):

@@ -1,7 +1,7 @@
 """What a whole vision-language model has between its image encoder and its language model.
 
-Legend: B batch, N image tokens, M tokens that the language model reads, D_i width of the image encoder's output, W width
-of image features.
+Legend: B batch, N image tokens, M tokens that the language model reads, D_i width of the image encoder's output,
+W width of image features.
 """
 
 from __future__ import annotations

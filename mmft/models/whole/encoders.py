@@ -5,6 +5,7 @@ Legend: B batch, S side of an image, N image tokens, D width, T tokens.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -45,8 +46,8 @@ class WholeLanguageModel(LanguageModel):
         """The language model without its head."""
         return backbone.get_decoder()
 
-    def hidden(self, inputs: dict[str, Any], mask: Tensor) -> Tensor:
-        """Inputs of the model (`input_ids` (B, T) and others) and mask (B, T) bool -> (B, T, D) last hidden states."""
+    def hidden(self, inputs: Mapping[str, Any], mask: Tensor) -> Tensor:
+        """As of any language model; the inputs are `input_ids` and what else the whole model reads."""
         backbone: Any = self.backbone
         out = backbone.base_model(**inputs, attention_mask=mask.long(), use_cache=False)
         found: Tensor = out.last_hidden_state

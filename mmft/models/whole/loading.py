@@ -35,8 +35,8 @@ def load_whole(source: Source, pretrained: bool) -> Any:
         config = transformers.AutoConfig.from_pretrained(source.folder, trust_remote_code=False)
         if source.library != "transformers" or type(config) not in models._model_mapping:
             raise UserError(
-                f"{where}: {source.config.get('model_type', source.library)} is not a whole vision-language model. Name "
-                "its parts: model/fusion=projector model.image_encoder.name=... model.text_encoder.name=..."
+                f"{where}: {source.config.get('model_type', source.library)} is not a whole vision-language model. "
+                "Name its parts: model/fusion=projector model.image_encoder.name=... model.text_encoder.name=..."
             )
         if not pretrained:
             return models.from_config(config, dtype=torch.float32)

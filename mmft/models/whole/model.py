@@ -96,6 +96,6 @@ class WholeModel(GenerativeModel):
     def _types_of(self, of_image: Tensor, of_answer: Tensor) -> dict[str, Any]:
         """What the model is told about each of the tokens, (B, S) each."""
         found = {"mm_token_type_ids": of_image.long()} if "mm_token_type_ids" in self._accepts else {}
-        if self.whole.token_types is not None:
-            found["token_type_ids"] = (of_image if self.whole.token_types == "image" else of_answer).long()
+        if self.whole.of_type_one is not None:
+            found["token_type_ids"] = (of_image if self.whole.of_type_one == "image" else of_answer).long()
         return found

@@ -14,12 +14,16 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from mmft.errors import UserError
+from mmft.errors import UserError, first_line
+from mmft.models.image_encoder import KEY as IMAGE_KEY
 from mmft.models.source import Source
 from mmft.models.whole.features import ImageFeatures, bare
 from mmft.models.whole.loading import KEY, load_processor, load_whole
 from mmft.models.whole.pixels import Pixels
 from mmft.models.whole.tokenizer import ImageTokenizer
+
+_COUNTS = ("image_seq_len", "image_seq_length")
+"""Settings of processors that say how many tokens an image has."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ class Whole:
         text: the model without these, which reads ids and image features; or (BLIP-2) its causal language model.
         tokenizer: the processor's.
         image_token: the id in place of each token of an image.
-        token_types: which tokens have `token_type_ids` of 1: those of the `image` (Gemma 3), of the `answer`
+        of_type_one: which tokens have `token_type_ids` of 1: those of the `image` (Gemma 3), of the `answer`
             (PaliGemma), or None if the model does not read them.
         prefixes: what stands before the names of each part in the whole's state dict.
     """
@@ -50,7 +54,7 @@ class Whole:
     text: Any
     tokenizer: ImageTokenizer
     image_token: int
-    token_types: Literal["image", "answer"] | None
+    of_type_one: Literal["image", "answer"] | None
     prefixes: Mapping[str, str]
 
     @property
@@ -76,8 +80,8 @@ def take_apart(source: Source, pretrained: bool, image_size: int | None) -> Whol
     image, text = _name_of(core, core.get_encoder(modality="image")), _name_of(core, core.get_decoder())
     if image is None or text is None or whole.config.is_encoder_decoder or whole.get_output_embeddings() is None:
         raise UserError(
-            f"{KEY}={source.name}: {type(whole).__name__} is not an image encoder before a causal language model, which "
-            "model.whole needs. Choose another model"
+            f"{KEY}={source.name}: {type(whole).__name__} is not an image encoder before a causal language model. "
+            "Choose another model"
         )
     if hasattr(core.config, "image_grid_pinpoints"):
         core.config.image_grid_pinpoints = [[pixels.side, pixels.side]]
@@ -85,10 +89,11 @@ def take_apart(source: Source, pretrained: bool, image_size: int | None) -> Whol
         features = ImageFeatures(core, image, pixels)
     except Exception as error:
         raise UserError(
-            f"{KEY}={source.name}: it does not take images of {pixels.side} x {pixels.side} pixels: {error}"
+            f"{KEY}={source.name}: it does not take images of {pixels.side} x {pixels.side} pixels: {first_line(error)}"
         ) from error
     image_token = int(whole.config.image_token_id)
     tokenizer = ImageTokenizer(processor, image_token, pixels.side)
+    _check_count(source, tokenizer, features.image_tokens, pixels.side)
     modules = dict(core.named_children())
     between = {name: module for name, module in modules.items() if name not in (image, text)}
     rest = bare(core, between, core._parameters)
@@ -111,7 +116,7 @@ def take_apart(source: Source, pretrained: bool, image_size: int | None) -> Whol
         language_model,
         tokenizer,
         image_token,
-        tokenizer.token_types() if "token_type_ids" in inspect.signature(whole.forward).parameters else None,
+        tokenizer.of_type_one() if "token_type_ids" in inspect.signature(whole.forward).parameters else None,
         prefixes,
     )
 
@@ -134,6 +139,20 @@ def put_together(parts: Whole, states: Mapping[str, Mapping[str, Tensor]]) -> An
     assert not lost, lost
     assert not unexpected, unexpected
     return whole
+
+
+def _check_count(source: Source, tokenizer: ImageTokenizer, count: int, side: int) -> None:
+    """Tells the processor how many tokens an image has, and raises UserError if it writes another number of them."""
+    processor = tokenizer.processor
+    for holder in (processor, processor.image_processor):
+        for name in _COUNTS:
+            if hasattr(holder, name):
+                setattr(holder, name, count)
+    if (written := tokenizer.image_tokens()) != count:
+        raise UserError(
+            f"{KEY}={source.name}: its processor writes {written} tokens for an image of {side} x {side} pixels, "
+            f"but the model reads {count}. Leave {IMAGE_KEY}.image_size out, or choose another model"
+        )
 
 
 def _name_of(core: Any, part: nn.Module) -> str | None:

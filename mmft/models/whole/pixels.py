@@ -1,7 +1,7 @@
 """From a square uint8 image to the pixels that a model's own image processor makes of it, on the device.
 
-Processors normalise an image, and some repeat it or cut it into patches. Where each number of their output comes from is
-not looked up by architecture but found out: the processor is given images whose pixels are their own positions.
+Processors normalise an image, and some repeat it or cut it into patches. Where each number of their output comes from
+is not looked up by architecture but found out: the processor is given images whose pixels are their own positions.
 
 Legend: R images, S side of an image.
 """
@@ -63,14 +63,16 @@ class Pixels:
 
     def repeated(self, images: int, device: torch.device) -> dict[str, Tensor]:
         """The constants of R images."""
-        return {name: value.to(device).repeat(images, *[1] * (value.ndim - 1)) for name, value in self.constants.items()}
+        return {
+            name: value.to(device).repeat(images, *[1] * (value.ndim - 1)) for name, value in self.constants.items()
+        }
 
     def _own_side(self) -> int:
         """The side of the squares that the processor makes."""
         if hasattr(self._processor, "image_grid_pinpoints"):
             return _one_side(self._processor.size)
         if hasattr(self._processor, "merge_size"):
-            step = self._processor.patch_size * self._processor.merge_size
+            step = int(self._processor.patch_size * self._processor.merge_size)
             most = int(self._processor.size["longest_edge"] ** 0.5)
             return max(step, min(_FREE_SIDE, most) // step * step)
         own = getattr(self._processor, "max_image_size", None) or self._processor.size

@@ -22,6 +22,7 @@ class ImageTokenizer:
 
     def __init__(self, processor: Any, image_token: int, side: int) -> None:
         self.processor, self.tokenizer, self.side = processor, processor.tokenizer, side
+        self._image_token = image_token
         self._token = str(self.tokenizer.convert_ids_to_tokens(image_token))
         self._placeholder = str(getattr(processor, "image_token", self._token))
 
@@ -73,7 +74,12 @@ class ImageTokenizer:
             raise UserError(f"{KEY}: its processor cannot write the prompt: {first_line(error)}{hint}") from error
         return head + image + tail
 
-    def token_types(self) -> Literal["image", "answer"] | None:
+    def image_tokens(self) -> int:
+        """How many tokens the processor writes for an image."""
+        ids = np.asarray(self._processed(self._placeholder)["input_ids"])
+        return int((ids == self._image_token).sum())
+
+    def of_type_one(self) -> Literal["image", "answer"] | None:
         """Which tokens have `token_type_ids` of 1: if no token of a prompt has, those of the answer; None without."""
         found = self._processed(self._placeholder).get("token_type_ids")
         return None if found is None else "image" if np.asarray(found).any() else "answer"
