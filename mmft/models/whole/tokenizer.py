@@ -22,7 +22,6 @@ class ImageTokenizer:
 
     def __init__(self, processor: Any, image_token: int, side: int) -> None:
         self.processor, self.tokenizer, self.side = processor, processor.tokenizer, side
-        self._image_token = image_token
         self._token = str(self.tokenizer.convert_ids_to_tokens(image_token))
         self._placeholder = str(getattr(processor, "image_token", self._token))
 
@@ -76,8 +75,7 @@ class ImageTokenizer:
 
     def image_tokens(self) -> int:
         """How many tokens the processor writes for an image."""
-        ids = np.asarray(self._processed(self._placeholder)["input_ids"])
-        return int((ids == self._image_token).sum())
+        return self._expanded(self._placeholder).count(self._token)
 
     def of_type_one(self) -> Literal["image", "answer"] | None:
         """Which tokens have `token_type_ids` of 1: if no token of a prompt has, those of the answer; None without."""
