@@ -10,6 +10,7 @@ import torch
 import transformers as hf
 from language_models import POSITIONS, _without_special_tokens
 from tiny_tokenizers import make_tokenizer
+from tokenizers.processors import TemplateProcessing
 from transformers.models.smolvlm import processing_smolvlm
 
 processing_smolvlm.num2words = processing_smolvlm.num2words or str  # its processor asks for it, for videos alone
@@ -278,6 +279,9 @@ def write_whole(kind: str, texts: Iterable[str], out: Path) -> Path:
     )
     tokenizer.model_max_length = 4 * POSITIONS
     tokenizer.add_tokens(["<|im_start|>", "<|im_end|>", *tiny.tokens], special_tokens=True)
+    if kind.startswith(("llava", "blip")):
+        start = [("<s>", tokenizer.bos_token_id)]
+        tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=start)
     processor = tiny.processor(tokenizer)
     config = tiny.config(tokenizer)
     torch.manual_seed(0)

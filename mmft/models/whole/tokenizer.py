@@ -92,7 +92,7 @@ class ImageTokenizer:
             self.processor.tokenizer = self.tokenizer
         start = self.tokenizer.bos_token or ""
         text = heard.texts[0]
-        if self._token not in text and len(heard.texts) > 1:  # BLIP-2 tokenises the image apart, and puts it first
+        if len(heard.texts) > 1 and not heard.texts[1].replace(self._token, ""):  # BLIP-2: the image apart, and first
             image = heard.texts[1]
             at = len(self.tokenizer(image, add_special_tokens=False)["input_ids"])
             text = text.replace(self._placeholder, "")
