@@ -248,3 +248,14 @@ def test_what_is_no_whole_model_is_an_error(shapes: Any, whole_folder: Folder, t
             (incomplete / file.name).write_bytes(file.read_bytes())
     with pytest.raises(UserError, match=r"model.whole=.*llava: "):
         make(incomplete, shapes)
+
+
+@pytest.mark.parametrize("method", ["bitfit", "norms", "lora", "adapters", "prefix"])
+def test_whatever_is_planned_gets_a_gradient(method: str, whole_folder: Folder, shapes: Any) -> None:
+    """Also where no layer is trained wholly; nothing is added to LLaVA's last vision block, which is not read."""
+    model, task, config = make(whole_folder("llava"), shapes, f"tune/image_encoder={method}", "optim.lr=null")
+    plan = build.build_plan(config, model)
+    batch = rows(model, task)
+    task.loss_sum(model.train()(batch), batch).backward()
+    without = {name for name in plan.names if model.get_parameter(name).grad is None}
+    assert without <= {"missing_image.vector"}
