@@ -129,7 +129,8 @@ def test_plain_transformers_loads_the_export(run: Run, tmp_path: Path) -> None:
         content = [{"type": "image"}, {"type": "text", "text": question}]
         text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
         inputs = processor(text=[text], images=[image.permute(1, 2, 0).numpy()], return_tensors="pt")
-        ending = {"eos_token_id": processor.tokenizer.eos_token_id, "do_sample": False, "pad_token_id": 1}
+        end = model.saved.model.text_encoder.tokenizer.eos_token_id
+        ending = {"eos_token_id": end, "do_sample": False, "pad_token_id": 1}
         tokens = plain.generate(**inputs, max_new_tokens=8, **ending)[0, inputs["input_ids"].shape[1] :]
         assert processor.tokenizer.decode(tokens, skip_special_tokens=True).strip() == found["prediction"]
 
@@ -193,6 +194,10 @@ def test_the_image_can_stand_elsewhere(typed: Any, whole_folder: Folder, tmp_pat
         (["model/fusion=projector"], "model.whole: has its own projector, in place of model/fusion=projector"),
         (["model.pair=a/b"], "model.whole: does not go with model.pair"),
         (["model.text_encoder.name=a/b"], "model.text_encoder.name: model.whole names both encoders"),
+        (
+            ["data.columns.messages=text", "data.columns.text=null", "data.columns.label=null"],
+            "data.columns.messages: conversations do not go with model.whole yet",
+        ),
         (["model.whole=/nowhere"], "model.whole: there is no folder '/nowhere'"),
         (["model.whole=null", "model/fusion=whole"], "model.fusion: whole is part of a whole model"),
     ],

@@ -105,7 +105,6 @@ def test_logits_and_texts_are_those_of_plain_transformers(kind: str, whole_folde
     model, task, _ = make(whole_folder(kind), shapes)
     batch = rows(model, task)
     plain = plain_model(whole_folder(kind), model.image_encoder.image_size)
-    tokenizer = model.whole.processor.tokenizer
     with torch.no_grad():
         found = model.eval()(batch)
         for row, answer in enumerate(ANSWERS):
@@ -113,7 +112,7 @@ def test_logits_and_texts_are_those_of_plain_transformers(kind: str, whole_folde
             ids = torch.tensor(task.tokenizer.answer(answer))
             wanted = plain_logits(plain, inputs, ids).log_softmax(-1)[range(len(ids)), ids]
             torch.testing.assert_close(found.logits[row, : len(ids)], wanted, atol=1e-5, rtol=1e-5)
-            ending = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+            ending = {"eos_token_id": task.tokenizer.eos_token_id, "pad_token_id": 1}
             texts = plain.generate(**inputs, max_new_tokens=LENGTH, do_sample=False, **ending)[0].tolist()
             tokens = [token for token in found.generated[row].tolist() if token >= 0]
             assert tokens == texts[inputs["input_ids"].shape[1] :][: len(tokens)]

@@ -90,6 +90,13 @@ def _prompts_are_written(c: TrainConfig) -> str | None:
     return f"{c.tune.text_encoder.type} does not go with task={c.task.type} yet. Type tune/text_encoder=lora"
 
 
+@rule("data.columns.messages", "model.whole")
+def _whole_model_reads_no_conversations(c: TrainConfig) -> str | None:
+    if c.data.columns.messages is None or c.model.whole is None:
+        return None
+    return "conversations do not go with model.whole yet. Type data.columns.text=COLUMN data.columns.label=COLUMN"
+
+
 @rule("model.fusion", "model.pair", "model.whole")
 def _fusion_has_its_model(c: TrainConfig) -> str | None:
     if c.model.pair is None and c.model.fusion.of_pair:
