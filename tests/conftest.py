@@ -137,6 +137,21 @@ def language_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[
 
 
 @pytest.fixture(scope="session")
+def whole_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """`whole_folder(kind)`: a vision-language model, one of `whole_models.WHOLE_MODELS`, made once."""
+    from make_shapes import LABELS
+    from whole_models import write_whole
+
+    root = tmp_path_factory.mktemp("whole_models")
+
+    def folder(kind: str) -> Path:
+        out = root / kind
+        return out if out.exists() else write_whole(kind, [*captions(), *LABELS, "what is it"], out)
+
+    return folder
+
+
+@pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real rows and encoders; only for tests marked `shared`."""
     return Path(os.environ["MMFT_SHARED"])

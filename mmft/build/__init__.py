@@ -27,6 +27,7 @@ from mmft.build.training import (
     preload,
     train_on,
 )
+from mmft.build.whole import choose_for_whole
 
 __all__ = [
     "EncoderFeatures",
@@ -46,6 +47,7 @@ __all__ = [
     "build_trainer",
     "check_monitoring",
     "choose_for_pair",
+    "choose_for_whole",
     "choose_subset",
     "drawn_subset",
     "head_maker",

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from mmft.build import whole
 from mmft.build.pair import encoders_of, load_pairs, warn_of_pair
 from mmft.config import registry
 from mmft.config.schema.decoding import DecodingConfig
@@ -25,6 +26,7 @@ from mmft.models.similarity import SimilarityHead
 from mmft.models.source import Source
 from mmft.models.text_encoder import TextEncoder
 from mmft.models.vision_language_model import VisionLanguageModel, set_dropout
+from mmft.models.whole.model import WholeModel
 from mmft.tasks.base import Task
 from mmft.tasks.generative import GenerativeTask
 from mmft.training.prompts import fused_texts
@@ -61,7 +63,10 @@ def build_model(
     """
     torch.manual_seed(seed)
     known, more = sources or {}, dict[str, Any]()
-    if config.pair is None:
+    text: TextEncoder
+    if config.whole is not None:
+        image, text, more["whole"] = whole.encoders_of(config, known)
+    elif config.pair is None:
         auto_pool = config.fusion.image_pool
         image = registry.build(config.image_encoder, source=known.get("image_encoder"), auto_pool=auto_pool)
         text = _text_encoder(config, known.get("text_encoder"))
@@ -79,11 +84,15 @@ def build_model(
     if config.fusion.generates:
         made: nn.Module = nn.Identity()
         assert isinstance(text, LanguageModel)
-        model: VisionLanguageModel = GenerativeModel(image, text, fusion)
+        model: VisionLanguageModel = (
+            WholeModel(image, text, fusion, **more) if config.fusion.of_whole else GenerativeModel(image, text, fusion)
+        )
     else:
         made = nn.Linear(fusion.width, head) if isinstance(head, int) else head(fusion.width)
         model = VisionLanguageModel(image, text, fusion, made)
     model.started = {encoder for encoder in ENCODERS if getattr(config, encoder).pretrained}
+    if config.fusion.of_whole and config.image_encoder.pretrained:
+        model.pretrained = frozenset({"fusion"})
     if config.fusion.of_pair:
         model.pretrained = frozenset({"fusion"})
         if isinstance(made, SimilarityHead):

@@ -82,6 +82,7 @@ class _Check:
         """The whole check; returns what was found in the rows."""
         config = self.config
         self._try(build.choose_for_pair, config, Path.cwd())
+        self._try(build.choose_for_whole, config, Path.cwd())
         task = build.build_task(config.task)
         splits = self._try(load_splits, config.data, config.seed)
         fitted = splits is not None and self._fit(splits, task)

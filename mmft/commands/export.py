@@ -5,7 +5,8 @@ image_encoder/       config and float32 weights, with weights added in training 
 text_encoder/        the same, and the tokenizer
 adapters/ENCODER/      the adapter that peft added, if any, in its own format
 
-With another `format`, a fine-tuned pair as one folder instead; see the modules of `mmft.runs.export`.
+With another `format`, a fine-tuned pair as one folder instead, and of `model.whole` always; see the modules of
+`mmft.runs.export`.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from mmft.runs.export.encoders import write_adapter, write_encoder
 from mmft.runs.export.open_clip import check_has_format, write_open_clip
 from mmft.runs.export.pair import check_is_pair, write_pair
 from mmft.runs.export.sentence_transformers import check_has_modules, write_sentence_transformers
+from mmft.runs.export.whole import check_has_whole, write_whole
 from mmft.runs.saved_model import SavedModel, load_model
 from mmft.training.checkpoint import system_errors
 
@@ -52,10 +54,11 @@ def export(composed: Composed) -> int:
     if out.exists() and any(out.iterdir()) and not (out / "README.md").is_file():
         raise UserError(f"out: {out} exists and is not an earlier export. Name a new folder")
     saved = load_model(run.model)
-    write = None if config.format == "hf" else _writer(saved, config.format)
+    is_encoders = config.format == "hf" and saved.config.model.whole is None
+    write = None if is_encoders else _writer(saved, config.format)
     summary = run.peek()
 
-    def fill_pair(new: Path) -> None:
+    def fill_whole(new: Path) -> None:
         assert write is not None
         saved.merge()
         write(saved, summary, new)
@@ -70,7 +73,7 @@ def export(composed: Composed) -> int:
         (new / "README.md").write_text(model_card(saved, summary, adapters), encoding="utf-8")
 
     with system_errors(out):
-        replace_folder(out, fill if write is None else fill_pair)
+        replace_folder(out, fill if write is None else fill_whole)
     print_path(out)
     return ExitCode.DONE
 
@@ -81,6 +84,9 @@ def _writer(saved: SavedModel, written: str) -> Writer:
     Raises:
         UserError: the format has no place for this model.
     """
+    if saved.config.model.whole is not None:
+        check_has_whole(written)
+        return write_whole
     if written == "sentence_transformers":
         check_has_modules(saved)
         return write_sentence_transformers

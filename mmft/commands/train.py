@@ -83,6 +83,7 @@ def train(composed: Composed, path: Path) -> int:
             if composed.config.init == "last":  # config.yaml tells which run it was
                 composed.config.init = str(init_folder("last", located(composed.config.paths.runs, base)).parent)
             build.choose_for_pair(composed.config, base)
+            build.choose_for_whole(composed.config, base)
             run.write_config()
             logger.start(folder, run.on_disk())
             try:

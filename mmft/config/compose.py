@@ -18,7 +18,7 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mmft.config import pairs, rules, validate
+from mmft.config import pretrained_models, rules, validate
 from mmft.config.interpolation import ALLOWED, escaped, resolve
 from mmft.config.loader import ComposeError, Loader
 from mmft.config.nested import get, put
@@ -154,7 +154,7 @@ def _judge(command: str, raw: DictConfig, *, partial: bool) -> tuple[Any, list[P
     resolved = resolve(raw)
     unresolved = {p.key for p in resolved.problems}
     if trains(command):
-        pairs.name_encoders(resolved.values)
+        pretrained_models.name_encoders(resolved.values)
     result = validate.read(resolved.values, COMMANDS[command], partial=partial)
     problems = resolved.problems + [p for p in result.problems if p.key not in unresolved]
     if result.config is not None and not partial:
@@ -191,11 +191,11 @@ class _Composition:
         if trains(self.command) and not any(names_rows(o) for o in own):
             own.append(DEFAULT_EXPERIMENT)
         if trains(self.command):
-            own += pairs.defaults(own, DEFAULT_EXPERIMENT)
+            own += pretrained_models.defaults(own, DEFAULT_EXPERIMENT)
         search = any(o.partition("=")[2] == "optuna" for o in sweeps)
         typed, refused = read_overrides(self.command, own, self.groups, multirun=self.multirun, search=search)
         self.messages += [r.message for r in refused]
-        self.messages += pairs.named_twice(typed)
+        self.messages += pretrained_models.named_twice(typed)
         chosen = [t for t in typed if t.is_group]
         values = [t for t in typed if not t.is_group]
         for choice in itertools.product(*(t.lines for t in chosen)):
@@ -219,7 +219,7 @@ class _Composition:
             if trains(self.command):
                 typed = [t.key for t in values] + [key_of(line) for line in lines]
                 files = [file for _, file in self.loader.merged]
-                if more := pairs.fusion_of_files(raw, typed, files):
+                if more := pretrained_models.fusion_of_files(raw, typed, files):
                     raw = self.loader.compose(self.command, [*lines, *more])
         except ComposeError as error:
             self.messages.append(str(error))

@@ -57,8 +57,10 @@ def rebase(config: Any, base: Path) -> Any:
     for encoder in (absolute.model.image_encoder, absolute.model.text_encoder):
         if (folder := located(encoder.name, base)).is_dir():
             encoder.name = str(folder)
-    if absolute.model.pair is not None and (folder := located(absolute.model.pair, base)).is_dir():
-        absolute.model.pair = str(folder)
+    for key in ("pair", "whole"):
+        name = getattr(absolute.model, key)
+        if name is not None and (folder := located(name, base)).is_dir():
+            setattr(absolute.model, key, str(folder))
     absolute.paths.runs = str(located(absolute.paths.runs, base))
     absolute.paths.cache = absolute_paths(absolute.paths.cache, base)
     if absolute.init is not None and absolute.init != "last":

@@ -55,8 +55,8 @@ class Encoder(nn.Module):
 
     @property
     def frozen(self) -> bool:
-        """Whether no parameter of it is trained."""
-        return self.live == frozenset() and not self.adapters
+        """Whether no parameter of it is trained; some may be although no layer is `live` (BitFit)."""
+        return self.live == frozenset() and not any(parameter.requires_grad for parameter in self.parameters())
 
     def layers(self) -> dict[str, int]:
         """Layer number of every parameter by its name within this encoder; 0 for those outside the backbone."""

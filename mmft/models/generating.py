@@ -5,7 +5,7 @@ Legend: B batch, S tokens of a prompt, T generated tokens, V vocabulary, D width
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -25,19 +25,23 @@ class Generated(NamedTuple):
 
 
 @torch.no_grad()
-def generate(model: LanguageModel, embedded: Tensor, mask: Tensor, decoding: Decoding, rows: Tensor) -> Generated:
+def generate(
+    model: LanguageModel, inputs: Mapping[str, Any], mask: Tensor, decoding: Decoding, rows: Tensor
+) -> Generated:
     """Token after token, until the end-of-text token or a stop text.
 
     Args:
         model: in eval mode.
-        embedded: (B, S, D) prompts, padded on the right.
+        inputs: prompts, padded on the right: `inputs_embeds` (B, S, D), or `input_ids` (B, S) and what else the model
+            reads.
         mask: (B, S) bool, True = real token.
         decoding: how texts are written.
         rows: (B,) row numbers, which sampling depends on.
     """
     from transformers import GenerationConfig
 
-    prompts, real = padded_on_the_left(embedded, mask)
+    prompts, real = padded_on_the_left(inputs, mask)
+    length = real.shape[1] if "input_ids" in prompts else 0  # of what is in front of the new ids
     backbone: Any = model.backbone
     end, beams = int(model.tokenizer.eos_token_id), decoding.options.num_beams
     stops = StopTexts(decoding.options.stop, model.tokenizer.tokenizer)
@@ -47,11 +51,11 @@ def generate(model: LanguageModel, embedded: Tensor, mask: Tensor, decoding: Dec
     )
     with _configured(backbone, config):
         tokens = backbone.generate(
-            inputs_embeds=prompts,
+            **prompts,
             attention_mask=real.long(),
-            logits_processor=[*([own] if beams == 1 else []), *decoding.processors(rows)],
-            stopping_criteria=[stops] if decoding.options.stop else [],
-        )  # (B, T)
+            logits_processor=_behind(length, [*([own] if beams == 1 else []), *decoding.processors(rows)]),
+            stopping_criteria=_behind(length, [stops] if decoding.options.stop else []),
+        )[:, length:]  # (B, T)
     behind = (tokens == end).cumsum(1) - (tokens == end).long() > 0  # the first end-of-text token
     if decoding.options.stop:
         lengths = torch.tensor([stops.length(row) for row in tokens.tolist()], device=tokens.device)
@@ -61,27 +65,27 @@ def generate(model: LanguageModel, embedded: Tensor, mask: Tensor, decoding: Dec
 
 
 @torch.no_grad()
-def stream(model: LanguageModel, embedded: Tensor, decoding: Decoding) -> Iterator[int]:
+def stream(model: LanguageModel, inputs: Mapping[str, Any], mask: Tensor, decoding: Decoding) -> Iterator[int]:
     """The tokens of one text, each as soon as it is written; those of beam search at the end.
 
     Args:
         model: in eval mode.
-        embedded: (S, D) the prompt.
+        inputs: as for `generate`, of one row.
+        mask: (1, S) bool.
         decoding: how the text is written; sampling takes it for row 0.
     """
     from transformers import DynamicCache
 
-    row, prompt = torch.zeros(1, dtype=torch.int64), embedded[None]
+    row = torch.zeros(1, dtype=torch.int64)
     if decoding.options.num_beams > 1:
-        every = torch.ones(prompt.shape[:2], dtype=torch.bool, device=prompt.device)
-        tokens = generate(model, prompt, every, decoding, row).tokens[0].tolist()
+        tokens = generate(model, inputs, mask, decoding, row).tokens[0].tolist()
         yield from (token for token in tokens if token not in (-1, model.tokenizer.eos_token_id))
         return
     backbone: Any = model.backbone
     processors, stops = decoding.processors(row), StopTexts(decoding.options.stop, model.tokenizer.tokenizer)
-    given: dict[str, Any] = {"inputs_embeds": prompt}
+    given, _ = padded_on_the_left(inputs, mask)
     cache = {cache_keyword(model.reader(backbone)): DynamicCache(config=backbone.config), "use_cache": True}
-    written = torch.empty(1, 0, dtype=torch.int64, device=prompt.device)
+    written = torch.empty(1, 0, dtype=torch.int64, device=mask.device)
     while written.shape[1] < decoding.max_new_tokens:
         scores = backbone(**given, **cache).logits[:, -1].float()  # (1, V)
         for processor in processors:
@@ -106,11 +110,26 @@ def _configured(backbone: Any, config: Any) -> Iterator[None]:
         backbone.generation_config = own
 
 
-def padded_on_the_left(embedded: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, S, D) and (B, S) padded on the right -> the same on the left, as long as the longest row."""
+def _behind(length: int, functions: list[Any]) -> list[Any]:
+    """Logits processors or stopping criteria that are given the new ids (B, T) alone, of (B, length + T)."""
+    if not length:
+        return functions
+    return [lambda ids, scores, own=own, **more: own(ids[:, length:], scores, **more) for own in functions]
+
+
+def padded_on_the_left(inputs: Mapping[str, Any], mask: Tensor) -> tuple[dict[str, Any], Tensor]:
+    """Tensors (B, S, ...) and mask (B, S) padded on the right -> the same on the left, as long as the longest row.
+
+    Other inputs stay as they are.
+    """
     size = mask.shape[1]
     missing = size - mask.sum(1, keepdim=True)  # (B, 1)
     places = (torch.arange(size, device=mask.device) - missing) % size  # (B, S)
     first = int(missing.min())
-    moved = embedded.gather(1, places[..., None].expand_as(embedded))
-    return moved[:, first:], mask.gather(1, places)[:, first:]
+
+    def moved(value: Any) -> Any:
+        if not isinstance(value, Tensor) or value.shape[:2] != mask.shape:
+            return value
+        return value[torch.arange(len(mask), device=mask.device)[:, None], places[:, first:]]
+
+    return {name: moved(value) for name, value in inputs.items()}, mask.gather(1, places)[:, first:]

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +35,7 @@ _CACHED = 16_384  # tokens of prompts in memory at once, when the answers of a l
 class Sequences(NamedTuple):
     """Rows as the language model reads them, padded on the right up to the longest of them."""
 
-    embedded: Tensor  # (B, S, D)
+    inputs: dict[str, Any]  # of the language model: `inputs_embeds` (B, S, D), or `input_ids` (B, S) and others
     mask: Tensor  # (B, S) bool, True = real token
     prompt_length: Tensor  # (B,) int64, tokens of prompt and image, at least one
     order: Tensor  # (B, S) int64, see `Layout`
@@ -88,7 +88,7 @@ class GenerativeModel(VisionLanguageModel):
     def stream(self, batch: Batch) -> Iterator[int]:
         """The tokens of the text of a batch's only row, each as soon as it is written."""
         prompts = self._joined(batch, self.project_image(batch), None)
-        return stream(self.text_encoder, prompts.embedded[0, : int(prompts.prompt_length[0])], self.decoding)
+        return stream(self.text_encoder, prompts.inputs, prompts.mask, self.decoding)
 
     def score(self, batch: Batch) -> Outputs:
         """`forward` without generating texts."""
@@ -111,7 +111,7 @@ class GenerativeModel(VisionLanguageModel):
         """The hidden state (B, D) at the end of prompt and image."""
         image = self.project_image(batch)
         prompts = self._joined(batch, image, None)
-        hidden = self.text_encoder.hidden(prompts.embedded, prompts.mask)  # (B, S, D)
+        hidden = self.text_encoder.hidden(prompts.inputs, prompts.mask)  # (B, S, D)
         rows = torch.arange(len(hidden), device=hidden.device)
         last = hidden[rows, prompts.prompt_length - 1]
         return Fused(last, image.pooled, image.pooled.new_zeros(len(batch), 0))
@@ -156,11 +156,11 @@ class GenerativeModel(VisionLanguageModel):
             return batch.row.new_zeros(0, 0), none, image.tokens.new_zeros(0, len(choices))
         prompts = self._joined(batch, image, None)
         if choices:
-            embedded, mask = padded_on_the_left(prompts.embedded, prompts.mask)
+            inputs, mask = padded_on_the_left(prompts.inputs, prompts.mask)
             text, at_once = self.text_encoder, _CACHED // mask.shape[1]
-            scores = answer_scores(text.backbone, text.log_probs, embedded, mask, choices, at_once)
+            scores = answer_scores(text.backbone, text.log_probs, inputs["inputs_embeds"], mask, choices, at_once)
             return padded(choices, -1, batch.row.device)[scores.argmax(1)], none, scores
-        tokens, log_probs = generate(self.text_encoder, prompts.embedded, prompts.mask, decoding, batch.row)
+        tokens, log_probs = generate(self.text_encoder, prompts.inputs, prompts.mask, decoding, batch.row)
         if log_probs is None:
             log_probs = self._answer_log_probs(replace(batch, target=tokens), image)[:, : tokens.shape[1]]
         return tokens, log_probs, none
@@ -170,7 +170,7 @@ class GenerativeModel(VisionLanguageModel):
         if batch.target is None:
             return image.tokens.new_zeros(len(batch), 0)
         whole = self._joined(batch, image, batch.target)
-        hidden = self.text_encoder.hidden(whole.embedded, whole.mask)  # (B, S, D)
+        hidden = self.text_encoder.hidden(whole.inputs, whole.mask)  # (B, S, D)
         place = whole.order.argsort(1)  # (B, S) in the sequence, of each of prompt, image and answer side by side
         places, tokens = place[:, place.shape[1] - batch.target.shape[1] :], batch.target
         if (of_prompt := learned_tokens(batch)) is not None:
@@ -192,7 +192,9 @@ class GenerativeModel(VisionLanguageModel):
         tokens = torch.cat([prompt, image.tokens.to(prompt.dtype), embed(answer.clamp_min(0))], dim=1)
         size = padded_length(int(laid.mask.sum(1).max()), laid.mask.shape[1])  # of the longest row
         order = laid.order[:, :size, None].expand(-1, -1, tokens.shape[2])
-        return Sequences(tokens.gather(1, order), laid.mask[:, :size], laid.prompt_length, laid.order)
+        return Sequences(
+            {"inputs_embeds": tokens.gather(1, order)}, laid.mask[:, :size], laid.prompt_length, laid.order
+        )
 
     def sequence_lengths(self, batch: Batch) -> Tensor:
         """(B,) int64 tokens of prompt, image and answer of each row."""

@@ -6,6 +6,7 @@ Legend: B batch, L text tokens, T tokens, D width, V vocabulary.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -44,7 +45,7 @@ class LanguageModel(TextEncoder):
         super().__init__(backbone, source, tokenizer, max_length, "last")
         self.tokenizer = PromptTokenizer(tokenizer)
         self._check_head()
-        if getattr(backbone.config, "tie_word_embeddings", False):
+        if _tied(backbone):
             self.register_state_dict_post_hook(_without_tied)
             self.register_load_state_dict_pre_hook(_with_tied)
 
@@ -65,15 +66,21 @@ class LanguageModel(TextEncoder):
         found: Tensor = backbone.get_input_embeddings()(ids)
         return found
 
-    def hidden(self, embedded: Tensor, mask: Tensor) -> Tensor:
-        """(B, T, D) embeddings, padded on the right, and mask (B, T) bool -> (B, T, D) last hidden states."""
+    def hidden(self, inputs: Mapping[str, Any], mask: Tensor) -> Tensor:
+        """Inputs of the model, `inputs_embeds` (B, T, D) or `input_ids` (B, T) -> (B, T, D) last hidden states.
+
+        Args:
+            inputs: padded on the right.
+            mask: (B, T) bool, True = real token.
+        """
         reader = self.reader(self.backbone)
         if self.packs:
+            embedded = inputs["inputs_embeds"]
             packing = plan_packing(mask, self.positions)
             packed = packing.pack(embedded)  # (P, S, D)
             out = reader(inputs_embeds=packed, position_ids=packing.positions, use_cache=False)
             return packing.unpack(out.last_hidden_state, like=embedded)
-        out = reader(inputs_embeds=embedded, attention_mask=mask.long(), use_cache=False)
+        out = reader(**inputs, attention_mask=mask.long(), use_cache=False)
         found: Tensor = out.last_hidden_state
         return found
 
@@ -98,9 +105,9 @@ class LanguageModel(TextEncoder):
             mask = torch.arange(7, device=lengths.device) < lengths[:, None]  # (3, 7)
             embedded = self.embed(torch.arange(21, device=lengths.device).view(3, 7))
             with evaluated(reader):
-                padded = self.hidden(embedded, mask)[mask]
+                padded = self.hidden({"inputs_embeds": embedded}, mask)[mask]
                 self.packs = True
-                packed = self.hidden(embedded, mask)[mask]
+                packed = self.hidden({"inputs_embeds": embedded}, mask)[mask]
             apart = float((packed - padded).abs().max()) <= 1e-4 * max(1.0, float(padded.abs().max()))
         self.packs = apart
         if not apart:
@@ -118,7 +125,7 @@ class LanguageModel(TextEncoder):
         ids = torch.arange(4).unsqueeze(0)  # (1, 4)
         with evaluated(self.backbone):
             logits = self.backbone(input_ids=ids, use_cache=False).logits[0]  # (4, V)
-            mine = self.head(self.hidden(self.embed(ids), torch.ones_like(ids, dtype=torch.bool)))[0]
+            mine = self.head(self.hidden({"input_ids": ids}, torch.ones_like(ids, dtype=torch.bool)))[0]
         if not torch.allclose(logits, mine, rtol=1e-3, atol=1e-4):
             raise UserError(
                 f"{where}: {type(self.backbone).__name__} changes its logits after its linear head, which "

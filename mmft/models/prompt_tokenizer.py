@@ -46,7 +46,8 @@ class PromptTokenizer:
     """Callable as a tokenizer of transformers: texts or conversations -> token ids of their prompts.
 
     Args:
-        tokenizer: the language model's own; whatever else is asked of this one, it answers.
+        tokenizer: the language model's own; whatever else is asked of this one, it answers. If it has a method
+            `written` (`mmft.models.whole.tokenizer.ImageTokenizer`), that writes the prompt around text and image.
         prompt: as `task.prompt`: a fixed text, in which `{text}` stands for the row's own, and `{image}` for the image,
             which otherwise comes first; None for the row's text alone. Conversations are read without it.
         chat_template: `auto` or `none`.
@@ -70,7 +71,9 @@ class PromptTokenizer:
         written = asked.replace(TEXT, _TEXT, 1).replace(IMAGE, _IMAGE, 1)
         written = written if IMAGE in asked else _IMAGE + written
         self._start: list[int] = []
-        if self._template.text is None:
+        if (by_processor := getattr(tokenizer, "written", None)) is not None:
+            written = by_processor(written, _IMAGE, self._template.text is not None)
+        elif self._template.text is None:
             self._start = [i for i in tokenizer("")["input_ids"] if i == tokenizer.bos_token_id]
         else:
             before, after = self._in_chat("user")

@@ -22,7 +22,7 @@ from mmft.files import PREFIX, SAMPLES, located
 
 Library = Literal["timm", "transformers", "open_clip", "own"]
 _CONFIGS = {"open_clip": "open_clip_config.json"}
-_SMALL_FILES = ("*.json", "*.txt", "*.model", "*.spm")
+_SMALL_FILES = ("*.json", "*.txt", "*.model", "*.spm", "*.jinja")
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ class TextEncoder(Encoder):
                 f"{KEY}.pool=mean, or model.pair=FOLDER where it is part of a pair"
             )
         self.own_width = tried.own_width
-        self.positions = _positions(backbone)
+        self.positions = _positions(self.reader(backbone))
         self.fixed_length = fixed_length
         self.tokenizer = tokenizer
         tokenizer.model_max_length = min(tokenizer.model_max_length, self.positions)

@@ -44,10 +44,18 @@ def target_modules(encoder: Encoder, key: str, targets: str | None, pattern: str
 
 
 def modules_of_blocks(encoder: Encoder) -> dict[str, nn.Module]:
-    """All modules in the blocks of `encoder.backbone`, including the blocks, by name."""
+    """All modules in the blocks of `encoder.backbone`, including the blocks, by name.
+
+    Those whose parameters do not contribute to the output are left out (LLaVA's last vision block).
+    """
     modules = dict(encoder.backbone.named_modules())
     layers, top = module_layers(encoder.backbone), encoder.top_layer  # each walks the whole encoder: only once
-    return {name: modules[name] for name, layer in layers.items() if 0 < layer < top}
+    return {name: modules[name] for name, layer in layers.items() if 0 < layer < top and _is_used(modules[name])}
+
+
+def _is_used(module: nn.Module) -> bool:
+    parameters = list(module.parameters())
+    return not parameters or any(parameter.requires_grad for parameter in parameters)
 
 
 def _matrices(encoder: Encoder) -> dict[str, nn.Module]:

@@ -100,6 +100,7 @@ def test_option(
     shapes: Shapes,
     pair_folder: Callable[[str], Path],
     language_model_folder: Callable[[str], Path],
+    whole_folder: Callable[[str], Path],
     tmp_path: Path,
 ) -> None:
     """On the shapes sample: the config has the chosen option, and everything that a run needs can be built."""
@@ -114,6 +115,8 @@ def test_option(
     more = [*(_with_numbers(shapes, tmp_path) if name in ("regression", "several") else []), *must(group, name)]
     if name == "pretrained":
         keys, more = ("name", "data."), [f"model.pair={pair_folder('clip')}"]
+    if (group, name) == ("model/fusion", "whole"):
+        keys, more = ("name", "data."), [f"model.whole={whole_folder('llava')}", "task=generation"]
     if name in ("generation", "projector"):
         more += [f"model.text_encoder.name={language_model_folder('llama')}", "task.max_answer_tokens=8"]
     composed = compose("train", [*(o for o in shapes.overrides if o.startswith(keys)), f"{group}={name}", *more])

@@ -56,9 +56,7 @@ def plain_loss(model: Any, batch: Batch) -> Tensor:
     """The loss by transformers' own forward on one padded batch, from its full logits."""
     assert batch.target is not None
     whole = model._joined(batch, model.project_image(batch), batch.target)
-    logits = model.text_encoder.backbone(
-        inputs_embeds=whole.embedded, attention_mask=whole.mask.long(), use_cache=False
-    ).logits
+    logits = model.text_encoder.backbone(**whole.inputs, attention_mask=whole.mask.long(), use_cache=False).logits
     row, place = (batch.target >= 0).nonzero(as_tuple=True)
     of_answers = logits[row, whole.prompt_length[row] + place - 1]
     losses = functional.cross_entropy(of_answers, batch.target[row, place], reduction="none")

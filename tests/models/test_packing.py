@@ -115,7 +115,7 @@ def test_label_smoothing_is_for_training_alone(shapes: Any, language_model_folde
     with torch.no_grad():
         torch.testing.assert_close(model.eval()(batch).logits, plain.eval()(batch).logits)
         whole = plain._joined(batch, plain.project_image(batch), batch.target)
-        logits = plain.text_encoder.backbone(inputs_embeds=whole.embedded, attention_mask=whole.mask.long()).logits
+        logits = plain.text_encoder.backbone(**whole.inputs, attention_mask=whole.mask.long()).logits
         row, place = (batch.target >= 0).nonzero(as_tuple=True)
         wanted = torch.nn.functional.cross_entropy(
             logits[row, whole.prompt_length[row] + place - 1],

@@ -15,6 +15,8 @@ from tuned_encoders import Fit, features, hashes, learn
 
 import mmft
 from mmft import build
+from mmft.batch import Batch
+from mmft.config.compose import compose
 from mmft.errors import UserError
 from mmft.tuning.quantize import _beside_its_weight, dequantize
 
@@ -160,3 +162,15 @@ def test_targets_mean_the_same_everywhere(fit: Fit) -> None:
         assert names.isdisjoint(mlp_names)
         assert names | mlp_names == all_names
         assert not any("patch" in name or "pooler" in name for name in all_names)
+
+
+@pytest.mark.parametrize("method", ["bitfit", "norms"])
+def test_gradients_reach_encoders_of_which_no_layer_is_trained_wholly(method: str, shapes: Any) -> None:
+    config = compose("train", [*shapes.overrides, f"tune={method}"]).config
+    model = build.build_model(config.model, 3, seed=0)
+    plan = build.build_plan(config, model)
+    ids, there = torch.arange(16).view(2, 8), torch.ones(2, dtype=torch.bool)
+    images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    batch = Batch(images, ids, ids >= 0, there, there, torch.arange(2), torch.ones(2))
+    model.train()(batch).logits.square().sum().backward()
+    assert not [name for name in plan.names if model.get_parameter(name).grad is None]

@@ -79,11 +79,16 @@ def _pair_is_there(c: TrainConfig) -> str | None:
     )
 
 
+@rule("model.whole")
+def _whole_model_is_there(c: TrainConfig) -> str | None:
+    return None if c.model.whole is None else _not_a_model(c.model.whole, "a vision-language model", ("config.json",))
+
+
 for _encoder in ("image_encoder", "text_encoder"):
 
-    @rule(f"model.{_encoder}.name", "model.pair")
+    @rule(f"model.{_encoder}.name", "model.pair", "model.whole")
     def _encoder_is_there(c: TrainConfig, encoder: str = _encoder) -> str | None:
-        if c.model.pair is not None:  # its name is the pair's
+        if c.model.pair is not None or c.model.whole is not None:  # its name is that model's
             return None
         name = getattr(c.model, encoder).name
         if (located(name) / "open_clip_config.json").is_file() and not (located(name) / "config.json").is_file():

@@ -48,13 +48,26 @@ def _fusion_fits_the_task(c: TrainConfig) -> str | None:
     )
 
 
-@rule("model.pair", "task")
+@rule("model.pair", "task", "model.whole")
 def _language_model_stands_alone(c: TrainConfig) -> str | None:
-    if c.model.pair is None or not c.task.generates:
+    if c.model.pair is None or not c.task.generates or c.model.whole is not None:
         return None
     return (
         f"does not go with task={c.task.type}, which needs a causal language model. Type model.image_encoder.name=NAME"
     )
+
+
+@rule("model.whole", "task", "model.pair", "model.fusion")
+def _whole_model_generates(c: TrainConfig) -> str | None:
+    if c.model.whole is None:
+        return None
+    if c.model.pair is not None:
+        return "does not go with model.pair, which names another model. Leave one of them out"
+    if not c.task.generates:
+        return f"writes texts, which task={c.task.type} does not learn. Type task=generation"
+    if not c.model.fusion.of_whole:
+        return f"has its own projector, in place of model/fusion={c.model.fusion.type}. Leave model/fusion out"
+    return None
 
 
 for _key, _unused in (
@@ -87,10 +100,28 @@ def _packed_rows_have_no_prompts(c: TrainConfig) -> str | None:
     )
 
 
-@rule("model.fusion", "model.pair")
-def _fusion_has_its_pair(c: TrainConfig) -> str | None:
+for _key in ("task.choices", "task.packing"):
+
+    @rule(_key, "model.whole")
+    def _whole_model_reads_ids(c: TrainConfig, key: str = _key) -> str | None:
+        if c.model.whole is None or not getattr(c.task, key.partition(".")[2], None):
+            return None
+        return "does not go with model.whole yet. Leave it out"
+
+
+@rule("data.columns.messages", "model.whole")
+def _whole_model_reads_no_conversations(c: TrainConfig) -> str | None:
+    if c.data.columns.messages is None or c.model.whole is None:
+        return None
+    return "conversations do not go with model.whole yet. Type data.columns.text=COLUMN data.columns.label=COLUMN"
+
+
+@rule("model.fusion", "model.pair", "model.whole")
+def _fusion_has_its_model(c: TrainConfig) -> str | None:
     if c.model.pair is None and c.model.fusion.of_pair:
         return f"{c.model.fusion.type} is part of a pretrained pair. Type model.pair=FOLDER_OR_NAME, or choose another"
+    if c.model.whole is None and c.model.fusion.of_whole:
+        return f"{c.model.fusion.type} is part of a whole model. Type model.whole=FOLDER_OR_NAME, or choose another"
     return None
 
 
@@ -163,7 +194,7 @@ for _key in ("tune.fusion", "tune.fusion_lr"):
     def _fusion_is_pretrained(c: TrainConfig, key: str = _key) -> str | None:
         if attrgetter(key)(c) in ("full", None):
             return None
-        if not c.model.fusion.of_pair:
+        if not (c.model.fusion.of_pair or c.model.fusion.of_whole):
             return f"needs model/fusion=pretrained; {c.model.fusion.type} starts from random weights. Leave it out"
         if key == "tune.fusion_lr" and c.tune.fusion == "freeze":
             return "changes nothing with tune.fusion=freeze. Leave one of them out"
@@ -188,7 +219,8 @@ for _key in ("optim.lr", *(f"tune.{name}" for name in _OF_BOTH)):
         name = key.partition(".")[2]
         methods = {encoder: getattr(c.tune, encoder) for encoder in ENCODERS}
         having = [method for method in methods.values() if hasattr(method, name)]
-        if not having and key == "optim.lr" and c.model.fusion.of_pair and c.tune.fusion_lr is None:
+        started = c.model.fusion.of_pair or c.model.fusion.of_whole
+        if not having and key == "optim.lr" and started and c.tune.fusion_lr is None:
             return None  # it is the pretrained fusion's
         if not having:
             chosen = listed(f"tune/{encoder}={method.type}" for encoder, method in methods.items())

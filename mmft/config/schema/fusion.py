@@ -21,6 +21,7 @@ class FusionConfig(OptionConfig):
             fusion for which it is false, or None: fits every task.
         additive: each output is of one modality alone, so that a linear head on it cannot compare image and text.
         of_pair: it is made of parts of `model.pair`.
+        of_whole: it is made of parts of `model.whole`.
         generates: it puts image tokens into a language model's sequence, for tasks that generate text.
         image_pool: what `model.image_encoder.pool=auto` means for an encoder with a class token.
     """
@@ -29,6 +30,7 @@ class FusionConfig(OptionConfig):
     embeds_apart: ClassVar[bool | None] = False
     additive: ClassVar[bool] = False
     of_pair: ClassVar[bool] = False
+    of_whole: ClassVar[bool] = False
     generates: ClassVar[bool] = False
     image_pool: ClassVar[str] = "cls"
 
@@ -171,3 +173,13 @@ class ProjectorConfig(FusionConfig):
     """Which image tokens the language model reads. `all`: every patch; `pooled`: the mean of every 2 x 2 patches;
     `pixel_shuffle`: every 2 x 2 patches side by side, as one token four times as wide. Class and register tokens are
     left out; without patches in a square, only `all` is possible."""
+
+
+@option("model/fusion", "whole", builds="mmft.models.fusion.whole:WholeFusion")
+@dataclass(kw_only=True)
+class WholeConfig(FusionConfig):
+    """What `model.whole` has between image encoder and language model; the default with `model.whole`."""
+
+    reads = "tokens"
+    generates = True
+    of_whole = True

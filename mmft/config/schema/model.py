@@ -98,6 +98,10 @@ class ModelConfig:
     """A pretrained pair of encoders as a whole (CLIP, SigLIP, ALIGN ...), a folder or a hub name: both encoders with
     their own pooling, padding and preprocessing, their projections (`model/fusion=pretrained`), temperature and bias;
     null: two separate encoders."""
+    whole: str | None = None
+    """A pretrained vision-language model as a whole (SmolVLM, LLaVA, Qwen2.5-VL, PaliGemma ...; what transformers loads
+    as AutoModelForImageTextToText), a folder or a hub name: its image encoder, its projector
+    (`model/fusion=whole`), its language model and its processor; for `task=generation`; null: separate encoders."""
     image_encoder: ImageEncoderConfig
     """The image encoder."""
     text_encoder: TextEncoderConfig

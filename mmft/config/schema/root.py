@@ -163,7 +163,8 @@ class ExportConfig:
     out: str | None = None
     """The folder to write; null: `export` in the run's folder. An earlier export there is replaced."""
     format: Literal["hf", "transformers", "open_clip", "sentence_transformers"] = "hf"
-    """`hf`: encoder folders that timm and transformers load, with adapters such as LoRA merged into float32 weights;
+    """`hf`: encoder folders that timm and transformers load, with adapters such as LoRA merged into float32 weights, or
+    `model.whole` as a whole, as the class of transformers that it was;
     `transformers`: a fine-tuned `model.pair` as a whole, as the class of transformers that it was (a CLIP of open_clip
     as CLIPModel), with processor and tokenizer, or two encoders with `model/fusion=dual` as a VisionTextDualEncoder;
     `open_clip`: a fine-tuned `model.pair` as a whole, as a folder that the package open_clip loads;

@@ -72,6 +72,12 @@ def pair_card(saved: SavedModel, summary: Mapping[str, Any], kind: str) -> str:
     return _pair_card(saved, summary, "transformers", [*loading, 'processor = AutoProcessor.from_pretrained(".")'])
 
 
+def whole_card(saved: SavedModel, summary: Mapping[str, Any], kind: str) -> str:
+    """README.md of a vision-language model that is exported as a whole, as transformers' class `kind`."""
+    loading = [f"from transformers import AutoProcessor, {kind}", "", f'model = {kind}.from_pretrained(".")']
+    return _pair_card(saved, summary, "transformers", [*loading, 'processor = AutoProcessor.from_pretrained(".")'])
+
+
 def open_clip_card(saved: SavedModel, summary: Mapping[str, Any]) -> str:
     """README.md of a pair that is exported as a whole, in open_clip's format."""
     loading = ["import open_clip", "", 'model, preprocess = open_clip.create_model_from_pretrained("local-dir:.")']

@@ -1,4 +1,7 @@
-"""What `model.pair` means for other keys: it names both encoders, and chooses the fusion unless they are probed."""
+"""What `model.pair` and `model.whole` mean for other keys: each names both encoders and chooses the fusion.
+
+A pair's encoders can also be probed, without a fusion of theirs.
+"""
 
 from __future__ import annotations
 
@@ -14,27 +17,28 @@ from mmft.config.schema.model import ENCODERS
 from mmft.config.sources import conf_dir
 from mmft.config.wording import typed_as
 
-FUSION = "model/fusion=pretrained"
-"""The default of `model/fusion` with a pair."""
+FUSIONS = {"model.pair": "model/fusion=pretrained", "model.whole": "model/fusion=whole"}
+"""The default of `model/fusion` with each."""
 _MAX_LENGTH = "model.text_encoder.max_length"
 
 
 def defaults(overrides: Sequence[str], experiment: str) -> list[str]:
-    """Overrides that follow from `model.pair` on the command line, unless they are there.
+    """Overrides that follow from `model.pair` or `model.whole` on the command line, unless they are there.
 
     Args:
         overrides: as typed.
         experiment: the override of the default experiment, whose `max_length` is for its own encoder.
     """
     keys = {key_of(o) for o in overrides}
-    if "model.pair" not in keys or "model.pair=null" in overrides:
+    named = [key for key in FUSIONS if key in keys and f"{key}=null" not in overrides]
+    if not named:
         return []
-    found = [] if "model.fusion" in keys or "tune=probe" in overrides else [FUSION]
+    found = [] if "model.fusion" in keys or "tune=probe" in overrides else [FUSIONS[named[0]]]
     return found + ([f"{_MAX_LENGTH}=null"] if experiment in overrides and _MAX_LENGTH not in keys else [])
 
 
 def fusion_of_files(raw: DictConfig, typed: Iterable[str], files: Iterable[Path]) -> list[str]:
-    """The fusion that follows from a pair that a YAML file names; empty if there is none, or a fusion is chosen.
+    """The fusion that follows from a model that a YAML file names; empty if there is none, or a fusion is chosen.
 
     Args:
         raw: as composed.
@@ -42,12 +46,18 @@ def fusion_of_files(raw: DictConfig, typed: Iterable[str], files: Iterable[Path]
         files: the YAML files of the composition.
     """
     values: Any = OmegaConf.to_container(raw, resolve=False)
-    pair = (values.get("model") or {}).get("pair")
+    found = _named(values.get("model"))
     probed = (values.get("tune") or {}).get("probe") is not None  # reads the encoders' own features
-    if not isinstance(pair, str) or probed or not {"model.pair", "model.fusion"}.isdisjoint(typed):
+    if found is None or probed or not {found, "model.fusion"}.isdisjoint(typed):
         return []
     own = [file for file in files if not file.is_relative_to(conf_dir())]
-    return [] if any(_chooses_fusion(file) for file in own) else [FUSION]
+    return [] if any(_chooses_fusion(file) for file in own) else [FUSIONS[found]]
+
+
+def _named(model: Any) -> str | None:
+    """Which of the two keys a `model` section has."""
+    there = model if isinstance(model, dict) else {}
+    return next((key for key in FUSIONS if isinstance(there.get(key.partition(".")[2]), str)), None)
 
 
 def _chooses_fusion(file: Path) -> bool:
@@ -58,17 +68,19 @@ def _chooses_fusion(file: Path) -> bool:
 
 
 def named_twice(typed: list[Typed]) -> list[str]:
-    """Refuses the name of an encoder beside `model.pair`, which names both."""
-    if not any(t.key == "model.pair" and t.values != [None] for t in typed):
+    """Refuses the name of an encoder beside `model.pair` or `model.whole`, which names both."""
+    named = next((t.key for t in typed if t.key in FUSIONS and t.values != [None]), None)
+    if named is None:
         return []
     names = [t for t in typed if t.key in [f"model.{encoder}.name" for encoder in ENCODERS]]
-    return [f"{t.key}: model.pair names both encoders. Leave one of them out{typed_as(t.text)}" for t in names]
+    return [f"{t.key}: {named} names both encoders. Leave one of them out{typed_as(t.text)}" for t in names]
 
 
 def name_encoders(values: dict[str, Any]) -> None:
-    """Names both encoders after `model.pair`, whatever an experiment calls them."""
+    """Names both encoders after `model.pair` or `model.whole`, whatever an experiment calls them."""
     model = values.get("model")
-    if isinstance(model, dict) and isinstance(model.get("pair"), str):
+    found = _named(model)
+    if isinstance(model, dict) and found is not None:
         for encoder in ENCODERS:
             if isinstance(model.get(encoder), dict):
-                model[encoder]["name"] = model["pair"]
+                model[encoder]["name"] = model[found.partition(".")[2]]

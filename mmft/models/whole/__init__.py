@@ -1,0 +1,1 @@
+"""Whole vision-language models: checkpoints of `AutoModelForImageTextToText`, taken apart into their encoders."""

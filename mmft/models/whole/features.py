@@ -1,0 +1,194 @@
+"""A model's own way from pixels to image tokens, `get_image_features`, cut at the output of its image encoder.
+
+What the rest reads of that output is not looked up by architecture but found out by one backward pass: the last layer,
+another one (LLaVA), several (Qwen3-VL), or what the encoder pools (Qwen2-VL).
+
+Legend: R images, N tokens of the image encoder, D their width, M tokens that the language model reads, W their width.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmft.models.layers import evaluated
+from mmft.models.whole.pixels import Pixels
+
+_Path = tuple[str, int | None]  # of a tensor in an output: a field, and a number if it is a list
+
+
+class ImageFeatures:
+    """Both halves of `get_image_features`.
+
+    Args:
+        core: the module that has it, with all of its parts.
+        encoder: the name of its image encoder.
+        pixels: how its images are made.
+
+    Attributes:
+        encoder: the same name.
+        width: D; several tensors are side by side.
+        image_tokens: M.
+        depth: numbers of tensors of width W that the language model reads, side by side.
+    """
+
+    def __init__(self, core: Any, encoder: str, pixels: Pixels) -> None:
+        self.encoder, self.pixels = encoder, pixels
+        self._shell = bare(core)
+        tower = getattr(core, encoder)
+        simple = (int, float, str)
+        self._plain = {name: value for name, value in vars(tower).items() if type(value) in simple}
+        self._accepts = inspect.signature(core.get_image_features).parameters.keys()
+        rest = bare(core, {name: module for name, module in core.named_children() if name != encoder}, core._parameters)
+        with evaluated(core):
+            self._trace(tower, rest)
+
+    def encode(self, tower: Any, normalised: Tensor) -> Tensor:
+        """(R, 3, S, S) normalised images -> what the rest reads of the image encoder's output, (R, N, D)."""
+        return self._read(self._output(tower, normalised), len(normalised))
+
+    def project(self, rest: nn.Module, tokens: Tensor) -> Tensor:
+        """The same (R, N, D) -> what the language model reads, (R, M, depth W)."""
+        parts = tokens.split(self._widths, dim=-1)
+        given = {
+            path: part.reshape(len(tokens) * shape[0], *shape[1:])
+            for path, part, shape in zip(self._paths, parts, self._shapes, strict=True)
+        }
+        found = self._run(rest, lambda *_, **__: self._rebuilt(given), tokens.new_ones(()), len(tokens))
+        every = [found.pooler_output, *(getattr(found, "deepstack_features", None) or ())]
+        return torch.cat([_stacked(one).view(len(tokens), -1, _stacked(one).shape[-1]) for one in every], dim=-1)
+
+    def outputs(self, features: Tensor) -> Any:
+        """(R, M, depth W) -> the output of `get_image_features`, which the model's `forward` takes."""
+        first, *others = features.chunk(self.depth, dim=-1)
+        deep = {"deepstack_features": [list(one.unbind()) for one in others]} if others else {}
+        return self._kind(pooler_output=list(first.unbind()) if self._listed else first, **deep)
+
+    def _trace(self, tower: Any, rest: nn.Module) -> None:
+        """Finds out what the rest reads, on two images."""
+        side = self.pixels.side
+        generator = torch.Generator().manual_seed(0)
+        images = torch.randn(2, 3, side, side, generator=generator, dtype=next(tower.parameters()).dtype)
+        with torch.no_grad():
+            output = self._output(tower, images)
+        self._tower_kind = type(output)
+        self._lengths = {name: len(value) for name, value in output.items() if isinstance(value, (tuple, list))}
+        leaves = {path: value.detach().requires_grad_() for path, value in _tensors(output)}
+        with torch.enable_grad():
+            found = self._run(rest, lambda *_, **__: self._rebuilt(leaves), torch.ones(()), 2)
+            self._kind, self._listed = type(found), isinstance(found.pooler_output, (tuple, list))
+            deep = getattr(found, "deepstack_features", None) or ()
+            self.depth = 1 + len(deep)
+            total = torch.stack([_stacked(one).sum() for one in (found.pooler_output, *deep)]).sum()
+        gradients = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
+        read = [path for path, gradient in zip(leaves, gradients, strict=True) if gradient is not None]
+        self._paths = read
+        self._shapes = [(len(leaves[path]) // 2, *leaves[path].shape[1:]) for path in read]
+        self._widths = [shape[-1] for shape in self._shapes]
+        self.width = sum(self._widths)
+        self.image_tokens = _stacked(found.pooler_output).flatten(0, -2).shape[0] // 2
+
+    def _read(self, output: Any, images: int) -> Tensor:
+        found = []
+        for name, number in self._paths:
+            value = getattr(output, name)
+            value = value if number is None else value[number]
+            found.append(value.reshape(images, -1, value.shape[-1]))
+        return torch.cat(found, dim=-1)
+
+    def _rebuilt(self, tensors: dict[_Path, Tensor]) -> Any:
+        """The image encoder's output with these tensors alone."""
+        fields: dict[str, Any] = {name: [None] * length for name, length in self._lengths.items()}
+        for (name, number), value in tensors.items():
+            if number is None:
+                fields[name] = value
+            else:
+                fields[name][number] = value
+        return self._tower_kind(**fields)
+
+    def _output(self, tower: Any, normalised: Tensor) -> Any:
+        """The image encoder's output, as `get_image_features` calls it."""
+
+        def reached(*given: Any, **options: Any) -> None:
+            raise _ReachedError(tower(*given, **options))
+
+        try:
+            self._run(None, reached, normalised, len(normalised), tower)
+        except _ReachedError as found:
+            return found.output
+        raise AssertionError(f"get_image_features of {type(self._shell).__name__} does not call {self.encoder}")
+
+    def _run(
+        self, rest: nn.Module | None, encode: Callable[..., Any], images: Tensor, count: int, tower: Any = None
+    ) -> Any:
+        """`get_image_features` with a function in the image encoder's place.
+
+        Args:
+            rest: the other parts; None if they are not reached.
+            encode: the function.
+            images: (R, 3, S, S) normalised; or () of what is not read.
+            count: R.
+            tower: the image encoder, if there are no other parts whose dtype is the model's.
+        """
+        there = dict(rest._modules if rest is not None else {})
+        parameters = dict(rest._parameters if rest is not None else {})
+        place = _Place(encode, self._plain, images.dtype)
+        place.encoder = tower
+        core: Any = bare(self._shell, {**there, self.encoder: place}, parameters)
+        if images.ndim:
+            pixels = self.pixels.arranged(images)
+        else:
+            index = self.pixels.index
+            pixels = images.expand(count * len(index), *index.shape[1:])
+        options = self.pixels.repeated(count, images.device)
+        options = {name: value for name, value in options.items() if name in self._accepts}
+        return core.get_image_features(pixel_values=pixels, return_dict=True, **options)
+
+
+class _Place(nn.Module):
+    """In the place of an image encoder: calls a function."""
+
+    def __init__(self, function: Callable[..., Any], plain: dict[str, Any], dtype: torch.dtype) -> None:
+        super().__init__()
+        self._function, self.dtype = function, dtype
+        vars(self).update({name: value for name, value in plain.items() if name not in vars(self)})
+
+    def forward(self, *given: Any, **options: Any) -> Any:
+        """What the function returns."""
+        return self._function(*given, **options)
+
+
+class _ReachedError(Exception):
+    """The image encoder has run, with its output."""
+
+    def __init__(self, output: Any) -> None:
+        super().__init__()
+        self.output = output
+
+
+def bare(module: nn.Module, modules: dict[str, Any] | None = None, parameters: dict[str, Any] | None = None) -> Any:
+    """A copy of a module, alone or with these submodules and parameters, which are shared with others."""
+    found = copy.copy(module)
+    found._modules, found._parameters = dict(modules or {}), dict(parameters or {})
+    return found
+
+
+def _tensors(output: Any) -> list[tuple[_Path, Tensor]]:
+    """The floating-point tensors of an output, and of the lists in it."""
+    found: list[tuple[_Path, Tensor]] = []
+    for name, value in output.items():
+        if isinstance(value, Tensor):
+            found.append(((name, None), value))
+        elif isinstance(value, (tuple, list)):
+            found += [((name, at), one) for at, one in enumerate(value) if isinstance(one, Tensor)]
+    return [(path, value) for path, value in found if value.is_floating_point()]
+
+
+def _stacked(features: Any) -> Tensor:
+    """(R, M, W), (R M, W) or R times (M, W) -> one tensor of width W."""
+    return features if isinstance(features, Tensor) else torch.cat(list(features))

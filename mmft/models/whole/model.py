@@ -1,0 +1,106 @@
+"""The model of `task=generation` with `model.whole`: a vision-language model of transformers, put to work by its parts.
+
+Image encoder and projector run first, with what they share with no text. The language model then reads ids, with the
+image's features in the place of some of them, by the model's own `forward`: so positions, attention masks and deep
+features are those of transformers.
+
+Legend: B batch, L prompt tokens, M image tokens, A answer tokens, S tokens of a sequence, W width of image features.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor
+
+from mmft.batch import Batch, Encoded, Widths
+from mmft.errors import UserError
+from mmft.models.fusion.whole import WholeFusion
+from mmft.models.generative_model import GenerativeModel, Sequences
+from mmft.models.image_encoder import ImageEncoder
+from mmft.models.language_model import LanguageModel
+from mmft.models.sequences import lay_out
+from mmft.models.vision_language_model import StandIn, present_rows
+from mmft.models.whole.parts import Whole
+
+
+class WholeModel(GenerativeModel):
+    """A vision-language model that writes texts about images.
+
+    A row without an image has as many tokens as others in its place, each the same learned vector.
+
+    Args:
+        image_encoder: uint8 images (B, 3, H, W) -> Encoded.
+        text_encoder: the language model.
+        fusion: the parts between.
+        whole: the model that they are parts of; its own modules are those of the parts.
+    """
+
+    fusion: WholeFusion  # type: ignore[assignment]
+
+    def __init__(
+        self, image_encoder: ImageEncoder, text_encoder: LanguageModel, fusion: WholeFusion, whole: Whole
+    ) -> None:
+        super().__init__(image_encoder, text_encoder, fusion)  # type: ignore[arg-type]
+        self.missing_image = StandIn(Widths(fusion.features_width, image_encoder.widths.pooled), "tokens")
+        self.whole = whole
+        self._accepts = inspect.signature(whole.text.forward).parameters.keys()
+
+    def parts(self) -> dict[str, Any]:
+        """The modules of transformers, by their names in `Whole.prefixes`."""
+        return {
+            "image": self.image_encoder.backbone,
+            "rest": self.fusion.rest,
+            "text": self.text_encoder.backbone,
+        }
+
+    def project_image(self, batch: Batch) -> Encoded:
+        """Features (B, M, W) for the language model, mask all True."""
+        rows = present_rows(batch.image_present)
+        encoded = self._encoded("image_encoder", batch, rows)  # (R, N, D)
+        vector = self.missing_image.vector
+        stand_in = vector.expand(len(batch), self.image_tokens, -1)  # (B, M, W)
+        mask = torch.ones(stand_in.shape[:2], dtype=torch.bool, device=vector.device)
+        if encoded is None:
+            return Encoded(stand_in, mask, vector.new_zeros(len(batch), self.image_encoder.pooled_width))
+        found, pooled = self.fusion(encoded), encoded.pooled
+        if rows is not None:
+            found, pooled = (
+                part.new_zeros(len(batch), *part.shape[1:]).index_copy(0, rows, part) for part in (found, pooled)
+            )
+        return Encoded(torch.where(batch.image_present[:, None, None], found, stand_in.to(found.dtype)), mask, pooled)
+
+    def reading(self, _: Tensor) -> NoReturn:
+        """Raises UserError: a model that reads ids cannot be given embeddings in their place."""
+        raise UserError("mmft explain does not go with model.whole yet. Use a run of model/fusion=projector")
+
+    def _joined(self, batch: Batch, image: Encoded, answer: Tensor | None) -> Sequences:
+        """Prompts, images and answers (B, A), -1 for padding, as sequences."""
+        if not self.whole.reads_ids:
+            return super()._joined(batch, image, answer)
+        ids, mask = self._prompts(batch)
+        answer = ids.new_empty(len(ids), 0) if answer is None else answer
+        laid = lay_out(ids, mask, image.mask, answer >= 0)
+        images = torch.full_like(image.mask, self.whole.image_token, dtype=ids.dtype)  # (B, M)
+        every = torch.cat([ids.clamp_min(0), images, answer.clamp_min(0)], dim=1)
+        tokens = every.gather(1, laid.order).masked_fill(~laid.mask, 0)  # (B, S)
+        behind = ids.shape[1] + images.shape[1]
+        of_image = laid.mask & (laid.order >= ids.shape[1]) & (laid.order < behind)
+        of_answer = laid.mask & (laid.order >= behind)
+        inputs = {"input_ids": tokens, "mm_encoder_outputs": {"image": self.whole.features.outputs(image.tokens)}}
+        inputs |= self._types_of(of_image, of_answer)
+        inputs |= {
+            name: value
+            for name, value in self.whole.pixels.repeated(len(batch), tokens.device).items()
+            if name in self._accepts and not name.startswith("pixel")
+        }
+        return Sequences(inputs, laid.mask, laid.prompt_length, laid.order)
+
+    def _types_of(self, of_image: Tensor, of_answer: Tensor) -> dict[str, Any]:
+        """What the model is told about each of the tokens, (B, S) each."""
+        found = {"mm_token_type_ids": of_image.long()} if "mm_token_type_ids" in self._accepts else {}
+        if self.whole.of_type_one is not None:
+            found["token_type_ids"] = (of_image if self.whole.of_type_one == "image" else of_answer).long()
+        return found

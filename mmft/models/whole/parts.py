@@ -1,0 +1,159 @@
+"""The parts of a vision-language model, and the whole put together from them again.
+
+`get_encoder` and `get_decoder` of transformers name the image encoder and the language model; what is left is the way
+from one to the other. Each part keeps its own modules under their own names, so that the whole's state dict is that of
+its parts side by side.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from mmft.errors import UserError, first_line
+from mmft.models.image_encoder import KEY as IMAGE_KEY
+from mmft.models.source import Source
+from mmft.models.whole.features import ImageFeatures, bare
+from mmft.models.whole.loading import KEY, load_processor, load_whole
+from mmft.models.whole.pixels import Pixels
+from mmft.models.whole.tokenizer import ImageTokenizer
+
+_COUNTS = ("image_seq_len", "image_seq_length")
+"""Settings of processors that say how many tokens an image has."""
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A vision-language model taken apart, in float32 on the CPU.
+
+    Attributes:
+        source: where the weights come from.
+        processor: the model's own, set to one square image.
+        pixels: how images are made.
+        image: the image encoder.
+        rest: the parameters and modules between image encoder and language model.
+        features: how images pass through both.
+        text: the model without these, which reads ids and image features; or (BLIP-2) its causal language model.
+        tokenizer: the processor's.
+        image_token: the id in place of each token of an image.
+        of_type_one: which tokens have `token_type_ids` of 1: those of the `image` (Gemma 3), of the `answer`
+            (PaliGemma), or None if the model does not read them.
+        prefixes: what stands before the names of each part in the whole's state dict.
+    """
+
+    source: Source
+    processor: Any
+    pixels: Pixels
+    image: Any
+    rest: nn.Module
+    features: ImageFeatures
+    text: Any
+    tokenizer: ImageTokenizer
+    image_token: int
+    of_type_one: Literal["image", "answer"] | None
+    prefixes: Mapping[str, str]
+
+    @property
+    def reads_ids(self) -> bool:
+        """Whether the language model places image features among ids itself; else it reads embeddings."""
+        return self.prefixes["text"] == ""
+
+
+def take_apart(source: Source, pretrained: bool, image_size: int | None) -> Whole:
+    """Loads a vision-language model and takes it apart.
+
+    Args:
+        source: its folder; without weights only if not `pretrained`.
+        pretrained: False for random weights.
+        image_size: side of the square images in pixels; None for the processor's own.
+
+    Raises:
+        UserError: it cannot be loaded or taken apart, or does not take images of this size.
+    """
+    whole, processor = load_whole(source, pretrained), load_processor(source)
+    pixels = Pixels(processor.image_processor, image_size, source.name)
+    core = whole.base_model if hasattr(whole.base_model, "get_image_features") else whole
+    image, text = _name_of(core, core.get_encoder(modality="image")), _name_of(core, core.get_decoder())
+    if image is None or text is None or whole.config.is_encoder_decoder or whole.get_output_embeddings() is None:
+        raise UserError(
+            f"{KEY}={source.name}: {type(whole).__name__} is not an image encoder before a causal language model. "
+            "Choose another model"
+        )
+    if hasattr(core.config, "image_grid_pinpoints"):
+        core.config.image_grid_pinpoints = [[pixels.side, pixels.side]]
+    try:
+        features = ImageFeatures(core, image, pixels)
+    except Exception as error:
+        raise UserError(
+            f"{KEY}={source.name}: it does not take images of {pixels.side} x {pixels.side} pixels: {first_line(error)}"
+        ) from error
+    image_token = int(whole.config.image_token_id)
+    tokenizer = ImageTokenizer(processor, image_token, pixels.side)
+    _check_count(source, tokenizer, features.image_tokens, pixels.side)
+    modules = dict(core.named_children())
+    between = {name: module for name, module in modules.items() if name not in (image, text)}
+    rest = bare(core, between, core._parameters)
+    core_prefix = "" if core is whole else f"{whole.base_model_prefix}."
+    prefixes = {"image": f"{core_prefix}{image}.", "rest": core_prefix, "text": ""}
+    if core is whole:
+        language_model, prefixes["text"] = modules[text], f"{text}."
+    else:
+        language_model = whole
+        for name in (image, *between):
+            del core._modules[name]
+        core._parameters = {}
+    return Whole(
+        source,
+        processor,
+        pixels,
+        modules[image],
+        rest,
+        features,
+        language_model,
+        tokenizer,
+        image_token,
+        tokenizer.of_type_one() if "token_type_ids" in inspect.signature(whole.forward).parameters else None,
+        prefixes,
+    )
+
+
+def put_together(parts: Whole, states: Mapping[str, Mapping[str, Tensor]]) -> Any:
+    """The whole model of transformers, with the weights of its parts.
+
+    Args:
+        parts: of the whole.
+        states: the state dicts of `image`, `rest` and `text`.
+    """
+    whole = load_whole(parts.source, pretrained=False)
+    if hasattr(whole.config, "image_grid_pinpoints"):
+        whole.config.image_grid_pinpoints = [[parts.pixels.side, parts.pixels.side]]
+    found = {parts.prefixes[part] + name: value for part, state in states.items() for name, value in state.items()}
+    missing, unexpected = whole.load_state_dict(found, strict=False)
+    own = dict(whole.named_parameters(remove_duplicate=False))
+    known = {id(own[name]) for name in found if name in own}
+    lost = [name for name in missing if name in own and id(own[name]) not in known]  # not tied to one that is there
+    assert not lost, lost
+    assert not unexpected, unexpected
+    return whole
+
+
+def _check_count(source: Source, tokenizer: ImageTokenizer, count: int, side: int) -> None:
+    """Tells the processor how many tokens an image has, and raises UserError if it writes another number of them."""
+    processor = tokenizer.processor
+    for holder in (processor, processor.image_processor):
+        for name in _COUNTS:
+            if hasattr(holder, name):
+                setattr(holder, name, count)
+    if (written := tokenizer.image_tokens()) != count:
+        raise UserError(
+            f"{KEY}={source.name}: its processor writes {written} tokens for an image of {side} x {side} pixels, "
+            f"but the model reads {count}. Leave {IMAGE_KEY}.image_size out, or choose another model"
+        )
+
+
+def _name_of(core: Any, part: nn.Module) -> str | None:
+    return next((name for name, module in core.named_children() if module is part), None)

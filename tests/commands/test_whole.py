@@ -1,0 +1,211 @@
+"""`model.whole` by the commands and in Python: train, predict, embed, resume, init, export, check."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import transformers as hf
+from make_shapes import Shapes
+from runs import QUICK, Run, killed_run, resumed, same_weights
+
+import mmft
+from mmft.commands.check import check
+from mmft.commands.embed import embed
+from mmft.commands.export import export
+from mmft.commands.predict import predict
+from mmft.commands.test import test as run_test
+from mmft.commands.train import train
+from mmft.config.compose import compose
+from mmft.errors import UserError
+from mmft.runs.saved_model import load_model
+
+Folder = Callable[[str], Path]
+KINDS = ["idefics3", "qwen2_5_vl"]  # one with fixed images, one without a projector of its own
+
+
+@pytest.fixture(scope="module")
+def rows(shapes: Shapes, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sample; some training rows lack an image or a text."""
+    frame = pd.read_csv(shapes.rows)
+    of_train = frame.index[frame["split"] == "train"]
+    frame.loc[of_train[1], "image"] = None
+    frame.loc[of_train[2], "text"] = None
+    path = tmp_path_factory.mktemp("whole") / "rows.csv"
+    frame.to_csv(path, index=False)
+    return path
+
+
+@pytest.fixture(scope="module")
+def typed(shapes: Shapes, rows: Path) -> Callable[..., list[str]]:
+    """`typed(folder, *more)`: overrides that train a whole model, LoRA on its language model."""
+
+    def overrides(folder: Path, *more: str) -> list[str]:
+        own = [one for one in shapes.overrides if not one.startswith("model.")]
+        data = [f"data.path={rows}", f"data.root={shapes.rows.parent}", "task=generation", "task.max_answer_tokens=8"]
+        model = [f"model.whole={folder}", "tune/image_encoder=freeze", "tune/text_encoder=lora", "optim.lr=null"]
+        return [*own, *QUICK, *data, *model, *more]
+
+    return overrides
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def run(
+    request: pytest.FixtureRequest, typed: Any, whole_folder: Folder, tmp_path_factory: pytest.TempPathFactory
+) -> Run:
+    path = tmp_path_factory.mktemp("whole") / request.param
+    assert train(compose("train", typed(whole_folder(request.param))), path) == 0
+    return Run(path)
+
+
+def test_the_run_folder(run: Run) -> None:
+    assert set(run.summary["test"]) == {"loss", "exact_match", "token_f1", "perplexity"}
+    assert run.summary["rows"]["bad"] == 0
+    saved = {name.partition(".")[0] for name in run.model_state}
+    has_projector = any(name.startswith("fusion.") for name in run.model_state)
+    assert saved == {"text_encoder", "missing_image"} | ({"fusion"} if has_projector else set())
+    assert all("lora" in name for name in run.model_state if name.startswith("text_encoder"))
+    assert "which the language model reads as" in (run.path / "train.log").read_text()
+
+
+def test_python_predicts_what_the_command_does(run: Run, rows: Path, shapes: Shapes, tmp_path: Path) -> None:
+    out = tmp_path / "answers.csv"
+    given = [f"run={run.path}", f"data.path={rows}", f"data.root={shapes.rows.parent}", f"out={out}"]
+    assert predict(compose("predict", given)) == 0
+    found = pd.read_csv(out, keep_default_na=False)
+    frame = pd.read_csv(rows).head(6)
+    listed = mmft.load(run.path).predict(
+        [
+            {name: None if pd.isna(row[name]) else row[name] for name in ("image", "text")}
+            for row in frame.to_dict("records")
+        ],
+        root=shapes.rows.parent,
+    )
+    assert [row["prediction"] for row in listed] == found["prediction"].head(6).tolist()
+    assert [row["score"] for row in listed] == pytest.approx(found["score"].head(6).astype(float).tolist(), abs=1e-5)
+    assert run_test(compose("test", [f"run={run.path}"])) == 0
+
+
+def test_embeddings(run: Run, rows: Path, shapes: Shapes, tmp_path: Path) -> None:
+    given = [f"run={run.path}", f"data.path={rows}", f"data.root={shapes.rows.parent}", f"out={tmp_path / 'e.npz'}"]
+    assert embed(compose("embed", given)) == 0
+    found = np.load(tmp_path / "e.npz")["fused"]
+    assert found.shape == (len(pd.read_csv(rows)), 32)
+    assert np.isfinite(found).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_killed_run_resumes_bit_for_bit(kind: str, typed: Any, whole_folder: Folder, tmp_path: Path) -> None:
+    every = typed(whole_folder(kind), "checkpoint.every_steps=1")
+    assert train(compose("train", every), tmp_path / "run") == 0
+    killed_run(every, tmp_path / "killed", 3, "after")
+    again = resumed(every, tmp_path / "killed")
+    assert again.summary["resumed_from"] == [3]
+    assert same_weights(again, Run(tmp_path / "run"))
+
+
+def exported(run: Path, folder: Path) -> tuple[Any, Any]:
+    """What plain transformers loads of an export."""
+    assert export(compose("export", [f"run={run}", f"out={folder}"])) == 0
+    model = hf.AutoModelForImageTextToText.from_pretrained(folder).eval()
+    return model, hf.AutoProcessor.from_pretrained(folder)
+
+
+def test_plain_transformers_loads_the_export(run: Run, tmp_path: Path) -> None:
+    plain, processor = exported(run.path, tmp_path / "export")
+    assert type(plain).__name__ in (tmp_path / "export" / "README.md").read_text()
+    model = mmft.load(run.path)
+    side = model.saved.model.image_encoder.image_size
+    images = torch.randint(0, 256, (4, 3, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    texts = ["red", "drawn in blue ink", "is it green?", "it"]
+    listed = model.predict([{"image": image, "text": text} for image, text in zip(images, texts, strict=True)])
+    for image, question, found in zip(images, texts, listed, strict=True):
+        content = [{"type": "image"}, {"type": "text", "text": question}]
+        text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+        inputs = processor(text=[text], images=[image.permute(1, 2, 0).numpy()], return_tensors="pt")
+        end = model.saved.model.text_encoder.tokenizer.eos_token_id
+        ending = {"eos_token_id": end, "do_sample": False, "pad_token_id": 1}
+        tokens = plain.generate(**inputs, max_new_tokens=8, **ending)[0, inputs["input_ids"].shape[1] :]
+        assert processor.tokenizer.decode(tokens, skip_special_tokens=True).strip() == found["prediction"]
+
+
+def test_only_transformers_has_a_place_for_it(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="format=open_clip has no place for model.whole"):
+        export(compose("export", [f"run={run.path}", f"out={tmp_path / 'export'}", "format=open_clip"]))
+
+
+def test_from_one_run_to_the_next(typed: Any, whole_folder: Folder, tmp_path: Path) -> None:
+    """The projector alone, then all from there; the merged LoRA goes on as full fine-tuning."""
+    start = typed(whole_folder("idefics3"), "trainer.max_epochs=1")
+    alone = "tune/text_encoder=freeze"
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert train(compose("train", [*start, alone, "optim.lr=1e-3"]), first) == 0
+    still = ["tune/text_encoder=full", "tune/image_encoder=full", "optim.lr=1e-9", f"init={first}"]
+    assert train(compose("train", [*start, *still]), second) == 0
+    one, two = (load_model(path / "model") for path in (first, second))
+    assert {name.partition(".")[0] for name in one.trained} == {"fusion", "missing_image"}
+    for name, value in one.model.state_dict().items():
+        torch.testing.assert_close(two.model.state_dict()[name], value, atol=1e-6, rtol=0)
+    plain, processor = exported(second, tmp_path / "export")
+    assert processor.chat_template
+    assert plain.model.text_model is not None
+
+
+def test_the_projector_can_be_frozen(typed: Any, whole_folder: Folder) -> None:
+    from mmft import build
+
+    config = compose("train", typed(whole_folder("llava"), "tune.fusion=freeze", "tune/image_encoder=full")).config
+    model = build.build_model(config.model, 2, seed=0)
+    plan = build.build_plan(config, model)
+    assert plan.trained["fusion"] == 32  # the stand-in for a missing image
+    last = {name for name in plan.names if "encoder.layers.2" in name or "post_layernorm" in name}
+    assert not last  # LLaVA reads the layer before
+    assert any("encoder.layers.1" in name for name in plan.names)
+
+
+def test_check(typed: Any, whole_folder: Folder, capsys: pytest.CaptureFixture[str]) -> None:
+    assert check(compose("check", typed(whole_folder("smolvlm"), "task.prompt='{text} here'"))) == 0
+    shown = capsys.readouterr().out
+    assert "Training would work." in shown
+    prompt = r"<fake_token_around_image><global-img>\[4 image tokens\]<fake_token_around_image>.* here<\|im_end\|>"
+    assert re.search(prompt, shown)
+
+
+def test_the_image_can_stand_elsewhere(typed: Any, whole_folder: Folder, tmp_path: Path) -> None:
+    """Quantised, gradient checkpointing, a fixed prompt, an image encoder from random weights."""
+    own = ["data.columns.text=null", "task.prompt='what is {image}'", "trainer.max_epochs=1"]
+    own += ["tune/text_encoder=lora_8bit", "tune/image_encoder=full", "model.image_encoder.pretrained=false"]
+    every = typed(whole_folder("qwen2_5_vl"), *own, "trainer.gradient_checkpointing=true")
+    assert train(compose("train", every), tmp_path / "run") == 0
+    (found,) = mmft.load(tmp_path / "run").predict([{"image": torch.zeros(3, 32, 32, dtype=torch.uint8)}])
+    assert found["error"] is None
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        (["task=classification"], "model.whole: writes texts, which task=classification does not learn"),
+        (["model/fusion=projector"], "model.whole: has its own projector, in place of model/fusion=projector"),
+        (["model.pair=a/b"], "model.whole: does not go with model.pair"),
+        (["model.text_encoder.name=a/b"], "model.text_encoder.name: model.whole names both encoders"),
+        (
+            ["data.columns.messages=text", "data.columns.text=null", "data.columns.label=null"],
+            "data.columns.messages: conversations do not go with model.whole yet",
+        ),
+        (["model.whole=/nowhere"], "model.whole: there is no folder '/nowhere'"),
+        (["model.whole=null", "model/fusion=whole"], "model.fusion: whole is part of a whole model"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(more: list[str], expected: str, typed: Any, whole_folder: Folder) -> None:
+    keys = {one.partition("=")[0] for one in more}
+    own = [one for one in typed(whole_folder("llava")) if one.partition("=")[0] not in keys]
+    own = [one for one in own if not one.startswith("task.")] if "task" in keys else own
+    with pytest.raises(UserError) as error:
+        compose("train", [*own, *more])
+    assert any(expected in message for message in error.value.messages), error.value.messages

@@ -1,0 +1,260 @@
+"""Whole vision-language models against plain transformers with the model's own processor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers as hf
+from torch import Tensor
+from torch.nn import functional
+from whole_models import WHOLE_MODELS
+
+from mmft import build
+from mmft.batch import Batch
+from mmft.config.compose import compose
+from mmft.errors import UserError
+from mmft.models.whole.model import WholeModel
+from mmft.models.whole.parts import put_together
+from mmft.tasks.generation import Generation
+from mmft.training.accumulation import accumulate
+from mmft.training.objective import Objective
+
+Folder = Callable[[str], Path]
+TEXTS = ["red", "drawn in blue ink", "is it green? yes", "red", "a small study of blue", "something red here", "it"]
+ANSWERS = ["red disc", "blue cross", "a disc", "green disc", "it", "blue", "red cross here yes"]
+WEIGHTS = [1.0, 2.0, 1.0, 0.5, 1.0, 1.0, 3.0]
+LENGTH = 12
+
+
+def make(folder: Path, shapes: Any, *overrides: str) -> tuple[WholeModel, Generation, Any]:
+    """Model, task and config of a run with the model in `folder`, dropout off."""
+    own = [one for one in shapes.overrides if not one.startswith("model.")]
+    typed = [*own, "task=generation", f"model.whole={folder}", f"task.max_answer_tokens={LENGTH}", "model.dropout=0"]
+    config: Any = compose("train", [*typed, *overrides]).config
+    task: Any = build.build_task(config.task)
+    model: Any = build.build_model(config.model, task.make_head, seed=0)
+    build.prepare_generation(model, task)
+    return model, task, config
+
+
+def rows(model: WholeModel, task: Generation) -> Batch:
+    """Seven rows with image, question and answer."""
+    tokenizer: Any = model.text_encoder.tokenizer
+    side = model.image_encoder.image_size
+    ids = tokenizer(TEXTS)["input_ids"]
+    length = max(map(len, ids))
+    there = torch.ones(len(TEXTS), dtype=torch.bool)
+    generator = torch.Generator().manual_seed(0)
+    return Batch(
+        pixel_values=torch.randint(0, 256, (len(TEXTS), 3, side, side), dtype=torch.uint8, generator=generator),
+        input_ids=torch.tensor([own + [0] * (length - len(own)) for own in ids]),
+        attention_mask=torch.tensor([[True] * len(own) + [False] * (length - len(own)) for own in ids]),
+        image_present=there,
+        text_present=there,
+        row=torch.arange(len(TEXTS)),
+        weight=torch.tensor(WEIGHTS),
+        target=torch.tensor([task.encode(answer) for answer in ANSWERS]),
+    )
+
+
+def plain_inputs(model: WholeModel, batch: Batch, row: int) -> dict[str, Any]:
+    """What the model's own processor makes of a row's image and question."""
+    processor = model.whole.processor
+    assert batch.pixel_values is not None
+    if processor.chat_template:
+        content = [{"type": "image"}, {"type": "text", "text": TEXTS[row]}]
+        turn = {"role": "user", "content": content}
+        text = processor.apply_chat_template([turn], add_generation_prompt=True)
+    else:
+        text = ("" if model.whole.source.name.endswith("blip_2") else processor.image_token) + TEXTS[row]
+    special = {"add_special_tokens": False} if text.startswith(processor.tokenizer.bos_token) else {}
+    image = batch.pixel_values[row].permute(1, 2, 0).numpy()
+    found = processor(text=[text], images=[image], return_tensors="pt", **special)
+    return {name: value for name, value in found.items() if name not in ("labels", "num_crops", "num_patches")}
+
+
+def plain_logits(plain: Any, inputs: dict[str, Any], answer: Tensor) -> Tensor:
+    """(A, V) at the positions that predict the answer (A,), by one forward of plain transformers."""
+    whole = dict(inputs)
+    length = inputs["input_ids"].shape[1]
+    whole["input_ids"] = torch.cat([inputs["input_ids"], answer[None]], dim=1)
+    whole["attention_mask"] = torch.ones_like(whole["input_ids"])
+    suffix = {"token_type_ids": int(plain.config.model_type == "paligemma"), "mm_token_type_ids": 0}
+    for name in suffix.keys() & whole.keys():
+        own = torch.full((1, len(answer)), suffix[name])
+        whole[name] = torch.cat([inputs[name], own], dim=1)
+    logits: Tensor = plain(**whole).logits[0, length - 1 : -1]
+    return logits
+
+
+def plain_model(folder: Path, side: int) -> Any:
+    """The folder's model by plain transformers, with tiles of one image."""
+    plain = hf.AutoModelForImageTextToText.from_pretrained(folder).eval()
+    if hasattr(plain.config, "image_grid_pinpoints"):
+        plain.config.image_grid_pinpoints = [[side, side]]
+    return plain
+
+
+@pytest.mark.parametrize("kind", WHOLE_MODELS)
+def test_logits_and_texts_are_those_of_plain_transformers(kind: str, whole_folder: Folder, shapes: Any) -> None:
+    model, task, _ = make(whole_folder(kind), shapes)
+    batch = rows(model, task)
+    plain = plain_model(whole_folder(kind), model.image_encoder.image_size)
+    with torch.no_grad():
+        found = model.eval()(batch)
+        for row, answer in enumerate(ANSWERS):
+            inputs = plain_inputs(model, batch, row)
+            ids = torch.tensor(task.tokenizer.answer(answer))
+            wanted = plain_logits(plain, inputs, ids).log_softmax(-1)[range(len(ids)), ids]
+            torch.testing.assert_close(found.logits[row, : len(ids)], wanted, atol=1e-5, rtol=1e-5)
+            ending = {"eos_token_id": task.tokenizer.eos_token_id, "pad_token_id": 1}
+            texts = plain.generate(**inputs, max_new_tokens=LENGTH, do_sample=False, **ending)[0].tolist()
+            tokens = [token for token in found.generated[row].tolist() if token >= 0]
+            assert tokens == texts[inputs["input_ids"].shape[1] :][: len(tokens)]
+
+
+@pytest.mark.parametrize("kind", WHOLE_MODELS)
+def test_a_row_alone_is_the_row_in_a_batch(kind: str, whole_folder: Folder, shapes: Any) -> None:
+    model, task, _ = make(whole_folder(kind), shapes)
+    batch = rows(model, task)
+    batch.image_present[4] = False
+    torch.nn.init.normal_(model.missing_image.vector)
+    with torch.no_grad():
+        together = model.eval()(batch)
+        other = model(replace(batch, pixel_values=batch.pixel_values.flip(0))).logits  # type: ignore[union-attr]
+        assert float((other - together.logits).abs().max()) > 1e-3  # the image matters
+        for row, part in enumerate(batch.split(1)):
+            assert part.input_ids is not None
+            assert part.attention_mask is not None
+            length = int(part.attention_mask.sum())
+            ids, mask = part.input_ids[:, :length], part.attention_mask[:, :length]
+            alone = model(replace(part, input_ids=ids, attention_mask=mask))
+            torch.testing.assert_close(alone.logits, together.logits[row : row + 1], atol=2e-6, rtol=1e-6)
+            assert torch.equal(alone.generated, together.generated[row : row + 1, : alone.generated.shape[1]])
+
+
+@pytest.mark.parametrize("micro", [None, 7, 1])
+@pytest.mark.parametrize("kind", ["smolvlm", "llava", "qwen2_5_vl", "paligemma"])
+def test_loss_and_gradients_are_those_of_plain_transformers(
+    kind: str, micro: int | None, whole_folder: Folder, shapes: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Tensor, "float", Tensor.double)  # Gemma's norms are computed in float32 otherwise
+    model, task, config = make(whole_folder(kind), shapes, "tune=full")
+    plan = build.build_plan(config, model)
+    model.double().train()
+    batch = rows(model, task)
+    plain = plain_model(whole_folder(kind), model.image_encoder.image_size).double().train()
+    total, weights = torch.zeros((), dtype=torch.float64), 0.0
+    for row, answer in enumerate(ANSWERS):
+        inputs = plain_inputs(model, batch, row)
+        assert batch.pixel_values is not None
+        normalised = model.image_encoder.normalise(batch.pixel_values[row : row + 1])
+        inputs["pixel_values"] = model.whole.pixels.arranged(normalised)  # in float64
+        ids = torch.tensor(task.tokenizer.answer(answer))
+        loss = functional.cross_entropy(plain_logits(plain, inputs, ids), ids, reduction="sum")
+        total = total + WEIGHTS[row] * loss
+        weights += WEIGHTS[row] * len(ids)
+    (total / weights).backward()
+    objective = Objective(task)
+    found = accumulate(
+        batch,
+        micro,
+        objective.normalisers(batch),
+        lambda part: objective.sums(model(part), part),
+        objective.weigh,
+        lambda value: value.backward(),
+        lambda _: None,
+    )
+    assert float(found) == pytest.approx(float(total.detach() / weights), abs=1e-10)
+    wanted = {name: p.grad for name, p in plain.named_parameters() if p.grad is not None}
+    names = {"image_encoder.backbone.": "image", "fusion.rest.": "rest", "text_encoder.backbone.": "text"}
+    for name, parameter in model.named_parameters():
+        if name == "missing_image.vector":
+            continue
+        start = next(start for start in names if name.startswith(start))
+        theirs = wanted.pop(model.whole.prefixes[names[start]] + name.removeprefix(start), None)
+        assert (theirs is None) == (name not in plan.names), name  # what gets no gradient is not trained
+        if theirs is not None:
+            assert parameter.grad is not None
+            assert float((parameter.grad - theirs).abs().max()) < 1e-10, name
+    assert not wanted
+
+
+@pytest.mark.parametrize("kind", WHOLE_MODELS)
+def test_pixels_and_layers(kind: str, whole_folder: Folder, shapes: Any) -> None:
+    model, task, _ = make(whole_folder(kind), shapes)
+    batch = rows(model, task)
+    assert batch.pixel_values is not None
+    images = [image.permute(1, 2, 0).numpy() for image in batch.pixel_values[:1]]
+    wanted = model.whole.processor.image_processor(images=images, return_tensors="pt")["pixel_values"]
+    found = model.whole.pixels.arranged(model.image_encoder.normalise(batch.pixel_values[:1]))
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)
+    assert model.text_encoder.top_layer == 3
+    assert model.image_encoder.top_layer == (9 if kind == "qwen3_vl" else 4)
+
+
+@pytest.mark.parametrize("kind", WHOLE_MODELS)
+def test_put_together_it_is_the_same_model(kind: str, whole_folder: Folder, shapes: Any) -> None:
+    model, _, _ = make(whole_folder(kind), shapes)
+    again = put_together(model.whole, {name: part.state_dict() for name, part in model.parts().items()}).state_dict()
+    plain = hf.AutoModelForImageTextToText.from_pretrained(whole_folder(kind)).state_dict()
+    assert again.keys() == plain.keys()
+    assert all(torch.equal(again[name], value) for name, value in plain.items())
+
+
+@pytest.mark.parametrize(("kind", "size", "tokens"), [("qwen2_5_vl", 32, 4), ("smolvlm", 48, 9), ("internvl", 48, 9)])
+def test_another_image_size(kind: str, size: int, tokens: int, whole_folder: Folder, shapes: Any) -> None:
+    model, task, _ = make(whole_folder(kind), shapes, f"model.image_encoder.image_size={size}")
+    assert (model.image_encoder.image_size, model.image_tokens) == (size, tokens)
+    batch = rows(model, task)
+    inputs = plain_inputs(model, batch, 0)
+    ids = torch.tensor(task.tokenizer.answer(ANSWERS[0]))
+    plain = plain_model(whole_folder(kind), size)
+    with torch.no_grad():
+        found = model.eval()(batch).logits[0, : len(ids)]
+        wanted = plain_logits(plain, inputs, ids).log_softmax(-1)[range(len(ids)), ids]
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "expected"),
+    [
+        ("qwen2_5_vl", 36, r"with model.image_encoder.image_size=36: its image processor changes images of 36 x 36"),
+        ("llava", 48, r"it does not take images of 48 x 48 pixels: "),
+        ("paligemma", 48, r"it does not take images of 48 x 48 pixels: "),
+        ("gemma3", 48, r"it does not take images of 48 x 48 pixels: "),
+    ],
+)
+def test_an_image_size_that_does_not_fit(
+    kind: str, size: int, expected: str, whole_folder: Folder, shapes: Any
+) -> None:
+    with pytest.raises(UserError, match=expected):
+        make(whole_folder(kind), shapes, f"model.image_encoder.image_size={size}")
+
+
+def test_what_is_no_whole_model_is_an_error(shapes: Any, whole_folder: Folder, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"model.whole=.*: bert is not a whole vision-language model. Name its parts"):
+        make(shapes.text_encoder, shapes)
+    incomplete = tmp_path / "llava"
+    incomplete.mkdir()
+    for file in whole_folder("llava").iterdir():
+        if file.name != "processor_config.json":
+            (incomplete / file.name).write_bytes(file.read_bytes())
+    with pytest.raises(UserError, match=r"model.whole=.*llava: "):
+        make(incomplete, shapes)
+
+
+@pytest.mark.parametrize("method", ["bitfit", "norms", "lora", "adapters", "prefix"])
+def test_whatever_is_planned_gets_a_gradient(method: str, whole_folder: Folder, shapes: Any) -> None:
+    """Also where no layer is trained wholly; nothing is added to LLaVA's last vision block, which is not read."""
+    model, task, config = make(whole_folder("llava"), shapes, f"tune/image_encoder={method}", "optim.lr=null")
+    plan = build.build_plan(config, model)
+    batch = rows(model, task)
+    task.loss_sum(model.train()(batch), batch).backward()
+    without = {name for name in plan.names if model.get_parameter(name).grad is None}
+    assert without <= {"missing_image.vector"}
