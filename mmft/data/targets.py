@@ -74,8 +74,8 @@ class Encode(NamedTuple):
             task.encode_evaluated,
             task.captions_of,
             task.facts.generates,
-            generative and generative.references_of,
-            generative and generative.drawn_targets,
+            None if generative is None else generative.references_of,
+            None if generative is None else generative.drawn_targets,
         )
 
 

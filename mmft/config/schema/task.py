@@ -269,7 +269,7 @@ TEXT_METRICS = ("exact_match", "token_f1", "vqa_accuracy", "anls", "rouge_l", "b
 @option("task", "generation", builds="mmft.tasks.generation:Generation")
 @dataclass(kw_only=True)
 class GenerationConfig(TaskConfig):
-    """Write a text about the image: a caption, or the answer to the row's question. The loss is over answer tokens.
+    """Write a text about the image: a caption, or the answer to the row's question.
 
     `model.text_encoder` is a causal language model, and `data.columns.label` holds the answers.
     """
@@ -278,9 +278,8 @@ class GenerationConfig(TaskConfig):
     has_label_names = True
 
     prompt: str | None = None
-    """What the model is asked: a fixed text (`task.prompt="Describe the image."`), or one around each row's text
-    (`"task.prompt='{text} Answer briefly.'"`); null: the row's text alone. The image stands in front of it, or where
-    `{image}` is (`"task.prompt='{text} Look: {image}'"`)."""
+    """What the model is asked: a fixed text (`"task.prompt='Describe the image.'"`), or one around each row's text
+    (`"task.prompt='{text} Look: {image}'"`); null: the row's text. The image comes first, or where `{image}` is."""
     chat_template: Literal["auto", "none"] = "auto"
     """`auto`: the prompt is the user's turn in the model's chat template, if it has one; `none`: the prompt alone."""
     references: Literal["first", "random"] = "first"
@@ -291,11 +290,10 @@ class GenerationConfig(TaskConfig):
     max_new_tokens: int | None = field(None, ge=1)
     """Longest answer to generate, in tokens; null: as `max_answer_tokens`."""
     normalise: Literal["tokens", "rows"] = "tokens"
-    """The loss is the mean over all answer tokens, or over rows the mean of each row's, for which all rows count alike."""
+    """The loss is the mean over all answer tokens, or over rows the mean of each row's: then rows count alike."""
     metrics: list[str] = field(factory=lambda: ["exact_match", "token_f1"])
-    """How generated texts are compared with the answers, beside `perplexity`: `exact_match` and `token_f1` as in SQuAD,
-    `vqa_accuracy`, `anls` (DocVQA), `rouge_l`, `bleu`, `chrf`, `cider` (captions). The first selects the best
-    checkpoint."""
+    """How generated texts are compared with the answers: `exact_match`, `token_f1` (SQuAD), `vqa_accuracy`, `anls`
+    (DocVQA), `rouge_l`, `bleu`, `chrf`, `cider`; the first selects the checkpoint. `perplexity` is always measured."""
     label_smoothing: float = field(0.0, ge=0, lt=1)
     """Share of each answer token's target that is spread evenly over the vocabulary, in the training loss alone."""
     packing: bool = False
