@@ -134,7 +134,6 @@ def test_the_score_is_the_mean_log_probability(task: Generation) -> None:
         (["task.prompt='what is it'"], "has no {text}, so data.columns.text='text' would not be read"),
         (["data.columns.text=null", "task.prompt='{text} here'"], "needs a text for {text}"),
         (["trainer=fsdp"], "fsdp does not go with task=generation yet"),
-        (["tune/text_encoder=prefix"], "tune.text_encoder: prefix does not go with task=generation yet"),
         (["model.auxiliary.alignment=kl"], "does not go with task=generation, which reads tokens"),
         (["model.auxiliary.distillation_weight=1"], "does not go with task=generation, which reads tokens"),
         (["modality_report=true"], "modality_report: true does not go with task=generation yet"),
@@ -170,6 +169,26 @@ def test_what_makes_no_sense_is_refused(shapes: Shapes, typed: list[str], expect
 # ---------------------------------------------------------------- learning
 
 
+FRONT, WITHIN = "task.prompt='{text}'", "task.prompt='what {image} {text}'"
+METHODS = {
+    "lora": ["tune.rank=8"],
+    "lora_8bit": [],
+    "lora_4bit": [],
+    "loha": [],
+    "ia3": ["tune.targets=all"],
+    "adapters": [],
+    "prompt": [],
+    "prefix": [],
+    "bitfit": [],
+    "norms": [],
+    "last_n": [],
+    "first_frozen": [],
+    "pattern": ["tune.image_encoder.pattern=mlp", "tune.text_encoder.pattern=mlp"],
+    "full": [],
+    "freeze": [],
+}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "more"),
@@ -178,6 +197,13 @@ def test_what_makes_no_sense_is_refused(shapes: Shapes, typed: list[str], expect
         ("gpt2", ["model.fusion.tokens=pooled"]),
         ("qwen3", ["model.fusion.tokens=pixel_shuffle", "task.normalise=rows"]),
         ("qwen3", ["tune/text_encoder=lora", "tune.text_encoder.targets=all"]),
+        *(("llama", [f"tune={method}", *keys, FRONT]) for method, keys in METHODS.items()),
+        *(("qwen3", [f"tune={method}", *keys, WITHIN]) for method, keys in METHODS.items()),
+        *(("llama", ["tune=lora", f"tune.text_encoder.{key}=true", WITHIN]) for key in ("rslora", "dora")),
+        *(("llama", ["tune=adapters", f"tune.text_encoder.kind={kind}"]) for kind in ("houlsby", "parallel")),
+        ("llama", ["tune=prompt", "tune.text_encoder.deep=false", WITHIN]),
+        ("gpt2", ["tune=prompt"]),
+        ("gpt2", ["tune=prefix"]),
     ],
 )
 def test_16_rows_are_learned_by_heart(
@@ -190,7 +216,9 @@ def test_16_rows_are_learned_by_heart(
     typed = [*shapes.overrides, *where, "task=generation", "model/fusion=projector", "model.dropout=0"]
     folder = language_model_folder(kind, chat=kind == "qwen3")
     typed += [f"model.text_encoder.name={folder}", "model.text_encoder.max_length=64", "task.max_answer_tokens=8"]
-    config = compose("train", [*typed, "optim.lr=3e-3", "optim.head_lr=3e-3", *more]).config
+    config = compose(
+        "train", [*typed, f"optim.lr={'null' if 'tune=freeze' in more else 3e-3}", "optim.head_lr=3e-3", *more]
+    ).config
     splits = load_splits(config.data, 0)
     task: Any = build.build_task(config.task)
     model = build.build_model(config.model, task.make_head, seed=0)
