@@ -32,6 +32,8 @@ class LanguageModel(TextEncoder):
 
     Attributes:
         tokenizer: turns a row's text into the tokens of its prompt.
+        logit_scale: what the head's output is multiplied by; 1 for most models.
+        logit_soft_cap: then x becomes soft_cap tanh(x / soft_cap); None for most models.
     """
 
     tokenizer: PromptTokenizer
@@ -39,6 +41,7 @@ class LanguageModel(TextEncoder):
     def __init__(self, backbone: Any, source: Source, tokenizer: Any, max_length: int | None) -> None:
         super().__init__(backbone, source, tokenizer, max_length, "last")
         self.tokenizer = PromptTokenizer(tokenizer)
+        self.logit_scale, self.logit_soft_cap = _changes_of_logits(backbone)
         self._check_head()
         if getattr(backbone.config, "tie_word_embeddings", False):
             self.register_state_dict_post_hook(_without_tied)
@@ -51,7 +54,7 @@ class LanguageModel(TextEncoder):
 
     @property
     def head(self) -> Any:
-        """The linear layer from hidden states (..., D) to logits (..., V)."""
+        """The linear layer from hidden states (..., D) to logits (..., V), without scale and soft cap."""
         backbone: Any = self.backbone
         return backbone.get_output_embeddings()
 
@@ -69,23 +72,34 @@ class LanguageModel(TextEncoder):
 
     def log_probs(self, hidden: Tensor, tokens: Tensor) -> Tensor:
         """(T,) log-probability of each token (T,) at the hidden state (T, D) that predicts it."""
-        return answer_log_probs(hidden, self.head.weight, self.head.bias, tokens)
+        scale, soft_cap = self.logit_scale, self.logit_soft_cap
+        return answer_log_probs(hidden, self.head.weight, self.head.bias, tokens, scale=scale, soft_cap=soft_cap)
 
     @torch.no_grad()
     def _check_head(self) -> None:
-        """Raises UserError if the model computes its logits otherwise than by one linear layer."""
-        where = f"{KEY}.name={self.source.name}"
-        if type(self.head) is not nn.Linear:
-            raise UserError(f"{where}: {type(self.backbone).__name__} has no linear head of words. Choose another")
+        """Raises UserError if the model's log-probabilities are not those of `log_probs`."""
+        where, kind = f"{KEY}.name={self.source.name}", type(self.backbone).__name__
+        if not isinstance(self.head, nn.Linear):
+            raise UserError(f"{where}: {kind} has no linear head of words. Choose another")
         ids = torch.arange(4).unsqueeze(0)  # (1, 4)
         with evaluated(self.backbone):
             logits = self.backbone(input_ids=ids, use_cache=False).logits[0]  # (4, V)
-            mine = self.head(self.hidden(self.embed(ids), torch.ones_like(ids, dtype=torch.bool)))[0]
-        if not torch.allclose(logits, mine, rtol=1e-3, atol=1e-4):
+            hidden = self.hidden(self.embed(ids), torch.ones_like(ids, dtype=torch.bool))[0]  # (4, D)
+            wanted, tokens = logits.log_softmax(-1).max(-1)  # (4,) each; softmax depends on all logits
+        if not torch.allclose(wanted, self.log_probs(hidden, tokens), rtol=1e-3, atol=1e-4):
             raise UserError(
-                f"{where}: {type(self.backbone).__name__} changes its logits after its linear head, which "
-                "task=generation does not support yet. Choose another model"
+                f"{where}: {kind} changes its logits after its linear head in a way that task=generation does not "
+                "know. Choose another model"
             )
+
+
+def _changes_of_logits(backbone: Any) -> tuple[float, float | None]:
+    """Factor and soft cap of the logits after the head, as the config of Cohere, Granite or Gemma 2 has them."""
+    config = backbone.config.get_text_config()
+    scale = getattr(config, "logit_scale", None) or 1.0
+    scale /= getattr(config, "logits_scaling", None) or 1.0
+    scale *= getattr(config, "lm_head_multiplier", None) or 1.0
+    return float(scale), getattr(config, "final_logit_softcapping", None)
 
 
 def build_language_model(

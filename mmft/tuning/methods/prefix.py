@@ -141,7 +141,7 @@ class PrefixTuning(Inserted):
 
 
 def _heads(module: Any, shape: torch.Size) -> int:
-    """The heads of a module's keys or values (B, A, K, E), each once where transformers repeats them for its queries."""
+    """The heads of keys or values (B, A, K, E), each once where transformers repeats them for its queries."""
     config = getattr(module, "config", None)
     own = getattr(config, "num_key_value_heads", None)
     return own if isinstance(own, int) and shape[1] % own == 0 else shape[1]
