@@ -1,4 +1,4 @@
-"""Causal language models of other kinds, some of which change their logits after the head, against plain transformers."""
+"""Causal language models of other kinds, some with a scale or cap after the head, against plain transformers."""
 
 from __future__ import annotations
 

@@ -13,7 +13,8 @@ import torch
 import transformers as hf
 from make_shapes import Shapes
 from task_batches import batch
-from torch import Tensor
+from torch import Tensor, nn
+from tuned_encoders import like_a_pretrained_one
 
 from mmft import build
 from mmft.batch import Outputs
@@ -179,7 +180,6 @@ METHODS = {
     "adapters": [],
     "prompt": [],
     "prefix": [],
-    "bitfit": [],
     "norms": [],
     "last_n": [],
     "first_frozen": [],
@@ -202,9 +202,11 @@ METHODS = {
         *(("llama", ["tune=lora", f"tune.text_encoder.{key}=true", WITHIN]) for key in ("rslora", "dora")),
         *(("llama", ["tune=adapters", f"tune.text_encoder.kind={kind}"]) for kind in ("houlsby", "parallel")),
         ("llama", ["tune=prompt", "tune.text_encoder.deep=false", WITHIN]),
+        *(("gpt2", ["tune=bitfit", place]) for place in (FRONT, WITHIN)),
         ("gpt2", ["tune=prompt"]),
         ("gpt2", ["tune=prefix"]),
     ],
+    ids=lambda given: given if isinstance(given, str) else " ".join(given),
 )
 def test_16_rows_are_learned_by_heart(
     kind: str, more: list[str], shapes: Shapes, language_model_folder: Folder, tmp_path: Path
@@ -223,6 +225,8 @@ def test_16_rows_are_learned_by_heart(
     task: Any = build.build_task(config.task)
     model = build.build_model(config.model, task.make_head, seed=0)
     build.prepare_generation(model, task)
+    like_a_pretrained_one(model)
+    nn.init.normal_(model.text_encoder.backbone.get_input_embeddings().weight, std=0.3)  # the head, where it is tied
     module = build.build_module(config, model, task, build.build_plan(config, model))
     module.micro_batch_size = 5
     optimizer: Any = module.configure_optimizers()
