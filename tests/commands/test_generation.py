@@ -186,7 +186,7 @@ def test_the_language_model_is_exported_as_transformers_has_it(run: Run, tmp_pat
 def test_adapters_are_for_peft(run: Run, typed: list[str], tmp_path: Path) -> None:
     from peft import PeftModel
 
-    (base,) = (one.partition("=")[2] for one in typed if one.startswith("model.text_encoder.name="))
+    *_, base = (one.partition("=")[2] for one in typed if one.startswith("model.text_encoder.name="))
     out = tmp_path / "export"
     assert export(compose("export", [f"run={run.path}", f"out={out}"])) == 0
     plain = hf.AutoModelForCausalLM.from_pretrained(base)

@@ -39,7 +39,7 @@ OTHERS: dict[str, Callable[..., Any]] = {
 
 
 def write_language_model(kind: str, texts: Iterable[str], out: Path, chat: bool = False) -> Path:
-    """Writes one of `LANGUAGE_MODELS` or `OTHERS` to the folder `out`, with a tokenizer that knows the words of `texts`."""
+    """Writes one of `LANGUAGE_MODELS` or `OTHERS` to `out`, with a tokenizer that knows the words of `texts`."""
     base = make_tokenizer("roberta", texts)
     tokenizer: Any = hf.PreTrainedTokenizerFast(
         tokenizer_object=_without_special_tokens(base), bos_token="<s>", eos_token="</s>", pad_token="<pad>"
