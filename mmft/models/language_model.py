@@ -36,6 +36,8 @@ class LanguageModel(TextEncoder):
     Attributes:
         tokenizer: turns a row's text into the tokens of its prompt.
         packs: whether rows are read side by side in few sequences; see `start_packing`.
+        logit_scale: what the head's output is multiplied by; 1 for most models.
+        logit_soft_cap: then x becomes soft_cap tanh(x / soft_cap); None for most models.
     """
 
     tokenizer: PromptTokenizer
@@ -44,6 +46,7 @@ class LanguageModel(TextEncoder):
     def __init__(self, backbone: Any, source: Source, tokenizer: Any, max_length: int | None) -> None:
         super().__init__(backbone, source, tokenizer, max_length, "last")
         self.tokenizer = PromptTokenizer(tokenizer)
+        self.logit_scale, self.logit_soft_cap = _changes_of_logits(backbone)
         self._check_head()
         if _tied(backbone):
             self.register_state_dict_post_hook(_without_tied)
@@ -56,7 +59,7 @@ class LanguageModel(TextEncoder):
 
     @property
     def head(self) -> Any:
-        """The linear layer from hidden states (..., D) to logits (..., V)."""
+        """The linear layer from hidden states (..., D) to logits (..., V), without scale and soft cap."""
         backbone: Any = self.backbone
         return backbone.get_output_embeddings()
 
@@ -89,7 +92,10 @@ class LanguageModel(TextEncoder):
 
         `smoothing` is as in `answer_log_probs`.
         """
-        return answer_log_probs(hidden, self.head.weight, self.head.bias, tokens, smoothing=smoothing)
+        head, scale, soft_cap = self.head, self.logit_scale, self.logit_soft_cap
+        return answer_log_probs(
+            hidden, head.weight, head.bias, tokens, smoothing=smoothing, scale=scale, soft_cap=soft_cap
+        )
 
     @torch.no_grad()
     def start_packing(self) -> None:
@@ -118,19 +124,29 @@ class LanguageModel(TextEncoder):
 
     @torch.no_grad()
     def _check_head(self) -> None:
-        """Raises UserError if the model computes its logits otherwise than by one linear layer."""
-        where = f"{KEY}.name={self.source.name}"
-        if type(self.head) is not nn.Linear:
-            raise UserError(f"{where}: {type(self.backbone).__name__} has no linear head of words. Choose another")
+        """Raises UserError if the model's log-probabilities are not those of `log_probs`."""
+        where, kind = f"{KEY}.name={self.source.name}", type(self.backbone).__name__
+        if not isinstance(self.head, nn.Linear):
+            raise UserError(f"{where}: {kind} has no linear head of words. Choose another")
         ids = torch.arange(4).unsqueeze(0)  # (1, 4)
         with evaluated(self.backbone):
             logits = self.backbone(input_ids=ids, use_cache=False).logits[0]  # (4, V)
-            mine = self.head(self.hidden({"input_ids": ids}, torch.ones_like(ids, dtype=torch.bool)))[0]
-        if not torch.allclose(logits, mine, rtol=1e-3, atol=1e-4):
+            hidden = self.hidden({"input_ids": ids}, torch.ones_like(ids, dtype=torch.bool))[0]  # (4, D)
+            wanted, tokens = logits.log_softmax(-1).max(-1)  # (4,) each; softmax depends on all logits
+        if not torch.allclose(wanted, self.log_probs(hidden, tokens), rtol=1e-3, atol=1e-4):
             raise UserError(
-                f"{where}: {type(self.backbone).__name__} changes its logits after its linear head, which "
-                "task=generation does not support yet. Choose another model"
+                f"{where}: {kind} changes its logits after its linear head in a way that task=generation does not "
+                "know. Choose another model"
             )
+
+
+def _changes_of_logits(backbone: Any) -> tuple[float, float | None]:
+    """Factor and soft cap of the logits after the head, as the config of Cohere, Granite or Gemma 2 has them."""
+    config = backbone.config.get_text_config()
+    scale = getattr(config, "logit_scale", None) or 1.0
+    scale /= getattr(config, "logits_scaling", None) or 1.0
+    scale *= getattr(config, "lm_head_multiplier", None) or 1.0
+    return float(scale), getattr(config, "final_logit_softcapping", None)
 
 
 def build_language_model(

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -140,6 +141,19 @@ def test_a_killed_run_that_packs_rows_resumes_bit_for_bit(typed: list[str], run:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("step", "moment"), [(2, "before"), (4, "while"), (5, "after"), (6, "while")])
+def test_a_run_killed_at_other_moments_resumes_bit_for_bit(
+    step: int, moment: str, typed: list[str], run: Run, tmp_path: Path
+) -> None:
+    more = ["checkpoint.every_steps=1"]
+    killed_run([*typed, *more], tmp_path / "killed", step, moment)
+    again = resumed([*typed, *more], tmp_path / "killed")
+    assert again.summary["resumed_from"] == [step if moment == "after" else step - 1]
+    assert same_weights(again, run)
+    assert again.summary["test"] == run.summary["test"]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("more", [[], [*PACKED, "model.dropout=0"]], ids=["padded", "packed"])
 def test_two_ranks_train_and_test_as_one(typed: list[str], more: list[str], tmp_path: Path) -> None:
     one, two = of_one_and_two_ranks([*typed, "cache=never", *more], "ddp", tmp_path)
@@ -183,6 +197,29 @@ def test_the_language_model_is_exported_as_transformers_has_it(run: Run, tmp_pat
     card = (tmp_path / "export" / "README.md").read_text()
     assert 'AutoModelForCausalLM.from_pretrained("text_encoder")' in card
     assert "Outputs: texts." in card
+
+
+def test_adapters_are_for_peft(run: Run, typed: list[str], tmp_path: Path) -> None:
+    from peft import PeftModel
+
+    *_, base = (one.partition("=")[2] for one in typed if one.startswith("model.text_encoder.name="))
+    out = tmp_path / "export"
+    assert export(compose("export", [f"run={run.path}", f"out={out}"])) == 0
+    plain = hf.AutoModelForCausalLM.from_pretrained(base)
+    with_adapter: Any = PeftModel.from_pretrained(plain, out / "adapters" / "text_encoder")
+    merged: Any = hf.AutoModelForCausalLM.from_pretrained(out / "text_encoder")
+    ids = torch.tensor([[5, 6, 7, 8]])
+    with torch.no_grad():
+        found = with_adapter(ids).logits
+        torch.testing.assert_close(found, merged(ids).logits, atol=1e-5, rtol=1e-5)
+        with with_adapter.disable_adapter():
+            assert not torch.allclose(found, with_adapter(ids).logits, atol=1e-5)
+
+
+def test_no_class_of_transformers_is_written_for_it(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="Type format=hf for its encoders alone"):
+        export(compose("export", [f"run={run.path}", f"out={tmp_path / 'export'}", "format=transformers"]))
+    assert not (tmp_path / "export").exists()
 
 
 def test_an_embedding_is_the_state_after_the_prompt(run: Run, rows: Path, shapes: Shapes, tmp_path: Path) -> None:

@@ -25,20 +25,30 @@ LANGUAGE_MODELS: dict[str, Callable[..., Any]] = {
 }
 """Whose tests are run for all of them."""
 
-MORE_LANGUAGE_MODELS: dict[str, Callable[..., Any]] = {
+_OPT = {"word_embed_proj_dim": 32, "ffn_dim": 64, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+OTHERS: dict[str, Callable[..., Any]] = {
+    "gemma2": lambda **own: hf.Gemma2Config(head_dim=16, final_logit_softcapping=0.5, **_BLOCKS, **_HEADS, **own),
+    "cohere": lambda **own: hf.CohereConfig(logit_scale=0.25, **_BLOCKS, **_HEADS, **own),
+    "granite": lambda **own: hf.GraniteConfig(logits_scaling=8.0, **_BLOCKS, **_HEADS, **own),
+    "opt": lambda **own: hf.OPTConfig(max_position_embeddings=POSITIONS, **_OPT, **own),
+    "gpt_neox": lambda **own: hf.GPTNeoXConfig(max_position_embeddings=POSITIONS, **_BLOCKS, **own),
+    "phi": lambda **own: hf.PhiConfig(**_BLOCKS, **_HEADS, **own),
     "gemma3": lambda **own: hf.Gemma3TextConfig(
         head_dim=16, sliding_window=4, layer_types=["sliding_attention", "full_attention"], **_BLOCKS, **_HEADS, **own
     ),
-    "opt": lambda **own: hf.OPTConfig(
-        hidden_size=32, ffn_dim=64, num_hidden_layers=2, num_attention_heads=2, max_position_embeddings=POSITIONS, **own
-    ),
+    "smollm3": lambda **own: hf.SmolLM3Config(**_BLOCKS, **_HEADS, **own),
+}
+"""Some that change their logits after the head, have a bias there, or compute positions and attention otherwise."""
+
+UNPACKABLE: dict[str, Callable[..., Any]] = {
     "bloom": lambda **own: hf.BloomConfig(hidden_size=32, n_layer=2, n_head=2, **own),
     "mamba": lambda **own: hf.MambaConfig(hidden_size=32, num_hidden_layers=2, state_size=4, **own),
 }
+"""Some that cannot keep the rows of one sequence apart, as OPT."""
 
 
 def write_language_model(kind: str, texts: Iterable[str], out: Path, chat: bool = False) -> Path:
-    """Writes one of these language models to the folder `out`, with a tokenizer that knows the words of `texts`."""
+    """Writes one of these language models to `out`, with a tokenizer that knows the words of `texts`."""
     base = make_tokenizer("roberta", texts)
     tokenizer: Any = hf.PreTrainedTokenizerFast(
         tokenizer_object=_without_special_tokens(base), bos_token="<s>", eos_token="</s>", pad_token="<pad>"
@@ -50,7 +60,7 @@ def write_language_model(kind: str, texts: Iterable[str], out: Path, chat: bool 
     tokenizer.save_pretrained(out)
     torch.manual_seed(0)
     ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    config = (LANGUAGE_MODELS | MORE_LANGUAGE_MODELS)[kind](vocab_size=len(tokenizer), **ids)
+    config = (LANGUAGE_MODELS | OTHERS | UNPACKABLE)[kind](vocab_size=len(tokenizer), **ids)
     hf.AutoModelForCausalLM.from_config(config).save_pretrained(out)
     return out
 

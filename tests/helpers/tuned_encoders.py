@@ -28,7 +28,7 @@ def _config(typed: tuple[str, ...]) -> Any:
     return compose("train", typed).config
 
 
-def _like_a_pretrained_one(encoder: Encoder) -> None:
+def like_a_pretrained_one(encoder: nn.Module) -> None:
     """Branches that count: at this width, numbers of 0.02 and norms of zero leave next to nothing of them."""
     random = torch.Generator().manual_seed(4)
     for module in encoder.modules():
@@ -50,7 +50,7 @@ def fitting(image_folder: Any, text_folder: Any, overrides: Iterable[str]) -> Fi
             if is_image
             else build_text_encoder(str(text_folder(kind)), None, "auto", pretrained=True)
         )
-        _like_a_pretrained_one(encoder)
+        like_a_pretrained_one(encoder)
         typed = (f"tune/{part}={method}", *(f"tune.{part}.{key}" for key in keys))
         chosen = build.build_methods(_config((*rest, *typed)).tune)[part]
         torch.manual_seed(0)

@@ -336,18 +336,6 @@ def test_an_encoder_is_no_language_model(shapes: Any) -> None:
         build_language_model(str(shapes.text_encoder), None, "auto", True)
 
 
-def test_logits_beyond_the_head_are_refused(tmp_path: Path) -> None:
-    import transformers as hf
-
-    folder = write_language_model("llama", WORDS, tmp_path / "lm")
-    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
-    size = hf.AutoConfig.from_pretrained(folder).vocab_size
-    config = hf.GraniteConfig(vocab_size=size, num_key_value_heads=1, logits_scaling=8.0, **sizes)
-    hf.GraniteForCausalLM(config).save_pretrained(folder)
-    with pytest.raises(UserError, match="changes its logits after its linear head"):
-        build_language_model(str(folder), None, "auto", True)
-
-
 def test_too_few_positions_are_an_error_with_what_to_type(folder: Path, shapes: Any) -> None:
     with pytest.raises(UserError, match=r"max_length=150.*makes 178.*160 positions\. Type .*max_length=132"):
         make(folder, shapes, "model.text_encoder.max_length=150")

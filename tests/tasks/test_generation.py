@@ -13,7 +13,8 @@ import torch
 import transformers as hf
 from make_shapes import Shapes
 from task_batches import batch
-from torch import Tensor
+from torch import Tensor, nn
+from tuned_encoders import like_a_pretrained_one
 
 from mmft import build
 from mmft.batch import Outputs
@@ -200,7 +201,6 @@ def test_training_answers_outside_the_list_are_told(caplog: pytest.LogCaptureFix
         (["task.prompt='what is it'"], "has no {text}, so data.columns.text='text' would not be read"),
         (["data.columns.text=null", "task.prompt='{text} here'"], "needs a text for {text}"),
         (["trainer=fsdp"], "fsdp does not go with task=generation yet"),
-        (["tune/text_encoder=prefix"], "tune.text_encoder: prefix does not go with task=generation yet"),
         (["model.auxiliary.alignment=kl"], "does not go with task=generation, which reads tokens"),
         (["model.auxiliary.distillation_weight=1"], "does not go with task=generation, which reads tokens"),
         (["data.augment.token_dropout=0.1"], "would change the prompt around the text"),
@@ -243,6 +243,25 @@ def test_what_makes_no_sense_is_refused(shapes: Shapes, typed: list[str], expect
 # ---------------------------------------------------------------- learning
 
 
+FRONT, WITHIN = "task.prompt='{text}'", "task.prompt='what {image} {text}'"
+METHODS = {
+    "lora": ["tune.rank=8"],
+    "lora_8bit": [],
+    "lora_4bit": [],
+    "loha": [],
+    "ia3": ["tune.targets=all"],
+    "adapters": [],
+    "prompt": [],
+    "prefix": [],
+    "norms": [],
+    "last_n": [],
+    "first_frozen": [],
+    "pattern": ["tune.image_encoder.pattern=mlp", "tune.text_encoder.pattern=mlp"],
+    "full": [],
+    "freeze": [],
+}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "more"),
@@ -251,7 +270,16 @@ def test_what_makes_no_sense_is_refused(shapes: Shapes, typed: list[str], expect
         ("gpt2", ["model.fusion.tokens=pooled"]),
         ("qwen3", ["model.fusion.tokens=pixel_shuffle", "task.normalise=rows"]),
         ("qwen3", ["tune/text_encoder=lora", "tune.text_encoder.targets=all"]),
+        *(("llama", [f"tune={method}", *keys, FRONT]) for method, keys in METHODS.items()),
+        *(("qwen3", [f"tune={method}", *keys, WITHIN]) for method, keys in METHODS.items()),
+        *(("llama", ["tune=lora", f"tune.text_encoder.{key}=true", WITHIN]) for key in ("rslora", "dora")),
+        *(("llama", ["tune=adapters", f"tune.text_encoder.kind={kind}"]) for kind in ("houlsby", "parallel")),
+        ("llama", ["tune=prompt", "tune.text_encoder.deep=false", WITHIN]),
+        *(("gpt2", ["tune=bitfit", place]) for place in (FRONT, WITHIN)),
+        ("gpt2", ["tune=prompt"]),
+        ("gpt2", ["tune=prefix"]),
     ],
+    ids=lambda given: given if isinstance(given, str) else " ".join(given),
 )
 def test_16_rows_are_learned_by_heart(
     kind: str, more: list[str], shapes: Shapes, language_model_folder: Folder, tmp_path: Path
@@ -263,11 +291,15 @@ def test_16_rows_are_learned_by_heart(
     typed = [*shapes.overrides, *where, "task=generation", "model/fusion=projector", "model.dropout=0"]
     folder = language_model_folder(kind, chat=kind == "qwen3")
     typed += [f"model.text_encoder.name={folder}", "model.text_encoder.max_length=64", "task.max_answer_tokens=8"]
-    config = compose("train", [*typed, "optim.lr=3e-3", "optim.head_lr=3e-3", *more]).config
+    config = compose(
+        "train", [*typed, f"optim.lr={'null' if 'tune=freeze' in more else 3e-3}", "optim.head_lr=3e-3", *more]
+    ).config
     splits = load_splits(config.data, 0)
     task: Any = build.build_task(config.task)
     model = build.build_model(config.model, task.make_head, seed=0)
     build.prepare_generation(model, task)
+    like_a_pretrained_one(model)
+    nn.init.normal_(model.text_encoder.backbone.get_input_embeddings().weight, std=0.3)  # the head, where it is tied
     module = build.build_module(config, model, task, build.build_plan(config, model))
     module.micro_batch_size = 5
     optimizer: Any = module.configure_optimizers()

@@ -16,8 +16,6 @@ from mmft.config.schema.tune import (
     GradualConfig,
     LoRA4bitConfig,
     LoRA8bitConfig,
-    PrefixConfig,
-    PromptConfig,
     TuneConfig,
 )
 from mmft.config.wording import listed, show
@@ -81,13 +79,6 @@ for _key, _unused in (
         if attrgetter(key)(c) == unused or not c.task.generates:
             return None
         return f"does not go with task={c.task.type}, which reads tokens. Leave it out"
-
-
-@rule("tune.text_encoder", "task")
-def _prompts_are_written(c: TrainConfig) -> str | None:
-    if not c.task.generates or not isinstance(c.tune.text_encoder, (PrefixConfig, PromptConfig)):
-        return None
-    return f"{c.tune.text_encoder.type} does not go with task={c.task.type} yet. Type tune/text_encoder=lora"
 
 
 @rule("task.packing", "tune.text_encoder")

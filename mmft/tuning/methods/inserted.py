@@ -5,10 +5,13 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable
 
+import torch
 from torch import nn
 
 from mmft.errors import UserError
 from mmft.models.encoder import Encoder
+from mmft.models.language_model import LanguageModel
+from mmft.models.layers import evaluated
 from mmft.tuning.methods.base import TuningMethod
 
 
@@ -51,3 +54,25 @@ class Inserted(TuningMethod):
         group = self.key.replace(".", "/")
         types = " or ".join(f"{group}={name}" for name in instead)
         return self.error("", f"{self.name} does not fit {encoder.source.name}: {why}. Type {types}")
+
+
+@torch.no_grad()
+def check_cache(method: Inserted, encoder: Encoder) -> None:
+    """Checks that a language model reads a text as well token after token, from its cache, as at once.
+
+    Raises:
+        UserError: it does not, with what was inserted.
+    """
+    if not isinstance(encoder, LanguageModel):
+        return
+    reader = encoder.reader(encoder.backbone)
+    ids = torch.arange(4, device=next(encoder.parameters()).device).unsqueeze(0)  # (1, 4)
+    with evaluated(encoder):
+        wanted = reader(input_ids=ids, use_cache=False).last_hidden_state  # (1, 4, D)
+        cache, found = None, []
+        for token in ids.split(1, dim=1):
+            out = reader(input_ids=token, cache=cache, use_cache=True)
+            cache = out.cache
+            found.append(out.last_hidden_state)
+    if not torch.allclose(torch.cat(found, dim=1), wanted, rtol=1e-3, atol=1e-4):
+        raise method.refusal(encoder, "it would generate other texts with its cache than without", "lora")

@@ -22,7 +22,7 @@ from mmft.models.encoder import Encoder
 from mmft.models.layers import mix_in
 from mmft.models.text_encoder import TextEncoder
 from mmft.tuning.masks import causal_with_keys, with_keys
-from mmft.tuning.methods.inserted import Inserted
+from mmft.tuning.methods.inserted import Inserted, check_cache
 from mmft.tuning.probe import run_once
 from mmft.tuning.sublayers import attention_modules
 
@@ -72,9 +72,14 @@ class Prefix(nn.Module):
             attn_mask = with_keys(attn_mask, length)
         elif is_causal:
             attn_mask = causal_with_keys(query.shape[-2], length, query.device)
-        key = torch.cat([self.keys.to(key.dtype).expand(len(key), -1, -1, -1), key], dim=-2)  # (B, A, P + K, E)
-        value = torch.cat([self.values.to(value.dtype).expand(len(value), -1, -1, -1), value], dim=-2)
+        key, value = _in_front(self.keys, key), _in_front(self.values, value)  # (B, A, P + K, E)
         return _ATTENTION(query, key, value, attn_mask=attn_mask, dropout_p=dropout_p, **more)
+
+
+def _in_front(own: Tensor, others: Tensor) -> Tensor:
+    """(A', P, E) and (B, A, K, E) -> (B, A, P + K, E); A is A', or a multiple where several queries share a head."""
+    repeated = own.to(others.dtype).repeat_interleave(others.shape[1] // len(own), dim=0)
+    return torch.cat([repeated.expand(len(others), -1, -1, -1), others], dim=-2)
 
 
 class _Attending(TorchFunctionMode):
@@ -126,12 +131,20 @@ class PrefixTuning(Inserted):
                 name = type(module).__name__
                 why = f"keys and values of its {name} are not handed to torch's attention"
                 raise self.refusal(encoder, why, "prompt" if isinstance(encoder, TextEncoder) else "adapters", "lora")
-            keys, values = ((shape[1], shape[3]) for shape in calls[0])
+            keys, values = ((_heads(module, shape), shape[3]) for shape in calls[0])
             prefix = Prefix(keys, values, self.length)
             module.add_module("prefix", prefix)
             mix_in(module, Prefixed)
             added.append(prefix)
+        check_cache(self, encoder)
         return added
+
+
+def _heads(module: Any, shape: torch.Size) -> int:
+    """The heads of keys or values (B, A, K, E), each once where transformers repeats them for its queries."""
+    config = getattr(module, "config", None)
+    own = getattr(config, "num_key_value_heads", None)
+    return own if isinstance(own, int) and shape[1] % own == 0 else shape[1]
 
 
 def _calls(encoder: Encoder, modules: Iterable[nn.Module]) -> dict[nn.Module, list[tuple[torch.Size, torch.Size]]]:

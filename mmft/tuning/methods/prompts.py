@@ -4,6 +4,9 @@ They are inserted after the embeddings, so that they use up no positions and the
 fusion never see them. Texts use this implementation, too: peft's prompts go through the embeddings, take positions from
 the text, do not support deep prompts, and do not work with encoders that only accept ids (CLIP).
 
+While a language model generates with a cache of keys and values, the prompts go in front of every new token again, and
+the cache never holds them, so that its length and the masks made from it are those of the text.
+
 Legend: B batch, N tokens, P prompts, D width.
 """
 
@@ -20,10 +23,34 @@ from mmft.models.encoder import Encoder
 from mmft.models.layers import block_modules, blocks
 from mmft.models.text_encoder import TextEncoder, try_text
 from mmft.tuning.masks import with_tokens
-from mmft.tuning.methods.inserted import Inserted
+from mmft.tuning.methods.inserted import Inserted, check_cache
 from mmft.tuning.probe import first_of, replaced, run_once, shapes
 
 _MASKS = ("attention_mask", "attn_mask")
+_CACHES = ("cache", "layer_past")
+
+
+class CacheWithoutPrompts:
+    """The cache of a language model's keys and values as its attention sees it: with the prompts in front.
+
+    Args:
+        cache: transformers' own, which gets the keys and values of the other tokens alone.
+        length: P.
+    """
+
+    def __init__(self, cache: Any, length: int) -> None:
+        self._cache, self._length = cache, length
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._cache, name)
+
+    def update(self, keys: Tensor, values: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """New keys and values (B, A, P + N, E) -> those of prompts, earlier tokens and new ones."""
+        own = [part[..., : self._length, :] for part in (keys, values)]
+        new = (part[..., self._length :, :] for part in (keys, values))
+        every = self._cache.update(*new, *args, **kwargs)
+        keys, values = (torch.cat(pair, dim=-2) for pair in zip(own, every, strict=True))
+        return keys, values
 
 
 class Prompts(nn.Module):
@@ -47,19 +74,26 @@ class Prompts(nn.Module):
         """Pre-hook that inserts the prompts: (B, N, D) -> (B, P + N, D), and extends masks and positions."""
         tokens = given[0]
         prompts = self.tokens.to(tokens.dtype).expand(len(tokens), -1, -1)  # (B, P, D)
-        return self._call(torch.cat([prompts, tokens], dim=1), given, named, tokens.shape[1])
+        return self._call(block, torch.cat([prompts, tokens], dim=1), given, named)
 
     def keep(self, block: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> Any:
         """Pre-hook of a block whose input already has the prompts: only extends masks and positions."""
-        return self._call(given[0], given, named, given[0].shape[1] - self.length)
+        return self._call(block, given[0], given, named)
 
     def take_out(self, block: nn.Module, given: tuple[Any, ...], output: Any) -> Any:
         """Hook that removes the prompts from a block's output: (B, P + N, D) -> (B, N, D)."""
         return replaced(output, first_of(output)[:, self.length :])
 
-    def _call(self, tokens: Tensor, given: tuple[Any, ...], named: dict[str, Any], count: int) -> Any:
-        """A block's arguments, all but the first by name, extended from `count` tokens to P more."""
+    def _call(self, block: nn.Module, tokens: Tensor, given: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        """A block's arguments, all but the first by name, extended from N tokens to P + N, which `tokens` has."""
+        count = tokens.shape[1] - self.length  # N
         named = dict(zip(self.arguments[1:], given[1:], strict=False)) | named
+        for name in _CACHES:
+            if (cache := named.get(name)) is not None:
+                keys, _ = cache.get_mask_sizes(count, _number_of(block))
+                if keys > count and named.get("attention_mask") is None:  # a new token sees all earlier ones
+                    named["attention_mask"] = tokens.new_ones(1, 1, count, keys, dtype=torch.bool)
+                named[name] = CacheWithoutPrompts(cache, self.length)
         for name in _MASKS:
             if isinstance(named.get(name), Tensor):
                 named[name] = with_tokens(named[name], self.length, self.causal)
@@ -78,6 +112,12 @@ class Prompts(nn.Module):
             return rotations
         pad = (0, 0, self.length, 0)
         return functional.pad(rotations[0], pad, value=1.0), functional.pad(rotations[1], pad, value=0.0)
+
+
+def _number_of(block: nn.Module) -> int:
+    """The number by which a block of transformers finds its part of the cache."""
+    numbers = (getattr(module, "layer_idx", None) for module in block.modules())
+    return next(number for number in numbers if isinstance(number, int))
 
 
 class PromptTuning(Inserted):
@@ -103,7 +143,9 @@ class PromptTuning(Inserted):
         """Adds prompts as children of their block, so that they get its layer number."""
         found = self._blocks(encoder)
         before = run_once(encoder).tokens.shape
-        causal = isinstance(encoder, TextEncoder) and try_text(encoder.backbone, encoder.source.name).causal
+        causal = (
+            isinstance(encoder, TextEncoder) and try_text(encoder.reader(encoder.backbone), encoder.source.name).causal
+        )
         added = [self._prompts(block, encoder.width, causal) for block in (found if self.deep else found[:1])]
         for number, block in enumerate(found):
             own = added[number if self.deep else 0]
@@ -121,6 +163,7 @@ class PromptTuning(Inserted):
             raise self.refusal(encoder, f"its blocks accept no additional tokens: {error}", "lora") from None
         if before != after:
             raise self.refusal(encoder, "prompts in its blocks change the shape of its output", "lora")
+        check_cache(self, encoder)
         return list(added)
 
     def _blocks(self, part: Encoder) -> list[nn.Module]:
