@@ -16,6 +16,8 @@ from mmft.config.schema.tune import (
     GradualConfig,
     LoRA4bitConfig,
     LoRA8bitConfig,
+    PrefixConfig,
+    PromptConfig,
     TuneConfig,
 )
 from mmft.config.wording import listed, show
