@@ -100,6 +100,11 @@ class PromptTokenizer:
         return f"{self.tokenizer.name_or_path} {self._names}"
 
     @property
+    def plain(self) -> Any:
+        """The tokenizer of transformers by itself."""
+        return getattr(self.tokenizer, "tokenizer", self.tokenizer)  # that of a whole model is within its processor's
+
+    @property
     def eos_token_id(self) -> int:
         """What ends an answer: the chat template's end of turn, such as `<|im_end|>`, or the end-of-text token."""
         return self._ending[-1]

@@ -114,7 +114,7 @@ class Generation(GenerativeTask):
             return Decoding(options, self._choices.constraint, self._choices.ids)
         constraint: Constraint | None = None
         if options.pattern is not None:
-            own, end = self.tokenizer.tokenizer, self.tokenizer.eos_token_id
+            own, end = self.tokenizer.plain, self.tokenizer.eos_token_id
             constraint = Expression(options.pattern, own, vocabulary, "task.pattern", end)
         return Decoding(options, constraint)
 

@@ -209,3 +209,35 @@ def test_what_makes_no_sense_is_refused(more: list[str], expected: str, typed: A
     with pytest.raises(UserError) as error:
         compose("train", [*own, *more])
     assert any(expected in message for message in error.value.messages), error.value.messages
+
+
+def test_other_ways_to_write(run: Run, rows: Path, shapes: Shapes) -> None:
+    model = mmft.load(run.path)
+    frame = pd.read_csv(rows).dropna(subset=["image", "text"]).head(3)
+    given = [{"image": str(shapes.rows.parent / row.image), "text": row.text} for row in frame.itertuples()]
+    plain = model.predict(given)
+    for row, found in zip(given, plain, strict=True):
+        turns = [{"role": "user", "content": row["text"]}]
+        assert "".join(model.chat(turns, image=row["image"], stream=True)) == found["prediction"]
+    with pytest.raises(UserError, match=r"messages: with model\.whole one turn can be answered yet"):
+        model.chat([*turns, {"role": "assistant", "content": "a"}, *turns], image=given[-1]["image"])
+    beams = model.decoding(num_beams=3).predict(given)
+    assert all(np.isfinite(row["score"]) for row in beams)
+    one = [model.decoding(num_beams=3).predict([row])[0]["prediction"] for row in given]
+    assert [row["prediction"] for row in beams] == one
+    sampled = model.decoding(temperature=1.0, max_new_tokens=4)
+    assert [row["prediction"] for row in sampled.predict(given)[:2]] == [
+        row["prediction"] for row in sampled.predict(given[:2])
+    ]
+    of_digits = model.decoding(pattern="[ab]{2}", max_new_tokens=8).predict(given)
+    assert all(re.fullmatch("[ab]{1,2}", row["prediction"]) for row in of_digits)
+
+
+def test_what_it_cannot_do_yet(run: Run, typed: Any, whole_folder: Folder, rows: Path, shapes: Shapes) -> None:
+    for more, key in (("task.choices=labels", "choices"), ("task.packing=true", "packing")):
+        with pytest.raises(UserError, match=rf"task\.{key}: .*does not go with model\.whole yet"):
+            compose("train", typed(whole_folder("idefics3"), more))
+    with pytest.raises(UserError, match=r"task\.choices: .*does not go with model\.whole yet"):
+        mmft.load(run.path).decoding(choices=["a", "b"])
+    with pytest.raises(UserError, match=r"mmft explain does not go with model\.whole yet"):
+        mmft.load(run.path).explain(pd.read_csv(rows).head(1).to_dict("records"), root=shapes.rows.parent)

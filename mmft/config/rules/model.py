@@ -93,13 +93,11 @@ def _packed_rows_have_no_prompts(c: TrainConfig) -> str | None:
     )
 
 
-for _key in ("task.choices", "task.packing"):
-
-    @rule(_key, "model.whole")
-    def _whole_model_reads_ids(c: TrainConfig, key: str = _key) -> str | None:
-        if c.model.whole is None or not getattr(c.task, key.partition(".")[2], None):
-            return None
-        return "does not go with model.whole yet. Leave it out"
+@rule("task.packing", "model.whole")
+def _whole_model_reads_ids(c: TrainConfig) -> str | None:
+    if c.model.whole is None or not getattr(c.task, "packing", False):
+        return None
+    return "true does not go with model.whole yet. Leave it out"
 
 
 @rule("data.columns.messages", "model.whole")
