@@ -28,7 +28,8 @@ from mmft.models.vision_language_model import VisionLanguageModel
 from mmft.reports.explain.numbers import readable, signed
 from mmft.reports.explain.page import draw
 from mmft.reports.explain.words import Word, words_of
-from mmft.tasks.base import Subject, Task
+from mmft.tasks.base import Task
+from mmft.tasks.subject import Subject
 from mmft.tasks.labels import shown
 
 log = logging.getLogger(__name__)
