@@ -19,9 +19,9 @@ from mmft.models.precision import at_least_float32
 from mmft.models.prompt_tokenizer import PromptTokenizer
 from mmft.models.sequences import learned_tokens
 from mmft.tasks.answer_texts import references_of
-from mmft.tasks.subject import Subject
 from mmft.tasks.generative import GenerativeTask
 from mmft.tasks.labels import text_of
+from mmft.tasks.subject import Subject
 from mmft.tasks.text_metrics import Perplexity, TextMetrics
 
 _PADDING = -1  # in place of a token

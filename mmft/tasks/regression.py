@@ -22,9 +22,9 @@ from mmft.config.schema.task import RegressionConfig
 from mmft.errors import UserError
 from mmft.models.precision import at_least_float32
 from mmft.tasks.base import Task
-from mmft.tasks.subject import Subject
 from mmft.tasks.labels import shown
 from mmft.tasks.numbers import numbers_of
+from mmft.tasks.subject import Subject
 
 log = logging.getLogger(__name__)
 _METRICS = ("rmse", "mae", "r2", "pearson", "spearman")

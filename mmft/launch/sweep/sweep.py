@@ -116,11 +116,14 @@ def _say(result: Result) -> None:
 def _report(folder: Path) -> None:
     from mmft.runs.listing.learning_curve import learning_curves, write_curves
     from mmft.runs.listing.sweep import Sweep
+    from mmft.runs.report import write_sweep_report
 
     found = Sweep(folder)
     if found.jobs:
         found.write()
         print(found.table())
+    if found.jobs:
+        write_sweep_report(folder)
     if curves := learning_curves(found):
         write_curves(curves, folder)
         print("", *(curve.text() for curve in curves), sep="\n")

@@ -29,8 +29,8 @@ from mmft.reports.explain.numbers import readable, signed
 from mmft.reports.explain.page import draw
 from mmft.reports.explain.words import Word, words_of
 from mmft.tasks.base import Task
-from mmft.tasks.subject import Subject
 from mmft.tasks.labels import shown
+from mmft.tasks.subject import Subject
 
 log = logging.getLogger(__name__)
 CELLS = 12

@@ -6,7 +6,7 @@ import io
 import re
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,7 @@ COLOURS = ("#3b82f6", "#e07b2a", "#2f9e5b", "#cf4d4d", "#9467bd", "#96705f", "#d
 """Of lines and points; readable on white and on black."""
 _INK = "#010203"  # becomes `currentColor`
 _MOST_POINTS = 250  # of a line; more are not seen
-_SETTINGS = {
+_SETTINGS: Any = {
     "svg.fonttype": "none",
     "font.size": 9,
     "axes.spines.top": False,
@@ -123,6 +123,38 @@ def points(name: str, title: str, across: Floats, up: Floats, x: str, y: str, li
         axes.set(xlabel=x, ylabel=y)
 
     return chart(name, title, draw)
+
+
+def scattered(name: str, title: str, found: Sequence[tuple[str, float]], y: str) -> str:
+    """A chart of values by setting: a point for each, and a line through the means of equal settings.
+
+    Numbers stand on an axis, a logarithmic one if they span a factor of 30; words stand side by side.
+    """
+    numbers = [_number(setting) for setting, _ in found]
+    words = list(dict.fromkeys(setting for setting, _ in found))
+    scale = [number for number in numbers if number is not None]
+    is_scale = len(scale) == len(found)
+    across = scale if is_scale else [float(words.index(setting)) for setting, _ in found]
+    places = sorted(set(across))
+    means = [float(np.mean([up for at, (_, up) in zip(across, found, strict=True) if at == place])) for place in places]
+
+    def draw(axes: Axes) -> None:
+        axes.plot(across, [up for _, up in found], "o", color=COLOURS[0], markersize=4, alpha=0.7)
+        axes.plot(places, means, color=COLOURS[1], lw=1)
+        if not is_scale:
+            axes.set_xticks(range(len(words)), [_short(word) for word in words], rotation=30 if len(words) > 3 else 0)
+        elif places[0] > 0 and places[-1] / places[0] > 30:
+            axes.set_xscale("log")
+        axes.set(xlabel=title, ylabel=y)
+
+    return chart(name, title, draw)
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
 
 
 def bars(name: str, title: str, places: Floats, heights: Floats, width: float, x: str, y: str, target: bool) -> str:

@@ -11,16 +11,16 @@ from mmft.reports.page import charts, html
 from mmft.reports.page.evidence import Answers, Pairs
 
 MOST_IN_A_HEAT_MAP = 40
-_MOST_CONFUSED, _MOST_CLASSES = 20, 1_000
+_MOST_CONFUSED, _MOST_CLASSES = 10, 1_000
 
 
 class ClassFigures(NamedTuple):
-    """Of one class; `count` are the rows that truly belong to it."""
+    """Of one class; `rows` are those that truly belong to it."""
 
     precision: float
     recall: float
     f1: float
-    count: int
+    rows: int
 
 
 def class_section(answers: Answers) -> str:
@@ -49,7 +49,7 @@ def _names(confusion: Pairs) -> list[str]:
 
 
 def _classes(found: Mapping[str, ClassFigures]) -> str:
-    ordered = sorted(found.items(), key=lambda item: -item[1].count)
+    ordered = sorted(found.items(), key=lambda item: -item[1].rows)
     told = f"The {_MOST_CLASSES:,} most frequent of {len(ordered):,} classes." if len(ordered) > _MOST_CLASSES else ""
     rows = [[name, *figures] for name, figures in ordered[:_MOST_CLASSES]]
     table = html.table(["class", "precision", "recall", "F1", "rows"], rows)
@@ -66,7 +66,7 @@ def _confusions(confusion: Pairs, answers: Answers) -> str:
     if len(names) <= MOST_IN_A_HEAT_MAP:
         counts = np.array([[confusion[true, predicted] for predicted in names] for true in names], dtype=np.float64)
         told += "Each line of the matrix is a true class; its cells are coloured by their share of the line."
-        name = f"confusion{answers.name and '-'}{_plain(answers.name)}"
+        name = f"confusion{answers.name and '-'}{plain(answers.name)}"
         parts.append(charts.heat_map(name, "rows by true and predicted class", counts, names, names))
     table = html.table(["true", "predicted", "rows"], [[*pair, count] for pair, count in wrong]) if wrong else ""
     return html.section(
@@ -74,6 +74,6 @@ def _confusions(confusion: Pairs, answers: Answers) -> str:
     )
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
     """A name that can be an id in HTML."""
     return "".join(letter if letter.isascii() and letter.isalnum() else f"-{ord(letter):x}" for letter in name)

@@ -17,7 +17,8 @@ def curve_section(run: Evidence) -> str:
     best = run.summary.get("best_step")
     marked = (float(best), "finished model") if best else None
     losses = {name: line for name in ("train/loss", "val/loss") if (line := _line(rows, name))}
-    rates = {name.removeprefix("lr/"): line for name in rows[0] if name.startswith("lr/") and (line := _line(rows, name))}
+    named = [name for name in rows[0] if name.startswith("lr/")]
+    rates = {name.removeprefix("lr/"): line for name in named if (line := _line(rows, name))}
     shown = [charts.lines("loss", "loss", losses, "optimizer step", marked=marked)] if losses else []
     if monitor != "val/loss" and (line := _line(rows, monitor)):
         shown.append(charts.lines("monitor", monitor, {monitor: line}, "optimizer step", marked=marked))

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from mmft.config.paths import rebase
 from mmft.config.plugins import import_plugins
@@ -32,7 +31,8 @@ class Evidence:
 
     Attributes:
         folder: the run's.
-        config: its config, with absolute paths.
+        written: its config, with paths as typed.
+        config: the same with absolute paths.
         summary: of summary.json.
         missing: what could not be read, a sentence each.
         splits: the rows by split; empty if they are no longer there.
@@ -43,7 +43,8 @@ class Evidence:
 
     def __init__(self, folder: RunFolder) -> None:
         self.folder = folder
-        self.config = config_of(folder)
+        self.written, base = _read_config(folder)
+        self.config: TrainConfig = rebase(self.written, base)
         self.summary = folder.read_summary()
         self.missing: list[str] = []
         self.splits: Mapping[str, Split] = {}
@@ -95,7 +96,13 @@ class Evidence:
 
 
 def config_of(folder: RunFolder) -> TrainConfig:
-    """A run's config with absolute paths.
+    """A run's config with absolute paths. Raises as `Evidence`."""
+    config: TrainConfig = rebase(*_read_config(folder))
+    return config
+
+
+def _read_config(folder: RunFolder) -> tuple[TrainConfig, Path]:
+    """A run's config, and the base of its paths.
 
     Raises:
         UserError: it is unreadable, or needs plugins that are not allowed.
@@ -106,8 +113,7 @@ def config_of(folder: RunFolder) -> TrainConfig:
     result = read(values, TrainConfig)
     if result.problems:
         raise UserError([f"{problem.key}: {problem.text} (in {folder.config})" for problem in result.problems])
-    config: TrainConfig = rebase(result.config, base)
-    return config
+    return result.config, base
 
 
 def read_table(path: Path) -> list[dict[str, str]]:
@@ -170,6 +176,5 @@ class Answers:
 def _of_matrix(path: Path) -> Pairs:
     with path.open(newline="", encoding="utf-8") as stream:
         (_, *labels), *rows = csv.reader(stream)
-    return Counter(
-        {(row[0], label): int(count) for row in rows for label, count in zip(labels, row[1:], strict=True) if int(count)}
-    )
+    cells = [(row[0], label, int(count)) for row in rows for label, count in zip(labels, row[1:], strict=True)]
+    return Counter({(true, predicted): count for true, predicted, count in cells if count})

@@ -10,8 +10,10 @@ MOST_BYTES = 5_000_000
 """Size of a page."""
 _STYLE = """
 :root { color-scheme: light dark; --line: #8886; --soft: #8882; --mark: #3b82f644; }
-body { font: 15px/1.45 system-ui, sans-serif; margin: 0 auto; padding: 1rem; max-width: 76rem; overflow-wrap: anywhere; }
-h1 { font-size: 1.3rem; } h2 { font-size: 1.1rem; margin: 2rem 0 .2rem; } h3 { font-size: 1rem; margin: 1.2rem 0 .2rem; }
+body { font: 15px/1.45 system-ui, sans-serif; margin: 0 auto; padding: 1rem; max-width: 76rem;
+       overflow-wrap: anywhere; }
+h1 { font-size: 1.3rem; } h2 { font-size: 1.1rem; margin: 2rem 0 .2rem; }
+h3 { font-size: 1rem; margin: 1.2rem 0 .2rem; }
 p { margin: .3rem 0 .8rem; max-width: 60rem; }
 pre { background: var(--soft); border-radius: .3rem; padding: .5rem; white-space: pre-wrap; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
@@ -24,7 +26,7 @@ figure { margin: 0; min-width: 0; } figure.wide { max-width: 46rem; }
 svg { display: block; width: 100%; height: auto; }
 .entries { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 22rem), 1fr)); gap: .8rem; }
 .entry { border: 1px solid var(--line); border-radius: .5rem; padding: .6rem; min-width: 0; }
-.rows { display: grid; grid-template-columns: repeat(auto-fill, minmax(8.5rem, 1fr)); gap: .6rem; }
+.rows { display: grid; grid-template-columns: repeat(auto-fit, minmax(8.5rem, 1fr)); gap: .6rem; }
 .row { background: var(--soft); border-radius: .3rem; padding: .4rem; min-width: 0; }
 .row img { display: block; width: 100%; max-width: 160px; height: auto; margin-bottom: .3rem; background: #fff; }
 .place, .why { font-size: .85rem; } .place { opacity: .75; } .label { font-weight: 600; }

@@ -9,6 +9,8 @@ from typing import Any
 
 from mmft.reports.page import html
 from mmft.reports.page.evidence import Evidence
+from mmft.reports.page.html import figure
+from mmft.tasks.metric_names import lower_is_better
 
 _ONLY = {"text": "text only", "image": "image only", "both": "both (the model)"}
 
@@ -25,7 +27,7 @@ def opening(run: Evidence) -> str:
 
 
 def _in_words(run: Evidence) -> list[str]:
-    config, summary = run.config, run.summary
+    config, summary = run.written, run.summary
     choices, rows = summary.get("choices") or {}, summary.get("rows") or {}
     model, data = config.model, config.data
     if model.pair is not None:
@@ -77,31 +79,35 @@ def _modalities(summary: Mapping[str, Any]) -> str:
     if not isinstance(found, dict) or not found:
         return ""
     several = found if all(isinstance(one, dict) for one in found.values()) else {"": found}
-    metric = str(summary.get("monitor") or "the metric").partition("/")[2]
     parts = []
     for name, figures in several.items():
+        metric = _metric_of(figures, summary.get("test") or {}, name)
         rows = [[_ONLY.get(one, f"no input ({one})"), _number(value)] for one, value in figures.items()]
-        parts += [html.section(name, html.table(["input", metric or "metric"], rows), level=3) if name else ""]
-        parts += ["" if name else html.table(["input", metric or "metric"], rows), html.paragraph(_comment(figures))]
+        shown = html.table(["input", metric], rows) + html.paragraph(_comment(figures, metric))
+        parts.append(html.section(name, shown, level=3) if name else shown)
     note = "Text only and image only are a linear head on the features of one encoder; both is the model itself."
     return "".join(parts) + html.paragraph(note)
 
 
-def _comment(figures: Mapping[str, Any]) -> str:
-    """What the figures say, in a sentence."""
-    from mmft.tasks.metric_names import lower_is_better
+def _metric_of(figures: Mapping[str, Any], test: Mapping[str, Any], task: str) -> str:
+    """The metric that the figures are of: the model's own is among those of the test rows."""
+    prefix = f"{task}/" if task else ""
+    same = [name for name, value in test.items() if name.startswith(prefix) and value == figures.get("both")]
+    return same[0].removeprefix(prefix) if same else "metric"
 
-    values = {name: _number(figures.get(name)) for name in ("text", "image", "both")}
-    text, image, both = values["text"], values["image"], values["both"]
+
+def _comment(figures: Mapping[str, Any], metric: str) -> str:
+    """What the figures say, in a sentence."""
+    text, image, both = (_number(figures.get(name)) for name in ("text", "image", "both"))
     if text is None or image is None or both is None:
         return ""
-    lower = lower_is_better(next(iter(figures)))
-    better, alone = ("text", text) if (text < image if lower else text > image) else ("image", image)
-    other = "image" if better == "text" else "text"
+    lower = lower_is_better(metric)
+    better, other = ("text", "image") if (text < image if lower else text > image) else ("image", "text")
+    alone = text if better == "text" else image
     gain = alone - both if lower else both - alone
     if gain <= 0:
         return f"The model is no better than a linear head on the {better} alone: the {other} adds nothing here."
-    return f"The {better} alone gives {alone:.3f}; with the {other} the model gives {both:.3f}, {gain:.3f} better."
+    return f"The {better} alone gives {figure(alone)}, the model with both {figure(both)}: {figure(gain)} better."
 
 
 def closing(run: Evidence) -> str:

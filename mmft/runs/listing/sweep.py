@@ -40,6 +40,10 @@ class Sweep:
         keys = dict.fromkeys(key for typed in self._typed for key in typed)
         self.varied = [key for key in keys if len({typed.get(key) for typed in self._typed}) > 1]
 
+    def typed(self, job: FoundRun) -> dict[str, str]:
+        """What was typed for a job, by key."""
+        return self._typed[self.jobs.index(job)]
+
     def write(self) -> Path:
         """Writes sweep.csv: job, status, varied keys, all test and val metrics, seconds, error."""
         metrics = list(dict.fromkeys(name for job in self.jobs for name in job.metrics))
@@ -78,9 +82,13 @@ class Sweep:
         return f"{text}\n{self._command(min(best, key=lambda job: _rank(job.metrics[by], by)))}" if best else text
 
     def _command(self, job: FoundRun) -> str:
-        typed = self._typed[self.jobs.index(job)]
-        words = [shlex.quote(f"{key}={value}") for key, value in typed.items()]
+        words = [shlex.quote(f"{key}={value}") for key, value in self.typed(job).items()]
         return f"job {job.name} is the best; to run it again: mmft train {' '.join(words)}"
+
+
+def is_sweep(folder: Path) -> bool:
+    """Whether this is the folder of a sweep."""
+    return (folder / "sweep.json").is_file()
 
 
 def _typed(path: Path) -> dict[str, str]:
