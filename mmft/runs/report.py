@@ -17,8 +17,6 @@ from mmft.reports.page.run_page import run_page
 from mmft.run_folder import RunFolder
 from mmft.runs.listing.sweep import Sweep
 from mmft.runs.listing.sweep_page import sweep_page
-from mmft.runs.loaded_model import load
-from mmft.runs.predictions_file import write_predictions
 from mmft.signals import Stopped
 
 log = logging.getLogger(__name__)
@@ -72,6 +70,9 @@ def complete_predictions(folder: RunFolder, accelerator: str = "auto") -> None:
     """Writes predictions.csv if the run has a model but no such file, from its own rows; tells why it cannot."""
     if any(folder.path.glob("predictions*.csv")) or not folder.model.is_dir():
         return
+    from mmft.runs.loaded_model import load  # imports what a page alone does not need, for seconds
+    from mmft.runs.predictions_file import write_predictions
+
     try:
         config = config_of(folder)
         splits = load_splits(config.data, config.seed)

@@ -29,6 +29,7 @@ svg { display: block; width: 100%; height: auto; }
 .rows { display: grid; grid-template-columns: repeat(auto-fit, minmax(8.5rem, 1fr)); gap: .6rem; }
 .row { background: var(--soft); border-radius: .3rem; padding: .4rem; min-width: 0; }
 .row img { display: block; width: 100%; max-width: 160px; height: auto; margin-bottom: .3rem; background: #fff; }
+@media (max-width: 32rem) { table { font-size: .8rem; } th, td { padding: .2rem .3rem; } }
 .place, .why { font-size: .85rem; } .place { opacity: .75; } .label { font-weight: 600; }
 """
 
@@ -97,8 +98,10 @@ def cell(value: Any) -> str:
 
 
 def figure(value: float) -> str:
-    """A number with four decimals, or, if it is small or large, with four significant digits."""
-    return f"{value:.4f}" if value == 0 or 0.01 <= abs(value) < 10_000 else f"{value:.4g}"
+    """A number with four decimals; a large one with six significant digits, a small one with four."""
+    if value == 0 or 0.01 <= abs(value) < 10:
+        return f"{value:.4f}"
+    return f"{value:.6g}" if abs(value) >= 10 else f"{value:.4g}"
 
 
 def entries(cards: Iterable[str]) -> str:
