@@ -10,7 +10,8 @@ from mmft.errors import ExitCode
 from mmft.files import located
 from mmft.run_folder import find_run
 from mmft.runs.listing.sweep import is_sweep
-from mmft.runs.report import complete_predictions, write_report, write_sweep_report
+from mmft.runs.listing.sweep_page import write_sweep_page
+from mmft.runs.report import complete_predictions, write_report
 
 
 def report(composed: Composed) -> int:
@@ -25,7 +26,7 @@ def report(composed: Composed) -> int:
     config: ReportConfig = composed.config
     logs.configure(None)
     if config.run != "last" and is_sweep(located(config.run)):
-        print_path(write_sweep_report(located(config.run)).path)
+        print_path(write_sweep_page(located(config.run)))
         return ExitCode.DONE
     folder = find_run(config.run, located(config.paths.runs))
     complete_predictions(folder, config.trainer.accelerator)

@@ -36,8 +36,9 @@ from mmft.run_folder import RunFolder
 from mmft.runs.before import log_before, pair_before, run_before
 from mmft.runs.initialise import init_folder, initialise_from
 from mmft.runs.loaded_model import LoadedModel
+from mmft.runs.only_told import only_told
 from mmft.runs.predictions_file import write_predictions
-from mmft.runs.report import only_told, write_report
+from mmft.runs.report import write_report
 from mmft.runs.resume import longer
 from mmft.runs.saved_model import SavedModel, save_model
 from mmft.signals import stop_signals

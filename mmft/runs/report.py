@@ -1,10 +1,8 @@
-"""`report.html`: the page of a run or of a sweep, and the predictions that it shows."""
+"""`report.html`: the page of a run, and the predictions that it shows."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -15,9 +13,6 @@ from mmft.files import write_text
 from mmft.reports.page.evidence import config_of
 from mmft.reports.page.run_page import run_page
 from mmft.run_folder import RunFolder
-from mmft.runs.listing.sweep import Sweep
-from mmft.runs.listing.sweep_page import sweep_page
-from mmft.signals import Stopped
 
 log = logging.getLogger(__name__)
 
@@ -37,17 +32,6 @@ class Report:
         return f'<iframe srcdoc="{page}" style="width: 100%; height: 40rem; border: 0"></iframe>'
 
 
-@contextmanager
-def only_told() -> Iterator[None]:
-    """Context in which an error is logged as a warning: a page must not change how a training ends."""
-    try:
-        yield
-    except Stopped:
-        raise
-    except Exception as error:  # noqa: BLE001 - whatever it is, the model is trained and saved
-        log.warning("no report: %s: %s. To try again: mmft report run=...", type(error).__name__, error)
-
-
 def write_report(folder: RunFolder) -> Report:
     """Writes the page of a run.
 
@@ -56,13 +40,6 @@ def write_report(folder: RunFolder) -> Report:
     """
     path = folder.path / "report.html"
     write_text(path, run_page(folder))
-    return Report(path)
-
-
-def write_sweep_report(folder: Path) -> Report:
-    """Writes the page of a sweep."""
-    path = folder / "report.html"
-    write_text(path, sweep_page(Sweep(folder)))
     return Report(path)
 
 

@@ -301,7 +301,7 @@ def test_a_page_that_fails_is_told_and_ends_no_run(
     run = train_run("report=true")
     assert run.summary["status"] == "completed"
     assert not (run.path / "report.html").exists()
-    assert "no report: RuntimeError: no ink" in caplog.text
+    assert "the report failed: RuntimeError: no ink" in caplog.text
 
 
 def test_in_python(train_run: TrainRun) -> None:

@@ -35,7 +35,7 @@ class Reliability(NamedTuple):
 
 
 def probability_section(answers: Answers, truths: Sequence[frozenset[str]]) -> str:
-    """Calibration and curves as HTML; nothing unless every label has a score.
+    """Calibration and curves as HTML; nothing without a score of each label.
 
     Args:
         answers: labelled ones.

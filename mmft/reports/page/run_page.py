@@ -40,7 +40,8 @@ def _answers(answers: Answers, run: Evidence) -> str:
     else:
         truths, said = (_names(labelled, column) for column in ("label", "prediction"))
         shown = class_section(answers) if task.has_classes else ""
-        shown += probability_section(labelled, truths)
+        if task.has_classes or task.independent_labels:
+            shown += probability_section(labelled, truths)
         shown += mistake_section(labelled, truths, said, run.cards) if labelled.rows else ""
     rows = f"{len(answers.rows):,} rows of predictions.csv, {len(labelled.rows):,} of them with a label."
     title = f"Answers on the {answers.split} rows" + (f": {answers.name}" if answers.name else "")

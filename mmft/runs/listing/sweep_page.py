@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from pathlib import Path
 
-import numpy as np
-
+from mmft.files import write_text
 from mmft.reports.page import charts, html
 from mmft.runs.listing.found import FoundRun
 from mmft.runs.listing.sweep import Sweep
 from mmft.tasks.metric_names import lower_is_better
+
+
+def write_sweep_page(folder: Path) -> Path:
+    """Writes report.html in a sweep's folder and returns its path."""
+    path = folder / "report.html"
+    write_text(path, sweep_page(Sweep(folder)))
+    return path
 
 
 def sweep_page(sweep: Sweep) -> str:
