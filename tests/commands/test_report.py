@@ -252,7 +252,7 @@ def test_a_sweep_has_one_page(shapes_overrides: list[str], tmp_path: Path, capsy
     page = page_of(folder)
     assert page.names["svg"] == 2
     best = max(table(folder / "sweep.csv"), key=lambda job: float(job["val/accuracy"]))
-    assert f"Run {best['job']} is the best by val/accuracy: {figure(float(best['val/accuracy']))}" in page.text
+    assert f"Run {best['job']} has the best val/accuracy: {figure(float(best['val/accuracy']))}" in page.text
     assert page.text.count('<tr class="marked">') == 1
     first = (folder / "report.html").read_bytes()
     assert main(["report", f"run={folder}"]) == 0

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 COLOURS = ("#3b82f6", "#e07b2a", "#2f9e5b", "#cf4d4d", "#9467bd", "#96705f", "#d667a8", "#8a8a8a", "#1aa3a3")
 """Of lines and points; readable on white and on black."""
 _INK = "#010203"  # becomes `currentColor`
+_LONGEST = 26  # characters of a label
 _MOST_POINTS = 250  # of a line; more are not seen
 _SETTINGS: Any = {
     "svg.fonttype": "none",
@@ -53,8 +54,8 @@ def chart(name: str, title: str, draw: Callable[[Axes], None], size: tuple[float
         draw(drawn.add_subplot(title=title))
         stream = io.StringIO()
         FigureCanvasSVG(drawn).print_svg(stream, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-    wide = ' class="wide"' if size[0] > 5 else ""
-    return f"<figure{wide}>{_inline(stream.getvalue(), name, title)}</figure>\n"
+    width = round(6.5 * size[0])
+    return f'<figure style="max-width: {width}rem">{_inline(stream.getvalue(), name, title)}</figure>\n'
 
 
 def _inline(svg: str, name: str, title: str) -> str:
@@ -92,9 +93,9 @@ def lines(
     def draw(axes: Axes) -> None:
         for colour, (label, (across, up)) in zip(_colours(len(series)), series.items(), strict=True):
             chosen = np.unique(np.linspace(0, len(across) - 1, _MOST_POINTS).round().astype(int))
-            one = {"marker": "o", "markersize": 3} if len(across) < 30 else {}
-            style = {"linestyle": "dashed", "alpha": 0.7} if label == "chance" else one
-            axes.plot(np.asarray(across)[chosen], np.asarray(up)[chosen], color=colour, label=label, lw=1.3, **style)  # type: ignore[arg-type]
+            marker = "o" if len(across) < 30 else ""
+            x_values, y_values = np.asarray(across)[chosen], np.asarray(up)[chosen]
+            axes.plot(x_values, y_values, color=colour, label=_short(label), lw=1.3, marker=marker, markersize=3)
         if marked is not None:
             axes.axvline(marked[0], color=_INK, lw=0.7, linestyle="dotted", label=marked[1])
         if unit:
@@ -145,6 +146,8 @@ def scattered(name: str, title: str, found: Sequence[tuple[str, float]], y: str)
             axes.set_xticks(range(len(words)), [_short(word) for word in words], rotation=30 if len(words) > 3 else 0)
         elif places[0] > 0 and places[-1] / places[0] > 30:
             axes.set_xscale("log")
+            axes.set_xticks(places, [f"{place:g}" for place in places], minor=False)
+            axes.set_xticks([], minor=True)
         axes.set(xlabel=title, ylabel=y)
 
     return chart(name, title, draw)
@@ -193,6 +196,6 @@ def heat_map(name: str, title: str, counts: Floats, rows: Sequence[str], columns
 
 
 def _short(label: str) -> str:
-    """A label on an axis, on one line."""
+    """A label, on one line."""
     line = " ".join(label.split())
-    return line if len(line) <= 20 else line[:19] + "…"
+    return line if len(line) <= _LONGEST else line[: _LONGEST - 1] + "…"

@@ -16,13 +16,14 @@ h1 { font-size: 1.3rem; } h2 { font-size: 1.1rem; margin: 2rem 0 .2rem; }
 h3 { font-size: 1rem; margin: 1.2rem 0 .2rem; }
 p { margin: .3rem 0 .8rem; max-width: 60rem; }
 pre { background: var(--soft); border-radius: .3rem; padding: .5rem; white-space: pre-wrap; }
+pre.aligned { white-space: pre; overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .2rem .6rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
 th { font-weight: 600; } .number { text-align: right; white-space: nowrap; overflow-wrap: normal; }
 .marked { background: var(--mark); }
 .scroll { overflow-x: auto; max-height: 36rem; margin: .3rem 0 .8rem; overflow-wrap: normal; }
 .charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 22rem), 1fr)); gap: .8rem; }
-figure { margin: 0; min-width: 0; } figure.wide { max-width: 46rem; }
+figure { margin: 0; min-width: 0; }
 svg { display: block; width: 100%; height: auto; }
 .entries { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 22rem), 1fr)); gap: .8rem; }
 .entry { border: 1px solid var(--line); border-radius: .5rem; padding: .6rem; min-width: 0; }
@@ -62,9 +63,10 @@ def paragraph(*sentences: str) -> str:
     return f"<p>{escape(told)}</p>\n" if told else ""
 
 
-def preformatted(text: str) -> str:
-    """Text as typed."""
-    return f"<pre>{escape(text)}</pre>\n"
+def preformatted(text: str, aligned: bool = False) -> str:
+    """Text as typed; long lines go on in the next, unless columns are `aligned`."""
+    kind = ' class="aligned"' if aligned else ""
+    return f"<pre{kind}>{escape(text)}</pre>\n"
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[Any]], marked: Collection[int] = ()) -> str:

@@ -102,11 +102,10 @@ def _comment(figures: Mapping[str, Any], metric: str) -> str:
     if text is None or image is None or both is None:
         return ""
     lower = lower_is_better(metric)
-    better, other = ("text", "image") if (text < image if lower else text > image) else ("image", "text")
-    alone = text if better == "text" else image
+    better, alone = ("text", text) if (text < image if lower else text > image) else ("image", image)
     gain = alone - both if lower else both - alone
     if gain <= 0:
-        return f"The model is no better than a linear head on the {better} alone: the {other} adds nothing here."
+        return f"The model, with both, is no better than a linear head on the {better} alone."
     return f"The {better} alone gives {figure(alone)}, the model with both {figure(both)}: {figure(gain)} better."
 
 

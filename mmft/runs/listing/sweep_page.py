@@ -7,8 +7,7 @@ from pathlib import Path
 from mmft.files import write_text
 from mmft.reports.page import charts, html
 from mmft.runs.listing.found import FoundRun
-from mmft.runs.listing.sweep import Sweep
-from mmft.tasks.metric_names import lower_is_better
+from mmft.runs.listing.sweep import Sweep, rank
 
 
 def write_sweep_page(folder: Path) -> Path:
@@ -20,24 +19,34 @@ def write_sweep_page(folder: Path) -> Path:
 
 def sweep_page(sweep: Sweep) -> str:
     """The page."""
-    metric = next((job.monitor for job in sweep.jobs if job.monitor), "")
-    by = f"val/{metric}" if any(f"val/{metric}" in job.metrics for job in sweep.jobs) else f"test/{metric}"
-    through = [job for job in sweep.jobs if job.status != "pruned" and by in job.metrics]
-    best = (min if lower_is_better(by) else max)(through, key=lambda job: job.metrics[by]) if through else None
+    by = sweep.by
+    ranked = sorted(sweep.jobs, key=lambda job: rank(_value(job, by), by))
+    best = next((job for job in ranked if _value(job, by) is not None), None)
     title = f"mmft report: sweep {'/'.join(sweep.folder.absolute().parts[-2:])}"
-    return html.document(title, title, _opening(sweep, by, best) + _table(sweep, by, best) + _charts(sweep, by))
+    body = [
+        _opening(sweep, by, best),
+        html.section("Settings, best first", html.preformatted(sweep.table(), aligned=True)),
+        _table(sweep, by, ranked, best),
+        _charts(sweep, by),
+    ]
+    return html.document(title, title, "".join(body))
 
 
 def _opening(sweep: Sweep, by: str, best: FoundRun | None) -> str:
     done = sum(job.status == "completed" for job in sweep.jobs)
     told = f"{len(sweep.jobs)} runs, {done} of them completed; varied: {', '.join(sweep.varied) or 'nothing'}."
-    found = f"Run {best.name} is the best by {by}: {html.figure(best.metrics[by])}." if best is not None else ""
+    found = f"Run {best.name} has the best {by}: {html.figure(best.metrics[by])}." if best is not None else ""
     return html.paragraph(told, found)
 
 
-def _table(sweep: Sweep, by: str, best: FoundRun | None) -> str:
-    metrics = [by, *(name for name in dict.fromkeys(n for job in sweep.jobs for n in job.metrics) if name != by)]
-    order = sorted(sweep.jobs, key=lambda job: _rank(job, by))
+def _value(job: FoundRun, by: str) -> float | None:
+    """A job's metric; None if it was pruned, since it is not comparable then."""
+    return None if job.status == "pruned" else job.metrics.get(by)
+
+
+def _table(sweep: Sweep, by: str, ranked: list[FoundRun], best: FoundRun | None) -> str:
+    found = dict.fromkeys(name for job in sweep.jobs for name in job.metrics)
+    metrics = sorted(found, key=lambda name: (name != by, not name.endswith(f"/{sweep.metric}")))
     rows = [
         [
             job.name,
@@ -46,17 +55,10 @@ def _table(sweep: Sweep, by: str, best: FoundRun | None) -> str:
             *(job.metrics.get(name) for name in metrics),
             None if job.seconds is None else round(job.seconds),
         ]
-        for job in order
+        for job in ranked
     ]
     header = ["run", "status", *sweep.varied, *metrics, "seconds"]
-    return html.section("Runs, best first", html.table(header, rows, marked=[0] if best is order[0] else []))
-
-
-def _rank(job: FoundRun, by: str) -> tuple[bool, float]:
-    value = job.metrics.get(by)
-    if value is None or job.status == "pruned":
-        return True, 0.0
-    return False, value if lower_is_better(by) else -value
+    return html.section("Runs, best first", html.table(header, rows, marked=[] if best is None else [0]))
 
 
 def _charts(sweep: Sweep, by: str) -> str:
