@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from html import unescape
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from make_shapes import Shapes
 from runs import QUICK, Run, killed_run, of_one_and_two_ranks, resumed, same_weights
 
 import mmft
+from mmft.cli.main import main
 from mmft.commands.check import check
 from mmft.commands.embed import embed
 from mmft.commands.export import export
@@ -183,6 +185,18 @@ def test_what_each_modality_adds(run: Run, capsys: pytest.CaptureFixture[str]) -
     assert float(found["loss"]) == pytest.approx(run.summary["test"]["loss"], abs=1e-6)
     for change in ("image_shuffled", "image_only", "text_only"):
         assert float(found[f"{change}/loss"]) > 0
+
+
+def test_a_report_shows_answers_and_references(run: Run) -> None:
+    assert main(["report", f"run={run.path}"]) == 0
+    found = pd.read_csv(run.path / "predictions.csv", keep_default_na=False)
+    assert len(found) == run.summary["rows"]["test"]
+    page = unescape((run.path / "report.html").read_text(encoding="utf-8"))
+    assert "Answers on the test rows" in page
+    assert "The prompt, around each row's text: {text} here" in page
+    least_sure = found.loc[found["score"].idxmin()]
+    assert f"answer: {least_sure['prediction']}"[:300] in page
+    assert f"reference: {least_sure['label']}" in page
 
 
 def test_texts_cannot_be_explained_yet(run: Run) -> None:

@@ -28,5 +28,7 @@ def text_section(answers: Answers, cards: RowCards) -> str:
         said = [f"answer: {shortened(predictions[at])}", f"reference: {shortened(labels[at])}"]
         score = f"mean log-probability of its tokens {float(scores[at]):.3f}" if scores[at] else ""
         entries.append(html.entry(score, [shown_row(answers, cards, int(row["row"]), row["id"], said)]))
+    prompt = getattr(answers.task, "prompt", None)
+    asked = f"The prompt, around each row's text: {prompt}" if prompt else ""
     told = f"{same:,} of {len(labels):,} answers are the reference to the letter. The least sure ones:"
-    return html.section("Answers", html.paragraph(told), html.entries(entries), level=3)
+    return html.section("Answers", html.paragraph(asked), html.paragraph(told), html.entries(entries), level=3)
