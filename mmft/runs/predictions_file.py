@@ -21,8 +21,8 @@ from mmft.tasks.base import Task
 from mmft.tasks.part_columns import part_column
 
 log = logging.getLogger(__name__)
-MOST_ROWS, MOST_GENERATED = 5_000, 200
-"""Rows of `predictions.csv`; of a larger split, as many spread evenly over it. Writing texts takes longer."""
+MOST_ROWS, MOST_GENERATED, MOST_CELLS = 5_000, 200, 1_000_000
+"""Size of `predictions.csv`; of a larger split, as many rows spread evenly over it. Writing texts takes longer."""
 _QUERIES, _NEAREST = 6, 5
 _FEW = 2_000  # rows that are read sooner than processes to read them start
 Floats = npt.NDArray[np.float32]
@@ -43,9 +43,11 @@ def write_predictions(folder: Path, model: LoadedModel, splits: Mapping[str, Spl
     if model.saved.task.captions_of is not None:  # there are no texts to compare an image with
         model = model.zero_shot(model.labels)
     tested = splits_to_test(splits) or [name for name in splits if name == "val"]
+    generates = model.saved.task.facts.generates
+    most = min(MOST_GENERATED if generates else MOST_ROWS, max(MOST_CELLS // len(model.columns()), 1))
     for name in tested:
         table = table_of(name)
-        split = _some(splits[name], MOST_GENERATED if model.saved.task.facts.generates else MOST_ROWS)
+        split = _some(splits[name], most)
         if len(split) < len(splits[name]):
             log.info("predictions.csv has %s of %s rows of %s", f"{len(split):,}", f"{len(splits[name]):,}", name)
         reading = replace(config, num_workers=0) if len(split) <= _FEW else config

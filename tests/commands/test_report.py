@@ -286,6 +286,16 @@ def test_several_test_tables_have_their_own_predictions(train_run: TrainRun, sha
     assert "Answers on the test/a rows" in page_of(run.path).headings
 
 
+def test_predictions_of_many_rows_are_a_sample(train_run: TrainRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = train_run()
+    monkeypatch.setattr("mmft.runs.predictions_file.MOST_CELLS", 70)  # 7 rows of 10 cells
+    assert main(["report", f"run={run.path}"]) == 0
+    every = [int(row["row"]) for row in table(run.path / "predictions.csv")]
+    assert len(every) == 70 // (len(table(run.path / "predictions.csv")[0]) - 1)
+    assert "Mistakes" in page_of(run.path).headings
+    assert sum(np.diff(every) > 0) == len(every) - 1
+
+
 def test_no_such_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", f"run={tmp_path}"]) == 2
     assert "is not a run folder" in capsys.readouterr().err

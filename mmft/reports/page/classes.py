@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -34,8 +35,11 @@ def class_section(answers: Answers) -> str:
 def class_figures(confusion: Pairs) -> dict[str, ClassFigures]:
     """Figures of every class, in the order of the table; 0 where there is nothing to divide by."""
     names = _names(confusion)
-    true = {name: sum(n for (one, _), n in confusion.items() if one == name) for name in names}
-    predicted = {name: sum(n for (_, one), n in confusion.items() if one == name) for name in names}
+    true: Counter[str] = Counter()
+    predicted: Counter[str] = Counter()
+    for (one, other), rows in confusion.items():
+        true[one] += rows
+        predicted[other] += rows
     return {name: _figures(confusion[name, name], predicted[name], true[name]) for name in names}
 
 

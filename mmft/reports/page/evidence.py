@@ -144,8 +144,11 @@ class Answers:
 
     def column(self, name: str) -> list[str]:
         """A column of the task: `prediction`, `label`, `score`, `score_<label>`; empty texts where there is nothing."""
-        wanted = part_column(name, self.name)
-        return [row.get(wanted) or "" for row in self.rows]
+        return [self.value(at, name) for at in range(len(self.rows))]
+
+    def value(self, at: int, name: str) -> str:
+        """A row's value in such a column."""
+        return self.rows[at].get(part_column(name, self.name)) or ""
 
     @cached_property
     def labelled(self) -> Answers:

@@ -45,7 +45,7 @@ def mistake_section(
 
 def _score_of(answers: Answers, at: int) -> float | None:
     """The score of a row's own label; None if the model does not know the label."""
-    value = answers.column(f"score_{answers.column('label')[at]}")[at]
+    value = answers.value(at, f"score_{answers.value(at, 'label')}")
     return float(value) if value else None
 
 
