@@ -5,6 +5,7 @@ Legend: B batch, A answer tokens, T generated tokens.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -149,6 +150,11 @@ class Generation(GenerativeTask):
     def label_names(self, label: Any) -> list[str]:
         """The reference answers. Raises ValueError if there is none."""
         return self.references_of(label)
+
+    def shown_label(self, label: Any) -> str:
+        """The reference answer; several as a JSON list, as in a table."""
+        answers = self.references_of(label)
+        return answers[0] if len(answers) == 1 else json.dumps(answers, ensure_ascii=False)
 
     def loss_sum(self, outputs: Outputs, batch: Batch) -> Tensor:
         """Log-probabilities (B, A) -> () minus their sum, each weighted as its row."""

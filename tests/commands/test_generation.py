@@ -187,6 +187,12 @@ def test_what_each_modality_adds(run: Run, capsys: pytest.CaptureFixture[str]) -
         assert float(found[f"{change}/loss"]) > 0
 
 
+def test_several_references_are_shown_as_in_a_table(run: Run) -> None:
+    task = load_model(run.path / "model").task
+    assert task.shown_label("a cat") == "a cat"
+    assert task.shown_label(["a cat", "cat"]) == '["a cat", "cat"]'
+
+
 def test_a_report_shows_answers_and_references(run: Run) -> None:
     assert main(["report", f"run={run.path}"]) == 0
     found = pd.read_csv(run.path / "predictions.csv", keep_default_na=False)

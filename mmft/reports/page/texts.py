@@ -6,6 +6,7 @@ from mmft.reports.page import html
 from mmft.reports.page.evidence import Answers
 from mmft.reports.page.mistakes import shown_row
 from mmft.reports.page.row_cards import RowCards, shortened
+from mmft.tasks.answer_texts import references_of
 
 _SHOWN = 24
 
@@ -20,15 +21,16 @@ def text_section(answers: Answers, cards: RowCards) -> str:
     if not answers.rows:
         return ""
     predictions, labels, scores = (answers.column(name) for name in ("prediction", "label", "score"))
-    same = sum(a.strip() == b.strip() for a, b in zip(predictions, labels, strict=True))
+    references = [references_of(label) for label in labels]
+    same = sum(written.strip() in right for written, right in zip(predictions, references, strict=True))
     order = sorted(range(len(labels)), key=lambda at: float(scores[at] or 0))[:_SHOWN]
     entries = []
     for at in order:
         row = answers.rows[at]
-        said = [f"answer: {shortened(predictions[at])}", f"reference: {shortened(labels[at])}"]
+        said = [f"answer: {shortened(predictions[at])}", *(f"reference: {shortened(one)}" for one in references[at])]
         score = f"mean log-probability of its tokens {float(scores[at]):.3f}" if scores[at] else ""
         entries.append(html.entry(score, [shown_row(answers, cards, int(row["row"]), row["id"], said)]))
     prompt = getattr(answers.task, "prompt", None)
     asked = f"The prompt, around each row's text: {prompt}" if prompt else ""
-    told = f"{same:,} of {len(labels):,} answers are the reference to the letter. The least sure ones:"
+    told = f"{same:,} of {len(labels):,} answers are a reference to the letter. The least sure ones:"
     return html.section("Answers", html.paragraph(asked), html.paragraph(told), html.entries(entries), level=3)
