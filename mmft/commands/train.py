@@ -95,7 +95,7 @@ def train(composed: Composed, path: Path) -> int:
                 end_collectives(together=False)
         if ranks.is_first and _has_report(composed.config, folder):
             with only_told():
-                print(f"mmft: {write_report(folder).path} shows the run", file=sys.stderr)
+                print(f"mmft: {write_report(folder).path.absolute()} shows the run", file=sys.stderr)
     if ranks.is_first:
         print_path(folder.path)
     return ExitCode.DONE
