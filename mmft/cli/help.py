@@ -42,6 +42,8 @@ mmft embed run=last data.path=new.csv out=embeddings.parquet
 mmft embed run=last data.path=new.csv out=embeddings.npz
 mmft explain run=last rows=[3,17] out=explained            (from the run's own table)
 mmft explain run=last data.path=new.csv ids=[a17] label=cat out=explained
+mmft report run=last
+mmft report run=runs/mine/2026-11-01_10-00-00               (a run, or a sweep)
 mmft export run=last
 mmft export run=runs/mine/2026-11-01_10-00-00 out=my_encoders
 mmft runs                                                   (newest first)

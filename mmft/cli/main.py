@@ -32,6 +32,7 @@ COMMANDS = {
     "predict": "predict every row of a table with a run",
     "embed": "write the embeddings of every row's image and text",
     "explain": "show which image regions and words support a prediction",
+    "report": "write a page that shows a run or a sweep: metrics, curves, mistakes with their images",
     "export": "write a run's encoders as folders that timm and transformers load",
     "runs": "list, sort and compare runs; any KEY=VALUE of mmft train is a filter",
     "cache": "what frozen layers computed and is kept for later runs: list, verify, clear",

@@ -35,8 +35,12 @@ from mmft.reports.tables_compared import side_by_side
 from mmft.run_folder import RunFolder
 from mmft.runs.before import log_before, pair_before, run_before
 from mmft.runs.initialise import init_folder, initialise_from
+from mmft.runs.loaded_model import LoadedModel
+from mmft.runs.only_told import only_told
+from mmft.runs.predictions_file import write_predictions
+from mmft.runs.report import write_report
 from mmft.runs.resume import longer
-from mmft.runs.saved_model import save_model
+from mmft.runs.saved_model import SavedModel, save_model
 from mmft.signals import stop_signals
 from mmft.tasks.base import Task
 from mmft.training.calibrate import tune_on_validation
@@ -90,9 +94,17 @@ def train(composed: Composed, path: Path) -> int:
                 train_run(run)
             finally:
                 end_collectives(together=False)
+        if ranks.is_first and _has_report(composed.config, folder):
+            with only_told():
+                print(f"mmft: {write_report(folder).path.absolute()} shows the run", file=sys.stderr)
     if ranks.is_first:
         print_path(folder.path)
     return ExitCode.DONE
+
+
+def _has_report(config: TrainConfig, folder: RunFolder) -> bool:
+    """Whether the run gets predictions.csv and report.html."""
+    return folder.sweep is None if config.report is None else config.report
 
 
 def train_run(run: build.Run) -> None:
@@ -138,6 +150,10 @@ def train_run(run: build.Run) -> None:
         report_bad_rows(data, bad)
     if splits_to_test(data.rows):
         _report_tests(run, module, data, {name: splits[name] for name in splits_to_test(splits)}, bad)
+    if _has_report(config, folder):
+        finished = SavedModel(model, task, config, run.base, {}, frozenset())
+        with only_told():
+            write_predictions(folder.path, LoadedModel(finished, config.trainer.accelerator), splits, config.data)
     if solves:
         tell_contradicted(folder, data.usable_rows(bad.rows)["train"])
     bad.check()

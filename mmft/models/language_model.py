@@ -133,7 +133,7 @@ class LanguageModel(TextEncoder):
             logits = self.backbone(input_ids=ids, use_cache=False).logits[0]  # (4, V)
             hidden = self.hidden({"input_ids": ids}, torch.ones_like(ids, dtype=torch.bool))[0]  # (4, D)
             wanted, tokens = logits.log_softmax(-1).max(-1)  # (4,) each; softmax depends on all logits
-        if not torch.allclose(wanted, self.log_probs(hidden, tokens), rtol=1e-3, atol=1e-4):
+        if not torch.allclose(wanted, self.log_probs(hidden, tokens).to(wanted.dtype), rtol=1e-3, atol=1e-4):
             raise UserError(
                 f"{where}: {kind} changes its logits after its linear head in a way that task=generation does not "
                 "know. Choose another model"

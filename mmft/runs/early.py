@@ -12,13 +12,14 @@ from pathlib import Path
 
 from mmft.config.compose import Composed
 from mmft.config.paths import rebase, tables_of
-from mmft.config.schema.root import ExportConfig, TestConfig, TrainConfig, UseConfig, ZeroShotConfig
+from mmft.config.schema.root import ExportConfig, ReportConfig, TestConfig, TrainConfig, UseConfig, ZeroShotConfig
 from mmft.config.schema.data import DataConfig
 from mmft.config.validate import read
 from mmft.data.header import wrong_columns
 from mmft.errors import UserError
 from mmft.models.timm_names import unknown_timm_model
 from mmft.run_folder import RunFolder, find_run
+from mmft.runs.listing.sweep import is_sweep
 from mmft.runs.run_data import data_of_run, typed_nulls
 from mmft.files import located
 
@@ -38,6 +39,8 @@ def check_inputs(composed: Composed) -> None:
         wrong = _wrong_in_rows(composed, own)
     elif isinstance(config, ExportConfig):
         model_folder(config.run, config.paths.runs)
+    elif isinstance(config, ReportConfig) and not is_sweep(located(config.run)):
+        find_run(config.run, located(config.paths.runs))
     if wrong:
         raise UserError(wrong)
 

@@ -9,6 +9,7 @@ from typing import Any
 from mmft.errors import UserError
 from mmft.run_folder import RunFolder
 from mmft.runs.loaded_model import LoadedModel, load
+from mmft.runs.report import Report, complete_predictions, write_report
 
 
 class TrainedRun:
@@ -59,6 +60,11 @@ class TrainedRun:
         if self._files.bad_rows.exists():
             return _frame(self._files.bad_rows)
         return _pandas().DataFrame(columns=["row", "id", "column", "reason", "split"])
+
+    def report(self) -> Report:
+        """Writes the page that shows the run, report.html in its folder; a notebook shows what is returned."""
+        complete_predictions(self._files)
+        return write_report(self._files)
 
     @cached_property
     def model(self) -> LoadedModel:

@@ -36,6 +36,11 @@ def references_of(label: Any) -> list[str]:
     return answers
 
 
+def as_cell(answers: Sequence[str]) -> str:
+    """Reference answers as in a table: the only one, or a JSON list."""
+    return answers[0] if len(answers) == 1 else json.dumps(list(answers), ensure_ascii=False)
+
+
 def _listed(text: str) -> list[str]:
     """The texts of a JSON list; a list of the text itself if it is none."""
     if (texts := _texts(text, json.loads)) is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, ClassVar, Literal, NamedTuple, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -19,20 +19,7 @@ from mmft.config.schema.task import TaskConfig
 from mmft.errors import UserError
 from mmft.tasks.labels import label_name
 from mmft.tasks.prompts import NAME_ALONE
-
-
-class Subject(NamedTuple):
-    """One quantity of a row that can be explained.
-
-    Attributes:
-        name: the label or target.
-        value: outputs of S rows -> (S,) the number to explain.
-        part: the task or target it belongs to when a row has several; "" if there is only one.
-    """
-
-    name: str
-    value: Callable[[Outputs], Tensor]
-    part: str = ""
+from mmft.tasks.subject import Subject
 
 
 class Task(ABC):
@@ -249,6 +236,10 @@ class Task(ABC):
         if label is None:
             raise ValueError("no label")
         return [label_name(label)]
+
+    def shown_label(self, label: Any) -> Any:
+        """A row's label in the form of `prediction`; None without one. Raises ValueError if it is unusable."""
+        return ", ".join(self.label_names(label)) or None
 
     @property
     def tunes(self) -> bool:

@@ -24,11 +24,11 @@ from mmft.models.precision import at_least_float32
 from mmft.models.prompt_tokenizer import PromptTokenizer
 from mmft.models.sequences import learned_counts
 from mmft.tasks.answer_metrics import AnswerMetrics
-from mmft.tasks.answer_texts import cut, references_of
-from mmft.tasks.base import Subject
+from mmft.tasks.answer_texts import as_cell, cut, references_of
 from mmft.tasks.choices import Choices, distinct_answers
 from mmft.tasks.generative import GenerativeTask
 from mmft.tasks.labels import text_of
+from mmft.tasks.subject import Subject
 
 _PADDING = -1  # in place of a token
 
@@ -75,7 +75,7 @@ class Generation(GenerativeTask):
     ) -> None:
         self._prompt, self._chat_template = prompt, chat_template
         self._draws = references == "random"
-        self._max_answer_tokens, self.validation_rows = max_answer_tokens, validation_rows
+        self.max_answer_tokens, self.validation_rows = max_answer_tokens, validation_rows
         self._decoding = decoding or DecodingConfig()
         self._by_rows, self._metrics = normalise == "rows", list(metrics)
         self.label_smoothing, self.packing = label_smoothing, packing
@@ -89,11 +89,6 @@ class Generation(GenerativeTask):
         """The language model's, once it is known."""
         assert self._tokenizer is not None
         return self._tokenizer
-
-    @property
-    def max_answer_tokens(self) -> int:
-        """Tokens of the longest answer to learn."""
-        return self._max_answer_tokens
 
     @property
     def max_new_tokens(self) -> int:
@@ -184,6 +179,10 @@ class Generation(GenerativeTask):
     def label_names(self, label: Any) -> list[str]:
         """The reference answers. Raises ValueError if there is none."""
         return self.references_of(label)
+
+    def shown_label(self, label: Any) -> str:
+        """The reference answer; several as a JSON list, as in a table."""
+        return as_cell(self.references_of(label))
 
     def loss_sum(self, outputs: Outputs, batch: Batch) -> Tensor:
         """Log-probabilities (B, A) -> () minus their sum, each weighted as its row."""

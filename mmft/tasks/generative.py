@@ -18,11 +18,13 @@ class GenerativeTask(Task):
     """A task whose targets and answers are tokens of a language model, which it learns from `start_generation`.
 
     Attributes:
+        max_answer_tokens: tokens of the longest answer to learn.
         validation_rows: number of validation rows that answers are written for; None for all.
         label_smoothing: share of the target that is spread evenly over the vocabulary, in training.
         packing: whether the model reads several rows in one sequence.
     """
 
+    max_answer_tokens: int
     validation_rows: int | None
     label_smoothing: float
     packing: bool
@@ -36,11 +38,6 @@ class GenerativeTask(Task):
     @abstractmethod
     def tokenizer(self) -> PromptTokenizer:
         """The language model's, once it is known."""
-
-    @property
-    @abstractmethod
-    def max_answer_tokens(self) -> int:
-        """Tokens of the longest answer to learn."""
 
     @abstractmethod
     def references_of(self, label: Any) -> list[str]:

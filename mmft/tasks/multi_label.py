@@ -108,6 +108,10 @@ class MultiLabel(Task):
         """The names in one row's label, possibly none. Raises ValueError with the reason if it is unusable."""
         return label_set(label, self.separator, self._empty_is_none)
 
+    def shown_label(self, label: Any) -> str:
+        """The names joined by `separator`."""
+        return self.separator.join(self.label_names(label))
+
     def fit(self, labels: Sequence[Any]) -> None:
         """Collects the label names (unless given) and the positive weights from the training rows."""
         sets, reason = [], "no label"

@@ -99,6 +99,10 @@ class QuestionAnswering(Task):
         """The distinct answers of a row, the most frequent first. Raises ValueError with the reason if unusable."""
         return list(self._scores(label))
 
+    def shown_label(self, label: Any) -> str:
+        """The answers joined by `separator`."""
+        return self.separator.join(self.label_names(label))
+
     def fit(self, labels: Sequence[Any]) -> None:
         """Builds the vocabulary from the training rows (unless given) and logs the best accuracy it allows."""
         rows, reason = [], "no answer"

@@ -21,9 +21,10 @@ from mmft.batch import Batch, Outputs
 from mmft.config.schema.task import RegressionConfig
 from mmft.errors import UserError
 from mmft.models.precision import at_least_float32
-from mmft.tasks.base import Subject, Task
+from mmft.tasks.base import Task
 from mmft.tasks.labels import shown
 from mmft.tasks.numbers import numbers_of
+from mmft.tasks.subject import Subject
 
 log = logging.getLogger(__name__)
 _METRICS = ("rmse", "mae", "r2", "pearson", "spearman")
@@ -90,6 +91,11 @@ class Regression(Task):
         values = torch.tensor(list(numbers_of(label).values()), dtype=torch.float64)
         scaled: list[float] = ((values - self.mean) / self.std).tolist()
         return scaled
+
+    def shown_label(self, label: Any) -> Any:
+        """The number; with several targets a JSON object."""
+        found = numbers_of(label)
+        return json.dumps(found) if self.width > 1 else next(iter(found.values()))
 
     def empty_target(self) -> Tensor:
         """(T,) float32."""

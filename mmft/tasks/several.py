@@ -22,10 +22,12 @@ from torchmetrics import MetricCollection
 from mmft.batch import Batch, Outputs
 from mmft.config.schema.task import SeveralConfig
 from mmft.errors import UserError
-from mmft.tasks.base import Subject, Task
+from mmft.tasks.base import Task
 from mmft.tasks.labels import ToldOnce, in_files
+from mmft.tasks.part_columns import part_column
 from mmft.tasks.part_metrics import PartMetrics
 from mmft.tasks.side_by_side import Heads, SideBySide
+from mmft.tasks.subject import Subject
 
 log = logging.getLogger(__name__)
 
@@ -211,7 +213,7 @@ class Several(Task):
     @property
     def answer_columns(self) -> list[str]:
         """`prediction`, an empty `score`, and each task's columns with its name after the first word."""
-        own = [_named(column, name) for name, task in self.parts.items() for column in task.answer_columns]
+        own = [part_column(column, name) for name, task in self.parts.items() for column in task.answer_columns]
         return ["prediction", "score", *own]
 
     @property
@@ -219,7 +221,7 @@ class Several(Task):
         """`prediction`, and the text columns of each task."""
         return [
             "prediction",
-            *(_named(column, name) for name, task in self.parts.items() for column in task.answer_texts),
+            *(part_column(column, name) for name, task in self.parts.items() for column in task.answer_texts),
         ]
 
     def answers(self, outputs: Outputs) -> list[dict[str, Any]]:
@@ -229,7 +231,7 @@ class Several(Task):
         for row in zip(*by_part.values(), strict=True):
             one = dict(zip(by_part, row, strict=True))
             together = json.dumps({name: answer["prediction"] for name, answer in one.items()}, ensure_ascii=False)
-            own = {_named(column, name): value for name, answer in one.items() for column, value in answer.items()}
+            own = {part_column(column, name): value for name, answer in one.items() for column, value in answer.items()}
             answers.append({"prediction": together, "score": None, **own})
         return answers
 
@@ -286,9 +288,3 @@ class Several(Task):
         """Whether tasks, their order and their outputs are the same."""
         own = state.get("parts", {})
         return list(own) == list(self.parts) and all(t.same_outputs(own[n]) for n, t in self.parts.items())
-
-
-def _named(column: str, task: str) -> str:
-    """`score_cat` of the task `kind` -> `score_kind_cat`."""
-    first, _, rest = column.partition("_")
-    return "_".join(filter(None, (first, task, rest)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from make_shapes import Shapes
 from runs import QUICK, Run, killed_run, of_one_and_two_ranks, resumed, same_weights
 
 import mmft
+from mmft.cli.main import main
 from mmft.commands.check import check
 from mmft.commands.embed import embed
 from mmft.commands.explain import explain
@@ -273,6 +275,24 @@ def test_an_answer_is_explained_by_image_and_words(run: Run, rows: Path, shapes:
     of_label = json.loads((tmp_path / "out" / f"row{frame.index[0]}.json").read_text())
     assert of_label["explained"] == frame["label"].item()
     assert (tmp_path / "out" / f"row{frame.index[0]}.png").is_file()
+
+
+def test_several_references_are_shown_as_in_a_table(run: Run) -> None:
+    task = load_model(run.path / "model").task
+    assert task.shown_label("a cat") == "a cat"
+    assert task.shown_label(["a cat", "cat"]) == '["a cat", "cat"]'
+
+
+def test_a_report_shows_answers_and_references(run: Run) -> None:
+    assert main(["report", f"run={run.path}"]) == 0
+    found = pd.read_csv(run.path / "predictions.csv", keep_default_na=False)
+    assert len(found) == run.summary["rows"]["test"]
+    page = unescape((run.path / "report.html").read_text(encoding="utf-8"))
+    assert "Answers on the test rows" in page
+    assert "The prompt, around each row's text: {text} here" in page
+    least_sure = found.loc[found["score"].idxmin()]
+    assert f"answer: {least_sure['prediction']}"[:300] in page
+    assert f"reference: {least_sure['label']}" in page
 
 
 def test_check(typed: list[str], capsys: pytest.CaptureFixture[str]) -> None:

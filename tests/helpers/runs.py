@@ -56,7 +56,7 @@ def same_weights(a: Run, b: Run) -> bool:
 TrainRun = Callable[..., Run]
 
 
-QUICK = ["data.limit=48", "trainer.max_epochs=2", "callbacks.progress=none", "modality_report=false"]
+QUICK = ["data.limit=48", "trainer.max_epochs=2", "callbacks.progress=none", "modality_report=false", "report=false"]
 
 
 @pytest.fixture

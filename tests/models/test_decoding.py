@@ -42,7 +42,7 @@ def written(model: LanguageModel, rows: list[int], constraint: Any = None, **opt
     """Texts of some of the prompts."""
     embedded, mask = prompts(model)
     decoding = Decoding(DecodingConfig(max_new_tokens=NEW, **options), constraint)
-    return generate(model, embedded[rows], mask[rows], decoding, torch.tensor(rows))
+    return generate(model, {"inputs_embeds": embedded[rows]}, mask[rows], decoding, torch.tensor(rows))
 
 
 def texts(found: Generated) -> list[list[int]]:
@@ -65,7 +65,13 @@ def test_two_rows_of_one_prompt_are_sampled_apart(model: LanguageModel) -> None:
     embedded, mask = prompts(model)
     decoding = Decoding(DecodingConfig(max_new_tokens=NEW, temperature=1.5))
     one, other = texts(
-        generate(model, embedded[:1].repeat(2, 1, 1), mask[:1].repeat(2, 1), decoding, torch.tensor([3, 4]))
+        generate(
+            model,
+            {"inputs_embeds": embedded[:1].repeat(2, 1, 1)},
+            mask[:1].repeat(2, 1),
+            decoding,
+            torch.tensor([3, 4]),
+        )
     )
     assert one != other
 
@@ -74,11 +80,11 @@ def test_tokens_are_sampled_as_often_as_they_are_likely(model: LanguageModel) ->
     embedded, mask = prompts(model)
     rows = 4000
     decoding = Decoding(DecodingConfig(max_new_tokens=1, temperature=2.0, top_k=3))
-    given = embedded[:1].expand(rows, -1, -1), mask[:1].expand(rows, -1)
+    given = {"inputs_embeds": embedded[:1].expand(rows, -1, -1)}, mask[:1].expand(rows, -1)
     counts = (
         generate(model, *given, decoding, torch.arange(rows)).tokens[:, 0].bincount(minlength=model.head.out_features)
     )
-    hidden = model.hidden(embedded[:1, : LENGTHS[0]], mask[:1, : LENGTHS[0]])[0, -1]
+    hidden = model.hidden({"inputs_embeds": embedded[:1, : LENGTHS[0]]}, mask[:1, : LENGTHS[0]])[0, -1]
     likely, tokens = (model.head(hidden) / 2).topk(3)
     assert counts.sum() == counts[tokens].sum() == rows
     torch.testing.assert_close(counts[tokens] / rows, likely.softmax(0), atol=0.03, rtol=0)
@@ -146,11 +152,11 @@ def test_the_length_up_to_a_stop_text(model: LanguageModel) -> None:
 
 @pytest.mark.parametrize("options", [{}, SAMPLED, {"stop": ["a", "e"]}, {"num_beams": 3}], ids=str)
 def test_a_stream_has_the_tokens_of_a_batch(model: LanguageModel, options: dict[str, Any]) -> None:
-    embedded, _ = prompts(model)
+    embedded, mask = prompts(model)
     decoding = Decoding(DecodingConfig(max_new_tokens=NEW, **options))
     end = model.tokenizer.eos_token_id
     whole = [token for token in texts(written(model, [0], **options))[0] if token != end]
-    streamed = list(stream(model, embedded[0, : LENGTHS[0]], decoding))
+    streamed = list(stream(model, {"inputs_embeds": embedded[:1]}, mask[:1], decoding))
     assert streamed == whole
 
 

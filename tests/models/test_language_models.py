@@ -11,7 +11,9 @@ import transformers as hf
 from language_models import OTHERS, write_language_model
 from torch import nn
 
+from mmft.config.schema.decoding import DecodingConfig
 from mmft.errors import UserError
+from mmft.models.decoding import Decoding
 from mmft.models.generating import generate
 from mmft.models.language_model import LanguageModel, build_language_model
 
@@ -37,7 +39,7 @@ def padded() -> tuple[torch.Tensor, torch.Tensor]:
 @torch.no_grad()
 def test_log_probabilities_are_those_of_plain_transformers(model: LanguageModel) -> None:
     ids, mask = padded()
-    hidden = model.hidden(model.embed(ids), mask)
+    hidden = model.hidden({"inputs_embeds": model.embed(ids)}, mask)
     plain: Any = model.backbone
     for row, length in enumerate(LENGTHS):
         wanted = plain(input_ids=ids[row : row + 1, :length]).logits[0].log_softmax(-1)  # (length, V)
@@ -48,7 +50,8 @@ def test_log_probabilities_are_those_of_plain_transformers(model: LanguageModel)
 @torch.no_grad()
 def test_texts_are_those_of_plain_transformers(model: LanguageModel) -> None:
     ids, mask = padded()
-    found = generate(model, model.embed(ids), mask, 6)
+    decoding = Decoding(DecodingConfig(max_new_tokens=6))
+    found = generate(model, {"inputs_embeds": model.embed(ids)}, mask, decoding, torch.arange(len(ids)))
     plain: Any = model.backbone
     for row, length in enumerate(LENGTHS):
         prompt = ids[row : row + 1, :length]

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from mmft import build
 from mmft.batch import Batch
 from mmft.config.compose import compose
+from mmft.config.schema.decoding import DecodingConfig
+from mmft.models.decoding import Decoding
 from mmft.models.recompute import recompute_blocks
 
 Folder = Callable[..., Path]
@@ -72,7 +74,7 @@ def one_after_the_other(model: Any, batch: Batch) -> list[list[int]]:
         read = torch.cat([text.embed(ids[:, :at]), image, text.embed(ids[:, at + 1 :])], dim=1)  # (1, S, D)
         tokens: list[int] = []
         while len(tokens) < LENGTH and text.tokenizer.eos_token_id not in tokens:
-            hidden = text.hidden(read, torch.ones(read.shape[:2], dtype=torch.bool))
+            hidden = text.hidden({"inputs_embeds": read}, torch.ones(read.shape[:2], dtype=torch.bool))
             tokens.append(int(text.head(hidden[0, -1]).argmax()))
             read = torch.cat([read, text.embed(torch.tensor([tokens[-1:]]))], dim=1)
         found.append(tokens)
@@ -85,7 +87,7 @@ def test_texts_are_the_same_with_a_cache_as_without(
     kind: str, method: str, shapes: Shapes, language_model_folder: Folder
 ) -> None:
     model, _, batch = tuned(kind, method, shapes, language_model_folder)
-    model.double().eval().max_new_tokens = LENGTH
+    model.double().eval().decoding = Decoding(DecodingConfig(max_new_tokens=LENGTH))
     with torch.no_grad():
         found = model(batch)
     texts = [[token for token in row if token >= 0] for row in found.generated.tolist()]

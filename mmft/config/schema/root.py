@@ -7,7 +7,6 @@ from dataclasses import dataclass, fields, make_dataclass
 from typing import Any, Literal, get_type_hints
 
 from mmft.config.fields import field
-from mmft.config.registry import section
 from mmft.config.schema.audit import AuditConfig
 from mmft.config.schema.cache import CacheCommandConfig, CacheConfig, TrainingCacheConfig
 from mmft.config.schema.data import ColumnsConfig, DataConfig, ReadingConfig
@@ -16,26 +15,10 @@ from mmft.config.schema.generation import GenerationConfig  # noqa: F401 - regis
 from mmft.config.schema.logger import LoggerConfig
 from mmft.config.schema.model import ModelConfig
 from mmft.config.schema.optim import OptimConfig, ScheduleConfig
+from mmft.config.schema.paths import ModelPathsConfig, PathsConfig
 from mmft.config.schema.task import TaskConfig, TemplateSet
 from mmft.config.schema.trainer import CallbacksConfig, CheckpointConfig, DeviceConfig, TrainerConfig
 from mmft.config.schema.tune import TuneConfig
-
-
-@dataclass(kw_only=True)
-class PathsConfig:
-    """`paths`: where things are written."""
-
-    runs: str = "runs"
-    """Folder that holds the run folders."""
-
-
-@section("paths")
-@dataclass(kw_only=True)
-class ModelPathsConfig(PathsConfig):
-    """`paths` of the commands that run a model."""
-
-    cache: str | None = None
-    """Folder of what frozen layers compute, shared by all runs; null: `mmft` in `$XDG_CACHE_HOME`, or in `~/.cache`."""
 
 
 @dataclass(kw_only=True)
@@ -57,6 +40,9 @@ class TrainConfig:
     """After the test, report what text alone and image alone achieve, by a linear head on each encoder's features (for
     pairs: by nearest neighbours and a linear probe on the embeddings; for generated texts: the perplexity of the
     answers with images and texts shuffled or left out); null: true, except in a sweep, where it would take too long."""
+    report: bool | None = None
+    """At the end, predict the test rows (predictions.csv) and write report.html, a page that shows the run; null: true,
+    except for the runs of a sweep, which has one page for all."""
     paths: ModelPathsConfig = field(factory=ModelPathsConfig)
     """Where things are written."""
     cache: TrainingCacheConfig = field(factory=TrainingCacheConfig)
@@ -175,6 +161,18 @@ class ExportConfig:
 
 
 @dataclass(kw_only=True)
+class ReportConfig:
+    """Everything that `mmft report` reads."""
+
+    run: str
+    """A run folder, the folder of a sweep, or `last`: the newest finished run under `paths.runs`."""
+    paths: PathsConfig = field(factory=PathsConfig)
+    """Where runs are read from."""
+    trainer: DeviceConfig = field(factory=DeviceConfig)
+    """The device to predict the test rows on, if the run has not done so."""
+
+
+@dataclass(kw_only=True)
 class DoctorConfig:
     """Everything that `mmft doctor` reads."""
 
@@ -286,6 +284,7 @@ COMMANDS: dict[str, type] = {
     "predict": PredictConfig,
     "embed": EmbedConfig,
     "explain": ExplainConfig,
+    "report": ReportConfig,
     "export": ExportConfig,
     "runs": RunsConfig,
     "cache": CacheCommandConfig,

@@ -116,11 +116,16 @@ def _say(result: Result) -> None:
 def _report(folder: Path) -> None:
     from mmft.runs.listing.learning_curve import learning_curves, write_curves
     from mmft.runs.listing.sweep import Sweep
+    from mmft.runs.listing.sweep_page import write_sweep_page
+    from mmft.runs.only_told import only_told
 
     found = Sweep(folder)
     if found.jobs:
         found.write()
         print(found.table())
+    if found.jobs:
+        with only_told():
+            write_sweep_page(folder)
     if curves := learning_curves(found):
         write_curves(curves, folder)
         print("", *(curve.text() for curve in curves), sep="\n")

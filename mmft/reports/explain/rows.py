@@ -30,9 +30,10 @@ from mmft.models.vision_language_model import VisionLanguageModel
 from mmft.reports.explain.numbers import readable, signed
 from mmft.reports.explain.page import draw
 from mmft.reports.explain.words import Word, own_tokens, words_of, words_of_prompt
-from mmft.tasks.base import Subject, Task
+from mmft.tasks.base import Task
 from mmft.tasks.generative import GenerativeTask
 from mmft.tasks.labels import shown
+from mmft.tasks.subject import Subject
 
 log = logging.getLogger(__name__)
 CELLS = 12

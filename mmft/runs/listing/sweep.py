@@ -40,6 +40,21 @@ class Sweep:
         keys = dict.fromkeys(key for typed in self._typed for key in typed)
         self.varied = [key for key in keys if len({typed.get(key) for typed in self._typed}) > 1]
 
+    def typed(self, job: FoundRun) -> dict[str, str]:
+        """What was typed for a job, by key."""
+        return self._typed[self.jobs.index(job)]
+
+    @property
+    def metric(self) -> str:
+        """The metric that selects the finished models; empty if no job has one."""
+        return next((job.monitor for job in self.jobs if job.monitor), "")
+
+    @property
+    def by(self) -> str:
+        """`metric` on the rows that jobs are ranked by: of validation, or without any of test."""
+        own = f"val/{self.metric}"
+        return own if any(own in job.metrics for job in self.jobs) else f"test/{self.metric}"
+
     def write(self) -> Path:
         """Writes sweep.csv: job, status, varied keys, all test and val metrics, seconds, error."""
         metrics = list(dict.fromkeys(name for job in self.jobs for name in job.metrics))
@@ -63,11 +78,10 @@ class Sweep:
     def table(self) -> str:
         """One line per setting, best first, and the command that repeats the best."""
         keys = [key for key in self.varied if key not in SEEDS]
-        metric = next((job.monitor for job in self.jobs if job.monitor), "")
+        metric, by = self.metric, self.by
         tests = list(dict.fromkeys(f"test/{table}" for job in self.jobs for table in job.tests)) or ["test"]
         shown = [f"{split}/{metric}" for split in ("val", *tests)] if metric else []
-        by = f"val/{metric}" if any(f"val/{metric}" in job.metrics for job in self.jobs) else f"test/{metric}"
-        ordered = sorted(self.groups(keys).items(), key=lambda item: (not _through(item[1]), _rank(_mean(item[1], by), by)))
+        ordered = sorted(self.groups(keys).items(), key=lambda item: (not _through(item[1]), rank(_mean(item[1], by), by)))
         header = ["jobs", *keys, "runs", *shown]
         lines = [
             [_names(jobs), *map(_short, values), _count(jobs), *(spread(_values(jobs, name)) for name in shown)]
@@ -75,12 +89,16 @@ class Sweep:
         ]
         best = [job for job in _through(ordered[0][1]) if by in job.metrics] if ordered else []
         text = aligned([header, *lines])
-        return f"{text}\n{self._command(min(best, key=lambda job: _rank(job.metrics[by], by)))}" if best else text
+        return f"{text}\n{self._command(min(best, key=lambda job: rank(job.metrics[by], by)))}" if best else text
 
     def _command(self, job: FoundRun) -> str:
-        typed = self._typed[self.jobs.index(job)]
-        words = [shlex.quote(f"{key}={value}") for key, value in typed.items()]
+        words = [shlex.quote(f"{key}={value}") for key, value in self.typed(job).items()]
         return f"job {job.name} is the best; to run it again: mmft train {' '.join(words)}"
+
+
+def is_sweep(folder: Path) -> bool:
+    """Whether this is the folder of a sweep."""
+    return (folder / "sweep.json").is_file()
 
 
 def _typed(path: Path) -> dict[str, str]:
@@ -100,8 +118,8 @@ def _mean(jobs: Sequence[FoundRun], name: str) -> float | None:
     return statistics.mean(values) if values else None
 
 
-def _rank(value: float | None, name: str) -> tuple[bool, float]:
-    """Smaller is better; None comes last."""
+def rank(value: float | None, name: str) -> tuple[bool, float]:
+    """A metric's place in an order: smaller is better; None comes last."""
     if value is None:
         return (True, 0.0)
     return (False, value if lower_is_better(name) else -value)

@@ -15,9 +15,9 @@ from PIL import Image
 from mmft.config.schema.data import ColumnsConfig, DataConfig
 from mmft.data.splits import Split, whole
 from mmft.data.table import Table
-from mmft.reports.audit import page
 from mmft.reports.audit.finding import Finding
 from mmft.reports.audit.page import write_page
+from mmft.reports.page import html
 
 EVIL = "<script>alert('1')</script>\"&<img src=x onerror=alert(1)>"
 
@@ -70,7 +70,7 @@ def test_no_more_than_it_can_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert "suspect: 100 of 150" in written
     assert "near duplicate: 100 of 150" in written
     assert "a" * 301 not in written
-    monkeypatch.setattr(page, "MOST_BYTES", 200_000)
+    monkeypatch.setattr(html, "MOST_BYTES", 200_000)
     assert 0 < write_page(path, many, splits, DataConfig()) < 200
     assert path.stat().st_size <= 200_000
 

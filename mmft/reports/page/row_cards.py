@@ -1,0 +1,72 @@
+"""Shows rows of a table as HTML: a thumbnail, what is said of the row, its text, its place."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from functools import cache
+from html import escape
+
+from PIL import Image
+
+from mmft.config.schema.data import DataConfig
+from mmft.data.image import ImageReader, background_of
+from mmft.data.image_mending import BadImage
+from mmft.data.splits import Split
+from mmft.reports.page.html import MOST_BYTES
+
+_SIDE = 160  # pixels of a thumbnail, of which a JPEG has about 5 kB
+_TEXT = 300  # characters of a text
+_MOST_IMAGES = MOST_BYTES * 3 // 5
+
+
+class RowCards:
+    """Rows of splits as HTML.
+
+    Args:
+        splits: by name.
+        config: how images are read.
+    """
+
+    def __init__(self, splits: Mapping[str, Split], config: DataConfig) -> None:
+        self.splits = splits
+        self._read = ImageReader(_SIDE, "pad", background_of(config), config.max_pixels)
+        self._thumbnail = cache(self._thumbnail_of)
+        self._bytes = 0
+
+    def card(self, split: str, row: int, name: str, said: Sequence[str] = ()) -> str:
+        """One row.
+
+        Args:
+            split: its split.
+            row: its number.
+            name: its id.
+            said: lines below its image; empty ones are left out.
+        """
+        table = self.splits[split].table
+        place = f"{split} row {row}" + ("" if name == str(row) else f" (id {name})")
+        lines = [f'<div class="label">{escape(shortened(line))}</div>' for line in said if line]
+        parts = [self._thumbnail(split, row), *lines, f"<div>{escape(shortened(table.text(row) or ''))}</div>"]
+        return f'<div class="row">{"".join(parts)}<div class="place">{escape(place)}</div></div>'
+
+    def _thumbnail_of(self, split: str, row: int) -> str:
+        source = self.splits[split].table.image(row)
+        if source is None:
+            return ""
+        if self._bytes > _MOST_IMAGES:
+            return "<div>(no room for more images)</div>"
+        try:
+            pixels = self._read(source)
+        except BadImage as error:
+            return f"<div>{escape(str(error))}</div>"
+        stream = io.BytesIO()
+        Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(stream, "JPEG", quality=80)
+        data = base64.b64encode(stream.getvalue()).decode()
+        self._bytes += len(data)
+        return f'<img alt="" loading="lazy" src="data:image/jpeg;base64,{data}">'
+
+
+def shortened(text: str) -> str:
+    """The text, its end cut off if it is long."""
+    return text if len(text) <= _TEXT else text[:_TEXT] + "…"

@@ -1,0 +1,22 @@
+"""What may fail without changing how a training ends."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from mmft.signals import Stopped
+
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def only_told() -> Iterator[None]:
+    """Context in which an error is logged as a warning: the model is trained and saved, its report is extra."""
+    try:
+        yield
+    except Stopped:
+        raise
+    except Exception as error:  # noqa: BLE001 - see above
+        log.warning("the report failed: %s: %s. To try again: mmft report run=RUN", type(error).__name__, error)
