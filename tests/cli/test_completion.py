@@ -64,7 +64,10 @@ def complete(line: str) -> list[str]:
         ("mmft train data.path=", ["data.path=null", "data.path=own/", "data.path=rows.csv", "data.path=runs/"]),
         ("mmft train data.path=./ru", ["data.path=./runs/"]),
         ("mmft train --config-dir o", ["own/"]),
-        ("mmft train --config-dir own experiment=", ["experiment=clipart", "experiment=mine"]),
+        (
+            "mmft train --config-dir own experiment=",
+            ["experiment=caption", "experiment=clipart", "experiment=mine", "experiment=vqa"],
+        ),
         ("mmft train --config-dir=own experiment=m", ["experiment=mine"]),
         ("mmft train --cfg ", ["all", "hydra", "job"]),
         ("mmft train --mul", ["--multirun"]),

@@ -173,10 +173,16 @@ def _build(config: TrainConfig, folder: RunFolder) -> None:
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_experiment(name: str, tmp_path: Path) -> None:
-    """In an empty folder, as a user would try it: every file that it names must be shipped with mmft."""
+def test_experiment(name: str, tmp_path: Path, language_model_folder: Callable[..., Path]) -> None:
+    """In an empty folder, as a user would try it: every file that it names must be shipped with mmft.
+
+    Of those with a language model, only rows are.
+    """
     os.chdir(tmp_path)
     typed = [f"experiment={name}", "debug=fast", "callbacks.progress=none", "trainer.accelerator=cpu"]
+    if name in ("caption", "vqa"):
+        typed += ["model.image_encoder.name=mmft:dinov2-tiny", "model.text_encoder.max_length=96"]
+        typed += [f"model.text_encoder.name={language_model_folder('llama')}", "data.max_bad_fraction=0.9"]
     assert train(compose("train", typed), tmp_path / "run") == 0
     run = Run(tmp_path / "run")
     assert run.summary["status"] == "completed"
