@@ -18,6 +18,7 @@ import hashlib
 import importlib.util
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
 from importlib import import_module
@@ -57,6 +58,17 @@ def allow_code() -> None:
     """Allows this process to import the modules that `plugins` names."""
     global _allowed
     _allowed = True
+
+
+@contextmanager
+def code_allowed(also: bool) -> Iterator[None]:
+    """Context that allows it, too, if `also` is true."""
+    global _allowed
+    before, _allowed = _allowed, _allowed or also
+    try:
+        yield
+    finally:
+        _allowed = before
 
 
 def allowed() -> bool:

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from mmft import clock, logs
 from mmft.config.compose import Composed
-from mmft.config.from_python import overrides_of, value_of
+from mmft.config.from_python import value_of
 from mmft.errors import UserError
 from mmft.files import located
-from mmft.launch.given import GivenRows, Overrides, as_it_was, columns_of
+from mmft.launch.given import GivenRows, Overrides, as_it_was, typed_of
 from mmft.launch.ready import composed, new_job, resumed_job
 from mmft.launch.start import train_job
 from mmft.run_folder import RunFolder
@@ -75,7 +75,7 @@ def train(
         TrainingError: the training failed; the message says what is left and how to resume.
         KeyboardInterrupt: it was interrupted; the run is saved, and the message says how to resume.
     """
-    typed = [*columns_of(overrides, image=image, text=text, label=label), *overrides_of(overrides), *overrides_of(more)]
+    typed = typed_of(overrides, more, image=image, text=text, label=label)
     folders = [Path(folder) for folder in config_dirs]
     with as_it_was(allow_code), tempfile.TemporaryDirectory() as scratch:
         job = resumed_job(typed, folders)
@@ -87,7 +87,7 @@ def train(
         elif rows is not None:
             raise UserError("resume: a resumed run has its own rows. Leave `rows` out")
         train_job(*job)
-    return TrainedRun(job[1])
+    return TrainedRun(job[1], allow_code)
 
 
 def sweep(
@@ -125,7 +125,7 @@ def sweep(
         UserError: nothing can be started. Runs that fail later are in the list, with what failed in their `summary`.
         KeyboardInterrupt: it was interrupted; finished runs are kept.
     """
-    typed = [*columns_of(overrides, image=image, text=text, label=label), *overrides_of(overrides), *overrides_of(more)]
+    typed = typed_of(overrides, more, image=image, text=text, label=label)
     typed += [f"{key}={','.join(value_of(key, value) for value in values)}" for key, values in (over or {}).items()]
     folders = [Path(folder) for folder in config_dirs]
     with as_it_was(allow_code), tempfile.TemporaryDirectory() as scratch:
@@ -135,7 +135,7 @@ def sweep(
         if given.move(folder):
             ready = composed("train", [*given.overrides, *typed], folders, multirun=True)
         import_module("mmft.launch.sweep.sweep").sweep(ready, folders, folder)
-    return [TrainedRun(path) for path in sorted(folder.glob("[0-9]*"), key=lambda path: int(path.name))]
+    return [TrainedRun(path, allow_code) for path in sorted(folder.glob("[0-9]*"), key=lambda path: int(path.name))]
 
 
 def check(
@@ -173,7 +173,7 @@ def check(
     Raises:
         UserError: with everything that would make training fail.
     """
-    typed = [*columns_of(overrides, image=image, text=text, label=label), *overrides_of(overrides), *overrides_of(more)]
+    typed = typed_of(overrides, more, image=image, text=text, label=label)
     with as_it_was(allow_code), tempfile.TemporaryDirectory() as scratch:
         given = GivenRows({"train": rows, "val": val, "test": test}, Path(scratch), image)
         ready = composed("check", [*given.overrides, *typed], [Path(folder) for folder in config_dirs])
@@ -246,7 +246,7 @@ def compose(
     Raises:
         UserError: config or rows are wrong.
     """
-    typed = [*columns_of(overrides, image=image, text=text, label=label), *overrides_of(overrides), *overrides_of(more)]
+    typed = typed_of(overrides, more, image=image, text=text, label=label)
     with as_it_was(allow_code), tempfile.TemporaryDirectory() as scratch:
         given = GivenRows({"train": rows, "val": val, "test": test}, Path(scratch), image)
         ready = composed("train", [*given.overrides, *typed], [Path(folder) for folder in config_dirs])

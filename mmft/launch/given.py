@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mmft.config.from_python import overrides_of
-from mmft.config.plugins import allow_code as allow
+from mmft.config.plugins import code_allowed
 from mmft.errors import UserError
 from mmft.logs import LIBRARIES
 from mmft.signals import Stopped
@@ -68,13 +68,14 @@ class GivenRows:
         return bool(self._written)
 
 
-def columns_of(overrides: Overrides, **columns: str | Sequence[str] | None) -> list[str]:
-    """The roles of columns; nothing if none is given."""
+def typed_of(overrides: Overrides, more: Mapping[str, Any], **columns: str | Sequence[str] | None) -> list[str]:
+    """All overrides: roles of columns, of which one that is not given is absent, unless none is; then the others."""
+    typed = [*overrides_of(overrides), *overrides_of(more)]
     if all(name is None for name in columns.values()):
-        return []
-    typed = overrides if isinstance(overrides, Mapping) else {one.partition("=")[0]: None for one in overrides}
+        return typed
     named = {f"data.columns.{role}": name for role, name in columns.items()}
-    return overrides_of({key: name for key, name in named.items() if name is not None or key not in typed})
+    keys = {one.partition("=")[0] for one in typed}
+    return [*overrides_of({key: name for key, name in named.items() if name is not None or key not in keys}), *typed]
 
 
 @contextmanager
@@ -87,8 +88,6 @@ def as_it_was(allow_code: bool) -> Iterator[None]:
     import numpy as np
     import torch
 
-    if allow_code:
-        allow()
     loggers = [logging.getLogger(name) for name in ("mmft", "bitsandbytes", *LIBRARIES)]
     levels = [(logger, logger.level, logger.propagate) for logger in loggers]
     drawn, numpy_drawn = random.getstate(), np.random.get_state()  # noqa: NPY002 - of other people's code
@@ -96,7 +95,7 @@ def as_it_was(allow_code: bool) -> Iterator[None]:
     deterministic = torch.are_deterministic_algorithms_enabled()
     warns = torch.is_deterministic_algorithms_warn_only_enabled()
     try:
-        with warnings.catch_warnings(), torch.random.fork_rng():
+        with code_allowed(allow_code), warnings.catch_warnings(), torch.random.fork_rng():
             yield
     except Stopped as stop:
         raise KeyboardInterrupt(str(stop)) from stop

@@ -18,12 +18,16 @@ class TrainedRun:
     >>> run = mmft.train(frame, image="image", text="title", label="label")  # doctest: +SKIP
     >>> run.summary["test"]["accuracy"], run.model.predict(frame)  # doctest: +SKIP
 
+    Args:
+        folder: the run folder.
+        allow_code: whether `model` may run its plugins.
+
     Attributes:
         folder: the run folder.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = Path(folder).absolute()
+    def __init__(self, folder: Path, allow_code: bool = False) -> None:
+        self.folder, self._allow_code = Path(folder).absolute(), allow_code
         self._files = RunFolder(self.folder)
 
     def __repr__(self) -> str:
@@ -73,7 +77,7 @@ class TrainedRun:
         Raises:
             UserError: the run has none yet.
         """
-        return load(self.folder)
+        return load(self.folder, allow_code=self._allow_code)
 
 
 def _frame(path: Path) -> Any:

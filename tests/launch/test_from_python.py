@@ -21,6 +21,7 @@ from runs import QUICK, Run, TrainRun, same_weights
 
 import mmft
 from mmft.config.from_python import overrides_of
+from mmft.config.plugins import allowed
 from mmft.errors import UserError
 from mmft.signals import Stopped
 from mmft.training.checkpoint import read
@@ -104,6 +105,8 @@ def test_nothing_of_the_process_changes(typed: list[str], frame: pd.DataFrame) -
     assert signal.getsignal(signal.SIGINT) is heard
     assert torch.get_num_threads() == threads
     assert not torch.are_deterministic_algorithms_enabled()
+    mmft.check(frame, iter(typed), **ROLES, allow_code=True, callbacks={"progress": "none"})
+    assert not allowed()
     assert same_weights(Run(first.folder), Run(mmft.train(frame, typed, **ROLES).folder))
 
 
