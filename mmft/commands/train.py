@@ -104,7 +104,12 @@ def train(composed: Composed, path: Path) -> int:
 
 def _has_report(config: TrainConfig, folder: RunFolder) -> bool:
     """Whether the run gets predictions.csv and report.html."""
-    return folder.sweep is None if config.report is None else config.report
+    return _wanted(config.report, folder)
+
+
+def _wanted(chosen: bool | None, folder: RunFolder) -> bool:
+    """What is chosen; otherwise whether the run is by itself, not one of a sweep."""
+    return folder.sweep is None if chosen is None else chosen
 
 
 def train_run(run: build.Run) -> None:
@@ -128,8 +133,7 @@ def train_run(run: build.Run) -> None:
     if folder.writes:
         check_space(config, folder.path, model, plan, "val" in data.rows)
     start = resume_point(folder)
-    wanted = folder.sweep is None if config.modality_report is None else config.modality_report
-    if wanted and folder.writes and start.checkpoint is None:
+    if _wanted(config.modality_report, folder) and folder.writes and start.checkpoint is None:
         folder.update_summary(**pair_before(config, model, task, data))
     metrics = CsvLog(folder.metrics, keep_rows=start.rows, writes=folder.writes)
     solves = config.tune.probe is not None
@@ -238,8 +242,7 @@ def _report_tests(
         each = -(-run.logger.predictions // len(splits))
         samples = (sample_predictions(model, task, split, config, each, name) for name, split in splits.items())
         run.logger.log_predictions([row for sample in samples for row in sample])
-    wanted = folder.sweep is None if config.modality_report is None else config.modality_report
-    if wanted:
+    if _wanted(config.modality_report, folder):
         folder.update_summary(**report(config, module, data))
     if "test" in splits:
         log_before(folder.read_summary())

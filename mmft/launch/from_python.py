@@ -5,7 +5,6 @@ They compose, check and train as the command does, in this process, and leave no
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -17,7 +16,7 @@ from mmft.config.compose import Composed
 from mmft.config.from_python import value_of
 from mmft.errors import UserError
 from mmft.files import located
-from mmft.launch.given import GivenRows, Overrides, as_it_was, typed_of
+from mmft.launch.given import Overrides, given_by, typed_of
 from mmft.launch.ready import composed, new_job, resumed_job
 from mmft.launch.start import train_job
 from mmft.run_folder import RunFolder
@@ -77,14 +76,13 @@ def train(
     """
     typed = typed_of(overrides, more, image=image, text=text, label=label)
     folders = [Path(folder) for folder in config_dirs]
-    with as_it_was(allow_code), tempfile.TemporaryDirectory() as scratch:
-        job = resumed_job(typed, folders)
+    with given_by({"train": rows, "val": val, "test": test}, typed, image, allow_code) as given:
+        job = resumed_job(given.typed, folders)
         if job is None:
-            given = GivenRows({"train": rows, "val": val, "test": test}, Path(scratch), image)
-            job = new_job([*given.overrides, *typed], folders)
+            job = new_job(given.overrides, folders)
             if given.move(job[1]):
-                job = composed("train", [*given.overrides, *typed], folders), job[1]
-        elif rows is not None:
+                job = composed("train", given.overrides, folders), job[1]
+        elif given.has_rows:
             raise UserError("resume: a resumed run has its own rows. Leave `rows` out")
         train_job(*job)
     return TrainedRun(job[1], allow_code)
@@ -128,12 +126,11 @@ def sweep(
     typed = typed_of(overrides, more, image=image, text=text, label=label)
     typed += [f"{key}={','.join(value_of(key, value) for value in values)}" for key, values in (over or {}).items()]
     folders = [Path(folder) for folder in config_dirs]
-    with as_it_was(allow_code), tempfile.TemporaryDirectory() as scratch:
-        given = GivenRows({"train": rows, "val": val, "test": test}, Path(scratch), image)
-        ready = composed("train", [*given.overrides, *typed], folders, multirun=True)
+    with given_by({"train": rows, "val": val, "test": test}, typed, image, allow_code) as given:
+        ready = composed("train", given.overrides, folders, multirun=True)
         folder = make_run_folder(ready, sweep=True)
         if given.move(folder):
-            ready = composed("train", [*given.overrides, *typed], folders, multirun=True)
+            ready = composed("train", given.overrides, folders, multirun=True)
         import_module("mmft.launch.sweep.sweep").sweep(ready, folders, folder)
     return [TrainedRun(path, allow_code) for path in sorted(folder.glob("[0-9]*"), key=lambda path: int(path.name))]
 
@@ -174,9 +171,8 @@ def check(
         UserError: with everything that would make training fail.
     """
     typed = typed_of(overrides, more, image=image, text=text, label=label)
-    with as_it_was(allow_code), tempfile.TemporaryDirectory() as scratch:
-        given = GivenRows({"train": rows, "val": val, "test": test}, Path(scratch), image)
-        ready = composed("check", [*given.overrides, *typed], [Path(folder) for folder in config_dirs])
+    with given_by({"train": rows, "val": val, "test": test}, typed, image, allow_code) as given:
+        ready = composed("check", given.overrides, [Path(folder) for folder in config_dirs])
         found: list[Finding] = import_module("mmft.commands.check").checked(ready)
         return found
 
@@ -247,9 +243,8 @@ def compose(
         UserError: config or rows are wrong.
     """
     typed = typed_of(overrides, more, image=image, text=text, label=label)
-    with as_it_was(allow_code), tempfile.TemporaryDirectory() as scratch:
-        given = GivenRows({"train": rows, "val": val, "test": test}, Path(scratch), image)
-        ready = composed("train", [*given.overrides, *typed], [Path(folder) for folder in config_dirs])
+    with given_by({"train": rows, "val": val, "test": test}, typed, image, allow_code) as given:
+        ready = composed("train", given.overrides, [Path(folder) for folder in config_dirs])
         return _assembled(ready)
 
 

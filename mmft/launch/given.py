@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import shutil
+import tempfile
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,28 +22,31 @@ from mmft.signals import Stopped
 Overrides = Iterable[str] | Mapping[str, Any]
 
 
-class GivenRows:
-    """The tables given in Python, as overrides.
+class Given:
+    """What a function of Python was given, as overrides.
 
     Args:
         tables: by split; if only `train` is given, it has all rows.
-        folder: where those in memory are written.
+        typed: all overrides but those that name the tables.
+        folder: where tables in memory are written.
         image: the column of images.
 
     Attributes:
-        overrides: what names the tables.
+        typed: the same.
+        has_rows: whether there are tables.
     """
 
-    def __init__(self, tables: Mapping[str, Any], folder: Path, image: str | None) -> None:
+    def __init__(self, tables: Mapping[str, Any], typed: list[str], folder: Path, image: str | None) -> None:
         from mmft.data.sources.rows_file import write_rows
 
         tables = {split: table for split, table in tables.items() if table is not None}
         if tables and "train" not in tables:
             raise UserError("rows: there are none to train on, only some to validate or to test on")
+        self.typed, self.has_rows = typed, bool(tables)
         self._written: list[Path] = []
         self._named: dict[str, Any] = {}
+        alone = len(tables) == 1
         for split, table in tables.items():
-            alone = len(tables) == 1
             where = table
             if not isinstance(table, (str, PathLike)):
                 where = folder / ("rows.parquet" if alone else f"{split}.parquet")
@@ -56,8 +60,8 @@ class GivenRows:
 
     @property
     def overrides(self) -> list[str]:
-        """`data.path=...`, or one for each split."""
-        return overrides_of(self._named)
+        """All of them."""
+        return [*overrides_of(self._named), *self.typed]
 
     def move(self, to: Path) -> bool:
         """Moves what was written into a folder; returns whether anything was."""
@@ -66,6 +70,13 @@ class GivenRows:
         names = {str(file): str((to / file.name).absolute()) for file in self._written}
         self._named = {key: names.get(value, value) for key, value in self._named.items()}
         return bool(self._written)
+
+
+@contextmanager
+def given_by(tables: Mapping[str, Any], typed: list[str], image: str | None, allow_code: bool) -> Iterator[Given]:
+    """Context in which a command runs on what it is given; afterwards the process is as it was, see `as_it_was`."""
+    with as_it_was(allow_code), tempfile.TemporaryDirectory() as scratch:
+        yield Given(tables, typed, Path(scratch), image)
 
 
 def typed_of(overrides: Overrides, more: Mapping[str, Any], **columns: str | Sequence[str] | None) -> list[str]:

@@ -20,7 +20,7 @@ from mmft.batch import Batch, Encoded, Fused, Outputs, Widths, padded_length
 from mmft.config.schema.decoding import DecodingConfig
 from mmft.models.answer_scores import answer_scores, padded
 from mmft.models.decoding import Decoding
-from mmft.models.fusion.projector import Projector
+from mmft.models.fusion.base import Projection
 from mmft.models.generating import generate, padded_on_the_left, stream
 from mmft.models.image_encoder import ImageEncoder
 from mmft.models.language_model import LanguageModel
@@ -59,9 +59,9 @@ class GenerativeModel(VisionLanguageModel):
     """
 
     text_encoder: LanguageModel
-    fusion: Projector
+    fusion: Projection
 
-    def __init__(self, image_encoder: ImageEncoder, text_encoder: LanguageModel, fusion: Projector) -> None:
+    def __init__(self, image_encoder: ImageEncoder, text_encoder: LanguageModel, fusion: Projection) -> None:
         super().__init__(image_encoder, text_encoder, fusion, nn.Identity())
         self.missing_image = StandIn(Widths(fusion.width, image_encoder.widths.pooled), "tokens")
         del self.missing_text

@@ -10,8 +10,9 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from generative_rows import typed_for_generation
 from make_shapes import Shapes
-from runs import QUICK, Run
+from runs import Run
 
 import mmft
 from mmft.commands.predict import predict
@@ -28,20 +29,7 @@ SAMPLED = ["task.temperature=1.5", "task.top_k=50"]
 
 @pytest.fixture(scope="module")
 def typed(shapes: Shapes, language_model_folder: Folder) -> list[str]:
-    return [
-        *shapes.overrides,
-        *QUICK,
-        "task=generation",
-        "task.prompt='{text} here'",
-        "task.max_answer_tokens=8",
-        "model/fusion=projector",
-        "model.fusion.tokens=pooled",
-        f"model.text_encoder.name={language_model_folder('qwen3', chat=True)}",
-        "model.text_encoder.max_length=64",
-        "tune/image_encoder=freeze",
-        "tune/text_encoder=freeze",
-        "optim.lr=null",
-    ]
+    return [*typed_for_generation(shapes, language_model_folder("qwen3", chat=True)), "tune/text_encoder=freeze"]
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,9 @@ import pandas as pd
 import pytest
 import torch
 import transformers as hf
+from generative_rows import typed_for_generation, with_gaps
 from make_shapes import Shapes
-from runs import QUICK, Run, killed_run, of_one_and_two_ranks, resumed, same_weights
+from runs import Run, killed_run, of_one_and_two_ranks, resumed, same_weights
 
 import mmft
 from mmft.cli.main import main
@@ -37,11 +38,8 @@ PACKED = ["task.packing=true", "data.micro_batch_tokens=200", "task.label_smooth
 @pytest.fixture(scope="module")
 def rows(shapes: Shapes, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The sample; one training row has an answer that does not fit, others lack an image or a text."""
-    frame = pd.read_csv(shapes.rows)
-    of_train = frame.index[frame["split"] == "train"]
-    frame.loc[of_train[0], "label"] = "red disc " * 8
-    frame.loc[of_train[1], "image"] = None
-    frame.loc[of_train[2], "text"] = None
+    frame = with_gaps(shapes)
+    frame.loc[frame.index[frame["split"] == "train"][0], "label"] = "red disc " * 8
     path = tmp_path_factory.mktemp("generation") / "rows.csv"
     frame.to_csv(path, index=False)
     return path
@@ -50,23 +48,9 @@ def rows(shapes: Shapes, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def typed(shapes: Shapes, rows: Path, language_model_folder: Folder) -> list[str]:
     """LoRA on a language model with a chat template and tied weights."""
-    return [
-        *shapes.overrides,
-        *QUICK,
-        f"data.path={rows}",
-        f"data.root={shapes.rows.parent}",
-        "task=generation",
-        "task.prompt='{text} here'",
-        "task.max_answer_tokens=8",
-        "model/fusion=projector",
-        "model.fusion.tokens=pooled",
-        f"model.text_encoder.name={language_model_folder('qwen3', chat=True)}",
-        "model.text_encoder.max_length=64",
-        "tune/image_encoder=freeze",
-        "tune/text_encoder=lora",
-        "optim.lr=null",
-        "data.max_bad_fraction=0.05",
-    ]
+    own = typed_for_generation(shapes, language_model_folder("qwen3", chat=True))
+    where = [f"data.path={rows}", f"data.root={shapes.rows.parent}", "data.max_bad_fraction=0.05"]
+    return [*own, *where, "tune/text_encoder=lora"]
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 import transformers as hf
+from generative_rows import with_gaps
 from make_shapes import Shapes
 from runs import QUICK, Run, killed_run, resumed, same_weights
 
@@ -33,12 +34,8 @@ KINDS = ["idefics3", "qwen2_5_vl"]  # one with fixed images, one without a proje
 @pytest.fixture(scope="module")
 def rows(shapes: Shapes, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The sample; some training rows lack an image or a text."""
-    frame = pd.read_csv(shapes.rows)
-    of_train = frame.index[frame["split"] == "train"]
-    frame.loc[of_train[1], "image"] = None
-    frame.loc[of_train[2], "text"] = None
     path = tmp_path_factory.mktemp("whole") / "rows.csv"
-    frame.to_csv(path, index=False)
+    with_gaps(shapes).to_csv(path, index=False)
     return path
 
 

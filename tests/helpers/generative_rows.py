@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from make_shapes import LABELS, captions
+from runs import QUICK
 from torch import Tensor
 from torch.nn import functional
 
@@ -17,6 +19,32 @@ from mmft.training.accumulation import accumulate
 from mmft.training.objective import Objective
 
 WORDS = [*captions(), *LABELS, "what is it"]
+
+
+def typed_for_generation(shapes: Any, folder: Path) -> list[str]:
+    """Overrides of a quick run of `task=generation` on the sample, with the language model in `folder`."""
+    return [
+        *shapes.overrides,
+        *QUICK,
+        "task=generation",
+        "task.prompt='{text} here'",
+        "task.max_answer_tokens=8",
+        "model/fusion=projector",
+        "model.fusion.tokens=pooled",
+        f"model.text_encoder.name={folder}",
+        "model.text_encoder.max_length=64",
+        "tune/image_encoder=freeze",
+        "optim.lr=null",
+    ]
+
+
+def with_gaps(shapes: Any) -> pd.DataFrame:
+    """The sample, of which a training row lacks its image and another one its text."""
+    frame = pd.read_csv(shapes.rows)
+    of_train = frame.index[frame["split"] == "train"]
+    frame.loc[of_train[1], "image"] = None
+    frame.loc[of_train[2], "text"] = None
+    return frame
 
 
 def made(folder: Path, shapes: Any, *overrides: str) -> tuple[Any, Any, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from generative_rows import added_up
 from language_models import LANGUAGE_MODELS, write_language_model
 from make_shapes import LABELS, captions
 from safetensors.torch import load_file, save_file
@@ -22,8 +23,6 @@ from mmft.models.generative_model import GenerativeModel
 from mmft.models.language_model import LanguageModel, build_language_model
 from mmft.models.prompt_tokenizer import IMAGE_MARK
 from mmft.tasks.generation import Generation
-from mmft.training.accumulation import accumulate
-from mmft.training.objective import Objective
 from mmft.tuning.quantize import quantize, quantized_layers
 
 WORDS = [*captions(), *LABELS, "what is it"]
@@ -107,16 +106,7 @@ def test_loss_and_gradients_are_those_of_plain_transformers(folder: Path, shapes
     plain_loss(model, task, batch).backward()
     wanted = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
-    objective = Objective(task)
-    loss = accumulate(
-        batch,
-        micro,
-        objective.normalisers(batch),
-        lambda part: objective.sums(model(part), part),
-        objective.weigh,
-        lambda value: value.backward(),
-        lambda _: None,
-    )
+    loss = added_up(model, task, [batch], micro)
     assert float(loss) == pytest.approx(float(plain_loss(model, task, batch).detach()), abs=1e-10)
     found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     assert found.keys() == wanted.keys()

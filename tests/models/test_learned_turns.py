@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from generative_rows import added_up
 from language_models import LANGUAGE_MODELS, write_language_model
 from make_shapes import LABELS, captions
 from torch import Tensor
@@ -17,8 +18,6 @@ from mmft.batch import Batch, Turn
 from mmft.config.compose import compose
 from mmft.models.prompt_tokenizer import IMAGE_MARK, learned
 from mmft.tasks.generation import Generation
-from mmft.training.accumulation import accumulate
-from mmft.training.objective import Objective
 
 CONVERSATIONS = [
     (Turn("user", "is it red"), Turn("assistant", "red disc"), Turn("user", "drawn in blue")),
@@ -107,16 +106,7 @@ def test_loss_and_gradients_are_those_of_plain_transformers(
     torch.as_tensor(wanted).backward()
     gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
-    objective = Objective(task)
-    loss = accumulate(
-        batch,
-        micro,
-        objective.normalisers(batch),
-        lambda part: objective.sums(model(part), part),
-        objective.weigh,
-        lambda value: value.backward(),
-        lambda _: None,
-    )
+    loss = added_up(model, task, [batch], micro)
     assert float(loss) == pytest.approx(float(torch.as_tensor(wanted).detach()), abs=1e-10)
     found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     assert found.keys() == gradients.keys()

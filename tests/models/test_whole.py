@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import transformers as hf
+from generative_rows import added_up
 from torch import Tensor
 from torch.nn import functional
 from whole_models import WHOLE_MODELS
@@ -21,8 +22,6 @@ from mmft.errors import UserError
 from mmft.models.whole.model import WholeModel
 from mmft.models.whole.parts import put_together
 from mmft.tasks.generation import Generation
-from mmft.training.accumulation import accumulate
-from mmft.training.objective import Objective
 
 Folder = Callable[[str], Path]
 TEXTS = ["red", "drawn in blue ink", "is it green? yes", "red", "a small study of blue", "something red here", "it"]
@@ -160,16 +159,7 @@ def test_loss_and_gradients_are_those_of_plain_transformers(
         total = total + WEIGHTS[row] * loss
         weights += WEIGHTS[row] * len(ids)
     (total / weights).backward()
-    objective = Objective(task)
-    found = accumulate(
-        batch,
-        micro,
-        objective.normalisers(batch),
-        lambda part: objective.sums(model(part), part),
-        objective.weigh,
-        lambda value: value.backward(),
-        lambda _: None,
-    )
+    found = added_up(model, task, [batch], micro)
     assert float(found) == pytest.approx(float(total.detach() / weights), abs=1e-10)
     wanted = {name: p.grad for name, p in plain.named_parameters() if p.grad is not None}
     names = {"image_encoder.backbone.": "image", "fusion.rest.": "rest", "text_encoder.backbone.": "text"}

@@ -27,7 +27,8 @@ def write_rows(rows: Any, path: Path, images: Collection[str]) -> None:
         UserError: there are no rows, or a row or a column cannot be written.
     """
     raw = read_rows(rows, None, lambda _: None)
-    for row, (column, reason) in sorted(raw.problems.items()):
+    if raw.problems:
+        row, (column, reason) = min(raw.problems.items())
         raise UserError(f"rows: row {row}{column and f', column {column}'}: {reason}")
     if not raw.length:
         raise UserError("rows: there are none")
@@ -42,7 +43,8 @@ def _images(name: str, column: Column) -> Any:
     if not isinstance(column, list):
         return column
     found, reasons = as_images(column)
-    for row, reason in sorted(reasons.items()):
+    if reasons:
+        row, reason = min(reasons.items())
         raise UserError(f"rows: row {row}, column {name}: {reason}")
     if found.data is None:
         return found.paths

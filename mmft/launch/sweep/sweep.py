@@ -123,7 +123,6 @@ def _report(folder: Path) -> None:
     if found.jobs:
         found.write()
         print(found.table())
-    if found.jobs:
         with only_told():
             write_sweep_page(folder)
     if curves := learning_curves(found):

@@ -38,3 +38,15 @@ class Fusion(nn.Module, ABC):
     @abstractmethod
     def forward(self, image: Encoded, text: Encoded) -> Tensor:
         """Encoded image and text -> (B, F)."""
+
+
+class Projection(Fusion):
+    """Turns image tokens into what a language model reads, which itself combines them with the text."""
+
+    def forward(self, image: Encoded) -> Tensor:  # type: ignore[override] # the text comes in after it
+        """As `project`."""
+        return self.project(image)
+
+    @abstractmethod
+    def project(self, image: Encoded) -> Tensor:
+        """Image tokens (B, N, D) -> (B, M, W)."""

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from mmft.batch import Encoded, Widths
 from mmft.config.schema.fusion import ProjectorConfig
 from mmft.errors import UserError
-from mmft.models.fusion.base import Fusion
+from mmft.models.fusion.base import Projection
 
 
-class Projector(Fusion):
+class Projector(Projection):
     """Image tokens (B, N, D_i) -> embeddings of a language model (B, M, D_t).
 
     The language model itself combines them with the text: see `mmft.models.generative_model`.
@@ -35,7 +35,7 @@ class Projector(Fusion):
         hidden = [nn.Linear(given, text.tokens), nn.GELU()] if layers == "mlp" else []
         self.layers = nn.Sequential(*hidden, nn.Linear(text.tokens if hidden else given, text.tokens))
 
-    def forward(self, image: Encoded) -> Tensor:  # type: ignore[override] # the text comes in after it
+    def project(self, image: Encoded) -> Tensor:
         """Tokens (B, N, D_i) -> (B, M, D_t)."""
         patches = image.tokens[:, self.prefix :] if image.tokens.shape[1] > self.prefix else image.tokens
         found: Tensor = self.layers(patches if self.tokens == "all" else self._fewer(patches))

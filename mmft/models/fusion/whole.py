@@ -10,11 +10,11 @@ from torch import Tensor
 
 from mmft.batch import Encoded, Widths
 from mmft.config.schema.fusion import WholeConfig
-from mmft.models.fusion.base import Fusion
+from mmft.models.fusion.base import Projection
 from mmft.models.whole.parts import Whole
 
 
-class WholeFusion(Fusion):
+class WholeFusion(Projection):
     """Image tokens (B, N, D_i) -> image features (B, M, W), by the model's own projector.
 
     Args:
@@ -34,6 +34,6 @@ class WholeFusion(Fusion):
         self.rest = whole.rest
         self._features = whole.features
 
-    def forward(self, image: Encoded) -> Tensor:  # type: ignore[override] # the text comes in after it
+    def project(self, image: Encoded) -> Tensor:
         """Tokens (B, N, D_i) -> (B, M, W)."""
         return self._features.project(self.rest, image.tokens)

@@ -40,17 +40,17 @@ class ImageFeatures:
     def __init__(self, core: Any, encoder: str, pixels: Pixels) -> None:
         self.encoder, self.pixels = encoder, pixels
         self._shell = bare(core)
-        tower = getattr(core, encoder)
+        image_encoder = getattr(core, encoder)
         simple = (int, float, str)
-        self._plain = {name: value for name, value in vars(tower).items() if type(value) in simple}
+        self._plain = {name: value for name, value in vars(image_encoder).items() if type(value) in simple}
         self._accepts = inspect.signature(core.get_image_features).parameters.keys()
         rest = bare(core, {name: module for name, module in core.named_children() if name != encoder}, core._parameters)
         with evaluated(core):
-            self._trace(tower, rest)
+            self._trace(image_encoder, rest)
 
-    def encode(self, tower: Any, normalised: Tensor) -> Tensor:
+    def encode(self, image_encoder: Any, normalised: Tensor) -> Tensor:
         """(R, 3, S, S) normalised images -> what the rest reads of the image encoder's output, (R, N, D)."""
-        return self._read(self._output(tower, normalised), len(normalised))
+        return self._read(self._output(image_encoder, normalised), len(normalised))
 
     def project(self, rest: nn.Module, tokens: Tensor) -> Tensor:
         """The same (R, N, D) -> what the language model reads, (R, M, depth W)."""
@@ -69,14 +69,14 @@ class ImageFeatures:
         deep = {"deepstack_features": [list(one.unbind()) for one in others]} if others else {}
         return self._kind(pooler_output=list(first.unbind()) if self._listed else first, **deep)
 
-    def _trace(self, tower: Any, rest: nn.Module) -> None:
+    def _trace(self, image_encoder: Any, rest: nn.Module) -> None:
         """Finds out what the rest reads, on two images."""
         side = self.pixels.side
         generator = torch.Generator().manual_seed(0)
-        images = torch.randn(2, 3, side, side, generator=generator, dtype=next(tower.parameters()).dtype)
+        images = torch.randn(2, 3, side, side, generator=generator, dtype=next(image_encoder.parameters()).dtype)
         with torch.no_grad():
-            output = self._output(tower, images)
-        self._tower_kind = type(output)
+            output = self._output(image_encoder, images)
+        self._output_kind = type(output)
         self._lengths = {name: len(value) for name, value in output.items() if isinstance(value, (tuple, list))}
         leaves = {path: value.detach().requires_grad_() for path, value in _tensors(output)}
         with torch.enable_grad():
@@ -109,22 +109,22 @@ class ImageFeatures:
                 fields[name] = value
             else:
                 fields[name][number] = value
-        return self._tower_kind(**fields)
+        return self._output_kind(**fields)
 
-    def _output(self, tower: Any, normalised: Tensor) -> Any:
+    def _output(self, image_encoder: Any, normalised: Tensor) -> Any:
         """The image encoder's output, as `get_image_features` calls it."""
 
         def reached(*given: Any, **options: Any) -> None:
-            raise _ReachedError(tower(*given, **options))
+            raise _ReachedError(image_encoder(*given, **options))
 
         try:
-            self._run(None, reached, normalised, len(normalised), tower)
+            self._run(None, reached, normalised, len(normalised), image_encoder)
         except _ReachedError as found:
             return found.output
         raise AssertionError(f"get_image_features of {type(self._shell).__name__} does not call {self.encoder}")
 
     def _run(
-        self, rest: nn.Module | None, encode: Callable[..., Any], images: Tensor, count: int, tower: Any = None
+        self, rest: nn.Module | None, encode: Callable[..., Any], images: Tensor, count: int, image_encoder: Any = None
     ) -> Any:
         """`get_image_features` with a function in the image encoder's place.
 
@@ -133,12 +133,12 @@ class ImageFeatures:
             encode: the function.
             images: (R, 3, S, S) normalised; or () of what is not read.
             count: R.
-            tower: the image encoder, if there are no other parts whose dtype is the model's.
+            image_encoder: the image encoder, if there are no other parts whose dtype is the model's.
         """
         there = dict(rest._modules if rest is not None else {})
         parameters = dict(rest._parameters if rest is not None else {})
         place = _Place(encode, self._plain, images.dtype)
-        place.encoder = tower
+        place.encoder = image_encoder
         core: Any = bare(self._shell, {**there, self.encoder: place}, parameters)
         if images.ndim:
             pixels = self.pixels.arranged(images)

@@ -38,12 +38,12 @@ class WholeModel(GenerativeModel):
         whole: the model that they are parts of; its own modules are those of the parts.
     """
 
-    fusion: WholeFusion  # type: ignore[assignment]
+    fusion: WholeFusion
 
     def __init__(
         self, image_encoder: ImageEncoder, text_encoder: LanguageModel, fusion: WholeFusion, whole: Whole
     ) -> None:
-        super().__init__(image_encoder, text_encoder, fusion)  # type: ignore[arg-type]
+        super().__init__(image_encoder, text_encoder, fusion)
         self.missing_image = StandIn(Widths(fusion.features_width, image_encoder.widths.pooled), "tokens")
         self.whole = whole
         self._accepts = inspect.signature(whole.text.forward).parameters.keys()
