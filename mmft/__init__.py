@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mmft.launch.from_python import check, compose, sweep, train
-    from mmft.runs.loaded_model import load
-    from mmft.runs.pretrained_pair import load_pair
+    from mmft.run.loaded_model import load
+    from mmft.run.pretrained_pair import load_pair
 
 __version__ = "0.1.0"
 __all__ = ["check", "compose", "load", "load_pair", "sweep", "train"]
@@ -17,8 +17,8 @@ __all__ = ["check", "compose", "load", "load_pair", "sweep", "train"]
 _HOMES = {
     "check": "mmft.launch.from_python",
     "compose": "mmft.launch.from_python",
-    "load": "mmft.runs.loaded_model",
-    "load_pair": "mmft.runs.pretrained_pair",
+    "load": "mmft.run.loaded_model",
+    "load_pair": "mmft.run.pretrained_pair",
     "sweep": "mmft.launch.from_python",
     "train": "mmft.launch.from_python",
 }

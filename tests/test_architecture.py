@@ -1,6 +1,6 @@
 """The shape of the code: which way imports go, who builds, how long things are. Read by `ast`, nothing is imported.
 
-cli -> launch -> commands -> runs -> reports -> build -> training -> data -> cache -> {tasks, tuning} -> models ->
+cli -> launch -> commands -> run -> reports -> build -> training -> data -> cache -> {tasks, tuning} -> models ->
 config -> what lies in mmft/ itself
 """
 
@@ -29,7 +29,7 @@ ROOMS = [
     {"training"},
     {"build"},
     {"reports"},
-    {"runs"},
+    {"run"},
     {"commands"},
     {"launch"},
     {"cli"},

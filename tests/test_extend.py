@@ -23,7 +23,7 @@ from mmft.config import plugins, registry
 from mmft.config.compose import compose
 from mmft.config.schema.root import COMMANDS
 from mmft.errors import UserError
-from mmft.runs.loaded_model import load
+from mmft.run.loaded_model import load
 
 TEXT = (Path(__file__).parents[1] / "docs" / "extend.md").read_text(encoding="utf-8")
 EXAMPLES = {

@@ -22,7 +22,7 @@ from mmft.signals import stop_signals
 if TYPE_CHECKING:
     from mmft.cli.flags import Flags
     from mmft.config.compose import Composed
-    from mmft.runs.listing.filters import Filter
+    from mmft.run.listing.filters import Filter
 
 
 COMMANDS = {
@@ -120,7 +120,7 @@ def _command(name: str, words: list[str]) -> int:
     if name == "train":
         return _train(flags)
     if name == "runs":
-        from mmft.runs.listing.filters import compose_runs
+        from mmft.run.listing.filters import compose_runs
 
         return _call(name, *compose_runs(flags.overrides, flags.config_dirs))
     from mmft.launch.ready import composed
@@ -152,7 +152,7 @@ def _lead(flags: Flags) -> int:
     """Runs `mmft train` in the leading process."""
     from mmft.launch.ready import composed, new_job, resumed_job
     from mmft.launch.start import train_job
-    from mmft.runs.naming import make_run_folder
+    from mmft.run.naming import make_run_folder
 
     if flags.multirun:
         ready = composed("train", flags.overrides, flags.config_dirs, multirun=True)

@@ -37,7 +37,7 @@ from mmft.reports.audit.lengths import lengths_told
 from mmft.reports.audit.page import write_page
 from mmft.reports.audit.rows import RowAudit
 from mmft.reports.audit.step_cost import StepCost, longest_rows, try_steps
-from mmft.runs.initialise import initialise_from
+from mmft.run.initialise import initialise_from
 from mmft.tasks.base import Task
 from mmft.tasks.generative import GenerativeTask
 from mmft.training.distillation import Distillation

@@ -15,8 +15,8 @@ from mmft.config.compose import Composed
 from mmft.config.schema.root import EmbedConfig
 from mmft.errors import ExitCode
 from mmft.files import located, written_aside
-from mmft.runs.by_row import stacked
-from mmft.runs.given_run import model_and_rows
+from mmft.run.by_row import stacked
+from mmft.run.given_run import model_and_rows
 
 log = logging.getLogger(__name__)
 Row = dict[str, Any]

@@ -16,7 +16,7 @@ from mmft.data.table import Table
 from mmft.errors import ExitCode, UserError
 from mmft.files import located, written_aside
 from mmft.reports.explain.rows import Explained, check_label
-from mmft.runs.given_run import model_and_rows
+from mmft.run.given_run import model_and_rows
 from mmft.tasks.labels import in_files
 
 

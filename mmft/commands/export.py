@@ -6,7 +6,7 @@ text_encoder/        the same, and the tokenizer
 adapters/ENCODER/      the adapter that peft added, if any, in its own format
 
 With another `format`, a fine-tuned pair as one folder instead, and of `model.whole` always; see the modules of
-`mmft.runs.export`.
+`mmft.run.export`.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from mmft.data.image import squaring
 from mmft.errors import ExitCode, UserError
 from mmft.files import located, replace_folder
 from mmft.models.fusion.dual import DualFusion
+from mmft.run.export.card import model_card
+from mmft.run.export.dual_encoder import check_fits, write_dual_encoder
+from mmft.run.export.encoders import write_adapter, write_encoder
+from mmft.run.export.open_clip import check_has_format, write_open_clip
+from mmft.run.export.pair import check_is_pair, write_pair
+from mmft.run.export.sentence_transformers import check_has_modules, write_sentence_transformers
+from mmft.run.export.whole import check_has_whole, write_whole
+from mmft.run.saved_model import SavedModel, load_model
 from mmft.run_folder import find_run
-from mmft.runs.export.card import model_card
-from mmft.runs.export.dual_encoder import check_fits, write_dual_encoder
-from mmft.runs.export.encoders import write_adapter, write_encoder
-from mmft.runs.export.open_clip import check_has_format, write_open_clip
-from mmft.runs.export.pair import check_is_pair, write_pair
-from mmft.runs.export.sentence_transformers import check_has_modules, write_sentence_transformers
-from mmft.runs.export.whole import check_has_whole, write_whole
-from mmft.runs.saved_model import SavedModel, load_model
 from mmft.training.checkpoint import system_errors
 
 Writer = Callable[[SavedModel, Mapping[str, Any], Path], None]

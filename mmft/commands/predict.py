@@ -18,8 +18,8 @@ from mmft.config.schema.data import names_of
 from mmft.config.schema.root import PredictConfig
 from mmft.errors import ExitCode, UserError
 from mmft.files import located, written_aside
-from mmft.runs.given_run import model_and_rows
-from mmft.runs.loaded_model import LoadedModel
+from mmft.run.given_run import model_and_rows
+from mmft.run.loaded_model import LoadedModel
 from mmft.tasks.labels import text_of
 
 log = logging.getLogger(__name__)

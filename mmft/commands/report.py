@@ -8,10 +8,10 @@ from mmft.config.compose import Composed
 from mmft.config.schema.root import ReportConfig
 from mmft.errors import ExitCode
 from mmft.files import located
+from mmft.run.listing.sweep import is_sweep
+from mmft.run.listing.sweep_page import write_sweep_page
+from mmft.run.report import complete_predictions, write_report
 from mmft.run_folder import find_run
-from mmft.runs.listing.sweep import is_sweep
-from mmft.runs.listing.sweep_page import write_sweep_page
-from mmft.runs.report import complete_predictions, write_report
 
 
 def report(composed: Composed) -> int:

@@ -16,10 +16,10 @@ from mmft.config.schema.root import RunsConfig, TrainConfig
 from mmft.config.walk import key_names
 from mmft.errors import ExitCode, UserError
 from mmft.files import located, records_as_csv, write_records
+from mmft.run.listing.filters import Filter
+from mmft.run.listing.found import MISSING, FoundRun, find_runs, sort_runs
+from mmft.run.listing.table import comparison, comparison_table, records, run_table
 from mmft.run_folder import RunFolder, all_runs, find_run
-from mmft.runs.listing.filters import Filter
-from mmft.runs.listing.found import MISSING, FoundRun, find_runs, sort_runs
-from mmft.runs.listing.table import comparison, comparison_table, records, run_table
 
 Record = dict[str, Any]
 

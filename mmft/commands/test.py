@@ -17,10 +17,10 @@ from mmft.data.splits import Split, limited, load_rows, load_splits, load_tests
 from mmft.errors import ExitCode, UserError
 from mmft.reports import modalities
 from mmft.reports.tables_compared import side_by_side
-from mmft.runs.before import run_before
-from mmft.runs.given_run import given_model
-from mmft.runs.loaded_model import LoadedModel
-from mmft.runs.run_data import data_of_run, is_own_table, typed_nulls
+from mmft.run.before import run_before
+from mmft.run.given_run import given_model
+from mmft.run.loaded_model import LoadedModel
+from mmft.run.run_data import data_of_run, is_own_table, typed_nulls
 from mmft.training.table_evaluation import TableEvaluation
 
 log = logging.getLogger(__name__)

@@ -32,15 +32,15 @@ from mmft.reports.opening import announce, report_bad_rows
 from mmft.reports.prediction_sample import sample_predictions
 from mmft.reports.probes import compare_with_probe, tell_contradicted
 from mmft.reports.tables_compared import side_by_side
+from mmft.run.before import log_before, pair_before, run_before
+from mmft.run.initialise import init_folder, initialise_from
+from mmft.run.loaded_model import LoadedModel
+from mmft.run.only_told import only_told
+from mmft.run.predictions_file import write_predictions
+from mmft.run.report import write_report
+from mmft.run.resume import longer
+from mmft.run.saved_model import SavedModel, save_model
 from mmft.run_folder import RunFolder
-from mmft.runs.before import log_before, pair_before, run_before
-from mmft.runs.initialise import init_folder, initialise_from
-from mmft.runs.loaded_model import LoadedModel
-from mmft.runs.only_told import only_told
-from mmft.runs.predictions_file import write_predictions
-from mmft.runs.report import write_report
-from mmft.runs.resume import longer
-from mmft.runs.saved_model import SavedModel, save_model
 from mmft.signals import stop_signals
 from mmft.tasks.base import Task
 from mmft.training.calibrate import tune_on_validation

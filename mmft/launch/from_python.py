@@ -19,9 +19,9 @@ from mmft.files import located
 from mmft.launch.given import Overrides, given_by, typed_of
 from mmft.launch.ready import composed, new_job, resumed_job
 from mmft.launch.start import train_job
+from mmft.run.naming import make_run_folder
+from mmft.run.trained_run import TrainedRun
 from mmft.run_folder import RunFolder
-from mmft.runs.naming import make_run_folder
-from mmft.runs.trained_run import TrainedRun
 from mmft.signals import StopRequest
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 
 from mmft.config.compose import DEFAULT_EXPERIMENT, Composed, compose
-from mmft.runs.naming import make_run_folder
+from mmft.run.naming import make_run_folder
 
 
 def composed(
@@ -23,7 +23,7 @@ def composed(
     if DEFAULT_EXPERIMENT in found.lines and DEFAULT_EXPERIMENT not in found.typed:
         print(f"No rows were specified: using {DEFAULT_EXPERIMENT}, the shipped sample.", file=sys.stderr)
     if command not in ("doctor", "cache"):
-        import_module("mmft.runs.early").check_inputs(found)
+        import_module("mmft.run.early").check_inputs(found)
     return found
 
 
@@ -43,7 +43,7 @@ def resumed_job(overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> t
         return None
     # Keys not typed come from the run, so the config need not be complete.
     partial = compose("train", overrides, config_dirs, partial=True)
-    found: tuple[Composed, Path] | None = import_module("mmft.runs.resume").resolve(partial)
+    found: tuple[Composed, Path] | None = import_module("mmft.run.resume").resolve(partial)
     return found
 
 

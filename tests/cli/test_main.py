@@ -22,7 +22,7 @@ from mmft.config.schema.root import COMMANDS as SCHEMAS
 from mmft.config.schema.sweep import MultirunConfig
 from mmft.config.walk import key_names
 from mmft.errors import ExitCode, TrainingError, UserError
-from mmft.runs import naming as cli_folder
+from mmft.run import naming as cli_folder
 
 HEAVY = ("torch", "lightning", "transformers", "timm", "peft", "wandb", "numpy", "pandas")
 
@@ -328,9 +328,9 @@ class TestTrain:
             asked.append(composed)
             return None if composed.config.resume == "last" else (composed, tmp_path)
 
-        module: Any = ModuleType("mmft.runs.resume")
+        module: Any = ModuleType("mmft.run.resume")
         module.resolve = resolve
-        monkeypatch.setitem(sys.modules, "mmft.runs.resume", module)
+        monkeypatch.setitem(sys.modules, "mmft.run.resume", module)
         (tmp_path / "runs").mkdir()
         assert main(["train", "resume=runs"]) == ExitCode.DONE
         assert training[0][1] == tmp_path

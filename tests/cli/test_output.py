@@ -17,8 +17,8 @@ from runs import TrainRun
 
 from mmft.cli.main import main
 from mmft.errors import ExitCode
+from mmft.run.listing.found import find_runs
 from mmft.run_folder import RunFolder
-from mmft.runs.listing.found import find_runs
 from mmft.training.callbacks.checkpointing import Checkpointing
 
 

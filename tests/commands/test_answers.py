@@ -21,7 +21,7 @@ from mmft.commands.train import train
 from mmft.config.compose import compose
 from mmft.errors import UserError
 from mmft.models.prompt_tokenizer import learned
-from mmft.runs import chat
+from mmft.run import chat
 
 Folder = Callable[..., Path]
 SAMPLED = ["task.temperature=1.5", "task.top_k=50"]

@@ -29,7 +29,7 @@ from mmft.commands.test import test as run_test
 from mmft.commands.train import train
 from mmft.config.compose import compose
 from mmft.errors import UserError
-from mmft.runs.saved_model import load_model
+from mmft.run.saved_model import load_model
 
 Folder = Callable[..., Path]
 PACKED = ["task.packing=true", "data.micro_batch_tokens=200", "task.label_smoothing=0.1"]

@@ -26,7 +26,7 @@ from mmft.config.compose import compose
 from mmft.reports.page.classes import class_figures
 from mmft.reports.page.html import MOST_BYTES, figure
 from mmft.reports.page.probabilities import BINS, reliability
-from mmft.runs.trained_run import TrainedRun
+from mmft.run.trained_run import TrainedRun
 
 EVIL = '<script>alert("1")</script>'
 _VOID = {"meta", "img", "br"}
@@ -288,7 +288,7 @@ def test_several_test_tables_have_their_own_predictions(train_run: TrainRun, sha
 
 def test_predictions_of_many_rows_are_a_sample(train_run: TrainRun, monkeypatch: pytest.MonkeyPatch) -> None:
     run = train_run()
-    monkeypatch.setattr("mmft.runs.predictions_file.MOST_CELLS", 70)  # 7 rows of 10 cells
+    monkeypatch.setattr("mmft.run.predictions_file.MOST_CELLS", 70)  # 7 rows of 10 cells
     assert main(["report", f"run={run.path}"]) == 0
     every = [int(row["row"]) for row in table(run.path / "predictions.csv")]
     assert len(every) == 70 // (len(table(run.path / "predictions.csv")[0]) - 1)
@@ -307,7 +307,7 @@ def test_a_page_that_fails_is_told_and_ends_no_run(
     def fail(*_: Any) -> None:
         raise RuntimeError("no ink")
 
-    monkeypatch.setattr("mmft.runs.report.run_page", fail)
+    monkeypatch.setattr("mmft.run.report.run_page", fail)
     run = train_run("report=true")
     assert run.summary["status"] == "completed"
     assert not (run.path / "report.html").exists()

@@ -21,7 +21,7 @@ from mmft.commands.check import check
 from mmft.commands.test import test as run_test
 from mmft.config.compose import compose
 from mmft.errors import UserError
-from mmft.runs.export.card import model_card
+from mmft.run.export.card import model_card
 from mmft.training.loggers.base import Prediction, RunLogger
 
 Rows = list[dict[str, str]]

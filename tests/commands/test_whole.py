@@ -25,7 +25,7 @@ from mmft.commands.test import test as run_test
 from mmft.commands.train import train
 from mmft.config.compose import compose
 from mmft.errors import UserError
-from mmft.runs.saved_model import load_model
+from mmft.run.saved_model import load_model
 
 Folder = Callable[[str], Path]
 KINDS = ["idefics3", "qwen2_5_vl"]  # one with fixed images, one without a projector of its own

@@ -16,7 +16,7 @@ from mmft.config.sources import Groups, conf_dir
 from mmft.config.validate import to_dict
 from mmft.config.walk import OPTIONAL_GROUPS
 from mmft.errors import UserError
-from mmft.runs.naming import make_run_folder, run_name
+from mmft.run.naming import make_run_folder, run_name
 
 Compose = Callable[..., Composed]
 Refused = Callable[..., str]

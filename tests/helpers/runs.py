@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mmft.commands.train import train
 from mmft.config.compose import compose
-from mmft.runs.resume import resolve
+from mmft.run.resume import resolve
 from mmft.training.callbacks.checkpointing import Checkpointing
 
 

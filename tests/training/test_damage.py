@@ -15,8 +15,8 @@ from mmft.commands.train import train
 from mmft.config.compose import compose
 from mmft.errors import ExitCode, TrainingError, UserError
 from mmft.files import CHECKSUMS, damage, seal
+from mmft.run.resume import resolve
 from mmft.run_folder import RunFolder
-from mmft.runs.resume import resolve
 from mmft.training.checkpoint import FolderCheckpointIO, read
 
 TREE = {"global_step": 3, "weights": [torch.arange(300.0), torch.ones(7)], "callbacks": {"A": {"kept": [1, 2]}}}

@@ -16,8 +16,8 @@ from mmft import build
 from mmft.commands.train import train
 from mmft.config.compose import compose
 from mmft.errors import ExitCode, UserError
+from mmft.run.resume import resolve
 from mmft.run_folder import RunFolder
-from mmft.runs.resume import resolve
 from mmft.signals import Stopped
 from mmft.training.callbacks.stopping import StopOnSignal
 

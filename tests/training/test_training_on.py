@@ -11,7 +11,7 @@ from runs import Run, TrainRun, resumed, same_weights
 from mmft.commands.train import train
 from mmft.config.compose import compose
 from mmft.errors import UserError
-from mmft.runs.resume import resolve
+from mmft.run.resume import resolve
 from mmft.training.callbacks.checkpointing import Checkpointing
 
 # The rates of a constant schedule do not depend on the length of the run.

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from mmft.commands.train import train
 from mmft.config.compose import compose
-from mmft.runs.saved_model import load_model
+from mmft.run.saved_model import load_model
 from mmft.tuning.quantize import is_quantized, weight_bytes
 
 METHODS = ("lora", "lora_8bit", "lora_4bit")

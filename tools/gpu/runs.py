@@ -17,7 +17,7 @@ from gpu.setting import Setting
 from mmft.commands.predict import predict
 from mmft.commands.train import train
 from mmft.config.compose import compose
-from mmft.runs.resume import resolve
+from mmft.run.resume import resolve
 from mmft.signals import Stopped
 from mmft.training.callbacks.stopping import StopOnSignal
 

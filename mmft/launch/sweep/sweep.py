@@ -114,10 +114,10 @@ def _say(result: Result) -> None:
 
 
 def _report(folder: Path) -> None:
-    from mmft.runs.listing.learning_curve import learning_curves, write_curves
-    from mmft.runs.listing.sweep import Sweep
-    from mmft.runs.listing.sweep_page import write_sweep_page
-    from mmft.runs.only_told import only_told
+    from mmft.run.listing.learning_curve import learning_curves, write_curves
+    from mmft.run.listing.sweep import Sweep
+    from mmft.run.listing.sweep_page import write_sweep_page
+    from mmft.run.only_told import only_told
 
     found = Sweep(folder)
     if found.jobs:

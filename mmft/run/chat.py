@@ -1,0 +1,122 @@
+"""A conversation with a finished run of `task=generation`, answered piece by piece."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from mmft.batch import IMAGE_PLACE, Batch, Conversation, Turn
+from mmft.data.conversations import conversation_of
+from mmft.errors import UserError
+from mmft.models.generative_model import GenerativeModel
+from mmft.models.inference import full_precision
+from mmft.models.prompt_tokenizer import IMAGE, TEXT
+from mmft.run.saved_model import SavedModel
+from mmft.tasks.answer_texts import cut
+
+_UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # of which the language model has written the first bytes
+
+
+def check_task(saved: SavedModel) -> None:
+    """Raises UserError for a run that writes no texts."""
+    if not isinstance(saved.model, GenerativeModel):
+        raise UserError(
+            f"chat: the run has task={saved.config.task.type}, which writes no texts. Use predict, or a run of "
+            "task=generation"
+        )
+
+
+def answer(
+    saved: SavedModel, messages: Sequence[Mapping[str, str]], batch: Batch | None, device: torch.device
+) -> Iterator[str]:
+    """The answer to the last turn of a conversation, in pieces that are final.
+
+    Args:
+        saved: the run, of `task=generation`.
+        messages: the turns.
+        batch: its only row has the image; None for none.
+        device: where the model runs.
+
+    Raises:
+        UserError: the image cannot be read, or the conversation is none, or too long.
+    """
+    model: Any = saved.model
+    if batch is not None and batch.bad:
+        raise UserError(f"image: {batch.bad[0].reason}")
+    ids = torch.tensor([_prompt(saved, messages)])
+    _check_length(model, ids.shape[1] - 1)
+    yes = torch.tensor([True])
+    nothing = Batch(None, None, None, image_present=~yes, text_present=yes, row=torch.zeros(1), weight=torch.ones(1))
+    asked = replace(batch or nothing, input_ids=ids, attention_mask=torch.ones_like(ids).bool(), text_present=yes)
+    exact = full_precision(saved.config.trainer.precision) == "64-true"
+    model.to(device=device, dtype=torch.float64 if exact else torch.float32).eval()
+    return _pieces(model.stream(asked.to(device)), model.text_encoder.tokenizer.decode, model.decoding.options.stop)
+
+
+def _prompt(saved: SavedModel, messages: Sequence[Mapping[str, str]]) -> list[int]:
+    """Token ids: what the user says stands in the run's prompt; the only turn is read as the text of a row."""
+    try:
+        turns = conversation_of(messages)
+    except ValueError as error:
+        raise UserError(f"messages: {error}") from None
+    if turns[-1].role == "assistant":
+        raise UserError("messages: the last turn is the assistant's, so there is nothing to answer. Leave it out")
+    config: Any = saved.config
+    prompt = config.task.prompt or TEXT
+    given: str | Conversation = turns[0].text
+    typed = any(IMAGE_PLACE in turn.text for turn in turns)
+    if len(turns) > 1 or typed or TEXT not in prompt or config.data.columns.messages is not None:
+        given = tuple(_in_prompt(turns, prompt, typed))
+        if config.model.whole is not None:
+            raise UserError("messages: with model.whole one turn can be answered yet, without <image>. Give that alone")
+    tokenizer: Any = saved.model.text_encoder.tokenizer
+    found = tokenizer([given])
+    if found["problems"]:
+        raise UserError(f"messages: {found['problems'][0]}")
+    ids: list[int] = found["input_ids"][0]
+    return ids
+
+
+def _in_prompt(turns: Conversation, prompt: str, typed: bool) -> Iterator[Turn]:
+    """The turns with the user's put into the prompt, if it has a place for texts; `typed`: one has the image's."""
+    place = "" if typed else IMAGE_PLACE
+    for turn in turns:
+        if turn.role != "user" or TEXT not in prompt:
+            yield turn
+            continue
+        yield turn._replace(text=prompt.replace(IMAGE, place).replace(TEXT, turn.text, 1))
+        place = ""
+
+
+def _check_length(model: Any, length: int) -> None:
+    text = model.text_encoder
+    if (needed := length + model.image_tokens + model.decoding.max_new_tokens) > text.positions:
+        raise UserError(
+            f"messages: with {length} tokens, {model.image_tokens} of the image and at most "
+            f"{model.decoding.max_new_tokens} of the answer (task.max_new_tokens) that makes {needed}, but "
+            f"{text.source.name} has {text.positions} positions. Leave out the first turns"
+        )
+
+
+def _pieces(tokens: Iterator[int], decode: Any, stops: Sequence[str]) -> Iterator[str]:
+    """The text of the tokens up to the first stop text, as soon as each part of it is certain."""
+    written: list[int] = []
+    text = told = ""
+    for token in tokens:
+        written.append(token)
+        text = cut(decode(written), stops)
+        certain = text.rstrip(_UNFINISHED)
+        certain = certain[: len(certain) - _begun(certain, stops)]
+        if len(certain) > len(told):
+            yield certain[len(told) :]
+            told = certain
+    if len(text) > len(told):
+        yield text[len(told) :]
+
+
+def _begun(text: str, stops: Sequence[str]) -> int:
+    """How many characters at the end of the text may be the beginning of a stop text."""
+    return max((n for stop in stops for n in range(1, len(stop)) if text.endswith(stop[:n])), default=0)

@@ -1,0 +1,47 @@
+"""How a finished run of `task=generation` writes its answers, where a command or Python asks for another way."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from typing import Any
+
+from mmft.build import build_task, prepare_generation
+from mmft.config import registry
+from mmft.config.rules.decoding import decoding_problems
+from mmft.config.schema.decoding import DecodingConfig
+from mmft.config.validate import Problem, read
+from mmft.errors import UserError
+from mmft.run.saved_model import SavedModel
+
+
+def with_decoding(saved: SavedModel, options: Mapping[str, Any]) -> SavedModel:
+    """The model with other decoding options; it shares the weights.
+
+    Args:
+        saved: the run's.
+        options: keys of `DecodingConfig`; those not given are as in the run.
+
+    Raises:
+        UserError: the run writes no texts, an option is unknown or wrong, or they do not go together.
+    """
+    if not options:
+        return saved
+    own = saved.config.task
+    if not isinstance(own, DecodingConfig):
+        unread = f"changes nothing: the run has task={own.type}, which writes no texts. Leave it out"
+        raise UserError([f"task.{name} {unread}" for name in options])
+    found = read({f.name: getattr(own, f.name) for f in fields(DecodingConfig)} | dict(options), DecodingConfig)
+    _check([Problem(f"task.{problem.key}", problem.text) for problem in found.problems])
+    _check(decoding_problems(found.config, whole=saved.config.model.whole is not None))
+    config = replace(own, **registry.arguments(found.config))
+    task = build_task(config)
+    task.load_state(saved.task.state())
+    model = prepare_generation(copy.copy(saved.model), task)
+    return replace(saved, model=model, task=task, config=replace(saved.config, task=config))
+
+
+def _check(problems: list[Problem]) -> None:
+    if problems:
+        raise UserError([f"{problem.key}: {problem.text}" for problem in problems])

@@ -1,0 +1,130 @@
+"""Saves encoders in their own library's format, in float32, and peft's adapters in peft's."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import nn
+
+from mmft.errors import UserError
+from mmft.models.encoder import Encoder
+from mmft.models.image_encoder import KEY, ImageEncoder, TimmImageEncoder
+from mmft.models.pairs.open_clip_config import model_config
+from mmft.models.preprocessing import mean_and_std
+from mmft.models.text_encoder import TextEncoder
+from mmft.run.export.card import shown
+
+log = logging.getLogger(__name__)
+PREPROCESSOR = "preprocessor_config.json"
+_CROP_MODES = {"squash": "squash", "crop": "center", "pad": "border"}
+"""timm's names for the values of `data.resize`. It pads with the mean colour, whatever `data.background` is."""
+
+
+def write_adapter(encoder: Encoder, folder: Path) -> bool:
+    """Writes the adapter that peft added to `encoder`, for `PeftModel.from_pretrained`.
+
+    Args:
+        encoder: not merged.
+        folder: created if there is an adapter.
+
+    Returns:
+        Whether there was one.
+    """
+    backbone: Any = encoder.backbone
+    if not hasattr(backbone, "peft_config"):
+        return False
+    from peft import get_peft_model_state_dict
+
+    folder.mkdir(parents=True)
+    found = get_peft_model_state_dict(backbone, state_dict=backbone.state_dict(), save_embedding_layers=False)
+    state = {f"base_model.model.{name}": value.detach().cpu().contiguous() for name, value in found.items()}
+    save_file(state, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    config = backbone.peft_config["default"]
+    config.base_model_name_or_path, config.inference_mode = shown(encoder.source.name), True
+    config.save_pretrained(folder)
+    return True
+
+
+def write_encoder(encoder: Encoder, folder: Path, resize: str) -> None:
+    """Writes an encoder in its library's format.
+
+    Args:
+        encoder: merged.
+        folder: created.
+        resize: how images became square, as in `data.resize`; the exported transform does the same.
+
+    Raises:
+        UserError: no library could load it.
+    """
+    if encoder.source.library == "own":
+        raise UserError(f"{encoder.source.name} is a custom encoder, which neither timm nor transformers can load.")
+    folder.mkdir(parents=True)
+    backbone: Any = encoder.backbone.float().cpu()
+    if isinstance(encoder, TimmImageEncoder):
+        _write_timm(backbone, encoder, folder, _CROP_MODES[resize])
+        return
+    backbone.save_pretrained(folder)
+    if isinstance(encoder, TextEncoder):
+        encoder.tokenizer.save_pretrained(folder)
+    elif isinstance(encoder, ImageEncoder):
+        (folder / PREPROCESSOR).write_text(json.dumps(processor_of(encoder, resize), indent=2) + "\n", encoding="utf-8")
+
+
+def processor_of(encoder: ImageEncoder, resize: str) -> dict[str, Any]:
+    """Preprocessing for `AutoImageProcessor` as in the run, which the encoder's own processor may not support.
+
+    transformers has no padding before resizing: `pad` becomes a plain resize that distorts, with a warning.
+    """
+    if resize == "pad":
+        log.warning("data.resize=pad: image processors of transformers cannot pad; the exported one squashes images")
+    side = {"height": encoder.image_size, "width": encoder.image_size}
+    crops = resize == "crop"
+    mean, std = ([round(x / 255, 6) for x in encoder.get_buffer(name).flatten().tolist()] for name in ("mean", "std"))
+    return {
+        "image_processor_type": "BitImageProcessor",
+        "do_convert_rgb": True,
+        "do_resize": True,
+        "size": {"shortest_edge": encoder.image_size} if crops else side,
+        "resample": 3,  # bicubic
+        "do_center_crop": crops,
+        "crop_size": side,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": mean,
+        "image_std": std,
+    }
+
+
+def _write_timm(backbone: Any, encoder: Encoder, folder: Path, crop_mode: str) -> None:
+    """Writes the source's own config.json, at the current input size, without a classifier."""
+    assert isinstance(encoder, ImageEncoder)
+    config, side = encoder.source.config, encoder.image_size
+    if encoder.source.library == "open_clip":
+        config = _timm_config(backbone, encoder)
+    config["num_classes"] = 0
+    images = {"input_size": [3, side, side], "crop_pct": 1.0, "crop_mode": crop_mode, "interpolation": "bicubic"}
+    config["pretrained_cfg"] = config.get("pretrained_cfg", {}) | {"num_classes": 0, **images}
+    if hasattr(getattr(backbone, "patch_embed", None), "img_size"):  # it has position embeddings for this many patches
+        config["model_args"] = config.get("model_args", {}) | {"img_size": side}
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    backbone.reset_classifier(0)  # an encoder of open_clip's may have one
+    state = {name: value.detach().contiguous() for name, value in backbone.state_dict().items()}
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def _timm_config(backbone: Any, encoder: ImageEncoder) -> dict[str, Any]:
+    """Timm's config.json of an encoder from a pair in open_clip's format, with the pair's own pooling."""
+    mean, std = mean_and_std(encoder.source, KEY)
+    args = {"global_pool": getattr(backbone, "global_pool", None)}
+    if hasattr(backbone, "fc_norm"):
+        args["fc_norm"] = not isinstance(backbone.fc_norm, nn.Identity)
+    return {
+        "architecture": model_config(encoder.source)["vision_cfg"]["timm_model_name"],
+        "model_args": {name: value for name, value in args.items() if value is not None},
+        "pretrained_cfg": {"mean": list(mean), "std": list(std)},
+    }

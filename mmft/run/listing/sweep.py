@@ -1,0 +1,160 @@
+"""The results of a sweep: `sweep.csv`, one line per job, and one table, best first, averaged over seeds and folds."""
+
+from __future__ import annotations
+
+import csv
+import io
+import shlex
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+from mmft.files import write_text
+from mmft.reports.aligned import aligned
+from mmft.run.listing.found import FoundRun
+from mmft.run_folder import RunFolder
+from mmft.tasks.metric_names import lower_is_better
+
+SEEDS = ("seed", "data.fold")
+"""Keys that repeat an experiment instead of changing it."""
+
+
+class Sweep:
+    """The jobs in a sweep's folder that have started.
+
+    Args:
+        folder: the sweep's; its jobs are in `0`, `1`, ...
+
+    Attributes:
+        jobs: in order.
+        varied: keys that differ between jobs, in the order typed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        numbered = sorted((path for path in folder.iterdir() if path.name.isdigit()), key=lambda path: int(path.name))
+        self.jobs = [FoundRun(RunFolder(path), path.name) for path in numbered]
+        self._typed = [_typed(path) for path in numbered]
+        keys = dict.fromkeys(key for typed in self._typed for key in typed)
+        self.varied = [key for key in keys if len({typed.get(key) for typed in self._typed}) > 1]
+
+    def typed(self, job: FoundRun) -> dict[str, str]:
+        """What was typed for a job, by key."""
+        return self._typed[self.jobs.index(job)]
+
+    @property
+    def metric(self) -> str:
+        """The metric that selects the finished models; empty if no job has one."""
+        return next((job.monitor for job in self.jobs if job.monitor), "")
+
+    @property
+    def by(self) -> str:
+        """`metric` on the rows that jobs are ranked by: of validation, or without any of test."""
+        own = f"val/{self.metric}"
+        return own if any(own in job.metrics for job in self.jobs) else f"test/{self.metric}"
+
+    def write(self) -> Path:
+        """Writes sweep.csv: job, status, varied keys, all test and val metrics, seconds, error."""
+        metrics = list(dict.fromkeys(name for job in self.jobs for name in job.metrics))
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["job", "status", *self.varied, *metrics, "seconds", "error"])
+        for job, typed in zip(self.jobs, self._typed, strict=True):
+            values = [typed.get(key, "") for key in self.varied]
+            figures = [job.metrics.get(name, "") for name in metrics]
+            writer.writerow([job.name, job.status, *values, *figures, job.seconds, job.summary.get("error") or ""])
+        write_text(self.folder / "sweep.csv", text.getvalue())
+        return self.folder / "sweep.csv"
+
+    def groups(self, keys: Sequence[str]) -> dict[tuple[str, ...], list[FoundRun]]:
+        """The jobs by the values of some keys."""
+        found: dict[tuple[str, ...], list[FoundRun]] = {}
+        for job, typed in zip(self.jobs, self._typed, strict=True):
+            found.setdefault(tuple(typed.get(key, "") for key in keys), []).append(job)
+        return found
+
+    def table(self) -> str:
+        """One line per setting, best first, and the command that repeats the best."""
+        keys = [key for key in self.varied if key not in SEEDS]
+        metric, by = self.metric, self.by
+        tests = list(dict.fromkeys(f"test/{table}" for job in self.jobs for table in job.tests)) or ["test"]
+        shown = [f"{split}/{metric}" for split in ("val", *tests)] if metric else []
+        ordered = sorted(
+            self.groups(keys).items(), key=lambda item: (not _through(item[1]), rank(_mean(item[1], by), by))
+        )
+        header = ["jobs", *keys, "runs", *shown]
+        lines = [
+            [_names(jobs), *map(_short, values), _count(jobs), *(spread(_values(jobs, name)) for name in shown)]
+            for values, jobs in ordered
+        ]
+        best = [job for job in _through(ordered[0][1]) if by in job.metrics] if ordered else []
+        text = aligned([header, *lines])
+        return f"{text}\n{self._command(min(best, key=lambda job: rank(job.metrics[by], by)))}" if best else text
+
+    def _command(self, job: FoundRun) -> str:
+        words = [shlex.quote(f"{key}={value}") for key, value in self.typed(job).items()]
+        return f"job {job.name} is the best; to run it again: mmft train {' '.join(words)}"
+
+
+def is_sweep(folder: Path) -> bool:
+    """Whether this is the folder of a sweep."""
+    return (folder / "sweep.json").is_file()
+
+
+def _typed(path: Path) -> dict[str, str]:
+    try:
+        typed = yaml.safe_load((path / "overrides.yaml").read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError):
+        return {}
+    return dict(str(word).split("=", 1) for word in typed or [] if "=" in str(word))
+
+
+def _values(jobs: Sequence[FoundRun], name: str) -> list[float]:
+    return [job.metrics[name] for job in jobs if name in job.metrics]
+
+
+def _mean(jobs: Sequence[FoundRun], name: str) -> float | None:
+    values = _values(jobs, name)
+    return statistics.mean(values) if values else None
+
+
+def rank(value: float | None, name: str) -> tuple[bool, float]:
+    """A metric's place in an order: smaller is better; None comes last."""
+    if value is None:
+        return (True, 0.0)
+    return (False, value if lower_is_better(name) else -value)
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean and standard deviation of several values, in words."""
+    if not values:
+        return "-"
+    return f"{statistics.mean(values):.4f}" + (f" +/- {statistics.stdev(values):.4f}" if len(values) > 1 else "")
+
+
+def _through(jobs: Sequence[FoundRun]) -> list[FoundRun]:
+    """Jobs that were not pruned; those of pruned trials are not comparable."""
+    return [job for job in jobs if job.status != "pruned"]
+
+
+def _count(jobs: Sequence[FoundRun]) -> str:
+    """Number of completed jobs, or the status that all share."""
+    done = sum(job.status == "completed" for job in jobs)
+    if done == len(jobs):
+        return str(done)
+    ends = {job.status for job in jobs}
+    return ends.pop() if len(ends) == 1 else f"{done} of {len(jobs)}"
+
+
+def _short(value: str) -> str:
+    """A sampled number with readable digits; sweep.csv has all."""
+    try:
+        return f"{float(value):.4g}" if len(value) > 10 else value
+    except ValueError:
+        return value
+
+
+def _names(jobs: Sequence[FoundRun]) -> str:
+    return ",".join(job.name for job in jobs)

@@ -1,0 +1,122 @@
+"""Formats runs as aligned lines for people, and as records for programs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from mmft.config.nested import flat
+from mmft.config.schema.root import TrainConfig
+from mmft.config.walk import key_names
+from mmft.config.wording import show
+from mmft.reports.aligned import aligned
+from mmft.run.listing.found import MISSING, FoundRun, value_of
+
+
+def run_table(runs: Sequence[FoundRun], extra: Sequence[str] = ()) -> str:
+    """One line per run: folder, status, start, the monitored metric on test and val, seconds, marks.
+
+    Args:
+        runs: in line order.
+        extra: further columns, named as in `sort` and the filters.
+    """
+    usual = Counter(run.monitor for run in runs if run.monitor).most_common(1)
+    monitor = usual[0][0] if usual else "metric"
+    shown = [by for by in extra if by not in (f"test/{monitor}", f"val/{monitor}", "started", "status", "seconds")]
+    named = any(run.name not in run.folder.path.parts for run in runs) and "name" not in shown
+    shown = ["name", *shown] if named else shown
+    header = ["run", *shown, "status", "started", f"test/{monitor}", f"val/{monitor}", "seconds", ""]
+    lines = [
+        [
+            str(run.folder.path),
+            *(shown_value(value_of(run, by)) for by in shown),
+            run.status,
+            started(run),
+            _metric(run, "test", monitor),
+            _metric(run, "val", monitor),
+            "" if run.seconds is None else f"{run.seconds:.1f}",
+            " ".join(run.marks),
+        ]
+        for run in runs
+    ]
+    count = len(header)
+    return aligned([header, *lines], right=(count - 4, count - 3, count - 2))
+
+
+def started(run: FoundRun) -> str:
+    """Start time of a run, in local time."""
+    return "" if run.started is None else run.started.astimezone().strftime("%Y-%m-%d %H:%M")
+
+
+def shown_value(value: Any) -> str:
+    """Formats a cell: numbers with four digits, text unchanged."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return value if isinstance(value, str) else show(value)
+
+
+def _metric(run: FoundRun, split: str, usual: str) -> str:
+    """The run's own monitored metric, named if it is not the usual one."""
+    value = run.metrics.get(f"{split}/{run.monitor}")
+    if value is None:
+        return ""
+    return f"{value:.4f}" if run.monitor == usual else f"{run.monitor} {value:.4f}"
+
+
+def records(runs: Sequence[FoundRun]) -> list[dict[str, Any]]:
+    """Every run with everything known about it, flattened, including all metrics and the whole config."""
+    return [
+        {
+            "run": str(run.folder.path.absolute()),
+            "name": run.name,
+            "status": run.status,
+            "started": run.summary.get("started"),
+            "seconds": run.seconds,
+            "marks": " ".join(run.marks),
+            **run.metrics,
+            **{key: value for key, value in flat(run.config).items() if key != "name"},
+        }
+        for run in runs
+    ]
+
+
+def comparison(runs: Sequence[FoundRun]) -> tuple[list[str], list[list[Any]]]:
+    """What differs between runs: a header, and one line per differing config key and per metric.
+
+    `MISSING` marks a key or metric that a run lacks.
+    """
+    configs = [flat(run.config) | {"name": run.name} for run in runs]
+    figures = [_figures(run) for run in runs]
+    lines: list[list[Any]] = []
+    places = {key: place for place, key in enumerate(key_names(TrainConfig))}
+    known = {key for config in configs for key in config}
+    for key in sorted(known, key=lambda key: (places.get(key, len(places)), key)):
+        values = [config.get(key, MISSING) for config in configs]
+        if any(value != values[0] for value in values):
+            lines.append([key, *values])
+    named = dict.fromkeys(key for figure in figures for key in figure)
+    lines += [[key, *(figure.get(key, MISSING) for figure in figures)] for key in named]
+    return ["", *(str(run.folder.path) for run in runs)], lines
+
+
+_FIGURES = ("optimizer_steps", "best_step", "train_seconds", "median_step_seconds", "peak_memory_bytes")
+
+
+def _figures(run: FoundRun) -> dict[str, Any]:
+    """Status, metrics and statistics to compare."""
+    found: dict[str, Any] = {"status": run.status, **run.metrics}
+    found |= {name: run.summary[name] for name in _FIGURES if run.summary.get(name) is not None}
+    parameters = run.summary.get("parameters")
+    if isinstance(parameters, dict) and "trainable" in parameters:
+        found["parameters.trainable"] = parameters["trainable"]
+    return found
+
+
+def comparison_table(runs: Sequence[FoundRun]) -> str:
+    """`comparison` as text, with numbered runs, since folder names are long."""
+    header, lines = comparison(runs)
+    numbers = [f"[{n}]" for n in range(1, len(runs) + 1)]
+    legend = [f"{number} {folder}" for number, folder in zip(numbers, header[1:], strict=True)]
+    cells = [[key, *("-" if v is MISSING else shown_value(v) for v in values)] for key, *values in lines]
+    return "\n".join([*legend, "", aligned([["", *numbers], *cells])])

@@ -1,0 +1,300 @@
+"""`mmft.load`: a finished run in Python.
+
+model = mmft.load("runs/mine/2026-11-22_10-00-00")
+model.predict([{"image": "a.jpg", "title": "a red bird"}])
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mmft.config import plugins
+from mmft.config.schema.data import DataConfig
+from mmft.config.schema.root import ExplainConfig, ZeroShotConfig
+from mmft.data.dataset import RowDataset
+from mmft.data.image import background_of
+from mmft.data.loading import make_batches
+from mmft.data.splits import Split, whole
+from mmft.errors import UserError
+from mmft.logs import quiet_bitsandbytes
+from mmft.models.inference import full_precision, fused_of, outputs_of
+from mmft.models.vision_language_model import VisionLanguageModel
+from mmft.reports.explain.rows import Explained, Explainer, check_label
+from mmft.run import chat, zero_shot
+from mmft.run.by_row import embeddings_of, in_order, stacked
+from mmft.run.decoding import with_decoding
+from mmft.run.early import model_folder
+from mmft.run.frozen_rows import FrozenRows
+from mmft.run.given_rows import as_given, table_of
+from mmft.run.saved_model import SavedModel, load_model
+from mmft.tasks.labels import shown
+from mmft.training.hardware import device_of, has_bf16
+
+
+class LoadedModel:
+    """A finished model.
+
+    Attributes:
+        saved: model, task and config.
+        device: the device it runs on.
+        labels: label names in score order; empty if the task has no labels.
+        frozen: reads what frozen layers compute from the store; from none unless set.
+
+    Raises:
+        UserError: a GPU is requested but there is none.
+    """
+
+    def __init__(self, saved: SavedModel, accelerator: str = "auto") -> None:
+        self.device = device_of(accelerator)
+        self.frozen = FrozenRows(None)
+        self._take(saved)
+
+    def _with(self, saved: SavedModel) -> LoadedModel:
+        other = copy.copy(self)
+        other._take(saved)
+        return other
+
+    def _take(self, saved: SavedModel) -> None:
+        self.saved = saved
+        self.labels: list[str] = list(saved.task.state().get("labels", []))
+
+    @property
+    def model(self) -> VisionLanguageModel:
+        """The torch module."""
+        return self.saved.model
+
+    def predict(self, rows: Any, root: str | Path = ".") -> Any:
+        """Predicts rows in the same order, in float32 (float64 after a run in 64-true).
+
+        The training precision is not used, so that a prediction does not depend on the other rows of its batch.
+
+        Args:
+            rows: dicts in any iterable, a DataFrame of pandas or polars, an Arrow table, or a data set of `datasets`,
+                with the run's image and text columns, or its column of conversations. An image is a path, encoded
+                bytes, a binary file, a Pillow image, or an array or tensor of uint8 or of floats from 0 to 1 with its
+                channels first or last; None if missing. Without the id column, rows are identified by number; without
+                the image or the text column, they lack that modality.
+            root: base folder of relative image paths.
+
+        Returns:
+            The predictions in the type of `rows`: `row`, `id`, `prediction`, `score`, `error`, and task-specific
+            columns such as `score_<label>`.
+
+        Raises:
+            UserError: the run was trained on captions of labels, so there are no texts to compare an image with.
+        """
+        if self.saved.task.captions_of is not None:
+            labels = self.saved.task.state()["labels"]
+            raise UserError(
+                "the run was trained on captions of labels (task.texts=templates), so there are no texts to compare an "
+                f"image with. Use model.zero_shot(LABELS).predict(rows); its own labels: {shown(labels)}"
+            )
+        answers = list(self.answers(*self._given(rows, root)))
+        return as_given(rows, answers, self.columns())
+
+    def zero_shot(self, labels: Sequence[str], templates: str | Sequence[str] | None = None) -> LoadedModel:
+        """This `task=contrastive` model as an image classifier, from the names of labels alone.
+
+        Args:
+            labels: two or more names to choose from.
+            templates: prompts with `{}` for a label's name, whose embeddings are averaged per label, or the name of a
+                set, as in `task.templates`; None for the run's.
+
+        Returns:
+            A model that shares the weights; its `predict` takes rows without text.
+
+        Raises:
+            UserError: the run has another task, or labels are missing or repeated.
+        """
+        return self._with(zero_shot.classifier(self.saved, labels, templates, self.device))
+
+    def chat(
+        self, messages: Sequence[Mapping[str, str]], image: Any = None, stream: bool = False, root: str | Path = "."
+    ) -> Any:
+        """The answer of a `task=generation` model to the last turn of a conversation about an image.
+
+            turns = [{"role": "user", "content": "What is this?"}]
+            turns += [{"role": "assistant", "content": model.chat(turns, image="0001.png")}]
+            turns += [{"role": "user", "content": "What colour is it?"}]
+            print(*model.chat(turns, image="0001.png", stream=True), sep="")
+
+        Args:
+            messages: the turns; the image stands in the user's first, or where one has `<image>`.
+            image: as in a row for `predict`; None for none.
+            stream: yield the answer piece by piece, as it is written.
+            root: base folder of a relative image path.
+
+        Returns:
+            The answer, written as `decoding` says; with `stream`, an iterator over its pieces.
+
+        Raises:
+            UserError: the run has another task, the image cannot be read, or the conversation is none, or too long.
+        """
+        chat.check_task(self.saved)
+        own = self.saved.config.data
+        config = replace(own, columns=replace(own.columns, text=None, messages=None, id=None))
+        split = whole(table_of([{own.columns.image: image}], config, Path(root)))
+        batch = None if image is None else next(iter(self.batches(split, config)))
+        pieces = chat.answer(self.saved, messages, batch, self.device)
+        return pieces if stream else "".join(pieces)
+
+    def decoding(self, **options: Any) -> LoadedModel:
+        """This `task=generation` model with other ways to write its answers: `model.decoding(num_beams=4)`.
+
+        Args:
+            options: keys of `task` that `mmft predict` takes; others are as in this model, which shares its weights.
+
+        Raises:
+            UserError: an option is wrong or does not go with another, or the run has another task.
+        """
+        return self._with(with_decoding(self.saved, options))
+
+    def asked(self, config: ZeroShotConfig, split: Split) -> LoadedModel:
+        """This model as a command's `zero_shot` options want it; `split` has the command's rows."""
+        return self._with(zero_shot.asked(self.saved, config, split, self.device))
+
+    def answers(self, split: Split, config: DataConfig) -> Iterator[dict[str, Any]]:
+        """One prediction per row of `split`, in order; an unreadable row has an `error` instead."""
+        model, task = self.saved.model, self.saved.task
+        precision = full_precision(self.saved.config.trainer.precision)
+        batches = self.batches(split, config)
+        with self.reading(batches.dataset, config, precision):
+            for batch, outputs in outputs_of(model, batches, self.device, precision):
+                found = {} if outputs is None else dict(zip(batch.row.tolist(), task.answers(outputs), strict=True))
+                if task.facts.needs_both:
+                    for name, there in (("image", batch.image_present), ("text", batch.text_present)):
+                        found |= {row: {"error": f"no {name}"} for row in batch.row[~there].tolist()}
+                yield from in_order(batch, found, self.columns(), split)
+
+    def reading(self, rows: RowDataset, config: DataConfig, precision: str) -> AbstractContextManager[None]:
+        """Context in which what frozen layers compute of the rows is read from the store, if there is one."""
+        return self.frozen.read(self.saved, rows, config, self.device, precision)
+
+    def explain(
+        self, rows: Any, label: str | None = None, points: int = ExplainConfig.points, root: str | Path = "."
+    ) -> list[Explained]:
+        """Attributes predictions to image parts and words; see `mmft.reports.explain.rows`.
+
+        Args:
+            rows: as for `predict`.
+            label: what to explain: a label, a target, one of several tasks; None for each row's prediction.
+            points: as in `mmft explain`.
+            root: base folder of relative image paths.
+
+        Returns:
+            One explanation per row (one per task or target if there are several); none for a row without a prediction,
+            which is logged as a warning.
+
+        Raises:
+            UserError: there is no such label.
+        """
+        check_label(self.saved.task, label)
+        given = self._given(rows, root, with_labels=self.saved.task.facts.generates)
+        return list(self.explained(*given, label, points))
+
+    def explained(self, split: Split, config: DataConfig, label: str | None, points: int) -> Iterator[Explained]:
+        """Yields `explain` for a split's rows, one by one, computing `config.batch_size` points at once."""
+        answers = {answer["row"]: answer for answer in self.answers(split, config)}  # moves the model to its device
+        explainer = Explainer(
+            model=self.model,
+            task=self.saved.task,
+            background=background_of(config),
+            label=label,
+            points=points,
+            at_once=config.batch_size,
+        )
+        return explainer.explained(split.table, self.batches(split, replace(config, batch_size=1)), answers)
+
+    def embed(self, rows: Any, root: str | Path = ".") -> dict[str, npt.NDArray[np.float32]]:
+        """Embeds rows in the same order; an embedding does not depend on the other rows of its batch.
+
+        Args:
+            rows: as for `predict`.
+            root: base folder of relative image paths.
+
+        Returns:
+            (R, D) by name (`embedded`); nan if a row lacks the modality or is unreadable.
+        """
+        return stacked(list(self.embeddings(*self._given(rows, root))), self.embedded)
+
+    def _given(self, rows: Any, root: str | Path, with_labels: bool = False) -> tuple[Split, DataConfig]:
+        """Rows given in Python as a split, and the run's `data`."""
+        config = self.saved.config.data
+        return whole(table_of(rows, config, Path(root), with_labels)), config
+
+    @property
+    def embedded(self) -> dict[str, int]:
+        """Names and widths of the embeddings from `embed`.
+
+        For pairwise tasks `image` and `text` in their shared space, normalised to length 1; otherwise both encoders'
+        pooled features, and `fused`, the input of the head.
+        """
+        model = self.saved.model
+        if self.saved.task.facts.pairwise:
+            return dict.fromkeys(("image", "text"), model.fusion.width // 2)
+        encoders = {"image": model.image_encoder.widths.pooled, "text": model.text_encoder.widths.pooled}
+        return (encoders if model.fusion.reads == "pooled" else {}) | {"fused": model.fusion.width}
+
+    def embeddings(self, split: Split, config: DataConfig) -> Iterator[dict[str, Any]]:
+        """One dict per row of `split`: `row`, `id`, `error`, and (D,) arrays by name, None if missing."""
+        precision = full_precision(self.saved.config.trainer.precision)
+        batches = self.batches(split, config)
+        with self.reading(batches.dataset, config, precision):
+            for batch, fused in fused_of(self.saved.model, batches, self.device, precision):
+                found = (
+                    {} if fused is None else embeddings_of(batch, fused, self.embedded, self.saved.task.facts.pairwise)
+                )
+                yield from in_order(batch, found, ["row", "id", *self.embedded, "error"], split)
+
+    def batches(self, split: Split, config: DataConfig) -> Any:
+        """Batches of a split without targets, as the model needs them."""
+        return make_batches(split, config, **self.input_options())
+
+    def input_options(self) -> dict[str, Any]:
+        """What `make_batches` needs to know about the model and the device."""
+        return {
+            "tokenizer": self.model.text_encoder.tokenizer,
+            "max_length": self.model.text_encoder.max_length,
+            "image_size": self.model.image_encoder.image_size,
+            "pin": self.device.type == "cuda",
+        }
+
+    @property
+    def test_precision(self) -> str:
+        """Precision of `mmft test`: the run's if the device supports it in hardware, else float32."""
+        precision = self.saved.config.trainer.precision
+        slow = {"bf16-mixed": not has_bf16(self.device), "16-mixed": self.device.type != "cuda"}
+        return full_precision(precision) if slow.get(precision) else precision
+
+    def columns(self) -> list[str]:
+        """Column names of a prediction."""
+        return ["row", "id", *self.saved.task.answer_columns, "error"]
+
+
+def load(
+    run: str | Path, runs: str | Path = "runs", accelerator: str = "auto", *, allow_code: bool = False
+) -> LoadedModel:
+    """Loads a finished run.
+
+    Args:
+        run: a run folder, its `model` folder, or `last`, the newest run under `runs`.
+        runs: where to look for `last`.
+        accelerator: `auto`, `cpu` or `gpu`.
+        allow_code: allow importing the run's `plugins`, in this process from now on.
+
+    Raises:
+        UserError: there is no such run or finished model, its plugins are not allowed, a frozen encoder is not found,
+            or a GPU is requested but there is none.
+    """
+    if allow_code:
+        plugins.allow_code()
+    quiet_bitsandbytes()
+    return LoadedModel(load_model(model_folder(run, runs)), accelerator)
