@@ -58,6 +58,7 @@ class FineTuning(Evaluating):
     Attributes:
         micro_batch_size, micro_batch_tokens: computed at once; set by the `GradientAccumulation` callback.
         step_seconds: duration of each optimizer step.
+        logged_loss: the last training loss that was logged; None before the first.
     """
 
     micro_batch_size: int | None = None
@@ -96,6 +97,7 @@ class FineTuning(Evaluating):
         self._unchecked: Tensor | None = None  # (2 + W,) the last step's loss, gradient norm, ranks' requests
         self.agreement = Agreement(alone=True)
         self.step_seconds: list[float] = []
+        self.logged_loss: float | None = None
 
     def configure_model(self) -> None:
         """Shards the model once the process group exists; called by `ShardedModel`."""
@@ -265,6 +267,7 @@ class FineTuning(Evaluating):
             loss = float(self.objective.weigh(losses)) if known.any() else math.nan  # as val/loss: 0 would look perfect
             if self._start_decay is not None:
                 told["train/loss/start_decay"] = float(self._start_decay.penalty())
+            self.logged_loss = loss
             told |= {"train/loss": loss, "train/grad_norm": float(norm)}
             if (scale := self.loss_scale) is not None:
                 told |= {"train/loss_scale": scale.used, "train/skipped_steps": float(scale.skipped_steps)}

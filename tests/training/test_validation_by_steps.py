@@ -84,8 +84,8 @@ def test_progress_and_summary_tell_validations_within_an_epoch(
     run = train_run("trainer.val_every_steps=2", "trainer.max_epochs=1", "callbacks.progress=plain")
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("epoch ")]
     assert len(lines) == 2
-    assert lines[0].startswith("epoch 1  step 2  val/accuracy")
-    assert lines[1] == "epoch 1 done  step 3"  # not validated, so no figures of step 2
+    assert lines[0].startswith("epoch 1/1  step 2  val/accuracy")
+    assert lines[1].startswith("epoch 1/1  done  step 3  loss ")  # not validated, so no figures of step 2
     assert run.summary["val"]["accuracy"] is not None
 
 
