@@ -1,4 +1,4 @@
-"""The closing line of a run : what each modality contributes.
+"""The closing lines of a run: what each modality contributes.
 
 The unimodal figures are those of a linear head on one encoder's final pooled features. They are cheap, and measure what
 these features hold, not what a model fine-tuned on one modality would reach. `majority` is the task's constant
@@ -20,11 +20,13 @@ from mmft.data.datamodule import VisionLanguageData
 from mmft.data.split_names import splits_to_test
 from mmft.models.inference import outputs_of
 from mmft.models.vision_language_model import VisionLanguageModel
+from mmft.reports.comments import modality_comment
 from mmft.reports.embeddings import embedding_report
 from mmft.reports.linear_heads import MOST_ROWS, Features, linear_head, spread
 from mmft.reports.perplexities import perplexity_report
 from mmft.tasks.base import Task
 from mmft.tasks.generative import GenerativeTask
+from mmft.tasks.metric_names import lower_is_better
 from mmft.training.hardware import device_of
 from mmft.training.linear_head import metric_of
 from mmft.training.module import FineTuning
@@ -51,7 +53,13 @@ def report(config: TrainConfig, module: FineTuning, data: VisionLanguageData) ->
     if task.closing_report == "embeddings":
         modalities = ("image", "text") if task.captions_of is None else ("image",)  # captions contain the labels
         return {"embeddings": embedding_report(model, task.state()["labels"], *loaders, precision, modalities, test)}
-    return {"modalities": modality_report(model, task, *loaders, module.results[test], precision, test)}
+    found = modality_report(model, task, *loaders, module.results[test], precision, test)
+    if config.data.columns.image is not None and config.data.columns.text is not None:
+        for name, part in task.parts.items():
+            if figures := found.get(name) if name else found:
+                prefix = f"{name}: " if name else ""
+                log.info("%s%s", prefix, modality_comment(figures, lower_is_better(part.monitor), data.rows[test]))
+    return {"modalities": found}
 
 
 def modality_report(

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from mmft.batch import Batch
@@ -91,7 +91,7 @@ class FineTuning(Evaluating):
         self._to_be_sharded = shards
         self._shards: Shards | None = None
         self._whole: VisionLanguageModel | None = None  # during an evaluation of a sharded model
-        self._trained = _parameters(plan)
+        self._trained = plan.parameters
         self._start_decay = StartDecay(plan) if any(group.start_decay for group in plan.groups) else None
         self._weights: Tensor | None = None  # (K,) float64, per term of the last step, over all ranks
         self._unchecked: Tensor | None = None  # (2 + W,) the last step's loss, gradient norm, ranks' requests
@@ -104,7 +104,7 @@ class FineTuning(Evaluating):
         if self._to_be_sharded and self._shards is None and self.device_mesh is not None:
             self._shards = Shards(self.model, self.device_mesh["data_parallel"])
             self.plan.rebind(self.model)
-            self._trained = _parameters(self.plan)
+            self._trained = self.plan.parameters
 
     def finished(self) -> VisionLanguageModel:
         """The trained model, unsharded on every rank; checks the last step first (see `check_finite`)."""
@@ -297,7 +297,3 @@ class FineTuning(Evaluating):
     def saved_names(self) -> set[str]:
         """State dict names that a checkpoint holds."""
         return {f"model.{name}" for name in self.plan.saved_names(self.model)}
-
-
-def _parameters(plan: TuningPlan) -> list[nn.Parameter]:
-    return [p for group in plan.groups for p in group.parameters.values()]

@@ -30,7 +30,7 @@ def check_space(config: TrainConfig, run: Path, model: VisionLanguageModel, plan
     """
     saved = plan.saved_names(model)
     weights = sum(value.nbytes for name, value in model.state_dict().items() if name in saved)
-    trained = sum(value.nbytes for group in plan.groups for value in group.parameters.values())
+    trained = sum(value.nbytes for value in plan.parameters)
     averages = 0 if config.callbacks.ema.decay is None else trained
     checkpoint = int(weights + averages + _MOMENTS.get(config.optim.type, 0.0) * trained)
     kept = 1 + (config.checkpoint.keep if validates else 0)

@@ -84,6 +84,11 @@ class TuningPlan:
         """Names of all trained parameters."""
         return {name for group in self.groups for name in group.parameters}
 
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """All that is trained, in the order of the groups."""
+        return [parameter for group in self.groups for parameter in group.parameters.values()]
+
     def rebind(self, model: nn.Module) -> None:
         """Replaces the plan's parameters by those of the same names in `model`, after something has replaced them."""
         own = dict(model.named_parameters())

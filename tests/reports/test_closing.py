@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import csv
+import re
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from runs import TrainRun
 from torch.utils.data import DataLoader
 
 from mmft.batch import Batch
+from mmft.reports.comments import modality_comment
 from mmft.reports.linear_heads import spread
 
 
@@ -54,3 +57,38 @@ def test_many_rows_are_thinned_over_the_whole_table() -> None:
     assert taken[-1][-1] > 700
     plain: list[Batch] = []
     assert spread(plain, 1) is plain
+
+
+@pytest.mark.parametrize(
+    ("constant", "text", "image", "both", "lower", "said"),
+    [
+        (0.3, 0.60, 0.50, 0.80, False, "image and text together are better"),
+        (0.3, 0.79, 0.50, 0.80, False, "text alone is as good as both: 400 rows show nothing that the image adds"),
+        (0.3, 0.40, 0.79, 0.80, False, "image alone is as good as both: 400 rows show nothing that the text adds"),
+        (0.3, 0.79, 0.79, 0.80, False, "either alone is as good"),
+        (0.3, 0.40, 0.90, 0.80, False, "features of the image alone is better than the model"),
+        (0.3, 0.40, 0.40, 0.31, False, r"no better than a constant prediction \(majority\)"),
+        (10.0, 5.0, 9.0, 2.0, True, "image and text together are better"),
+        (10.0, 2.1, 9.0, 2.0, True, "text alone is as good"),
+        (10.0, 9.0, 1.0, 2.0, True, "features of the image alone is better than the model"),
+        (10.0, 9.0, 9.0, 11.0, True, "no better than a constant"),
+        (0.3, 0.4, 0.5, float("nan"), False, "no better than a constant"),
+    ],
+)
+def test_the_figures_are_commented(
+    constant: float, text: float, image: float, both: float, lower: bool, said: str
+) -> None:
+    figures = {"majority": constant, "text": text, "image": image, "both": both}
+    assert re.search(said, modality_comment(figures, lower, 400))
+
+
+def test_the_comment_is_told_where_there_are_two_modalities(
+    train_run: TrainRun, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    train_run("modality_report=true", "trainer.max_epochs=1", folder=tmp_path / "both")
+    told = "is better than|are better than|as good as both|no better than"
+    assert re.search(told, caplog.text)
+    caplog.clear()
+    train_run("modality_report=true", "trainer.max_epochs=1", "data.columns.text=null", folder=tmp_path / "image")
+    assert "image only" in caplog.text
+    assert not re.search(told, caplog.text)

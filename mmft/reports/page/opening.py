@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
+from mmft.reports.comments import modality_comment
 from mmft.reports.page import html
 from mmft.reports.page.evidence import Evidence
-from mmft.reports.page.html import figure
 from mmft.tasks.metric_names import lower_is_better
 
 _ONLY = {"text": "text only", "image": "image only", "both": "both (the model)"}
@@ -22,7 +22,7 @@ def opening(run: Evidence) -> str:
         html.paragraph(*_in_words(run))
         + html.section("Command", html.preformatted(words))
         + html.section("Metrics", _metrics(run.summary), *_before(run.summary))
-        + html.section("What each modality adds", _modalities(run.summary))
+        + html.section("What each modality adds", _modalities(run))
     )
 
 
@@ -74,7 +74,8 @@ def _before(summary: Mapping[str, Any]) -> list[str]:
     return [html.section("Before training", html.table(["metric", "value"], rows), level=3)] if rows else []
 
 
-def _modalities(summary: Mapping[str, Any]) -> str:
+def _modalities(run: Evidence) -> str:
+    summary = run.summary
     found = summary.get("modalities")
     if not isinstance(found, dict) or not found:
         return ""
@@ -83,7 +84,7 @@ def _modalities(summary: Mapping[str, Any]) -> str:
     for name, figures in several.items():
         metric = _metric_of(figures, summary.get("test") or {}, name)
         rows = [[_ONLY.get(one, f"no input ({one})"), _number(value)] for one, value in figures.items()]
-        shown = html.table(["input", metric], rows) + html.paragraph(_comment(figures, metric))
+        shown = html.table(["input", metric], rows) + html.paragraph(_comment(run, figures, metric))
         parts.append(html.section(name, shown, level=3) if name else shown)
     note = "Text only and image only are a linear head on the features of one encoder; both is the model itself."
     return "".join(parts) + html.paragraph(note)
@@ -96,17 +97,16 @@ def _metric_of(figures: Mapping[str, Any], test: Mapping[str, Any], task: str) -
     return same[0].removeprefix(prefix) if same else "metric"
 
 
-def _comment(figures: Mapping[str, Any], metric: str) -> str:
-    """What the figures say, in a sentence."""
-    text, image, both = (_number(figures.get(name)) for name in ("text", "image", "both"))
-    if text is None or image is None or both is None:
+def _comment(run: Evidence, figures: Mapping[str, Any], metric: str) -> str:
+    """What the figures say, in a sentence; nothing where the run has one modality."""
+    columns = run.config.data.columns
+    rows = run.summary.get("rows", {}).get("test")
+    found = {name: _number(value) for name, value in figures.items()}
+    known = {name: value for name, value in found.items() if value is not None}
+    if not rows or None in (columns.image, columns.text) or len(known) < max(4, len(found)):
         return ""
-    lower = lower_is_better(metric)
-    better, alone = ("text", text) if (text < image if lower else text > image) else ("image", image)
-    gain = alone - both if lower else both - alone
-    if gain <= 0:
-        return f"The model, with both, is no better than a linear head on the {better} alone."
-    return f"The {better} alone gives {figure(alone)}, the model with both {figure(both)}: {figure(gain)} better."
+    said = modality_comment(known, lower_is_better(metric), rows)
+    return f"{said[0].upper()}{said[1:]}."
 
 
 def closing(run: Evidence) -> str:
