@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import Field
 from typing import Any
 
@@ -14,7 +14,8 @@ from mmft.config.schema.root import COMMANDS, trains
 from mmft.config.schema.sweep import GROUPS, MultirunConfig
 from mmft.config.sources import Groups
 from mmft.config.walk import default_of, has_default, hints, keys
-from mmft.config.wording import describe, show
+from mmft.config.wording import describe, did_you_mean, show
+from mmft.errors import UserError
 
 _WIDTH = 110
 
@@ -64,7 +65,7 @@ _FLAGS = {
     "--info defaults": "print the files that the config is composed from",
     "--config-dir DIR": "search a folder of your own YAML files (experiment/mine.yaml) before mmft's",
     "--allow-code": "allow code from plugins=[MODULE], the run's own, and folders of encoders",
-    "-h, --help": "show this text",
+    "-h, --help": "show this text; with a name (--help optim, --help data.columns) that part alone",
     "--hydra-help": "show Hydra's own help",
 }
 
@@ -78,11 +79,41 @@ def overview(commands: Mapping[str, str]) -> str:
         "",
         *(f"  {name:<10}{summary}" for name, summary in commands.items()),
         "",
-        "mmft COMMAND --help lists every key. Exit codes: 0 done, 1 a bug in mmft, 2 wrong config or data,",
-        "3 training failed, 130 and 143 stopped. MMFT_DEBUG=1 shows tracebacks. mmft --version prints the version.",
+        "mmft COMMAND --help lists every key, mmft COMMAND --help optim those of a part.",
+        "Exit codes: 0 done, 1 a bug in mmft, 2 wrong config or data, 3 training failed, 130 and 143 stopped.",
+        "MMFT_DEBUG=1 shows tracebacks. mmft --version prints the version.",
         'For tab completion, add to ~/.bashrc: eval "$(mmft -sc install=bash)"',
     ]
     return "\n".join(lines)
+
+
+def part_help(command: str, names: Sequence[str]) -> str:
+    """The text of `mmft COMMAND --help NAME`: the groups and keys of some sections, or some keys.
+
+    Args:
+        command: a sub-command.
+        names: sections, groups or keys, such as `optim`, `model/fusion`, `data.columns.image`.
+
+    Raises:
+        UserError: the command has none of that name.
+    """
+    known = [*keys(COMMANDS[command]), *(keys(MultirunConfig) if command == "train" else ())]
+    sections = {key[:end] for key, *_ in known for end in (*_dots(key), len(key))}
+    groups = Groups([]).names() if trains(command) else []
+    lines: list[str] = []
+    for name in names:
+        part = name.rstrip("./").replace("/", ".")
+        if part not in sections and part.replace(".", "/") not in groups:
+            raise UserError(f"{name}: mmft {command} has no such key or group.{did_you_mean(part, sorted(sections))}")
+        below = [group for group in groups if f"{group.replace('/', '.')}.".startswith(f"{part}.")]
+        lines += _groups(below) if below else ()
+        own = [one for one in known if f"{one[0]}.".startswith(f"{part}.")]
+        lines += _keys(own, f"keys of {name} (KEY=VALUE):") if own else ()
+    return "\n".join(lines)
+
+
+def _dots(key: str) -> list[int]:
+    return [place for place, letter in enumerate(key) if letter == "."]
 
 
 def command_help(command: str, summary: str) -> str:
@@ -98,8 +129,8 @@ def command_help(command: str, summary: str) -> str:
             *(f"  {example}" for example in _examples(command)),
             "",
             *_section("flags", flags),
-            *(_groups() if grouped else ()),
-            *_keys(COMMANDS[command], "keys (KEY=VALUE):"),
+            *(_groups(Groups([]).names()) if grouped else ()),
+            *_keys(keys(COMMANDS[command]), "keys (KEY=VALUE):"),
             *(("", *_sweep()) if command == "train" else ()),
         ]
     )
@@ -116,27 +147,27 @@ def _section(title: str, entries: Mapping[str, str]) -> Iterator[str]:
     yield ""
 
 
-def _groups() -> Iterator[str]:
+def _groups(names: Iterable[str]) -> Iterator[str]:
     groups = Groups([])
-    yield from _section("groups (GROUP=OPTION)", {name: ", ".join(groups.options(name)) for name in groups.names()})
+    yield from _section("groups (GROUP=OPTION)", {name: ", ".join(groups.options(name)) for name in names})
 
 
 def _sweep() -> Iterator[str]:
     """Groups and keys that are valid with -m only."""
     yield from _section("with -m, groups", {name: ", ".join(options(name)) for name in GROUPS})
-    yield from _keys(MultirunConfig, "with -m, keys:")
+    yield from _keys(keys(MultirunConfig), "with -m, keys:")
 
 
-def _keys(root: type, title: str) -> Iterator[str]:
+def _keys(every: Iterable[tuple[str, type, Field[Any], str | None]], title: str) -> Iterator[str]:
     """Every key, merged over the options in which it has the same meaning."""
     shown: dict[tuple[str, str], list[str | None]] = {}
-    for key, owner, f, option in keys(root):
+    for key, owner, f, option in every:
         shown.setdefault((key, _entry(owner, f)), []).append(option)
     yield title
     for (key, entry), names in shown.items():
         group = key.rpartition(".")[0].replace(".", "/")
-        every = None in names or len(names) == len(options(group) or names)
-        only = "" if every else f" ({group}={' '.join(map(str, names))} only)"
+        in_all = None in names or len(names) == len(options(group) or names)
+        only = "" if in_all else f" ({group}={' '.join(map(str, names))} only)"
         yield textwrap.fill(f"{key}{only}", _WIDTH, initial_indent="  ", subsequent_indent=" " * 4)
         yield entry
 

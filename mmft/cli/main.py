@@ -101,14 +101,15 @@ def _command(name: str, words: list[str]) -> int:
 
         allow_code()
     if flags.help:
-        from mmft.cli.help import command_help
+        from mmft.cli.help import command_help, part_help
 
         if flags.allow_code:
             from mmft.config.compose import import_typed_plugins
 
             import_typed_plugins(flags.overrides, flags.config_dirs)
 
-        print(command_help(name, COMMANDS[name]))
+        parts = [word for word in flags.overrides if "=" not in word]
+        print(part_help(name, parts) if parts else command_help(name, COMMANDS[name]))
         return ExitCode.DONE
     if flags.multirun and name != "train":
         raise UserError(f"-m goes with mmft train only, not with mmft {name}")
