@@ -81,7 +81,18 @@ def test_wandb_gets_what_the_run_folder_has(
     tuning = written.table("tuning")
     assert tuning["columns"] == header
     assert [[str(value) for value in row] for row in tuning["data"]] == lines
-    assert written.table("test/confusion_matrix")["columns"][0] == "true / predicted"
+    matrix = written.table("test/confusion_matrix")
+    assert matrix["columns"][0] == "true / predicted"
+    chart = written.table("test/confusion_matrix_chart_table")
+    counts = {
+        (true, label): n for true, *of in matrix["data"] for label, n in zip(matrix["columns"][1:], of, strict=True)
+    }
+    assert {(true, label): n for true, label, n in chart["data"]} == counts
+    assert sum(counts.values()) == run.summary["rows"]["test"]
+    best = {metric.name: metric.summary for metric in written.all("metric")}
+    assert (best["val/accuracy"].max, best["val/accuracy"].min) == (True, False)
+    assert (best["val/loss"].max, best["val/loss"].min) == (False, True)
+    assert "train/loss" not in best
     (model,) = written.artifacts("model").values()
     assert {place: file.resolve() for place, file in model.items()} == {
         str(file.relative_to(run.path / "model")): file.resolve()

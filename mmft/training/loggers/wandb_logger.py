@@ -18,6 +18,7 @@ from typing import Any
 from mmft import clock
 from mmft.errors import UserError
 from mmft.run_folder import RunFolder
+from mmft.tasks.metric_names import lower_is_better
 from mmft.training.loggers.base import Prediction, RunLogger, run_title
 
 log = logging.getLogger(__name__)
@@ -55,6 +56,7 @@ class WandbLogger(RunLogger):
         self._run: Any = None
         self._step = 0
         self._resumes = False
+        self._defined: set[str] = set()
 
     def start(self, folder: RunFolder, config: Mapping[str, Any]) -> None:
         """Opens the run, under its earlier id if it resumes."""
@@ -96,8 +98,12 @@ class WandbLogger(RunLogger):
             log.info("wandb: %s", url or "disabled by WANDB_MODE")
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Logs one row of the run's history."""
+        """Logs one row of the run's history; the run's summary has the best value of each validation metric."""
         self._step = self._step if step is None else step
+        for name in metrics.keys() - self._defined:
+            self._defined.add(name)
+            if self._run is not None and name.startswith("val/"):
+                self._run.define_metric(name, summary="min" if lower_is_better(name) else "max")
         self._log(metrics)
 
     def _log(self, values: Mapping[str, Any]) -> None:
@@ -111,8 +117,12 @@ class WandbLogger(RunLogger):
             return  # logged before the resume
         import wandb
 
+        logged: dict[str, Any] = {}
         with self._staged_here():
-            self._log({name: wandb.Table(columns=list(rows[0]), data=[*map(list, rows[1:])], allow_mixed_types=True)})
+            if name.endswith("/confusion_matrix"):
+                logged[f"{name}_chart"] = _confusion_chart(rows)
+            logged[name] = wandb.Table(columns=list(rows[0]), data=[*map(list, rows[1:])], allow_mixed_types=True)
+            self._log(logged)
 
     def log_predictions(self, rows: Sequence[Prediction]) -> None:
         """Logs `test/predictions`, with images as the model sees them."""
@@ -162,6 +172,21 @@ class WandbLogger(RunLogger):
         finally:
             if before is None:
                 del os.environ["WANDB_DATA_DIR"]
+
+
+def _confusion_chart(rows: Sequence[Sequence[Any]]) -> Any:
+    """Wandb's own confusion matrix, of counts instead of predictions.
+
+    Args:
+        rows: a header with the predicted labels, then a true label and its counts.
+    """
+    import wandb
+
+    (_, *predicted), *counts = rows
+    cells = [[true, label, count] for true, *of in counts for label, count in zip(predicted, of, strict=True)]
+    names = {"Actual": "Actual", "Predicted": "Predicted", "nPredictions": "nPredictions"}
+    table = wandb.Table(columns=list(names), data=cells)
+    return wandb.plot_table("wandb/confusion_matrix/v1", table, names, {"title": "Confusion matrix"})
 
 
 @contextmanager
