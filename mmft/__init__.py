@@ -6,12 +6,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mmft.launch.from_python import check, compose, sweep, train
+    from mmft.launch.from_python import check, compose, runs, sweep, train
     from mmft.run.loaded_model import load
     from mmft.run.pretrained_pair import load_pair
 
 __version__ = "0.1.0"
-__all__ = ["check", "compose", "load", "load_pair", "sweep", "train"]
+__all__ = ["check", "compose", "load", "load_pair", "runs", "sweep", "train"]
 
 
 _HOMES = {
@@ -19,6 +19,7 @@ _HOMES = {
     "compose": "mmft.launch.from_python",
     "load": "mmft.run.loaded_model",
     "load_pair": "mmft.run.pretrained_pair",
+    "runs": "mmft.launch.from_python",
     "sweep": "mmft.launch.from_python",
     "train": "mmft.launch.from_python",
 }

@@ -120,6 +120,16 @@ class RunFolder:
         except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
             raise UserError(f"{self.config} cannot be read ({error}); is {self.path} a run folder?") from None
 
+    def read_overrides(self) -> list[str]:
+        """Reads overrides.yaml, what was typed after `mmft train`; empty if it does not exist or is unreadable."""
+        import yaml
+
+        try:
+            found = yaml.safe_load((self.path / "overrides.yaml").read_text(encoding="utf-8"))
+        except (OSError, ValueError, yaml.YAMLError):
+            return []
+        return [str(word) for word in found] if isinstance(found, list) else []
+
     def read_summary(self) -> dict[str, Any]:
         """Reads summary.json; empty if it does not exist."""
         try:

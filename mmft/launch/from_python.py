@@ -1,4 +1,4 @@
-"""`mmft.train`, `mmft.sweep`, `mmft.check` and `mmft.compose`: the commands from Python.
+"""`mmft.train`, `mmft.sweep`, `mmft.check`, `mmft.runs` and `mmft.compose`: the commands from Python.
 
 They compose, check and train as the command does, in this process, and leave nothing of it changed.
 """
@@ -16,9 +16,11 @@ from mmft.config.compose import Composed
 from mmft.config.from_python import value_of
 from mmft.errors import UserError
 from mmft.files import located
-from mmft.launch.given import Overrides, given_by, typed_of
+from mmft.launch.given import Overrides, as_it_was, given_by, typed_of
 from mmft.launch.ready import composed, new_job, resumed_job
 from mmft.launch.start import train_job
+from mmft.run.listing.chosen import chosen_runs
+from mmft.run.listing.filters import compose_runs
 from mmft.run.naming import make_run_folder
 from mmft.run.trained_run import TrainedRun
 from mmft.run_folder import RunFolder
@@ -175,6 +177,29 @@ def check(
         ready = composed("check", given.overrides, [Path(folder) for folder in config_dirs])
         found: list[Finding] = import_module("mmft.commands.check").checked(ready)
         return found
+
+
+def runs(
+    overrides: Overrides = (), *, config_dirs: Sequence[str | Path] = (), allow_code: bool = False, **more: Any
+) -> list[TrainedRun]:
+    """The runs below `paths.runs` that `mmft runs` lists, newest first.
+
+    >>> best = mmft.runs(name="mine", status="completed", sort="test/accuracy")[0]  # doctest: +SKIP
+    >>> pd.DataFrame([run.summary["test"] | {"lr": run.config["optim"]["lr"]} for run in mmft.runs()])  # doctest: +SKIP
+
+    Args:
+        overrides: keys of `mmft runs` (`sort`, `limit`, `status`, `paths.runs`), and filters by any key of training, a
+            list of them as in the shell or a mapping from keys to values.
+        config_dirs: folders with YAML files of your own.
+        allow_code: whether the `model` of a run may run its plugins.
+        more: further overrides by key; a mapping for nested ones.
+
+    Raises:
+        UserError: there is no such key.
+    """
+    with as_it_was(allow_code):
+        ready, filters = compose_runs(typed_of(overrides, more), [Path(folder) for folder in config_dirs])
+        return [TrainedRun(run.folder.path, allow_code) for run in chosen_runs(ready.config, filters)[0]]
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ import mmft
 from mmft.config.from_python import overrides_of
 from mmft.config.plugins import allowed
 from mmft.errors import UserError
+from mmft.run_folder import RunFolder
 from mmft.signals import Stopped
 from mmft.training.checkpoint import read
 from mmft.training.module import FineTuning
@@ -178,7 +179,7 @@ def test_values_are_typed_as_the_shell_would(given: Any, wanted: list[str]) -> N
 
 
 def test_what_there_is_is_listed() -> None:
-    assert {"train", "sweep", "check", "load", "load_pair"} <= set(dir(mmft))
+    assert {"train", "sweep", "check", "load", "load_pair", "runs"} <= set(dir(mmft))
 
 
 def test_the_parts_train_in_lightnings_own_loop(typed: list[str], frame: pd.DataFrame, tmp_path: Path) -> None:
@@ -227,3 +228,16 @@ def test_a_notebook_gets_one_line_that_is_replaced(
     assert 'value="4" max="4"' in shown[-1]
     accuracy = run.summary["val"]["accuracy"]
     assert any(f"val/accuracy {accuracy:.4f}" in line for line in shown)
+
+
+def test_runs_are_those_of_the_command(tmp_path: Path) -> None:
+    for place, accuracy in (("a/1", 0.5), ("a/2", 0.7), ("b/1", 0.6)):
+        folder = RunFolder(tmp_path / place)
+        folder.write_config({"seed": int(place[-1])}, [], {})
+        folder.update_summary(status="completed", test={"accuracy": accuracy}, started=f"2026-01-0{place[-1]}T00:00:00")
+    found = mmft.runs(sort="test/accuracy", paths={"runs": tmp_path})
+    assert [run.summary["test"]["accuracy"] for run in found] == [0.7, 0.6, 0.5]
+    assert [run.folder.name for run in mmft.runs(["name=a", "seed=2"], paths={"runs": tmp_path})] == ["2"]
+    assert mmft.runs(status="failed", paths={"runs": tmp_path}) == []
+    with pytest.raises(UserError, match="sede: no such key. Did you mean seed"):
+        mmft.runs(sede=1)

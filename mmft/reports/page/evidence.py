@@ -61,11 +61,7 @@ class Evidence:
     @cached_property
     def typed(self) -> list[str]:
         """What was typed after `mmft train`."""
-        import yaml
-
-        path = self.folder.path / "overrides.yaml"
-        found = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else None
-        return [str(word) for word in found or []]
+        return self.folder.read_overrides()
 
     def table(self, name: str) -> list[dict[str, str]]:
         """The rows of a CSV file of the folder; empty without it."""

@@ -111,9 +111,25 @@ class FoundRun:
             return section["type"]
         return None if isinstance(choices, dict) else MISSING
 
+    @cached_property
+    def typed(self) -> list[str]:
+        """The keys and groups that were typed, in that order."""
+        return [word.partition("=")[0].lstrip("+~") for word in self.folder.read_overrides()]
+
+    def setting(self, name: str) -> Any:
+        """The option of a group, or the config's value at a key."""
+        choices = self.summary.get("choices")
+        return self.option(name) if isinstance(choices, dict) and name in choices else self.get(name)
+
     def fits(self, wanted: Filter) -> bool:
         """Whether a filter keeps this run."""
         return (self.option(wanted.key) if wanted.is_group else self.get(wanted.key)) in wanted.values
+
+
+def varied(runs: Sequence[FoundRun]) -> list[str]:
+    """The typed keys and groups whose values differ between runs, in the order typed."""
+    names = dict.fromkeys(name for run in runs for name in run.typed)
+    return [name for name in names if any(run.setting(name) != runs[0].setting(name) for run in runs)]
 
 
 def number(value: Any) -> float | None:

@@ -11,11 +11,16 @@ from mmft.config.schema.root import TrainConfig
 from mmft.config.walk import key_names
 from mmft.config.wording import show
 from mmft.reports.aligned import aligned
-from mmft.run.listing.found import MISSING, FoundRun, value_of
+from mmft.run.listing.found import MISSING, FoundRun, number, value_of, varied
+from mmft.tasks.metric_names import lower_is_better
+
+_MOST_DIFFERING, _WIDEST = 5, 24
+_UNSHOWN = ("name", "paths.", "resume", "logger", "trainer.devices", "data.num_workers", "callbacks.progress")
 
 
 def run_table(runs: Sequence[FoundRun], extra: Sequence[str] = ()) -> str:
-    """One line per run: folder, status, start, the monitored metric on test and val, seconds, marks.
+    """One line per run: folder, what differs of what was typed, status, start, the monitored metric on test and val,
+    seconds, marks.
 
     Args:
         runs: in line order.
@@ -26,10 +31,12 @@ def run_table(runs: Sequence[FoundRun], extra: Sequence[str] = ()) -> str:
     shown = [by for by in extra if by not in (f"test/{monitor}", f"val/{monitor}", "started", "status", "seconds")]
     named = any(run.name not in run.folder.path.parts for run in runs) and "name" not in shown
     shown = ["name", *shown] if named else shown
-    header = ["run", *shown, "status", "started", f"test/{monitor}", f"val/{monitor}", "seconds", ""]
+    differing = [name for name in varied(runs) if name not in shown and not name.startswith(_UNSHOWN)][:_MOST_DIFFERING]
+    header = ["run", *differing, *shown, "status", "started", f"test/{monitor}", f"val/{monitor}", "seconds", ""]
     lines = [
         [
             str(run.folder.path),
+            *(_short(run.setting(name)) for name in differing),
             *(shown_value(value_of(run, by)) for by in shown),
             run.status,
             started(run),
@@ -42,6 +49,12 @@ def run_table(runs: Sequence[FoundRun], extra: Sequence[str] = ()) -> str:
     ]
     count = len(header)
     return aligned([header, *lines], right=(count - 4, count - 3, count - 2))
+
+
+def _short(value: Any) -> str:
+    """A cell beside others: of a long text, its beginning."""
+    text = "-" if value is MISSING else shown_value(value)
+    return text if len(text) <= _WIDEST else f"{text[: _WIDEST - 3]}..."
 
 
 def started(run: FoundRun) -> str:
@@ -82,7 +95,7 @@ def records(runs: Sequence[FoundRun]) -> list[dict[str, Any]]:
 
 
 def comparison(runs: Sequence[FoundRun]) -> tuple[list[str], list[list[Any]]]:
-    """What differs between runs: a header, and one line per differing config key and per metric.
+    """What differs between runs: a header, and one line per differing config key, typed ones first, and per metric.
 
     `MISSING` marks a key or metric that a run lacks.
     """
@@ -91,7 +104,8 @@ def comparison(runs: Sequence[FoundRun]) -> tuple[list[str], list[list[Any]]]:
     lines: list[list[Any]] = []
     places = {key: place for place, key in enumerate(key_names(TrainConfig))}
     known = {key for config in configs for key in config}
-    for key in sorted(known, key=lambda key: (places.get(key, len(places)), key)):
+    typed = tuple(f"{name.replace('/', '.')}." for run in runs for name in run.typed)
+    for key in sorted(known, key=lambda key: (not f"{key}.".startswith(typed), places.get(key, len(places)), key)):
         values = [config.get(key, MISSING) for config in configs]
         if any(value != values[0] for value in values):
             lines.append([key, *values])
@@ -114,9 +128,30 @@ def _figures(run: FoundRun) -> dict[str, Any]:
 
 
 def comparison_table(runs: Sequence[FoundRun]) -> str:
-    """`comparison` as text, with numbered runs, since folder names are long."""
+    """`comparison` as text, with numbered runs, since folder names are long; a star marks the best of a metric."""
     header, lines = comparison(runs)
     numbers = [f"[{n}]" for n in range(1, len(runs) + 1)]
     legend = [f"{number} {folder}" for number, folder in zip(numbers, header[1:], strict=True)]
-    cells = [[key, *("-" if v is MISSING else shown_value(v) for v in values)] for key, *values in lines]
+    cells = []
+    for key, *values in lines:
+        best = _best(key, values)
+        cells.append(
+            [
+                key,
+                *(
+                    "-" if v is MISSING else shown_value(v) + (" *" if best is not None and v == best else "")
+                    for v in values
+                ),
+            ]
+        )
     return "\n".join([*legend, "", aligned([["", *numbers], *cells])])
+
+
+def _best(key: str, values: Sequence[Any]) -> float | None:
+    """The best of a metric; None if it is no metric or all runs have the same."""
+    if not key.startswith(("test/", "val/")):
+        return None
+    known = [value for value in values if number(value) is not None and value == value]
+    if len(set(known)) < 2:
+        return None
+    return float(min(known) if lower_is_better(key) else max(known))

@@ -79,3 +79,40 @@ def test_comparison(tmp_path: Path) -> None:
     text = comparison_table(runs)
     assert f"[2] {tmp_path}/a/2" in text
     assert "optim.momentum  0.9        -\n" in text
+
+
+def typed(path: Path, words: list[str], config: dict[str, Any], **summary: Any) -> FoundRun:
+    folder = RunFolder(path)
+    folder.write_config(config, words, {"tune": words[0].partition("=")[2]})
+    folder.update_summary(status="completed", **summary)
+    return FoundRun(folder, path.parent.name)
+
+
+def two(tmp_path: Path) -> list[FoundRun]:
+    long = "a" * 40
+    one = {"optim": {"lr": 0.1, "eps": 1e-8}, "note": long, "seed": 0, "paths": {"runs": "a"}}
+    other = {"optim": {"lr": 0.2, "eps": 1e-6}, "note": "b", "seed": 0, "paths": {"runs": "b"}}
+    words = ["optim.lr=0", "note=x", "seed=0", "paths.runs=x"]
+    return [
+        typed(tmp_path / "x" / "1", ["tune=lora", *words], one, val={"accuracy": 0.5, "loss": 1.0}, best_step=3),
+        typed(tmp_path / "x" / "2", ["tune=full", *words], other, val={"accuracy": 0.4, "loss": 0.5}, best_step=3),
+    ]
+
+
+def test_the_list_has_what_differs_of_what_was_typed(tmp_path: Path) -> None:
+    runs = two(tmp_path)
+    header, *lines = run_table(runs).splitlines()
+    assert header.split()[:4] == ["run", "tune", "optim.lr", "note"]  # neither the equal seed nor the folder of runs
+    assert lines[0].split()[1:4] == ["lora", "0.1", "a" * 21 + "..."]
+    assert lines[1].split()[1:4] == ["full", "0.2", "b"]
+    assert run_table(runs[:1]).split()[:2] == ["run", "status"]
+
+
+def test_a_comparison_begins_with_what_was_typed_and_marks_the_best(tmp_path: Path) -> None:
+    keys = [line[0] for line in comparison(two(tmp_path))[1]]
+    assert keys.index("optim.lr") < keys.index("optim.eps")
+    assert keys.index("note") < keys.index("optim.eps")
+    cells = {line.split()[0]: line.split()[1:] for line in comparison_table(two(tmp_path)).splitlines()[3:] if line}
+    assert cells["val/accuracy"] == ["0.5", "*", "0.4"]
+    assert cells["val/loss"] == ["1", "0.5", "*"]
+    assert cells["best_step"] == ["3", "3"]
