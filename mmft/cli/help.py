@@ -41,6 +41,12 @@ mmft predict run=last data.path=new.csv out=predictions.csv
 mmft predict run=last data.path=new.csv out=- | head
 mmft embed run=last data.path=new.csv out=embeddings.parquet
 mmft embed run=last data.path=new.csv out=embeddings.npz
+mmft index run=last data.path=rows.csv out=my_index
+mmft index model.pair=openai/clip-vit-base-patch32 data.path=rows.csv data.columns.image=image out=my_index
+mmft search run=last index=my_index query="a red heart" top=5
+mmft search run=last index=my_index query=heart.png find=image out=page.html
+mmft search run=last index=my_index queries=wanted.csv out=found.csv
+mmft search run=last query="a red heart"                     (in the run's own table)
 mmft explain run=last rows=[3,17] out=explained            (from the run's own table)
 mmft explain run=last data.path=new.csv ids=[a17] label=cat out=explained
 mmft report run=last

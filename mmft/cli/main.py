@@ -31,6 +31,8 @@ COMMANDS = {
     "test": "evaluate a run on rows",
     "predict": "predict every row of a table with a run",
     "embed": "write the embeddings of every row's image and text",
+    "index": "embed the rows of a table once, to search among them",
+    "search": "find the rows that are most like a text or an image",
     "explain": "show which image regions and words support a prediction",
     "report": "write a page that shows a run or a sweep: metrics, curves, mistakes with their images",
     "export": "write a run's encoders as folders that timm and transformers load",

@@ -47,7 +47,7 @@ def predict(composed: Composed) -> int:
             f"keep={taken[0]}: the predictions have a column of this name. Rename the table's, or leave it out"
         )
     counted = Counted({**answer, **split.table.kept.row(answer["row"])} for answer in model.answers(split, data))
-    _writer(config.out)(config.out, columns | kept, counted)
+    writer(config.out)(config.out, columns | kept, counted)
     log.info("%d rows, %d of them with an error", counted.rows, counted.bad)
     if config.out != "-":
         print_path(located(config.out))
@@ -73,7 +73,7 @@ def _columns(model: LoadedModel) -> Columns:
     return {name: int if name == "row" else str if name in texts else float for name in model.columns()}
 
 
-def _writer(out: str) -> Callable[[str, Columns, Iterable[Answer]], None]:
+def writer(out: str) -> Callable[[str, Columns, Iterable[Answer]], None]:
     """The writer for a file's extension, which the config's validation has checked; `-` is CSV on stdout."""
     return {".jsonl": _write_jsonl, ".parquet": _write_parquet}.get(Path(out).suffix.lower(), _write_csv)
 

@@ -10,6 +10,8 @@ from typing import Any
 
 from mmft.files import located
 
+IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jp2", ".ppm", ".qoi", ".ico")
+"""Endings of a typed query that is the path of an image and no text."""
 TABLES = (".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".json", ".parquet", ".arrow", ".feather")
 """Extensions of table files, as `mmft.data.sources.formats` reads them."""
 _KEYS = ("path", "train", "val", "test")

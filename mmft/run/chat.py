@@ -4,29 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from mmft.batch import IMAGE_PLACE, Batch, Conversation, Turn
+from mmft.config.schema.data import DataConfig
 from mmft.data.conversations import conversation_of
+from mmft.data.splits import Split, whole
 from mmft.errors import UserError
 from mmft.models.generative_model import GenerativeModel
 from mmft.models.inference import full_precision
 from mmft.models.prompt_tokenizer import IMAGE, TEXT
+from mmft.run.given_rows import table_of
 from mmft.run.saved_model import SavedModel
 from mmft.tasks.answer_texts import cut
 
 _UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # of which the language model has written the first bytes
 
 
-def check_task(saved: SavedModel) -> None:
-    """Raises UserError for a run that writes no texts."""
+def _check_task(saved: SavedModel) -> None:
     if not isinstance(saved.model, GenerativeModel):
         raise UserError(
             f"chat: the run has task={saved.config.task.type}, which writes no texts. Use predict, or a run of "
             "task=generation"
         )
+
+
+def image_row(saved: SavedModel, image: Any, root: Path) -> tuple[Split, DataConfig]:
+    """A row with an image alone, and how it is read; raises UserError for a run that writes no texts."""
+    _check_task(saved)
+    own = saved.config.data
+    config = replace(own, columns=replace(own.columns, text=None, messages=None, id=None))
+    return whole(table_of([{own.columns.image: image}], config, root)), config
 
 
 def answer(

@@ -43,6 +43,21 @@ def _decoding(config: ClassifyConfig, nulls: Collection[str]) -> dict[str, Any]:
     return {name: value for name, value in every.items() if value is not None or f"task.{name}" in nulls}
 
 
+def model_and_data(composed: Composed) -> tuple[LoadedModel, DataConfig]:
+    """The command's run, and its `data` with the command's overrides.
+
+    Raises:
+        UserError: there is no such run.
+    """
+    config: UseConfig = composed.config
+    logs.configure(None)
+    model = given_model(composed)
+    chosen = config.zero_shot if isinstance(config, ClassifyConfig) else None
+    own = rebase(model.saved.config, model.saved.working_directory).data
+    without_text = chosen is not None and chosen.labels is not None
+    return model, data_of_run(own, config.data, typed_nulls(composed), without_text=without_text)
+
+
 def model_and_rows(
     composed: Composed, keep: Collection[str] | None = (), with_answers: bool = False
 ) -> tuple[LoadedModel, DataConfig, Split]:
@@ -54,13 +69,8 @@ def model_and_rows(
         UserError: there is no such run, or no usable table.
     """
     config: UseConfig = composed.config
-    logs.configure(None)
-    model = given_model(composed)
+    model, data = model_and_data(composed)
     chosen = config.zero_shot if isinstance(config, ClassifyConfig) else None
-    own = rebase(model.saved.config, model.saved.working_directory).data
-    data = data_of_run(
-        own, config.data, typed_nulls(composed), without_text=chosen is not None and chosen.labels is not None
-    )
     if data.path is None:
         raise UserError("data.path is required: the table of rows. Type data.path=FILE.")
     labels = with_answers and model.saved.task.facts.generates

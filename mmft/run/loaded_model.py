@@ -23,19 +23,18 @@ from mmft.data.dataset import RowDataset
 from mmft.data.image import background_of
 from mmft.data.loading import make_batches
 from mmft.data.splits import Split, whole
-from mmft.errors import UserError
-from mmft.logs import quiet_bitsandbytes
 from mmft.models.inference import full_precision, fused_of, outputs_of
 from mmft.models.vision_language_model import VisionLanguageModel
 from mmft.reports.explain.rows import Explained, Explainer, check_label
 from mmft.run import chat, zero_shot
-from mmft.run.by_row import embeddings_of, in_order, stacked
+from mmft.run.by_row import answers_of, embeddings_of, in_order, stacked, widths_of
 from mmft.run.decoding import with_decoding
 from mmft.run.early import model_folder
 from mmft.run.frozen_rows import FrozenRows
 from mmft.run.given_rows import as_given, table_of
+from mmft.run.index.folder import Kind
+from mmft.run.index.index import Find, Index
 from mmft.run.saved_model import SavedModel, load_model
-from mmft.tasks.labels import shown
 from mmft.training.hardware import device_of, has_bf16
 
 
@@ -91,12 +90,7 @@ class LoadedModel:
         Raises:
             UserError: the run was trained on captions of labels, so there are no texts to compare an image with.
         """
-        if self.saved.task.captions_of is not None:
-            labels = self.saved.task.state()["labels"]
-            raise UserError(
-                "the run was trained on captions of labels (task.texts=templates), so there are no texts to compare an "
-                f"image with. Use model.zero_shot(LABELS).predict(rows); its own labels: {shown(labels)}"
-            )
+        zero_shot.check_texts(self.saved)
         answers = list(self.answers(*self._given(rows, root)))
         return as_given(rows, answers, self.columns())
 
@@ -138,11 +132,8 @@ class LoadedModel:
         Raises:
             UserError: the run has another task, the image cannot be read, or the conversation is none, or too long.
         """
-        chat.check_task(self.saved)
-        own = self.saved.config.data
-        config = replace(own, columns=replace(own.columns, text=None, messages=None, id=None))
-        split = whole(table_of([{own.columns.image: image}], config, Path(root)))
-        batch = None if image is None else next(iter(self.batches(split, config)))
+        given = chat.image_row(self.saved, image, Path(root))
+        batch = None if image is None else next(iter(self.batches(*given)))
         pieces = chat.answer(self.saved, messages, batch, self.device)
         return pieces if stream else "".join(pieces)
 
@@ -163,15 +154,11 @@ class LoadedModel:
 
     def answers(self, split: Split, config: DataConfig) -> Iterator[dict[str, Any]]:
         """One prediction per row of `split`, in order; an unreadable row has an `error` instead."""
-        model, task = self.saved.model, self.saved.task
         precision = full_precision(self.saved.config.trainer.precision)
         batches = self.batches(split, config)
         with self.reading(batches.dataset, config, precision):
-            for batch, outputs in outputs_of(model, batches, self.device, precision):
-                found = {} if outputs is None else dict(zip(batch.row.tolist(), task.answers(outputs), strict=True))
-                if task.facts.needs_both:
-                    for name, there in (("image", batch.image_present), ("text", batch.text_present)):
-                        found |= {row: {"error": f"no {name}"} for row in batch.row[~there].tolist()}
+            for batch, outputs in outputs_of(self.model, batches, self.device, precision):
+                found = {} if outputs is None else answers_of(batch, outputs, self.saved.task)
                 yield from in_order(batch, found, self.columns(), split)
 
     def reading(self, rows: RowDataset, config: DataConfig, precision: str) -> AbstractContextManager[None]:
@@ -225,10 +212,29 @@ class LoadedModel:
         """
         return stacked(list(self.embeddings(*self._given(rows, root))), self.embedded)
 
+    def index(
+        self, rows: Any = None, folder: str | Path | None = None, kind: Kind = "exact", root: str | Path = "."
+    ) -> Index:
+        """Embeds rows to search among them: `model.index(rows, "my_index").search("a red heart", top=5)`.
+
+        Args:
+            rows: as for `predict`; None to open the index that is in the folder.
+            folder: to keep the index in, as `mmft index` does; None for a temporary one.
+            kind: `exact` compares with every row, `approximate` follows a graph of neighbours.
+            root: base folder of relative image paths.
+
+        Raises:
+            UserError: the folder has something else, or nothing, or another model's index in it.
+        """
+        return Index(self, folder or ".") if rows is None else Index.made(self, *self._given(rows, root), folder, kind)
+
+    def search(self, query: Any, rows: Any, top: int = 10, find: Find | None = None) -> list[dict[str, Any]]:
+        """Searches once, among rows or in the folder of an index: `model.index(rows).search(query, top, find)`."""
+        return (self.index(None, rows) if isinstance(rows, str | Path) else self.index(rows)).search(query, top, find)
+
     def _given(self, rows: Any, root: str | Path, with_labels: bool = False) -> tuple[Split, DataConfig]:
         """Rows given in Python as a split, and the run's `data`."""
-        config = self.saved.config.data
-        return whole(table_of(rows, config, Path(root), with_labels)), config
+        return whole(table_of(rows, self.saved.config.data, Path(root), with_labels)), self.saved.config.data
 
     @property
     def embedded(self) -> dict[str, int]:
@@ -237,11 +243,7 @@ class LoadedModel:
         For pairwise tasks `image` and `text` in their shared space, normalised to length 1; otherwise both encoders'
         pooled features, and `fused`, the input of the head.
         """
-        model = self.saved.model
-        if self.saved.task.facts.pairwise:
-            return dict.fromkeys(("image", "text"), model.fusion.width // 2)
-        encoders = {"image": model.image_encoder.widths.pooled, "text": model.text_encoder.widths.pooled}
-        return (encoders if model.fusion.reads == "pooled" else {}) | {"fused": model.fusion.width}
+        return widths_of(self.saved)
 
     def embeddings(self, split: Split, config: DataConfig) -> Iterator[dict[str, Any]]:
         """One dict per row of `split`: `row`, `id`, `error`, and (D,) arrays by name, None if missing."""
@@ -249,9 +251,7 @@ class LoadedModel:
         batches = self.batches(split, config)
         with self.reading(batches.dataset, config, precision):
             for batch, fused in fused_of(self.saved.model, batches, self.device, precision):
-                found = (
-                    {} if fused is None else embeddings_of(batch, fused, self.embedded, self.saved.task.facts.pairwise)
-                )
+                found = {} if fused is None else embeddings_of(batch, fused, self.saved)
                 yield from in_order(batch, found, ["row", "id", *self.embedded, "error"], split)
 
     def batches(self, split: Split, config: DataConfig) -> Any:
@@ -296,5 +296,4 @@ def load(
     """
     if allow_code:
         plugins.allow_code()
-    quiet_bitsandbytes()
     return LoadedModel(load_model(model_folder(run, runs)), accelerator)

@@ -12,11 +12,13 @@ and in the folders of `MMFT_ENCODERS`.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,8 @@ from mmft.config.schema.model import ENCODERS
 from mmft.config.schema.root import TrainConfig
 from mmft.config.validate import read, to_dict
 from mmft.errors import UserError
-from mmft.files import is_sealed, replace_folder, seal
+from mmft.files import CHECKSUMS, is_sealed, replace_folder, seal
+from mmft.logs import quiet_bitsandbytes
 from mmft.models.pairs.open_clip_pair import save_missing_files
 from mmft.models.source import Source, encoder_folders, find_by_hash, resolve, small_files, weight_files
 from mmft.models.vision_language_model import VisionLanguageModel, part_of
@@ -55,6 +58,7 @@ class SavedModel:
         working_directory: base of relative paths in `config`.
         methods: the tuning method of each encoder.
         trained: names of the parameters and buffers that training changed.
+        folder: that it was loaded from; None for a pretrained pair.
     """
 
     model: VisionLanguageModel
@@ -63,6 +67,21 @@ class SavedModel:
     working_directory: Path
     methods: Mapping[str, TuningMethod]
     trained: frozenset[str]
+    folder: Path | None = None
+
+    @cached_property
+    def digest(self) -> str:
+        """Identifies the model: equal for two only if their files are."""
+        digest = hashlib.sha256(type(self.task).__name__.encode())
+        if self.folder is None:
+            for encoder in ENCODERS:
+                digest.update(getattr(self.model, encoder).source.content_hash().encode())
+        elif is_sealed(self.folder):
+            digest.update((self.folder / CHECKSUMS).read_bytes())
+        else:
+            for file in (self.folder / "config.json", self.folder / _WEIGHTS):
+                digest.update(file.read_bytes())
+        return digest.hexdigest()
 
     def is_trained(self, encoder: str) -> bool:
         """Whether training changed anything of an encoder."""
@@ -150,6 +169,7 @@ def load_model(folder: Path) -> SavedModel:
     Raises:
         UserError: there is no model, one of its files was altered, or a frozen encoder's weights cannot be found.
     """
+    quiet_bitsandbytes()
     if not (folder / "config.json").is_file() and not is_sealed(folder):
         raise UserError(f"{folder} has no finished model. A run has one once it is completed.")
     check_whole(folder)
@@ -178,7 +198,7 @@ def load_model(folder: Path) -> SavedModel:
     if config.trainer.precision == "64-true":
         model.double()
     _load_state(model, state, {encoder for encoder in ENCODERS if pretrained[encoder]})
-    return SavedModel(model.eval(), task, config, base, methods, frozenset(state))
+    return SavedModel(model.eval(), task, config, base, methods, frozenset(state), folder)
 
 
 def _read_config(values: dict[str, Any], folder: Path, packages: Mapping[str, str]) -> TrainConfig:

@@ -25,6 +25,16 @@ from mmft.training.prompts import fused_texts
 log = logging.getLogger(__name__)
 
 
+def check_texts(saved: SavedModel) -> None:
+    """Raises UserError for a run that has no texts to compare an image with."""
+    if saved.task.captions_of is not None:
+        labels = saved.task.state()["labels"]
+        raise UserError(
+            "the run was trained on captions of labels (task.texts=templates), so there are no texts to compare an "
+            f"image with. Use model.zero_shot(LABELS).predict(rows); its own labels: {shown(labels)}"
+        )
+
+
 def classifier(
     saved: SavedModel, labels: Sequence[str], templates: str | Sequence[str] | None, device: torch.device
 ) -> SavedModel:

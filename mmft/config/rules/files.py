@@ -9,13 +9,15 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from mmft.config.paths import TABLES, table_files, tables_of
+from mmft.config.paths import IMAGES, TABLES, table_files, tables_of
 from mmft.config.rules.base import rule, use_rule
 from mmft.config.schema.root import (
     CheckConfig,
     EmbedConfig,
     ExplainConfig,
+    IndexConfig,
     RunsConfig,
+    SearchConfig,
     TestConfig,
     TrainConfig,
     UseConfig,
@@ -179,9 +181,32 @@ def _root_is_a_folder(c: Any) -> str | None:
 
 @use_rule("out", "data.path")
 def _out_can_be_written(c: Any) -> str | None:
-    if isinstance(c, ExplainConfig):
+    if isinstance(c, ExplainConfig | IndexConfig):
         return f"{show(c.out)} is a file; type out=FOLDER" if located(c.out).is_file() else None
+    if isinstance(c, SearchConfig):
+        return _not_to_be_written(c, c.out, (*_PREDICTIONS, ".html"))
     return _not_to_be_written(c, c.out, _EMBEDDINGS if isinstance(c, EmbedConfig) else _PREDICTIONS)
+
+
+@use_rule("query", "queries")
+def _something_is_searched(c: SearchConfig) -> str | None:
+    if c.queries is None and (c.query is None or not c.query.strip()):
+        return f'{"is missing" if c.query is None else "is empty"}. Type query="a red heart", or query=IMAGE.png'
+    if c.query is not None and c.query.lower().endswith(IMAGES) and not located(c.query).is_file():
+        return f"there is no image file {show(c.query)}{_here(c.query)}. Type the path of an image, or a text"
+    return None
+
+
+@use_rule("queries")
+def _queries_are_a_table(c: SearchConfig) -> str | None:
+    return None if c.queries is None else _not_a_table(located(c.queries))
+
+
+@use_rule("index")
+def _index_is_there(c: SearchConfig) -> str | None:
+    if c.index is None or located(c.index).is_dir():
+        return None
+    return f"there is no folder {show(c.index)}{_here(c.index)}. Make one with mmft index run=RUN out={c.index}"
 
 
 @use_rule("out", "compare")

@@ -29,7 +29,7 @@ def _there_is_a_model(c: Any) -> str | None:
 @use_rule("data.columns", "model.pair", "data.path")
 def _pair_needs_columns(c: Any) -> str | None:
     columns = c.data.columns
-    if c.model.pair is None or (columns.image or columns.text):
+    if c.model.pair is None or (columns.image or columns.text) or getattr(c, "index", None):
         return None
     return f"{MUST}: a pair has no run that names them. Type data.columns.image=COLUMN data.columns.text=COLUMN"
 

@@ -21,37 +21,19 @@ _TEXT = 300  # characters of a text
 _MOST_IMAGES = MOST_BYTES * 3 // 5
 
 
-class RowCards:
-    """Rows of splits as HTML.
+class Thumbnails:
+    """Images as HTML, until a page has no room for more.
 
     Args:
-        splits: by name.
         config: how images are read.
     """
 
-    def __init__(self, splits: Mapping[str, Split], config: DataConfig) -> None:
-        self.splits = splits
+    def __init__(self, config: DataConfig) -> None:
         self._read = ImageReader(_SIDE, "pad", background_of(config), config.max_pixels)
-        self._thumbnail = cache(self._thumbnail_of)
         self._bytes = 0
 
-    def card(self, split: str, row: int, name: str, said: Sequence[str] = ()) -> str:
-        """One row.
-
-        Args:
-            split: its split.
-            row: its number.
-            name: its id.
-            said: lines below its image; empty ones are left out.
-        """
-        table = self.splits[split].table
-        place = f"{split} row {row}" + ("" if name == str(row) else f" (id {name})")
-        lines = [f'<div class="label">{escape(shortened(line))}</div>' for line in said if line]
-        parts = [self._thumbnail(split, row), *lines, f"<div>{escape(shortened(table.text(row) or ''))}</div>"]
-        return f'<div class="row">{"".join(parts)}<div class="place">{escape(place)}</div></div>'
-
-    def _thumbnail_of(self, split: str, row: int) -> str:
-        source = self.splits[split].table.image(row)
+    def show(self, source: str | bytes | None) -> str:
+        """An image, given by its path or its bytes; why it cannot be shown; nothing without one."""
         if source is None:
             return ""
         if self._bytes > _MOST_IMAGES:
@@ -65,6 +47,43 @@ class RowCards:
         data = base64.b64encode(stream.getvalue()).decode()
         self._bytes += len(data)
         return f'<img alt="" loading="lazy" src="data:image/jpeg;base64,{data}">'
+
+
+def row_card(image: str, said: Sequence[str], text: str, place: str) -> str:
+    """A row: its image (HTML), lines below it (empty ones are left out), its text, where it is."""
+    lines = [f'<div class="label">{escape(shortened(line))}</div>' for line in said if line]
+    parts = [image, *lines, f"<div>{escape(shortened(text))}</div>"]
+    return f'<div class="row">{"".join(parts)}<div class="place">{escape(place)}</div></div>'
+
+
+class RowCards:
+    """Rows of splits as HTML.
+
+    Args:
+        splits: by name.
+        config: how images are read.
+    """
+
+    def __init__(self, splits: Mapping[str, Split], config: DataConfig) -> None:
+        self.splits = splits
+        self._thumbnails = Thumbnails(config)
+        self._thumbnail = cache(self._thumbnail_of)
+
+    def card(self, split: str, row: int, name: str, said: Sequence[str] = ()) -> str:
+        """One row.
+
+        Args:
+            split: its split.
+            row: its number.
+            name: its id.
+            said: lines below its image; empty ones are left out.
+        """
+        table = self.splits[split].table
+        place = f"{split} row {row}" + ("" if name == str(row) else f" (id {name})")
+        return row_card(self._thumbnail(split, row), said, table.text(row) or "", place)
+
+    def _thumbnail_of(self, split: str, row: int) -> str:
+        return self._thumbnails.show(self.splits[split].table.image(row))
 
 
 def shortened(text: str) -> str:
