@@ -9,7 +9,8 @@ import torch
 
 from mmft.cache.store import Store, cache_folder
 from mmft.config.schema.model import ENCODERS
-from mmft.config.schema.root import TrainConfig, UseConfig
+from mmft.config.schema.root import TrainConfig
+from mmft.config.schema.use import UseConfig
 from mmft.data.dataset import RowDataset
 from mmft.models.frozen_part import CannotSplitError, FrozenPart
 from mmft.models.precision import autocast

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mmft.commands.output import print_path
 from mmft.config.compose import Composed
-from mmft.config.schema.root import IndexConfig
+from mmft.config.schema.search import IndexConfig
 from mmft.errors import ExitCode
 from mmft.files import located
 from mmft.run.given_run import model_and_rows

@@ -8,7 +8,7 @@ from mmft.commands.output import print_path
 from mmft.commands.predict import writer
 from mmft.config.compose import Composed
 from mmft.config.schema.data import DataConfig
-from mmft.config.schema.root import SearchConfig
+from mmft.config.schema.search import SearchConfig
 from mmft.data.splits import Split
 from mmft.errors import ExitCode
 from mmft.files import located, write_text

@@ -13,7 +13,8 @@ from pathlib import Path
 from mmft.config.compose import Composed
 from mmft.config.paths import rebase, tables_of
 from mmft.config.schema.data import DataConfig
-from mmft.config.schema.root import ExportConfig, ReportConfig, TestConfig, TrainConfig, UseConfig, ZeroShotConfig
+from mmft.config.schema.root import ExportConfig, ReportConfig, TestConfig, TrainConfig, ZeroShotConfig
+from mmft.config.schema.use import UseConfig
 from mmft.config.validate import read
 from mmft.data.header import wrong_columns
 from mmft.errors import UserError

@@ -11,7 +11,8 @@ from mmft.build import build_store
 from mmft.config.compose import Composed
 from mmft.config.paths import rebase
 from mmft.config.schema.data import DataConfig
-from mmft.config.schema.root import ClassifyConfig, UseConfig
+from mmft.config.schema.root import ClassifyConfig
+from mmft.config.schema.use import UseConfig
 from mmft.data.splits import Split, load_rows
 from mmft.errors import UserError
 from mmft.run.frozen_rows import FrozenRows

@@ -88,7 +88,7 @@ def test_an_index_holds_what_embed_writes(made: Path, table: Path, pair: Path) -
     ]
     bad = list(csv.DictReader((made / "bad_rows.csv").open()))
     assert [one["id"] for one in bad] == ["r7", "r9"]
-    assert bad[0]["error"] == "there is neither an image nor a text"
+    assert bad[0]["error"] == "neither an image nor a text"
     assert "no such file" in bad[1]["error"]
     embedded = mmft.load_pair(pair).embed(pd.read_csv(table), root=table.parent)
     there = ~np.isnan(embedded["image"]).any(axis=1)
@@ -142,7 +142,7 @@ def test_many_queries_each_in_its_way(made: Path, shapes: Shapes, pair: Path, tm
     assert [row["query_id"] for row in rows] == [*"aabbcde"]
     assert [row["error"] for row in rows[:4]] == [""] * 4
     assert "no such file" in rows[4]["error"]
-    assert rows[5]["error"] == "there is neither an image nor a text"
+    assert rows[5]["error"] == "neither an image nor a text"
     assert rows[6]["error"].startswith("it has an image and a text. Type find=image")
     model = mmft.load_pair(pair)
     alone = model.search("a red disc", made, top=2)
@@ -220,8 +220,11 @@ def test_python_and_the_command_agree(made: Path, table: Path, pair: Path, tmp_p
     several = in_memory.search([image, "a red disc", {"text": "red.png"}], top=1)
     assert [row["query"] for row in several] == [0, 1, 2]
     assert several[1]["row"] == told[0]["row"]
-    assert several[0] == in_memory.search(Path(image), top=1)[0] == in_memory.search(Image.open(image), top=1)[0]
-    assert several[0] | {"query": 1} == in_memory.search(pd.DataFrame({"image": [None, image]}), top=1)[1]
+    for query in (Path(image), Image.open(image), Path(image).read_bytes(), np.asarray(Image.open(image))):
+        (alone,) = in_memory.search(query, top=1)
+        assert alone == several[0] | {"score": pytest.approx(several[0]["score"], abs=1e-6)}
+    of_table = in_memory.search(pd.DataFrame({"image": [None, image], "text": ["a disc", None]}), top=1)
+    assert [row["row"] for row in of_table][1] == several[0]["row"]
 
 
 def test_images_in_the_table_are_shown_from_the_index(table: Path, pair: Path, tmp_path: Path) -> None:

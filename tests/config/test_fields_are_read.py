@@ -21,7 +21,9 @@ from mmft.batch import Widths
 from mmft.commands.check import check
 from mmft.commands.embed import embed
 from mmft.commands.explain import explain
+from mmft.commands.index import index
 from mmft.commands.predict import predict
+from mmft.commands.search import search
 from mmft.commands.test import test as run_test
 from mmft.config import registry
 from mmft.config.compose import Composed, compose
@@ -129,7 +131,14 @@ def test_every_field_is_read(
     assert sorted(expected - read - elsewhere) == []
 
 
-USING = [("test", run_test), ("predict", predict), ("embed", embed), ("explain", explain)]
+USING = [
+    ("test", run_test),
+    ("predict", predict),
+    ("embed", embed),
+    ("explain", explain),
+    ("index", index),
+    ("search", search),
+]
 
 
 @pytest.mark.parametrize(("command", "function"), USING)
@@ -147,6 +156,7 @@ def test_every_field_of_a_command_that_uses_a_run_is_read(
     for _ in range(2):
         KEPT.next_job()  # the table is read again
     more = {"predict": ["out=out.csv"], "embed": ["out=out.npz"], "explain": ["out=pages", "ids=['0']", "points=8"]}
+    more |= {"index": ["out=index"], "search": ["query=a"]}
     os.chdir(tmp_path)
     assert function(compose(command, [f"run={run.path}", f"data.path={shapes.rows}", *more.get(command, [])])) == 0
     copied = {"RunData": "DataConfig", "DataColumns": "ColumnsConfig"}

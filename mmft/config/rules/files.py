@@ -11,17 +11,9 @@ from typing import Any
 
 from mmft.config.paths import IMAGES, TABLES, table_files, tables_of
 from mmft.config.rules.base import rule, use_rule
-from mmft.config.schema.root import (
-    CheckConfig,
-    EmbedConfig,
-    ExplainConfig,
-    IndexConfig,
-    RunsConfig,
-    SearchConfig,
-    TestConfig,
-    TrainConfig,
-    UseConfig,
-)
+from mmft.config.schema.root import CheckConfig, EmbedConfig, ExplainConfig, RunsConfig, TestConfig, TrainConfig
+from mmft.config.schema.search import IndexConfig, SearchConfig
+from mmft.config.schema.use import UseConfig
 from mmft.config.validate import Problem
 from mmft.config.wording import did_you_mean, listed, show
 from mmft.files import PREFIX, located

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, make_dataclass
-from typing import Any, Literal, get_type_hints
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from mmft.config.fields import field
 from mmft.config.schema.audit import AuditConfig
-from mmft.config.schema.cache import CacheCommandConfig, CacheConfig, TrainingCacheConfig
-from mmft.config.schema.data import ColumnsConfig, DataConfig, ReadingConfig
-from mmft.config.schema.decoding import DecodingConfig
+from mmft.config.schema.cache import CacheCommandConfig, TrainingCacheConfig
+from mmft.config.schema.data import DataConfig
 from mmft.config.schema.generation import GenerationConfig  # noqa: F401 - registers itself
 from mmft.config.schema.logger import LoggerConfig
 from mmft.config.schema.model import ModelConfig
 from mmft.config.schema.optim import OptimConfig, ScheduleConfig
 from mmft.config.schema.paths import ModelPathsConfig, PathsConfig
+from mmft.config.schema.search import IndexConfig, SearchConfig
 from mmft.config.schema.task import TaskConfig, TemplateSet
 from mmft.config.schema.trainer import CallbacksConfig, CheckpointConfig, DeviceConfig, TrainerConfig
 from mmft.config.schema.tune import TuneConfig
+from mmft.config.schema.use import RunDecoding, TestData, UseConfig
 
 
 @dataclass(kw_only=True)
@@ -90,37 +90,6 @@ class CheckConfig(TrainConfig):
     """With `features=true`: an `.html` file that shows suspects and near duplicates with their images; null: none."""
 
 
-def _nullable(schema: type, name: str, doc: str, nested: dict[str, type], drop: set[str]) -> type:
-    """`schema` with every field optional; null means "as in the run"."""
-    hints = get_type_hints(schema)
-    made: list[Any] = []
-    for f in fields(schema):
-        if f.name in nested:
-            made.append((f.name, nested[f.name], field(factory=nested[f.name])))
-        elif f.name not in drop:
-            made.append((f.name, hints[f.name] | None, field(None, **_without(f.metadata, drop))))
-    names = {"__doc__": doc, "__module__": __name__, "documented_by": schema}
-    return make_dataclass(name, made, kw_only=True, namespace=names)
-
-
-def _without(metadata: Mapping[str, Any], drop: set[str]) -> dict[str, Any]:
-    """A field's metadata without an `only_with` whose neighbour is dropped."""
-    return {name: rule for name, rule in metadata.items() if name != "only_with" or rule.partition("=")[0] not in drop}
-
-
-_DOC = "Keys left null are as in the run."
-DataColumns = _nullable(ColumnsConfig, "DataColumns", _DOC, nested={}, drop=set())
-DataReading = _nullable(ReadingConfig, "DataReading", _DOC, nested={}, drop=set())
-_NESTED = {"columns": DataColumns, "reading": DataReading}
-_OF_TRAINING = {
-    *("train", "val", "fractions", "folds", "fold"),
-    *("sampler", "micro_batch_size", "micro_batch_tokens", "overfit", "picture_memory", "augment", "drawing", "subset"),
-}
-TestData = _nullable(DataConfig, "TestData", _DOC, nested=_NESTED, drop=_OF_TRAINING)
-RunData = _nullable(DataConfig, "RunData", _DOC, nested=_NESTED, drop={*_OF_TRAINING, "test"})
-RunDecoding = _nullable(DecodingConfig, "RunDecoding", _DOC, nested={}, drop=set())
-
-
 @dataclass(kw_only=True)
 class RunsConfig:
     """Everything that `mmft runs` reads; any other key filters the runs by their configs."""
@@ -181,33 +150,6 @@ class DoctorConfig:
 
 
 @dataclass(kw_only=True)
-class PairConfig:
-    """`model`: a pretrained pair in place of a run."""
-
-    pair: str | None = None
-    """A pretrained pair as it is, without any training, in place of `run`: a folder or a hub name, as in training."""
-
-
-@dataclass(kw_only=True)
-class UseConfig:
-    """The keys of every command that applies a run to rows."""
-
-    run: str | None = None
-    """A run folder, or `last`: the newest run under `paths.runs`."""
-    model: PairConfig = field(factory=PairConfig)
-    """A pretrained pair in place of a run."""
-    paths: ModelPathsConfig = field(factory=ModelPathsConfig)
-    """Where runs are read from, and what frozen layers compute."""
-    cache: CacheConfig = field(factory=CacheConfig)
-    """Whether what frozen layers compute of the rows is read from the store and kept there; `always`: also what a
-    trained encoder computes, for the next time that this run is applied to these rows."""
-    data: Any = field(factory=RunData)
-    """The rows; keys left null are as in the run."""
-    trainer: DeviceConfig = field(factory=DeviceConfig)
-    """The device to run on."""
-
-
-@dataclass(kw_only=True)
 class ZeroShotConfig:
     """`zero_shot`: classify images with a run of `task=contrastive`, from the names of the labels alone."""
 
@@ -257,40 +199,6 @@ class EmbedConfig(UseConfig):
     out: str
     """File for the embeddings, by its extension: `.parquet` (a list of numbers per row and modality) or `.npz` (one
     array per modality, nan where a row lacks it)."""
-
-
-@dataclass(kw_only=True)
-class IndexConfig(UseConfig):
-    """Everything that `mmft index` reads."""
-
-    out: str
-    """Folder for the index. The index of other rows that is there is replaced; one of the same rows is kept."""
-    kind: Literal["exact", "approximate"] = "exact"
-    """How it is searched: `exact` compares the query with every row (a million take less than a second);
-    `approximate` follows a graph of neighbours, which takes longer to make, is faster to search, and may miss a row
-    (needs usearch: `pip install 'mmft[search]'`)."""
-
-
-@dataclass(kw_only=True)
-class SearchConfig(UseConfig):
-    """Everything that `mmft search` reads."""
-
-    query: str | None = field(None, not_with={"queries": "give one query, or a table of them"})
-    """What to search for: a text, or the path of an image (recognised by its ending, such as `.png`)."""
-    queries: str | None = None
-    """A table of queries in place of `query`, with a column of images, of texts, or both: `data.columns.image` and
-    `data.columns.text`, or `image` and `text` where these are null."""
-    index: str | None = field(None, not_with={"data.path": "it has the rows already. Leave one of them out"})
-    """Folder of an index that `mmft index` made with this run; null: the rows of `data.path` (null: the run's own
-    table) are embedded first."""
-    top: int = field(10, ge=1)
-    """How many rows are found for each query."""
-    find: Literal["image", "text", "fused"] | None = None
-    """What of the rows is compared with the query; null: images for a text and texts for an image, if the run was
-    trained to compare them, otherwise what the query is. `fused`: image and text together, as the head reads them."""
-    out: str = "-"
-    """Output: `-` for CSV on stdout, or a `.csv`, `.jsonl`, `.parquet` or `.html` file; the latter is a page with the
-    images."""
 
 
 @dataclass(kw_only=True)

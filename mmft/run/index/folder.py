@@ -127,7 +127,7 @@ def write_index(
         sink = stack.enter_context(pa.OSFile(str(folder / "rows.arrow"), "wb"))
         writer = stack.enter_context(pa.ipc.new_file(sink, _ROWS))
         count = 0
-        for some in _good(embedded, table, bad):
+        for some in _good(embedded, bad):
             for name, file in files.items():
                 file.add([(count + at, one[name]) for at, one in enumerate(some) if one[name] is not None])
             writer.write_batch(_shown(table, [one["row"] for one in some]))
@@ -144,13 +144,11 @@ def write_index(
     return written
 
 
-def _good(
-    embedded: Iterable[Mapping[str, Any]], table: Table, bad: list[dict[str, Any]]
-) -> Iterator[list[Mapping[str, Any]]]:
+def _good(embedded: Iterable[Mapping[str, Any]], bad: list[dict[str, Any]]) -> Iterator[list[Mapping[str, Any]]]:
     """Chunks of the rows that can be found; the others are added to `bad`."""
     some: list[Mapping[str, Any]] = []
     for one in embedded:
-        error = why_none(one, table)
+        error = why_none(one)
         if error is not None:
             bad.append({"row": one["row"], "id": one["id"], "error": error})
             continue
@@ -162,12 +160,10 @@ def _good(
         yield some
 
 
-def why_none(one: Mapping[str, Any], table: Table) -> str | None:
-    """Why a row of a table cannot be searched for or found, from its embeddings; None if it can."""
+def why_none(one: Mapping[str, Any]) -> str | None:
+    """Why a row cannot be searched for or found, from its embeddings; None if it can."""
     if one["error"] is not None:
         return str(one["error"])
-    if table.image(one["row"]) is None and table.text(one["row"]) is None:
-        return "there is neither an image nor a text"
     vectors = [value for value in one.values() if isinstance(value, np.ndarray)]
     return None if all(np.isfinite(value).all() for value in vectors) else "its embedding is not finite"
 

@@ -158,7 +158,7 @@ class Index:
 
     def _way(self, query: dict[str, Any], table: Table, find: Find | None) -> tuple[str, str] | str:
         """Which embedding of the query is compared with which of the rows; or why none can be."""
-        if (wrong := why_none(query, table)) is not None:
+        if (wrong := why_none(query)) is not None:
             return wrong
         there = {"image": table.image(query["row"]), "text": table.text(query["row"])}
         has = [name for name, value in there.items() if value is not None]
