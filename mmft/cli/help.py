@@ -51,6 +51,10 @@ mmft explain run=last rows=[3,17] out=explained            (from the run's own t
 mmft explain run=last data.path=new.csv ids=[a17] label=cat out=explained
 mmft report run=last
 mmft report run=runs/mine/2026-11-01_10-00-00               (a run, or a sweep)
+mmft serve run=last
+mmft serve run=last host=0.0.0.0 port=80 max_batch=64 data.max_pixels=25_000_000
+mmft demo run=last
+mmft demo run=last marks=marks.jsonl by=anna
 mmft export run=last
 mmft export run=runs/mine/2026-11-01_10-00-00 out=my_encoders
 mmft runs                                                   (newest first)

@@ -35,6 +35,8 @@ COMMANDS = {
     "search": "find the rows that are most like a text or an image",
     "explain": "show which image regions and words support a prediction",
     "report": "write a page that shows a run or a sweep: metrics, curves, mistakes with their images",
+    "serve": "answer requests over HTTP: predictions and embeddings of rows in JSON, or of files",
+    "demo": "a page in the browser to try a run, and to mark its answers right or wrong",
     "export": "write a run's encoders as folders that timm and transformers load",
     "runs": "list, sort and compare runs; any KEY=VALUE of mmft train is a filter",
     "cache": "what frozen layers computed and is kept for later runs: list, verify, clear",

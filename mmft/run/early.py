@@ -8,14 +8,24 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 from mmft.config.compose import Composed
 from mmft.config.paths import rebase, tables_of
 from mmft.config.schema.data import DataConfig
-from mmft.config.schema.root import ExportConfig, ReportConfig, TestConfig, TrainConfig, ZeroShotConfig
-from mmft.config.schema.use import UseConfig
+from mmft.config.schema.root import (
+    DemoConfig,
+    ExportConfig,
+    ReportConfig,
+    ServeConfig,
+    TestConfig,
+    TrainConfig,
+    ZeroShotConfig,
+)
+from mmft.config.schema.use import ModelUseConfig
 from mmft.config.validate import read
+from mmft.config.wording import listed
 from mmft.data.header import wrong_columns
 from mmft.errors import UserError
 from mmft.files import located
@@ -23,6 +33,8 @@ from mmft.models.timm_names import unknown_timm_model
 from mmft.run.listing.sweep import is_sweep
 from mmft.run.run_data import data_of_run, typed_nulls
 from mmft.run_folder import RunFolder, find_run
+
+_EXTRAS = {ServeConfig: ("serve", ("fastapi", "python_multipart", "uvicorn")), DemoConfig: ("demo", ("gradio",))}
 
 
 def check_inputs(composed: Composed) -> None:
@@ -35,7 +47,8 @@ def check_inputs(composed: Composed) -> None:
     wrong: list[str] = []
     if isinstance(config, TrainConfig):
         wrong = list(_wrong_in_training(rebase(config, Path.cwd())))
-    elif isinstance(config, UseConfig):
+    elif isinstance(config, ModelUseConfig):
+        _check_installed(config)
         own = _data_of_pair() if config.run is None else _data_of(model_folder(config.run, config.paths.runs))
         wrong = _wrong_in_rows(composed, own)
     elif isinstance(config, ExportConfig):
@@ -44,6 +57,12 @@ def check_inputs(composed: Composed) -> None:
         find_run(config.run, located(config.paths.runs))
     if wrong:
         raise UserError(wrong)
+
+
+def _check_installed(config: ModelUseConfig) -> None:
+    extra, packages = _EXTRAS.get(type(config), ("", ()))
+    if missing := [name for name in packages if find_spec(name) is None]:
+        raise UserError(f"mmft {extra} needs {listed(missing)}. Type: pip install 'mmft[{extra}]'")
 
 
 def model_folder(run: str | Path, runs: str | Path) -> Path:
@@ -77,7 +96,7 @@ def _wrong_in_training(config: TrainConfig) -> Iterator[str]:
 
 def _wrong_in_rows(composed: Composed, own: DataConfig | None) -> list[str]:
     """Messages about the columns of the command's tables; `own`: the run's `data`, if known."""
-    config: UseConfig = composed.config
+    config: ModelUseConfig = composed.config
     tables = tables_of(config.data)
     if own is None or not tables:
         return []

@@ -11,10 +11,11 @@ from mmft.build import build_store
 from mmft.config.compose import Composed
 from mmft.config.paths import rebase
 from mmft.config.schema.data import DataConfig
-from mmft.config.schema.root import ClassifyConfig
-from mmft.config.schema.use import UseConfig
+from mmft.config.schema.root import AnswerConfig
+from mmft.config.schema.use import ModelUseConfig, UseConfig
 from mmft.data.splits import Split, load_rows
 from mmft.errors import UserError
+from mmft.run.early import model_folder
 from mmft.run.frozen_rows import FrozenRows
 from mmft.run.loaded_model import LoadedModel, load
 from mmft.run.pretrained_pair import load_pair
@@ -27,18 +28,19 @@ def given_model(composed: Composed) -> LoadedModel:
     Raises:
         UserError: there is no such run or pair, or it cannot write its answers in this way.
     """
-    config: UseConfig = composed.config
+    config: ModelUseConfig = composed.config
     if config.run is not None:
         model = load(config.run, config.paths.runs, config.trainer.accelerator)
     else:
         assert config.model.pair is not None
         columns = config.data.columns
         model = load_pair(config.model.pair, columns.image, columns.text, config.trainer.accelerator)
-    model.frozen = FrozenRows(build_store(config), config.cache.keep)
-    return model.decoding(**_decoding(config, typed_nulls(composed))) if isinstance(config, ClassifyConfig) else model
+    if isinstance(config, UseConfig):
+        model.frozen = FrozenRows(build_store(config), config.cache.keep)
+    return model.decoding(**_decoding(config, typed_nulls(composed))) if isinstance(config, AnswerConfig) else model
 
 
-def _decoding(config: ClassifyConfig, nulls: Collection[str]) -> dict[str, Any]:
+def _decoding(config: AnswerConfig, nulls: Collection[str]) -> dict[str, Any]:
     """The keys of `task` that are typed."""
     every = {f.name: getattr(config.task, f.name) for f in fields(config.task)}
     return {name: value for name, value in every.items() if value is not None or f"task.{name}" in nulls}
@@ -50,13 +52,25 @@ def model_and_data(composed: Composed) -> tuple[LoadedModel, DataConfig]:
     Raises:
         UserError: there is no such run.
     """
-    config: UseConfig = composed.config
+    config: ModelUseConfig = composed.config
     logs.configure(None)
     model = given_model(composed)
-    chosen = config.zero_shot if isinstance(config, ClassifyConfig) else None
+    chosen = config.zero_shot if isinstance(config, AnswerConfig) else None
+    return model, data_of_command(composed, model, without_text=chosen is not None and chosen.labels is not None)
+
+
+def name_of_model(config: ModelUseConfig) -> str:
+    """The run as `name/date_time`, or the pair's name."""
+    if config.run is None:
+        return str(config.model.pair)
+    folder = model_folder(config.run, config.paths.runs).absolute()
+    return "/".join((folder.parent if folder.name == "model" else folder).parts[-2:])
+
+
+def data_of_command(composed: Composed, model: LoadedModel, without_text: bool = False) -> DataConfig:
+    """The run's `data` with the command's overrides and absolute paths; `without_text`: texts are not read."""
     own = rebase(model.saved.config, model.saved.working_directory).data
-    without_text = chosen is not None and chosen.labels is not None
-    return model, data_of_run(own, config.data, typed_nulls(composed), without_text=without_text)
+    return data_of_run(own, composed.config.data, typed_nulls(composed), without_text)
 
 
 def model_and_rows(
@@ -71,7 +85,7 @@ def model_and_rows(
     """
     config: UseConfig = composed.config
     model, data = model_and_data(composed)
-    chosen = config.zero_shot if isinstance(config, ClassifyConfig) else None
+    chosen = config.zero_shot if isinstance(config, AnswerConfig) else None
     if data.path is None:
         raise UserError("data.path is required: the table of rows. Type data.path=FILE.")
     labels = with_answers and model.saved.task.facts.generates

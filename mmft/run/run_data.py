@@ -24,12 +24,12 @@ def data_of_run(own: DataConfig, given: Any, nulls: Set[str] = frozenset(), with
 
     Args:
         own: the run's, with absolute paths; changed in place.
-        given: `RunData` or `TestData`; null keys are as in the run.
+        given: `RunData`, `TestData` or `ServedData`; null keys are as in the run.
         nulls: see `typed_nulls`.
         without_text: the command reads images only.
     """
-    tests = getattr(given, "test", None)
-    if tests is not None or (given.path is not None and not is_own_table(own, given.path)):
+    tests, path, root = (getattr(given, key, None) for key in ("test", "path", "root"))
+    if tests is not None or (path is not None and not is_own_table(own, path)):
         own.path = own.train = own.val = own.test = own.root = None
     columns = given.columns
     if columns.messages is not None:  # in place of the run's questions and answers, and the other way round
@@ -39,8 +39,8 @@ def data_of_run(own: DataConfig, given: Any, nulls: Set[str] = frozenset(), with
     _overlay(own, given, nulls, "data.")
     if without_text:
         own.columns.text = None
-    if given.root is not None:
-        own.root = str(located(given.root))
+    if root is not None:
+        own.root = str(located(root))
     return own
 
 

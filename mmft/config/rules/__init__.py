@@ -2,7 +2,7 @@
 
 Three common shapes of rules are declared on the fields themselves (`shapes`). All others are functions, by topic:
 `rows` (where rows come from), `files` (what is read and written), `model` (the model and its tuning), `probe`
-(`tune.probe`), `task`, `decoding` (how answers are written), and `training`.
+(`tune.probe`), `task`, `decoding` (how answers are written), `serving` (`mmft serve` and `mmft demo`), and `training`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,16 @@ from dataclasses import replace
 from operator import attrgetter
 from typing import Any
 
-from mmft.config.rules import decoding, files, model, probe, rows, task, training  # noqa: F401 - they register their rules
+from mmft.config.rules import (  # noqa: F401 - they register their rules
+    decoding,
+    files,
+    model,
+    probe,
+    rows,
+    serving,
+    task,
+    training,
+)
 from mmft.config.rules.base import RULES, Rule
 from mmft.config.rules.shapes import shape_problems
 from mmft.config.schema.root import TrainConfig

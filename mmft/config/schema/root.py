@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from mmft.config.fields import field
+from mmft.config.schema.as_in_run import RunDecoding, TestData
 from mmft.config.schema.audit import AuditConfig
 from mmft.config.schema.cache import CacheCommandConfig, TrainingCacheConfig
 from mmft.config.schema.data import DataConfig
@@ -15,10 +16,11 @@ from mmft.config.schema.model import ModelConfig
 from mmft.config.schema.optim import OptimConfig, ScheduleConfig
 from mmft.config.schema.paths import ModelPathsConfig, PathsConfig
 from mmft.config.schema.search import IndexConfig, SearchConfig
+from mmft.config.schema.serving import PageConfig, ServingConfig
 from mmft.config.schema.task import TaskConfig, TemplateSet
 from mmft.config.schema.trainer import CallbacksConfig, CheckpointConfig, DeviceConfig, TrainerConfig
 from mmft.config.schema.tune import TuneConfig
-from mmft.config.schema.use import RunDecoding, TestData, UseConfig
+from mmft.config.schema.use import ModelUseConfig, UseConfig
 
 
 @dataclass(kw_only=True)
@@ -161,13 +163,18 @@ class ZeroShotConfig:
 
 
 @dataclass(kw_only=True)
-class ClassifyConfig(UseConfig):
+class AnswerConfig(ModelUseConfig):
     """The keys of every command that answers, or classifies by the names of labels."""
 
     zero_shot: ZeroShotConfig = field(factory=ZeroShotConfig)
     """Zero-shot classification with a run of `task=contrastive`."""
     task: Any = field(factory=RunDecoding)
     """How a run of `task=generation` writes its answers; keys left null are as in the run."""
+
+
+@dataclass(kw_only=True)
+class ClassifyConfig(UseConfig, AnswerConfig):
+    """The keys of every command that answers for the rows of a table."""
 
 
 @dataclass(kw_only=True)
@@ -219,6 +226,16 @@ class ExplainConfig(ClassifyConfig):
     summed weights is reported."""
 
 
+@dataclass(kw_only=True)
+class ServeConfig(ServingConfig, AnswerConfig):
+    """Everything that `mmft serve` reads."""
+
+
+@dataclass(kw_only=True)
+class DemoConfig(PageConfig, AnswerConfig):
+    """Everything that `mmft demo` reads."""
+
+
 COMMANDS: dict[str, type] = {
     "train": TrainConfig,
     "check": CheckConfig,
@@ -229,6 +246,8 @@ COMMANDS: dict[str, type] = {
     "search": SearchConfig,
     "explain": ExplainConfig,
     "report": ReportConfig,
+    "serve": ServeConfig,
+    "demo": DemoConfig,
     "export": ExportConfig,
     "runs": RunsConfig,
     "cache": CacheCommandConfig,

@@ -1,0 +1,1 @@
+"""`mmft serve`: a run's answers over HTTP."""

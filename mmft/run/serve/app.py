@@ -1,0 +1,240 @@
+"""The application: `/predict`, `/embed`, `/healthz`, `/metrics`, and `/openapi.json`, which describes them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from mmft import __version__
+from mmft.config.schema.serving import ServingConfig
+from mmft.config.wording import listed
+from mmft.run.serve.batching import Batcher
+from mmft.run.serve.limits import BodyLimits, Refusal
+from mmft.run.serve.metrics import Measured, Metrics
+from mmft.run.serve.rows import Served, UnreadableRow
+
+log = logging.getLogger(__name__)
+_GONE = 499  # nginx's status of a client that did not wait
+
+
+class Json(JSONResponse):
+    """JSON in UTF-8, also of texts that are no valid Unicode, which a client may have sent."""
+
+    def render(self, content: Any) -> bytes:
+        """The body; a lone surrogate is escaped."""
+        return json.dumps(content, ensure_ascii=False, allow_nan=False).encode("utf-8", "backslashreplace")
+
+
+class Route:
+    """One thing that is computed of rows, at one path.
+
+    Args:
+        path: of the URL.
+        key: of the answers in a response.
+        served: what is computed.
+        batcher: computes it.
+        metrics: counts rows.
+        max_rows: largest number of rows of a request.
+    """
+
+    def __init__(self, path: str, key: str, served: Served, batcher: Batcher, metrics: Metrics, max_rows: int) -> None:
+        self.path, self.served, self.batcher = path, served, batcher
+        self._key, self._metrics, self._max_rows = key, metrics, max_rows
+
+    async def respond(self, request: Request) -> Response:
+        """Answers a request; every row has a prediction or an error of its own."""
+        given = await _rows_of(request)
+        if len(given) > self._max_rows:
+            raise Refusal(
+                413, f"{len(given)} rows are more than max_rows={self._max_rows}. Send them in several requests"
+            )
+        answers: list[dict[str, Any] | None] = [None] * len(given)
+        readable = []
+        for number, one in enumerate(given):
+            try:
+                readable.append((number, self.served.reader.row(one)))
+            except UnreadableRow as error:
+                answers[number] = self.served.unreadable(one, str(error))
+        found = await _unless_gone(request, self.batcher.answers([row for _, row in readable]))
+        for (number, _), answer in zip(readable, found, strict=True):
+            answers[number] = answer
+        numbered = self.served.numbered([answer for answer in answers if answer is not None], given)
+        self._metrics.note_rows(self.path, len(numbered), sum(one["error"] is not None for one in numbered))
+        return Json({self._key: numbered})
+
+    def schema(self) -> dict[str, Any]:
+        """The request's body for OpenAPI."""
+        reader = self.served.reader
+        texts: dict[str, Any] = {name: {} for name in reader.names if name != reader.image}
+        encoded = {"type": ["string", "null"], "description": "base64, or a data: URL"}
+        binary = {"type": "string", "format": "binary"}
+        row = {"type": "object", "properties": texts | ({reader.image: encoded} if reader.image else {})}
+        form = {"type": "object", "properties": texts | ({reader.image: binary} if reader.image else {})}
+        rows = {"type": "object", "required": ["rows"], "properties": {"rows": {"type": "array", "items": row}}}
+        content = {"application/json": {"schema": rows}, "multipart/form-data": {"schema": form}}
+        return {"requestBody": {"required": True, "content": content}}
+
+
+def create_app(served: Mapping[str, Served], config: ServingConfig, about: Mapping[str, Any]) -> FastAPI:
+    """The application.
+
+    Args:
+        served: by the key of the answers, `predictions` or `embeddings`.
+        config: the limits.
+        about: what `/healthz` says of the model.
+    """
+    thread = ThreadPoolExecutor(1, thread_name_prefix="model")
+    routes: list[Route] = []
+    metrics = Metrics(lambda: {route.path: route.batcher.waiting for route in routes})
+    for key, one in served.items():
+        path = {"predictions": "/predict", "embeddings": "/embed"}[key]
+        batcher = Batcher(
+            one.answers,
+            thread,
+            max_batch=config.max_batch,
+            max_wait=config.max_wait_ms / 1000,
+            max_queue=config.max_queue,
+            merges=one.merges,
+            on_batch=lambda rows, path=path: metrics.note_batch(path, rows),  # type: ignore[misc]
+        )
+        routes.append(Route(path, key, one, batcher, metrics, config.max_rows))
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        tasks = [asyncio.create_task(route.batcher.run()) for route in routes]
+        yield
+        for task in tasks:
+            task.cancel()
+        thread.shutdown()
+
+    # FastAPI's pages of documentation load scripts from elsewhere.
+    app = FastAPI(title="mmft serve", version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan)
+    for route in routes:
+        app.post(route.path, openapi_extra=route.schema())(_handler(route))
+
+    @app.get("/healthz")
+    async def healthz() -> dict[str, Any]:
+        """Whether requests are answered, and by which model."""
+        return {"ready": True, **about}
+
+    @app.get("/metrics")
+    async def counted() -> PlainTextResponse:
+        """Counts for Prometheus."""
+        return PlainTextResponse(metrics.text(), media_type="text/plain; version=0.0.4")
+
+    limit, budget = round(config.max_body_mb * 1e6), round(config.max_pending_mb * 1e6)
+    app.add_middleware(BodyLimits, limit=limit, budget=budget)
+    paths = (*(route.path for route in routes), "/healthz", "/metrics")
+    app.add_middleware(Measured, metrics=metrics, routes=paths)
+    app.add_exception_handler(Refusal, _refused)
+    app.add_exception_handler(HTTPException, _not_allowed)
+    app.add_exception_handler(ClientDisconnect, lambda *_: Response(status_code=_GONE))
+    app.add_exception_handler(Exception, lambda *_: _error(500, "an internal error; the server's log has it"))
+    return app
+
+
+def _handler(route: Route) -> Any:
+    async def handle(request: Request) -> Response:
+        return await route.respond(request)
+
+    handle.__name__ = route.path.strip("/")
+    return handle
+
+
+def _error(status: int, why: str) -> Response:
+    headers = {"Retry-After": "1"} if status == 503 else None
+    return Json({"error": why}, status, headers)
+
+
+async def _refused(_: Request, error: Exception) -> Response:
+    assert isinstance(error, Refusal)
+    return _error(error.status, str(error))
+
+
+async def _not_allowed(_: Request, error: Exception) -> Response:
+    """An unknown path, a wrong method, or a broken form."""
+    assert isinstance(error, HTTPException)
+    return Json({"error": str(error.detail)}, error.status_code, error.headers)
+
+
+async def _unless_gone(request: Request, work: Any) -> Any:
+    """The result of `work`, which is cancelled if the client goes away.
+
+    Raises:
+        ClientDisconnect: it has gone away.
+    """
+    working = asyncio.ensure_future(work)
+    gone = asyncio.create_task(_disconnected(request))
+    try:
+        await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientDisconnect
+        return working.result()
+    finally:
+        working.cancel()
+        gone.cancel()
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _rows_of(request: Request) -> list[Any]:
+    """The rows of a request, as sent.
+
+    Raises:
+        Refusal: its form is not one that is understood.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind == "application/json":
+        return _rows_of_json(await request.body())
+    if kind == "multipart/form-data":
+        return [await _row_of_form(request)]
+    raise Refusal(415, "Content-Type must be application/json or multipart/form-data")
+
+
+def _rows_of_json(body: bytes) -> list[Any]:
+    try:
+        content = json.loads(body, parse_constant=_no_number)
+    except (ValueError, RecursionError) as error:
+        why = str(error)[:200] if isinstance(error, json.JSONDecodeError) else "it cannot be read"
+        raise Refusal(400, f"the request is not valid JSON: {why}") from None
+    rows = content.get("rows") if isinstance(content, dict) else None
+    if not isinstance(rows, list) or len(content) != 1:
+        raise Refusal(422, 'an object with one key is needed, a list of rows: {"rows": [{...}, ...]}')
+    return rows
+
+
+def _no_number(text: str) -> float:
+    raise ValueError(text)
+
+
+async def _row_of_form(request: Request) -> dict[str, Any]:
+    """One row; a file that was not chosen is missing.
+
+    Raises:
+        Refusal: a column occurs twice.
+    """
+    row: dict[str, Any] = {}
+    async with request.form() as form:
+        twice = sorted({name for name, _ in form.multi_items() if len(form.getlist(name)) > 1})
+        if twice:
+            raise Refusal(422, f"given twice: {listed(twice)}. A form is one row; JSON takes several")
+        for name, value in form.items():
+            if not isinstance(value, UploadFile):
+                row[name] = value
+            elif value.filename or value.size:
+                row[name] = await value.read()
+    return row

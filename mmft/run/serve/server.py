@@ -1,0 +1,53 @@
+"""Listens on an address and runs an application until a signal stops it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from typing import Any
+
+import uvicorn
+
+from mmft.errors import UserError
+
+log = logging.getLogger(__name__)
+_GRACE = 30  # seconds that requests have to end after a signal
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens; connections wait until the application runs.
+
+    Raises:
+        UserError: there is no such address here, or the port is taken or not allowed.
+    """
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        why = error.strerror or os.strerror(error.errno or 0)
+        raise UserError(
+            f"host={host} port={port}: {why}. Type another port=PORT (0 for any free one), or host=HOST"
+        ) from None
+
+
+def url_of(listening: socket.socket) -> str:
+    """Where a browser finds what listens."""
+    host, port = listening.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def run_until_stopped(app: Any, listening: socket.socket) -> None:
+    """Runs an ASGI application. After SIGTERM or Ctrl-C nothing new is accepted, and what has arrived is answered.
+
+    Raises:
+        Stopped: by that signal, from the handler of `mmft.signals`.
+    """
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=_GRACE,
+    )
+    uvicorn.Server(config).run([listening])
