@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 
+from fastapi import FastAPI
+
 from mmft import logs
 from mmft.config.compose import Composed
 from mmft.config.schema.root import ServeConfig
@@ -29,14 +31,25 @@ def serve(composed: Composed) -> int:
     config: ServeConfig = composed.config
     logs.configure(None)
     with listen(config.host, config.port) as listening:
-        model = given_model(composed)
-        data = rows_config(data_of_command(composed, model), config.max_batch)
-        served = {"predictions": predictions(model, config, data), "embeddings": embeddings(model, data)}
-        for one in served.values():
-            one.answers([dict.fromkeys(one.reader.names)])  # the first row takes longest
-        reader = served["predictions"].reader
-        about = {"model": name_of_model(config), "task": model.saved.config.task.type, "columns": reader.names}
-        log.info("columns of a row: %s. There is no password; Ctrl-C stops the server", ", ".join(reader.names))
+        app = application(composed)
         print(url_of(listening), flush=True)
-        run_until_stopped(create_app(served, config, about), listening)
+        run_until_stopped(app, listening)
     return ExitCode.DONE
+
+
+def application(composed: Composed) -> FastAPI:
+    """The application that serves the command's model, which is loaded and has computed a first row.
+
+    Raises:
+        UserError: there is no such run, or a key does not go with it.
+    """
+    config: ServeConfig = composed.config
+    model = given_model(composed)
+    data = rows_config(data_of_command(composed, model), config.max_batch)
+    served = {"predictions": predictions(model, config, data), "embeddings": embeddings(model, data)}
+    for one in served.values():
+        one.answers([dict.fromkeys(one.reader.names)])
+    columns = served["predictions"].reader.names
+    log.info("columns of a row: %s. There is no password; Ctrl-C stops the server", ", ".join(columns))
+    about = {"model": name_of_model(config), "task": model.saved.config.task.type, "columns": columns}
+    return create_app(served, config, about)

@@ -26,6 +26,7 @@ from mmft.run.serve.rows import Served, UnreadableRow
 
 log = logging.getLogger(__name__)
 _GONE = 499  # nginx's status of a client that did not wait
+_MOST_BRACKETS = 200_000  # in a request: millions of empty lists would take seconds and a gigabyte to parse
 
 
 class Json(JSONResponse):
@@ -65,7 +66,7 @@ class Route:
             try:
                 readable.append((number, self.served.reader.row(one)))
             except UnreadableRow as error:
-                answers[number] = self.served.unreadable(one, str(error))
+                answers[number] = self.served.unreadable(str(error))
         found = await _unless_gone(request, self.batcher.answers([row for _, row in readable]))
         for (number, _), answer in zip(readable, found, strict=True):
             answers[number] = answer
@@ -206,6 +207,8 @@ async def _rows_of(request: Request) -> list[Any]:
 
 
 def _rows_of_json(body: bytes) -> list[Any]:
+    if body.count(b"[") + body.count(b"{") > _MOST_BRACKETS:
+        raise Refusal(413, f"the request has more than {_MOST_BRACKETS:,} brackets and braces")
     try:
         content = json.loads(body, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
@@ -225,8 +228,10 @@ async def _row_of_form(request: Request) -> dict[str, Any]:
     """One row; a file that was not chosen is missing.
 
     Raises:
-        Refusal: a column occurs twice.
+        Refusal: it has no end, or a column occurs twice.
     """
+    if not (await request.body()).rstrip().endswith(b"--"):  # the parser would leave out a part without an end
+        raise Refusal(400, "the form is cut short")
     row: dict[str, Any] = {}
     async with request.form() as form:
         twice = sorted({name for name, _ in form.multi_items() if len(form.getlist(name)) > 1})

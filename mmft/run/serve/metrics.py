@@ -48,12 +48,18 @@ class Metrics:
     def __init__(self, queue: Callable[[], Mapping[str, int]]) -> None:
         self._queue = queue
         self._requests: Counter[Labels] = Counter()
+        self._in_progress: Counter[Labels] = Counter()
         self._rows: Counter[Labels] = Counter()
         self._seconds: defaultdict[Labels, _Histogram] = defaultdict(lambda: _Histogram(_SECONDS))
         self._batches: defaultdict[Labels, _Histogram] = defaultdict(lambda: _Histogram(_ROWS))
 
+    def note_start(self, route: str) -> None:
+        """Counts a request as in progress, until `note_request`."""
+        self._in_progress[(("route", route),)] += 1
+
     def note_request(self, route: str, status: int, seconds: float) -> None:
         """Counts an answered request."""
+        self._in_progress[(("route", route),)] -= 1
         self._requests[("route", route), ("status", str(status))] += 1
         self._seconds[(("route", route),)].observe(seconds)
 
@@ -73,6 +79,8 @@ class Metrics:
     def _lines(self) -> Iterator[str]:
         yield from _head("mmft_requests_total", "counter", "Requests by route and status; 499: the client went away.")
         yield from (_line("mmft_requests_total", labels, count) for labels, count in self._requests.items())
+        yield from _head("mmft_requests_in_progress", "gauge", "Requests that are not yet answered.")
+        yield from (_line("mmft_requests_in_progress", labels, count) for labels, count in self._in_progress.items())
         yield from _head("mmft_rows_total", "counter", "Rows that were answered.")
         yield from (_line("mmft_rows_total", labels, count) for labels, count in self._rows.items())
         yield from _head("mmft_queue_rows", "gauge", "Rows that wait for the model.")
@@ -108,6 +116,8 @@ class Measured:
             await self._app(scope, receive, send)
             return
         start, status = time.perf_counter(), 500
+        route = scope["path"] if scope["path"] in self._routes else "other"
+        self._metrics.note_start(route)
 
         async def noted(message: Message) -> None:
             nonlocal status
@@ -117,5 +127,4 @@ class Measured:
         try:
             await self._app(scope, receive, noted)
         finally:
-            route = scope["path"] if scope["path"] in self._routes else "other"
             self._metrics.note_request(route, status, time.perf_counter() - start)

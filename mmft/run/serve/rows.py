@@ -21,6 +21,7 @@ from mmft.config.schema.decoding import DecodingConfig
 from mmft.config.schema.root import AnswerConfig
 from mmft.config.wording import did_you_mean, listed
 from mmft.data.roles import is_template, roles
+from mmft.data.sources.raw import is_unicode
 from mmft.data.splits import Split, inputs_only, whole
 from mmft.errors import MmftError, UserError
 from mmft.run.given_rows import table_of
@@ -135,22 +136,24 @@ class Served:
             why = str(error) if isinstance(error, MmftError) else "the row cannot be computed: an internal error"
             return [dict.fromkeys(self.columns) | {"error": why}]
 
-    def unreadable(self, given: Any, why: str) -> Answer:
+    def unreadable(self, why: str) -> Answer:
         """The answer to a row that is not sent to the model."""
-        name = self.data.columns.id
-        own = given.get(name) if isinstance(given, Mapping) and name is not None else None
-        known = isinstance(own, (str, int, float))
-        return dict.fromkeys(self.columns) | {"id": text_of(own) if known else None, "error": why}
+        return dict.fromkeys(self.columns) | {"error": why}
 
     def numbered(self, answers: Sequence[Answer], given: Sequence[Any]) -> list[Answer]:
-        """The answers to a request's rows: numbers and ids are those of the request, values are JSON's."""
-        name = self.data.columns.id
-        numbered = []
-        for number, (answer, row) in enumerate(zip(answers, given, strict=True)):
-            has_id = name is not None and isinstance(row, Mapping) and row.get(name) is not None
-            own = answer["id"] if has_id and answer["id"] is not None else str(number)
-            numbered.append({key: plain(value) for key, value in (answer | {"row": number, "id": own}).items()})
-        return numbered
+        """The answers to a request's rows as JSON has them, with the numbers and ids of the request, not of a batch."""
+        own = (self._id(row) for row in given)
+        named = [
+            answer | {"row": number, "id": str(number) if name is None else name}
+            for number, (answer, name) in enumerate(zip(answers, own, strict=True))
+        ]
+        return [{key: plain(value) for key, value in answer.items()} for answer in named]
+
+    def _id(self, given: Any) -> str | None:
+        """A row's own id, None if it has none that can be used."""
+        value = given.get(self.data.columns.id) if isinstance(given, Mapping) else None
+        name = text_of(value) if isinstance(value, (str, int, float)) else None
+        return name if name is not None and is_unicode(name) else None
 
 
 def plain(value: Any) -> Any:

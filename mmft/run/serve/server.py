@@ -24,7 +24,7 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
-        why = error.strerror or os.strerror(error.errno or 0)
+        why = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
         raise UserError(
             f"host={host} port={port}: {why}. Type another port=PORT (0 for any free one), or host=HOST"
         ) from None
