@@ -16,6 +16,7 @@ from mmft.run.serve.rows import embeddings, predictions, rows_config
 from mmft.run.serve.server import listen, run_until_stopped, url_of
 
 log = logging.getLogger(__name__)
+_GRACE = 30  # seconds
 
 
 def serve(composed: Composed) -> int:
@@ -33,7 +34,7 @@ def serve(composed: Composed) -> int:
     with listen(config.host, config.port) as listening:
         app = application(composed)
         print(url_of(listening), flush=True)
-        run_until_stopped(app, listening)
+        run_until_stopped(app, listening, _GRACE)
     return ExitCode.DONE
 
 

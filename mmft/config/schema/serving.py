@@ -46,6 +46,6 @@ class PageConfig(AddressConfig):
     examples: int = field(8, ge=0)
     """How many of the run's test rows (without any, of its validation rows) the page offers as examples."""
     marks: str | None = None
-    """File that marks are appended to, `.jsonl`; null: `marks.jsonl` in the run's folder."""
+    """File that marks are appended to, `.jsonl`; null: `marks-NAME.jsonl` in the run's folder, by `by`."""
     by: str | None = None
     """Who marks; null: the name of the user that runs the command."""

@@ -12,7 +12,6 @@ import uvicorn
 from mmft.errors import UserError
 
 log = logging.getLogger(__name__)
-_GRACE = 30  # seconds that requests have to end after a signal
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -36,8 +35,13 @@ def url_of(listening: socket.socket) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-def run_until_stopped(app: Any, listening: socket.socket) -> None:
+def run_until_stopped(app: Any, listening: socket.socket, grace: int) -> None:
     """Runs an ASGI application. After SIGTERM or Ctrl-C nothing new is accepted, and what has arrived is answered.
+
+    Args:
+        app: the application.
+        listening: its socket.
+        grace: seconds that requests have to end after a signal.
 
     Raises:
         Stopped: by that signal, from the handler of `mmft.signals`.
@@ -48,6 +52,6 @@ def run_until_stopped(app: Any, listening: socket.socket) -> None:
         log_level="warning",
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=_GRACE,
+        timeout_graceful_shutdown=grace,
     )
     uvicorn.Server(config).run([listening])
