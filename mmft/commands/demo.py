@@ -80,6 +80,7 @@ def page_of(composed: Composed, folder: Path) -> Page:
     config: DemoConfig = composed.config
     model = given_model(composed)
     served = predictions(model, config, rows_config(data_of_command(composed, model), 1))
+    served.warm_up()
     by = config.by or _user()
     if config.marks is None:
         assert config.run is not None

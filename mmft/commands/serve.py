@@ -49,7 +49,7 @@ def application(composed: Composed) -> FastAPI:
     data = rows_config(data_of_command(composed, model), config.max_batch)
     served = {"predictions": predictions(model, config, data), "embeddings": embeddings(model, data)}
     for one in served.values():
-        one.answers([dict.fromkeys(one.reader.names)])
+        one.warm_up()
     columns = served["predictions"].reader.names
     log.info("columns of a row: %s. There is no password; Ctrl-C stops the server", ", ".join(columns))
     about = {"model": name_of_model(config), "task": model.saved.config.task.type, "columns": columns}

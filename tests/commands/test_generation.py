@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+from base64 import b64encode
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import pandas as pd
 import pytest
 import torch
 import transformers as hf
+from fastapi.testclient import TestClient
 from generative_rows import typed_for_generation, with_gaps
 from make_shapes import Shapes
 from runs import Run, killed_run, of_one_and_two_ranks, resumed, same_weights
@@ -25,6 +28,7 @@ from mmft.commands.embed import embed
 from mmft.commands.explain import explain
 from mmft.commands.export import export
 from mmft.commands.predict import predict
+from mmft.commands.serve import application
 from mmft.commands.test import test as run_test
 from mmft.commands.train import train
 from mmft.config.compose import compose
@@ -305,3 +309,24 @@ def test_an_encoder_in_the_place_of_a_language_model_is_an_error(
     wrong = [*typed, f"model.text_encoder.name={shapes.text_encoder}"]
     with pytest.raises(UserError, match=r"model\.text_encoder\.name=.* is no causal language model but BertModel"):
         train(compose("train", wrong), tmp_path / "run")
+
+
+@pytest.mark.parametrize("decoding", [{}, {"temperature": 1.5, "sampling_seed": 3}])
+def test_a_server_writes_what_predict_writes(
+    run: Run, rows: Path, shapes: Shapes, decoding: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also by sampling, where a text depends on a row's number in its request: two that come together stay apart."""
+    monkeypatch.chdir(shapes.rows.parent)
+    given = [
+        {"image": None if pd.isna(row.image) else Path(row.image).read_bytes(), "text": row.text}
+        for row in pd.read_csv(rows).dropna(subset=["text"]).head(6).itertuples()
+    ]
+    expected = mmft.load(run.path).decoding(**decoding).predict(given)
+    typed = [f"run={run.path}", "max_wait_ms=500", *(f"task.{name}={value}" for name, value in decoding.items())]
+    sent = [row | {"image": row["image"] and b64encode(row["image"]).decode()} for row in given]
+    with TestClient(application(compose("serve", typed))) as client, ThreadPoolExecutor(2) as clients:
+        answers = list(clients.map(lambda _: client.post("/predict", json={"rows": sent}).json(), range(2)))
+        embedded = client.post("/embed", json={"rows": sent[:1]}).json()["embeddings"][0]
+    for answer in answers:
+        assert [one["prediction"] for one in answer["predictions"]] == [one["prediction"] for one in expected]
+    assert embedded["error"] is None

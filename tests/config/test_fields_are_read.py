@@ -6,6 +6,7 @@ import dataclasses
 import os
 import sys
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +170,27 @@ def test_every_field_of_a_command_that_uses_a_run_is_read(
     expected -= {(COMMANDS[command].__name__, "model"), ("PairConfig", "pair")}  # in place of a run: test_pairs.py
     refused = {tuple(key.rpartition(".")[::2]) for key in UNREAD} if command != "test" else set()
     refused = {({"": "DataConfig", "columns": "ColumnsConfig"}[section], name) for section, name in refused}
+    assert sorted(expected - read - refused) == []
+
+
+@pytest.mark.parametrize("command", ["serve", "demo"])
+def test_every_field_of_a_command_that_listens_is_read(
+    command: str, train_run: TrainRun, read: set[tuple[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = train_run("trainer.max_epochs=1")
+    read.clear()
+    module = import_module(f"mmft.commands.{command}")
+    monkeypatch.setattr(module, "run_until_stopped", lambda *_: None)
+    marks = [f"marks={tmp_path / 'marks.jsonl'}", "by=anna"] if command == "demo" else []
+    assert getattr(module, command)(compose(command, [f"run={run.path}", "port=0", *marks])) == 0
+    copied = {"ServedData": "DataConfig", "DataColumns": "ColumnsConfig"}
+    expected = {
+        (copied.get(schema.__name__, schema.__name__), f.name)
+        for schema in schemas(COMMANDS[command])
+        for f in dataclasses.fields(schema)
+    }
+    expected -= {(COMMANDS[command].__name__, "model"), ("PairConfig", "pair")}
+    refused = {("ColumnsConfig", key.rpartition(".")[2]) for key in UNREAD if key.startswith("columns.")}
     assert sorted(expected - read - refused) == []
 
 

@@ -379,6 +379,25 @@ def test_all_bodies_together_have_a_limit() -> None:
     asyncio.run(work())
 
 
+def test_a_body_that_stops_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mmft.run.serve.limits._PATIENCE", 0.05)
+
+    async def app(_: Any, receive: Any, __: Any) -> None:
+        while (await receive())["more_body"]:
+            pass
+
+    async def receive() -> dict[str, Any]:
+        if parts:
+            return {"type": "http.request", "body": parts.pop(), "more_body": True}
+        return dict(await asyncio.Future())
+
+    parts = [b"a", b"b"]
+    limits = BodyLimits(app, limit=100, budget=100)
+    with pytest.raises(Refusal, match="no byte of the request came") as refused:
+        asyncio.run(limits({"type": "http", "headers": []}, receive, None))  # type: ignore[arg-type]
+    assert (refused.value.status, limits.held, parts) == (408, 0, [])
+
+
 def test_columns_of_the_command_take_the_place_of_the_runs(finished_run: Run, rows: list[dict[str, Any]]) -> None:
     typed = ["data.columns.image=photo", "data.columns.text=[title,more]", "data.columns.id=number"]
     with TestClient(application(compose("serve", [f"run={finished_run.path}", *typed]))) as client:

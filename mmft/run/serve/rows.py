@@ -136,6 +136,10 @@ class Served:
             why = str(error) if isinstance(error, MmftError) else "the row cannot be computed: an internal error"
             return [dict.fromkeys(self.columns) | {"error": why}]
 
+    def warm_up(self) -> None:
+        """Computes an empty row, since the first one takes longest."""
+        self.answers([dict.fromkeys(self.reader.names)])
+
     def unreadable(self, why: str) -> Answer:
         """The answer to a row that is not sent to the model."""
         return dict.fromkeys(self.columns) | {"error": why}

@@ -52,6 +52,7 @@ def run_until_stopped(app: Any, listening: socket.socket, grace: int) -> None:
         log_level="warning",
         access_log=False,
         server_header=False,
+        ws="none",
         timeout_graceful_shutdown=grace,
     )
     uvicorn.Server(config).run([listening])
