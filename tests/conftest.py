@@ -26,7 +26,8 @@ from command import Mmft, run_mmft
 from composed_once import compose_once
 from make_shapes import Shapes, captions, make_shapes
 
-pytest_plugins = ["runs", "pairs"]  # the fixtures `train_run`, `finished_run`, `shapes_overrides` and `pair_run`
+# the fixtures `train_run`, `finished_run`, `shapes_overrides`, `pair_run` and `server`
+pytest_plugins = ["runs", "pairs", "servers"]
 CHECKOUT = Path(__file__).parents[1]
 
 

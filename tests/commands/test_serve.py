@@ -8,12 +8,7 @@ import io
 import random
 import signal
 import socket
-import subprocess
-import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -21,76 +16,12 @@ import httpx
 import pytest
 from PIL import Image
 from runs import Run
+from servers import Start
 
 import mmft
 
 pytestmark = pytest.mark.slow
 CLIENTS, REQUESTS = 20, 10
-
-
-class Server:
-    """A server in a process of its own.
-
-    Attributes:
-        url: where it listens.
-        process: the command.
-    """
-
-    def __init__(self, run: Run, folder: Path, *typed: str) -> None:
-        self._err = folder / "stderr.txt"
-        with self._err.open("w") as err:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "mmft", "serve", f"run={run.path}", "port=0", *typed],
-                stdout=subprocess.PIPE,
-                stderr=err,
-                text=True,
-            )
-        assert self.process.stdout is not None
-        self.url = self.process.stdout.readline().strip()
-        assert self.url.startswith("http://127.0.0.1:"), self.said
-
-    @property
-    def said(self) -> str:
-        return self._err.read_text()
-
-    @property
-    def peak_memory(self) -> int:
-        """Bytes."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
-
-    def wait_for(self, sample: str) -> None:
-        """Until /metrics has this line."""
-        for _ in range(600):
-            if f"{sample}\n" in httpx.get(f"{self.url}/metrics").text:
-                return
-            time.sleep(0.1)
-        pytest.fail(f"no {sample}")
-
-    def send_raw(self, content: bytes) -> bytes:
-        """The first bytes of the answer."""
-        where = urlsplit(self.url)
-        with socket.create_connection((where.hostname, where.port), timeout=120) as connection:
-            connection.sendall(content)
-            return connection.recv(4096)
-
-    def stop(self, number: int) -> int:
-        self.process.send_signal(number)
-        return self.process.wait(120)
-
-
-@pytest.fixture
-def server(finished_run: Run, tmp_path: Path) -> Iterator[Callable[..., Server]]:
-    started: list[Server] = []
-
-    def start(*typed: str) -> Server:
-        started.append(Server(finished_run, tmp_path, *typed))
-        return started[-1]
-
-    yield start
-    for one in started:
-        one.process.kill()
-        one.process.wait(60)
 
 
 def sent(row: dict[str, Any]) -> dict[str, Any]:
@@ -104,11 +35,11 @@ def bomb() -> bytes:
     return stream.getvalue()
 
 
-def test_hostile_clients_harm_no_other(server: Callable[..., Server], finished_run: Run, shapes: Any) -> None:
+def test_hostile_clients_harm_no_other(server: Start, finished_run: Run, shapes: Any) -> None:
     table = list(csv.DictReader(shapes.rows.open()))
     rows = [{"image": (shapes.rows.parent / row["image"]).read_bytes(), "text": row["text"]} for row in table[:60]]
     expected = mmft.load(finished_run.path).predict(rows)
-    running = server("max_body_mb=1", "max_pending_mb=40", "data.max_pixels=1_000_000", "max_queue=1000")
+    running = server("serve", "max_body_mb=1", "max_pending_mb=40", "data.max_pixels=1_000_000", "max_queue=1000")
     before, huge = running.peak_memory, base64.b64encode(bomb()).decode()
     answered: list[int] = []
     bodies: list[str] = []
@@ -176,8 +107,8 @@ def test_hostile_clients_harm_no_other(server: Callable[..., Server], finished_r
     assert "Traceback" not in running.said
 
 
-def test_a_client_that_goes_away_is_dropped(server: Callable[..., Server]) -> None:
-    running = server("max_wait_ms=3_600_000", "max_batch=3")
+def test_a_client_that_goes_away_is_dropped(server: Start) -> None:
+    running = server("serve", "max_wait_ms=3_600_000", "max_batch=3")
     waits = b'{"rows": [{"text": "red"}]}'
     head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
     where = urlsplit(running.url)
@@ -191,8 +122,8 @@ def test_a_client_that_goes_away_is_dropped(server: Callable[..., Server]) -> No
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_stop_answers_what_has_arrived(server: Callable[..., Server], number: int, code: int) -> None:
-    running = server("max_wait_ms=3000", "max_batch=1000")
+def test_a_stop_answers_what_has_arrived(server: Start, number: int, code: int) -> None:
+    running = server("serve", "max_wait_ms=3000", "max_batch=1000")
     found: list[httpx.Response] = []
     ask = threading.Thread(
         target=lambda: found.append(httpx.post(f"{running.url}/predict", json={"rows": [{"text": "red"}]}, timeout=120))

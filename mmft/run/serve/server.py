@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import socket
@@ -55,4 +56,10 @@ def run_until_stopped(app: Any, listening: socket.socket, grace: int) -> None:
         ws="none",
         timeout_graceful_shutdown=grace,
     )
+    logging.getLogger("uvicorn.error").addFilter(_is_no_cancellation)
     uvicorn.Server(config).run([listening])
+
+
+def _is_no_cancellation(record: logging.LogRecord) -> bool:
+    """False for the traceback of a connection that was cut because `grace` was over, which is no defect."""
+    return record.exc_info is None or not isinstance(record.exc_info[1], asyncio.CancelledError)
