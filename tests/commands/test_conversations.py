@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import re
+from base64 import b64encode
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+from fastapi.testclient import TestClient
 from make_shapes import Shapes
 from runs import QUICK, Run, killed_run, resumed, same_weights
 
 import mmft
 from mmft.commands.check import check
+from mmft.commands.demo import page_of
 from mmft.commands.predict import predict
+from mmft.commands.serve import application
 from mmft.commands.test import test as run_test
 from mmft.commands.train import train
 from mmft.config.compose import compose
@@ -109,6 +113,23 @@ def test_a_question_at_the_end_is_answered(run: Run, frame: pd.DataFrame, shapes
     (bad,) = mmft.load(run.path).predict([{"image": None, "messages": [{"role": "tool", "content": "x"}]}])
     assert bad["prediction"] is None
     assert "turn 1 has the role 'tool'" in bad["error"]
+
+
+def test_conversations_are_served(run: Run, frame: pd.DataFrame, shapes: Shapes, tmp_path: Path) -> None:
+    """As lists of turns, or as JSON in a form; the page of `mmft demo` has a field for the JSON."""
+    row = frame.iloc[0]
+    image, turns = (shapes.rows.parent / row["image"]).read_bytes(), row["messages"][:-1]
+    [expected] = mmft.load(run.path).predict([{"image": image, "messages": turns}])
+    with TestClient(application(compose("serve", [f"run={run.path}"]))) as client:
+        sent = [{"image": b64encode(image).decode(), "messages": turns}]
+        listed = client.post("/predict", json={"rows": sent}).json()["predictions"][0]
+        form = {"files": {"image": ("a.png", image)}, "data": {"messages": json.dumps(turns)}}
+        assert client.post("/predict", **form).json()["predictions"] == [listed]
+    assert (listed["prediction"], listed["error"]) == (expected["prediction"], None)
+    page = page_of(compose("demo", [f"run={run.path}", "examples=1"]), tmp_path)
+    (tmp_path / "a.png").write_bytes(image)
+    assert page.answer(str(tmp_path / "a.png"), json.dumps(turns))[0] == expected["prediction"]
+    assert page._examples[0].texts[0].startswith('[{"role": "user"')
 
 
 def test_rows_in_python_may_lack_either_column(run: Run, frame: pd.DataFrame, shapes: Shapes) -> None:

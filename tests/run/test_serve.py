@@ -16,13 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from fastapi.testclient import TestClient
+from needed_overrides import TWO_TASKS
 from PIL import Image
-from runs import Run
+from runs import Run, TrainRun
 
 import mmft
 from mmft.cli.main import main
+from mmft.commands.demo import page_of
 from mmft.commands.serve import application
 from mmft.config.compose import compose
 from mmft.errors import UserError
@@ -426,6 +429,51 @@ def test_zero_shot(pair_folder: Callable[[str], Path], rows: list[dict[str, Any]
     assert answer["prediction"] == expected["prediction"]
     assert answer["score"] == pytest.approx(expected["score"], abs=1e-5)
     assert embedded["image"] is not None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "typed",
+    [
+        ["task=multi_label"],
+        ["task=question_answering"],
+        ["task=matching", "data.columns.label=null"],
+        ["task=contrastive", "model/fusion=dual", "data.columns.label=null"],
+        ["task=contrastive", "task.texts=templates", "data.columns.text=null", "task.templates=photo"],
+        ["task=regression", "data.columns.label=number"],
+        [*TWO_TASKS],
+    ],
+)
+def test_every_task_is_served_as_it_predicts(
+    train_run: TrainRun, shapes: Any, tmp_path: Path, typed: list[str]
+) -> None:
+    """Its own demo page shows the same prediction."""
+    frame = pd.read_csv(shapes.rows).reset_index(names="number")
+    frame.to_csv(tmp_path / "rows.csv", index=False)
+    task = "task=several" if "data.columns.label=[label,number]" in typed else typed[0]
+    where = [f"data.path={tmp_path / 'rows.csv'}", f"data.root={shapes.rows.parent}", "trainer.max_steps=2"]
+    run = train_run(task, *where, *(one for one in typed if one != task))
+    model = mmft.load(run.path)
+    rows = [
+        {"image": (shapes.rows.parent / image).read_bytes(), "text": text}
+        for image, text in zip(frame["image"][:3], frame["text"][:3], strict=True)
+    ]
+    if "data.columns.text=null" in typed:  # its texts are captions of labels
+        model, rows = model.zero_shot(model.labels), [{"image": row["image"]} for row in rows]
+    expected = model.predict(rows)
+    with TestClient(application(compose("serve", [f"run={run.path}"]))) as client:
+        answers = predicted(client, sent(rows)["rows"])
+        embedded = client.post("/embed", json=sent(rows)).json()["embeddings"]
+    for answer, one in zip(answers, expected, strict=True):
+        assert answer.keys() == one.keys()
+        for name, value in one.items():
+            assert answer[name] == (pytest.approx(value, abs=1e-5) if isinstance(value, float) else value)
+    assert [one["error"] for one in embedded] == [None] * 3
+    page = page_of(compose("demo", [f"run={run.path}", "examples=2"]), tmp_path)
+    example = page._examples[0]
+    shown = page.answer(str(example.image), *example.texts)
+    assert shown[3] is not None
+    page.blocks()
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -24,7 +23,6 @@ from mmft.run.serve.limits import BodyLimits, Refusal
 from mmft.run.serve.metrics import Measured, Metrics
 from mmft.run.serve.rows import Served, UnreadableRow
 
-log = logging.getLogger(__name__)
 _GONE = 499  # nginx's status of a client that did not wait
 _MOST_BRACKETS = 200_000  # in a request: millions of empty lists would take seconds and a gigabyte to parse
 

@@ -7,12 +7,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
 
 from mmft.run.serve.limits import Refusal
-
-Row = dict[str, Any]
-Answer = dict[str, Any]
+from mmft.run.serve.rows import Answer, Row
 
 
 @dataclass(frozen=True)

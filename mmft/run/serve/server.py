@@ -12,8 +12,6 @@ import uvicorn
 
 from mmft.errors import UserError
 
-log = logging.getLogger(__name__)
-
 
 def listen(host: str, port: int) -> socket.socket:
     """A socket that listens; connections wait until the application runs.
