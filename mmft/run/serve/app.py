@@ -21,7 +21,7 @@ from mmft.config.wording import listed
 from mmft.run.serve.batching import Batcher
 from mmft.run.serve.limits import BodyLimits, Refusal
 from mmft.run.serve.metrics import Measured, Metrics
-from mmft.run.serve.rows import Served, UnreadableRow
+from mmft.run.serve.rows import Answer, Row, Served, UnreadableRow
 
 _GONE = 499  # nginx's status of a client that did not wait
 _MOST_BRACKETS = 200_000  # in a request: millions of empty lists would take seconds and a gigabyte to parse
@@ -58,17 +58,16 @@ class Route:
             raise Refusal(
                 413, f"{len(given)} rows are more than max_rows={self._max_rows}. Send them in several requests"
             )
-        answers: list[dict[str, Any] | None] = [None] * len(given)
-        readable = []
+        rows: dict[int, Row] = {}
+        answers: dict[int, Answer] = {}
         for number, one in enumerate(given):
             try:
-                readable.append((number, self.served.reader.row(one)))
+                rows[number] = self.served.reader.row(one)
             except UnreadableRow as error:
                 answers[number] = self.served.unreadable(str(error))
-        found = await _unless_gone(request, self.batcher.answers([row for _, row in readable]))
-        for (number, _), answer in zip(readable, found, strict=True):
-            answers[number] = answer
-        numbered = self.served.numbered([answer for answer in answers if answer is not None], given)
+        found = await _unless_gone(request, self.batcher.answers(list(rows.values())))
+        answers |= zip(rows, found, strict=True)
+        numbered = self.served.numbered([answers[number] for number in range(len(given))], given)
         self._metrics.note_rows(self.path, len(numbered), sum(one["error"] is not None for one in numbered))
         return Json({self._key: numbered})
 
