@@ -55,6 +55,8 @@ mmft serve run=last
 mmft serve run=last host=0.0.0.0 port=80 max_batch=64 data.max_pixels=25_000_000
 mmft demo run=last
 mmft demo run=last marks=marks.jsonl by=anna
+mmft review run=last marks='marks-*.jsonl'
+mmft review run=last marks=[marks-ann.jsonl,marks-bob.jsonl] out=reviewed.csv
 mmft export run=last
 mmft export run=runs/mine/2026-11-01_10-00-00 out=my_encoders
 mmft runs                                                   (newest first)

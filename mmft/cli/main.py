@@ -37,6 +37,7 @@ COMMANDS = {
     "report": "write a page that shows a run or a sweep: metrics, curves, mistakes with their images",
     "serve": "answer requests over HTTP: predictions and embeddings of rows in JSON, or of files",
     "demo": "a page in the browser to try a run, and to mark its answers right or wrong",
+    "review": "sum up people's marks of a run's answers: agreement, corrected accuracy, suspects of wrong labels",
     "export": "write a run's encoders as folders that timm and transformers load",
     "runs": "list, sort and compare runs; any KEY=VALUE of mmft train is a filter",
     "cache": "what frozen layers computed and is kept for later runs: list, verify, clear",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from mmft import logs
 from mmft.commands.output import print_path
 from mmft.config.compose import Composed
-from mmft.config.schema.root import ReportConfig
+from mmft.config.schema.report import ReportConfig
 from mmft.errors import ExitCode
 from mmft.files import located
 from mmft.run.listing.sweep import is_sweep

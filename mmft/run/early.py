@@ -14,10 +14,10 @@ from pathlib import Path
 from mmft.config.compose import Composed
 from mmft.config.paths import rebase, tables_of
 from mmft.config.schema.data import DataConfig
+from mmft.config.schema.report import ReportConfig, ReviewConfig
 from mmft.config.schema.root import (
     DemoConfig,
     ExportConfig,
-    ReportConfig,
     ServeConfig,
     TestConfig,
     TrainConfig,
@@ -53,7 +53,7 @@ def check_inputs(composed: Composed) -> None:
         wrong = _wrong_in_rows(composed, own)
     elif isinstance(config, ExportConfig):
         model_folder(config.run, config.paths.runs)
-    elif isinstance(config, ReportConfig) and not is_sweep(located(config.run)):
+    elif isinstance(config, ReviewConfig) or (isinstance(config, ReportConfig) and not is_sweep(located(config.run))):
         find_run(config.run, located(config.paths.runs))
     if wrong:
         raise UserError(wrong)

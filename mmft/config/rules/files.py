@@ -11,6 +11,7 @@ from typing import Any
 
 from mmft.config.paths import IMAGES, TABLES, table_files, tables_of
 from mmft.config.rules.base import rule, use_rule
+from mmft.config.schema.report import ReviewConfig
 from mmft.config.schema.root import CheckConfig, EmbedConfig, ExplainConfig, RunsConfig, TestConfig, TrainConfig
 from mmft.config.schema.search import IndexConfig, SearchConfig
 from mmft.config.schema.use import UseConfig
@@ -203,6 +204,11 @@ def _index_is_there(c: SearchConfig) -> str | None:
 
 @use_rule("out", "compare")
 def _list_of_runs_can_be_written(c: RunsConfig) -> str | None:
+    return None if c.out is None else _not_to_be_written(c, c.out, _LISTS)
+
+
+@rule("out")
+def _review_can_be_written(c: ReviewConfig) -> str | None:
     return None if c.out is None else _not_to_be_written(c, c.out, _LISTS)
 
 

@@ -15,10 +15,11 @@ from mmft.config.schema.logger import LoggerConfig
 from mmft.config.schema.model import ModelConfig
 from mmft.config.schema.optim import OptimConfig, ScheduleConfig
 from mmft.config.schema.paths import ModelPathsConfig, PathsConfig
+from mmft.config.schema.report import ReportConfig, ReviewConfig
 from mmft.config.schema.search import IndexConfig, SearchConfig
 from mmft.config.schema.serving import PageConfig, ServingConfig
 from mmft.config.schema.task import TaskConfig, TemplateSet
-from mmft.config.schema.trainer import CallbacksConfig, CheckpointConfig, DeviceConfig, TrainerConfig
+from mmft.config.schema.trainer import CallbacksConfig, CheckpointConfig, TrainerConfig
 from mmft.config.schema.tune import TuneConfig
 from mmft.config.schema.use import ModelUseConfig, UseConfig
 
@@ -132,18 +133,6 @@ class ExportConfig:
 
 
 @dataclass(kw_only=True)
-class ReportConfig:
-    """Everything that `mmft report` reads."""
-
-    run: str
-    """A run folder, the folder of a sweep, or `last`: the newest finished run under `paths.runs`."""
-    paths: PathsConfig = field(factory=PathsConfig)
-    """Where runs are read from."""
-    trainer: DeviceConfig = field(factory=DeviceConfig)
-    """The device to predict the test rows on, if the run has not done so."""
-
-
-@dataclass(kw_only=True)
 class DoctorConfig:
     """Everything that `mmft doctor` reads."""
 
@@ -248,6 +237,7 @@ COMMANDS: dict[str, type] = {
     "report": ReportConfig,
     "serve": ServeConfig,
     "demo": DemoConfig,
+    "review": ReviewConfig,
     "export": ExportConfig,
     "runs": RunsConfig,
     "cache": CacheCommandConfig,

@@ -19,6 +19,7 @@ from mmft.data.splits import Split, load_splits
 from mmft.errors import UserError
 from mmft.reports.page.row_cards import RowCards
 from mmft.run_folder import RunFolder
+from mmft.tasks.answer_texts import references_of
 from mmft.tasks.labels import in_files
 from mmft.tasks.part_columns import part_column
 
@@ -151,6 +152,30 @@ class Answers:
         """The rows that have a label for the task."""
         there = [row for row, label in zip(self.rows, self.column("label"), strict=True) if label]
         return replace(self, rows=there)
+
+    def label_sets(self, column: str) -> list[frozenset[str]]:
+        """The labels in each row's cell of a column, of which tasks with several have a separator."""
+        separator = getattr(self.task, "separator", None)
+        cells = self.column(column)
+        if separator is None:
+            return [frozenset([cell]) for cell in cells]
+        return [frozenset(filter(None, cell.split(separator))) for cell in cells]
+
+    @cached_property
+    def right(self) -> list[bool | None]:
+        """Whether each prediction is right by the row's label; None without a label, or if answers are not just right.
+
+        All of several labels have to be predicted, one of several right answers, one of several references.
+        """
+        task, labels = self.task, self.column("label")
+        if task.pairwise or task.predicts_numbers:
+            return [None] * len(labels)
+        if task.generates:
+            texts = zip(self.column("prediction"), labels, strict=True)
+            return [text.strip() in references_of(label) if label else None for text, label in texts]
+        sets = zip(self.label_sets("label"), self.label_sets("prediction"), strict=True)
+        found = [true == predicted if task.independent_labels else bool(true & predicted) for true, predicted in sets]
+        return [right if label else None for right, label in zip(found, labels, strict=True)]
 
     @cached_property
     def scored(self) -> list[str]:

@@ -13,26 +13,20 @@ from mmft.reports.page.row_cards import RowCards
 _SHOWN = 12
 
 
-def mistake_section(
-    answers: Answers, truths: Sequence[frozenset[str]], said: Sequence[frozenset[str]], cards: RowCards
-) -> str:
+def mistake_section(answers: Answers, cards: RowCards) -> str:
     """The most confident mistakes, and those whose label the model finds least likely, as HTML.
 
     Args:
         answers: labelled ones.
-        truths: the labels of each row.
-        said: the predicted labels of each row.
         cards: shows rows.
     """
-    exact = answers.task.independent_labels  # elsewhere one of several right answers is right
-    pairs = enumerate(zip(truths, said, strict=True))
-    wrong = [at for at, (true, predicted) in pairs if (true != predicted if exact else not true & predicted)]
+    wrong = [at for at, right in enumerate(answers.right) if right is False]
     if not wrong:
         return html.section("Mistakes", html.paragraph("There are none."), level=3)
     scores = [float(value) if value else -np.inf for value in answers.column("score")]
     surest = sorted(wrong, key=lambda at: -scores[at])[:_SHOWN]
     parts = [
-        html.paragraph(f"{len(wrong):,} of {len(truths):,} rows. The most confident ones:"),
+        html.paragraph(f"{len(wrong):,} of {len(answers.rows):,} rows. The most confident ones:"),
         html.entries(_cards(answers, surest, cards)),
     ]
     if answers.task.has_classes and answers.scored:

@@ -38,20 +38,10 @@ def _answers(answers: Answers, run: Evidence) -> str:
     elif task.generates:
         shown = text_section(labelled, run.cards)
     else:
-        truths, said = (_names(labelled, column) for column in ("label", "prediction"))
         shown = class_section(answers) if task.has_classes else ""
         if task.has_classes or task.independent_labels:
-            shown += probability_section(labelled, truths)
-        shown += mistake_section(labelled, truths, said, run.cards) if labelled.rows else ""
+            shown += probability_section(labelled, labelled.label_sets("label"))
+        shown += mistake_section(labelled, run.cards) if labelled.rows else ""
     rows = f"{len(answers.rows):,} rows of predictions.csv, {len(labelled.rows):,} of them with a label."
     title = f"Answers on the {answers.split} rows" + (f": {answers.name}" if answers.name else "")
     return html.section(title, html.paragraph(rows), shown) if shown else ""
-
-
-def _names(answers: Answers, column: str) -> list[frozenset[str]]:
-    """The labels of each row, of which tasks with several have a separator."""
-    separator = getattr(answers.task, "separator", None)
-    cells = answers.column(column)
-    if separator is None:
-        return [frozenset([cell]) for cell in cells]
-    return [frozenset(filter(None, cell.split(separator))) for cell in cells]

@@ -22,7 +22,6 @@ def text_section(answers: Answers, cards: RowCards) -> str:
         return ""
     predictions, labels, scores = (answers.column(name) for name in ("prediction", "label", "score"))
     references = [references_of(label) for label in labels]
-    same = sum(written.strip() in right for written, right in zip(predictions, references, strict=True))
     order = sorted(range(len(labels)), key=lambda at: float(scores[at] or 0))[:_SHOWN]
     entries = []
     for at in order:
@@ -32,5 +31,7 @@ def text_section(answers: Answers, cards: RowCards) -> str:
         entries.append(html.entry(score, [shown_row(answers, cards, int(row["row"]), row["id"], said)]))
     prompt = getattr(answers.task, "prompt", None)
     asked = f"The prompt, around each row's text: {prompt}" if prompt else ""
-    told = f"{same:,} of {len(labels):,} answers are a reference to the letter. The least sure ones:"
+    told = (
+        f"{answers.right.count(True):,} of {len(labels):,} answers are a reference to the letter. The least sure ones:"
+    )
     return html.section("Answers", html.paragraph(asked), html.paragraph(told), html.entries(entries), level=3)
