@@ -31,7 +31,7 @@ class ReviewConfig:
     """Files of marks that people made in the page of `mmft report` or in `mmft demo`: one, a pattern such as
     `'marks-*.jsonl'`, or a list; null: `marks-*.jsonl` in the run folder, which `mmft report` shows, too."""
     out: str | None = None
-    """File for the marked rows, `.csv` or `.jsonl` by its extension, beside the summary on stdout; `-`: CSV on stdout in place
-    of the summary; null: the summary only."""
+    """File for the marked rows, `.csv` or `.jsonl` by its extension, beside the summary on stdout; `-`: CSV on
+    stdout in place of the summary; null: the summary only."""
     paths: PathsConfig = field(factory=PathsConfig)
     """Where runs are read from."""

@@ -31,6 +31,14 @@ svg { display: block; width: 100%; height: auto; }
 .row { background: var(--soft); border-radius: .3rem; padding: .4rem; min-width: 0; }
 .row img { display: block; width: 100%; max-width: 160px; height: auto; margin-bottom: .3rem; background: #fff; }
 @media (max-width: 32rem) { table { font-size: .8rem; } th, td { padding: .2rem .3rem; } }
+.marked-row { display: flex; flex-wrap: wrap; gap: 1rem; min-height: 240px; }
+.marked-row > img { width: 224px; max-width: 100%; height: 224px; object-fit: contain; background: #fff; }
+.marked-row > div { flex: 1 1 14rem; min-width: 0; }
+.written { white-space: pre-wrap; max-height: 14rem; overflow-y: auto; }
+button, input { font: inherit; padding: .35rem .7rem; max-width: 100%; }
+.buttons { display: flex; flex-wrap: wrap; gap: .5rem; align-items: center; }
+button[aria-pressed="true"] { outline: 3px solid #3b82f6; }
+kbd { opacity: .6; font-size: .8em; }
 .place, .why { font-size: .85rem; } .place { opacity: .75; } .label { font-weight: 600; }
 """
 

@@ -22,31 +22,47 @@ _MOST_IMAGES = MOST_BYTES * 3 // 5
 
 
 class Thumbnails:
-    """Images as HTML, until a page has no room for more.
+    """Images as `data:` addresses, up to a size of all together.
 
     Args:
         config: how images are read.
     """
 
     def __init__(self, config: DataConfig) -> None:
-        self._read = ImageReader(_SIDE, "pad", background_of(config), config.max_pixels)
+        self._config = config
+        self._reader = cache(self._reader_of)
         self._bytes = 0
 
-    def show(self, source: str | bytes | None) -> str:
-        """An image, given by its path or its bytes; why it cannot be shown; nothing without one."""
+    def address(self, source: str | bytes | None, side: int) -> tuple[str | None, str]:
+        """An image, given by its path or its bytes, and why it cannot be shown; neither without one.
+
+        Args:
+            source: the image.
+            side: pixels of its longer side.
+        """
         if source is None:
-            return ""
+            return None, ""
         if self._bytes > _MOST_IMAGES:
-            return "<div>(no room for more images)</div>"
+            return None, "(no room for more images)"
         try:
-            pixels = self._read(source)
+            pixels = self._reader(side)(source)
         except BadImage as error:
-            return f"<div>{escape(str(error))}</div>"
+            return None, str(error)
         stream = io.BytesIO()
         Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(stream, "JPEG", quality=80)
         data = base64.b64encode(stream.getvalue()).decode()
         self._bytes += len(data)
-        return f'<img alt="" loading="lazy" src="data:image/jpeg;base64,{data}">'
+        return f"data:image/jpeg;base64,{data}", ""
+
+    def show(self, source: str | bytes | None) -> str:
+        """A small image as HTML; why it cannot be shown; nothing without one."""
+        image, problem = self.address(source, _SIDE)
+        if image is not None:
+            return f'<img alt="" loading="lazy" src="{image}">'
+        return f"<div>{escape(problem)}</div>" if problem else ""
+
+    def _reader_of(self, side: int) -> ImageReader:
+        return ImageReader(side, "pad", background_of(self._config), self._config.max_pixels)
 
 
 def row_card(image: str, said: Sequence[str], text: str, place: str) -> str:
@@ -81,6 +97,16 @@ class RowCards:
         table = self.splits[split].table
         place = f"{split} row {row}" + ("" if name == str(row) else f" (id {name})")
         return row_card(self._thumbnail(split, row), said, table.text(row) or "", place)
+
+    def image(self, split: str, row: int, side: int) -> tuple[str | None, str]:
+        """A row's image as a `data:` address, and why there is none; neither of a row that has no image.
+
+        Args:
+            split: its split.
+            row: its number.
+            side: pixels of the image's longer side.
+        """
+        return self._thumbnails.address(self.splits[split].table.image(row), side)
 
     def _thumbnail_of(self, split: str, row: int) -> str:
         return self._thumbnails.show(self.splits[split].table.image(row))

@@ -6,11 +6,13 @@ from mmft.reports.page import html
 from mmft.reports.page.classes import class_section
 from mmft.reports.page.curves import curve_section
 from mmft.reports.page.evidence import Answers, Evidence
+from mmft.reports.page.marking import marking_section
 from mmft.reports.page.mistakes import mistake_section
 from mmft.reports.page.numbers import number_section
 from mmft.reports.page.opening import closing, opening
 from mmft.reports.page.probabilities import probability_section
 from mmft.reports.page.retrieval import retrieval_section
+from mmft.reports.page.review_section import review_section
 from mmft.reports.page.texts import text_section
 from mmft.run_folder import RunFolder
 
@@ -24,7 +26,7 @@ def run_page(folder: RunFolder) -> str:
     run = Evidence(folder)
     answered = [_answers(answers, run) for answers in run.answers]  # finds what is missing, which the opening tells
     title = "/".join(folder.path.absolute().parts[-2:])
-    body = [opening(run), curve_section(run), *answered, closing(run)]
+    body = [opening(run), curve_section(run), *answered, review_section(run), marking_section(run), closing(run)]
     return html.document(f"mmft report: {title}", f"mmft report: {title}", "".join(body))
 
 

@@ -55,8 +55,8 @@ def _most(marks: Sequence[Mark]) -> str:
 def share_right(answers: Answers, rows: Sequence[Reviewed], unsure: float | None = None) -> Estimate | None:
     """The share of all answers that are right as people see it.
 
-    Rows are weighted by how they were drawn, and by how many rows are right and wrong by their labels, so it is the share
-    of all rows, although mistakes are marked more often.
+    Rows are weighted by how they were drawn, and by how many rows are right and wrong by their labels, so it is the
+    share of all rows, although mistakes are marked more often.
 
     Args:
         answers: of all rows.
