@@ -29,6 +29,6 @@ def report(composed: Composed) -> int:
         print_path(write_sweep_page(located(config.run)))
         return ExitCode.DONE
     folder = find_run(config.run, located(config.paths.runs))
-    complete_predictions(folder, config.trainer.accelerator)
+    complete_predictions(folder, config.trainer.accelerator, config.attributions)
     print_path(write_report(folder).path)
     return ExitCode.DONE

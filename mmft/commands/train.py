@@ -32,6 +32,7 @@ from mmft.reports.opening import announce, report_bad_rows
 from mmft.reports.prediction_sample import sample_predictions
 from mmft.reports.probes import compare_with_probe, tell_contradicted
 from mmft.reports.tables_compared import side_by_side
+from mmft.run.attributions_file import attributed_rows, write_attributions
 from mmft.run.before import log_before, pair_before, run_before
 from mmft.run.initialise import init_folder, initialise_from
 from mmft.run.loaded_model import LoadedModel
@@ -156,8 +157,11 @@ def train_run(run: build.Run) -> None:
         _report_tests(run, module, data, {name: splits[name] for name in splits_to_test(splits)}, bad)
     if _has_report(config, folder):
         finished = SavedModel(model, task, config, run.base, {}, frozenset())
+        loaded = LoadedModel(finished, config.trainer.accelerator)
         with only_told():
-            write_predictions(folder.path, LoadedModel(finished, config.trainer.accelerator), splits, config.data)
+            write_predictions(folder.path, loaded, splits, config.data)
+        with only_told("explaining predictions for the report"):
+            write_attributions(folder, loaded, attributed_rows(config))
     if solves:
         tell_contradicted(folder, data.usable_rows(bad.rows)["train"])
     bad.check()

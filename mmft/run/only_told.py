@@ -12,11 +12,11 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
-def only_told() -> Iterator[None]:
-    """Context in which an error is logged as a warning: the model is trained and saved, its report is extra."""
+def only_told(what: str = "the report") -> Iterator[None]:
+    """Context in which an error is logged as a warning: the model is trained and saved, `what` is extra."""
     try:
         yield
     except Stopped:
         raise
     except Exception as error:  # noqa: BLE001 - see above
-        log.warning("the report failed: %s: %s. To try again: mmft report run=RUN", type(error).__name__, error)
+        log.warning("%s failed: %s: %s. To try again: mmft report run=RUN", what, type(error).__name__, error)

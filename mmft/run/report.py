@@ -12,6 +12,7 @@ from mmft.errors import UserError
 from mmft.files import write_text
 from mmft.reports.page.evidence import config_of
 from mmft.reports.page.run_page import run_page
+from mmft.run.only_told import only_told
 from mmft.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
@@ -43,16 +44,30 @@ def write_report(folder: RunFolder) -> Report:
     return Report(path)
 
 
-def complete_predictions(folder: RunFolder, accelerator: str = "auto") -> None:
-    """Writes predictions.csv if the run has a model but no such file, from its own rows; tells why it cannot."""
-    if any(folder.path.glob("predictions*.csv")) or not folder.model.is_dir():
+def complete_predictions(folder: RunFolder, accelerator: str = "auto", attributions: int | None = None) -> None:
+    """Predicts and explains test rows if the run has a model but no predictions.csv; tells why it cannot.
+
+    Args:
+        folder: the run's.
+        accelerator: `auto`, `cpu` or `gpu`.
+        attributions: rows to explain anew, also if there are predictions; None: as in the run's config, if there are
+            none.
+    """
+    there = any(folder.path.glob("predictions*.csv"))
+    if not folder.model.is_dir() or (there and attributions is None):
         return
+    from mmft.run.attributions_file import attributed_rows, write_attributions
     from mmft.run.loaded_model import load  # imports what a page alone does not need, for seconds
     from mmft.run.predictions_file import write_predictions
 
     try:
         config = config_of(folder)
         splits = load_splits(config.data, config.seed)
-        write_predictions(folder.path, load(folder.path, accelerator=accelerator), splits, config.data)
+        model = load(folder.path, accelerator=accelerator)
+        if not there:
+            write_predictions(folder.path, model, splits, config.data)
     except UserError as error:
         log.warning("the report is made without predictions: %s", error)
+        return
+    with only_told("explaining predictions for the report"):
+        write_attributions(folder, model, attributed_rows(config) if attributions is None else attributions)

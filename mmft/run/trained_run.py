@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from mmft.errors import UserError
+from mmft.reports.page.evidence import Evidence
+from mmft.reports.review.marks import mark_files
+from mmft.reports.review.review import Review, review
 from mmft.run.loaded_model import LoadedModel, load
 from mmft.run.report import Report, complete_predictions, write_report
 from mmft.run_folder import RunFolder
@@ -69,6 +73,17 @@ class TrainedRun:
         """Writes the page that shows the run, report.html in its folder; a notebook shows what is returned."""
         complete_predictions(self._files)
         return write_report(self._files)
+
+    def review(self, marks: str | Sequence[str] | None = None) -> Review:
+        """What people's marks say of the run's answers; `print` shows it.
+
+        Args:
+            marks: as in `mmft review`; None for the files in the run folder.
+
+        Raises:
+            UserError: there is no such file, or marks are broken or not of the run's answers.
+        """
+        return review(Evidence(self._files), mark_files(marks, self.folder))
 
     @cached_property
     def model(self) -> LoadedModel:

@@ -19,6 +19,9 @@ class ReportConfig:
     """Where runs are read from."""
     trainer: DeviceConfig = field(factory=DeviceConfig)
     """The device to predict the test rows on, if the run has not done so."""
+    attributions: int | None = field(None, ge=1)
+    """Explain the predictions of so many test rows anew, as `attributions` of `mmft train` does at the end of a run;
+    null: show those that the run has."""
 
 
 @dataclass(kw_only=True)

@@ -46,6 +46,9 @@ class TrainConfig:
     report: bool | None = None
     """At the end, predict the test rows (predictions.csv) and write report.html, a page that shows the run; null: true,
     except for the runs of a sweep, which has one page for all."""
+    attributions: int | None = field(None, ge=0)
+    """With `report`: test rows of which the page shows what image parts and words support the prediction, as in
+    `mmft explain`; null: 4, and none for `task=generation`, where each takes long; 0: none."""
     paths: ModelPathsConfig = field(factory=ModelPathsConfig)
     """Where things are written."""
     cache: TrainingCacheConfig = field(factory=TrainingCacheConfig)

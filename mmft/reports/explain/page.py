@@ -57,7 +57,7 @@ def draw(
     else:
         plain = Image.fromarray(pixels).resize((_SIDE, _SIDE), Image.Resampling.BICUBIC)
         page.paste(plain, (_MARGIN, top))
-        page.paste(_heat(plain, cells), (2 * _MARGIN + _SIDE, top))
+        page.paste(heat(plain, cells), (2 * _MARGIN + _SIDE, top))
         for left in (_MARGIN, 2 * _MARGIN + _SIDE):
             pen.rectangle([left - 1, top - 1, left + _SIDE, top + _SIDE], outline=_PALE)
     if not words:
@@ -88,8 +88,13 @@ def _shown(words: list[Word]) -> list[Word]:
     return [word._replace(text=_fitting(word.text, _WIDTH - 2 * _MARGIN - 8)) for word in read + cut_off]
 
 
-def _heat(plain: Image.Image, cells: Floats) -> Image.Image:
-    """The image in pale grey under red and blue, with the map's intensity."""
+def heat(plain: Image.Image, cells: Floats) -> Image.Image:
+    """The image in pale grey under red (supports) and blue (opposes), with the map's intensity.
+
+    Args:
+        plain: the image as the model sees it, in any size.
+        cells: (K, K) what each part of it contributes.
+    """
     strength = np.array(Image.fromarray(cells.astype(np.float32)).resize(plain.size, Image.Resampling.BICUBIC))
     strength = (strength / max(float(np.abs(strength).max()), 1e-12))[..., None]
     grey = 255 - 0.5 * (255 - np.array(plain.convert("L"), dtype=np.float64)[..., None])

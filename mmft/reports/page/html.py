@@ -38,6 +38,7 @@ svg { display: block; width: 100%; height: auto; }
 button, input { font: inherit; padding: .35rem .7rem; max-width: 100%; }
 .buttons { display: flex; flex-wrap: wrap; gap: .5rem; align-items: center; }
 button[aria-pressed="true"] { outline: 3px solid #3b82f6; }
+.word { padding: 0 .15rem; border-radius: .2rem; }
 kbd { opacity: .6; font-size: .8em; }
 .place, .why { font-size: .85rem; } .place { opacity: .75; } .label { font-weight: 600; }
 """
@@ -120,9 +121,9 @@ def entries(cards: Iterable[str]) -> str:
     return f'<div class="entries">\n{shown}</div>\n' if shown else ""
 
 
-def entry(why: str, rows: Iterable[str]) -> str:
-    """A card: one or more rows (HTML), and what there is to say about them."""
-    return f'<div class="entry"><p class="why">{escape(why)}</p><div class="rows">{"".join(rows)}</div></div>\n'
+def entry(why: str, rows: Iterable[str], below: str = "") -> str:
+    """A card: one or more rows (HTML), what there is to say about them, and what stands below them (HTML)."""
+    return f'<div class="entry"><p class="why">{escape(why)}</p><div class="rows">{"".join(rows)}</div>{below}</div>\n'
 
 
 def charts(*figures: str) -> str:

@@ -11,9 +11,10 @@ from html import escape
 from PIL import Image
 
 from mmft.config.schema.data import DataConfig
-from mmft.data.image import ImageReader, background_of
+from mmft.data.image import ImageReader, Resize, background_of
 from mmft.data.image_mending import BadImage
 from mmft.data.splits import Split
+from mmft.reports.explain.page import Floats, heat
 from mmft.reports.page.html import MOST_BYTES
 
 _SIDE = 160  # pixels of a thumbnail, of which a JPEG has about 5 kB
@@ -45,14 +46,36 @@ class Thumbnails:
         if self._bytes > _MOST_IMAGES:
             return None, "(no room for more images)"
         try:
-            pixels = self._reader(side)(source)
+            pixels = self._reader(side, "pad")(source)
         except BadImage as error:
             return None, str(error)
+        return self._address(Image.fromarray(pixels.permute(1, 2, 0).numpy())), ""
+
+    def heat_map(self, split: str, row: int, cells: Floats) -> str:
+        """A row's image as the model sees it, under a map of what its parts contribute, as HTML.
+
+        Args:
+            split: its split.
+            row: its number.
+            cells: (K, K) the contributions.
+        """
+        source = self.splits[split].table.image(row)
+        if source is None or self._bytes > _MOST_IMAGES:
+            return ""
+        try:
+            pixels = self._reader(_SIDE, self._config.resize or "squash")(source)
+        except BadImage as error:
+            return f"<div>{escape(str(error))}</div>"
+        drawn = heat(Image.fromarray(pixels.permute(1, 2, 0).numpy()), cells)
+        return f'<img alt="" loading="lazy" src="{self._address(drawn)}">'
+
+    def _address(self, image: Image.Image) -> str:
+        """The image as a `data:` address."""
         stream = io.BytesIO()
-        Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(stream, "JPEG", quality=80)
+        image.save(stream, "JPEG", quality=80)
         data = base64.b64encode(stream.getvalue()).decode()
         self._bytes += len(data)
-        return f"data:image/jpeg;base64,{data}", ""
+        return f"data:image/jpeg;base64,{data}"
 
     def show(self, source: str | bytes | None) -> str:
         """A small image as HTML; why it cannot be shown; nothing without one."""
@@ -61,8 +84,8 @@ class Thumbnails:
             return f'<img alt="" loading="lazy" src="{image}">'
         return f"<div>{escape(problem)}</div>" if problem else ""
 
-    def _reader_of(self, side: int) -> ImageReader:
-        return ImageReader(side, "pad", background_of(self._config), self._config.max_pixels)
+    def _reader_of(self, side: int, resize: Resize) -> ImageReader:
+        return ImageReader(side, resize, background_of(self._config), self._config.max_pixels)
 
 
 def row_card(image: str, said: Sequence[str], text: str, place: str) -> str:

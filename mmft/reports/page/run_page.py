@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mmft.reports.page import html
+from mmft.reports.page.attributions import attribution_section
 from mmft.reports.page.classes import class_section
 from mmft.reports.page.curves import curve_section
 from mmft.reports.page.evidence import Answers, Evidence
@@ -26,7 +27,15 @@ def run_page(folder: RunFolder) -> str:
     run = Evidence(folder)
     answered = [_answers(answers, run) for answers in run.answers]  # finds what is missing, which the opening tells
     title = "/".join(folder.path.absolute().parts[-2:])
-    body = [opening(run), curve_section(run), *answered, review_section(run), marking_section(run), closing(run)]
+    body = [
+        opening(run),
+        curve_section(run),
+        *answered,
+        attribution_section(run),
+        review_section(run),
+        marking_section(run),
+        closing(run),
+    ]
     return html.document(f"mmft report: {title}", f"mmft report: {title}", "".join(body))
 
 
