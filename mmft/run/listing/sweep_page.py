@@ -7,6 +7,7 @@ from pathlib import Path
 from mmft.files import write_text
 from mmft.reports.page import charts, html
 from mmft.run.listing.found import FoundRun
+from mmft.run.listing.importances import explained
 from mmft.run.listing.sweep import Sweep, rank
 
 
@@ -62,7 +63,21 @@ def _table(sweep: Sweep, by: str, ranked: list[FoundRun], best: FoundRun | None)
 
 
 def _charts(sweep: Sweep, by: str) -> str:
-    return html.section(f"{by} by what was varied", html.charts(*(_against(sweep, key, by) for key in sweep.varied)))
+    drawn = html.charts(*(_against(sweep, key, by) for key in sweep.varied))
+    return html.section(f"{by} by what was varied", _importances(sweep, by), drawn)
+
+
+def _importances(sweep: Sweep, by: str) -> str:
+    """How much of the metric's variance each key explains, the most important first."""
+    jobs = [job for job in sweep.jobs if _value(job, by) is not None]
+    values = [job.metrics[by] for job in jobs]
+    found = {key: explained([sweep.typed(job).get(key, "") for job in jobs], values) for key in sweep.varied}
+    rows = sorted(((key, share) for key, share in found.items() if share is not None), key=lambda one: -one[1])
+    told = (
+        f"Share of the variance of {by} that a key explains by itself, adjusted for its number of values: 1 is all, "
+        "0 no more than chance. What is left is chance, and what keys do together."
+    )
+    return html.paragraph(told) + html.table(["key", "variance explained"], rows) if rows else ""
 
 
 def _against(sweep: Sweep, key: str, by: str) -> str:
