@@ -23,7 +23,7 @@ import mmft
 from mmft.cli.main import main
 from mmft.commands.train import train
 from mmft.config.compose import compose
-from mmft.reports.page.classes import class_figures
+from mmft.reports.page.classes import class_figures, label_figures
 from mmft.reports.page.html import figure
 from mmft.reports.page.probabilities import BINS, reliability
 from mmft.run.trained_run import TrainedRun
@@ -52,7 +52,7 @@ def test_a_page_changes_nothing_else(train_run: TrainRun) -> None:
     assert plain.metrics == reported.metrics
     assert plain.summary["test"] == reported.summary["test"]
     more = {path.name for path in reported.path.iterdir()} - {path.name for path in plain.path.iterdir()}
-    assert more == {"report.html", "predictions.csv"}
+    assert more == {"report.html", "predictions.csv", "attributions.jsonl"}
 
 
 def test_predictions_are_those_of_mmft_predict(reported: Run, shapes: Any) -> None:
@@ -89,7 +89,13 @@ def test_the_page_has_the_numbers_of_the_run(reported: Run) -> None:
         assert [*map(figure, values), str(count)] in [page.cells[at + 1 : at + 5] for at in places]
     wrong = sum(a != b for a, b in zip(true, predicted, strict=True))
     assert f"{wrong} of {len(rows)} rows." in page.text
-    assert sum(one.startswith("data:") for one in page.references) == min(wrong, 24)
+    assert sum(one.startswith("data:") for one in page.references) == min(wrong, 24) + 2 * 4
+    explained = [json.loads(line) for line in (reported.path / "attributions.jsonl").read_text().splitlines()]
+    assert len(explained) == len({one["row"] for one in explained}) == 4
+    assert "What predictions rest on" in page.headings
+    words = {word["text"] for one in explained for word in one["words"]}
+    assert words
+    assert all(f">{word}</span>" in page.text for word in words)
 
 
 def test_the_same_folder_gives_the_same_bytes(reported: Run, capsys: pytest.CaptureFixture[str]) -> None:
@@ -147,14 +153,17 @@ def written(shapes: Any, folder: Path) -> Path:
 
 
 TASKS = {
-    "multi_label": (["task=multi_label", "data.columns.label=tags"], {"Calibration", "Each class against the rest"}),
+    "multi_label": (
+        ["task=multi_label", "data.columns.label=tags"],
+        {"Labels", "Calibration", "Each class against the rest"},
+    ),
     "regression": (["task=regression", "data.columns.label=length"], {"Predicted and true", "Largest errors"}),
     "two_numbers": (["task=regression", "data.columns.label=[length,other]"], {"length", "other"}),
     "contrastive": (
         ["task=contrastive", "model/fusion=dual", "data.columns.label=null"],
         {"Nearest images of some texts", "Nearest texts of some images"},
     ),
-    "matching": (["task=matching", "data.columns.label=match"], {"Mistakes"}),
+    "matching": (["task=matching", "data.columns.label=match"], {"Match or no match", "Mistakes"}),
     "question_answering": (["task=question_answering", "data.columns.label=label"], {"Mistakes"}),
     "several": (
         ["task=several", "task.tasks={label:classification,length:regression}", "data.columns.label=[label,length]"],
@@ -196,6 +205,7 @@ def test_a_sweep_has_one_page(shapes_overrides: list[str], tmp_path: Path, capsy
     assert not list(folder.glob("*/report.html"))
     page = page_of(folder)
     assert page.names["svg"] == 2
+    assert "Share of the variance of val/accuracy" in page.text
     best = max(table(folder / "sweep.csv"), key=lambda job: float(job["val/accuracy"]))
     assert f"Run {best['job']} has the best val/accuracy: {figure(float(best['val/accuracy']))}" in page.text
     assert page.text.count('<tr class="marked">') == 1
@@ -228,7 +238,7 @@ def test_several_test_tables_have_their_own_predictions(train_run: TrainRun, sha
     run = train_run(*typed, f"data.test={{a:{tmp_path / 'a.csv'},b:{tmp_path / 'b.csv'}}}")
     assert (run.path / "predictions_a.csv").exists()
     assert (run.path / "predictions_b.csv").exists()
-    assert "Answers on the test/a rows" in page_of(run.path).headings
+    assert {"Answers on the test/a rows", "Test tables side by side"} <= set(page_of(run.path).headings)
 
 
 def test_predictions_of_many_rows_are_a_sample(train_run: TrainRun, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -280,6 +290,25 @@ def test_calibration_is_that_of_torchmetrics() -> None:
     )
     assert found.error == pytest.approx(float(wanted), abs=1e-6)
     assert found.rows.sum() == 500
+
+
+def test_labels_have_the_figures_of_scikit_learn() -> None:
+    generator = np.random.default_rng(0)
+    there, found = generator.random((2, 60, 3)) < [[[0.5, 0.2, 0.1]]]
+    names = np.array(["a", "b", "c"])
+    truths, predictions = ([frozenset(names[row].tolist()) for row in rows] for rows in (there, found))
+    figures = label_figures(truths, predictions)
+    wanted = precision_recall_fscore_support(there, found, zero_division=0)
+    for at, name in enumerate(names.tolist()):
+        assert figures[name] == pytest.approx([float(part[at]) for part in wanted])
+
+
+def test_attributions_are_left_out_or_made_anew(train_run: TrainRun) -> None:
+    run = train_run("report=true", "attributions=0")
+    assert not (run.path / "attributions.jsonl").exists()
+    assert main(["report", f"run={run.path}", "attributions=2"]) == 0
+    assert len((run.path / "attributions.jsonl").read_text().splitlines()) == 2
+    assert "What predictions rest on" in page_of(run.path).headings
 
 
 def test_a_class_that_is_never_predicted() -> None:

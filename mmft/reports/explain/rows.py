@@ -39,7 +39,8 @@ log = logging.getLogger(__name__)
 CELLS = 12
 """K: a single pixel's gradient is noise; the sum over a cell is not."""
 _WORDS = {"image": "image", "text": "text"}
-_MUCH = 0.05  # fraction of what is explained; a larger error is reported
+MUCH = 0.05
+"""Fraction of what is explained; a larger error is reported."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,13 +203,13 @@ def _real(batch: Batch) -> list[int]:
 def _check(found: Attribution, row: int, points: int) -> None:
     if _misses_much(found):
         log.warning(
-            "row %d: the weights add up to %.3f of %.3f; type points=%d for a closer sum",
+            "row %d: the weights add up to %.3f of %.3f; mmft explain points=%d gives a closer sum",
             *(row, found.value - found.baseline - found.missed, found.value - found.baseline, 4 * points),
         )
 
 
 def _misses_much(found: Attribution) -> bool:
-    return abs(found.missed) > _MUCH * _largest(found)
+    return abs(found.missed) > MUCH * _largest(found)
 
 
 def _largest(found: Attribution) -> float:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from mmft.reports.explain.numbers import readable, signed
+from mmft.reports.explain.rows import MUCH
 from mmft.reports.page import html
 from mmft.reports.page.evidence import Evidence
 from mmft.reports.page.mistakes import shown_row
@@ -39,6 +40,8 @@ def _card(run: Evidence, found: Mapping[str, Any]) -> str:
     told = ", ".join(f"{word} {signed(value, largest)}" for word, value in sums.items())
     score = "" if found["score"] is None else f" ({found['score']:.3f})"
     why = f"{readable(found['prediction'])}{score}. For {subject}: {told}"
+    if abs(found["missed"]) > MUCH * largest:
+        why += f"; {signed(found['missed'], largest)} is not attributed"
     row = int(found["row"])
     answers = run.answers[0]
     cells = None if found["cells"] is None else np.array(found["cells"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -32,6 +32,23 @@ def class_section(answers: Answers) -> str:
     return _confusions(confusion, answers) + _classes(class_figures(confusion))
 
 
+def label_section(answers: Answers) -> str:
+    """Precision, recall and F1 of each of independent labels, as HTML.
+
+    Args:
+        answers: labelled ones.
+    """
+    return _classes(label_figures(answers.label_sets("label"), answers.label_sets("prediction")), "Labels")
+
+
+def label_figures(truths: Sequence[frozenset[str]], predictions: Sequence[frozenset[str]]) -> dict[str, ClassFigures]:
+    """Figures of every label that a row has or was predicted to have; 0 where there is nothing to divide by."""
+    true = Counter(name for names in truths for name in names)
+    predicted = Counter(name for names in predictions for name in names)
+    both = Counter(name for one, other in zip(truths, predictions, strict=True) for name in one & other)
+    return {name: _figures(both[name], predicted[name], true[name]) for name in sorted(true | predicted)}
+
+
 def class_figures(confusion: Pairs) -> dict[str, ClassFigures]:
     """Figures of every class, in the order of the table; 0 where there is nothing to divide by."""
     names = _names(confusion)
@@ -52,12 +69,13 @@ def _names(confusion: Pairs) -> list[str]:
     return list(dict.fromkeys(name for pair in confusion for name in pair))
 
 
-def _classes(found: Mapping[str, ClassFigures]) -> str:
+def _classes(found: Mapping[str, ClassFigures], title: str = "Classes") -> str:
     ordered = sorted(found.items(), key=lambda item: -item[1].rows)
     told = f"The {_MOST_CLASSES:,} most frequent of {len(ordered):,} classes." if len(ordered) > _MOST_CLASSES else ""
     rows = [[name, *figures] for name, figures in ordered[:_MOST_CLASSES]]
-    table = html.table(["class", "precision", "recall", "F1", "rows"], rows)
-    return html.section("Classes", html.paragraph(told), table, level=3)
+    name = "label" if title == "Labels" else "class"
+    table = html.table([name, "precision", "recall", "F1", "rows"], rows)
+    return html.section(title, html.paragraph(told), table, level=3)
 
 
 def _confusions(confusion: Pairs, answers: Answers) -> str:

@@ -80,14 +80,19 @@ class Evidence:
     @cached_property
     def answers(self) -> list[Answers]:
         """The predictions on `tested`, for each of several tasks."""
-        table = table_of(self.tested)
+        found = self.answers_on(self.tested)
+        if not found[0].rows:
+            self.missing.append("The run has no predictions.csv, so no single rows are shown.")
+        return found
+
+    def answers_on(self, split: str) -> list[Answers]:
+        """The predictions on a split, for each of several tasks; without rows if there are none."""
+        table = table_of(split)
         ending = f"{table and '_'}{table}.csv"
         rows = [row for row in self.table(f"predictions{ending}") if not row["error"]]
-        if not rows:
-            self.missing.append("The run has no predictions.csv, so no single rows are shown.")
         task = self.config.task
         return [
-            Answers(name, part, self.tested, rows, self.folder.path, ending)
+            Answers(name, part, split, rows, self.folder.path, ending)
             for name, part in (task.parts or {"": task}).items()
         ]
 

@@ -52,6 +52,24 @@ def probability_section(answers: Answers, truths: Sequence[frozenset[str]]) -> s
     )
 
 
+def match_section(answers: Answers) -> str:
+    """Calibration and curves of the score of a match, as HTML; nothing without labelled rows of both kinds.
+
+    Args:
+        answers: labelled ones of image-text matching, whose score is the probability of a match.
+    """
+    right = np.array([label == "match" for label in answers.column("label")])
+    if not right.any() or right.all():
+        return ""
+    scores = _numbers(answers.column("score"))
+    found = reliability(scores, right)
+    name = f"match{answers.name and '-'}{plain(answers.name)}"
+    drawn = _bars(f"calibration-{name}", "how often image and text match, by the score", found)
+    return html.section("Calibration", drawn, level=3) + html.section(
+        "Match or no match", _curves({"match": scores}, {"match": right}, name), level=3
+    )
+
+
 def _numbers(column: Sequence[str]) -> Floats:
     return np.array([float(value) if value else np.nan for value in column])
 
@@ -79,6 +97,10 @@ def _calibration(
     else:
         found = reliability(np.concatenate(list(scores.values())), np.concatenate(list(right.values())))
         told = "how often a label is there, by its score"
+    return _bars(name, told, found)
+
+
+def _bars(name: str, told: str, found: Reliability) -> str:
     there = found.rows > 0
     places = (np.arange(BINS) + 0.5)[there] / BINS
     drawn = charts.bars(name, told, places, found.accuracy[there], 1 / BINS, "score", "share", target=True)
@@ -92,7 +114,9 @@ def _curves(scores: Mapping[str, Floats], right: Mapping[str, npt.NDArray[np.boo
     counts = Counter({label: int(there.sum()) for label, there in right.items()})
     chosen = [label for label, count in counts.most_common(_MOST_CURVES) if 0 < count < len(right[label])]
     micro = np.concatenate(list(scores.values())), np.concatenate(list(right.values()))
-    series = {"all (micro)": micro} | {label: (scores[label], right[label]) for label in chosen}
+    series = {label: (scores[label], right[label]) for label in chosen}
+    if len(scores) > 1:
+        series = {"all (micro)": micro} | series
     roc: dict[str, charts.Line] = {}
     recall: dict[str, charts.Line] = {}
     rows = []

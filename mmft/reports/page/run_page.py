@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from mmft.reports.page import html
 from mmft.reports.page.attributions import attribution_section
-from mmft.reports.page.classes import class_section
+from mmft.reports.page.classes import class_section, label_section
 from mmft.reports.page.curves import curve_section
 from mmft.reports.page.evidence import Answers, Evidence
 from mmft.reports.page.marking import marking_section
 from mmft.reports.page.mistakes import mistake_section
 from mmft.reports.page.numbers import number_section
 from mmft.reports.page.opening import closing, opening
-from mmft.reports.page.probabilities import probability_section
+from mmft.reports.page.probabilities import match_section, probability_section
 from mmft.reports.page.retrieval import retrieval_section
 from mmft.reports.page.review_section import review_section
+from mmft.reports.page.tables_side_by_side import tables_section
 from mmft.reports.page.texts import text_section
 from mmft.run_folder import RunFolder
 
@@ -31,6 +32,7 @@ def run_page(folder: RunFolder) -> str:
         opening(run),
         curve_section(run),
         *answered,
+        tables_section(run),
         attribution_section(run),
         review_section(run),
         marking_section(run),
@@ -50,6 +52,10 @@ def _answers(answers: Answers, run: Evidence) -> str:
         shown = text_section(labelled, run.cards)
     else:
         shown = class_section(answers) if task.has_classes else ""
+        if task.independent_labels and labelled.rows:
+            shown += label_section(labelled)
+        if task.needs_both:
+            shown += match_section(labelled)
         if task.has_classes or task.independent_labels:
             shown += probability_section(labelled, labelled.label_sets("label"))
         shown += mistake_section(labelled, run.cards) if labelled.rows else ""
