@@ -101,7 +101,7 @@ def test_every_field_is_read(
     )
     train_run("optim=sgd", "schedule=constant", f"init={first.path}", "tune=head_only", "optim.lr=null")
     train_run("optim=adamw_8bit", "schedule=linear", "logger=wandb")  # WANDB_MODE is offline in tests
-    train_run("optim=paged_adamw", "schedule=wsd", "logger=wandb_offline")
+    train_run("optim=paged_adamw", "schedule=wsd", "logger=wandb_offline", "report=true")
     rows = [f"data.root={shapes.rows.parent}", "data.columns.split=null", "trainer.max_epochs=1"]
     train_run(*rows, "optim=paged_adamw_8bit", "logger=tensorboard")  # by fractions
     parts = {name: tmp_path / f"{name}.csv" for name in ("train", "test")}
