@@ -51,15 +51,8 @@ class Thumbnails:
             return None, str(error)
         return self._address(Image.fromarray(pixels.permute(1, 2, 0).numpy())), ""
 
-    def heat_map(self, split: str, row: int, cells: Floats) -> str:
-        """A row's image as the model sees it, under a map of what its parts contribute, as HTML.
-
-        Args:
-            split: its split.
-            row: its number.
-            cells: (K, K) the contributions.
-        """
-        source = self.splits[split].table.image(row)
+    def heat_map(self, source: str | bytes | None, cells: Floats) -> str:
+        """An image as the model sees it, under a map (K, K) of what its parts contribute, as HTML."""
         if source is None or self._bytes > _MOST_IMAGES:
             return ""
         try:
@@ -130,6 +123,16 @@ class RowCards:
             side: pixels of the image's longer side.
         """
         return self._thumbnails.address(self.splits[split].table.image(row), side)
+
+    def heat_map(self, split: str, row: int, cells: Floats) -> str:
+        """A row's image as the model sees it, under a map of what its parts contribute, as HTML.
+
+        Args:
+            split: its split.
+            row: its number.
+            cells: (K, K) the contributions.
+        """
+        return self._thumbnails.heat_map(self.splits[split].table.image(row), cells)
 
     def _thumbnail_of(self, split: str, row: int) -> str:
         return self._thumbnails.show(self.splits[split].table.image(row))
