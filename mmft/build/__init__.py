@@ -11,6 +11,7 @@ from mmft.build.model import (
     build_model,
     build_plan,
     build_task,
+    frozen_layers,
     prepare_generation,
     start_head,
 )
@@ -50,6 +51,7 @@ __all__ = [
     "choose_for_whole",
     "choose_subset",
     "drawn_subset",
+    "frozen_layers",
     "head_maker",
     "monitored",
     "preload",

@@ -19,6 +19,7 @@ from mmft.config.schema.task import TaskConfig
 from mmft.config.schema.tune import TuneConfig
 from mmft.errors import UserError
 from mmft.models.auxiliary import Auxiliary
+from mmft.models.frozen_layers import FrozenLayers
 from mmft.models.fusion.pretrained import PretrainedFusion
 from mmft.models.generative_model import GenerativeModel
 from mmft.models.language_model import LanguageModel, build_language_model
@@ -52,24 +53,26 @@ def build_model(
     head: int | Callable[[int], nn.Module],
     seed: int,
     sources: Mapping[str, Source] | None = None,
+    frozen: Mapping[str, FrozenLayers] | None = None,
 ) -> VisionLanguageModel:
-    """The model, on the CPU, in float32.
+    """The model, on the CPU, in float32 but for what is kept small.
 
     Args:
         config: `model`.
         head: the task's `make_head`, called with the width of the fused features; or C, the outputs of a linear head.
         seed: seed of all random initial weights.
         sources: where the encoders are, if already known.
+        frozen: how layers of a language model or a whole model that are never trained are kept, see `frozen_layers`.
     """
     torch.manual_seed(seed)
     known, more = sources or {}, dict[str, Any]()
     text: TextEncoder
     if config.whole is not None:
-        image, text, more["whole"] = whole.encoders_of(config, known)
+        image, text, more["whole"] = whole.encoders_of(config, known, frozen or {})
     elif config.pair is None:
         auto_pool = config.fusion.image_pool
         image = registry.build(config.image_encoder, source=known.get("image_encoder"), auto_pool=auto_pool)
-        text = _text_encoder(config, known.get("text_encoder"))
+        text = _text_encoder(config, known.get("text_encoder"), (frozen or {}).get("text_encoder"))
         warn_of_pair(image.source, text.source)
         if config.fusion.generates:
             more = {"prefix": image.prefix}
@@ -103,10 +106,10 @@ def build_model(
     return model.train()
 
 
-def _text_encoder(config: ModelConfig, source: Source | None) -> TextEncoder:
+def _text_encoder(config: ModelConfig, source: Source | None, frozen: FrozenLayers | None) -> TextEncoder:
     """The text encoder, or the language model of a fusion that generates."""
     if config.fusion.generates:
-        return build_language_model(**registry.arguments(config.text_encoder), source=source)
+        return build_language_model(**registry.arguments(config.text_encoder), source=source, frozen=frozen)
     text: TextEncoder = registry.build(config.text_encoder, source=source)
     return text
 
@@ -199,6 +202,19 @@ def build_methods(tune: TuneConfig) -> dict[str, TuningMethod]:
         arguments = {name: getattr(tune, name, None) if v is None else v for name, v in registry.arguments(own).items()}
         found[encoder] = registry.class_of(own)(key=f"tune.{encoder}", **arguments)
     return found
+
+
+def frozen_layers(config: TrainConfig) -> dict[str, FrozenLayers]:
+    """How each encoder's linear layers and embeddings are kept from loading on, if they are never trained.
+
+    Quantized at once only where nothing wants the weights before: not another run's weights, a copy to distil from, or
+    the search for what an image encoder does not use. Those are quantized by their tuning method.
+    """
+    found = {encoder: method.frozen_layers() for encoder, method in build_methods(config.tune).items()}
+    at_once = () if config.init or config.model.auxiliary.distillation_weight else ("text_encoder",)
+    return {
+        encoder: form if encoder in at_once else FrozenLayers() for encoder, form in found.items() if form is not None
+    }
 
 
 def apply_tuning(config: TrainConfig, model: VisionLanguageModel) -> dict[str, TuningMethod]:

@@ -15,7 +15,7 @@ from mmft.models.language_model import LanguageModel
 from mmft.models.preprocessing import image_processor
 from mmft.models.source import Source, resolve
 from mmft.models.whole.encoders import WholeImageEncoder, language_model_of
-from mmft.models.whole.loading import KEY
+from mmft.models.whole.loading import KEY, Frozen
 from mmft.models.whole.parts import Whole, take_apart
 
 log = logging.getLogger(__name__)
@@ -38,13 +38,16 @@ def choose_for_whole(config: TrainConfig, base: Path) -> None:
     config.data.resize = "crop" if image_processor(source).get("do_center_crop") else "squash"
 
 
-def encoders_of(config: ModelConfig, known: Mapping[str, Source]) -> tuple[ImageEncoder, LanguageModel, Whole]:
+def encoders_of(
+    config: ModelConfig, known: Mapping[str, Source], frozen: Frozen
+) -> tuple[ImageEncoder, LanguageModel, Whole]:
     """Both encoders, and the model whose image encoder and projector are used: one, unless one encoder is random.
 
     Args:
         config: `model`.
         known: where both encoders are, if already known: a run has the weights of what it trained, and names the model
             for a frozen encoder.
+        frozen: how layers that are never trained are kept, by encoder.
 
     Raises:
         UserError: the model cannot be loaded or taken apart, or a key does not go with it.
@@ -55,12 +58,13 @@ def encoders_of(config: ModelConfig, known: Mapping[str, Source]) -> tuple[Image
         if (pool := getattr(config, encoder).pool) not in ("auto", "last"):
             raise UserError(f"model.{encoder}.pool={pool} changes nothing with {KEY}, which reads tokens. Leave it out")
     size = config.image_encoder.image_size
+    own = {encoder: form for encoder, form in frozen.items() if pretrained[encoder]}
     if known:  # the model of a frozen encoder has all parts, whose weights a run then replaces
         encoder = next((encoder for encoder in ENCODERS if pretrained[encoder]), ENCODERS[0])
-        both = [take_apart(known[encoder], pretrained[encoder], size)] * 2
+        both = [take_apart(known[encoder], pretrained[encoder], size, own)] * 2
     else:
         source = resolve(config.whole, KEY)
-        found = {wanted: take_apart(source, wanted, size) for wanted in set(pretrained.values())}
+        found = {wanted: take_apart(source, wanted, size, own) for wanted in set(pretrained.values())}
         both = [found[pretrained[encoder]] for encoder in ENCODERS]
     image, text = WholeImageEncoder(both[0]), language_model_of(both[1], config.text_encoder.max_length)
     if not known:

@@ -214,7 +214,8 @@ def _model_and_plan(config: TrainConfig, task: Task) -> tuple[VisionLanguageMode
 
 def _untuned(config: TrainConfig, task: Task) -> tuple[VisionLanguageModel, set[str]]:
     """The model before tuning methods are applied, and the encoders whose weights come from another run."""
-    model = build.build_model(config.model, build.head_maker(config, task), config.seed)
+    frozen = build.frozen_layers(config)
+    model = build.build_model(config.model, build.head_maker(config, task), config.seed, frozen=frozen)
     build.start_head(model, task)
     build.prepare_generation(model, task)
     if config.init is None:

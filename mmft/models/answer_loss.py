@@ -65,6 +65,8 @@ def answer_log_probs(
         dtype = torch.get_autocast_dtype(device)
         hidden, weight = hidden.to(dtype), weight.to(dtype)
         bias = None if bias is None else bias.to(dtype)
+    else:
+        weight = weight.to(hidden.dtype)  # a frozen head may be in 16 bits
     form = _Form(chunk or max(1, _LOGITS // len(weight)), smoothing, scale, soft_cap)
     log_probs: Tensor = _AnswerLogProbs.apply(hidden, weight, bias, targets, form)
     return log_probs

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from mmft.batch import Encoded, Features, padded_length
 from mmft.models.encoder import Encoder
+from mmft.models.frozen_layers import computing_dtype
 from mmft.models.fusion.base import Reads
 from mmft.models.image_encoder import ImageEncoder
 from mmft.models.layers import block_modules, blocks, evaluated
@@ -81,7 +82,7 @@ class FrozenPart:
             inputs: of the encoder; None for images of which all are kept.
             kept: what is kept of the rows; None for nothing.
         """
-        values = unpacked(self.complete(inputs, kept).values, self.form, next(self.encoder.parameters()).dtype)
+        values = unpacked(self.complete(inputs, kept).values, self.form, computing_dtype(self.encoder))
         return self._continued(values, inputs)
 
     def complete(self, inputs: Inputs | None, kept: Features | None) -> Features:

@@ -58,7 +58,9 @@ def _each(
     precision: str,
     compute: Callable[[Batch], T],
 ) -> Iterator[tuple[Batch, T | None]]:
-    model.to(device=device, dtype=torch.float64 if precision == "64-true" else torch.float32).eval()
+    model.to(device).eval()
+    if precision == "64-true":
+        model.double()
     for batch in batches:
         yield batch, _computed(compute, batch.to(device), precision) if len(batch) else None
 

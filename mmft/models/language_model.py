@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from mmft.clock import importing
 from mmft.config.plugins import allowed
 from mmft.errors import UserError, first_line
 from mmft.models.answer_loss import answer_log_probs
+from mmft.models.frozen_layers import FrozenLayers
 from mmft.models.layers import evaluated
 from mmft.models.packing import plan_packing
 from mmft.models.prompt_tokenizer import PromptTokenizer
@@ -150,7 +152,12 @@ def _changes_of_logits(backbone: Any) -> tuple[float, float | None]:
 
 
 def build_language_model(
-    name: str, max_length: int | None, pool: str, pretrained: bool, source: Source | None = None
+    name: str,
+    max_length: int | None,
+    pool: str,
+    pretrained: bool,
+    source: Source | None = None,
+    frozen: FrozenLayers | None = None,
 ) -> LanguageModel:
     """Builds the causal language model named in the config as text encoder, with its tokenizer.
 
@@ -160,6 +167,7 @@ def build_language_model(
         pool: `auto` or `last`.
         pretrained: False for random weights.
         source: the resolved source, if already known.
+        frozen: how its linear layers and embeddings are kept if they are never trained; None in float32.
 
     Raises:
         UserError: it cannot be found or built, is no causal language model, or its tokenizer does not fit.
@@ -168,7 +176,7 @@ def build_language_model(
     check_alone(source, KEY)
     if pool not in ("auto", "last"):
         raise UserError(f"{KEY}.pool={pool} changes nothing with task=generation, which reads tokens. Leave it out")
-    backbone = _load(source, pretrained)
+    backbone = _load(source, pretrained, frozen)
     tokenizer = load_tokenizer(source, embeddings(backbone), KEY)
     if tokenizer.eos_token_id is None:
         raise UserError(
@@ -178,8 +186,8 @@ def build_language_model(
     return LanguageModel(backbone, source, tokenizer, max_length)
 
 
-def _load(source: Source, pretrained: bool) -> Any:
-    """The whole causal language model, in float32."""
+def _load(source: Source, pretrained: bool, frozen: FrozenLayers | None) -> Any:
+    """The whole causal language model, in float32 but for what is kept small."""
     where = f"{KEY}.name={source.name}"
     check_folder(source, KEY)
     with importing():
@@ -199,13 +207,10 @@ def _load(source: Source, pretrained: bool) -> Any:
         if not pretrained:
             model = models.from_config(config, dtype=torch.float32, trust_remote_code=allowed())
         else:
-            model, info = models.from_pretrained(
-                source.folder,
-                config=config,
-                dtype=torch.float32,
-                output_loading_info=True,
-                trust_remote_code=allowed(),
-            )
+            from mmft.models.frozen_loading import load_model
+
+            parts_of = None if frozen is None else partial(_parts, frozen)
+            model, info = load_model(models, source.folder, config, parts_of, trust_remote_code=allowed())
             if missing := sorted(info["missing_keys"]):
                 raise UserError(f"{where}: {len(missing)} weights are not in its files, first {missing[0]}.")
     except UserError:
@@ -213,6 +218,11 @@ def _load(source: Source, pretrained: bool) -> Any:
     except Exception as error:
         raise UserError(f"{where}: transformers cannot load it: {first_line(error)}") from error
     return model
+
+
+def _parts(frozen: FrozenLayers, model: Any) -> list[tuple[nn.Module, FrozenLayers]]:
+    """The modules of which layers are kept small, and how; the head, often tied to the embedding, is not quantized."""
+    return [(model, frozen), (model.get_output_embeddings(), FrozenLayers())]
 
 
 def _tied(model: nn.Module) -> dict[str, str]:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mmft.config.schema.model import ENCODERS
 from mmft.errors import UserError
+from mmft.models.frozen_layers import widen
 from mmft.models.vision_language_model import VisionLanguageModel, part_of
 from mmft.run.saved_model import SavedModel, load_model
 from mmft.run_folder import RunFolder, all_runs, newest
@@ -55,7 +56,9 @@ def initialise_from(run: str, runs: Path, model: VisionLanguageModel, task: Task
         log.info("init: weights from %s; the head is new: its outputs have another meaning there", run)
     else:
         log.info("init: all weights from %s", run)
-    changed = {part_of(name) for name, value in state.items() if not torch.equal(value.to(ours[name]), ours[name])}
+    changed = {part_of(name) for name, value in state.items() if not _equal(value, ours[name])}
+    for encoder in changed & set(ENCODERS):
+        widen(getattr(model, encoder))
     model.load_state_dict(state, strict=False)
     model.started |= {*ENCODERS, *state}
     return changed & set(ENCODERS)
@@ -110,6 +113,12 @@ def init_folder(run: str, runs: Path) -> Path:
     if found := newest(other for other in all_runs(runs) if other.is_completed):
         return found.model
     raise UserError(f"init=last: there is no completed run under {runs}.")
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    """Whether all values are equal, in the wider of both dtypes."""
+    dtype = torch.promote_types(one.dtype, other.dtype)
+    return torch.equal(one.to(device=other.device, dtype=dtype), other.to(dtype))
 
 
 def _fits(name: str, theirs: Tensors, ours: Tensors) -> bool:

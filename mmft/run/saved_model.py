@@ -26,14 +26,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from mmft.build import apply_tuning, build_model, build_task, head_maker, prepare_generation
+from mmft.build import apply_tuning, build_model, build_task, frozen_layers, head_maker, prepare_generation
 from mmft.config.plugins import files_of, import_plugins, installed, packages_of
 from mmft.config.schema.model import ENCODERS
 from mmft.config.schema.root import TrainConfig
 from mmft.config.validate import read, to_dict
 from mmft.errors import UserError
 from mmft.files import CHECKSUMS, is_sealed, replace_folder, seal
-from mmft.logs import quiet_bitsandbytes
+from mmft.models.frozen_layers import widen
 from mmft.models.pairs.open_clip_pair import save_missing_files
 from mmft.models.source import Source, encoder_folders, find_by_hash, resolve, small_files, weight_files
 from mmft.models.vision_language_model import VisionLanguageModel, part_of
@@ -88,12 +88,13 @@ class SavedModel:
         return any(part_of(name) == encoder for name in self.trained)
 
     def merge(self) -> None:
-        """Merges weights added by tuning methods into the encoders' own, in float32.
+        """Merges weights added by tuning methods into the encoders' own; all weights are then in float32.
 
         Raises:
             UserError: a method's weights cannot be merged.
         """
         for encoder, method in self.methods.items():
+            widen(getattr(self.model, encoder))
             method.merge(getattr(self.model, encoder))
 
 
@@ -192,7 +193,7 @@ def load_model(folder: Path) -> SavedModel:
             find_base(encoder, content["encoders"][encoder], folder, typed) if pretrained[encoder] else whole
         )
     _fix_input(config, content["input"], pretrained)
-    model = build_model(config.model, head_maker(config, task), config.seed, sources)
+    model = build_model(config.model, head_maker(config, task), config.seed, sources, frozen_layers(config))
     prepare_generation(model, task)
     methods = apply_tuning(config, model)
     if config.trainer.precision == "64-true":

@@ -15,16 +15,35 @@ import torch
 from torch import Tensor, nn
 
 from mmft.models.encoder import Encoder
+from mmft.models.frozen_layers import FrozenLayers, NarrowLinear
 from mmft.models.language_model import LanguageModel
 
 Bits = Literal[8, 4]
+
+
+class Quantized(FrozenLayers):
+    """Linear layers in 8 or 4 bits, quantized as soon as they are read; embeddings in 16 bits."""
+
+    def __init__(self, bits: Bits) -> None:
+        self.bits = bits
+
+    def weight(self, layer: nn.Module, values: Tensor) -> nn.Parameter:
+        """A weight as it is kept."""
+        return _quantized(values, self.bits) if isinstance(layer, nn.Linear) else super().weight(layer, values)
+
+    def layer(self, layer: nn.Module) -> nn.Module:
+        """A layer that computes with it."""
+        if isinstance(layer, nn.Linear) and is_quantized(layer):
+            found: nn.Module = _with_weight(layer, layer.weight, self.bits)
+            return found
+        return super().layer(layer)
 
 
 def quantize(encoder: Encoder, bits: Bits) -> int:
     """Replaces every linear layer of the encoder's backbone, but a language model's head, by a quantized one.
 
     Args:
-        encoder: on the CPU, in float32; biases, norms and embeddings are not quantized.
+        encoder: on the CPU; biases, norms and embeddings are not quantized. Layers may have been quantized already.
         bits: 8 or 4.
 
     Returns:
@@ -34,12 +53,13 @@ def quantize(encoder: Encoder, bits: Bits) -> int:
     layers = [
         (name, layer)
         for name, layer in encoder.backbone.named_modules()
-        if type(layer) is nn.Linear and layer is not head
+        if type(layer) in (nn.Linear, NarrowLinear) and layer is not head
     ]
     for name, layer in layers:
-        encoder.backbone.set_submodule(name, _int8(layer) if bits == 8 else _nf4(layer))
+        weight = _quantized(layer.weight.detach().float(), bits)
+        encoder.backbone.set_submodule(name, _with_weight(layer, weight, bits))
     setattr(encoder.backbone, f"is_loaded_in_{bits}bit", True)  # else peft treats them as plain linear layers
-    return len(layers)
+    return sum(1 for _ in quantized_layers(encoder.backbone))
 
 
 def dequantize(encoder: Encoder) -> None:
@@ -80,32 +100,37 @@ def _scales(layer: Any) -> list[Tensor]:
     return [state.absmax, state.code, *nested]
 
 
-def _int8(layer: nn.Linear) -> Any:
+def _quantized(values: Tensor, bits: Bits) -> nn.Parameter:
+    """A weight in 8 or 4 bits, from float32."""
+    from bitsandbytes.nn.modules import Int8Params, Params4bit
+
+    new: Any = (
+        Int8Params(values, requires_grad=False, has_fp16_weights=False)
+        if bits == 8
+        else Params4bit(values, requires_grad=False, quant_type="nf4")
+    )
+    found: nn.Parameter = new.to("cpu")  # quantizes
+    return found
+
+
+def _with_weight(layer: nn.Linear, weight: Any, bits: Bits) -> Any:
+    """A linear layer with a quantized weight in place of its own."""
     from bitsandbytes.nn import modules as bnb
 
-    new = bnb.Linear8bitLt(
-        layer.in_features, layer.out_features, bias=layer.bias is not None, has_fp16_weights=False, threshold=0.0
-    )
-    new.weight = bnb.Int8Params(layer.weight.detach().clone(), requires_grad=False, has_fp16_weights=False)
-    new.bias = layer.bias
-    new.register_load_state_dict_pre_hook(_take_int8)
-    new.register_forward_pre_hook(_beside_its_weight)
-    return new.to("cpu").train(layer.training)  # `to` quantizes
-
-
-def _nf4(layer: nn.Linear) -> Any:
-    from bitsandbytes.nn import modules as bnb
-
-    new: Any = bnb.Linear4bit(
-        layer.in_features, layer.out_features, layer.bias is not None, compute_dtype=torch.float32, quant_type="nf4"
-    )
-    new.weight = bnb.Params4bit(layer.weight.detach().clone(), requires_grad=False, quant_type="nf4", module=new)
-    new.bias = layer.bias
-    new = new.to("cpu").train(layer.training)
-    # Otherwise the first evaluation repacks the weights, and training afterwards raises.
-    new.support_avx512bf16_for_cpu = False
-    new.register_load_state_dict_pre_hook(_take_nf4)
-    return new
+    shape, has_bias = (layer.in_features, layer.out_features), layer.bias is not None
+    new: Any
+    if bits == 8:
+        new = bnb.Linear8bitLt(*shape, bias=has_bias, has_fp16_weights=False, threshold=0.0, device="meta")
+        new.register_load_state_dict_pre_hook(_take_int8)
+        new.register_forward_pre_hook(_beside_its_weight)
+    else:
+        new = bnb.Linear4bit(*shape, bias=has_bias, compute_dtype=torch.float32, quant_type="nf4", device="meta")
+        # Otherwise the first evaluation repacks the weights, and training afterwards raises.
+        new.support_avx512bf16_for_cpu = False
+        new.register_load_state_dict_pre_hook(_take_nf4)
+        new.quant_state, weight.module = weight.quant_state, new
+    new.weight, new.bias = weight, layer.bias
+    return new.train(layer.training)
 
 
 def _beside_its_weight(layer: Any, *_: Any) -> None:

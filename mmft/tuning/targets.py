@@ -14,6 +14,7 @@ from torch import nn
 
 from mmft.errors import UserError
 from mmft.models.encoder import Encoder
+from mmft.models.frozen_layers import NarrowLinear
 from mmft.models.layers import module_layers
 
 ATTENTION = re.compile(r"attn|attention", re.IGNORECASE)
@@ -55,7 +56,8 @@ def modules_of_blocks(encoder: Encoder) -> dict[str, nn.Module]:
 
 def _is_used(module: nn.Module) -> bool:
     parameters = list(module.parameters())
-    return not parameters or any(parameter.requires_grad for parameter in parameters)
+    # Weights that were quantized while loading have no gradient that would tell.
+    return not parameters or any(p.requires_grad or not p.is_floating_point() for p in parameters)
 
 
 def _matrices(encoder: Encoder) -> dict[str, nn.Module]:
@@ -67,7 +69,8 @@ def _matrices(encoder: Encoder) -> dict[str, nn.Module]:
 
 def is_linear(module: nn.Module) -> bool:
     """Whether the layer is a plain matrix product that its parent calls, so that it can be replaced."""
-    return type(module) is nn.Linear or type(module).__name__ == "Conv1D"  # transformers' linear of GPT-2
+    kind = type(module)
+    return kind in (nn.Linear, NarrowLinear) or kind.__name__ in ("Linear8bitLt", "Linear4bit", "Conv1D")  # of GPT-2
 
 
 def _is_plain_convolution(module: Any) -> bool:

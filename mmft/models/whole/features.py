@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mmft.models.frozen_layers import computing_dtype
 from mmft.models.layers import evaluated
 from mmft.models.whole.pixels import Pixels
 
@@ -73,7 +74,7 @@ class ImageFeatures:
         """Finds out what the rest reads, on two images."""
         side = self.pixels.side
         generator = torch.Generator().manual_seed(0)
-        images = torch.randn(2, 3, side, side, generator=generator, dtype=next(image_encoder.parameters()).dtype)
+        images = torch.randn(2, 3, side, side, generator=generator, dtype=computing_dtype(image_encoder))
         with torch.no_grad():
             output = self._output(image_encoder, images)
         self._output_kind = type(output)

@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
+from torch import nn
 
 from mmft.clock import importing
 from mmft.errors import UserError, first_line
+from mmft.models.frozen_layers import FrozenLayers
 from mmft.models.source import Source
 from mmft.models.trust import check_folder
 
 KEY = "model.whole"
 
 
-def load_whole(source: Source, pretrained: bool) -> Any:
-    """The model as `AutoModelForImageTextToText` loads it, in float32.
+Frozen = Mapping[str, FrozenLayers]
+"""How linear layers and embeddings of `image_encoder` and `text_encoder` are kept if they are never trained."""
+
+
+def load_whole(source: Source, pretrained: bool, frozen: Frozen | None = None) -> Any:
+    """The model as `AutoModelForImageTextToText` loads it, in float32 but for what is kept small.
 
     Args:
         source: its folder; without weights only if not `pretrained`.
         pretrained: False for random weights.
+        frozen: how layers that are never trained are kept, by encoder.
 
     Raises:
         UserError: loading it would run code, it is another model, it cannot be loaded, or weights are missing.
@@ -40,9 +49,10 @@ def load_whole(source: Source, pretrained: bool) -> Any:
             )
         if not pretrained:
             return models.from_config(config, dtype=torch.float32)
-        whole, info = models.from_pretrained(
-            source.folder, config=config, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
-        )
+        from mmft.models.frozen_loading import load_model
+
+        parts_of = partial(_parts, frozen) if frozen else None
+        whole, info = load_model(models, source.folder, config, parts_of, trust_remote_code=False)
     except UserError:
         raise
     except Exception as error:
@@ -50,6 +60,21 @@ def load_whole(source: Source, pretrained: bool) -> Any:
     if missing := sorted(info["missing_keys"]):
         raise UserError(f"{where}: {len(missing)} weights are not in its files, first {missing[0]}.")
     return whole
+
+
+def core_of(whole: Any) -> Any:
+    """The module of a vision-language model that has its parts."""
+    return whole.base_model if hasattr(whole.base_model, "get_image_features") else whole
+
+
+def _parts(frozen: Frozen, whole: Any) -> Iterator[tuple[nn.Module, FrozenLayers]]:
+    """The modules of each encoder of which layers are kept small, and how."""
+    core = core_of(whole)
+    if "image_encoder" in frozen:
+        yield core.get_encoder(modality="image"), frozen["image_encoder"]
+    if "text_encoder" in frozen:
+        yield core.get_decoder(), frozen["text_encoder"]
+        yield whole.get_output_embeddings(), FrozenLayers()  # often tied to the embedding: not quantized
 
 
 def load_processor(source: Source) -> Any:

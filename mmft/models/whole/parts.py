@@ -18,7 +18,7 @@ from mmft.errors import UserError, first_line
 from mmft.models.image_encoder import KEY as IMAGE_KEY
 from mmft.models.source import Source
 from mmft.models.whole.features import ImageFeatures, bare
-from mmft.models.whole.loading import KEY, load_processor, load_whole
+from mmft.models.whole.loading import KEY, Frozen, core_of, load_processor, load_whole
 from mmft.models.whole.pixels import Pixels
 from mmft.models.whole.tokenizer import ImageTokenizer
 
@@ -28,7 +28,7 @@ _COUNTS = ("image_seq_len", "image_seq_length")
 
 @dataclass(frozen=True)
 class Whole:
-    """A vision-language model taken apart, in float32 on the CPU.
+    """A vision-language model taken apart, on the CPU, in float32 but for what is kept small.
 
     Attributes:
         source: where the weights come from.
@@ -63,20 +63,21 @@ class Whole:
         return self.prefixes["text"] == ""
 
 
-def take_apart(source: Source, pretrained: bool, image_size: int | None) -> Whole:
+def take_apart(source: Source, pretrained: bool, image_size: int | None, frozen: Frozen | None = None) -> Whole:
     """Loads a vision-language model and takes it apart.
 
     Args:
         source: its folder; without weights only if not `pretrained`.
         pretrained: False for random weights.
         image_size: side of the square images in pixels; None for the processor's own.
+        frozen: how layers that are never trained are kept, by encoder.
 
     Raises:
         UserError: it cannot be loaded or taken apart, or does not take images of this size.
     """
-    whole, processor = load_whole(source, pretrained), load_processor(source)
+    whole, processor = load_whole(source, pretrained, frozen), load_processor(source)
     pixels = Pixels(processor.image_processor, image_size, source.name)
-    core = whole.base_model if hasattr(whole.base_model, "get_image_features") else whole
+    core = core_of(whole)
     image, text = _name_of(core, core.get_encoder(modality="image")), _name_of(core, core.get_decoder())
     if image is None or text is None or whole.config.is_encoder_decoder or whole.get_output_embeddings() is None:
         raise UserError(

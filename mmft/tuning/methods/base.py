@@ -7,6 +7,7 @@ from typing import ClassVar, NamedTuple
 
 from mmft.errors import UserError
 from mmft.models.encoder import Encoder
+from mmft.models.frozen_layers import FrozenLayers
 
 
 class Start(NamedTuple):
@@ -33,17 +34,23 @@ class TuningMethod(ABC):
     Attributes:
         name: as in the config.
         default_lr: default learning rate of the method.
+        trains_layers: whether it trains weights of linear layers or embeddings of the encoder.
         kept_factors: modules of added parameters that stay as tuned when the encoder is interpolated with its start.
             The added change must be linear in the others.
     """
 
     name: ClassVar[str]
     default_lr: ClassVar[float]
+    trains_layers: ClassVar[bool] = True
     kept_factors: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, key: str, lr: float | None = None) -> None:
         self.key = key
         self.lr = lr
+
+    def frozen_layers(self) -> FrozenLayers | None:
+        """How the encoder's linear layers and embeddings are kept from loading on; None in float32."""
+        return None if self.trains_layers else FrozenLayers()
 
     def apply(self, encoder: Encoder) -> None:  # noqa: B027 - most methods add nothing
         """Adds the method's modules to the encoder; names of existing modules and the output's form are kept.

@@ -18,6 +18,8 @@ from mmft.tuning.methods.base import TuningMethod
 class Inserted(TuningMethod):
     """Base: inserts trainable modules into the encoder's blocks. Names of existing modules do not change."""
 
+    trains_layers = False
+
     @abstractmethod
     def insert(self, encoder: Encoder) -> Iterable[nn.Module]:
         """Inserts the modules as children of modules in the blocks, and returns them.

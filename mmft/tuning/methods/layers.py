@@ -28,6 +28,7 @@ class Freeze(TuningMethod):
 
     name = "freeze"
     default_lr = 0.0
+    trains_layers = False
 
     def trained(self, encoder: Encoder) -> set[str]:
         """None."""
@@ -157,6 +158,7 @@ class BitFit(TuningMethod):
 
     name = "bitfit"
     default_lr = 5e-4
+    trains_layers = False
 
     def trained(self, encoder: Encoder) -> set[str]:
         """The biases."""

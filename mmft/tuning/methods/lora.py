@@ -7,9 +7,10 @@ from abc import abstractmethod
 from typing import Any, ClassVar
 
 from mmft.models.encoder import Encoder
+from mmft.models.frozen_layers import FrozenLayers
 from mmft.tuning.methods.base import TuningMethod, usable
 from mmft.tuning.methods.layers import biases, norms
-from mmft.tuning.quantize import Bits, dequantize, quantize
+from mmft.tuning.quantize import Bits, Quantized, dequantize, quantize
 from mmft.tuning.targets import target_modules
 
 
@@ -26,6 +27,7 @@ class Added(TuningMethod):
     """
 
     default_lr = 5e-4
+    trains_layers = False
     bits: ClassVar[Bits | None] = None
 
     def __init__(
@@ -44,6 +46,10 @@ class Added(TuningMethod):
     @abstractmethod
     def config(self, modules: list[str]) -> Any:
         """Peft's config for these modules."""
+
+    def frozen_layers(self) -> FrozenLayers:
+        """Quantized if `bits` is set, else in 16 bits where these hold the weights."""
+        return FrozenLayers() if self.bits is None else Quantized(self.bits)
 
     def apply(self, encoder: Encoder) -> None:
         """Quantizes the encoder's linear layers if `bits` is set, and wraps the target layers in peft's."""
