@@ -20,6 +20,7 @@ from torch.nn import functional
 from mmft.models.precision import at_least_float32
 
 _NARROW = (torch.bfloat16, torch.float16)
+_ROWS = 4096  # of a weight that are compared at once
 
 
 class NarrowLinear(nn.Linear):
@@ -72,9 +73,8 @@ class FrozenLayers:
 def narrowed(values: Tensor) -> Tensor:
     """The same values in 16 bits if these hold every one of them, else as they are."""
     for dtype in _NARROW:
-        narrow = values.to(dtype)
-        if torch.equal(narrow.to(values.dtype), values):
-            return narrow
+        if all(torch.equal(rows.to(dtype).to(rows.dtype), rows) for rows in values.split(_ROWS)):
+            return values.to(dtype)
     return values
 
 

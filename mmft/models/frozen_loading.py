@@ -27,7 +27,8 @@ class _Config(QuantizationConfigMixin):
     """What the quantizer knows: `parts_of` of `load_model`."""
 
     def __init__(self, parts_of: Callable[[Any], Parts]) -> None:
-        self.quant_method, self.parts_of = _METHOD, parts_of  # type: ignore[assignment] # a registered name
+        self.quant_method: Any = _METHOD
+        self.parts_of = parts_of
 
 
 @register_quantizer(_METHOD)
