@@ -205,7 +205,7 @@ def build_methods(tune: TuneConfig) -> dict[str, TuningMethod]:
 
 
 def frozen_layers(config: TrainConfig) -> dict[str, FrozenLayers]:
-    """How each encoder's linear layers and embeddings are kept from loading on, if they are never trained.
+    """How each encoder's linear layers are kept from loading on, if they are never trained.
 
     Quantized at once only where nothing wants the weights before: not another run's weights, a copy to distil from, or
     the search for what an image encoder does not use. Those are quantized by their tuning method.

@@ -1,4 +1,4 @@
-"""Linear layers and embeddings that are never trained, in memory as their file has them: in 16 bits.
+"""Linear layers that are never trained, in memory as their file has them: in 16 bits.
 
 A weight that a file holds in bfloat16 or float16 takes half of float32's bytes and loses nothing. It computes as if it
 were float32: without autocast, the layer makes a float32 copy for the time of one product, forward and again backward;
@@ -34,40 +34,24 @@ class NarrowLinear(nn.Linear):
         if self.weight.dtype not in _NARROW or torch.is_autocast_enabled(given.device.type):
             return super().forward(given)
         wide = self.weight.float()
-        with saved_tensors_hooks(partial(_without_copy, wide, self.weight), _again):
+        with saved_tensors_hooks(partial(_without_copy, wide.untyped_storage().data_ptr(), self.weight), _again):
             return functional.linear(given, wide, self.bias)
 
 
-class NarrowEmbedding(nn.Embedding):
-    """An embedding whose frozen weight may be in 16 bits."""
-
-    def forward(self, ids: Tensor) -> Tensor:
-        """(...) ids -> (..., D), at least float32."""
-        return at_least_float32(super().forward(ids))
-
-
 class FrozenLayers:
-    """How linear layers and embeddings are kept whose weights are never trained: in 16 bits where these hold them."""
+    """How linear layers whose weights are never trained are kept: in 16 bits where these hold them."""
 
-    def weight(self, _: nn.Module, values: Tensor) -> nn.Parameter:
-        """The weight of a linear layer or an embedding as it is kept, from its values in float32."""
+    def weight(self, values: Tensor) -> nn.Parameter:
+        """A weight as it is kept, from its values in float32."""
         return nn.Parameter(narrowed(values))
 
-    def layer(self, layer: nn.Module) -> nn.Module:
+    def layer(self, layer: nn.Linear) -> nn.Linear:
         """A layer that computes with a weight of `weight`, which `layer` has."""
-        weight: Any = layer.weight
-        if weight.dtype not in _NARROW:
+        if layer.weight.dtype not in _NARROW:
             return layer
-        if isinstance(layer, nn.Embedding):
-            embedding = NarrowEmbedding(
-                layer.num_embeddings, layer.embedding_dim, layer.padding_idx, device="meta", dtype=weight.dtype
-            )
-            embedding.weight = weight
-            return embedding.train(layer.training)
-        assert isinstance(layer, nn.Linear)
-        linear = NarrowLinear(layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta")
-        linear.weight, linear.bias = weight, layer.bias
-        return linear.train(layer.training)
+        new = NarrowLinear(layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta")
+        new.weight, new.bias = layer.weight, layer.bias
+        return new.train(layer.training)
 
 
 def narrowed(values: Tensor) -> Tensor:
@@ -79,35 +63,29 @@ def narrowed(values: Tensor) -> Tensor:
 
 
 def kept_layers(model: nn.Module, parts: Iterable[tuple[nn.Module, FrozenLayers]]) -> dict[str, FrozenLayers]:
-    """How each linear layer and embedding in some parts of a model is kept, by its name in the model.
+    """How each linear layer in some parts of a model of transformers is kept, by its name in the model.
 
-    Only plain ones: classes of a model's own use their weights in other ways.
+    Only plain ones, since classes of a model's own use their weights in other ways; and not one with the first weight
+    of a model within the model, whose dtype transformers takes for that in which the model computes.
     """
+    firsts = {id(next(inner.parameters())) for inner in model.modules() if hasattr(inner, "dtype")}
     form = {
         id(layer): frozen
         for part, frozen in parts
         for layer in part.modules()
-        if type(layer) in (nn.Linear, nn.Embedding)
+        if type(layer) is nn.Linear and id(layer.weight) not in firsts
     }
     return {name: form[id(layer)] for name, layer in model.named_modules() if id(layer) in form}
 
 
 def widen(module: nn.Module) -> None:
-    """Replaces weights in 16 bits by float32 ones, and their layers by plain ones; tied weights stay tied."""
-    wide: dict[int, nn.Parameter] = {}
+    """Replaces weights in 16 bits by float32 ones, and their layers by plain ones."""
     for name, layer in list(module.named_modules()):
-        if not isinstance(layer, NarrowLinear | NarrowEmbedding):
-            continue
-        own = layer.weight
-        weight = wide.setdefault(id(own), nn.Parameter(at_least_float32(own.detach()), requires_grad=own.requires_grad))
-        new: Any
         if isinstance(layer, NarrowLinear):
             new = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta")
-            new.bias = layer.bias
-        else:
-            new = nn.Embedding(layer.num_embeddings, layer.embedding_dim, layer.padding_idx, device="meta")
-        new.weight = weight
-        module.set_submodule(name, new.train(layer.training))
+            weight = at_least_float32(layer.weight.detach())
+            new.weight, new.bias = nn.Parameter(weight, requires_grad=layer.weight.requires_grad), layer.bias
+            module.set_submodule(name, new.train(layer.training))
 
 
 def computing_dtype(module: nn.Module) -> torch.dtype:
@@ -116,9 +94,9 @@ def computing_dtype(module: nn.Module) -> torch.dtype:
     return torch.float64 if is_double else torch.float32
 
 
-def _without_copy(wide: Tensor, weight: Tensor, saved: Tensor) -> Any:
-    """What the backward pass keeps of a tensor: of the float32 copy, the weight in 16 bits and how it is seen."""
-    if saved.untyped_storage().data_ptr() != wide.untyped_storage().data_ptr():
+def _without_copy(place: int, weight: Tensor, saved: Tensor) -> Any:
+    """What the backward pass keeps of a tensor: of the float32 copy at `place`, its weight and how it is seen."""
+    if saved.untyped_storage().data_ptr() != place:
         return saved
     return weight, saved.size(), saved.stride(), saved.storage_offset()
 

@@ -27,7 +27,7 @@ class _Config(QuantizationConfigMixin):
     """What the quantizer knows: `parts_of` of `load_model`."""
 
     def __init__(self, parts_of: Callable[[Any], Parts]) -> None:
-        self.quant_method: Any = _METHOD
+        self.quant_method = _METHOD  # type: ignore[assignment] # any registered name
         self.parts_of = parts_of
 
 
@@ -46,8 +46,7 @@ class _Quantizer(HfQuantizer):
     def param_needs_quantization(self, model: Any, param_name: str, **_: Any) -> bool:
         """Whether it is the weight of such a layer."""
         del model
-        module, _, own = param_name.rpartition(".")
-        return own == "weight" and module in self.layers
+        return param_name.endswith(".weight") and param_name.removesuffix(".weight") in self.layers
 
     def get_quantize_ops(self) -> ConversionOps:
         """What is done to each of these weights."""
@@ -70,13 +69,13 @@ class _Keep(ConversionOps):
         self.layers = layers
 
     @torch.no_grad()
-    def convert(self, input_dict: dict[str, Any], *_: Any, model: Any = None, **__: Any) -> dict[str, Any]:
+    def convert(self, input_dict: dict[str, Any], *_: Any, **__: Any) -> dict[str, Any]:
         """Parameter name -> float32 values (or a list of one) to parameter name -> parameter."""
         found = {}
         for name, given in input_dict.items():
             layer = name.removesuffix(".weight")
             values = given[0] if isinstance(given, list) else given
-            found[name] = self.layers[layer].weight(model.get_submodule(layer), values)
+            found[name] = self.layers[layer].weight(values)
         return found
 
 

@@ -167,7 +167,7 @@ def build_language_model(
         pool: `auto` or `last`.
         pretrained: False for random weights.
         source: the resolved source, if already known.
-        frozen: how its linear layers and embeddings are kept if they are never trained; None in float32.
+        frozen: how its linear layers are kept if they are never trained; None in float32.
 
     Raises:
         UserError: it cannot be found or built, is no causal language model, or its tokenizer does not fit.

@@ -22,21 +22,19 @@ Bits = Literal[8, 4]
 
 
 class Quantized(FrozenLayers):
-    """Linear layers in 8 or 4 bits, quantized as soon as they are read; embeddings in 16 bits."""
+    """Linear layers in 8 or 4 bits, quantized as soon as they are read."""
 
     def __init__(self, bits: Bits) -> None:
         self.bits = bits
 
-    def weight(self, layer: nn.Module, values: Tensor) -> nn.Parameter:
+    def weight(self, values: Tensor) -> nn.Parameter:
         """A weight as it is kept."""
-        return _quantized(values, self.bits) if isinstance(layer, nn.Linear) else super().weight(layer, values)
+        return _quantized(values, self.bits)
 
-    def layer(self, layer: nn.Module) -> nn.Module:
+    def layer(self, layer: nn.Linear) -> nn.Linear:
         """A layer that computes with it."""
-        if isinstance(layer, nn.Linear) and is_quantized(layer):
-            found: nn.Module = _with_weight(layer, layer.weight, self.bits)
-            return found
-        return super().layer(layer)
+        found: nn.Linear = _with_weight(layer, layer.weight, self.bits)
+        return found
 
 
 def quantize(encoder: Encoder, bits: Bits) -> int:

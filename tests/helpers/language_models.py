@@ -72,3 +72,11 @@ def _without_special_tokens(tokenizer: Any) -> Any:
     rules = tokenizer.backend_tokenizer
     rules.post_processor = processors.ByteLevel(trim_offsets=False)
     return rules
+
+
+def in_16_bits(folder: Path, out: Path, dtype: torch.dtype = torch.bfloat16) -> Path:
+    """A copy of a language model's folder with weights in 16 bits."""
+    model: Any = hf.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+    hf.AutoTokenizer.from_pretrained(folder).save_pretrained(out)
+    model.save_pretrained(out)
+    return out

@@ -19,6 +19,7 @@ from mmft import build
 from mmft.batch import Batch
 from mmft.config.compose import compose
 from mmft.errors import UserError
+from mmft.models.frozen_layers import FrozenLayers
 from mmft.models.whole.model import WholeModel
 from mmft.models.whole.parts import put_together
 from mmft.tasks.generation import Generation
@@ -248,3 +249,26 @@ def test_whatever_is_planned_gets_a_gradient(method: str, whole_folder: Folder, 
     task.loss_sum(model.train()(batch), batch).backward()
     without = {name for name in plan.names if model.get_parameter(name).grad is None}
     assert without <= {"missing_image.vector"}
+
+
+@pytest.mark.parametrize(
+    "kind", [kind if kind == "idefics3" else pytest.param(kind, marks=pytest.mark.slow) for kind in WHOLE_MODELS]
+)
+def test_frozen_layers_in_16_bits_compute_the_same(
+    kind: str, shapes: Any, whole_folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / kind
+    model: Any = hf.AutoModelForImageTextToText.from_pretrained(whole_folder(kind), dtype=torch.bfloat16)
+    hf.AutoProcessor.from_pretrained(whole_folder(kind)).save_pretrained(folder)
+    model.save_pretrained(folder)
+    frozen = dict.fromkeys(("image_encoder", "text_encoder"), FrozenLayers())
+    wide, task, _ = make(folder, shapes)
+    plain = build.build_model
+    monkeypatch.setattr(build, "build_model", lambda *given, **more: plain(*given, **more, frozen=frozen))
+    narrow, _, _ = make(folder, shapes)
+    for encoder in (narrow.image_encoder, narrow.text_encoder):
+        assert any(p.dtype == torch.bfloat16 for p in encoder.parameters())
+    assert {p.dtype for p in narrow.fusion.parameters()} <= {torch.float32}
+    batch = rows(wide, task)
+    with torch.no_grad():
+        assert torch.equal(*(task.loss_sum(one.eval()(batch), batch) for one in (wide, narrow)))

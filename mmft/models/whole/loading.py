@@ -19,7 +19,7 @@ KEY = "model.whole"
 
 
 Frozen = Mapping[str, FrozenLayers]
-"""How linear layers and embeddings of `image_encoder` and `text_encoder` are kept if they are never trained."""
+"""How linear layers of `image_encoder` and `text_encoder` are kept if they are never trained."""
 
 
 def load_whole(source: Source, pretrained: bool, frozen: Frozen | None = None) -> Any:

@@ -34,7 +34,7 @@ class TuningMethod(ABC):
     Attributes:
         name: as in the config.
         default_lr: default learning rate of the method.
-        trains_layers: whether it trains weights of linear layers or embeddings of the encoder.
+        trains_layers: whether it trains weights of the encoder's linear layers.
         kept_factors: modules of added parameters that stay as tuned when the encoder is interpolated with its start.
             The added change must be linear in the others.
     """
@@ -49,7 +49,7 @@ class TuningMethod(ABC):
         self.lr = lr
 
     def frozen_layers(self) -> FrozenLayers | None:
-        """How the encoder's linear layers and embeddings are kept from loading on; None in float32."""
+        """How the encoder's linear layers are kept from loading on; None in float32."""
         return None if self.trains_layers else FrozenLayers()
 
     def apply(self, encoder: Encoder) -> None:  # noqa: B027 - most methods add nothing
