@@ -8,6 +8,7 @@ from typing import Literal, TypeVar
 import torch
 
 from mmft.batch import Batch, Fused, Outputs
+from mmft.models.frozen_layers import computing_dtype
 from mmft.models.precision import autocast
 from mmft.models.vision_language_model import VisionLanguageModel
 
@@ -59,8 +60,9 @@ def _each(
     compute: Callable[[Batch], T],
 ) -> Iterator[tuple[Batch, T | None]]:
     model.to(device).eval()
-    if precision == "64-true":
-        model.double()
+    dtype = torch.float64 if precision == "64-true" else torch.float32
+    if computing_dtype(model) != dtype:
+        model.to(dtype)
     for batch in batches:
         yield batch, _computed(compute, batch.to(device), precision) if len(batch) else None
 
