@@ -127,8 +127,6 @@ def prepare_generation(model: VisionLanguageModel, task: Task) -> VisionLanguage
     text.tokenizer = task.start_generation(text.tokenizer.tokenizer)
     model.decoding = task.decoding(text.head.out_features)
     model.label_smoothing = task.label_smoothing
-    if task.packing:
-        text.start_packing()
     needed = model.image_tokens + text.max_length + task.longest_answer
     if needed > text.positions:
         raise UserError(
@@ -137,6 +135,8 @@ def prepare_generation(model: VisionLanguageModel, task: Task) -> VisionLanguage
             f"positions. Type model.text_encoder.max_length={max(4, text.positions - needed + text.max_length)}, or "
             "fewer answer tokens (task.max_answer_tokens, task.max_new_tokens)"
         )
+    if task.packing:
+        model.start_packing()
     return model
 
 

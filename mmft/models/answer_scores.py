@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -22,10 +22,11 @@ LogProbs = Callable[[Tensor, Tensor], Tensor]
 def answer_scores(
     model: Any,
     log_probs: LogProbs,
-    embedded: Tensor,
+    prompts: Mapping[str, Any],
     mask: Tensor,
     answers: Sequence[Sequence[int]],
     at_once: int = 256,
+    positions: Tensor | None = None,
 ) -> Tensor:
     """(B, K) log-probability of each answer after each prompt: the sum over the answer's tokens.
 
@@ -37,36 +38,45 @@ def answer_scores(
     Args:
         model: a causal language model of transformers, in eval mode.
         log_probs: its head, as in `answer_log_probs`.
-        embedded: (B, S, D) prompts, padded on the left.
+        prompts: inputs of the model, padded on the left: `inputs_embeds` (B, S, D), or `input_ids` (B, S) and others.
         mask: (B, S) bool, True = real token; each row has at least one.
         answers: token ids of each.
         at_once: sequences of a pass; at least one answer is read.
+        positions: (..., B, S + A) of the tokens of prompts and answers; None to count the real tokens of each row.
     """
     from transformers import DynamicCache
 
     reader = model.base_model
     named, keyword = inspect.signature(reader.forward).parameters, cache_keyword(reader)
 
-    def read(tokens: Tensor, real: Tensor, cache: Any) -> Tensor:
+    longest = max(map(len, answers))
+    if positions is None:
+        real = torch.cat([mask, mask.new_ones(len(mask), longest)], dim=1)
+        positions = (real.long().cumsum(1) - 1).clamp_min(0)  # (B, S + A)
+    of_prompts, of_answers = positions.split([mask.shape[1], longest], dim=-1)
+
+    def read(inputs: Mapping[str, Any], real: Tensor, position: Tensor, cache: Any) -> Tensor:
         """(B, T, D) hidden states of the last T tokens of sequences with the mask `real`."""
-        given = {keyword: cache, "inputs_embeds": tokens, "attention_mask": real.long(), "use_cache": True}
+        given = {**inputs, keyword: cache, "attention_mask": real.long(), "use_cache": True}
         if "position_ids" in named:
-            given["position_ids"] = (real.long().cumsum(1) - 1).clamp_min(0)[:, -tokens.shape[1] :]
+            given["position_ids"] = position
         found: Tensor = reader(**given).last_hidden_state
         return found
 
-    of_prompts = DynamicCache(config=model.config)
-    last = read(embedded, mask, of_prompts)[:, -1:]  # (B, 1, D)
+    read_prompts = DynamicCache(config=model.config)
+    last = read(prompts, mask, of_prompts, read_prompts)[:, -1:]  # (B, 1, D)
     found = []
-    size = max(1, at_once // len(embedded))
+    size = max(1, at_once // len(mask))
     for first in range(0, len(answers), size):
-        ids = padded(answers[first : first + size], -1, embedded.device)  # (k, A)
+        ids = padded(answers[first : first + size], -1, mask.device)  # (k, A)
         ids, known = ids.clamp_min(0), ids >= 0
-        cache, k = copy.deepcopy(of_prompts), len(ids)
+        cache, k = copy.deepcopy(read_prompts), len(ids)
         cache.batch_repeat_interleave(k)
-        ids, known = ids.repeat(len(embedded), 1), known.repeat(len(embedded), 1)  # (B k, A)
+        ids, known = ids.repeat(len(mask), 1), known.repeat(len(mask), 1)  # (B k, A)
         real = torch.cat([mask.repeat_interleave(k, 0), known], dim=1)
-        hidden = read(model.get_input_embeddings()(ids), real, cache)  # (B k, A, D)
+        position = of_answers[..., : ids.shape[1]].repeat_interleave(k, -2)
+        embedded = model.get_input_embeddings()(ids)
+        hidden = read({"inputs_embeds": embedded}, real, position, cache)  # (B k, A, D)
         predicting = torch.cat([last.repeat_interleave(k, 0), hidden[:, :-1]], dim=1)
         of_tokens = log_probs(predicting[known], ids[known])  # (T,)
         found.append(of_tokens.new_zeros(known.shape).masked_scatter(known, of_tokens).sum(1).view(-1, k))

@@ -158,7 +158,8 @@ class GenerativeModel(VisionLanguageModel):
         if choices:
             inputs, mask = padded_on_the_left(prompts.inputs, prompts.mask)
             text, at_once = self.text_encoder, _CACHED // mask.shape[1]
-            scores = answer_scores(text.backbone, text.log_probs, inputs["inputs_embeds"], mask, choices, at_once)
+            positions = text.own_positions(inputs, mask, behind=max(map(len, choices)))
+            scores = answer_scores(text.backbone, text.log_probs, inputs, mask, choices, at_once, positions)
             return padded(choices, -1, batch.row.device)[scores.argmax(1)], none, scores
         tokens, log_probs = generate(self.text_encoder, prompts.inputs, prompts.mask, decoding, batch.row)
         if log_probs is None:
@@ -203,6 +204,24 @@ class GenerativeModel(VisionLanguageModel):
         of_image = torch.where(batch.image_present, self.image_tokens, 1)  # a stand-in is one token
         lengths = (mask & ~marks).sum(1) + of_image * marks.any(1)
         return lengths if batch.target is None else lengths + (batch.target >= 0).sum(1)
+
+    @torch.no_grad()
+    def start_packing(self) -> None:
+        """From now on rows are read side by side in few sequences, which is tried with prompts of three lengths.
+
+        Raises:
+            UserError: this language model lets rows of one sequence see each other, or counts their positions on.
+        """
+        vector = self.missing_image.vector
+        generator = torch.Generator().manual_seed(0)
+        images = torch.randn(3, self.image_tokens, len(vector), generator=generator).to(vector)
+        places = torch.arange(5, device=vector.device).expand(3, -1)
+        answer = places.where(places < torch.tensor([[1], [5], [3]], device=vector.device), -1)
+        none = torch.zeros(3, dtype=torch.bool, device=vector.device)
+        batch = Batch(None, None, None, ~none, none, row=places[:, 0], weight=torch.ones(3))
+        image = Encoded(images, torch.ones_like(images[..., 0], dtype=torch.bool), images[:, 0])
+        rows = self._joined(batch, image, answer)
+        self.text_encoder.start_packing(rows.inputs, rows.mask)
 
     def _prompts(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Ids (B, L) and mask (B, L) of the prompts."""

@@ -19,7 +19,7 @@ from mmft.errors import UserError, first_line
 from mmft.models.answer_loss import answer_log_probs
 from mmft.models.frozen_layers import FrozenLayers
 from mmft.models.layers import evaluated
-from mmft.models.packing import plan_packing
+from mmft.models.packing import Packing, plan_packing
 from mmft.models.prompt_tokenizer import PromptTokenizer
 from mmft.models.source import Source, check_alone, resolve
 from mmft.models.text_encoder import KEY, TextEncoder, embeddings
@@ -44,6 +44,7 @@ class LanguageModel(TextEncoder):
 
     tokenizer: PromptTokenizer
     packs = False
+    key = f"{KEY}.name"  # of the config
 
     def __init__(self, backbone: Any, source: Source, tokenizer: Any, max_length: int | None) -> None:
         super().__init__(backbone, source, tokenizer, max_length, "last")
@@ -78,16 +79,27 @@ class LanguageModel(TextEncoder):
             inputs: padded on the right.
             mask: (B, T) bool, True = real token.
         """
-        reader = self.reader(self.backbone)
         if self.packs:
-            embedded = inputs["inputs_embeds"]
             packing = plan_packing(mask, self.positions)
-            packed = packing.pack(embedded)  # (P, S, D)
-            out = reader(inputs_embeds=packed, position_ids=packing.positions, use_cache=False)
-            return packing.unpack(out.last_hidden_state, like=embedded)
-        out = reader(**inputs, attention_mask=mask.long(), use_cache=False)
-        found: Tensor = out.last_hidden_state
+            return packing.unpack(self._read(self._packed(inputs, mask, packing)), like=mask)
+        return self._read({**inputs, "attention_mask": mask.long()})
+
+    def own_positions(self, inputs: Mapping[str, Any], mask: Tensor, behind: int = 0) -> Tensor | None:  # noqa: ARG002
+        """(..., B, S + A) positions that the model has for tokens (B, S) and for A = `behind` of text behind them.
+
+        None if it counts the real tokens of each row.
+        """
+        return None
+
+    def _read(self, given: Mapping[str, Any]) -> Tensor:
+        """Arguments of the transformer without its head -> (..., D) last hidden states."""
+        backbone: Any = self.backbone
+        found: Tensor = backbone.base_model(**given, use_cache=False).last_hidden_state
         return found
+
+    def _packed(self, inputs: Mapping[str, Any], _: Tensor, packing: Packing) -> dict[str, Any]:
+        """Arguments of `_read` for packed rows."""
+        return {"inputs_embeds": packing.pack(inputs["inputs_embeds"]), "position_ids": packing.positions}
 
     def log_probs(self, hidden: Tensor, tokens: Tensor, smoothing: float = 0.0) -> Tensor:
         """(T,) log-probability of each token (T,) at the hidden state (T, D) that predicts it.
@@ -100,34 +112,37 @@ class LanguageModel(TextEncoder):
         )
 
     @torch.no_grad()
-    def start_packing(self) -> None:
+    def start_packing(self, inputs: Mapping[str, Any], mask: Tensor) -> None:
         """From now on `hidden` reads rows side by side in few sequences, with the same result.
+
+        Args:
+            inputs: of several rows, to try it with.
+            mask: of the same.
 
         Raises:
             UserError: this model lets rows of one sequence see each other, or counts their positions on.
         """
-        reader = self.reader(self.backbone)
-        apart = "position_ids" in inspect.signature(reader.forward).parameters
+        backbone: Any = self.backbone
+        self.packs = False
+        apart = "position_ids" in inspect.signature(backbone.base_model.forward).parameters
         if apart:
-            lengths = torch.tensor([7, 3, 5], device=self.head.weight.device)
-            mask = torch.arange(7, device=lengths.device) < lengths[:, None]  # (3, 7)
-            embedded = self.embed(torch.arange(21, device=lengths.device).view(3, 7))
-            with evaluated(reader):
-                padded = self.hidden({"inputs_embeds": embedded}, mask)[mask]
-                self.packs = True
-                packed = self.hidden({"inputs_embeds": embedded}, mask)[mask]
+            tokens = int(mask.sum())
+            packing = plan_packing(mask, tokens, usual=tokens)  # one sequence
+            with evaluated(self):
+                padded = self.hidden(inputs, mask)[mask]
+                packed = packing.unpack(self._read(self._packed(inputs, mask, packing)), like=mask)[mask]
             apart = float((packed - padded).abs().max()) <= 1e-4 * max(1.0, float(padded.abs().max()))
-        self.packs = apart
         if not apart:
             raise UserError(
-                f"task.packing=true: in {type(self.backbone).__name__} ({KEY}.name={self.source.name}) rows that are "
+                f"task.packing=true: in {type(self.backbone).__name__} ({self.key}={self.source.name}) rows that are "
                 "packed into one sequence would see each other. Type task.packing=false"
             )
+        self.packs = True
 
     @torch.no_grad()
     def _check_head(self) -> None:
         """Raises UserError if the model's log-probabilities are not those of `log_probs`."""
-        where, kind = f"{KEY}.name={self.source.name}", type(self.backbone).__name__
+        where, kind = f"{self.key}={self.source.name}", type(self.backbone).__name__
         if not isinstance(self.head, nn.Linear):
             raise UserError(f"{where}: {kind} has no linear head of words. Choose another")
         ids = torch.arange(4).unsqueeze(0)  # (1, 4)

@@ -27,25 +27,30 @@ class Packing(NamedTuple):
     positions: Tensor  # (P, S) int64, from 0 on in each row; 0 for padding
 
     def pack(self, rows: Tensor) -> Tensor:
-        """(B, L, D) -> (P, S, D); padding is the first place."""
+        """(B, L, ...) -> (P, S, ...); padding is the first place."""
         return rows.flatten(0, 1)[self.source.clamp_min(0)]
 
+    def rows(self, length: int) -> Tensor:
+        """(B,) the rows in the order of their tokens, of L = `length` places each."""
+        return (self.source[self.source >= 0] // length).unique_consecutive()
+
     def unpack(self, sequences: Tensor, like: Tensor) -> Tensor:
-        """(P, S, D) -> (B, L, D), the shape of `like`, zeros at places that are in no sequence."""
+        """(P, S, D) -> (B, L, D), B and L those of `like`, zeros at places that are in no sequence."""
         real = self.source >= 0  # (P, S)
         flat = sequences.new_zeros(like.shape[0] * like.shape[1], sequences.shape[2])
         return flat.index_copy(0, self.source[real], sequences[real]).view(*like.shape[:2], -1)
 
 
-def plan_packing(mask: Tensor, longest: int) -> Packing:
+def plan_packing(mask: Tensor, longest: int, usual: int = USUAL_LENGTH) -> Packing:
     """The packing of rows, a pure function of their lengths.
 
     Args:
         mask: (B, L) bool, True = real token; their order in a row is kept.
         longest: tokens of a sequence at most, and of any row.
+        usual: tokens of a sequence if no row is longer.
     """
     lengths: list[int] = mask.sum(1).tolist()
-    capacity = max(min(USUAL_LENGTH, longest), *lengths)
+    capacity = max(min(usual, longest), *lengths)
     places = mask.flatten().nonzero().squeeze(1)  # (T,)
     positions = (mask.long().cumsum(1) - 1).flatten()[places]  # (T,)
     sequences = first_fit(lengths, capacity)

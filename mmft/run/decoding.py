@@ -34,7 +34,7 @@ def with_decoding(saved: SavedModel, options: Mapping[str, Any]) -> SavedModel:
         raise UserError([f"task.{name} {unread}" for name in options])
     found = read({f.name: getattr(own, f.name) for f in fields(DecodingConfig)} | dict(options), DecodingConfig)
     _check([Problem(f"task.{problem.key}", problem.text) for problem in found.problems])
-    _check(decoding_problems(found.config, whole=saved.config.model.whole is not None))
+    _check(decoding_problems(found.config))
     config = replace(own, **registry.arguments(found.config))
     task = build_task(config)
     task.load_state(saved.task.state())

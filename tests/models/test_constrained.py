@@ -138,7 +138,7 @@ def test_scores_are_those_of_full_sequences(tokenizer: Any, kind: str, at_once: 
     def log_probs(hidden: Tensor, tokens: Tensor) -> Tensor:
         return answer_log_probs(hidden, head.weight, head.bias, tokens)
 
-    found = answer_scores(language_model, log_probs, embed(ids), mask, answers, at_once)
+    found = answer_scores(language_model, log_probs, {"inputs_embeds": embed(ids)}, mask, answers, at_once)
     for row, prompt in enumerate(prompts):
         for column, answer in enumerate(answers):
             with torch.no_grad():
@@ -158,7 +158,7 @@ def test_the_likeliest_answer_is_what_beam_search_finds(tokenizer: Any) -> None:
     scores = answer_scores(
         language_model,
         lambda hidden, tokens: answer_log_probs(hidden, head.weight, None, tokens),
-        language_model.get_input_embeddings()(ids),
+        {"inputs_embeds": language_model.get_input_embeddings()(ids)},
         torch.ones_like(ids, dtype=torch.bool),
         answers,
     )

@@ -15,21 +15,16 @@ _OF_SAMPLING = ("top_k", "top_p", "sampling_seed")
 _KEYS = [f"task.{f.name}" for f in fields(DecodingConfig)]
 
 
-@rule(*_KEYS, "model.whole")
+@rule(*_KEYS)
 def _of_training(c: TrainConfig) -> list[Problem]:
     assert isinstance(c.task, DecodingConfig)
-    return decoding_problems(c.task, whole=c.model.whole is not None)
+    return decoding_problems(c.task)
 
 
-def decoding_problems(c: DecodingConfig, whole: bool) -> list[Problem]:
-    """What does not go together among the keys of `task` that say how answers are written.
-
-    `whole`: by `model.whole`.
-    """
+def decoding_problems(c: DecodingConfig) -> list[Problem]:
+    """What does not go together among the keys of `task` that say how answers are written."""
     typed = {f.name for f in fields(DecodingConfig) if getattr(c, f.name) != default_of(f)}
     found = _of_choices(c, typed)
-    if whole and c.choices is not None:
-        found.append(_problem("choices", c, "does not go with model.whole yet. Leave it out"))
     if c.temperature and c.num_beams > 1:
         found.append(_problem("temperature", c, "does not go with task.num_beams. Choose sampling or beams"))
     if not c.temperature:

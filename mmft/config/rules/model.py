@@ -93,13 +93,6 @@ def _packed_rows_have_no_prompts(c: TrainConfig) -> str | None:
     )
 
 
-@rule("task.packing", "model.whole")
-def _whole_model_reads_ids(c: TrainConfig) -> str | None:
-    if c.model.whole is None or not getattr(c.task, "packing", False):
-        return None
-    return "true does not go with model.whole yet. Leave it out"
-
-
 @rule("data.columns.messages", "model.whole")
 def _whole_model_reads_no_conversations(c: TrainConfig) -> str | None:
     if c.data.columns.messages is None or c.model.whole is None:

@@ -14,8 +14,11 @@ from torch import Tensor, nn
 from mmft.batch import Encoded
 from mmft.models.image_encoder import ImageEncoder
 from mmft.models.language_model import LanguageModel
+from mmft.models.packing import Packing
 from mmft.models.text_encoder import KEY, embeddings
 from mmft.models.tokenizer import load_tokenizer
+from mmft.models.whole.features import ReachedError, bare, rows_of
+from mmft.models.whole.loading import KEY as WHOLE_KEY
 from mmft.models.whole.parts import Whole
 
 
@@ -39,19 +42,69 @@ class WholeImageEncoder(ImageEncoder):
 
 
 class WholeLanguageModel(LanguageModel):
-    """A vision-language model without its image encoder: it reads ids, and image features in the place of some."""
+    """A vision-language model without its image encoder: it reads ids, and image features in the place of some.
+
+    Inputs are `input_ids` (B, S) and what else the whole model reads; with `inputs_embeds` (B, S, D), too, tokens of
+    text are read as these, and the ids say what kind of tokens they are.
+    """
+
+    key = WHOLE_KEY
 
     @staticmethod
     def reader(backbone: Any) -> Any:
         """The language model without its head."""
         return backbone.get_decoder()
 
-    def hidden(self, inputs: Mapping[str, Any], mask: Tensor) -> Tensor:
-        """As of any language model; the inputs are `input_ids` and what else the whole model reads."""
+    @torch.no_grad()
+    def own_positions(self, inputs: Mapping[str, Any], mask: Tensor, behind: int = 0) -> Tensor | None:
+        """What the model gives its decoder for such ids, which is asked for that in place of reading them."""
         backbone: Any = self.backbone
-        out = backbone.base_model(**inputs, attention_mask=mask.long(), use_cache=False)
-        found: Tensor = out.last_hidden_state
-        return found
+        core, decoder = backbone.base_model, self.reader(backbone)
+        given = {name: _longer(value, behind) for name, value in inputs.items() if of_tokens(value, mask)}
+        given |= {name: value for name, value in inputs.items() if isinstance(value, Tensor) and name not in given}
+        given.pop("inputs_embeds", None)
+
+        def reached(*_: Any, position_ids: Tensor | None = None, **__: Any) -> None:
+            raise ReachedError(position_ids)
+
+        asked = bare(decoder, decoder._modules, decoder._parameters)
+        asked.forward = reached
+        names = {name: asked if module is decoder else module for name, module in core.named_children()}
+        try:
+            bare(core, names, core._parameters)(
+                **given, attention_mask=nn.functional.pad(mask, (0, behind), value=True).long()
+            )
+        except ReachedError as found:
+            return None if found.output is None else found.output.expand(*found.output.shape[:-2], len(mask), -1)
+        raise AssertionError(f"{type(core).__name__} does not call its decoder")
+
+    def _read(self, given: Mapping[str, Any]) -> Tensor:
+        """As of any language model."""
+        if "input_ids" not in given or "inputs_embeds" not in given:
+            return super()._read(given)
+        backbone: Any = self.backbone
+        handle = backbone.get_input_embeddings().register_forward_hook(lambda *_: given["inputs_embeds"])
+        try:
+            return super()._read({name: value for name, value in given.items() if name != "inputs_embeds"})
+        finally:
+            handle.remove()
+
+    def _packed(self, inputs: Mapping[str, Any], mask: Tensor, packing: Packing) -> dict[str, Any]:
+        """As of any language model, with positions as in rows alone, and images in the order of packed rows."""
+        rows, real = packing.rows(mask.shape[1]), packing.source >= 0
+
+        def packed(value: Any) -> Any:
+            if not of_tokens(value, mask):
+                return rows_of(value, rows)
+            found = packing.pack(value)
+            return found if found.is_floating_point() else found.masked_fill(~real, 0)
+
+        given = {name: packed(value) for name, value in inputs.items()}
+        places, own = packing.positions, self.own_positions(inputs, mask)
+        if own is None or own.ndim == 2:
+            return {**given, "position_ids": places if own is None else packed(own)}
+        # transformers keeps rows apart by their places, which it then takes in front of the axes of an image
+        return {**given, "position_ids": torch.stack([places, *map(packed, own)])}
 
 
 def language_model_of(whole: Whole, max_length: int | None) -> LanguageModel:
@@ -67,6 +120,16 @@ def language_model_of(whole: Whole, max_length: int | None) -> LanguageModel:
     load_tokenizer(whole.source, embeddings(whole.text), KEY)  # checks its files
     kind = WholeLanguageModel if whole.reads_ids else LanguageModel
     return kind(whole.text, whole.source, whole.tokenizer, max_length)
+
+
+def of_tokens(value: Any, mask: Tensor) -> bool:
+    """Whether an input has a number or a vector for each of the tokens (B, S)."""
+    return isinstance(value, Tensor) and value.shape[:2] == mask.shape
+
+
+def _longer(value: Tensor, behind: int) -> Tensor:
+    """(B, S) -> (B, S + behind), with zeros: of tokens of text."""
+    return nn.functional.pad(value, (0, behind)) if value.ndim == 2 else value
 
 
 def train_what_is_used(part: nn.Module, output: Tensor) -> None:

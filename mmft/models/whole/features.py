@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -116,11 +116,11 @@ class ImageFeatures:
         """The image encoder's output, as `get_image_features` calls it."""
 
         def reached(*given: Any, **options: Any) -> None:
-            raise _ReachedError(image_encoder(*given, **options))
+            raise ReachedError(image_encoder(*given, **options))
 
         try:
             self._run(None, reached, normalised, len(normalised), image_encoder)
-        except _ReachedError as found:
+        except ReachedError as found:
             return found.output
         raise AssertionError(f"get_image_features of {type(self._shell).__name__} does not call {self.encoder}")
 
@@ -164,8 +164,8 @@ class _Place(nn.Module):
         return self._function(*given, **options)
 
 
-class _ReachedError(Exception):
-    """The image encoder has run, with its output."""
+class ReachedError(Exception):
+    """A part of a model has been reached, with what was to be known of it."""
 
     def __init__(self, output: Any) -> None:
         super().__init__()
@@ -177,6 +177,15 @@ def bare(module: nn.Module, modules: dict[str, Any] | None = None, parameters: d
     found = copy.copy(module)
     found._modules, found._parameters = dict(modules or {}), dict(parameters or {})
     return found
+
+
+def rows_of(value: Any, rows: Tensor) -> Any:
+    """What a model is told about images, such as `ImageFeatures.outputs`, of these images (R,)."""
+    if isinstance(value, Mapping):  # an output of transformers, too
+        return type(value)(**{name: rows_of(one, rows) for name, one in value.items()})
+    if isinstance(value, list) and value and isinstance(value[0], list):
+        return [rows_of(one, rows) for one in value]
+    return [value[row] for row in rows.tolist()] if isinstance(value, list) else value[rows]
 
 
 def _tensors(output: Any) -> list[tuple[_Path, Tensor]]:

@@ -10,18 +10,17 @@ Legend: B batch, L prompt tokens, M image tokens, A answer tokens, S tokens of a
 from __future__ import annotations
 
 import inspect
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from mmft.batch import Batch, Encoded, Widths
-from mmft.errors import UserError
+from mmft.batch import Batch, Encoded, Widths, padded_length
 from mmft.models.fusion.whole import WholeFusion
 from mmft.models.generative_model import GenerativeModel, Sequences
 from mmft.models.image_encoder import ImageEncoder
 from mmft.models.language_model import LanguageModel
-from mmft.models.sequences import lay_out
+from mmft.models.sequences import lay_out, learned_tokens
 from mmft.models.vision_language_model import StandIn, present_rows
 from mmft.models.whole.parts import Whole
 
@@ -72,10 +71,6 @@ class WholeModel(GenerativeModel):
             )
         return Encoded(torch.where(batch.image_present[:, None, None], found, stand_in.to(found.dtype)), mask, pooled)
 
-    def reading(self, _: Tensor) -> NoReturn:
-        """Raises UserError: a model that reads ids cannot be given embeddings in their place."""
-        raise UserError("mmft explain does not go with model.whole yet. Use a run of model/fusion=projector")
-
     def _joined(self, batch: Batch, image: Encoded, answer: Tensor | None) -> Sequences:
         """Prompts, images and answers (B, A), -1 for padding, as sequences."""
         if not self.whole.reads_ids:
@@ -83,24 +78,31 @@ class WholeModel(GenerativeModel):
         ids, mask = self._prompts(batch)
         answer = ids.new_empty(len(ids), 0) if answer is None else answer
         laid = lay_out(ids, mask, image.mask, answer >= 0)
+        size = padded_length(int(laid.mask.sum(1).max()), laid.mask.shape[1])  # of the longest row
+        order, real = laid.order[:, :size], laid.mask[:, :size]
         images = torch.full_like(image.mask, self.whole.image_token, dtype=ids.dtype)  # (B, M)
         every = torch.cat([ids.clamp_min(0), images, answer.clamp_min(0)], dim=1)
-        tokens = every.gather(1, laid.order).masked_fill(~laid.mask, 0)  # (B, S)
-        behind = ids.shape[1] + images.shape[1]
-        of_image = laid.mask & (laid.order >= ids.shape[1]) & (laid.order < behind)
-        of_answer = laid.mask & (laid.order >= behind)
+        tokens = every.gather(1, order).masked_fill(~real, 0)  # (B, S)
         inputs = {"input_ids": tokens, "mm_encoder_outputs": {"image": self.whole.features.outputs(image.tokens)}}
-        inputs |= self._types_of(of_image, of_answer)
+        if self._given_prompts is not None:
+            nothing = self._given_prompts.new_zeros(*images.shape, self._given_prompts.shape[2])
+            embedded = torch.cat([self._given_prompts, nothing, self.text_encoder.embed(answer.clamp_min(0))], dim=1)
+            inputs["inputs_embeds"] = embedded.gather(1, order[..., None].expand(-1, -1, embedded.shape[2]))
+        earlier = learned_tokens(batch)
+        of_prompt = torch.zeros_like(ids) if earlier is None else (earlier >= 0).long()
+        written = torch.cat([of_prompt, torch.zeros_like(images), torch.ones_like(answer)], dim=1)  # answers
+        inputs |= self._types_of(real & (tokens == self.whole.image_token), real & (written.gather(1, order) > 0))
         inputs |= {
             name: value
             for name, value in self.whole.pixels.repeated(len(batch), tokens.device).items()
             if name in self._accepts and not name.startswith("pixel")
         }
-        return Sequences(inputs, laid.mask, laid.prompt_length, laid.order)
+        return Sequences(inputs, real, laid.prompt_length, laid.order)
 
     def _types_of(self, of_image: Tensor, of_answer: Tensor) -> dict[str, Any]:
         """What the model is told about each of the tokens, (B, S) each."""
         found = {"mm_token_type_ids": of_image.long()} if "mm_token_type_ids" in self._accepts else {}
         if self.whole.of_type_one is not None:
-            found["token_type_ids"] = (of_image if self.whole.of_type_one == "image" else of_answer).long()
+            behind = of_answer.cumsum(1) > 0  # no token of an answer is seen by one in front of it
+            found["token_type_ids"] = (of_image if self.whole.of_type_one == "image" else behind).long()
         return found

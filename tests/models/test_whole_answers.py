@@ -1,0 +1,49 @@
+"""Answers of a list, and what supports an answer, in whole vision-language models."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from whole_models import WHOLE_MODELS
+from whole_rows import TEXTS, Folder, make, plain_inputs, plain_logits, plain_model, rows
+
+from mmft.batch import Outputs
+from mmft.models.attribution import Baseline, integrated_gradients
+
+CHOICES = ["red disc", "blue", "a green cross here", "it"]
+
+
+@pytest.mark.parametrize("kind", WHOLE_MODELS)
+def test_choices_are_as_likely_as_by_plain_transformers(kind: str, whole_folder: Folder, shapes: Any) -> None:
+    """Each answer behind each prompt, as one sequence without a cache."""
+    model, task, _ = make(whole_folder(kind), shapes, f"task.choices={CHOICES}".replace("'", ""))
+    batch = rows(model, task)
+    plain = plain_model(whole_folder(kind), model.image_encoder.image_size)
+    with torch.no_grad():
+        found = model.eval()(batch)
+        assert found.choices is not None
+        for row in range(len(TEXTS)):
+            inputs = plain_inputs(model, batch, row)
+            for column, answer in enumerate(CHOICES):
+                ids = torch.tensor(task.tokenizer.answer(answer))
+                wanted = plain_logits(plain, inputs, ids).log_softmax(-1)[range(len(ids)), ids].sum()
+                torch.testing.assert_close(found.choices[row, column], wanted, atol=1e-5, rtol=1e-5)
+    assert [answer["prediction"] for answer in task.answers(found)] == [CHOICES[i] for i in found.choices.argmax(1)]
+
+
+@pytest.mark.parametrize("kind", WHOLE_MODELS)
+def test_choices_of_a_row_alone(kind: str, whole_folder: Folder, shapes: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One prompt and one answer in memory at once; a row without an image, and one without a text."""
+    model, task, _ = make(whole_folder(kind), shapes, f"task.choices={CHOICES}".replace("'", ""))
+    batch = rows(model, task)
+    batch.image_present[4] = batch.text_present[5] = False
+    torch.nn.init.normal_(model.missing_image.vector)
+    with torch.no_grad():
+        together = model.eval()(batch).choices
+        monkeypatch.setattr("mmft.models.generative_model._CACHED", 1)
+        alone = torch.cat([model(part).choices for part in batch.split(1)])
+    torch.testing.assert_close(alone, together, atol=1e-5, rtol=1e-5)
+    assert float(together.std(0).min()) > 1e-3  # prompts matter
