@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from generative_rows import added_up
 from whole_models import WHOLE_MODELS
 from whole_rows import TEXTS, Folder, make, plain_inputs, plain_logits, plain_model, rows
 
@@ -47,3 +48,32 @@ def test_choices_of_a_row_alone(kind: str, whole_folder: Folder, shapes: Any, mo
         alone = torch.cat([model(part).choices for part in batch.split(1)])
     torch.testing.assert_close(alone, together, atol=1e-5, rtol=1e-5)
     assert float(together.std(0).min()) > 1e-3  # prompts matter
+
+
+PACKING = "task.packing=true"
+PACKED = [kind for kind in WHOLE_MODELS if kind != "blip_2"]  # whose OPT counts positions on
+
+
+@pytest.mark.parametrize("kind", PACKED)
+def test_packed_rows_are_the_rows_of_a_padded_batch(
+    kind: str, whole_folder: Folder, shapes: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Loss and every gradient in float64, with micro-batches of 7 rows, 3 and 1."""
+    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)  # Gemma's norms are computed in float32 otherwise
+    found: dict[Any, Any] = {}
+    for more in ([], [PACKING]):
+        model, task, _ = make(whole_folder(kind), shapes, "tune=full", *more)
+        assert model.text_encoder.packs == bool(more)
+        model.double().train()
+        torch.nn.init.constant_(model.missing_image.vector, 0.3)
+        batch = rows(model, task)
+        batch.image_present[4] = batch.text_present[5] = False
+        for micro in (7, 3, 1) if more else (None,):
+            model.zero_grad()
+            loss = added_up(model, task, [batch], micro)
+            found[micro] = float(loss), {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+    wanted_loss, wanted = found.pop(None)
+    for loss, gradients in found.values():
+        assert loss == pytest.approx(wanted_loss, abs=1e-10)
+        assert gradients.keys() == wanted.keys()
+        assert max(float((gradients[name] - wanted[name]).abs().max()) for name in wanted) < 1e-10
