@@ -36,6 +36,7 @@ class LanguageModel(TextEncoder):
     methods and files include the head.
 
     Attributes:
+        key: of the config, which names the model.
         tokenizer: turns a row's text into the tokens of its prompt.
         packs: whether rows are read side by side in few sequences; see `start_packing`.
         logit_scale: what the head's output is multiplied by; 1 for most models.
@@ -44,11 +45,13 @@ class LanguageModel(TextEncoder):
 
     tokenizer: PromptTokenizer
     packs = False
-    key = f"{KEY}.name"  # of the config
 
-    def __init__(self, backbone: Any, source: Source, tokenizer: Any, max_length: int | None) -> None:
+    def __init__(
+        self, backbone: Any, source: Source, tokenizer: Any, max_length: int | None, key: str = f"{KEY}.name"
+    ) -> None:
         super().__init__(backbone, source, tokenizer, max_length, "last")
         self.tokenizer = PromptTokenizer(tokenizer)
+        self.key = key
         self.logit_scale, self.logit_soft_cap = _changes_of_logits(backbone)
         self._check_head()
         if _tied(backbone):

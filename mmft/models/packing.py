@@ -32,7 +32,8 @@ class Packing(NamedTuple):
 
     def rows(self, length: int) -> Tensor:
         """(B,) the rows in the order of their tokens, of L = `length` places each."""
-        return (self.source[self.source >= 0] // length).unique_consecutive()
+        found: Tensor = (self.source[self.source >= 0] // length).unique_consecutive()
+        return found
 
     def unpack(self, sequences: Tensor, like: Tensor) -> Tensor:
         """(P, S, D) -> (B, L, D), B and L those of `like`, zeros at places that are in no sequence."""

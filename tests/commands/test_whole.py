@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ from runs import QUICK, Run, killed_run, resumed, same_weights
 import mmft
 from mmft.commands.check import check
 from mmft.commands.embed import embed
+from mmft.commands.explain import explain
 from mmft.commands.export import export
 from mmft.commands.predict import predict
 from mmft.commands.test import test as run_test
@@ -230,11 +232,52 @@ def test_other_ways_to_write(run: Run, rows: Path, shapes: Shapes) -> None:
     assert all(re.fullmatch("[ab]{1,2}", row["prediction"]) for row in of_digits)
 
 
-def test_what_it_cannot_do_yet(run: Run, typed: Any, whole_folder: Folder, rows: Path, shapes: Shapes) -> None:
-    for more, key in (("task.choices=labels", "choices"), ("task.packing=true", "packing")):
-        with pytest.raises(UserError, match=rf"task\.{key}: .*does not go with model\.whole yet"):
-            compose("train", typed(whole_folder("idefics3"), more))
-    with pytest.raises(UserError, match=r"task\.choices: .*does not go with model\.whole yet"):
-        mmft.load(run.path).decoding(choices=["a", "b"])
-    with pytest.raises(UserError, match=r"mmft explain does not go with model\.whole yet"):
-        mmft.load(run.path).explain(pd.read_csv(rows).head(1).to_dict("records"), root=shapes.rows.parent)
+def test_an_answer_is_explained_by_image_and_words(run: Run, rows: Path, shapes: Shapes, tmp_path: Path) -> None:
+    frame = pd.read_csv(rows).dropna(subset=["image", "text"]).tail(1)
+    given = {"image": frame["image"].item(), "text": frame["text"].item()}
+    (named,) = mmft.load(run.path).explain([given], root=shapes.rows.parent, label="blue disc")
+    found = named.numbers()
+    assert named.name == "blue disc"
+    assert [word["text"] for word in found["words"]] == given["text"].split()
+    parts = found["image"] + sum(word["weight"] for word in found["words"])
+    assert found["value"] - found["baseline"] - found["missed"] == pytest.approx(parts, abs=1e-6)
+    assert any(word["weight"] for word in found["words"])
+    given = [f"run={run.path}", f"data.path={rows}", f"data.root={shapes.rows.parent}", f"out={tmp_path / 'out'}"]
+    assert explain(compose("explain", [*given, f"rows=[{frame.index[0]}]"])) == 0
+    of_label = json.loads((tmp_path / "out" / f"row{frame.index[0]}.json").read_text())
+    assert of_label["explained"] == frame["label"].item()
+    assert of_label["image"]
+    assert (tmp_path / "out" / f"row{frame.index[0]}.png").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_answers_of_a_list(kind: str, typed: Any, whole_folder: Folder, tmp_path: Path) -> None:
+    """Metrics and columns of classification, with packed rows in training."""
+    every = typed(whole_folder(kind), "task.choices=labels", "task.packing=true")
+    assert train(compose("train", every), tmp_path) == 0
+    found = Run(tmp_path)
+    assert {"accuracy", "f1_macro", "perplexity", "exact_match"} <= set(found.summary["test"])
+    assert (tmp_path / "confusion_matrix.csv").is_file()
+    model = mmft.load(tmp_path)
+    assert model.saved.model.text_encoder.packs
+    image = torch.zeros(3, 32, 32, dtype=torch.uint8)
+    (answer,) = model.predict([{"image": image, "text": "red"}])
+    names = [name for name in answer if name.startswith("score_")]
+    assert sum(answer[name] for name in names) == pytest.approx(1, abs=1e-5)
+    assert answer["score"] == max(answer[name] for name in names) == answer[f"score_{answer['prediction']}"]
+    two = model.decoding(choices=["red disc", "blue disc"]).predict([{"image": image, "text": "red"}])[0]
+    kept = ["score_red disc", "score_blue disc"]
+    assert two[kept[0]] == pytest.approx(answer[kept[0]] / sum(answer[name] for name in kept), abs=1e-5)
+
+
+@pytest.mark.slow
+def test_packing_changes_no_step(typed: Any, whole_folder: Folder, tmp_path: Path) -> None:
+    every = typed(whole_folder("qwen2_5_vl"), "optim.clip_norm=null", "optim=sgd", "optim.lr=1e-2")
+    for name in ("padded", "packed"):
+        more = [f"task.packing={name == 'packed'}"]
+        assert train(compose("train", [*every, *more]), tmp_path / name) == 0
+    padded, packed = (Run(tmp_path / name) for name in ("padded", "packed"))
+    assert packed.summary["test"]["loss"] == pytest.approx(padded.summary["test"]["loss"], rel=1e-5)
+    for name, value in padded.model_state.items():
+        torch.testing.assert_close(packed.model_state[name], value, atol=1e-6, rtol=1e-5)

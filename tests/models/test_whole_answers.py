@@ -8,12 +8,16 @@ from typing import Any
 import pytest
 import torch
 from generative_rows import added_up
+from torch import Tensor
 from whole_models import WHOLE_MODELS
 from whole_rows import TEXTS, Folder, make, plain_inputs, plain_logits, plain_model, rows
 
 from mmft.batch import Outputs
+from mmft.errors import UserError
 from mmft.models.attribution import Baseline, integrated_gradients
 
+PACKING = "task.packing=true"
+PACKED = [kind for kind in WHOLE_MODELS if kind != "blip_2"]  # whose OPT counts positions on
 CHOICES = ["red disc", "blue", "a green cross here", "it"]
 
 
@@ -50,8 +54,36 @@ def test_choices_of_a_row_alone(kind: str, whole_folder: Folder, shapes: Any, mo
     assert float(together.std(0).min()) > 1e-3  # prompts matter
 
 
-PACKING = "task.packing=true"
-PACKED = [kind for kind in WHOLE_MODELS if kind != "blip_2"]  # whose OPT counts positions on
+@pytest.mark.parametrize("kind", WHOLE_MODELS)
+@pytest.mark.parametrize("packing", [False, True])
+def test_what_image_and_words_contribute_adds_up(kind: str, packing: bool, whole_folder: Folder, shapes: Any) -> None:
+    """To the log-probability of an answer, less that of a grey image with other words."""
+    if packing and kind not in PACKED:
+        return
+    model, task, _ = make(whole_folder(kind), shapes, f"task.packing={packing}")
+    model.double().eval()
+    (batch, *_) = rows(model, task).split(1)
+    assert batch.pixel_values is not None
+    assert batch.input_ids is not None
+    end = len(task.tokenizer(TEXTS[:1])["input_ids"][0])
+    baseline = batch.input_ids[0].clone()
+    baseline[end - 1] = 7
+
+    def value(outputs: Outputs) -> Tensor:
+        return outputs.logits.sum(1)
+
+    found = integrated_gradients(model, batch, value, Baseline((128, 128, 128), baseline), points=64, at_once=32)
+    grey = torch.full_like(batch.pixel_values, 128)
+    with torch.no_grad():
+        assert found.value == pytest.approx(float(value(model.score(batch))), abs=1e-9)
+        nothing = replace(batch, pixel_values=grey, input_ids=baseline[None])
+        assert found.baseline == pytest.approx(float(value(model.score(nothing))), abs=1e-9)
+    assert found.image is not None
+    assert found.text is not None
+    assert abs(found.missed) < 0.01 * float(found.image.abs().sum() + found.text.abs().sum())
+    assert found.image.any()
+    assert found.text.nonzero().flatten().tolist() == [end - 1]
+    assert not model.text_encoder.backbone.get_input_embeddings()._forward_hooks
 
 
 @pytest.mark.parametrize("kind", PACKED)
@@ -77,3 +109,31 @@ def test_packed_rows_are_the_rows_of_a_padded_batch(
         assert loss == pytest.approx(wanted_loss, abs=1e-10)
         assert gradients.keys() == wanted.keys()
         assert max(float((gradients[name] - wanted[name]).abs().max()) for name in wanted) < 1e-10
+
+
+def test_packed_rows_are_few_sequences_without_padding(whole_folder: Folder, shapes: Any) -> None:
+    model, task, _ = make(whole_folder("qwen2_5_vl"), shapes, PACKING)
+    read: list[torch.Size] = []
+    text = model.text_encoder
+    text.reader(text.backbone).layers[0].register_forward_pre_hook(lambda _, given: read.append(given[0].shape))
+    batch = rows(model, task)
+    model(batch)
+    tokens = int(model.sequence_lengths(batch).sum())
+    assert read == [(1, tokens, 32)]
+
+
+@pytest.mark.parametrize("kind", ["llava", "qwen2_5_vl", "paligemma", "gemma3"])
+def test_what_cannot_keep_rows_apart_is_refused(
+    kind: str, whole_folder: Folder, shapes: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is measured: as if transformers did not find out which tokens belong together."""
+    monkeypatch.setattr("transformers.masking_utils.find_packed_sequence_indices", lambda _: None)
+    with pytest.raises(UserError, match=r"task\.packing=true: in \w+ \(model\.whole=.*\) rows .* would see each other"):
+        make(whole_folder(kind), shapes, PACKING)
+
+
+def test_positions_that_count_on_are_refused(whole_folder: Folder, shapes: Any) -> None:
+    with pytest.raises(
+        UserError, match=r"task\.packing=true: in OPTForCausalLM \(model\.whole=.* would see each other\. Type"
+    ):
+        make(whole_folder("blip_2"), shapes, PACKING)

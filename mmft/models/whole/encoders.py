@@ -48,8 +48,6 @@ class WholeLanguageModel(LanguageModel):
     text are read as these, and the ids say what kind of tokens they are.
     """
 
-    key = WHOLE_KEY
-
     @staticmethod
     def reader(backbone: Any) -> Any:
         """The language model without its head."""
@@ -119,7 +117,7 @@ def language_model_of(whole: Whole, max_length: int | None) -> LanguageModel:
     """
     load_tokenizer(whole.source, embeddings(whole.text), KEY)  # checks its files
     kind = WholeLanguageModel if whole.reads_ids else LanguageModel
-    return kind(whole.text, whole.source, whole.tokenizer, max_length)
+    return kind(whole.text, whole.source, whole.tokenizer, max_length, WHOLE_KEY)
 
 
 def of_tokens(value: Any, mask: Tensor) -> bool:
