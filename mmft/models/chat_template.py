@@ -1,7 +1,7 @@
 """What a language model's chat template writes around the turns of a conversation.
 
-It is applied to marks in place of the turns' texts, once for each sequence of roles, so that a row's own words can be
-tokenised apart and cannot change it.
+It is applied to marks in place of the turns' texts, once for each sequence of roles and place of the image, so that a
+row's own words can be tokenised apart and cannot change it.
 """
 
 from __future__ import annotations
@@ -9,36 +9,49 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from mmft.errors import first_line
+
+IMAGE_TEXT = "<mmft:image>"
+"""Stands for the image in texts of templates."""
+
+
+class Shape(NamedTuple):
+    """A turn without its words."""
+
+    role: str
+    images: tuple[bool, ...] = (False,)  # of each of its pieces, True = the image, else a text
 
 
 class ChatTemplate:
     """The template of a tokenizer, or none: turns on lines of their own, with the end-of-text token behind answers.
 
     Args:
-        tokenizer: of a language model.
+        tokenizer: of a language model. If it has a method `written` (`mmft.models.whole.tokenizer.ImageTokenizer`),
+            that writes turns with an image.
         own: whether to use its template; without one, or if it has none, turns are lines.
     """
 
     def __init__(self, tokenizer: Any, own: bool = True) -> None:
         self._tokenizer = tokenizer
         self.text: str | None = (tokenizer.chat_template or None) if own else None
-        self._known: dict[tuple[str, ...], list[str]] = {}
+        self._known: dict[tuple[Shape, ...], list[str]] = {}
 
-    def around(self, roles: Sequence[str]) -> list[str]:
-        """(turns + 1) texts: before the first turn, between turns, and behind the last, up to where an answer begins.
+    def around(self, turns: Sequence[Shape]) -> list[str]:
+        """What stands before the turns' first text, between texts, and behind the last, up to where an answer begins.
+
+        The place of the image is `IMAGE_TEXT` in one of these.
 
         Args:
-            roles: of the turns. If the last one is the assistant's, no answer is asked for.
+            turns: without their words. If the last one is the assistant's, no answer is asked for.
 
         Raises:
             ValueError: the template cannot be applied to such turns.
         """
-        key = tuple(roles)
+        key = tuple(turns)
         if key not in self._known:
-            self._known[key] = self._lines(key) if self.text is None else self._applied(key)
+            self._known[key] = self._applied(key)
         return self._known[key]
 
     @cached_property
@@ -53,15 +66,18 @@ class ChatTemplate:
         found = self.special_tokens.search(after)
         return "" if found is None else after[: found.end()]
 
-    def _applied(self, roles: tuple[str, ...]) -> list[str]:
-        marks = [f"<mmft:{at}>" for at in range(len(roles))]
-        turns = [{"role": role, "content": mark} for role, mark in zip(roles, marks, strict=True)]
+    def _applied(self, shapes: tuple[Shape, ...]) -> list[str]:
+        marks: list[str] = []
+        turns = []
+        for role, images in shapes:
+            content = ""
+            for is_image in images:
+                if not is_image:
+                    marks.append(f"<mmft:{len(marks)}>")
+                content += IMAGE_TEXT if is_image else marks[-1]
+            turns.append({"role": role, "content": content})
         try:
-            rest = str(
-                self._tokenizer.apply_chat_template(
-                    turns, tokenize=False, add_generation_prompt=roles[-1] != "assistant"
-                )
-            )
+            rest = self._rendered(turns)
         except Exception as error:  # whatever a template raises
             raise ValueError(first_line(error)) from error
         found = []
@@ -72,6 +88,15 @@ class ChatTemplate:
             found.append(before)
         return [*found, rest]
 
-    def _lines(self, roles: tuple[str, ...]) -> list[str]:
-        end = self._tokenizer.eos_token
-        return ["", *((end if role == "assistant" else "") + "\n" for role in roles)]
+    def _rendered(self, turns: Sequence[dict[str, str]]) -> str:
+        """The turns in the template, or as lines."""
+        whole: str | Sequence[dict[str, str]] = turns
+        if self.text is None:
+            ends = {"assistant": self._tokenizer.eos_token + "\n"}
+            whole = "".join(turn["content"] + ends.get(turn["role"], "\n") for turn in turns)
+        if hasattr(self._tokenizer, "written") and any(IMAGE_TEXT in turn["content"] for turn in turns):
+            return str(self._tokenizer.written(whole, IMAGE_TEXT))
+        if isinstance(whole, str):
+            return whole
+        asked = turns[-1]["role"] != "assistant"
+        return str(self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=asked))

@@ -7,17 +7,18 @@ Special tokens in a row's own words (`<|im_end|>`) are read as plain text.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal, NamedTuple
 
-from mmft.batch import IMAGE_PLACE, Conversation
+from mmft.batch import IMAGE_PLACE, Conversation, Turn
 from mmft.errors import UserError
-from mmft.models.chat_template import ChatTemplate
+from mmft.models.chat_template import IMAGE_TEXT, ChatTemplate, Shape
 
 TEXT, IMAGE = "{text}", "{image}"
 IMAGE_MARK = -1
 """In place of a token: here stands the image."""
-_IMAGE, _TEXT = "<mmft:image>", "<mmft:text>"
+_TEXT = "<mmft:text>"
 
 
 def learned(token: Any) -> Any:
@@ -40,6 +41,15 @@ class _Run(NamedTuple):
 
 
 _Prompt = list["list[int] | _Run"]  # tokens and runs of a prompt, in order
+
+
+def _with_image(texts: Sequence[str]) -> _Prompt:
+    """One run, or two around the image."""
+    for at, text in enumerate(texts):
+        if not isinstance(text, _Words) and IMAGE_TEXT in text:
+            before, _, after = text.partition(IMAGE_TEXT)
+            return [_Run((*texts[:at], before)), [IMAGE_MARK], _Run((after, *texts[at + 1 :]))]
+    return [_Run(tuple(texts))]
 
 
 class PromptTokenizer:
@@ -68,17 +78,17 @@ class PromptTokenizer:
         self._template = ChatTemplate(tokenizer, chat_template == "auto")
         asked = TEXT if prompt is None else prompt
         self._has_text = TEXT in asked
-        written = asked.replace(TEXT, _TEXT, 1).replace(IMAGE, _IMAGE, 1)
-        written = written if IMAGE in asked else _IMAGE + written
+        written = asked.replace(TEXT, _TEXT, 1).replace(IMAGE, IMAGE_TEXT, 1)
+        written = written if IMAGE in asked else IMAGE_TEXT + written
         self._start: list[int] = []
-        if (by_processor := getattr(tokenizer, "written", None)) is not None:
-            written = by_processor(written, _IMAGE, self._template.text is not None)
+        if hasattr(tokenizer, "written"):
+            written = self._by_processor(written)
         elif self._template.text is None:
             self._start = [i for i in tokenizer("")["input_ids"] if i == tokenizer.bos_token_id]
         else:
             before, after = self._in_chat("user")
             written = before + written + after
-        head, _, tail = written.partition(_IMAGE)
+        head, _, tail = written.partition(IMAGE_TEXT)
         self._text_first = _TEXT in head
         own, other = (head, tail) if self._text_first else (tail, head)
         before, _, after = own.partition(_TEXT)
@@ -161,25 +171,30 @@ class PromptTokenizer:
 
     def _of_conversation(self, turns: Conversation) -> _Prompt:
         """The image comes first in the first turn of a user, or where a turn says. Raises ValueError."""
-        before, *behind = self._template.around([turn.role for turn in turns])
+        first = next(at for at, turn in enumerate(turns) if turn.role == "user")
+        if not any(IMAGE_PLACE in turn.text for turn in turns):
+            turns = (*turns[:first], Turn("user", IMAGE_PLACE + turns[first].text), *turns[first + 1 :])
+        pieces = [[piece for piece in re.split(f"({IMAGE_PLACE})", turn.text) if piece] for turn in turns]
+        shapes = [
+            Shape(turn.role, tuple(map(IMAGE_PLACE.__eq__, own))) for turn, own in zip(turns, pieces, strict=True)
+        ]
+        before, *behind = self._template.around(shapes)
         found: _Prompt = [self._start]
         texts = [before]
-        placed = any(IMAGE_PLACE in turn.text for turn in turns)
-        for turn, after in zip(turns, behind, strict=True):
-            if turn.role == "assistant":
-                ending = self._template.ending(after)
-                found += [_Run(tuple(texts)), _Run((_Words(turn.text),), learned=True), _Run((ending,), learned=True)]
-                texts = [after.removeprefix(ending)]
+        words = [
+            (turn.role, _Words(one))
+            for turn, own in zip(turns, pieces, strict=True)
+            for one in own
+            if one != IMAGE_PLACE
+        ]
+        for (role, text), after in zip(words, behind, strict=True):
+            if role != "assistant":
+                texts += [text, after]
                 continue
-            first, *others = turn.text.split(IMAGE_PLACE)
-            if turn.role == "user" and not placed:
-                first, others, placed = "", [first], True
-            texts.append(_Words(first))
-            for text in others:
-                found += [_Run(tuple(texts)), [IMAGE_MARK]]
-                texts = [_Words(text)]
-            texts.append(after)
-        return [*found, _Run(tuple(texts))]
+            ending = self._template.ending(after)
+            found += [*_with_image(texts), _Run((text,), learned=True), _Run((ending,), learned=True)]
+            texts = [after.removeprefix(ending)]
+        return [*found, *_with_image(texts)]
 
     def _tokenized(self, prompts: Sequence[_Prompt]) -> list[list[int]]:
         """Token ids of each."""
@@ -233,10 +248,19 @@ class PromptTokenizer:
         found: list[int] = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
         return found
 
+    def _by_processor(self, prompt: str) -> str:
+        """The prompt as the processor writes it."""
+        in_chat = self._template.text is not None
+        try:
+            return str(self.tokenizer.written([{"role": "user", "content": prompt}] if in_chat else prompt, IMAGE_TEXT))
+        except ValueError as error:
+            hint = " Type task.chat_template=none" if in_chat else ""
+            raise UserError(f"model.whole: its processor cannot write the prompt: {error}{hint}") from error
+
     def _in_chat(self, *roles: str) -> list[str]:
         """What the chat template writes around turns."""
         try:
-            return self._template.around(roles)
+            return self._template.around([Shape(role) for role in roles])
         except ValueError as error:
             raise UserError(
                 f"model.text_encoder.name: its chat template cannot be applied: {error} Type task.chat_template=none"

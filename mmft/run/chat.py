@@ -81,8 +81,6 @@ def _prompt(saved: SavedModel, messages: Sequence[Mapping[str, str]]) -> list[in
     typed = any(IMAGE_PLACE in turn.text for turn in turns)
     if len(turns) > 1 or typed or TEXT not in prompt or config.data.columns.messages is not None:
         given = tuple(_in_prompt(turns, prompt, typed))
-        if config.model.whole is not None:
-            raise UserError("messages: with model.whole one turn can be answered yet, without <image>. Give that alone")
     tokenizer: Any = saved.model.text_encoder.tokenizer
     found = tokenizer([given])
     if found["problems"]:

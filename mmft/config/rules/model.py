@@ -93,13 +93,6 @@ def _packed_rows_have_no_prompts(c: TrainConfig) -> str | None:
     )
 
 
-@rule("data.columns.messages", "model.whole")
-def _whole_model_reads_no_conversations(c: TrainConfig) -> str | None:
-    if c.data.columns.messages is None or c.model.whole is None:
-        return None
-    return "conversations do not go with model.whole yet. Type data.columns.text=COLUMN data.columns.label=COLUMN"
-
-
 @rule("model.fusion", "model.pair", "model.whole")
 def _fusion_has_its_model(c: TrainConfig) -> str | None:
     if c.model.pair is None and c.model.fusion.of_pair:

@@ -7,8 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from mmft.errors import UserError, first_line
-from mmft.models.whole.loading import KEY
+from mmft.errors import first_line
 
 
 class ImageTokenizer:
@@ -39,38 +38,34 @@ class ImageTokenizer:
         """The processor's, or None."""
         return self.processor.chat_template or self.tokenizer.chat_template
 
-    def apply_chat_template(self, turns: Sequence[dict[str, Any]], **options: Any) -> str:
-        """The chat template applied to turns whose `content` is a text."""
-        whole = [{**turn, "content": [{"type": "text", "text": turn["content"]}]} for turn in turns]
+    def apply_chat_template(self, turns: Sequence[dict[str, Any]], image: str | None = None, **options: Any) -> str:
+        """The chat template applied to turns whose `content` is a text, in which `image` stands for the image."""
+        whole = [{**turn, "content": _parts(turn["content"], image)} for turn in turns]
         return str(self.processor.apply_chat_template(whole, **{**options, "tokenize": False}))
 
-    def written(self, prompt: str, image: str, in_chat: bool) -> str:
+    def written(self, prompt: str | Sequence[dict[str, Any]], image: str) -> str:
         """A prompt as the processor writes it, up to where the answer begins, with special tokens.
 
         Args:
-            prompt: holds `image` once.
+            prompt: a text, or turns for the chat template; holds `image` once.
             image: stands for the image, here and in what is returned.
-            in_chat: whether it is the user's turn in the chat template.
 
         Raises:
-            UserError: the processor cannot place the image.
+            ValueError: the processor cannot place the image.
         """
-        before, _, after = prompt.partition(image)
-        texts = [{"type": "text", "text": text} for text in (before, after)]
-        content = [part for part in (texts[0], {"type": "image"}, texts[1]) if part.get("text") != ""]
-        rendered = before + self._placeholder + after
         try:
-            if in_chat:
-                turn = {"role": "user", "content": content}
-                rendered = self.processor.apply_chat_template([turn], tokenize=False, add_generation_prompt=True)
+            if isinstance(prompt, str):
+                rendered = prompt.replace(image, self._placeholder)
+            else:
+                asked = prompt[-1]["role"] != "assistant"
+                rendered = self.apply_chat_template(prompt, image, add_generation_prompt=asked)
             whole = self._expanded(rendered)
-            head, found, rest = whole.partition(self._token)
-            tail = rest[rest.rfind(self._token) + len(self._token) :] if self._token in rest else rest
-            if not found or whole[len(head) : len(whole) - len(tail)].replace(self._token, ""):
-                raise ValueError("it does not place one image in one piece.")
         except Exception as error:  # whatever a template or a processor raises
-            hint = " Type task.chat_template=none" if in_chat else ""
-            raise UserError(f"{KEY}: its processor cannot write the prompt: {first_line(error)}{hint}") from error
+            raise ValueError(first_line(error)) from error
+        head, found, rest = whole.partition(self._token)
+        tail = rest[rest.rfind(self._token) + len(self._token) :] if self._token in rest else rest
+        if not found or whole[len(head) : len(whole) - len(tail)].replace(self._token, ""):
+            raise ValueError("it does not place one image in one piece.")
         return head + image + tail
 
     def image_tokens(self) -> int:
@@ -110,6 +105,15 @@ class ImageTokenizer:
         special = {"add_special_tokens": False} if bos is not None and text.startswith(bos) else {}
         image = np.full((self.side, self.side, 3), 128, dtype=np.uint8)
         return self.processor(text=[text], images=[image], **special)
+
+
+def _parts(text: str, image: str | None) -> list[dict[str, str]]:
+    """The content of a turn, in which `image` stands for the image; empty texts are left out beside it."""
+    if image is None or image not in text:
+        return [{"type": "text", "text": text}]
+    before, _, after = text.partition(image)
+    parts = [{"type": "text", "text": before}, {"type": "image"}, {"type": "text", "text": after}]
+    return [part for part in parts if part.get("text") != ""]
 
 
 class _Heard:
