@@ -18,7 +18,7 @@ from mmft.models.chat_template import IMAGE_TEXT, ChatTemplate, Shape
 TEXT, IMAGE = "{text}", "{image}"
 IMAGE_MARK = -1
 """In place of a token: here stands the image."""
-_TEXT = "<mmft:text>"
+_TEXT, _ANSWER = "<mmft:text>", "a"
 
 
 def learned(token: Any) -> Any:
@@ -96,7 +96,9 @@ class PromptTokenizer:
         self._head = self._start if self._text_first else [*self._start, *self._ids(other), IMAGE_MARK]
         self._tail = [IMAGE_MARK, *self._ids(other)] if self._text_first else []
         self._ending = self._end_of_answer()
-        self._names = repr((self._head, before, after, self._tail, self._template.text))
+        self._gap, self._lead = self._space_of_answer()
+        names = (self._head, before, after, self._tail, self._template.text)
+        self._names = repr((*names, self._lead) if self._lead else names)
         self.empty = self([""])["input_ids"][0]
 
     def __getattr__(self, name: str) -> Any:
@@ -159,7 +161,7 @@ class PromptTokenizer:
 
     def answer(self, text: str) -> list[int]:
         """Token ids of an answer, and of what ends it."""
-        return [*self._tokenized([[_Run((_Words(text),))]])[0], *self._ending]
+        return [*self._tokenized([[_Run((self._lead, _Words(text)))]])[0], *self._ending]
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of an answer's token ids."""
@@ -192,7 +194,8 @@ class PromptTokenizer:
                 texts += [text, after]
                 continue
             ending = self._template.ending(after)
-            found += [*_with_image(texts), _Run((text,), learned=True), _Run((ending,), learned=True)]
+            texts[-1] = texts[-1].removesuffix(self._gap)
+            found += [*_with_image(texts), _Run((self._lead, text), learned=True), _Run((ending,), learned=True)]
             texts = [after.removeprefix(ending)]
         return [*found, *_with_image(texts)]
 
@@ -270,3 +273,16 @@ class PromptTokenizer:
         """Token ids of what the chat template writes behind an answer, up to its first special token."""
         ending = "" if self._template.text is None else self._template.ending(self._in_chat("user", "assistant")[-1])
         return self._ids(ending) or [self.tokenizer.eos_token_id]
+
+    def _space_of_answer(self) -> tuple[str, str]:
+        """What the template has between where an answer begins and the answer, if only space, and what an answer
+        begins with, so that its tokens are those of the template's text: the same, or nothing if the tokenizer puts it
+        there.
+        """
+        if self._template.text is None:
+            return "", ""
+        before = self._in_chat("user")[-1]
+        gap = self._in_chat("user", "assistant")[1].removeprefix(before)
+        wanted = self._ids(before + gap + _ANSWER)
+        fitting = [lead for lead in (gap, "") if self._ids(before) + self._ids(lead + _ANSWER) == wanted]
+        return (gap, fitting[0]) if fitting and gap.isspace() else ("", "")
