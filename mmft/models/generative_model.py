@@ -207,7 +207,9 @@ class GenerativeModel(VisionLanguageModel):
 
     @torch.no_grad()
     def start_packing(self) -> None:
-        """From now on rows are read side by side in few sequences, which is tried with prompts of three lengths.
+        """From now on rows are read side by side in few sequences, which is tried with three rows.
+
+        Their images stand at different places, so that a mask made for one row does not fit another.
 
         Raises:
             UserError: this language model lets rows of one sequence see each other, or counts their positions on.
@@ -217,8 +219,11 @@ class GenerativeModel(VisionLanguageModel):
         images = torch.randn(3, self.image_tokens, len(vector), generator=generator).to(vector)
         places = torch.arange(5, device=vector.device).expand(3, -1)
         answer = places.where(places < torch.tensor([[1], [5], [3]], device=vector.device), -1)
-        none = torch.zeros(3, dtype=torch.bool, device=vector.device)
-        batch = Batch(None, None, None, ~none, none, row=places[:, 0], weight=torch.ones(3))
+        empty, end = self.text_encoder.tokenizer.empty, self.text_encoder.tokenizer.eos_token_id
+        ids = torch.tensor([[*[end] * more, *empty, *[0] * (4 - more)] for more in (0, 1, 4)], device=vector.device)
+        mask = torch.arange(ids.shape[1]) < torch.tensor([[0], [1], [4]]) + len(empty)
+        there = torch.ones(3, dtype=torch.bool, device=vector.device)
+        batch = Batch(None, ids, mask.to(ids.device), there, there, row=places[:, 0], weight=torch.ones(3))
         image = Encoded(images, torch.ones_like(images[..., 0], dtype=torch.bool), images[:, 0])
         rows = self._joined(batch, image, answer)
         self.text_encoder.start_packing(rows.inputs, rows.mask)

@@ -126,21 +126,21 @@ class LanguageModel(TextEncoder):
             UserError: this model lets rows of one sequence see each other, or counts their positions on.
         """
         backbone: Any = self.backbone
-        self.packs = False
-        apart = "position_ids" in inspect.signature(backbone.base_model.forward).parameters
-        if apart:
+        self.packs, why = False, "it takes no positions"
+        if "position_ids" in inspect.signature(backbone.base_model.forward).parameters:
             tokens = int(mask.sum())
             packing = plan_packing(mask, tokens, usual=tokens)  # one sequence
             with evaluated(self):
                 padded = self.hidden(inputs, mask)[mask]
                 packed = packing.unpack(self._read(self._packed(inputs, mask, packing)), like=mask)[mask]
-            apart = float((packed - padded).abs().max()) <= 1e-4 * max(1.0, float(padded.abs().max()))
-        if not apart:
+            largest, error = float(padded.abs().max()), float((packed - padded).abs().max())
+            self.packs = error <= 1e-4 * max(1.0, largest)
+            why = f"hidden states of up to {largest:.2g} change by {error:.2g}"
+        if not self.packs:
             raise UserError(
-                f"task.packing=true: in {type(self.backbone).__name__} ({self.key}={self.source.name}) rows that are "
-                "packed into one sequence would see each other. Type task.packing=false"
+                f"task.packing=true: {type(self.backbone).__name__} ({self.key}={self.source.name}) does not keep "
+                f"rows apart that are packed into one sequence: {why}. Type task.packing=false"
             )
-        self.packs = True
 
     @torch.no_grad()
     def _check_head(self) -> None:

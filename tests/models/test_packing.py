@@ -100,7 +100,7 @@ def test_the_model_reads_less_padding(shapes: Any, language_model_folder: Folder
 
 @pytest.mark.parametrize("kind", ["opt", "bloom", "mamba"])
 def test_models_that_cannot_keep_rows_apart_are_refused(kind: str, shapes: Any, language_model_folder: Folder) -> None:
-    with pytest.raises(UserError, match=r"task\.packing=true: in \w+ForCausalLM .* would see each other\. Type"):
+    with pytest.raises(UserError, match=r"task\.packing=true: \w+ForCausalLM .* does not keep rows apart .*\. Type"):
         made(language_model_folder(kind), shapes, PACKING)
     model, *_ = made(language_model_folder(kind), shapes)
     assert not model.text_encoder.packs

@@ -59,6 +59,23 @@ def test_a_row_alone_is_the_row_in_a_batch(kind: str, whole_folder: Folder, shap
             assert torch.equal(alone.generated, together.generated[row : row + 1, : alone.generated.shape[1]])
 
 
+@pytest.mark.parametrize("kind", WHOLE_MODELS)
+def test_a_row_alone_is_the_row_in_a_batch_in_float64(
+    kind: str, whole_folder: Folder, shapes: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within 1e-12: what float32 differs by is its rounding alone."""
+    monkeypatch.setattr(Tensor, "float", Tensor.double)  # norms and rotary angles are computed in float32 otherwise
+    model, task, _ = make(whole_folder(kind), shapes)
+    model.double().eval()
+    batch = rows(model, task)
+    batch.image_present[4] = False
+    torch.nn.init.normal_(model.missing_image.vector)
+    with torch.no_grad():
+        together = model.score(batch).logits
+        alone = torch.cat([model.score(part).logits for part in batch.split(1)])
+    torch.testing.assert_close(alone, together, atol=1e-12, rtol=0)
+
+
 @pytest.mark.parametrize("micro", [None, 7, 1])
 @pytest.mark.parametrize("kind", ["smolvlm", "llava", "qwen2_5_vl", "paligemma"])
 def test_loss_and_gradients_are_those_of_plain_transformers(
