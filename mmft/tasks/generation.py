@@ -270,7 +270,8 @@ class Generation(GenerativeTask):
     def subjects(self, outputs: Outputs, name: str | None) -> list[Subject]:  # noqa: ARG002 - see `to_explain`
         """The log-probability of the answer, in nats."""
         assert outputs.generated is not None
-        return [Subject(self._texts(outputs.generated)[0], lambda outputs: outputs.logits.sum(1))]
+        count = outputs.generated.shape[1]  # behind these are earlier answers of a conversation
+        return [Subject(self._texts(outputs.generated)[0], lambda outputs: outputs.logits[:, :count].sum(1))]
 
     def state(self) -> dict[str, Any]:
         """The choices; the rest is in the config."""

@@ -193,10 +193,6 @@ def test_the_image_can_stand_elsewhere(typed: Any, whole_folder: Folder, tmp_pat
         (["model/fusion=projector"], "model.whole: has its own projector, in place of model/fusion=projector"),
         (["model.pair=a/b"], "model.whole: does not go with model.pair"),
         (["model.text_encoder.name=a/b"], "model.text_encoder.name: model.whole names both encoders"),
-        (
-            ["data.columns.messages=text", "data.columns.text=null", "data.columns.label=null"],
-            "data.columns.messages: conversations do not go with model.whole yet",
-        ),
         (["model.whole=/nowhere"], "model.whole: there is no folder '/nowhere'"),
         (["model.whole=null", "model/fusion=whole"], "model.fusion: whole is part of a whole model"),
     ],
@@ -218,8 +214,8 @@ def test_other_ways_to_write(run: Run, rows: Path, shapes: Shapes) -> None:
     for row, found in zip(given, plain, strict=True):
         turns = [{"role": "user", "content": row["text"]}]
         assert "".join(model.chat(turns, image=row["image"], stream=True)) == found["prediction"]
-    with pytest.raises(UserError, match=r"messages: with model\.whole one turn can be answered yet"):
-        model.chat([*turns, {"role": "assistant", "content": "a"}, *turns], image=given[-1]["image"])
+    several = [*turns, {"role": "assistant", "content": "a"}, *turns]
+    assert isinstance(model.chat(several, image=given[-1]["image"]), str)
     beams = model.decoding(num_beams=3).predict(given)
     assert all(np.isfinite(row["score"]) for row in beams)
     one = [model.decoding(num_beams=3).predict([row])[0]["prediction"] for row in given]
@@ -281,3 +277,31 @@ def test_packing_changes_no_step(typed: Any, whole_folder: Folder, tmp_path: Pat
     assert packed.summary["test"]["loss"] == pytest.approx(padded.summary["test"]["loss"], rel=1e-5)
     for name, value in padded.model_state.items():
         torch.testing.assert_close(packed.model_state[name], value, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["smolvlm", "paligemma"])
+def test_conversations(kind: str, typed: Any, whole_folder: Folder, rows: Path, shapes: Shapes, tmp_path: Path) -> None:
+    """Every turn of the assistant is learned, a question at the end is answered, by `chat`, too, and explained."""
+    frame = pd.read_csv(rows).dropna(subset=["image", "text"]).groupby("split").head(12).reset_index(drop=True)
+    told = [[("user", f"is it {t}"), ("assistant", "yes"), ("user", "what is it")] for t in frame["text"]]
+    asked = [[{"role": role, "content": text} for role, text in turns] for turns in told]
+    answers = [{"role": "assistant", "content": label} for label in frame["label"]]
+    frame["messages"] = [[*turns, answer] for turns, answer in zip(asked, answers, strict=True)]
+    frame.to_json(tmp_path / "rows.jsonl", orient="records", lines=True)
+    columns = ["data.columns.text=null", "data.columns.label=null", "data.columns.messages=messages"]
+    own = [one for one in typed(whole_folder(kind)) if not one.startswith(("data.path", "data.columns."))]
+    every = [*own, *columns, "data.columns.image=image", "data.columns.split=split", "task.packing=true"]
+    assert train(compose("train", [*every, f"data.path={tmp_path / 'rows.jsonl'}"]), tmp_path / "run") == 0
+    found = Run(tmp_path / "run")
+    assert found.summary["rows"]["bad"] == 0
+    assert found.summary["test"]["perplexity"] > 0
+    model, image = mmft.load(tmp_path / "run"), frame["image"][0]
+    given = [{"image": image, "messages": asked[0]}]
+    (answer,) = model.predict(given, root=shapes.rows.parent)
+    assert model.chat(asked[0], image=str(shapes.rows.parent / image)) == answer["prediction"]
+    (why,) = model.explain(given, root=shapes.rows.parent, label="red disc")
+    assert why.numbers()["image"]
+    assert any(word["weight"] for word in why.numbers()["words"])
+    scored = model.decoding(choices=["red disc", "blue disc"]).predict(given, root=shapes.rows.parent)[0]
+    assert scored["score_red disc"] + scored["score_blue disc"] == pytest.approx(1, abs=1e-5)

@@ -29,7 +29,7 @@ from mmft.models.text_encoder import TextEncoder
 from mmft.models.vision_language_model import VisionLanguageModel
 from mmft.reports.explain.numbers import readable, signed
 from mmft.reports.explain.page import draw
-from mmft.reports.explain.words import Word, own_tokens, words_of, words_of_prompt
+from mmft.reports.explain.words import Word, own_tokens, stands_apart, words_of, words_of_prompt
 from mmft.tasks.base import Task
 from mmft.tasks.generative import GenerativeTask
 from mmft.tasks.labels import shown
@@ -187,8 +187,10 @@ def _nothing_said(tokenizer: Any, batch: Batch) -> Tensor:
     said = {tokenizer.unk_token_id, tokenizer.mask_token_id}  # special tokens that stand for words
     kept = torch.isin(ids, torch.tensor([number for number in tokenizer.all_special_ids if number not in said]))
     if isinstance(tokenizer, PromptTokenizer):
+        real = _real(batch)
         kept = torch.ones_like(kept)
-        kept[own_tokens(_real(batch), tokenizer.empty)] = False
+        for at in range(*own_tokens(real, tokenizer.empty).indices(len(real))):
+            kept[at] = stands_apart(real[at], tokenizer)
     return torch.where(kept, ids, torch.full_like(ids, fill))
 
 
@@ -221,7 +223,8 @@ def _largest(found: Attribution) -> float:
 def _explained(
     encoder: TextEncoder, table: Table, batch: Batch, answer: dict[str, Any], subject: Subject, found: Attribution
 ) -> Explained:
-    text = table.text(int(batch.row))
+    (prompt,) = table.prompts(batch.row.cpu().numpy())
+    text = "" if isinstance(prompt, tuple) else prompt
     weights = [] if found.text is None else found.text.tolist()
     words: list[Word] = []
     if text is not None and isinstance(encoder.tokenizer, PromptTokenizer):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Any, NamedTuple
 
 from mmft.errors import UserError
-from mmft.models.prompt_tokenizer import PromptTokenizer
+from mmft.models.prompt_tokenizer import IMAGE_MARK, PromptTokenizer, learned
 
 
 class Word(NamedTuple):
@@ -64,25 +65,35 @@ def own_tokens(ids: Sequence[int], empty: Sequence[int]) -> slice:
 
 
 def words_of_prompt(text: str, tokenizer: PromptTokenizer, ids: Sequence[int], weights: Sequence[float]) -> list[Word]:
-    """The words of a row's own text in the prompt of a language model.
+    """The words of a row's own text, or of its conversation with what stands between its turns, in a prompt.
 
-    A word ends at whitespace; a token belongs to the word in which it ends.
+    A word ends at whitespace, at special tokens and at the image; a token belongs to the word in which it ends.
 
     Args:
-        text: the row's.
+        text: the row's, of which words may have been cut off; "" for a conversation.
         tokenizer: of the prompt.
         ids: the prompt's tokens, without padding.
         weights: per token of the prompt; padding may follow.
     """
     place = own_tokens(ids, tokenizer.empty)
-    own = ids[place]
-    read = str(tokenizer.tokenizer.decode(own))
-    found = [[match.start(), match.end(), 0.0] for match in re.finditer(r"\S+", read)]
-    for count, weight in enumerate(weights[place], 1):
-        end = len(str(tokenizer.tokenizer.decode(own[:count])).rstrip())
-        word = next((word for word in found if end <= word[1]), None)
-        if word is not None:
-            word[2] += weight
-    words = [Word(read[int(a) : int(b)], int(a), weight) for a, b, weight in found]
+    words: list[Word] = []
+    start = 0
+    tokens = [learned(token) if token < IMAGE_MARK else token for token in ids[place]]
+    for apart, group in groupby(zip(tokens, weights[place], strict=True), lambda one: stands_apart(one[0], tokenizer)):
+        own, own_weights = zip(*group, strict=True)
+        read = "" if apart else str(tokenizer.tokenizer.decode(own))
+        found = [[match.start(), match.end(), 0.0] for match in re.finditer(r"\S+", read)]
+        for count, weight in enumerate(own_weights, 1):
+            end = len(str(tokenizer.tokenizer.decode(own[:count])).rstrip()) if found else 0
+            word = next((word for word in found if end <= word[1]), None)
+            if word is not None:
+                word[2] += weight
+        words += [Word(read[int(a) : int(b)], start + int(a), weight) for a, b, weight in found]
+        start += len(read)
     rest = list(re.finditer(r"\S+", text))[len(words) :]
     return words + [Word(match.group(), match.start(), None) for match in rest]
+
+
+def stands_apart(token: int, tokenizer: PromptTokenizer) -> bool:
+    """Whether a token of a prompt is the image's mark or a special token, which a row's own words never have."""
+    return token == IMAGE_MARK or max(token, learned(token)) in tokenizer.all_special_ids

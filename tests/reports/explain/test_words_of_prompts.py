@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import transformers as hf
 
-from mmft.models.prompt_tokenizer import PromptTokenizer
-from mmft.reports.explain.words import own_tokens, words_of_prompt
+from mmft.batch import Turn
+from mmft.models.prompt_tokenizer import IMAGE_MARK, PromptTokenizer, learned
+from mmft.reports.explain.words import own_tokens, stands_apart, words_of_prompt
 
 TEXT = "red disc  drawn in blue ink"
 
@@ -45,3 +46,20 @@ def test_an_empty_text_has_no_words() -> None:
     assert own_tokens([1, 2, 3], [1, 2, 3]) == slice(3, 3)
     assert own_tokens([1, 9, 2], [1, 2]) == slice(1, 2)
     assert own_tokens([1, 1, 1], [1, 1]) == slice(2, 3)
+
+
+def test_words_of_a_conversation_end_at_special_tokens(language_model_folder: Callable[..., Path]) -> None:
+    """Earlier answers are among them; special tokens and the image are none, and stay in the baseline."""
+    own = hf.AutoTokenizer.from_pretrained(language_model_folder("llama", chat=True))
+    tokenizer = PromptTokenizer(own)
+    turns = (Turn("user", "red disc"), Turn("assistant", "blue"), Turn("user", "in <image> ink"))
+    (ids,) = tokenizer([turns])["input_ids"]
+    words = words_of_prompt("", tokenizer, ids, [1.0] * len(ids))
+    assert [word.text for word in words if ":" not in word.text] == ["red", "disc", "blue", "in", "ink"]
+    assert not any("<" in word.text for word in words)
+    assert all(word.weight for word in words)
+    assert [at for at, token in enumerate(ids) if stands_apart(token, tokenizer)] == [
+        at
+        for at, token in enumerate(ids)
+        if token == IMAGE_MARK or own.decode([max(token, learned(token))])[:2] == "<|"
+    ]
