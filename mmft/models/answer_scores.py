@@ -24,9 +24,9 @@ def answer_scores(
     log_probs: LogProbs,
     prompts: Mapping[str, Any],
     mask: Tensor,
+    positions: Tensor,
     answers: Sequence[Sequence[int]],
     at_once: int = 256,
-    positions: Tensor | None = None,
 ) -> Tensor:
     """(B, K) log-probability of each answer after each prompt: the sum over the answer's tokens.
 
@@ -40,20 +40,15 @@ def answer_scores(
         log_probs: its head, as in `answer_log_probs`.
         prompts: inputs of the model, padded on the left: `inputs_embeds` (B, S, D), or `input_ids` (B, S) and others.
         mask: (B, S) bool, True = real token; each row has at least one.
+        positions: (..., B, S + A) int64, of the tokens of prompts and answers.
         answers: token ids of each.
         at_once: sequences of a pass; at least one answer is read.
-        positions: (..., B, S + A) of the tokens of prompts and answers; None to count the real tokens of each row.
     """
     from transformers import DynamicCache
 
     reader = model.base_model
     named, keyword = inspect.signature(reader.forward).parameters, cache_keyword(reader)
-
-    longest = max(map(len, answers))
-    if positions is None:
-        real = torch.cat([mask, mask.new_ones(len(mask), longest)], dim=1)
-        positions = (real.long().cumsum(1) - 1).clamp_min(0)  # (B, S + A)
-    of_prompts, of_answers = positions.split([mask.shape[1], longest], dim=-1)
+    of_prompts, of_answers = positions[..., : mask.shape[1]], positions[..., mask.shape[1] :]
 
     def read(inputs: Mapping[str, Any], real: Tensor, position: Tensor, cache: Any) -> Tensor:
         """(B, T, D) hidden states of the last T tokens of sequences with the mask `real`."""

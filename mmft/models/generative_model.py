@@ -60,6 +60,7 @@ class GenerativeModel(VisionLanguageModel):
 
     text_encoder: LanguageModel
     fusion: Projection
+    stand_in_tokens = 1  # in place of a missing image
 
     def __init__(self, image_encoder: ImageEncoder, text_encoder: LanguageModel, fusion: Projection) -> None:
         super().__init__(image_encoder, text_encoder, fusion, nn.Identity())
@@ -159,7 +160,7 @@ class GenerativeModel(VisionLanguageModel):
             inputs, mask = padded_on_the_left(prompts.inputs, prompts.mask)
             text, at_once = self.text_encoder, _CACHED // mask.shape[1]
             positions = text.own_positions(inputs, mask, behind=max(map(len, choices)))
-            scores = answer_scores(text.backbone, text.log_probs, inputs, mask, choices, at_once, positions)
+            scores = answer_scores(text.backbone, text.log_probs, inputs, mask, positions, choices, at_once)
             return padded(choices, -1, batch.row.device)[scores.argmax(1)], none, scores
         tokens, log_probs = generate(self.text_encoder, prompts.inputs, prompts.mask, decoding, batch.row)
         if log_probs is None:
@@ -201,7 +202,7 @@ class GenerativeModel(VisionLanguageModel):
         """(B,) int64 tokens of prompt, image and answer of each row."""
         ids, mask = self._prompts(batch)
         marks = (ids == IMAGE_MARK) & mask
-        of_image = torch.where(batch.image_present, self.image_tokens, 1)  # a stand-in is one token
+        of_image = torch.where(batch.image_present, self.image_tokens, self.stand_in_tokens)
         lengths = (mask & ~marks).sum(1) + of_image * marks.any(1)
         return lengths if batch.target is None else lengths + (batch.target >= 0).sum(1)
 

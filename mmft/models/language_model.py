@@ -19,7 +19,7 @@ from mmft.errors import UserError, first_line
 from mmft.models.answer_loss import answer_log_probs
 from mmft.models.frozen_layers import FrozenLayers
 from mmft.models.layers import evaluated
-from mmft.models.packing import Packing, plan_packing
+from mmft.models.packing import Packing, counted, plan_packing
 from mmft.models.prompt_tokenizer import PromptTokenizer
 from mmft.models.source import Source, check_alone, resolve
 from mmft.models.text_encoder import KEY, TextEncoder, embeddings
@@ -87,12 +87,9 @@ class LanguageModel(TextEncoder):
             return packing.unpack(self._read(self._packed(inputs, mask, packing)), like=mask)
         return self._read({**inputs, "attention_mask": mask.long()})
 
-    def own_positions(self, inputs: Mapping[str, Any], mask: Tensor, behind: int = 0) -> Tensor | None:  # noqa: ARG002
-        """(..., B, S + A) positions that the model has for tokens (B, S) and for A = `behind` of text behind them.
-
-        None if it counts the real tokens of each row.
-        """
-        return None
+    def own_positions(self, inputs: Mapping[str, Any], mask: Tensor, behind: int = 0) -> Tensor:  # noqa: ARG002
+        """(..., B, S + A) positions that the model has for tokens (B, S) and for A = `behind` of text behind them."""
+        return counted(mask, behind)
 
     def _read(self, given: Mapping[str, Any]) -> Tensor:
         """Arguments of the transformer without its head -> (..., D) last hidden states."""

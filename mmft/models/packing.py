@@ -42,6 +42,12 @@ class Packing(NamedTuple):
         return flat.index_copy(0, self.source[real], sequences[real]).view(*like.shape[:2], -1)
 
 
+def counted(mask: Tensor, behind: int = 0) -> Tensor:
+    """(B, L + behind) int64 positions from 0 on of the real tokens of rows (B, L), and of tokens behind them."""
+    real = torch.cat([mask, mask.new_ones(len(mask), behind)], dim=1)
+    return (real.long().cumsum(1) - 1).clamp_min(0)
+
+
 def plan_packing(mask: Tensor, longest: int, usual: int = USUAL_LENGTH) -> Packing:
     """The packing of rows, a pure function of their lengths.
 
@@ -53,7 +59,7 @@ def plan_packing(mask: Tensor, longest: int, usual: int = USUAL_LENGTH) -> Packi
     lengths: list[int] = mask.sum(1).tolist()
     capacity = max(min(usual, longest), *lengths)
     places = mask.flatten().nonzero().squeeze(1)  # (T,)
-    positions = (mask.long().cumsum(1) - 1).flatten()[places]  # (T,)
+    positions = counted(mask).flatten()[places]  # (T,)
     sequences = first_fit(lengths, capacity)
     source, position = (
         [torch.cat([part[row] for row in rows]) for rows in sequences]

@@ -47,7 +47,7 @@ def rows(model: WholeModel, task: Generation) -> Batch:
         input_ids=torch.tensor([own + [0] * (length - len(own)) for own in ids]),
         attention_mask=torch.tensor([[True] * len(own) + [False] * (length - len(own)) for own in ids]),
         image_present=there,
-        text_present=there,
+        text_present=there.clone(),
         row=torch.arange(len(TEXTS)),
         weight=torch.tensor(WEIGHTS),
         target=torch.tensor([task.encode(answer) for answer in ANSWERS]),

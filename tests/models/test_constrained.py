@@ -16,6 +16,7 @@ from mmft.errors import UserError
 from mmft.models.answer_loss import answer_log_probs
 from mmft.models.answer_scores import answer_scores
 from mmft.models.constrained import AnswerList, Expression
+from mmft.models.packing import counted
 
 ANSWERS = ["cat", "a red cat", "a red dog", "dogs", "42"]
 DECODING: list[dict[str, Any]] = [{}, {"do_sample": True}, {"num_beams": 8}, {"do_sample": True, "num_beams": 2}]
@@ -138,7 +139,10 @@ def test_scores_are_those_of_full_sequences(tokenizer: Any, kind: str, at_once: 
     def log_probs(hidden: Tensor, tokens: Tensor) -> Tensor:
         return answer_log_probs(hidden, head.weight, head.bias, tokens)
 
-    found = answer_scores(language_model, log_probs, {"inputs_embeds": embed(ids)}, mask, answers, at_once)
+    behind = max(map(len, answers))
+    found = answer_scores(
+        language_model, log_probs, {"inputs_embeds": embed(ids)}, mask, counted(mask, behind), answers, at_once
+    )
     for row, prompt in enumerate(prompts):
         for column, answer in enumerate(answers):
             with torch.no_grad():
@@ -160,6 +164,7 @@ def test_the_likeliest_answer_is_what_beam_search_finds(tokenizer: Any) -> None:
         lambda hidden, tokens: answer_log_probs(hidden, head.weight, None, tokens),
         {"inputs_embeds": language_model.get_input_embeddings()(ids)},
         torch.ones_like(ids, dtype=torch.bool),
+        torch.arange(2 + max(map(len, answers))).expand(len(ids), -1),
         answers,
     )
     tokens = language_model.generate(

@@ -117,6 +117,7 @@ def test_packed_rows_are_few_sequences_without_padding(whole_folder: Folder, sha
     text = model.text_encoder
     text.reader(text.backbone).layers[0].register_forward_pre_hook(lambda _, given: read.append(given[0].shape))
     batch = rows(model, task)
+    batch.image_present[4] = batch.text_present[5] = False
     model(batch)
     tokens = int(model.sequence_lengths(batch).sum())
     assert read == [(1, tokens, 32)]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from mmft.batch import Encoded
 from mmft.models.image_encoder import ImageEncoder
 from mmft.models.language_model import LanguageModel
-from mmft.models.packing import Packing
+from mmft.models.packing import Packing, counted
 from mmft.models.text_encoder import KEY, embeddings
 from mmft.models.tokenizer import load_tokenizer
 from mmft.models.whole.features import ReachedError, bare, rows_of
@@ -54,7 +54,7 @@ class WholeLanguageModel(LanguageModel):
         return backbone.get_decoder()
 
     @torch.no_grad()
-    def own_positions(self, inputs: Mapping[str, Any], mask: Tensor, behind: int = 0) -> Tensor | None:
+    def own_positions(self, inputs: Mapping[str, Any], mask: Tensor, behind: int = 0) -> Tensor:
         """What the model gives its decoder for such ids, which is asked for that in place of reading them."""
         backbone: Any = self.backbone
         core, decoder = backbone.base_model, self.reader(backbone)
@@ -73,7 +73,8 @@ class WholeLanguageModel(LanguageModel):
                 **given, attention_mask=nn.functional.pad(mask, (0, behind), value=True).long()
             )
         except ReachedError as found:
-            return None if found.output is None else found.output.expand(*found.output.shape[:-2], len(mask), -1)
+            own: Tensor | None = found.output
+            return counted(mask, behind) if own is None else own.expand(*own.shape[:-2], len(mask), -1)
         raise AssertionError(f"{type(core).__name__} does not call its decoder")
 
     def _read(self, given: Mapping[str, Any]) -> Tensor:
@@ -98,11 +99,11 @@ class WholeLanguageModel(LanguageModel):
             return found if found.is_floating_point() else found.masked_fill(~real, 0)
 
         given = {name: packed(value) for name, value in inputs.items()}
-        places, own = packing.positions, self.own_positions(inputs, mask)
-        if own is None or own.ndim == 2:
-            return {**given, "position_ids": places if own is None else packed(own)}
+        own = self.own_positions(inputs, mask)
+        if own.ndim == 2:
+            return {**given, "position_ids": packed(own)}
         # transformers keeps rows apart by their places, which it then takes in front of the axes of an image
-        return {**given, "position_ids": torch.stack([places, *map(packed, own)])}
+        return {**given, "position_ids": torch.stack([packing.positions, *map(packed, own)])}
 
 
 def language_model_of(whole: Whole, max_length: int | None) -> LanguageModel:

@@ -44,7 +44,7 @@ class WholeModel(GenerativeModel):
     ) -> None:
         super().__init__(image_encoder, text_encoder, fusion)
         self.missing_image = StandIn(Widths(fusion.features_width, image_encoder.widths.pooled), "tokens")
-        self.whole = whole
+        self.whole, self.stand_in_tokens = whole, self.image_tokens
         self._accepts = inspect.signature(whole.text.forward).parameters.keys()
 
     def parts(self) -> dict[str, Any]:
