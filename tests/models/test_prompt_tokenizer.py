@@ -9,6 +9,7 @@ import pytest
 import transformers as hf
 from language_models import write_language_model
 from make_shapes import captions
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from mmft.batch import Conversation, Turn
 from mmft.data.text import empty_text, identity_of, tokenize
@@ -207,3 +208,37 @@ def test_other_texts_are_tokenised_as_before(chat: Any) -> None:
     for text in ["red disc", "  red  disc ", "drawn\nin blue", ""]:
         (prompt,) = PromptTokenizer(chat)([text])["input_ids"]
         assert prompt == [*ids(chat, before), IMAGE_MARK, *ids(chat, text + after)]
+
+
+def test_an_answer_begins_with_the_space_of_the_template(chat: Any) -> None:
+    """Which is missing where an answer is asked for."""
+    spaced = hf.AutoTokenizer.from_pretrained(chat.name_or_path)
+    spaced.chat_template = chat.chat_template.replace("assistant: {% endif %}", "assistant:{% endif %}")
+    prompts = PromptTokenizer(spaced)
+    turns = (Turn("user", "red"), Turn("assistant", "blue disc"), Turn("user", "it"))
+    (prompt,) = prompts([turns])["input_ids"]
+    text = spaced.apply_chat_template(
+        [*({"role": turn.role, "content": turn.text} for turn in turns), {"role": "assistant", "content": "a disc"}],
+        tokenize=False,
+    )
+    behind = [max(token, learned(token)) for token in prompt[prompt.index(IMAGE_MARK) + 1 :]]
+    assert [*behind, *prompts.answer("a disc")] == ids(spaced, text.removeprefix("<|im_start|>user: "))
+    assert spaced.decode(prompts.answer("a disc")) == " a disc<|im_end|>"
+    assert "".join(told(spaced, prompt)[1]) == " blue disc<|im_end|>"
+    assert PromptTokenizer(spaced, chat_template="none").answer("a") == [*ids(spaced, "a"), spaced.eos_token_id]
+
+
+def test_a_tokenizer_that_puts_spaces_itself_needs_none() -> None:
+    words = ["<unk>", "</s>", "▁user:", "▁assistant:", "▁a"]
+    backend = Tokenizer(models.WordLevel({word: at for at, word in enumerate(words)}, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
+    own = hf.PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", eos_token="</s>")
+    own.chat_template = (
+        "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}</s>{% endfor %}"
+        "{% if add_generation_prompt %}assistant:{% endif %}"
+    )
+    prompts = PromptTokenizer(own)
+    assert prompts.answer("a") == [4, 1]
+    (prompt,) = prompts([(Turn("user", "a"), Turn("assistant", "a"), Turn("user", "a"))])["input_ids"]
+    behind = [max(token, learned(token)) for token in prompt[prompt.index(IMAGE_MARK) + 1 :]]
+    assert behind == [4, 1, 3, 4, 1, 2, 4, 1, 3]
