@@ -99,7 +99,8 @@ class _Check:
                 _say("lengths", lengths_told(model, task, splits))
             rows = self._feature_rows(data, model) if config.features and data is not None else None
         plan = None if model is None else self._plan(model, task, changed)
-        findings = [] if splits is None else self._rows(splits, task if fitted else None, model)
+        readable = fitted and (model is not None or not isinstance(task, GenerativeTask))  # whose words are the model's
+        findings = [] if splits is None else self._rows(splits, task if readable else None, model)
         if rows is not None:
             features = audit_features(rows, task, config.audit, findings)
             findings += features.findings

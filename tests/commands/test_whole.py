@@ -176,6 +176,23 @@ def test_check(typed: Any, whole_folder: Folder, capsys: pytest.CaptureFixture[s
     assert re.search(prompt, shown)
 
 
+def test_check_of_what_cannot_be_built(
+    typed: Any, whole_folder: Folder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Rows are checked as far as they can be without the model."""
+    for file in whole_folder("llava").iterdir():
+        if file.name != "processor_config.json":
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    with pytest.raises(
+        UserError, match=r"model\.whole=.*: transformers cannot load its processor|its processor"
+    ) as told:
+        check(compose("check", typed(tmp_path)))
+    assert len(told.value.messages) == 1
+    assert "rows" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"task\.packing=true: \w+ .*does not keep rows apart"):
+        check(compose("check", typed(whole_folder("gemma3"), "task.packing=true")))
+
+
 def test_the_image_can_stand_elsewhere(typed: Any, whole_folder: Folder, tmp_path: Path) -> None:
     """Quantised, gradient checkpointing, a fixed prompt, an image encoder from random weights."""
     own = ["data.columns.text=null", "task.prompt='what is {image}'", "trainer.max_epochs=1"]
