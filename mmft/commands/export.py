@@ -5,8 +5,8 @@ image_encoder/       config and float32 weights, with weights added in training 
 text_encoder/        the same, and the tokenizer
 adapters/ENCODER/      the adapter that peft added, if any, in its own format
 
-With another `format`, a fine-tuned pair as one folder instead, and of `model.whole` always; see the modules of
-`mmft.run.export`.
+With another `format`, a fine-tuned pair as one folder instead, and of `model.whole` always, or the whole model as graphs
+(`onnx`, `torch_export`); see the modules of `mmft.run.export`.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from mmft.models.fusion.dual import DualFusion
 from mmft.run.export.card import model_card
 from mmft.run.export.dual_encoder import check_fits, write_dual_encoder
 from mmft.run.export.encoders import write_adapter, write_encoder
+from mmft.run.export.graph_folder import FORMATS, check_has_graph, write_graphs
 from mmft.run.export.open_clip import check_has_format, write_open_clip
 from mmft.run.export.pair import check_is_pair, write_pair
 from mmft.run.export.sentence_transformers import check_has_modules, write_sentence_transformers
@@ -54,9 +55,15 @@ def export(composed: Composed) -> int:
     if out.exists() and any(out.iterdir()) and not (out / "README.md").is_file():
         raise UserError(f"out: {out} exists and is not an earlier export. Name a new folder")
     saved = load_model(run.model)
-    is_encoders = config.format == "hf" and saved.config.model.whole is None
+    is_graph = config.format in FORMATS
+    if is_graph:
+        check_has_graph(saved, config.format)
+    is_encoders = is_graph or (config.format == "hf" and saved.config.model.whole is None)
     write = None if is_encoders else _writer(saved, config.format)
     summary = run.peek()
+
+    def fill_graphs(new: Path) -> None:
+        write_graphs(saved, summary, new, config.format, config.quantize)
 
     def fill_whole(new: Path) -> None:
         assert write is not None
@@ -73,7 +80,7 @@ def export(composed: Composed) -> int:
         (new / "README.md").write_text(model_card(saved, summary, adapters), encoding="utf-8")
 
     with system_errors(out):
-        replace_folder(out, fill if write is None else fill_whole)
+        replace_folder(out, fill_graphs if is_graph else fill if write is None else fill_whole)
     print_path(out)
     return ExitCode.DONE
 

@@ -92,7 +92,7 @@ def pool_tokens(tokens: Tensor, mask: Tensor, how: str, prefix: int = 1) -> Tens
         return tokens[:, 0]
     if how == "last":
         places = torch.arange(mask.shape[1], device=mask.device)  # (N,)
-        return tokens[torch.arange(len(tokens), device=mask.device), (places * mask).argmax(1)]
+        return tokens[torch.arange(tokens.shape[0], device=mask.device), (places * mask).argmax(1)]
     weights = mask[:, prefix:].unsqueeze(-1).to(tokens.dtype)  # (B, N - prefix, 1)
     mean = (tokens[:, prefix:] * weights).sum(1) / weights.sum(1).clamp_min(1)  # (B, D)
     return mean if how == "mean" else torch.cat([tokens[:, 0], mean], dim=-1)

@@ -275,7 +275,7 @@ def _in_order(backbone: Any, pixels: Tensor) -> Tensor:
     """(B, N) increasing noise for ViT-MAE, which sorts patches by noise and draws it at random by default."""
     height, width = backbone.embeddings.patch_embeddings.patch_size
     patches = (pixels.shape[-2] // height) * (pixels.shape[-1] // width)
-    return torch.arange(patches, device=pixels.device, dtype=torch.float32).expand(len(pixels), -1)
+    return torch.arange(patches, device=pixels.device, dtype=torch.float32).expand(pixels.shape[0], -1)
 
 
 def _as_tokens(features: Tensor, width: int, channels_last: bool) -> Tensor:

@@ -52,7 +52,7 @@ class SimilarityHead(nn.Module):
         image = image * self.log_scale.exp()  # (R, P): scaling one side scales the product
         if self.bias is None:
             return torch.cat([image, text], dim=-1)
-        ones = text.new_ones(len(text), 1)
+        ones = text.new_ones(text.shape[0], 1)
         return torch.cat([image, self.bias.to(ones) * ones, text, ones], dim=-1)
 
 

@@ -66,7 +66,7 @@ class StandIn(nn.Module):
 
     def _in_their_places(self, encoded: Encoded | None, present: Tensor, rows: Tensor | None) -> Encoded:
         """All B rows; zeros and an all-False mask for rows without the modality."""
-        size = len(present)
+        size = present.shape[0]  # not `len`, which torch.export would fix for good
         if encoded is None:
             zeros = self.vector.detach().new_zeros
             return Encoded(

@@ -31,9 +31,9 @@ class MergedFusion(OneSequence):
     def forward(self, image: Encoded, text: Encoded) -> Tensor:
         """Tokens (B, N, D_i) and (B, L, D_t) with their masks -> (B, F)."""
         tokens, mask = self.sequence(image, text)
-        first = self.class_token.expand(len(tokens), 1, -1)  # (B, 1, F)
+        first = self.class_token.expand(tokens.shape[0], 1, -1)  # (B, 1, F)
         x = self.dropout(torch.cat([first, tokens], dim=1))  # (B, 1 + N + L, F)
-        mask = torch.cat([mask.new_ones(len(mask), 1), mask], dim=1)  # (B, 1 + N + L)
+        mask = torch.cat([mask.new_ones(mask.shape[0], 1), mask], dim=1)  # (B, 1 + N + L)
         for block in self.blocks:
             x = block(x, mask)
         out: Tensor = self.norm(x[:, 0])  # (B, F) the class token

@@ -41,7 +41,7 @@ class ResamplerFusion(OneSequence):
         """Tokens (B, N, D_i) and (B, L, D_t) with their masks -> (B, F)."""
         tokens, mask = self.sequence(image, text)
         tokens = self.dropout(self.tokens_norm(tokens))  # (B, N + L, F)
-        x = self.queries.expand(len(tokens), -1, -1)  # (B, Q, F)
+        x = self.queries.expand(tokens.shape[0], -1, -1)  # (B, Q, F)
         mask = torch.cat([mask, mask.new_ones(x.shape[:2])], dim=1)  # (B, N + L + Q): blocks append x to the context
         for block in self.blocks:
             x = block(x, mask, tokens)  # only the queries are updated

@@ -51,7 +51,7 @@ def model_card(saved: SavedModel, summary: Mapping[str, Any], adapters: Iterable
     if adapters := list(adapters):
         lines += [f"In `adapters/` ({', '.join(adapters)}) they are separate, in peft's format, for use with the base,"]
         lines += ['loaded in float32: `PeftModel.from_pretrained(base, "adapters/ENCODER")`.']
-    lines += ["", "## Task", "", *_task(saved, summary), "", "## Use", "", "```python", *_loading(encoders), "```", ""]
+    lines += ["", "## Task", "", *task_lines(saved, summary), "", "## Use", "", "```python", *_loading(encoders), "```", ""]
     side, length = model.image_encoder.image_size, model.text_encoder.max_length
     resize = squaring(saved.config.data)
     lines += [f"Images were {side} x {side} pixels (resize: {resize}), texts at most {length} tokens. Pooling:"]
@@ -104,7 +104,7 @@ def _pair_card(saved: SavedModel, summary: Mapping[str, Any], library: str, load
     methods = ", ".join(f"{part} {method.name}" for part, method in saved.methods.items())
     lines = ["---", f"library_name: {library}", "tags: [mmft, image-text]", *base, "---", ""]
     lines += [f"# {name}, fine-tuned by mmft", "", f"Trained: {methods}. Added weights are merged.", "", "## Task", ""]
-    lines += [*_task(saved, summary), "", "## Use", "", "```python", *loading, "```", ""]
+    lines += [*task_lines(saved, summary), "", "## Use", "", "```python", *loading, "```", ""]
     padding = "padded to the longest one" if not model.text_encoder.fixed_length else "always padded to that length"
     side, length = model.image_encoder.image_size, model.text_encoder.max_length
     lines += [
@@ -132,7 +132,8 @@ def _left_out(task: Task) -> str:
     )
 
 
-def _task(saved: SavedModel, summary: Mapping[str, Any]) -> list[str]:
+def task_lines(saved: SavedModel, summary: Mapping[str, Any]) -> list[str]:
+    """The task, its outputs and the run's test metrics, in Markdown."""
     rows = summary.get("rows", {})
     lines = [f"{saved.config.task.type}, trained on {rows.get('train', 0)} rows.", *_outputs(saved.task)]
     tables = summary.get("tests") or {"test": summary.get("test") or {}}
