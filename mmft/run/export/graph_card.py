@@ -64,8 +64,8 @@ def write_description(
     }
     if isinstance(saved.model.head, SimilarityHead):
         head = saved.model.head
-        bias = None if head.bias is None else float(head.bias)
-        description["similarity"] = {"scale": float(head.log_scale.exp()), "bias": bias}
+        bias = None if head.bias is None else float(head.bias.detach())
+        description["similarity"] = {"scale": float(head.log_scale.detach().exp()), "bias": bias}
     text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
     (folder / "inference.json").write_text(text, encoding="utf-8")
     return description

@@ -1,0 +1,190 @@
+"""Graphs that leave mmft compute what `predict` writes: every task and fusion, any number of rows, any length."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+import pytest
+import torch
+from make_shapes import captions
+from mostly_slow import mostly_slow
+from PIL import Image
+from small_fusions import FUSIONS, moved, small
+from transformers import AutoTokenizer
+
+from mmft import build
+from mmft.config.compose import compose
+from mmft.config.schema.root import TrainConfig
+from mmft.data.splits import load_splits
+from mmft.errors import UserError
+from mmft.run.export.graph_folder import check_has_graph, write_graphs
+from mmft.run.loaded_model import LoadedModel
+from mmft.run.saved_model import SavedModel
+from mmft.tasks.part_columns import part_column
+
+slow = pytest.mark.slow
+Arrays = dict[str, npt.NDArray[Any]]
+LENGTHS = (1, 2, 5, 14)  # words
+
+
+@pytest.fixture(scope="session")
+def rows_csv(shapes: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shapes sample with a column for every task."""
+    out = tmp_path_factory.mktemp("rows") / "rows.csv"
+    with shapes.rows.open(newline="") as given, out.open("w", newline="") as file:
+        read = csv.DictReader(given)
+        write = csv.DictWriter(file, [*(read.fieldnames or ()), "number", "tags"])
+        write.writeheader()
+        for at, row in enumerate(read):
+            image = str(shapes.folder / row["image"])
+            write.writerow({**row, "image": image, "number": 900 + 37 * (at % 11), "tags": row["label"].replace(" ", "|")})
+    return out
+
+
+TASKS = {
+    "classification": [],
+    "multi_label": ["data.columns.label=tags"],
+    "regression": ["data.columns.label=number"],
+    "question_answering": ["data.columns.label=tags"],
+    "several": ["data.columns.label=[label,number]", "task.tasks={label:classification,number:regression}"],
+    "matching": ["data.columns.label=null"],
+    "contrastive": ["data.columns.label=null", "model/fusion=dual"],
+}
+
+
+@pytest.fixture
+def saved(shapes: Any, rows_csv: Path) -> Callable[..., SavedModel]:
+    """`saved("task=regression", ...)`: a model as after some training, without any."""
+
+    def make(task: str, *more: str) -> SavedModel:
+        typed = [*shapes.overrides, f"data.path={rows_csv}", "data.limit=48", f"task={task}", *TASKS[task], *more]
+        config: TrainConfig = compose("train", typed).config
+        splits = load_splits(config.data, config.seed)
+        fitted = build.build_task(config.task)
+        fitted.fit(splits["train"].table.labels(splits["train"].rows))
+        model = build.build_model(config.model, fitted.make_head, config.seed)
+        methods = build.apply_tuning(config, model)
+        for part in (model.fusion, model.head, model.missing_image, model.missing_text):
+            moved(part)
+        return SavedModel(model.eval(), fitted, config, Path.cwd(), methods, frozenset())
+
+    return make
+
+
+def rows_of(saved: SavedModel, count: int) -> list[dict[str, Any]]:
+    """Random images, and texts of several lengths; some rows lack either if the task allows it."""
+    random, words = np.random.default_rng(count), " ".join(captions()).split()
+    lacks = not saved.task.facts.needs_both
+    rows = []
+    for row in range(count):
+        image = Image.fromarray(random.integers(0, 256, (32, 32, 3), dtype=np.uint8))
+        text = " ".join(random.choice(words, LENGTHS[row % len(LENGTHS)]))
+        rows.append(
+            {
+                "image": None if lacks and row % 5 == 1 else image,
+                "text": None if lacks and row % 5 == 3 else text,
+            }
+        )
+    return rows
+
+
+def inputs_of(folder: Path, rows: list[dict[str, Any]]) -> Arrays:
+    """What a graph is given of rows, made without mmft, by inference.json and the tokenizer in the folder."""
+    described = json.loads((folder / "inference.json").read_text())
+    side, tokenizer = described["image"]["side"], AutoTokenizer.from_pretrained(folder)
+    pixels = [np.zeros((3, side, side), np.uint8) if r["image"] is None else np.asarray(r["image"]).transpose(2, 0, 1) for r in rows]
+    texts = [row["text"] or "" for row in rows]
+    length = described["text"]["max_length"]
+    tokens = tokenizer(texts, padding="longest", truncation=True, max_length=length, pad_to_multiple_of=8)
+    return {
+        "pixel_values": np.stack(pixels),
+        "input_ids": np.array(tokens["input_ids"]),
+        "attention_mask": np.array(tokens["attention_mask"]),
+        "image_present": np.array([row["image"] is not None for row in rows]),
+        "text_present": np.array([row["text"] is not None for row in rows]),
+    }
+
+
+def computed(folder: Path, given: Arrays) -> Arrays:
+    """What the graphs of a folder compute, by output."""
+    found: Arrays = {}
+    for file in sorted(folder.glob("*.onnx")):
+        session = onnxruntime.InferenceSession(file)
+        wanted = {one.name: given[one.name] for one in session.get_inputs()}
+        found |= dict(zip([one.name for one in session.get_outputs()], session.run(None, wanted), strict=True))
+    for file in sorted(folder.glob("*.pt2")):
+        described = json.loads((folder / "inference.json").read_text())["graphs"][file.name]
+        wanted = {name: torch.from_numpy(given[name]) for name in described["inputs"]}
+        results = torch.export.load(file).module()(**wanted)
+        found |= {name: value.detach().numpy() for name, value in zip(described["outputs"], results, strict=True)}
+    return found
+
+
+def check_predictions(saved: SavedModel, predicted: list[dict[str, Any]], found: Arrays, part: str = "") -> None:
+    """Every column that `predict` writes, from the outputs of the graphs."""
+    task = saved.task
+    if task.facts.pairwise:
+        cosine = (found["image_embedding"] * found["text_embedding"]).sum(1)
+        assert np.allclose(cosine, [row["prediction"] for row in predicted], atol=1e-5)
+        return
+    for name, own in task.parts.items():
+        scores, prediction = (found.get(part_column(kind, name)) for kind in ("scores", "prediction"))
+        assert prediction is not None
+        labels = own.output_names
+        told = [row[part_column("prediction", name)] for row in predicted]
+        kind = own.facts.type
+        if kind == "regression":
+            assert np.allclose(prediction[:, 0], told, atol=1e-2)  # of numbers around 1,000
+        elif kind == "matching":
+            assert np.allclose(scores, [row["score"] for row in predicted], atol=1e-5)
+            assert ["match" if one else "no match" for one in prediction] == told
+        elif kind == "question_answering":
+            assert [labels[one] for one in prediction[:, 0]] == told
+            assert [labels[one] for one in prediction[:, 1]] == [row["prediction_2"] for row in predicted]
+            assert scores is not None
+            best = np.take_along_axis(scores, prediction, 1)
+            assert np.allclose(best[:, :2], [[row["score"], row["score_2"]] for row in predicted], atol=1e-5)
+        else:
+            columns = [part_column(f"score_{label}", name) for label in labels]
+            assert np.allclose(scores, [[row[column] for column in columns] for row in predicted], atol=1e-5)
+            if kind == "classification":
+                assert [labels[one] for one in prediction] == told
+            else:
+                chosen = ["|".join(np.array(labels)[one]) for one in prediction]
+                assert chosen == [row.replace(own.separator, "|") for row in told]  # type: ignore[attr-defined]
+
+
+def check_graphs(saved: SavedModel, folder: Path, counts: Sequence[int] = (1, 3, 64), written: str = "onnx") -> None:
+    """Writes the graphs, and compares them with `predict`."""
+    folder.mkdir()
+    check_has_graph(saved, written)
+    loaded = LoadedModel(saved, "cpu")
+    rows = {count: rows_of(saved, count) for count in counts}
+    predicted = {count: loaded.predict(given) for count, given in rows.items()}
+    write_graphs(saved, {}, folder, written, None)
+    for count, given in rows.items():
+        check_predictions(saved, predicted[count], computed(folder, inputs_of(folder, given)))
+
+
+@pytest.mark.parametrize("task", mostly_slow(TASKS, "classification", "contrastive"))
+def test_every_task(task: str, saved: Any, tmp_path: Path) -> None:
+    check_graphs(saved(task), tmp_path / "out")
+
+
+@pytest.mark.parametrize("fusion", mostly_slow(FUSIONS, "cross"))
+def test_every_fusion(fusion: str, saved: Any, tmp_path: Path) -> None:
+    check_graphs(saved("classification", f"model/fusion={fusion}", *small(fusion)), tmp_path / "out")
+
+
+@slow
+@pytest.mark.parametrize("task", ["classification", "contrastive"])
+def test_a_program_of_torch_export(task: str, saved: Any, tmp_path: Path) -> None:
+    check_graphs(saved(task), tmp_path / "out", written="torch_export")
+    assert not [*(tmp_path / "out").glob("*.onnx")]
