@@ -5,8 +5,8 @@ image_encoder/       config and float32 weights, with weights added in training 
 text_encoder/        the same, and the tokenizer
 adapters/ENCODER/      the adapter that peft added, if any, in its own format
 
-With another `format`, a fine-tuned pair as one folder instead, and of `model.whole` always, or the whole model as graphs
-(`onnx`, `torch_export`); see the modules of `mmft.run.export`.
+With another `format`, a fine-tuned pair as one folder instead, and of `model.whole` always, or the whole model as
+graphs (`onnx`, `torch_export`); see the modules of `mmft.run.export`.
 """
 
 from __future__ import annotations

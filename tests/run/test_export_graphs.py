@@ -16,14 +16,17 @@ import torch
 from make_shapes import captions
 from mostly_slow import mostly_slow
 from PIL import Image
+from runs import TrainRun
 from small_fusions import FUSIONS, moved, small
 from transformers import AutoTokenizer
 
 from mmft import build
+from mmft.commands.export import export
 from mmft.config.compose import compose
 from mmft.config.schema.root import TrainConfig
 from mmft.data.splits import load_splits
 from mmft.errors import UserError
+from mmft.run.export import compared, graph_folder
 from mmft.run.export.graph_folder import check_has_graph, write_graphs
 from mmft.run.loaded_model import LoadedModel
 from mmft.run.saved_model import SavedModel
@@ -44,7 +47,8 @@ def rows_csv(shapes: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
         write.writeheader()
         for at, row in enumerate(read):
             image = str(shapes.folder / row["image"])
-            write.writerow({**row, "image": image, "number": 900 + 37 * (at % 11), "tags": row["label"].replace(" ", "|")})
+            tags = row["label"].replace(" ", "|")
+            write.writerow({**row, "image": image, "number": 900 + 37 * (at % 11), "tags": tags})
     return out
 
 
@@ -99,12 +103,12 @@ def inputs_of(folder: Path, rows: list[dict[str, Any]]) -> Arrays:
     """What a graph is given of rows, made without mmft, by inference.json and the tokenizer in the folder."""
     described = json.loads((folder / "inference.json").read_text())
     side, tokenizer = described["image"]["side"], AutoTokenizer.from_pretrained(folder)
-    pixels = [np.zeros((3, side, side), np.uint8) if r["image"] is None else np.asarray(r["image"]).transpose(2, 0, 1) for r in rows]
+    images = [np.zeros((side, side, 3), np.uint8) if row["image"] is None else row["image"] for row in rows]
     texts = [row["text"] or "" for row in rows]
     length = described["text"]["max_length"]
     tokens = tokenizer(texts, padding="longest", truncation=True, max_length=length, pad_to_multiple_of=8)
     return {
-        "pixel_values": np.stack(pixels),
+        "pixel_values": np.stack(images).transpose(0, 3, 1, 2),
         "input_ids": np.array(tokens["input_ids"]),
         "attention_mask": np.array(tokens["attention_mask"]),
         "image_present": np.array([row["image"] is not None for row in rows]),
@@ -127,7 +131,7 @@ def computed(folder: Path, given: Arrays) -> Arrays:
     return found
 
 
-def check_predictions(saved: SavedModel, predicted: list[dict[str, Any]], found: Arrays, part: str = "") -> None:
+def check_predictions(saved: SavedModel, predicted: list[dict[str, Any]], found: Arrays) -> None:
     """Every column that `predict` writes, from the outputs of the graphs."""
     task = saved.task
     if task.facts.pairwise:
@@ -188,3 +192,114 @@ def test_every_fusion(fusion: str, saved: Any, tmp_path: Path) -> None:
 def test_a_program_of_torch_export(task: str, saved: Any, tmp_path: Path) -> None:
     check_graphs(saved(task), tmp_path / "out", written="torch_export")
     assert not [*(tmp_path / "out").glob("*.onnx")]
+
+
+@slow
+@pytest.mark.parametrize("method", ["lora", "lora_8bit", "adapters"])
+def test_what_tuning_added(method: str, saved: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model = saved("classification", f"tune={method}")
+    for name, parameter in model.model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    bits = method == "lora_8bit"
+    if bits:  # predict computes in 8 bits, the graph does not
+        (tmp_path / "out").mkdir()
+        write_graphs(model, {}, tmp_path / "out", "onnx", None)
+    else:
+        check_graphs(model, tmp_path / "out")
+    assert ("computes with 8-bit weights" in caplog.text) == bits
+
+
+@slow
+def test_int8(saved: Any, tmp_path: Path) -> None:
+    model = saved("classification")
+    check_graphs(model, tmp_path / "float32")
+    (tmp_path / "int8").mkdir()
+    write_graphs(model, {}, tmp_path / "int8", "onnx", "int8")
+    sizes = [(tmp_path / name / "model.onnx").stat().st_size for name in ("int8", "float32")]
+    assert sizes[0] < 0.6 * sizes[1]
+    given = inputs_of(tmp_path / "int8", rows_of(model, 64))
+    eight, full = (computed(tmp_path / name, given)["scores"] for name in ("int8", "float32"))
+    assert 1e-6 < np.abs(eight - full).max() < 0.1
+    assert json.loads((tmp_path / "int8" / "inference.json").read_text())["quantize"] == "int8"
+
+
+@pytest.mark.parametrize("resize", mostly_slow(["squash", "crop", "pad"], "pad"))
+@pytest.mark.parametrize("task", mostly_slow(["classification", "contrastive"], "classification"))
+def test_the_cards_own_lines(
+    task: str, resize: str, saved: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    model = saved(task, f"data.resize={resize}", "data.background=black")
+    random = np.random.default_rng(0)
+    coarse = Image.fromarray(random.integers(0, 256, (8, 12, 4), dtype=np.uint8))
+    row = {"image": coarse.resize((60, 40), Image.Resampling.BILINEAR), "text": "a red bird"}
+    (predicted,) = LoadedModel(model, "cpu").predict([row])
+    write_graphs(model, {}, tmp_path, "onnx", None)
+    row["image"].save(tmp_path / "image.png")
+    monkeypatch.chdir(tmp_path)
+    lines = (tmp_path / "README.md").read_text().partition("```python\n")[2].partition("```")[0]
+    found: dict[str, Any] = {}
+    exec(lines, found)
+    close = 0.02  # a pixel may differ by one
+    if task == "contrastive":
+        assert float(capsys.readouterr().out) == pytest.approx(predicted["prediction"], abs=close)
+    else:
+        scores = [predicted[f"score_{label}"] for label in model.task.output_names]
+        assert np.allclose(found["model"][0][0], scores, atol=close)
+
+
+def test_other_values_are_refused(saved: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = saved("classification")
+    honest = graph_folder.graphs_of
+
+    def wrong(*given: Any) -> Any:
+        model.model.missing_image.vector.data += 0.01
+        return honest(*given)
+
+    monkeypatch.setattr(graph_folder, "graphs_of", wrong)
+    with pytest.raises(UserError, match=r"computes other values than the run's model \(the largest difference is \d"):
+        write_graphs(model, {}, tmp_path, "torch_export", None)
+
+
+def test_made_rows_alone_are_told(saved: Any, caplog: pytest.LogCaptureFixture) -> None:
+    model = saved("regression")
+    with_test = compared.compared_rows(model)
+    model.config.data.path = str(Path("gone.csv"))
+    alone = compared.compared_rows(model)
+    assert len(with_test) == len(alone) + 1
+    assert "on made rows alone" in caplog.text
+    assert {len(batch) for batch in alone} == {1, 3, 16}
+    present = [torch.stack([batch.image_present, batch.text_present]).all(1) for batch in alone]
+    assert not torch.stack(present).all()
+    both = compared.compared_rows(saved("matching"))
+    assert all(bool(batch.image_present.all() and batch.text_present.all()) for batch in both)
+
+
+def test_a_model_that_writes_texts_is_refused(saved: Any) -> None:
+    model = saved("classification")
+    model.task.facts = type("Writes", (model.task.facts,), {"generates": True})
+    with pytest.raises(UserError, match="token by token. Type format=hf"):
+        check_has_graph(model, "onnx")
+
+
+def test_without_the_packages(saved: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "onnxruntime" else True)
+    with pytest.raises(UserError, match=r"needs onnxruntime. Type pip install 'mmft\[onnx\]'"):
+        check_has_graph(saved("classification"), "onnx")
+    check_has_graph(saved("classification"), "torch_export")
+
+
+def test_int8_is_of_onnx_alone() -> None:
+    with pytest.raises(UserError, match="quantize=int8"):
+        compose("export", ["run=last", "format=torch_export", "quantize=int8"])
+
+
+@slow
+def test_as_it_is_typed(train_run: TrainRun, capsys: pytest.CaptureFixture[str]) -> None:
+    run = train_run("task.calibration=temperature")
+    assert export(compose("export", [f"run={run.path}", "format=onnx"])) == 0
+    captured = capsys.readouterr()
+    out = Path(captured.out.strip())
+    assert {file.name for file in out.iterdir()} >= {"README.md", "inference.json", "model.onnx", "tokenizer.json"}
+    assert "as the run's model on " in captured.err
+    assert str(run.path) not in (out / "README.md").read_text() + (out / "inference.json").read_text()

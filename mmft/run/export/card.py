@@ -51,7 +51,19 @@ def model_card(saved: SavedModel, summary: Mapping[str, Any], adapters: Iterable
     if adapters := list(adapters):
         lines += [f"In `adapters/` ({', '.join(adapters)}) they are separate, in peft's format, for use with the base,"]
         lines += ['loaded in float32: `PeftModel.from_pretrained(base, "adapters/ENCODER")`.']
-    lines += ["", "## Task", "", *task_lines(saved, summary), "", "## Use", "", "```python", *_loading(encoders), "```", ""]
+    lines += [
+        "",
+        "## Task",
+        "",
+        *task_lines(saved, summary),
+        "",
+        "## Use",
+        "",
+        "```python",
+        *_loading(encoders),
+        "```",
+        "",
+    ]
     side, length = model.image_encoder.image_size, model.text_encoder.max_length
     resize = squaring(saved.config.data)
     lines += [f"Images were {side} x {side} pixels (resize: {resize}), texts at most {length} tokens. Pooling:"]

@@ -6,7 +6,7 @@ Legend: B batch, R rows.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -146,12 +146,11 @@ def _collate(text: TextEncoder) -> Collate:
     return Collate(pad_id(text.tokenizer), empty, text.tokenizer.model_max_length)
 
 
-def same_predictions(graph: Graph, compute: Compute, expected: Iterable[Expected]) -> float | None:
+def same_predictions(graph: Graph, compute: Compute, expected: Sequence[Expected]) -> float | None:
     """The share of the graph's outputs of whole numbers that are the model's; None if there are none."""
+    names = [one.name for one in graph.outputs if not expected[0].outputs[one.name].is_floating_point()]
     same: list[Tensor] = []
     for batch, outputs in expected:
         found = compute(graph.inputs_of(batch))
-        for one in graph.outputs:
-            if not outputs[one.name].is_floating_point():
-                same.append((found[one.name] == outputs[one.name]).flatten())
+        same += [(found[name] == outputs[name]).flatten() for name in names]
     return float(torch.cat(same).double().mean()) if same else None

@@ -166,4 +166,3 @@ def trace(graph: Graph, batch: Batch, longest: int, named: str) -> ExportedProgr
             f"torch.export cannot trace this run's model of {named}, so there is no graph to write: "
             f"{first_line(error).rstrip('.')}. Type format=hf for the encoders alone"
         ) from error
-

@@ -27,12 +27,12 @@ _HOW = {
     "crop": "the square in the middle (side: the shorter one; offsets rounded down), then resized",
     "pad": "resized so that the longer side fits (the other rounded, at least 1), bars of the background around it",
 }
-_INPUTS = {
-    "pixel_values": ["uint8", ["batch", 3, "side", "side"], "red, green, blue; normalised inside the graph"],
-    "input_ids": ["int64", ["batch", "length"], "token ids, special tokens included"],
-    "attention_mask": ["int64", ["batch", "length"], "1 for tokens, 0 for padding"],
-    "image_present": ["bool", ["batch"], "false: the row has no image, and its pixels count for nothing"],
-    "text_present": ["bool", ["batch"], "false: the row has no text, and its tokens count for nothing"],
+_INPUTS: dict[str, tuple[str, list[Any], str]] = {
+    "pixel_values": ("uint8", ["batch", 3, "side", "side"], "red, green, blue; normalised inside the graph"),
+    "input_ids": ("int64", ["batch", "length"], "token ids, special tokens included"),
+    "attention_mask": ("int64", ["batch", "length"], "1 for tokens, 0 for padding"),
+    "image_present": ("bool", ["batch"], "false: the row has no image, and its pixels count for nothing"),
+    "text_present": ("bool", ["batch"], "false: the row has no text, and its tokens count for nothing"),
 }
 
 
@@ -54,13 +54,15 @@ def write_description(
         compared: by graph, how far it is from the run's model.
         folder: exists; has the tokenizer's files.
     """
-    description = {
+    description: dict[str, Any] = {
         "format": 1,
         "task": saved.config.task.type,
         "image": _image(saved),
         "text": _text(saved),
         "quantize": bits,
-        "graphs": {f"{graph.name}{ending}": _graph(graph, saved) | {"compared": compared[graph.name]} for graph in graphs},
+        "graphs": {
+            f"{graph.name}{ending}": _graph(graph, saved) | {"compared": compared[graph.name]} for graph in graphs
+        },
     }
     if isinstance(saved.model.head, SimilarityHead):
         head = saved.model.head
@@ -102,7 +104,7 @@ def _text(saved: SavedModel) -> dict[str, Any]:
         "padding_multiple": MULTIPLE,
         "longest": encoder.positions,
         "shortest": SHORTEST,
-        "length_meaning": "tokens of a batch's texts with their padding, from shortest to longest; any multiple will do",
+        "length_meaning": "tokens of a batch's texts with padding, from shortest to longest; any multiple will do",
     }
 
 
@@ -140,7 +142,7 @@ def graph_card(saved: SavedModel, summary: Mapping[str, Any], description: Mappi
     if description["quantize"]:
         lines += ["Weights of linear layers and embeddings are in int8."]
     lines += ["", "## Task", "", *task_lines(saved, summary), "", "## Use", ""]
-    lines += ["```python", *_example(saved, description, onnx), "```", "", "## Outputs", ""]
+    lines += ["```python", *_example(description, onnx), "```", "", "## Outputs", ""]
     lines += ["| graph | output | meaning |", "|---|---|---|"]
     for file, graph in description["graphs"].items():
         lines += [f"| {file} | {name} | {output['meaning']} |" for name, output in graph["outputs"].items()]
@@ -155,7 +157,7 @@ def graph_card(saved: SavedModel, summary: Mapping[str, Any], description: Mappi
     return "\n".join([*lines, ""])
 
 
-def _example(saved: SavedModel, description: Mapping[str, Any], onnx: bool) -> list[str]:
+def _example(description: Mapping[str, Any], onnx: bool) -> list[str]:
     """Lines of Python from a file and a text to an answer."""
     image, text = description["image"], description["text"]
     colour = (*image["background"], 255)

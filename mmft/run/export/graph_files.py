@@ -54,7 +54,7 @@ def write_onnx(graph: Graph, program: ExportedProgram, file: Path) -> None:
 
 def quantize(file: Path, quantized: Path) -> None:
     """Writes an ONNX graph with the weights of its linear layers and embeddings in int8."""
-    from onnxruntime.quantization import QuantType, quantize_dynamic
+    from onnxruntime.quantization import QuantType, quantize_dynamic  # type: ignore[import-untyped]
 
     with _quiet():
         quantize_dynamic(
@@ -69,7 +69,7 @@ def quantize(file: Path, quantized: Path) -> None:
 
 def with_onnxruntime(graph: Graph, file: Path) -> Compute:
     """What onnxruntime computes on the CPU."""
-    import onnxruntime
+    import onnxruntime  # type: ignore[import-untyped]
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
