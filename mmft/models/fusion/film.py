@@ -54,7 +54,7 @@ class FilmFusion(Fusion):
         """Tokens (B, N, D_i) and (B, L, D_t) with their masks, or the other way round -> (B, F)."""
         sides = [(self.dropout(self.image(image)), image.mask), (self.dropout(self.text(text)), text.mask)]
         (x, mask), condition = sides if self.condition == "text" else sides[::-1]  # x (B, N, F), or L for N
-        modulations = self.modulation(mean_of_real(*condition)).view(len(x), len(self.blocks), 2, 1, self.width)
+        modulations = self.modulation(mean_of_real(*condition)).view(x.shape[0], len(self.blocks), 2, 1, self.width)
         for block, (gamma, beta) in zip(self.blocks, modulations.permute(1, 2, 0, 3, 4), strict=True):  # (B, 1, F) each
             x = x + block((1 + gamma) * functional.layer_norm(x, (self.width,)) + beta)
         out: Tensor = self.norm(mean_of_real(x, mask))  # (B, F)
