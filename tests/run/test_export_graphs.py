@@ -275,6 +275,22 @@ def test_made_rows_alone_are_told(saved: Any, caplog: pytest.LogCaptureFixture) 
     assert all(bool(batch.image_present.all() and batch.text_present.all()) for batch in both)
 
 
+def test_test_rows_that_lack_something_are_left_out_where_nothing_is_predicted_of_them(
+    saved: Any, rows_csv: Path, tmp_path: Path
+) -> None:
+    model = saved("matching")
+    lines = rows_csv.read_text().splitlines()
+    table = [line.split(",") for line in lines]
+    at = lines[0].split(",").index("image")
+    gaps = [",".join([*row[:at], "", *row[at + 1 :]]) if n % 2 else ",".join(row) for n, row in enumerate(table)]
+    (tmp_path / "gaps.csv").write_text("\n".join(gaps))
+    whole = compared.compared_rows(model)[-1]
+    model.config.data.path = str(tmp_path / "gaps.csv")
+    left = compared.compared_rows(model)[-1]
+    assert 0 < len(left) < len(whole)
+    assert bool(left.image_present.all())
+
+
 def test_a_model_that_writes_texts_is_refused(saved: Any) -> None:
     model = saved("classification")
     model.task.facts = type("Writes", (model.task.facts,), {"generates": True})

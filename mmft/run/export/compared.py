@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -122,10 +122,11 @@ def _of_test(saved: SavedModel) -> Iterator[Batch]:
         log.warning("the graph is compared on made rows alone: the run has neither test nor val rows")
         return
     split = Split(splits[name].table, splits[name].rows[:_TEST_ROWS])
-    text, encode = saved.model.text_encoder, None
-    options: dict[str, Any] = {"tokenizer": text.tokenizer, "max_length": text.max_length, "encode": encode}
+    text, side = saved.model.text_encoder, saved.model.image_encoder.image_size
     own = replace(config.data, num_workers=0, batch_size=_TEST_ROWS)
-    for batch in make_batches(split, own, image_size=saved.model.image_encoder.image_size, **options):
+    for batch in make_batches(split, own, tokenizer=text.tokenizer, max_length=text.max_length, image_size=side):
+        if saved.task.facts.needs_both:  # of other rows nothing is predicted
+            batch = batch.take((batch.image_present & batch.text_present).nonzero().squeeze(1))  # noqa: PLW2901
         if len(batch):
             yield _with_both(batch, saved)
 
