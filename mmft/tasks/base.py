@@ -17,7 +17,6 @@ from torchmetrics import MetricCollection
 from mmft.batch import Batch, Outputs
 from mmft.config.schema.task import TaskConfig
 from mmft.errors import UserError
-from mmft.tasks.graph_outputs import GraphOutput
 from mmft.tasks.labels import label_name
 from mmft.tasks.prompts import NAME_ALONE
 from mmft.tasks.subject import Subject
@@ -192,11 +191,6 @@ class Task(ABC):
         """One dict per row, with `answer_columns` as its keys."""
 
     @property
-    def graph_outputs(self) -> list[GraphOutput]:
-        """What an exported graph returns of a fitted task, traced by torch.export; see `GraphOutput`."""
-        return [GraphOutput("outputs", "outputs of the head", lambda outputs: outputs.logits, self.output_names)]
-
-    @property
     def output_names(self) -> list[str]:
         """Names of the C outputs of a fitted task: labels, or targets ("" for a single one)."""
         return [str(name) for name in self.state().get("labels", [])]
@@ -275,7 +269,7 @@ class Task(ABC):
 class PairwiseTask(Task):
     """A task whose loss runs over all pairs of rows of the logical batch.
 
-    A row's outputs must depend on that row alone. Its `graph_outputs` are two: of images alone, and of texts alone.
+    A row's outputs must depend on that row alone.
     """
 
     @abstractmethod

@@ -25,7 +25,6 @@ from mmft.tasks.calibration import calibrated
 from mmft.tasks.class_weights import class_weights
 from mmft.tasks.classification_metrics import class_metrics, confusion_tables, measured, scalar_names
 from mmft.tasks.constants import Constant
-from mmft.tasks.graph_outputs import GraphOutput
 from mmft.tasks.labels import ToldOnce, UnseenLabel, by_label_name, in_order, label_name, shown, tell_alike
 from mmft.tasks.losses import focal_loss, of_mixed
 from mmft.tasks.prompts import fill_from_prompts, label_embeddings, prompts_of, templates_of
@@ -254,22 +253,6 @@ class Classification(Task):
                 **{f"score_{name}": p for name, p in zip(self.labels, row, strict=True)},
             }
             for k, score, row in zip(classes.tolist(), scores.tolist(), probabilities.tolist(), strict=True)
-        ]
-
-    @property
-    def graph_outputs(self) -> list[GraphOutput]:
-        """The probability of every label, and the number of the predicted one."""
-
-        def scores(outputs: Outputs) -> Tensor:
-            return self._tempered(outputs.logits).softmax(-1)
-
-        def prediction(outputs: Outputs) -> Tensor:
-            return self._moved(self._tempered(outputs.logits)).argmax(-1)
-
-        chosen = "the likeliest" if self.threshold == 0.5 else f"the second above a probability of {self.threshold:g}"
-        return [
-            GraphOutput("scores", "probability of each label", scores, self.labels),
-            GraphOutput("prediction", f"number of the predicted label, from 0: {chosen}", prediction),
         ]
 
     @property

@@ -19,7 +19,6 @@ from mmft.errors import UserError
 from mmft.models.precision import at_least_float32
 from mmft.models.similarity import SimilarityHead, embeddings_of
 from mmft.tasks.base import PairwiseTask
-from mmft.tasks.graph_outputs import GraphOutput
 from mmft.tasks.identities import IDENTITY, LABEL, TEXT, identities
 from mmft.tasks.labels import in_order, label_name
 from mmft.tasks.pair_losses import Rows, info_nce_sum, sigmoid_sum
@@ -188,19 +187,6 @@ class Contrastive(PairwiseTask):
     def answers(self, outputs: Outputs) -> list[dict[str, Any]]:
         """The cosine of each row's image and text."""
         return [{"prediction": value, "score": None} for value in self._cosine(outputs).tolist()]
-
-    @property
-    def graph_outputs(self) -> list[GraphOutput]:
-        """The embeddings of images and of texts, whose inner product is the prediction."""
-        other = {"image": "text", "text": "image"}
-        return [
-            GraphOutput(
-                f"{name}_embedding",
-                f"embedding of the {name}, of length 1; its inner product with a {other[name]}'s is their cosine",
-                lambda outputs, half=half: self.embeddings(outputs)[half],  # type: ignore[misc]
-            )
-            for half, name in enumerate(other)
-        ]
 
     @property
     def output_names(self) -> list[str]:

@@ -20,7 +20,6 @@ from mmft.config.schema.task import MatchingConfig
 from mmft.errors import UserError
 from mmft.models.precision import at_least_float32
 from mmft.tasks.base import Task
-from mmft.tasks.graph_outputs import GraphOutput
 from mmft.tasks.identities import MATCH, identities
 from mmft.tasks.labels import in_order, label_name, shown
 
@@ -138,20 +137,6 @@ class Matching(Task):
     def answers(self, outputs: Outputs) -> list[dict[str, Any]]:
         """`match` above a probability of 0.5, else `no match`; the score is the probability of a match."""
         return [{"prediction": _NAMES[score > 0.5], "score": score} for score in _probabilities(outputs).tolist()]
-
-    @property
-    def graph_outputs(self) -> list[GraphOutput]:
-        """The probability of a match, and whether it is one."""
-        return [
-            GraphOutput(
-                "scores", "probability that image and text match", lambda outputs: _probabilities(outputs).float()
-            ),
-            GraphOutput(
-                "prediction",
-                "whether they match: the probability is above 0.5",
-                lambda outputs: _probabilities(outputs) > 0.5,
-            ),
-        ]
 
     @property
     def output_names(self) -> list[str]:

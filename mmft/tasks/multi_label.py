@@ -22,7 +22,6 @@ from mmft.errors import UserError
 from mmft.models.precision import at_least_float32
 from mmft.tasks.base import Task
 from mmft.tasks.constants import Constant
-from mmft.tasks.graph_outputs import GraphOutput
 from mmft.tasks.label_sets import label_set
 from mmft.tasks.labels import ToldOnce, in_order, shown, tell_alike, tell_joined
 from mmft.tasks.losses import asymmetric_loss
@@ -247,20 +246,6 @@ class MultiLabel(Task):
         return answers
 
     @property
-    def graph_outputs(self) -> list[GraphOutput]:
-        """The probability of every label, and whether it is predicted."""
-        above = ", ".join(f"{threshold:g}" for threshold in self.thresholds)
-        return [
-            GraphOutput("scores", "probability of each label", _probabilities, self.labels),
-            GraphOutput(
-                "prediction",
-                f"whether each label is predicted: its probability is above its threshold ({above})",
-                lambda outputs: _probabilities(outputs) > outputs.logits.new_tensor(self.thresholds),
-                self.labels,
-            ),
-        ]
-
-    @property
     def tunes(self) -> bool:
         """Whether thresholds are tuned."""
         return self._is_tuned
@@ -313,8 +298,3 @@ class MultiLabel(Task):
     def same_outputs(self, state: Mapping[str, Any]) -> bool:
         """Whether the labels are the same."""
         return bool(state.get("labels") == self.labels)
-
-
-def _probabilities(outputs: Outputs) -> Tensor:
-    """(B, C) of the labels."""
-    return at_least_float32(outputs.logits).sigmoid()

@@ -20,7 +20,6 @@ from mmft.errors import UserError
 from mmft.models.precision import at_least_float32
 from mmft.tasks.answers import answers_of, commonest, distinct, scores_of
 from mmft.tasks.base import Task
-from mmft.tasks.graph_outputs import GraphOutput
 from mmft.tasks.labels import shown
 
 log = logging.getLogger(__name__)
@@ -248,8 +247,9 @@ class QuestionAnswering(Task):
 
     def answers(self, outputs: Outputs) -> list[dict[str, Any]]:
         """The likeliest answers and their probabilities, which with `bce` are independent and do not sum to 1."""
-        likeliest = self._likeliest(outputs.logits)
-        probabilities = self._probabilities(outputs).gather(1, likeliest)
+        logits = at_least_float32(outputs.logits)
+        likeliest = self._likeliest(logits)
+        probabilities = (logits.softmax(1) if self.softmax else logits.sigmoid()).gather(1, likeliest)
         return [
             dict(
                 zip(
@@ -260,24 +260,6 @@ class QuestionAnswering(Task):
             )
             for places, scores in zip(likeliest.tolist(), probabilities.tolist(), strict=True)
         ]
-
-    @property
-    def graph_outputs(self) -> list[GraphOutput]:
-        """The probability of every answer, and the numbers of the likeliest ones."""
-        together = "they sum to 1" if self.softmax else "they are independent and do not sum to 1"
-        return [
-            GraphOutput("scores", f"probability of each answer; {together}", self._probabilities, self.labels),
-            GraphOutput(
-                "prediction",
-                "numbers of the likeliest answers, from 0, the likeliest first",
-                lambda outputs: self._likeliest(outputs.logits),
-            ),
-        ]
-
-    def _probabilities(self, outputs: Outputs) -> Tensor:
-        """(B, C) of the answers."""
-        logits = at_least_float32(outputs.logits)
-        return logits.softmax(1) if self.softmax else logits.sigmoid()
 
     def state(self) -> dict[str, Any]:
         """The vocabulary."""

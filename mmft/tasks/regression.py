@@ -22,7 +22,6 @@ from mmft.config.schema.task import RegressionConfig
 from mmft.errors import UserError
 from mmft.models.precision import at_least_float32
 from mmft.tasks.base import Task
-from mmft.tasks.graph_outputs import GraphOutput
 from mmft.tasks.labels import shown
 from mmft.tasks.numbers import numbers_of
 from mmft.tasks.subject import Subject
@@ -165,13 +164,6 @@ class Regression(Task):
             {"prediction": json.dumps(row), "score": None, **{f"prediction_{name}": v for name, v in row.items()}}
             for row in named
         ]
-
-    @property
-    def graph_outputs(self) -> list[GraphOutput]:
-        """The predicted numbers in their own units."""
-        meaning = "the predicted number of each target, in the target's own unit"
-        values = lambda outputs: self.unscaled(outputs.logits)  # noqa: E731
-        return [GraphOutput("prediction", meaning, values, self.names, self.std.tolist())]
 
     @property
     def output_names(self) -> list[str]:

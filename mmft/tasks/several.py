@@ -23,7 +23,6 @@ from mmft.batch import Batch, Outputs
 from mmft.config.schema.task import SeveralConfig
 from mmft.errors import UserError
 from mmft.tasks.base import Task
-from mmft.tasks.graph_outputs import GraphOutput
 from mmft.tasks.labels import ToldOnce, in_files
 from mmft.tasks.part_columns import part_column
 from mmft.tasks.part_metrics import PartMetrics
@@ -235,19 +234,6 @@ class Several(Task):
             own = {part_column(column, name): value for name, answer in one.items() for column, value in answer.items()}
             answers.append({"prediction": together, "score": None, **own})
         return answers
-
-    @property
-    def graph_outputs(self) -> list[GraphOutput]:
-        """Those of each task, named like the columns of its predictions."""
-        found = []
-        for name, task in self.parts.items():
-            for own in task.graph_outputs:
-                compute = partial(self._computed, name, own.compute)
-                found.append(replace(own, name=part_column(own.name, name), compute=compute))
-        return found
-
-    def _computed(self, part: str, compute: Callable[[Outputs], Tensor], outputs: Outputs) -> Tensor:
-        return compute(self.outputs_of(part, outputs))
 
     @property
     def output_names(self) -> list[str]:

@@ -130,13 +130,10 @@ class ExportConfig:
     as CLIPModel), with processor and tokenizer, or two encoders with `model/fusion=dual` as a VisionTextDualEncoder;
     `open_clip`: a fine-tuned `model.pair` as a whole, as a folder that the package open_clip loads;
     `sentence_transformers`: the models of `transformers`, and nearly any two encoders with `model/fusion=dual`, as a
-    folder that SentenceTransformer loads;
-    `onnx`: the whole model from uint8 images and token ids to answers as a graph that onnxruntime runs without mmft
-    (docs/export.md), or for `task=contrastive` one for images and one for texts;
-    `torch_export`: the same as a program of torch.export (.pt2), which torch alone runs."""
+    folder that SentenceTransformer loads; `onnx`: the whole model, images and token ids to answers, for onnxruntime
+    (docs/export.md); `torch_export`: the same as a program of torch.export."""
     quantize: Literal["int8"] | None = field(None, only_with="format==onnx")
-    """`int8`: weights of linear layers and embeddings in 8 bits (onnxruntime's dynamic quantization), about a quarter
-    of the size; null: float32, equal to the run's own model within 1e-4."""
+    """`int8`: weights of linear layers and embeddings in 8 bits, a quarter of the size; null: float32."""
     paths: PathsConfig = field(factory=PathsConfig)
     """Where runs are read from."""
 

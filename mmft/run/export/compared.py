@@ -25,6 +25,7 @@ from mmft.models.inference import full_precision, outputs_of
 from mmft.models.text_encoder import TextEncoder
 from mmft.run.export.graph import Graph
 from mmft.run.saved_model import SavedModel
+from mmft.tasks.graph_outputs import graph_outputs
 
 log = logging.getLogger(__name__)
 CLOSE = 1e-4
@@ -58,7 +59,7 @@ def expected_of(saved: SavedModel, batches: Iterable[Batch]) -> list[Expected]:
     for batch, outputs in outputs_of(saved.model, batches, cpu, precision):
         assert outputs is not None
         with torch.inference_mode():
-            found.append(Expected(batch, {one.name: one.compute(outputs) for one in saved.task.graph_outputs}))
+            found.append(Expected(batch, {one.name: one.compute(outputs) for one in graph_outputs(saved.task)}))
     return found
 
 
@@ -126,7 +127,7 @@ def _of_test(saved: SavedModel) -> Iterator[Batch]:
     own = replace(config.data, num_workers=0, batch_size=_TEST_ROWS)
     for batch in make_batches(split, own, tokenizer=text.tokenizer, max_length=text.max_length, image_size=side):
         if saved.task.facts.needs_both:  # of other rows nothing is predicted
-            batch = batch.take((batch.image_present & batch.text_present).nonzero().squeeze(1))  # noqa: PLW2901
+            batch = batch.take((batch.image_present & batch.text_present).nonzero().squeeze(1))
         if len(batch):
             yield _with_both(batch, saved)
 

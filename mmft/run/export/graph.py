@@ -18,7 +18,7 @@ from mmft.batch import Batch, Encoded, Fused, Outputs, Widths
 from mmft.errors import UserError, first_line
 from mmft.models.vision_language_model import StandIn, VisionLanguageModel
 from mmft.tasks.base import Task
-from mmft.tasks.graph_outputs import GraphOutput
+from mmft.tasks.graph_outputs import GraphOutput, graph_outputs
 
 SHORTEST = 4
 """Tokens of the shortest text that a graph takes, padding included: torch.export allows for all lengths from there."""
@@ -62,13 +62,13 @@ def graphs_of(model: VisionLanguageModel, task: Task) -> list[Graph]:
         task: fitted.
     """
     if task.facts.pairwise:
-        image, text = task.graph_outputs
+        image, text = graph_outputs(task)
         return [
             Graph("image", _Images(model, image), _IMAGE, [image]),
             Graph("text", _Texts(model, text), _TEXT, [text]),
         ]
     present = () if task.facts.needs_both else PRESENT
-    return [Graph("model", _Rows(model, task), (*_IMAGE, *_TEXT, *present), task.graph_outputs)]
+    return [Graph("model", _Rows(model, task), (*_IMAGE, *_TEXT, *present), graph_outputs(task))]
 
 
 class _Rows(nn.Module):
@@ -77,7 +77,7 @@ class _Rows(nn.Module):
     def __init__(self, model: VisionLanguageModel, task: Task) -> None:
         super().__init__()
         self.model = model
-        self.computes = [output.compute for output in task.graph_outputs]
+        self.computes = [output.compute for output in graph_outputs(task)]
 
     def forward(
         self,

@@ -62,7 +62,7 @@ def quantize(file: Path, quantized: Path) -> None:
             quantized,
             op_types_to_quantize=list(_QUANTIZED),
             per_channel=True,
-            weight_type=QuantType.QInt8,
+            weight_type=QuantType.QUInt8,  # signed ones saturate on processors without VNNI
             use_external_data_format=any(file.parent.glob(f"{file.name}.*")),
         )
 

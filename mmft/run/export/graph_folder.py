@@ -35,6 +35,7 @@ from mmft.run.export.graph_files import (
     write_program,
 )
 from mmft.run.saved_model import SavedModel
+from mmft.tasks.graph_outputs import graph_outputs
 from mmft.tuning.methods.inserted import Inserted
 
 log = logging.getLogger(__name__)
@@ -113,7 +114,7 @@ def _merged_and_expected(saved: SavedModel) -> list[Expected]:
     for part, of in bits.items():
         log.warning("the run's %s computes with %d-bit weights; the graph has them in float32", part, of)
     pairs = [(one.outputs, other.outputs) for one, other in zip(own, merged, strict=True)]
-    names = [output.name for output in saved.task.graph_outputs]
+    names = [output.name for output in graph_outputs(saved.task)]
     apart = max(float((a[n].double() - b[n].double()).abs().max()) for a, b in pairs for n in names)
     log.warning("so its outputs differ by up to %.1e from the run's own predictions", apart)
     return merged
