@@ -217,7 +217,7 @@ def test_int8(saved: Any, tmp_path: Path) -> None:
     (tmp_path / "int8").mkdir()
     write_graphs(model, {}, tmp_path / "int8", "onnx", "int8")
     sizes = [(tmp_path / name / "model.onnx").stat().st_size for name in ("int8", "float32")]
-    assert sizes[0] < 0.6 * sizes[1]
+    assert sizes[0] < 0.75 * sizes[1]  # a quarter of the weights; tiny ones are half of the file
     given = inputs_of(tmp_path / "int8", rows_of(model, 64))
     eight, full = (computed(tmp_path / name, given)["scores"] for name in ("int8", "float32"))
     assert 1e-6 < np.abs(eight - full).max() < 0.1
@@ -315,7 +315,7 @@ def test_as_it_is_typed(train_run: TrainRun, capsys: pytest.CaptureFixture[str])
     run = train_run("task.calibration=temperature")
     assert export(compose("export", [f"run={run.path}", "format=onnx"])) == 0
     captured = capsys.readouterr()
-    out = Path(captured.out.strip())
+    out = Path(captured.out.splitlines()[-1])
     assert {file.name for file in out.iterdir()} >= {"README.md", "inference.json", "model.onnx", "tokenizer.json"}
     assert "as the run's model on " in captured.err
     assert str(run.path) not in (out / "README.md").read_text() + (out / "inference.json").read_text()
