@@ -33,6 +33,7 @@ from mmft.config.schema.root import TrainConfig
 from mmft.config.validate import read, to_dict
 from mmft.errors import UserError
 from mmft.files import CHECKSUMS, is_sealed, replace_folder, seal
+from mmft.logs import quiet_bitsandbytes
 from mmft.models.frozen_layers import widen
 from mmft.models.pairs.open_clip_pair import save_missing_files
 from mmft.models.source import Source, encoder_folders, find_by_hash, resolve, small_files, weight_files
