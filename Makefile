@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-all check clean
+.PHONY: help setup train test test-all check docs clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
@@ -31,8 +31,12 @@ check: $(INSTALLED)  ## ruff and mypy
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-clean:  ## remove .venv and .cache
-	rm -rf $(VENV) .cache
+docs: $(INSTALLED)  ## build the documentation into site/
+	$(BIN)/python tools/options_page.py --check
+	$(BIN)/mkdocs build --strict --quiet
+
+clean:  ## remove .venv, .cache and site
+	rm -rf $(VENV) .cache site
 
 $(INSTALLED): pyproject.toml
 	@sh tools/setup.sh "$(PYTHON)" $(VENV)

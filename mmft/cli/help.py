@@ -6,7 +6,7 @@ import re
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import Field
-from typing import Any
+from typing import Any, NamedTuple
 
 from mmft.config.docs import doc
 from mmft.config.registry import options
@@ -170,27 +170,56 @@ def _sweep() -> Iterator[str]:
     yield from _keys(keys(MultirunConfig), "with -m, keys:")
 
 
-def _keys(every: Iterable[tuple[str, type, Field[Any], str | None]], title: str) -> Iterator[str]:
-    """Every key, merged over the options in which it has the same meaning."""
-    shown: dict[tuple[str, str], list[str | None]] = {}
+class Entry(NamedTuple):
+    """A key as help and docs/options.md show it.
+
+    Attributes:
+        key: with dots.
+        only: the options of its group that have it, such as `optim=sgd`; empty if all have it.
+        values: what it may be, in words.
+        default: as typed, or `required`.
+        doc: what it means.
+    """
+
+    key: str
+    only: str
+    values: str
+    default: str
+    doc: str
+
+
+Keys = Iterable[tuple[str, type, Field[Any], str | None]]
+"""As `mmft.config.walk.keys` yields them."""
+
+
+def entries(every: Keys) -> list[Entry]:
+    """The keys, each once for each meaning that it has in the options of its group."""
+    shown: dict[Entry, list[str | None]] = {}
     for key, owner, f, option in every:
-        shown.setdefault((key, _entry(owner, f)), []).append(option)
+        values = describe(hints(owner)[f.name], f.metadata)
+        shown.setdefault(Entry(key, "", values, _default(f), doc(owner, f.name)), []).append(option)
+    return [entry._replace(only=_only(entry.key, names)) for entry, names in shown.items()]
+
+
+def _only(key: str, names: list[str | None]) -> str:
+    group = key.rpartition(".")[0].replace(".", "/")
+    every = None in names or len(names) == len(options(group) or names)
+    return "" if every else f"{group}={' '.join(map(str, names))}"
+
+
+def _keys(every: Keys, title: str) -> Iterator[str]:
     yield title
-    for (key, entry), names in shown.items():
-        group = key.rpartition(".")[0].replace(".", "/")
-        in_all = None in names or len(names) == len(options(group) or names)
-        only = "" if in_all else f" ({group}={' '.join(map(str, names))} only)"
-        yield textwrap.fill(f"{key}{only}", _WIDTH, initial_indent="  ", subsequent_indent=" " * 4)
-        yield entry
-
-
-def _entry(owner: type, f: Field[Any]) -> str:
-    text = f"{describe(hints(owner)[f.name], f.metadata)}; {_default(f)}. {doc(owner, f.name)}"
-    return textwrap.fill(text, _WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)
+    for key, only, values, default, meaning in entries(every):
+        named = f"{key} ({only} only)" if only else key
+        yield textwrap.fill(named, _WIDTH, initial_indent="  ", subsequent_indent=" " * 4)
+        said = default if default == "required" else f"default {default}"
+        text = f"{values}; {said}. {meaning}"
+        yield textwrap.fill(text, _WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)
 
 
 def _default(f: Field[Any]) -> str:
+    """A field's default as typed."""
     if not has_default(f):
         return "required"
     default = default_of(f)
-    return f"default {default if isinstance(default, str) else show(default)}"
+    return default if isinstance(default, str) else show(default)
