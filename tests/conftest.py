@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -63,6 +64,20 @@ def _restored() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _composed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     compose_once(monkeypatch)
+
+
+@pytest.fixture
+def registry_restored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Options of plugins that a test imports are forgotten afterwards; code is allowed only where a test says so."""
+    from mmft.config import plugins, registry
+
+    monkeypatch.setattr(registry, "_OPTIONS", {group: dict(named) for group, named in registry._OPTIONS.items()})
+    monkeypatch.setattr(plugins, "_imported", set())
+    monkeypatch.setattr(plugins, "_allowed", False)
+    before = set(sys.modules)
+    yield
+    for name in [name for name in set(sys.modules) - before if name.startswith("my_")]:
+        del sys.modules[name]
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterator
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -33,15 +32,7 @@ EXAMPLES = {
 FUSION = EXAMPLES["my_fusion.py"][0]
 
 
-@pytest.fixture(autouse=True)
-def _registry_restored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What a test imports is forgotten afterwards, and code is allowed only where a test says so."""
-    monkeypatch.setattr(registry, "_OPTIONS", {group: dict(named) for group, named in registry._OPTIONS.items()})
-    monkeypatch.setattr(plugins, "_imported", set())
-    monkeypatch.setattr(plugins, "_allowed", False)
-    yield
-    for file in EXAMPLES:
-        sys.modules.pop(file.removesuffix(".py"), None)
+pytestmark = pytest.mark.usefixtures("registry_restored")
 
 
 @pytest.fixture

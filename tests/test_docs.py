@@ -1,0 +1,184 @@
+"""README.md and docs/: every command is accepted, every block runs, and what they name exists.
+
+`make test` composes every `mmft` command of every page and runs the README's blocks; `make test-all` runs the blocks of
+every page in order, in a folder of small stand-ins (`doc_blocks`). What cannot run here is in `NOT_RUN`, with its reason,
+and is composed all the same.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from doc_blocks import CHECKOUT, PAGES, RUN, Block, blocks, lines, stood_in, words, write_tables
+from make_shapes import Shapes
+from runs import Run
+
+from mmft.cli.flags import parse_flags
+from mmft.cli.main import main
+from mmft.config import plugins
+from mmft.config.compose import compose
+from mmft.config.schema.root import COMMANDS
+from mmft.config.sources import Groups
+from mmft.config.walk import key_names
+from mmft.errors import ExitCode
+from mmft.run.listing.filters import compose_runs
+from mmft.tasks.template_sets import TEMPLATE_SETS
+
+pytestmark = pytest.mark.usefixtures("registry_restored")
+
+NOT_RUN: dict[str, str] = {
+    "submitit_slurm": "needs a SLURM cluster",
+    "trainer=ddp trainer.devices=4": "needs four GPUs",
+    "trainer=fsdp trainer.devices=4": "needs four GPUs",
+    "torchrun ": "needs four GPUs",
+    "srun ": "needs a SLURM cluster",
+}
+"""Parts of commands and blocks that only a machine of another kind runs, and why."""
+
+OTHER_PROGRAMS = {"git": "the checkout itself", "cd": "the checkout itself", "eval": "sets up the reader's own shell"}
+"""Programs of the pages that are not ours, and why they are not run."""
+
+QUICK = ["callbacks.progress=none", "trainer.max_epochs=1", "hydra.sweeper.n_trials=2"]
+"""What is given to commands of training that do not say it, so that they end soon."""
+
+IDS = [page.stem for page in PAGES]
+
+
+@pytest.fixture
+def user_folder(
+    shapes: Shapes, finished_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """The reader's working directory: tables, images, encoders, modules of their own, and a finished run."""
+    for name in ("images", "image_encoder", "text_encoder"):
+        (tmp_path / name).symlink_to(shapes.folder / name)
+    write_tables(tmp_path, shapes.rows)
+    shutil.copytree(finished_run.path, tmp_path / RUN)
+    for block in (block for page in PAGES for block in blocks(page) if block.mark):
+        (tmp_path / block.mark.split()[1]).write_text(block.text)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def models(
+    user_folder: Path,
+    pair_folder: Callable[[str], Path],
+    language_model_folder: Callable[..., Path],
+    whole_folder: Callable[[str], Path],
+) -> None:
+    """Beside the encoders, a small model of each other kind that the pages name."""
+    made = {
+        "pair": pair_folder("clip"),
+        "language_model": language_model_folder("llama", chat=True),
+        "whole_model": whole_folder("smolvlm"),
+    }
+    for name, folder in made.items():
+        (user_folder / name).symlink_to(folder)
+
+
+def reason(text: str) -> str | None:
+    """Why a command or block is not run; None for the others."""
+    return next((why for part, why in NOT_RUN.items() if part in text), None)
+
+
+def accept(line: str) -> None:
+    """Composes a command of mmft as it stands; of another program, asserts that what it names exists."""
+    program = line.split()[0]
+    if re.search(r"(^|\s|-m )mmft \w", line) and program != "eval":
+        command, *typed = words(line)
+        flags = parse_flags(typed)
+        if command == "runs":
+            compose_runs(flags.overrides, flags.config_dirs)
+        elif not flags.help:
+            if flags.allow_code:
+                plugins.allow_code()
+            compose(command, flags.overrides, flags.config_dirs, multirun=flags.multirun)
+    elif program == "make":
+        assert re.search(rf"^{line.split()[1]}:", (CHECKOUT / "Makefile").read_text(), re.MULTILINE), line
+    elif program == "pip":
+        extras = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+        assert set(re.findall(r"[\w-]+(?=[,\]])", line)) <= set(extras), line
+    elif program == "python":
+        assert (CHECKOUT / line.split()[1]).is_file(), line
+    else:
+        assert program in OTHER_PROGRAMS, f"{line}: what is {program}? Name it in OTHER_PROGRAMS with a reason"
+
+
+def run(block: Block, names: dict[str, object]) -> None:
+    """Runs a block: commands of mmft in this process, Python with `names`."""
+    if block.language == "python" and not block.mark and not reason(block.text):
+        exec(stood_in(block.text), names)
+    for line in lines(block) if block.language == "sh" else ():
+        accept(line)
+        if line.startswith("mmft") and not reason(line):
+            command, *typed = words(line)
+            fresh = command == "train" and not any(one.startswith("resume=runs") for one in typed)
+            given = {one.partition("=")[0] for one in typed}
+            more = [one for one in QUICK if fresh and one.partition("=")[0] not in given]
+            searches = "hydra/sweeper=optuna" in typed
+            more = [one for one in more if searches or not one.startswith("hydra.")]
+            assert main([command, *typed, *more]) == ExitCode.DONE, f"{block.page}: {line}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=IDS)
+def test_every_command_is_accepted(page: Path, user_folder: Path) -> None:
+    assert user_folder == Path.cwd()
+    for block in blocks(page):
+        for line in lines(block) if block.language == "sh" else ():
+            accept(line)
+        if block.language == "python":
+            compile(block.text, block.page, "exec")
+
+
+@pytest.mark.parametrize("page", [pytest.param(p, id=p.stem, marks=[] if p.stem == "README" else pytest.mark.slow) for p in PAGES])
+def test_every_block_runs(page: Path, models: None, capsys: pytest.CaptureFixture[str]) -> None:
+    names: dict[str, object] = {"frame": pd.read_csv("rows.csv"), "__name__": "__main__"}
+    for block in blocks(page):
+        run(block, names)
+    assert "error" not in names
+    capsys.readouterr()
+
+
+def test_blocks_have_a_known_language() -> None:
+    """Any other would be passed over."""
+    known = {"sh", "python", "text", "csv", "json", "toml"}
+    wrong = [(block.page, block.language) for page in PAGES for block in blocks(page) if block.language not in known]
+    assert not wrong
+
+
+def test_everything_not_run_is_there() -> None:
+    typed = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+    assert not [part for part in NOT_RUN if part not in typed]
+
+
+def test_options_within_sentences_exist() -> None:
+    """`key=value` in a sentence: the key is one of some command, the group has the option."""
+    keys = {key for schema in COMMANDS.values() for key in key_names(schema)}
+    groups = Groups([])
+    wrong = []
+    for page in PAGES:
+        prose = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+        for code in re.findall(r"`([^`\n]+)`", prose) if page.stem not in ("options", "architectures") else ():
+            for key, value in re.findall(r"(?:^|[ '\"])([a-z][\w./]*)=([\w.]*)", code):
+                dotted, group = key.replace("/", "."), key.replace(".", "/")
+                known = dotted in keys or any(dotted.startswith(f"{one}.") for one in keys) or key in ("hydra.sweep.dir",)
+                if not known and not (groups.exists(group) and (not value or "..." in value or groups.has(group, value))):
+                    wrong.append(f"{page.name}: {code}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_sets_of_templates_have_the_sizes_that_the_pages_say() -> None:
+    page = (CHECKOUT / "docs" / "pairs.md").read_text(encoding="utf-8")
+    for name, size in (("simple", 7), ("openai_imagenet", 80)):
+        assert f"`{name}` ({size})" in page
+        assert len(TEMPLATE_SETS[name]) == size
+
+
+def test_the_readme_is_short() -> None:
+    assert len((CHECKOUT / "README.md").read_text(encoding="utf-8").splitlines()) <= 90
