@@ -33,7 +33,7 @@ check: $(INSTALLED)  ## ruff and mypy
 
 docs: $(INSTALLED)  ## build the documentation into site/
 	$(BIN)/python tools/options_page.py --check
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 clean:  ## remove .venv, .cache and site
 	rm -rf $(VENV) .cache site

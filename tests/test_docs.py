@@ -1,8 +1,8 @@
 """README.md and docs/: every command is accepted, every block runs, and what they name exists.
 
-`make test` composes every `mmft` command of every page and runs the README's blocks; `make test-all` runs the blocks of
-every page in order, in a folder of small stand-ins (`doc_blocks`). What cannot run here is in `NOT_RUN`, with its reason,
-and is composed all the same.
+`make test` composes every `mmft` command of every page and runs the README's blocks; `make test-all` runs the blocks
+of every page in order, in a folder of small stand-ins (`doc_blocks`). What cannot run here is in `NOT_RUN`, with its
+reason, and is composed all the same.
 """
 
 from __future__ import annotations
@@ -58,9 +58,7 @@ IDS = [page.stem for page in PAGES]
 
 
 @pytest.fixture
-def user_folder(
-    shapes: Shapes, finished_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Path:
+def user_folder(shapes: Shapes, finished_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The reader's working directory: tables, images, encoders, modules of their own, and a finished run."""
     for name in ("images", "image_encoder", "text_encoder"):
         (tmp_path / name).symlink_to(shapes.folder / name)
@@ -100,7 +98,7 @@ def reason(text: str) -> str | None:
 
 def accept(line: str) -> None:
     """Composes a command of mmft as it stands; of another program, asserts that what it names exists."""
-    program = line.split()[0]
+    program = line.split(maxsplit=1)[0]
     if re.search(r"(^|\s|-m )mmft \w", line) and program != "eval":
         command, *typed = words(line)
         flags = parse_flags(typed)
@@ -150,9 +148,11 @@ def test_every_command_is_accepted(page: Path, user_folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "page", [pytest.param(page, id=page.stem, marks=() if page.stem == "README" else pytest.mark.slow) for page in PAGES]
+    "page",
+    [pytest.param(page, id=page.stem, marks=() if page.stem == "README" else pytest.mark.slow) for page in PAGES],
 )
-def test_every_block_runs(page: Path, models: None, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("models")
+def test_every_block_runs(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     genuine = mmft.train
 
     def train(*given: object, **more: object) -> object:

@@ -2,6 +2,8 @@
 
     python tools/options_page.py            # writes it
     python tools/options_page.py --check    # exits with 1 if it is not current
+
+`make docs` checks it, and so does a test.
 """
 
 from __future__ import annotations

@@ -12,7 +12,9 @@ from pathlib import Path
 CHECKOUT = Path(__file__).parents[2]
 PAGES = [CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").glob("*.md"))]
 
-BLOCK = re.compile(r"^(<!-- (?P<mark>tested: .*?) -->\n)?```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(
+    r"^(<!-- (?P<mark>tested: .*?) -->\n)?```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL
+)
 
 STAND_INS = {
     "timm/vit_small_patch14_dinov2.lvd142m": "image_encoder",
@@ -33,7 +35,8 @@ RUN = "runs/mine/2026-11-22_10-00-00"
 
 _ANY_RUN = re.compile(r"runs/\w+/(\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d|\.\.\.)")
 
-ROWS = "data.path=rows.csv data.columns.image=image data.columns.text=text data.columns.label=label data.columns.split=split"
+ROWS = "data.path=rows.csv data.columns.split=split"
+COLUMNS = "data.columns.image=image data.columns.text=text data.columns.label=label"
 ENCODERS = "model.image_encoder.name=image_encoder model.text_encoder.name=text_encoder"
 SIZES = "model.image_encoder.image_size=32 model.text_encoder.max_length=16"
 """What `...` stands for on the pages; a key that the command has itself is left out."""
@@ -59,7 +62,9 @@ class Block:
 def blocks(page: Path) -> list[Block]:
     """All blocks of a page, in order."""
     name = page.relative_to(CHECKOUT).as_posix()
-    return [Block(name, one["mark"] or "", one["language"], one["text"]) for one in BLOCK.finditer(page.read_text("utf-8"))]
+    return [
+        Block(name, one["mark"] or "", one["language"], one["text"]) for one in BLOCK.finditer(page.read_text("utf-8"))
+    ]
 
 
 def lines(block: Block) -> Iterator[str]:
@@ -87,8 +92,8 @@ def words(line: str) -> list[str]:
 def _own_rows(typed: list[str]) -> list[str]:
     """Rows and encoders for a command that does not name its own."""
     whole = any(one.startswith(("model.pair=", "model.whole=")) for one in typed)
-    rows = ROWS if not any(one.startswith("data.train=") for one in typed) else ROWS.partition(" ")[2].rpartition(" ")[0]
-    return [*rows.split(), *([] if whole else [*ENCODERS.split(), *SIZES.split()])]
+    rows = [] if any(one.startswith("data.train=") for one in typed) else ROWS.split()
+    return [*rows, *COLUMNS.split(), *([] if whole else [*ENCODERS.split(), *SIZES.split()])]
 
 
 def _given(override: str, typed: list[str]) -> bool:
