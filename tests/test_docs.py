@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from doc_blocks import CHECKOUT, PAGES, RUN, Block, blocks, lines, stood_in, words, write_tables
+from doc_blocks import CHECKOUT, ENCODERS, PAGES, RUN, Block, blocks, lines, stood_in, words, write_tables
 from make_shapes import Shapes
 from runs import Run
 
@@ -48,7 +48,7 @@ NOT_RUN: dict[str, str] = {
 OTHER_PROGRAMS = {"git": "the checkout itself", "cd": "the checkout itself", "eval": "sets up the reader's own shell"}
 """Programs of the pages that are not ours, and why they are not run."""
 
-QUICK = ["callbacks.progress=none", "trainer.max_epochs=1", "hydra.sweeper.n_trials=2"]
+QUICK = ["callbacks.progress=none", "trainer.max_epochs=1", "hydra.sweeper.n_trials=2", "task.max_answer_tokens=8"]
 """What is given to commands of training that do not say it, so that they end soon."""
 
 SMALL_SAMPLE = ["data.limit=16", "data.max_bad_fraction=1"]
@@ -63,7 +63,8 @@ def user_folder(shapes: Shapes, finished_run: Run, tmp_path: Path, monkeypatch: 
     for name in ("images", "image_encoder", "text_encoder"):
         (tmp_path / name).symlink_to(shapes.folder / name)
     write_tables(tmp_path, shapes.rows)
-    shutil.copytree(finished_run.path, tmp_path / RUN)
+    for folder in (RUN, f"{RUN[:-1]}1"):  # two, to compare
+        shutil.copytree(finished_run.path, tmp_path / folder)
     for block in (block for page in PAGES for block in blocks(page) if block.mark):
         (tmp_path / block.mark.split()[1]).write_text(block.text)
     srun = tmp_path / "bin" / "srun"  # a cluster, as far as composing a command looks for one
@@ -119,6 +120,19 @@ def accept(line: str) -> None:
         assert program in OTHER_PROGRAMS, f"{line}: what is {program}? Name it in OTHER_PROGRAMS with a reason"
 
 
+def filled_in(function: Callable[..., object]) -> Callable[..., object]:
+    """`mmft.train` or `mmft.compose` with encoders where a page leaves them out, on few rows of the sample."""
+
+    def call(*given: object, **more: object) -> object:
+        if given:
+            more.setdefault("model", dict(one.removeprefix("model.").split("=") for one in ENCODERS.split()))
+        elif "resume" not in more:
+            given = (None, SMALL_SAMPLE)
+        return function(*given, **more)
+
+    return call
+
+
 def run(block: Block, names: dict[str, object]) -> None:
     """Runs a block: commands of mmft in this process, Python with `names`."""
     if block.language == "python" and not block.mark and not reason(block.text):
@@ -130,10 +144,12 @@ def run(block: Block, names: dict[str, object]) -> None:
             fresh = command == "train" and not any(one.startswith("resume=runs") for one in typed)
             given = {one.partition("=")[0] for one in typed}
             more = [one for one in QUICK if fresh and one.partition("=")[0] not in given]
-            searches = "hydra/sweeper=optuna" in typed
-            more = [one for one in more if searches or not one.startswith("hydra.")]
+            for option, own in {"hydra/sweeper=optuna": "hydra.", "task=generation": "task."}.items():
+                more = [one for one in more if option in typed or not one.startswith(own)]
+            if "tune=probe" in typed:
+                more = [one for one in more if not one.startswith("trainer.")]
             if command in ("train", "predict") and not {"data.path", "data.train", "resume"} & given:
-                more += SMALL_SAMPLE
+                more += SMALL_SAMPLE[: 1 if command == "predict" else 2]
             assert main([command, *typed, *more]) == ExitCode.DONE, f"{block.page}: {line}"
 
 
@@ -153,13 +169,9 @@ def test_every_command_is_accepted(page: Path, user_folder: Path) -> None:
 )
 @pytest.mark.usefixtures("models")
 def test_every_block_runs(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    genuine = mmft.train
-
-    def train(*given: object, **more: object) -> object:
-        return genuine(*given, **more) if given or "resume" in more else genuine(None, SMALL_SAMPLE, **more)
-
-    monkeypatch.setattr(mmft, "train", train)
-    names: dict[str, object] = {"frame": pd.read_csv("rows.csv")}
+    for name in ("train", "compose"):
+        monkeypatch.setattr(mmft, name, filled_in(getattr(mmft, name)))
+    names: dict[str, object] = {"mmft": mmft, "frame": pd.read_csv("rows.csv")}
     for block in blocks(page):
         run(block, names)
 

@@ -87,11 +87,11 @@ def _others() -> Iterator[str]:
 
 
 def _table(listed: Iterable[Entry]) -> Iterator[str]:
-    yield "| key | value | default | meaning |\n|---|---|---|---|"
+    yield "| key | value and meaning |\n|---|---|"
     for entry in listed:
         only = f" *({entry.only})*" if entry.only else ""
-        default = entry.default if entry.default == "required" else f"`{entry.default}`"
-        yield f"| `{entry.key}`{only} | {_cell(entry.values)} | {default} | {_cell(entry.doc)} |"
+        default = entry.default if entry.default == "required" else f"default `{entry.default}`"
+        yield f"| `{entry.key}`{only} | {_cell(f'{entry.values}; {default}. {entry.doc}')} |"
     yield ""
 
 

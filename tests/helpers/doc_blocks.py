@@ -33,6 +33,9 @@ STAND_INS = {
 RUN = "runs/mine/2026-11-22_10-00-00"
 """The finished run that commands name by a date."""
 
+SMALLER = {"tune.layers=3": "tune.layers=1", "data.subset.rows=200": "data.subset.rows=20"}
+"""What suits the pages' rows and encoders, and what suits the stand-ins."""
+
 _ANY_RUN = re.compile(r"runs/\w+/(\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d|\.\.\.)")
 
 ROWS = "data.path=rows.csv data.columns.split=split"
@@ -83,7 +86,7 @@ def stood_in(text: str) -> str:
 
 def words(line: str) -> list[str]:
     """The arguments of `mmft` in a command, with everything that the page leaves to the reader filled in."""
-    typed = shlex.split(stood_in(line).partition("mmft ")[2])
+    typed = [SMALLER.get(one, one) for one in shlex.split(stood_in(line).partition("mmft ")[2])]
     left = [one for one in typed if one in ("...", "experiment=mine")]
     typed = [one for one in typed if one not in left]
     return typed + [one for one in _own_rows(typed) if not _given(one, typed)] if left else typed
