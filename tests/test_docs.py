@@ -48,7 +48,10 @@ NOT_RUN: dict[str, str] = {
 OTHER_PROGRAMS = {"git": "the checkout itself", "cd": "the checkout itself", "eval": "sets up the reader's own shell"}
 """Programs of the pages that are not ours, and why they are not run."""
 
-QUICK = ["callbacks.progress=none", "trainer.max_epochs=1", "hydra.sweeper.n_trials=2", "task.max_answer_tokens=8"]
+QUICK = [
+    *("callbacks.progress=none", "trainer.max_epochs=1", "hydra.sweeper.n_trials=2"),
+    *("task.max_answer_tokens=8", "model.text_encoder.max_length=32"),
+]
 """What is given to commands of training that do not say it, so that they end soon."""
 
 SMALL_SAMPLE = ["data.limit=16", "data.max_bad_fraction=1"]
@@ -144,12 +147,12 @@ def run(block: Block, names: dict[str, object]) -> None:
             fresh = command == "train" and not any(one.startswith("resume=runs") for one in typed)
             given = {one.partition("=")[0] for one in typed}
             more = [one for one in QUICK if fresh and one.partition("=")[0] not in given]
-            for option, own in {"hydra/sweeper=optuna": "hydra.", "task=generation": "task."}.items():
+            for option, own in {"hydra/sweeper=optuna": "hydra.", "task=generation": ("task.", "model.")}.items():
                 more = [one for one in more if option in typed or not one.startswith(own)]
             if "tune=probe" in typed:
                 more = [one for one in more if not one.startswith("trainer.")]
-            if command in ("train", "predict") and not {"data.path", "data.train", "resume"} & given:
-                more += SMALL_SAMPLE[: 1 if command == "predict" else 2]
+            if not {"data.path", "data.train", "resume"} & given:
+                more += {"train": SMALL_SAMPLE, "predict": ["data.path=rows.csv"]}.get(command, [])
             assert main([command, *typed, *more]) == ExitCode.DONE, f"{block.page}: {line}"
 
 
