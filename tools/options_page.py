@@ -21,6 +21,7 @@ from mmft.config.schema.root import COMMANDS, trains
 from mmft.config.schema.sweep import GROUPS as SWEEP_GROUPS
 from mmft.config.schema.sweep import MultirunConfig
 from mmft.config.sources import Groups, conf_dir
+from mmft.config.walk import keys
 
 PAGE = Path(__file__).parents[1] / "docs" / "options.md"
 
@@ -64,17 +65,17 @@ def _summary(group: str, name: str) -> str:
 def _train() -> Iterator[str]:
     yield "## mmft train\n"
     sections: dict[str, list[Entry]] = {}
-    for entry in entries(COMMANDS["train"]):
+    for entry in entries(keys(COMMANDS["train"])):
         sections.setdefault(entry.key.partition(".")[0] if "." in entry.key else "", []).append(entry)
     for section, listed in sections.items():
         yield f"### {section or 'the run'}\n"
         yield from _table(listed)
     yield "### with `-m`\n"
-    yield from _table(entries(MultirunConfig))
+    yield from _table(entries(keys(MultirunConfig)))
 
 
 def _others() -> Iterator[str]:
-    known = {entry.key for entry in entries(COMMANDS["train"])}
+    known = {entry.key for entry in entries(keys(COMMANDS["train"]))}
     for command, schema in COMMANDS.items():
         if command == "train":
             continue
@@ -83,7 +84,7 @@ def _others() -> Iterator[str]:
         yield f"{summary[0].upper()}{summary[1:]}.\n"
         if trains(command):
             yield "All keys of `mmft train`, and:\n"
-        yield from _table([one for one in entries(schema) if not (trains(command) and one.key in known)])
+        yield from _table([one for one in entries(keys(schema)) if not (trains(command) and one.key in known)])
 
 
 def _table(listed: Iterable[Entry]) -> Iterator[str]:
