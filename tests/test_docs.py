@@ -100,11 +100,11 @@ def reason(text: str) -> str | None:
     return next((why for part, why in NOT_RUN.items() if part in text), None)
 
 
-def accept(line: str) -> None:
+def accept(line: str, page: str) -> None:
     """Composes a command of mmft as it stands; of another program, asserts that what it names exists."""
     program = line.split(maxsplit=1)[0]
     if re.search(r"(^|\s|-m )mmft \w", line) and program != "eval":
-        command, *typed = words(line)
+        command, *typed = words(line, page)
         flags = parse_flags(typed)
         if command == "runs":
             compose_runs(flags.overrides, flags.config_dirs)
@@ -141,15 +141,15 @@ def run(block: Block, names: dict[str, object]) -> None:
     if block.language == "python" and not block.mark and not reason(block.text):
         exec(stood_in(block.text), names)
     for line in lines(block) if block.language == "sh" else ():
-        accept(line)
+        accept(line, block.page)
         if line.startswith("mmft") and not reason(line):
-            command, *typed = words(line)
+            command, *typed = words(line, block.page)
             fresh = command == "train" and not any(one.startswith("resume=runs") for one in typed)
             given = {one.partition("=")[0] for one in typed}
             more = [one for one in QUICK if fresh and one.partition("=")[0] not in given]
             for option, own in {"hydra/sweeper=optuna": "hydra.", "task=generation": ("task.", "model.")}.items():
                 more = [one for one in more if option in typed or not one.startswith(own)]
-            if "tune=probe" in typed:
+            if {"tune=probe", "debug=overfit"} & set(typed):
                 more = [one for one in more if not one.startswith("trainer.")]
             if not {"data.path", "data.train", "resume"} & given:
                 more += {"train": SMALL_SAMPLE, "predict": ["data.path=rows.csv"]}.get(command, [])
@@ -161,7 +161,7 @@ def test_every_command_is_accepted(page: Path, user_folder: Path) -> None:
     assert user_folder == Path.cwd()
     for block in blocks(page):
         for line in lines(block) if block.language == "sh" else ():
-            accept(line)
+            accept(line, block.page)
         if block.language == "python":
             compile(block.text, block.page, "exec")
 

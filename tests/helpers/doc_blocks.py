@@ -44,6 +44,12 @@ ENCODERS = "model.image_encoder.name=image_encoder model.text_encoder.name=text_
 SIZES = "model.image_encoder.image_size=32 model.text_encoder.max_length=16"
 """What `...` stands for on the pages; a key that the command has itself is left out."""
 
+GENERATION = (
+    "task=generation model/fusion=projector data.path=rows.csv data.columns.image=image data.columns.text=question "
+    "data.columns.label=answer model.image_encoder.name=image_encoder model.text_encoder.name=language_model"
+)
+"""What it stands for on the page of language models."""
+
 
 @dataclass(frozen=True)
 class Block:
@@ -81,15 +87,16 @@ def stood_in(text: str) -> str:
     """A text with folders in place of hub names, and the finished run in place of dated ones."""
     for name in sorted(STAND_INS, key=len, reverse=True):
         text = re.sub(rf"(?<![\w/.-]){re.escape(name)}(?![\w.-])", STAND_INS[name], text)
-    return _ANY_RUN.sub(RUN, text)
+    return _ANY_RUN.sub(lambda one: "last" if one[1] == "..." else RUN, text)
 
 
-def words(line: str) -> list[str]:
+def words(line: str, page: str) -> list[str]:
     """The arguments of `mmft` in a command, with everything that the page leaves to the reader filled in."""
     typed = [SMALLER.get(one, one) for one in shlex.split(stood_in(line).partition("mmft ")[2])]
     left = [one for one in typed if one in ("...", "experiment=mine")]
     typed = [one for one in typed if one not in left]
-    return typed + [one for one in _own_rows(typed) if not _given(one, typed)] if left else typed
+    filled = GENERATION.split() if page == "docs/language_models.md" else _own_rows(typed)
+    return typed + [one for one in filled if not _given(one, typed)] if left else typed
 
 
 def _own_rows(typed: list[str]) -> list[str]:
