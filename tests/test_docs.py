@@ -18,7 +18,7 @@ import pandas as pd
 import pytest
 from doc_blocks import CHECKOUT, ENCODERS, PAGES, RUN, Block, blocks, lines, stood_in, words, write_tables
 from make_shapes import Shapes
-from runs import Run
+from PIL import Image
 
 import mmft
 from mmft.cli.flags import parse_flags
@@ -33,6 +33,7 @@ from mmft.config.walk import key_names
 from mmft.errors import ExitCode
 from mmft.run.listing.filters import compose_runs
 from mmft.tasks.template_sets import TEMPLATE_SETS
+from runs import Run
 
 pytestmark = pytest.mark.usefixtures("registry_restored")
 
@@ -164,7 +165,7 @@ def run(block: Block, names: dict[str, object]) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=IDS)
 def test_every_command_is_accepted(page: Path, user_folder: Path) -> None:
-    assert user_folder == Path.cwd()
+    (user_folder / "my_index").mkdir()  # composing a search looks for it
     for block in blocks(page):
         for line in lines(block) if block.language == "sh" else ():
             accept(line, block.page)
@@ -180,7 +181,7 @@ def test_every_command_is_accepted(page: Path, user_folder: Path) -> None:
 def test_every_block_runs(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("train", "compose"):
         monkeypatch.setattr(mmft, name, filled_in(getattr(mmft, name)))
-    names: dict[str, object] = {"mmft": mmft, "frame": pd.read_csv("rows.csv")}
+    names: dict[str, object] = {"mmft": mmft, "frame": pd.read_csv("rows.csv"), "Image": Image}
     before = BEFORE.get(page.relative_to(CHECKOUT).as_posix())
     for block in [*([Block("", "", "sh", before)] if before else []), *blocks(page)]:
         run(block, names)

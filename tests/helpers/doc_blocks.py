@@ -124,7 +124,8 @@ def write_tables(folder: Path, rows: Path) -> None:
         _write(folder / f"{name}.csv", list(source[0]), some)
     _write(folder / "new.csv", ["image", "text", "question", "title"], source)
     _write(folder / "wanted.csv", ["image", "text"], source[:3])
-    (folder / "heart.png").write_bytes(next((rows.parent / "images").iterdir()).read_bytes())
+    for name in ("heart.png", "sunset.jpg"):
+        (folder / name).write_bytes(next((rows.parent / "images").iterdir()).read_bytes())
 
 
 def _write(path: Path, columns: list[str], rows: list[dict[str, str]]) -> None:
