@@ -19,6 +19,7 @@ import pytest
 from doc_blocks import CHECKOUT, ENCODERS, PAGES, RUN, Block, blocks, lines, stood_in, words, write_tables
 from make_shapes import Shapes
 from PIL import Image
+from runs import Run
 
 import mmft
 from mmft.cli.flags import parse_flags
@@ -33,7 +34,6 @@ from mmft.config.walk import key_names
 from mmft.errors import ExitCode
 from mmft.run.listing.filters import compose_runs
 from mmft.tasks.template_sets import TEMPLATE_SETS
-from runs import Run
 
 pytestmark = pytest.mark.usefixtures("registry_restored")
 
