@@ -46,7 +46,12 @@ NOT_RUN: dict[str, str] = {
 }
 """Parts of commands and blocks that only a machine of another kind runs, and why."""
 
-OTHER_PROGRAMS = {"git": "the checkout itself", "cd": "the checkout itself", "eval": "sets up the reader's own shell"}
+OTHER_PROGRAMS = {
+    "git": "the checkout itself",
+    "cd": "the checkout itself",
+    "eval": "sets up the reader's own shell",
+    "curl": "asks a server, which tests/run/test_serve.py does by itself",
+}
 """Programs of the pages that are not ours, and why they are not run."""
 
 QUICK = [

@@ -14,7 +14,12 @@ Colour = tuple[int, ...]
 
 _ALPHA = ("RGBA", "LA", "PA", "RGBa", "La")
 _PNG = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
-_STORED_AS = {"HSV": "RGB", "RGBa": "RGBA", "La": "LA"}  # modes that neither PNG nor TIFF has
+_STORED_AS = {
+    "HSV": "RGB",
+    "RGBa": "RGBA",
+    "La": "LA",
+    "YCbCr": "RGB",
+}  # what PNG lacks, and TIFF lacks or Pillow 12 misreads
 _CHANNELS = (1, 3, 4)
 IMAGES = "a path, encoded bytes, a binary file, a Pillow image, an array or a tensor"
 """What an image may be given as in Python."""

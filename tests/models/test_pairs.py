@@ -336,7 +336,9 @@ def test_each_test_table_before_training(
         "classification": ("zero_shot/accuracy", "accuracy"),
     }[task]
     assert run.summary["before"] == before["all"]
-    lines = [line.split() for line in (run.path / "train.log").read_text().splitlines()[-2:]]
+    logged = (run.path / "train.log").read_text().splitlines()
+    at = next(place for place, line in enumerate(logged) if "accuracy before" in line or "mean_recall before" in line)
+    lines = [line.split() for line in logged[at + 1 : at + 3]]
     for table, line in zip(("all", "few"), lines, strict=True):
         assert before[table][before_name] == pytest.approx(after[table][name], abs=1e-6)
         assert line[-5:-3] == [table, str(run.summary["rows"][f"test/{table}"])]

@@ -24,7 +24,7 @@ def _memory_holds_a_request(c: ServeConfig) -> str | None:
 
 @use_rule("marks")
 def _marks_can_be_written(c: DemoConfig) -> str | None:
-    if c.marks is None:
+    if not isinstance(c, DemoConfig) or c.marks is None:  # `mmft review` reads marks
         return None
     file = located(c.marks)
     if file.suffix != ".jsonl":
@@ -36,4 +36,6 @@ def _marks_can_be_written(c: DemoConfig) -> str | None:
 
 @use_rule("marks", "run")
 def _marks_have_a_place(c: DemoConfig) -> str | None:
-    return "a pair has no folder for them. Type marks=FILE" if c.run is None and c.marks is None else None
+    if not isinstance(c, DemoConfig) or c.run is not None or c.marks is not None:
+        return None
+    return "a pair has no folder for them. Type marks=FILE"
