@@ -12,7 +12,6 @@ import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from enum import IntEnum
-from multiprocessing import active_children
 from pathlib import Path
 from traceback import walk_tb
 
@@ -96,6 +95,8 @@ def dead_workers() -> Iterator[None]:
         told = next((text for text in map(_death, _chain(error)) if text), None)
         if told is None:
             raise
+        from multiprocessing import active_children
+
         for other in active_children():  # it may wait forever for a lock of the dead one
             other.kill()
         raise TrainingError(

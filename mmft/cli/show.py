@@ -22,7 +22,7 @@ def show(command: str, flags: Flags) -> None:
         UserError: lists everything that is wrong with the overrides.
     """
     lines = compose(command, flags.overrides, flags.config_dirs, partial=True).lines
-    hydra = Hydra(task_name="mmft", config_loader=Loader(flags.config_dirs))
+    hydra = Hydra(task_name="mmft", config_loader=Loader(command, flags.config_dirs))
     GlobalHydra.instance().initialize(hydra)
     try:
         if flags.hydra_help:

@@ -174,7 +174,7 @@ class _Composition:
         if missing:
             raise UserError(f"--config-dir: {d} is not a folder" for d in missing)
         self.command, self.multirun, self.partial = command, multirun, partial
-        self.loader = Loader(config_dirs)
+        self.loader = Loader(command, config_dirs)
         self.groups = Groups(config_dirs)
         self.messages: list[str] = []
         self.first: Composed | None = None

@@ -83,10 +83,10 @@ class Loader(ConfigLoaderImpl):
     merged: Sequence[tuple[list[str], Path]] = ()
     """Package and file of every config in the last composition, in merge order."""
 
-    def __init__(self, config_dirs: Sequence[Path] = ()) -> None:
+    def __init__(self, command: str, config_dirs: Sequence[Path] = ()) -> None:
         version.setbase("1.3")
         Plugins.instance()  # registers the kinds of sources
-        register()
+        register(command)
         path = ConfigSearchPathImpl()
         path.append("hydra", "pkg://hydra.conf")
         for folder in config_dirs:

@@ -18,7 +18,7 @@ from hydra.core.config_store import ConfigStore
 
 from mmft.config.registry import OptionConfig, choices, options
 from mmft.config.schema.model import ENCODERS
-from mmft.config.schema.root import COMMANDS
+from mmft.config.schema.root import COMMANDS, trains
 from mmft.config.schema.tune import both_encoders
 from mmft.config.validate import DEFAULT
 from mmft.config.walk import MISSING, default_of, has_default, is_group, sections
@@ -26,26 +26,30 @@ from mmft.config.walk import MISSING, default_of, has_default, is_group, section
 _stored: dict[str, dict[str, Any]] = {}
 
 
-def register() -> None:
-    """Stores all nodes; once, except for those that a plugin has added or changed since."""
-    for path, node in dict(nodes()).items():
+def register(command: str) -> None:
+    """Stores the nodes of a command; once, except for those that a plugin has added or changed since."""
+    for path, node in dict(nodes(command)).items():
         group, _, name = path.rpartition("/")
         if _stored.get(path) != node:
             ConfigStore.instance().store(name, node, group=group or None, provider="mmft")
             _stored[path] = node
 
 
-def nodes() -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every node and its path; for a path that occurs twice, the last node counts.
+def nodes(command: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every node of a command and its path; for a path that occurs twice, the last node counts.
 
-    The root of a command is just its schema; roots that choose options are in `conf/`.
+    The root of a command is just its schema; roots that choose options are in `conf/`. A command that does not train has
+    no options.
     """
     quiet = [{f"override hydra/{log}": "none"} for log in ("hydra_logging", "job_logging")]
-    for command, root in reversed(COMMANDS.items()):  # train last, so that its `data` and `trainer` win
+    roots = {command: COMMANDS[command]} | ({"train": COMMANDS["train"]} if trains(command) else {})
+    for command, root in roots.items():  # train last, so that its `data` and `trainer` win
         name = f"{command}_command" if command in sections(COMMANDS["train"]) else command  # `cache` is both
         for path, schema in schemas(root, command):
             yield f"schema/{name if path == command else path}", default_values(schema)
         yield command, {"defaults": [f"/schema/{name}@_here_", {"hydra": "mmft"}, "_self_", *quiet]}
+    if "train" not in roots:
+        return
     for group, named in choices().items():
         if group.partition("/")[0] != "hydra":  # hidden from Hydra, see `mmft.config.sweeps`
             yield from ((f"{group}/{name}", default_values(schema)) for name, schema in named.items())

@@ -137,8 +137,8 @@ def test_verbose_has_no_use_here(refused: Refused) -> None:
 def test_hydra_is_as_shipped() -> None:
     """If a file passes the inspection, the check of the composed hydra node still catches it."""
     with pytest.raises(ComposeError, match="hydra.launcher"):
-        Loader().compose("train", ["++hydra.launcher._target_=os.system"])
-    node = Loader().compose("train", []).hydra
+        Loader("train").compose("train", ["++hydra.launcher._target_=os.system"])
+    node = Loader("train").compose("train", []).hydra
     assert all(node[key] == expected for key, expected in _HYDRA_NODE.items())
 
 
