@@ -38,16 +38,16 @@ def register(command: str) -> None:
 def nodes(command: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Every node of a command and its path; for a path that occurs twice, the last node counts.
 
-    The root of a command is just its schema; roots that choose options are in `conf/`. A command that does not train has
-    no options.
+    The root of a command is just its schema; roots that choose options are in `conf/`. Only commands that train have
+    options.
     """
     quiet = [{f"override hydra/{log}": "none"} for log in ("hydra_logging", "job_logging")]
     roots = {command: COMMANDS[command]} | ({"train": COMMANDS["train"]} if trains(command) else {})
-    for command, root in roots.items():  # train last, so that its `data` and `trainer` win
-        name = f"{command}_command" if command in sections(COMMANDS["train"]) else command  # `cache` is both
-        for path, schema in schemas(root, command):
-            yield f"schema/{name if path == command else path}", default_values(schema)
-        yield command, {"defaults": [f"/schema/{name}@_here_", {"hydra": "mmft"}, "_self_", *quiet]}
+    for of, root in roots.items():  # train last, so that its `data` and `trainer` win
+        name = f"{of}_command" if of in sections(COMMANDS["train"]) else of  # `cache` is both
+        for path, schema in schemas(root, of):
+            yield f"schema/{name if path == of else path}", default_values(schema)
+        yield of, {"defaults": [f"/schema/{name}@_here_", {"hydra": "mmft"}, "_self_", *quiet]}
     if "train" not in roots:
         return
     for group, named in choices().items():

@@ -64,7 +64,8 @@ class GenerativeModel(VisionLanguageModel):
 
     def __init__(self, image_encoder: ImageEncoder, text_encoder: LanguageModel, fusion: Projection) -> None:
         super().__init__(image_encoder, text_encoder, fusion, nn.Identity())
-        self.missing_image = StandIn(Widths(fusion.width, image_encoder.widths.pooled), "tokens")
+        start = text_encoder.end_embedding()
+        self.missing_image = StandIn(Widths(fusion.width, image_encoder.widths.pooled), "tokens", start)
         del self.missing_text
         self.decoding = Decoding(DecodingConfig(max_new_tokens=1))
         self.written_rows: Tensor | None = None

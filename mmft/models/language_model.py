@@ -75,6 +75,15 @@ class LanguageModel(TextEncoder):
         found: Tensor = backbone.get_input_embeddings()(ids)
         return found
 
+    def end_embedding(self) -> Tensor:
+        """(D,) the embedding of the token that ends a text, where a vector that stands for nothing begins.
+
+        Zeros are no input: an RMSNorm's gradient is 1 / sqrt(eps) there, in a sequence's first place in every layer.
+        """
+        with torch.no_grad():
+            found: Tensor = self.embed(torch.tensor([self.tokenizer.eos_token_id]))[0].float()
+        return found
+
     def hidden(self, inputs: Mapping[str, Any], mask: Tensor) -> Tensor:
         """Inputs of the model, `inputs_embeds` (B, T, D) or `input_ids` (B, T) -> (B, T, D) last hidden states.
 

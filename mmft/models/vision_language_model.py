@@ -35,12 +35,20 @@ class StandIn(nn.Module):
     would make a softmax over one modality NaN. The output that the fusion does not read is zeros.
     """
 
-    def __init__(self, widths: Widths, reads: Reads) -> None:
-        """Args are the encoder's widths and which of its outputs the fusion reads."""
+    def __init__(self, widths: Widths, reads: Reads, start: Tensor | None = None) -> None:
+        """Args: the encoder's widths, which of its outputs the fusion reads, the untrained vector (None: zeros)."""
         super().__init__()
         self.widths = widths
         self.reads = reads
-        self.vector = nn.Parameter(torch.zeros(widths.tokens if reads == "tokens" else widths.pooled))
+        start = torch.zeros(widths.tokens if reads == "tokens" else widths.pooled) if start is None else start
+        self.vector = nn.Parameter(start)
+        self.start: Tensor
+        self.register_buffer("start", start.clone(), persistent=False)
+
+    @property
+    def is_untrained(self) -> bool:
+        """Whether the vector is as it was at first."""
+        return torch.equal(self.vector, self.start)
 
     def forward(self, encoded: Encoded | None, present: Tensor, rows: Tensor | None) -> Encoded:
         """Scatters the encoded rows to their positions and fills the others with the stand-in.

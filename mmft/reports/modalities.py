@@ -6,7 +6,7 @@ Repeats the metrics of the ordinary pass on the same rows with changed inputs:
     image_shuffled, text_shuffled     each row gets another row's, drawn by the run's seed over the whole split: the
                                       perceptual score of Gat et al. 2021, arXiv 2110.14375
 
-An untrained stand-in is zeros: the figure then mixes "missing" with "never seen missing", and a note says so. A
+With an untrained stand-in the figure mixes "missing" with "never seen missing", and a note says so. A
 shuffled modality is always one that the model knows. Rows that lack a modality stay in every pass without it, so that
 all figures are on the same rows; they are not shuffled. Pairwise tasks have no figure for one modality alone. There
 shuffled means chance, so no row gets one that matches its own by the same image, text or group.
@@ -133,10 +133,10 @@ def notes(model: VisionLanguageModel, rows: RowDataset, bad: Mapping[int, BadRow
     good = [row for row in split.rows.tolist() if row not in bad]
     for alone, word in (("image", "text"), ("text", "image")):
         stand_in = getattr(model, f"missing_{word}", None)  # a generative model has none for a text
-        if not task.facts.needs_both and stand_in is not None and not stand_in.vector.any():
+        if not task.facts.needs_both and stand_in is not None and stand_in.is_untrained:
             said.append(
-                f"{alone}_only: the stand-in of the {word} is zeros, since no training row lacked one. It shows what "
-                f"this model does without, not what is possible: a run with model.modality_dropout=0.3 learns that"
+                f"{alone}_only: the stand-in of the {word} is untrained, since no training row lacked one. It shows "
+                f"what this model does without, not what is possible: a run with model.modality_dropout=0.3 learns that"
             )
     for word, get in (("image", split.table.image), ("text", split.table.text)):
         lacking = sum(get(row) is None for row in good)

@@ -334,3 +334,20 @@ def test_too_few_positions_are_an_error_with_what_to_type(folder: Path, shapes: 
 def test_pooling_is_not_used(folder: Path) -> None:
     with pytest.raises(UserError, match=r"pool=mean changes nothing with task=generation"):
         build_language_model(str(folder), None, "mean", True)
+
+
+def test_a_missing_image_has_a_gradient_like_any_other(folder: Path, shapes: Any) -> None:
+    """A vector of zeros in front of the text would stay zeros through all layers: norms make its gradient infinite."""
+    model, task, _ = make(folder, shapes)
+    norms = []
+    for present in (True, False):
+        batch = replace(rows(model, task), image_present=torch.full((len(TEXTS),), present))
+        model.zero_grad()
+        inputs = model.missing_image.vector if not present else model.fusion.layers[-1].bias
+        model(batch).logits.sum().backward()
+        norms.append(float(inputs.grad.norm()))
+    assert 0 < norms[1] < 20 * norms[0]
+    assert model.missing_image.is_untrained
+    with torch.no_grad():
+        model.missing_image.vector += 1e-3
+    assert not model.missing_image.is_untrained

@@ -62,7 +62,7 @@ def test_figures_are_those_of_tables_changed_by_hand(
     table = written(tmp_path / "rows.csv", rows)
     found, told = printed(capsys, *typed, f"data.path={table}", "modalities=true")
     assert "texts shuffled between rows" in told
-    assert "image_only: the stand-in of the text is zeros" in told
+    assert "image_only: the stand-in of the text is untrained" in told
     assert "1 of 29 rows have no image" in told
     by_seven = figures(capsys, *typed, f"data.path={table}", "modalities=true", "data.batch_size=7")
     assert found.keys() == by_seven.keys()

@@ -13,7 +13,7 @@ import inspect
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmft.batch import Batch, Encoded, Widths, padded_length
 from mmft.models.fusion.whole import WholeFusion
@@ -43,7 +43,9 @@ class WholeModel(GenerativeModel):
         self, image_encoder: ImageEncoder, text_encoder: LanguageModel, fusion: WholeFusion, whole: Whole
     ) -> None:
         super().__init__(image_encoder, text_encoder, fusion)
-        self.missing_image = StandIn(Widths(fusion.features_width, image_encoder.widths.pooled), "tokens")
+        start = text_encoder.end_embedding()
+        start = nn.functional.pad(start, (0, fusion.features_width - len(start)))  # deep features are added: zeros
+        self.missing_image = StandIn(Widths(fusion.features_width, image_encoder.widths.pooled), "tokens", start)
         self.whole, self.stand_in_tokens = whole, self.image_tokens
         self._accepts = inspect.signature(whole.text.forward).parameters.keys()
 
