@@ -7,6 +7,8 @@ reason, and is composed all the same.
 
 from __future__ import annotations
 
+import csv
+import json
 import os
 import re
 import shutil
@@ -33,11 +35,15 @@ from mmft.config.sources import Groups
 from mmft.config.walk import key_names
 from mmft.errors import ExitCode
 from mmft.run.listing.filters import compose_runs
+from mmft.run_folder import find_run
 from mmft.tasks.template_sets import TEMPLATE_SETS
 
 pytestmark = pytest.mark.usefixtures("registry_restored")
 
 NOT_RUN: dict[str, str] = {
+    "mmft serve ": "answers until it is stopped; tests/commands/test_serve.py starts and stops it",
+    "mmft demo ": "answers until it is stopped; tests/commands/test_demo.py starts and stops it",
+    "http://127.0.0.1": "asks a server; tests/run/test_serve.py does",
     "submitit_slurm": "needs a SLURM cluster",
     "trainer=ddp trainer.devices=4": "needs four GPUs",
     "trainer=fsdp trainer.devices=4": "needs four GPUs",
@@ -65,7 +71,8 @@ SMALL_SAMPLE = ["data.limit=16", "data.max_bad_fraction=1"]
 
 BEFORE = {
     "docs/search.md": "mmft train model.pair=openai/clip-vit-base-patch32 task=contrastive data.path=rows.csv "
-    "data.columns.image=image data.columns.text=text"
+    "data.columns.image=image data.columns.text=text",
+    "docs/review.md": "mmft report run=last",
 }
 """What a reader of a page has trained before, where any run will not do."""
 
@@ -105,6 +112,18 @@ def models(
     }
     for name, folder in made.items():
         (user_folder / name).symlink_to(folder)
+
+
+def write_marks(folder: Path) -> None:
+    """What two people say of a run's predictions, in the working directory."""
+    rows = list(csv.DictReader((folder / "predictions.csv").open()))
+    for by in ("ann", "bob"):
+        marks = [
+            {"run": str(folder), "row": int(row["row"]), "id": row["id"], "prediction": row["prediction"]}
+            | {"mark": "right", "note": "", "by": by, "time": "2026-11-28T10:00:00Z"}
+            for row in rows
+        ]
+        Path(f"marks-{by}.jsonl").write_text("".join(f"{json.dumps(mark)}\n" for mark in marks))
 
 
 def reason(text: str) -> str | None:
@@ -188,7 +207,11 @@ def test_every_block_runs(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(mmft, name, filled_in(getattr(mmft, name)))
     names: dict[str, object] = {"mmft": mmft, "frame": pd.read_csv("rows.csv"), "Image": Image}
     before = BEFORE.get(page.relative_to(CHECKOUT).as_posix())
-    for block in [*([Block("", "", "sh", before)] if before else []), *blocks(page)]:
+    if before:
+        run(Block("", "", "sh", before), names)
+    if page.stem == "review":
+        write_marks(find_run("last", Path("runs")).path)
+    for block in blocks(page):
         run(block, names)
 
 
