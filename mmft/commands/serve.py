@@ -10,9 +10,11 @@ from mmft import logs
 from mmft.config.compose import Composed
 from mmft.config.schema.root import ServeConfig
 from mmft.errors import ExitCode
+from mmft.files import located
 from mmft.run.given_run import data_of_command, given_model, name_of_model
+from mmft.run.index.index import Index
 from mmft.run.serve.app import create_app
-from mmft.run.serve.rows import embeddings, predictions, rows_config
+from mmft.run.serve.rows import embeddings, found_rows, predictions, rows_config
 from mmft.run.serve.server import listen, run_until_stopped, url_of
 
 log = logging.getLogger(__name__)
@@ -42,12 +44,14 @@ def application(composed: Composed) -> FastAPI:
     """The application that serves the command's model, which is loaded and has computed a first row.
 
     Raises:
-        UserError: there is no such run, or a key does not go with it.
+        UserError: there is no such run or index, or a key does not go with it.
     """
     config: ServeConfig = composed.config
     model = given_model(composed)
     data = rows_config(data_of_command(composed, model), config.max_batch)
     served = {"predictions": predictions(model, config, data), "embeddings": embeddings(model, data)}
+    if config.index is not None:
+        served["queries"] = found_rows(Index(model, located(config.index)), data, config.top)
     for one in served.values():
         one.warm_up()
     columns = served["predictions"].reader.names

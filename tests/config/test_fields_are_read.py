@@ -17,6 +17,7 @@ from needed_overrides import must
 from runs import TrainRun
 from torch import nn
 
+import mmft
 from mmft import build
 from mmft.batch import Widths
 from mmft.commands.check import check
@@ -178,11 +179,15 @@ def test_every_field_of_a_command_that_listens_is_read(
     command: str, train_run: TrainRun, read: set[tuple[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = train_run("trainer.max_epochs=1")
+    mmft.load(run.path).index([{"text": "red"}], tmp_path / "index")
     read.clear()
     module = import_module(f"mmft.commands.{command}")
     monkeypatch.setattr(module, "run_until_stopped", lambda *_: None)
-    marks = [f"marks={tmp_path / 'marks.jsonl'}", "by=anna"] if command == "demo" else []
-    assert getattr(module, command)(compose(command, [f"run={run.path}", "port=0", *marks])) == 0
+    typed = {
+        "serve": [f"index={tmp_path / 'index'}"],
+        "demo": [f"marks={tmp_path / 'marks.jsonl'}", "by=anna"],
+    }
+    assert getattr(module, command)(compose(command, [f"run={run.path}", "port=0", *typed[command]])) == 0
     copied = {"ServedData": "DataConfig", "DataColumns": "ColumnsConfig"}
     expected = {
         (copied.get(schema.__name__, schema.__name__), f.name)

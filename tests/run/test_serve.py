@@ -431,6 +431,31 @@ def test_zero_shot(pair_folder: Callable[[str], Path], rows: list[dict[str, Any]
     assert embedded["image"] is not None
 
 
+def test_search_finds_what_the_index_finds(
+    finished_run: Run, pair_folder: Callable[[str], Path], rows: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    model = mmft.load_pair(pair_folder("clip"), image="image", text="text")
+    index = model.index(rows, tmp_path / "index")
+    typed = [f"model.pair={pair_folder('clip')}", "data.columns.image=image", "data.columns.text=text"]
+    with TestClient(application(compose("serve", [*typed, f"index={tmp_path / 'index'}", "top=2"]))) as client:
+        asked = [
+            {"text": "red"},
+            {"image": "no base64!"},
+            {"text": rows[0]["text"], "image": encoded(rows[0]["image"])},
+        ]
+        told = client.post("/search", json={"rows": asked}).json()["queries"]
+        [alone] = client.post("/search", json={"rows": asked[:1]}).json()["queries"]
+    expected = index.search("red", top=2)
+    for one in (told[0], alone):
+        assert [hit["row"] for hit in one["found"]] == [hit["row"] for hit in expected]
+        assert [hit["score"] for hit in one["found"]] == pytest.approx([hit["score"] for hit in expected], abs=1e-5)
+        assert one["found"][0]["image"] is None  # bytes of the table
+    assert told[1]["error"].startswith("image: neither base64")
+    assert told[2]["error"].startswith("it has an image and a text. Type find=image")
+    with pytest.raises(UserError, match="was made by another model"):
+        application(compose("serve", [f"run={finished_run.path}", f"index={tmp_path / 'index'}"]))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "typed",

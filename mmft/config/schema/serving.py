@@ -36,6 +36,12 @@ class ServingConfig(AddressConfig):
     """Largest size in MB of all requests together that are being received, wait or are computed; further ones are
     answered with status 503."""
 
+    index: str | None = None
+    """Folder of an index that `mmft index` made with this run: requests to `/search` find its rows; null: there is no
+    `/search`."""
+    top: int = field(10, ge=1, only_with="index=FOLDER")
+    """How many rows `/search` finds for each query."""
+
 
 @dataclass(kw_only=True)
 class PageConfig(AddressConfig):

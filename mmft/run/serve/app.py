@@ -1,4 +1,4 @@
-"""The application: `/predict`, `/embed`, `/healthz`, `/metrics`, and `/openapi.json`, which describes them."""
+"""The application: `/predict`, `/embed`, `/search`, `/healthz`, `/metrics`; `/openapi.json` describes them."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def create_app(served: Mapping[str, Served], config: ServingConfig, about: Mappi
     """The application.
 
     Args:
-        served: by the key of the answers, `predictions` or `embeddings`.
+        served: by the key of the answers, `predictions`, `embeddings` or `queries`.
         config: the limits.
         about: what `/healthz` says of the model.
     """
@@ -96,7 +96,7 @@ def create_app(served: Mapping[str, Served], config: ServingConfig, about: Mappi
     routes: list[Route] = []
     metrics = Metrics(lambda: {route.path: route.batcher.waiting for route in routes})
     for key, one in served.items():
-        path = {"predictions": "/predict", "embeddings": "/embed"}[key]
+        path = {"predictions": "/predict", "embeddings": "/embed", "queries": "/search"}[key]
         batcher = Batcher(
             one.answers,
             thread,

@@ -11,6 +11,8 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from mmft.data.sources.raw import is_unicode
 from mmft.data.splits import Split, inputs_only, whole
 from mmft.errors import MmftError, UserError
 from mmft.run.given_rows import table_of
+from mmft.run.index.index import Index
 from mmft.run.loaded_model import LoadedModel
 from mmft.tasks.labels import text_of
 
@@ -190,6 +193,32 @@ def predictions(model: LoadedModel, config: AnswerConfig, data: DataConfig) -> S
 def embeddings(model: LoadedModel, data: DataConfig) -> Served:
     """The embeddings of `mmft embed`; arguments as for `predictions`."""
     return Served(RowReader(data.columns), ["row", "id", *model.embedded, "error"], data, model.embeddings)
+
+
+def found_rows(index: Index, data: DataConfig, top: int) -> Served:
+    """What `mmft search` finds for queries; their own rows are never among the index's.
+
+    Args:
+        index: is searched.
+        data: how queries are read.
+        top: rows for each query.
+    """
+
+    def compute(queries: Split, data: DataConfig) -> Iterator[Answer]:
+        for number, hits in groupby(index.found(queries, data, top, None), itemgetter("query")):
+            told = list(hits)
+            error = told[0]["error"]
+            shown = [{name: _sent(hit[name]) for name in _SHOWN} for hit in told] if error is None else None
+            yield {"row": number, "id": told[0]["query_id"], "found": shown, "error": error}
+
+    return Served(RowReader(data.columns), ["row", "id", "found", "error"], data, compute)
+
+
+_SHOWN = ("rank", "row", "id", "score", "image", "text")
+
+
+def _sent(value: Any) -> Any:
+    return None if isinstance(value, bytes) else value  # an image that the index's table held has no path
 
 
 def rows_config(data: DataConfig, batch_size: int) -> DataConfig:
