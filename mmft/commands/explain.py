@@ -15,7 +15,7 @@ from mmft.data.splits import Split
 from mmft.data.table import Table
 from mmft.errors import ExitCode, UserError
 from mmft.files import located, written_aside
-from mmft.reports.explain.rows import Explained, check_label
+from mmft.reports.explain.rows import Explained, check_label, with_warnings
 from mmft.run.given_run import model_and_rows
 from mmft.tasks.labels import in_files
 
@@ -35,7 +35,7 @@ def explain(composed: Composed) -> int:
     split = _chosen(split, config)
     folder = located(config.out)
     folder.mkdir(parents=True, exist_ok=True)
-    for row in model.explained(split, data, config.label, config.points):
+    for row in with_warnings(model.explained(split, data, config.label, config.points), config.points):
         print_path(_written(folder, row))
     return ExitCode.DONE
 

@@ -25,7 +25,7 @@ from mmft.data.loading import make_batches
 from mmft.data.splits import Split, whole
 from mmft.models.inference import full_precision, fused_of, outputs_of
 from mmft.models.vision_language_model import VisionLanguageModel
-from mmft.reports.explain.rows import Explained, Explainer, check_label
+from mmft.reports.explain.rows import Explained, Explainer, check_label, with_warnings
 from mmft.run import chat, zero_shot
 from mmft.run.by_row import answers_of, embeddings_of, in_order, stacked, widths_of
 from mmft.run.decoding import with_decoding
@@ -185,7 +185,7 @@ class LoadedModel:
         """
         check_label(self.saved.task, label)
         given = self._given(rows, root, with_labels=self.saved.task.facts.generates)
-        return list(self.explained(*given, label, points))
+        return list(with_warnings(self.explained(*given, label, points), points))
 
     def explained(self, split: Split, config: DataConfig, label: str | None, points: int) -> Iterator[Explained]:
         """Yields `explain` for a split's rows, one by one, computing `config.batch_size` points at once."""

@@ -165,7 +165,6 @@ class Explainer:
         baseline = Baseline(_colour(self.background), _nothing_said(self.model.text_encoder.tokenizer, batch))
         for subject in subjects:
             found = integrated_gradients(self.model, given, subject.value, baseline, self.points, at_once=self.at_once)
-            _check(found, int(batch.row), self.points)
             yield _explained(self.model.text_encoder, table, batch, answer, subject, found)
 
 
@@ -202,12 +201,17 @@ def _real(batch: Batch) -> list[int]:
     return found
 
 
-def _check(found: Attribution, row: int, points: int) -> None:
-    if _misses_much(found):
-        log.warning(
-            "row %d: the weights add up to %.3f of %.3f; mmft explain points=%d gives a closer sum",
-            *(row, found.value - found.baseline - found.missed, found.value - found.baseline, 4 * points),
-        )
+def with_warnings(rows: Iterable[Explained], points: int) -> Iterator[Explained]:
+    """The rows; of one whose weights are far from adding up, a warning."""
+    for row in rows:
+        found = row.found
+        if _misses_much(found):
+            log.warning(
+                "row %d: the weights add up to %.3f of %.3f; mmft explain points=%d gives a closer sum",
+                row.answer["row"],
+                *(found.value - found.baseline - found.missed, found.value - found.baseline, 4 * points),
+            )
+        yield row
 
 
 def _misses_much(found: Attribution) -> bool:
