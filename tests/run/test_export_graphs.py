@@ -224,6 +224,7 @@ def test_int8(saved: Any, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "int8" / "inference.json").read_text())["quantize"] == "int8"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("resize", mostly_slow(["squash", "crop", "pad"], "pad"))
 @pytest.mark.parametrize("task", mostly_slow(["classification", "contrastive"], "classification"))
 def test_the_cards_own_lines(
@@ -248,6 +249,7 @@ def test_the_cards_own_lines(
         assert np.allclose(found["model"][0][0], scores, atol=close)
 
 
+@pytest.mark.slow
 def test_other_values_are_refused(saved: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = saved("classification")
     honest = graph_folder.graphs_of
