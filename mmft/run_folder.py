@@ -257,6 +257,11 @@ def find_run(run: str, runs: Path) -> RunFolder:
     return folder
 
 
+def short_name(run: Path) -> str:
+    """What people call a run, wherever it lies: `mine/2026-11-01_10-00-00`, the last two parts of its folder."""
+    return "/".join(run.absolute().parts[-2:])
+
+
 def all_runs(runs: Path) -> Iterator[RunFolder]:
     """Yields every run folder below `runs`: `<name>/<date_time>` or, in a sweep, `<name>/<date_time>/<number>`."""
     for folder, inner, files in os.walk(runs):

@@ -22,8 +22,7 @@ from mmft.files import located
 from mmft.run.demo.examples import examples_of
 from mmft.run.demo.marks import MarksFile, file_name
 from mmft.run.demo.page import Page, text_columns
-from mmft.run.early import model_folder
-from mmft.run.given_run import data_of_command, given_model, name_of_model
+from mmft.run.given_run import data_of_command, folder_of_model, given_model, name_of_model
 from mmft.run.serve.rows import predictions, rows_config
 from mmft.run.serve.server import listen, run_until_stopped, url_of
 
@@ -82,12 +81,7 @@ def page_of(composed: Composed, folder: Path) -> Page:
     served = predictions(model, config, rows_config(data_of_command(composed, model), 1))
     served.warm_up()
     by = config.by or _user()
-    if config.marks is None:
-        assert config.run is not None
-        own = model_folder(config.run, config.paths.runs)
-        marks = (own.parent if own.name == "model" else own) / file_name(by)
-    else:
-        marks = located(config.marks)
+    marks = folder_of_model(config) / file_name(by) if config.marks is None else located(config.marks)
     log.info("marks are kept in %s. There is no password; Ctrl-C stops the page", marks.absolute())
     examples = []
     if config.run is not None:

@@ -48,7 +48,7 @@ def nodes(command: str) -> Iterator[tuple[str, dict[str, Any]]]:
         for path, schema in schemas(root, of):
             yield f"schema/{name if path == of else path}", default_values(schema)
         yield of, {"defaults": [f"/schema/{name}@_here_", {"hydra": "mmft"}, "_self_", *quiet]}
-    if "train" not in roots:
+    if not trains(command):
         return
     for group, named in choices().items():
         if group.partition("/")[0] != "hydra":  # hidden from Hydra, see `mmft.config.sweeps`

@@ -111,5 +111,9 @@ def _one_line(text: str) -> str:
 
 
 def _describe(row: BadRow) -> str:
-    named = "" if row.id in ("", str(row.row)) else f" (id {row.id})"
-    return f"  row {row.row}{named}: {row.why}"
+    return f"  {row_named(row.row, row.id)}: {row.why}"
+
+
+def row_named(row: int, name: str) -> str:
+    """A row by its number and, if it is another, its id: `row 3 (id a17)`."""
+    return f"row {row}" + ("" if name in ("", str(row)) else f" (id {name})")

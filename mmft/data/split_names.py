@@ -44,6 +44,12 @@ def splits_to_test(splits: Iterable[str]) -> list[str]:
     return [name for name in splits if is_tested(name)]
 
 
+def splits_to_show(splits: Iterable[str]) -> list[str]:
+    """Those whose rows and predictions are shown: the tested ones, without any `val`; none of neither."""
+    names = list(splits)
+    return splits_to_test(names) or [name for name in names if name == "val"]
+
+
 def is_tested(split: str) -> bool:
     """Whether a split is `test` or a test table."""
     return split == "test" or split.startswith(_TABLE)

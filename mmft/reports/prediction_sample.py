@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
 from mmft.config.schema.root import TrainConfig
 from mmft.data.loading import make_batches
 from mmft.data.splits import Split
+from mmft.data.spread import spread_evenly
 from mmft.models.inference import outputs_of
 from mmft.models.vision_language_model import VisionLanguageModel
 from mmft.tasks.base import Task
@@ -30,7 +29,7 @@ def sample_predictions(
         count: rows, at least 1.
         name: of the split.
     """
-    chosen = np.linspace(0, len(split) - 1, min(count, len(split))).round().astype(int)
+    chosen = spread_evenly(len(split), count)
     batches = make_batches(
         Split(split.table, split.rows[chosen]),
         replace(config.data, num_workers=0),

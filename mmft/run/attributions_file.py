@@ -10,6 +10,7 @@ import numpy as np
 
 from mmft.config.schema.root import TrainConfig
 from mmft.data.splits import Split
+from mmft.data.spread import spread_evenly
 from mmft.files import write_text
 from mmft.reports.page.evidence import Answers, Evidence
 from mmft.run.loaded_model import LoadedModel
@@ -51,5 +52,5 @@ def chosen(answers: Answers, count: int) -> Sequence[int]:
     wrong = sorted((at for at, right in enumerate(answers.right) if right is False), key=lambda at: -scores[at])
     mistakes = wrong[: count // 2]
     others = [at for at, right in enumerate(answers.right) if right is not False]
-    spread = np.unique(np.linspace(0, len(others) - 1, min(count - len(mistakes), len(others))).round().astype(int))
+    spread = spread_evenly(len(others), count - len(mistakes))
     return [*mistakes, *(others[place] for place in spread.tolist())]

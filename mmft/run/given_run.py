@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from mmft import logs
@@ -20,6 +21,7 @@ from mmft.run.frozen_rows import FrozenRows
 from mmft.run.loaded_model import LoadedModel, load
 from mmft.run.pretrained_pair import load_pair
 from mmft.run.run_data import data_of_run, typed_nulls
+from mmft.run_folder import short_name
 
 
 def given_model(composed: Composed) -> LoadedModel:
@@ -63,8 +65,13 @@ def name_of_model(config: ModelUseConfig) -> str:
     """The run as `name/date_time`, or the pair's name."""
     if config.run is None:
         return str(config.model.pair)
-    folder = model_folder(config.run, config.paths.runs).absolute()
-    return "/".join((folder.parent if folder.name == "model" else folder).parts[-2:])
+    return short_name(folder_of_model(config))
+
+
+def folder_of_model(config: ModelUseConfig) -> Path:
+    """The folder of the command's run; of a model that was moved out of one, its own."""
+    folder = model_folder(str(config.run), config.paths.runs).absolute()
+    return folder.parent if folder.name == "model" else folder
 
 
 def data_of_command(composed: Composed, model: LoadedModel, without_text: bool = False) -> DataConfig:

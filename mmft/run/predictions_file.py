@@ -13,8 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from mmft.config.schema.data import DataConfig
-from mmft.data.split_names import splits_to_test, table_of
+from mmft.data.split_names import splits_to_show, table_of
 from mmft.data.splits import Split
+from mmft.data.spread import spread_evenly
 from mmft.files import written_aside
 from mmft.run.by_row import stacked
 from mmft.run.loaded_model import LoadedModel
@@ -43,7 +44,7 @@ def write_predictions(folder: Path, model: LoadedModel, splits: Mapping[str, Spl
     """
     if model.saved.task.captions_of is not None:  # there are no texts to compare an image with
         model = model.zero_shot(model.labels)
-    tested = splits_to_test(splits) or [name for name in splits if name == "val"]
+    tested = splits_to_show(splits)
     generates = model.saved.task.facts.generates
     most = min(MOST_GENERATED if generates else MOST_ROWS, max(MOST_CELLS // len(model.columns()), 1))
     for name in tested:
@@ -61,7 +62,7 @@ def _some(split: Split, most: int) -> Split:
     """At most so many rows, spread evenly, since a table may be sorted by label."""
     if len(split) <= most:
         return split
-    return Split(split.table, split.rows[np.linspace(0, len(split) - 1, most).round().astype(np.int64)])
+    return Split(split.table, split.rows[spread_evenly(len(split), most)])
 
 
 def _write(path: Path, rows: Iterator[dict[str, Any]]) -> None:
@@ -108,7 +109,7 @@ def _nearest(model: LoadedModel, split: Split, config: DataConfig) -> Iterator[d
     embedded = stacked(there, model.embedded)
     numbers = [row["row"] for row in there]
     for query, others in (("text", "image"), ("image", "text")):
-        for at in np.unique(np.linspace(0, len(there) - 1, _QUERIES).round().astype(int)).tolist():
+        for at in spread_evenly(len(there), _QUERIES).tolist():
             scores = embedded[others] @ embedded[query][at]
             order = np.argsort(-scores, kind="stable")
             place = int(np.flatnonzero(order == at)[0]) + 1

@@ -13,12 +13,30 @@ from torch import Tensor
 from torch.nn import functional
 
 from mmft import build
-from mmft.batch import Batch
+from mmft.batch import Batch, Conversation, Turn
 from mmft.config.compose import compose
 from mmft.training.accumulation import accumulate
 from mmft.training.objective import Objective
 
 WORDS = [*captions(), *LABELS, "what is it"]
+LAST_ANSWERS = ["red disc", "blue cross", "a disc", "green disc here"]
+"""To `conversations`."""
+
+
+def conversations(asked: str) -> list[Conversation]:
+    """Four, with earlier answers and without; `asked` is what the user says first in the last one."""
+    return [
+        (Turn("user", "is it red"), Turn("assistant", "red disc"), Turn("user", "drawn in blue")),
+        (Turn("user", "is it green?"),),
+        (
+            Turn("user", "red"),
+            Turn("assistant", "it"),
+            Turn("user", "a <image> study"),
+            Turn("assistant", "blue"),
+            Turn("user", "yes"),
+        ),
+        (Turn("system", "a small study"), Turn("user", asked), Turn("assistant", "red"), Turn("user", "is it")),
+    ]
 
 
 def typed_for_generation(shapes: Any, folder: Path) -> list[str]:

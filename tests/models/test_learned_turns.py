@@ -7,31 +7,19 @@ from typing import Any
 
 import pytest
 import torch
-from generative_rows import added_up
+from generative_rows import LAST_ANSWERS, added_up, conversations
 from language_models import LANGUAGE_MODELS, write_language_model
 from make_shapes import LABELS, captions
 from torch import Tensor
 from torch.nn import functional
 
 from mmft import build
-from mmft.batch import Batch, Turn
+from mmft.batch import Batch
 from mmft.config.compose import compose
 from mmft.models.prompt_tokenizer import IMAGE_MARK, learned
 from mmft.tasks.generation import Generation
 
-CONVERSATIONS = [
-    (Turn("user", "is it red"), Turn("assistant", "red disc"), Turn("user", "drawn in blue")),
-    (Turn("user", "is it green?"),),
-    (
-        Turn("user", "red"),
-        Turn("assistant", "it"),
-        Turn("user", "a <image> study"),
-        Turn("assistant", "blue"),
-        Turn("user", "yes"),
-    ),
-    (Turn("system", "a small study"), Turn("user", "something red"), Turn("assistant", "red"), Turn("user", "is it")),
-]
-ANSWERS = ["red disc", "blue cross", "a disc", "green disc here"]
+CONVERSATIONS = conversations("something red")
 
 
 @pytest.fixture(scope="module", params=LANGUAGE_MODELS)
@@ -64,7 +52,7 @@ def made(folder: Path, shapes: Any, *more: str) -> tuple[Any, Generation, Batch]
             text_present=torch.ones(rows, dtype=torch.bool),
             row=torch.arange(rows),
             weight=torch.tensor([1.0, 2.0, 1.0, 0.5]),
-            target=torch.tensor([task.encode(answer) for answer in ANSWERS]),
+            target=torch.tensor([task.encode(answer) for answer in LAST_ANSWERS]),
         ),
     )
 
@@ -72,7 +60,7 @@ def made(folder: Path, shapes: Any, *more: str) -> tuple[Any, Generation, Batch]
 def plain_sums(model: Any, task: Generation, batch: Batch) -> list[tuple[Tensor, int]]:
     """Of each row, by transformers' own forward: the loss of what is learned, summed, and the number of its tokens."""
     found = []
-    for row, (turns, answer) in enumerate(zip(CONVERSATIONS, ANSWERS, strict=True)):
+    for row, (turns, answer) in enumerate(zip(CONVERSATIONS, LAST_ANSWERS, strict=True)):
         given = task.tokenizer([turns])["input_ids"][0] + [learned(token) for token in task.tokenizer.answer(answer)]
         assert batch.pixel_values is not None
         image = model.missing_image.vector[None]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from generative_rows import added_up
+from generative_rows import LAST_ANSWERS, added_up, conversations
 from torch import Tensor
 from torch.nn import functional
 from whole_models import WHOLE_MODELS
@@ -18,19 +18,7 @@ from mmft.models.prompt_tokenizer import IMAGE_MARK, learned
 from mmft.models.whole.model import WholeModel
 from mmft.tasks.generation import Generation
 
-CONVERSATIONS = [
-    (Turn("user", "is it red"), Turn("assistant", "red disc"), Turn("user", "drawn in blue")),
-    (Turn("user", "is it green?"),),
-    (
-        Turn("user", "red"),
-        Turn("assistant", "it"),
-        Turn("user", "a <image> study"),
-        Turn("assistant", "blue"),
-        Turn("user", "yes"),
-    ),
-    (Turn("system", "a small study"), Turn("user", "red <image>"), Turn("assistant", "red"), Turn("user", "is it")),
-]
-ANSWERS = ["red disc", "blue cross", "a disc", "green disc here"]
+CONVERSATIONS = conversations("red <image>")
 WEIGHTS = [1.0, 2.0, 1.0, 0.5]
 TYPED = ["data.columns.text=null", "data.columns.label=null", "data.columns.messages=messages"]
 IN_CHAT = [kind for kind in WHOLE_MODELS if kind not in ("paligemma", "blip_2")]
@@ -54,7 +42,7 @@ def made(kind: str, whole_folder: Folder, shapes: Any, *more: str) -> tuple[Whol
         text_present=torch.ones(rows, dtype=torch.bool),
         row=torch.arange(rows),
         weight=torch.tensor(WEIGHTS),
-        target=torch.tensor([task.encode(answer) for answer in ANSWERS]),
+        target=torch.tensor([task.encode(answer) for answer in LAST_ANSWERS]),
     )
     return model, task, batch
 
@@ -75,7 +63,7 @@ def in_parts(turns: Conversation) -> list[dict[str, Any]]:
 def plain_inputs(model: WholeModel, batch: Batch, row: int) -> dict[str, Any]:
     """What the model's own processor makes of a conversation with its answer."""
     processor = model.whole.processor
-    turns = [*CONVERSATIONS[row], Turn("assistant", ANSWERS[row])]
+    turns = [*CONVERSATIONS[row], Turn("assistant", LAST_ANSWERS[row])]
     text = processor.apply_chat_template(in_parts(turns))
     special = {"add_special_tokens": False} if text.startswith(processor.tokenizer.bos_token) else {}
     assert batch.pixel_values is not None
@@ -99,7 +87,7 @@ def of_assistant(ids: list[int], tokenizer: Any) -> list[bool]:
 @pytest.mark.parametrize("kind", IN_CHAT)
 def test_tokens_are_those_of_the_chat_template(kind: str, whole_folder: Folder, shapes: Any) -> None:
     model, task, batch = made(kind, whole_folder, shapes)
-    for row, answer in enumerate(ANSWERS):
+    for row, answer in enumerate(LAST_ANSWERS):
         own = [*task.tokenizer([CONVERSATIONS[row]])["input_ids"][0], *map(learned, task.tokenizer.answer(answer))]
         image = [model.whole.image_token] * model.image_tokens
         tokens = [one for token in own for one in (image if token == IMAGE_MARK else [max(token, learned(token))])]

@@ -17,6 +17,7 @@ from gpu.setting import Setting
 from mmft.commands.predict import predict
 from mmft.commands.train import train
 from mmft.config.compose import compose
+from mmft.reports.numbers import number_in
 from mmft.run.resume import resolve
 from mmft.signals import Stopped
 from mmft.training.callbacks.stopping import StopOnSignal
@@ -120,18 +121,10 @@ def _predicted(setting: Setting) -> None:
             answers.append(list(csv.DictReader(file)))
     on_cpu, on_gpu = answers
     assert len(on_cpu) == len(on_gpu) > 0
-    numeric = [name for name in on_cpu[0] if name not in ("row", "id") and _is_number(on_cpu[0][name])]
+    numeric = [name for name in on_cpu[0] if name not in ("row", "id") and number_in(on_cpu[0][name]) is not None]
     assert numeric
     off = max(abs(float(a[name]) - float(b[name])) for a, b in zip(on_cpu, on_gpu, strict=True) for name in numeric)
     setting.note("predict: largest difference of a probability on the GPU, to the CPU", off, good=off < 2e-3)
     label = next(name for name in on_cpu[0] if name not in ("row", "id", "error", *numeric))
     turned = sum(a[label] != b[label] for a, b in zip(on_cpu, on_gpu, strict=True))
     setting.note(f"predict: rows of {len(on_cpu)} whose {label} differs", turned, good=turned == 0)
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True

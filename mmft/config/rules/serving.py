@@ -1,4 +1,4 @@
-"""Rules about `mmft serve` and `mmft demo`."""
+"""Rules about `mmft serve` and `mmft demo`; `by` tells the marks of the latter from those that `mmft review` reads."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def _memory_holds_a_request(c: ServeConfig) -> str | None:
     return f"{c.max_pending_mb} is less than max_body_mb={c.max_body_mb}, so that it never fits. Type a larger one"
 
 
-@use_rule("marks")
+@use_rule("marks", "by")
 def _marks_can_be_written(c: DemoConfig) -> str | None:
-    if not isinstance(c, DemoConfig) or c.marks is None:  # `mmft review` reads marks
+    if c.marks is None:
         return None
     file = located(c.marks)
     if file.suffix != ".jsonl":
@@ -34,8 +34,6 @@ def _marks_can_be_written(c: DemoConfig) -> str | None:
     return f"{show(c.marks)} is a folder; type marks=FILE" if file.is_dir() else None
 
 
-@use_rule("marks", "run")
+@use_rule("marks", "run", "by")
 def _marks_have_a_place(c: DemoConfig) -> str | None:
-    if not isinstance(c, DemoConfig) or c.run is not None or c.marks is not None:
-        return None
-    return "a pair has no folder for them. Type marks=FILE"
+    return "a pair has no folder for them. Type marks=FILE" if c.run is None and c.marks is None else None

@@ -35,7 +35,6 @@ class ServingConfig(AddressConfig):
     max_pending_mb: float = field(256.0, gt=0)
     """Largest size in MB of all requests together that are being received, wait or are computed; further ones are
     answered with status 503."""
-
     index: str | None = None
     """Folder of an index that `mmft index` made with this run: requests to `/search` find its rows; null: there is no
     `/search`."""

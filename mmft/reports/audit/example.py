@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import groupby
 
-import numpy as np
-
 from mmft.data.datamodule import VisionLanguageData
+from mmft.data.spread import spread_evenly
 from mmft.models.generative_model import GenerativeModel
 from mmft.models.prompt_tokenizer import IMAGE_MARK, PromptTokenizer, learned
 
@@ -27,7 +26,7 @@ def example_rows(model: GenerativeModel, data: VisionLanguageData) -> str:
     if rows.targets is None or not usable:
         return ""
     found = []
-    for place in sorted(set(np.linspace(0, len(usable) - 1, SHOWN).round().astype(int).tolist())):
+    for place in spread_evenly(len(usable), SHOWN).tolist():
         at = usable[place]
         prompt = rows.text(at).tolist() or tokenizer.empty
         answer = [token for token in rows.targets[at].tolist() if token >= 0]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from mmft.data.bad_rows import row_named
+
 KINDS = {
     "bad row": "not usable; skipped in training and listed in bad_rows.csv",
     "blank image": "with a single-colour image",
@@ -63,5 +65,4 @@ class Finding(NamedTuple):
 
 
 def _place(split: str, row: int, name: str) -> str:
-    named = "" if name in ("", str(row)) else f" (id {name})"
-    return f"{split} row {row}{named}".lstrip()
+    return f"{split} {row_named(row, name)}".lstrip()

@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from mmft.data.spread import spread_evenly
+from mmft.reports.numbers import number_in
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -92,7 +95,7 @@ def lines(
 
     def draw(axes: Axes) -> None:
         for colour, (label, (across, up)) in zip(_colours(len(series)), series.items(), strict=True):
-            chosen = np.unique(np.linspace(0, len(across) - 1, _MOST_POINTS).round().astype(int))
+            chosen = spread_evenly(len(across), _MOST_POINTS)
             marker = "o" if len(across) < 30 else ""
             x_values, y_values = np.asarray(across)[chosen], np.asarray(up)[chosen]
             axes.plot(x_values, y_values, color=colour, label=_short(label), lw=1.3, marker=marker, markersize=3)
@@ -131,7 +134,7 @@ def scattered(name: str, title: str, found: Sequence[tuple[str, float]], y: str)
 
     Numbers stand on an axis, a logarithmic one if they span a factor of 30; words stand side by side.
     """
-    numbers = [_number(setting) for setting, _ in found]
+    numbers = [number_in(setting) for setting, _ in found]
     words = list(dict.fromkeys(setting for setting, _ in found))
     scale = [number for number in numbers if number is not None]
     is_scale = len(scale) == len(found)
@@ -151,13 +154,6 @@ def scattered(name: str, title: str, found: Sequence[tuple[str, float]], y: str)
         axes.set(xlabel=title, ylabel=y)
 
     return chart(name, title, draw)
-
-
-def _number(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None
 
 
 def bars(name: str, title: str, places: Floats, heights: Floats, width: float, x: str, y: str, target: bool) -> str:

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from mmft.reports.explain.numbers import readable
+from mmft.reports.numbers import number_in
 from mmft.reports.page import html
 from mmft.reports.page.evidence import Answers, Evidence
-from mmft.reports.review.marks import MARKS, run_name
+from mmft.reports.review.marks import MARKS
 from mmft.reports.review.sampling import draw
+from mmft.run_folder import short_name
 
 _SCRIPT = Path(__file__).with_name("marking.js")
 _SIDE = 224  # pixels of an image
@@ -31,7 +33,7 @@ def marking_section(run: Evidence) -> str:
     items = [item for answers in run.answers for item in _items(answers, run)]
     if not items:
         return ""
-    given = json.dumps({"run": run_name(run.folder.path), "items": items}, ensure_ascii=False, sort_keys=True)
+    given = json.dumps({"run": short_name(run.folder.path), "items": items}, ensure_ascii=False, sort_keys=True)
     data = given.replace("<", "\\u003c")  # nothing in it ends the element
     return html.section(
         "Mark answers",
@@ -72,15 +74,12 @@ def _asked(answers: Answers, at: int) -> dict[str, str]:
         return {"question": "Do image and text belong together?", "answer": ""}
     prediction = answers.value(at, "prediction")
     if answers.task.predicts_numbers:
-        return {"question": f"Is this number near enough{named}?", "answer": readable(_number(prediction))}
+        value = number_in(prediction)  # None of several targets
+        return {
+            "question": f"Is this number near enough{named}?",
+            "answer": readable(prediction if value is None else value),
+        }
     return {"question": f"Is this answer right{named}?", "answer": prediction or "(nothing)"}
-
-
-def _number(text: str) -> Any:
-    try:
-        return float(text)
-    except ValueError:  # of several targets
-        return text
 
 
 def _panel() -> str:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
+from mmft.data.spread import spread_evenly
 from mmft.reports.page import charts, html
 from mmft.reports.page.classes import plain
 from mmft.reports.page.evidence import Answers
@@ -43,7 +44,7 @@ def _values(column: list[str]) -> Mapping[str, Floats]:
 def _target(name: str, true: Floats, found: Floats, answers: Answers, cards: RowCards) -> str:
     residuals = found - true
     order = np.argsort(-np.abs(residuals), kind="stable")
-    some = np.unique(np.linspace(0, len(true) - 1, _MOST_POINTS).round().astype(int))
+    some = spread_evenly(len(true), _MOST_POINTS)
     place = "-".join(["numbers", plain(answers.name), plain(name)])
     drawn = html.charts(
         charts.points(place, "predicted against true", true[some], found[some], "true", "predicted", "diagonal"),

@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 from mmft.reports.comments import modality_comment
+from mmft.reports.numbers import number
 from mmft.reports.page import html
 from mmft.reports.page.evidence import Evidence
 from mmft.tasks.metric_names import lower_is_better
@@ -61,7 +62,7 @@ def _metrics(summary: Mapping[str, Any]) -> str:
     names = [name for name in names if name == monitor] + [name for name in names if name != monitor]
     if not names:
         return html.paragraph("The run has no metrics of validation or test rows yet.")
-    rows = [[name, *(_number(values.get(name)) for values in found.values())] for name in names]
+    rows = [[name, *(number(values.get(name)) for values in found.values())] for name in names]
     return html.table(["metric", *found], rows, marked=[0] if names[0] == monitor else [])
 
 
@@ -70,7 +71,7 @@ def _before(summary: Mapping[str, Any]) -> list[str]:
     before = summary.get("before")
     if not isinstance(before, dict):
         return []
-    rows = [[name, _number(value)] for name, value in before.items() if _number(value) is not None]
+    rows = [[name, number(value)] for name, value in before.items() if number(value) is not None]
     return [html.section("Before training", html.table(["metric", "value"], rows), level=3)] if rows else []
 
 
@@ -83,7 +84,7 @@ def _modalities(run: Evidence) -> str:
     parts = []
     for name, figures in several.items():
         metric = _metric_of(figures, summary.get("test") or {}, name)
-        rows = [[_ONLY.get(one, f"no input ({one})"), _number(value)] for one, value in figures.items()]
+        rows = [[_ONLY.get(one, f"no input ({one})"), number(value)] for one, value in figures.items()]
         shown = html.table(["input", metric], rows) + html.paragraph(_comment(run, figures, metric))
         parts.append(html.section(name, shown, level=3) if name else shown)
     note = "Text only and image only are a linear head on the features of one encoder; both is the model itself."
@@ -101,7 +102,7 @@ def _comment(run: Evidence, figures: Mapping[str, Any], metric: str) -> str:
     """What the figures say, in a sentence; nothing where the run has one modality."""
     columns = run.config.data.columns
     rows = run.summary.get("rows", {}).get("test")
-    found = {name: _number(value) for name, value in figures.items()}
+    found = {name: number(value) for name, value in figures.items()}
     known = {name: value for name, value in found.items() if value is not None}
     if not rows or None in (columns.image, columns.text) or len(known) < max(4, len(found)):
         return ""
@@ -132,20 +133,16 @@ def _parameters(summary: Mapping[str, Any]) -> str:
 
 
 def _costs(summary: Mapping[str, Any]) -> str:
-    seconds = [name for name in ("train_seconds", "fit_seconds", "startup_seconds") if _number(summary.get(name))]
+    seconds = [name for name in ("train_seconds", "fit_seconds", "startup_seconds") if number(summary.get(name))]
     rows = [[name.replace("_", " "), str(timedelta(seconds=round(summary[name])))] for name in seconds]
     for name, text in (("median_step_seconds", "{:.3f} s"), ("samples_per_second", "{:.1f}")):
-        if _number(summary.get(name)):
+        if number(summary.get(name)):
             rows.append([name.replace("_", " "), text.format(summary[name])])
-    if _number(summary.get("peak_memory_bytes")):
+    if number(summary.get("peak_memory_bytes")):
         rows.append(["peak memory", f"{summary['peak_memory_bytes'] / 2**30:.2f} GiB"])
     versions = summary.get("versions") or {}
     rows += [[f"version of {name}", str(value)] for name, value in versions.items()]
     return html.table(["", ""], rows) if rows else ""
-
-
-def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def _read(text: str) -> Any:

@@ -11,6 +11,7 @@ from html import escape
 from PIL import Image
 
 from mmft.config.schema.data import DataConfig
+from mmft.data.bad_rows import row_named
 from mmft.data.image import ImageReader, Resize, background_of
 from mmft.data.image_mending import BadImage
 from mmft.data.splits import Split
@@ -111,7 +112,7 @@ class RowCards:
             said: lines below its image; empty ones are left out.
         """
         table = self.splits[split].table
-        place = f"{split} row {row}" + ("" if name == str(row) else f" (id {name})")
+        place = f"{split} {row_named(row, name)}"
         return row_card(self._thumbnail(split, row), said, table.text(row) or "", place)
 
     def image(self, split: str, row: int, side: int) -> tuple[str | None, str]:

@@ -16,6 +16,7 @@ from typing import Any
 
 from mmft.errors import UserError
 from mmft.files import located
+from mmft.reports.numbers import number
 
 log = logging.getLogger(__name__)
 MARKS = ("right", "wrong", "unsure")
@@ -94,8 +95,8 @@ def read_marks(files: Sequence[Path]) -> list[Mark]:
     found: list[Mark] = []
     problems: list[str] = []
     for path in files:
-        for number, line in enumerate(path.read_bytes().splitlines(), 1):
-            place = f"{path} line {number}"
+        for count, line in enumerate(path.read_bytes().splitlines(), 1):
+            place = f"{path} line {count}"
             try:
                 if line.strip():
                     found.append(_read(line, place))
@@ -128,7 +129,7 @@ def _read(line: bytes, place: str) -> Mark:
     row, weight = found["row"], found.get("weight")
     if row is not None and (not isinstance(row, int) or isinstance(row, bool)):
         raise ValueError(f"row is {row!r:.40}, not the number of a row")
-    if weight is not None and not (_is_number(weight) and weight >= 1):
+    if weight is not None and not (number(weight) or 0) >= 1:
         raise ValueError(f"weight is {weight!r:.40}, not a number of rows")
     if not isinstance(found["by"], str) or not found["by"].strip():
         raise ValueError("by is empty: it must name who made the mark")
@@ -148,10 +149,6 @@ def _read(line: bytes, place: str) -> Mark:
     )
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
 def _text(prediction: Any) -> str:
     """As in predictions.csv, where the answers to several targets are a JSON object."""
     return prediction if isinstance(prediction, str) else json.dumps(prediction, ensure_ascii=False)
@@ -163,11 +160,6 @@ def _time(text: Any) -> datetime:
     except (TypeError, ValueError):
         raise ValueError(f"time is {text!r:.40}, not a date and time such as 2026-11-28T09:30:00Z") from None
     return found if found.tzinfo else found.replace(tzinfo=UTC)
-
-
-def run_name(folder: Path) -> str:
-    """What marks call a run: `mine/2026-11-01_10-00-00`, wherever it lies."""
-    return "/".join(folder.absolute().parts[-2:])
 
 
 def contradictions(marks: Sequence[Mark], rows: Mapping[int, tuple[str, str]], table: str) -> Iterator[str]:
@@ -203,7 +195,10 @@ def _same(one: str, other: str) -> bool:
     pairs = [(first, second)]
     if isinstance(first, dict) and isinstance(second, dict) and first.keys() == second.keys():
         pairs = [(first[name], second[name]) for name in first]
-    return all(_is_number(a) and _is_number(b) and abs(a - b) <= 1e-4 * max(abs(a), abs(b), 1e-3) for a, b in pairs)
+    return all(
+        number(a) is not None and number(b) is not None and abs(a - b) <= 1e-4 * max(abs(a), abs(b), 1e-3)
+        for a, b in pairs
+    )
 
 
 def latest(marks: Sequence[Mark]) -> list[Mark]:

@@ -14,9 +14,10 @@ from mmft.reports.page.evidence import Answers, Evidence
 from mmft.reports.page.html import cell
 from mmft.reports.review.between_people import agreement_parts
 from mmft.reports.review.consensus import Reviewed, reviewed
-from mmft.reports.review.marks import Mark, contradictions, latest, read_marks, run_name, told
+from mmft.reports.review.marks import MARKS, Mark, contradictions, latest, read_marks, told
 from mmft.reports.review.part import Part
 from mmft.reports.review.with_labels import correction_parts
+from mmft.run_folder import short_name
 
 _MOST_LINES, _WIDEST = 20, 60  # of a table in the terminal: lines, characters of a cell
 
@@ -48,8 +49,8 @@ def review(run: Evidence, files: Sequence[Path]) -> Review:
         UserError: the run has no predictions, a line is broken, or is of another run, row or answer.
     """
     marks = read_marks(files)
-    name = run_name(run.folder.path)
-    told([f"{one.place}: marks the run {one.run}, not {name}" for one in marks if run_name(Path(one.run)) != name])
+    name = short_name(run.folder.path)
+    told([f"{one.place}: marks the run {one.run}, not {name}" for one in marks if short_name(Path(one.run)) != name])
     if not marks:
         raise UserError(f"marks={files[0]}: the file is empty")
     if not run.answers[0].rows:
@@ -101,8 +102,8 @@ def _people(name: str, marks: Sequence[Mark], inputs: Sequence[Mark]) -> Part:
     lines = []
     for person in people:
         own = [one.mark for one in every if one.by == person]
-        lines.append([person, len(own), *(own.count(mark) for mark in ("right", "wrong", "unsure"))])
-    return Part("Marks", sentences, ["by", "marks", "right", "wrong", "unsure"], lines)
+        lines.append([person, len(own), *(own.count(mark) for mark in MARKS)])
+    return Part("Marks", sentences, ["by", "marks", *MARKS], lines)
 
 
 def _as_row(answers: Answers, one: Reviewed) -> dict[str, Any]:
@@ -116,7 +117,7 @@ def _as_row(answers: Answers, one: Reviewed) -> dict[str, Any]:
         "label": answers.value(one.at, "label"),
         "right_by_label": "" if right is None else "right" if right else "wrong",
         "mark": one.mark,
-        **{mark: sum(own.mark == mark for own in one.marks) for mark in ("right", "wrong", "unsure")},
+        **{mark: sum(own.mark == mark for own in one.marks) for mark in MARKS},
         "by": "|".join(own.by for own in one.marks),
         "notes": " | ".join(f"{own.by}: {own.note}" for own in one.marks if own.note),
         "weight": one.weight,

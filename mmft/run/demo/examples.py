@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 from PIL import Image, ImageColor, ImageOps
 
 from mmft.config.paths import tables_of
@@ -19,8 +18,9 @@ from mmft.data.image import background_of, read_file
 from mmft.data.image_mending import BadImage
 from mmft.data.kept_columns import KeptColumns
 from mmft.data.pixels import to_rgb
-from mmft.data.split_names import splits_to_test
+from mmft.data.split_names import splits_to_show
 from mmft.data.splits import Split, load_splits, open_table
+from mmft.data.spread import spread_evenly
 from mmft.errors import UserError
 from mmft.tasks.labels import text_of
 
@@ -58,7 +58,7 @@ def examples_of(config: TrainConfig, texts: Sequence[str], count: int, folder: P
     try:
         split, files = _rows(config)
         table = open_table(config.data, "path", files, optional=("id",), keep=texts)
-        at = np.unique(np.linspace(0, len(split) - 1, min(count, len(split))).round().astype(np.int64))
+        at = spread_evenly(len(split), count)
         background = ImageColor.getrgb(background_of(config.data))[:3]
         return list(_read(split, table.kept, texts, split.rows[at].tolist(), background, folder))
     except UserError as error:
@@ -70,7 +70,7 @@ def _rows(config: TrainConfig) -> tuple[Split, Any]:
     """The split, and the files of its table."""
     data: DataConfig = config.data
     splits = load_splits(data, config.seed)
-    names = splits_to_test(splits) or [name for name in splits if name == "val"]
+    names = splits_to_show(splits)
     if not names:
         raise UserError("the run has neither test nor validation rows")
     files = data.path or tables_of(data).get(f"data.{names[0].replace('/', '.')}", data.train)

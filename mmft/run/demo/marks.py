@@ -7,10 +7,9 @@ import re
 import threading
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
-Mark = Literal["right", "wrong", "unsure"]
-MARKS: tuple[Mark, ...] = ("right", "wrong", "unsure")
+from mmft.reports.review.marks import PATTERN
 
 
 class Marked(NamedTuple):
@@ -43,7 +42,7 @@ class MarksFile:
         self.path = path
         self._lock = threading.Lock()
 
-    def append(self, answer: Marked, mark: Mark, note: str, by: str) -> None:
+    def append(self, answer: Marked, mark: str, note: str, by: str) -> None:
         """Appends a mark.
 
         Raises:
@@ -57,4 +56,4 @@ class MarksFile:
 
 def file_name(by: str) -> str:
     """`marks-anna.jsonl`: the file of one person's marks."""
-    return f"marks-{re.sub(r'[^0-9A-Za-z_.-]+', '_', by) or 'anonymous'}.jsonl"
+    return PATTERN.replace("*", re.sub(r"[^0-9A-Za-z_.-]+", "_", by) or "anonymous")

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 
+from mmft.reports.review.marks import MARKS
 from mmft.run.demo.examples import Example
-from mmft.run.demo.marks import MARKS, Mark, Marked, MarksFile
+from mmft.run.demo.marks import Marked, MarksFile
 from mmft.run.serve.rows import Answer, Served, UnreadableRow
 
 Inputs = tuple[str | None, ...]
@@ -135,13 +136,13 @@ class Page:
             parts[0] = Path(inputs[0]).read_bytes()
         return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
 
-    def _marker(self, mark: Mark) -> Any:
+    def _marker(self, mark: str) -> Any:
         def marked(shown: Shown | None, note: str, by: str, *inputs: str | None) -> tuple[str, Any]:
             return self.mark(mark, shown, note, by, *inputs)
 
         return marked
 
-    def mark(self, mark: Mark, shown: Shown | None, note: str, by: str, *inputs: str | None) -> tuple[str, Any]:
+    def mark(self, mark: str, shown: Shown | None, note: str, by: str, *inputs: str | None) -> tuple[str, Any]:
         """Appends a mark of the answer on the page; gives what is said of it, and the note, empty once it is kept."""
         if shown is None:
             return "There is no answer to mark. Predict first.", note

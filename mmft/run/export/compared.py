@@ -18,6 +18,7 @@ from mmft.config.paths import rebase
 from mmft.config.schema.root import TrainConfig
 from mmft.data.collate import Collate
 from mmft.data.loading import make_batches
+from mmft.data.split_names import splits_to_show
 from mmft.data.splits import Split, load_splits
 from mmft.data.text import empty_text, pad_id, tokenize
 from mmft.errors import UserError
@@ -118,11 +119,12 @@ def _of_test(saved: SavedModel) -> Iterator[Batch]:
     except UserError as error:
         log.warning("the graph is compared on made rows alone: the run's own cannot be read (%s)", error.messages[0])
         return
-    name = next((name for name in splits if name.startswith("test")), "val")
-    if name not in splits:
+    names = splits_to_show(splits)
+    if not names:
         log.warning("the graph is compared on made rows alone: the run has neither test nor val rows")
         return
-    split = Split(splits[name].table, splits[name].rows[:_TEST_ROWS])
+    first = splits[names[0]]
+    split = Split(first.table, first.rows[:_TEST_ROWS])
     text, side = saved.model.text_encoder, saved.model.image_encoder.image_size
     own = replace(config.data, num_workers=0, batch_size=_TEST_ROWS)
     for batch in make_batches(split, own, tokenizer=text.tokenizer, max_length=text.max_length, image_size=side):

@@ -7,6 +7,7 @@ from itertools import groupby, islice
 from typing import Any
 
 from mmft.config.schema.data import DataConfig
+from mmft.data.bad_rows import row_named
 from mmft.data.splits import Split
 from mmft.reports.page import html
 from mmft.reports.page.row_cards import Thumbnails, row_card
@@ -42,7 +43,7 @@ def _query(queries: Split, query: int, found: list[Mapping[str, Any]], thumbnail
         return html.section(title, html.paragraph(f"Not searched: {found[0]['error']}."), asked)
     cards = [asked] if asked else []
     for one in found:
-        place = f"row {one['row']}" + ("" if one["id"] == str(one["row"]) else f" (id {one['id']})")
+        place = row_named(one["row"], one["id"])
         said = [f"{one['rank']}: {one['score']:.3f}"]
         cards.append(row_card(thumbnails.show(one["image"]), said, one["text"] or "", place))
     return html.section(title, f'<div class="rows">{"".join(cards)}</div>\n')

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mmft.errors import UserError
+from mmft.reports.numbers import number
 from mmft.run.listing.filters import Filter
 from mmft.run_folder import RunFolder, all_runs, find_run, newest_unfinished
 from mmft.tasks.metric_names import lower_is_better
@@ -130,11 +131,6 @@ def varied(runs: Sequence[FoundRun]) -> list[str]:
     """The typed keys and groups whose values differ between runs, in the order typed."""
     names = dict.fromkeys(name for run in runs for name in run.typed)
     return [name for name in names if any(run.setting(name) != runs[0].setting(name) for run in runs)]
-
-
-def number(value: Any) -> float | None:
-    """A number; None for anything else in a foreign file."""
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def find_runs(runs: Path) -> list[FoundRun]:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from mmft.reports.numbers import number_in
+
 _MOST_LEVELS = 4  # into which the values of a key are put that was sampled from a range
 _FEWEST_RUNS = 4
 
@@ -34,15 +36,7 @@ def explained(settings: Sequence[str], values: Sequence[float]) -> float | None:
 def _levels(settings: Sequence[str]) -> list[int]:
     """A level for each setting: its own, or the quarter of a sampled number."""
     different = list(dict.fromkeys(settings))
-    if 2 * len(different) <= len(settings) or len(different) <= _MOST_LEVELS or not all(map(_is_number, different)):
+    if 2 * len(different) <= len(settings) or len(different) <= _MOST_LEVELS or None in map(number_in, different):
         return [different.index(one) for one in settings]
     places = np.argsort(np.argsort([float(one) for one in settings], kind="stable"), kind="stable")
     return [int(place) * _MOST_LEVELS // len(settings) for place in places]
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 from mmft.files import write_records
 from mmft.reports.aligned import aligned
-from mmft.run.listing.found import FoundRun, number
+from mmft.reports.numbers import number
+from mmft.run.listing.found import FoundRun
 from mmft.run.listing.sweep import SEEDS, Sweep, spread
 from mmft.tasks.metric_names import lower_is_better
 

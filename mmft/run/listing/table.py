@@ -11,7 +11,8 @@ from mmft.config.schema.root import TrainConfig
 from mmft.config.walk import key_names
 from mmft.config.wording import show
 from mmft.reports.aligned import aligned
-from mmft.run.listing.found import MISSING, FoundRun, number, value_of, varied
+from mmft.reports.numbers import number
+from mmft.run.listing.found import MISSING, FoundRun, value_of, varied
 from mmft.tasks.metric_names import lower_is_better
 
 _MOST_DIFFERING, _WIDEST = 5, 24
