@@ -156,6 +156,7 @@ def train_run(run: build.Run) -> None:
     if splits_to_test(data.rows):
         _report_tests(run, module, data, {name: splits[name] for name in splits_to_test(splits)}, bad)
     if _has_report(config, folder):
+        model.end_training()
         finished = SavedModel(model, task, config, run.base, {}, frozenset())
         loaded = LoadedModel(finished, config.trainer.accelerator)
         with only_told():

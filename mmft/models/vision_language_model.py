@@ -203,6 +203,11 @@ class VisionLanguageModel(nn.Module):
         encoded: Encoded = getattr(self, name)(*given.inputs)
         return encoded
 
+    def end_training(self) -> None:
+        """Lets encoders compute as in a loaded model: none counts as frozen, so what it reads may have gradients."""
+        self.frozen_parts.clear()
+        self.image_encoder.live = self.text_encoder.live = None
+
     def _frozen_part(self, name: str) -> FrozenPart | None:
         encoder = getattr(self, name)
         found = self.frozen_parts.get(name)

@@ -316,3 +316,15 @@ def test_a_class_that_is_never_predicted() -> None:
     assert found["b"] == (0.0, 0.0, 0.0, 1)
     assert math.isclose(found["a"].precision, 2 / 3)
     assert json.loads(json.dumps(found["a"]))[3] == 2
+
+
+@pytest.mark.parametrize("cache", ["always", "never"])
+def test_predictions_of_a_frozen_encoder_are_explained(
+    cache: str, train_run: TrainRun, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    typed = ["tune/image_encoder=freeze", f"cache={cache}", f"paths.cache={tmp_path / 'store'}", "trainer.max_epochs=1"]
+    run = train_run(*typed, "report=true", "attributions=2")
+    assert "failed" not in caplog.text
+    lines = [json.loads(line) for line in (run.path / "attributions.jsonl").read_text().splitlines()]
+    assert len(lines) == 2
+    assert all(abs(line["image"]) > 0 and abs(line["text"]) > 0 for line in lines)
