@@ -73,8 +73,9 @@ BEFORE = {
     "docs/search.md": "mmft train model.pair=openai/clip-vit-base-patch32 task=contrastive data.path=rows.csv "
     "data.columns.image=image data.columns.text=text",
     "docs/review.md": "mmft report run=last",
+    "docs/serve.md": "mmft index run=last data.path=rows.csv out=my_index",
 }
-"""What a reader of a page has trained before, where any run will not do."""
+"""What a reader of a page has done before, where a finished run alone will not do."""
 
 IDS = [page.stem for page in PAGES]
 
