@@ -18,7 +18,7 @@ from mmft.config.compose import compose
 from mmft.config.paths import rebase
 from mmft.errors import UserError
 from mmft.files import SAMPLES, located
-from mmft.models.source import resolve
+from mmft.models.loading.source import resolve
 
 
 def test_located(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,10 +21,10 @@ from mmft.errors import UserError
 from mmft.models.auxiliary import Auxiliary
 from mmft.models.frozen_layers import FrozenLayers
 from mmft.models.fusion.pretrained import PretrainedFusion
-from mmft.models.generative_model import GenerativeModel
-from mmft.models.language_model import LanguageModel, build_language_model
+from mmft.models.language.generative_model import GenerativeModel
+from mmft.models.language.language_model import LanguageModel, build_language_model
+from mmft.models.loading.source import Source
 from mmft.models.similarity import SimilarityHead
-from mmft.models.source import Source
 from mmft.models.text_encoder import TextEncoder
 from mmft.models.vision_language_model import VisionLanguageModel, set_dropout
 from mmft.models.whole.model import WholeModel

@@ -10,11 +10,11 @@ from mmft.config.schema.model import ENCODERS, ModelConfig
 from mmft.config.schema.root import TrainConfig
 from mmft.files import located
 from mmft.models.image_encoder import ImageEncoder
+from mmft.models.loading.source import Source, resolve
 from mmft.models.pairs.encoders import image_encoder_of, text_encoder_of
 from mmft.models.pairs.facts import is_pair, resize_of
 from mmft.models.pairs.open_clip_config import preprocessing
 from mmft.models.pairs.pair import KEY, Pair, checked_family, load_pair
-from mmft.models.source import Source, resolve
 from mmft.models.text_encoder import TextEncoder
 
 log = logging.getLogger(__name__)

@@ -11,9 +11,9 @@ from mmft.config.schema.root import TrainConfig
 from mmft.errors import UserError
 from mmft.files import located
 from mmft.models.image_encoder import ImageEncoder
-from mmft.models.language_model import LanguageModel
+from mmft.models.language.language_model import LanguageModel
+from mmft.models.loading.source import Source, resolve
 from mmft.models.preprocessing import image_processor
-from mmft.models.source import Source, resolve
 from mmft.models.whole.encoders import WholeImageEncoder, language_model_of
 from mmft.models.whole.loading import KEY, Frozen
 from mmft.models.whole.parts import Whole, take_apart

@@ -26,7 +26,7 @@ from mmft.data.splits import Split, load_splits
 from mmft.data.targets import Encode
 from mmft.errors import ExitCode, UserError
 from mmft.files import located, write_records
-from mmft.models.generative_model import GenerativeModel
+from mmft.models.language.generative_model import GenerativeModel
 from mmft.models.vision_language_model import VisionLanguageModel
 from mmft.reports.audit.example import example_rows
 from mmft.reports.audit.feature_rows import FeatureRows, feature_rows

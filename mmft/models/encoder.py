@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mmft.batch import Widths
 from mmft.errors import UserError
 from mmft.models.layers import blocks, layer_of, module_layers
-from mmft.models.source import Source
+from mmft.models.loading.source import Source
 
 
 class Encoder(nn.Module):

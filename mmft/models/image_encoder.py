@@ -16,10 +16,10 @@ from torch.nn import functional
 from mmft.batch import Encoded
 from mmft.errors import UserError, first_line
 from mmft.models.encoder import Encoder, check_own_pool, check_pool, pool_tokens
+from mmft.models.loading.source import Source, check_alone, resolve
+from mmft.models.loading.timm_loading import load_timm
+from mmft.models.loading.transformers_loading import last_hidden_state, load_transformers, pooled_norm
 from mmft.models.preprocessing import check_patches, check_square, mean_and_std, patch_size_of, side_of
-from mmft.models.source import Source, check_alone, resolve
-from mmft.models.timm_loading import load_timm
-from mmft.models.transformers_loading import last_hidden_state, load_transformers, pooled_norm
 
 log = logging.getLogger(__name__)
 KEY = "model.image_encoder"

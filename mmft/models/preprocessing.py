@@ -6,8 +6,8 @@ import logging
 from typing import Any
 
 from mmft.errors import UserError
+from mmft.models.loading.source import Source, read_json
 from mmft.models.pairs.open_clip_config import MEAN, STD, preprocessing
-from mmft.models.source import Source, read_json
 
 log = logging.getLogger(__name__)
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

@@ -6,7 +6,7 @@ import json
 import logging
 from typing import Any
 
-from mmft.models.source import Source, read_json
+from mmft.models.loading.source import Source, read_json
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mmft.batch import Batch
-from mmft.models.prompt_tokenizer import IMAGE_MARK, learned
+from mmft.models.language.prompt_tokenizer import IMAGE_MARK, learned
 
 
 class Layout(NamedTuple):

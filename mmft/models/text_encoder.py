@@ -14,10 +14,10 @@ from torch.nn import functional
 from mmft.batch import Encoded
 from mmft.errors import UserError, first_line
 from mmft.models.encoder import Encoder, check_own_pool, pool_tokens
+from mmft.models.loading.source import Source, check_alone, resolve
+from mmft.models.loading.transformers_loading import last_hidden_state, load_transformers
 from mmft.models.sentence_transformers import saved_pool
-from mmft.models.source import Source, check_alone, resolve
 from mmft.models.tokenizer import load_tokenizer
-from mmft.models.transformers_loading import last_hidden_state, load_transformers
 
 KEY = "model.text_encoder"
 _LONGEST = 512  # default for `max_length` where the encoder and its tokenizer allow more

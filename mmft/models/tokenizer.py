@@ -8,7 +8,7 @@ from typing import Any
 
 from mmft.config.plugins import allowed
 from mmft.errors import UserError, first_line
-from mmft.models.source import Source
+from mmft.models.loading.source import Source
 
 log = logging.getLogger(__name__)
 _WHOLE = ("tokenizer.json", "tokenizer.model", "tekken.json")  # each of them is a whole tokenizer

@@ -14,9 +14,9 @@ from mmft.config.schema.data import DataConfig
 from mmft.data.conversations import conversation_of
 from mmft.data.splits import Split, whole
 from mmft.errors import UserError
-from mmft.models.generative_model import GenerativeModel
 from mmft.models.inference import full_precision
-from mmft.models.prompt_tokenizer import IMAGE, TEXT
+from mmft.models.language.generative_model import GenerativeModel
+from mmft.models.language.prompt_tokenizer import IMAGE, TEXT
 from mmft.run.given_rows import table_of
 from mmft.run.saved_model import SavedModel
 from mmft.tasks.answer_texts import cut

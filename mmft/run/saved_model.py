@@ -35,8 +35,8 @@ from mmft.errors import UserError
 from mmft.files import CHECKSUMS, is_sealed, replace_folder, seal
 from mmft.logs import quiet_bitsandbytes
 from mmft.models.frozen_layers import widen
+from mmft.models.loading.source import Source, encoder_folders, find_by_hash, resolve, small_files, weight_files
 from mmft.models.pairs.open_clip_pair import save_missing_files
-from mmft.models.source import Source, encoder_folders, find_by_hash, resolve, small_files, weight_files
 from mmft.models.vision_language_model import VisionLanguageModel, part_of
 from mmft.run_folder import as_when_saved
 from mmft.tasks.base import Task

@@ -16,9 +16,9 @@ from torchmetrics import MetricCollection
 
 from mmft.batch import Outputs
 from mmft.errors import UserError
-from mmft.models.constrained import AnswerList
+from mmft.models.language.constrained import AnswerList
+from mmft.models.language.prompt_tokenizer import PromptTokenizer
 from mmft.models.precision import at_least_float32
-from mmft.models.prompt_tokenizer import PromptTokenizer
 from mmft.tasks.classification import Classification
 from mmft.tasks.labels import in_order, shown
 

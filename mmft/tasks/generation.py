@@ -18,10 +18,10 @@ from mmft.batch import Batch, Outputs
 from mmft.config.schema.decoding import DecodingConfig
 from mmft.config.schema.generation import GenerationConfig
 from mmft.errors import UserError
-from mmft.models.constrained import Constraint, Expression
-from mmft.models.decoding import Decoding
+from mmft.models.language.constrained import Constraint, Expression
+from mmft.models.language.decoding import Decoding
+from mmft.models.language.prompt_tokenizer import PromptTokenizer
 from mmft.models.precision import at_least_float32
-from mmft.models.prompt_tokenizer import PromptTokenizer
 from mmft.models.sequences import learned_counts
 from mmft.tasks.answer_metrics import AnswerMetrics
 from mmft.tasks.answer_texts import as_cell, cut, references_of

@@ -9,8 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from mmft.batch import Batch, Outputs
-from mmft.models.decoding import Decoding
-from mmft.models.prompt_tokenizer import PromptTokenizer
+from mmft.models.language.decoding import Decoding
+from mmft.models.language.prompt_tokenizer import PromptTokenizer
 from mmft.tasks.base import Task
 
 

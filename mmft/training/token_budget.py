@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 
 from mmft.batch import Batch, RowsAtOnce
-from mmft.models.generative_model import GenerativeModel
+from mmft.models.language.generative_model import GenerativeModel
 from mmft.models.vision_language_model import VisionLanguageModel
 
 

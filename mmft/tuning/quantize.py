@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from mmft.models.encoder import Encoder
 from mmft.models.frozen_layers import FrozenLayers, NarrowLinear
-from mmft.models.language_model import LanguageModel
+from mmft.models.language.language_model import LanguageModel
 
 Bits = Literal[8, 4]
 

@@ -20,7 +20,7 @@ from mmft.commands.test import test as run_test
 from mmft.commands.train import train
 from mmft.config.compose import compose
 from mmft.errors import UserError
-from mmft.models.prompt_tokenizer import learned
+from mmft.models.language.prompt_tokenizer import learned
 from mmft.run import chat
 
 Folder = Callable[..., Path]

@@ -20,7 +20,7 @@ from mmft.models.fusion.base import Fusion
 PAIRWISE = [name for name, found in options("model/fusion").items() if found.schema.embeds_apart]  # type: ignore[attr-defined]
 OF_PAIRS = [name for name, found in options("model/fusion").items() if found.schema.of_pair]  # type: ignore[attr-defined]
 GENERATIVE = [name for name, found in options("model/fusion").items() if found.schema.generates]  # type: ignore[attr-defined]
-OTHERS = PAIRWISE + OF_PAIRS + GENERATIVE  # tests/models/test_pairs.py, tests/models/test_generative_model.py
+OTHERS = PAIRWISE + OF_PAIRS + GENERATIVE  # tests/models/test_pairs.py, tests/models/language/test_generative_model.py
 FUSIONS = [name for name in options("model/fusion") if name not in OTHERS]
 LEARNED = [name for name in FUSIONS if name != "linear"]  # of parameters
 B, N, L = 4, 5, 8  # rows, image and text tokens

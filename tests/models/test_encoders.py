@@ -166,7 +166,7 @@ def test_a_hub_name_without_a_network_is_a_clear_error(name: str) -> None:
 
 
 def test_hub_names() -> None:
-    from mmft.models.source import hub_repository
+    from mmft.models.loading.source import hub_repository
 
     key = "model.text_encoder.name"
     assert hub_repository("timm/vit_small_patch14_dinov2.lvd142m", key) == "timm/vit_small_patch14_dinov2.lvd142m"

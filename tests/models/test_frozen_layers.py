@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mmft.models import frozen_layers
 from mmft.models.frozen_layers import FrozenLayers, NarrowLinear, narrowed, widen
-from mmft.models.language_model import LanguageModel, build_language_model
+from mmft.models.language.language_model import LanguageModel, build_language_model
 from mmft.tuning.quantize import Quantized, quantize, quantized_layers
 
 Folder = Callable[..., Path]

@@ -27,8 +27,8 @@ from mmft import build
 from mmft.commands.export import export
 from mmft.config.compose import compose
 from mmft.errors import UserError
+from mmft.models.loading.source import hub_repository
 from mmft.models.pairs.open_clip_from_transformers import model_cfg
-from mmft.models.source import hub_repository
 
 TEXTS = ["a disc", "A red_square, on a grey  background near the left border of the image!", "blue"]
 Folder = Callable[[str], Path]

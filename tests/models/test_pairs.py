@@ -28,8 +28,8 @@ from mmft.commands.test import test as run_test
 from mmft.commands.train import train
 from mmft.config.compose import compose
 from mmft.errors import UserError
+from mmft.models.loading.source import Source
 from mmft.models.pairs.pair import Pair, load_pair
-from mmft.models.source import Source
 from mmft.models.vision_language_model import VisionLanguageModel
 from mmft.training.module import FineTuning
 

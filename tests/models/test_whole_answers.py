@@ -49,7 +49,7 @@ def test_choices_of_a_row_alone(kind: str, whole_folder: Folder, shapes: Any, mo
     torch.nn.init.normal_(model.missing_image.vector)
     with torch.no_grad():
         together = model.eval()(batch).choices
-        monkeypatch.setattr("mmft.models.generative_model._CACHED", 1)
+        monkeypatch.setattr("mmft.models.language.generative_model._CACHED", 1)
         alone = torch.cat([model(part).choices for part in batch.split(1)])
     torch.testing.assert_close(alone, together, atol=1e-5, rtol=1e-5)
     assert float(together.std(0).min()) > 1e-3  # prompts matter

@@ -14,7 +14,7 @@ from whole_models import WHOLE_MODELS
 from whole_rows import Folder, make, plain_model
 
 from mmft.batch import IMAGE_PLACE, Batch, Conversation, Turn
-from mmft.models.prompt_tokenizer import IMAGE_MARK, learned
+from mmft.models.language.prompt_tokenizer import IMAGE_MARK, learned
 from mmft.models.whole.model import WholeModel
 from mmft.tasks.generation import Generation
 

@@ -21,7 +21,7 @@ from mmft.config.compose import compose
 from mmft.config.schema.data import ColumnsConfig, ReadingConfig
 from mmft.data.header import wrong_columns
 from mmft.errors import ExitCode, UserError
-from mmft.models.timm_names import timm_models, unknown_timm_model
+from mmft.models.loading.timm_names import timm_models, unknown_timm_model
 from mmft.run.early import check_inputs
 
 IN_TURN = """

@@ -15,7 +15,7 @@ from mmft import build
 from mmft.batch import Batch
 from mmft.config.compose import compose
 from mmft.config.schema.decoding import DecodingConfig
-from mmft.models.decoding import Decoding
+from mmft.models.language.decoding import Decoding
 from mmft.models.recompute import recompute_blocks
 
 Folder = Callable[..., Path]

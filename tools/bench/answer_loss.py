@@ -26,7 +26,7 @@ def measured(way: str, frozen: bool, vocabulary: int, tokens: int, width: int, r
     import torch
     from torch.nn import functional
 
-    from mmft.models.answer_loss import answer_log_probs
+    from mmft.models.language.answer_loss import answer_log_probs
 
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(tokens, width, generator=generator).requires_grad_()

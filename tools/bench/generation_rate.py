@@ -1,4 +1,4 @@
-"""Rate of greedy generation: `mmft.models.generating.generate` against transformers' own, from the same prompts.
+"""Rate of greedy generation: `language.generating.generate` of mmft against transformers' own, from the same prompts.
 
     python tools/bench/generation_rate.py FOLDER [--rows 64] [--tokens 32] [--batch 16] [--turns 3]
 
@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from mmft.config.schema.decoding import DecodingConfig
-from mmft.models.decoding import Decoding
-from mmft.models.generating import generate, padded_on_the_left
-from mmft.models.language_model import LanguageModel, build_language_model
+from mmft.models.language.decoding import Decoding
+from mmft.models.language.generating import generate, padded_on_the_left
+from mmft.models.language.language_model import LanguageModel, build_language_model
 
 IMAGE_TOKENS = 16
 

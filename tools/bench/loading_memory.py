@@ -31,9 +31,9 @@ def measure(folder: str, form: str) -> str:
 
     transformers.AutoTokenizer.from_pretrained(folder)  # imports what models need
 
-    from mmft.models import language_model
     from mmft.models.frozen_layers import FrozenLayers
-    from mmft.models.source import resolve
+    from mmft.models.language import language_model
+    from mmft.models.loading.source import resolve
     from mmft.tuning.quantize import Quantized
 
     frozen = {"float32": None, "16": FrozenLayers(), "8": Quantized(8), "4": Quantized(4)}[form]

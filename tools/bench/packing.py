@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from mmft.models.packing import plan_packing
+from mmft.models.language.packing import plan_packing
 
 
 def model_of(folder: str | None) -> Any:

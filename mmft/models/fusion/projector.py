@@ -22,7 +22,7 @@ from mmft.models.fusion.base import Projection
 class Projector(Projection):
     """Image tokens (B, N, D_i) -> embeddings of a language model (B, M, D_t).
 
-    The language model itself combines them with the text: see `mmft.models.generative_model`.
+    The language model itself combines them with the text: see `mmft.models.language.generative_model`.
     """
 
     facts = ProjectorConfig

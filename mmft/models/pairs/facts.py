@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Literal, NamedTuple
 
+from mmft.models.loading.source import Source
 from mmft.models.pairs.open_clip_config import RESIZES, model_config, preprocessing, refusal, text_kind, text_pool
 from mmft.models.preprocessing import image_processor
-from mmft.models.source import Source
 
 
 class Family(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from mmft.models.source import Source
+from mmft.models.loading.source import Source
 
 Text = Literal["causal", "eos", "bidirectional", "transformers"]
 

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from mmft.clock import importing
 from mmft.errors import UserError, first_line
+from mmft.models.loading.source import Source, read_json, resolve
+from mmft.models.loading.trust import check_folder
 from mmft.models.pairs.facts import FAMILIES
 from mmft.models.pairs.open_clip_config import model_config, text_kind
 from mmft.models.pairs.open_clip_names import to_ours
-from mmft.models.source import Source, read_json, resolve
-from mmft.models.trust import check_folder
 
 log = logging.getLogger(__name__)
 # By preference, as open_clip has it.

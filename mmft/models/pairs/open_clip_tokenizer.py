@@ -7,8 +7,8 @@ import string
 from typing import Any
 
 from mmft.errors import UserError
+from mmft.models.loading.source import Source
 from mmft.models.pairs.open_clip_config import model_config
-from mmft.models.source import Source
 from mmft.models.tokenizer import load_tokenizer
 
 _SPECIAL = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>"}

@@ -12,11 +12,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from mmft.errors import UserError
+from mmft.models.loading.source import Source
 from mmft.models.pairs import open_clip_pair, transformers_pair
 from mmft.models.pairs.facts import FAMILIES, Family, family_of
 from mmft.models.pairs.open_clip_config import model_config
 from mmft.models.preprocessing import processed_size, side_of
-from mmft.models.source import Source
 
 KEY = "model.pair"
 

@@ -8,8 +8,8 @@ import torch
 
 from mmft.clock import importing
 from mmft.errors import UserError, first_line
-from mmft.models.source import Source
-from mmft.models.trust import check_folder
+from mmft.models.loading.source import Source
+from mmft.models.loading.trust import check_folder
 
 
 def load_whole(source: Source, pretrained: bool, key: str) -> Any:

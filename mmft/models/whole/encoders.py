@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from mmft.batch import Encoded
 from mmft.models.image_encoder import ImageEncoder
-from mmft.models.language_model import LanguageModel
-from mmft.models.packing import Packing, counted
+from mmft.models.language.language_model import LanguageModel
+from mmft.models.language.packing import Packing, counted
 from mmft.models.text_encoder import KEY, embeddings
 from mmft.models.tokenizer import load_tokenizer
 from mmft.models.whole.features import ReachedError, bare, rows_of

@@ -12,8 +12,8 @@ from torch import nn
 from mmft.clock import importing
 from mmft.errors import UserError, first_line
 from mmft.models.frozen_layers import FrozenLayers
-from mmft.models.source import Source
-from mmft.models.trust import check_folder
+from mmft.models.loading.source import Source
+from mmft.models.loading.trust import check_folder
 
 KEY = "model.whole"
 
@@ -49,7 +49,7 @@ def load_whole(source: Source, pretrained: bool, frozen: Frozen | None = None) -
             )
         if not pretrained:
             return models.from_config(config, dtype=torch.float32)
-        from mmft.models.frozen_loading import load_model
+        from mmft.models.loading.frozen_loading import load_model
 
         parts_of = partial(_parts, frozen) if frozen else None
         whole, info = load_model(models, source.folder, config, parts_of, trust_remote_code=False)

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from mmft.batch import Batch, Encoded, Widths, padded_length
 from mmft.models.fusion.whole import WholeFusion
-from mmft.models.generative_model import GenerativeModel, Sequences
 from mmft.models.image_encoder import ImageEncoder
-from mmft.models.language_model import LanguageModel
+from mmft.models.language.generative_model import GenerativeModel, Sequences
+from mmft.models.language.language_model import LanguageModel
 from mmft.models.sequences import lay_out, learned_tokens
 from mmft.models.vision_language_model import StandIn, present_rows
 from mmft.models.whole.parts import Whole

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from mmft.errors import UserError, first_line
 from mmft.models.image_encoder import KEY as IMAGE_KEY
-from mmft.models.source import Source
+from mmft.models.loading.source import Source
 from mmft.models.whole.features import ImageFeatures, bare
 from mmft.models.whole.loading import KEY, Frozen, core_of, load_processor, load_whole
 from mmft.models.whole.pixels import Pixels

@@ -7,8 +7,8 @@ from itertools import groupby
 
 from mmft.data.datamodule import VisionLanguageData
 from mmft.data.spread import spread_evenly
-from mmft.models.generative_model import GenerativeModel
-from mmft.models.prompt_tokenizer import IMAGE_MARK, PromptTokenizer, learned
+from mmft.models.language.generative_model import GenerativeModel
+from mmft.models.language.prompt_tokenizer import IMAGE_MARK, PromptTokenizer, learned
 
 SHOWN = 3
 """Rows."""

@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from mmft.data.splits import Split, different
 from mmft.data.text import tokenize
-from mmft.models.generative_model import GenerativeModel
-from mmft.models.prompt_tokenizer import IMAGE_MARK
+from mmft.models.language.generative_model import GenerativeModel
+from mmft.models.language.prompt_tokenizer import IMAGE_MARK
 from mmft.reports.aligned import aligned
 from mmft.tasks.generative import GenerativeTask
 

@@ -24,7 +24,7 @@ from mmft.config.wording import did_you_mean
 from mmft.data.table import Table
 from mmft.errors import UserError
 from mmft.models.attribution import Attribution, Baseline, integrated_gradients
-from mmft.models.prompt_tokenizer import PromptTokenizer
+from mmft.models.language.prompt_tokenizer import PromptTokenizer
 from mmft.models.text_encoder import TextEncoder
 from mmft.models.vision_language_model import VisionLanguageModel
 from mmft.reports.explain.numbers import readable, signed

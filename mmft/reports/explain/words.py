@@ -8,7 +8,7 @@ from itertools import groupby
 from typing import Any, NamedTuple
 
 from mmft.errors import UserError
-from mmft.models.prompt_tokenizer import IMAGE_MARK, PromptTokenizer, learned
+from mmft.models.language.prompt_tokenizer import IMAGE_MARK, PromptTokenizer, learned
 
 
 class Word(NamedTuple):

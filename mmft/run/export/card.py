@@ -7,7 +7,7 @@ from typing import Any
 
 from mmft.data.image import squaring
 from mmft.models.encoder import Encoder
-from mmft.models.language_model import LanguageModel
+from mmft.models.language.language_model import LanguageModel
 from mmft.run.saved_model import SavedModel
 from mmft.tasks.base import Task
 from mmft.tasks.labels import shown as some

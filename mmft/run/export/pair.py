@@ -17,13 +17,13 @@ from torch import nn
 
 from mmft.data.image import squaring
 from mmft.errors import UserError
+from mmft.models.loading.source import Source
 from mmft.models.pairs.clip_from_open_clip import clip_of, why_no_clip
 from mmft.models.pairs.facts import FAMILIES, resize_of
 from mmft.models.pairs.open_clip_tokenizer import with_cleaning
 from mmft.models.pairs.pair import Pair, load_pair, pair_of
 from mmft.models.preprocessing import processed_size, side_of
 from mmft.models.similarity import SimilarityHead
-from mmft.models.source import Source
 from mmft.models.vision_language_model import VisionLanguageModel
 from mmft.run.export.card import pair_card
 from mmft.run.export.encoders import PREPROCESSOR, processor_of

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from mmft.models.generative_model import GenerativeModel
+from mmft.models.language.generative_model import GenerativeModel
 from mmft.training.evaluating import Evaluating
 
 log = logging.getLogger(__name__)

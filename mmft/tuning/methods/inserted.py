@@ -10,7 +10,7 @@ from torch import nn
 
 from mmft.errors import UserError
 from mmft.models.encoder import Encoder
-from mmft.models.language_model import LanguageModel
+from mmft.models.language.language_model import LanguageModel
 from mmft.models.layers import evaluated
 from mmft.tuning.methods.base import TuningMethod
 

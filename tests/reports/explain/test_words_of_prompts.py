@@ -9,7 +9,7 @@ import pytest
 import transformers as hf
 
 from mmft.batch import Turn
-from mmft.models.prompt_tokenizer import IMAGE_MARK, PromptTokenizer, learned
+from mmft.models.language.prompt_tokenizer import IMAGE_MARK, PromptTokenizer, learned
 from mmft.reports.explain.words import own_tokens, stands_apart, words_of_prompt
 
 TEXT = "red disc  drawn in blue ink"

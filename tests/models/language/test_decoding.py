@@ -11,10 +11,10 @@ from make_shapes import LABELS, captions
 from torch import Tensor
 
 from mmft.config.schema.decoding import DecodingConfig
-from mmft.models.constrained import AnswerList
-from mmft.models.decoding import Decoding, StopTexts
-from mmft.models.generating import Generated, generate, stream
-from mmft.models.language_model import LanguageModel, build_language_model
+from mmft.models.language.constrained import AnswerList
+from mmft.models.language.decoding import Decoding, StopTexts
+from mmft.models.language.generating import Generated, generate, stream
+from mmft.models.language.language_model import LanguageModel, build_language_model
 
 WORDS = [*captions(), *LABELS]
 LENGTHS = [5, 3, 8, 1, 8, 2]

@@ -18,14 +18,14 @@ from torch import Tensor, nn
 
 from mmft.batch import Batch, Encoded, Fused, Outputs, Widths, padded_length
 from mmft.config.schema.decoding import DecodingConfig
-from mmft.models.answer_scores import answer_scores, padded
-from mmft.models.decoding import Decoding
 from mmft.models.fusion.base import Projection
-from mmft.models.generating import generate, padded_on_the_left, stream
 from mmft.models.image_encoder import ImageEncoder
-from mmft.models.language_model import LanguageModel
+from mmft.models.language.answer_scores import answer_scores, padded
+from mmft.models.language.decoding import Decoding
+from mmft.models.language.generating import generate, padded_on_the_left, stream
+from mmft.models.language.language_model import LanguageModel
+from mmft.models.language.prompt_tokenizer import IMAGE_MARK, learned
 from mmft.models.layers import evaluated
-from mmft.models.prompt_tokenizer import IMAGE_MARK, learned
 from mmft.models.sequences import lay_out, learned_tokens
 from mmft.models.vision_language_model import StandIn, VisionLanguageModel, present_rows
 

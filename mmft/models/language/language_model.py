@@ -16,15 +16,15 @@ from torch import Tensor, nn
 from mmft.clock import importing
 from mmft.config.plugins import allowed
 from mmft.errors import UserError, first_line
-from mmft.models.answer_loss import answer_log_probs
 from mmft.models.frozen_layers import FrozenLayers
+from mmft.models.language.answer_loss import answer_log_probs
+from mmft.models.language.packing import Packing, counted, plan_packing
+from mmft.models.language.prompt_tokenizer import PromptTokenizer
 from mmft.models.layers import evaluated
-from mmft.models.packing import Packing, counted, plan_packing
-from mmft.models.prompt_tokenizer import PromptTokenizer
-from mmft.models.source import Source, check_alone, resolve
+from mmft.models.loading.source import Source, check_alone, resolve
+from mmft.models.loading.trust import check_folder
 from mmft.models.text_encoder import KEY, TextEncoder, embeddings
 from mmft.models.tokenizer import load_tokenizer
-from mmft.models.trust import check_folder
 
 _ENDINGS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 
@@ -231,7 +231,7 @@ def _load(source: Source, pretrained: bool, frozen: FrozenLayers | None) -> Any:
         if not pretrained:
             model = models.from_config(config, dtype=torch.float32, trust_remote_code=allowed())
         else:
-            from mmft.models.frozen_loading import load_model
+            from mmft.models.loading.frozen_loading import load_model
 
             parts_of = None if frozen is None else partial(_parts, frozen)
             model, info = load_model(models, source.folder, config, parts_of, trust_remote_code=allowed())

@@ -19,9 +19,9 @@ from mmft import build
 from mmft.batch import Batch
 from mmft.config.compose import compose
 from mmft.errors import UserError
-from mmft.models.generative_model import GenerativeModel
-from mmft.models.language_model import LanguageModel, build_language_model
-from mmft.models.prompt_tokenizer import IMAGE_MARK
+from mmft.models.language.generative_model import GenerativeModel
+from mmft.models.language.language_model import LanguageModel, build_language_model
+from mmft.models.language.prompt_tokenizer import IMAGE_MARK
 from mmft.tasks.generation import Generation
 from mmft.tuning.quantize import quantize, quantized_layers
 
@@ -288,7 +288,7 @@ def test_a_thousand_choices_are_scored_in_parts(folder: Path, shapes: Any, monke
     batch = next(rows(model, task).split(2))
     with torch.no_grad():
         whole = model.eval()(batch).choices
-        monkeypatch.setattr("mmft.models.generative_model._CACHED", 700)
+        monkeypatch.setattr("mmft.models.language.generative_model._CACHED", 700)
         torch.testing.assert_close(model(batch).choices, whole, atol=1e-5, rtol=1e-5)
     assert whole.shape == (2, 1000)
 

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from mmft.batch import Conversation, Turn
 from mmft.data.text import empty_text, identity_of, tokenize
 from mmft.errors import UserError
-from mmft.models.prompt_tokenizer import IMAGE_MARK, PromptTokenizer, learned
+from mmft.models.language.prompt_tokenizer import IMAGE_MARK, PromptTokenizer, learned
 
 
 @pytest.fixture(scope="module")

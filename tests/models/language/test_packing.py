@@ -14,7 +14,7 @@ from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
 
 from mmft.config.compose import compose
 from mmft.errors import UserError
-from mmft.models.packing import first_fit, plan_packing
+from mmft.models.language.packing import first_fit, plan_packing
 
 Folder = Callable[..., Path]
 PACKING = "task.packing=true"

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mmft.models.answer_loss import answer_log_probs
+from mmft.models.language.answer_loss import answer_log_probs
 
 TOKENS, VOCABULARY, WIDTH = 11, 29, 6
 FORMS: list[dict[str, Any]] = [
@@ -156,7 +156,7 @@ def test_gradients_of_many_16_bit_chunks_are_summed_in_float32() -> None:
 PEAK = """
 import resource, sys
 import torch
-from mmft.models.answer_loss import answer_log_probs
+from mmft.models.language.answer_loss import answer_log_probs
 tokens = int(sys.argv[1])
 hidden, weight = torch.randn(tokens, 8, requires_grad=True), torch.randn(20_000, 8, requires_grad=True)
 targets = torch.zeros(tokens, dtype=torch.int64)

@@ -13,9 +13,9 @@ from torch import nn
 
 from mmft.config.schema.decoding import DecodingConfig
 from mmft.errors import UserError
-from mmft.models.decoding import Decoding
-from mmft.models.generating import generate
-from mmft.models.language_model import LanguageModel, build_language_model
+from mmft.models.language.decoding import Decoding
+from mmft.models.language.generating import generate
+from mmft.models.language.language_model import LanguageModel, build_language_model
 
 WORDS = ["red disc", "a blue cross", "what is it"]
 LENGTHS = (7, 4, 6)

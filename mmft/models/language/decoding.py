@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mmft.config.schema.decoding import DecodingConfig
-from mmft.models.constrained import Constraint
+from mmft.models.language.constrained import Constraint
 from mmft.models.precision import at_least_float32
 
 Processor = Callable[[Tensor, Tensor], Tensor]

@@ -12,8 +12,8 @@ from torch import nn
 from mmft.clock import importing
 from mmft.config.plugins import FLAG, allowed
 from mmft.errors import UserError, first_line
-from mmft.models.source import Source
-from mmft.models.trust import check_folder
+from mmft.models.loading.source import Source
+from mmft.models.loading.trust import check_folder
 
 Encoder = Literal["vision", "text"]
 

@@ -16,7 +16,7 @@ from torch.nn import functional
 from mmft import build
 from mmft.batch import Batch
 from mmft.config.compose import compose
-from mmft.models.prompt_tokenizer import IMAGE_MARK, learned
+from mmft.models.language.prompt_tokenizer import IMAGE_MARK, learned
 from mmft.tasks.generation import Generation
 
 CONVERSATIONS = conversations("something red")

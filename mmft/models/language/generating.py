@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from mmft.models.answer_scores import cache_keyword
-from mmft.models.decoding import Decoding, OwnLogProbs, StopTexts
-from mmft.models.language_model import LanguageModel
+from mmft.models.language.answer_scores import cache_keyword
+from mmft.models.language.decoding import Decoding, OwnLogProbs, StopTexts
+from mmft.models.language.language_model import LanguageModel
 
 
 class Generated(NamedTuple):

@@ -11,8 +11,8 @@ from typing import Any
 from torch import nn
 
 from mmft.errors import UserError, first_line
-from mmft.models.source import Source
-from mmft.models.trust import check_folder
+from mmft.models.loading.source import Source
+from mmft.models.loading.trust import check_folder
 
 _MISSING = re.compile(r"Missing keys \((.*)\) discovered", re.DOTALL)
 

@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from mmft.errors import UserError
-from mmft.models.answer_loss import answer_log_probs
-from mmft.models.answer_scores import answer_scores
-from mmft.models.constrained import AnswerList, Expression
-from mmft.models.packing import counted
+from mmft.models.language.answer_loss import answer_log_probs
+from mmft.models.language.answer_scores import answer_scores
+from mmft.models.language.constrained import AnswerList, Expression
+from mmft.models.language.packing import counted
 
 ANSWERS = ["cat", "a red cat", "a red dog", "dogs", "42"]
 DECODING: list[dict[str, Any]] = [{}, {"do_sample": True}, {"num_beams": 8}, {"do_sample": True, "num_beams": 2}]

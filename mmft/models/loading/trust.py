@@ -18,7 +18,7 @@ import torch
 from mmft.clock import importing
 from mmft.config.plugins import FLAG, allowed
 from mmft.errors import UserError, first_line
-from mmft.models.source import Source, read_json
+from mmft.models.loading.source import Source, read_json
 
 log = logging.getLogger(__name__)
 

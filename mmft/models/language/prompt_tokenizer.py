@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 from mmft.batch import IMAGE_PLACE, Conversation, Turn
 from mmft.errors import UserError
-from mmft.models.chat_template import IMAGE_TEXT, ChatTemplate, Shape
+from mmft.models.language.chat_template import IMAGE_TEXT, ChatTemplate, Shape
 
 TEXT, IMAGE = "{text}", "{image}"
 IMAGE_MARK = -1
