@@ -5,8 +5,8 @@ image_encoder/       config and float32 weights, with weights added in training 
 text_encoder/        the same, and the tokenizer
 adapters/ENCODER/      the adapter that peft added, if any, in its own format
 
-With another `format`, a fine-tuned pair as one folder instead, and of `model.whole` always, or the whole model as
-graphs (`onnx`, `torch_export`); see the modules of `mmft.run.export`.
+With another `format`, a fine-tuned pair or a LLaVA as one folder instead, and of `model.whole` always, or the whole
+model as graphs (`onnx`, `torch_export`); see the modules of `mmft.run.export`.
 """
 
 from __future__ import annotations
@@ -24,10 +24,12 @@ from mmft.data.image import squaring
 from mmft.errors import ExitCode, UserError
 from mmft.files import located, replace_folder
 from mmft.models.fusion.dual import DualFusion
+from mmft.models.language.generative_model import GenerativeModel
 from mmft.run.export.card import model_card
 from mmft.run.export.dual_encoder import check_fits, write_dual_encoder
 from mmft.run.export.encoders import write_adapter, write_encoder
 from mmft.run.export.graph_folder import FORMATS, check_has_graph, write_graphs
+from mmft.run.export.llava import check_is_llava, write_llava
 from mmft.run.export.open_clip import check_has_format, write_open_clip
 from mmft.run.export.pair import check_is_pair, write_pair
 from mmft.run.export.sentence_transformers import check_has_modules, write_sentence_transformers
@@ -94,6 +96,9 @@ def _writer(saved: SavedModel, written: str) -> Writer:
     if saved.config.model.whole is not None:
         check_has_whole(written)
         return write_whole
+    if written == "transformers" and isinstance(saved.model, GenerativeModel):
+        check_is_llava(saved)
+        return write_llava
     if written == "sentence_transformers":
         check_has_modules(saved)
         return write_sentence_transformers

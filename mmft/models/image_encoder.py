@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import inspect
 import logging
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +17,11 @@ from torch.nn import functional
 from mmft.batch import Encoded
 from mmft.errors import UserError, first_line
 from mmft.models.encoder import Encoder, check_own_pool, check_pool, pool_tokens
+from mmft.models.feature_layer import check_end, end_at
+from mmft.models.loading.output_widths import output_widths
 from mmft.models.loading.source import Source, check_alone, resolve
 from mmft.models.loading.timm_loading import load_timm
-from mmft.models.loading.transformers_loading import last_hidden_state, load_transformers, pooled_norm
+from mmft.models.loading.transformers_loading import load_transformers, pooled_norm
 from mmft.models.preprocessing import check_patches, check_square, mean_and_std, patch_size_of, side_of
 
 log = logging.getLogger(__name__)
@@ -32,9 +35,11 @@ class ImageEncoder(Encoder):
 
     Attributes:
         prefix: number of class and register tokens in front of the patches.
+        after_blocks: what came after its blocks, by name, if it ends at one of them; see `mmft.models.feature_layer`.
     """
 
     prefix: int = 0
+    after_blocks: Mapping[str, nn.Module] | None = None
 
     def __init__(self, backbone: nn.Module, source: Source, width: int, pool: str, image_size: int) -> None:
         super().__init__(backbone, source, width, pool)
@@ -151,10 +156,10 @@ class TransformersImageEncoder(ImageEncoder):
         prefix = _prefix_tokens(backbone)
         pool = check_pool(pool, KEY, prefix > 0, auto=auto_pool if prefix else "mean")
         options = _options(backbone)
-        tried = _tried(backbone, source, image_size, options)
-        super().__init__(backbone, source, tried.width, pool, image_size)
-        check_own_pool(pool, KEY, tried.own_width, source)
-        self.own_width = tried.own_width
+        tried = output_widths(backbone, source, image_size, options, KEY)
+        super().__init__(backbone, source, tried.tokens, pool, image_size)
+        check_own_pool(pool, KEY, tried.own, source)
+        self.own_width = tried.own
         self.prefix = prefix
         self.options = options
         self.takes_noise = config.model_type == "vit_mae"
@@ -190,6 +195,7 @@ def build_image_encoder(
     image_size: int | None,
     pool: str,
     pretrained: bool,
+    feature_layer: int | None = None,
     source: Source | None = None,
     auto_pool: str = "cls",
 ) -> ImageEncoder:
@@ -200,6 +206,7 @@ def build_image_encoder(
         image_size: height and width in pixels, positions are resampled; None for the encoder's own.
         pool: `auto`, `cls`, `mean`, `cls_mean` or `own`.
         pretrained: False for random weights.
+        feature_layer: the block that tokens are read from, without a norm; None for the encoder's whole.
         source: the resolved source, if already known.
         auto_pool: meaning of `auto` for an encoder with a class token: `cls` or `cls_mean`; otherwise it is `mean`.
 
@@ -208,16 +215,25 @@ def build_image_encoder(
     """
     source = source or resolve(name, KEY + ".name")
     check_alone(source, KEY)
+    kind: type[TimmImageEncoder | TransformersImageEncoder] = TransformersImageEncoder
     if source.library == "timm":
+        kind = TimmImageEncoder
         backbone, size = load_timm(source, image_size, pretrained, KEY, pool == "own")
         check_patches(image_size, patch_size_of(backbone), KEY)
-        return TimmImageEncoder(backbone, source, size, pool, auto_pool)
-    check_square(source, KEY)
-    backbone = load_transformers(source, "vision", pretrained, KEY, pool == "own")
-    size = image_size or side_of(backbone.config) or 224
-    if size != side_of(backbone.config):  # SigLIP's own 384 pixels are 27 patches of 14, and a rest
-        check_patches(image_size, patch_size_of(backbone), KEY)
-    return TransformersImageEncoder(backbone, source, size, pool, auto_pool)
+    else:
+        check_square(source, KEY)
+        backbone = load_transformers(source, "vision", pretrained, KEY, pool == "own")
+        size = image_size or side_of(backbone.config) or 224
+        if size != side_of(backbone.config):  # SigLIP's own 384 pixels are 27 patches of 14, and a rest
+            check_patches(image_size, patch_size_of(backbone), KEY)
+    if feature_layer is None:
+        return kind(backbone, source, size, pool, auto_pool)
+    where = f"{KEY}.feature_layer={feature_layer}: {source.name}"
+    dropped = end_at(backbone, feature_layer, where)
+    made = kind(backbone, source, size, pool, auto_pool)
+    made.after_blocks = dropped
+    check_end(made, where)
+    return made
 
 
 def _prefix_tokens(backbone: nn.Module) -> int:
@@ -231,44 +247,6 @@ def _options(backbone: nn.Module) -> dict[str, Any]:
     """What a transformers model is called with besides pixels."""
     accepts = inspect.signature(backbone.forward).parameters
     return {"interpolate_pos_encoding": True} if "interpolate_pos_encoding" in accepts else {}
-
-
-class _Tried(NamedTuple):
-    """What one pass over an image shows of a transformers model.
-
-    Attributes:
-        width: D, the width of a token.
-        own_width: width of its own pooled output; 0 without one.
-    """
-
-    width: int
-    own_width: int
-
-
-def _tried(backbone: Any, source: Source, image_size: int, options: dict[str, Any]) -> _Tried:
-    """Measures widths: an EfficientNet's config lacks its own, FocalNet's is wrong, SAM's is that of its blocks.
-
-    Raises:
-        UserError: it does not accept images of this size, or returns neither tokens nor a feature map.
-    """
-    where = f"{KEY}.name={source.name}, image_size={image_size}"
-    was = backbone.training
-    try:
-        with torch.no_grad():
-            pixels = torch.zeros(1, 3, image_size, image_size)
-            out = backbone.eval()(pixel_values=pixels, **options)
-            features = last_hidden_state(out)
-    except Exception as error:
-        raise UserError(f"{where}: it does not accept images of this size: {first_line(error)}") from error
-    finally:
-        backbone.train(was)
-    if not isinstance(features, Tensor) or features.ndim not in (3, 4):
-        raise UserError(f"{where}: {type(backbone).__name__} returns neither tokens nor a feature map of an image.")
-    declared = getattr(backbone.config, "hidden_size", None)
-    last = features.ndim == 3 or (features.shape[1] != declared == features.shape[-1])
-    pooled = getattr(out, "pooler_output", None)
-    own_width = pooled[0].numel() if isinstance(pooled, Tensor) else 0
-    return _Tried(int(features.shape[-1] if last else features.shape[1]), own_width)
 
 
 def _in_order(backbone: Any, pixels: Tensor) -> Tensor:

@@ -111,6 +111,19 @@ for _encoder in ENCODERS:
         return f"own is not used by model/fusion={c.model.fusion.type}, which reads tokens. Leave it out"
 
 
+@rule("model.image_encoder.feature_layer", "model.image_encoder.pool", "model.pair", "model.whole")
+def _feature_layer_is_a_block(c: TrainConfig) -> str | None:
+    layer = getattr(c.model.image_encoder, "feature_layer", None)
+    if layer is None:
+        return None
+    for key in ("model.pair", "model.whole"):
+        if attrgetter(key)(c) is not None:
+            return f"{layer} does not go with {key}, which says itself what is read of its image encoder. Leave it out"
+    if c.model.image_encoder.pool == "own":
+        return f"{layer} leaves out what model.image_encoder.pool=own pools with. Leave one of them out"
+    return "0 is no block. Type -1 for the last one, or 1 for the first" if layer == 0 else None
+
+
 @rule("model.fusion.dropout", "model.dropout")
 def _one_dropout(c: TrainConfig) -> str | None:
     dropout = getattr(c.model.fusion, "dropout", None)

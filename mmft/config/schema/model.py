@@ -37,6 +37,11 @@ class ImageEncoderConfig(OptionConfig):
 class AnyImageEncoderConfig(ImageEncoderConfig):
     """Any timm model or transformers vision model."""
 
+    feature_layer: int | None = None
+    """Read tokens from the output of this block, in front of the final norm: from 1 on, or -1 for the last block and -2
+    for the one before, as LLaVA's `vision_feature_layer`. Blocks above it and the norm are left out. For vision
+    transformers; null: all blocks and the norm."""
+
 
 @dataclass(kw_only=True)
 class TextEncoderConfig(OptionConfig):

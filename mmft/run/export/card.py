@@ -93,6 +93,24 @@ def whole_card(saved: SavedModel, summary: Mapping[str, Any], kind: str) -> str:
     return _pair_card(saved, summary, "transformers", [*loading, 'processor = AutoProcessor.from_pretrained(".")'])
 
 
+def llava_card(saved: SavedModel, summary: Mapping[str, Any], prompt: list[str]) -> str:
+    """README.md of a language model with a projector that is exported as a LLaVA; `prompt`: lines that make inputs."""
+    kind = "LlavaForConditionalGeneration"
+    loading = ["from PIL import Image", f"from transformers import AutoProcessor, {kind}", ""]
+    loading += [f'model = {kind}.from_pretrained(".")', 'processor = AutoProcessor.from_pretrained(".")', *prompt]
+    loading += ['written = model.generate(**inputs)[0, inputs["input_ids"].shape[1] :]']
+    loading += ["print(processor.decode(written, skip_special_tokens=True))"]
+    card = _pair_card(saved, summary, "transformers", loading)
+    options: Any = saved.config.task
+    unread = [f"task.{name}" for name in ("choices", "pattern", "stop") if getattr(options, name)]
+    if options.repetition_penalty != 1 or options.no_repeat_ngram_size is not None:
+        unread += ["task.repetition_penalty and task.no_repeat_ngram_size, which count within the answer alone"]
+    lines = ["Without an image, the run read a learned vector in its place, which this folder does not have."]
+    if unread:
+        lines += [f"What the run wrote also depended on keys that this folder does not have: {', '.join(unread)}."]
+    return "\n".join([card, *lines, ""])
+
+
 def open_clip_card(saved: SavedModel, summary: Mapping[str, Any]) -> str:
     """README.md of a pair that is exported as a whole, in open_clip's format."""
     loading = ["import open_clip", "", 'model, preprocess = open_clip.create_model_from_pretrained("local-dir:.")']

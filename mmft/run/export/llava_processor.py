@@ -1,0 +1,94 @@
+"""The processor of an exported LLaVA: images as in the run, and prompts by the same chat template."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from mmft.data.image import squaring
+from mmft.models.language.prompt_tokenizer import IMAGE, TEXT
+from mmft.models.preprocessing import patch_size_of
+from mmft.run.export.encoders import processor_of
+from mmft.run.saved_model import SavedModel
+
+IMAGE_TOKEN = "<image>"
+_PARTS_AS_TEXT = (
+    "{%- set turns = namespace(found=[]) -%}"
+    "{%- for message in messages -%}"
+    "{%- if message['content'] is string -%}{%- set content = message['content'] -%}"
+    "{%- else -%}{%- set own = namespace(text='') -%}"
+    "{%- for part in message['content'] -%}"
+    "{%- set own.text = own.text + ('<image>' if part['type'] == 'image' else part['text']) -%}"
+    "{%- endfor -%}{%- set content = own.text -%}{%- endif -%}"
+    "{%- set turns.found = turns.found + [dict(message, content=content)] -%}"
+    "{%- endfor -%}"
+    "{%- set messages = turns.found -%}"
+)
+"""In front of a language model's template, which takes texts: a turn's parts become one text."""
+
+
+def llava_processor(saved: SavedModel) -> Any:
+    """A LlavaProcessor, with `<image>` among the special tokens of the run's tokenizer."""
+    import transformers
+
+    model: Any = saved.model
+    encoder = model.image_encoder
+    images = {
+        name: value for name, value in processor_of(encoder, squaring(saved.config.data)).items() if "type" not in name
+    }
+    tokenizer: Any = copy.deepcopy(model.text_encoder.tokenizer.plain)
+    tokenizer.add_tokens([transformers.AddedToken(IMAGE_TOKEN, special=True, normalized=False)], special_tokens=True)
+    tokenizer.padding_side = tokenizer.init_kwargs["padding_side"] = "left"  # the latter is saved
+    tokenizer.model_max_length = model.text_encoder.positions
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    template = _PARTS_AS_TEXT + tokenizer.chat_template if in_chat(saved) else None
+    tokenizer.chat_template = None
+    return transformers.LlavaProcessor(
+        image_processor=transformers.BitImageProcessor(**images),
+        tokenizer=tokenizer,
+        patch_size=_patch_side(encoder),
+        vision_feature_select_strategy="default" if encoder.prefix else "full",
+        image_token=IMAGE_TOKEN,
+        num_additional_image_tokens=encoder.prefix,
+        chat_template=template,
+    )
+
+
+def in_chat(saved: SavedModel) -> bool:
+    """Whether the run's prompts are turns of a chat template."""
+    tokenizer: Any = saved.model.text_encoder.tokenizer
+    return saved.config.task.chat_template == "auto" and bool(tokenizer.plain.chat_template)
+
+
+def asked(saved: SavedModel, text: str) -> str:
+    """What a user says, with `<image>` in its place, of a row with this text."""
+    prompt = saved.config.task.prompt
+    prompt = TEXT if prompt is None else prompt
+    placed = prompt.replace(IMAGE, IMAGE_TOKEN, 1) if IMAGE in prompt else IMAGE_TOKEN + prompt
+    return placed.replace(TEXT, text, 1)
+
+
+def parts_of(said: str) -> list[dict[str, str]]:
+    """A text with `<image>` as the content of a turn."""
+    before, _, after = said.partition(IMAGE_TOKEN)
+    parts = [{"type": "text", "text": before}, {"type": "image"}, {"type": "text", "text": after}]
+    return [part for part in parts if part.get("text") != ""]
+
+
+def show_prompt(saved: SavedModel) -> list[str]:
+    """Lines of Python that make the inputs of a question, for the model card."""
+    said = asked(saved, "What is this?")
+    options = 'images=Image.open("image.png"), text=prompt, return_tensors="pt"'
+    if not in_chat(saved):
+        return [f"prompt = {said!r}", f"inputs = processor({options})"]
+    return [
+        f'turns = [{{"role": "user", "content": {parts_of(said)!r}}}]',
+        "prompt = processor.apply_chat_template(turns, add_generation_prompt=True)",
+        f"inputs = processor({options}, add_special_tokens=False)",
+    ]
+
+
+def _patch_side(encoder: Any) -> int:
+    side = patch_size_of(encoder.backbone)
+    return int(side[0] if isinstance(side, list | tuple) else side)
