@@ -43,9 +43,18 @@ def end_at(backbone: Any, layer: int, where: str) -> dict[str, nn.Module]:
     for name in dropped:
         backbone.set_submodule(name, nn.Identity())
     del parent[number:]
-    if getattr(getattr(backbone, "config", None), "num_hidden_layers", None) == count:
-        backbone.config.num_hidden_layers = number
+    _declare(getattr(backbone, "config", None), count, number)
     return dropped
+
+
+def _declare(config: Any, count: int, number: int) -> None:
+    """Tells a config of transformers that there are `number` of `count` blocks."""
+    if getattr(config, "num_hidden_layers", None) != count:
+        return
+    config.num_hidden_layers = number
+    if hasattr(config, "stage_names"):  # of a backbone that may return several of its layers
+        config.stage_names = config.stage_names[: number + 1]
+        config.set_output_features_output_indices(None, None)
 
 
 def _is_list_of(module: nn.Module, children: list[nn.Module]) -> bool:
@@ -83,8 +92,8 @@ def check_end(encoder: Any, where: str) -> None:
 
 @contextmanager
 def with_end(encoder: Any) -> Iterator[None]:
-    """Context in which a backbone has again what came after its blocks, as plain classes and their files have it."""
-    dropped: Mapping[str, nn.Module] = encoder.after_blocks or {}
+    """Context in which an encoder's backbone has again what came after its blocks, as plain classes and their files have it."""
+    dropped: Mapping[str, nn.Module] = getattr(encoder, "after_blocks", None) or {}
     for name, module in dropped.items():
         encoder.backbone.set_submodule(name, module)
     try:

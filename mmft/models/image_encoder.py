@@ -230,7 +230,10 @@ def build_image_encoder(
         return kind(backbone, source, size, pool, auto_pool)
     where = f"{KEY}.feature_layer={feature_layer}: {source.name}"
     dropped = end_at(backbone, feature_layer, where)
-    made = kind(backbone, source, size, pool, auto_pool)
+    try:
+        made = kind(backbone, source, size, pool, auto_pool)
+    except UserError as error:
+        raise UserError(f"{where} cannot end there ({error}). Leave it out") from error
     made.after_blocks = dropped
     check_end(made, where)
     return made

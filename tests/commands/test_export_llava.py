@@ -27,8 +27,9 @@ CASES = {
     "hf_clip qwen3 -1": [],
     "hf_siglip llama -2": ["task.prompt='Look: {image} {text}'", "model.fusion.layers=linear"],
     "hf_dinov2 llama 1": ["model.image_encoder.image_size=48", "tune/image_encoder=lora", "task.chat_template=none"],
-    "hf_dinov2 gpt2 -1": ["tune/image_encoder=full", "tune/text_encoder=full", "task.num_beams=2"],
+    "hf_dinov2 qwen3 -1": ["tune/image_encoder=full", "tune/text_encoder=full", "task.num_beams=2"],
     "hf_clip llama -2": ["tune/text_encoder=full", "data.resize=crop"],
+    "timm_vit llama -1": ["model.image_encoder.image_size=48"],
 }
 
 
@@ -53,8 +54,10 @@ def parts_of(said: str) -> list[dict[str, str]]:
     return [*texts, {"type": "image"}, {"type": "text", "text": after}]
 
 
-def of_transformers(out: Path, images: list[Path], said: list[str], in_chat: bool) -> list[str]:
-    """Texts for each image, written by plain transformers in one padded batch."""
+def of_transformers(
+    out: Path, images: list[Path], said: list[str], in_chat: bool, vocabulary: int
+) -> tuple[list[str], list[float]]:
+    """Texts for each image, written by plain transformers in one padded batch, and their mean log-probabilities."""
     model: Any = hf.LlavaForConditionalGeneration.from_pretrained(out).eval()
     processor: Any = hf.AutoProcessor.from_pretrained(out)
     assert type(processor).__name__ == "LlavaProcessor"
@@ -64,8 +67,18 @@ def of_transformers(out: Path, images: list[Path], said: list[str], in_chat: boo
         said = [processor.apply_chat_template(turn, add_generation_prompt=True) for turn in turns]
     options = {"add_special_tokens": False} if in_chat else {}
     inputs = processor(images=pictures, text=said, padding=True, return_tensors="pt", **options)
-    written = model.generate(**inputs)[:, inputs["input_ids"].shape[1] :]
-    return [text.strip() for text in processor.batch_decode(written, skip_special_tokens=True)]
+    written = model.generate(**inputs)[:, inputs["input_ids"].shape[1] :]  # (B, T)
+    whole = torch.cat([inputs["input_ids"], written], dim=1)  # (B, S)
+    behind = torch.ones_like(written)
+    mask = torch.cat([inputs["attention_mask"], behind], dim=1)
+    with torch.no_grad():
+        logits = model(input_ids=whole, attention_mask=mask, pixel_values=inputs["pixel_values"]).logits
+    of_written = logits[:, -written.shape[1] - 1 : -1, :vocabulary].log_softmax(-1)
+    chosen = of_written.gather(2, written[..., None]).squeeze(2)
+    end = written == model.generation_config.eos_token_id
+    real = end.cumsum(1) - end.long() == 0
+    scores = (chosen * real).sum(1) / real.sum(1)
+    return [text.strip() for text in processor.batch_decode(written, skip_special_tokens=True)], scores.tolist()
 
 
 @pytest.mark.parametrize("case", mostly_slow(CASES, "hf_clip qwen3 -1"))
@@ -77,13 +90,16 @@ def test_plain_transformers_writes_what_the_run_predicts(
     out, model = exported(run), mmft.load(run.path)
     table = pd.read_csv(shapes.rows).head(6)
     rows = table[["image", "text"]].to_dict("records")
-    predicted = [row["prediction"] for row in model.predict(rows, root=shapes.rows.parent)]
+    predicted = model.predict(rows, root=shapes.rows.parent)
     asked = "Look: <image> {}" if "Look" in str(CASES[case]) else "<image>{} here"
     said = [asked.format(row["text"]) for row in rows]
     in_chat = "task.chat_template=none" not in CASES[case]
     images = [shapes.rows.parent / row["image"] for row in rows]
-    assert of_transformers(out, images, said, in_chat) == predicted
-    assert len(set(predicted)) > 1
+    vocabulary = model.model.text_encoder.head.out_features
+    texts, scores = of_transformers(out, images, said, in_chat, vocabulary)
+    assert texts == [row["prediction"] for row in predicted]
+    assert scores == pytest.approx([row["score"] for row in predicted], abs=1e-5)
+    assert len(set(scores)) == len(rows)  # images and texts are read
     card = (out / "README.md").read_text()
     assert "LlavaForConditionalGeneration" in card
     assert str(image_encoder_folder(case.split()[0])) not in card
@@ -98,6 +114,8 @@ NEEDED = r"Train with model\.image_encoder\.feature_layer=-1 model\.fusion\.toke
         ("hf_clip llama null", ["model.fusion.tokens=pooled"], NEEDED),
         ("hf_siglip llama -1", ["model.image_encoder.image_size=48"], r"Train with model\.image_encoder\.image_size=32, or"),
         ("hf_clip cohere -1", [], r"which scales or caps its logits"),
+        ("hf_clip gpt2 -1", [], r"GPT2Model has no attribute `embed_tokens`\), so type format=hf"),
+        ("timm_convnext llama null", ["model.image_encoder.image_size=64"], r"transformers has no ConvNeXt of timm"),
         ("hf_clip phi -1", [], r"whose head has a bias"),
     ],
 )

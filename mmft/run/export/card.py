@@ -67,6 +67,8 @@ def model_card(saved: SavedModel, summary: Mapping[str, Any], adapters: Iterable
     side, length = model.image_encoder.image_size, model.text_encoder.max_length
     resize = squaring(saved.config.data)
     lines += [f"Images were {side} x {side} pixels (resize: {resize}), texts at most {length} tokens. Pooling:"]
+    if model.image_encoder.after_blocks is not None:
+        lines += ["The run's image tokens are those of the last block, in front of the final norm."]
     if resize == "pad":
         lines += ["The folder's own transform does not pad as the run did."]
     pools = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
 from pathlib import Path
@@ -12,7 +13,9 @@ from torch import nn
 
 from mmft.errors import UserError
 from mmft.models.encoder import Encoder
+from mmft.models.feature_layer import with_end
 from mmft.models.image_encoder import KEY, ImageEncoder, TimmImageEncoder
+from mmft.models.layers import blocks
 from mmft.models.pairs.open_clip_config import model_config
 from mmft.models.preprocessing import mean_and_std
 from mmft.models.text_encoder import TextEncoder
@@ -64,10 +67,11 @@ def write_encoder(encoder: Encoder, folder: Path, resize: str) -> None:
         raise UserError(f"{encoder.source.name} is a custom encoder, which neither timm nor transformers can load.")
     folder.mkdir(parents=True)
     backbone: Any = encoder.backbone.float().cpu()
-    if isinstance(encoder, TimmImageEncoder):
-        _write_timm(backbone, encoder, folder, _CROP_MODES[resize])
-        return
-    backbone.save_pretrained(folder)
+    with with_end(encoder):
+        if isinstance(encoder, TimmImageEncoder):
+            _write_timm(backbone, encoder, folder, _CROP_MODES[resize])
+            return
+        backbone.save_pretrained(folder)
     if isinstance(encoder, TextEncoder):
         encoder.tokenizer.save_pretrained(folder)
     elif isinstance(encoder, ImageEncoder):
@@ -107,6 +111,8 @@ def _write_timm(backbone: Any, encoder: Encoder, folder: Path, crop_mode: str) -
     if encoder.source.library == "open_clip":
         config = _timm_config(backbone, encoder)
     config["num_classes"] = 0
+    if encoder.after_blocks is not None:
+        config["model_args"] = config.get("model_args", {}) | _depth(backbone, encoder)
     images = {"input_size": [3, side, side], "crop_pct": 1.0, "crop_mode": crop_mode, "interpolation": "bicubic"}
     config["pretrained_cfg"] = config.get("pretrained_cfg", {}) | {"num_classes": 0, **images}
     if hasattr(getattr(backbone, "patch_embed", None), "img_size"):  # it has position embeddings for this many patches
@@ -115,6 +121,16 @@ def _write_timm(backbone: Any, encoder: Encoder, folder: Path, crop_mode: str) -
     backbone.reset_classifier(0)  # an encoder of open_clip's may have one
     state = {name: value.detach().contiguous() for name, value in backbone.state_dict().items()}
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def _depth(backbone: Any, encoder: Encoder) -> dict[str, int]:
+    """How many blocks timm builds; raises UserError if it builds as many as it wants."""
+    if "depth" not in inspect.signature(type(backbone).__init__).parameters:
+        raise UserError(
+            f"timm cannot build {type(backbone).__name__} ({encoder.source.name}) without its last blocks, which "
+            "model.image_encoder.feature_layer left out. Train without that key"
+        )
+    return {"depth": len(blocks(backbone))}
 
 
 def _timm_config(backbone: Any, encoder: ImageEncoder) -> dict[str, Any]:

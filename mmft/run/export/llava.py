@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mmft.errors import UserError
+from mmft.errors import UserError, first_line
 from mmft.models.feature_layer import with_end
 from mmft.models.fusion.projector import Projector
 from mmft.models.language.generative_model import GenerativeModel
@@ -37,13 +37,13 @@ def check_is_llava(saved: SavedModel) -> None:
     assert isinstance(model, GenerativeModel)
     if not isinstance(model.fusion, Projector):
         raise UserError(f"{_KIND} has a projector of linear layers, no {type(model.fusion).__name__}, so {_INSTEAD}")
+    if lacking := next(_lacking(model), None):
+        raise UserError(f"{_KIND} cannot hold {lacking}, so {_INSTEAD}")
     if keys := list(_needed(model)):
         raise UserError(
             f"format=transformers writes a language model with a projector as {_KIND}, which this run's model does not "
             f"fit. Train with {' '.join(keys)}, or {_INSTEAD}"
         )
-    if lacking := next(_lacking(model), None):
-        raise UserError(f"{_KIND} cannot hold {lacking}, so {_INSTEAD}")
 
 
 def _needed(model: GenerativeModel) -> Iterator[str]:
@@ -134,7 +134,10 @@ def _empty(model: GenerativeModel, image_token: int) -> Any:
         vision_feature_layer=-1,  # the last one that there is
         tie_word_embeddings=bool(text.tie_word_embeddings),
     )
-    whole = transformers.LlavaForConditionalGeneration(config)
+    try:
+        whole = transformers.LlavaForConditionalGeneration(config)
+    except Exception as error:  # many language models tie their weights otherwise
+        raise ValueError(first_line(error).rstrip(".")) from error
     for held, own in ((whole.model.vision_tower, image), (whole.model.language_model, backbone.base_model)):
         if type(held) is not type(own):
             raise ValueError(f"it would build a {type(held).__name__} in place of a {type(own).__name__}")
