@@ -1,9 +1,10 @@
-"""Rate of greedy generation: `language.generating.generate` of mmft against transformers' own, from the same prompts.
+"""Rate of generation: `language.generating.generate` of mmft against transformers' own, from the same prompts.
 
-    python tools/bench/generation_rate.py FOLDER [--rows 64] [--tokens 32] [--batch 16] [--turns 3]
+    python tools/bench/generation_rate.py FOLDER [--rows 64] [--tokens 32] [--batch 16] [--turns 3] [--sampled]
 
-FOLDER has a causal language model. Prompts are texts behind 16 random image tokens. Seconds are of
-the processor, in turns in one process.
+FOLDER has a causal language model. Prompts are texts behind 16 random image tokens. Seconds are of the processor, in
+turns in one process. Texts are greedy; with `--sampled` they are drawn with a temperature, top p and a stop text that
+none of them has, of which transformers is given all but the stop text.
 """
 
 from __future__ import annotations
@@ -44,12 +45,15 @@ def main() -> None:
     parser.add_argument("folder")
     for name, default in (("rows", 64), ("tokens", 32), ("batch", 16), ("turns", 3)):
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--sampled", action="store_true")
     given = parser.parse_args()
     torch.manual_seed(0)
     model = build_language_model(given.folder, None, "auto", True)
     backbone: Any = model.eval().backbone
     embedded, mask = prompts(model, given.rows)
-    decoding = Decoding(DecodingConfig(max_new_tokens=given.tokens))
+    drawn: dict[str, Any] = {"temperature": 0.8, "top_p": 0.9} if given.sampled else {}
+    stop = ["no such text"] if given.sampled else []
+    decoding = Decoding(DecodingConfig(max_new_tokens=given.tokens, stop=stop, **drawn))
     end = model.tokenizer.eos_token_id
 
     def ours(at: slice) -> Tensor:
@@ -58,8 +62,9 @@ def main() -> None:
 
     def plain(at: slice) -> Tensor:
         inputs, real = padded_on_the_left({"inputs_embeds": embedded[at]}, mask[at])
-        options = {"max_new_tokens": given.tokens, "do_sample": False, "eos_token_id": end, "pad_token_id": end}
-        found: Tensor = backbone.generate(**inputs, attention_mask=real.long(), **options)
+        options = {"max_new_tokens": given.tokens, "do_sample": given.sampled, "eos_token_id": end, "pad_token_id": end}
+        options |= {"top_k": 0} if given.sampled else {}  # transformers' default is 50
+        found: Tensor = backbone.generate(**inputs, attention_mask=real.long(), **options, **drawn)
         return found
 
     def seconds(way: Callable[[slice], Tensor]) -> float:
@@ -68,7 +73,8 @@ def main() -> None:
             way(slice(first, first + given.batch))
         return time.process_time() - started
 
-    assert torch.equal(ours(slice(0, 1))[0], plain(slice(0, 1))[0])
+    if not given.sampled:
+        assert torch.equal(ours(slice(0, 1))[0], plain(slice(0, 1))[0])
     turns = [(seconds(plain), seconds(ours)) for _ in range(given.turns)]
     plain_s, own_s = (statistics.median(every) for every in zip(*turns, strict=True))
     print(f"transformers {plain_s:.2f} s, mmft {own_s:.2f} s")

@@ -5,20 +5,17 @@ Legend: B batch, L generated tokens so far, T generated tokens, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from mmft.config.schema.decoding import DecodingConfig
 from mmft.models.language.constrained import Constraint
+from mmft.models.language.sampling import Processor, Sampling
 from mmft.models.precision import at_least_float32
-
-Processor = Callable[[Tensor, Tensor], Tensor]
-"""As in transformers: generated tokens (B, L) and scores (B, V) of the next one -> (B, V) scores."""
 
 
 @dataclass(frozen=True)
@@ -56,39 +53,6 @@ class Decoding:
         if options.temperature:
             found.append(Sampling(options, rows))
         return found
-
-
-class Sampling:
-    """A processor that draws the next token, so that greedy decoding takes it.
-
-    The draw of a row is a function of seed, row number and position. (With transformers' own sampling it would depend
-    on the other rows of the batch.)
-
-    Args:
-        options: of which temperature, top_k, top_p and seed are read.
-        rows: (B,) row numbers.
-    """
-
-    def __init__(self, options: DecodingConfig, rows: Tensor) -> None:
-        from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
-
-        self._seed, self._rows = options.sampling_seed, rows.tolist()
-        self._warpers: list[Processor] = [TemperatureLogitsWarper(options.temperature)]
-        if options.top_k is not None:
-            self._warpers.append(TopKLogitsWarper(options.top_k))
-        if options.top_p is not None:
-            self._warpers.append(TopPLogitsWarper(options.top_p))
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """(B, V) 0 for the drawn token, minus infinity for the others."""
-        for warp in self._warpers:
-            scores = warp(input_ids, scores)
-        position = input_ids.shape[1]
-        drawn = [[np.random.default_rng([self._seed, row, position]).random()] for row in self._rows]
-        chances = scores.double().softmax(-1).cumsum(-1)  # (B, V)
-        wanted = torch.tensor(drawn, dtype=torch.float64, device=scores.device) * chances[:, -1:]
-        token = torch.searchsorted(chances, wanted, right=True)  # (B, 1) the first whose sum is above what was drawn
-        return torch.full_like(scores, -torch.inf).scatter_(1, token, 0)
 
 
 class OwnLogProbs:
