@@ -152,6 +152,15 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
     "label as text": (["data.columns.text=[title,label]"], ["'label' as data.columns.label and data.columns.text"]),
     "empty column": (["data.columns.text=[]"], ["data.columns.text: the name is empty"]),
     "micro-batch larger than the batch": (["data.micro_batch_size=64"], ["64 is more than data.batch_size=32"]),
+    "block zero": (["model.image_encoder.feature_layer=0"], ["0 is no block. Type -1 for the last one"]),
+    "a block and pooling behind it": (
+        ["model.image_encoder.feature_layer=-1", "model.image_encoder.pool=own"],
+        ["-1 leaves out what model.image_encoder.pool=own pools with"],
+    ),
+    "a block of a pair": (
+        ["model.pair=openai/clip-vit-base-patch32", "model.image_encoder.feature_layer=-2"],
+        ["-2 does not go with model.pair, which says itself"],
+    ),
     "image no multiple of the patch": (["model.image_encoder.image_size=100"], ["patch size of 16", "96 or 112"]),
     "dropout twice": (
         ["model.dropout=0.3", "model.fusion.dropout=0.2"],
