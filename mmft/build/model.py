@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import fields
 from typing import Any
 
 import torch
@@ -41,8 +40,7 @@ _PRETRAINED_LR = 5e-5
 def build_task(config: TaskConfig) -> Task:
     """The task; call its `fit` or `load_state` next."""
     if isinstance(config, DecodingConfig):
-        decoding = DecodingConfig(**{f.name: getattr(config, f.name) for f in fields(DecodingConfig)})
-        task: Task = registry.build(config, but=DecodingConfig, decoding=decoding)
+        task: Task = registry.build(config, but=DecodingConfig, decoding=config.decoding())
     else:
         task = registry.build(config)
     return task

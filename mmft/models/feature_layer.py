@@ -92,7 +92,7 @@ def check_end(encoder: Any, where: str) -> None:
 
 @contextmanager
 def with_end(encoder: Any) -> Iterator[None]:
-    """Context in which an encoder's backbone has again what came after its blocks, as plain classes and their files have it."""
+    """Context in which an encoder's backbone has again what came after its blocks, as in files of its library."""
     dropped: Mapping[str, nn.Module] = getattr(encoder, "after_blocks", None) or {}
     for name, module in dropped.items():
         encoder.backbone.set_submodule(name, module)

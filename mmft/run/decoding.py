@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 from mmft.build import build_task, prepare_generation
-from mmft.config import registry
 from mmft.config.rules.decoding import decoding_problems
 from mmft.config.schema.decoding import DecodingConfig
 from mmft.config.validate import Problem, read
@@ -32,10 +31,10 @@ def with_decoding(saved: SavedModel, options: Mapping[str, Any]) -> SavedModel:
     if not isinstance(own, DecodingConfig):
         unread = f"changes nothing: the run has task={own.type}, which writes no texts. Leave it out"
         raise UserError([f"task.{name} {unread}" for name in options])
-    found = read({f.name: getattr(own, f.name) for f in fields(DecodingConfig)} | dict(options), DecodingConfig)
+    found = read(vars(own.decoding()) | dict(options), DecodingConfig)
     _check([Problem(f"task.{problem.key}", problem.text) for problem in found.problems])
     _check(decoding_problems(found.config))
-    config = replace(own, **registry.arguments(found.config))
+    config = own.with_decoding(found.config)
     task = build_task(config)
     task.load_state(saved.task.state())
     model = prepare_generation(copy.copy(saved.model), task)

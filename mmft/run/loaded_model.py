@@ -6,10 +6,7 @@ model.predict([{"image": "a.jpg", "title": "a red bird"}])
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,56 +16,21 @@ import numpy.typing as npt
 from mmft.config import plugins
 from mmft.config.schema.data import DataConfig
 from mmft.config.schema.root import ExplainConfig, ZeroShotConfig
-from mmft.data.dataset import RowDataset
-from mmft.data.image import background_of
-from mmft.data.loading import make_batches
 from mmft.data.splits import Split, whole
-from mmft.models.inference import full_precision, fused_of, outputs_of
-from mmft.models.vision_language_model import VisionLanguageModel
-from mmft.reports.explain.rows import Explained, Explainer, check_label, with_warnings
+from mmft.reports.explain.rows import Explained, check_label, with_warnings
 from mmft.run import chat, zero_shot
-from mmft.run.by_row import answers_of, embeddings_of, in_order, stacked, widths_of
+from mmft.run.by_row import stacked
 from mmft.run.decoding import with_decoding
 from mmft.run.early import model_folder
-from mmft.run.frozen_rows import FrozenRows
 from mmft.run.given_rows import as_given, table_of
 from mmft.run.index.folder import Kind
 from mmft.run.index.index import Find, Index
-from mmft.run.saved_model import SavedModel, load_model
-from mmft.training.hardware import device_of, has_bf16
+from mmft.run.model_on_device import ModelOnDevice
+from mmft.run.saved_model import load_model
 
 
-class LoadedModel:
-    """A finished model.
-
-    Attributes:
-        saved: model, task and config.
-        device: the device it runs on.
-        labels: label names in score order; empty if the task has no labels.
-        frozen: reads what frozen layers compute from the store; from none unless set.
-
-    Raises:
-        UserError: a GPU is requested but there is none.
-    """
-
-    def __init__(self, saved: SavedModel, accelerator: str = "auto") -> None:
-        self.device = device_of(accelerator)
-        self.frozen = FrozenRows(None)
-        self._take(saved)
-
-    def _with(self, saved: SavedModel) -> LoadedModel:
-        other = copy.copy(self)
-        other._take(saved)
-        return other
-
-    def _take(self, saved: SavedModel) -> None:
-        self.saved = saved
-        self.labels: list[str] = list(saved.task.state().get("labels", []))
-
-    @property
-    def model(self) -> VisionLanguageModel:
-        """The torch module."""
-        return self.saved.model
+class LoadedModel(ModelOnDevice):
+    """A finished model, asked with rows."""
 
     def predict(self, rows: Any, root: str | Path = ".") -> Any:
         """Predicts rows in the same order, in float32 (float64 after a run in 64-true).
@@ -108,7 +70,7 @@ class LoadedModel:
         Raises:
             UserError: the run has another task, or labels are missing or repeated.
         """
-        return self._with(zero_shot.classifier(self.saved, labels, templates, self.device))
+        return self.with_saved(zero_shot.classifier(self.saved, labels, templates, self.device))
 
     def chat(
         self, messages: Sequence[Mapping[str, str]], image: Any = None, stream: bool = False, root: str | Path = "."
@@ -146,24 +108,11 @@ class LoadedModel:
         Raises:
             UserError: an option is wrong or does not go with another, or the run has another task.
         """
-        return self._with(with_decoding(self.saved, options))
+        return self.with_saved(with_decoding(self.saved, options))
 
     def asked(self, config: ZeroShotConfig, split: Split) -> LoadedModel:
         """This model as a command's `zero_shot` options want it; `split` has the command's rows."""
-        return self._with(zero_shot.asked(self.saved, config, split, self.device))
-
-    def answers(self, split: Split, config: DataConfig) -> Iterator[dict[str, Any]]:
-        """One prediction per row of `split`, in order; an unreadable row has an `error` instead."""
-        precision = full_precision(self.saved.config.trainer.precision)
-        batches = self.batches(split, config)
-        with self.reading(batches.dataset, config, precision):
-            for batch, outputs in outputs_of(self.model, batches, self.device, precision):
-                found = {} if outputs is None else answers_of(batch, outputs, self.saved.task)
-                yield from in_order(batch, found, self.columns(), split)
-
-    def reading(self, rows: RowDataset, config: DataConfig, precision: str) -> AbstractContextManager[None]:
-        """Context in which what frozen layers compute of the rows is read from the store, if there is one."""
-        return self.frozen.read(self.saved, rows, config, self.device, precision)
+        return self.with_saved(zero_shot.asked(self.saved, config, split, self.device))
 
     def explain(
         self, rows: Any, label: str | None = None, points: int = ExplainConfig.points, root: str | Path = "."
@@ -186,19 +135,6 @@ class LoadedModel:
         check_label(self.saved.task, label)
         given = self._given(rows, root, with_labels=self.saved.task.facts.generates)
         return list(with_warnings(self.explained(*given, label, points), points))
-
-    def explained(self, split: Split, config: DataConfig, label: str | None, points: int) -> Iterator[Explained]:
-        """Yields `explain` for a split's rows, one by one, computing `config.batch_size` points at once."""
-        answers = {answer["row"]: answer for answer in self.answers(split, config)}  # moves the model to its device
-        explainer = Explainer(
-            model=self.model,
-            task=self.saved.task,
-            background=background_of(config),
-            label=label,
-            points=points,
-            at_once=config.batch_size,
-        )
-        return explainer.explained(split.table, self.batches(split, replace(config, batch_size=1)), answers)
 
     def embed(self, rows: Any, root: str | Path = ".") -> dict[str, npt.NDArray[np.float32]]:
         """Embeds rows in the same order; an embedding does not depend on the other rows of its batch.
@@ -235,48 +171,6 @@ class LoadedModel:
     def _given(self, rows: Any, root: str | Path, with_labels: bool = False) -> tuple[Split, DataConfig]:
         """Rows given in Python as a split, and the run's `data`."""
         return whole(table_of(rows, self.saved.config.data, Path(root), with_labels)), self.saved.config.data
-
-    @property
-    def embedded(self) -> dict[str, int]:
-        """Names and widths of the embeddings from `embed`.
-
-        For pairwise tasks `image` and `text` in their shared space, normalised to length 1; otherwise both encoders'
-        pooled features, and `fused`, the input of the head.
-        """
-        return widths_of(self.saved)
-
-    def embeddings(self, split: Split, config: DataConfig) -> Iterator[dict[str, Any]]:
-        """One dict per row of `split`: `row`, `id`, `error`, and (D,) arrays by name, None if missing."""
-        precision = full_precision(self.saved.config.trainer.precision)
-        batches = self.batches(split, config)
-        with self.reading(batches.dataset, config, precision):
-            for batch, fused in fused_of(self.saved.model, batches, self.device, precision):
-                found = {} if fused is None else embeddings_of(batch, fused, self.saved)
-                yield from in_order(batch, found, ["row", "id", *self.embedded, "error"], split)
-
-    def batches(self, split: Split, config: DataConfig) -> Any:
-        """Batches of a split without targets, as the model needs them."""
-        return make_batches(split, config, **self.input_options())
-
-    def input_options(self) -> dict[str, Any]:
-        """What `make_batches` needs to know about the model and the device."""
-        return {
-            "tokenizer": self.model.text_encoder.tokenizer,
-            "max_length": self.model.text_encoder.max_length,
-            "image_size": self.model.image_encoder.image_size,
-            "pin": self.device.type == "cuda",
-        }
-
-    @property
-    def test_precision(self) -> str:
-        """Precision of `mmft test`: the run's if the device supports it in hardware, else float32."""
-        precision = self.saved.config.trainer.precision
-        slow = {"bf16-mixed": not has_bf16(self.device), "16-mixed": self.device.type != "cuda"}
-        return full_precision(precision) if slow.get(precision) else precision
-
-    def columns(self) -> list[str]:
-        """Column names of a prediction."""
-        return ["row", "id", *self.saved.task.answer_columns, "error"]
 
 
 def load(

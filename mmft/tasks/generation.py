@@ -18,17 +18,16 @@ from mmft.batch import Batch, Outputs
 from mmft.config.schema.decoding import DecodingConfig
 from mmft.config.schema.generation import GenerationConfig
 from mmft.errors import UserError
-from mmft.models.language.constrained import Constraint, Expression
 from mmft.models.language.decoding import Decoding
 from mmft.models.language.prompt_tokenizer import PromptTokenizer
 from mmft.models.precision import at_least_float32
 from mmft.models.sequences import learned_counts
 from mmft.tasks.answer_metrics import AnswerMetrics
 from mmft.tasks.answer_texts import as_cell, cut, references_of
-from mmft.tasks.choices import Choices, distinct_answers
 from mmft.tasks.generative import GenerativeTask
 from mmft.tasks.labels import text_of
 from mmft.tasks.subject import Subject
+from mmft.tasks.writing import Writing
 
 _PADDING = -1  # in place of a token
 
@@ -76,13 +75,11 @@ class Generation(GenerativeTask):
         self._prompt, self._chat_template = prompt, chat_template
         self._draws = references == "random"
         self.max_answer_tokens, self.validation_rows = max_answer_tokens, validation_rows
-        self._decoding = decoding or DecodingConfig()
+        self._writing = Writing(decoding, max_answer_tokens)
         self._by_rows, self._metrics = normalise == "rows", list(metrics)
         self.label_smoothing, self.packing = label_smoothing, packing
         self.monitor = self._metrics[0]
         self._tokenizer: PromptTokenizer | None = None
-        given = self._decoding.choices
-        self._choices = Choices(given) if isinstance(given, list) else None
 
     @property
     def tokenizer(self) -> PromptTokenizer:
@@ -93,9 +90,7 @@ class Generation(GenerativeTask):
     @property
     def max_new_tokens(self) -> int:
         """Tokens of the longest text to write."""
-        if self._choices is not None:
-            return self._choices.longest
-        return self._decoding.max_new_tokens or self.max_answer_tokens
+        return self._writing.longest
 
     @property
     def longest_answer(self) -> int:
@@ -104,20 +99,12 @@ class Generation(GenerativeTask):
 
     def decoding(self, vocabulary: int) -> Decoding:
         """From the config. Raises UserError if `task.pattern` cannot be applied."""
-        options = replace(self._decoding, max_new_tokens=self.max_new_tokens)
-        if self._choices is not None:
-            return Decoding(options, self._choices.constraint, self._choices.ids)
-        constraint: Constraint | None = None
-        if options.pattern is not None:
-            own, end = self.tokenizer.plain, self.tokenizer.eos_token_id
-            constraint = Expression(options.pattern, own, vocabulary, "task.pattern", end)
-        return Decoding(options, constraint)
+        return self._writing.decoding(self.tokenizer, vocabulary)
 
     def start_generation(self, tokenizer: Any) -> PromptTokenizer:
         """Receives the language model's tokenizer, and returns that of its prompts."""
         self._tokenizer = PromptTokenizer(tokenizer, self._prompt, self._chat_template)
-        if self._choices is not None:
-            self._choices.start(self._tokenizer)
+        self._writing.start(self._tokenizer)
         return self._tokenizer
 
     @property
@@ -129,12 +116,7 @@ class Generation(GenerativeTask):
         """Checks that there are answers, and collects them for `choices=labels`."""
         if all(label is None or not text_of(label).strip() for label in labels):
             raise UserError("data.columns: no training row has an answer (no label, or no last turn of the assistant)")
-        if self._decoding.choices is None:
-            return
-        answers = distinct_answers(labels, self.label_names)
-        if self._choices is None:
-            self._choices = Choices(list(answers))
-        self._choices.check(answers)
+        self._writing.fit(labels, self.label_names)
 
     def encode(self, label: Any) -> list[int]:
         """(max_answer_tokens,) the first answer's tokens and the end of the answer, padded with -1.
@@ -202,12 +184,12 @@ class Generation(GenerativeTask):
 
     def metrics(self) -> MetricCollection:
         """Those of the config, perplexity, and those of the choices."""
-        return AnswerMetrics(self._metrics, self._choices)
+        return AnswerMetrics(self._metrics, self._writing.choices)
 
     def metric_names(self) -> list[str]:
         """The names of `scalars`."""
         own = [*self._metrics, "perplexity"]
-        return own if self._choices is None else [*own, *self._choices.metric_names()]
+        return own if self._writing.choices is None else [*own, *self._writing.choices.metric_names()]
 
     def update(self, metrics: MetricCollection, outputs: Outputs, batch: Batch) -> None:
         """Adds log-probabilities, and the answers of the rows that have one."""
@@ -239,18 +221,18 @@ class Generation(GenerativeTask):
     @property
     def headlines(self) -> list[str]:
         """Those of the texts, and of the choices the accuracy."""
-        return [*self._metrics, "perplexity", *(["accuracy"] if self._choices else [])]
+        return [*self._metrics, "perplexity", *(["accuracy"] if self._writing.choices else [])]
 
     @property
     def answer_columns(self) -> list[str]:
         """The text and the mean log-probability of its tokens; with choices as classification."""
-        return ["prediction", "score"] if self._choices is None else self._choices.answer_columns
+        return ["prediction", "score"] if self._writing.choices is None else self._writing.choices.answer_columns
 
     def answers(self, outputs: Outputs) -> list[dict[str, Any]]:
         """The generated texts, or the likeliest of the choices."""
-        if self._choices is not None:
+        if self._writing.choices is not None:
             assert outputs.choices is not None
-            return self._choices.answers(outputs.choices)
+            return self._writing.choices.answers(outputs.choices)
         assert outputs.generated is not None
         assert outputs.generated_log_probs is not None
         count = (outputs.generated >= 0).sum(1)  # (B,) at least one
@@ -275,18 +257,11 @@ class Generation(GenerativeTask):
 
     def state(self) -> dict[str, Any]:
         """The choices; the rest is in the config."""
-        return {} if self._choices is None else {"labels": self._choices.labels}
+        return self._writing.state()
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Restores the choices, unless the config lists others."""
-        if self._decoding.choices != "labels":
-            return
-        if "labels" not in state:
-            raise UserError(
-                "task.choices=labels: the run kept no list of its answers, since it was not trained with this key. "
-                "Type task.choices=[one,two]"
-            )
-        self._choices = Choices(list(state["labels"]))
+        self._writing.load_state(state)
 
     def same_outputs(self, state: Mapping[str, Any]) -> bool:
         """Whether the other one generates, too; the words are the language model's."""
@@ -297,4 +272,4 @@ class Generation(GenerativeTask):
         return [self.tokenizer.decode([token for token in row if token >= 0]) for row in tokens.tolist()]
 
     def _answer_texts(self, tokens: Tensor) -> list[str]:
-        return [cut(text, self._decoding.stop) for text in self._texts(tokens)]
+        return [cut(text, self._writing.options.stop) for text in self._texts(tokens)]

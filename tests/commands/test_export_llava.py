@@ -102,7 +102,7 @@ def test_plain_transformers_writes_what_the_run_predicts(
     assert len(set(scores)) == len(rows)  # images and texts are read
     card = (out / "README.md").read_text()
     assert "LlavaForConditionalGeneration" in card
-    assert str(image_encoder_folder(case.split()[0])) not in card
+    assert str(image_encoder_folder(case.split(maxsplit=1)[0])) not in card
 
 
 NEEDED = r"Train with model\.image_encoder\.feature_layer=-1 model\.fusion\.tokens=all, or type format=hf"
@@ -112,7 +112,11 @@ NEEDED = r"Train with model\.image_encoder\.feature_layer=-1 model\.fusion\.toke
     ("case", "typed", "message"),
     [
         ("hf_clip llama null", ["model.fusion.tokens=pooled"], NEEDED),
-        ("hf_siglip llama -1", ["model.image_encoder.image_size=48"], r"Train with model\.image_encoder\.image_size=32, or"),
+        (
+            "hf_siglip llama -1",
+            ["model.image_encoder.image_size=48"],
+            r"Train with model\.image_encoder\.image_size=32, or",
+        ),
         ("hf_clip cohere -1", [], r"which scales or caps its logits"),
         ("hf_clip gpt2 -1", [], r"GPT2Model has no attribute `embed_tokens`\), so type format=hf"),
         ("timm_convnext llama null", ["model.image_encoder.image_size=64"], r"transformers has no ConvNeXt of timm"),

@@ -162,7 +162,7 @@ def test_what_test_evaluates_in(run: Run, monkeypatch: pytest.MonkeyPatch) -> No
     table |= {("16-mixed", False): "32-true"}  # this is a CPU
     for (trained, hardware), expected in table.items():
         model.saved.config.trainer.precision = trained  # type: ignore[assignment]
-        monkeypatch.setattr("mmft.run.loaded_model.has_bf16", lambda _, has=hardware: has)
+        monkeypatch.setattr("mmft.run.model_on_device.has_bf16", lambda _, has=hardware: has)
         assert model.test_precision == expected
 
 

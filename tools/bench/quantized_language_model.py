@@ -2,9 +2,9 @@
 
     python tools/bench/quantized_language_model.py --model FOLDER --out FOLDER [--steps 100] [--seeds 0 1 2] [overrides]
 
-The rows are the shipped clip art with the question what kind of drawing it is, and the shipped image encoder. The loss is
-that of 5 % of the rows that are kept from training, the same ones for every method of a seed. Runs in the folder `--out`
-that are finished are not trained again.
+The rows are the shipped clip art with the question what kind of drawing it is, and the shipped image encoder. The loss
+is that of 5 % of the rows that are kept from training, the same ones for every method of a seed. Runs in the folder
+`--out` that are finished are not trained again.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ ROWS = [
 
 
 def measure(method: str, model: str, out: Path, more: list[str]) -> tuple[float, float]:
-    """The last validation loss of a run in the folder `out`, and the bytes of the linear layers over those in float32."""
+    """The last validation loss of a run in the folder `out`, and its linear layers' bytes over those in float32."""
     summary = out / "summary.json"
     if not summary.exists() or json.loads(summary.read_text())["status"] != "completed":
         typed = [*ROWS, f"model.text_encoder.name={model}", f"tune/text_encoder={method}", *more]
@@ -83,7 +83,9 @@ def main() -> None:
             out = arguments.out / f"{method}_{seed}"
             loss, shares[method] = measure(method, arguments.model, out, typed)
             losses[method].append(loss)
-        print(f"\n| method | linear bytes of float32 | loss, {len(losses['lora'])} seeds | of LoRA's |\n|---|---|---|---|")
+        print(
+            f"\n| method | linear bytes of float32 | loss, {len(losses['lora'])} seeds | of LoRA's |\n|---|---|---|---|"
+        )
         for method in METHODS:
             print(shown(method, losses[method], shares[method], losses["lora"]), flush=True)
 

@@ -127,7 +127,7 @@ class ExportConfig:
     """`hf`: encoder folders that timm and transformers load, with adapters such as LoRA merged into float32 weights, or
     `model.whole` as a whole, as the class of transformers that it was;
     `transformers`: a fine-tuned `model.pair` as a whole, as the class of transformers that it was (a CLIP of open_clip
-    as CLIPModel), with processor and tokenizer, or two encoders with `model/fusion=dual` as a VisionTextDualEncoder, or a
+    as CLIPModel), with processor and tokenizer, two encoders with `model/fusion=dual` as a VisionTextDualEncoder, or a
     language model with `model/fusion=projector` as a LlavaForConditionalGeneration;
     `open_clip`: a fine-tuned `model.pair` as a whole, as a folder that the package open_clip loads;
     `sentence_transformers`: the models of `transformers`, and nearly any two encoders with `model/fusion=dual`, as a

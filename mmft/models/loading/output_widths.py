@@ -25,9 +25,7 @@ class OutputWidths(NamedTuple):
     own: int
 
 
-def output_widths(
-    backbone: Any, source: Source, image_size: int, options: Mapping[str, Any], key: str
-) -> OutputWidths:
+def output_widths(backbone: Any, source: Source, image_size: int, options: Mapping[str, Any], key: str) -> OutputWidths:
     """Measures widths: an EfficientNet's config lacks its own, FocalNet's is wrong, SAM's is that of its blocks.
 
     Args:

@@ -86,8 +86,8 @@ def _special(saved: SavedModel) -> dict[str, bool]:
 def _log_probs(whole: Any, given: Any, answer: Tensor, vocabulary: int) -> Tensor:
     """(A,) log-probability of each of the answer's tokens (1, A) among the first V."""
     inputs = torch.cat([given["input_ids"], answer], dim=1)  # (1, S)
-    logits = whole(
-        input_ids=inputs, attention_mask=torch.ones_like(inputs), pixel_values=given["pixel_values"]
-    ).logits[0, -answer.shape[1] - 1 : -1, :vocabulary]  # (A, V)
+    logits = whole(input_ids=inputs, attention_mask=torch.ones_like(inputs), pixel_values=given["pixel_values"]).logits[
+        0, -answer.shape[1] - 1 : -1, :vocabulary
+    ]  # (A, V)
     found: Tensor = logits.log_softmax(-1).gather(1, answer.T).squeeze(1)
     return found

@@ -5,13 +5,13 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+from mmft.batch import IMAGE_PLACE
 from mmft.data.image import squaring
 from mmft.models.language.prompt_tokenizer import IMAGE, TEXT
 from mmft.models.preprocessing import patch_size_of
 from mmft.run.export.encoders import processor_of
 from mmft.run.saved_model import SavedModel
 
-IMAGE_TOKEN = "<image>"
 _PARTS_AS_TEXT = (
     "{%- set turns = namespace(found=[]) -%}"
     "{%- for message in messages -%}"
@@ -37,7 +37,7 @@ def llava_processor(saved: SavedModel) -> Any:
         name: value for name, value in processor_of(encoder, squaring(saved.config.data)).items() if "type" not in name
     }
     tokenizer: Any = copy.deepcopy(model.text_encoder.tokenizer.plain)
-    tokenizer.add_tokens([transformers.AddedToken(IMAGE_TOKEN, special=True, normalized=False)], special_tokens=True)
+    tokenizer.add_tokens([transformers.AddedToken(IMAGE_PLACE, special=True, normalized=False)], special_tokens=True)
     tokenizer.padding_side = tokenizer.init_kwargs["padding_side"] = "left"  # the latter is saved
     tokenizer.model_max_length = model.text_encoder.positions
     if tokenizer.pad_token is None:
@@ -49,7 +49,7 @@ def llava_processor(saved: SavedModel) -> Any:
         tokenizer=tokenizer,
         patch_size=_patch_side(encoder),
         vision_feature_select_strategy="default" if encoder.prefix else "full",
-        image_token=IMAGE_TOKEN,
+        image_token=IMAGE_PLACE,
         num_additional_image_tokens=encoder.prefix,
         chat_template=template,
     )
@@ -65,13 +65,13 @@ def asked(saved: SavedModel, text: str) -> str:
     """What a user says, with `<image>` in its place, of a row with this text."""
     prompt = saved.config.task.prompt
     prompt = TEXT if prompt is None else prompt
-    placed = prompt.replace(IMAGE, IMAGE_TOKEN, 1) if IMAGE in prompt else IMAGE_TOKEN + prompt
+    placed = prompt.replace(IMAGE, IMAGE_PLACE, 1) if IMAGE in prompt else IMAGE_PLACE + prompt
     return placed.replace(TEXT, text, 1)
 
 
 def parts_of(said: str) -> list[dict[str, str]]:
     """A text with `<image>` as the content of a turn."""
-    before, _, after = said.partition(IMAGE_TOKEN)
+    before, _, after = said.partition(IMAGE_PLACE)
     parts = [{"type": "text", "text": before}, {"type": "image"}, {"type": "text", "text": after}]
     return [part for part in parts if part.get("text") != ""]
 

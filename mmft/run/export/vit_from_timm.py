@@ -49,9 +49,7 @@ _CLIP = _Kind(
     _SIGLIP_BLOCK,
 )
 _SIGLIP = _Kind("SiglipVision", _SIGLIP_PATCHES, "encoder.layers", _SIGLIP_BLOCK)
-_VIT = _Kind(
-    "ViT", _DINOV2_PATCHES, "layers", {**_VIT_BLOCK, "norm1": "layernorm_before", "norm2": "layernorm_after"}
-)
+_VIT = _Kind("ViT", _DINOV2_PATCHES, "layers", {**_VIT_BLOCK, "norm1": "layernorm_before", "norm2": "layernorm_after"})
 
 
 def as_transformers(encoder: Any) -> Any:
@@ -109,7 +107,7 @@ def _activation(module: nn.Module) -> str:
 
 
 def _renamed(backbone: Any, kind: _Kind) -> dict[str, Tensor]:
-    """timm's state dict by the names of transformers."""
+    """Timm's state dict by the names of transformers."""
     found: dict[str, Tensor] = {}
     for name, value in backbone.state_dict().items():
         block = re.fullmatch(r"blocks\.(\d+)\.(.*)", name)
@@ -124,4 +122,3 @@ def _renamed(backbone: Any, kind: _Kind) -> dict[str, Tensor]:
             raise ValueError(f"transformers' {kind.classes} has no {own} of timm")
         found[prefix + names[theirs] + own[len(theirs) :]] = value
     return found
-
