@@ -58,13 +58,14 @@ def llava_processor(saved: SavedModel) -> Any:
 def in_chat(saved: SavedModel) -> bool:
     """Whether the run's prompts are turns of a chat template."""
     tokenizer: Any = saved.model.text_encoder.tokenizer
-    return saved.config.task.chat_template == "auto" and bool(tokenizer.plain.chat_template)
+    task: Any = saved.config.task
+    return task.chat_template == "auto" and bool(tokenizer.plain.chat_template)
 
 
 def asked(saved: SavedModel, text: str) -> str:
     """What a user says, with `<image>` in its place, of a row with this text."""
-    prompt = saved.config.task.prompt
-    prompt = TEXT if prompt is None else prompt
+    task: Any = saved.config.task
+    prompt: str = TEXT if task.prompt is None else task.prompt
     placed = prompt.replace(IMAGE, IMAGE_PLACE, 1) if IMAGE in prompt else IMAGE_PLACE + prompt
     return placed.replace(TEXT, text, 1)
 

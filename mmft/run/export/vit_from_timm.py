@@ -35,6 +35,7 @@ _SIGLIP_PATCHES = {
 _SIGLIP_BLOCK = {"attn": "self_attn", "attn.proj": "self_attn.out_proj", "mlp": "mlp"}
 _SIGLIP_BLOCK |= {"norm1": "layer_norm1", "norm2": "layer_norm2"}
 _VIT_BLOCK = {"attn": "attention", "attn.proj": "attention.o_proj", "mlp": "mlp"}
+_OF_TIMM = {"GELUTanh": "gelu_pytorch_tanh", "QuickGELU": "quick_gelu"}
 _SCALE = "layer_scale{}.lambda1"
 _DINOV2 = _Kind(
     "Dinov2",
@@ -101,9 +102,10 @@ def _settings(backbone: Any, image_size: int) -> dict[str, Any]:
 def _activation(module: nn.Module) -> str:
     if isinstance(module, nn.GELU):
         return "gelu" if module.approximate == "none" else "gelu_pytorch_tanh"
-    if type(module).__name__ == "QuickGELU":
-        return "quick_gelu"
-    raise ValueError(f"transformers' encoders have no {type(module).__name__}")
+    kind = type(module).__name__
+    if kind not in _OF_TIMM:
+        raise ValueError(f"transformers' encoders have no {kind}")
+    return _OF_TIMM[kind]
 
 
 def _renamed(backbone: Any, kind: _Kind) -> dict[str, Tensor]:
@@ -113,12 +115,14 @@ def _renamed(backbone: Any, kind: _Kind) -> dict[str, Tensor]:
         block = re.fullmatch(r"blocks\.(\d+)\.(.*)", name)
         own, names = (block[2], kind.blocks) if block else (name, kind.names)
         prefix = f"{kind.block}.{block[1]}." if block else ""
+        if own.startswith("fc_norm."):
+            continue  # behind the blocks, where the other kinds have `norm`
         if own.startswith("attn.qkv."):
             parts = zip("qkv", value.chunk(3), strict=True)
             found |= {f"{prefix}{names['attn']}.{part}_proj.{own[9:]}": piece for part, piece in parts}
             continue
         theirs = max((key for key in names if own == key or own.startswith(f"{key}.")), key=len, default=None)
-        if theirs is None or (theirs == "attn"):
+        if theirs in (None, "attn"):
             raise ValueError(f"transformers' {kind.classes} has no {own} of timm")
         found[prefix + names[theirs] + own[len(theirs) :]] = value
     return found

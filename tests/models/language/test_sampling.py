@@ -28,7 +28,7 @@ def scores_of(kind: str, vocabulary: int = 3000) -> Tensor:
     if kind == "ties":
         return (2 * scores).round()
     if kind == "constrained":
-        return (4 * scores).masked_fill(torch.rand(scores.shape, generator=generator) < 0.999, -torch.inf)
+        return (4 * scores).masked_fill(torch.rand(scores.shape, generator=generator) < 0.99, -torch.inf)
     return torch.zeros(ROWS, vocabulary)
 
 
