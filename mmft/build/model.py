@@ -20,6 +20,7 @@ from mmft.errors import UserError
 from mmft.models.auxiliary import Auxiliary
 from mmft.models.frozen_layers import FrozenLayers
 from mmft.models.fusion.pretrained import PretrainedFusion
+from mmft.models.language.decoding import decoding_options
 from mmft.models.language.generative_model import GenerativeModel
 from mmft.models.language.language_model import LanguageModel, build_language_model
 from mmft.models.loading.source import Source
@@ -40,7 +41,7 @@ _PRETRAINED_LR = 5e-5
 def build_task(config: TaskConfig) -> Task:
     """The task; call its `fit` or `load_state` next."""
     if isinstance(config, DecodingConfig):
-        task: Task = registry.build(config, but=DecodingConfig, decoding=config.decoding())
+        task: Task = registry.build(config, but=DecodingConfig, decoding=decoding_options(config))
     else:
         task = registry.build(config)
     return task

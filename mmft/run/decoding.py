@@ -12,6 +12,7 @@ from mmft.config.rules.decoding import decoding_problems
 from mmft.config.schema.decoding import DecodingConfig
 from mmft.config.validate import Problem, read
 from mmft.errors import UserError
+from mmft.models.language.decoding import decoding_options
 from mmft.run.saved_model import SavedModel
 
 
@@ -31,10 +32,10 @@ def with_decoding(saved: SavedModel, options: Mapping[str, Any]) -> SavedModel:
     if not isinstance(own, DecodingConfig):
         unread = f"changes nothing: the run has task={own.type}, which writes no texts. Leave it out"
         raise UserError([f"task.{name} {unread}" for name in options])
-    found = read(vars(own.decoding()) | dict(options), DecodingConfig)
+    found = read(vars(decoding_options(own)) | dict(options), DecodingConfig)
     _check([Problem(f"task.{problem.key}", problem.text) for problem in found.problems])
     _check(decoding_problems(found.config))
-    config = own.with_decoding(found.config)
+    config = replace(own, **vars(found.config))
     task = build_task(config)
     task.load_state(saved.task.state())
     model = prepare_generation(copy.copy(saved.model), task)

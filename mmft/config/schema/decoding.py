@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
-from typing import Literal, Self
+from dataclasses import dataclass
+from typing import Literal
 
 from mmft.config.fields import field
 
@@ -36,11 +36,3 @@ class DecodingConfig:
     pattern: str | None = None
     """Regular expression that a whole answer matches, such as `"task.pattern='[0-9]+'"`, without look-around, back
     references and anchors; null: any text. It needs `pip install 'mmft[constrained]'`."""
-
-    def decoding(self) -> DecodingConfig:
-        """These keys alone, of a task that has others, too."""
-        return DecodingConfig(**{f.name: getattr(self, f.name) for f in fields(DecodingConfig)})
-
-    def with_decoding(self, decoding: DecodingConfig) -> Self:
-        """The same with these keys."""
-        return replace(self, **vars(decoding))

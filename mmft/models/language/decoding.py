@@ -6,7 +6,7 @@ Legend: B batch, L generated tokens so far, T generated tokens, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -16,6 +16,11 @@ from mmft.config.schema.decoding import DecodingConfig
 from mmft.models.language.constrained import Constraint
 from mmft.models.language.sampling import Processor, Sampling
 from mmft.models.precision import at_least_float32
+
+
+def decoding_options(config: DecodingConfig) -> DecodingConfig:
+    """The keys of decoding alone, of a task that has others, too."""
+    return DecodingConfig(**{f.name: getattr(config, f.name) for f in fields(DecodingConfig)})
 
 
 @dataclass(frozen=True)
