@@ -1,4 +1,4 @@
-"""An environment of its own for each peer, made with uv; its cache gives packages that several need one place on disk."""
+"""An environment of its own for each peer, made with uv, whose cache keeps what several need once on the disk."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from setting import CHECKOUT, requirements
+from peers.setting import CHECKOUT, requirements
 
 _VERSIONS = """
 import importlib.metadata, json, sys

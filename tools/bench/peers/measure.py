@@ -45,7 +45,8 @@ def run(command: Sequence[str], environment: Mapping[str, str], log: Path, folde
         wall = time.perf_counter() - began
     process.returncode = os.waitstatus_to_exitcode(ended[1])
     usage = ended[2]
-    return Cost(process.returncode, wall, usage.ru_utime + usage.ru_stime, max(peak, usage.ru_maxrss * 1024))
+    # Its ru_maxrss would not do: it is that of one process, and begins with that of the program that started it.
+    return Cost(process.returncode, wall, usage.ru_utime + usage.ru_stime, peak)
 
 
 def memory(pid: int) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from setting import SETTINGS, TITLES
+from peers.setting import SETTINGS, TITLES
 
 BEGIN, END = "<!-- measured: written by tools/bench/peers/run.py --page -->", "<!-- measured: end -->"
 Figures = dict[str, Any]
@@ -60,7 +60,7 @@ def quality(runs: Sequence[Figures]) -> str:
 
 def mean(runs: Sequence[Figures], name: str) -> float:
     """Of a figure over the seeds."""
-    return statistics.mean(one[name] for one in runs)
+    return float(statistics.mean(one[name] for one in runs))
 
 
 def about(runs: Sequence[Figures]) -> str:

@@ -25,13 +25,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import environments
-import judge
-import lines
-import measure
-import page
-import rows
-from setting import IMAGE_ENCODERS, SETTINGS, TEXT_ENCODER, TIMM_ENCODER, TITLES, environment_of, script
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from peers import environments, judge, lines, measure, page, rows
+from peers.setting import IMAGE_ENCODERS, SETTINGS, TEXT_ENCODER, TIMM_ENCODER, TITLES, environment_of, script
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "RAYON_NUM_THREADS": "1"}
 # Offline, on the CPU; scripts are named like packages, so that their folder must not be searched for modules.
@@ -60,6 +57,11 @@ class Bench:
     def python(self, environment: str) -> Path:
         """The interpreter of an environment."""
         return Path(sys.executable) if self.args.here else environments.make(self.out / "env", environment)
+
+    def measure_all(self, job: list[tuple[str, str, int]]) -> None:
+        """Those of one job, in its order."""
+        for setting, peer, seed in job:
+            self.measure(setting, peer, seed)
 
     def measure(self, setting: str, peer: str, seed: int) -> None:
         """Runs a peer's script, judges its answers and keeps the figures."""
@@ -91,7 +93,9 @@ class Bench:
             "test_rows": len((given["ROWS"] / "test.csv").read_text().splitlines()) - 1,
             "quality": self._quality(setting, given["ROWS"], work),
             **cost._asdict(),
-            "model_bytes": measure.size(work / "model" if peer[:4] != "mmft" else next((work / "model").rglob("model"))),
+            "model_bytes": measure.size(
+                work / "model" if peer[:4] != "mmft" else next((work / "model").rglob("model"))
+            ),
             "written_bytes": measure.size(work),
             "lines": lines.count(script(setting, peer)),
             "versions": environments.versions(python, environment_of(peer)),
@@ -160,6 +164,11 @@ class Bench:
         return found
 
 
+def _model(work: Path) -> Path:
+    """The folder that answers new rows; mmft's is in its run folder, beside what resuming needs."""
+    return next((path.parent for path in work.glob("model/*/*/model/config.json")), work / "model")
+
+
 def _machine() -> dict[str, Any]:
     """The processor, the cores that may be used, and the memory."""
     about = Path("/proc/cpuinfo").read_text()
@@ -198,7 +207,7 @@ def main() -> int:
         for environment in args.peers:
             bench.python(environment)
         with concurrent.futures.ThreadPoolExecutor(args.lanes) as pool:
-            running = [pool.submit(lambda job: [bench.measure(*one) for one in job], job) for job in bench.jobs()]
+            running = [pool.submit(bench.measure_all, job) for job in bench.jobs()]
             for done in concurrent.futures.as_completed(running):
                 if error := done.exception():
                     failed.append(error)

@@ -14,7 +14,7 @@ rows, image_encoder, text_encoder, out, seed, epochs = sys.argv[1:]
 
 
 @timm.models.register_model
-def dinov2_112(pretrained=False, **options):  # a folder has no place for the image size, and 518 is the encoder's own
+def dinov2_112(**options):  # a folder has no place for the image size, and the encoder's own is 518
     return timm.create_model("vit_small_patch14_dinov2", img_size=112, **options)
 
 

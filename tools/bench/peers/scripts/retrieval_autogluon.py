@@ -15,7 +15,7 @@ rows, image_encoder, text_encoder, out, seed, epochs = sys.argv[1:]
 
 
 @timm.models.register_model
-def dinov2_112(pretrained=False, **options):  # a folder has no place for the image size, and 518 is the encoder's own
+def dinov2_112(**options):  # a folder has no place for the image size, and the encoder's own is 518
     return timm.create_model("vit_small_patch14_dinov2", img_size=112, **options)
 
 
@@ -42,6 +42,7 @@ predictor.fit(
         "model.hf_text.checkpoint_name": text_encoder,
         "model.hf_text.pooling_mode": "mean",
         "model.hf_text.max_text_len": 32,
+        "matcher.loss.type": "contrastive_loss",  # its default for images and texts takes a CLIP alone
         "optim.lr": 5e-5,
         "optim.max_epochs": int(epochs),
         "env.batch_size": 32,

@@ -2,26 +2,29 @@
 
 import json
 import math
+import shutil
 import sys
 from pathlib import Path
 
 import numpy as np
 import open_clip
 import pandas as pd
-import timm
 import torch
 from open_clip_train.main import main
 from PIL import Image
-from timm.models import save_for_hf
+from transformers import AutoTokenizer
 
 rows, image_encoder, text_encoder, out, seed, epochs = sys.argv[1:]
-encoder = timm.create_model(f"local-dir:{image_encoder}", pretrained=True, num_classes=0, img_size=112)
-save_for_hf(encoder, f"{out}/encoder", model_args={"img_size": 112}, safe_serialization=True)
+encoder = Path(out, "encoder")  # a pair's config has no place for timm's image size; the folder's own has
+shutil.copytree(image_encoder, encoder)
+timm_config = json.loads((encoder / "config.json").read_text())
+timm_config["model_args"] = {**timm_config.get("model_args", {}), "img_size": 112}
+(encoder / "config.json").write_text(json.dumps(timm_config))
 config = {
     "embed_dim": 256,
     "vision_cfg": {
         "image_size": 112,
-        "timm_model_name": f"local-dir:{out}/encoder",
+        "timm_model_name": f"local-dir:{encoder}",
         "timm_pool": "token",
         "timm_proj": "linear",
     },
@@ -33,10 +36,9 @@ config = {
         "context_length": 32,
     },
 }
-mean, std = encoder.default_cfg["mean"], encoder.default_cfg["std"]
-preprocess_cfg = {"mean": mean, "std": std, "resize_mode": "squash"}
+preprocess_cfg = {name: timm_config["pretrained_cfg"][name] for name in ("mean", "std")} | {"resize_mode": "squash"}
 folder = Path(out, "pair")
-folder.mkdir()
+AutoTokenizer.from_pretrained(text_encoder).save_pretrained(folder)
 (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": preprocess_cfg}))
 steps = int(epochs) * math.ceil(len(pd.read_csv(f"{rows}/train.csv")) / 32)
 main(

@@ -39,6 +39,7 @@ trainer = SentenceTransformerTrainer(
         lr_scheduler_type="cosine",
         warmup_steps=0.1,
         max_grad_norm=1.0,
+        router_mapping={"image": "image", "title": "text"},
         eval_strategy="epoch",
         save_strategy="epoch",
         save_total_limit=1,
@@ -48,7 +49,9 @@ trainer = SentenceTransformerTrainer(
     ),
     train_dataset=sets["train"],
     eval_dataset=sets["val"],
-    loss=MultipleNegativesRankingLoss(model, directions=("query_to_doc", "doc_to_query"), partition_mode="per_direction"),
+    loss=MultipleNegativesRankingLoss(
+        model, directions=("query_to_doc", "doc_to_query"), partition_mode="per_direction"
+    ),
 )
 trainer.train()
 model.save_pretrained(f"{out}/model")
