@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy, normalize
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel, AutoTokenizer, get_cosine_schedule_with_warmup
 
 rows, image_encoder, text_encoder, out, seed, epochs = sys.argv[1:]
 torch.manual_seed(int(seed))
@@ -69,11 +69,7 @@ optimizer = torch.optim.AdamW(
     fused=True,
 )
 steps = int(epochs) * math.ceil(len(tables["train"]) / 32)
-warmup = max(1, steps // 10)
-schedule = torch.optim.lr_scheduler.LambdaLR(
-    optimizer,
-    lambda step: min((step + 1) / warmup, 0.5 + 0.5 * math.cos(math.pi * max(0, step - warmup) / (steps - warmup))),
-)
+schedule = get_cosine_schedule_with_warmup(optimizer, steps // 10, steps)
 model.train()
 for _ in range(int(epochs)):
     for pixels, tokens in loader("train"):
