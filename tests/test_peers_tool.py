@@ -137,6 +137,8 @@ def test_tables_are_made_of_what_was_measured(tmp_path: Path) -> None:
     assert "| mmft | 0.750 ± 0.071, 2 seeds | 100 s | 1.00 | 100 s | 1,024 MiB | 100 MB | 300 MB | 40 |" in text
     assert "| transformers' Trainer | 0.650 | 150 s | 1.50 | 100 s |" in text
     assert "load was 0.1 to 1.2" in text
+    assert "| mmft | torch 2.0 |" in text
+    assert "| transformers' Trainer | torch 2.1 |" in text
     assert "AutoGluon" not in text
 
     document = write(tmp_path / "page.md", f"before\n{page.BEGIN}\nold\n{page.END}", "after")

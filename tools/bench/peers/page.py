@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from peers.setting import SETTINGS, TITLES
+from peers.setting import SETTINGS, TITLES, environment_of
 
 BEGIN, END = "<!-- measured: written by tools/bench/peers/run.py --page -->", "<!-- measured: end -->"
 Figures = dict[str, Any]
@@ -67,10 +67,9 @@ def about(runs: Sequence[Figures]) -> str:
     """Machine, dates, load and versions."""
     if not runs:
         return "Nothing has been measured."
-    versions: dict[str, set[str]] = defaultdict(set)
+    packages: dict[str, dict[str, str]] = {}
     for one in runs:
-        for name, version in one["versions"].items():
-            versions[name].add(version)
+        packages.setdefault(environment_of(one["peer"]), one["versions"])
     machines = {f"{one['machine']['processor']}, {one['machine']['cores']} cores" for one in runs}
     dates = sorted({one["date"] for one in runs})
     loads = [load for one in runs for load in (one["load_before"], one["load_after"])]
@@ -78,7 +77,9 @@ def about(runs: Sequence[Figures]) -> str:
     told = [
         f"Measured on {' and '.join(dates)} on {' and '.join(sorted(machines))}, a thread for each program, "
         f"{' or '.join(map(str, lanes))} at a time; the machine's load was {min(loads):.1f} to {max(loads):.1f}.",
-        "Versions: " + ", ".join(f"{name} {' and '.join(sorted(versions[name]))}" for name in sorted(versions)) + ".",
+        "",
+        "| | packages |\n|---|---|",
+        *(f"| {TITLES[name]} | {', '.join(map(' '.join, sorted(of.items())))} |" for name, of in packages.items()),
     ]
     return "\n".join(told)
 
