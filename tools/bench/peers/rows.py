@@ -25,8 +25,7 @@ def write_rows(manifest: Path, out: Path, distinct: bool, limit: int | None) -> 
     Returns:
         The folder.
     """
-    with manifest.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    rows = _read(manifest)
     titles = Counter(row["title"] for row in rows)
     by_split = {
         split: [row for row in rows if row["split"] == split and not (distinct and titles[row["title"]] > 1)]
@@ -43,6 +42,16 @@ def write_rows(manifest: Path, out: Path, distinct: bool, limit: int | None) -> 
                 row = of_split[number * len(of_split) // count]
                 writer.writerow({**row, "image": (manifest.parent / row["image"]).resolve()})
     return out
+
+
+def read(folder: Path, split: str) -> list[dict[str, str]]:
+    """The rows of a split that `write_rows` has written."""
+    return _read(folder / f"{split}.csv")
+
+
+def _read(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
 
 
 def write_encoder(folder: Path, out: Path) -> Path:

@@ -4,9 +4,9 @@
         [--seeds 3] [--epochs N] [--rows N] [--lanes 2] [--page docs/compare.md]
 
 Makes the environments (`FOLDER/env`), runs `scripts/SETTING_PEER` of each setting, peer and seed with one thread, and
-keeps what was measured in `FOLDER/results`, a file for each. What is there is not measured again, so that the command
-goes on where it was stopped; `--again` measures the chosen ones once more, `--table` measures nothing. The tables are
-printed and, with `--page`, written between the page's markers.
+keeps what was measured in `FOLDER/results`, a file for each. What is there with as many rows and epochs is not
+measured again, so that the command goes on where it was stopped; `--again` measures the chosen ones once more,
+`--table` measures nothing. The tables are printed and, with `--page`, written between the page's markers.
 
 Seconds, memory and processor are those of the whole command that a user would type, from its start to the answers on
 the test rows, with all its processes. What quality is, `judge.py` says, on the answers that the command wrote.
@@ -66,13 +66,14 @@ class Bench:
     def measure(self, setting: str, peer: str, seed: int) -> None:
         """Runs a peer's script, judges its answers and keeps the figures."""
         kept = self.results() / f"{setting}-{peer}-{seed}.json"
-        if kept.exists() and not self.args.again:
+        given = self._given(setting, peer)
+        what = {"epochs": self.epochs(setting), "train_rows": len(rows.read(given["ROWS"], "train"))}
+        if kept.exists() and what.items() <= json.loads(kept.read_text()).items() and not self.args.again:
             return
         python = self.python(environment_of(peer))
         work = self.out / "work" / f"{setting}-{peer}-{seed}"
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)
-        given = self._given(setting, peer)
         log = self.results() / f"{setting}-{peer}-{seed}.log"
         print(f"{datetime.datetime.now():%H:%M} {SETTINGS[setting].title}, {TITLES[peer]}, seed {seed}", flush=True)
         load = os.getloadavg()[0]
@@ -88,14 +89,11 @@ class Bench:
             "setting": setting,
             "peer": peer,
             "seed": seed,
-            "epochs": self.epochs(setting),
-            "train_rows": len((given["ROWS"] / "train.csv").read_text().splitlines()) - 1,
-            "test_rows": len((given["ROWS"] / "test.csv").read_text().splitlines()) - 1,
+            **what,
+            "test_rows": len(rows.read(given["ROWS"], "test")),
             "quality": self._quality(setting, given["ROWS"], work),
             **cost._asdict(),
-            "model_bytes": measure.size(
-                work / "model" if peer[:4] != "mmft" else next((work / "model").rglob("model"))
-            ),
+            "model_bytes": measure.size(_model(work)),
             "written_bytes": measure.size(work),
             "lines": lines.count(script(setting, peer)),
             "versions": environments.versions(python, environment_of(peer)),
@@ -133,6 +131,8 @@ class Bench:
         store = self.out / "work" / f"{setting}-{environment_of(peer)}-{seed}-store"
         if peer == "mmft":
             shutil.rmtree(store, ignore_errors=True)
+        elif peer == "mmft_again" and not store.exists():
+            raise ValueError(f"{store}, which mmft's first run left, is gone: measure it once more with --again")
         passed = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
         here = {"PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}", "XDG_CACHE_HOME": str(store)}
         return {**passed, **FIXED, **here, **{name: str(value) for name, value in told.items()}}
