@@ -27,7 +27,7 @@ SETTINGS = {
         "Retrieval between titles and images, everything trained",
         1,
         "mean recall",
-        ("loop", "trainer", "sentence_transformers", "open_clip", "autogluon", "mmft"),
+        ("loop", "trainer", "sentence_transformers", "open_clip", "mmft"),
     ),
 }
 TITLES = {
