@@ -32,7 +32,7 @@ def run_table(runs: Sequence[FoundRun], extra: Sequence[str] = ()) -> str:
     shown = [by for by in extra if by not in (f"test/{monitor}", f"val/{monitor}", "started", "status", "seconds")]
     named = any(run.name not in run.folder.path.parts for run in runs) and "name" not in shown
     shown = ["name", *shown] if named else shown
-    differing = [name for name in varied(runs) if name not in shown and not name.startswith(_UNSHOWN)][:_MOST_DIFFERING]
+    differing = [name for name in told_apart_by(runs) if name not in shown][:_MOST_DIFFERING]
     header = ["run", *differing, *shown, "status", "started", f"test/{monitor}", f"val/{monitor}", "seconds", ""]
     lines = [
         [
@@ -50,6 +50,11 @@ def run_table(runs: Sequence[FoundRun], extra: Sequence[str] = ()) -> str:
     ]
     count = len(header)
     return aligned([header, *lines], right=(count - 4, count - 3, count - 2))
+
+
+def told_apart_by(runs: Sequence[FoundRun]) -> list[str]:
+    """What was typed and differs between the runs, apart from where they lie and how they were watched."""
+    return [name for name in varied(runs) if not name.startswith(_UNSHOWN)]
 
 
 def _short(value: Any) -> str:
@@ -135,7 +140,7 @@ def comparison_table(runs: Sequence[FoundRun]) -> str:
     legend = [f"{number} {folder}" for number, folder in zip(numbers, header[1:], strict=True)]
     cells = []
     for key, *values in lines:
-        best = _best(key, values)
+        best = best_of(key, values)
         cells.append(
             [
                 key,
@@ -148,7 +153,7 @@ def comparison_table(runs: Sequence[FoundRun]) -> str:
     return "\n".join([*legend, "", aligned([["", *numbers], *cells])])
 
 
-def _best(key: str, values: Sequence[Any]) -> float | None:
+def best_of(key: str, values: Sequence[Any]) -> float | None:
     """The best of a metric; None if it is no metric or all runs have the same."""
     if not key.startswith(("test/", "val/")):
         return None

@@ -53,4 +53,6 @@ def test_a_class_of_which_a_kind_is_not_marked_has_no_figure() -> None:
 
 
 def test_numbers_have_no_classes() -> None:
-    assert not class_parts(Answers("", RegressionConfig(), "test", [{"row": "0", "prediction": "1", "label": "1"}]), [], "")
+    assert not class_parts(
+        Answers("", RegressionConfig(), "test", [{"row": "0", "prediction": "1", "label": "1"}]), [], ""
+    )
