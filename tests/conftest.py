@@ -64,10 +64,10 @@ def _restored() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _checkout_untouched() -> Iterator[None]:
     """A test that leaves something beside the code, such as a run of its own, fails."""
-    before = set(os.listdir(CHECKOUT))
+    before = set(CHECKOUT.iterdir())
     yield
-    made = {name for name in set(os.listdir(CHECKOUT)) - before if not name.startswith((".", "_"))}
-    assert not made, f"in the checkout there is now {', '.join(sorted(made))}: something ran in a wrong folder"
+    made = sorted(path.name for path in set(CHECKOUT.iterdir()) - before if not path.name.startswith((".", "_")))
+    assert not made, f"in the checkout there is now {', '.join(made)}: something ran in a wrong folder"
 
 
 @pytest.fixture(autouse=True)
