@@ -18,6 +18,8 @@ from mostly_slow import mostly_slow
 from PIL import Image
 from runs import TrainRun
 from small_fusions import FUSIONS, moved, small
+from tiny_open_clip import KINDS, make_open_clip
+from tiny_pairs import FAMILIES, MAX_LENGTH
 from transformers import AutoTokenizer
 
 from mmft import build
@@ -71,7 +73,8 @@ def saved(shapes: Any, rows_csv: Path) -> Callable[..., SavedModel]:
     def make(task: str, *more: str) -> SavedModel:
         of_pair = any(one.startswith("model.pair=") for one in more)
         encoders = shapes.of_rows if of_pair else [*shapes.overrides, "model.text_encoder.max_length=64"]
-        typed = [*encoders, f"data.path={rows_csv}", "data.limit=48", f"task={task}", *TASKS[task], *more]
+        own = [one for one in TASKS[task] if not (of_pair and one.startswith("model/fusion"))]
+        typed = [*encoders, f"data.path={rows_csv}", "data.limit=48", f"task={task}", *own, *more]
         config: TrainConfig = compose("train", typed).config
         build.choose_for_pair(config, Path.cwd())
         splits = load_splits(config.data, config.seed)
@@ -204,6 +207,26 @@ def test_every_fusion(fusion: str, saved: Any, tmp_path: Path) -> None:
     check_graphs(saved("classification", f"model/fusion={fusion}", *small(fusion)), tmp_path / "out")
 
 
+@pytest.fixture
+def pair(pair_folder: Callable[[str], Path], tmp_path: Path) -> Callable[[str], Path]:
+    """`pair("open_clip/siglip")`: a tiny pretrained pair, one of `PAIRS`."""
+
+    def folder(kind: str) -> Path:
+        library, _, own = kind.rpartition("/")
+        return make_open_clip(tmp_path / "pair", captions(), own) if library else pair_folder(own)
+
+    return folder
+
+
+PAIRS = [*FAMILIES, *(f"open_clip/{kind}" for kind in KINDS)]
+OF_PAIRS = ((1, 4), (64, 4), (3, 17), (64, MAX_LENGTH))
+
+
+@pytest.mark.parametrize("kind", mostly_slow(PAIRS, "siglip"))
+def test_every_pair(kind: str, pair: Callable[[str], Path], saved: Any, tmp_path: Path) -> None:
+    check_graphs(saved("contrastive", f"model.pair={pair(kind)}"), tmp_path / "out", sizes=OF_PAIRS)
+
+
 @slow
 @pytest.mark.parametrize("task", ["classification", "contrastive"])
 def test_a_program_of_torch_export(task: str, saved: Any, tmp_path: Path) -> None:
@@ -241,29 +264,44 @@ def test_int8(saved: Any, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "int8" / "inference.json").read_text())["quantize"] == "int8"
 
 
+def check_card(
+    model: SavedModel, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Runs the lines of a folder's README.md on an image that is not square and has transparent parts."""
+    random = np.random.default_rng(0)
+    coarse = Image.fromarray(random.integers(0, 256, (8, 12, 4), dtype=np.uint8))
+    row = {"image": coarse.resize((60, 40), Image.Resampling.BILINEAR), "text": "a red bird"}
+    (predicted,) = LoadedModel(model, "cpu").predict([row])
+    write_graphs(model, {}, folder, "onnx", None)
+    row["image"].save(folder / "image.png")
+    monkeypatch.chdir(folder)
+    lines = (folder / "README.md").read_text().partition("```python\n")[2].partition("```")[0]
+    found: dict[str, Any] = {}
+    exec(lines, found)
+    close = 0.02  # a pixel may differ by one
+    if model.task.facts.pairwise:
+        assert float(capsys.readouterr().out) == pytest.approx(predicted["prediction"], abs=close)
+    else:
+        scores = [predicted[f"score_{label}"] for label in model.task.output_names]
+        assert np.allclose(found["model"][0][0], scores, atol=close)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("resize", mostly_slow(["squash", "crop", "pad"], "pad"))
 @pytest.mark.parametrize("task", mostly_slow(["classification", "contrastive"], "classification"))
 def test_the_cards_own_lines(
     task: str, resize: str, saved: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    model = saved(task, f"data.resize={resize}", "data.background=black")
-    random = np.random.default_rng(0)
-    coarse = Image.fromarray(random.integers(0, 256, (8, 12, 4), dtype=np.uint8))
-    row = {"image": coarse.resize((60, 40), Image.Resampling.BILINEAR), "text": "a red bird"}
-    (predicted,) = LoadedModel(model, "cpu").predict([row])
-    write_graphs(model, {}, tmp_path, "onnx", None)
-    row["image"].save(tmp_path / "image.png")
-    monkeypatch.chdir(tmp_path)
-    lines = (tmp_path / "README.md").read_text().partition("```python\n")[2].partition("```")[0]
-    found: dict[str, Any] = {}
-    exec(lines, found)
-    close = 0.02  # a pixel may differ by one
-    if task == "contrastive":
-        assert float(capsys.readouterr().out) == pytest.approx(predicted["prediction"], abs=close)
-    else:
-        scores = [predicted[f"score_{label}"] for label in model.task.output_names]
-        assert np.allclose(found["model"][0][0], scores, atol=close)
+    check_card(saved(task, f"data.resize={resize}", "data.background=black"), tmp_path, monkeypatch, capsys)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["clip", "siglip", "chinese_clip", "open_clip/clip", "open_clip/siglip"])
+def test_the_cards_lines_of_a_pair(
+    kind: str, pair: Callable[[str], Path], saved: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    (tmp_path / "out").mkdir()
+    check_card(saved("contrastive", f"model.pair={pair(kind)}"), tmp_path / "out", monkeypatch, capsys)
 
 
 @pytest.mark.slow
