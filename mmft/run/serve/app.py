@@ -170,11 +170,16 @@ def create_app(
     app.add_middleware(BodyLimits, limit=limit, budget=budget)
     paths = (*(route.path for route in routes), "/healthz", "/metrics")
     app.add_middleware(Measured, metrics=metrics, routes=paths)
+    _tell_errors(app)
+    return app
+
+
+def _tell_errors(app: FastAPI) -> None:
+    """Whatever goes wrong is answered with a sentence in JSON."""
     app.add_exception_handler(Refusal, _refused)
     app.add_exception_handler(HTTPException, _not_allowed)
     app.add_exception_handler(ClientDisconnect, lambda *_: Response(status_code=_GONE))
     app.add_exception_handler(Exception, lambda *_: _error(500, "an internal error; the server's log has it"))
-    return app
 
 
 def _handler(route: Route) -> Any:
