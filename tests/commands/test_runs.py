@@ -121,11 +121,22 @@ def test_compare_on_a_page(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"{Path('page.html').absolute()}\n"
     page = Path("page.html").read_text()
     assert "2 runs; of what was typed differ: optim.lr." in page
-    assert "Run 2026-01-01_00-00-00/1 has the best val/accuracy: 0.7500." in page
-    assert re.search(r'<tr class="marked"><td>2026-01-01_00-00-00/1</td><td>completed</td><td[^>]*>0.001</td>', page)
+    assert "Run [1] has the best val/accuracy: 0.7500." in page
+    assert re.search(r'<tr class="marked"><td>\[1\]</td><td>completed</td><td[^>]*>0.001</td>', page)
     assert re.search(r"<td>test/accuracy</td><td[^>]*>0.75 \*</td><td[^>]*>0.5</td>", page)
     assert [title for title in ("optim.lr", "val/accuracy") if f'aria-label="{title}"' not in page] == []
+    assert "<td>[1]</td><td>runs/mine/2026-01-01_00-00-00/1</td>" in page
     assert "http" not in page.replace("http://www.w3.org", "")
+
+
+def test_rows_that_a_run_keeps_for_itself_tell_it_from_no_other(capsys: pytest.CaptureFixture[str]) -> None:
+    for job in ("0", "1"):
+        folder = RunFolder(Path("runs/mine/2026-01-01_00-00-00") / job)
+        config = folder.read_config() | {"data": {"path": str(folder.path.absolute() / "rows.parquet")}}
+        folder.config.write_text(json.dumps(config))
+        (folder.path / "overrides.yaml").write_text("- data.path=rows.parquet\n- optim.lr=1\n")
+    assert main(["runs", "name=mine"]) == ExitCode.DONE
+    assert capsys.readouterr().out.split()[:3] == ["run", "optim.lr", "status"]
 
 
 @pytest.mark.parametrize(

@@ -8,13 +8,12 @@ from collections.abc import Sequence
 from mmft.reports.page import html
 from mmft.run.listing.found import MISSING, FoundRun
 from mmft.run.listing.side_by_side import SideBySide, best_sentence, curves_section, runs_section, varied_section
-from mmft.run.listing.table import best_of, comparison, shown_value, started, told_apart_by
-from mmft.run_folder import short_name
+from mmft.run.listing.table import best_of, comparison, numbered, shown_value, started, told_apart_by
 
 
 def comparison_page(runs: Sequence[FoundRun]) -> str:
     """The page of two runs or more."""
-    names = _names(runs)
+    names = numbered(runs)
     varied = told_apart_by(runs)
     settings = [{key: _setting(run, key) for key in varied} for run in runs]
     monitors = Counter(run.monitor for run in runs if run.monitor).most_common(1)
@@ -31,13 +30,6 @@ def comparison_page(runs: Sequence[FoundRun]) -> str:
     ]
     title = f"mmft: {len(runs)} runs compared"
     return html.document(title, title, "".join(body))
-
-
-def _names(runs: Sequence[FoundRun]) -> list[str]:
-    """Short names of the runs, numbered as `comparison_table` does where two are the same."""
-    short = [short_name(run.folder.path) for run in runs]
-    alike = len(set(short)) < len(short)
-    return [f"[{at}] {name}" if alike else name for at, name in enumerate(short, 1)]
 
 
 def _setting(run: FoundRun, key: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from mmft.config.nested import flat
@@ -54,7 +55,14 @@ def run_table(runs: Sequence[FoundRun], extra: Sequence[str] = ()) -> str:
 
 def told_apart_by(runs: Sequence[FoundRun]) -> list[str]:
     """What was typed and differs between the runs, apart from where they lie and how they were watched."""
-    return [name for name in varied(runs) if not name.startswith(_UNSHOWN)]
+    found = [name for name in varied(runs) if not name.startswith(_UNSHOWN)]
+    return [name for name in found if not all(_is_own_file(run, name) for run in runs)]
+
+
+def _is_own_file(run: FoundRun, name: str) -> bool:
+    """Whether a setting is a file in the folder of the run or of its sweep, where rows from memory are kept."""
+    value, folder = run.setting(name), run.folder.path.absolute()
+    return isinstance(value, str) and Path(value).parent in (folder, folder.parent)
 
 
 def _short(value: Any) -> str:
@@ -133,10 +141,15 @@ def _figures(run: FoundRun) -> dict[str, Any]:
     return found
 
 
+def numbered(runs: Sequence[FoundRun]) -> list[str]:
+    """Names of runs side by side, since those of their folders are long: `[1]`, `[2]`, ..."""
+    return [f"[{number}]" for number in range(1, len(runs) + 1)]
+
+
 def comparison_table(runs: Sequence[FoundRun]) -> str:
     """`comparison` as text, with numbered runs, since folder names are long; a star marks the best of a metric."""
     header, lines = comparison(runs)
-    numbers = [f"[{n}]" for n in range(1, len(runs) + 1)]
+    numbers = numbered(runs)
     legend = [f"{number} {folder}" for number, folder in zip(numbers, header[1:], strict=True)]
     cells = []
     for key, *values in lines:
