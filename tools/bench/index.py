@@ -39,7 +39,8 @@ def made(rows: int, path: Path, seed: int) -> Floats:
         block = centres[clusters] + SPREAD * noise
         found[start : start + count] = block / np.linalg.norm(block, axis=1, keepdims=True)
     found.flush()
-    return np.load(path, mmap_mode="r")
+    mapped: Floats = np.load(path, mmap_mode="r")
+    return mapped
 
 
 def timed(work: Callable[[], Any], times: int = 3) -> tuple[Any, float]:

@@ -28,7 +28,7 @@ def class_parts(answers: Answers, rows: Sequence[Reviewed], named: str) -> list[
     for predicted, own in sorted(places.items(), key=lambda item: -len(item[1])):
         of_class = set(own)
         found = share_right(answers, [row for row in rows if row.at in of_class], among=own)
-        labelled = [answers.right[at] for at in own if answers.right[at] is not None]
+        labelled = [right for at in own if (right := answers.right[at]) is not None]
         if found is None:
             without.append(predicted)
         else:
