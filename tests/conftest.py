@@ -62,6 +62,15 @@ def _restored() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
+def _checkout_untouched() -> Iterator[None]:
+    """A test that leaves something beside the code, such as a run of its own, fails."""
+    before = set(CHECKOUT.iterdir())
+    yield
+    made = sorted(path.name for path in set(CHECKOUT.iterdir()) - before if not path.name.startswith((".", "_")))
+    assert not made, f"in the checkout there is now {', '.join(made)}: something ran in a wrong folder"
+
+
+@pytest.fixture(autouse=True)
 def _composed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     compose_once(monkeypatch)
 

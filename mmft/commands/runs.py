@@ -13,7 +13,7 @@ from mmft.commands.output import print_path, utf8_stdout
 from mmft.config.compose import Composed
 from mmft.config.schema.root import RunsConfig
 from mmft.errors import ExitCode, UserError
-from mmft.files import located, records_as_csv, write_records
+from mmft.files import located, records_as_csv, write_records, write_text
 from mmft.run.listing.chosen import chosen_runs
 from mmft.run.listing.filters import Filter
 from mmft.run.listing.found import MISSING
@@ -42,6 +42,12 @@ def runs(composed: Composed, filters: Sequence[Filter]) -> int:
     if config.compare is not None:
         if len(found) < 2:
             raise UserError(f"compare={_typed(config.compare)}: {len(found)} runs; a comparison needs at least two.")
+        if config.out is not None and config.out.lower().endswith(".html"):
+            from mmft.run.listing.comparison_page import comparison_page  # charts, which a list does not need
+
+            write_text(located(config.out), comparison_page(found))
+            print_path(located(config.out))
+            return ExitCode.DONE
         header, lines = comparison(found)
         _write(config.out, lambda: comparison_table(found), [_named(header, line) for line in lines])
         return ExitCode.DONE

@@ -16,6 +16,7 @@ from mmft.run.index.index import Index
 from mmft.run.serve.app import create_app
 from mmft.run.serve.rows import embeddings, found_rows, predictions, rows_config
 from mmft.run.serve.server import listen, run_until_stopped, url_of
+from mmft.run.serve.streaming import pieces_of
 
 log = logging.getLogger(__name__)
 _GRACE = 30  # seconds
@@ -57,4 +58,4 @@ def application(composed: Composed) -> FastAPI:
     columns = served["predictions"].reader.names
     log.info("columns of a row: %s. There is no password; Ctrl-C stops the server", ", ".join(columns))
     about = {"model": name_of_model(config), "task": model.saved.config.task.type, "columns": columns}
-    return create_app(served, config, about)
+    return create_app(served, config, about, pieces_of(model, served["predictions"]))

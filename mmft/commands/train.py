@@ -28,6 +28,7 @@ from mmft.models.inference import full_precision
 from mmft.models.vision_language_model import VisionLanguageModel
 from mmft.ranks import started
 from mmft.reports.closing import report
+from mmft.reports.logged_curves import log_curves
 from mmft.reports.opening import announce, report_bad_rows
 from mmft.reports.prediction_sample import sample_predictions
 from mmft.reports.probes import compare_with_probe, tell_contradicted
@@ -156,16 +157,22 @@ def train_run(run: build.Run) -> None:
     if splits_to_test(data.rows):
         _report_tests(run, module, data, {name: splits[name] for name in splits_to_test(splits)}, bad)
     if _has_report(config, folder):
-        model.end_training()
-        finished = SavedModel(model, task, config, run.base, {}, frozenset())
-        loaded = LoadedModel(finished, config.trainer.accelerator)
-        with only_told():
-            write_predictions(folder.path, loaded, splits, config.data)
-        with only_told("explaining predictions for the report"):
-            write_attributions(folder, loaded, attributed_rows(config))
+        _show_predictions(run, model, task, splits)
     if solves:
         tell_contradicted(folder, data.usable_rows(bad.rows)["train"])
     bad.check()
+
+
+def _show_predictions(run: build.Run, model: VisionLanguageModel, task: Task, splits: dict[str, Split]) -> None:
+    """Writes what the report shows of single rows, and logs the curves of their scores."""
+    config, folder = run.config, run.folder
+    model.end_training()
+    loaded = LoadedModel(SavedModel(model, task, config, run.base, {}, frozenset()), config.trainer.accelerator)
+    with only_told():
+        write_predictions(folder.path, loaded, splits, config.data)
+        log_curves(run.logger, folder, config.task, splits_to_test(splits))
+    with only_told("explaining predictions for the report"):
+        write_attributions(folder, loaded, attributed_rows(config))
 
 
 def assemble(config: TrainConfig, folder: RunFolder) -> tuple[dict[str, Split], FineTuning, VisionLanguageData]:

@@ -63,6 +63,14 @@ class Given:
         """All of them."""
         return [*overrides_of(self._named), *self.typed]
 
+    def told(self, message: str) -> str:
+        """A message in which tables in memory are called what they are, and not by the files that they are kept in."""
+        for key, value in self._named.items():
+            if Path(value) in self._written:
+                table = "the table given" if key == "data.path" else f"the table of {key.removeprefix('data.')}"
+                message = message.replace(f"{key}={value}", table).replace(value, table)
+        return message
+
     def move(self, to: Path) -> bool:
         """Moves what was written into a folder; returns whether anything was."""
         for file in self._written:
@@ -76,7 +84,11 @@ class Given:
 def given_by(tables: Mapping[str, Any], typed: list[str], image: str | None, allow_code: bool) -> Iterator[Given]:
     """Context in which a command runs on what it is given; afterwards the process is as it was, see `as_it_was`."""
     with as_it_was(allow_code), tempfile.TemporaryDirectory() as scratch:
-        yield Given(tables, typed, Path(scratch), image)
+        given = Given(tables, typed, Path(scratch), image)
+        try:
+            yield given
+        except UserError as error:
+            raise UserError(map(given.told, error.messages)) from error.__cause__
 
 
 def typed_of(overrides: Overrides, more: Mapping[str, Any], **columns: str | Sequence[str] | None) -> list[str]:

@@ -62,9 +62,15 @@ def answer(
     yes = torch.tensor([True])
     nothing = Batch(None, None, None, image_present=~yes, text_present=yes, row=torch.zeros(1), weight=torch.ones(1))
     asked = replace(batch or nothing, input_ids=ids, attention_mask=torch.ones_like(ids).bool(), text_present=yes)
+    return pieces_of(saved, asked, device)
+
+
+def pieces_of(saved: SavedModel, batch: Batch, device: torch.device) -> Iterator[str]:
+    """The text of a batch's only row, in pieces that are final."""
+    model: Any = saved.model
     exact = full_precision(saved.config.trainer.precision) == "64-true"
     model.to(device=device, dtype=torch.float64 if exact else torch.float32).eval()
-    return _pieces(model.stream(asked.to(device)), model.text_encoder.tokenizer.decode, model.decoding.options.stop)
+    return _pieces(model.stream(batch.to(device)), model.text_encoder.tokenizer.decode, model.decoding.options.stop)
 
 
 def _prompt(saved: SavedModel, messages: Sequence[Mapping[str, str]]) -> list[int]:

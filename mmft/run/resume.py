@@ -64,8 +64,9 @@ def resolve(composed: Composed) -> tuple[Composed, Path] | None:
     for key in (*_MAY_CHANGE, *_MAY_GROW):
         if key in _typed_keys(composed) - {"resume", "paths.runs"}:  # keys of this start, not of the run
             put(saved, key, get(composed.resolved_for_disk(), key))
+    path = folder.path.absolute()  # before the working directory changes
     with _in(base, folder):
-        return recompose("train", saved, composed.typed, composed.choices), folder.path.absolute()
+        return recompose("train", saved, composed.typed, composed.choices), path
 
 
 def _find(composed: Composed) -> RunFolder | None:

@@ -76,6 +76,9 @@ def test_people_who_agree_with_the_labels_give_the_accuracy_of_the_labels(
     assert {line["mark"] for line in lines} == {"right", "wrong"}
     assert re.search(rf"^labels +{by_labels:.4f}", shown, re.MULTILINE)
     assert re.search(rf"^people +{by_labels:.4f}", shown, re.MULTILINE)
+    classes = re.findall(r"^(?:\w+ )+ +([.\d]+) +([.\d]+) +[.\d]+ +[.\d]+ +\d+ +\d+ *$", shown, re.MULTILINE)
+    assert classes
+    assert all(labelled == marked for labelled, marked in classes)
     assert "Agreement" not in shown
     assert "Suspects" not in shown
 

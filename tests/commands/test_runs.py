@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -109,9 +110,39 @@ def test_compare_those_that_the_filters_leave(capsys: pytest.CaptureFixture[str]
     assert "optim.lr       0.001      1e-05\n" in capsys.readouterr().out
 
 
+def test_compare_on_a_page(capsys: pytest.CaptureFixture[str]) -> None:
+    for job, values in (("0", [0.3, 0.5]), ("1", [0.6, 0.75])):
+        lines = ["step,val/accuracy", *(f"{step},{value}" for step, value in enumerate(values, 1))]
+        folder = RunFolder(Path("runs/mine/2026-01-01_00-00-00") / job)
+        folder.metrics.write_text("\n".join(lines) + "\n")
+        (folder.path / "overrides.yaml").write_text("- optim.lr=1\n")
+        folder.update_summary(val={"accuracy": values[-1]})
+    assert main(["runs", "compare=all", "name=mine", "out=page.html"]) == ExitCode.DONE
+    assert capsys.readouterr().out == f"{Path('page.html').absolute()}\n"
+    page = Path("page.html").read_text()
+    assert "2 runs; of what was typed differ: optim.lr." in page
+    assert "Run [1] has the best val/accuracy: 0.7500." in page
+    assert re.search(r'<tr class="marked"><td>\[1\]</td><td>completed</td><td[^>]*>0.001</td>', page)
+    assert re.search(r"<td>test/accuracy</td><td[^>]*>0.75 \*</td><td[^>]*>0.5</td>", page)
+    assert [title for title in ("optim.lr", "val/accuracy") if f'aria-label="{title}"' not in page] == []
+    assert "<td>[1]</td><td>runs/mine/2026-01-01_00-00-00/1</td>" in page
+    assert "http" not in page.replace("http://www.w3.org", "")
+
+
+def test_rows_that_a_run_keeps_for_itself_tell_it_from_no_other(capsys: pytest.CaptureFixture[str]) -> None:
+    for job in ("0", "1"):
+        folder = RunFolder(Path("runs/mine/2026-01-01_00-00-00") / job)
+        config = folder.read_config() | {"data": {"path": str(folder.path.absolute() / "rows.parquet")}}
+        folder.config.write_text(json.dumps(config))
+        (folder.path / "overrides.yaml").write_text("- data.path=rows.parquet\n- optim.lr=1\n")
+    assert main(["runs", "name=mine"]) == ExitCode.DONE
+    assert capsys.readouterr().out.split()[:3] == ["run", "optim.lr", "status"]
+
+
 @pytest.mark.parametrize(
     ("typed", "said"),
     [
+        ("out=page.html", "Type compare=RUN,RUN, or compare=all"),
         ("compare=last", "1 runs; a comparison needs at least two"),
         ("compare=gone,last", "compare=gone: gone is not a run folder"),
         ("sort=tset/accuracy", "Did you mean test/accuracy?"),

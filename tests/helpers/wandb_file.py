@@ -77,6 +77,13 @@ class WandbFile:
         updates = [item for record in self.all("summary") for item in record.update]
         return {i.key: json.loads(i.value_json) for i in updates if i.key}
 
+    @property
+    def charts(self) -> dict[str, dict[str, Any]]:
+        """Wandb's own charts by the name that they are logged under: how each is drawn from `NAME_table`."""
+        updates = [item for record in self.all("config") for item in record.update]
+        shown = [item for item in updates if list(item.nested_key)[:2] == ["_wandb", "visualize"]]
+        return {item.nested_key[2]: json.loads(item.value_json)["panel_config"] for item in shown}
+
     def table(self, name: str) -> dict[str, Any]:
         """The JSON of the table that was logged under `name`; images are in the same artifact by their `path`."""
         assert sum(f"{name}.path" in row for row in self.history.values()) == 1

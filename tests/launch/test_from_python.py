@@ -127,7 +127,10 @@ def test_an_interrupt_saves_and_says_how_to_go_on(
 
 def test_what_is_wrong_is_told_and_leaves_no_folder(typed: list[str], frame: pd.DataFrame, tmp_path: Path) -> None:
     for given, message in [
-        ({"rows": frame, "image": "imag", "text": "text", "label": "label"}, r"data\.columns\.image=imag: .* no such"),
+        (
+            {"rows": frame, "image": "imag", "text": "text", "label": "label"},
+            r"image=imag: the table given has no such",
+        ),
         ({"rows": frame, **ROLES, "optim": {"lrr": 1}}, r"optim\.lrr: no such key\. Did you mean optim\.lr"),
         ({"rows": frame.head(0), **ROLES}, "rows: there are none"),
         ({"rows": 5, **ROLES}, "rows: a int given"),
@@ -139,6 +142,9 @@ def test_what_is_wrong_is_told_and_leaves_no_folder(typed: list[str], frame: pd.
     ]:
         with pytest.raises(UserError, match=message):
             mmft.train(overrides=typed, **given)
+    unsplit = [one for one in typed if not one.startswith("data.columns.split")]
+    with pytest.raises(UserError, match="text=text: the table of val has no such column"):
+        mmft.train(frame, unsplit, val=frame.drop(columns="text"), **ROLES)
     assert not (tmp_path / "runs").exists()
 
 

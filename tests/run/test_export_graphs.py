@@ -18,6 +18,8 @@ from mostly_slow import mostly_slow
 from PIL import Image
 from runs import TrainRun
 from small_fusions import FUSIONS, moved, small
+from tiny_open_clip import KINDS, make_open_clip
+from tiny_pairs import FAMILIES, MAX_LENGTH
 from transformers import AutoTokenizer
 
 from mmft import build
@@ -34,7 +36,8 @@ from mmft.tasks.part_columns import part_column
 
 slow = pytest.mark.slow
 Arrays = dict[str, npt.NDArray[Any]]
-LENGTHS = (1, 2, 5, 14)  # words
+SIZES = ((1, 4), (64, 4), (3, 17), (2, 30), (1, 64), (64, 64))
+"""Rows of a batch, and tokens of its longest text."""
 
 
 @pytest.fixture(scope="session")
@@ -68,8 +71,12 @@ def saved(shapes: Any, rows_csv: Path) -> Callable[..., SavedModel]:
     """`saved("task=regression", ...)`: a model as after some training, without any."""
 
     def make(task: str, *more: str) -> SavedModel:
-        typed = [*shapes.overrides, f"data.path={rows_csv}", "data.limit=48", f"task={task}", *TASKS[task], *more]
+        of_pair = any(one.startswith("model.pair=") for one in more)
+        encoders = shapes.of_rows if of_pair else [*shapes.overrides, "model.text_encoder.max_length=64"]
+        own = [one for one in TASKS[task] if not (of_pair and one.startswith("model/fusion"))]
+        typed = [*encoders, f"data.path={rows_csv}", "data.limit=48", f"task={task}", *own, *more]
         config: TrainConfig = compose("train", typed).config
+        build.choose_for_pair(config, Path.cwd())
         splits = load_splits(config.data, config.seed)
         fitted = build.build_task(config.task)
         fitted.fit(splits["train"].table.labels(splits["train"].rows))
@@ -82,14 +89,18 @@ def saved(shapes: Any, rows_csv: Path) -> Callable[..., SavedModel]:
     return make
 
 
-def rows_of(saved: SavedModel, count: int) -> list[dict[str, Any]]:
-    """Random images, and texts of several lengths; some rows lack either if the task allows it."""
+def rows_of(saved: SavedModel, count: int, longest: int) -> list[dict[str, Any]]:
+    """Random images, and texts of at most `longest` tokens; some rows lack either if the task allows it."""
     random, words = np.random.default_rng(count), " ".join(captions()).split()
     lacks = not saved.task.facts.needs_both
+    tokenizer = saved.model.text_encoder.tokenizer
+    texts = [" ".join(random.choice(words, longest)) for _ in range(count)]
+    ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+    room = longest - tokenizer.num_special_tokens_to_add()
     rows = []
     for row in range(count):
         image = Image.fromarray(random.integers(0, 256, (32, 32, 3), dtype=np.uint8))
-        text = " ".join(random.choice(words, LENGTHS[row % len(LENGTHS)]))
+        text = tokenizer.decode(ids[row][: max(1, room - 3 * (row % 5))])
         rows.append(
             {
                 "image": None if lacks and row % 5 == 1 else image,
@@ -99,14 +110,19 @@ def rows_of(saved: SavedModel, count: int) -> list[dict[str, Any]]:
     return rows
 
 
-def inputs_of(folder: Path, rows: list[dict[str, Any]]) -> Arrays:
-    """What a graph is given of rows, made without mmft, by inference.json and the tokenizer in the folder."""
+def inputs_of(folder: Path, rows: list[dict[str, Any]], shortest: int = 8) -> Arrays:
+    """What a graph is given of rows, made without mmft, by inference.json and the tokenizer in the folder.
+
+    Texts are padded to the longest of them, and to `shortest` tokens.
+    """
     described = json.loads((folder / "inference.json").read_text())
     side, tokenizer = described["image"]["side"], AutoTokenizer.from_pretrained(folder)
     images = [np.zeros((side, side, 3), np.uint8) if row["image"] is None else row["image"] for row in rows]
     texts = [row["text"] or "" for row in rows]
-    length = described["text"]["max_length"]
-    tokens = tokenizer(texts, padding="longest", truncation=True, max_length=length, pad_to_multiple_of=8)
+    longest = described["text"]["max_length"]
+    ids = [one[:longest] for one in tokenizer(texts, truncation=True, max_length=longest)["input_ids"]]
+    length = max(shortest, *map(len, ids), described["text"]["shortest"])
+    tokens = tokenizer.pad({"input_ids": ids}, padding="max_length", max_length=length)
     return {
         "pixel_values": np.stack(images).transpose(0, 3, 1, 2),
         "input_ids": np.array(tokens["input_ids"]),
@@ -165,16 +181,20 @@ def check_predictions(saved: SavedModel, predicted: list[dict[str, Any]], found:
                 assert chosen == [row.replace(own.separator, "|") for row in told]  # type: ignore[attr-defined]
 
 
-def check_graphs(saved: SavedModel, folder: Path, counts: Sequence[int] = (1, 3, 64), written: str = "onnx") -> None:
+def check_graphs(
+    saved: SavedModel, folder: Path, written: str = "onnx", sizes: Sequence[tuple[int, int]] = SIZES
+) -> None:
     """Writes the graphs, and compares them with `predict`."""
     folder.mkdir()
     check_has_graph(saved, written)
     loaded = LoadedModel(saved, "cpu")
-    rows = {count: rows_of(saved, count) for count in counts}
-    predicted = {count: loaded.predict(given) for count, given in rows.items()}
+    rows = {size: rows_of(saved, *size) for size in sizes}
+    predicted = {size: loaded.predict(given) for size, given in rows.items()}
     write_graphs(saved, {}, folder, written, None)
-    for count, given in rows.items():
-        check_predictions(saved, predicted[count], computed(folder, inputs_of(folder, given)))
+    for size, given in rows.items():
+        inputs = inputs_of(folder, given, shortest=1)
+        assert inputs["input_ids"].shape == size
+        check_predictions(saved, predicted[size], computed(folder, inputs))
 
 
 @pytest.mark.parametrize("task", mostly_slow(TASKS, "classification", "contrastive"))
@@ -185,6 +205,26 @@ def test_every_task(task: str, saved: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize("fusion", mostly_slow(FUSIONS, "cross"))
 def test_every_fusion(fusion: str, saved: Any, tmp_path: Path) -> None:
     check_graphs(saved("classification", f"model/fusion={fusion}", *small(fusion)), tmp_path / "out")
+
+
+@pytest.fixture
+def pair(pair_folder: Callable[[str], Path], tmp_path: Path) -> Callable[[str], Path]:
+    """`pair("open_clip/siglip")`: a tiny pretrained pair, one of `PAIRS`."""
+
+    def folder(kind: str) -> Path:
+        library, _, own = kind.rpartition("/")
+        return make_open_clip(tmp_path / "pair", captions(), own) if library else pair_folder(own)
+
+    return folder
+
+
+PAIRS = [*FAMILIES, *(f"open_clip/{kind}" for kind in KINDS)]
+OF_PAIRS = ((1, 4), (64, 4), (3, 17), (64, MAX_LENGTH))
+
+
+@pytest.mark.parametrize("kind", mostly_slow(PAIRS, "siglip"))
+def test_every_pair(kind: str, pair: Callable[[str], Path], saved: Any, tmp_path: Path) -> None:
+    check_graphs(saved("contrastive", f"model.pair={pair(kind)}"), tmp_path / "out", sizes=OF_PAIRS)
 
 
 @slow
@@ -218,10 +258,32 @@ def test_int8(saved: Any, tmp_path: Path) -> None:
     write_graphs(model, {}, tmp_path / "int8", "onnx", "int8")
     sizes = [(tmp_path / name / "model.onnx").stat().st_size for name in ("int8", "float32")]
     assert sizes[0] < 0.75 * sizes[1]  # a quarter of the weights; tiny ones are half of the file
-    given = inputs_of(tmp_path / "int8", rows_of(model, 64))
+    given = inputs_of(tmp_path / "int8", rows_of(model, 64, 16))
     eight, full = (computed(tmp_path / name, given)["scores"] for name in ("int8", "float32"))
     assert 1e-6 < np.abs(eight - full).max() < 0.1
     assert json.loads((tmp_path / "int8" / "inference.json").read_text())["quantize"] == "int8"
+
+
+def check_card(
+    model: SavedModel, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Runs the lines of a folder's README.md on an image that is not square and has transparent parts."""
+    random = np.random.default_rng(0)
+    coarse = Image.fromarray(random.integers(0, 256, (8, 12, 4), dtype=np.uint8))
+    row = {"image": coarse.resize((60, 40), Image.Resampling.BILINEAR), "text": "a red bird"}
+    (predicted,) = LoadedModel(model, "cpu").predict([row])
+    write_graphs(model, {}, folder, "onnx", None)
+    row["image"].save(folder / "image.png")
+    monkeypatch.chdir(folder)
+    lines = (folder / "README.md").read_text().partition("```python\n")[2].partition("```")[0]
+    found: dict[str, Any] = {}
+    exec(lines, found)
+    close = 0.02  # a pixel may differ by one
+    if model.task.facts.pairwise:
+        assert float(capsys.readouterr().out) == pytest.approx(predicted["prediction"], abs=close)
+    else:
+        scores = [predicted[f"score_{label}"] for label in model.task.output_names]
+        assert np.allclose(found["model"][0][0], scores, atol=close)
 
 
 @pytest.mark.slow
@@ -230,23 +292,16 @@ def test_int8(saved: Any, tmp_path: Path) -> None:
 def test_the_cards_own_lines(
     task: str, resize: str, saved: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    model = saved(task, f"data.resize={resize}", "data.background=black")
-    random = np.random.default_rng(0)
-    coarse = Image.fromarray(random.integers(0, 256, (8, 12, 4), dtype=np.uint8))
-    row = {"image": coarse.resize((60, 40), Image.Resampling.BILINEAR), "text": "a red bird"}
-    (predicted,) = LoadedModel(model, "cpu").predict([row])
-    write_graphs(model, {}, tmp_path, "onnx", None)
-    row["image"].save(tmp_path / "image.png")
-    monkeypatch.chdir(tmp_path)
-    lines = (tmp_path / "README.md").read_text().partition("```python\n")[2].partition("```")[0]
-    found: dict[str, Any] = {}
-    exec(lines, found)
-    close = 0.02  # a pixel may differ by one
-    if task == "contrastive":
-        assert float(capsys.readouterr().out) == pytest.approx(predicted["prediction"], abs=close)
-    else:
-        scores = [predicted[f"score_{label}"] for label in model.task.output_names]
-        assert np.allclose(found["model"][0][0], scores, atol=close)
+    check_card(saved(task, f"data.resize={resize}", "data.background=black"), tmp_path, monkeypatch, capsys)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["clip", "siglip", "chinese_clip", "open_clip/clip", "open_clip/siglip"])
+def test_the_cards_lines_of_a_pair(
+    kind: str, pair: Callable[[str], Path], saved: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    (tmp_path / "out").mkdir()
+    check_card(saved("contrastive", f"model.pair={pair(kind)}"), tmp_path / "out", monkeypatch, capsys)
 
 
 @pytest.mark.slow

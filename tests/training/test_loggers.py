@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from runs import Run, TrainRun, killed_run, resumed
@@ -23,6 +24,7 @@ from mmft.signals import Stopped
 from mmft.training.loggers.base import RunLogger
 from mmft.training.module import FineTuning
 
+AXES = ["recall", "precision"]
 OFFLINE = ["logger=wandb_offline", "trainer.log_every_steps=1", "checkpoint.every_steps=1"]
 
 
@@ -89,6 +91,7 @@ def test_wandb_gets_what_the_run_folder_has(
     }
     assert {(true, label): n for true, label, n in chart["data"]} == counts
     assert sum(counts.values()) == run.summary["rows"]["test"]
+    assert set(written.charts) == {"test/confusion_matrix_chart"}  # curves need predictions.csv
     best = {metric.name: metric.summary for metric in written.all("metric")}
     assert (best["val/accuracy"].max, best["val/accuracy"].min) == (True, False)
     assert (best["val/loss"].max, best["val/loss"].min) == (False, True)
@@ -99,6 +102,32 @@ def test_wandb_gets_what_the_run_folder_has(
         for file in (run.path / "model").rglob("*")
         if file.is_file()
     }
+
+
+def test_wandb_draws_curves_of_the_predictions(train_run: TrainRun) -> None:
+    run = train_run("logger=wandb_offline", "report=true", "data.limit=null")
+    written = WandbFile(run.path)
+    found = list(csv.DictReader((run.path / "predictions.csv").open()))
+    labels = [name.removeprefix("score_") for name in found[0] if name.startswith("score_")]
+    points: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    for name, axes in {"roc": ["false positive rate", "true positive rate"], "precision_recall": AXES}.items():
+        table = written.table(f"test/{name}_table")
+        assert table["columns"] == ["class", *axes]
+        for label, x, y in table["data"]:
+            points.setdefault(name, {}).setdefault(label, []).append((x, y))
+        chart = written.charts[f"test/{name}"]
+        assert chart["panelDefId"] == "wandb/area-under-curve/v0"  # of wandb.plot.roc_curve and pr_curve
+        assert chart["fieldSettings"] == {"x": axes[0], "y": axes[1], "class": "class"}
+        assert points[name].keys() == {"all (micro)", *labels}
+    for label in labels:
+        true = np.array([row["label"] == label for row in found])
+        scores = np.array([float(row[f"score_{label}"]) for row in found])
+        x, y = np.array(points["roc"][label]).T
+        above = (scores[true][:, None] > scores[~true]) + 0.5 * (scores[true][:, None] == scores[~true])
+        assert np.trapezoid(y, x) == pytest.approx(above.mean())
+        first, *_, last = points["precision_recall"][label]
+        assert first == (1.0, pytest.approx(true.mean()))  # everything is found
+        assert last == (0.0, 1.0)
 
 
 def test_the_table_of_predictions_has_images(train_run: TrainRun, shapes: Any) -> None:

@@ -200,6 +200,19 @@ def test_what_is_typed_beside_resume_must_agree(shapes_overrides: list[str], tmp
     assert allowed[0].config.data.num_workers == 1
 
 
+def test_a_run_is_found_from_another_folder_than_it_was_started_in(
+    shapes_overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("started", "resumed"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "started")
+    killed_run([*shapes_overrides, "checkpoint.every_steps=1"], tmp_path / "resumed" / "run", 2, "after")
+    monkeypatch.chdir(tmp_path / "resumed")
+    found = resolve(compose("train", [*shapes_overrides, "resume=run"]))
+    assert found is not None
+    assert found[1] == tmp_path / "resumed" / "run"
+
+
 def test_last_is_the_newest_unfinished_run_of_the_name(
     train_run: TrainRun, shapes_overrides: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

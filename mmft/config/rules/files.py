@@ -204,7 +204,10 @@ def _index_is_there(c: SearchConfig) -> str | None:
 
 @use_rule("out", "compare")
 def _list_of_runs_can_be_written(c: RunsConfig) -> str | None:
-    return None if c.out is None else _not_to_be_written(c, c.out, _LISTS)
+    if c.out is not None and c.out.lower().endswith(".html") and c.compare is None:
+        return "a page shows runs side by side. Type compare=RUN,RUN, or compare=all for those that the filters leave"
+    endings = _LISTS if c.compare is None else (*_LISTS, ".html")
+    return None if c.out is None else _not_to_be_written(c, c.out, endings)
 
 
 @rule("out")

@@ -112,7 +112,8 @@ class RunsConfig:
     compare: str | list[str] | None = None
     """Runs to compare side by side: `RUN,RUN,...`, a sweep's folder, or `all` runs that match the filters."""
     out: str | None = None
-    """Output: `-` for CSV on stdout, or a `.csv` or `.jsonl` file; null: a human-readable table."""
+    """Output: `-` for CSV on stdout, or a `.csv` or `.jsonl` file; with `compare` also an `.html` file, a page with the
+    runs side by side; null: a human-readable table."""
 
 
 @dataclass(kw_only=True)

@@ -22,6 +22,7 @@ COLOURS = ("#3b82f6", "#e07b2a", "#2f9e5b", "#cf4d4d", "#9467bd", "#96705f", "#d
 _INK = "#010203"  # becomes `currentColor`
 _LONGEST = 26  # characters of a label
 _MOST_POINTS = 250  # of a line; more are not seen
+_MOST_TICKS = 6  # that have room beside each other
 _SETTINGS: Any = {
     "svg.fonttype": "none",
     "font.size": 9,
@@ -147,10 +148,12 @@ def scattered(name: str, title: str, found: Sequence[tuple[str, float]], y: str)
         axes.plot(places, means, color=COLOURS[1], lw=1)
         if not is_scale:
             axes.set_xticks(range(len(words)), [_short(word) for word in words], rotation=30 if len(words) > 3 else 0)
-        elif places[0] > 0 and places[-1] / places[0] > 30:
-            axes.set_xscale("log")
-            axes.set_xticks(places, [f"{place:g}" for place in places], minor=False)
-            axes.set_xticks([], minor=True)
+        else:
+            if places[0] > 0 and places[-1] / places[0] > 30:
+                axes.set_xscale("log")
+                axes.set_xticks([], minor=True)
+            ticks = [places[at] for at in spread_evenly(len(places), _MOST_TICKS)]
+            axes.set_xticks(ticks, [f"{place:g}" for place in ticks])
         axes.set(xlabel=title, ylabel=y)
 
     return chart(name, title, draw)

@@ -16,19 +16,19 @@ def curve_section(run: Evidence) -> str:
     monitor = run.summary.get("monitor") or ""
     best = run.summary.get("best_step")
     marked = (float(best), "finished model") if best else None
-    losses = {name: line for name in ("train/loss", "val/loss") if (line := _line(rows, name))}
+    losses = {name: line for name in ("train/loss", "val/loss") if (line := line_of(rows, name))}
     named = [name for name in rows[0] if name.startswith("lr/")]
-    rates = {name.removeprefix("lr/"): line for name in named if (line := _line(rows, name))}
+    rates = {name.removeprefix("lr/"): line for name in named if (line := line_of(rows, name))}
     shown = [charts.lines("loss", "loss", losses, "optimizer step", marked=marked)] if losses else []
-    if monitor != "val/loss" and (line := _line(rows, monitor)):
+    if monitor != "val/loss" and (line := line_of(rows, monitor)):
         shown.append(charts.lines("monitor", monitor, {monitor: line}, "optimizer step", marked=marked))
     if rates:
         shown.append(charts.lines("rates", "learning rate", _merged(rates), "optimizer step"))
     return html.section("Training", html.charts(*shown))
 
 
-def _line(rows: Sequence[dict[str, str]], name: str) -> charts.Line | None:
-    """Steps and values of a column; None without any."""
+def line_of(rows: Sequence[dict[str, str]], name: str) -> charts.Line | None:
+    """Steps and values of a column of metrics.csv; None without any."""
     there = [(float(row["step"]), float(row[name])) for row in rows if row.get(name)]
     return ([step for step, _ in there], [value for _, value in there]) if there else None
 

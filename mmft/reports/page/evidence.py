@@ -66,8 +66,7 @@ class Evidence:
 
     def table(self, name: str) -> list[dict[str, str]]:
         """The rows of a CSV file of the folder; empty without it."""
-        path = self.folder.path / name
-        return read_table(path) if path.exists() else []
+        return _table_in(self.folder, name)
 
     @cached_property
     def tested(self) -> str:
@@ -87,14 +86,7 @@ class Evidence:
 
     def answers_on(self, split: str) -> list[Answers]:
         """The predictions on a split, for each of several tasks; without rows if there are none."""
-        table = table_of(split)
-        ending = f"{table and '_'}{table}.csv"
-        rows = [row for row in self.table(f"predictions{ending}") if not row["error"]]
-        task = self.config.task
-        return [
-            Answers(name, part, split, rows, self.folder.path, ending)
-            for name, part in (task.parts or {"": task}).items()
-        ]
+        return answers_on(self.folder, self.config.task, split)
 
 
 def config_of(folder: RunFolder) -> TrainConfig:
@@ -116,6 +108,20 @@ def _read_config(folder: RunFolder) -> tuple[TrainConfig, Path]:
     if result.problems:
         raise UserError([f"{problem.key}: {problem.text} (in {folder.config})" for problem in result.problems])
     return result.config, base
+
+
+def answers_on(folder: RunFolder, task: TaskConfig, split: str) -> list[Answers]:
+    """A run's predictions on a split, for each of several tasks; without rows if there are none."""
+    table = table_of(split)
+    ending = f"{table and '_'}{table}.csv"
+    rows = [row for row in _table_in(folder, f"predictions{ending}") if not row["error"]]
+    parts = (task.parts or {"": task}).items()
+    return [Answers(name, part, split, rows, folder.path, ending) for name, part in parts]
+
+
+def _table_in(folder: RunFolder, name: str) -> list[dict[str, str]]:
+    path = folder.path / name
+    return read_table(path) if path.exists() else []
 
 
 def read_table(path: Path) -> list[dict[str, str]]:

@@ -52,23 +52,27 @@ def _most(marks: Sequence[Mark]) -> str:
     return "unsure" if others and others[0][1] == count else mark
 
 
-def share_right(answers: Answers, rows: Sequence[Reviewed], unsure: float | None = None) -> Estimate | None:
-    """The share of all answers that are right as people see it.
+def share_right(
+    answers: Answers, rows: Sequence[Reviewed], unsure: float | None = None, among: Sequence[int] | None = None
+) -> Estimate | None:
+    """The share of all answers, or of some of them, that are right as people see it.
 
     Rows are weighted by how they were drawn, and by how many rows are right and wrong by their labels, so it is the
     share of all rows, although mistakes are marked more often.
 
     Args:
         answers: of all rows.
-        rows: the marked ones; if some were drawn, only these count.
+        rows: the marked ones of these; if some were drawn, only these count.
         unsure: what an unsure row counts; None leaves it out.
+        among: places of the answers that the share is of; None for all.
 
     Returns:
         None if rows of a kind (right, wrong, without a label) were not marked at all.
     """
     values = {"right": 1.0, "wrong": 0.0} | ({} if unsure is None else {"unsure": unsure})
     drawn = [row for row in rows if row.weight is not None] or rows
-    sizes: Mapping[Hashable, int] = Counter(answers.right)
+    kinds = answers.right if among is None else [answers.right[at] for at in among]
+    sizes: Mapping[Hashable, int] = Counter(kinds)
     strata = []
     for kind, size in sizes.items():
         known = [row for row in drawn if answers.right[row.at] is kind and row.mark in values]

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mmft.reports.page.evidence import Answers
+from mmft.reports.review.by_class import class_parts
 from mmft.reports.review.consensus import Reviewed, share_right
 from mmft.reports.review.marks import MARKS
 from mmft.reports.review.part import Part
@@ -54,6 +55,7 @@ def correction_parts(answers: Answers, rows: Sequence[Reviewed]) -> list[Part]:
     named = f": {answers.name}" if answers.name else ""
     return [
         _corrected(answers, rows, words, named),
+        *class_parts(answers, rows, named),
         _by_mark(answers, rows, named),
         *_by_label(answers, rows, named),
         *_listed(answers, rows, words, named),

@@ -192,6 +192,13 @@ def sort_runs(runs: Sequence[FoundRun], by: str, keys: Sequence[str]) -> list[Fo
     return sorted(have, key=lambda run: _comparable(value_of(run, by)), reverse=best_is_high) + lacking
 
 
+def rank(value: float | None, name: str) -> tuple[bool, float]:
+    """A metric's place in an order: smaller is better; None comes last."""
+    if value is None:
+        return (True, 0.0)
+    return (False, value if lower_is_better(name) else -value)
+
+
 def value_of(run: FoundRun, by: str) -> Any:
     """A run's value to sort by; None if it has none."""
     if by in ("name", "status", "seconds"):

@@ -13,9 +13,8 @@ import yaml
 
 from mmft.files import write_text
 from mmft.reports.aligned import aligned
-from mmft.run.listing.found import FoundRun
+from mmft.run.listing.found import FoundRun, rank
 from mmft.run_folder import RunFolder
-from mmft.tasks.metric_names import lower_is_better
 
 SEEDS = ("seed", "data.fold")
 """Keys that repeat an experiment instead of changing it."""
@@ -118,13 +117,6 @@ def _values(jobs: Sequence[FoundRun], name: str) -> list[float]:
 def _mean(jobs: Sequence[FoundRun], name: str) -> float | None:
     values = _values(jobs, name)
     return statistics.mean(values) if values else None
-
-
-def rank(value: float | None, name: str) -> tuple[bool, float]:
-    """A metric's place in an order: smaller is better; None comes last."""
-    if value is None:
-        return (True, 0.0)
-    return (False, value if lower_is_better(name) else -value)
 
 
 def spread(values: Sequence[float]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from mmft.config.nested import flat
@@ -32,7 +33,7 @@ def run_table(runs: Sequence[FoundRun], extra: Sequence[str] = ()) -> str:
     shown = [by for by in extra if by not in (f"test/{monitor}", f"val/{monitor}", "started", "status", "seconds")]
     named = any(run.name not in run.folder.path.parts for run in runs) and "name" not in shown
     shown = ["name", *shown] if named else shown
-    differing = [name for name in varied(runs) if name not in shown and not name.startswith(_UNSHOWN)][:_MOST_DIFFERING]
+    differing = [name for name in told_apart_by(runs) if name not in shown][:_MOST_DIFFERING]
     header = ["run", *differing, *shown, "status", "started", f"test/{monitor}", f"val/{monitor}", "seconds", ""]
     lines = [
         [
@@ -50,6 +51,18 @@ def run_table(runs: Sequence[FoundRun], extra: Sequence[str] = ()) -> str:
     ]
     count = len(header)
     return aligned([header, *lines], right=(count - 4, count - 3, count - 2))
+
+
+def told_apart_by(runs: Sequence[FoundRun]) -> list[str]:
+    """What was typed and differs between the runs, apart from where they lie and how they were watched."""
+    found = [name for name in varied(runs) if not name.startswith(_UNSHOWN)]
+    return [name for name in found if not all(_is_own_file(run, name) for run in runs)]
+
+
+def _is_own_file(run: FoundRun, name: str) -> bool:
+    """Whether a setting is a file in the folder of the run or of its sweep, where rows from memory are kept."""
+    value, folder = run.setting(name), run.folder.path.absolute()
+    return isinstance(value, str) and Path(value).parent in (folder, folder.parent)
 
 
 def _short(value: Any) -> str:
@@ -128,14 +141,19 @@ def _figures(run: FoundRun) -> dict[str, Any]:
     return found
 
 
+def numbered(runs: Sequence[FoundRun]) -> list[str]:
+    """Names of runs side by side, since those of their folders are long: `[1]`, `[2]`, ..."""
+    return [f"[{number}]" for number in range(1, len(runs) + 1)]
+
+
 def comparison_table(runs: Sequence[FoundRun]) -> str:
     """`comparison` as text, with numbered runs, since folder names are long; a star marks the best of a metric."""
     header, lines = comparison(runs)
-    numbers = [f"[{n}]" for n in range(1, len(runs) + 1)]
+    numbers = numbered(runs)
     legend = [f"{number} {folder}" for number, folder in zip(numbers, header[1:], strict=True)]
     cells = []
     for key, *values in lines:
-        best = _best(key, values)
+        best = best_of(key, values)
         cells.append(
             [
                 key,
@@ -148,7 +166,7 @@ def comparison_table(runs: Sequence[FoundRun]) -> str:
     return "\n".join([*legend, "", aligned([["", *numbers], *cells])])
 
 
-def _best(key: str, values: Sequence[Any]) -> float | None:
+def best_of(key: str, values: Sequence[Any]) -> float | None:
     """The best of a metric; None if it is no metric or all runs have the same."""
     if not key.startswith(("test/", "val/")):
         return None

@@ -7,10 +7,10 @@ import json
 from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -21,18 +21,26 @@ from mmft.config.wording import listed
 from mmft.run.serve.batching import Batcher
 from mmft.run.serve.limits import BodyLimits, Refusal
 from mmft.run.serve.metrics import Measured, Metrics
-from mmft.run.serve.rows import Answer, Row, Served, UnreadableRow
+from mmft.run.serve.rows import Answer, Row, Served, UnreadableRow, to_json
+from mmft.run.serve.streaming import Pieces, Streams
 
 _GONE = 499  # nginx's status of a client that did not wait
 _MOST_BRACKETS = 200_000  # in a request: millions of empty lists would take seconds and a gigabyte to parse
 
 
 class Json(JSONResponse):
-    """JSON in UTF-8, also of texts that are no valid Unicode, which a client may have sent."""
+    """An answer in JSON."""
 
     def render(self, content: Any) -> bytes:
-        """The body; a lone surrogate is escaped."""
-        return json.dumps(content, ensure_ascii=False, allow_nan=False).encode("utf-8", "backslashreplace")
+        """The body."""
+        return to_json(content)
+
+
+class Given(NamedTuple):
+    """The rows of a request, as sent, and whether their answer is streamed."""
+
+    rows: list[Any]
+    stream: bool = False
 
 
 class Route:
@@ -45,15 +53,21 @@ class Route:
         batcher: computes it.
         metrics: counts rows.
         max_rows: largest number of rows of a request.
+
+    Attributes:
+        streams: writes answers piece by piece; None where there are no texts to write.
     """
 
     def __init__(self, path: str, key: str, served: Served, batcher: Batcher, metrics: Metrics, max_rows: int) -> None:
         self.path, self.served, self.batcher = path, served, batcher
         self._key, self._metrics, self._max_rows = key, metrics, max_rows
+        self.streams: Streams | None = None
 
     async def respond(self, request: Request) -> Response:
         """Answers a request; every row has a prediction or an error of its own."""
-        given = await _rows_of(request)
+        given, stream = await _given(request)
+        if stream:
+            return self._streamed(given)
         if len(given) > self._max_rows:
             raise Refusal(
                 413, f"{len(given)} rows are more than max_rows={self._max_rows}. Send them in several requests"
@@ -68,8 +82,22 @@ class Route:
         found = await _unless_gone(request, self.batcher.answers(list(rows.values())))
         answers |= zip(rows, found, strict=True)
         numbered = self.served.numbered([answers[number] for number in range(len(given))], given)
-        self._metrics.note_rows(self.path, len(numbered), sum(one["error"] is not None for one in numbered))
+        self.note(*numbered)
         return Json({self._key: numbered})
+
+    def note(self, *answers: Answer) -> None:
+        """Counts answered rows."""
+        self._metrics.note_rows(self.path, len(answers), sum(one["error"] is not None for one in answers))
+
+    def _streamed(self, given: list[Any]) -> Response:
+        """The answer to a single row as events."""
+        if self.streams is None:
+            raise Refusal(422, f'"stream": {self.path} has nothing to write piece by piece here. Leave it out')
+        if len(given) != 1:
+            raise Refusal(422, f'"stream": one row at a time, not {len(given)}')
+        self.streams.check_free()
+        headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # proxies must not hold pieces back
+        return StreamingResponse(self.streams.events(given[0]), media_type="text/event-stream", headers=headers)
 
     def schema(self) -> dict[str, Any]:
         """The request's body for OpenAPI."""
@@ -79,18 +107,23 @@ class Route:
         binary = {"type": "string", "format": "binary"}
         row = {"type": "object", "properties": texts | ({reader.image: encoded} if reader.image else {})}
         form = {"type": "object", "properties": texts | ({reader.image: binary} if reader.image else {})}
-        rows = {"type": "object", "required": ["rows"], "properties": {"rows": {"type": "array", "items": row}}}
+        known: dict[str, Any] = {"rows": {"type": "array", "items": row}}
+        known |= {"stream": {"type": "boolean"}} if self.streams else {}
+        rows = {"type": "object", "required": ["rows"], "properties": known}
         content = {"application/json": {"schema": rows}, "multipart/form-data": {"schema": form}}
         return {"requestBody": {"required": True, "content": content}}
 
 
-def create_app(served: Mapping[str, Served], config: ServingConfig, about: Mapping[str, Any]) -> FastAPI:
+def create_app(
+    served: Mapping[str, Served], config: ServingConfig, about: Mapping[str, Any], pieces: Pieces | None = None
+) -> FastAPI:
     """The application.
 
     Args:
         served: by the key of the answers, `predictions`, `embeddings` or `queries`.
         config: the limits.
         about: what `/healthz` says of the model.
+        pieces: writes a prediction piece by piece, if it is a text.
     """
     thread = ThreadPoolExecutor(1, thread_name_prefix="model")
     routes: list[Route] = []
@@ -106,7 +139,9 @@ def create_app(served: Mapping[str, Served], config: ServingConfig, about: Mappi
             merges=one.merges,
             on_batch=lambda rows, path=path: metrics.note_batch(path, rows),  # type: ignore[misc]
         )
-        routes.append(Route(path, key, one, batcher, metrics, config.max_rows))
+        routes.append(route := Route(path, key, one, batcher, metrics, config.max_rows))
+        if key == "predictions" and pieces is not None:
+            route.streams = Streams(pieces, one, thread, config.max_batch, route.note)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -135,11 +170,16 @@ def create_app(served: Mapping[str, Served], config: ServingConfig, about: Mappi
     app.add_middleware(BodyLimits, limit=limit, budget=budget)
     paths = (*(route.path for route in routes), "/healthz", "/metrics")
     app.add_middleware(Measured, metrics=metrics, routes=paths)
+    _tell_errors(app)
+    return app
+
+
+def _tell_errors(app: FastAPI) -> None:
+    """Whatever goes wrong is answered with a sentence in JSON."""
     app.add_exception_handler(Refusal, _refused)
     app.add_exception_handler(HTTPException, _not_allowed)
     app.add_exception_handler(ClientDisconnect, lambda *_: Response(status_code=_GONE))
     app.add_exception_handler(Exception, lambda *_: _error(500, "an internal error; the server's log has it"))
-    return app
 
 
 def _handler(route: Route) -> Any:
@@ -189,21 +229,21 @@ async def _disconnected(request: Request) -> None:
         pass
 
 
-async def _rows_of(request: Request) -> list[Any]:
-    """The rows of a request, as sent.
+async def _given(request: Request) -> Given:
+    """The rows of a request.
 
     Raises:
         Refusal: its form is not one that is understood.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "application/json":
-        return _rows_of_json(await request.body())
+        return _given_as_json(await request.body())
     if kind == "multipart/form-data":
-        return [await _row_of_form(request)]
+        return Given([await _row_of_form(request)])
     raise Refusal(415, "Content-Type must be application/json or multipart/form-data")
 
 
-def _rows_of_json(body: bytes) -> list[Any]:
+def _given_as_json(body: bytes) -> Given:
     if body.count(b"[") + body.count(b"{") > _MOST_BRACKETS:
         raise Refusal(413, f"the request has more than {_MOST_BRACKETS:,} brackets and braces")
     try:
@@ -212,9 +252,12 @@ def _rows_of_json(body: bytes) -> list[Any]:
         why = str(error)[:200] if isinstance(error, json.JSONDecodeError) else "it cannot be read"
         raise Refusal(400, f"the request is not valid JSON: {why}") from None
     rows = content.get("rows") if isinstance(content, dict) else None
-    if not isinstance(rows, list) or len(content) != 1:
-        raise Refusal(422, 'an object with one key is needed, a list of rows: {"rows": [{...}, ...]}')
-    return rows
+    if not isinstance(rows, list) or content.keys() - {"rows", "stream"}:
+        raise Refusal(422, 'an object with a list of rows is needed: {"rows": [{...}, ...]}')
+    stream = content.get("stream", False)
+    if not isinstance(stream, bool):
+        raise Refusal(422, '"stream" is true or false')
+    return Given(rows, stream)
 
 
 def _no_number(text: str) -> float:

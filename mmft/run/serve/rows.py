@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -137,15 +138,19 @@ class Served:
             if not isinstance(error, MmftError):
                 log.error("a row cannot be computed", exc_info=error)
             why = str(error) if isinstance(error, MmftError) else "the row cannot be computed: an internal error"
-            return [dict.fromkeys(self.columns) | {"error": why}]
+            return [self.unreadable(why)]
 
     def warm_up(self) -> None:
         """Computes an empty row, since the first one takes longest."""
         self.answers([dict.fromkeys(self.reader.names)])
 
+    def told(self, **values: Any) -> Answer:
+        """An answer with these values, and null in the other columns."""
+        return dict.fromkeys(self.columns) | values
+
     def unreadable(self, why: str) -> Answer:
         """The answer to a row that is not sent to the model."""
-        return dict.fromkeys(self.columns) | {"error": why}
+        return self.told(error=why)
 
     def numbered(self, answers: Sequence[Answer], given: Sequence[Any]) -> list[Answer]:
         """The answers to a request's rows as JSON has them, with the numbers and ids of the request, not of a batch."""
@@ -161,6 +166,11 @@ class Served:
         value = given.get(self.data.columns.id) if isinstance(given, Mapping) else None
         name = text_of(value) if isinstance(value, (str, int, float)) else None
         return name if name is not None and is_unicode(name) else None
+
+
+def to_json(content: Any) -> bytes:
+    """JSON in UTF-8, also of texts that are no valid Unicode, which a client may have sent: they are escaped."""
+    return json.dumps(content, ensure_ascii=False, allow_nan=False).encode("utf-8", "backslashreplace")
 
 
 def plain(value: Any) -> Any:

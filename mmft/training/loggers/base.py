@@ -1,6 +1,6 @@
 """The interface of a logger besides metrics.csv. To add one, subclass `RunLogger` and register an option.
 
-    with logger: start -> log_table("tuning") -> log_metrics ... -> log_table, log_predictions, log_model
+    with logger: start -> log_table("tuning") -> log_metrics ... -> log_table, log_predictions, log_model, log_curves
     then `finish` with the exit code, however the run ended
 
 `RunLogger` itself is the option `none`, whose hooks do nothing; ranks other than the first use it too.
@@ -16,6 +16,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
+import numpy as np
+import numpy.typing as npt
 from lightning.pytorch.loggers import Logger
 from torch import Tensor
 
@@ -36,6 +38,13 @@ class Prediction(NamedTuple):
     prediction: str
     score: float | None  # None if the task has no scores
     split: str = "test"  # `test/photo` of a named table
+
+
+class Curve(NamedTuple):
+    """Points of a line, in order."""
+
+    x: npt.NDArray[np.float64]
+    y: npt.NDArray[np.float64]
 
 
 class RunLogger(Logger):
@@ -81,6 +90,9 @@ class RunLogger(Logger):
 
     def log_predictions(self, rows: Sequence[Prediction]) -> None:
         """Logs some test rows with the finished model's predictions."""
+
+    def log_curves(self, name: str, title: str, curves: Mapping[str, Curve], axes: tuple[str, str]) -> None:
+        """Logs curves by class as one chart, `axes` being what is along x and y; ROC, for one."""
 
     def log_model(self, folder: Path) -> None:
         """Receives the finished model; a logger keeps it if its option asks for it."""

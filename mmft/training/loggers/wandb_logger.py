@@ -16,14 +16,16 @@ from pathlib import Path
 from typing import Any
 
 from mmft import clock
+from mmft.data.spread import spread_evenly
 from mmft.errors import UserError
 from mmft.run_folder import RunFolder
 from mmft.tasks.metric_names import lower_is_better
-from mmft.training.loggers.base import Prediction, RunLogger, run_title
+from mmft.training.loggers.base import Curve, Prediction, RunLogger, run_title
 
 log = logging.getLogger(__name__)
 _PROJECT = "mmft"
 _LOGIN_SECONDS = 30.0  # timeout of the server; wandb's own is 90
+_MOST_POINTS = 500  # of a curve
 
 
 class WandbLogger(RunLogger):
@@ -138,6 +140,13 @@ class WandbLogger(RunLogger):
         with self._staged_here():
             self._log({"test/predictions": wandb.Table(columns=list(Prediction._fields), data=data)})
 
+    def log_curves(self, name: str, title: str, curves: Mapping[str, Curve], axes: tuple[str, str]) -> None:
+        """Logs wandb's own chart of curves."""
+        if self._run is None:
+            return
+        with self._staged_here():
+            self._log({name: _curve_chart(title, curves, axes)})
+
     def log_model(self, folder: Path) -> None:
         """Logs the finished model as an artifact that references its files in place."""
         if self._run is None or not self.keeps_model:
@@ -187,6 +196,21 @@ def _confusion_chart(rows: Sequence[Sequence[Any]]) -> Any:
     names = {"Actual": "Actual", "Predicted": "Predicted", "nPredictions": "nPredictions"}
     table = wandb.Table(columns=list(names), data=cells)
     return wandb.plot_table("wandb/confusion_matrix/v1", table, names, {"title": "Confusion matrix"})
+
+
+def _curve_chart(title: str, curves: Mapping[str, Curve], axes: tuple[str, str]) -> Any:
+    """Wandb's own chart of ROC and precision-recall curves, of points instead of predictions, which it would take."""
+    import wandb
+
+    points = [
+        [name, float(curve.x[at]), float(curve.y[at])]
+        for name, curve in curves.items()
+        for at in spread_evenly(len(curve.x), _MOST_POINTS).tolist()
+    ]
+    x, y = axes
+    table = wandb.Table(columns=["class", x, y], data=points)
+    words = {"title": title, "x-axis-title": x, "y-axis-title": y}
+    return wandb.plot_table("wandb/area-under-curve/v0", table, {"x": x, "y": y, "class": "class"}, words)
 
 
 @contextmanager
