@@ -157,6 +157,12 @@ class Entry:
         """Size of its shards."""
         return sum(shard.bytes for shard in self._shards)
 
+    @property
+    def row_bytes(self) -> int | None:
+        """Size of a row's values; None if rows differ, as those with tokens of texts do, or if there are none."""
+        columns = self._columns
+        return None if columns is None or any(one.ragged for one in columns) else sum(one.width for one in columns)
+
     def note_computed(self, rows: int, seconds: float) -> None:
         """Notes that computing so many rows took so long."""
         self._note({"computed": rows, "seconds": seconds})

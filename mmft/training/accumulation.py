@@ -17,7 +17,7 @@ from torch import Tensor
 from mmft.batch import Batch, RowsAtOnce
 
 LossSums = Callable[[Batch], Tensor]
-Backward = Callable[[Tensor], None]
+Backward = Callable[[Tensor], object]
 
 
 def seed_dropout(seed: int, step: int, rank: int, micro_batch: int) -> None:

@@ -141,16 +141,19 @@ class FineTuning(Evaluating):
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """One optimizer step over a logical batch; `batch` is this rank's share."""
+        self.step(batch, self.optimizers(), self.manual_backward)
+
+    def step(self, batch: Batch, optimizer: Any, backward: Callable[[Tensor], object]) -> None:
+        """`update`, and what surrounds it in training: checks and loggers."""
         start = time.perf_counter()
         self.check_finite()
-        optimizer: Any = self.optimizers()
-        losses, norm, wishes = self.update(batch, optimizer, self.global_step, self.manual_backward)
+        losses, norm, wishes = self.update(batch, optimizer, self.global_step, backward)
         self._unchecked = torch.cat([torch.stack([self._checked(losses), norm.to(losses)]), wishes.to(losses)])
         self._log_step(losses, norm)
         self.step_seconds.append(time.perf_counter() - start)
 
     def update(
-        self, batch: Batch, optimizer: Any, step: int, backward: Callable[[Tensor], None]
+        self, batch: Batch, optimizer: Any, step: int, backward: Callable[[Tensor], object]
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The arithmetic of an optimizer step, also used by `mmft check`.
 
@@ -164,6 +167,8 @@ class FineTuning(Evaluating):
             (K,) this rank's part of the losses, () gradient norm over all ranks, (W,) summed requests of the ranks.
         """
         optimizer.zero_grad()
+        if self._shards is None:  # else the model reads them
+            self.model.count_stand_ins()
         batch = drop_modalities(batch, self.modality_dropout, self.seed, step)
         if self.objective.distillation is not None:
             batch = self.objective.distillation.with_start(batch, self.micro_batch_size, like=self._trained[0])
@@ -208,7 +213,7 @@ class FineTuning(Evaluating):
         loss = self.objective.weigh(losses)
         return summed(loss) if self.loss_scale is not None and self.loss_scale.overflowed else loss
 
-    def _backward(self, batch: Batch, step: int, weights: Tensor, backward: Callable[[Tensor], None]) -> Tensor:
+    def _backward(self, batch: Batch, step: int, weights: Tensor, backward: Callable[[Tensor], object]) -> Tensor:
         """Adds this rank's part of the gradient and returns its losses (K,); `weights` (K,) are of all ranks."""
         objective = self.objective
 
