@@ -71,10 +71,13 @@ class Objective:
                 f"{listed(self.terms)}. Rename its column"
             )
         self._weights = Constant(torch.tensor(list(self.terms.values()), dtype=torch.float64))
+        self._is_plain = list(self.terms.values()) == [1.0]
         self.pairwise = task.facts.pairwise or alignment == "contrastive"
 
     def weigh(self, means: Tensor) -> Tensor:
         """(K,) mean terms -> () their weighted sum."""
+        if self._is_plain:
+            return means[0]
         return (means * self._weights.like(means)).sum()
 
     def normalisers(self, batch: Batch) -> Tensor:
@@ -104,7 +107,8 @@ class Objective:
         if isinstance(self.task, PairwiseTask):
             found = [self.task.pairwise_loss_sum(outputs, rows, own)[None]]
         else:
-            found = [self.task.loss_sums(_with_logits(outputs, outputs.logits[own]), batch)]
+            logits = outputs.logits if rows is batch else outputs.logits[own]
+            found = [self.task.loss_sums(_with_logits(outputs, logits), batch)]
         auxiliary = outputs.auxiliary
         if self._by_modality:
             assert auxiliary is not None
@@ -118,7 +122,7 @@ class Objective:
         if self.distillation is not None:
             here = outputs._replace(image=outputs.image[own], text=outputs.text[own])
             found.append(self.distillation.sums(here, batch))
-        return torch.cat([sums.to(found[0]) for sums in found])
+        return found[0] if len(found) == 1 else torch.cat([sums.to(found[0]) for sums in found])
 
     def _alignment_sum(self, shared: Tensor, rows: Batch, own: slice) -> Tensor:
         """() alignment loss of the projections (R, 2 P), over rows with both modalities."""
