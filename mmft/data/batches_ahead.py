@@ -47,7 +47,7 @@ class BatchesAhead:
         return _AT_ONCE // max(1, sum(known) * len(batch)) if known and len(known) == len(sizes) else 0
 
     def _alone(self, positions: Sequence[int]) -> Batch:
-        return self.collate(self.rows.__getitems__(positions))  # type: ignore[arg-type]
+        return self.collate(self.rows.__getitems__(positions))
 
     def _at_once(self, batches: Sequence[Sequence[int]]) -> Iterable[Batch] | None:
         """None if a row is bad, or something of it has to be computed."""
@@ -57,4 +57,3 @@ class BatchesAhead:
         if not isinstance(found, Gathered) or found.bad or ((found.text == NOBODY) & (found.lengths > 0)).any():
             return None
         return self.collate(found._replace(needs_no_tokens=True)).split([len(one) for one in batches])
-

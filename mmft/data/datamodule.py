@@ -134,9 +134,7 @@ class VisionLanguageData(LightningDataModule):
         """This rank's batches of the validation rows; empty without a validation split."""
         return self.evaluation_loader("val", persistent=True)
 
-    def evaluation_loader(
-        self, name: str, persistent: bool = False, whole: bool = False
-    ) -> Loader | list[Any]:
+    def evaluation_loader(self, name: str, persistent: bool = False, whole: bool = False) -> Loader | list[Any]:
         """This rank's batches of the split's rows, in order; empty if there is no such split.
 
         A rank without a batch gets an empty one: otherwise Lightning would skip the evaluation on it, and the other
@@ -183,9 +181,7 @@ class VisionLanguageData(LightningDataModule):
         lines = nearby.lines(positions[:, None], max(1, len(positions)), 0).tolist()
         return self._collates["train"]([WithCandidates(rows, rows, count)[line] for line in lines])
 
-    def _loader(
-        self, name: str, batches: Any, persistent: bool, rows: Dataset[Sample] | None = None
-    ) -> Loader:
+    def _loader(self, name: str, batches: Any, persistent: bool, rows: Dataset[Sample] | None = None) -> Loader:
         pin = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
         collate: Collate = self._collates[name]
         # Workers cost more than they save where nothing is decoded.

@@ -8,6 +8,7 @@ Legend: B rows of this rank's share, R rows of the logical batch, K terms, C out
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Literal
 
@@ -107,8 +108,8 @@ class Objective:
         if isinstance(self.task, PairwiseTask):
             found = [self.task.pairwise_loss_sum(outputs, rows, own)[None]]
         else:
-            logits = outputs.logits if rows is batch else outputs.logits[own]
-            found = [self.task.loss_sums(_with_logits(outputs, logits), batch)]
+            own_logits = outputs.logits if rows is batch else outputs.logits[own]
+            found = [self.task.loss_sums(_with_logits(outputs, own_logits), batch)]
         auxiliary = outputs.auxiliary
         if self._by_modality:
             assert auxiliary is not None
@@ -133,6 +134,22 @@ class Objective:
                 return (symmetric_kl(image[own], text[own]) * weight[own].to(shared)).sum()
             assert rows.identity is not None
             return info_nce_sum(image, text, Rows(rows.identity, weight), own)
+
+
+def step_losses(objective: Objective, losses: Tensor, weights: Tensor) -> dict[str, float]:
+    """What the loggers get of a step's losses: each term's if there are several, then their weighted sum.
+
+    Args:
+        objective: of training.
+        losses: (K,) means over the rows of all ranks.
+        weights: (K,) of the rows in each term; a term without any is nan.
+    """
+    known, told = weights > 0, {}
+    if len(losses) > 1:
+        means = torch.where(known, losses, torch.nan).tolist()
+        told = {f"train/loss/{name}": mean for name, mean in zip(objective.terms, means, strict=True)}
+    # As val/loss: 0 would look perfect.
+    return told | {"train/loss": float(objective.weigh(losses)) if known.any() else math.nan}
 
 
 def symmetric_kl(one: Tensor, other: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ collects what was logged: as long as a step of a small head takes. Here only cal
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -34,13 +34,13 @@ class StepLoop(_TrainingEpochLoop):
     def __init__(self, trainer: pl.Trainer) -> None:
         super().__init__(trainer)
         self._plain = False
-        self._started: list[Callable[..., None]] = []
-        self._ended: list[Callable[..., None]] = []
+        self._started: Sequence[Callable[..., None]] = ()
+        self._ended: Sequence[Callable[..., None]] = ()
 
     def on_run_start(self, data_fetcher: _DataFetcher) -> None:
         """Finds out which callbacks have which hooks, at the beginning of an epoch."""
         super().on_run_start(data_fetcher)
-        callbacks: list[Any] = self.trainer.callbacks  # type: ignore[attr-defined]
+        callbacks: list[Any] = self.trainer.callbacks
         others = [one for one in callbacks if not type(one).__module__.startswith("mmft.")]
         self._plain = not any(_has(one, hook) for one in others for hook in (*_HOOKS, *_BATCH_HOOKS))
         self._started, self._ended = (

@@ -52,7 +52,7 @@ class HandLoop:
 
     def __init__(self, module: FineTuning, data: VisionLanguageData, schedule: Any, folder: Path) -> None:
         self.data, self.schedule, self.folder = data, schedule, folder
-        self.task, self.clip_norm = module.task, module.clip_norm
+        self.task, self.clip_norm = module.task, module.clip_norm or math.inf
         self.metrics = module.task.metrics()
         self.fusion, self.head = copy.deepcopy(module.model.fusion), copy.deepcopy(module.model.head)
         of = {f"fusion.{name}": one for name, one in self.fusion.named_parameters()}
@@ -80,9 +80,7 @@ class HandLoop:
         from mmft.batch import Encoded
 
         nothing: Any = None
-        logits: Tensor = self.head(
-            self.fusion(Encoded(nothing, nothing, image), Encoded(nothing, nothing, text))
-        )
+        logits: Tensor = self.head(self.fusion(Encoded(nothing, nothing, image), Encoded(nothing, nothing, text)))
         return logits
 
     def epoch(self, number: int) -> None:
@@ -160,6 +158,7 @@ class Interleaved(Callback):
         self.folder = folder
         self.theirs: list[float] = []
         self.loop: HandLoop | None = None
+        self._state: Tensor = torch.get_rng_state()
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """An epoch of the loop."""
@@ -186,7 +185,7 @@ def added(callback: Callback) -> Iterator[None]:
     from mmft import build
 
     plain = build.build_callbacks
-    build.build_callbacks = lambda *given: [callback, *plain(*given)]  # type: ignore[assignment]
+    build.build_callbacks = lambda *given: [callback, *plain(*given)]
     try:
         yield
     finally:
