@@ -129,8 +129,7 @@ class FrozenCache:
 
     def _can_be_split(self, part: FrozenPart, passes: Mapping[str, tuple[RowDataset, int]]) -> bool:
         """Whether the encoder can be taken apart; tried once for a whole one, whose outputs need not be noted."""
-        entry = next((self._entry(part, rows) for rows, _ in passes.values()), None) if self._writes else None
-        if entry is not None and entry.was_tried and part.is_whole:
+        if part.is_whole and self._writes and any(self._entry(part, rows).was_tried for rows, _ in passes.values()):
             return True
         try:
             part.check()
