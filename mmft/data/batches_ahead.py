@@ -44,7 +44,7 @@ class BatchesAhead:
         """How many batches to make with one like this."""
         sizes = [one.row_bytes for one in self.rows.stored.values()]
         known = [size for size in sizes if size is not None]
-        return _AT_ONCE // max(1, sum(known) * len(batch)) if known and len(known) == len(sizes) else 0
+        return _AT_ONCE // (sum(known) * max(1, len(batch))) if known and len(known) == len(sizes) else 0
 
     def _alone(self, positions: Sequence[int]) -> Batch:
         return self.collate(self.rows.__getitems__(positions))
