@@ -34,6 +34,7 @@ from mmft.training.module import FineTuning
 from mmft.training.objective import Objective
 from mmft.training.resuming import ResumePoint
 from mmft.training.schedules import Schedule
+from mmft.training.step_loop import StepLoop
 from mmft.training.strategies import ShardedModel, SummedGradients
 from mmft.tuning.plan import TuningPlan
 
@@ -132,7 +133,7 @@ def build_trainer(
     """Lightning's Trainer. Clipping and accumulation happen in the step, checkpoints in our callback."""
     settings, ranks = config.trainer, started()
     device = "cuda" if settings.accelerator == "gpu" else "cpu"  # `choose_hardware` has replaced `auto`
-    return pl.Trainer(
+    trainer = pl.Trainer(
         accelerator=settings.accelerator,
         devices=ranks.local_world,
         num_nodes=ranks.nodes,
@@ -153,6 +154,8 @@ def build_trainer(
         use_distributed_sampler=False,
         inference_mode=settings.strategy != "fsdp",  # weights gathered in inference mode could not be trained
     )
+    trainer.fit_loop.epoch_loop = StepLoop(trainer)
+    return trainer
 
 
 def train_on(config: TrainConfig, folder: RunFolder, start: ResumePoint, data: VisionLanguageData) -> list[pl.Callback]:

@@ -2,6 +2,7 @@
 
 ENTRY/about.json    what computed it, in words; its time is that of the last use
 ENTRY/uses.jsonl    what computing took, and how many rows were read instead
+ENTRY/tried         is there if the encoder was tried, and can be taken apart
 ENTRY/*.shard
 """
 
@@ -27,6 +28,7 @@ from mmft.files import locked, write_text
 log = logging.getLogger(__name__)
 ABOUT = "about.json"
 USES = "uses.jsonl"
+TRIED = "tried"
 _ASKED_AGAIN = 1.0  # seconds
 
 
@@ -153,9 +155,25 @@ class Entry:
             lock.close()
 
     @property
+    def was_tried(self) -> bool:
+        """Whether `note_tried` was called, by whatever process."""
+        return (self.folder / TRIED).exists()
+
+    def note_tried(self) -> None:
+        """Notes that the encoder can be taken apart, which then need not be tried again."""
+        with suppress(OSError):
+            (self.folder / TRIED).touch()
+
+    @property
     def bytes(self) -> int:
         """Size of its shards."""
         return sum(shard.bytes for shard in self._shards)
+
+    @property
+    def row_bytes(self) -> int | None:
+        """Size of a row's values; None if rows differ, as those with tokens of texts do, or if there are none."""
+        columns = self._columns
+        return None if columns is None or any(one.ragged for one in columns) else sum(one.width for one in columns)
 
     def note_computed(self, rows: int, seconds: float) -> None:
         """Notes that computing so many rows took so long."""

@@ -80,7 +80,7 @@ class Collate:
     def _of_gathered(self, rows: Gathered) -> Batch:
         """The same from arrays."""
         ids, mask, length = None, None, 0
-        if (lengths := rows.lengths).any():
+        if (lengths := rows.lengths).any() and not rows.needs_no_tokens:
             longest = max(int(lengths.max()), len(self.empty) if not lengths.all() else 0)
             length = padded_length(longest, self.longest)
             ids, mask = rows.texts(self.empty, length, self.pad_id)

@@ -18,6 +18,7 @@ from mmft.config.schema.data import DataConfig
 from mmft.data.augment import Augmentation, Transform, in_words
 from mmft.data.augmented_rows import AugmentedRows, Draws
 from mmft.data.balance import BalancedOrder
+from mmft.data.batches_ahead import BatchesAhead
 from mmft.data.candidates import NextInBatch, WithCandidates
 from mmft.data.collate import Collate
 from mmft.data.dataset import RowDataset
@@ -33,6 +34,7 @@ from mmft.errors import UserError
 from mmft.ranks import started
 
 log = logging.getLogger(__name__)
+Loader = DataLoader[Batch] | BatchesAhead
 
 
 class VisionLanguageData(LightningDataModule):
@@ -109,7 +111,7 @@ class VisionLanguageData(LightningDataModule):
         self.texts_cut = {name: data.tokens.cut for name, data in self.datasets.items()}
         self.table_bad = self._known_bad()
         self.rows_change = False
-        self._train_loader: DataLoader[Batch] | None = None  # one per run, so that its workers persist
+        self._train_loader: Loader | None = None  # one per run, so that its workers persist
         if encode is not None:
             self._check_labels()
         self._candidates = 0 if encode is None else encode.candidates
@@ -117,7 +119,7 @@ class VisionLanguageData(LightningDataModule):
         if config.sampler == "balanced":
             self._order = self._balanced(classes_of, seed)
 
-    def train_dataloader(self) -> DataLoader[Batch]:
+    def train_dataloader(self) -> Loader:
         """This rank's share of every logical batch, starting at the current optimizer step.
 
         The same loader is returned for the whole run, so that its workers persist when Lightning requests it again.
@@ -128,13 +130,11 @@ class VisionLanguageData(LightningDataModule):
             self._train_loader = self._loader("train", batches, persistent=True, rows=rows)
         return self._train_loader
 
-    def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
+    def val_dataloader(self) -> Loader | list[Any]:
         """This rank's batches of the validation rows; empty without a validation split."""
         return self.evaluation_loader("val", persistent=True)
 
-    def evaluation_loader(
-        self, name: str, persistent: bool = False, whole: bool = False
-    ) -> DataLoader[Batch] | list[Any]:
+    def evaluation_loader(self, name: str, persistent: bool = False, whole: bool = False) -> Loader | list[Any]:
         """This rank's batches of the split's rows, in order; empty if there is no such split.
 
         A rank without a batch gets an empty one: otherwise Lightning would skip the evaluation on it, and the other
@@ -181,17 +181,21 @@ class VisionLanguageData(LightningDataModule):
         lines = nearby.lines(positions[:, None], max(1, len(positions)), 0).tolist()
         return self._collates["train"]([WithCandidates(rows, rows, count)[line] for line in lines])
 
-    def _loader(
-        self, name: str, batches: Any, persistent: bool, rows: Dataset[Sample] | None = None
-    ) -> DataLoader[Batch]:
+    def _loader(self, name: str, batches: Any, persistent: bool, rows: Dataset[Sample] | None = None) -> Loader:
         pin = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
         collate: Collate = self._collates[name]
         # Workers cost more than they save where nothing is decoded.
         workers = self.config.num_workers if self.datasets[name].decodes else 0
         rows = self.datasets[name] if rows is None else rows
+        if persistent and isinstance(rows, RowDataset) and rows.stored and not (workers or pin or self._counts_tokens):
+            return BatchesAhead(rows, batches, collate)
         return make_loader(
             rows, batches, collate, num_workers=workers, pin=pin, persistent=persistent and not self.rows_change
         )
+
+    @property
+    def _counts_tokens(self) -> bool:
+        return self.config.micro_batch_tokens is not None
 
     def _steps_done(self) -> int:
         return 0 if self.trainer is None else self.trainer.global_step

@@ -40,6 +40,10 @@ class Stored(Protocol):
     def read(self, positions: Sequence[int | None], length: int) -> Features | None:
         """Of the rows at these positions."""
 
+    @property
+    def row_bytes(self) -> int | None:
+        """Size of what is read of a row; None if rows differ in size, or if nothing is there."""
+
 
 class _Known(NamedTuple):
     """What is known of each row of a split without opening it, by position."""

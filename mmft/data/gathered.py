@@ -36,6 +36,7 @@ class Gathered(NamedTuple):
     place: Positions  # (B,) position of each row in it
     references: tuple[tuple[str, ...], ...]  # (B,), or empty
     bad: tuple[BadRow, ...]
+    needs_no_tokens: bool = False  # what the store has of the texts is all that is read of them
 
     @property
     def image_present(self) -> Tensor:

@@ -220,12 +220,13 @@ def read_file(path: str) -> bytes:
         BadImage: it cannot be read.
     """
     try:
-        status = Path(path).stat()
+        file = Path(path)
+        status = file.stat()
         if stat.S_ISDIR(status.st_mode):
             raise BadImage("a folder, not a file")
         if not stat.S_ISREG(status.st_mode):
             raise BadImage("not a regular file")
-        return Path(path).read_bytes()
+        return file.read_bytes()
     except PermissionError:
         raise BadImage("no permission to read the file") from None
     except BadImage:

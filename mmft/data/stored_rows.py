@@ -69,6 +69,11 @@ class StoredRows:
         """Of the missing rows, the first of those that have one image or one text."""
         return list({self.digests[at]: at for at in reversed(self.missing())}.values())[::-1]
 
+    @property
+    def row_bytes(self) -> int | None:
+        """Size of what is read of a row; None if rows differ in size, or if nothing is there."""
+        return self.entry.row_bytes
+
     def read(self, positions: Sequence[int | None], length: int) -> Features | None:
         """Of the rows at these positions, None for nothing; None if none is there. See `Entry.read`."""
         at = np.array([-1 if position is None else position for position in positions], dtype=np.int64)

@@ -82,7 +82,9 @@ class FrozenPart:
             inputs: of the encoder; None for images of which all are kept.
             kept: what is kept of the rows; None for nothing.
         """
-        values = unpacked(self.complete(inputs, kept).values, self.form, computing_dtype(self.encoder))
+        values = self.complete(inputs, kept).values
+        if self.form != "computed":  # finding the dtype takes as long as a small step
+            values = unpacked(values, self.form, computing_dtype(self.encoder))
         return self._continued(values, inputs)
 
     def complete(self, inputs: Inputs | None, kept: Features | None) -> Features:

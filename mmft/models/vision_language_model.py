@@ -53,8 +53,7 @@ class StandIn(nn.Module):
     def forward(self, encoded: Encoded | None, present: Tensor, rows: Tensor | None) -> Encoded:
         """Scatters the encoded rows to their positions and fills the others with the stand-in.
 
-        Rows with the modality keep their features unchanged. If all rows have it, the vector gets a zero gradient, so
-        that it takes part in every step.
+        Rows with the modality keep their features unchanged.
 
         Args:
             encoded: of the R rows with the modality; None if no row has it.
@@ -100,7 +99,10 @@ class VisionLanguageModel(nn.Module):
         pretrained: the parts besides the encoders that start from pretrained weights: fusion and head of a pair.
         auxiliary: modules of training-only losses; None without such losses, or after training.
         started: the encoders, the head, and names of single tensors that have some other start that is not random.
+        reads_stand_ins: whether to compute with stand-ins also where no row lacks anything, with a gradient of zero.
     """
+
+    reads_stand_ins = False
 
     def __init__(self, image_encoder: ImageEncoder, text_encoder: TextEncoder, fusion: Fusion, head: nn.Module) -> None:
         super().__init__()
@@ -165,14 +167,24 @@ class VisionLanguageModel(nn.Module):
     def encode_image(self, batch: Batch, rows: Tensor | None) -> Encoded:
         """Tokens (B, N, D) of the images, stand-ins for missing ones. `rows`: (R,) with an image, None for all."""
         encoded = self._encoded("image_encoder", batch, rows)  # (R, N, D)
-        filled: Encoded = self.missing_image(encoded, batch.image_present, rows)
-        return filled
+        return self._filled(self.missing_image, encoded, batch.image_present, rows)
 
     def encode_text(self, batch: Batch, rows: Tensor | None) -> Encoded:
         """Tokens (B, L, D) of the texts, stand-ins for missing ones. `rows`: (R,) with a text, None for all."""
         encoded = self._encoded("text_encoder", batch, rows)  # (R, L, D)
-        filled: Encoded = self.missing_text(encoded, batch.text_present, rows)
+        return self._filled(self.missing_text, encoded, batch.text_present, rows)
+
+    def _filled(self, stand_in: StandIn, encoded: Encoded | None, present: Tensor, rows: Tensor | None) -> Encoded:
+        if encoded is not None and rows is None and not self.reads_stand_ins:
+            return encoded
+        filled: Encoded = stand_in(encoded, present, rows)
         return filled
+
+    def count_stand_ins(self) -> None:
+        """Starts the gradients of trained stand-ins at zero, so that they take part in a step that misses nothing."""
+        for module in self.children():
+            if isinstance(module, StandIn) and module.vector.requires_grad:
+                module.vector.grad = torch.zeros_like(module.vector)
 
     def with_frozen(self, batch: Batch) -> Batch:
         """The batch with what wholly frozen encoders compute of it, for several passes over the same rows."""

@@ -17,7 +17,7 @@ from torch import Tensor
 from mmft.batch import Batch, RowsAtOnce
 
 LossSums = Callable[[Batch], Tensor]
-Backward = Callable[[Tensor], None]
+Backward = Callable[[Tensor], object]
 
 
 def seed_dropout(seed: int, step: int, rank: int, micro_batch: int) -> None:
@@ -57,7 +57,7 @@ def accumulate(
         (K,) this share's part of the logical batch's mean losses, detached; 0 without rows.
     """
     divisor = divisor_of(total_weight)
-    losses = torch.zeros_like(divisor)
+    losses: Tensor | None = None
     micro_batches = list(batch.split(micro_batch_size))
     micro_batches += [_nothing(batch)] * (at_least - len(micro_batches))
     for index, micro_batch in enumerate(micro_batches):
@@ -65,8 +65,8 @@ def accumulate(
         sums = loss_sums(micro_batch)
         parts = sums / divisor.to(sums)
         backward(weigh(parts))
-        losses = losses + parts.detach()
-    return losses
+        losses = parts.detach().to(divisor) if losses is None else losses + parts.detach()
+    return torch.zeros_like(divisor) if losses is None else losses
 
 
 def divisor_of(total_weight: Tensor) -> Tensor:

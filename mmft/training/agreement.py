@@ -43,7 +43,7 @@ class Agreement:
         return torch.tensor([wish in self._wished for wish in WISHES], dtype=like.dtype, device=like.device)
 
     def settle(self, counts: Sequence[float]) -> None:
-        """Records how many ranks requested what in a finished step."""
-        settled = {wish for wish, count in zip(WISHES, counts, strict=True) if count}
+        """Records how many ranks requested what in a finished step; a rank alone needs no counts."""
+        settled = {wish for wish, count in zip(WISHES, counts, strict=not self.alone) if count}
         self._agreed |= settled
         self._wished -= settled

@@ -30,7 +30,7 @@ from mmft.training.gradient_cache import accumulate_pairs
 from mmft.training.half_precision import LossScale
 from mmft.training.hard_negatives import with_negatives
 from mmft.training.modality_dropout import drop_modalities
-from mmft.training.objective import Objective
+from mmft.training.objective import Objective, step_losses
 from mmft.training.sharding import Shards, full
 from mmft.training.start_decay import StartDecay
 from mmft.training.token_budget import divided
@@ -94,7 +94,7 @@ class FineTuning(Evaluating):
         self._trained = plan.parameters
         self._start_decay = StartDecay(plan) if any(group.start_decay for group in plan.groups) else None
         self._weights: Tensor | None = None  # (K,) float64, per term of the last step, over all ranks
-        self._unchecked: Tensor | None = None  # (2 + W,) the last step's loss, gradient norm, ranks' requests
+        self._unchecked: tuple[Tensor, ...] | None = None  # () loss, () gradient norm, (W,) requests of the last step
         self.agreement = Agreement(alone=True)
         self.step_seconds: list[float] = []
         self.logged_loss: float | None = None
@@ -141,16 +141,19 @@ class FineTuning(Evaluating):
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """One optimizer step over a logical batch; `batch` is this rank's share."""
+        self.step(batch, self.optimizers(), self.manual_backward)
+
+    def step(self, batch: Batch, optimizer: Any, backward: Callable[[Tensor], object]) -> None:
+        """`update`, and what surrounds it in training: checks and loggers."""
         start = time.perf_counter()
         self.check_finite()
-        optimizer: Any = self.optimizers()
-        losses, norm, wishes = self.update(batch, optimizer, self.global_step, self.manual_backward)
-        self._unchecked = torch.cat([torch.stack([self._checked(losses), norm.to(losses)]), wishes.to(losses)])
+        losses, norm, wishes = self.update(batch, optimizer, self.global_step, backward)
+        self._unchecked = self._checked(losses), norm, wishes
         self._log_step(losses, norm)
         self.step_seconds.append(time.perf_counter() - start)
 
     def update(
-        self, batch: Batch, optimizer: Any, step: int, backward: Callable[[Tensor], None]
+        self, batch: Batch, optimizer: Any, step: int, backward: Callable[[Tensor], object]
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The arithmetic of an optimizer step, also used by `mmft check`.
 
@@ -161,14 +164,17 @@ class FineTuning(Evaluating):
             backward: runs the backward pass of a loss.
 
         Returns:
-            (K,) this rank's part of the losses, () gradient norm over all ranks, (W,) summed requests of the ranks.
+            (K,) this rank's part of the losses, () gradient norm over all ranks, (W,) summed requests of the ranks, or
+            (0,) of one alone.
         """
         optimizer.zero_grad()
+        if self._shards is None:  # else the model reads them
+            self.model.count_stand_ins()
         batch = drop_modalities(batch, self.modality_dropout, self.seed, step)
         if self.objective.distillation is not None:
             batch = self.objective.distillation.with_start(batch, self.micro_batch_size, like=self._trained[0])
         weights = self.objective.normalisers(batch)
-        told = summed(torch.cat([weights, self.agreement.as_tensor(weights)]))
+        told = weights if self.agreement.alone else summed(torch.cat([weights, self.agreement.as_tensor(weights)]))
         self._weights = told[: len(weights)]
         losses = self._backward(batch, step, self._weights, backward)
         if self._shards is None:  # else the backward pass has summed them
@@ -208,7 +214,7 @@ class FineTuning(Evaluating):
         loss = self.objective.weigh(losses)
         return summed(loss) if self.loss_scale is not None and self.loss_scale.overflowed else loss
 
-    def _backward(self, batch: Batch, step: int, weights: Tensor, backward: Callable[[Tensor], None]) -> Tensor:
+    def _backward(self, batch: Batch, step: int, weights: Tensor, backward: Callable[[Tensor], object]) -> Tensor:
         """Adds this rank's part of the gradient and returns its losses (K,); `weights` (K,) are of all ranks."""
         objective = self.objective
 
@@ -242,10 +248,10 @@ class FineTuning(Evaluating):
         Raises:
             TrainingError: the loss is not finite, or the gradient is not although there is no loss scale.
         """
-        values, self._unchecked = self._unchecked, None
-        if values is None:
+        if self._unchecked is None:
             return
-        loss, norm, *wishes = values.tolist()
+        told, self._unchecked = self._unchecked, None
+        loss, norm, *wishes = torch.cat([one.to(told[0]).view(-1) for one in told]).tolist()  # one wait for a GPU
         self.agreement.settle(wishes)
         if not (math.isfinite(loss) and (math.isfinite(norm) or self.loss_scale is not None)):
             exact = str(self.trainer.precision) in ("32-true", "64-true")
@@ -259,16 +265,11 @@ class FineTuning(Evaluating):
         # Lightning's `log` costs more than a small model's step, and counts steps differently on resume.
         if self.global_step == 1 or self.global_step % self.log_every_steps == 0:
             assert self._weights is not None
-            losses, known = summed(losses), self._weights > 0
-            told = {}
-            if len(losses) > 1:  # nan for a term without rows in this step
-                means = torch.where(known, losses, torch.nan).tolist()
-                told = {f"train/loss/{name}": mean for name, mean in zip(self.objective.terms, means, strict=True)}
-            loss = float(self.objective.weigh(losses)) if known.any() else math.nan  # as val/loss: 0 would look perfect
+            told = step_losses(self.objective, summed(losses), self._weights)
+            self.logged_loss = told["train/loss"]
             if self._start_decay is not None:
                 told["train/loss/start_decay"] = float(self._start_decay.penalty())
-            self.logged_loss = loss
-            told |= {"train/loss": loss, "train/grad_norm": float(norm)}
+            told["train/grad_norm"] = float(norm)
             if (scale := self.loss_scale) is not None:
                 told |= {"train/loss_scale": scale.used, "train/skipped_steps": float(scale.skipped_steps)}
             groups = self.trainer.optimizers[0].param_groups

@@ -8,6 +8,7 @@ Legend: B rows of this rank's share, R rows of the logical batch, K terms, C out
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Literal
 
@@ -71,10 +72,13 @@ class Objective:
                 f"{listed(self.terms)}. Rename its column"
             )
         self._weights = Constant(torch.tensor(list(self.terms.values()), dtype=torch.float64))
+        self._is_plain = list(self.terms.values()) == [1.0]
         self.pairwise = task.facts.pairwise or alignment == "contrastive"
 
     def weigh(self, means: Tensor) -> Tensor:
         """(K,) mean terms -> () their weighted sum."""
+        if self._is_plain:
+            return means[0]
         return (means * self._weights.like(means)).sum()
 
     def normalisers(self, batch: Batch) -> Tensor:
@@ -104,7 +108,8 @@ class Objective:
         if isinstance(self.task, PairwiseTask):
             found = [self.task.pairwise_loss_sum(outputs, rows, own)[None]]
         else:
-            found = [self.task.loss_sums(_with_logits(outputs, outputs.logits[own]), batch)]
+            own_logits = outputs.logits if rows is batch else outputs.logits[own]
+            found = [self.task.loss_sums(_with_logits(outputs, own_logits), batch)]
         auxiliary = outputs.auxiliary
         if self._by_modality:
             assert auxiliary is not None
@@ -118,7 +123,7 @@ class Objective:
         if self.distillation is not None:
             here = outputs._replace(image=outputs.image[own], text=outputs.text[own])
             found.append(self.distillation.sums(here, batch))
-        return torch.cat([sums.to(found[0]) for sums in found])
+        return found[0] if len(found) == 1 else torch.cat([sums.to(found[0]) for sums in found])
 
     def _alignment_sum(self, shared: Tensor, rows: Batch, own: slice) -> Tensor:
         """() alignment loss of the projections (R, 2 P), over rows with both modalities."""
@@ -129,6 +134,22 @@ class Objective:
                 return (symmetric_kl(image[own], text[own]) * weight[own].to(shared)).sum()
             assert rows.identity is not None
             return info_nce_sum(image, text, Rows(rows.identity, weight), own)
+
+
+def step_losses(objective: Objective, losses: Tensor, weights: Tensor) -> dict[str, float]:
+    """What the loggers get of a step's losses: each term's if there are several, then their weighted sum.
+
+    Args:
+        objective: of training.
+        losses: (K,) means over the rows of all ranks.
+        weights: (K,) of the rows in each term; a term without any is nan.
+    """
+    known, told = weights > 0, {}
+    if len(losses) > 1:
+        means = torch.where(known, losses, torch.nan).tolist()
+        told = {f"train/loss/{name}": mean for name, mean in zip(objective.terms, means, strict=True)}
+    # As val/loss: 0 would look perfect.
+    return told | {"train/loss": float(objective.weigh(losses)) if known.any() else math.nan}
 
 
 def symmetric_kl(one: Tensor, other: Tensor) -> Tensor:

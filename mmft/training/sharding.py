@@ -104,6 +104,7 @@ class _EncodingTogether(VisionLanguageModel):
     """
 
     always_encodes: Set[str] = frozenset()
+    reads_stand_ins = True  # a gradient that one rank lacks would be waited for
 
     def encode_image(self, batch: Batch, rows: Tensor | None) -> Encoded:
         """As in the model; tokens (B, N, D)."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -88,3 +89,24 @@ def config(tmp_path: Path, write: Callable[..., Path], encode: Callable[..., byt
     rows[6]["text"] = ""
     columns = ColumnsConfig(image="image", text="text", label="label", id="id", split="split")
     return DataConfig(path=str(write("rows.csv", rows)), columns=columns, batch_size=8)
+
+
+@pytest.fixture
+def untidy_table(shapes: Any, tmp_path: Path) -> Path:
+    """Rows that lack an image or a text, one with a broken image, one without a label; with weights."""
+    folder = tmp_path / "rows"
+    shutil.copytree(shapes.folder, folder, ignore=shutil.ignore_patterns("*encoder*"))
+    with (folder / "rows.csv").open() as stream:
+        rows = [dict(row) for row in csv.DictReader(stream) if row["split"] == "train"][:40]
+    for at, row in enumerate(rows):
+        row["weight"] = str(1 + at % 3)
+    rows[3]["image"] = rows[8]["image"] = rows[5]["text"] = rows[8]["text"] = ""
+    rows[11]["label"] = ""
+    (folder / rows[13]["image"]).write_bytes(b"no image")
+    rows[17]["image"] = "lost.png"
+    path = folder / "some.csv"
+    with path.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path

@@ -68,6 +68,7 @@ def test_every_parameter_gets_a_gradient_with_every_encoder(
     names = [f"model.{t}_encoder.name={f}" for t, f in zip(("image", "text"), folders, strict=True)]
     model = built(fusion, *names)
     moved(model.fusion)
+    model.count_stand_ins()
     logits = model(batch).logits
     assert logits.shape == (B, 6)
     logits.square().sum().backward()

@@ -73,9 +73,11 @@ def test_an_absent_side_gives_its_encoder_no_gradient_and_its_stand_in_one(
     model: VisionLanguageModel, batch: Batch
 ) -> None:
     nowhere = torch.zeros(4, dtype=torch.bool)
+    model.count_stand_ins()
     model(replace(batch, image_present=nowhere)).logits.sum().backward()
     assert all(p.grad is None or not p.grad.any() for p in model.image_encoder.parameters())
     assert model.missing_image.vector.grad.any()
+    assert model.missing_text.vector.grad is not None
     assert not model.missing_text.vector.grad.any()
 
 

@@ -125,8 +125,7 @@ class GenerativeModel(VisionLanguageModel):
         if encoded is not None:
             tokens = self.fusion(encoded)
             encoded = Encoded(tokens, tokens.new_ones(tokens.shape[:2], dtype=torch.bool), encoded.pooled)
-        filled: Encoded = self.missing_image(encoded, batch.image_present, rows)
-        return filled
+        return self._filled(self.missing_image, encoded, batch.image_present, rows)
 
     def _scored(self, batch: Batch, image: Encoded) -> Outputs:
         """Outputs without texts."""
