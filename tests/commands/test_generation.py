@@ -206,9 +206,9 @@ def test_adapters_are_for_peft(run: Run, typed: list[str], tmp_path: Path) -> No
             assert not torch.allclose(found, with_adapter(ids).logits, atol=1e-5)
 
 
-def test_no_class_of_transformers_is_written_for_it(run: Run, tmp_path: Path) -> None:
+def test_it_is_no_pair_of_open_clip(run: Run, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="Type format=hf for its encoders alone"):
-        export(compose("export", [f"run={run.path}", f"out={tmp_path / 'export'}", "format=transformers"]))
+        export(compose("export", [f"run={run.path}", f"out={tmp_path / 'export'}", "format=open_clip"]))
     assert not (tmp_path / "export").exists()
 
 
