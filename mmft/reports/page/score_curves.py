@@ -105,5 +105,7 @@ def _curve(scores: Floats, right: Bools) -> ScoreCurve:
     false_positives, true_positives, _ = binary_roc(given, target)
     precision, recall, _ = binary_precision_recall_curve(given, target)
     area, average = float(binary_auroc(given, target)), float(binary_average_precision(given, target))
-    points = (one.double().numpy() for one in (false_positives, true_positives, recall, precision))
-    return ScoreCurve(*points, area, average, int(right.sum()))
+    fall_out, hits, recalled, precise = (
+        one.double().numpy() for one in (false_positives, true_positives, recall, precision)
+    )
+    return ScoreCurve(fall_out, hits, recalled, precise, area, average, int(right.sum()))
