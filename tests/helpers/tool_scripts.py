@@ -12,8 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import torch
 from drawings import drawing, encoded
 from tiny_encoders import make_image_encoder, make_text_encoder
+from transformers import Dinov2Model
 
 from mmft.cli.main import main
 
@@ -63,6 +65,17 @@ def make_clip_art(shared: Path, rows: int = 32) -> Path:
             (folder / "images" / f"{n}.png").write_bytes(encoded(drawing(n, 64)))
             split = ("train", "train", "val", "test")[n // 2 % 4]
             writer.writerow([f"{CLASSES[n % 2]}/{n}", f"images/{n}.png", title, "", CLASSES[n % 2], split, str(n)])
-    make_image_encoder(shared / "encoders" / "dinov2-small", kind="hf_dinov2")
+    _spread(make_image_encoder(shared / "encoders" / "dinov2-small", kind="hf_dinov2"))
     make_text_encoder(shared / "encoders" / "minilm-l6", titles)
     return shared
+
+
+def _spread(folder: Path) -> None:
+    """Gives an encoder larger weights: small ones take all images for the same."""
+    encoder = Dinov2Model.from_pretrained(folder)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        for module in encoder.modules():
+            if isinstance(module, (torch.nn.Linear, torch.nn.Conv2d)):
+                torch.nn.init.kaiming_normal_(module.weight)
+    encoder.save_pretrained(folder)

@@ -198,8 +198,14 @@ def test_without_validation_rows(shapes: Shapes, shapes_overrides: list[str], tm
         ([*WISE, "checkpoint.alpha=[0.5,1.5]"], "give different numbers from 0 to 1"),
         ([*WISE, "checkpoint.alpha=[]"], "give different numbers from 0 to 1"),
         ([*WISE, "checkpoint.alpha=[0.5,0.5]"], "give different numbers from 0 to 1"),
-        (["checkpoint.alpha_tolerance=0.01"], "checkpoint.alpha_tolerance: changes nothing, because checkpoint.use=best"),
-        ([*WISE, "checkpoint.alpha_tolerance=0.01"], "checkpoint.alpha_tolerance: changes nothing with one alpha (null)"),
+        (
+            ["checkpoint.alpha_tolerance=0.01"],
+            "alpha_tolerance: changes nothing, because checkpoint.use=best",
+        ),
+        (
+            [*WISE, "checkpoint.alpha_tolerance=0.01"],
+            "alpha_tolerance: changes nothing with one alpha (null)",
+        ),
         (
             [*WISE, "checkpoint.alpha=0.3", "checkpoint.alpha_tolerance=0.01"],
             "changes nothing with one alpha (0.3). Type checkpoint.alpha=[0.25,0.5,0.75]",
