@@ -29,6 +29,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import retrieval
 import table
+import torch
+
+from mmft.training.hardware import has_bf16
 
 IMAGE_LAYERS, BATCH, LR = 2, 64, "1e-4"
 ROWS_PER_CLASS, HEADS = (1, 2, 4, 8, 16), ("random", "prompts")
@@ -76,7 +79,8 @@ class Bench:
         if "loop" in self.only and not kept.exists():
             script = [sys.executable, str(Path(__file__).with_name("pair_loop.py")), str(self.pair)]
             rows = ["--table", str(self.distinct), "--images", str(self.images), "--seed", str(seed)]
-            how = ["--batch", str(BATCH), "--lr", LR, "--image-layers", str(IMAGE_LAYERS), "--bf16"]
+            how = ["--batch", str(BATCH), "--lr", LR, "--image-layers", str(IMAGE_LAYERS)]
+            how += ["--bf16"] if has_bf16(torch.device("cpu")) else []  # as trainer.precision=auto
             done = subprocess.run([*script, *rows, *how], check=True, stdout=subprocess.PIPE, text=True, env=_paths())
             kept.write_text(done.stdout.splitlines()[-1])
 
