@@ -214,6 +214,18 @@ def test_recall_and_accuracy() -> None:
     assert recall_at(10, eye, -eye) == 0  # its own is the one that is farthest
 
 
+@pytest.mark.parametrize("there", [False, True])
+def test_bfloat16_where_the_processor_has_it(there: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+    from pair.vision import half_precision
+
+    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: there)
+    monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: False)
+    with half_precision():
+        product = torch.eye(2) @ torch.eye(2)
+    assert product.dtype == (torch.bfloat16 if there else torch.float32)
+
+
 def test_a_vision_transformer_of_timm_is_the_same_as_a_dinov2(tmp_path: Path) -> None:
     import timm
     import torch
