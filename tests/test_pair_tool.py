@@ -9,8 +9,6 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from distill.held_out import ClipArt
 from pair.clip_art import folded, outside
@@ -184,57 +182,6 @@ def test_a_resource_file_of_qt() -> None:
         list(resources(b"no"))
 
 
-@pytest.mark.slow
-def test_a_pair_that_transformers_loads_learns_and_is_judged(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wordnet: WordNet
-) -> None:
-    import torch
-    from pair import align, tiny
-    from pair.judge import Judged, Pair, described
-    from pair.start import distil_pooler, join, save
-    from tiny_encoders import make_image_encoder, make_text_encoder
-    from transformers import AutoTokenizer
-
-    titles = ["dog", "brown dog", "mammal"]
-    drawings = [Drawing(data, False, name, "icon") for data, name in zip((LEFT, FLAT, RIGHT), titles, strict=True)]
-    made = rows_of(collect(iter(drawings), wordnet, Seen()), wordnet)
-    rows = [(*row[:3], "val" if row[4] == "2" else "train", row[4]) for row in made]
-    rows_file = tmp_path / "rows.parquet"
-    columns = map(list, zip(*rows, strict=True))
-    pq.write_table(pa.table(dict(zip(("image", "title", "label", "split", "group"), columns, strict=True))), rows_file)
-
-    image = make_image_encoder(tmp_path / "image", kind="hf_dinov2")
-    text = make_text_encoder(tmp_path / "text", titles)
-    pair, tokenizer = join(image, text), AutoTokenizer.from_pretrained(text)
-    distil_pooler(pair.text_model, tokenizer, titles, 2)
-    save(pair, tokenizer, 32, tmp_path / "start")
-
-    arguments = ["--start", str(tmp_path / "start"), "--rows", str(rows_file), "--batch", "2", "--epochs", "2"]
-    monkeypatch.setattr("sys.argv", ["align.py", str(tmp_path / "aligned"), *arguments])
-    align.main()
-    before, after = Pair(tmp_path / "start"), Pair(tmp_path / "aligned")
-    assert after.images([LEFT, FLAT]).shape == (2, 32)
-    assert not torch.allclose(before.images([LEFT, FLAT]), after.images([LEFT, FLAT]))
-    torch.testing.assert_close(after.texts(titles).norm(dim=-1), torch.ones(3))
-    image = make_image_encoder(tmp_path / "small_image", kind="hf_dinov2", width=16)
-    text = make_text_encoder(tmp_path / "small_text", titles, width=16)
-    save(join(image, text), tokenizer, 32, tmp_path / "small")
-    common = ["--rows", str(rows_file), "--steps", "2"]
-    features = ["--features", str(tmp_path / "start.images.npy")]
-    arguments = ["tiny.py", "images", str(tmp_path / "seen"), "--start", str(tmp_path / "small"), *features, *common]
-    monkeypatch.setattr("sys.argv", arguments)
-    tiny.main()
-    arguments = ["tiny.py", "texts", str(tmp_path / "tiny"), "--start", str(tmp_path / "seen"), *common]
-    monkeypatch.setattr("sys.argv", [*arguments, "--teacher", str(tmp_path / "aligned")])
-    tiny.main()
-    assert Pair(tmp_path / "tiny").texts(titles).shape == (3, 32)
-    assert json.loads((tmp_path / "tiny" / "config.json").read_text())["dtype"] == "float16"
-
-    line = described(after, Judged([LEFT, RIGHT, FLAT], ["a", "b", "a"], ["x", "y", "x"]))
-    assert "of 2 classes (majority 0.667)" in line
-    assert "of 2 (chance 5.000)" in line
-
-
 def test_the_projections_learn_which_text_belongs_to_which_image(tmp_path: Path) -> None:
     """From 200 pairs whose text features are a rotation of the image features; the other 40 are then found."""
     import torch
@@ -265,6 +212,18 @@ def test_recall_and_accuracy() -> None:
     assert accuracy(eye, eye, torch.arange(12)) == 1
     assert recall_at(1, eye, eye) == 1
     assert recall_at(10, eye, -eye) == 0  # its own is the one that is farthest
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_bfloat16_where_the_processor_has_it(there: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+    from pair.vision import half_precision
+
+    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: there)
+    monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: False)
+    with half_precision():
+        product = torch.eye(2) @ torch.eye(2)
+    assert product.dtype == (torch.bfloat16 if there else torch.float32)
 
 
 def test_a_vision_transformer_of_timm_is_the_same_as_a_dinov2(tmp_path: Path) -> None:

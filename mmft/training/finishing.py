@@ -74,7 +74,8 @@ def _chosen(
         given = _ALPHA if config.checkpoint.alpha is None else config.checkpoint.alpha
         alphas = given if isinstance(given, list) else [given]
         log.info("wise_ft: interpolating the weights of optimizer step %s with their start", step)
-        return found | finish_with_interpolation(module, make_start(), alphas, monitor, checkpointing.minimised)
+        tolerance, minimised = config.checkpoint.alpha_tolerance, checkpointing.minimised
+        return found | finish_with_interpolation(module, make_start(), alphas, monitor, minimised, tolerance)
     log.info("finished model: weights of optimizer step %s", step)
     return found | ({"val": checkpointing.best_metrics} if use_best else {})
 

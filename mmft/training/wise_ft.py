@@ -20,6 +20,8 @@ from mmft.training.soup import validated
 
 log = logging.getLogger(__name__)
 
+_ROUNDING = 1e-5  # 0.75 is within 0.01 of 0.74, although the difference of their floats is a little more
+
 
 def interpolated(start: Mapping[str, Tensor], tuned: Mapping[str, Tensor], alpha: float) -> dict[str, Tensor]:
     """(1 - alpha) * start + alpha * tuned, in float64, returned in the dtypes and on the devices of `tuned`."""
@@ -30,7 +32,12 @@ def interpolated(start: Mapping[str, Tensor], tuned: Mapping[str, Tensor], alpha
 
 
 def finish_with_interpolation(
-    module: FineTuning, start: VisionLanguageModel, alphas: Sequence[float], monitor: str, minimised: bool
+    module: FineTuning,
+    start: VisionLanguageModel,
+    alphas: Sequence[float],
+    monitor: str,
+    minimised: bool,
+    tolerance: float = 0.0,
 ) -> dict[str, Any]:
     """Interpolates the weights of `module` with the start, identically on all ranks.
 
@@ -41,6 +48,7 @@ def finish_with_interpolation(
             smallest of equally good ones. nan is never the best.
         monitor: the validation metric.
         minimised: True if lower is better.
+        tolerance: values that are no more than this worse than the best are equally good.
 
     Returns:
         Values for the summary: `alpha`, and with validation rows `alphas`, the metric by alpha, and `val`.
@@ -58,18 +66,21 @@ def finish_with_interpolation(
     values = {alpha: metrics[monitor] for alpha, metrics in found.items()}
     for alpha, value in values.items():
         log.info("wise_ft: alpha %g  val/%s %.4f", alpha, monitor, value)
-    alpha = best_alpha(values, minimised)
+    alpha = best_alpha(values, minimised, tolerance)
     module.load_state_dict(interpolated(before, tuned, alpha), strict=False)
     log.info("finished model: alpha %g (0: the start, 1: as fine-tuned), val/%s %.4f", alpha, monitor, values[alpha])
     listed = [{"alpha": alpha, f"val/{monitor}": value} for alpha, value in values.items()]
     return {"alpha": alpha, "alphas": listed, "val": found[alpha]}
 
 
-def best_alpha(values: Mapping[float, float], minimised: bool) -> float:
-    """The alpha of the best value; the smallest, nearest to the start, of equally good ones; nan is never the best.
+def best_alpha(values: Mapping[float, float], minimised: bool, tolerance: float = 0.0) -> float:
+    """The smallest alpha, nearest to the start, whose value is at most `tolerance` worse than the best.
 
-    If every value is nan, the largest alpha.
+    A nan is never good; if every value is nan, the largest alpha.
     """
     sign = 1 if minimised else -1
-    known = {alpha: sign * value for alpha, value in values.items() if value == value}
-    return min(known, key=lambda alpha: (known[alpha], alpha)) if known else max(values)
+    losses = {alpha: sign * value for alpha, value in values.items() if value == value}
+    if not losses:
+        return max(values)
+    limit = min(losses.values()) + tolerance * (1 + _ROUNDING)
+    return min(alpha for alpha, loss in losses.items() if loss <= limit)

@@ -48,6 +48,17 @@ def test_the_best_alpha(values: dict[float, float], minimised: bool, best: float
     assert best_alpha(values, minimised) == best
 
 
+@pytest.mark.parametrize(
+    ("tolerance", "chosen"), [(0.0, 0.8), (0.005, 0.8), (0.01, 0.7), (0.02, 0.5), (0.5, 0.0), (math.inf, 0.0)]
+)
+@pytest.mark.parametrize("minimised", [False, True])
+def test_the_smallest_alpha_within_the_tolerance(tolerance: float, chosen: float, minimised: bool) -> None:
+    """Of recalls, or of one minus them; 0.75 - 0.74 is a little more than 0.01 in floats."""
+    recalls = {0.0: 0.3, 0.5: 0.735, 0.7: 0.74, 0.8: 0.75, 1.0: 0.745, 0.6: math.nan}
+    values = {alpha: 1 - recall if minimised else recall for alpha, recall in recalls.items()}
+    assert best_alpha(values, minimised, tolerance) == chosen
+
+
 def start_of(overrides: list[str]) -> dict[str, Tensor]:
     """The model's tensors as they are before the first step."""
     config = compose("train", overrides).config
@@ -89,6 +100,16 @@ def test_the_best_of_several_alphas(train_run: TrainRun) -> None:
     assert run.summary["val"]["loss"] == min(listed.values())
     alone = train_run(*WISE, f"checkpoint.alpha={sorted(listed)[1]}", "checkpoint.monitor=loss")
     assert alone.summary["val"]["loss"] == pytest.approx(listed[0.5], abs=1e-6)
+
+
+def test_a_tolerance_takes_a_smaller_alpha(train_run: TrainRun) -> None:
+    """One that is as large as all differences takes the start; the rest of the run is the same."""
+    typed = [*WISE, "checkpoint.alpha=[1,0.2,0.5]", "checkpoint.monitor=loss"]
+    exact, tolerant = train_run(*typed), train_run(*typed, "checkpoint.alpha_tolerance=10")
+    assert exact.summary["alpha"] > 0.2
+    assert tolerant.summary["alpha"] == 0.2
+    assert tolerant.summary["alphas"] == exact.summary["alphas"]
+    assert tolerant.summary["val"]["loss"] == tolerant.summary["alphas"][0]["val/loss"]
 
 
 METHODS = ["lora", "loha", "ia3", "adapters", "last_n", "bitfit", "lora_8bit"]
@@ -177,6 +198,22 @@ def test_without_validation_rows(shapes: Shapes, shapes_overrides: list[str], tm
         ([*WISE, "checkpoint.alpha=[0.5,1.5]"], "give different numbers from 0 to 1"),
         ([*WISE, "checkpoint.alpha=[]"], "give different numbers from 0 to 1"),
         ([*WISE, "checkpoint.alpha=[0.5,0.5]"], "give different numbers from 0 to 1"),
+        (
+            ["checkpoint.alpha_tolerance=0.01"],
+            "alpha_tolerance: changes nothing, because checkpoint.use=best",
+        ),
+        (
+            [*WISE, "checkpoint.alpha_tolerance=0.01"],
+            "alpha_tolerance: changes nothing with one alpha (null)",
+        ),
+        (
+            [*WISE, "checkpoint.alpha=0.3", "checkpoint.alpha_tolerance=0.01"],
+            "changes nothing with one alpha (0.3). Type checkpoint.alpha=[0.25,0.5,0.75]",
+        ),
+        (
+            [*WISE, "checkpoint.alpha=[0.3,0.6]", "checkpoint.alpha_tolerance=-1"],
+            "checkpoint.alpha_tolerance: -1.0 is out of bounds",
+        ),
         ([*WISE, "tune=prompt"], "wise_ft is not defined for tune/image_encoder=prompt"),
         ([*WISE, "tune/text_encoder=prefix"], "wise_ft is not defined for tune/text_encoder=prefix"),
         ([*WISE, "tune=lora", "tune.image_encoder.dora=true"], "tune/image_encoder=lora with dora"),

@@ -29,11 +29,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import retrieval
 import table
+import torch
+
+from mmft.training.hardware import has_bf16
 
 IMAGE_LAYERS, BATCH, LR = 2, 64, "1e-4"
 ROWS_PER_CLASS, HEADS = (1, 2, 4, 8, 16), ("random", "prompts")
 FEW_STEPS, HEAD_LR = 30, 0.1  # a head on embeddings of length 1; the best of five rates for both heads
-ALPHAS = "[0.5,0.6,0.7,0.8,0.9]"  # the best on the validation rows of clip art is taken
+WISE = ["checkpoint.use=wise_ft", "checkpoint.alpha=[0.5,0.6,0.7,0.8,0.9]"]  # chosen by the validation rows
+ENDS = {"pair": [], "wise": WISE, "tolerant": [*WISE, "checkpoint.alpha_tolerance=0.01"]}
+"""How a fine-tuned pair ends: as it is, interpolated with the best alpha, or with the smallest within a point of it."""
 STARTS = ("pair", "random", "loop")
 TEMPLATES = "['{}','a drawing of {}','an icon of {}']"
 QUIET = ["callbacks.progress=none", "modality_report=false", "trainer.max_epochs=3"]
@@ -74,17 +79,17 @@ class Bench:
         if "loop" in self.only and not kept.exists():
             script = [sys.executable, str(Path(__file__).with_name("pair_loop.py")), str(self.pair)]
             rows = ["--table", str(self.distinct), "--images", str(self.images), "--seed", str(seed)]
-            how = ["--batch", str(BATCH), "--lr", LR, "--image-layers", str(IMAGE_LAYERS), "--bf16"]
+            how = ["--batch", str(BATCH), "--lr", LR, "--image-layers", str(IMAGE_LAYERS)]
+            how += ["--bf16"] if has_bf16(torch.device("cpu")) else []  # as trainer.precision=auto
             done = subprocess.run([*script, *rows, *how], check=True, stdout=subprocess.PIPE, text=True, env=_paths())
             kept.write_text(done.stdout.splitlines()[-1])
 
     def wise_ft(self, seed: int) -> None:
         """Fine-tuning that ends on the way, and both on the rows elsewhere."""
         self._elsewhere()
-        wise = ["checkpoint.use=wise_ft", f"checkpoint.alpha={ALPHAS}"]
-        table.run(self.out, f"pair_{seed}", [f"model.pair={self.pair}", *self.contrastive(seed)])
-        table.run(self.out, f"wise_{seed}", [f"model.pair={self.pair}", *self.contrastive(seed), *wise])
-        for name in (f"pair_{seed}", f"wise_{seed}"):
+        for what, options in ENDS.items():
+            name = f"{what}_{seed}"
+            table.run(self.out, name, [f"model.pair={self.pair}", *self.contrastive(seed), *options])
             self._tested(name, f"run={table.finished(self.out, name)}")
         self._tested("start", f"model.pair={self.pair}")
 
@@ -172,14 +177,16 @@ def print_retrieval(bench: Bench) -> None:
 
 
 def print_wise_ft(bench: Bench) -> None:
-    """Mean of six recalls on clip art and elsewhere."""
-    for what in ("start", "pair", "wise"):
+    """Mean of six recalls on clip art and elsewhere, and the alphas that were chosen."""
+    for what in ("start", *ENDS):
         names = ["start"] if what == "start" else [f"{what}_{seed}" for seed in range(bench.seeds)]
         files = [bench.out / f"elsewhere_{name}.txt" for name in names]
         lines = [line for file in files if file.exists() for line in file.read_text().splitlines()]
         there = [float(line.split()[1]) for line in lines if line.startswith("mean_recall ")]
-        here = [run["test"]["mean_recall"] for name in names if (run := table.found(bench.out, name))]
-        print(f"| {what} | {spread(here) if here else ''} | {spread(there) if there else ''} |")
+        runs = [run for name in names if (run := table.found(bench.out, name))]
+        here = spread([run["test"]["mean_recall"] for run in runs]) if runs else ""
+        alphas = " ".join(str(run["alpha"]) for run in runs if "alpha" in run)
+        print(f"| {what} | {here} | {spread(there) if there else ''} | {alphas} |")
 
 
 def print_few_labels(bench: Bench) -> None:
@@ -205,7 +212,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", choices=STARTS, default=STARTS, help="for retrieval")
     parser.add_argument("--table", action="store_true")
     parser.add_argument("overrides", nargs="*", help="for all runs of mmft, as after `mmft train`")
-    bench = Bench(args := parser.parse_args())
+    bench = Bench(args := parser.parse_intermixed_args())
     for seed in range(0 if args.table else args.seeds):
         getattr(bench, args.what)(seed)
     {"retrieval": print_retrieval, "wise_ft": print_wise_ft, "few_labels": print_few_labels}[args.what](bench)

@@ -18,9 +18,9 @@ No weights of CLIP are needed: the pair learns from free drawings and photograph
     mmft export run=OUT/runs/pair/... format=transformers out=OUT/pair
     python tools/pair/judge.py OUT/pair --clipart ../shared/data/clipart --emoji OUT/emoji.parquet
 
-The two trainings see 150 batches, or 38,400 of 55,000 rows; the second, with another seed, in another order. The pair
-whose figures docs/pairs.md has was trained by these commands, but that its first training was planned for 130 steps and
-cut to 70 after the 49th.
+A test runs these commands on small packages and encoders (tests/test_pair_chain.py). The two trainings see 150 batches,
+or 38,400 of 55,000 rows; the second, with another seed, in another order. The pair whose figures docs/pairs.md has was
+trained by these commands, but that its first training was planned for 130 steps and cut to 70 after the 49th.
 
 The clip-art rows that the pair is judged on are a sample of Open Clip Art, and the pair learns from the rest of it: no
 image, title or near-duplicate of the sample, see clip_art.py and apart.py. What was chosen (rows, layers, rates) was

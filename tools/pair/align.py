@@ -32,6 +32,7 @@ from torch.nn import functional as F
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from pair.judge import recall_at
+from pair.vision import half_precision
 
 MAX_TOKENS = 16
 INFERENCE_BATCH = 64
@@ -128,7 +129,7 @@ class Learner:
             batch = self._images.jpegs[begin : begin + INFERENCE_BATCH]
             opened = [Image.open(io.BytesIO(data)).convert("RGB") for data in batch]
             pixels = processor(opened, return_tensors="pt")["pixel_values"]
-            with torch.autocast("cpu", torch.bfloat16):
+            with half_precision():
                 out.append(self._pair.vision_model(pixel_values=pixels).pooler_output.float())
         return torch.cat(out)
 
@@ -145,7 +146,7 @@ class Learner:
     def encoded(self, titles: list[str]) -> Tensor:
         """(N, D): the text encoder's pooler output of these titles, in float32."""
         tokens = self._tokenizer(titles, padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt")
-        with torch.autocast("cpu", torch.bfloat16):
+        with half_precision():
             encoded: Tensor = self._pair.text_model(**tokens).pooler_output.float()
         return encoded
 

@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from distill.held_out import read_clipart
 
 from pair.images import SIDE
-from pair.vision import load, processor
+from pair.vision import half_precision, load, processor
 
 NEAR = 0.95  # the cosine of what may be a copy
 BATCH = 64
@@ -75,7 +75,7 @@ def class_tokens(encoder: hf.Dinov2Model, images: Sequence[bytes]) -> Tensor:
     for begin in range(0, len(images), BATCH):
         opened = [Image.open(io.BytesIO(data)).convert("RGB") for data in images[begin : begin + BATCH]]
         pixels = prepared(opened, return_tensors="pt")["pixel_values"]
-        with torch.autocast("cpu", torch.bfloat16):
+        with half_precision():
             out.append(encoder(pixel_values=pixels).pooler_output.float())
     return torch.cat(out)
 

@@ -30,7 +30,7 @@ from torch.nn import functional as F
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from pair.names import WordNet
-from pair.vision import load, processor
+from pair.vision import half_precision, load, processor
 
 SCALE = 0.25  # of what goes into the pooler's tanh, which is nearly linear there
 TRAINED = 2  # last layers of the text encoder
@@ -101,7 +101,7 @@ def distil_pooler(text: Any, tokenizer: hf.PreTrainedTokenizerBase, texts: list[
             group["lr"] = LR * min((step + 1) / (0.05 * steps + 1), 0.5 + 0.5 * math.cos(math.pi * step / steps))
         batch = chance.sample(texts, min(BATCH, len(texts)))
         tokens = tokenizer(batch, padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt")
-        with torch.autocast("cpu", torch.bfloat16):
+        with half_precision():
             with torch.no_grad():
                 wanted = mean_of_tokens(teacher(**tokens).last_hidden_state, tokens["attention_mask"])
             agreement = F.cosine_similarity(text(**tokens).pooler_output.float(), wanted.float()).mean()

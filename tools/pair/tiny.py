@@ -33,6 +33,7 @@ from torch.nn import functional as F
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from pair.align import Learner, read
+from pair.vision import half_precision
 
 IMAGE_BATCH, TEXT_BATCH = 64, 256
 
@@ -80,7 +81,7 @@ def learn_images(pair: Any, given: argparse.Namespace, features: Tensor) -> None
         rows = chance.choice(len(jpegs), min(IMAGE_BATCH, len(jpegs)), replace=False)
         opened = [Image.open(io.BytesIO(jpegs[n])).convert("RGB") for n in rows]
         pixels = processor(opened, return_tensors="pt")["pixel_values"]
-        with torch.autocast("cpu", torch.bfloat16):
+        with half_precision():
             pooled = pair.vision_model(pixel_values=pixels).pooler_output.float()
         return _distance(pair.visual_projection(pooled), features[rows])
 

@@ -11,6 +11,8 @@ import transformers as hf
 from safetensors.torch import load_file
 from torch import Tensor
 
+from mmft.training.hardware import has_bf16
+
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]  # of ImageNet, as both of our encoders have them
 
 
@@ -26,6 +28,11 @@ def load(folder: Path) -> hf.Dinov2Model:
     if config.get("model_type") != "dinov2":
         raise ValueError(f"{folder}: neither a Dinov2 of transformers nor a vision transformer of timm")
     return hf.Dinov2Model.from_pretrained(folder, dtype=torch.float32)
+
+
+def half_precision() -> torch.autocast:
+    """Autocast to bfloat16 where this processor has it; emulated, a product of matrices takes forty times as long."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=has_bf16(torch.device("cpu")))
 
 
 def processor(side: int) -> dict[str, Any]:

@@ -163,6 +163,14 @@ def _alphas_are_shares(c: TrainConfig) -> str | None:
     return None
 
 
+@rule("checkpoint.alpha_tolerance", "checkpoint.alpha")
+def _tolerance_is_between_alphas(c: TrainConfig) -> str | None:
+    alpha = c.checkpoint.alpha
+    if not c.checkpoint.alpha_tolerance or (isinstance(alpha, list) and len(alpha) != 1):
+        return None
+    return f"changes nothing with one alpha ({show(alpha)}). Type checkpoint.alpha=[0.25,0.5,0.75], or leave it out"
+
+
 @rule("logger")
 def _tensorboard_is_installed(c: TrainConfig) -> str | None:
     if not isinstance(c.logger, TensorBoardConfig) or find_spec("tensorboard") is not None:

@@ -70,6 +70,10 @@ class CheckpointConfig:
     """Share of the fine-tuned weights, the rest is the start's: 0 is the start, 1 is `best`. Weights that began at
     random, such as a new head, stay fine-tuned; what LoRA and its kin add is scaled by this. Of a list, the one with
     the best `checkpoint.monitor` on the validation split is taken, the smallest of equally good ones; null: 0.5."""
+    alpha_tolerance: float = field(0.0, ge=0, only_with="use==wise_ft")
+    """How much worse than the best of a list of alphas is still equally good, in the unit of `checkpoint.monitor`: the
+    smallest alpha within it is taken. 0.01 is one point of accuracy or recall, which a small validation split hardly
+    tells apart; a larger tolerance keeps more of the start."""
     keep: int = field(1, ge=1, needs_val=True)
     """Number of best checkpoints to keep; from 2 on, each is a folder `step_N` beside `best` and `last`."""
     monitor: str | None = field(None, needs_val=True)
