@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from mmft.batch import BadRow, Candidate, Features, Sample
+from mmft.batch.images import Pieces
 from mmft.data.captions import Captions
 from mmft.data.drawn_targets import DrawnTargets
 from mmft.data.gathered import NOBODY, Gathered, Positions
@@ -114,7 +115,7 @@ class RowDataset(Dataset[Sample]):
 
     def _gathered(self, positions: Positions) -> Gathered | None:
         """Rows at once; None if an image has to be decoded, or a row has more than a sample's usual parts."""
-        if self.others is not None:
+        if self.others is not None or self.images.reader.pieces is not None:
             return None
         if self._known is None or self._known.bad != len(self.bad):
             self._known = _Known.of(self)
@@ -164,11 +165,16 @@ class RowDataset(Dataset[Sample]):
             pixels = None if image is None or kept_image is not None else self.images(image)
         except BadImage as error:
             return Sample(row, bad=_bad_image(table, row, str(error)))
+        in_pieces: tuple[Pieces | int, ...] = ()
+        if self.images.reader.pieces is not None:
+            in_pieces = (pixels,) if isinstance(pixels, Pieces) else () if kept_image is None else (kept_image,)
+            pixels = kept_image = None
         ids = None if text is None else self.text(text)
         input_ids = None if ids is None or not ids.numel() else ids
         target = None if self.targets is None else self.targets[position]
         identity = None if self.identities is None else self.identities[position]
         candidates = None if self.others is None else self._candidates(int(self.others[position]))
+        assert not isinstance(pixels, Pieces)
         return Sample(
             row,
             pixels,
@@ -180,6 +186,7 @@ class RowDataset(Dataset[Sample]):
             stored_image=kept_image,
             stored_text=kept_text,
             references=next(iter(self._references(np.array([row]))), ()),
+            images=in_pieces,
         )
 
     def _references(self, rows: npt.NDArray[np.int64]) -> tuple[tuple[str, ...], ...]:

@@ -60,7 +60,8 @@ def make_dataset(
     """
     # Set explicitly, or the tokenizer warns about its threads in every worker forked afterwards.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    reader = ImageReader(image_size, squaring(config), background_of(config), config.max_pixels)
+    pieces = getattr(tokenizer, "images", None)
+    reader = ImageReader(image_size, squaring(config), background_of(config), config.max_pixels, pieces)
     captions_of = None if encode is None else encode.captions_of
     tokens, images = _prepared(split, reader, tokenizer, max_length, image_bytes, captions_of)
     captions = None
@@ -118,7 +119,10 @@ def make_collate(dataset: RowDataset, tokenizer: Any, max_length: int) -> Collat
     target, identity = (None if column is None else column[0] for column in (dataset.targets, dataset.identities))
     empty, longest = empty_text(tokenizer, max_length), tokenizer.model_max_length
     padded = dataset.padded_targets
-    return Collate(pad_id(tokenizer), empty, longest, target, identity, dataset.stored, padded_targets=padded)
+    images = getattr(tokenizer, "images", None)
+    return Collate(
+        pad_id(tokenizer), empty, longest, target, identity, dataset.stored, padded_targets=padded, images=images
+    )
 
 
 def make_loader(

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from mmft.batch import Batch, Encoded, Features, Fused, Outputs, Widths
+from mmft.batch.images import Pieces
 from mmft.config.schema.model import ENCODERS
 from mmft.models.auxiliary import Auxiliary
 from mmft.models.frozen_part import FrozenPart
@@ -202,6 +203,12 @@ class VisionLanguageModel(nn.Module):
         assert given.inputs is not None
         encoded: Encoded = getattr(self, name)(*given.inputs)
         return encoded
+
+    def _encoded_pieces(self, pieces: Pieces, kept: Features | None) -> Encoded:
+        """The image encoder's output of images in pieces (I,)."""
+        part = self._frozen_part("image_encoder")
+        found: Encoded = self.image_encoder(pieces) if part is None else part.encoded((pieces,), kept)
+        return found
 
     def end_training(self) -> None:
         """Lets encoders compute as in a loaded model: none counts as frozen, so what it reads may have gradients."""
