@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 import transformers as hf
+from generative_rows import added_up
 from tiled_rows import TILED, pictures, plain_tiled_inputs, tiled_rows
-from whole_rows import ANSWERS, LENGTH, Folder, make, plain_logits
+from torch import Tensor
+from torch.nn import functional
+from whole_rows import ANSWERS, LENGTH, WEIGHTS, Folder, make, plain_logits
 
+from mmft import build
 from mmft.errors import UserError
+from mmft.training.token_budget import divided
 
 
 @pytest.mark.parametrize("kind", TILED)
@@ -62,3 +68,76 @@ def test_a_row_alone_is_the_row_in_a_batch(kind: str, whole_folder: Folder, shap
 def test_a_processor_that_does_not_cut_is_refused(kind: str, whole_folder: Folder, shapes: Any) -> None:
     with pytest.raises(UserError, match=r"model.tiles=true changes nothing with model.whole=.*makes one square of any"):
         make(whole_folder(kind), shapes, "model.tiles=true")
+
+
+@pytest.mark.parametrize("micro", [None, 7, 1])
+@pytest.mark.parametrize("kind", ["smolvlm", "llava_next", "qwen2_5_vl", "internvl"])
+def test_loss_and_gradients_are_those_of_plain_transformers(
+    kind: str, micro: int | None, whole_folder: Folder, shapes: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Tensor, "float", Tensor.double)  # rotary angles are computed in float32 otherwise
+    model, task, config = make(whole_folder(kind), shapes, "model.tiles=true", "tune=full")
+    plan = build.build_plan(config, model)
+    model.double().train()
+    batch = tiled_rows(model, task)
+    plain = hf.AutoModelForImageTextToText.from_pretrained(whole_folder(kind)).double().train()
+    tiles, encoder = model.whole.tiles, model.image_encoder
+    assert tiles is not None
+    total, weights = torch.zeros((), dtype=torch.float64), 0.0
+    for row, (answer, image) in enumerate(zip(ANSWERS, pictures(), strict=True)):
+        inputs, cut = plain_tiled_inputs(model, row, image), tiles.cut(image)
+        normalised = tiles.normalised(cut.values, encoder.get_buffer("mean"), encoder.get_buffer("std"))
+        inputs["pixel_values"] = tiles.arguments(normalised, cut.about)["pixel_values"]  # in float64
+        ids = torch.tensor(task.tokenizer.answer(answer))
+        loss = functional.cross_entropy(plain_logits(plain, inputs, ids), ids, reduction="sum")
+        total = total + WEIGHTS[row] * loss
+        weights += WEIGHTS[row] * len(ids)
+    (total / weights).backward()
+    found = added_up(model, task, [batch], micro)
+    assert float(found) == pytest.approx(float(total.detach() / weights), abs=1e-10)
+    wanted = {name: p.grad for name, p in plain.named_parameters() if p.grad is not None}
+    names = {"image_encoder.backbone.": "image", "fusion.rest.": "rest", "text_encoder.backbone.": "text"}
+    for name, parameter in model.named_parameters():
+        if name == "missing_image.vector":
+            continue
+        start = next(start for start in names if name.startswith(start))
+        theirs = wanted.pop(model.whole.prefixes[names[start]] + name.removeprefix(start), None)
+        assert (theirs is None) == (name not in plan.names), name  # what gets no gradient is not trained
+        if theirs is not None:
+            assert parameter.grad is not None
+            assert float((parameter.grad - theirs).abs().max()) < 1e-10, name
+    assert not wanted
+
+
+@pytest.mark.parametrize("kind", TILED)
+def test_packed_rows_are_the_rows_alone(
+    kind: str, whole_folder: Folder, shapes: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Loss and every gradient, with micro-batches of any number of tokens; some rows lack an image or a text."""
+    monkeypatch.setattr(Tensor, "float", Tensor.double)
+    images: list[Any] = pictures()
+    images[4] = None
+    found = []
+    for packing in (False, True):
+        model, task, _ = make(whole_folder(kind), shapes, "model.tiles=true", f"task.packing={packing}", "tune=full")
+        torch.nn.init.normal_(model.missing_image.vector, generator=torch.Generator().manual_seed(0))
+        model.double().train()
+        batch = tiled_rows(model, task, images)
+        batch = replace(batch, text_present=torch.arange(7) != 2)
+        batch, sizes = divided(batch, None, 150 if packing else None, model)
+        assert len(list(batch.split(sizes))) == (1 if not packing else len(sizes))
+        loss = added_up(model, task, [batch], sizes)
+        found.append((loss, {name: p.grad for name, p in model.named_parameters() if p.grad is not None}))
+    (padded, wanted), (packed, theirs) = found
+    assert float(packed) == pytest.approx(float(padded), abs=1e-10)
+    assert wanted.keys() == theirs.keys()
+    assert all(float((theirs[name] - gradient).abs().max()) < 1e-10 for name, gradient in wanted.items())
+
+
+@pytest.mark.parametrize("kind", TILED)
+def test_tokens_are_counted_as_they_are(kind: str, whole_folder: Folder, shapes: Any) -> None:
+    model, task, _ = make(whole_folder(kind), shapes, "model.tiles=true")
+    batch = tiled_rows(model, task)
+    with torch.no_grad():
+        rows = model._joined(batch, model.project_image(batch), batch.target)
+    assert model.sequence_lengths(batch).tolist() == rows.mask.sum(1).tolist()
