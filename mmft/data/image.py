@@ -82,6 +82,13 @@ class ImageReader:
         except ValueError as error:
             raise UserError(f"data.background={background}: not a colour; give a name or #rrggbb") from error
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the image depends on besides its file; for JSON."""
+        facts = dict(vars(self))
+        pieces = facts.pop("pieces")
+        return facts if pieces is None else {**facts, "pieces": repr(pieces)}
+
     def __call__(self, source: str | bytes) -> Any:
         """Reads a file path or encoded bytes.
 

@@ -5,7 +5,7 @@ same to the last bit whether it was kept or not, it must not depend on the rest 
 therefore computed in groups of one shape, `ROWS_AT_ONCE` rows of texts of one padded length: kernels round differently
 for different shapes, but alike for every row of one shape.
 
-Legend: B batch, R rows with the modality, or images in pieces, N tokens, L text tokens, D width, P pieces.
+Legend: B batch, R rows with the modality, N tokens, L text tokens, D width.
 """
 
 from __future__ import annotations
@@ -19,8 +19,6 @@ import torch
 from torch import Tensor, nn
 
 from mmft.batch import Encoded, Features, padded_length
-from mmft.batch.images import Pieces
-from mmft.batch.images import padded as padded_groups
 from mmft.models.encoder import Encoder
 from mmft.models.frozen_layers import computing_dtype
 from mmft.models.fusion.base import Reads
@@ -33,7 +31,7 @@ ROWS_AT_ONCE = 8
 """Rows of a group. A batch is rarely smaller, and the last group of a length is filled up."""
 
 Inputs = tuple[Any, ...]
-"""Of an encoder: (R, 3, H, W) images or R `Pieces`, or (R, L) ids and mask."""
+"""Of an encoder: (R, 3, H, W) images or R images as `Pieces`, or (R, L) ids and mask."""
 _TOLERANCE = 1e-4  # of the largest value
 _SHORT = 5  # tokens of the shorter text that `check` tries
 
@@ -53,9 +51,10 @@ class FrozenPart:
     Attributes:
         names: what is computed of a row, in order: `pooled`, and `tokens` if the fusion reads them; or `hidden`, the
             output of the last frozen block.
-        in_pieces: whether images are in pieces; what is known of them, `Pieces.about`, is then kept at the end.
         ragged: for each tensor that is kept, whether rows differ in its second dimension, the tokens.
     """
+
+    _reads_inputs = False  # also of images that are kept
 
     def __init__(
         self, encoder: Encoder, layer: int | None, reads: Reads, exact: bool = False, form: str = "computed"
@@ -63,10 +62,8 @@ class FrozenPart:
         self.encoder, self.layer, self.exact, self.form = encoder, layer, exact, form
         padded = isinstance(encoder, TextEncoder) and not encoder.fixed_length
         self.names = ("hidden",) if layer is not None else ("pooled",) if reads == "pooled" else ("tokens", "pooled")
-        self.in_pieces = isinstance(encoder, ImageEncoder) and encoder.reads_pieces
-        self._ragged = tuple((padded or self.in_pieces) and name != "pooled" for name in self.names)
-        self.ragged = (*(one for one in self._ragged for _ in range(FORMS[form])), *[False] * self.in_pieces)
-        self._of_piece: tuple[int, ...] = ()  # the shape of what a frozen block gives, without pieces or patches
+        self._ragged = tuple(padded and name != "pooled" for name in self.names)
+        self.ragged = tuple(one for one in self._ragged for _ in range(FORMS[form]))
         self._blocks = [] if layer is None else block_modules(encoder.backbone)[: layer - 1]
         self._outputs: list[Any] = []  # of each frozen block, with None for tensors
 
@@ -84,12 +81,11 @@ class FrozenPart:
         """The encoder's output for R rows.
 
         Args:
-            inputs: of the encoder; None for images of which all are kept, but in pieces.
+            inputs: of the encoder; None for images of which all are kept.
             kept: what is kept of the rows; None for nothing.
         """
-        kept_values = self.complete(inputs, kept).values
-        values = kept_values[:-1] if self.in_pieces else kept_values
-        return self._continued(unpacked(values, self.form, computing_dtype(self.encoder)), inputs)
+        values = unpacked(self.complete(inputs, kept).values, self.form, computing_dtype(self.encoder))
+        return self._continued(values, inputs)
 
     def complete(self, inputs: Inputs | None, kept: Features | None) -> Features:
         """`kept` with what is missing computed."""
@@ -101,23 +97,13 @@ class FrozenPart:
             return kept
         assert inputs is not None
         computed = self.compute(tuple(part[missing] for part in inputs))
-        pairs = (_as_long(old.to(new.dtype), new) for old, new in zip(kept.values, computed, strict=True))
+        pairs = (as_long(old.to(new.dtype), new) for old, new in zip(kept.values, computed, strict=True))
         return Features.of_all(tuple(old.index_copy(0, missing, new) for old, new in pairs))
 
     def lengths(self, inputs: Inputs) -> list[int]:
-        """Tokens of each row in what is kept of it, if that is ragged."""
-        if not any(self.ragged):
-            return [1] * len(inputs[0])
-        lengths: list[int] = (self._lengths(inputs[0].about) if self.in_pieces else inputs[1].sum(1)).tolist()
+        """Tokens of each row in what is kept of it, read if that is ragged."""
+        lengths: list[int] = inputs[1].sum(1).tolist() if any(self.ragged) else [1] * len(inputs[0])
         return lengths
-
-    def _lengths(self, about: Tensor) -> Tensor:
-        """(R,) tokens of images in pieces."""
-        if self.is_whole:
-            encoder: Any = self.encoder
-            found: Tensor = encoder.lengths(about)
-            return found
-        return about[:, 0] * (self._of_piece[0] if len(self._of_piece) > 1 else 1)
 
     @torch.no_grad()
     def compute(self, inputs: Inputs) -> tuple[Tensor, ...]:
@@ -127,9 +113,7 @@ class FrozenPart:
         elif isinstance(self.encoder, TextEncoder):
             found = self._by_length(*inputs)
         else:
-            found = self._one_by_one(inputs[0]) if self.in_pieces else self._in_groups(inputs)
-        if self.in_pieces:
-            return (*packed(found, self.form), inputs[0].about)
+            found = self._in_groups(inputs)
         if any(self._ragged):
             real = inputs[1]  # (R, L)
             found = tuple(
@@ -171,20 +155,6 @@ class FrozenPart:
             parts.append([value[:count] for value in self._lower(tuple(filled))])
         return tuple(torch.cat(values) for values in zip(*parts, strict=True))
 
-    def _one_by_one(self, images: Pieces) -> tuple[Tensor, ...]:
-        """Each image in pieces alone, so that shapes do not depend on others."""
-        alone = [self._lower((images[at : at + 1],)) for at in range(len(images))]
-        longest = max((values[0].shape[1] for values in alone), default=0)
-
-        def long(value: Tensor, ragged: bool) -> Tensor:
-            return nn.functional.pad(value, (0, 0, 0, longest - value.shape[1])) if ragged else value
-
-        every = zip(*alone, strict=True)
-        return tuple(
-            torch.cat([long(value, ragged) for value in values])
-            for values, ragged in zip(every, self._ragged, strict=True)
-        )
-
     def _lower(self, inputs: Inputs) -> tuple[Tensor, ...]:
         if self.is_whole:
             encoded = self.encoder(*inputs)
@@ -202,17 +172,11 @@ class FrozenPart:
             pass
         finally:
             hook.remove()
-        if not self.in_pieces:
-            return (found[0],)
-        self._of_piece = found[0].shape[1:]
-        return (padded_groups(found[0].flatten(0, -2), self._lengths(inputs[0].about))[0],)
+        return (found[0],)
 
     def _continued(self, values: tuple[Tensor, ...], inputs: Inputs | None) -> Encoded:
-        if self.in_pieces:
-            assert inputs is not None
-            return self._continued_in_pieces(values, inputs[0].about)
         if not self.is_whole:
-            with _passed_over(self._blocks, self._outputs, values[0]):
+            with passed_over(self._blocks, self._outputs, values[0]):
                 encoded: Encoded = self.encoder(*self._stand_in(len(values[0])) if inputs is None else inputs)
                 return encoded
         pooled = values[-1]
@@ -222,16 +186,6 @@ class FrozenPart:
             assert inputs is not None
             mask = nn.functional.pad(inputs[1], (0, tokens.shape[1] - inputs[1].shape[1]), value=False)
         return Encoded(tokens, mask, pooled)
-
-    def _continued_in_pieces(self, values: tuple[Tensor, ...], about: Tensor) -> Encoded:
-        encoder: Any = self.encoder
-        mask = torch.arange(values[0].shape[1], device=about.device) < self._lengths(about)[:, None]
-        if self.is_whole:
-            return Encoded(values[0], mask, values[1])
-        hidden = values[0][mask].view(-1, *self._of_piece)
-        with _passed_over(self._blocks, self._outputs, hidden):
-            encoded: Encoded = encoder(encoder.tiles.zeros(about))
-            return encoded
 
     def _stand_in(self, rows: int) -> Inputs:
         """(R, 3, H, W) uint8 zeros in place of images that are not decoded again: the stem's shapes are needed."""
@@ -248,13 +202,12 @@ class FrozenPart:
         """
         if self.layer is not None and len(block_modules(self.encoder.backbone)) != len(blocks(self.encoder.backbone)):
             raise CannotSplitError("its blocks are not single modules")
-        inputs = _two_rows(self.encoder)
+        inputs = self._two_rows()
         try:
             with evaluated(self.encoder):
                 with _noting(self._blocks, self._outputs):
                     whole = self.encoder(*inputs)
-                reads = self.in_pieces or len(inputs) > 1
-                parts = self._continued(self._lower(inputs), inputs if reads else None)
+                parts = self._continued(self._lower(inputs), inputs if self._reads_inputs or len(inputs) > 1 else None)
                 alone = self.encoder(*(part[1:, :_SHORT] for part in inputs)) if len(inputs) > 1 else None
         except Exception as error:  # architectures whose blocks pass on more than tokens fail in many ways
             raise CannotSplitError(f"its upper layers read more than the output of those below ({error})") from error
@@ -262,6 +215,19 @@ class FrozenPart:
             raise CannotSplitError("its upper layers read more than the output of those below")
         if alone is not None and not _close(alone.pooled, whole.pooled[1:]):
             raise CannotSplitError("what it makes of a text depends on the padding")
+
+    def _two_rows(self) -> Inputs:
+        """Two images of noise, or two texts of different lengths."""
+        encoder = self.encoder
+        device = next(encoder.parameters()).device
+        generator = torch.Generator().manual_seed(0)
+        if isinstance(encoder, ImageEncoder):
+            shape = (2, 3, encoder.image_size, encoder.image_size)
+            return (torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator).to(device),)
+        ids = torch.randint(3, 64, (2, 8), generator=generator).to(device)
+        mask = torch.ones_like(ids, dtype=torch.bool)
+        mask[1, _SHORT:] = False
+        return ids, mask
 
 
 class CannotSplitError(Exception):
@@ -291,7 +257,7 @@ def _without_tensors(output: Any) -> Any:
 
 
 @contextmanager
-def _passed_over(frozen: list[nn.Module], outputs: list[Any], hidden: Tensor) -> Iterator[None]:
+def passed_over(frozen: list[nn.Module], outputs: list[Any], hidden: Tensor) -> Iterator[None]:
     """Context in which frozen blocks compute nothing and return `hidden`, in the form of their own outputs."""
     try:
         for block, output in zip(frozen, outputs, strict=True):
@@ -307,22 +273,6 @@ def _returning(value: Any, *_: Any, **__: Any) -> Any:
     return value
 
 
-def _two_rows(encoder: Encoder) -> Inputs:
-    """Two images of noise, or two texts of different lengths."""
-    device = next(encoder.parameters()).device
-    generator = torch.Generator().manual_seed(0)
-    if isinstance(encoder, ImageEncoder) and encoder.reads_pieces:
-        tiles: Any = encoder.tiles
-        return (Pieces.together([tiles.tried, tiles.of_square]).to(device),)
-    if isinstance(encoder, ImageEncoder):
-        shape = (2, 3, encoder.image_size, encoder.image_size)
-        return (torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator).to(device),)
-    ids = torch.randint(3, 64, (2, 8), generator=generator).to(device)
-    mask = torch.ones_like(ids, dtype=torch.bool)
-    mask[1, _SHORT:] = False
-    return ids, mask
-
-
 def _alike(one: Encoded, other: Encoded) -> bool:
     """Whether pooled vectors and real tokens are the same up to rounding."""
     return _close(one.tokens[one.mask], other.tokens[one.mask]) and _close(one.pooled, other.pooled)
@@ -332,7 +282,7 @@ def _close(one: Tensor, other: Tensor) -> bool:
     return one.shape == other.shape and float((one - other).abs().max()) <= _TOLERANCE * float(one.abs().max())
 
 
-def _as_long(*values: Tensor) -> list[Tensor]:
+def as_long(*values: Tensor) -> list[Tensor]:
     """Tensors with as many tokens as the longest, if they have tokens."""
     if values[0].ndim < 3:
         return list(values)

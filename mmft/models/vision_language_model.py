@@ -19,6 +19,7 @@ from mmft.batch.images import Pieces
 from mmft.config.schema.model import ENCODERS
 from mmft.models.auxiliary import Auxiliary
 from mmft.models.frozen_part import FrozenPart
+from mmft.models.frozen_pieces import frozen_part_of
 from mmft.models.fusion.base import Fusion, Reads
 from mmft.models.image_encoder import ImageEncoder
 from mmft.models.text_encoder import TextEncoder
@@ -218,7 +219,7 @@ class VisionLanguageModel(nn.Module):
     def _frozen_part(self, name: str) -> FrozenPart | None:
         encoder = getattr(self, name)
         found = self.frozen_parts.get(name)
-        return FrozenPart(encoder, None, self.fusion.reads) if found is None and encoder.frozen else found
+        return frozen_part_of(encoder, None, self.fusion.reads) if found is None and encoder.frozen else found
 
 
 def present_rows(present: Tensor) -> Tensor | None:

@@ -21,6 +21,7 @@ from mmft.data.stored_rows import StoredRows, digests_of
 from mmft.data.views import Views
 from mmft.files import in_units
 from mmft.models.frozen_part import CannotSplitError, FrozenPart
+from mmft.models.frozen_pieces import frozen_part_of
 from mmft.models.layers import evaluated
 from mmft.models.vision_language_model import VisionLanguageModel
 from mmft.training.filling import Filling
@@ -46,7 +47,7 @@ def frozen_part(
         return None
     if is_quantized(getattr(model, encoder)):  # scales of quantized weights are not in the entry's name
         return None
-    part = FrozenPart(getattr(model, encoder), lowest, model.fusion.reads, exact, form)
+    part = frozen_part_of(getattr(model, encoder), lowest, model.fusion.reads, exact, form)
     try:
         part.check()
         return part
@@ -207,7 +208,7 @@ class FrozenCache:
         return StoredRows(self._entry(part, rows), digests_of(rows, part.modality, views))
 
     def _entry(self, part: FrozenPart, rows: RowDataset) -> Entry:
-        reading = dict(vars(rows.images.reader)) if part.modality == "image" else {}
+        reading = rows.images.reader.facts if part.modality == "image" else {}
         key = (part.encoder, part.layer, part.names, part.exact, part.form, str(reading))
         if key not in self._entries:  # weights are hashed once
             self._entries[key] = self.store.entry(*identity(part, self.precision, reading))
