@@ -104,9 +104,11 @@ class ImagesInPrompt(Protocol):
 
     Attributes:
         missing: what stands for the image of a row without one.
+        room: tokens that a prompt with its images may have; None for any number.
     """
 
     missing: Pieces
+    room: int | None
 
     def cut(self, pixels: npt.NDArray[np.uint8]) -> Pieces:
         """(H, W, 3) RGB -> the image's pieces."""

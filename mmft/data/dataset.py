@@ -163,6 +163,8 @@ class RowDataset(Dataset[Sample]):
         kept_image, kept_text = self._stored("image", image), self._stored("text", text)
         try:
             pixels = None if image is None or kept_image is not None else self.images(image)
+            if isinstance(pixels, Pieces):
+                self.check_length(position, pixels)
         except BadImage as error:
             return Sample(row, bad=_bad_image(table, row, str(error)))
         in_pieces: tuple[Pieces | int, ...] = ()
@@ -188,6 +190,18 @@ class RowDataset(Dataset[Sample]):
             references=next(iter(self._references(np.array([row]))), ()),
             images=in_pieces,
         )
+
+    def check_length(self, position: int, images: Pieces) -> None:
+        """Raises BadImage if the language model cannot read all tokens of a row's prompt and of its images."""
+        written = self.images.reader.pieces
+        if written is None or written.room is None:
+            return
+        prompt = self.tokens.of(position).tolist()
+        if (needed := len(written.expanded(prompt, images.about))) > written.room:
+            raise BadImage(
+                f"it needs {int(written.counts(images.about).sum())} tokens, and the prompt with it {needed}, more than "
+                f"the {written.room} that the language model has beside an answer"
+            )
 
     def _references(self, rows: npt.NDArray[np.int64]) -> tuple[tuple[str, ...], ...]:
         """The reference answers of good rows; empty if metrics compare no texts."""

@@ -10,13 +10,14 @@ from typing import Any
 import torch
 
 from mmft.batch import IMAGE_PLACE, Batch, Conversation, Turn
+from mmft.batch.images import Images
 from mmft.config.schema.data import DataConfig
 from mmft.data.conversations import conversation_of
 from mmft.data.splits import Split, whole
 from mmft.errors import UserError
 from mmft.models.inference import full_precision
 from mmft.models.language.generative_model import GenerativeModel
-from mmft.models.language.prompt_tokenizer import IMAGE, TEXT
+from mmft.models.language.prompt_tokenizer import IMAGE, IMAGE_MARK, TEXT
 from mmft.run.given_rows import table_of
 from mmft.run.saved_model import SavedModel
 from mmft.tasks.answer_texts import cut
@@ -57,10 +58,18 @@ def answer(
     model: Any = saved.model
     if batch is not None and batch.bad:
         raise UserError(f"image: {batch.bad[0].reason}")
-    ids = torch.tensor([_prompt(saved, messages)])
-    _check_length(model, ids.shape[1] - 1)
+    prompt = _prompt(saved, messages)
     yes = torch.tensor([True])
     nothing = Batch(None, None, None, image_present=~yes, text_present=yes, row=torch.zeros(1), weight=torch.ones(1))
+    if model.images is None:
+        _check_length(model, len(prompt) - 1, model.image_tokens)
+    else:
+        nothing.images = Images(torch.tensor([1]), model.images.missing)
+        about = (batch or nothing).images.pieces.about
+        prompt = model.images.expanded(prompt, about)
+        of_images = prompt.count(IMAGE_MARK)
+        _check_length(model, len(prompt) - of_images, of_images)
+    ids = torch.tensor([prompt])
     asked = replace(batch or nothing, input_ids=ids, attention_mask=torch.ones_like(ids).bool(), text_present=yes)
     exact = full_precision(saved.config.trainer.precision) == "64-true"
     model.to(device=device, dtype=torch.float64 if exact else torch.float32).eval()
@@ -100,11 +109,11 @@ def _in_prompt(turns: Conversation, prompt: str, typed: bool) -> Iterator[Turn]:
         place = ""
 
 
-def _check_length(model: Any, length: int) -> None:
+def _check_length(model: Any, length: int, of_images: int) -> None:
     text = model.text_encoder
-    if (needed := length + model.image_tokens + model.decoding.max_new_tokens) > text.positions:
+    if (needed := length + of_images + model.decoding.max_new_tokens) > text.positions:
         raise UserError(
-            f"messages: with {length} tokens, {model.image_tokens} of the image and at most "
+            f"messages: with {length} tokens, {of_images} of the image and at most "
             f"{model.decoding.max_new_tokens} of the answer (task.max_new_tokens) that makes {needed}, but "
             f"{text.source.name} has {text.positions} positions. Leave out the first turns"
         )

@@ -146,6 +146,8 @@ class _Images(Dataset[tuple[bytes, Tensor | Pieces] | None]):
         try:
             data = source if isinstance(source, bytes) else read_file(source)
             digest, pixels = digest_of_bytes(data), self.rows.images.reader(data)
+            if isinstance(pixels, Pieces):
+                self.rows.check_length(at, pixels)
         except BadImage:
             return None
         if not view:

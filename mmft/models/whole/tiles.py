@@ -98,7 +98,7 @@ class Tiles:
         of_square: the pieces of a square.
         tried: those of an image that has few tokens.
         missing: what stands for the image of a row without one: an image that has few tokens.
-        room: tokens that prompt and images of a row may have; None for any number.
+        room: tokens that a prompt with its images may have; None for any number.
     """
 
     def __init__(self, processor: Any, image_token: str, placeholder: str, name: str) -> None:
