@@ -76,7 +76,8 @@ class ImageFeatures:
         """Features of each row, (U, depth W) -> as the output of `get_image_features`, which `forward` takes."""
         firsts, *others = zip(*(row.chunk(self.depth, dim=-1) for row in rows), strict=True)
         deep = {"deepstack_features": [list(one) for one in others]} if others else {}
-        return self._kind(pooler_output=list(firsts) if self._listed else torch.cat(firsts), **deep)
+        # (U, 1, W): transformers' beam search repeats what is of a row by counting the tokens of each entry
+        return self._kind(pooler_output=list(firsts) if self._listed else torch.cat(firsts)[:, None], **deep)
 
     def _trace(self, image_encoder: Any, rest: nn.Module, images: Tensor, about: Tensor) -> None:
         """Finds out what the rest reads."""
