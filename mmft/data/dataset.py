@@ -199,8 +199,8 @@ class RowDataset(Dataset[Sample]):
         prompt = self.tokens.of(position).tolist()
         if (needed := len(written.expanded(prompt, images.about))) > written.room:
             raise BadImage(
-                f"it needs {int(written.counts(images.about).sum())} tokens, and the prompt with it {needed}, more than "
-                f"the {written.room} that the language model has beside an answer"
+                f"it needs {int(written.counts(images.about).sum())} tokens, and the prompt with it {needed}, more "
+                f"than the {written.room} that the language model has beside an answer"
             )
 
     def _references(self, rows: npt.NDArray[np.int64]) -> tuple[tuple[str, ...], ...]:

@@ -1,4 +1,4 @@
-"""`model.tiles` by the commands and in Python: train, predict, chat, resume, the store of frozen work, export, check."""
+"""`model.tiles` by the commands and in Python: train, predict, chat, resume, frozen work, export, check."""
 
 from __future__ import annotations
 

@@ -42,8 +42,8 @@ def example_rows(model: GenerativeModel, data: VisionLanguageData) -> str:
         said = as_read(tokenizer, [*prompt, *map(learned, answer)], of_image)
         marks = prompt.count(IMAGE_MARK)
         found.append(
-            f"train row {rows.split.rows[at]}: {said}\n{len(prompt) - marks} tokens of the prompt, {marks * of_image} of "
-            f"the image, {len(answer)} of the answer"
+            f"train row {rows.split.rows[at]}: {said}\n{len(prompt) - marks} tokens of the prompt, "
+            f"{marks * of_image} of the image, {len(answer)} of the answer"
         )
     return "\n".join(found)
 
