@@ -53,8 +53,13 @@ class Pieces:
     @classmethod
     def together(cls, every: Sequence[Pieces]) -> Pieces:
         """The images of several, in order."""
-        parts = zip(*((one.about, one.values, one.held) for one in every), strict=True)
-        return cls(*map(torch.cat, parts))
+        values = [one.values for one in every if len(one.values)] or [every[0].values]
+        return cls(torch.cat([one.about for one in every]), torch.cat(values), torch.cat([one.held for one in every]))
+
+    @classmethod
+    def of_square(cls, pixels: Tensor) -> Pieces:
+        """An image (3, S, S) in one piece, of which nothing else is known."""
+        return cls(torch.ones(1, 1, dtype=torch.int64), pixels[None], torch.ones(1, dtype=torch.bool))
 
     def without_values(self) -> Pieces:
         """The same images with no pieces here."""
@@ -105,9 +110,11 @@ class ImagesInPrompt(Protocol):
     Attributes:
         missing: what stands for the image of a row without one.
         room: tokens that a prompt with its images may have; None for any number.
+        cuts: whether images are cut; else they are in pieces only where a row has several.
     """
 
     missing: Pieces
+    cuts: bool
     room: int | None
 
     def cut(self, pixels: npt.NDArray[np.uint8]) -> Pieces:

@@ -56,6 +56,15 @@ class ImageMemory:
         self._done[position] = mark  # last, so that another worker never sees a partial image
         return self._pixels[position]
 
+    def every(self, position: int) -> list[Pieces]:
+        """All images of the row at `position`, in pieces; not cached.
+
+        Raises:
+            BadImage: one cannot be read.
+        """
+        found = map(self.reader, self.split.table.images(int(self.split.rows[position])))
+        return [Pieces.of_square(one) if isinstance(one, Tensor) else one for one in found]
+
     @property
     def filled(self) -> int:
         """Number of rows cached so far."""

@@ -208,7 +208,8 @@ class VisionLanguageModel(nn.Module):
     def _encoded_pieces(self, pieces: Pieces, kept: Features | None) -> Encoded:
         """The image encoder's output of images in pieces (I,)."""
         part = self._frozen_part("image_encoder")
-        found: Encoded = self.image_encoder(pieces) if part is None else part.encoded((pieces,), kept)
+        images = pieces if self.image_encoder.reads_pieces else pieces.values
+        found: Encoded = self.image_encoder(images) if part is None else part.encoded((images,), kept)
         return found
 
     def end_training(self) -> None:

@@ -12,7 +12,7 @@ import torch
 from mmft.batch import IMAGE_PLACE, Batch, Conversation, Turn
 from mmft.batch.images import Images
 from mmft.config.schema.data import DataConfig
-from mmft.data.conversations import conversation_of
+from mmft.data.conversations import check_places, conversation_of, with_places
 from mmft.data.splits import Split, whole
 from mmft.errors import UserError
 from mmft.models.inference import full_precision
@@ -58,10 +58,12 @@ def answer(
     model: Any = saved.model
     if batch is not None and batch.bad:
         raise UserError(f"image: {batch.bad[0].reason}")
-    prompt = _prompt(saved, messages)
+    in_pieces = model.images.cuts or (batch is not None and batch.images is not None)
+    count = 0 if batch is None else 1 if batch.images is None else int(batch.images.count)
+    prompt = _prompt(saved, messages, count)
     yes = torch.tensor([True])
     nothing = Batch(None, None, None, image_present=~yes, text_present=yes, row=torch.zeros(1), weight=torch.ones(1))
-    if model.images is None:
+    if not in_pieces:
         _check_length(model, len(prompt) - 1, model.image_tokens)
     else:
         nothing.images = Images(torch.tensor([1]), model.images.missing)
@@ -76,10 +78,12 @@ def answer(
     return _pieces(model.stream(asked.to(device)), model.text_encoder.tokenizer.decode, model.decoding.options.stop)
 
 
-def _prompt(saved: SavedModel, messages: Sequence[Mapping[str, str]]) -> list[int]:
+def _prompt(saved: SavedModel, messages: Sequence[Mapping[str, str]], images: int) -> list[int]:
     """Token ids: what the user says stands in the run's prompt; the only turn is read as the text of a row."""
     try:
         turns = conversation_of(messages)
+        check_places(sum(turn.text.count(IMAGE_PLACE) for turn in turns), images)
+        turns = with_places(turns, images)
     except ValueError as error:
         raise UserError(f"messages: {error}") from None
     if turns[-1].role == "assistant":

@@ -25,7 +25,7 @@ from mmft.models.language.answer_scores import answer_scores
 from mmft.models.language.answer_scores import padded as padded_answers
 from mmft.models.language.decoding import Decoding
 from mmft.models.language.generating import generate, padded_on_the_left, stream
-from mmft.models.language.images_in_prompt import prompts_in_pieces
+from mmft.models.language.images_in_prompt import SquareImages, prompts_in_pieces
 from mmft.models.language.language_model import LanguageModel
 from mmft.models.language.prompt_tokenizer import IMAGE_MARK, learned
 from mmft.models.layers import evaluated
@@ -59,7 +59,7 @@ class GenerativeModel(VisionLanguageModel):
         written_rows: numbers of the rows that texts are written for; None for all.
         label_smoothing: of the answer tokens, in training.
         image_tokens: M.
-        images: how images become pieces and tokens of a prompt; None if each row has one image of M tokens.
+        images: how images become tokens of a prompt, if they are cut, or if a row has several.
     """
 
     text_encoder: LanguageModel
@@ -75,8 +75,8 @@ class GenerativeModel(VisionLanguageModel):
         self.written_rows: Tensor | None = None
         self.label_smoothing = 0.0
         self._given_prompts: Tensor | None = None
-        self.images: ImagesInPrompt | None = None
         self.image_tokens = self.blank_tokens()
+        self.images: ImagesInPrompt = SquareImages(self.image_tokens, self.stand_in_tokens)
 
     def forward(self, batch: Batch) -> Outputs:
         """Log-probabilities of the answer tokens (B, A), 0 for padding; in eval mode generates texts, too.
@@ -123,6 +123,8 @@ class GenerativeModel(VisionLanguageModel):
     def project_image(self, batch: Batch) -> Encoded:
         """Tokens (B, M, D) for the language model, a stand-in for a missing image."""
         rows = present_rows(batch.image_present)
+        if batch.images is not None:
+            return self._project_images(batch.images, batch.image_present)
         encoded = self._encoded("image_encoder", batch, rows)
         if encoded is not None:
             tokens = self.fusion(encoded)
@@ -135,13 +137,13 @@ class GenerativeModel(VisionLanguageModel):
         with evaluated(self.image_encoder, self.fusion), torch.no_grad():
             return int(self.fusion(self.image_encoder(self.image_encoder.blank(1))).shape[1])
 
-    def project_pieces(self, encoded: Encoded, about: Tensor) -> Tensor:
+    def project_pieces(self, encoded: Encoded, about: Tensor) -> Tensor:  # noqa: ARG002 - of squares nothing is known
         """Images of which (I, K) is known -> features (U, W) of all of them."""
-        raise NotImplementedError
+        found: Tensor = self.fusion(encoded).flatten(0, 1)
+        return found
 
     def _project_images(self, images: Images, present: Tensor) -> Encoded:
         """Features (B, M, W) of each row's images side by side; the learned vector for those of rows (B,) without."""
-        assert self.images is not None
         of_row = torch.arange(len(images), device=present.device).repeat_interleave(images.count)  # (I,)
         there = present[of_row]
         lengths = self.images.counts(images.pieces.about)  # (I,)
@@ -267,7 +269,6 @@ class GenerativeModel(VisionLanguageModel):
         """Ids (B, L) and mask (B, L) of the prompts."""
         device = batch.row.device
         if batch.images is not None:
-            assert self.images is not None
             return prompts_in_pieces(batch, self.text_encoder.tokenizer, self.images)
         empty = torch.tensor(self.text_encoder.tokenizer.empty, dtype=torch.int64, device=device)  # (E,)
         if batch.input_ids is None or batch.attention_mask is None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mmft.batch import Encoded
-from mmft.batch.images import Pieces, padded
+from mmft.batch.images import Pieces, members, padded
 from mmft.models.image_encoder import ImageEncoder
 from mmft.models.language.language_model import LanguageModel
 from mmft.models.language.packing import Packing, counted
@@ -111,10 +111,11 @@ class WholeLanguageModel(LanguageModel):
     def _packed(self, inputs: Mapping[str, Any], mask: Tensor, packing: Packing) -> dict[str, Any]:
         """As of any language model, with positions as in rows alone, and images in the order of packed rows."""
         rows, real = packing.rows(mask.shape[1]), packing.source >= 0
+        images = members(inputs["mm_encoder_outputs"].count, rows)
 
         def packed(value: Any) -> Any:
             if not of_tokens(value, mask):
-                return value.take(rows) if isinstance(value, EncodedImages) else value[rows]
+                return value.take(rows) if isinstance(value, EncodedImages) else value[images]
             found = packing.pack(value)
             return found if found.is_floating_point() else found.masked_fill(~real, 0)
 

@@ -191,15 +191,16 @@ class EncodedImages(dict[str, Any]):
     Args:
         features: of the model.
         rows: features of each row's images, (U, depth W).
+        count: (B,) images of each row.
     """
 
-    def __init__(self, features: ImageFeatures, rows: Sequence[Tensor]) -> None:
+    def __init__(self, features: ImageFeatures, rows: Sequence[Tensor], count: Tensor) -> None:
         super().__init__(image=features.outputs(rows))
-        self._features, self._rows = features, rows
+        self._features, self._rows, self.count = features, rows, count
 
     def take(self, rows: Tensor) -> EncodedImages:
         """Of these rows (R,)."""
-        return EncodedImages(self._features, [self._rows[row] for row in rows.tolist()])
+        return EncodedImages(self._features, [self._rows[row] for row in rows.tolist()], self.count[rows])
 
 
 def _tensors(output: Any) -> list[tuple[_Path, Tensor]]:

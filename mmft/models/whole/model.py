@@ -19,6 +19,7 @@ from mmft.batch import Batch, Encoded, Widths, padded_length
 from mmft.models.fusion.whole import WholeFusion
 from mmft.models.image_encoder import ImageEncoder
 from mmft.models.language.generative_model import GenerativeModel, Sequences
+from mmft.models.language.images_in_prompt import SquareImages
 from mmft.models.language.language_model import LanguageModel
 from mmft.models.sequences import lay_out, learned_tokens
 from mmft.models.vision_language_model import StandIn, present_rows
@@ -48,7 +49,7 @@ class WholeModel(GenerativeModel):
         start = nn.functional.pad(start, (0, fusion.features_width - len(start)))  # deep features are added: zeros
         self.missing_image = StandIn(Widths(fusion.features_width, image_encoder.widths.pooled), "tokens", start)
         self.whole, self.stand_in_tokens = whole, self.image_tokens
-        self.images = whole.tiles
+        self.images = whole.tiles or SquareImages(self.image_tokens, self.stand_in_tokens)
         self._accepts = inspect.signature(whole.text.forward).parameters.keys()
 
     def parts(self) -> dict[str, Any]:
@@ -65,7 +66,9 @@ class WholeModel(GenerativeModel):
 
     def project_pieces(self, encoded: Encoded, about: Tensor) -> Tensor:
         """Images of which (I, K) is known -> features (U, W) of all of them."""
-        return self.fusion.project_pieces(encoded, about)
+        return (
+            self.fusion.project_pieces(encoded, about) if self.images.cuts else super().project_pieces(encoded, about)
+        )
 
     def project_image(self, batch: Batch) -> Encoded:
         """Features (B, M, W) for the language model; mask all True, but for images in pieces."""
@@ -98,7 +101,8 @@ class WholeModel(GenerativeModel):
         every = torch.cat([ids.clamp_min(0), images, answer.clamp_min(0)], dim=1)
         tokens = every.gather(1, order).masked_fill(~real, 0)  # (B, S)
         features = [own[there] for own, there in zip(image.tokens, image.mask, strict=True)]
-        inputs = {"input_ids": tokens, "mm_encoder_outputs": EncodedImages(self.whole.features, features)}
+        count = torch.ones_like(batch.row) if batch.images is None else batch.images.count
+        inputs = {"input_ids": tokens, "mm_encoder_outputs": EncodedImages(self.whole.features, features, count)}
         if self._given_prompts is not None:
             nothing = self._given_prompts.new_zeros(*images.shape, self._given_prompts.shape[2])
             embedded = torch.cat([self._given_prompts, nothing, self.text_encoder.embed(answer.clamp_min(0))], dim=1)
@@ -120,9 +124,7 @@ class WholeModel(GenerativeModel):
         """(I, K) of the rows' images, or of B alike."""
         if batch.images is not None:
             return batch.images.pieces.about
-        nothing = torch.zeros(1, 0, dtype=torch.int64)
-        one = nothing if self.images is None else self.images.missing.about
-        return one.to(batch.row.device).expand(len(batch), -1)
+        return self.images.missing.about.to(batch.row.device).expand(len(batch), -1)
 
     def _types_of(self, of_image: Tensor, of_answer: Tensor) -> dict[str, Any]:
         """What the model is told about each of the tokens, (B, S) each."""

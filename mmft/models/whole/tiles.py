@@ -22,6 +22,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from mmft.batch.images import Pieces
 from mmft.errors import UserError, first_line
+from mmft.models.language.images_in_prompt import placed
 from mmft.models.language.prompt_tokenizer import IMAGE_MARK
 from mmft.models.whole.loading import KEY as WHOLE_KEY
 
@@ -101,6 +102,8 @@ class Tiles:
         room: tokens that a prompt with its images may have; None for any number.
     """
 
+    cuts = True
+
     def __init__(self, processor: Any, image_token: str, placeholder: str, name: str) -> None:
         self.room: int | None = None
         self._name, self._images = name, processor.image_processor
@@ -171,8 +174,7 @@ class Tiles:
 
     def expanded(self, ids: list[int], about: Tensor) -> list[int]:
         """A prompt's tokens with what stands for each of its images (I, K) in the place of their marks."""
-        every = iter(about)
-        return [one for token in ids for one in (self.tokens(next(every)) if token == IMAGE_MARK else [token])]
+        return placed(ids, [self.tokens(one) for one in about])
 
     def normalised(self, values: Tensor, mean: Tensor, std: Tensor) -> Tensor:
         """(P, ...) uint8 pieces -> the same normalised, with mean and std (1, 3, 1, 1) of uint8 values."""

@@ -31,7 +31,7 @@ def example_rows(model: GenerativeModel, data: VisionLanguageData) -> str:
         at = usable[place]
         prompt = rows.text(at).tolist() or tokenizer.empty
         of_image = model.image_tokens
-        if model.images is not None:
+        if rows.written is not None:
             sample = rows[at]
             if sample.bad is not None:
                 continue

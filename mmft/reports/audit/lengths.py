@@ -39,7 +39,7 @@ def lengths_told(model: GenerativeModel, task: GenerativeTask, splits: Mapping[s
         answers[name] = answer_lengths(split, task)
         for what, lengths in (("prompt", prompts[name]), ("answer", answers[name])):
             lines.append([name, what, *_spread(lengths)])
-        if model.images is not None:
+        if model.images.cuts:
             lines.append([name, "images", *_spread(image_lengths(split, model.images))])
     told = aligned(lines, right=range(2, len(lines[0])))
     every, replies = (np.concatenate(list(found.values())) for found in (prompts, answers))
@@ -62,7 +62,7 @@ def _spread(lengths: Lengths) -> list[str]:
 
 
 def _of_image(model: GenerativeModel) -> str:
-    if model.images is None:
+    if not model.images.cuts:
         return f"The image has {model.image_tokens} tokens"
     return f"Images have as many tokens as they need (of at most {_MEASURED} rows a split, by their size)"
 
@@ -72,13 +72,15 @@ def image_lengths(split: Split, images: ImagesInPrompt) -> Lengths:
     known: dict[tuple[int, int], int] = {}
     found = []
     for place in spread_evenly(len(split), _MEASURED).tolist():
-        source = split.table.image(int(split.rows[place]))
+        total = 0
         try:
-            size = (0, 0) if source is None else image_size(source)
-            if size not in known:
-                blank = np.zeros((size[1], size[0], 3), dtype=np.uint8)
-                known[size] = int(images.counts(images.cut(blank).about).sum()) if source is not None else 0
-            found.append(known[size])
+            for source in split.table.images(int(split.rows[place])):
+                size = image_size(source)
+                if size not in known:
+                    blank = np.zeros((size[1], size[0], 3), dtype=np.uint8)
+                    known[size] = int(images.counts(images.cut(blank).about).sum())
+                total += known[size]
+            found.append(total)
         except Exception:  # noqa: BLE001 - the row is bad, which is told elsewhere
             found.append(0)
     return np.array(found, dtype=np.int64)

@@ -24,7 +24,6 @@ from mmft.config.wording import did_you_mean
 from mmft.data.table import Table
 from mmft.errors import UserError
 from mmft.models.attribution import Attribution, Baseline, integrated_gradients
-from mmft.models.language.generative_model import GenerativeModel
 from mmft.models.language.prompt_tokenizer import PromptTokenizer
 from mmft.models.text_encoder import TextEncoder
 from mmft.models.vision_language_model import VisionLanguageModel
@@ -146,12 +145,12 @@ class Explainer:
             batches: of one row each.
             answers: the rows' predictions by row number, from `predict`.
         """
-        if isinstance(self.model, GenerativeModel) and self.model.images is not None:
-            raise UserError(
-                "explain: this run reads images in pieces (model.tiles, or several in a row), whose parts cannot be "
-                "compared with a blank image yet. Explain a run without them"
-            )
         for batch in batches:
+            if batch.images is not None:
+                raise UserError(
+                    "explain: images in pieces (model.tiles, or several in a row) cannot be compared part by part with "
+                    "a blank image yet. Explain a run or rows without them"
+                )
             for bad in batch.bad:
                 log.warning("row %d (id %s) cannot be read: %s", bad.row, bad.id, bad.why)
             if len(batch):
