@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from mmft.batch.features import Features
+from mmft.batch.features import Features as Features
 from mmft.batch.images import Images, Pieces
 
 

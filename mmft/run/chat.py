@@ -22,6 +22,7 @@ from mmft.run.given_rows import table_of
 from mmft.run.saved_model import SavedModel
 from mmft.tasks.answer_texts import cut
 
+_TURNS = "messages"  # of a row that may have several images: a conversation alone has places for them
 _UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # of which the language model has written the first bytes
 
 
@@ -34,11 +35,17 @@ def _check_task(saved: SavedModel) -> None:
 
 
 def image_row(saved: SavedModel, image: Any, root: Path) -> tuple[Split, DataConfig]:
-    """A row with an image alone, and how it is read; raises UserError for a run that writes no texts."""
+    """A row with an image, or a list of several, alone, and how it is read.
+
+    Raises:
+        UserError: the run writes no texts.
+    """
     _check_task(saved)
     own = saved.config.data
-    config = replace(own, columns=replace(own.columns, text=None, messages=None, id=None))
-    return whole(table_of([{own.columns.image: image}], config, root)), config
+    several = isinstance(image, list | tuple)
+    config = replace(own, columns=replace(own.columns, text=None, messages=_TURNS if several else None, id=None))
+    row = {own.columns.image: image, **({_TURNS: [{"role": "user", "content": "."}]} if several else {})}
+    return whole(table_of([row], config, root)), config
 
 
 def answer(
