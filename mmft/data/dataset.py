@@ -242,7 +242,7 @@ class RowDataset(Dataset[Sample]):
 
 def missing_images(split: Split, known: Collection[int]) -> dict[int, BadRow]:
     """The rows, by number, whose image file does not exist, except those known to be bad; no image is opened."""
-    found = {}
+    found: dict[int, BadRow] = {}
     for row in split.rows.tolist():
         for source in () if row in known else split.table.images(row):
             if isinstance(source, str) and not Path(source).exists():

@@ -44,7 +44,10 @@ def image_row(saved: SavedModel, image: Any, root: Path) -> tuple[Split, DataCon
     own = saved.config.data
     several = isinstance(image, list | tuple)
     config = replace(own, columns=replace(own.columns, text=None, messages=_TURNS if several else None, id=None))
-    row = {own.columns.image: image, **({_TURNS: [{"role": "user", "content": "."}]} if several else {})}
+    row: dict[Any, Any] = {
+        own.columns.image: image,
+        **({_TURNS: [{"role": "user", "content": "."}]} if several else {}),
+    }
     return whole(table_of([row], config, root)), config
 
 
@@ -74,7 +77,9 @@ def answer(
         _check_length(model, len(prompt) - 1, model.image_tokens)
     else:
         nothing.images = Images(torch.tensor([1]), model.images.missing)
-        about = (batch or nothing).images.pieces.about
+        images = nothing.images if batch is None else batch.images
+        assert images is not None
+        about = images.pieces.about
         prompt = model.images.expanded(prompt, about)
         of_images = prompt.count(IMAGE_MARK)
         _check_length(model, len(prompt) - of_images, of_images)

@@ -103,6 +103,7 @@ def test_plain_transformers_loads_the_export(run: Run, rows: Path, tmp_path: Pat
     assert export(compose("export", [f"run={run.path}", f"out={tmp_path / 'export'}"])) == 0
     plain = hf.AutoModelForImageTextToText.from_pretrained(tmp_path / "export").eval()
     processor = hf.AutoProcessor.from_pretrained(tmp_path / "export")
+    assert "cut as this folder's processor does it" in (tmp_path / "export" / "README.md").read_text()
     model = mmft.load(run.path)
     images = [str(rows.parent / name) for name in pd.read_csv(rows)["image"].dropna().head(len(QUESTIONS))]
     listed = model.predict([{"image": image, "text": text} for image, text in zip(images, QUESTIONS, strict=True)])

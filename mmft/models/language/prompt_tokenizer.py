@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Literal, NamedTuple
 
 from mmft.batch import IMAGE_PLACE, Conversation, Turn
+from mmft.batch.images import ImagesInPrompt
 from mmft.errors import UserError
 from mmft.models.language.chat_template import IMAGE_TEXT, ChatTemplate, Shape
 
@@ -74,6 +75,7 @@ class PromptTokenizer:
         images: what is written for images in pieces, once a model has said so.
     """
 
+    images: ImagesInPrompt
     is_fast = False  # the data room asks it for token ids alone
 
     def __init__(

@@ -39,11 +39,12 @@ class WholeImageEncoder(ImageEncoder):
     def blank(self, images: int) -> Tensor | Pieces:
         """So many images whose pixels are zeros."""
         if self.tiles is None:
-            return super().blank(images)
+            squares: Tensor = super().blank(images)
+            return squares
         about = self.tiles.missing.about.to(self.get_buffer("mean").device).expand(images, -1)
         return self.tiles.zeros(about)
 
-    def forward(self, images: Tensor | Pieces) -> Encoded:  # type: ignore[override] # or pieces
+    def forward(self, images: Tensor | Pieces) -> Encoded:
         """(B, 3, S, S) uint8, or pieces of B images -> tokens (B, N, D), mask (B, N), pooled (B, D), their mean."""
         if isinstance(images, Tensor):
             about = images.new_zeros(len(images), 0, dtype=torch.int64)

@@ -102,12 +102,7 @@ def take_apart(
         )
     if hasattr(core.config, "image_grid_pinpoints") and not tiles:
         core.config.image_grid_pinpoints = [[pixels.side, pixels.side]]
-    try:
-        features = ImageFeatures(core, image, pixels, *pixels.trial())
-    except Exception as error:
-        raise UserError(
-            f"{KEY}={source.name}: it does not take images of {pixels.side} x {pixels.side} pixels: {first_line(error)}"
-        ) from error
+    features = _features(source, core, image, pixels)
     modules = dict(core.named_children())
     between = {name: module for name, module in modules.items() if name not in (image, text)}
     rest = bare(core, between, core._parameters)
@@ -158,6 +153,16 @@ def put_together(parts: Whole, states: Mapping[str, Mapping[str, Tensor]]) -> An
     assert not lost, lost
     assert not unexpected, unexpected
     return whole
+
+
+def _features(source: Source, core: Any, image: str, pixels: Pixels | Tiles) -> ImageFeatures:
+    """The way from pixels to image tokens; raises UserError if images of this size do not pass through."""
+    try:
+        return ImageFeatures(core, image, pixels, *pixels.trial())
+    except Exception as error:
+        raise UserError(
+            f"{KEY}={source.name}: it does not take images of {pixels.side} x {pixels.side} pixels: {first_line(error)}"
+        ) from error
 
 
 def _check_count(source: Source, tokenizer: ImageTokenizer, count: int, side: int) -> None:

@@ -50,7 +50,8 @@ class _Known:
     """In the place of an image processor: notes how it is called, and returns what is known already."""
 
     def __init__(self, own: Any) -> None:
-        self._own, self.options, self.found = own, dict[str, Any](), None
+        self._own, self.options = own, dict[str, Any]()
+        self.found: Any = None
 
     def __getattr__(self, name: str) -> Any:
         if name == "_own":  # while it is being copied
