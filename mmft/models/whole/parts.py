@@ -87,12 +87,6 @@ def take_apart(
         UserError: it cannot be loaded or taken apart, or does not take images of this size.
     """
     whole, processor = load_whole(source, pretrained, frozen), load_processor(source)
-    image_token = int(whole.config.image_token_id)
-    pixels = (
-        Tiles(processor, *image_texts(processor, image_token), source.name)
-        if tiles
-        else Pixels(processor.image_processor, image_size, source.name)
-    )
     core = core_of(whole)
     image, text = _name_of(core, core.get_encoder(modality="image")), _name_of(core, core.get_decoder())
     if image is None or text is None or whole.config.is_encoder_decoder or whole.get_output_embeddings() is None:
@@ -100,6 +94,8 @@ def take_apart(
             f"{KEY}={source.name}: {type(whole).__name__} is not an image encoder before a causal language model. "
             "Choose another model"
         )
+    image_token = int(whole.config.image_token_id)
+    pixels = _pixels(source, processor, image_token, image_size, tiles)
     if hasattr(core.config, "image_grid_pinpoints") and not tiles:
         core.config.image_grid_pinpoints = [[pixels.side, pixels.side]]
     features = _features(source, core, image, pixels)
@@ -153,6 +149,13 @@ def put_together(parts: Whole, states: Mapping[str, Mapping[str, Tensor]]) -> An
     assert not lost, lost
     assert not unexpected, unexpected
     return whole
+
+
+def _pixels(source: Source, processor: Any, image_token: int, image_size: int | None, tiles: bool) -> Pixels | Tiles:
+    """How images are made; raises UserError if the processor does not go with it."""
+    if tiles:
+        return Tiles(processor, *image_texts(processor, image_token), source.name)
+    return Pixels(processor.image_processor, image_size, source.name)
 
 
 def _features(source: Source, core: Any, image: str, pixels: Pixels | Tiles) -> ImageFeatures:
