@@ -18,8 +18,8 @@ from mmft.batch import IMAGE_PLACE, Batch, Conversation, Sample, Turn
 from mmft.batch.images import Pieces
 from mmft.data.collate import Collate
 
-UNPLACED = {"paligemma", "blip_2", "llava_onevision"}
-"""Whose processors do not write each of several images as they write one, or have no template."""
+UNPLACED = {"blip_2", "llava_onevision"}
+"""Whose processors do not write each of several images as they write one."""
 BOTH = [*((kind, False) for kind in WHOLE_MODELS if kind not in UNPLACED)]
 BOTH += [(kind, True) for kind in TILED if kind not in UNPLACED]
 ASKED: list[tuple[Conversation, int]] = [
@@ -60,10 +60,14 @@ def plain_inputs(model: Any, turns: Conversation, images: list[Any]) -> dict[str
         for other in others:
             parts += [{"type": "image"}, {"type": "text", "text": other}]
         whole.append({"role": turn.role, "content": [part for part in parts if part.get("text") != ""]})
-    text = processor.apply_chat_template(whole, add_generation_prompt=True)
+    if processor.chat_template:
+        text = processor.apply_chat_template(whole, add_generation_prompt=True)
+    else:  # PaliGemma: turns are lines
+        ends = {"user": "\n", "assistant": processor.tokenizer.eos_token + "\n"}
+        text = "".join(turn.text.replace(IMAGE_PLACE, processor.image_token) + ends[turn.role] for turn in turns)
     special = {"add_special_tokens": False} if text.startswith(processor.tokenizer.bos_token) else {}
     found = processor(text=[text], images=[images], return_tensors="pt", **special)
-    return {name: value for name, value in found.items() if name not in ("num_crops", "num_patches")}
+    return {name: value for name, value in found.items() if name not in ("num_crops", "num_patches", "labels")}
 
 
 @pytest.mark.parametrize(("kind", "tiles"), BOTH)
@@ -81,6 +85,8 @@ def test_logits_are_those_of_plain_transformers(kind: str, tiles: bool, whole_fo
     with torch.no_grad():
         found = model.eval().score(batch).logits
         for row, (turns, _) in enumerate(ASKED[:3]):
+            if kind == "paligemma" and len(turns) > 1:
+                continue  # behind its first answer no token sees a later one, which its processor does not know
             inputs = plain_inputs(model, turns, images[row])
             ids = batch.input_ids[row][batch.attention_mask[row]]
             ids = ids.where(ids >= -1, -2 - ids)  # earlier answers are learned
@@ -110,9 +116,11 @@ def test_packed_rows_are_the_rows_alone(
     assert all(float((theirs[name] - gradient).abs().max()) < 1e-10 for name, gradient in wanted.items())
 
 
-@pytest.mark.parametrize("tiles", [False, True])
-def test_images_that_are_not_written_alike_are_a_problem(tiles: bool, whole_folder: Folder, shapes: Any) -> None:
-    """LLaVA-OneVision cuts no image beside others."""
-    model, _, _ = make(whole_folder("llava_onevision"), shapes, f"model.tiles={tiles}")
+@pytest.mark.parametrize(("kind", "tiles"), [("llava_onevision", False), ("llava_onevision", True), ("blip_2", False)])
+def test_images_that_are_not_written_alike_are_a_problem(
+    kind: str, tiles: bool, whole_folder: Folder, shapes: Any
+) -> None:
+    """LLaVA-OneVision cuts no image beside others; BLIP-2 puts its images in front."""
+    model, _, _ = make(whole_folder(kind), shapes, f"model.tiles={tiles}")
     found = model.text_encoder.tokenizer([ASKED[0][0]])
-    assert "does not place each image" in found["problems"][0]
+    assert "does not place each image in one piece" in found["problems"][0]
