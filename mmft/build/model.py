@@ -134,6 +134,8 @@ def prepare_generation(model: VisionLanguageModel, task: Task) -> VisionLanguage
             f"positions. Type model.text_encoder.max_length={max(4, text.positions - needed + text.max_length)}, or "
             "fewer answer tokens (task.max_answer_tokens, task.max_new_tokens)"
         )
+    model.images.room = text.positions - task.longest_answer
+    text.tokenizer.images = model.images
     if task.packing:
         model.start_packing()
     return model

@@ -31,7 +31,7 @@ def choose_for_whole(config: TrainConfig, base: Path) -> None:
     Raises:
         UserError: there is no such model.
     """
-    if config.model.whole is None or config.data.resize is not None:
+    if config.model.whole is None or config.model.tiles or config.data.resize is not None:
         return
     folder = located(config.model.whole, base)
     source = resolve(str(folder) if folder.is_dir() else config.model.whole, KEY)
@@ -61,10 +61,10 @@ def encoders_of(
     own = {encoder: form for encoder, form in frozen.items() if pretrained[encoder]}
     if known:  # the model of a frozen encoder has all parts, whose weights a run then replaces
         encoder = next((encoder for encoder in ENCODERS if pretrained[encoder]), ENCODERS[0])
-        both = [take_apart(known[encoder], pretrained[encoder], size, own)] * 2
+        both = [take_apart(known[encoder], pretrained[encoder], size, own, config.tiles)] * 2
     else:
         source = resolve(config.whole, KEY)
-        found = {wanted: take_apart(source, wanted, size, own) for wanted in set(pretrained.values())}
+        found = {wanted: take_apart(source, wanted, size, own, config.tiles) for wanted in set(pretrained.values())}
         both = [found[pretrained[encoder]] for encoder in ENCODERS]
     image, text = WholeImageEncoder(both[0]), language_model_of(both[1], config.text_encoder.max_length)
     if not known:
@@ -73,6 +73,14 @@ def encoders_of(
 
 
 def _say_images(whole: Whole, side: int) -> None:
+    if (tiles := whole.tiles) is not None:
+        few, square = (int(tiles.counts(one.about)[0]) for one in (tiles.tried, tiles.of_square))
+        log.info(
+            "%s: images are cut as its own processor does it; a square of %d x %d pixels has %d tokens, and a row "
+            "without an image %d",
+            *(whole.source.name, tiles.side, tiles.side, square, few),
+        )
+        return
     log.info(
         "%s: each image is one square of %d x %d pixels, which the language model reads as %d tokens",
         whole.source.name,

@@ -42,7 +42,7 @@ def identity(part: FrozenPart, precision: str, reading: Mapping[str, Any]) -> tu
         "weights": _digest_of_weights(part),
         "modules": _digest_of_modules(part),
         "config": _config_of(backbone),
-        "code": [_digest_of_code(kind) for kind in (type(backbone), type(encoder), FrozenPart)],
+        "code": [_digest_of_code(kind) for kind in (type(backbone), type(encoder), type(part))],
         "pool": encoder.pool,
         "input": dict(reading) if reading else _text_input(encoder),
         "precision": precision,

@@ -6,6 +6,7 @@ Legend: B good rows, K candidates, L text tokens (padded to a multiple of 8), H 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,7 @@ from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
 from mmft.batch import Batch, Candidate, Candidates, Features, Sample, padded_length
+from mmft.batch.images import Images, ImagesInPrompt, Pieces
 from mmft.data.dataset import Stored
 from mmft.data.gathered import Gathered
 
@@ -31,6 +33,7 @@ class Collate:
         identity: any row's identity, for the same purpose; None if identities are not needed.
         stored: what the store has of the split, by `image` and `text`; it may be filled later.
         padded_targets: whether targets are sequences padded with -1, which a batch has no longer than its longest.
+        images: what is written for images in pieces; None if a row has one image in one piece.
     """
 
     def __init__(
@@ -42,10 +45,11 @@ class Collate:
         identity: Tensor | None = None,
         stored: Mapping[str, Stored] | None = None,
         padded_targets: bool = False,
+        images: ImagesInPrompt | None = None,
     ) -> None:
         self.pad_id, self.longest, self.target, self.identity = pad_id, longest, target, identity
         self.stored = {} if stored is None else stored
-        self.padded_targets = padded_targets
+        self.padded_targets, self.images = padded_targets, images
         self.empty = torch.from_numpy(empty.astype(np.int64))
 
     def __call__(self, samples: Sequence[Sample] | Gathered) -> Batch:
@@ -53,15 +57,18 @@ class Collate:
         if isinstance(samples, Gathered):
             return self._of_gathered(samples)
         good = [sample for sample in samples if sample.bad is None]
+        images, present = None, [sample.input_ids is not None for sample in good]
+        if self.images is not None and good:
+            images, good = self._in_pieces(good, self.images)
         input_ids, attention_mask = self._texts(good)
-        pixel_values, image_present = _images(good)
+        pixel_values, image_present = _pixels(good)
         mixed_target, mixed_share = _mixed(good)
         return Batch(
             pixel_values=pixel_values,
             input_ids=input_ids,
             attention_mask=attention_mask,
             image_present=image_present,
-            text_present=torch.tensor([sample.input_ids is not None for sample in good], dtype=torch.bool),
+            text_present=torch.tensor(present, dtype=torch.bool),
             row=torch.tensor([sample.row for sample in good], dtype=torch.int64),
             weight=torch.tensor([sample.weight for sample in good], dtype=torch.float32),
             target=self._trimmed(_stacked([sample.target for sample in good], self.target)),
@@ -69,11 +76,14 @@ class Collate:
             mixed_target=mixed_target,
             mixed_share=mixed_share,
             candidates=self._candidates(good),
-            image_features=self._features("image", [sample.stored_image for sample in good], 0),
+            image_features=(
+                self._features("image", [sample.stored_image for sample in good], 0) if images is None else None
+            ),
             text_features=self._features(
                 "text", [sample.stored_text for sample in good], 0 if input_ids is None else input_ids.shape[1]
             ),
             references=tuple(sample.references for sample in good if sample.references),
+            images=images,
             bad=tuple(sample.bad for sample in samples if sample.bad is not None),
         )
 
@@ -110,6 +120,21 @@ class Collate:
         """What the store has of these rows, texts padded to `length` tokens; None if it has none."""
         stored = self.stored.get(modality)
         return None if stored is None or not positions else stored.read(positions, length)
+
+    def _in_pieces(self, good: Sequence[Sample], written: ImagesInPrompt) -> tuple[Images, list[Sample]]:
+        """The images of rows, and the rows with a mark for each token of an image, also of one that is missing."""
+        every = [one for sample in good for one in sample.images or (written.missing,)]
+        kept = self._features("image", [one if isinstance(one, int) else None for one in every], 0)
+        if kept is not None:
+            about = kept.values[-1]
+            every = [written.known(about[at]) if isinstance(one, int) else one for at, one in enumerate(every)]
+        pieces = Pieces.together([one for one in every if isinstance(one, Pieces)])
+        count = torch.tensor([max(1, len(sample.images)) for sample in good])
+        found = []
+        for sample, own in zip(good, pieces.about.split(count.tolist()), strict=True):
+            ids = self.empty if sample.input_ids is None else sample.input_ids
+            found.append(replace(sample, input_ids=torch.tensor(written.expanded(ids.tolist(), own))))
+        return Images(count, pieces, kept), found
 
     def _texts(self, good: Sequence[Sample]) -> tuple[Tensor | None, Tensor | None]:
         """Token ids (B, L) int64 and mask (B, L) bool, True = real token; None if no row has a text."""
@@ -157,13 +182,14 @@ def _stacked(found: Sequence[Tensor | None], like: Tensor | None) -> Tensor | No
     return torch.stack(known) if known else like.new_zeros((0, *like.shape))
 
 
-def _images(good: Sequence[Sample]) -> tuple[Tensor | None, Tensor]:
+def _pixels(good: Sequence[Sample]) -> tuple[Tensor | None, Tensor]:
     """Images (B, 3, H, W) uint8 and (B,) bool, True = has an image.
 
     Zeros if missing or in the store; None if there are no others.
     """
     images = [sample.pixel_values for sample in good]
-    present = torch.tensor([s.pixel_values is not None or s.stored_image is not None for s in good], dtype=torch.bool)
+    there = [s.pixel_values is not None or s.stored_image is not None or bool(s.images) for s in good]
+    present = torch.tensor(there, dtype=torch.bool)
     like = next((image for image in images if image is not None), None)
     if like is None:
         return None, present

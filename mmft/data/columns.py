@@ -36,6 +36,9 @@ class Images(NamedTuple):
 
     data: pa.ChunkedArray | None
     paths: pa.ChunkedArray | None
+    offsets: npt.NDArray[np.int64] | None = (
+        None  # (rows + 1,) the images of a row i: from i to i + 1; None for one each
+    )
 
 
 class Labels(NamedTuple):

@@ -87,12 +87,29 @@ def conversation_of(value: Any) -> Conversation:
         raise ValueError(f"a conversation is {_EXPECTED}")
     turns = tuple(_turn(number, turn) for number, turn in enumerate(value, 1))
     _check_order(turns)
-    places = [turn for turn in turns for _ in range(turn.text.count(IMAGE_PLACE))]
-    if len(places) > 1:
-        raise ValueError(f"{len(places)} places of an image ({IMAGE_PLACE}), but a row has one image")
-    if places and places[0].role == "assistant":
+    if any(IMAGE_PLACE in turn.text for turn in turns if turn.role == "assistant"):
         raise ValueError(f"the place of the image ({IMAGE_PLACE}) is in a turn of the assistant")
     return turns
+
+
+def check_places(places: int, images: int) -> None:
+    """Raises ValueError if a conversation has too many or too few places for its images; none stands for all in front.
+
+    Without images, one place is that of a missing one.
+    """
+    if places > max(1, images):
+        few = "a row has one image" if images < 2 else f"the row has {images} images"
+        raise ValueError(f"{places} places of an image ({IMAGE_PLACE}), but {few}")
+    if 0 < places < images:
+        raise ValueError(f"{images} images, but {places} of them {'has' if places == 1 else 'have'} a place")
+
+
+def with_places(turns: Conversation, images: int) -> Conversation:
+    """The turns with places for several images in front of the first turn of a user, unless they have places."""
+    if images < 2 or any(IMAGE_PLACE in turn.text for turn in turns):
+        return turns
+    first = next(at for at, turn in enumerate(turns) if turn.role == "user")
+    return (*turns[:first], Turn("user", IMAGE_PLACE * images + turns[first].text), *turns[first + 1 :])
 
 
 def written(conversation: Conversation) -> str:

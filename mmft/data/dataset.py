@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from mmft.batch import BadRow, Candidate, Features, Sample
+from mmft.batch.images import ImagesInPrompt, Pieces
 from mmft.data.captions import Captions
 from mmft.data.drawn_targets import DrawnTargets
 from mmft.data.gathered import NOBODY, Gathered, Positions
@@ -79,6 +80,7 @@ class RowDataset(Dataset[Sample]):
         stored: what the store has of the rows, by `image` and `text`.
         views: of the images, if training reads these instead; see `mmft.data.views`.
         padded_targets: see `Encode.padded`.
+        written: what is written for images, if the model reads them in pieces; None if a row has one in one piece.
         references: a task's reference answers of a label, if its metrics compare texts.
         drawn: targets of which training draws one; None if each row has one.
         others: (rows,) position of each row's candidate text, or `NOBODY`; None for a task without candidates.
@@ -98,6 +100,7 @@ class RowDataset(Dataset[Sample]):
         self.identities, self.captions = identities, captions
         self.bad = {**(bad or {}), **split.table.bad}
         self.padded_targets = False
+        self.written: ImagesInPrompt | None = None
         self.references: Callable[[Any], Sequence[str]] | None = None
         self.drawn: DrawnTargets | None = None
         self.others: Positions | None = None
@@ -118,7 +121,7 @@ class RowDataset(Dataset[Sample]):
 
     def _gathered(self, positions: Positions) -> Gathered | None:
         """Rows at once; None if an image has to be decoded, or a row has more than a sample's usual parts."""
-        if self.others is not None:
+        if self.others is not None or self.written is not None:
             return None
         if self._known is None or self._known.bad != len(self.bad):
             self._known = _Known.of(self)
@@ -165,7 +168,8 @@ class RowDataset(Dataset[Sample]):
             return Sample(row, bad=self.bad[row])
         kept_image, kept_text = self._stored("image", image), self._stored("text", text)
         try:
-            pixels = None if image is None or kept_image is not None else self.images(image)
+            pixels, in_pieces = self._images(position, image, kept_image)
+            kept_image = None if in_pieces else kept_image
         except BadImage as error:
             return Sample(row, bad=_bad_image(table, row, str(error)))
         ids = None if text is None else self.text(text)
@@ -184,7 +188,39 @@ class RowDataset(Dataset[Sample]):
             stored_image=kept_image,
             stored_text=kept_text,
             references=next(iter(self._references(np.array([row]))), ()),
+            images=in_pieces,
         )
+
+    def _images(
+        self, position: int, image: int | None, kept: int | None
+    ) -> tuple[Tensor | None, tuple[Pieces | int, ...]]:
+        """The pixels of a row's image at `image`, or its images in pieces if the model reads these.
+
+        Raises:
+            BadImage: one cannot be read.
+        """
+        if image is None or kept is not None:
+            return None, () if kept is None or self.written is None else (kept,)
+        if self.written is None:
+            pixels = self.images(image)
+            assert not isinstance(pixels, Pieces)
+            return pixels, ()
+        pieces = self.images.every(image)
+        if pieces:
+            self.check_length(position, Pieces.together(pieces))
+        return None, tuple(pieces)
+
+    def check_length(self, position: int, images: Pieces) -> None:
+        """Raises BadImage if the language model cannot read all tokens of a row's prompt and of its images."""
+        written = self.written
+        if written is None or written.room is None:
+            return
+        prompt = self.tokens.of(position).tolist()
+        if (needed := len(written.expanded(prompt, images.about))) > written.room:
+            raise BadImage(
+                f"it needs {int(written.counts(images.about).sum())} tokens, and the prompt with it {needed}, more "
+                f"than the {written.room} that the language model has beside an answer"
+            )
 
     def _references(self, rows: npt.NDArray[np.int64]) -> tuple[tuple[str, ...], ...]:
         """The reference answers of good rows; empty if metrics compare no texts."""
@@ -210,11 +246,11 @@ class RowDataset(Dataset[Sample]):
 
 def missing_images(split: Split, known: Collection[int]) -> dict[int, BadRow]:
     """The rows, by number, whose image file does not exist, except those known to be bad; no image is opened."""
-    found = {}
+    found: dict[int, BadRow] = {}
     for row in split.rows.tolist():
-        source = None if row in known else split.table.image(row)
-        if isinstance(source, str) and not Path(source).exists():
-            found[row] = _bad_image(split.table, row, why_missing(source))
+        for source in () if row in known else split.table.images(row):
+            if isinstance(source, str) and not Path(source).exists():
+                found.setdefault(row, _bad_image(split.table, row, why_missing(source)))
     return found
 
 

@@ -14,14 +14,16 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image, ImageColor, UnidentifiedImageError
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F  # type: ignore[import-untyped]
 
+from mmft.batch.images import ImagesInPrompt, Pieces
 from mmft.config.schema.data import DataConfig
 from mmft.data.image_kinds import CONTAINERS, UNSIGNED, formats, why_unknown, with_plugin, without_preamble
 from mmft.data.image_mending import JPEG, BadImage, check, check_jpeg_end, mended
@@ -58,26 +60,36 @@ class _Undecodable(BadImage):
 
 
 class ImageReader:
-    """Callable `(source) -> (3, H, W) uint8` with H = W = `image_size`.
+    """Callable `(source) -> (3, H, W) uint8` with H = W = `image_size`, or `(source) -> Pieces` of that image.
 
     Args:
         image_size: side of the resulting square, in pixels.
         resize: `squash` ignores the aspect ratio, `crop` takes the centre square, `pad` adds bars.
         background: colour behind transparent pixels and of the bars, by name or `#rrggbb`.
         max_pixels: larger images, by their header, are not decoded.
+        pieces: cuts images of their own size, in place of making squares; None for squares.
 
     Raises:
         UserError: `background` is not a colour.
     """
 
-    def __init__(self, image_size: int, resize: Resize, background: str, max_pixels: int) -> None:
-        self.image_size, self.resize, self.max_pixels = image_size, resize, max_pixels
+    def __init__(
+        self, image_size: int, resize: Resize, background: str, max_pixels: int, pieces: ImagesInPrompt | None = None
+    ) -> None:
+        self.image_size, self.resize, self.max_pixels, self.pieces = image_size, resize, max_pixels, pieces
         try:
             self.background = ImageColor.getrgb(background)[:3]
         except ValueError as error:
             raise UserError(f"data.background={background}: not a colour; give a name or #rrggbb") from error
 
-    def __call__(self, source: str | bytes) -> Tensor:
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the image depends on besides its file; for JSON."""
+        facts = dict(vars(self))
+        pieces = facts.pop("pieces")
+        return facts if pieces is None else {**facts, "pieces": repr(pieces)}
+
+    def __call__(self, source: str | bytes) -> Any:
         """Reads a file path or encoded bytes.
 
         Raises:
@@ -89,7 +101,16 @@ class ImageReader:
         data = without_preamble(data)
         with _LOCK:
             image = self._decode(data)
-        return self._fit(torch.from_numpy(np.array(image)).permute(2, 0, 1))
+        pixels = np.array(image)  # (h, w, 3)
+        return self._fit(torch.from_numpy(pixels).permute(2, 0, 1)) if self.pieces is None else self._cut(pixels)
+
+    def _cut(self, pixels: npt.NDArray[np.uint8]) -> Pieces:
+        assert self.pieces is not None
+        try:
+            return self.pieces.cut(pixels)
+        except Exception as error:  # whatever a processor raises, for images that are far too long, say
+            height, width = pixels.shape[:2]
+            raise BadImage(f"{width} x {height} pixels, which the model's processor refuses: {error}") from error
 
     def _decode(self, data: bytes) -> Image.Image:
         """The upright RGB image; a large JPEG is decoded at a reduced scale."""
@@ -122,6 +143,8 @@ class ImageReader:
 
     def _draft(self, image: Image.Image) -> None:
         """Lets the JPEG decoder downscale by 2, 4 or 8 if at least twice the target resolution remains."""
+        if self.pieces is not None:
+            return
         width, height = image.size
         kept = max(width, height) if self.resize == "pad" else min(width, height)
         scale = 2 * self.image_size / kept

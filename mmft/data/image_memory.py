@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mmft.batch.images import Pieces
 from mmft.data.image import ImageReader
 from mmft.data.kept import stamp
 from mmft.data.splits import Split
@@ -30,15 +31,15 @@ class ImageMemory:
     def __init__(self, split: Split, reader: ImageReader, bytes_: int) -> None:
         self.split, self.reader = split, reader
         side = reader.image_size
-        self.rows = min(len(split), bytes_ // (3 * side * side))
+        self.rows = 0 if reader.pieces is not None else min(len(split), bytes_ // (3 * side * side))
         """Number of rows that fit: the first ones of the split."""
         self._pixels = _shared(self.rows * 3 * side * side).view(-1, 3, side, side)
         self.bytes = self._pixels.numel()
         """Size of the full cache."""
         self._done = _shared(self.rows * 8).view(torch.int64)  # (rows,) 0 if not cached, otherwise the file's mark
 
-    def __call__(self, position: int) -> Tensor | None:
-        """The image of the row at `position`; H = W = image size.
+    def __call__(self, position: int) -> Tensor | Pieces | None:
+        """The image of the row at `position`; H = W = image size. Images in pieces are not cached.
 
         Raises:
             BadImage: it cannot be read; nothing is cached then.
@@ -48,11 +49,21 @@ class ImageMemory:
             return self._pixels[position]
         source = self.split.table.image(int(self.split.rows[position]))
         if source is None or not kept:
-            return None if source is None else self.reader(source)
+            found: Tensor | Pieces | None = None if source is None else self.reader(source)
+            return found
         mark = _mark(source)
         self._pixels[position] = self.reader(source)
         self._done[position] = mark  # last, so that another worker never sees a partial image
         return self._pixels[position]
+
+    def every(self, position: int) -> list[Pieces]:
+        """All images of the row at `position`, in pieces; not cached.
+
+        Raises:
+            BadImage: one cannot be read.
+        """
+        found = map(self.reader, self.split.table.images(int(self.split.rows[position])))
+        return [Pieces.of_square(one) if isinstance(one, Tensor) else one for one in found]
 
     @property
     def filled(self) -> int:

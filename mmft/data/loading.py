@@ -16,6 +16,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from mmft.batch import BadRow, Batch
+from mmft.batch.images import ImagesInPrompt
 from mmft.config.schema.data import DataConfig, names_of
 from mmft.data.captions import Captions, CaptionsOf, first_captions
 from mmft.data.collate import Collate
@@ -60,7 +61,9 @@ def make_dataset(
     """
     # Set explicitly, or the tokenizer warns about its threads in every worker forked afterwards.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    reader = ImageReader(image_size, squaring(config), background_of(config), config.max_pixels)
+    written: ImagesInPrompt | None = getattr(tokenizer, "images", None)
+    pieces = written if written is not None and written.cuts else None
+    reader = ImageReader(image_size, squaring(config), background_of(config), config.max_pixels, pieces)
     captions_of = None if encode is None else encode.captions_of
     tokens, images = _prepared(split, reader, tokenizer, max_length, image_bytes, captions_of)
     captions = None
@@ -69,6 +72,7 @@ def make_dataset(
     targets, bad = (None, None) if encode is None else encode_targets(split, encode, evaluated=evaluated)
     identities = identities_of(split) if encode is not None and encode.identities else None
     dataset = RowDataset(split, tokens, images, targets, {**(bad or {}), **unread(split, tokens)}, identities, captions)
+    dataset.written = written if pieces is not None or split.table.several_images else None
     if encode is not None:
         dataset.padded_targets = encode.padded
         dataset.references = encode.references_of if evaluated else None
@@ -118,7 +122,10 @@ def make_collate(dataset: RowDataset, tokenizer: Any, max_length: int) -> Collat
     target, identity = (None if column is None else column[0] for column in (dataset.targets, dataset.identities))
     empty, longest = empty_text(tokenizer, max_length), tokenizer.model_max_length
     padded = dataset.padded_targets
-    return Collate(pad_id(tokenizer), empty, longest, target, identity, dataset.stored, padded_targets=padded)
+    images = dataset.written
+    return Collate(
+        pad_id(tokenizer), empty, longest, target, identity, dataset.stored, padded_targets=padded, images=images
+    )
 
 
 def make_loader(

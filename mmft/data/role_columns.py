@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mmft.batch import IMAGE_PLACE
 from mmft.config.schema.data import ColumnsConfig, ReadingConfig, names_of
 from mmft.data.columns import (
     Images,
@@ -21,13 +22,13 @@ from mmft.data.columns import (
     Labels,
     Reasons,
     WrongType,
-    as_images,
     as_labels,
     as_strings,
     as_texts,
     as_weights,
 )
-from mmft.data.conversations import Conversations, as_conversations
+from mmft.data.conversations import Conversations, as_conversations, check_places
+from mmft.data.image_lists import as_all_images, counts_of, rows_of
 from mmft.data.plain_numbers import with_plain_numbers
 from mmft.data.roles import filled, is_template, named_in
 from mmft.data.sources.raw import Column, Raw
@@ -89,7 +90,7 @@ class RoleColumns:
     def _take_images(self, name: str | None, wrong: list[str]) -> Images:
         """The image column, or the paths that a template makes of other columns."""
         if name is None or not self._is_made(name):
-            return self._take("image", name, as_images, wrong) or Images(None, None)
+            return self._take("image", name, as_all_images, wrong) or Images(None, None)
         paths, lacking = self._made("image", name, wrong)
         self._note(name, {row: f"no {', '.join(parts)} for the image's path" for row, parts in lacking.items()})
         return Images(None, paths)
@@ -151,14 +152,37 @@ class RoleColumns:
         if self.images.paths is not None:
             paths = self.images.paths
             local = pc.match_substring_regex(paths, _LOCAL_URL)
-            urls = _rows_where(pc.and_not(pc.match_substring_regex(paths, _URL), local))
+            urls = rows_of(self.images, self._raw.length)[
+                _rows_where(pc.and_not(pc.match_substring_regex(paths, _URL), local))
+            ].tolist()
             reason = "a URL, not a path; download the images and give their paths"
             self._note(self.columns.image or "", dict.fromkeys(urls, reason))
-        there = np.zeros(self._raw.length, dtype=bool)
-        for column in [*self.texts, *self.images, *([self.conversations.prompts] if self.conversations else [])]:
+        counts = counts_of(self.images, self._raw.length)
+        there = counts > 0
+        self._check_places(counts)
+        for column in [*self.texts, *([self.conversations.prompts] if self.conversations else [])]:
             if column is not None:
                 there |= _filled(column)
         self._note("", dict.fromkeys(np.flatnonzero(~there).tolist(), "neither an image nor a text"))
+
+    def _check_places(self, counts: npt.NDArray[np.int64]) -> None:
+        """Records rows whose words have another number of places for images than the row has images."""
+        if self.conversations is None:
+            reason = "{} images, but only a conversation has places for several: data.columns.messages"
+            self._note(
+                self.columns.image or "",
+                {row: reason.format(counts[row]) for row in np.flatnonzero(counts > 1).tolist()},
+            )
+            return
+        prompts = self.conversations.prompts
+        places = pc.fill_null(pc.count_substring(prompts, IMAGE_PLACE), 0).to_numpy()
+        reasons = {}
+        for row in np.flatnonzero((places > 1) | (counts > 1)).tolist():
+            try:
+                check_places(int(places[row]), int(counts[row]))
+            except ValueError as error:
+                reasons[row] = str(error)
+        self._note(self.columns.messages or "", reasons)
 
     def _read_splits(self) -> None:
         """Replaces split names by ours, and records unknown ones."""

@@ -103,6 +103,8 @@ def digests_of(rows: RowDataset, modality: str, views: Views | None = None) -> l
 
 
 def _digest_of_image(rows: RowDataset, row: int) -> bytes | None:
+    if rows.written is not None and (not rows.written.cuts or len(rows.split.table.images(row)) > 1):
+        return None  # several images of a row are computed each time
     source = None if row in rows.bad else rows.split.table.image(row)
     if source is None:
         return None

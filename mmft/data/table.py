@@ -20,7 +20,8 @@ import pyarrow as pa
 from mmft.batch import BadRow, Pair, Row
 from mmft.config.paths import table_files
 from mmft.config.schema.data import ColumnsConfig, ReadingConfig, names_of
-from mmft.data.conversations import written
+from mmft.data.conversations import with_places, written
+from mmft.data.image_lists import source
 from mmft.data.image_paths import image_source
 from mmft.data.kept_columns import KeptColumns
 from mmft.data.role_columns import RoleColumns
@@ -159,13 +160,25 @@ class Table:
         return BadRow(row, self.id(row), column, reason, self.split)
 
     def image(self, row: int) -> str | bytes | None:
-        """Absolute path or encoded bytes of the row's image; None if it has none."""
-        data, paths = self._roles.images
-        encoded = None if data is None else data[row].as_py()
-        if encoded:
-            return bytes(encoded)
-        path = None if paths is None else paths[row].as_py()
-        return None if path is None or not path.strip() else image_source(self._root, path)
+        """Absolute path or encoded bytes of the row's image, the first of several; None if it has none."""
+        return next(iter(self.images(row)), None)
+
+    def images(self, row: int) -> tuple[str | bytes, ...]:
+        """Absolute path or encoded bytes of each of the row's images."""
+        images = self._roles.images
+        if images.data is None and images.paths is None:
+            return ()
+        places = [row] if images.offsets is None else range(*images.offsets[row : row + 2].tolist())
+        found = (source(images, at) for at in places)
+        return tuple(
+            one if isinstance(one, bytes) else image_source(self._root, one) for one in found if one is not None
+        )
+
+    @property
+    def several_images(self) -> bool:
+        """Whether any row has more than one image."""
+        offsets = self._roles.images.offsets
+        return offsets is not None and bool((np.diff(offsets) > 1).any())
 
     def text(self, row: int) -> str | None:
         """The row's text columns joined by a space, None if all are blank; or its conversation, turn by turn."""
@@ -178,7 +191,11 @@ class Table:
     def prompts(self, rows: npt.NDArray[np.int64]) -> Texts:
         """What the text encoder reads of `rows`: their texts, or their conversations up to the answer."""
         if self._roles.conversations is not None:
-            return self._roles.conversations.take(rows)
+            found = self._roles.conversations.take(rows)
+            if not self.several_images:
+                return found
+            every = zip(found, rows.tolist(), strict=True)
+            return [one if one is None else with_places(one, len(self.images(row))) for one, row in every]
         if not self._roles.texts:
             return [None] * len(rows)
         taken = [column.take(pa.array(rows)).to_pylist() for column in self._roles.texts]

@@ -30,8 +30,8 @@ from mmft.models.text_encoder import TextEncoder
 ROWS_AT_ONCE = 8
 """Rows of a group. A batch is rarely smaller, and the last group of a length is filled up."""
 
-Inputs = tuple[Tensor, ...]
-"""Of an encoder: (R, 3, H, W) images, or (R, L) ids and mask."""
+Inputs = tuple[Any, ...]
+"""Of an encoder: (R, 3, H, W) images or R images as `Pieces`, or (R, L) ids and mask."""
 _TOLERANCE = 1e-4  # of the largest value
 _SHORT = 5  # tokens of the shorter text that `check` tries
 
@@ -51,8 +51,10 @@ class FrozenPart:
     Attributes:
         names: what is computed of a row, in order: `pooled`, and `tokens` if the fusion reads them; or `hidden`, the
             output of the last frozen block.
-        ragged: for each tensor that is kept of these, whether its second dimension are the tokens of a text.
+        ragged: for each tensor that is kept, whether rows differ in its second dimension, the tokens.
     """
+
+    _reads_inputs = False  # also of images that are kept
 
     def __init__(
         self, encoder: Encoder, layer: int | None, reads: Reads, exact: bool = False, form: str = "computed"
@@ -97,10 +99,13 @@ class FrozenPart:
             return kept
         assert inputs is not None
         computed = self.compute(tuple(part[missing] for part in inputs))
-        values = tuple(
-            old.to(new.dtype).index_copy(0, missing, new) for old, new in zip(kept.values, computed, strict=True)
-        )
-        return Features.of_all(values)
+        pairs = (as_long(old.to(new.dtype), new) for old, new in zip(kept.values, computed, strict=True))
+        return Features.of_all(tuple(old.index_copy(0, missing, new) for old, new in pairs))
+
+    def lengths(self, inputs: Inputs) -> list[int]:
+        """Tokens of each row in what is kept of it, read if that is ragged."""
+        lengths: list[int] = inputs[1].sum(1).tolist() if any(self.ragged) else [1] * len(inputs[0])
+        return lengths
 
     @torch.no_grad()
     def compute(self, inputs: Inputs) -> tuple[Tensor, ...]:
@@ -173,7 +178,7 @@ class FrozenPart:
 
     def _continued(self, values: tuple[Tensor, ...], inputs: Inputs | None) -> Encoded:
         if not self.is_whole:
-            with _passed_over(self._blocks, self._outputs, values[0]):
+            with passed_over(self._blocks, self._outputs, values[0]):
                 encoded: Encoded = self.encoder(*self._stand_in(len(values[0])) if inputs is None else inputs)
                 return encoded
         pooled = values[-1]
@@ -187,8 +192,7 @@ class FrozenPart:
     def _stand_in(self, rows: int) -> Inputs:
         """(R, 3, H, W) uint8 zeros in place of images that are not decoded again: the stem's shapes are needed."""
         encoder: Any = self.encoder
-        zeros = torch.zeros(1, 3, encoder.image_size, encoder.image_size, dtype=torch.uint8, device=encoder.mean.device)
-        return (zeros.expand(rows, -1, -1, -1),)
+        return (encoder.blank(rows),)
 
     @torch.no_grad()
     def check(self) -> None:
@@ -200,12 +204,12 @@ class FrozenPart:
         """
         if self.layer is not None and len(block_modules(self.encoder.backbone)) != len(blocks(self.encoder.backbone)):
             raise CannotSplitError("its blocks are not single modules")
-        inputs = _two_rows(self.encoder)
+        inputs = self._two_rows()
         try:
             with evaluated(self.encoder):
                 with _noting(self._blocks, self._outputs):
                     whole = self.encoder(*inputs)
-                parts = self._continued(self._lower(inputs), inputs if len(inputs) > 1 else None)
+                parts = self._continued(self._lower(inputs), inputs if self._reads_inputs or len(inputs) > 1 else None)
                 alone = self.encoder(*(part[1:, :_SHORT] for part in inputs)) if len(inputs) > 1 else None
         except Exception as error:  # architectures whose blocks pass on more than tokens fail in many ways
             raise CannotSplitError(f"its upper layers read more than the output of those below ({error})") from error
@@ -213,6 +217,19 @@ class FrozenPart:
             raise CannotSplitError("its upper layers read more than the output of those below")
         if alone is not None and not _close(alone.pooled, whole.pooled[1:]):
             raise CannotSplitError("what it makes of a text depends on the padding")
+
+    def _two_rows(self) -> Inputs:
+        """Two images of noise, or two texts of different lengths."""
+        encoder = self.encoder
+        device = next(encoder.parameters()).device
+        generator = torch.Generator().manual_seed(0)
+        if isinstance(encoder, ImageEncoder):
+            shape = (2, 3, encoder.image_size, encoder.image_size)
+            return (torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator).to(device),)
+        ids = torch.randint(3, 64, (2, 8), generator=generator).to(device)
+        mask = torch.ones_like(ids, dtype=torch.bool)
+        mask[1, _SHORT:] = False
+        return ids, mask
 
 
 class CannotSplitError(Exception):
@@ -242,7 +259,7 @@ def _without_tensors(output: Any) -> Any:
 
 
 @contextmanager
-def _passed_over(frozen: list[nn.Module], outputs: list[Any], hidden: Tensor) -> Iterator[None]:
+def passed_over(frozen: list[nn.Module], outputs: list[Any], hidden: Tensor) -> Iterator[None]:
     """Context in which frozen blocks compute nothing and return `hidden`, in the form of their own outputs."""
     try:
         for block, output in zip(frozen, outputs, strict=True):
@@ -258,19 +275,6 @@ def _returning(value: Any, *_: Any, **__: Any) -> Any:
     return value
 
 
-def _two_rows(encoder: Encoder) -> Inputs:
-    """Two images of noise, or two texts of different lengths."""
-    device = next(encoder.parameters()).device
-    generator = torch.Generator().manual_seed(0)
-    if isinstance(encoder, ImageEncoder):
-        shape = (2, 3, encoder.image_size, encoder.image_size)
-        return (torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator).to(device),)
-    ids = torch.randint(3, 64, (2, 8), generator=generator).to(device)
-    mask = torch.ones_like(ids, dtype=torch.bool)
-    mask[1, _SHORT:] = False
-    return ids, mask
-
-
 def _alike(one: Encoded, other: Encoded) -> bool:
     """Whether pooled vectors and real tokens are the same up to rounding."""
     return _close(one.tokens[one.mask], other.tokens[one.mask]) and _close(one.pooled, other.pooled)
@@ -278,6 +282,14 @@ def _alike(one: Encoded, other: Encoded) -> bool:
 
 def _close(one: Tensor, other: Tensor) -> bool:
     return one.shape == other.shape and float((one - other).abs().max()) <= _TOLERANCE * float(one.abs().max())
+
+
+def as_long(*values: Tensor) -> list[Tensor]:
+    """Tensors with as many tokens as the longest, if they have tokens."""
+    if values[0].ndim < 3:
+        return list(values)
+    longest = max(value.shape[1] for value in values)
+    return [nn.functional.pad(value, (0, 0, 0, longest - value.shape[1])) for value in values]
 
 
 def _like(mask: Tensor, value: Tensor) -> Tensor:

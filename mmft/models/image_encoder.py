@@ -35,10 +35,12 @@ class ImageEncoder(Encoder):
 
     Attributes:
         prefix: number of class and register tokens in front of the patches.
+        reads_pieces: whether it reads `Pieces`.
         after_blocks: what came after its blocks, by name, if it ends at one of them; see `mmft.models.feature_layer`.
     """
 
     prefix: int = 0
+    reads_pieces = False
     after_blocks: Mapping[str, nn.Module] | None = None
 
     def __init__(self, backbone: nn.Module, source: Source, width: int, pool: str, image_size: int) -> None:
@@ -47,6 +49,11 @@ class ImageEncoder(Encoder):
         mean, std = mean_and_std(source, KEY)
         self.register_buffer("mean", 255 * torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", 255 * torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+
+    def blank(self, images: int) -> Any:
+        """(B, 3, H, W) uint8 zeros, which take no memory; or what else `forward` takes for so many images."""
+        shape = (3, self.image_size, self.image_size)
+        return torch.zeros((), dtype=torch.uint8, device=self.get_buffer("mean").device).expand(images, *shape)
 
     def normalise(self, pixel_values: Tensor) -> Tensor:
         """(B, 3, H, W) uint8 -> the same shape in the encoder's floating dtype."""

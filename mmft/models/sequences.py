@@ -25,7 +25,9 @@ class Layout(NamedTuple):
 
 
 def lay_out(ids: Tensor, prompt: Tensor, image: Tensor, answer: Tensor) -> Layout:
-    """Puts the image's tokens in the place of the `IMAGE_MARK` of each prompt, and the answer behind it.
+    """Puts the images' tokens in the places of the `IMAGE_MARK`s of each prompt, and the answer behind it.
+
+    Each mark takes one token, and the last one all that are left: a single mark, the whole image.
 
     Args:
         ids: (B, L) int64; a prompt without a mark is read without the image.
@@ -39,9 +41,11 @@ def lay_out(ids: Tensor, prompt: Tensor, image: Tensor, answer: Tensor) -> Layou
         return torch.arange(size, device=ids.device).expand(len(ids), -1)
 
     marks = (ids == IMAGE_MARK) & prompt
-    place = marks.byte().argmax(1, keepdim=True)  # (B, 1)
+    places = (~marks).long().argsort(dim=1, stable=True)  # (B, L) the marks' first
+    which = torch.minimum(every(count), marks.sum(1, keepdim=True) - 1).clamp_min(0)  # (B, M) mark of each token
     step = count + 1  # so that the image's tokens fit between two of the prompt
-    keys = [every(length) * step, place * step + every(count), (length + every(answer.shape[1])) * step]
+    of_image = places.gather(1, which) * step + every(count)
+    keys = [every(length) * step, of_image, (length + every(answer.shape[1])) * step]
     real = torch.cat([prompt & ~marks, image & marks.any(1, keepdim=True), answer], dim=1)  # (B, S)
     last = (length + answer.shape[1]) * step
     order = torch.cat(keys, dim=1).masked_fill(~real, last).argsort(dim=1, stable=True)

@@ -15,9 +15,11 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from mmft.batch import Batch, Encoded, Features, Fused, Outputs, Widths
+from mmft.batch.images import Pieces
 from mmft.config.schema.model import ENCODERS
 from mmft.models.auxiliary import Auxiliary
 from mmft.models.frozen_part import FrozenPart
+from mmft.models.frozen_pieces import frozen_part_of
 from mmft.models.fusion.base import Fusion, Reads
 from mmft.models.image_encoder import ImageEncoder
 from mmft.models.text_encoder import TextEncoder
@@ -215,6 +217,13 @@ class VisionLanguageModel(nn.Module):
         encoded: Encoded = getattr(self, name)(*given.inputs)
         return encoded
 
+    def _encoded_pieces(self, pieces: Pieces, kept: Features | None) -> Encoded:
+        """The image encoder's output of images in pieces (I,)."""
+        part = self._frozen_part("image_encoder")
+        images = pieces if self.image_encoder.reads_pieces else pieces.values
+        found: Encoded = self.image_encoder(images) if part is None else part.encoded((images,), kept)
+        return found
+
     def end_training(self) -> None:
         """Lets encoders compute as in a loaded model: none counts as frozen, so what it reads may have gradients."""
         self.frozen_parts.clear()
@@ -223,7 +232,7 @@ class VisionLanguageModel(nn.Module):
     def _frozen_part(self, name: str) -> FrozenPart | None:
         encoder = getattr(self, name)
         found = self.frozen_parts.get(name)
-        return FrozenPart(encoder, None, self.fusion.reads) if found is None and encoder.frozen else found
+        return frozen_part_of(encoder, None, self.fusion.reads) if found is None and encoder.frozen else found
 
 
 def present_rows(present: Tensor) -> Tensor | None:

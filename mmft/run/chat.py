@@ -10,17 +10,19 @@ from typing import Any
 import torch
 
 from mmft.batch import IMAGE_PLACE, Batch, Conversation, Turn
+from mmft.batch.images import Images
 from mmft.config.schema.data import DataConfig
-from mmft.data.conversations import conversation_of
+from mmft.data.conversations import check_places, conversation_of, with_places
 from mmft.data.splits import Split, whole
 from mmft.errors import UserError
 from mmft.models.inference import full_precision
 from mmft.models.language.generative_model import GenerativeModel
-from mmft.models.language.prompt_tokenizer import IMAGE, TEXT
+from mmft.models.language.prompt_tokenizer import IMAGE, IMAGE_MARK, TEXT
 from mmft.run.given_rows import table_of
 from mmft.run.saved_model import SavedModel
 from mmft.tasks.answer_texts import cut
 
+_TURNS = "messages"  # of a row that may have several images: a conversation alone has places for them
 _UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # of which the language model has written the first bytes
 
 
@@ -33,11 +35,20 @@ def _check_task(saved: SavedModel) -> None:
 
 
 def image_row(saved: SavedModel, image: Any, root: Path) -> tuple[Split, DataConfig]:
-    """A row with an image alone, and how it is read; raises UserError for a run that writes no texts."""
+    """A row with an image, or a list of several, alone, and how it is read.
+
+    Raises:
+        UserError: the run writes no texts.
+    """
     _check_task(saved)
     own = saved.config.data
-    config = replace(own, columns=replace(own.columns, text=None, messages=None, id=None))
-    return whole(table_of([{own.columns.image: image}], config, root)), config
+    several = isinstance(image, list | tuple)
+    config = replace(own, columns=replace(own.columns, text=None, messages=_TURNS if several else None, id=None))
+    row: dict[Any, Any] = {
+        own.columns.image: image,
+        **({_TURNS: [{"role": "user", "content": "."}]} if several else {}),
+    }
+    return whole(table_of([row], config, root)), config
 
 
 def answer(
@@ -57,10 +68,22 @@ def answer(
     model: Any = saved.model
     if batch is not None and batch.bad:
         raise UserError(f"image: {batch.bad[0].reason}")
-    ids = torch.tensor([_prompt(saved, messages)])
-    _check_length(model, ids.shape[1] - 1)
+    in_pieces = model.images.cuts or (batch is not None and batch.images is not None)
+    count = 0 if batch is None else 1 if batch.images is None else int(batch.images.count)
+    prompt = _prompt(saved, messages, count)
     yes = torch.tensor([True])
     nothing = Batch(None, None, None, image_present=~yes, text_present=yes, row=torch.zeros(1), weight=torch.ones(1))
+    if not in_pieces:
+        _check_length(model, len(prompt) - 1, model.image_tokens)
+    else:
+        nothing.images = Images(torch.tensor([1]), model.images.missing)
+        images = nothing.images if batch is None else batch.images
+        assert images is not None
+        about = images.pieces.about
+        prompt = model.images.expanded(prompt, about)
+        of_images = prompt.count(IMAGE_MARK)
+        _check_length(model, len(prompt) - of_images, of_images)
+    ids = torch.tensor([prompt])
     asked = replace(batch or nothing, input_ids=ids, attention_mask=torch.ones_like(ids).bool(), text_present=yes)
     return pieces_of(saved, asked, device)
 
@@ -73,10 +96,12 @@ def pieces_of(saved: SavedModel, batch: Batch, device: torch.device) -> Iterator
     return _pieces(model.stream(batch.to(device)), model.text_encoder.tokenizer.decode, model.decoding.options.stop)
 
 
-def _prompt(saved: SavedModel, messages: Sequence[Mapping[str, str]]) -> list[int]:
+def _prompt(saved: SavedModel, messages: Sequence[Mapping[str, str]], images: int) -> list[int]:
     """Token ids: what the user says stands in the run's prompt; the only turn is read as the text of a row."""
     try:
         turns = conversation_of(messages)
+        check_places(sum(turn.text.count(IMAGE_PLACE) for turn in turns), images)
+        turns = with_places(turns, images)
     except ValueError as error:
         raise UserError(f"messages: {error}") from None
     if turns[-1].role == "assistant":
@@ -106,11 +131,11 @@ def _in_prompt(turns: Conversation, prompt: str, typed: bool) -> Iterator[Turn]:
         place = ""
 
 
-def _check_length(model: Any, length: int) -> None:
+def _check_length(model: Any, length: int, of_images: int) -> None:
     text = model.text_encoder
-    if (needed := length + model.image_tokens + model.decoding.max_new_tokens) > text.positions:
+    if (needed := length + of_images + model.decoding.max_new_tokens) > text.positions:
         raise UserError(
-            f"messages: with {length} tokens, {model.image_tokens} of the image and at most "
+            f"messages: with {length} tokens, {of_images} of the image and at most "
             f"{model.decoding.max_new_tokens} of the answer (task.max_new_tokens) that makes {needed}, but "
             f"{text.source.name} has {text.positions} positions. Leave out the first turns"
         )

@@ -83,8 +83,8 @@ class LoadedModel(ModelOnDevice):
             print(*model.chat(turns, image="0001.png", stream=True), sep="")
 
         Args:
-            messages: the turns; the image stands in the user's first, or where one has `<image>`.
-            image: as in a row for `predict`; None for none.
+            messages: the turns; images stand in the user's first, or each where one has `<image>`.
+            image: as in a row for `predict`, or a list of several; None for none.
             stream: yield the answer piece by piece, as it is written.
             root: base folder of a relative image path.
 

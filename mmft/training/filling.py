@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mmft.batch import padded_length
+from mmft.batch.images import Pieces
 from mmft.data.collate import side_by_side
 from mmft.data.dataset import RowDataset
 from mmft.data.image import read_file
@@ -87,7 +88,7 @@ class Filling:
             begin = time.perf_counter()
 
     def _take(self, read: _Read, values: Sequence[Tensor]) -> None:
-        lengths = read.inputs[1].sum(1).tolist() if any(self.part.ragged) else [1] * len(read.digests)
+        lengths = self.part.lengths(read.inputs)
         for column, value, ragged in zip(self._values, values, self.part.ragged, strict=True):
             rows = [(one[:length] if ragged else one).clone() for one, length in zip(value, lengths, strict=True)]
             column += rows
@@ -130,13 +131,13 @@ def _images(rows: RowDataset, positions: Sequence[int], at_once: int, num_worker
     return make_loader(_Images(rows), batches, _stacked, num_workers=num_workers)
 
 
-class _Images(Dataset[tuple[bytes, Tensor] | None]):
+class _Images(Dataset[tuple[bytes, Tensor | Pieces] | None]):
     """Key and pixels of an image or a view of it, from the same bytes; None if it cannot be read."""
 
     def __init__(self, rows: RowDataset) -> None:
         self.rows = rows
 
-    def __getitem__(self, position: int) -> tuple[bytes, Tensor] | None:
+    def __getitem__(self, position: int) -> tuple[bytes, Tensor | Pieces] | None:
         view, at = divmod(position, len(self.rows))
         row = int(self.rows.split.rows[at])
         source = self.rows.split.table.image(row)
@@ -145,16 +146,21 @@ class _Images(Dataset[tuple[bytes, Tensor] | None]):
         try:
             data = source if isinstance(source, bytes) else read_file(source)
             digest, pixels = digest_of_bytes(data), self.rows.images.reader(data)
+            if isinstance(pixels, Pieces):
+                self.rows.check_length(at, pixels)
         except BadImage:
             return None
         if not view:
             return digest, pixels
         views = self.rows.views
         assert views is not None
+        assert isinstance(pixels, Tensor)
         return views.digest(digest, row, view - 1), views.image(pixels, row, view - 1)
 
 
-def _stacked(read: Sequence[tuple[bytes, Tensor] | None]) -> _Read:
+def _stacked(read: Sequence[tuple[bytes, Tensor | Pieces] | None]) -> _Read:
     good = [one for one in read if one is not None]
-    pixels = torch.stack([pixels for _, pixels in good]) if good else torch.zeros(0)
-    return _Read([digest for digest, _ in good], (pixels,))
+    pieces = [image for _, image in good if isinstance(image, Pieces)]
+    pixels = [image for _, image in good if isinstance(image, Tensor)]
+    images = Pieces.together(pieces) if pieces else torch.stack(pixels) if pixels else torch.zeros(0)
+    return _Read([digest for digest, _ in good], (images,))

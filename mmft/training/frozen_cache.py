@@ -21,6 +21,7 @@ from mmft.data.stored_rows import StoredRows, digests_of
 from mmft.data.views import Views
 from mmft.files import in_units
 from mmft.models.frozen_part import CannotSplitError, FrozenPart
+from mmft.models.frozen_pieces import frozen_part_of
 from mmft.models.layers import evaluated
 from mmft.models.vision_language_model import VisionLanguageModel
 from mmft.training.filling import Filling
@@ -42,10 +43,9 @@ def frozen_part(
     model: VisionLanguageModel, encoder: str, lowest: int | None, exact: bool, form: str = "computed"
 ) -> FrozenPart | None:
     """The frozen part of an encoder whose lowest trained layer is `lowest`, not checked; None if there is none."""
-    quantized = is_quantized(getattr(model, encoder))  # whose scales are not in the entry's name
-    if quantized or (lowest is not None and lowest < 2):
+    if is_quantized(getattr(model, encoder)) or (lowest is not None and lowest < 2):  # an entry's name has no scales
         return None
-    return FrozenPart(getattr(model, encoder), lowest, model.fusion.reads, exact, form)
+    return frozen_part_of(getattr(model, encoder), lowest, model.fusion.reads, exact, form)
 
 
 class Pooled(NamedTuple):
@@ -133,10 +133,10 @@ class FrozenCache:
             return True
         try:
             part.check()
-            return True
         except CannotSplitError as error:
             log.info("model.%s_encoder: its frozen layers are computed each time: %s", part.modality, error)
             return False
+        return True
 
     def filled(
         self,
@@ -212,7 +212,7 @@ class FrozenCache:
         return StoredRows(self._entry(part, rows), digests_of(rows, part.modality, views))
 
     def _entry(self, part: FrozenPart, rows: RowDataset) -> Entry:
-        reading = dict(vars(rows.images.reader)) if part.modality == "image" else {}
+        reading = rows.images.reader.facts if part.modality == "image" else {}
         key = (part.encoder, part.layer, part.names, part.exact, part.form, str(reading))
         if key not in self._entries:  # weights are hashed once
             self._entries[key] = self.store.entry(*identity(part, self.precision, reading))

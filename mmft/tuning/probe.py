@@ -26,7 +26,7 @@ def run_once(encoder: Encoder) -> Encoded:
     like = next(encoder.parameters())
     given: tuple[Tensor, ...]
     if isinstance(encoder, ImageEncoder):
-        given = (torch.zeros(1, 3, encoder.image_size, encoder.image_size, dtype=torch.uint8, device=like.device),)
+        given = (encoder.blank(1),)
     else:
         ids = torch.arange(4, device=like.device).unsqueeze(0)  # (1, 4)
         given = (ids, torch.ones_like(ids, dtype=torch.bool))

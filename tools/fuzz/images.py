@@ -108,7 +108,7 @@ def _read(damaged: bytes, whole: bytes | None) -> str:
 def _outcome(data: bytes) -> torch.Tensor | str:
     """(3, H, W) uint8, or the reason."""
     try:
-        pixels = _READER(data)
+        pixels: torch.Tensor = _READER(data)
     except BadImage as error:
         return str(error)
     if pixels.shape != (3, 32, 32) or pixels.dtype != torch.uint8:

@@ -142,6 +142,22 @@ def _heads_share_the_width(c: TrainConfig) -> str | None:
     return f"{heads} heads do not divide model.fusion.width={width} evenly. Type model.fusion.width={more}"
 
 
+@rule("model.tiles", "model.whole")
+def _tiles_are_of_a_whole_model(c: TrainConfig) -> str | None:
+    if not c.model.tiles or c.model.whole is not None:
+        return None
+    return "is how the processor of a whole model cuts images. Type model.whole=FOLDER_OR_NAME, or leave it out"
+
+
+for _key in ("model.image_encoder.image_size", "data.resize"):
+
+    @rule(_key, "model.tiles")
+    def _tiles_have_their_size(c: TrainConfig, key: str = _key) -> str | None:
+        if attrgetter(key)(c) is None or not c.model.tiles:
+            return None
+        return "changes nothing with model.tiles=true, where the model's processor decides. Leave one of them out"
+
+
 @rule("model.image_encoder.image_size", "model.image_encoder.name")
 def _image_is_a_number_of_patches(c: TrainConfig) -> str | None:
     size, found = c.model.image_encoder.image_size, re.search(r"patch(\d+)", c.model.image_encoder.name)

@@ -208,6 +208,17 @@ for _modality, _names in (("image", _OF_IMAGES), ("text", AugmentConfig.OF_TEXTS
         )
 
 
+@rule("data.augment", "model.tiles")
+def _tiles_are_not_augmented(c: TrainConfig) -> str | None:
+    asked = _asked(c.data.augment, _OF_IMAGES)
+    if not asked or not c.model.tiles:
+        return None
+    return (
+        f"{listed(asked)} {'does' if len(asked) == 1 else 'do'} not go with model.tiles=true, which leaves images to "
+        "the model's processor. Type data/augment=none, or leave model.tiles out"
+    )
+
+
 def _asked(augment: AugmentConfig, names: tuple[str, ...]) -> list[str]:
     """The given keys that are switched on."""
     return [f"data.augment.{name}" for name in names if getattr(augment, name) not in (None, 0, "none")]

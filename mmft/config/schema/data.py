@@ -18,7 +18,7 @@ class ColumnsConfig:
 
     image: str | None = None
     """Image column: paths relative to the table's folder (or `data.root`), or encoded bytes; or a template of paths
-    with columns in braces, such as `images/{shop}_{id}.jpg`."""
+    with columns in braces, such as `images/{shop}_{id}.jpg`; in conversations also lists of several."""
     text: str | list[str] | None = field(
         None, not_with={"zero_shot.labels": "the run's prompts take the place of the texts. Leave it out"}
     )

@@ -107,6 +107,10 @@ class ModelConfig:
     """A pretrained vision-language model as a whole (SmolVLM, LLaVA, Qwen2.5-VL, PaliGemma ...; what transformers loads
     as AutoModelForImageTextToText), a folder or a hub name: its image encoder, its projector
     (`model/fusion=whole`), its language model and its processor; for `task=generation`; null: separate encoders."""
+    tiles: bool = False
+    """With `model.whole`: cuts and resizes each image as the model's own processor does it, into tiles (SmolVLM,
+    LLaVA-NeXT, InternVL ...) or patches at its own proportions (Qwen), with as many tokens as that image needs; false:
+    each image is one square."""
     image_encoder: ImageEncoderConfig
     """The image encoder."""
     text_encoder: TextEncoderConfig

@@ -9,7 +9,8 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import parquet
 
-from mmft.data.columns import as_images, is_null
+from mmft.data.columns import is_null
+from mmft.data.image_lists import as_all_images
 from mmft.data.sources.memory import read_rows
 from mmft.data.sources.raw import Column
 from mmft.errors import UserError
@@ -42,14 +43,14 @@ def _images(name: str, column: Column) -> Any:
     """Paths as they are, and everything else as `{bytes, path}`."""
     if not isinstance(column, list):
         return column
-    found, reasons = as_images(column)
+    found, reasons = as_all_images(column)
     if reasons:
         row, reason = min(reasons.items())
         raise UserError(f"rows: row {row}, column {name}: {reason}")
-    if found.data is None:
-        return found.paths
-    parts = [part.combine_chunks() for part in found if part is not None]
-    return pa.StructArray.from_arrays(parts, names=["bytes", "path"])
+    every = {"bytes": found.data, "path": found.paths}
+    parts = {name: part.combine_chunks() for name, part in every.items() if part is not None}
+    made = parts["path"] if found.data is None else pa.StructArray.from_arrays([*parts.values()], names=[*parts])
+    return made if found.offsets is None else pa.ListArray.from_arrays(pa.array(found.offsets, pa.int32()), made)
 
 
 def _values(name: str, column: Column) -> Any:

@@ -17,12 +17,15 @@ import torch
 from torch import Tensor, nn
 
 from mmft.batch import Batch, Encoded, Fused, Outputs, Widths, padded_length
+from mmft.batch.images import Images, ImagesInPrompt, padded
 from mmft.config.schema.decoding import DecodingConfig
 from mmft.models.fusion.base import Projection
 from mmft.models.image_encoder import ImageEncoder
-from mmft.models.language.answer_scores import answer_scores, padded
+from mmft.models.language.answer_scores import answer_scores
+from mmft.models.language.answer_scores import padded as padded_answers
 from mmft.models.language.decoding import Decoding
 from mmft.models.language.generating import generate, padded_on_the_left, stream
+from mmft.models.language.images_in_prompt import SquareImages, prompts_in_pieces
 from mmft.models.language.language_model import LanguageModel
 from mmft.models.language.prompt_tokenizer import IMAGE_MARK, learned
 from mmft.models.layers import evaluated
@@ -56,6 +59,7 @@ class GenerativeModel(VisionLanguageModel):
         written_rows: numbers of the rows that texts are written for; None for all.
         label_smoothing: of the answer tokens, in training.
         image_tokens: M.
+        images: how images become tokens of a prompt, if they are cut, or if a row has several.
     """
 
     text_encoder: LanguageModel
@@ -71,10 +75,8 @@ class GenerativeModel(VisionLanguageModel):
         self.written_rows: Tensor | None = None
         self.label_smoothing = 0.0
         self._given_prompts: Tensor | None = None
-        side = image_encoder.image_size
-        with evaluated(image_encoder, fusion), torch.no_grad():
-            blank = image_encoder(torch.zeros(1, 3, side, side, dtype=torch.uint8))
-            self.image_tokens = int(fusion(blank).shape[1])
+        self.image_tokens = self.blank_tokens()
+        self.images: ImagesInPrompt = SquareImages(self.image_tokens, self.stand_in_tokens)
 
     def forward(self, batch: Batch) -> Outputs:
         """Log-probabilities of the answer tokens (B, A), 0 for padding; in eval mode generates texts, too.
@@ -121,11 +123,44 @@ class GenerativeModel(VisionLanguageModel):
     def project_image(self, batch: Batch) -> Encoded:
         """Tokens (B, M, D) for the language model, a stand-in for a missing image."""
         rows = present_rows(batch.image_present)
+        if batch.images is not None:
+            return self._project_images(batch.images, batch.image_present)
         encoded = self._encoded("image_encoder", batch, rows)
         if encoded is not None:
             tokens = self.fusion(encoded)
             encoded = Encoded(tokens, tokens.new_ones(tokens.shape[:2], dtype=torch.bool), encoded.pooled)
         return self._filled(self.missing_image, encoded, batch.image_present, rows)
+
+    def blank_tokens(self) -> int:
+        """Tokens of an image of zeros."""
+        with evaluated(self.image_encoder, self.fusion), torch.no_grad():
+            return int(self.fusion(self.image_encoder(self.image_encoder.blank(1))).shape[1])
+
+    def project_pieces(self, encoded: Encoded, about: Tensor) -> Tensor:  # noqa: ARG002 - of squares nothing is known
+        """Images of which (I, K) is known -> features (U, W) of all of them."""
+        found: Tensor = self.fusion(encoded).flatten(0, 1)
+        return found
+
+    def _project_images(self, images: Images, present: Tensor) -> Encoded:
+        """Features (B, M, W) of each row's images side by side; the learned vector for those of rows (B,) without."""
+        of_row = torch.arange(len(images), device=present.device).repeat_interleave(images.count)  # (I,)
+        there = present[of_row]
+        lengths = self.images.counts(images.pieces.about)  # (I,)
+        vector = self.missing_image.vector
+        features = vector.expand(int(lengths.sum()), -1)  # (U, W)
+        pooled = vector.new_zeros(len(images), self.image_encoder.pooled_width)
+        which = there.nonzero().squeeze(1)
+        if len(which):
+            pieces = images.pieces[which]
+            kept = None if images.kept is None else images.kept.map(lambda t: t[which])
+            encoded = self._encoded_pieces(pieces, kept)
+            found = self.project_pieces(encoded, pieces.about)
+            real = there.repeat_interleave(lengths)
+            features = features.to(found.dtype).masked_scatter(real[:, None], found)
+            share = encoded.pooled / images.count[of_row[which], None]
+            pooled = pooled.to(share.dtype).index_add(0, of_row[which], share)
+        tokens, mask = padded(features, torch.zeros_like(images.count).index_add(0, of_row, lengths))
+        return Encoded(tokens, mask, pooled)
 
     def _scored(self, batch: Batch, image: Encoded) -> Outputs:
         """Outputs without texts."""
@@ -161,7 +196,7 @@ class GenerativeModel(VisionLanguageModel):
             text, at_once = self.text_encoder, _CACHED // mask.shape[1]
             positions = text.own_positions(inputs, mask, behind=max(map(len, choices)))
             scores = answer_scores(text.backbone, text.log_probs, inputs, mask, positions, choices, at_once)
-            return padded(choices, -1, batch.row.device)[scores.argmax(1)], none, scores
+            return padded_answers(choices, -1, batch.row.device)[scores.argmax(1)], none, scores
         tokens, log_probs = generate(self.text_encoder, prompts.inputs, prompts.mask, decoding, batch.row)
         if log_probs is None:
             log_probs = self._answer_log_probs(replace(batch, target=tokens), image)[:, : tokens.shape[1]]
@@ -199,11 +234,11 @@ class GenerativeModel(VisionLanguageModel):
         )
 
     def sequence_lengths(self, batch: Batch) -> Tensor:
-        """(B,) int64 tokens of prompt, image and answer of each row."""
+        """(B,) int64 tokens of prompt, images and answer of each row."""
         ids, mask = self._prompts(batch)
         marks = (ids == IMAGE_MARK) & mask
         of_image = torch.where(batch.image_present, self.image_tokens, self.stand_in_tokens)
-        lengths = (mask & ~marks).sum(1) + of_image * marks.any(1)
+        lengths = (mask & ~marks).sum(1) + of_image * marks.any(1) if batch.images is None else mask.sum(1)
         return lengths if batch.target is None else lengths + (batch.target >= 0).sum(1)
 
     @torch.no_grad()
@@ -232,6 +267,8 @@ class GenerativeModel(VisionLanguageModel):
     def _prompts(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Ids (B, L) and mask (B, L) of the prompts."""
         device = batch.row.device
+        if batch.images is not None:
+            return prompts_in_pieces(batch, self.text_encoder.tokenizer, self.images)
         empty = torch.tensor(self.text_encoder.tokenizer.empty, dtype=torch.int64, device=device)  # (E,)
         if batch.input_ids is None or batch.attention_mask is None:
             ids = empty.expand(len(batch), -1)

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Literal, NamedTuple
 
 from mmft.batch import IMAGE_PLACE, Conversation, Turn
+from mmft.batch.images import ImagesInPrompt
 from mmft.errors import UserError
 from mmft.models.language.chat_template import IMAGE_TEXT, ChatTemplate, Shape
 
@@ -43,13 +44,17 @@ class _Run(NamedTuple):
 _Prompt = list["list[int] | _Run"]  # tokens and runs of a prompt, in order
 
 
-def _with_image(texts: Sequence[str]) -> _Prompt:
-    """One run, or two around the image."""
-    for at, text in enumerate(texts):
-        if not isinstance(text, _Words) and IMAGE_TEXT in text:
-            before, _, after = text.partition(IMAGE_TEXT)
-            return [_Run((*texts[:at], before)), [IMAGE_MARK], _Run((after, *texts[at + 1 :]))]
-    return [_Run(tuple(texts))]
+def _with_images(texts: Sequence[str]) -> _Prompt:
+    """One run, or several around images."""
+    found: _Prompt = []
+    run: list[str] = []
+    for text in texts:
+        first, *others = [text] if isinstance(text, _Words) else text.split(IMAGE_TEXT)
+        run.append(first)
+        for other in others:
+            found += [_Run(tuple(run)), [IMAGE_MARK]]
+            run = [other]
+    return [*found, _Run(tuple(run))]
 
 
 class PromptTokenizer:
@@ -67,8 +72,10 @@ class PromptTokenizer:
 
     Attributes:
         empty: tokens of the prompt of an empty text.
+        images: what is written for images in pieces, once a model has said so.
     """
 
+    images: ImagesInPrompt
     is_fast = False  # the data room asks it for token ids alone
 
     def __init__(
@@ -147,14 +154,15 @@ class PromptTokenizer:
                 prompts.append([])
         whole = self._tokenized(prompts)
         for at, (text, ids) in enumerate(zip(texts, whole, strict=True)):
-            if not truncation or len(ids) - 1 <= max_length:
+            own = len(ids) - ids.count(IMAGE_MARK)
+            if not truncation or own <= max_length:
                 continue
             if isinstance(text, str):
                 whole[at] = self._cut(text, max_length)
                 continue
             whole[at] = []
             problems[at] = (
-                f"the conversation has {len(ids) - 1} tokens beside the image, more than "
+                f"the conversation has {own} tokens beside the image, more than "
                 f"model.text_encoder.max_length={max_length}"
             )
         return {"input_ids": whole, "problems": problems}
@@ -195,9 +203,9 @@ class PromptTokenizer:
                 continue
             ending = self._template.ending(after)
             texts[-1] = texts[-1].removesuffix(self._gap)
-            found += [*_with_image(texts), _Run((self._lead, text), learned=True), _Run((ending,), learned=True)]
+            found += [*_with_images(texts), _Run((self._lead, text), learned=True), _Run((ending,), learned=True)]
             texts = [after.removeprefix(ending)]
-        return [*found, *_with_image(texts)]
+        return [*found, *_with_images(texts)]
 
     def _tokenized(self, prompts: Sequence[_Prompt]) -> list[list[int]]:
         """Token ids of each."""

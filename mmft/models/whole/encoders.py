@@ -12,12 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from mmft.batch import Encoded
+from mmft.batch.images import Pieces, members, padded
 from mmft.models.image_encoder import ImageEncoder
 from mmft.models.language.language_model import LanguageModel
 from mmft.models.language.packing import Packing, counted
 from mmft.models.text_encoder import KEY, embeddings
 from mmft.models.tokenizer import load_tokenizer
-from mmft.models.whole.features import ReachedError, bare, rows_of
+from mmft.models.whole.features import EncodedImages, ReachedError, bare
 from mmft.models.whole.loading import KEY as WHOLE_KEY
 from mmft.models.whole.parts import Whole
 
@@ -31,14 +32,34 @@ class WholeImageEncoder(ImageEncoder):
 
     def __init__(self, whole: Whole) -> None:
         super().__init__(whole.image, whole.source, whole.features.width, "mean", whole.pixels.side)
-        self.features = whole.features
-        tokens = self(torch.zeros(1, 3, self.image_size, self.image_size, dtype=torch.uint8)).tokens
-        train_what_is_used(self, tokens)
+        self.features, self.tiles = whole.features, whole.tiles
+        self.reads_pieces = whole.tiles is not None
+        train_what_is_used(self, self(self.blank(1)).tokens)
 
-    def forward(self, pixel_values: Tensor) -> Encoded:
-        """(B, 3, S, S) uint8 -> tokens (B, N, D), mask (B, N) all True, pooled (B, D), their mean."""
-        tokens = self.features.encode(self.backbone, self.normalise(pixel_values))
-        return Encoded(tokens, tokens.new_ones(tokens.shape[:2], dtype=torch.bool), tokens.mean(1))
+    def blank(self, images: int) -> Tensor | Pieces:
+        """So many images whose pixels are zeros."""
+        if self.tiles is None:
+            squares: Tensor = super().blank(images)
+            return squares
+        about = self.tiles.missing.about.to(self.get_buffer("mean").device).expand(images, -1)
+        return self.tiles.zeros(about)
+
+    def forward(self, images: Tensor | Pieces) -> Encoded:
+        """(B, 3, S, S) uint8, or pieces of B images -> tokens (B, N, D), mask (B, N), pooled (B, D), their mean."""
+        if isinstance(images, Tensor):
+            about = images.new_zeros(len(images), 0, dtype=torch.int64)
+            tokens = self.features.encode(self.backbone, self.normalise(images), about)  # (B N, D)
+            tokens = tokens.view(len(images), -1, tokens.shape[-1])
+            return Encoded(tokens, tokens.new_ones(tokens.shape[:2], dtype=torch.bool), tokens.mean(1))
+        assert self.tiles is not None
+        normalised = self.tiles.normalised(images.values, self.get_buffer("mean"), self.get_buffer("std"))
+        lengths = self.features.lengths(images.about)
+        tokens, mask = padded(self.features.encode(self.backbone, normalised, images.about), lengths)
+        return Encoded(tokens, mask, tokens.sum(1) / lengths[:, None])
+
+    def lengths(self, about: Tensor) -> Tensor:
+        """(I, K) of images in pieces -> (I,) int64 tokens of each."""
+        return self.features.lengths(about)
 
 
 class WholeLanguageModel(LanguageModel):
@@ -91,10 +112,11 @@ class WholeLanguageModel(LanguageModel):
     def _packed(self, inputs: Mapping[str, Any], mask: Tensor, packing: Packing) -> dict[str, Any]:
         """As of any language model, with positions as in rows alone, and images in the order of packed rows."""
         rows, real = packing.rows(mask.shape[1]), packing.source >= 0
+        images = members(inputs["mm_encoder_outputs"].count, rows)
 
         def packed(value: Any) -> Any:
             if not of_tokens(value, mask):
-                return rows_of(value, rows)
+                return value.take(rows) if isinstance(value, EncodedImages) else value[images]
             found = packing.pack(value)
             return found if found.is_floating_point() else found.masked_fill(~real, 0)
 

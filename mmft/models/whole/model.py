@@ -19,9 +19,11 @@ from mmft.batch import Batch, Encoded, Widths, padded_length
 from mmft.models.fusion.whole import WholeFusion
 from mmft.models.image_encoder import ImageEncoder
 from mmft.models.language.generative_model import GenerativeModel, Sequences
+from mmft.models.language.images_in_prompt import SquareImages
 from mmft.models.language.language_model import LanguageModel
 from mmft.models.sequences import lay_out, learned_tokens
 from mmft.models.vision_language_model import StandIn, present_rows
+from mmft.models.whole.features import EncodedImages
 from mmft.models.whole.parts import Whole
 
 
@@ -47,6 +49,7 @@ class WholeModel(GenerativeModel):
         start = nn.functional.pad(start, (0, fusion.features_width - len(start)))  # deep features are added: zeros
         self.missing_image = StandIn(Widths(fusion.features_width, image_encoder.widths.pooled), "tokens", start)
         self.whole, self.stand_in_tokens = whole, self.image_tokens
+        self.images = whole.tiles or SquareImages(self.image_tokens, self.stand_in_tokens)
         self._accepts = inspect.signature(whole.text.forward).parameters.keys()
 
     def parts(self) -> dict[str, Any]:
@@ -57,8 +60,20 @@ class WholeModel(GenerativeModel):
             "text": self.text_encoder.backbone,
         }
 
+    def blank_tokens(self) -> int:
+        """Tokens of an image of zeros; of the smallest number, if images are cut."""
+        return self.fusion.image_tokens
+
+    def project_pieces(self, encoded: Encoded, about: Tensor) -> Tensor:
+        """Images of which (I, K) is known -> features (U, W) of all of them."""
+        return (
+            self.fusion.project_pieces(encoded, about) if self.images.cuts else super().project_pieces(encoded, about)
+        )
+
     def project_image(self, batch: Batch) -> Encoded:
-        """Features (B, M, W) for the language model, mask all True."""
+        """Features (B, M, W) for the language model; mask all True, but for images in pieces."""
+        if batch.images is not None:
+            return self._project_images(batch.images, batch.image_present)
         rows = present_rows(batch.image_present)
         encoded = self._encoded("image_encoder", batch, rows)  # (R, N, D)
         vector = self.missing_image.vector
@@ -85,21 +100,31 @@ class WholeModel(GenerativeModel):
         images = torch.full_like(image.mask, self.whole.image_token, dtype=ids.dtype)  # (B, M)
         every = torch.cat([ids.clamp_min(0), images, answer.clamp_min(0)], dim=1)
         tokens = every.gather(1, order).masked_fill(~real, 0)  # (B, S)
-        inputs = {"input_ids": tokens, "mm_encoder_outputs": {"image": self.whole.features.outputs(image.tokens)}}
+        features = [own[there] for own, there in zip(image.tokens, image.mask, strict=True)]
+        count = torch.ones_like(batch.row) if batch.images is None else batch.images.count
+        inputs = {"input_ids": tokens, "mm_encoder_outputs": EncodedImages(self.whole.features, features, count)}
         if self._given_prompts is not None:
             nothing = self._given_prompts.new_zeros(*images.shape, self._given_prompts.shape[2])
             embedded = torch.cat([self._given_prompts, nothing, self.text_encoder.embed(answer.clamp_min(0))], dim=1)
             inputs["inputs_embeds"] = embedded.gather(1, order[..., None].expand(-1, -1, embedded.shape[2]))
         earlier = learned_tokens(batch)
-        of_prompt = torch.zeros_like(ids) if earlier is None else (earlier >= 0).long()
+        of_prompt = torch.zeros_like(ids)
+        if earlier is not None:
+            of_prompt[:, : earlier.shape[1]] = (earlier >= 0).long()
         written = torch.cat([of_prompt, torch.zeros_like(images), torch.ones_like(answer)], dim=1)  # answers
         inputs |= self._types_of(real & (tokens == self.whole.image_token), real & (written.gather(1, order) > 0))
         inputs |= {
             name: value
-            for name, value in self.whole.pixels.repeated(len(batch), tokens.device).items()
+            for name, value in self.whole.pixels.said(self._about(batch)).items()
             if name in self._accepts and not name.startswith("pixel")
         }
         return Sequences(inputs, real, laid.prompt_length, laid.order)
+
+    def _about(self, batch: Batch) -> Tensor:
+        """(I, K) of the rows' images, or of B alike."""
+        if batch.images is not None:
+            return batch.images.pieces.about
+        return self.images.missing.about.to(batch.row.device).expand(len(batch), -1)
 
     def _types_of(self, of_image: Tensor, of_answer: Tensor) -> dict[str, Any]:
         """What the model is told about each of the tokens, (B, S) each."""

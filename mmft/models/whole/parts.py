@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from mmft.errors import UserError, first_line
@@ -20,7 +21,9 @@ from mmft.models.loading.source import Source
 from mmft.models.whole.features import ImageFeatures, bare
 from mmft.models.whole.loading import KEY, Frozen, core_of, load_processor, load_whole
 from mmft.models.whole.pixels import Pixels
-from mmft.models.whole.tokenizer import ImageTokenizer
+from mmft.models.whole.tiles import KEY as TILES_KEY
+from mmft.models.whole.tiles import Tiles
+from mmft.models.whole.tokenizer import ImageTokenizer, image_texts
 
 _COUNTS = ("image_seq_len", "image_seq_length")
 """Settings of processors that say how many tokens an image has."""
@@ -32,7 +35,7 @@ class Whole:
 
     Attributes:
         source: where the weights come from.
-        processor: the model's own, set to one square image.
+        processor: the model's own; set to one square image, but for tiles.
         pixels: how images are made.
         image: the image encoder.
         rest: the parameters and modules between image encoder and language model.
@@ -47,7 +50,7 @@ class Whole:
 
     source: Source
     processor: Any
-    pixels: Pixels
+    pixels: Pixels | Tiles
     image: Any
     rest: nn.Module
     features: ImageFeatures
@@ -58,25 +61,32 @@ class Whole:
     prefixes: Mapping[str, str]
 
     @property
+    def tiles(self) -> Tiles | None:
+        """How images are cut; None if each is one square."""
+        return self.pixels if isinstance(self.pixels, Tiles) else None
+
+    @property
     def reads_ids(self) -> bool:
         """Whether the language model places image features among ids itself; else it reads embeddings."""
         return self.prefixes["text"] == ""
 
 
-def take_apart(source: Source, pretrained: bool, image_size: int | None, frozen: Frozen | None = None) -> Whole:
+def take_apart(
+    source: Source, pretrained: bool, image_size: int | None, frozen: Frozen | None = None, tiles: bool = False
+) -> Whole:
     """Loads a vision-language model and takes it apart.
 
     Args:
         source: its folder; without weights only if not `pretrained`.
         pretrained: False for random weights.
-        image_size: side of the square images in pixels; None for the processor's own.
+        image_size: side of the square images in pixels, not read for tiles; None for the processor's own.
         frozen: how layers that are never trained are kept, by encoder.
+        tiles: whether images are cut as the processor does it.
 
     Raises:
         UserError: it cannot be loaded or taken apart, or does not take images of this size.
     """
     whole, processor = load_whole(source, pretrained, frozen), load_processor(source)
-    pixels = Pixels(processor.image_processor, image_size, source.name)
     core = core_of(whole)
     image, text = _name_of(core, core.get_encoder(modality="image")), _name_of(core, core.get_decoder())
     if image is None or text is None or whole.config.is_encoder_decoder or whole.get_output_embeddings() is None:
@@ -84,20 +94,19 @@ def take_apart(source: Source, pretrained: bool, image_size: int | None, frozen:
             f"{KEY}={source.name}: {type(whole).__name__} is not an image encoder before a causal language model. "
             "Choose another model"
         )
-    if hasattr(core.config, "image_grid_pinpoints"):
-        core.config.image_grid_pinpoints = [[pixels.side, pixels.side]]
-    try:
-        features = ImageFeatures(core, image, pixels)
-    except Exception as error:
-        raise UserError(
-            f"{KEY}={source.name}: it does not take images of {pixels.side} x {pixels.side} pixels: {first_line(error)}"
-        ) from error
     image_token = int(whole.config.image_token_id)
-    tokenizer = ImageTokenizer(processor, image_token, pixels.side)
-    _check_count(source, tokenizer, features.image_tokens, pixels.side)
+    pixels = _pixels(source, processor, image_token, image_size, tiles)
+    if hasattr(core.config, "image_grid_pinpoints") and not tiles:
+        core.config.image_grid_pinpoints = [[pixels.side, pixels.side]]
+    features = _features(source, core, image, pixels)
     modules = dict(core.named_children())
     between = {name: module for name, module in modules.items() if name not in (image, text)}
     rest = bare(core, between, core._parameters)
+    tokenizer = ImageTokenizer(processor, image_token, pixels.side, pixels if isinstance(pixels, Tiles) else None)
+    if isinstance(pixels, Tiles):
+        _check_tiles(source, pixels, features, rest)
+    else:
+        _check_count(source, tokenizer, features.image_tokens, pixels.side)
     core_prefix = "" if core is whole else f"{whole.base_model_prefix}."
     prefixes = {"image": f"{core_prefix}{image}.", "rest": core_prefix, "text": ""}
     if core is whole:
@@ -130,7 +139,7 @@ def put_together(parts: Whole, states: Mapping[str, Mapping[str, Tensor]]) -> An
         states: the state dicts of `image`, `rest` and `text`.
     """
     whole = load_whole(parts.source, pretrained=False)
-    if hasattr(whole.config, "image_grid_pinpoints"):
+    if hasattr(whole.config, "image_grid_pinpoints") and parts.tiles is None:
         whole.config.image_grid_pinpoints = [[parts.pixels.side, parts.pixels.side]]
     found = {parts.prefixes[part] + name: value for part, state in states.items() for name, value in state.items()}
     missing, unexpected = whole.load_state_dict(found, strict=False)
@@ -140,6 +149,23 @@ def put_together(parts: Whole, states: Mapping[str, Mapping[str, Tensor]]) -> An
     assert not lost, lost
     assert not unexpected, unexpected
     return whole
+
+
+def _pixels(source: Source, processor: Any, image_token: int, image_size: int | None, tiles: bool) -> Pixels | Tiles:
+    """How images are made; raises UserError if the processor does not go with it."""
+    if tiles:
+        return Tiles(processor, *image_texts(processor, image_token), source.name)
+    return Pixels(processor.image_processor, image_size, source.name)
+
+
+def _features(source: Source, core: Any, image: str, pixels: Pixels | Tiles) -> ImageFeatures:
+    """The way from pixels to image tokens; raises UserError if images of this size do not pass through."""
+    try:
+        return ImageFeatures(core, image, pixels, *pixels.trial())
+    except Exception as error:
+        raise UserError(
+            f"{KEY}={source.name}: it does not take images of {pixels.side} x {pixels.side} pixels: {first_line(error)}"
+        ) from error
 
 
 def _check_count(source: Source, tokenizer: ImageTokenizer, count: int, side: int) -> None:
@@ -153,6 +179,24 @@ def _check_count(source: Source, tokenizer: ImageTokenizer, count: int, side: in
         raise UserError(
             f"{KEY}={source.name}: its processor writes {written} tokens for an image of {side} x {side} pixels, "
             f"but the model reads {count}. Leave {IMAGE_KEY}.image_size out, or choose another model"
+        )
+
+
+@torch.no_grad()
+def _check_tiles(source: Source, tiles: Tiles, features: ImageFeatures, rest: nn.Module) -> None:
+    """Raises UserError if the processor writes another number of tokens for images than the model reads."""
+    about = torch.cat([tiles.tried.about, tiles.of_square.about])
+    tokens = int(features.lengths(about).sum())
+    counts = tiles.counts(about)
+    try:
+        like = next(rest.parameters(), torch.zeros(()))
+        read = len(features.project(rest, like.new_zeros(tokens, features.width), about))
+    except Exception as error:
+        raise UserError(f"{TILES_KEY}=true: {type(error).__name__} in {source.name}: {first_line(error)}") from error
+    if int(counts[0]) != features.image_tokens or int(counts.sum()) != read:
+        raise UserError(
+            f"{TILES_KEY}=true does not go with {KEY}={source.name}: its processor writes {int(counts.sum())} tokens "
+            f"for two images, but the model reads {read}. Leave it out"
         )
 
 

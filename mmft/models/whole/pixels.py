@@ -55,17 +55,30 @@ class Pixels:
         self.constants: dict[str, Tensor] = found
         self._check(name, side)
 
+    def trial(self) -> tuple[Tensor, Tensor]:
+        """A normalised image of noise (1, 3, S, S), and (1, 0)."""
+        images = torch.randn(1, 3, self.side, self.side, generator=torch.Generator().manual_seed(0))
+        return images, torch.zeros(1, 0, dtype=torch.int64)
+
     def arranged(self, normalised: Tensor) -> Tensor:
         """(R, 3, S, S) normalised images -> (R k, ...) as the model takes them."""
         flat = normalised.flatten(1)  # (R, 3 S S)
         index = self.index.to(flat.device)
         return flat[:, index.flatten()].view(len(flat) * len(index), *index.shape[1:])
 
-    def repeated(self, images: int, device: torch.device) -> dict[str, Tensor]:
-        """The constants of R images."""
-        return {
-            name: value.to(device).repeat(images, *[1] * (value.ndim - 1)) for name, value in self.constants.items()
-        }
+    def arguments(self, normalised: Tensor, _: Tensor) -> dict[str, Tensor]:
+        """What `get_image_features` takes for normalised images (R, 3, S, S); nothing else is known of them, (R, 0)."""
+        return {"pixel_values": self.arranged(normalised), **self.said(normalised)}
+
+    def unread(self, like: Tensor, about: Tensor) -> dict[str, Tensor]:
+        """The same for images whose pixels are not read; `like` () has their dtype and device, `about` is (R, 0)."""
+        pixels = like.expand(len(about) * len(self.index), *self.index.shape[1:])
+        return {"pixel_values": pixels, **self.said(about)}
+
+    def said(self, about: Tensor) -> dict[str, Tensor]:
+        """The constants of R images, of which nothing else is known: (R, 0)."""
+        every = self.constants.items()
+        return {name: value.to(about.device).repeat(len(about), *[1] * (value.ndim - 1)) for name, value in every}
 
     def _own_side(self) -> int:
         """The side of the squares that the processor makes."""

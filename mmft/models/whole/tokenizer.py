@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
 
 from mmft.errors import first_line
+from mmft.models.whole.tiles import Heard, Tiles
 
 
 class ImageTokenizer:
@@ -17,12 +19,12 @@ class ImageTokenizer:
         processor: of the model.
         image_token: the id in place of each token of an image.
         side: of an image in pixels.
+        tiles: how images are cut, and what is written for each; None if each is one square.
     """
 
-    def __init__(self, processor: Any, image_token: int, side: int) -> None:
-        self.processor, self.tokenizer, self.side = processor, processor.tokenizer, side
-        self._token = str(self.tokenizer.convert_ids_to_tokens(image_token))
-        self._placeholder = str(getattr(processor, "image_token", self._token))
+    def __init__(self, processor: Any, image_token: int, side: int, tiles: Tiles | None = None) -> None:
+        self.processor, self.tokenizer, self.side, self.images = processor, processor.tokenizer, side, tiles
+        self._token, self._placeholder = image_texts(processor, image_token)
 
     def __getattr__(self, name: str) -> Any:
         if name in ("processor", "tokenizer"):  # while it is being copied
@@ -47,11 +49,11 @@ class ImageTokenizer:
         """A prompt as the processor writes it, up to where the answer begins, with special tokens.
 
         Args:
-            prompt: a text, or turns for the chat template; holds `image` once.
-            image: stands for the image, here and in what is returned.
+            prompt: a text, or turns for the chat template; holds `image` at least once.
+            image: stands for each image, here and in what is returned.
 
         Raises:
-            ValueError: the processor cannot place the image.
+            ValueError: the processor cannot place the images.
         """
         try:
             if isinstance(prompt, str):
@@ -62,15 +64,20 @@ class ImageTokenizer:
             whole = self._expanded(rendered)
         except Exception as error:  # whatever a template or a processor raises
             raise ValueError(first_line(error)) from error
-        head, found, rest = whole.partition(self._token)
-        tail = rest[rest.rfind(self._token) + len(self._token) :] if self._token in rest else rest
-        if not found or whole[len(head) : len(whole) - len(tail)].replace(self._token, ""):
-            raise ValueError("it does not place one image in one piece.")
-        return head + image + tail
+        around = self._around_images(whole)
+        if len(around) - 1 != rendered.count(self._placeholder):
+            raise ValueError("it does not place each image in one piece.")
+        return image.join(around)
 
     def image_tokens(self) -> int:
         """How many tokens the processor writes for an image."""
         return self._expanded(self._placeholder).count(self._token)
+
+    def _around_images(self, whole: str) -> list[str]:
+        """What stands before, between and behind the images of a prompt."""
+        if self.images is None:
+            return re.split(f"(?:{re.escape(self._token)}){{{self.image_tokens()}}}", whole)
+        return whole.split(self.images.text(self.images.of_square.about[0]))
 
     def of_type_one(self) -> Literal["image", "answer"] | None:
         """Which tokens have `token_type_ids` of 1: if no token of a prompt has, those of the answer; None without."""
@@ -79,7 +86,7 @@ class ImageTokenizer:
 
     def _expanded(self, rendered: str) -> str:
         """The text that the processor gives its tokenizer, and what the tokenizer puts in front of it."""
-        heard = _Heard(self.tokenizer)
+        heard = Heard(self.tokenizer)
         self.processor.tokenizer = heard
         try:
             ids = list(np.asarray(self._processed(rendered)["input_ids"]).reshape(-1))
@@ -103,29 +110,20 @@ class ImageTokenizer:
         """The processor's output for a text and one grey square."""
         bos = self.tokenizer.bos_token
         special = {"add_special_tokens": False} if bos is not None and text.startswith(bos) else {}
-        image = np.full((self.side, self.side, 3), 128, dtype=np.uint8)
-        return self.processor(text=[text], images=[image], **special)
+        images = [np.full((self.side, self.side, 3), 128, dtype=np.uint8)] * text.count(self._placeholder)
+        return self.processor(text=[text], images=images if len(images) == 1 else [images], **special)
+
+
+def image_texts(processor: Any, image_token: int) -> tuple[str, str]:
+    """The text in place of each token of an image, and that of an image in a prompt that the processor is given."""
+    token = str(processor.tokenizer.convert_ids_to_tokens(image_token))
+    return token, str(getattr(processor, "image_token", token))
 
 
 def _parts(text: str, image: str | None) -> list[dict[str, str]]:
-    """The content of a turn, in which `image` stands for the image; empty texts are left out beside it."""
+    """The content of a turn, in which `image` stands for each image; empty texts are left out beside one."""
     if image is None or image not in text:
         return [{"type": "text", "text": text}]
-    before, _, after = text.partition(image)
-    parts = [{"type": "text", "text": before}, {"type": "image"}, {"type": "text", "text": after}]
+    first, *others = [{"type": "text", "text": own} for own in text.split(image)]
+    parts = [first, *(part for other in others for part in ({"type": "image"}, other))]
     return [part for part in parts if part.get("text") != ""]
-
-
-class _Heard:
-    """A tokenizer that notes the texts that it is given."""
-
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
-        self.texts: list[str] = []
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._tokenizer, name)
-
-    def __call__(self, text: Any, *given: Any, **options: Any) -> Any:
-        self.texts += [text] if isinstance(text, str) else list(text)
-        return self._tokenizer(text, *given, **options)

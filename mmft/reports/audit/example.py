@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import groupby
 
+from mmft.batch.images import Pieces
 from mmft.data.datamodule import VisionLanguageData
 from mmft.data.spread import spread_evenly
 from mmft.models.language.generative_model import GenerativeModel
@@ -29,22 +30,31 @@ def example_rows(model: GenerativeModel, data: VisionLanguageData) -> str:
     for place in spread_evenly(len(usable), SHOWN).tolist():
         at = usable[place]
         prompt = rows.text(at).tolist() or tokenizer.empty
+        of_image = model.image_tokens
+        if rows.written is not None:
+            sample = rows[at]
+            if sample.bad is not None:
+                continue
+            cut = [one for one in sample.images if isinstance(one, Pieces)] or [model.images.missing]
+            prompt = model.images.expanded(prompt, Pieces.together(cut).about)
+            of_image = 1  # for each mark
         answer = [token for token in rows.targets[at].tolist() if token >= 0]
-        said = as_read(tokenizer, [*prompt, *map(learned, answer)], model.image_tokens)
+        said = as_read(tokenizer, [*prompt, *map(learned, answer)], of_image)
+        marks = prompt.count(IMAGE_MARK)
         found.append(
-            f"train row {rows.split.rows[at]}: {said}\n{len(prompt) - 1} tokens of the prompt, {model.image_tokens} of "
-            f"the image, {len(answer)} of the answer"
+            f"train row {rows.split.rows[at]}: {said}\n{len(prompt) - marks} tokens of the prompt, "
+            f"{marks * of_image} of the image, {len(answer)} of the answer"
         )
     return "\n".join(found)
 
 
 def as_read(tokenizer: PromptTokenizer, tokens: Sequence[int], image_tokens: int) -> str:
-    """A sequence as text, with the image and what is learned in brackets."""
+    """A sequence as text, with the image and what is learned in brackets; a mark stands for so many tokens."""
     parts = []
     for kind, group in groupby(tokens, key=lambda token: (token > IMAGE_MARK) - (token < IMAGE_MARK)):
         own = list(group)
         if kind == 0:
-            parts.append(f"[{image_tokens} image tokens]")
+            parts.append(f"[{image_tokens * len(own)} image tokens]")
         elif kind < 0:
             parts.append(f"[learned: {tokenizer.tokenizer.decode(list(map(learned, own)))}]")
         else:

@@ -146,6 +146,11 @@ class Explainer:
             answers: the rows' predictions by row number, from `predict`.
         """
         for batch in batches:
+            if batch.images is not None:
+                raise UserError(
+                    "explain: images in pieces (model.tiles, or several in a row) cannot be compared part by part with "
+                    "a blank image yet. Explain a run or rows without them"
+                )
             for bad in batch.bad:
                 log.warning("row %d (id %s) cannot be read: %s", bad.row, bad.id, bad.why)
             if len(batch):

@@ -139,9 +139,10 @@ def _pair_card(saved: SavedModel, summary: Mapping[str, Any], library: str, load
     lines += [*task_lines(saved, summary), "", "## Use", "", "```python", *loading, "```", ""]
     padding = "padded to the longest one" if not model.text_encoder.fixed_length else "always padded to that length"
     side, length = model.image_encoder.image_size, model.text_encoder.max_length
-    lines += [
-        f"Images were {side} x {side} pixels (resize: {squaring(saved.config.data)}), texts at most {length} tokens,"
-    ]
+    of_images = f"{side} x {side} pixels (resize: {squaring(saved.config.data)})"
+    if model.image_encoder.reads_pieces:
+        of_images = "cut as this folder's processor does it"
+    lines += [f"Images were {of_images}, texts at most {length} tokens,"]
     lines += [f"{padding}."]
     if (
         library != "open_clip"

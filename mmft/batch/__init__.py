@@ -8,13 +8,16 @@ of 8), N image tokens, D width, C classes. Every mask is True where there is rea
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from mmft.batch.features import Features as Features
+from mmft.batch.images import Images, Pieces
 
 
 class BadRow(NamedTuple):
@@ -90,25 +93,6 @@ class Candidate(NamedTuple):
     chance: float = 0.5  # between 0 and 1, its weight when one of several is drawn
 
 
-class Features(NamedTuple):
-    """What the frozen part of an encoder computed of some rows, in place of their images or beside their texts.
-
-    Which tensors these are, the encoder's `FrozenPart` says.
-    """
-
-    there: Tensor  # (B,) bool, True = the row's values are there
-    values: tuple[Tensor, ...]  # (B, ...) each; zeros where they are not
-
-    @classmethod
-    def of_all(cls, values: tuple[Tensor, ...]) -> Features:
-        """Of rows that all have them."""
-        return cls(torch.ones(len(values[0]), dtype=torch.bool, device=values[0].device), values)
-
-    def map(self, change: Callable[[Tensor], Tensor]) -> Features:
-        """With every tensor changed."""
-        return Features(change(self.there), tuple(map(change, self.values)))
-
-
 @dataclass(frozen=True, slots=True)
 class Sample:
     """One example, decoded. If `bad` is set, the other fields are empty and the row is excluded from the loss."""
@@ -126,6 +110,9 @@ class Sample:
     stored_image: int | None = None  # position of the row whose image the store has; `pixel_values` is then None
     stored_text: int | None = None  # the same for the text; `input_ids` are there all the same
     references: tuple[str, ...] = ()  # the row's reference answers, if a task's metrics compare texts
+    images: tuple[
+        Pieces | int, ...
+    ] = ()  # in place of `pixel_values` for a model that reads pieces; or as `stored_image`
 
 
 class Candidates(NamedTuple):
@@ -171,6 +158,7 @@ class Batch:
     start_text: Tensor | None = None  # (B, D)
     image_features: Features | None = None  # of the images; None if none are kept
     text_features: Features | None = None  # of the texts
+    images: Images | None = None  # in place of `pixel_values` and `image_features` for a model that reads pieces
     references: tuple[tuple[str, ...], ...] = ()  # of each row, if a task's metrics compare texts
     bad: tuple[BadRow, ...] = ()
 
