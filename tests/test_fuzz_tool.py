@@ -14,7 +14,7 @@ import torch
 from fuzz import checkpoints, damage, images, outcome, run, tables
 from fuzz.outcome import Case, Unclear, Wrong, check_clear, judge
 
-from mmft.data.image_mending import BadImage
+from mmft.data.images.mending import BadImage
 from mmft.data.table import Table
 from mmft.errors import UserError
 

@@ -17,12 +17,12 @@ from mmft.config.schema.trainer import CheckpointConfig, EarlyStoppingConfig, Em
 from mmft.config.schema.tune import FreezeConfig
 from mmft.data.bad_rows import BadRows
 from mmft.data.datamodule import VisionLanguageData
-from mmft.data.split_names import splits_to_test
+from mmft.data.splitting.names import splits_to_test
 from mmft.errors import UserError
 from mmft.run_folder import RunFolder
 from mmft.tasks.base import Task
 from mmft.tasks.generative import GenerativeTask
-from mmft.tasks.metric_names import lower_is_better
+from mmft.tasks.metrics.names import lower_is_better
 from mmft.training.callbacks.bad_rows import BadRowReport
 from mmft.training.callbacks.checkpointing import Checkpointing
 from mmft.training.callbacks.early_stopping import EarlyStopping

@@ -23,8 +23,8 @@ from mmft.config.wording import listed
 from mmft.data.bad_rows import BadRows
 from mmft.data.datamodule import VisionLanguageData
 from mmft.data.dataset import RowDataset
-from mmft.data.folds import folds_of
-from mmft.data.split_names import splits_to_test
+from mmft.data.splitting.folds import folds_of
+from mmft.data.splitting.names import splits_to_test
 from mmft.data.table import Table
 from mmft.errors import TrainingError, UserError
 from mmft.files import write_records

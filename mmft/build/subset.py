@@ -20,7 +20,7 @@ from mmft.data.bad_rows import BadRows
 from mmft.data.dataset import missing_images
 from mmft.data.hashing import unit_hashes
 from mmft.data.loading import make_dataset
-from mmft.data.splits import Split
+from mmft.data.splitting.splits import Split
 from mmft.data.subsets import Draws, Rows, choose, covering_radius, joined
 from mmft.data.targets import Encode, encode_targets
 from mmft.errors import TrainingError, UserError
@@ -29,7 +29,7 @@ from mmft.models.vision_language_model import VisionLanguageModel
 from mmft.run_folder import RunFolder
 from mmft.tasks.base import Task
 from mmft.training.frozen_cache import Pooled
-from mmft.training.rendezvous import of_first_rank
+from mmft.training.parallel.rendezvous import of_first_rank
 
 log = logging.getLogger(__name__)
 MakeModel = Callable[[Task], VisionLanguageModel]

@@ -17,7 +17,7 @@ from mmft.config.schema.trainer import TrainerConfig
 from mmft.config.schema.tune import FreezeConfig
 from mmft.data.datamodule import VisionLanguageData
 from mmft.data.order import BatchSizes, StepPlan
-from mmft.data.splits import Split
+from mmft.data.splitting.splits import Split
 from mmft.data.targets import Encode
 from mmft.errors import UserError
 from mmft.models.recompute import recompute_blocks
@@ -32,10 +32,10 @@ from mmft.training.half_precision import LossScale, precision_plugin
 from mmft.training.loggers.base import RunLogger
 from mmft.training.module import FineTuning
 from mmft.training.objective import Objective
+from mmft.training.parallel.strategies import ShardedModel, SummedGradients
 from mmft.training.resuming import ResumePoint
 from mmft.training.schedules import Schedule
 from mmft.training.step_loop import StepLoop
-from mmft.training.strategies import ShardedModel, SummedGradients
 from mmft.tuning.plan import TuningPlan
 
 _ALIGNMENT_WEIGHT = 0.1

@@ -22,7 +22,7 @@ from mmft.config.paths import rebase
 from mmft.config.schema.root import CheckConfig
 from mmft.data.bad_rows import BadRows
 from mmft.data.datamodule import VisionLanguageData
-from mmft.data.splits import Split, load_splits
+from mmft.data.splitting.splits import Split, load_splits
 from mmft.data.targets import Encode
 from mmft.errors import ExitCode, UserError
 from mmft.files import located, write_records

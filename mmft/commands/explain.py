@@ -11,7 +11,7 @@ from mmft.commands.output import print_path
 from mmft.config.compose import Composed
 from mmft.config.schema.root import ExplainConfig
 from mmft.config.wording import did_you_mean
-from mmft.data.splits import Split
+from mmft.data.splitting.splits import Split
 from mmft.data.table import Table
 from mmft.errors import ExitCode, UserError
 from mmft.files import located, written_aside

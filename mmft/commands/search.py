@@ -9,7 +9,7 @@ from mmft.commands.predict import writer
 from mmft.config.compose import Composed
 from mmft.config.schema.data import DataConfig
 from mmft.config.schema.search import SearchConfig
-from mmft.data.splits import Split
+from mmft.data.splitting.splits import Split
 from mmft.errors import ExitCode
 from mmft.files import located, write_text
 from mmft.run.given_run import model_and_data, model_and_rows

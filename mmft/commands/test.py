@@ -11,9 +11,9 @@ from mmft.config.compose import Composed
 from mmft.config.paths import rebase, table_files, tables_of
 from mmft.config.schema.data import DataConfig
 from mmft.config.schema.root import TestConfig
-from mmft.data.image_memory import ImageMemory
-from mmft.data.split_names import splits_to_test, table_of
-from mmft.data.splits import Split, limited, load_rows, load_splits, load_tests
+from mmft.data.images.memory import ImageMemory
+from mmft.data.splitting.names import splits_to_test, table_of
+from mmft.data.splitting.splits import Split, limited, load_rows, load_splits, load_tests
 from mmft.errors import ExitCode, UserError
 from mmft.reports import modalities
 from mmft.reports.tables_compared import side_by_side

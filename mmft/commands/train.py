@@ -20,8 +20,8 @@ from mmft.config.schema.root import TrainConfig
 from mmft.data.bad_rows import BadRows
 from mmft.data.datamodule import VisionLanguageData
 from mmft.data.kept import KEPT
-from mmft.data.split_names import splits_to_test, table_of
-from mmft.data.splits import Split, load_splits
+from mmft.data.splitting.names import splits_to_test, table_of
+from mmft.data.splitting.splits import Split, load_splits
 from mmft.errors import ExitCode
 from mmft.files import located
 from mmft.models.inference import full_precision
@@ -47,13 +47,13 @@ from mmft.signals import stop_signals
 from mmft.tasks.base import Task
 from mmft.training.calibrate import tune_on_validation
 from mmft.training.callbacks.bad_rows import BadRowReport
-from mmft.training.collectives import end_collectives
 from mmft.training.csv_log import CsvLog
 from mmft.training.distillation import Distillation
 from mmft.training.finishing import finish, test_finished
 from mmft.training.hardware import choose_hardware, device_of
 from mmft.training.loggers.base import RunLogger
 from mmft.training.module import FineTuning
+from mmft.training.parallel.collectives import end_collectives
 from mmft.training.recording import recorded
 from mmft.training.resuming import ResumePoint, resume_point
 from mmft.training.space import check_space

@@ -21,8 +21,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from mmft.batch import Sample
-from mmft.data.augment import Augmentation
 from mmft.data.dataset import RowDataset
+from mmft.data.images.augment import Augmentation
 from mmft.data.order import Order, philox_order
 
 _ROWS, _PARTNERS = 3, 4  # streams of the generator, beside that of `epoch_order`, 0, and those of `BalancedOrder`

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import types
 
-from mmft.data.pixels import IMAGES, encoded
+from mmft.data.images.pixels import IMAGES, encoded
 from mmft.data.sources.raw import Column, text_chunk
 from mmft.tasks.labels import text_of
 

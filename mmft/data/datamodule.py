@@ -15,18 +15,18 @@ from torch.utils.data import DataLoader, Dataset
 
 from mmft.batch import BadRow, Batch, Sample
 from mmft.config.schema.data import DataConfig
-from mmft.data.augment import Augmentation, Transform, in_words
 from mmft.data.augmented_rows import AugmentedRows, Draws
 from mmft.data.balance import BalancedOrder
 from mmft.data.batches_ahead import BatchesAhead
 from mmft.data.candidates import NextInBatch, WithCandidates
 from mmft.data.collate import Collate
 from mmft.data.dataset import RowDataset
+from mmft.data.images.augment import Augmentation, Transform, in_words
 from mmft.data.kept import KEPT
 from mmft.data.loading import make_collate, make_dataset, make_loader
 from mmft.data.order import LogicalBatches, Order, StepPlan, epoch_order, evaluation_batches
 from mmft.data.roles import roles
-from mmft.data.splits import Split
+from mmft.data.splitting.splits import Split
 from mmft.data.targets import ClassesOf, Encode
 from mmft.data.text import check_readable, special_ids
 from mmft.data.views import Views
@@ -43,7 +43,7 @@ class VisionLanguageData(LightningDataModule):
     The Trainer needs `use_distributed_sampler=False`: batches are assigned to ranks here.
 
     Args:
-        splits: by name; `train`, `val`, `test` or several test tables (`mmft.data.split_names.splits_to_test`).
+        splits: by name; `train`, `val`, `test` or several test tables (`mmft.data.splitting.names.splits_to_test`).
         config: the keys below `data`.
         tokenizer: a tokenizer of transformers.
         max_length: maximum number of tokens per text.

@@ -17,10 +17,10 @@ from mmft.batch.images import ImagesInPrompt, Pieces
 from mmft.data.captions import Captions
 from mmft.data.drawn_targets import DrawnTargets
 from mmft.data.gathered import NOBODY, Gathered, Positions
-from mmft.data.image_memory import ImageMemory
-from mmft.data.image_mending import BadImage
-from mmft.data.image_paths import why_missing
-from mmft.data.splits import Split
+from mmft.data.images.memory import ImageMemory
+from mmft.data.images.mending import BadImage
+from mmft.data.images.paths import why_missing
+from mmft.data.splitting.splits import Split
 from mmft.data.table import Table
 from mmft.data.text import Tokens
 from mmft.data.views import Views

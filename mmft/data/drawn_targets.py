@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmft.data.splits import Split
+from mmft.data.splitting.splits import Split
 
 
 class DrawnTargets:

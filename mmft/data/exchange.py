@@ -15,7 +15,7 @@ from mmft.batch import BadRow, Sample
 from mmft.data.dataset import RowDataset
 from mmft.data.gathered import NOBODY, Positions
 from mmft.data.hashing import unit_hashes
-from mmft.data.splits import Split
+from mmft.data.splitting.splits import Split
 
 
 class Exchanged(Dataset[Sample]):

@@ -22,12 +22,12 @@ from mmft.data.captions import Captions, CaptionsOf, first_captions
 from mmft.data.collate import Collate
 from mmft.data.dataset import RowDataset
 from mmft.data.drawn_targets import DrawnTargets
-from mmft.data.image import ImageReader, background_of, squaring
-from mmft.data.image_memory import ImageMemory
+from mmft.data.images.image import ImageReader, background_of, squaring
+from mmft.data.images.memory import ImageMemory
 from mmft.data.kept import KEPT
 from mmft.data.mismatches import mismatched_texts
 from mmft.data.order import evaluation_batches
-from mmft.data.splits import Split
+from mmft.data.splitting.splits import Split
 from mmft.data.targets import Encode, encode_targets, identities_of
 from mmft.data.text import Tokens, empty_text, identity_of, pad_id, tokenize
 from mmft.signals import leave_signals_to_parent

@@ -17,7 +17,7 @@ from torch import Tensor
 from mmft.data.exchange import exchange
 from mmft.data.gathered import NOBODY, Positions
 from mmft.data.hashing import unit_hashes
-from mmft.data.splits import Split
+from mmft.data.splitting.splits import Split
 from mmft.tasks.identities import IDENTITY, MATCH, belong_together, standing_together
 
 log = logging.getLogger(__name__)

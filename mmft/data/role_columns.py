@@ -32,7 +32,7 @@ from mmft.data.image_lists import as_all_images, counts_of, rows_of
 from mmft.data.plain_numbers import with_plain_numbers
 from mmft.data.roles import filled, is_template, named_in
 from mmft.data.sources.raw import Column, Raw
-from mmft.data.split_names import SPLITS, understood
+from mmft.data.splitting.names import SPLITS, understood
 from mmft.errors import UserError
 
 _URL = r"^\s*[A-Za-z][A-Za-z0-9+.\-]+://"

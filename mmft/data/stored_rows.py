@@ -12,8 +12,8 @@ from mmft.batch import Features
 from mmft.cache.entry import Entry, Found
 from mmft.cache.shard import KEY
 from mmft.data.dataset import RowDataset
-from mmft.data.image import read_file
-from mmft.data.image_mending import BadImage
+from mmft.data.images.image import read_file
+from mmft.data.images.mending import BadImage
 from mmft.data.views import Views
 
 _MISSING, _UNVERIFIED, _SOUND = 0, 1, 2

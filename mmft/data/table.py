@@ -22,7 +22,7 @@ from mmft.config.paths import table_files
 from mmft.config.schema.data import ColumnsConfig, ReadingConfig, names_of
 from mmft.data.conversations import with_places, written
 from mmft.data.image_lists import source
-from mmft.data.image_paths import image_source
+from mmft.data.images.paths import image_source
 from mmft.data.kept_columns import KeptColumns
 from mmft.data.role_columns import RoleColumns
 from mmft.data.roles import check_names, roles
@@ -30,7 +30,7 @@ from mmft.data.sources.explode import exploded
 from mmft.data.sources.formats import read_file
 from mmft.data.sources.memory import read_rows
 from mmft.data.sources.raw import Raw, joined
-from mmft.data.split_names import split_of_file
+from mmft.data.splitting.names import split_of_file
 from mmft.data.text import Texts
 
 

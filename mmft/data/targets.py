@@ -13,7 +13,7 @@ from torch import Tensor
 from mmft.batch import BadRow
 from mmft.config.schema.task import TaskConfig
 from mmft.data.captions import CaptionsOf
-from mmft.data.splits import Split
+from mmft.data.splitting.splits import Split
 from mmft.tasks.generative import GenerativeTask
 
 log = logging.getLogger(__name__)

@@ -16,8 +16,8 @@ import numpy as np
 from torch import Tensor
 
 from mmft.config.schema.augment import AugmentConfig
-from mmft.data import augment
-from mmft.data.augment import Augmentation
+from mmft.data.images import augment
+from mmft.data.images.augment import Augmentation
 
 _VIEWS = 5  # stream of the generator, beside those of `augmented_rows`, `order` and `balance`
 

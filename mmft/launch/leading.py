@@ -16,7 +16,7 @@ from mmft.config.compose import Composed
 from mmft.errors import ExitCode, MmftError
 from mmft.launch.rank_job import packed, unpacked
 from mmft.ranks import environment_kept, started
-from mmft.training.rendezvous import store
+from mmft.training.parallel.rendezvous import store
 
 _jobs = 0
 

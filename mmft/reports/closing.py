@@ -17,7 +17,7 @@ import torch
 from mmft.batch import Batch
 from mmft.config.schema.root import TrainConfig
 from mmft.data.datamodule import VisionLanguageData
-from mmft.data.split_names import splits_to_test
+from mmft.data.splitting.names import splits_to_test
 from mmft.models.inference import outputs_of
 from mmft.models.vision_language_model import VisionLanguageModel
 from mmft.reports.comments import modality_comment
@@ -26,7 +26,7 @@ from mmft.reports.linear_heads import MOST_ROWS, Features, linear_head, spread
 from mmft.reports.perplexities import perplexity_report
 from mmft.tasks.base import Task
 from mmft.tasks.generative import GenerativeTask
-from mmft.tasks.metric_names import lower_is_better
+from mmft.tasks.metrics.names import lower_is_better
 from mmft.training.hardware import device_of
 from mmft.training.linear_head import metric_of
 from mmft.training.module import FineTuning

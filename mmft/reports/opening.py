@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mmft.config.schema.root import TrainConfig
 from mmft.data.bad_rows import BadRows
 from mmft.data.datamodule import VisionLanguageData
-from mmft.data.splits import Split, groups_of_earlier_splits
+from mmft.data.splitting.splits import Split, groups_of_earlier_splits
 from mmft.models.vision_language_model import VisionLanguageModel
 
 log = logging.getLogger(__name__)

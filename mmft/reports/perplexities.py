@@ -15,12 +15,12 @@ import torch
 
 from mmft.batch import BadRow, Batch
 from mmft.config.schema.root import TrainConfig
-from mmft.data.splits import Split
+from mmft.data.splitting.splits import Split
 from mmft.models.inference import scores_of
 from mmft.models.vision_language_model import VisionLanguageModel
 from mmft.reports import modalities
 from mmft.tasks.generative import GenerativeTask
-from mmft.tasks.text_metrics import Perplexity
+from mmft.tasks.metrics.texts import Perplexity
 from mmft.training.table_evaluation import TableEvaluation
 
 log = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ from typing import Any
 
 from mmft.config.schema.root import TrainConfig
 from mmft.data.loading import make_batches
-from mmft.data.splits import Split
+from mmft.data.splitting.splits import Split
 from mmft.data.spread import spread_evenly
 from mmft.models.inference import outputs_of
 from mmft.models.vision_language_model import VisionLanguageModel

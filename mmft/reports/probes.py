@@ -10,7 +10,7 @@ from typing import Any
 from mmft.errors import UserError
 from mmft.files import located
 from mmft.run_folder import RunFolder, all_runs, newest
-from mmft.tasks.metric_names import lower_is_better
+from mmft.tasks.metrics.names import lower_is_better
 from mmft.training.probing import CERTAIN
 
 log = logging.getLogger(__name__)

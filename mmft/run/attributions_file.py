@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from mmft.config.schema.root import TrainConfig
-from mmft.data.splits import Split
+from mmft.data.splitting.splits import Split
 from mmft.data.spread import spread_evenly
 from mmft.files import write_text
 from mmft.reports.page.evidence import Answers, Evidence

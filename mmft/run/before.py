@@ -18,8 +18,8 @@ from mmft.batch import Batch
 from mmft.config.schema.data import DataConfig
 from mmft.config.schema.root import TrainConfig
 from mmft.data.datamodule import VisionLanguageData
-from mmft.data.split_names import splits_to_test, table_of
-from mmft.data.splits import Split
+from mmft.data.splitting.names import splits_to_test, table_of
+from mmft.data.splitting.splits import Split
 from mmft.errors import UserError
 from mmft.models.inference import fused_of, outputs_of
 from mmft.models.vision_language_model import VisionLanguageModel

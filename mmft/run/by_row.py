@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 
 from mmft.batch import Batch, Fused, Outputs
-from mmft.data.splits import Split
+from mmft.data.splitting.splits import Split
 from mmft.run.saved_model import SavedModel
 from mmft.tasks.base import Task
 

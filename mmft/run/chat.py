@@ -13,7 +13,7 @@ from mmft.batch import IMAGE_PLACE, Batch, Conversation, Turn
 from mmft.batch.images import Images
 from mmft.config.schema.data import DataConfig
 from mmft.data.conversations import check_places, conversation_of, with_places
-from mmft.data.splits import Split, whole
+from mmft.data.splitting.splits import Split, whole
 from mmft.errors import UserError
 from mmft.models.inference import full_precision
 from mmft.models.language.generative_model import GenerativeModel

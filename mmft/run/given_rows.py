@@ -11,7 +11,7 @@ from typing import Any
 from mmft.config.schema.data import ColumnsConfig, DataConfig
 from mmft.data.roles import roles
 from mmft.data.sources.memory import read_rows
-from mmft.data.splits import inputs_only
+from mmft.data.splitting.splits import inputs_only
 from mmft.data.table import Table
 
 log = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from mmft.config.paths import rebase
 from mmft.config.schema.data import DataConfig
 from mmft.config.schema.root import AnswerConfig
 from mmft.config.schema.use import ModelUseConfig, UseConfig
-from mmft.data.splits import Split, load_rows
+from mmft.data.splitting.splits import Split, load_rows
 from mmft.errors import UserError
 from mmft.run.early import model_folder
 from mmft.run.frozen_rows import FrozenRows

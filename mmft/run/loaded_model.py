@@ -16,7 +16,7 @@ import numpy.typing as npt
 from mmft.config import plugins
 from mmft.config.schema.data import DataConfig
 from mmft.config.schema.root import ExplainConfig, ZeroShotConfig
-from mmft.data.splits import Split, whole
+from mmft.data.splitting.splits import Split, whole
 from mmft.reports.explain.rows import Explained, check_label, with_warnings
 from mmft.run import chat, zero_shot
 from mmft.run.by_row import stacked

@@ -10,9 +10,9 @@ from typing import Any, Self
 
 from mmft.config.schema.data import DataConfig
 from mmft.data.dataset import RowDataset
-from mmft.data.image import background_of
+from mmft.data.images.image import background_of
 from mmft.data.loading import make_batches
-from mmft.data.splits import Split
+from mmft.data.splitting.splits import Split
 from mmft.models.inference import full_precision, fused_of, outputs_of
 from mmft.models.vision_language_model import VisionLanguageModel
 from mmft.reports.explain.rows import Explained, Explainer

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mmft.config.schema.data import DataConfig
-from mmft.data.split_names import splits_to_show, table_of
-from mmft.data.splits import Split
+from mmft.data.splitting.names import splits_to_show, table_of
+from mmft.data.splitting.splits import Split
 from mmft.data.spread import spread_evenly
 from mmft.files import written_aside
 from mmft.run.by_row import stacked

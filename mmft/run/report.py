@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from mmft.data.splits import load_splits
+from mmft.data.splitting.splits import load_splits
 from mmft.errors import UserError
 from mmft.files import write_text
 from mmft.reports.page.evidence import config_of

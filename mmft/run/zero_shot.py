@@ -12,7 +12,7 @@ from dataclasses import replace
 import torch
 
 from mmft.config.schema.root import ZeroShotConfig
-from mmft.data.splits import Split
+from mmft.data.splitting.splits import Split
 from mmft.errors import UserError
 from mmft.models.similarity import PromptHead, SimilarityHead
 from mmft.models.vision_language_model import VisionLanguageModel

@@ -23,10 +23,10 @@ from mmft.models.precision import at_least_float32
 from mmft.tasks.base import Task
 from mmft.tasks.calibration import calibrated
 from mmft.tasks.class_weights import class_weights
-from mmft.tasks.classification_metrics import class_metrics, confusion_tables, measured, scalar_names
 from mmft.tasks.constants import Constant
 from mmft.tasks.labels import ToldOnce, UnseenLabel, by_label_name, in_order, label_name, shown, tell_alike
 from mmft.tasks.losses import focal_loss, of_mixed
+from mmft.tasks.metrics.classification import class_metrics, confusion_tables, measured, scalar_names
 from mmft.tasks.prompts import fill_from_prompts, label_embeddings, prompts_of, templates_of
 from mmft.tasks.thresholds import tuned
 

@@ -21,9 +21,9 @@ from mmft.models.similarity import SimilarityHead, embeddings_of
 from mmft.tasks.base import PairwiseTask
 from mmft.tasks.identities import IDENTITY, LABEL, TEXT, identities
 from mmft.tasks.labels import in_order, label_name
+from mmft.tasks.metrics.retrieval import RetrievalMetric
 from mmft.tasks.pair_losses import Rows, info_nce_sum, sigmoid_sum
 from mmft.tasks.prompts import label_embeddings, prompts_of, templates_of
-from mmft.tasks.retrieval import RetrievalMetric
 from mmft.tasks.subject import Subject
 
 _LOSSES = {"info_nce": info_nce_sum, "sigmoid": sigmoid_sum}

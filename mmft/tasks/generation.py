@@ -22,10 +22,10 @@ from mmft.models.language.decoding import Decoding
 from mmft.models.language.prompt_tokenizer import PromptTokenizer
 from mmft.models.precision import at_least_float32
 from mmft.models.sequences import learned_counts
-from mmft.tasks.answer_metrics import AnswerMetrics
 from mmft.tasks.answer_texts import as_cell, cut, references_of
 from mmft.tasks.generative import GenerativeTask
 from mmft.tasks.labels import text_of
+from mmft.tasks.metrics.answers import AnswerMetrics
 from mmft.tasks.subject import Subject
 from mmft.tasks.writing import Writing
 

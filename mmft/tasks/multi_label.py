@@ -25,7 +25,7 @@ from mmft.tasks.constants import Constant
 from mmft.tasks.label_sets import label_set
 from mmft.tasks.labels import ToldOnce, in_order, shown, tell_alike, tell_joined
 from mmft.tasks.losses import asymmetric_loss
-from mmft.tasks.multi_label_metrics import Measured, label_metrics
+from mmft.tasks.metrics.multi_label import Measured, label_metrics
 from mmft.tasks.thresholds import best_threshold, counts_above, f1
 
 log = logging.getLogger(__name__)

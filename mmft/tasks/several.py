@@ -24,8 +24,8 @@ from mmft.config.schema.task import SeveralConfig
 from mmft.errors import UserError
 from mmft.tasks.base import Task
 from mmft.tasks.labels import ToldOnce, in_files
+from mmft.tasks.metrics.parts import PartMetrics
 from mmft.tasks.part_columns import part_column
-from mmft.tasks.part_metrics import PartMetrics
 from mmft.tasks.side_by_side import Heads, SideBySide
 from mmft.tasks.subject import Subject
 

@@ -16,7 +16,7 @@ from mmft.models.inference import full_precision, outputs_of
 from mmft.models.vision_language_model import VisionLanguageModel
 from mmft.ranks import beat
 from mmft.tasks.base import Task
-from mmft.training.collectives import gathered
+from mmft.training.parallel.collectives import gathered
 
 log = logging.getLogger(__name__)
 

@@ -12,9 +12,9 @@ from mmft.batch import Batch
 from mmft.errors import UserError
 from mmft.models.vision_language_model import VisionLanguageModel
 from mmft.tasks.base import Task
-from mmft.training.collectives import gathered
 from mmft.training.hard_negatives import with_negatives
-from mmft.training.merging import merge_metrics
+from mmft.training.parallel.collectives import gathered
+from mmft.training.parallel.merging import merge_metrics
 from mmft.training.prompts import fused_texts
 
 

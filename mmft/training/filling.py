@@ -18,8 +18,8 @@ from mmft.batch import padded_length
 from mmft.batch.images import Pieces
 from mmft.data.collate import side_by_side
 from mmft.data.dataset import RowDataset
-from mmft.data.image import read_file
-from mmft.data.image_mending import BadImage
+from mmft.data.images.image import read_file
+from mmft.data.images.mending import BadImage
 from mmft.data.loading import make_loader
 from mmft.data.stored_rows import StoredRows, digest_of_bytes
 from mmft.data.text import pad_id

@@ -10,7 +10,7 @@ import lightning.pytorch as pl
 
 from mmft.config.schema.root import TrainConfig
 from mmft.data.datamodule import VisionLanguageData
-from mmft.data.split_names import splits_to_test, table_of
+from mmft.data.splitting.names import splits_to_test, table_of
 from mmft.errors import TrainingError, UserError
 from mmft.models.vision_language_model import VisionLanguageModel
 from mmft.run_folder import RunFolder

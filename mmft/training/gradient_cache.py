@@ -21,8 +21,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mmft.batch import Batch, Fused
 from mmft.models.vision_language_model import VisionLanguageModel
 from mmft.training.accumulation import Backward, divisor_of
-from mmft.training.collectives import gathered_rows, summed
 from mmft.training.objective import Objective
+from mmft.training.parallel.collectives import gathered_rows, summed
 
 
 def accumulate_pairs(

@@ -23,15 +23,15 @@ from mmft.errors import TrainingError
 from mmft.models.vision_language_model import VisionLanguageModel
 from mmft.tasks.base import Task
 from mmft.training.accumulation import accumulate, seed_dropout
-from mmft.training.agreement import Agreement
-from mmft.training.collectives import average_statistics, sum_gradients, summed
 from mmft.training.evaluating import Evaluating
 from mmft.training.gradient_cache import accumulate_pairs
 from mmft.training.half_precision import LossScale
 from mmft.training.hard_negatives import with_negatives
 from mmft.training.modality_dropout import drop_modalities
 from mmft.training.objective import Objective, step_losses
-from mmft.training.sharding import Shards, full
+from mmft.training.parallel.agreement import Agreement
+from mmft.training.parallel.collectives import average_statistics, sum_gradients, summed
+from mmft.training.parallel.sharding import Shards, full
 from mmft.training.start_decay import StartDecay
 from mmft.training.token_budget import divided
 from mmft.tuning.plan import TuningPlan

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from mmft.errors import TrainingError
 from mmft.models.nearest_neighbours import COSINE, NearestNeighbours, directions, nearest
 from mmft.tasks.base import Task
-from mmft.tasks.metric_names import lower_is_better
+from mmft.tasks.metrics.names import lower_is_better
 from mmft.training.linear_head import STRENGTHS, Axes, Labelled, Linear, metric_of, solve_path
 
 _COUNTS = (1, 3, 5, 10, 20, 50, 100)  # neighbours

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from mmft.training.collectives import summed
-from mmft.training.sharding import like
+from mmft.training.parallel.collectives import summed
+from mmft.training.parallel.sharding import like
 from mmft.tuning.plan import Group, TuningPlan
 
 

@@ -15,8 +15,8 @@ from mmft.config.schema.data import DataConfig
 from mmft.data.bad_rows import BadRows
 from mmft.data.dataset import RowDataset
 from mmft.data.loading import make_batches
-from mmft.data.split_names import table_of
-from mmft.data.splits import Split
+from mmft.data.splitting.names import table_of
+from mmft.data.splitting.splits import Split
 from mmft.data.targets import Encode
 from mmft.models.vision_language_model import VisionLanguageModel
 from mmft.tasks.base import Task

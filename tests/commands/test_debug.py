@@ -16,7 +16,7 @@ from mmft.commands.train import train
 from mmft.config.compose import compose
 from mmft.config.schema.data import ColumnsConfig, DataConfig
 from mmft.config.sources import Groups
-from mmft.data.splits import groups_of_earlier_splits, load_splits
+from mmft.data.splitting.splits import groups_of_earlier_splits, load_splits
 from mmft.errors import UserError
 
 Debug = Callable[..., Run]

@@ -18,7 +18,7 @@ from runs import TrainRun
 import mmft
 from mmft.commands.export import export
 from mmft.config.compose import compose
-from mmft.data.image import ImageReader
+from mmft.data.images.image import ImageReader
 from mmft.errors import UserError
 from mmft.models.encoder import Encoder
 

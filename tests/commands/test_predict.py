@@ -22,7 +22,7 @@ import mmft
 from mmft.commands.predict import predict
 from mmft.commands.test import test as run_test
 from mmft.config.compose import compose
-from mmft.data.splits import load_rows
+from mmft.data.splitting.splits import load_rows
 from mmft.errors import UserError
 
 Answers = list[dict[str, str]]

@@ -20,7 +20,7 @@ from mmft import build
 from mmft.commands.check import check
 from mmft.commands.train import train
 from mmft.config.compose import compose
-from mmft.data.splits import load_splits
+from mmft.data.splitting.splits import load_splits
 from mmft.errors import TrainingError, UserError
 from mmft.models.frozen_part import FrozenPart
 from mmft.tasks.classification import Classification
@@ -135,7 +135,7 @@ def test_a_warm_store_is_all_that_is_read(
     def refuse(*_: Any) -> None:
         raise AssertionError("an image is decoded")
 
-    monkeypatch.setattr("mmft.data.image.ImageReader.__call__", refuse)
+    monkeypatch.setattr("mmft.data.images.image.ImageReader.__call__", refuse)
     warm = probe_run(f"tune.probe={kind}", "cache=always")
     assert passes == []
     assert warm.summary["test"] == cold.summary["test"]

@@ -29,7 +29,7 @@ from mmft.config.schema.root import COMMANDS, TrainConfig
 from mmft.config.sources import Groups, conf_dir
 from mmft.config.walk import has_default
 from mmft.data.bad_rows import BadRows
-from mmft.data.splits import load_splits
+from mmft.data.splitting.splits import load_splits
 from mmft.errors import UserError
 from mmft.run_folder import RunFolder
 from mmft.signals import StopRequest

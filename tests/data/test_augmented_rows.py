@@ -23,7 +23,7 @@ from mmft.data.balance import BalancedOrder
 from mmft.data.collate import Collate
 from mmft.data.datamodule import VisionLanguageData
 from mmft.data.order import BatchSizes, LogicalBatches, StepPlan, epoch_order
-from mmft.data.splits import load_splits
+from mmft.data.splitting.splits import load_splits
 from mmft.data.targets import Encode
 
 CLASSES = ["disc", "cross"]

@@ -23,7 +23,7 @@ from mmft.config.rules import check
 from mmft.config.schema.task import TaskConfig
 from mmft.data.balance import BalancedOrder
 from mmft.data.order import BatchSizes, LogicalBatches, StepPlan, epoch_order, philox_order
-from mmft.data.splits import load_splits
+from mmft.data.splitting.splits import load_splits
 from mmft.errors import UserError
 
 SIZES = [70, 20, 7, 1]  # rows of each class; 98 in all and two without one

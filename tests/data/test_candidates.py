@@ -22,7 +22,7 @@ from mmft.data.datamodule import VisionLanguageData
 from mmft.data.gathered import NOBODY
 from mmft.data.mismatches import mismatched_texts
 from mmft.data.order import BatchSizes, epoch_order
-from mmft.data.splits import Split, load_splits
+from mmft.data.splitting.splits import Split, load_splits
 from mmft.errors import UserError
 
 ROWS, SIZE, COUNT = 45, 10, 4  # the last batch of an epoch has 5 rows

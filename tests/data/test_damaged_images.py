@@ -17,7 +17,7 @@ import pytest
 import torch
 from PIL import Image, PngImagePlugin
 
-from mmft.data.image import BadImage, ImageReader, image_size
+from mmft.data.images.image import BadImage, ImageReader, image_size
 
 Encode = Callable[..., bytes]
 Change = Callable[[bytes], bytes]

@@ -18,7 +18,7 @@ from mmft.config.schema.data import ColumnsConfig, DataConfig
 from mmft.data.datamodule import VisionLanguageData
 from mmft.data.loading import make_batches, make_dataset
 from mmft.data.order import BatchSizes, StepPlan
-from mmft.data.splits import load_rows, load_splits
+from mmft.data.splitting.splits import load_rows, load_splits
 from mmft.data.targets import Encode
 from mmft.errors import UserError
 

@@ -14,11 +14,11 @@ from make_shapes import Shapes
 
 from mmft.config.compose import compose
 from mmft.config.schema.data import DataConfig
-from mmft.data.augment import Augmentation
 from mmft.data.augmented_rows import AugmentedRows, Draws
 from mmft.data.collate import Collate
+from mmft.data.images.augment import Augmentation
 from mmft.data.loading import make_collate, make_dataset
-from mmft.data.splits import Split, load_splits
+from mmft.data.splitting.splits import Split, load_splits
 from mmft.data.targets import Encode
 from mmft.tasks.generation import Generation
 

@@ -18,8 +18,8 @@ import torch
 from PIL import Image
 
 from mmft.config.schema.data import ColumnsConfig
-from mmft.data.image import ImageReader
-from mmft.data.pixels import to_rgb
+from mmft.data.images.image import ImageReader
+from mmft.data.images.pixels import to_rgb
 from mmft.data.table import Table
 from mmft.errors import UserError
 

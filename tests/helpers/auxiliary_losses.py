@@ -13,7 +13,7 @@ from mmft import build
 from mmft.batch import Batch, Fused
 from mmft.build.training import build_objective
 from mmft.config.compose import compose
-from mmft.data.splits import load_splits
+from mmft.data.splitting.splits import load_splits
 from mmft.training.accumulation import seed_dropout
 
 WEIGHT, ALIGNED = 0.3, 0.7

@@ -9,7 +9,7 @@ from mmft import build
 from mmft.config.compose import compose
 from mmft.config.schema.root import TrainConfig
 from mmft.data.datamodule import VisionLanguageData
-from mmft.data.splits import load_splits
+from mmft.data.splitting.splits import load_splits
 from mmft.models.vision_language_model import VisionLanguageModel
 from mmft.training.hardware import choose_hardware
 

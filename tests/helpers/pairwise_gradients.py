@@ -11,13 +11,13 @@ from torch.nn import functional
 from mmft import build
 from mmft.batch import Batch
 from mmft.config.compose import compose
-from mmft.data.splits import load_splits
+from mmft.data.splitting.splits import load_splits
 from mmft.models.vision_language_model import VisionLanguageModel
 from mmft.tasks.base import PairwiseTask
 from mmft.training.accumulation import seed_dropout
-from mmft.training.collectives import sum_gradients, summed
 from mmft.training.gradient_cache import accumulate_pairs
 from mmft.training.objective import Objective
+from mmft.training.parallel.collectives import sum_gradients, summed
 
 ROWS = 29
 LOSSES = ("info_nce", "sigmoid")

@@ -29,20 +29,20 @@ from mmft import build
 from mmft.batch import Batch, Outputs
 from mmft.config.compose import compose
 from mmft.data.order import evaluation_batches
-from mmft.data.splits import load_splits
+from mmft.data.splitting.splits import load_splits
 from mmft.models.vision_language_model import VisionLanguageModel
 from mmft.tasks.base import Task
 from mmft.tasks.classification import Classification
 from mmft.tasks.regression import Regression
 from mmft.tasks.several import Several
 from mmft.training.accumulation import accumulate
-from mmft.training.agreement import Agreement
 from mmft.training.calibrate import tune_on_validation
-from mmft.training.collectives import average_statistics, end_collectives, gathered, sum_gradients, summed
 from mmft.training.evaluating import Evaluating
 from mmft.training.half_precision import LossScale
-from mmft.training.rendezvous import join
-from mmft.training.sharding import Shards, full, like
+from mmft.training.parallel.agreement import Agreement
+from mmft.training.parallel.collectives import average_statistics, end_collectives, gathered, sum_gradients, summed
+from mmft.training.parallel.rendezvous import join
+from mmft.training.parallel.sharding import Shards, full, like
 
 ROWS = 32
 

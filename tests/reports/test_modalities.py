@@ -16,7 +16,7 @@ from mmft.commands.test import test as run_test
 from mmft.config.compose import compose
 from mmft.data.dataset import RowDataset
 from mmft.data.exchange import exchanged_images, exchanged_texts
-from mmft.data.splits import load_rows
+from mmft.data.splitting.splits import load_rows
 from mmft.errors import UserError
 from mmft.reports.modalities import changes, table
 from mmft.tasks.classification import Classification

@@ -26,7 +26,7 @@ from mmft import build
 from mmft.commands.export import export
 from mmft.config.compose import compose
 from mmft.config.schema.root import TrainConfig
-from mmft.data.splits import load_splits
+from mmft.data.splitting.splits import load_splits
 from mmft.errors import UserError
 from mmft.run.export import compared, graph_folder
 from mmft.run.export.graph_folder import check_has_graph, write_graphs

@@ -20,7 +20,7 @@ from mmft.batch import Batch, Outputs, Pair
 from mmft.cli.main import main
 from mmft.config.compose import compose
 from mmft.config.schema.task import TemplateSet
-from mmft.data.splits import load_splits
+from mmft.data.splitting.splits import load_splits
 from mmft.errors import UserError
 from mmft.launch.sweep.study import _objective
 from mmft.tasks.contrastive import Contrastive

@@ -15,7 +15,7 @@ from torch import Tensor
 from mmft import build
 from mmft.config.compose import compose
 from mmft.config.registry import options
-from mmft.data.splits import load_splits
+from mmft.data.splitting.splits import load_splits
 from mmft.errors import UserError
 from mmft.training.hard_negatives import with_negatives
 

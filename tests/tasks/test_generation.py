@@ -21,11 +21,11 @@ from mmft.batch import Outputs
 from mmft.config.compose import compose
 from mmft.config.schema.decoding import DecodingConfig
 from mmft.config.schema.task import TEXT_METRICS
-from mmft.data.splits import load_splits
+from mmft.data.splitting.splits import load_splits
 from mmft.errors import UserError
 from mmft.tasks.classification import Classification
 from mmft.tasks.generation import Generation
-from mmft.tasks.text_metrics import text_metric_names
+from mmft.tasks.metrics.texts import text_metric_names
 
 ROWS, STEPS = 16, 700
 Folder = Callable[..., Path]

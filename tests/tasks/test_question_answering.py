@@ -23,7 +23,7 @@ from mmft.commands.explain import explain
 from mmft.commands.predict import predict
 from mmft.commands.test import test as run_test
 from mmft.config.compose import compose
-from mmft.data.splits import load_splits
+from mmft.data.splitting.splits import load_splits
 from mmft.errors import UserError
 from mmft.reports.prediction_sample import sample_predictions
 from mmft.tasks.answers import vqa_score

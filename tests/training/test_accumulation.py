@@ -13,7 +13,7 @@ from torch import Tensor
 from mmft import build
 from mmft.batch import Batch
 from mmft.config.compose import compose
-from mmft.data.splits import load_splits
+from mmft.data.splitting.splits import load_splits
 from mmft.models.vision_language_model import VisionLanguageModel
 from mmft.tasks.base import Task
 from mmft.training.accumulation import accumulate, seed_dropout

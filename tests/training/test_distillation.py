@@ -17,7 +17,7 @@ from mmft import build
 from mmft.batch import Batch
 from mmft.cli.main import main
 from mmft.config.compose import compose
-from mmft.data.splits import load_splits
+from mmft.data.splitting.splits import load_splits
 from mmft.errors import UserError
 
 WEIGHT = 0.7

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from mmft import build
 from mmft.batch import Batch
 from mmft.config.compose import compose
-from mmft.data.splits import load_splits
+from mmft.data.splitting.splits import load_splits
 from mmft.errors import TrainingError
 from mmft.training import half_precision, hardware
 from mmft.training.half_precision import LossScale

@@ -14,7 +14,7 @@ from torch.nn import functional
 from mmft import build
 from mmft.batch import Batch, Candidates
 from mmft.config.compose import compose
-from mmft.data.splits import load_splits
+from mmft.data.splitting.splits import load_splits
 from mmft.models.vision_language_model import VisionLanguageModel
 from mmft.tasks.base import Task
 from mmft.tasks.identities import MATCH

@@ -22,7 +22,7 @@ from mmft.config.schema.root import TrainConfig
 from mmft.data.collate import side_by_side
 from mmft.data.dataset import RowDataset
 from mmft.data.loading import make_dataset
-from mmft.data.splits import load_rows
+from mmft.data.splitting.splits import load_rows
 from mmft.models.encoder import Encoder
 from mmft.models.frozen_part import FrozenPart
 from mmft.models.layers import evaluated

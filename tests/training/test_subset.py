@@ -14,7 +14,7 @@ from runs import QUICK, Run, TrainRun, of_one_and_two_ranks, resumed, same_weigh
 
 from mmft import build
 from mmft.config.compose import compose
-from mmft.data.splits import load_splits
+from mmft.data.splitting.splits import load_splits
 from mmft.errors import TrainingError, UserError
 
 ALL = ["data.limit=null", "data.columns.id=id", "trainer.precision=32-true", "trainer.max_epochs=1"]

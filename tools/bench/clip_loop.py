@@ -29,7 +29,7 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import AutoTokenizer
 
-from mmft.tasks.retrieval import RetrievalMetric
+from mmft.tasks.metrics.retrieval import RetrievalMetric
 
 WIDTH = 256
 

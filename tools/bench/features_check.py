@@ -31,7 +31,7 @@ from mmft import build
 from mmft.config.compose import compose
 from mmft.config.schema.audit import AuditConfig
 from mmft.config.schema.root import CheckConfig
-from mmft.data.splits import load_splits
+from mmft.data.splitting.splits import load_splits
 from mmft.reports.audit.feature_rows import FeatureRows, feature_rows
 from mmft.reports.audit.neighbours import nearest, whitened
 from mmft.reports.audit.suspects import NEIGHBOURS, ClassVotes

@@ -26,7 +26,7 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import AutoTokenizer, VisionTextDualEncoderModel
 
-from mmft.tasks.retrieval import RetrievalMetric
+from mmft.tasks.metrics.retrieval import RetrievalMetric
 
 
 class Loop(NamedTuple):

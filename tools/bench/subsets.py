@@ -22,7 +22,7 @@ from mmft import build
 from mmft.config.compose import compose
 from mmft.config.schema.root import TrainConfig
 from mmft.data.hashing import unit_hashes
-from mmft.data.splits import load_splits
+from mmft.data.splitting.splits import load_splits
 from mmft.data.subsets import METHODS, choose, covering_radius, joined
 from mmft.reports.linear_heads import Features, linear_head
 from mmft.tasks.base import Task

@@ -16,8 +16,8 @@ from PIL import Image
 
 from fuzz.damage import Damage, changed, cut, emptied, flipped, other, random_bytes, zeroed
 from fuzz.outcome import REFUSED, Case, Unclear, Wrong, check_clear, generator
-from mmft.data.image import ImageReader, image_size
-from mmft.data.image_mending import BadImage
+from mmft.data.images.image import ImageReader, image_size
+from mmft.data.images.mending import BadImage
 
 SECONDS = 20.0
 _READER = ImageReader(32, "squash", "white", 1_000_000)

@@ -14,7 +14,7 @@ from traceback import extract_tb
 from types import FrameType
 from typing import NamedTuple
 
-from mmft.data.image_mending import BadImage
+from mmft.data.images.mending import BadImage
 from mmft.errors import UserError
 
 REFUSED = "refused"

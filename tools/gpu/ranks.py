@@ -20,8 +20,8 @@ from torch import Tensor, distributed
 from gpu.caching import pairs
 from gpu.setting import Made, Setting, made
 from mmft.batch import Batch
-from mmft.training.collectives import end_collectives
-from mmft.training.rendezvous import join
+from mmft.training.parallel.collectives import end_collectives
+from mmft.training.parallel.rendezvous import join
 
 MAKE: dict[str, Callable[..., list[str]]] = {"classification": Setting.overrides, "contrastive": pairs}
 

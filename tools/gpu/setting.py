@@ -18,7 +18,7 @@ from mmft import build
 from mmft.batch import Batch
 from mmft.config.compose import compose
 from mmft.config.schema.root import TrainConfig
-from mmft.data.splits import load_splits
+from mmft.data.splitting.splits import load_splits
 from mmft.training.module import FineTuning
 
 MIB = 2**20

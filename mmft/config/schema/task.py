@@ -263,4 +263,4 @@ class SeveralConfig(TaskConfig):
 
 
 TEXT_METRICS = ("exact_match", "token_f1", "vqa_accuracy", "anls", "rouge_l", "bleu", "chrf", "cider")
-"""The metrics of `mmft.tasks.text_metrics`."""
+"""The metrics of `mmft.tasks.metrics.texts`."""

@@ -22,7 +22,7 @@ from mmft.files import locked
 from mmft.launch.sweep.job import Job, Result, varies
 from mmft.run.naming import STUDY
 from mmft.run_folder import RunFolder
-from mmft.tasks.metric_names import lower_is_better
+from mmft.tasks.metrics.names import lower_is_better
 from mmft.training.trial import NAME, make_pruner, mark_as_trial, open_storage
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from collections import ChainMap
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from mmft.data.split_names import is_tested
-from mmft.data.splits import Split
+from mmft.data.splitting.names import is_tested
+from mmft.data.splitting.splits import Split
 from mmft.reports.audit.finding import Finding
 from mmft.reports.audit.images import Prints, nearest_images
 from mmft.reports.audit.texts import nearest_texts, normalised

@@ -15,7 +15,7 @@ from mmft import build
 from mmft.batch import Encoded
 from mmft.config.schema.root import TrainConfig
 from mmft.data.dataset import RowDataset
-from mmft.data.splits import Split, different
+from mmft.data.splitting.splits import Split, different
 from mmft.models.vision_language_model import VisionLanguageModel
 from mmft.reports.audit.finding import Finding
 from mmft.reports.audit.neighbours import whitened

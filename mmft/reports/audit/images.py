@@ -18,9 +18,9 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import functional as F  # type: ignore[import-untyped]
 
 from mmft.batch import BadRow
-from mmft.data.image import ImageReader, image_size
-from mmft.data.image_mending import BadImage
-from mmft.data.splits import Split
+from mmft.data.images.image import ImageReader, image_size
+from mmft.data.images.mending import BadImage
+from mmft.data.splitting.splits import Split
 
 BITS = 256
 """Bits of a perceptual hash."""

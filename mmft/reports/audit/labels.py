@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mmft.config.schema.data import names_of
-from mmft.data.splits import Split
+from mmft.data.splitting.splits import Split
 from mmft.reports.aligned import aligned
 from mmft.tasks.base import Task
 

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mmft.batch.images import ImagesInPrompt
-from mmft.data.image import image_size
-from mmft.data.splits import Split, different
+from mmft.data.images.image import image_size
+from mmft.data.splitting.splits import Split, different
 from mmft.data.spread import spread_evenly
 from mmft.data.text import tokenize
 from mmft.models.language.generative_model import GenerativeModel

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from mmft.data.split_names import is_tested
+from mmft.data.splitting.names import is_tested
 from mmft.reports.audit.feature_rows import FeatureRows
 from mmft.reports.audit.finding import Finding
 from mmft.reports.audit.neighbours import nearest

@@ -7,7 +7,7 @@ from itertools import groupby, islice
 from pathlib import Path
 
 from mmft.config.schema.data import DataConfig
-from mmft.data.splits import Split
+from mmft.data.splitting.splits import Split
 from mmft.files import write_text
 from mmft.reports.audit.finding import KINDS, Finding
 from mmft.reports.page import html

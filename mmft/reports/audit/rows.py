@@ -10,9 +10,9 @@ import numpy as np
 from mmft.batch import BadRow
 from mmft.config.schema.audit import AuditConfig
 from mmft.config.schema.data import DataConfig
-from mmft.data.image import ImageReader, background_of, squaring
+from mmft.data.images.image import ImageReader, background_of, squaring
 from mmft.data.loading import unread
-from mmft.data.splits import Split, different, groups_of_earlier_splits
+from mmft.data.splitting.splits import Split, different, groups_of_earlier_splits
 from mmft.data.targets import Encode, encode_targets
 from mmft.data.text import tokenize
 from mmft.reports.audit.duplicates import Content, find_alike

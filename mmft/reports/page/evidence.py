@@ -14,8 +14,8 @@ from mmft.config.plugins import import_plugins
 from mmft.config.schema.root import TrainConfig
 from mmft.config.schema.task import TaskConfig
 from mmft.config.validate import read
-from mmft.data.split_names import splits_to_test, table_of
-from mmft.data.splits import Split, load_splits
+from mmft.data.splitting.names import splits_to_test, table_of
+from mmft.data.splitting.splits import Split, load_splits
 from mmft.errors import UserError
 from mmft.reports.page.row_cards import RowCards
 from mmft.run_folder import RunFolder

@@ -11,7 +11,7 @@ from mmft.reports.comments import modality_comment
 from mmft.reports.numbers import number
 from mmft.reports.page import html
 from mmft.reports.page.evidence import Evidence
-from mmft.tasks.metric_names import lower_is_better
+from mmft.tasks.metrics.names import lower_is_better
 
 _ONLY = {"text": "text only", "image": "image only", "both": "both (the model)"}
 

@@ -14,12 +14,12 @@ from PIL import Image, ImageColor, ImageOps
 from mmft.config.paths import tables_of
 from mmft.config.schema.data import DataConfig
 from mmft.config.schema.root import TrainConfig
-from mmft.data.image import background_of, read_file
-from mmft.data.image_mending import BadImage
+from mmft.data.images.image import background_of, read_file
+from mmft.data.images.mending import BadImage
+from mmft.data.images.pixels import to_rgb
 from mmft.data.kept_columns import KeptColumns
-from mmft.data.pixels import to_rgb
-from mmft.data.split_names import splits_to_show
-from mmft.data.splits import Split, load_splits, open_table
+from mmft.data.splitting.names import splits_to_show
+from mmft.data.splitting.splits import Split, load_splits, open_table
 from mmft.data.spread import spread_evenly
 from mmft.errors import UserError
 from mmft.tasks.labels import text_of

@@ -18,8 +18,8 @@ from mmft.config.paths import rebase
 from mmft.config.schema.root import TrainConfig
 from mmft.data.collate import Collate
 from mmft.data.loading import make_batches
-from mmft.data.split_names import splits_to_show
-from mmft.data.splits import Split, load_splits
+from mmft.data.splitting.names import splits_to_show
+from mmft.data.splitting.splits import Split, load_splits
 from mmft.data.text import empty_text, pad_id, tokenize
 from mmft.errors import UserError
 from mmft.models.inference import full_precision, outputs_of

@@ -10,7 +10,7 @@ from typing import Any
 from PIL import ImageColor
 
 from mmft.batch import MULTIPLE, padded_length
-from mmft.data.image import background_of, squaring
+from mmft.data.images.image import background_of, squaring
 from mmft.models.similarity import SimilarityHead
 from mmft.run.export.card import shown, task_lines
 from mmft.run.export.graph import PRESENT, SHORTEST, Graph

@@ -19,9 +19,9 @@ import numpy as np
 import numpy.typing as npt
 
 from mmft.config.schema.data import DataConfig
-from mmft.data.image import background_of, squaring
+from mmft.data.images.image import background_of, squaring
 from mmft.data.kept import stamp
-from mmft.data.splits import Split
+from mmft.data.splitting.splits import Split
 from mmft.data.table import Table
 from mmft.errors import UserError
 from mmft.files import replace_folder, settled

@@ -8,7 +8,7 @@ from typing import Any
 
 from mmft.config.schema.data import DataConfig
 from mmft.data.bad_rows import row_named
-from mmft.data.splits import Split
+from mmft.data.splitting.splits import Split
 from mmft.reports.page import html
 from mmft.reports.page.row_cards import Thumbnails, row_card
 from mmft.run.index.index import Index

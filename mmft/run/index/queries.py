@@ -9,7 +9,7 @@ from typing import Any
 
 from mmft.config.paths import IMAGES
 from mmft.config.schema.data import ColumnsConfig, DataConfig
-from mmft.data.splits import Split, open_table, whole
+from mmft.data.splitting.splits import Split, open_table, whole
 from mmft.data.table import Table
 from mmft.errors import UserError
 from mmft.files import located

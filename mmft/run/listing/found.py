@@ -14,7 +14,7 @@ from mmft.errors import UserError
 from mmft.reports.numbers import number
 from mmft.run.listing.filters import Filter
 from mmft.run_folder import RunFolder, all_runs, find_run, newest_unfinished
-from mmft.tasks.metric_names import lower_is_better
+from mmft.tasks.metrics.names import lower_is_better
 
 MISSING = object()
 """Marks a key that a run's config lacks, since null is a value."""

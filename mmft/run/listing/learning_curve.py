@@ -13,7 +13,7 @@ from mmft.reports.aligned import aligned
 from mmft.reports.numbers import number
 from mmft.run.listing.found import FoundRun
 from mmft.run.listing.sweep import SEEDS, Sweep, spread
-from mmft.tasks.metric_names import lower_is_better
+from mmft.tasks.metrics.names import lower_is_better
 
 SIZES = ("data.subset.fraction", "data.subset.rows")
 _FEWEST_SIZES = 3  # for a fit: two lie on any curve

@@ -14,7 +14,7 @@ from mmft.config.wording import show
 from mmft.reports.aligned import aligned
 from mmft.reports.numbers import number
 from mmft.run.listing.found import MISSING, FoundRun, value_of, varied
-from mmft.tasks.metric_names import lower_is_better
+from mmft.tasks.metrics.names import lower_is_better
 
 _MOST_DIFFERING, _WIDEST = 5, 24
 _UNSHOWN = ("name", "paths.", "resume", "logger", "trainer.devices", "data.num_workers", "callbacks.progress")

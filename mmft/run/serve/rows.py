@@ -25,7 +25,7 @@ from mmft.config.schema.root import AnswerConfig
 from mmft.config.wording import did_you_mean, listed
 from mmft.data.roles import is_template, roles
 from mmft.data.sources.raw import is_unicode
-from mmft.data.splits import Split, inputs_only, whole
+from mmft.data.splitting.splits import Split, inputs_only, whole
 from mmft.errors import MmftError, UserError
 from mmft.run.given_rows import table_of
 from mmft.run.index.index import Index

@@ -9,7 +9,7 @@ from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
-from mmft.data.splits import whole
+from mmft.data.splitting.splits import whole
 from mmft.errors import MmftError
 from mmft.run import chat
 from mmft.run.given_rows import table_of

@@ -8,7 +8,7 @@ import lightning.pytorch as pl
 
 from mmft.batch import BadRow
 from mmft.data.bad_rows import BadRows
-from mmft.training.collectives import gathered, is_distributed
+from mmft.training.parallel.collectives import gathered, is_distributed
 
 
 class BadRowReport(pl.Callback):

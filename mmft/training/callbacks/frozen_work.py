@@ -17,9 +17,9 @@ from mmft.data.datamodule import VisionLanguageData
 from mmft.data.stored_rows import StoredRows
 from mmft.models.frozen_part import FrozenPart
 from mmft.run_folder import RunFolder
-from mmft.training.collectives import summed
 from mmft.training.frozen_cache import FrozenCache
 from mmft.training.module import FineTuning
+from mmft.training.parallel.collectives import summed
 
 
 class _Phase(NamedTuple):

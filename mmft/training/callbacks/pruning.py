@@ -11,8 +11,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 from mmft.data.order import StepPlan
 from mmft.errors import ExitCode, MmftError, UserError
 from mmft.training.callbacks.checkpointing import ends_epoch
-from mmft.training.collectives import gathered
 from mmft.training.module import FineTuning
+from mmft.training.parallel.collectives import gathered
 from mmft.training.trial import Trial, is_trial
 
 

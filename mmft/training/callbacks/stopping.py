@@ -10,10 +10,10 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from mmft.ranks import beat
 from mmft.signals import Stopped, StopRequest
-from mmft.training.agreement import Wish
 from mmft.training.callbacks.checkpointing import Checkpointing, ends_epoch
-from mmft.training.collectives import gathered
 from mmft.training.module import FineTuning
+from mmft.training.parallel.agreement import Wish
+from mmft.training.parallel.collectives import gathered
 
 _WISHES: dict[int, Wish] = {signal.SIGINT: "interrupt", signal.SIGTERM: "terminate"}
 

@@ -19,7 +19,7 @@ from mmft import clock
 from mmft.data.spread import spread_evenly
 from mmft.errors import UserError
 from mmft.run_folder import RunFolder
-from mmft.tasks.metric_names import lower_is_better
+from mmft.tasks.metrics.names import lower_is_better
 from mmft.training.loggers.base import Curve, Prediction, RunLogger, run_title
 
 log = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ import pytest
 from mmft.config.paths import TABLES, table_files
 from mmft.config.schema.data import ColumnsConfig, DataConfig, ReadingConfig
 from mmft.data.sources.formats import READERS
-from mmft.data.splits import load_splits
+from mmft.data.splitting.splits import load_splits
 from mmft.data.table import Table
 from mmft.errors import UserError
 

@@ -24,7 +24,7 @@ from wandb_file import WandbFile
 from mmft.config.compose import compose
 from mmft.config.sources import Groups, conf_dir
 from mmft.tasks.classification import Classification
-from mmft.tasks.metric_names import lower_is_better
+from mmft.tasks.metrics.names import lower_is_better
 
 FILES = sorted((conf_dir() / "sweep").glob("*.yaml"))
 

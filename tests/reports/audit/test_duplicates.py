@@ -10,8 +10,8 @@ from drawings import drawing, encoded
 
 from mmft.config.schema.audit import AuditConfig
 from mmft.config.schema.data import ColumnsConfig, DataConfig
-from mmft.data.split_names import SPLITS
-from mmft.data.splits import Split, whole
+from mmft.data.splitting.names import SPLITS
+from mmft.data.splitting.splits import Split, whole
 from mmft.data.table import Table
 from mmft.reports.audit.rows import RowAudit
 

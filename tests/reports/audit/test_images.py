@@ -12,8 +12,8 @@ from make_shapes import Shapes
 from PIL import Image
 
 from mmft.config.schema.data import ColumnsConfig
-from mmft.data.image import ImageReader
-from mmft.data.splits import Split, whole
+from mmft.data.images.image import ImageReader
+from mmft.data.splitting.splits import Split, whole
 from mmft.data.table import Table
 from mmft.reports.audit.duplicates import LEVELS
 from mmft.reports.audit.images import hamming, nearest_images, perceptual_hash, scan

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 
 from mmft.config.schema.data import ColumnsConfig
-from mmft.data.splits import whole
+from mmft.data.splitting.splits import whole
 from mmft.data.table import Table
 from mmft.reports.audit.feature_rows import FeatureRows, Modality
 from mmft.reports.audit.near_duplicates import near_duplicates

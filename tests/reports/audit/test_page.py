@@ -13,7 +13,7 @@ from drawings import drawing, encoded
 from PIL import Image
 
 from mmft.config.schema.data import ColumnsConfig, DataConfig
-from mmft.data.splits import Split, whole
+from mmft.data.splitting.splits import Split, whole
 from mmft.data.table import Table
 from mmft.reports.audit.finding import Finding
 from mmft.reports.audit.page import write_page

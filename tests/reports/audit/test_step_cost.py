@@ -13,7 +13,7 @@ import torch
 
 from mmft.build import build_data, build_model, build_module, build_plan, build_task
 from mmft.config.compose import compose
-from mmft.data.splits import load_splits
+from mmft.data.splitting.splits import load_splits
 from mmft.reports.audit.step_cost import longest_rows, try_steps
 
 Command = Callable[..., Any]

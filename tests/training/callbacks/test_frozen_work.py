@@ -151,7 +151,7 @@ def test_stored_images_are_not_decoded(frozen_run: TrainRun, store: Path, monkey
     def refuse(*_: Any) -> None:
         raise AssertionError("an image is decoded")
 
-    monkeypatch.setattr("mmft.data.image.ImageReader.__call__", refuse)
+    monkeypatch.setattr("mmft.data.images.image.ImageReader.__call__", refuse)
     assert same_weights(before, frozen_run(*typed))
 
 

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from mmft.config.schema.data import ColumnsConfig
-from mmft.data.image import BadImage, ImageReader
-from mmft.data.image_paths import image_source, why_missing
+from mmft.data.images.image import BadImage, ImageReader
+from mmft.data.images.paths import image_source, why_missing
 from mmft.data.table import Table
 
 

@@ -19,8 +19,8 @@ from torch.optim import Optimizer
 
 from mmft.ranks import HEARTBEAT_FD
 from mmft.training.module import FineTuning
-from mmft.training.rendezvous import join
-from mmft.training.sharding import full, like, load_shards
+from mmft.training.parallel.rendezvous import join
+from mmft.training.parallel.sharding import full, like, load_shards
 
 
 class SummedGradients(DDPStrategy):

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from mmft.config.schema.data import ColumnsConfig, DataConfig, FractionsConfig
-from mmft.data.splits import load_splits
+from mmft.data.splitting.splits import load_splits
 from mmft.errors import UserError
 
 Write = Callable[..., Path]

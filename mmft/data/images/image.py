@@ -25,10 +25,10 @@ from torchvision.transforms.v2 import functional as F  # type: ignore[import-unt
 
 from mmft.batch.images import ImagesInPrompt, Pieces
 from mmft.config.schema.data import DataConfig
-from mmft.data.image_kinds import CONTAINERS, UNSIGNED, formats, why_unknown, with_plugin, without_preamble
-from mmft.data.image_mending import JPEG, BadImage, check, check_jpeg_end, mended
-from mmft.data.image_paths import why_missing
-from mmft.data.pixels import to_rgb
+from mmft.data.images.kinds import CONTAINERS, UNSIGNED, formats, why_unknown, with_plugin, without_preamble
+from mmft.data.images.mending import JPEG, BadImage, check, check_jpeg_end, mended
+from mmft.data.images.paths import why_missing
+from mmft.data.images.pixels import to_rgb
 from mmft.errors import UserError
 
 Resize = Literal["squash", "crop", "pad"]

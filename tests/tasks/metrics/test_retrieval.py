@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mmft.tasks import retrieval
-from mmft.tasks.metric_names import lower_is_better
-from mmft.tasks.retrieval import RetrievalMetric
+from mmft.tasks.metrics import retrieval
+from mmft.tasks.metrics.names import lower_is_better
+from mmft.tasks.metrics.retrieval import RetrievalMetric
 
 ROWS = 60
 
@@ -103,7 +103,7 @@ def test_five_captions_of_a_image_are_one_query_and_five_answers() -> None:
 MEASURE = """
 import torch
 from mmft.training.memory import forget_peak, held_bytes, peak_bytes
-from mmft.tasks.retrieval import RetrievalMetric
+from mmft.tasks.metrics.retrieval import RetrievalMetric
 image, text = (torch.nn.functional.normalize(torch.randn(100_000, 64), dim=1) for _ in range(2))
 texts = torch.arange(100_000)
 metric = RetrievalMetric()

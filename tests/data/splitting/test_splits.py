@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from mmft.config.schema.data import ColumnsConfig, DataConfig, FractionsConfig
-from mmft.data.split_names import splits_to_test, table_of
-from mmft.data.splits import Split, groups_of_earlier_splits, load_rows, load_splits, load_tests
+from mmft.data.splitting.names import splits_to_test, table_of
+from mmft.data.splitting.splits import Split, groups_of_earlier_splits, load_rows, load_splits, load_tests
 from mmft.errors import UserError
 
 Write = Callable[..., Path]

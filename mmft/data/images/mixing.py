@@ -1,4 +1,4 @@
-"""mixup and cutmix of two images. Both draw from torch's global generator, see `mmft.data.augment.drawing_from`.
+"""mixup and cutmix of two images. Both draw from torch's global generator, see `mmft.data.images.augment.drawing_from`.
 
 Legend: H W image height and width.
 """

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from mmft.config.schema.data import ColumnsConfig, DataConfig, FractionsConfig
-from mmft.data.splits import load_splits
+from mmft.data.splitting.splits import load_splits
+from mmft.data.splitting.units import same_images, units_of
 from mmft.data.table import Table
-from mmft.data.units import same_images, units_of
 from mmft.run_folder import as_when_saved
 
 

@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from mmft.config.schema.data import DataConfig
-from mmft.data.fractions import Names, fraction_splits
+from mmft.data.splitting.fractions import Names, fraction_splits
+from mmft.data.splitting.units import units_of
 from mmft.data.table import Table
-from mmft.data.units import units_of
 from mmft.errors import UserError
 
 
@@ -19,8 +19,8 @@ def fold_splits(
 ) -> Names:
     """The split of every row when fold `data.fold` of `data.folds` is held out.
 
-    Units (`mmft.data.units`) are assigned to folds by the hash of their name, stratified by label. Each unit is in
-    one fold, so over all folds each row is held out once. Rows that `known` marks as `test` are in no fold.
+    Units (`mmft.data.splitting.units`) are assigned to folds by the hash of their name, stratified by label. Each unit
+    is in one fold, so over all folds each row is held out once. Rows that `known` marks as `test` are in no fold.
 
     Args:
         table: the rows.

@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mmft.data.image import BadImage, ImageReader
+from mmft.data.images.image import BadImage, ImageReader
 from mmft.errors import UserError
 
 Encode = Callable[..., bytes]

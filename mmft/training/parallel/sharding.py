@@ -30,7 +30,7 @@ from mmft.config.schema.model import ENCODERS
 from mmft.errors import UserError
 from mmft.models.layers import block_modules
 from mmft.models.vision_language_model import VisionLanguageModel
-from mmft.training.collectives import largest
+from mmft.training.parallel.collectives import largest
 
 
 class Shards:

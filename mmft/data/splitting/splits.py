@@ -17,13 +17,13 @@ import numpy.typing as npt
 
 from mmft.config.paths import table_files, tables_of
 from mmft.config.schema.data import ColumnsConfig, DataConfig
-from mmft.data.folds import fold_splits
-from mmft.data.fractions import fraction_splits, strata_of
 from mmft.data.hashing import unit_hashes
 from mmft.data.kept import KEPT, stamps
-from mmft.data.split_names import SPLITS, is_tested, splits_to_test
+from mmft.data.splitting.folds import fold_splits
+from mmft.data.splitting.fractions import fraction_splits, strata_of
+from mmft.data.splitting.names import SPLITS, is_tested, splits_to_test
+from mmft.data.splitting.units import units_of
 from mmft.data.table import Table
-from mmft.data.units import units_of
 from mmft.errors import UserError
 
 log = logging.getLogger(__name__)

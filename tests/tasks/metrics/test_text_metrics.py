@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from mmft.tasks.metric_names import lower_is_better
-from mmft.tasks.ngram_scores import bleu, chrf, cider
-from mmft.tasks.text_metrics import (
+from mmft.tasks.metrics.names import lower_is_better
+from mmft.tasks.metrics.ngrams import bleu, chrf, cider
+from mmft.tasks.metrics.texts import (
     Perplexity,
     TextMetrics,
     anls,
@@ -22,7 +22,7 @@ from mmft.tasks.text_metrics import (
     token_f1,
     vqa_accuracy,
 )
-from mmft.training import merging
+from mmft.training.parallel import merging
 
 CAPTIONS = [
     (

@@ -13,8 +13,8 @@ from torchvision.transforms.v2 import functional as F  # type: ignore[import-unt
 from transformers import PreTrainedTokenizerFast
 
 from mmft.config.schema.augment import AugmentConfig
-from mmft.data.augment import Augmentation, drawing_from, in_words
-from mmft.data.mixing import cutmix, mixup
+from mmft.data.images.augment import Augmentation, drawing_from, in_words
+from mmft.data.images.mixing import cutmix, mixup
 from mmft.data.text import special_ids
 
 OF_IMAGES: dict[str, dict[str, Any]] = {

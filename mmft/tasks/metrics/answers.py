@@ -13,9 +13,9 @@ from torch import Tensor
 from torchmetrics import MetricCollection
 
 from mmft.tasks.choices import Choices
-from mmft.tasks.ngram_scores import References, Texts
-from mmft.tasks.part_metrics import PartMetrics
-from mmft.tasks.text_metrics import Perplexity, TextMetrics
+from mmft.tasks.metrics.ngrams import References, Texts
+from mmft.tasks.metrics.parts import PartMetrics
+from mmft.tasks.metrics.texts import Perplexity, TextMetrics
 
 
 class AnswerMetrics(PartMetrics):

@@ -10,11 +10,11 @@ from task_batches import batch, outputs
 from mmft.tasks.classification import Classification
 from mmft.tasks.contrastive import Contrastive
 from mmft.tasks.matching import Matching
-from mmft.tasks.metric_names import _LOWER, lower_is_better
+from mmft.tasks.metrics.names import _LOWER, lower_is_better
+from mmft.tasks.metrics.texts import text_metric_names
 from mmft.tasks.multi_label import MultiLabel
 from mmft.tasks.question_answering import QuestionAnswering
 from mmft.tasks.regression import Regression
-from mmft.tasks.text_metrics import text_metric_names
 
 
 def test_every_metric_of_every_task_has_a_direction() -> None:
@@ -25,8 +25,8 @@ def test_every_metric_of_every_task_has_a_direction() -> None:
         task.fit(given)
     names = {str(name) for task in tasks for name in task.metrics()} | {"loss"}
     names |= set(Matching().metric_names())
-    names |= {name.rpartition("/")[2] for name in Contrastive().metric_names()}  # tests/tasks/test_retrieval.py
-    names |= {*text_metric_names(), "perplexity"}  # tests/tasks/test_text_metrics.py
+    names |= {name.rpartition("/")[2] for name in Contrastive().metric_names()}  # tests/tasks/metrics/test_retrieval.py
+    names |= {*text_metric_names(), "perplexity"}  # tests/tasks/metrics/test_text_metrics.py
     higher = {name for name in names if not lower_is_better(name)}
     assert names - higher == _LOWER
     for task, given in zip(tasks, labels, strict=True):

@@ -18,7 +18,7 @@ from torchmetrics import Metric
 from torchmetrics.functional.text import rouge_score, squad
 
 from mmft.tasks.answers import normalised, vqa_score
-from mmft.tasks.ngram_scores import References, Texts, bleu, chrf, cider
+from mmft.tasks.metrics.ngrams import References, Texts, bleu, chrf, cider
 
 _MOST_EDITS = 0.5  # of an answer's characters, for ANLS
 

@@ -22,7 +22,7 @@ from mmft.config.schema.root import TrainConfig
 from mmft.errors import UserError
 from mmft.models.layers import block_modules, blocks
 from mmft.training.hardware import choose_hardware
-from mmft.training.sharding import Shards, _skeleton
+from mmft.training.parallel.sharding import Shards, _skeleton
 
 FSDP = ["trainer=fsdp", "trainer.accelerator=cpu", "trainer.devices=2"]
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from mmft.batch.images import Pieces
-from mmft.data.image import ImageReader
+from mmft.data.images.image import ImageReader
 from mmft.data.kept import stamp
-from mmft.data.splits import Split
+from mmft.data.splitting.splits import Split
 
 
 class ImageMemory:

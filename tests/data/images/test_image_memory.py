@@ -16,10 +16,10 @@ from runs import TrainRun, same_weights
 
 from mmft.config.schema.data import ColumnsConfig
 from mmft.data import loading, table
-from mmft.data.image import BadImage, ImageReader
-from mmft.data.image_memory import ImageMemory, _shared
+from mmft.data.images.image import BadImage, ImageReader
+from mmft.data.images.memory import ImageMemory, _shared
 from mmft.data.kept import KEPT
-from mmft.data.splits import Split, whole
+from mmft.data.splitting.splits import Split, whole
 from mmft.data.table import Table
 
 COLUMNS = ColumnsConfig(image="image", text="text")

@@ -33,7 +33,7 @@ def fraction_splits(
         table: provides labels as strata.
         shares: by name, adding up to 1.
         seed: of the run.
-        units: the name of the unit of every row of the table; see `mmft.data.units`.
+        units: the name of the unit of every row of the table; see `mmft.data.splitting.units`.
         rows: to split; None for all.
         purpose: another purpose gives another draw. With `split`, the first unit of every label falls into the first
             share, so that training has every label.

@@ -10,8 +10,8 @@ from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.utilities.data import dim_zero_max, dim_zero_min, dim_zero_sum
 
-from mmft.tasks.part_metrics import PartMetrics
-from mmft.training.collectives import gathered, is_distributed
+from mmft.tasks.metrics.parts import PartMetrics
+from mmft.training.parallel.collectives import gathered, is_distributed
 
 _TOGETHER: dict[Any, Any] = {
     dim_zero_sum: lambda states: torch.stack(states).sum(0),

@@ -18,7 +18,7 @@ from torch.distributions import Beta
 from torchvision.transforms import v2  # type: ignore[import-untyped]
 
 from mmft.config.schema.augment import AugmentConfig
-from mmft.data.mixing import cutmix, mixup
+from mmft.data.images.mixing import cutmix, mixup
 
 Transform = Callable[[Tensor], Tensor]
 """(3, H, W) uint8 -> the same shape."""

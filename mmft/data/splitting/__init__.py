@@ -1,0 +1,1 @@
+"""Which rows are for training, validation and test: columns, files, fractions, folds, units kept together."""

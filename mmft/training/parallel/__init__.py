@@ -1,0 +1,1 @@
+"""Several ranks: where they meet, what they send, sharding, and Lightning strategies."""
