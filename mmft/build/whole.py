@@ -31,7 +31,7 @@ def choose_for_whole(config: TrainConfig, base: Path) -> None:
     Raises:
         UserError: there is no such model.
     """
-    if config.model.whole is None or config.model.tiles or config.data.resize is not None:
+    if config.model.tiles or config.model.whole is None or config.data.resize is not None:
         return
     folder = located(config.model.whole, base)
     source = resolve(str(folder) if folder.is_dir() else config.model.whole, KEY)

@@ -191,14 +191,14 @@ def test_several_turns(run: Run) -> None:
         {"role": "assistant", "content": "red disc"},
         {"role": "user", "content": "is it red"},
     ]
-    ids = [token if token >= -1 else learned(token) for token in chat._prompt(model.saved, turns)]
+    ids = [token if token >= -1 else learned(token) for token in chat._prompt(model.saved, turns, 1)]
     place = ids.index(-1)
     assert tokenizer.tokenizer.decode(ids[:place]).endswith("user: ")
     assert tokenizer.tokenizer.decode(ids[place + 1 :]) == (
         "what is it here<|im_end|><|im_start|>assistant: red disc<|im_end|>"
         "<|im_start|>user: is it red here<|im_end|><|im_start|>assistant: "
     )
-    ids = chat._prompt(model.saved, [*turns[:3], {"role": "user", "content": "is it <image> red"}])
+    ids = chat._prompt(model.saved, [*turns[:3], {"role": "user", "content": "is it <image> red"}], 1)
     assert tokenizer.tokenizer.decode([token for token in ids[: ids.index(-1)] if token >= 0]).endswith("user: is it ")
     image = torch.zeros(3, 32, 32, dtype=torch.uint8)
     assert isinstance(model.chat(turns, image=image), str)
