@@ -35,7 +35,6 @@ from mmft.training.objective import Objective
 from mmft.training.parallel.strategies import ShardedModel, SummedGradients
 from mmft.training.resuming import ResumePoint
 from mmft.training.schedules import Schedule
-from mmft.training.step_loop import StepLoop
 from mmft.tuning.plan import TuningPlan
 
 _ALIGNMENT_WEIGHT = 0.1
@@ -133,7 +132,7 @@ def build_trainer(
     """Lightning's Trainer. Clipping and accumulation happen in the step, checkpoints in our callback."""
     settings, ranks = config.trainer, started()
     device = "cuda" if settings.accelerator == "gpu" else "cpu"  # `choose_hardware` has replaced `auto`
-    trainer = pl.Trainer(
+    return pl.Trainer(
         accelerator=settings.accelerator,
         devices=ranks.local_world,
         num_nodes=ranks.nodes,
@@ -154,8 +153,6 @@ def build_trainer(
         use_distributed_sampler=False,
         inference_mode=settings.strategy != "fsdp",  # weights gathered in inference mode could not be trained
     )
-    trainer.fit_loop.epoch_loop = StepLoop(trainer)
-    return trainer
 
 
 def train_on(config: TrainConfig, folder: RunFolder, start: ResumePoint, data: VisionLanguageData) -> list[pl.Callback]:

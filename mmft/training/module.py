@@ -141,13 +141,9 @@ class FineTuning(Evaluating):
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         """One optimizer step over a logical batch; `batch` is this rank's share."""
-        self.step(batch, self.optimizers(), self.manual_backward)
-
-    def step(self, batch: Batch, optimizer: Any, backward: Callable[[Tensor], object]) -> None:
-        """`update`, and what surrounds it in training: checks and loggers."""
         start = time.perf_counter()
         self.check_finite()
-        losses, norm, wishes = self.update(batch, optimizer, self.global_step, backward)
+        losses, norm, wishes = self.update(batch, self.optimizers(), self.global_step, self.manual_backward)
         self._unchecked = self._checked(losses), norm, wishes
         self._log_step(losses, norm)
         self.step_seconds.append(time.perf_counter() - start)

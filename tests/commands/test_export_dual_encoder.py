@@ -9,7 +9,7 @@ import pytest
 import torch
 import transformers as hf
 from mostly_slow import mostly_slow
-from pairs import begun, check_logits, images, logits
+from pretrained_pairs import begun, check_logits, images, logits
 from PIL import Image
 from runs import Run, TrainRun
 from safetensors.torch import load_file

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from mostly_slow import mostly_slow
-from pairs import images
+from pretrained_pairs import images
 from PIL import Image
 from runs import Run, TrainRun
 from sentence_transformers import SentenceTransformer

@@ -15,7 +15,7 @@ import torch
 import transformers as hf
 from make_shapes import captions
 from mostly_slow import mostly_slow
-from pairs import begun, check_logits, images, logits, without_gradient
+from pretrained_pairs import begun, check_logits, images, logits, without_gradient
 from runs import Run
 from safetensors.torch import load_file, save_file
 from tiny_open_clip import KINDS, TIMM_NAME, make_open_clip

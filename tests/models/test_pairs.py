@@ -13,7 +13,7 @@ import pytest
 import torch
 import transformers as hf
 from mostly_slow import mostly_slow
-from pairs import begun, check_logits, images, logits, on_pair, without_gradient
+from pretrained_pairs import begun, check_logits, images, logits, on_pair, without_gradient
 from runs import resumed
 from tiny_pairs import FAMILIES, MAX_LENGTH
 from torch import Tensor

@@ -58,6 +58,7 @@ class Case:
 
     def written_out(self) -> tuple[dict[str, Tensor], list[Tensor]]:
         self.model.zero_grad()
+        self.model.count_stand_ins()
         outputs, start = self.model(self.batch), self.start(self.batch)
         terms = [self.task.loss_sum(outputs, self.batch) / self.task.normaliser(self.batch)]
         for modality in ("image", "text"):
