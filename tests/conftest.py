@@ -28,7 +28,7 @@ from composed_once import compose_once
 from make_shapes import Shapes, captions, make_shapes
 
 # the fixtures `train_run`, `finished_run`, `shapes_overrides`, `pair_run` and `server`
-pytest_plugins = ["runs", "pairs", "servers"]
+pytest_plugins = ["runs", "pretrained_pairs", "servers"]
 CHECKOUT = Path(__file__).parents[1]
 
 

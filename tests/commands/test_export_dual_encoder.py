@@ -9,8 +9,8 @@ import pytest
 import torch
 import transformers as hf
 from mostly_slow import mostly_slow
-from pretrained_pairs import begun, check_logits, images, logits
 from PIL import Image
+from pretrained_pairs import begun, check_logits, images, logits
 from runs import Run, TrainRun
 from safetensors.torch import load_file
 from tiny_pairs import make_pair

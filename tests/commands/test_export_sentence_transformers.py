@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 from mostly_slow import mostly_slow
-from pretrained_pairs import images
 from PIL import Image
+from pretrained_pairs import images
 from runs import Run, TrainRun
 from sentence_transformers import SentenceTransformer
 
