@@ -2,7 +2,6 @@
 
 ENTRY/about.json    what computed it, in words; its time is that of the last use
 ENTRY/uses.jsonl    what computing took, and how many rows were read instead
-ENTRY/tried         is there if the encoder was tried, and can be taken apart
 ENTRY/*.shard
 """
 
@@ -28,7 +27,6 @@ from mmft.files import locked, write_text
 log = logging.getLogger(__name__)
 ABOUT = "about.json"
 USES = "uses.jsonl"
-TRIED = "tried"
 _ASKED_AGAIN = 1.0  # seconds
 
 
@@ -153,16 +151,6 @@ class Entry:
             yield
         finally:
             lock.close()
-
-    @property
-    def was_tried(self) -> bool:
-        """Whether `note_tried` was called, by whatever process."""
-        return (self.folder / TRIED).exists()
-
-    def note_tried(self) -> None:
-        """Notes that the encoder can be taken apart, which then need not be tried again."""
-        with suppress(OSError):
-            (self.folder / TRIED).touch()
 
     @property
     def bytes(self) -> int:

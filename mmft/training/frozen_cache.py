@@ -42,10 +42,16 @@ def is_exact(device: torch.device, precision: str) -> bool:
 def frozen_part(
     model: VisionLanguageModel, encoder: str, lowest: int | None, exact: bool, form: str = "computed"
 ) -> FrozenPart | None:
-    """The frozen part of an encoder whose lowest trained layer is `lowest`, not checked; None if there is none."""
+    """The frozen part of an encoder whose lowest trained layer is `lowest`, None for none; None if there is none."""
     if is_quantized(getattr(model, encoder)) or (lowest is not None and lowest < 2):  # an entry's name has no scales
         return None
-    return frozen_part_of(getattr(model, encoder), lowest, model.fusion.reads, exact, form)
+    part = frozen_part_of(getattr(model, encoder), lowest, model.fusion.reads, exact, form)
+    try:
+        part.check()
+        return part
+    except CannotSplitError as error:
+        log.info("model.%s: its frozen layers are computed each time: %s", encoder, error)
+        return None
 
 
 class Pooled(NamedTuple):
@@ -122,21 +128,10 @@ class FrozenCache:
         """
         exact = is_exact(next(getattr(model, encoder).parameters()).device, self.precision)
         part = frozen_part(model, encoder, lowest, exact, form)
-        if part is None or not self._can_be_split(part, passes):
+        if part is None:
             return None, {}
         stored = self.filled(part, passes, together)
         return part if exact or stored or form != "computed" else None, stored
-
-    def _can_be_split(self, part: FrozenPart, passes: Mapping[str, tuple[RowDataset, int]]) -> bool:
-        """Whether the encoder can be taken apart; tried once for a whole one, whose outputs need not be noted."""
-        if part.is_whole and self._writes and any(self._entry(part, rows).was_tried for rows, _ in passes.values()):
-            return True
-        try:
-            part.check()
-        except CannotSplitError as error:
-            log.info("model.%s_encoder: its frozen layers are computed each time: %s", part.modality, error)
-            return False
-        return True
 
     def filled(
         self,
@@ -167,7 +162,6 @@ class FrozenCache:
             self._in_use.append((stored, computed))
         if found:
             entry, total = next(iter(found.values())).entry, sum(stored.there for stored in found.values())
-            entry.note_tried()
             log.info(
                 "model.%s_encoder: %s; of %d %ss that output is read from %s (%s)",
                 *(part.modality, _in_words(part), total, part.modality, entry.folder, in_units(entry.bytes)),

@@ -108,27 +108,6 @@ def test_a_second_run_computes_nothing(frozen_run: TrainRun, store: Path, passes
     assert passes == {"image": 0, "text": 0}
 
 
-def test_whole_encoders_are_tried_once(frozen_run: TrainRun, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tried: list[str] = []
-    check = FrozenPart.check
-
-    def noted(self: FrozenPart) -> None:
-        tried.append(self.modality)
-        check(self)
-
-    monkeypatch.setattr(FrozenPart, "check", noted)
-    typed = [EXACT, "tune=head_only", f"paths.cache={store}", "cache=always"]
-    first = frozen_run(*typed)
-    assert tried == ["image", "text"]
-    assert same_weights(first, frozen_run(*typed))
-    assert tried == ["image", "text"]
-    for note in store.glob("*/tried"):  # as in an entry that something else has written
-        note.unlink()
-    frozen_run(*typed)
-    frozen_run(*typed, "cache=never")
-    assert tried == ["image", "text"] * 3
-
-
 def test_what_was_saved_is_what_was_read(frozen_run: TrainRun, store: Path) -> None:
     """Not what a run planned that ended early."""
 
