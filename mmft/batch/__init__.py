@@ -110,9 +110,7 @@ class Sample:
     stored_image: int | None = None  # position of the row whose image the store has; `pixel_values` is then None
     stored_text: int | None = None  # the same for the text; `input_ids` are there all the same
     references: tuple[str, ...] = ()  # the row's reference answers, if a task's metrics compare texts
-    images: tuple[
-        Pieces | int, ...
-    ] = ()  # in place of `pixel_values` for a model that reads pieces; or as `stored_image`
+    images: tuple[Pieces | int, ...] = ()  # for a model that reads pieces: in place of `pixel_values` or `stored_image`
 
 
 class Candidates(NamedTuple):

@@ -28,7 +28,7 @@ from mmft.data.columns import (
     as_weights,
 )
 from mmft.data.conversations import Conversations, as_conversations, check_places
-from mmft.data.image_lists import as_all_images, counts_of, rows_of
+from mmft.data.images.lists import as_all_images, counts_of, rows_of
 from mmft.data.plain_numbers import with_plain_numbers
 from mmft.data.roles import filled, is_template, named_in
 from mmft.data.sources.raw import Column, Raw

@@ -21,7 +21,7 @@ from mmft.batch import BadRow, Pair, Row
 from mmft.config.paths import table_files
 from mmft.config.schema.data import ColumnsConfig, ReadingConfig, names_of
 from mmft.data.conversations import with_places, written
-from mmft.data.image_lists import source
+from mmft.data.images.lists import source
 from mmft.data.images.paths import image_source
 from mmft.data.kept_columns import KeptColumns
 from mmft.data.role_columns import RoleColumns

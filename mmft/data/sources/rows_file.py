@@ -10,7 +10,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from mmft.data.columns import is_null
-from mmft.data.image_lists import as_all_images
+from mmft.data.images.lists import as_all_images
 from mmft.data.sources.memory import read_rows
 from mmft.data.sources.raw import Column
 from mmft.errors import UserError
