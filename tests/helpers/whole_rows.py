@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -90,3 +90,19 @@ def plain_model(folder: Path, side: int) -> Any:
     if hasattr(plain.config, "image_grid_pinpoints"):
         plain.config.image_grid_pinpoints = [[side, side]]
     return plain
+
+
+def check_gradients(model: Any, plain: Any, trained: Collection[str]) -> None:
+    """Asserts that every gradient is that of plain transformers within 1e-10, and that what has none is not trained."""
+    wanted = {name: p.grad for name, p in plain.named_parameters() if p.grad is not None}
+    names = {"image_encoder.backbone.": "image", "fusion.rest.": "rest", "text_encoder.backbone.": "text"}
+    for name, parameter in model.named_parameters():
+        if name == "missing_image.vector":
+            continue
+        start = next(start for start in names if name.startswith(start))
+        theirs = wanted.pop(model.whole.prefixes[names[start]] + name.removeprefix(start), None)
+        assert (theirs is None) == (name not in trained), name  # what gets no gradient is not trained
+        if theirs is not None:
+            assert parameter.grad is not None
+            assert float((parameter.grad - theirs).abs().max()) < 1e-10, name
+    assert not wanted

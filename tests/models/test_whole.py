@@ -13,7 +13,18 @@ from generative_rows import added_up
 from torch import Tensor
 from torch.nn import functional
 from whole_models import WHOLE_MODELS
-from whole_rows import ANSWERS, LENGTH, WEIGHTS, Folder, make, plain_inputs, plain_logits, plain_model, rows
+from whole_rows import (
+    ANSWERS,
+    LENGTH,
+    WEIGHTS,
+    Folder,
+    check_gradients,
+    make,
+    plain_inputs,
+    plain_logits,
+    plain_model,
+    rows,
+)
 
 from mmft import build
 from mmft.errors import UserError
@@ -100,18 +111,7 @@ def test_loss_and_gradients_are_those_of_plain_transformers(
     (total / weights).backward()
     found = added_up(model, task, [batch], micro)
     assert float(found) == pytest.approx(float(total.detach() / weights), abs=1e-10)
-    wanted = {name: p.grad for name, p in plain.named_parameters() if p.grad is not None}
-    names = {"image_encoder.backbone.": "image", "fusion.rest.": "rest", "text_encoder.backbone.": "text"}
-    for name, parameter in model.named_parameters():
-        if name == "missing_image.vector":
-            continue
-        start = next(start for start in names if name.startswith(start))
-        theirs = wanted.pop(model.whole.prefixes[names[start]] + name.removeprefix(start), None)
-        assert (theirs is None) == (name not in plan.names), name  # what gets no gradient is not trained
-        if theirs is not None:
-            assert parameter.grad is not None
-            assert float((parameter.grad - theirs).abs().max()) < 1e-10, name
-    assert not wanted
+    check_gradients(model, plain, plan.names)
 
 
 @pytest.mark.parametrize("kind", WHOLE_MODELS)
