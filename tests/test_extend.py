@@ -145,8 +145,10 @@ def test_a_plugin_that_cannot_be_imported_completes_nothing(folder: Path) -> Non
     assert candidates(line, list(COMMANDS)) == ["model/fusion=concat"]
 
 
-def test_help_shows_a_typed_plugin(folder: Path, mmft: Mmft) -> None:
-    said = " ".join(mmft("train", "plugins=[./my_fusion.py]", "--allow-code", "--help", cwd=folder).stdout.split())
+def test_help_shows_a_typed_plugin(folder: Path, forked_mmft: Mmft) -> None:
+    said = " ".join(
+        forked_mmft("train", "plugins=[./my_fusion.py]", "--allow-code", "--help", cwd=folder).stdout.split()
+    )
     assert "resampler, summed" in said
     assert "(model/fusion=summed only)" in said
 
@@ -164,14 +166,14 @@ def test_a_moved_run_is_loaded_by_its_own_copy(folder: Path, train_run: TrainRun
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
-def test_every_command_in_processes_of_their_own(folder: Path, mmft: Mmft, shapes: Any) -> None:
+def test_every_command_in_processes_of_their_own(folder: Path, forked_mmft: Mmft, shapes: Any) -> None:
     """A sweep of an own fusion side by side with an own task, then all that a run is used for."""
     rows = [o for o in shapes.overrides if not o.startswith(("trainer.max_epochs", "name="))]
     quick = ["data.limit=24", "trainer.max_epochs=1", "modality_report=false", "callbacks.progress=none"]
     both = ["plugins=[./my_fusion.py,./my_task.py]", "model/fusion=summed", "task=poly"]
-    refused = mmft("train", *rows, *quick, *both, cwd=folder, check=False)
+    refused = forked_mmft("train", *rows, *quick, *both, cwd=folder, check=False)
     assert (refused.returncode, "--allow-code" in refused.stderr) == (2, True)
-    mmft(
+    forked_mmft(
         "train",
         "-m",
         "--allow-code",
@@ -185,15 +187,15 @@ def test_every_command_in_processes_of_their_own(folder: Path, mmft: Mmft, shape
     run = next(folder.glob("runs/train/*/0"))
     for command in ("test", "predict", "embed", "explain", "export"):
         more = {"predict": ["out=p.csv"], "embed": ["out=e.npz"], "explain": ["out=pages", "rows=[1]", "points=4"]}
-        done = mmft(command, f"run={run}", *more.get(command, []), cwd=folder, check=False)
+        done = forked_mmft(command, f"run={run}", *more.get(command, []), cwd=folder, check=False)
         assert (done.returncode, "--allow-code" in done.stderr) == (2, True), command
-        mmft(command, f"run={run}", *more.get(command, []), "--allow-code", cwd=folder)
+        forked_mmft(command, f"run={run}", *more.get(command, []), "--allow-code", cwd=folder)
     assert len(pd.read_csv(folder / "p.csv")) == 240
-    mmft(
+    forked_mmft(
         "train", "--allow-code", *rows, *quick, *both, "model.fusion.width=8", f"init={run}", "name=second", cwd=folder
     )
     ranks = ["trainer.devices=2", "trainer.accelerator=cpu", "name=two"]
-    mmft("train", "--allow-code", *rows, *quick, *both, *ranks, cwd=folder)
+    forked_mmft("train", "--allow-code", *rows, *quick, *both, *ranks, cwd=folder)
     assert Run(next(folder.glob("runs/two/*"))).summary["status"] == "completed"
 
 

@@ -299,8 +299,8 @@ def test_check_says_that_there_are_no_steps(probe_overrides: list[str], capsys: 
 
 
 @pytest.mark.slow
-def test_a_sweep_over_kinds_and_seeds(mmft: Mmft, probe_overrides: list[str], tmp_path: Path) -> None:
-    done = mmft("train", "-m", *probe_overrides, "tune.probe=linear,knn", "seed=0,1", cwd=tmp_path)
+def test_a_sweep_over_kinds_and_seeds(forked_mmft: Mmft, probe_overrides: list[str], tmp_path: Path) -> None:
+    done = forked_mmft("train", "-m", *probe_overrides, "tune.probe=linear,knn", "seed=0,1", cwd=tmp_path)
     assert len(pd.read_csv(Path(done.stdout.splitlines()[-1]) / "sweep.csv")) == 4
 
 

@@ -297,10 +297,10 @@ def test_a_run_resumes_with_its_tables_only(train_run: TrainRun, shapes_override
 
 @pytest.mark.slow
 def test_ranks_give_the_same_figures(
-    mmft: Mmft, shapes_overrides: list[str], tables: Tables, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    forked_mmft: Mmft, shapes_overrides: list[str], tables: Tables, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     runs = f"paths.runs={tmp_path / 'runs'}"
-    done = mmft("train", *shapes_overrides, *tables.of_training, tables.named, runs, "trainer.devices=2")
+    done = forked_mmft("train", *shapes_overrides, *tables.of_training, tables.named, runs, "trainer.devices=2")
     run = Run(Path(done.stdout.splitlines()[-1]))
     found, _ = told_by_test(capsys, f"run={run.path}")
     for name, metrics in run.summary["tests"].items():

@@ -8,11 +8,12 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import io
+import logging
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -91,24 +92,40 @@ class Forked:
             os.kill(self.pid, number)
 
 
-def command(argv: list[str], out: Path) -> Forked:
-    """`mmft ARGV` in a session of its own; what it prints goes to the file `out`."""
+def command(
+    argv: list[str],
+    out: Path,
+    errors: Path | None = None,
+    stdin: str | None = None,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+) -> Forked:
+    """`mmft ARGV` in a session of its own; what it prints goes to the file `out`, or its messages to `errors`."""
 
     def work() -> int:
-        os.setsid()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-        _write_to(out)
+        _on_its_own()
+        _write_to(out, errors or out)
+        if stdin is not None:
+            sys.stdin = io.StringIO(stdin)
+        os.chdir(cwd or Path.cwd())
+        os.environ.update(env or {})
         supervisor._start_rank = _fork_rank  # type: ignore[assignment]
         return cli.main(argv)
 
     return Forked(work)
 
 
-def _write_to(out: Path) -> None:
-    descriptor = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    for standard in (1, 2):
-        os.dup2(descriptor, standard)
+def _on_its_own() -> None:
+    """A session, no handlers of pytest's for messages, and what signals do at the start of a process."""
+    os.setsid()
+    logging.root.handlers.clear()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _write_to(out: Path, errors: Path) -> None:
+    for standard, path in ((1, out), (2, errors)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), standard)
     sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
 
 
@@ -116,9 +133,7 @@ def _fork_rank(number: int, environment: dict[str, str], job: bytes) -> supervis
     listens, speaks = os.pipe()
 
     def work() -> int:
-        os.setsid()
-        for signum in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(signum, signal.default_int_handler if signum == signal.SIGINT else signal.SIG_DFL)
+        _on_its_own()
         os.environ |= environment | {"RANK": str(number), "LOCAL_RANK": str(number), HEARTBEAT_FD: str(speaks)}
         sys.stdin = io.StringIO(job.decode())
         return rank.main()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command import run_mmft
+from command import fork_mmft
 from forked import Forked
 from safetensors.torch import load_file
 from torch import Tensor
@@ -126,7 +126,7 @@ def of_one_and_two_ranks(typed: list[str], trainer: str, folder: Path) -> tuple[
     for name in ("cpu", trainer):
         devices = [] if name == "cpu" else ["trainer.accelerator=cpu", "trainer.devices=2"]
         (folder / name).mkdir()
-        run_mmft("train", *typed, f"trainer={name}", *devices, cwd=folder / name)
+        fork_mmft("train", *typed, f"trainer={name}", *devices, cwd=folder / name)
         (path,) = (folder / name / "runs" / "shapes").iterdir()
         runs.append(Run(path))
     one, two = runs

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from command import run_mmft
+from command import fork_mmft
 from runs import Run, TrainRun, same_weights
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
@@ -169,7 +169,7 @@ def test_on_two_ranks(trainer: str, shapes_overrides: list[str], tmp_path: Path)
     runs = []
     for name, more in (("plain", []), ("recomputed", [KEY])):
         (tmp_path / name).mkdir()
-        run_mmft("train", *typed, *more, cwd=tmp_path / name)
+        fork_mmft("train", *typed, *more, cwd=tmp_path / name)
         (path,) = (tmp_path / name / "runs" / "shapes").iterdir()
         runs.append(Run(path))
     assert same_weights(*runs)

@@ -190,9 +190,11 @@ def test_a_sentencepiece_file_is_enough(kind: str, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", ["check", "train"])
-def test_commands_agree(command: str, mmft: Mmft, shapes: Any, shapes_overrides: list[str], tmp_path: Path) -> None:
+def test_commands_agree(
+    command: str, forked_mmft: Mmft, shapes: Any, shapes_overrides: list[str], tmp_path: Path
+) -> None:
     folder = without_tokenizer(shapes.text_encoder, tmp_path / "none")
-    done = mmft(command, *shapes_overrides, f"model.text_encoder.name={folder}", check=False, cwd=tmp_path)
+    done = forked_mmft(command, *shapes_overrides, f"model.text_encoder.name={folder}", check=False, cwd=tmp_path)
     assert done.returncode == 2
     assert "lacks the files of its tokenizer" in done.stderr
     strange = Path(shutil.copytree(shapes.text_encoder, tmp_path / "strange"))
@@ -200,6 +202,6 @@ def test_commands_agree(command: str, mmft: Mmft, shapes: Any, shapes_overrides:
     known = rules["model"]["vocab"].items()
     rules["model"]["vocab"] = {name if name.startswith("[") else f"[{name}]": number for name, number in known}
     (strange / "tokenizer.json").write_text(json.dumps(rules))
-    done = mmft(command, *shapes_overrides, f"model.text_encoder.name={strange}", check=False, cwd=tmp_path)
+    done = forked_mmft(command, *shapes_overrides, f"model.text_encoder.name={strange}", check=False, cwd=tmp_path)
     assert done.returncode == 2
     assert "100% of their tokens are unknown to it" in done.stderr

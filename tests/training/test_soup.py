@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from command import run_mmft
+from command import fork_mmft
 from make_shapes import Shapes
 from runs import Run, TrainRun, killed_run, of_one_and_two_ranks, resumed, same_weights
 from torch import Tensor
@@ -110,7 +110,7 @@ def validation_of(run: Run, shapes: Shapes, folder: Path) -> float:
     table = pd.read_csv(shapes.rows).query("split == 'val'").assign(split="test")
     table.to_csv(folder / "val.csv", index=False)
     typed = [f"run={run.path}", f"data.path={folder / 'val.csv'}", f"data.root={shapes.rows.parent}"]
-    done = run_mmft("test", *typed)
+    done = fork_mmft("test", *typed)
     assert done.returncode == 0
     return float(next(line for line in done.stdout.splitlines() if line.startswith("loss ")).split()[1])
 

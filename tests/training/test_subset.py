@@ -177,12 +177,12 @@ def test_a_check_draws_as_many(shapes_overrides: list[str]) -> None:
 
 
 @pytest.mark.slow
-def test_all_ranks_have_the_rows_that_the_first_one_chose(shapes: Shapes, tmp_path: Path, mmft: Mmft) -> None:
+def test_all_ranks_have_the_rows_that_the_first_one_chose(shapes: Shapes, tmp_path: Path, forked_mmft: Mmft) -> None:
     typed = [*shapes.overrides, *QUICK, *ALL, "data.subset=k_center"]
     one, two = of_one_and_two_ranks([*typed, "data.subset.rows=24"], "ddp", tmp_path)
     assert chosen(one).equals(chosen(two))
     assert one.summary["rows"] == two.summary["rows"]
     ranks = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "data.subset.rows=999"]
-    refused = mmft("train", *typed, *ranks, cwd=tmp_path, check=False)
+    refused = forked_mmft("train", *typed, *ranks, cwd=tmp_path, check=False)
     assert refused.returncode == 2
     assert refused.stderr.count("data.subset.rows=999: there are 180 usable training rows") == 1

@@ -333,16 +333,16 @@ def test_the_refusal_says_what_to_type(text_encoder_folder: Any) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", ["check", "train"])
-def test_commands_do_not_ask(command: str, mmft: Mmft, shapes: Any, shapes_overrides: list[str]) -> None:
+def test_commands_do_not_ask(command: str, forked_mmft: Mmft, shapes: Any, shapes_overrides: list[str]) -> None:
     folder = shutil.copytree(shapes.text_encoder, Path("folder")).absolute()
     own_code(folder)
     encoder = [*shapes_overrides, f"model.text_encoder.name={folder}"]
-    done = mmft(command, *encoder, check=False, stdin="y\n" * 100)
+    done = forked_mmft(command, *encoder, check=False, stdin="y\n" * 100)
     assert done.returncode == 2
     assert "--allow-code" in done.stderr
     assert "Traceback" not in done.stderr
     assert not TOUCHED.exists()
-    done = mmft(command, *encoder, "--allow-code", check=False)
+    done = forked_mmft(command, *encoder, "--allow-code", check=False)
     assert done.returncode == 0, done.stderr
     assert "running the code in its folder" in done.stderr
     assert TOUCHED.exists()
@@ -350,7 +350,7 @@ def test_commands_do_not_ask(command: str, mmft: Mmft, shapes: Any, shapes_overr
         shutil.rmtree(folder)
         TOUCHED.unlink()
         use = ["predict", "run=last", f"data.path={shapes.rows}", "out=predictions.csv"]
-        assert "--allow-code" in mmft(*use, check=False, stdin="y\n" * 100).stderr
+        assert "--allow-code" in forked_mmft(*use, check=False, stdin="y\n" * 100).stderr
         assert not TOUCHED.exists()
-        mmft(*use, "--allow-code")
+        forked_mmft(*use, "--allow-code")
         assert TOUCHED.exists()

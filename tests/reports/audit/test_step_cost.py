@@ -44,12 +44,9 @@ def test_the_default_run(mmft: Command, tmp_path: Path) -> None:
     "options",
     [
         "tune=head_only",
-        "tune=lora",
         "tune=lora_8bit",
-        "tune=full",
-        "tune=full trainer.gradient_checkpointing=true",
         "tune=full data.micro_batch_size=8",
-        "tune=prompt callbacks.ema.decay=0.9",
+        "tune=full trainer.gradient_checkpointing=true callbacks.ema.decay=0.9",
     ],
 )
 def test_real_encoders(mmft: Command, shared: Path, tmp_path: Path, options: str) -> None:
@@ -58,9 +55,9 @@ def test_real_encoders(mmft: Command, shared: Path, tmp_path: Path, options: str
         f"model.image_encoder.name={encoders / 'dinov2-small'}",
         f"model.text_encoder.name={encoders / 'minilm-l6'}",
     ]
-    few = ["model.image_encoder.image_size=112", "data.limit=300", "trainer.max_epochs=1", "cache=never"]
+    few = ["model.image_encoder.image_size=112", "data.limit=100", "trainer.max_epochs=1", "cache=never"]
     predicted, measured = predicted_and_measured(mmft, tmp_path, *names, *few, *options.split())
-    assert predicted == pytest.approx(measured, rel=0.25)
+    assert predicted == pytest.approx(measured, rel=0.25, abs=64)  # what glibc and oneDNN keep differs by processor
 
 
 def test_weights_stay_and_the_parts_are_counted(shapes_overrides: list[str]) -> None:

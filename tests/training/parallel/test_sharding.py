@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from command import run_mmft
+from command import fork_mmft
 from make_shapes import Shapes
 from runs import Run, same_weights
 
@@ -124,17 +124,17 @@ def test_a_resumed_run_is_the_undisturbed_one_bit_for_bit(typed: list[str], tmp_
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     typed = [*typed, *FSDP, "trainer.precision=auto"]
-    run_mmft("train", *typed, cwd=tmp_path / "a")
+    fork_mmft("train", *typed, cwd=tmp_path / "a")
     undisturbed = run_of(tmp_path / "a")
     run = stopped(typed, tmp_path / "b")
     assert run.summary["optimizer_steps"] < undisturbed.summary["optimizer_steps"] == 18
-    run_mmft("train", *typed, f"resume={run.path}", cwd=tmp_path / "b")
+    fork_mmft("train", *typed, f"resume={run.path}", cwd=tmp_path / "b")
     assert run.summary["status"] == "completed"
     assert len(run.summary["resumed_from"]) == 1
     assert same_weights(run, undisturbed)
     assert run.metrics == undisturbed.metrics
     assert run.summary["test"] == undisturbed.summary["test"]
-    out = run_mmft("predict", f"run={run.path}", f"data.path={typed[1].partition('=')[2]}", "out=-").stdout
+    out = fork_mmft("predict", f"run={run.path}", f"data.path={typed[1].partition('=')[2]}", "out=-").stdout
     assert len(out.splitlines()) == 241
 
 
@@ -146,10 +146,12 @@ def test_a_run_that_began_sharded_goes_on_in_one_process(more: list[str], typed:
     sgd = ["optim=sgd", "optim.lr=0.05", "optim.head_lr=0.05", "model.dropout=0", "trainer.precision=32-true", *more]
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
-    run_mmft("train", *typed, *sgd, "trainer.accelerator=cpu", cwd=tmp_path / "a")
+    fork_mmft("train", *typed, *sgd, "trainer.accelerator=cpu", cwd=tmp_path / "a")
     one = run_of(tmp_path / "a")
     run = stopped([*typed, *sgd, *FSDP], tmp_path / "b")
-    run_mmft("train", *typed, *sgd, f"resume={run.path}", "trainer=auto", "trainer.accelerator=cpu", cwd=tmp_path / "b")
+    fork_mmft(
+        "train", *typed, *sgd, f"resume={run.path}", "trainer=auto", "trainer.accelerator=cpu", cwd=tmp_path / "b"
+    )
     assert run.summary["status"] == "completed"
     a, b = one.model_state, run.model_state
     assert a.keys() == b.keys()
