@@ -14,6 +14,7 @@ import forked
 import optuna
 import pytest
 import yaml
+from command import fork_mmft
 
 import mmft.commands.train as program
 from mmft.build import Run
@@ -141,22 +142,24 @@ def test_each_rank_trains_with_the_trials_rate(
     assert len(set(rates.values())) == 4
 
 
-def command(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
+def torchrun(argv: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    ranks = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "mmft"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    words = [sys.executable, *ranks, *argv]
     return subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=800)
 
 
+START = {"mmft": lambda argv, folder: fork_mmft(*argv, cwd=folder, check=False), "torchrun": torchrun}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("start", ["mmft", "torchrun"])
+@pytest.mark.parametrize("start", START)
 def test_both_ranks_have_each_trials_parameters(start: str, shapes_overrides: list[str], tmp_path: Path) -> None:
     """Four trials, four folders, whoever starts the ranks; one that is pruned ends on both."""
-    ranks = [sys.executable, "-m", "mmft"]
-    if start == "torchrun":
-        ranks = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "mmft"]
     given = [*shapes_overrides, *SEARCH, *TWO, LR, "optim.head_lr=1e-2,1e-9", "trainer.max_epochs=3"]
     given += ["hydra.sweeper.pruner=median", "hydra.sweeper.pruner_startup_trials=1", "hydra.sweeper.sampler=random"]
     given += ["checkpoint.monitor=loss"]
-    done = command(*ranks, "train", "-m", *given, folder=tmp_path)
+    done = START[start](["train", "-m", *given], tmp_path)
     assert done.returncode == 0, done.stderr
     sweep = tmp_path / "sweep"
     assert sorted(path.name for path in sweep.iterdir() if path.is_dir()) == ["0", "1", "2", "3"]

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 import torch
 from command import fork_mmft
@@ -104,16 +102,14 @@ def run_of(folder: Path) -> Run:
 
 def stopped(typed: list[str], folder: Path) -> Run:
     """A run that SIGTERM ends some steps after it began."""
-    command = [sys.executable, "-m", "mmft", "train", *typed]
-    process = subprocess.Popen(command, cwd=folder, env=os.environ, stderr=subprocess.PIPE, text=True)
+    process = forked.command(["train", *typed], folder / "printed.txt", cwd=folder)
     end = time.monotonic() + 200
     while time.monotonic() < end and process.poll() is None:
         if any("train/loss" in path.read_text() for path in folder.glob("runs/*/*/metrics.csv")):
             break
         time.sleep(0.1)
     process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=600)
-    assert process.returncode == 143, err
+    assert process.wait() == 143, (folder / "printed.txt").read_text()
     return run_of(folder)
 
 
