@@ -271,7 +271,9 @@ def _apply(config: DictConfig, typed: Typed, value: Any) -> Problem | None:
 
 def _compared_by_itself(config: Any, values: list[Typed]) -> list[str]:
     """Refuses a sweep that changes the combined loss of several tasks and also selects by it."""
-    if config is None or not config.task.parts or config.checkpoint.monitor is not None:
+    if config is None or None in (config.task, config.checkpoint):  # what was given is no section
+        return []
+    if not config.task.parts or config.checkpoint.monitor is not None:
         return []
     swept = [t.key for t in values if t.key.startswith("task.") and (t.span is not None or len(t.values) > 1)]
     if not swept:

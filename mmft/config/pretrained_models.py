@@ -47,7 +47,8 @@ def fusion_of_files(raw: DictConfig, typed: Iterable[str], files: Iterable[Path]
     """
     values: Any = OmegaConf.to_container(raw, resolve=False)
     found = _named(values.get("model"))
-    probed = (values.get("tune") or {}).get("probe") is not None  # reads the encoders' own features
+    tune = values.get("tune")
+    probed = isinstance(tune, dict) and tune.get("probe") is not None  # reads the encoders' own features
     if found is None or probed or not {found, "model.fusion"}.isdisjoint(typed):
         return []
     own = [file for file in files if not file.is_relative_to(conf_dir())]
@@ -62,8 +63,9 @@ def _named(model: Any) -> str | None:
 
 def _chooses_fusion(file: Path) -> bool:
     """Whether the defaults list of a user's file has an option of `model/fusion`."""
-    content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-    groups = [key for entry in content.get("defaults", ()) if isinstance(entry, dict) for key in entry]
+    content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    listed = content.get("defaults") if isinstance(content, dict) else None
+    groups = [key for entry in listed or () if isinstance(entry, dict) for key in entry]
     return any(str(key).partition("@")[0].split("/")[-1].split()[-1] == "fusion" for key in groups)
 
 

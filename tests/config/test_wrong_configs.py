@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -424,6 +425,16 @@ def test_all_at_once(refused: Refused) -> None:
     )
     message = refused(*(o for case in cases for o in WRONG[case][0]))
     assert len(message.splitlines()) == len(cases)
+
+
+@pytest.mark.parametrize("section", ["model", "task", "tune", "optim", "trainer", "callbacks", "checkpoint"])
+@pytest.mark.parametrize("given", ["true", "[1]", "a"])
+def test_a_file_with_a_value_for_a_section(section: str, given: str, folder: Path, refused: Refused) -> None:
+    (folder / "conf" / "experiment").mkdir(parents=True)
+    (folder / "conf" / "experiment" / "mine.yaml").write_text(f"# @package _global_\n{section}: {given}\n")
+    sweep = ["experiment=mine", "data.path=rows.csv", "seed=0,1"]
+    message = refused(*sweep, base=(), config_dirs=[folder / "conf"], multirun=True)
+    assert f"{section}: " in message or "Cannot merge DictConfig with ListConfig" in message
 
 
 def test_what_must_be_given(refused: Refused) -> None:

@@ -68,7 +68,7 @@ def unused(c: TrainConfig) -> list[str]:
 
 def typed_in_vain(c: TrainConfig, typed: Iterable[str]) -> list[Problem]:
     """Problems with the keys and groups on the command line that change nothing because of `tune.probe`."""
-    if c.tune.probe is None:
+    if c.tune is None or c.tune.probe is None:  # None: what was given is no section
         return []
     text = (
         f"changes nothing with tune.probe={c.tune.probe}, which is solved at once. Leave it out, or type tune=head_only"
