@@ -32,6 +32,14 @@ from mmft.run.saved_model import load_model
 class LoadedModel(ModelOnDevice):
     """A finished model, asked with rows."""
 
+    def __repr__(self) -> str:
+        config, count = self.saved.config, sum(one.numel() for one in self.model.parameters())
+        names = [config.model.image_encoder.name, config.model.text_encoder.name]
+        encoders = " and ".join(dict.fromkeys(Path(str(name)).name for name in names))
+        labels = f", {len(self.labels)} labels" if self.labels else ""
+        fusion = config.model.fusion.type
+        return f"<{config.task.type} model of {encoders}, fusion {fusion}{labels}, {count:,} parameters, {self.device}>"
+
     def predict(self, rows: Any, root: str | Path = ".") -> Any:
         """Predicts rows in the same order, in float32 (float64 after a run in 64-true).
 

@@ -76,6 +76,8 @@ def test_a_run_is_read_and_trained_on(typed: list[str], frame: pd.DataFrame) -> 
     assert run.metrics["step"].max() == 2 * 2
     assert run.bad_rows.empty
     assert list(run.model.predict(parts["test"]).index) == list(parts["test"].index)
+    assert "classification model of " in repr(run.model)
+    assert " parameters, cpu>" in repr(run.model)
     longer = mmft.train(resume=run.folder, trainer={"max_epochs": 3})
     assert longer.folder == run.folder
     assert longer.config["trainer"]["max_epochs"] == 3
