@@ -164,7 +164,7 @@ class FineTuning(Evaluating):
             (0,) of one alone.
         """
         optimizer.zero_grad()
-        if self._shards is None:  # else the model reads them
+        if self._shards is None and len(batch):  # a sharded model reads them
             self.model.count_stand_ins()
         batch = drop_modalities(batch, self.modality_dropout, self.seed, step)
         if self.objective.distillation is not None:

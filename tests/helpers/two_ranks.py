@@ -141,7 +141,10 @@ def sharded_errors(case: Case) -> dict[str, dict[str, float]]:
 def sharded_step(case: Case, batch: Batch, micro: int | None, gather: bool = False) -> dict[str, float]:
     """Names that have a gradient in one of both only; errors of the gradient, its norm, the weights after a step."""
     plain, model = copy.deepcopy(case.model), copy.deepcopy(case.model)
-    expected = gradients(plain, case.task, batch, None, ranks=False)
+    if len(batch):
+        plain.count_stand_ins()  # training does; a sharded model reads them
+    counted = {name: p.grad for name, p in plain.named_parameters() if p.grad is not None}
+    expected = counted | gradients(plain, case.task, batch, None, ranks=False)
     rank, world = distributed.get_rank(), distributed.get_world_size()
     share = rows_of(batch, list(range(len(batch)))[rank::world])
     shards = Shards(model, init_device_mesh("cpu", (world,)))
