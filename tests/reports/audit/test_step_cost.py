@@ -45,8 +45,7 @@ def test_the_default_run(mmft: Command, tmp_path: Path) -> None:
     [
         "tune=head_only",
         "tune=lora_8bit",
-        "tune=full data.micro_batch_size=8",
-        "tune=full trainer.gradient_checkpointing=true callbacks.ema.decay=0.9",
+        "tune=full data.micro_batch_size=8 trainer.gradient_checkpointing=true callbacks.ema.decay=0.9",
     ],
 )
 def test_real_encoders(mmft: Command, shared: Path, tmp_path: Path, options: str) -> None:
