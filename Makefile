@@ -20,7 +20,7 @@ setup: $(INSTALLED)  ## install mmft and what its tests need into .venv
 train: $(INSTALLED)  ## fine-tune the shipped sample (about two minutes on two cores)
 	$(BIN)/mmft train $(ARGS)
 
-test: $(INSTALLED)  ## the tests, about 4 minutes on two cores
+test: $(INSTALLED)  ## the tests, 5 to 15 minutes on two cores
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-all: $(INSTALLED)  ## the big tables that `make test` leaves out, about 40 minutes

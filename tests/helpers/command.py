@@ -61,7 +61,11 @@ def fork_mmft(
     with tempfile.TemporaryDirectory() as folder:
         out, errors = Path(folder, "stdout"), Path(folder, "stderr")
         argv = [str(one) for one in args]
-        code = forked.command(argv, out, errors, stdin, cwd, env).wait(timeout)
+        process = forked.command(argv, out, errors, stdin, cwd, env)
+        try:
+            code = process.wait(timeout)
+        finally:
+            process.kill()
         return _checked(Finished(argv, code, out.read_text(), errors.read_text()), check)
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -30,9 +31,9 @@ class SquareImages:
         nothing = torch.zeros(0, 3, 1, 1, dtype=torch.uint8)
         self.missing = Pieces(torch.zeros(1, 1, dtype=torch.int64), nothing, torch.zeros(1, dtype=torch.bool))
 
-    def cut(self, pixels: Any) -> Pieces:
-        """Not needed: images are squares already."""
-        raise NotImplementedError
+    def cut(self, pixels: npt.NDArray[np.uint8]) -> Pieces:
+        """(S, S, 3) RGB -> the image in one piece."""
+        return Pieces.of_square(torch.from_numpy(pixels).permute(2, 0, 1))
 
     def known(self, about: Tensor) -> Pieces:
         """An image (1,) whose pixels are not needed."""
