@@ -17,7 +17,7 @@ from runs import Run, same_weights
 
 from mmft import build
 
-TIMES = 10
+TIMES = 20
 QUIET = ["checkpoint.every_steps=1", "trainer.accelerator=cpu", "trainer.max_epochs=5", "name=signals"]
 TWO = "trainer.devices=2"
 WORKERS = "data.num_workers=2"

@@ -165,6 +165,6 @@ def _inputs(part: FrozenPart, rows: RowDataset) -> tuple[Tensor, ...]:
 @pytest.mark.slow
 def test_no_random_change_gives_a_stale_hit(shapes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     world, store = _World(shapes, tmp_path, monkeypatch), Store(tmp_path / "store", 10**9)
-    kinds = {world.change() for _ in range(250) if world.check(store) >= 2}
+    kinds = {world.change() for _ in range(500) if world.check(store) >= 2}
     assert len(kinds) == 15
     assert len(list((tmp_path / "store").glob("*/about.json"))) > 100

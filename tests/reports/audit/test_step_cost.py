@@ -56,7 +56,8 @@ def test_real_encoders(mmft: Command, shared: Path, tmp_path: Path, options: str
     ]
     few = ["model.image_encoder.image_size=112", "data.limit=100", "trainer.max_epochs=1", "cache=never"]
     predicted, measured = predicted_and_measured(mmft, tmp_path, *names, *few, *options.split())
-    assert predicted == pytest.approx(measured, rel=0.25, abs=64)  # what glibc and oneDNN keep differs by processor
+    # On an AMD EPYC `check` predicts 30 to 50 MiB too much with frozen encoders; why has not been found.
+    assert predicted == pytest.approx(measured, rel=0.25, abs=64 if options == "tune=head_only" else 0)
 
 
 def test_weights_stay_and_the_parts_are_counted(shapes_overrides: list[str]) -> None:
