@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from mmft import signals
+from mmft import logs, signals
 from mmft.cli import main as cli
 from mmft.launch import rank, supervisor
 from mmft.ranks import HEARTBEAT_FD
@@ -122,9 +122,10 @@ def command(
 
 
 def _on_its_own() -> None:
-    """A session, no handlers of pytest's for messages, and what signals do at the start of a process."""
+    """A session, no handlers for messages, and what signals do at the start of a process."""
     os.setsid()
-    logging.root.handlers.clear()
+    logging.root.handlers.clear()  # pytest's
+    logs.close()  # of a command that this process ran itself: it would write to where stderr was then
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
