@@ -124,8 +124,9 @@ def command(
 def _on_its_own() -> None:
     """A session, no handlers for messages, and what signals do at the start of a process."""
     os.setsid()
-    logging.root.handlers.clear()  # pytest's
     logs.close()  # of a command that this process ran itself: it would write to where stderr was then
+    for logger in (logging.root, logging.getLogger("mmft")):  # pytest's
+        logger.handlers.clear()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
