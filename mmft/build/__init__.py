@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mmft.build.callbacks import build_callbacks, check_monitoring, monitored
-from mmft.build.frozen import EncoderFeatures, build_store
+from mmft.build.frozen import EncoderFeatures, build_store, encoders_apart
 from mmft.build.model import (
     add_auxiliary,
     apply_tuning,
@@ -51,6 +51,7 @@ __all__ = [
     "choose_for_whole",
     "choose_subset",
     "drawn_subset",
+    "encoders_apart",
     "frozen_layers",
     "head_maker",
     "monitored",

@@ -7,11 +7,10 @@ from collections.abc import Collection, Mapping
 
 import lightning.pytorch as pl
 
-from mmft.build.frozen import build_store
+from mmft.build.frozen import build_store, encoders_apart
 from mmft.build.run import Run
 from mmft.config import registry
 from mmft.config.schema.augment import AugmentConfig
-from mmft.config.schema.model import ENCODERS
 from mmft.config.schema.root import TrainConfig
 from mmft.config.schema.trainer import CheckpointConfig, EarlyStoppingConfig, EmaConfig, TrainerConfig
 from mmft.config.schema.tune import FreezeConfig
@@ -144,8 +143,7 @@ def _check_interval(config: TrainerConfig, steps: int) -> None:
 def _frozen_work(
     config: TrainConfig, data: VisionLanguageData, task: Task, folder: RunFolder, joins: Mapping[str, int]
 ) -> list[pl.Callback]:
-    """None with sharded weights, of which every rank must compute the same layers."""
-    if config.trainer.strategy == "fsdp":
+    if not encoders_apart(config):
         return []
     return [
         FrozenWork(
@@ -161,7 +159,7 @@ def _frozen_work(
 
 
 def _to_be_kept(config: TrainConfig, data: VisionLanguageData, task: Task) -> dict[str, dict[str, int]]:
-    """How often each encoder that has an input reads the rows of each split whose rows are the same in each epoch."""
+    """How often each encoder reads the rows of each split whose rows are the same in each epoch."""
     plain, augment = vars(AugmentConfig()), config.data.augment
     changed = {name for name, value in vars(augment).items() if value != plain[name]}
     varies = {
@@ -172,12 +170,8 @@ def _to_be_kept(config: TrainConfig, data: VisionLanguageData, task: Task) -> di
     of_steps = trainer.val_every_steps
     validations = plan.epochs // trainer.val_every_epochs if of_steps is None else plan.total // of_steps
     found = {}
-    for encoder in ENCODERS:
+    for encoder in encoders_apart(config):
         modality = encoder.removesuffix("_encoder")
-        if not config.reads(modality) or (
-            modality == "text" and config.task.generates
-        ):  # prompts are joined with images
-            continue
         passes = {"train": plan.epochs + 1, "val": validations + 1} | dict.fromkeys(splits_to_test(data.rows), 2)
         distils = config.model.auxiliary.distillation_weight > 0 and not isinstance(
             getattr(config.tune, encoder), FreezeConfig

@@ -24,6 +24,17 @@ def build_store(config: TrainConfig | UseConfig) -> Store:
     return Store(cache_folder(config.paths.cache), round(config.cache.limit * 1e9))
 
 
+def encoders_apart(config: TrainConfig) -> list[str]:
+    """The encoders whose frozen layers training computes apart from the rest: those that read an input alone.
+
+    Prompts of generation are joined with images. Sharded weights must be computed by all ranks alike.
+    """
+    if config.trainer.strategy == "fsdp":
+        return []
+    read = {name: config.reads(name.removesuffix("_encoder")) for name in ENCODERS}
+    return [name for name in ENCODERS if read[name] and not (name == "text_encoder" and config.task.generates)]
+
+
 class EncoderFeatures:
     """What the encoders of a model as they are make of rows: pooled features, by modality that the config reads.
 

@@ -216,7 +216,8 @@ class _Check:
         module = build.build_module(config, model, task, plan, self.distillation)
         module.micro_batch_size, module.micro_batch_tokens = micro, config.data.micro_batch_tokens
         evaluated = longest_rows(data, config.data.batch_size if len(data.rows) > 1 else 1)
-        cost = self._try(try_steps, module, batch, evaluated, device, config.trainer.precision)
+        apart = build.encoders_apart(config)
+        cost = self._try(try_steps, module, batch, evaluated, device, config.trainer.precision, apart)
         if cost is not None:
             planned = f"{data.plan.total:,} of {config.data.batch_size} rows, in {data.plan.epochs} epochs"
             taken = f"{len(batch)} rows take {cost.seconds:.2f} s ({device}, {config.trainer.precision})"

@@ -15,6 +15,7 @@ from mmft.batch import Batch
 from mmft.data.datamodule import VisionLanguageData
 from mmft.errors import UserError
 from mmft.models.precision import autocast
+from mmft.training.frozen_cache import frozen_part, is_exact
 from mmft.training.hard_negatives import with_negatives
 from mmft.training.memory import forget_peak, held_bytes, peak_bytes, release_unused
 from mmft.training.module import FineTuning
@@ -53,7 +54,14 @@ def longest_rows(data: VisionLanguageData, count: int) -> Batch:
     return data.training_batch(np.array(usable[:count], dtype=np.int64))
 
 
-def try_steps(module: FineTuning, batch: Batch, evaluated: Batch, device: torch.device, precision: str) -> StepCost:
+def try_steps(
+    module: FineTuning,
+    batch: Batch,
+    evaluated: Batch,
+    device: torch.device,
+    precision: str,
+    apart: Sequence[str] = (),
+) -> StepCost:
     """Runs some optimizer steps with learning rates of 0, and an evaluation.
 
     All parameters that are ever trained are trained in them. Memory is measured, not computed: on a CPU much of it can
@@ -65,6 +73,7 @@ def try_steps(module: FineTuning, batch: Batch, evaluated: Batch, device: torch.
         evaluated: a batch of an evaluation.
         device: the device to train on.
         precision: `32-true`, `64-true`, `bf16-mixed` or `16-mixed`.
+        apart: encoders whose frozen layers training computes apart, where it does so in other groups than batches.
 
     Raises:
         UserError: the batch does not fit into memory, or its loss is not finite.
@@ -75,6 +84,10 @@ def try_steps(module: FineTuning, batch: Batch, evaluated: Batch, device: torch.
     module.modality_dropout = 0.0  # a dropped modality costs nothing; measure the maximum
     model.to(device=device, dtype=torch.float64 if precision == "64-true" else torch.float32).train()
     module.plan.activate(model, module.plan.names)
+    for encoder in apart if is_exact(device, precision) else ():
+        part = frozen_part(model, encoder, module.plan.lowest_trained(encoder), exact=True)
+        if part is not None:
+            model.frozen_parts[encoder] = part
     try:
         optimizer = _without_rates(module)
         batch = batch.to(device)
@@ -99,6 +112,7 @@ def try_steps(module: FineTuning, batch: Batch, evaluated: Batch, device: torch.
         ) from error
     finally:
         model.zero_grad(set_to_none=True)
+        model.frozen_parts.clear()
     if not np.isfinite(last):
         raise UserError(f"the loss of the first batch is {last}: check the encoders' weights and trainer.precision")
     weights = [*chain(model.parameters(), model.buffers())]

@@ -12,7 +12,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from mmft import clock
 from mmft.data.order import StepPlan
 from mmft.run_folder import RunFolder
-from mmft.training.memory import forget_peak, held_bytes, peak_bytes
+from mmft.training.memory import forget_peak, held_bytes, peak_bytes, release_unused
 from mmft.training.module import FineTuning
 
 
@@ -101,6 +101,7 @@ class RunSummary(pl.Callback):
             self._step_seconds = pl_module.step_seconds
         if stage == "fit":
             device = trainer.strategy.root_device
+            release_unused()  # what loading has freed is not memory in use, and would hide as much of the fit's
             forget_peak(device)
             self._held_before = held_bytes(device)
 
