@@ -261,7 +261,13 @@ def _message(problem: Problem, provenance: Provenance) -> str:
 
 
 def _apply(config: DictConfig, typed: Typed, value: Any) -> Problem | None:
-    """Sets one value as Hydra's `++key=value` does."""
+    """Sets one value as Hydra's `++key=value` does, but never in place of a value that would be its section."""
+    parts = typed.key.split(".")
+    for count in range(1, len(parts)):
+        parent = ".".join(parts[:count])
+        held = OmegaConf.select(config, parent)
+        if held is not None and not isinstance(held, DictConfig):
+            return Problem(parent, f"is {held}, beside which {typed.key} cannot be set. Leave one of them out")
     try:
         OmegaConf.update(config, typed.key, value, merge=True, force_add=True)
     except (OmegaConfBaseException, ValueError, TypeError, AttributeError, RecursionError) as error:

@@ -427,7 +427,7 @@ def test_all_at_once(refused: Refused) -> None:
     assert len(message.splitlines()) == len(cases)
 
 
-@pytest.mark.parametrize("section", ["model", "task", "tune", "optim", "trainer", "callbacks", "checkpoint"])
+@pytest.mark.parametrize("section", ["model", "task", "tune", "optim", "trainer", "callbacks", "checkpoint", "data"])
 @pytest.mark.parametrize("given", ["true", "[1]", "a"])
 def test_a_file_with_a_value_for_a_section(section: str, given: str, folder: Path, refused: Refused) -> None:
     (folder / "conf" / "experiment").mkdir(parents=True)
@@ -478,6 +478,7 @@ def test_a_decay_may_take_all_that_follows_the_warm_up(composed: Callable[..., C
     ("overrides", "expected"),
     [
         (["data.test={photo:photo.csv}", "data.path=val.csv"], "data.test: does not go with data.path"),
+        (["data.test=val.csv", "data.test.photo=val.csv"], "data.test: is val.csv, beside which data.test.photo"),
         (["data.test={photo:gone.csv}"], "data.test.photo: there is no file 'gone.csv'"),
         (["data.test={a.b:val.csv}"], "data.test.a.b: 'a.b' cannot be a table's name"),
         (["data.train=val.csv"], "data.train: no such key"),
