@@ -29,6 +29,21 @@ def overrides_of(given: Iterable[str] | Mapping[str, Any]) -> list[str]:
     return [f"{key}={value_of(key, value)}" for key, value in _flat("", given)]
 
 
+def swept(over: Mapping[str, Any]) -> list[str]:
+    """Overrides with several values each, for a sweep.
+
+    >>> swept({"optim.lr": [1e-4, 1e-3], "tune": ["lora", "full"]})
+    ['optim.lr=0.0001,0.001', 'tune=lora,full']
+
+    Raises:
+        UserError: what is given for a key is no list of values, or one that no override can hold.
+    """
+    for key, values in over.items():
+        if isinstance(values, (str, Mapping)) or not isinstance(values, Iterable):
+            raise UserError(f"over: {key}: {values!r} given. Give a list of the values to try, such as [{values!r}]")
+    return [f"{key}={','.join(value_of(key, value) for value in values)}" for key, values in over.items()]
+
+
 def value_of(key: str, value: Any) -> str:
     """A Python value as typed behind `key=`.
 
@@ -50,7 +65,12 @@ def value_of(key: str, value: Any) -> str:
         if all(isinstance(one, str) for one in value):
             return list_of(value)
         return f"[{','.join(value_of(key, one) for one in value)}]"
-    raise UserError(f"{key}: a {type(value).__name__} given, which a config cannot hold. Give a number, text or list")
+    tables = (
+        "; tables go into rows, val and test" if hasattr(value, "columns") or hasattr(value, "column_names") else ""
+    )
+    raise UserError(
+        f"{key}: a {type(value).__name__} given, which a config cannot hold. Give a number, text or list{tables}"
+    )
 
 
 def _text(text: str) -> str:

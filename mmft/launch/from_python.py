@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from mmft import clock, logs
 from mmft.config.compose import Composed
-from mmft.config.from_python import value_of
-from mmft.errors import UserError
+from mmft.config.from_python import swept
+from mmft.errors import ExitCode, UserError
 from mmft.files import located
 from mmft.launch.given import Overrides, as_it_was, given_by, typed_of
 from mmft.launch.ready import composed, new_job, resumed_job
@@ -58,9 +58,9 @@ def train(
     >>> run = mmft.train(resume=run.folder, trainer={"max_epochs": 20})  # doctest: +SKIP
 
     Args:
-        rows: a file, folder or pattern; a DataFrame of pandas or polars; an Arrow table; a data set of `datasets`; a
-            list of dicts. With `val` or `test`, the training rows. None: the overrides name them. Rows in memory are
-            written to `rows.parquet` in the run folder, so that the run can be resumed.
+        rows: a file, folder or pattern; a DataFrame of pandas or polars; an Arrow table; a data set of `datasets`, or
+            its splits by name; a list of dicts. With `val` or `test`, the training rows. None: the overrides name them.
+            Rows in memory are written to `rows.parquet` in the run folder, so that the run can be resumed.
         overrides: as in the shell, a list of them or a mapping from keys to values.
         val: rows to validate on; None: a split column, or a share of `rows` as in `data.fractions`.
         test: rows to test on, likewise.
@@ -125,15 +125,16 @@ def sweep(
         UserError: nothing can be started. Runs that fail later are in the list, with what failed in their `summary`.
         KeyboardInterrupt: it was interrupted; finished runs are kept.
     """
-    typed = typed_of(overrides, more, image=image, text=text, label=label)
-    typed += [f"{key}={','.join(value_of(key, value) for value in values)}" for key, values in (over or {}).items()]
+    typed = [*typed_of(overrides, more, image=image, text=text, label=label), *swept(over or {})]
     folders = [Path(folder) for folder in config_dirs]
     with given_by({"train": rows, "val": val, "test": test}, typed, image, allow_code) as given:
         ready = composed("train", given.overrides, folders, multirun=True)
         folder = make_run_folder(ready, sweep=True)
         if given.move(folder):
             ready = composed("train", given.overrides, folders, multirun=True)
-        import_module("mmft.launch.sweep.sweep").sweep(ready, folders, folder)
+        code = import_module("mmft.launch.sweep.sweep").sweep(ready, folders, folder)
+    if code in (ExitCode.INTERRUPTED, ExitCode.TERMINATED):
+        raise KeyboardInterrupt(f"the sweep was stopped; the runs that it made are in {folder}")
     return [TrainedRun(path, allow_code) for path in sorted(folder.glob("[0-9]*"), key=lambda path: int(path.name))]
 
 

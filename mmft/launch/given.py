@@ -20,6 +20,8 @@ from mmft.logs import LIBRARIES
 from mmft.signals import Stopped
 
 Overrides = Iterable[str] | Mapping[str, Any]
+_SPLITS = {"train": ("train",), "val": ("validation", "val", "valid", "dev"), "test": ("test",)}
+"""Names of the splits in a `DatasetDict`."""
 
 
 class Given:
@@ -39,7 +41,7 @@ class Given:
     def __init__(self, tables: Mapping[str, Any], typed: list[str], folder: Path, image: str | None) -> None:
         from mmft.data.sources.rows_file import write_rows
 
-        tables = {split: table for split, table in tables.items() if table is not None}
+        tables = _of_splits({split: table for split, table in tables.items() if table is not None})
         if tables and "train" not in tables:
             raise UserError("rows: there are none to train on, only some to validate or to test on")
         self.typed, self.has_rows = typed, bool(tables)
@@ -78,6 +80,22 @@ class Given:
         names = {str(file): str((to / file.name).absolute()) for file in self._written}
         self._named = {key: names.get(value, value) for key, value in self._named.items()}
         return bool(self._written)
+
+
+def _of_splits(tables: dict[str, Any]) -> dict[str, Any]:
+    """The tables by split, of a `DatasetDict` those of its own; raises UserError if their names say too little."""
+    from mmft.data.sources.memory import is_dataset_dict
+
+    given: Any = tables.get("train")
+    if not is_dataset_dict(given):
+        return tables
+    found = {split: given[name] for split, names in _SPLITS.items() for name in names if name in given}
+    if len(tables) > 1 or "train" not in found or len(found) != len(given):
+        raise UserError(
+            f"rows: splits {', '.join(given)} given. Give rows, val and test one by one, such as "
+            f"rows=splits[{next(iter(given))!r}]"
+        )
+    return found
 
 
 @contextmanager

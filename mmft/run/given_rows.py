@@ -61,7 +61,7 @@ def as_given(rows: Any, answers: list[dict[str, Any]], columns: list[str]) -> An
     if module == "pandas":
         import pandas as pd
 
-        return pd.DataFrame(named, index=rows.index)
+        return pd.DataFrame(named, index=rows.index if hasattr(rows, "columns") else [rows.name])  # or of one row
     if module == "polars":
         import polars as pl  # type: ignore[import-not-found]
 

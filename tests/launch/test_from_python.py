@@ -48,6 +48,13 @@ def frame(shapes: Shapes) -> pd.DataFrame:
     return rows.reset_index(drop=True)
 
 
+def splits_of(frame: pd.DataFrame, *names: str) -> Any:
+    """A `DatasetDict`, each of whose splits has all rows."""
+    import datasets
+
+    return datasets.DatasetDict({name: datasets.Dataset.from_pandas(frame) for name in names})
+
+
 def test_rows_in_memory_give_what_a_file_gives(
     typed: list[str], frame: pd.DataFrame, tmp_path: Path, shapes: Shapes, train_run: TrainRun
 ) -> None:
@@ -64,6 +71,9 @@ def test_rows_in_memory_give_what_a_file_gives(
     assert (of_frame.folder / "rows.parquet").is_file()
     assert not (of_file.folder / "rows.parquet").exists()
     assert of_frame.config["data"]["path"] == str(of_frame.folder / "rows.parquet")
+    every, alone = (of_frame.model.predict(rows) for rows in (frame[4:6], frame.iloc[4]))
+    assert list(alone.index) == [4]
+    assert list(alone["prediction"]) == list(every["prediction"][:1])
 
 
 def test_a_run_is_read_and_trained_on(typed: list[str], frame: pd.DataFrame) -> None:
@@ -141,6 +151,9 @@ def test_what_is_wrong_is_told_and_leaves_no_folder(typed: list[str], frame: pd.
         ({"rows": [{"image": 5, "text": "a", "label": "b"}], **ROLES}, "rows: row 0, column image: "),
         ({"rows": [{"image": None, "text": 1, "label": "b"}, {"text": "a"}], **ROLES}, "column text holds int, str"),
         ({"rows": frame, **ROLES, "seed": object()}, "seed: a object given"),
+        ({"rows": frame, **ROLES, "valid": frame}, "valid: a DataFrame given.* tables go into rows, val and test"),
+        ({"rows": pd.concat([frame, frame[["label"]]], axis=1), **ROLES}, "rows: 2 columns are named label. Rename"),
+        ({"rows": splits_of(frame, "train", "odd"), **ROLES}, "rows: splits train, odd given. Give rows, val and test"),
     ]:
         with pytest.raises(UserError, match=message):
             mmft.train(overrides=typed, **given)
@@ -158,6 +171,28 @@ def test_a_sweep_gives_its_runs(typed: list[str], frame: pd.DataFrame) -> None:
     (folder,) = {run.folder.parent for run in runs}
     assert (folder / "rows.parquet").is_file()
     assert (folder / "sweep.csv").is_file()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_sweep_does_not_return(
+    number: int, typed: list[str], frame: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    update = FineTuning.update
+    monkeypatch.setattr(FineTuning, "update", lambda *given: (signal.raise_signal(number), update(*given))[1])
+    with pytest.raises(KeyboardInterrupt, match="the sweep was stopped; the runs that it made are in"):
+        mmft.sweep(frame, {"optim.lr": [1e-4, 1e-3]}, typed, **ROLES)
+
+
+@pytest.mark.parametrize("values", [3, "lora", {"a": 1}])
+def test_a_sweep_is_over_lists(values: Any, typed: list[str], frame: pd.DataFrame) -> None:
+    with pytest.raises(UserError, match="over: tune: .* given. Give a list of the values to try, such as"):
+        mmft.sweep(frame, {"tune": values}, typed, **ROLES)
+
+
+def test_the_splits_of_a_data_set(typed: list[str], frame: pd.DataFrame) -> None:
+    unsplit = [one for one in typed if not one.startswith("data.columns.split")]
+    parts = mmft.compose(splits_of(frame, "train", "validation"), unsplit, **ROLES)
+    assert parts.data.rows == {"train": len(frame), "val": len(frame)}
 
 
 def test_check_returns_its_findings(typed: list[str], frame: pd.DataFrame, capsys: pytest.CaptureFixture[str]) -> None:

@@ -38,13 +38,36 @@ def _read(rows: Any, wanted: Wanted, check: Check) -> Raw:
     if table is not None:
         check(table.column_names)
         return from_arrow(table, wanted)
+    if is_dataset_dict(rows):
+        raise UserError(
+            f"rows: splits {', '.join(rows)} given; give the rows of one, such as rows[{next(iter(rows))!r}]"
+        )
     if isinstance(rows, Mapping):
         return _from_mapping(rows, wanted, check)
     if hasattr(rows, "to_dict") and hasattr(rows, "index"):  # a row of a pandas DataFrame
-        return from_mappings([rows.to_dict()], wanted, check)
+        return from_mappings([_row_of_frame(rows)], wanted, check)
     if isinstance(rows, (str, bytes)) or not isinstance(rows, Iterable):
         raise UserError(f"rows: a {type(rows).__name__} given; {_EXPECTED}")
     return from_mappings(map(_mapping, rows), wanted, check)
+
+
+def is_dataset_dict(rows: Any) -> bool:
+    """Whether these are the splits of a data set of `datasets`, by name."""
+    return isinstance(rows, Mapping) and len(rows) > 0 and all(map(_is_data_set, rows.values()))
+
+
+def _is_data_set(rows: Any) -> bool:
+    return hasattr(rows, "features") and hasattr(rows, "with_format")
+
+
+def _row_of_frame(series: Any) -> dict[str, Any]:
+    row = dict(series.to_dict())
+    if any(not isinstance(name, str) for name in row):
+        raise UserError(
+            "rows: a Series given whose index is not the names of columns, as that of a row is. Give a column as a "
+            "DataFrame: series.to_frame()"
+        )
+    return row
 
 
 def _as_arrow(rows: Any) -> pa.Table | None:
@@ -55,7 +78,7 @@ def _as_arrow(rows: Any) -> pa.Table | None:
         return pa.Table.from_batches([rows])
     if isinstance(rows, pa.Table):
         return rows
-    if hasattr(rows, "features") and hasattr(rows, "with_format"):  # `datasets`
+    if _is_data_set(rows) and hasattr(rows, "__len__"):  # one that is streamed has none, and is read row by row
         taken = rows.with_format("arrow")[:]
         return taken.replace_schema_metadata(rows.features.arrow_schema.metadata)
     if hasattr(rows, "collect_schema") and hasattr(rows, "to_arrow"):  # polars

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,9 @@ def write_rows(rows: Any, path: Path, images: Collection[str]) -> None:
         images: names of the columns that hold images.
 
     Raises:
-        UserError: there are no rows, or a row or a column cannot be written.
+        UserError: there are no rows, a row or a column cannot be written, or two columns have one name.
     """
-    raw = read_rows(rows, None, lambda _: None)
+    raw = read_rows(rows, None, _check_names)
     if raw.problems:
         row, (column, reason) = min(raw.problems.items())
         raise UserError(f"rows: row {row}{column and f', column {column}'}: {reason}")
@@ -37,6 +38,12 @@ def write_rows(rows: Any, path: Path, images: Collection[str]) -> None:
         name: _images(name, column) if name in images else _values(name, column) for name, column in raw.columns.items()
     }
     parquet.write_table(pa.table(written), path)
+
+
+def _check_names(names: Sequence[str]) -> None:
+    twice = [f"{count} columns are named {name}" for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise UserError(f"rows: {', '.join(twice)}. Rename or drop all but one")
 
 
 def _images(name: str, column: Column) -> Any:

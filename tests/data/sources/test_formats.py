@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import namedtuple
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +171,8 @@ def test_one_row_in_memory() -> None:
         assert texts(Table.from_rows(row, TEXT)) == ["a"]
     with pytest.raises(UserError, match="rows: a int given; give a list of dicts"):
         Table.from_rows(7, TEXT)
+    with pytest.raises(UserError, match=r"a Series given whose index is not the names .* series\.to_frame\(\)"):
+        Table.from_rows(pd.Series(["a", "b"]), TEXT)
 
 
 def test_rows_of_polars_and_datasets() -> None:
@@ -195,8 +198,22 @@ def test_rows_of_polars_and_datasets() -> None:
         def __getitem__(self, _: Any) -> pa.Table:
             return arrow.replace_schema_metadata(None)
 
+        def __len__(self) -> int:
+            return len(arrow)
+
+    class Streamed:
+        features = Features()
+
+        def with_format(self, kind: str) -> None: ...
+
+        def __iter__(self) -> Iterator[dict[str, Any]]:
+            yield from ({"t": "a", "y": 1}, {"t": "b", "y": 2})
+
     assert labels(Table.from_rows(Polars(), TEXT)) == [1, 0]
     assert labels(Table.from_rows(Datasets(), TEXT)) == ["dog", "cat"]
+    assert texts(Table.from_rows(Streamed(), TEXT)) == ["a", "b"]
+    with pytest.raises(UserError, match=r"rows: splits train, test given; give the rows of one, such as rows\['train'"):
+        Table.from_rows({"train": Datasets(), "test": Streamed()}, TEXT)
 
 
 def test_columns_are_kept_as_they_are(tmp_path: Path) -> None:
