@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 def choose_for_pair(config: TrainConfig, base: Path) -> None:
-    """Replaces what is left to the pair, `data.resize` and the loss of `task=contrastive`, by what it wants.
+    """Replaces what is left to the pair by what it wants: how images are read, and the loss of `task=contrastive`.
 
     Where its images are padded, so is `data.background`, the colour of the bars, unless it is typed.
 
@@ -41,6 +41,7 @@ def choose_for_pair(config: TrainConfig, base: Path) -> None:
         config.data.background = "#" + 3 * f"{preprocessing(source).get('fill_color', 0):02x}"
         log.info("data.background=%s, as in the preprocessing of %s", config.data.background, source.name)
     config.data.resize = config.data.resize or resize_of(source)
+    config.data.jpeg_draft = bool(config.data.jpeg_draft)
     config.task.start_from_pair(sigmoid=family.sigmoid)
     if not config.model.fusion.of_pair:
         fusion = config.model.fusion.type

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 def choose_for_whole(config: TrainConfig, base: Path) -> None:
-    """Replaces what is left to the model, `data.resize`, by what its image processor does.
+    """Replaces what is left to the model, how images are read, by what its image processor does.
 
     Args:
         config: the config of a run; changed in place.
@@ -31,7 +31,10 @@ def choose_for_whole(config: TrainConfig, base: Path) -> None:
     Raises:
         UserError: there is no such model.
     """
-    if config.model.tiles or config.model.whole is None or config.data.resize is not None:
+    if config.model.whole is None:
+        return
+    config.data.jpeg_draft = bool(config.data.jpeg_draft)
+    if config.model.tiles or config.data.resize is not None:
         return
     folder = located(config.model.whole, base)
     source = resolve(str(folder) if folder.is_dir() else config.model.whole, KEY)

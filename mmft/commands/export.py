@@ -20,7 +20,7 @@ from mmft.commands.output import print_path
 from mmft.config.compose import Composed
 from mmft.config.schema.model import ENCODERS
 from mmft.config.schema.root import ExportConfig
-from mmft.data.images.image import squaring
+from mmft.data.images.squares import squaring
 from mmft.errors import ExitCode, UserError
 from mmft.files import located, replace_folder
 from mmft.models.fusion.dual import DualFusion

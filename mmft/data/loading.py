@@ -22,8 +22,9 @@ from mmft.data.captions import Captions, CaptionsOf, first_captions
 from mmft.data.collate import Collate
 from mmft.data.dataset import RowDataset
 from mmft.data.drawn_targets import DrawnTargets
-from mmft.data.images.image import ImageReader, background_of, squaring
+from mmft.data.images.image import ImageReader, background_of, drafts
 from mmft.data.images.memory import ImageMemory
+from mmft.data.images.squares import squaring
 from mmft.data.kept import KEPT
 from mmft.data.mismatches import mismatched_texts
 from mmft.data.order import evaluation_batches
@@ -63,7 +64,8 @@ def make_dataset(
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     written: ImagesInPrompt | None = getattr(tokenizer, "images", None)
     pieces = written if written is not None and written.cuts else None
-    reader = ImageReader(image_size, squaring(config), background_of(config), config.max_pixels, pieces)
+    how = (squaring(config), background_of(config), config.max_pixels, drafts(config))
+    reader = ImageReader(image_size, *how, pieces)
     captions_of = None if encode is None else encode.captions_of
     tokens, images = _prepared(split, reader, tokenizer, max_length, image_bytes, captions_of)
     captions = None

@@ -14,6 +14,8 @@ import transformers
 from command import Mmft
 from PIL import Image
 from runs import TrainRun
+from safetensors.torch import load_file, save_file
+from tiny_encoders import IMAGE_KINDS
 
 import mmft
 from mmft.commands.export import export
@@ -21,6 +23,8 @@ from mmft.config.compose import compose
 from mmft.data.images.image import ImageReader
 from mmft.errors import UserError
 from mmft.models.encoder import Encoder
+from mmft.models.image_encoder import build_image_encoder
+from mmft.run.export.encoders import write_encoder
 
 METHODS = ["lora", "lora_8bit"]
 OTHERS = ["full", "lora_4bit", "loha", "ia3", "last_n", "freeze"]
@@ -66,6 +70,24 @@ def test_plain_libraries_load_it(method: str, train_run: TrainRun, capsys: pytes
     assert (told in card) == (method in ("lora_8bit", "lora_4bit"))
     assert str(run.path) not in card
     assert (out / "adapters").exists() == (method in ("lora", "lora_8bit", "lora_4bit", "loha", "ia3"))
+
+
+@pytest.mark.parametrize("image", sorted(IMAGE_KINDS))
+def test_an_exported_encoder_is_complete(image: str, image_encoder_folder: Any, tmp_path: Path) -> None:
+    """Its library misses no weight, and mmft takes it again, also without the token of masked pretraining."""
+    encoder = build_image_encoder(str(image_encoder_folder(image)), None, "auto", pretrained=True).eval()
+    write_encoder(encoder, tmp_path / "out", "squash")
+    again = build_image_encoder(str(tmp_path / "out"), None, "auto", pretrained=True).eval()
+    with torch.no_grad():
+        assert torch.allclose(again(*inputs(encoder)).tokens, encoder(*inputs(encoder)).tokens, atol=1e-5)
+    if "timm" in image:
+        return
+    _, told = transformers.AutoModel.from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not [name for name in told["missing_keys"] if "pooler" not in name and not name.startswith("head.")]
+    weights = load_file(tmp_path / "out" / "model.safetensors")
+    if weights.pop("embeddings.mask_token", None) is not None:
+        save_file(weights, tmp_path / "out" / "model.safetensors", metadata={"format": "pt"})
+        build_image_encoder(str(tmp_path / "out"), None, "auto", pretrained=True)
 
 
 @pytest.mark.parametrize("method", ["lora", pytest.param("loha", marks=slow), pytest.param("ia3", marks=slow)])

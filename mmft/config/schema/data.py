@@ -174,6 +174,10 @@ class DataConfig:
     background: str | None = None
     """Colour behind transparent pixels and of padding, by name or `#rrggbb`; null: that of a `model.pair` whose own
     preprocessing pads, else white."""
+    jpeg_draft: bool | None = None
+    """Whether JPEGs of at least twice the needed size are decoded at 1/2, 1/4 or 1/8 of theirs, as Pillow's draft mode
+    does: faster, but other pixels by a little; null: yes, except with `model.pair` and `model.whole`, whose own
+    processors do not."""
     max_pixels: int = field(100_000_000, ge=1)
     """An image with more pixels than this, according to its header, is bad and is not decoded."""
     picture_memory: float = field(1.0, ge=0)

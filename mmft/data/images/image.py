@@ -14,14 +14,12 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image, ImageColor, UnidentifiedImageError
-from torch import Tensor
-from torchvision.transforms.v2 import functional as F  # type: ignore[import-untyped]
 
 from mmft.batch.images import ImagesInPrompt, Pieces
 from mmft.config.schema.data import DataConfig
@@ -29,10 +27,11 @@ from mmft.data.images.kinds import CONTAINERS, UNSIGNED, formats, why_unknown, w
 from mmft.data.images.mending import JPEG, BadImage, check, check_jpeg_end, mended
 from mmft.data.images.paths import why_missing
 from mmft.data.images.pixels import to_rgb
+from mmft.data.images.squares import Resize, squared
 from mmft.errors import UserError
 
-Resize = Literal["squash", "crop", "pad"]
-
+_VERSION = 2
+"""Of what is made of the same file and settings; images and features that are kept were made by one version."""
 _ORIENTATION = 0x0112  # the EXIF tag
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -45,14 +44,14 @@ _TURNS = {
 }
 
 
-def squaring(config: DataConfig) -> Resize:
-    """How images are made square; a pair's own way has been chosen before (`build.choose_for_pair`)."""
-    return config.resize or "squash"
-
-
 def background_of(config: DataConfig) -> str:
     """The colour of `data.background`; that of a pair has been chosen before."""
     return config.background or "white"
+
+
+def drafts(config: DataConfig) -> bool:
+    """Whether large JPEGs are decoded at a reduced scale; what a pair or whole model wants has been chosen before."""
+    return config.jpeg_draft is not False
 
 
 class _Undecodable(BadImage):
@@ -64,9 +63,11 @@ class ImageReader:
 
     Args:
         image_size: side of the resulting square, in pixels.
-        resize: `squash` ignores the aspect ratio, `crop` takes the centre square, `pad` adds bars.
+        resize: `squash` ignores the aspect ratio, `crop` scales the shorter side and takes the centre square, `pad`
+            adds bars.
         background: colour behind transparent pixels and of the bars, by name or `#rrggbb`.
         max_pixels: larger images, by their header, are not decoded.
+        draft: whether JPEGs much larger than needed are decoded at a reduced scale.
         pieces: cuts images of their own size, in place of making squares; None for squares.
 
     Raises:
@@ -74,9 +75,16 @@ class ImageReader:
     """
 
     def __init__(
-        self, image_size: int, resize: Resize, background: str, max_pixels: int, pieces: ImagesInPrompt | None = None
+        self,
+        image_size: int,
+        resize: Resize,
+        background: str,
+        max_pixels: int,
+        draft: bool = True,
+        pieces: ImagesInPrompt | None = None,
     ) -> None:
         self.image_size, self.resize, self.max_pixels, self.pieces = image_size, resize, max_pixels, pieces
+        self.draft = draft
         try:
             self.background = ImageColor.getrgb(background)[:3]
         except ValueError as error:
@@ -85,7 +93,7 @@ class ImageReader:
     @property
     def facts(self) -> dict[str, Any]:
         """What the image depends on besides its file; for JSON."""
-        facts = dict(vars(self))
+        facts = {**vars(self), "version": _VERSION}
         pieces = facts.pop("pieces")
         return facts if pieces is None else {**facts, "pieces": repr(pieces)}
 
@@ -102,7 +110,9 @@ class ImageReader:
         with _LOCK:
             image = self._decode(data)
         pixels = np.array(image)  # (h, w, 3)
-        return self._fit(torch.from_numpy(pixels).permute(2, 0, 1)) if self.pieces is None else self._cut(pixels)
+        if self.pieces is not None:
+            return self._cut(pixels)
+        return squared(torch.from_numpy(pixels).permute(2, 0, 1), self.image_size, self.resize, self.background)
 
     def _cut(self, pixels: npt.NDArray[np.uint8]) -> Pieces:
         assert self.pieces is not None
@@ -143,30 +153,13 @@ class ImageReader:
 
     def _draft(self, image: Image.Image) -> None:
         """Lets the JPEG decoder downscale by 2, 4 or 8 if at least twice the target resolution remains."""
-        if self.pieces is not None:
+        if self.pieces is not None or not self.draft:
             return
         width, height = image.size
         kept = max(width, height) if self.resize == "pad" else min(width, height)
         scale = 2 * self.image_size / kept
         if scale < 1:
             image.draft(None, (max(1, int(width * scale)), max(1, int(height * scale))))
-
-    def _fit(self, pixels: Tensor) -> Tensor:
-        """(3, h, w) -> (3, H, W); the input is a channels-last view, which torch resizes twice as fast."""
-        height, width = pixels.shape[1:]
-        size = self.image_size
-        if self.resize == "crop":
-            # Crop before resizing: a thin strip, scaled by its shorter side, would exceed memory.
-            side = min(height, width)
-            pixels = pixels[:, (height - side) // 2 :, (width - side) // 2 :][:, :side, :side]
-        if self.resize != "pad":
-            return _scale(pixels, size, size).contiguous()
-        longer = max(height, width)
-        scaled = _scale(pixels, max(1, round(size * height / longer)), max(1, round(size * width / longer)))
-        top, left = (size - scaled.shape[1]) // 2, (size - scaled.shape[2]) // 2
-        padded = torch.tensor(self.background, dtype=torch.uint8)[:, None, None].repeat(1, size, size)
-        padded[:, top : top + scaled.shape[1], left : left + scaled.shape[2]] = scaled
-        return padded
 
 
 def image_size(source: str | bytes) -> tuple[int, int]:
@@ -229,11 +222,6 @@ def _failures(data: bytes) -> Iterator[None]:
     except Exception as error:
         # Pillow's plugins raise almost anything for damaged files (OSError, SyntaxError, struct.error, ...).
         raise _Undecodable(f"cannot be decoded: {str(error)[:100] or type(error).__name__}") from error
-
-
-def _scale(pixels: Tensor, height: int, width: int) -> Tensor:
-    scaled: Tensor = F.resize(pixels, [height, width], interpolation=F.InterpolationMode.BICUBIC, antialias=True)
-    return scaled
 
 
 def read_file(path: str) -> bytes:

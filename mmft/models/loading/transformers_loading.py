@@ -122,6 +122,10 @@ def _check_inputs(model_class: Any, encoder: Encoder, source: Source, key: str) 
         )
 
 
+_DROPPED = ".mask_token"
+"""A weight that may be missing, since `_strip_unused` drops it."""
+
+
 def _pooling(model_class: Any, config: Any) -> dict[str, Any]:
     """Options that build a pooler only if it contains the encoder's final norm (BEiT, Data2Vec, Hiera)."""
     if "add_pooling_layer" not in inspect.signature(model_class.__init__).parameters:
@@ -140,7 +144,7 @@ def _load(model_class: Any, source: Source, config: Any, options: dict[str, Any]
             f"{key}.pool=own: the files of {source.name} have no weights of its pooling layer ({poolers[0]}), which "
             f"would be random. Type {key}.pool=mean, or choose a checkpoint with them"
         )
-    missing = [name for name in info["missing_keys"] if name not in poolers]
+    missing = [name for name in info["missing_keys"] if name not in poolers and not name.endswith(_DROPPED)]
     if missing:
         hint = f" It names code of its own, which {FLAG} would run." if source.config.get("auto_map") else ""
         raise UserError(

@@ -10,7 +10,8 @@ import numpy as np
 from mmft.batch import BadRow
 from mmft.config.schema.audit import AuditConfig
 from mmft.config.schema.data import DataConfig
-from mmft.data.images.image import ImageReader, background_of, squaring
+from mmft.data.images.image import ImageReader, background_of
+from mmft.data.images.squares import squaring
 from mmft.data.loading import unread
 from mmft.data.splitting.splits import Split, different, groups_of_earlier_splits
 from mmft.data.targets import Encode, encode_targets

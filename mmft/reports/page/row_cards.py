@@ -12,8 +12,9 @@ from PIL import Image
 
 from mmft.config.schema.data import DataConfig
 from mmft.data.bad_rows import row_named
-from mmft.data.images.image import ImageReader, Resize, background_of
+from mmft.data.images.image import ImageReader, background_of
 from mmft.data.images.mending import BadImage
+from mmft.data.images.squares import Resize
 from mmft.data.splitting.splits import Split
 from mmft.reports.explain.page import Floats, heat
 from mmft.reports.page.html import MOST_BYTES

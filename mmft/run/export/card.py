@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from mmft.data.images.image import squaring
+from mmft.data.images.squares import squaring
 from mmft.models.encoder import Encoder
 from mmft.models.language.language_model import LanguageModel
 from mmft.run.saved_model import SavedModel

@@ -5,9 +5,12 @@ from __future__ import annotations
 import inspect
 import json
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save_file
 from torch import nn
 
@@ -71,11 +74,28 @@ def write_encoder(encoder: Encoder, folder: Path, resize: str) -> None:
         if isinstance(encoder, TimmImageEncoder):
             _write_timm(backbone, encoder, folder, _CROP_MODES[resize])
             return
-        backbone.save_pretrained(folder)
+        with _with_mask_token(backbone):
+            backbone.save_pretrained(folder)
     if isinstance(encoder, TextEncoder):
         encoder.tokenizer.save_pretrained(folder)
     elif isinstance(encoder, ImageEncoder):
         (folder / PREPROCESSOR).write_text(json.dumps(processor_of(encoder, resize), indent=2) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def _with_mask_token(backbone: Any) -> Iterator[None]:
+    """Context with zeros for the token of masked pretraining, which an encoder of mmft lacks: libraries ask for it."""
+    embeddings: Any = getattr(backbone, "embeddings", None)
+    if getattr(embeddings, "mask_token", False) is not None:
+        yield
+        return
+    with torch.device("meta"):
+        shape = type(backbone)(backbone.config).embeddings.mask_token.shape
+    embeddings.mask_token = nn.Parameter(torch.zeros(shape))
+    try:
+        yield
+    finally:
+        embeddings.mask_token = None
 
 
 def processor_of(encoder: ImageEncoder, resize: str) -> dict[str, Any]:

@@ -10,7 +10,8 @@ from typing import Any
 from PIL import ImageColor
 
 from mmft.batch import MULTIPLE, padded_length
-from mmft.data.images.image import background_of, squaring
+from mmft.data.images.image import background_of, drafts
+from mmft.data.images.squares import squaring
 from mmft.models.similarity import SimilarityHead
 from mmft.run.export.card import shown, task_lines
 from mmft.run.export.graph import PRESENT, SHORTEST, Graph
@@ -18,21 +19,28 @@ from mmft.run.saved_model import SavedModel
 from mmft.tasks.graph_outputs import GraphOutput
 
 _SQUARES = {
-    "squash": "image.resize((side, side), Image.Resampling.BICUBIC)",
-    "crop": "ImageOps.fit(image, (side, side), Image.Resampling.BICUBIC)",
-    "pad": "ImageOps.pad(image, (side, side), Image.Resampling.BICUBIC, color=background)",
+    "squash": ["square = image.resize((side, side), Image.Resampling.BICUBIC)"],
+    "crop": [
+        "wide, high = (side * length // min(image.size) for length in image.size)",
+        "left, top = (wide - side) // 2, (high - side) // 2",
+        "scaled = image.resize((wide, high), Image.Resampling.BICUBIC)",
+        "square = scaled.crop((left, top, left + side, top + side))",
+    ],
+    "pad": ["square = ImageOps.pad(image, (side, side), Image.Resampling.BICUBIC, color=background)"],
 }
 _HOW = {
     "squash": "the whole image resized to the square, whatever its aspect ratio",
-    "crop": "the square in the middle (side: the shorter one; offsets rounded down), then resized",
+    "crop": "resized so that the shorter side fits (the other rounded down), then the square in the middle (offsets "
+    "rounded down)",
     "pad": "resized so that the longer side fits (the other rounded, at least 1), bars of the background around it",
 }
+_JPEG = "may be decoded at 1/2, 1/4 or 1/8 where twice the side is left, as Pillow's draft mode does"
 _INPUTS: dict[str, tuple[str, list[Any], str]] = {
     "pixel_values": ("uint8", ["batch", 3, "side", "side"], "red, green, blue; normalised inside the graph"),
     "input_ids": ("int64", ["batch", "length"], "token ids, special tokens included"),
     "attention_mask": ("int64", ["batch", "length"], "1 for tokens, 0 for padding"),
     "image_present": ("bool", ["batch"], "false: the row has no image, and its pixels count for nothing"),
-    "text_present": ("bool", ["batch"], "false: the row has no text, and its tokens count for nothing"),
+    "text_present": ("bool", ["batch"], "false: the row has no text or a blank one, and its tokens count for nothing"),
 }
 
 
@@ -86,7 +94,7 @@ def _image(saved: SavedModel) -> dict[str, Any]:
         "background_meaning": "behind transparent pixels, and of the bars",
         "exif_orientation": "applied, before resizing",
         "colour": "RGB; the first frame of an animation; 16 bits are scaled by 255 / 65535",
-        "jpeg": "may be decoded at 1/2, 1/4 or 1/8 where twice the side is left, as Pillow's draft mode does",
+        "jpeg": _JPEG if drafts(data) else "decoded at its own size",
         "mean": mean,
         "std": std,
         "normalised": "inside the graph: (pixel / 255 - mean) / std",
@@ -166,7 +174,7 @@ def _example(description: Mapping[str, Any], onnx: bool) -> list[str]:
     lines += [f"side, background = {image['side']}, {tuple(image['background'])}"]
     lines += ['layer = ImageOps.exif_transpose(Image.open("image.png")).convert("RGBA")']
     lines += [f'image = Image.alpha_composite(Image.new("RGBA", layer.size, {colour}), layer).convert("RGB")']
-    lines += [f"pixels = np.asarray({_SQUARES[image['resize']]}).transpose(2, 0, 1)[None]"]
+    lines += [*_SQUARES[image["resize"]], "pixels = np.asarray(square).transpose(2, 0, 1)[None]"]
     lines += ['tokenizer = AutoTokenizer.from_pretrained(".")']
     lines += [f'options = {{"truncation": True, "max_length": {text["max_length"]}, "return_attention_mask": True}}']
     fits = padded_length(text["max_length"], None) <= text["longest"]

@@ -6,7 +6,7 @@ import copy
 from typing import Any
 
 from mmft.batch import IMAGE_PLACE
-from mmft.data.images.image import squaring
+from mmft.data.images.squares import squaring
 from mmft.models.language.prompt_tokenizer import IMAGE, TEXT
 from mmft.models.preprocessing import patch_size_of
 from mmft.run.export.encoders import processor_of

@@ -16,7 +16,8 @@ from PIL import ImageColor
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mmft.data.images.image import background_of, squaring
+from mmft.data.images.image import background_of
+from mmft.data.images.squares import squaring
 from mmft.errors import UserError
 from mmft.models import image_encoder
 from mmft.models.pairs.open_clip_config import RESIZES, model_config, preprocessing

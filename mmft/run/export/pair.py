@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mmft.data.images.image import squaring
+from mmft.data.images.squares import squaring
 from mmft.errors import UserError
 from mmft.models.loading.source import Source
 from mmft.models.pairs.clip_from_open_clip import clip_of, why_no_clip

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from mmft.data.images.image import squaring
+from mmft.data.images.squares import squaring
 from mmft.errors import UserError, first_line
 from mmft.models.encoder import Encoder
 from mmft.models.fusion.dual import DualFusion

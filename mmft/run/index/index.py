@@ -19,7 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mmft.config.schema.data import DataConfig
-from mmft.data.images.image import background_of, squaring
+from mmft.data.images.image import background_of
+from mmft.data.images.squares import squaring
 from mmft.data.kept import stamp
 from mmft.data.splitting.splits import Split
 from mmft.data.table import Table
