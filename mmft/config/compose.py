@@ -29,7 +29,7 @@ from mmft.config.rules.probe import typed_in_vain
 from mmft.config.schema.root import COMMANDS, trains
 from mmft.config.schema.sweep import SweepConfig
 from mmft.config.sources import Groups
-from mmft.config.sweeps import is_sweep_override, read_sweep, without_effect
+from mmft.config.sweeps import compared_by_itself, is_sweep_override, read_sweep, without_effect
 from mmft.config.validate import Problem
 from mmft.config.yaml_files import inspect
 from mmft.errors import UserError
@@ -201,7 +201,7 @@ class _Composition:
         for choice in itertools.product(*(t.lines for t in chosen)):
             self._choice([*filter(None, choice), *for_hydra], values, refused, choice)
         if self.multirun and self.first is not None:
-            self.messages += _compared_by_itself(self.first.config, values)
+            self.messages += compared_by_itself(self.first.config, values)
             self.messages += without_effect([*chosen, *values], self.made)
         unique = list(dict.fromkeys(self.loader.repository.refused + self.messages))
         if unique or self.first is None:
@@ -273,22 +273,6 @@ def _apply(config: DictConfig, typed: Typed, value: Any) -> Problem | None:
     except (OmegaConfBaseException, ValueError, TypeError, AttributeError, RecursionError) as error:
         return Problem(typed.key, f"cannot be set: {str(error).splitlines()[0]}")
     return None
-
-
-def _compared_by_itself(config: Any, values: list[Typed]) -> list[str]:
-    """Refuses a sweep that changes the combined loss of several tasks and also selects by it."""
-    if config is None or None in (config.task, config.checkpoint):  # what was given is no section
-        return []
-    if not config.task.parts or config.checkpoint.monitor is not None:
-        return []
-    swept = [t.key for t in values if t.key.startswith("task.") and (t.span is not None or len(t.values) > 1)]
-    if not swept:
-        return []
-    example = next(iter(config.task.parts))
-    return [
-        f"{swept[0]}: changes the meaning of val/loss, by which the runs of this sweep are compared. "
-        f"Type checkpoint.monitor with a metric of one task, such as checkpoint.monitor={example}/accuracy"
-    ]
 
 
 def _combinations(values: list[Typed]) -> Iterator[list[tuple[Typed, Any]]]:

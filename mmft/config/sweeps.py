@@ -114,3 +114,19 @@ def _check(settings: SweepConfig) -> list[Problem]:
         text = "submitit_slurm: srun was not found on this machine. Run it on a node of a SLURM cluster"
         problems.append(Problem("hydra/launcher", text))
     return problems
+
+
+def compared_by_itself(config: Any, values: list[Typed]) -> list[str]:
+    """Refuses a sweep that changes the combined loss of several tasks and also selects by it."""
+    if config is None or None in (config.task, config.checkpoint):  # what was given is no section
+        return []
+    if not config.task.parts or config.checkpoint.monitor is not None:
+        return []
+    swept = [t.key for t in values if t.key.startswith("task.") and (t.span is not None or len(t.values) > 1)]
+    if not swept:
+        return []
+    example = next(iter(config.task.parts))
+    return [
+        f"{swept[0]}: changes the meaning of val/loss, by which the runs of this sweep are compared. "
+        f"Type checkpoint.monitor with a metric of one task, such as checkpoint.monitor={example}/accuracy"
+    ]

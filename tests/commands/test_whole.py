@@ -15,6 +15,7 @@ import torch
 import transformers as hf
 from generative_rows import with_gaps
 from make_shapes import Shapes
+from PIL import Image
 from runs import QUICK, Run, killed_run, resumed, same_weights
 
 import mmft
@@ -132,6 +133,23 @@ def test_plain_transformers_loads_the_export(run: Run, tmp_path: Path) -> None:
         ending = {"eos_token_id": end, "do_sample": False, "pad_token_id": 1}
         tokens = plain.generate(**inputs, max_new_tokens=8, **ending)[0, inputs["input_ids"].shape[1] :]
         assert processor.tokenizer.decode(tokens, skip_special_tokens=True).strip() == found["prediction"]
+
+
+@pytest.mark.parametrize("name", ["long.jpg", "square.png"])
+def test_the_exports_own_lines_write_what_the_run_predicts(
+    name: str, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of an image of any shape: README.md has all that plain transformers must be told."""
+    exported(run.path, tmp_path / "export")
+    noise = np.random.default_rng(1).integers(0, 256, (150, 400 if name == "long.jpg" else 150, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "export" / name)
+    (block,) = re.findall(r"```python\n(.*?)```", (tmp_path / "export" / "README.md").read_text(), re.DOTALL)
+    monkeypatch.chdir(tmp_path / "export")
+    capsys.readouterr()
+    exec(block.replace("image.png", name), {})
+    (found,) = mmft.load(run.path).predict([{"image": name, "text": "What is this?"}], root=tmp_path / "export")
+    assert capsys.readouterr().out.strip() == found["prediction"]
+    assert found["prediction"]
 
 
 def test_only_transformers_has_a_place_for_it(run: Run, tmp_path: Path) -> None:

@@ -80,6 +80,11 @@ class Pixels:
         every = self.constants.items()
         return {name: value.to(about.device).repeat(len(about), *[1] * (value.ndim - 1)) for name, value in every}
 
+    def processed(self, image: Tensor, **settings: Any) -> dict[str, Tensor]:
+        """(3, h, w) uint8 -> the tensors of the processor's output."""
+        found = self._processor(images=[image.permute(1, 2, 0).numpy()], return_tensors="pt", **settings)
+        return {name: value for name, value in found.items() if isinstance(value, Tensor)}
+
     def _own_side(self) -> int:
         """The side of the squares that the processor makes."""
         if hasattr(self._processor, "image_grid_pinpoints"):
@@ -111,22 +116,17 @@ class Pixels:
         found: dict[str, Tensor] = {}
         for digit in range(_DIGITS):
             image = (numbers // 256**digit % 256).to(torch.uint8)
-            own = self._processed(image, do_rescale=False, do_normalize=False)
+            own = self.processed(image, do_rescale=False, do_normalize=False)
             digits = own["pixel_values"].round().long() * 256**digit
             found = own | {"pixel_values": digits + found.get("pixel_values", 0)}
         found["pixel_values"] = found["pixel_values"].clamp(0, numbers.numel() - 1)
         return found
 
-    def _processed(self, image: Tensor, **settings: Any) -> dict[str, Tensor]:
-        """(3, S, S) uint8 -> the tensors of the processor's output."""
-        found = self._processor(images=[image.permute(1, 2, 0).numpy()], return_tensors="pt", **settings)
-        return {name: value for name, value in found.items() if isinstance(value, Tensor)}
-
     def _check(self, name: str, side: int | None) -> None:
         """Raises UserError if the processor does more to an image of noise than to arrange its pixels."""
         generator = torch.Generator().manual_seed(0)
         noise = torch.randint(0, 256, (3, self.side, self.side), dtype=torch.uint8, generator=generator)
-        wanted = self._processed(noise, do_rescale=False, do_normalize=False)["pixel_values"].float()
+        wanted = self.processed(noise, do_rescale=False, do_normalize=False)["pixel_values"].float()
         found = self.arranged(noise[None].float())
         if wanted.shape != found.shape or not torch.equal(wanted, found):
             raise UserError(

@@ -84,10 +84,9 @@ def try_steps(
     module.modality_dropout = 0.0  # a dropped modality costs nothing; measure the maximum
     model.to(device=device, dtype=torch.float64 if precision == "64-true" else torch.float32).train()
     module.plan.activate(model, module.plan.names)
-    for encoder in apart if is_exact(device, precision) else ():
-        part = frozen_part(model, encoder, module.plan.lowest_trained(encoder), exact=True)
-        if part is not None:
-            model.frozen_parts[encoder] = part
+    if is_exact(device, precision):
+        parts = {encoder: frozen_part(model, encoder, module.plan.lowest_trained(encoder), True) for encoder in apart}
+        model.frozen_parts |= {encoder: part for encoder, part in parts.items() if part is not None}
     try:
         optimizer = _without_rates(module)
         batch = batch.to(device)

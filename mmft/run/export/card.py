@@ -8,9 +8,23 @@ from typing import Any
 from mmft.data.images.squares import squaring
 from mmft.models.encoder import Encoder
 from mmft.models.language.language_model import LanguageModel
+from mmft.run.export.writing import unread_settings
 from mmft.run.saved_model import SavedModel
 from mmft.tasks.base import Task
 from mmft.tasks.labels import shown as some
+
+SQUARES = {
+    "squash": ["square = image.resize((side, side), Image.Resampling.BICUBIC)"],
+    "crop": [
+        "wide, high = (side * length // min(image.size) for length in image.size)",
+        "left, top = (wide - side) // 2, (high - side) // 2",
+        "scaled = image.resize((wide, high), Image.Resampling.BICUBIC)",
+        "square = scaled.crop((left, top, left + side, top + side))",
+    ],
+    "pad": ["square = ImageOps.pad(image, (side, side), Image.Resampling.BICUBIC, color=background)"],
+}
+"""Lines of Python that make `square`, of `side` pixels, of a Pillow `image`, as `data.resize` does."""
+_NO_IMAGE = "Without an image, the run read a learned vector in its place, which this folder does not have."
 
 _LOADING = {
     "timm": """import timm
@@ -89,28 +103,23 @@ def pair_card(saved: SavedModel, summary: Mapping[str, Any], kind: str) -> str:
     return _pair_card(saved, summary, "transformers", [*loading, 'processor = AutoProcessor.from_pretrained(".")'])
 
 
-def whole_card(saved: SavedModel, summary: Mapping[str, Any], kind: str) -> str:
-    """README.md of a vision-language model that is exported as a whole, as transformers' class `kind`."""
-    loading = [f"from transformers import AutoProcessor, {kind}", "", f'model = {kind}.from_pretrained(".")']
-    return _pair_card(saved, summary, "transformers", [*loading, 'processor = AutoProcessor.from_pretrained(".")'])
+def writing_card(saved: SavedModel, summary: Mapping[str, Any], kind: str, prompt: list[str]) -> str:
+    """README.md of a model that writes texts, exported as transformers' class `kind`.
 
-
-def llava_card(saved: SavedModel, summary: Mapping[str, Any], prompt: list[str]) -> str:
-    """README.md of a language model with a projector that is exported as a LLaVA; `prompt`: lines that make inputs."""
-    kind = "LlavaForConditionalGeneration"
-    loading = ["from PIL import Image", f"from transformers import AutoProcessor, {kind}", ""]
-    loading += [f'model = {kind}.from_pretrained(".")', 'processor = AutoProcessor.from_pretrained(".")', *prompt]
+    Args:
+        saved: the run's model.
+        summary: the run's summary.json.
+        kind: the name of the class.
+        prompt: lines of Python that make the inputs of a question from `image`.
+    """
+    pillow = "Image, ImageOps" if any("ImageOps" in line for line in prompt) else "Image"
+    loading = [f"from PIL import {pillow}", f"from transformers import AutoProcessor, {kind}", ""]
+    loading += [f'model = {kind}.from_pretrained(".")', 'processor = AutoProcessor.from_pretrained(".")']
+    loading += ['image = Image.open("image.png").convert("RGB")', *prompt]
     loading += ['written = model.generate(**inputs)[0, inputs["input_ids"].shape[1] :]']
     loading += ["print(processor.decode(written, skip_special_tokens=True))"]
     card = _pair_card(saved, summary, "transformers", loading)
-    options: Any = saved.config.task
-    unread = [f"task.{name}" for name in ("choices", "pattern", "stop") if getattr(options, name)]
-    if options.repetition_penalty != 1 or options.no_repeat_ngram_size is not None:
-        unread += ["task.repetition_penalty and task.no_repeat_ngram_size, which count within the answer alone"]
-    lines = ["Without an image, the run read a learned vector in its place, which this folder does not have."]
-    if unread:
-        lines += [f"What the run wrote also depended on keys that this folder does not have: {', '.join(unread)}."]
-    return "\n".join([card, *lines, ""])
+    return "\n".join([card, _NO_IMAGE, *unread_settings(saved), ""])
 
 
 def open_clip_card(saved: SavedModel, summary: Mapping[str, Any]) -> str:

@@ -13,21 +13,11 @@ from mmft.batch import MULTIPLE, padded_length
 from mmft.data.images.image import background_of, drafts
 from mmft.data.images.squares import squaring
 from mmft.models.similarity import SimilarityHead
-from mmft.run.export.card import shown, task_lines
+from mmft.run.export.card import SQUARES, shown, task_lines
 from mmft.run.export.graph import PRESENT, SHORTEST, Graph
 from mmft.run.saved_model import SavedModel
 from mmft.tasks.graph_outputs import GraphOutput
 
-_SQUARES = {
-    "squash": ["square = image.resize((side, side), Image.Resampling.BICUBIC)"],
-    "crop": [
-        "wide, high = (side * length // min(image.size) for length in image.size)",
-        "left, top = (wide - side) // 2, (high - side) // 2",
-        "scaled = image.resize((wide, high), Image.Resampling.BICUBIC)",
-        "square = scaled.crop((left, top, left + side, top + side))",
-    ],
-    "pad": ["square = ImageOps.pad(image, (side, side), Image.Resampling.BICUBIC, color=background)"],
-}
 _HOW = {
     "squash": "the whole image resized to the square, whatever its aspect ratio",
     "crop": "resized so that the shorter side fits (the other rounded down), then the square in the middle (offsets "
@@ -174,7 +164,7 @@ def _example(description: Mapping[str, Any], onnx: bool) -> list[str]:
     lines += [f"side, background = {image['side']}, {tuple(image['background'])}"]
     lines += ['layer = ImageOps.exif_transpose(Image.open("image.png")).convert("RGBA")']
     lines += [f'image = Image.alpha_composite(Image.new("RGBA", layer.size, {colour}), layer).convert("RGB")']
-    lines += [*_SQUARES[image["resize"]], "pixels = np.asarray(square).transpose(2, 0, 1)[None]"]
+    lines += [*SQUARES[image["resize"]], "pixels = np.asarray(square).transpose(2, 0, 1)[None]"]
     lines += ['tokenizer = AutoTokenizer.from_pretrained(".")']
     lines += [f'options = {{"truncation": True, "max_length": {text["max_length"]}, "return_attention_mask": True}}']
     fits = padded_length(text["max_length"], None) <= text["longest"]

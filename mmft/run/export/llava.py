@@ -16,11 +16,12 @@ from mmft.errors import UserError, first_line
 from mmft.models.feature_layer import with_end
 from mmft.models.fusion.projector import Projector
 from mmft.models.language.generative_model import GenerativeModel
-from mmft.run.export.card import llava_card
+from mmft.run.export.card import writing_card
 from mmft.run.export.dual_encoder import own_size
 from mmft.run.export.llava_check import check_same
-from mmft.run.export.llava_processor import llava_processor, show_prompt
+from mmft.run.export.llava_processor import llava_processor
 from mmft.run.export.vit_from_timm import as_transformers
+from mmft.run.export.writing import generation_config, show_prompt
 from mmft.run.saved_model import SavedModel
 
 _KIND = "transformers' LLaVA"
@@ -89,10 +90,11 @@ def write_llava(saved: SavedModel, summary: Mapping[str, Any], folder: Path) -> 
     image_token = processor.image_token_id
     whole = _filled(model, image_token)
     check_same(saved, whole, processor)
-    whole.generation_config = _generation_config(model, image_token)
+    whole.generation_config = generation_config(model, suppress_tokens=[image_token])
     whole.save_pretrained(folder)
     processor.save_pretrained(folder)
-    (folder / "README.md").write_text(llava_card(saved, summary, show_prompt(saved)), encoding="utf-8")
+    card = writing_card(saved, summary, type(whole).__name__, show_prompt(saved, processor))
+    (folder / "README.md").write_text(card, encoding="utf-8")
 
 
 def _filled(model: GenerativeModel, image_token: int) -> Any:
@@ -163,20 +165,3 @@ def _copy(theirs: nn.Module, ours: nn.Module) -> None:
     with torch.no_grad():
         for name in missing:
             theirs.get_parameter(name).zero_()
-
-
-def _generation_config(model: GenerativeModel, image_token: int) -> Any:
-    """Texts are written as the run's `task` says, where transformers has the same."""
-    import transformers
-
-    options, end = model.decoding.options, model.text_encoder.tokenizer.eos_token_id
-    sampling = {"do_sample": True, "temperature": options.temperature, "top_k": options.top_k or 0}
-    sampling |= {"top_p": options.top_p or 1.0}
-    return transformers.GenerationConfig(
-        max_new_tokens=model.decoding.max_new_tokens,
-        num_beams=options.num_beams,
-        eos_token_id=end,
-        pad_token_id=end,
-        suppress_tokens=[image_token],
-        **(sampling if options.temperature else {}),
-    )

@@ -13,7 +13,7 @@ from torch import Tensor
 from mmft.batch import Batch
 from mmft.errors import UserError
 from mmft.models.language.prompt_tokenizer import IMAGE_MARK
-from mmft.run.export.llava_processor import asked, in_chat, parts_of
+from mmft.run.export.writing import asked, in_chat, parts_of
 from mmft.run.saved_model import SavedModel
 
 CLOSE = 1e-4

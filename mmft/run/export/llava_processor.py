@@ -7,9 +7,9 @@ from typing import Any
 
 from mmft.batch import IMAGE_PLACE
 from mmft.data.images.squares import squaring
-from mmft.models.language.prompt_tokenizer import IMAGE, TEXT
 from mmft.models.preprocessing import patch_size_of
 from mmft.run.export.encoders import processor_of
+from mmft.run.export.writing import in_chat
 from mmft.run.saved_model import SavedModel
 
 _PARTS_AS_TEXT = (
@@ -53,41 +53,6 @@ def llava_processor(saved: SavedModel) -> Any:
         num_additional_image_tokens=encoder.prefix,
         chat_template=template,
     )
-
-
-def in_chat(saved: SavedModel) -> bool:
-    """Whether the run's prompts are turns of a chat template."""
-    tokenizer: Any = saved.model.text_encoder.tokenizer
-    task: Any = saved.config.task
-    return task.chat_template == "auto" and bool(tokenizer.plain.chat_template)
-
-
-def asked(saved: SavedModel, text: str) -> str:
-    """What a user says, with `<image>` in its place, of a row with this text."""
-    task: Any = saved.config.task
-    prompt: str = TEXT if task.prompt is None else task.prompt
-    placed = prompt.replace(IMAGE, IMAGE_PLACE, 1) if IMAGE in prompt else IMAGE_PLACE + prompt
-    return placed.replace(TEXT, text, 1)
-
-
-def parts_of(said: str) -> list[dict[str, str]]:
-    """A text with `<image>` as the content of a turn."""
-    before, _, after = said.partition(IMAGE_PLACE)
-    parts = [{"type": "text", "text": before}, {"type": "image"}, {"type": "text", "text": after}]
-    return [part for part in parts if part.get("text") != ""]
-
-
-def show_prompt(saved: SavedModel) -> list[str]:
-    """Lines of Python that make the inputs of a question, for the model card."""
-    said = asked(saved, "What is this?")
-    options = 'images=Image.open("image.png"), text=prompt, return_tensors="pt"'
-    if not in_chat(saved):
-        return [f"prompt = {said!r}", f"inputs = processor({options})"]
-    return [
-        f'turns = [{{"role": "user", "content": {parts_of(said)!r}}}]',
-        "prompt = processor.apply_chat_template(turns, add_generation_prompt=True)",
-        f"inputs = processor({options}, add_special_tokens=False)",
-    ]
 
 
 def _patch_side(encoder: Any) -> int:

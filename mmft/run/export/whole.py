@@ -5,15 +5,25 @@ README.md, config.json, model.safetensors, and processor and tokenizer, set to i
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+from PIL import ImageColor
+
+from mmft.data.images.image import background_of
+from mmft.data.images.squares import Resize, squared, squaring
 from mmft.errors import UserError
 from mmft.models.whole.model import WholeModel
 from mmft.models.whole.parts import put_together
-from mmft.run.export.card import whole_card
+from mmft.models.whole.pixels import Pixels
+from mmft.run.export.card import SQUARES, writing_card
+from mmft.run.export.writing import generation_config, show_prompt
 from mmft.run.saved_model import SavedModel
+
+log = logging.getLogger(__name__)
 
 
 def check_has_whole(written: str) -> None:
@@ -33,6 +43,35 @@ def write_whole(saved: SavedModel, summary: Mapping[str, Any], folder: Path) -> 
     model = saved.model.float().cpu()
     assert isinstance(model, WholeModel)
     whole = put_together(model.whole, {name: part.state_dict() for name, part in model.parts().items()})
+    whole.generation_config = generation_config(model)
     whole.save_pretrained(folder)
     model.whole.processor.save_pretrained(folder)
-    (folder / "README.md").write_text(whole_card(saved, summary, type(whole).__name__), encoding="utf-8")
+    prompt = [*_to_square(saved, model), *show_prompt(saved, model.whole.processor)]
+    card = writing_card(saved, summary, type(whole).__name__, prompt)
+    (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def _to_square(saved: SavedModel, model: WholeModel) -> list[str]:
+    """Lines of Python that make `image` the square that the run read, where the processor does not."""
+    pixels, resize = model.whole.pixels, squaring(saved.config.data)
+    if not isinstance(pixels, Pixels) or _makes_squares(pixels, resize):
+        return []
+    side, background = pixels.side, ImageColor.getrgb(background_of(saved.config.data))[:3]
+    log.warning(
+        "format=transformers: the model's processor does not make an image %s to %d x %d pixels, as the run did: do so "
+        "before; the exported README.md shows how",
+        *({"squash": "squashed", "crop": "cropped", "pad": "padded"}[resize], side, side),
+    )
+    return [f"side, background = {side}, {background}", *SQUARES[resize], "image = square"]
+
+
+def _makes_squares(pixels: Pixels, resize: Resize) -> bool:
+    """Whether the processor itself makes of an image of any size the square that the run made of it."""
+    size = (3, pixels.side + 5, 2 * pixels.side + 7)
+    noise = torch.randint(0, 256, size, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    try:
+        found = pixels.processed(noise, do_rescale=False, do_normalize=False)["pixel_values"].float()
+    except Exception:  # noqa: BLE001 - whatever it raises, it makes no square
+        return False
+    wanted = pixels.arranged(squared(noise, pixels.side, resize, (0, 0, 0))[None].float())
+    return found.shape == wanted.shape and bool((found - wanted).abs().max() <= 1)
