@@ -21,7 +21,8 @@ def with_decoding(saved: SavedModel, options: Mapping[str, Any]) -> SavedModel:
 
     Args:
         saved: the run's.
-        options: keys of `DecodingConfig`; those not given are as in the run.
+        options: keys of `DecodingConfig`; those not given are as in the run, but that with `choices` nothing is
+            written and the run's way to write does not count.
 
     Raises:
         UserError: the run writes no texts, an option is unknown or wrong, or they do not go together.
@@ -32,7 +33,8 @@ def with_decoding(saved: SavedModel, options: Mapping[str, Any]) -> SavedModel:
     if not isinstance(own, DecodingConfig):
         unread = f"changes nothing: the run has task={own.type}, which writes no texts. Leave it out"
         raise UserError([f"task.{name} {unread}" for name in options])
-    found = read(vars(decoding_options(own)) | dict(options), DecodingConfig)
+    of_run = {} if options.get("choices") is not None else vars(decoding_options(own))
+    found = read(of_run | dict(options), DecodingConfig)
     _check([Problem(f"task.{problem.key}", problem.text) for problem in found.problems])
     _check(decoding_problems(found.config))
     config = replace(own, **vars(found.config))

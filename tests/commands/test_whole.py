@@ -15,6 +15,7 @@ import torch
 import transformers as hf
 from generative_rows import with_gaps
 from make_shapes import Shapes
+from mostly_slow import mostly_slow
 from PIL import Image
 from runs import QUICK, Run, killed_run, resumed, same_weights
 
@@ -136,10 +137,23 @@ def test_plain_transformers_loads_the_export(run: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["long.jpg", "square.png"])
+@pytest.mark.parametrize(
+    "kind", mostly_slow(["qwen2_5_vl", "idefics3", "blip_2", "gemma3", "llava_next"], "qwen2_5_vl")
+)
 def test_the_exports_own_lines_write_what_the_run_predicts(
-    name: str, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    kind: str,
+    name: str,
+    typed: Any,
+    whole_folder: Folder,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Of an image of any shape: README.md has all that plain transformers must be told."""
+    beams = ["task.num_beams=2", "task.max_new_tokens=5"] if name == "long.jpg" else []
+    every = typed(whole_folder(kind), "trainer.max_epochs=1", *beams)
+    run = Run(tmp_path / "run")
+    assert train(compose("train", every), run.path) == 0
     exported(run.path, tmp_path / "export")
     noise = np.random.default_rng(1).integers(0, 256, (150, 400 if name == "long.jpg" else 150, 3), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "export" / name)
@@ -297,7 +311,8 @@ def test_answers_of_a_list(kind: str, typed: Any, whole_folder: Folder, tmp_path
     names = [name for name in answer if name.startswith("score_")]
     assert sum(answer[name] for name in names) == pytest.approx(1, abs=1e-5)
     assert answer["score"] == max(answer[name] for name in names) == answer[f"score_{answer['prediction']}"]
-    two = model.decoding(choices=["red disc", "blue disc"]).predict([{"image": image, "text": "red"}])[0]
+    of_run = model.decoding(choices=None, max_new_tokens=4)  # which choices need not take back
+    two = of_run.decoding(choices=["red disc", "blue disc"]).predict([{"image": image, "text": "red"}])[0]
     kept = ["score_red disc", "score_blue disc"]
     assert two[kept[0]] == pytest.approx(answer[kept[0]] / sum(answer[name] for name in kept), abs=1e-5)
 

@@ -30,6 +30,16 @@ from mmft import build
 from mmft.errors import UserError
 from mmft.models.frozen_layers import FrozenLayers
 from mmft.models.whole.parts import put_together
+from mmft.models.whole.pixels import Pixels
+
+
+@pytest.mark.parametrize("name", ["Glm4vImageProcessor", "Qwen2VLImageProcessor"])
+def test_squares_of_any_processor_of_patches(name: str) -> None:
+    """Some count the pixels of all frames against their limits."""
+    processor = getattr(hf, name)(patch_size=8, merge_size=2, temporal_patch_size=2)
+    pixels = Pixels(processor, 64, name)
+    assert pixels.side == 64
+    assert pixels.constants["image_grid_thw"].tolist() == [[1, 8, 8]]
 
 
 @pytest.mark.parametrize("kind", WHOLE_MODELS)
@@ -44,7 +54,8 @@ def test_logits_and_texts_are_those_of_plain_transformers(kind: str, whole_folde
             ids = torch.tensor(task.tokenizer.answer(answer))
             wanted = plain_logits(plain, inputs, ids).log_softmax(-1)[range(len(ids)), ids]
             torch.testing.assert_close(found.logits[row, : len(ids)], wanted, atol=1e-5, rtol=1e-5)
-            ending = {"eos_token_id": task.tokenizer.eos_token_id, "pad_token_id": 1}
+            ending: dict[str, Any] = {"eos_token_id": task.tokenizer.eos_token_id, "pad_token_id": 1}
+            ending["suppress_tokens"] = model.text_encoder.never_written  # it stands for an image
             texts = plain.generate(**inputs, max_new_tokens=LENGTH, do_sample=False, **ending)[0].tolist()
             tokens = [token for token in found.generated[row].tolist() if token >= 0]
             assert tokens == texts[inputs["input_ids"].shape[1] :][: len(tokens)]

@@ -53,7 +53,7 @@ def generate(
         tokens = backbone.generate(
             **prompts,
             attention_mask=real.long(),
-            logits_processor=_behind(length, [*([own] if beams == 1 else []), *decoding.processors(rows)]),
+            logits_processor=_behind(length, [*([own] if beams == 1 else []), *_processors(model, decoding, rows)]),
             stopping_criteria=_behind(length, [stops] if decoding.options.stop else []),
         )[:, length:]  # (B, T)
     behind = (tokens == end).cumsum(1) - (tokens == end).long() > 0  # the first end-of-text token
@@ -82,7 +82,7 @@ def stream(model: LanguageModel, inputs: Mapping[str, Any], mask: Tensor, decodi
         yield from (token for token in tokens if token not in (-1, model.tokenizer.eos_token_id))
         return
     backbone: Any = model.backbone
-    processors, stops = decoding.processors(row), StopTexts(decoding.options.stop, model.tokenizer.tokenizer)
+    processors, stops = _processors(model, decoding, row), StopTexts(decoding.options.stop, model.tokenizer.tokenizer)
     given, _ = padded_on_the_left(inputs, mask)
     cache = {cache_keyword(model.reader(backbone)): DynamicCache(config=backbone.config), "use_cache": True}
     written = torch.empty(1, 0, dtype=torch.int64, device=mask.device)
@@ -98,6 +98,15 @@ def stream(model: LanguageModel, inputs: Mapping[str, Any], mask: Tensor, decodi
         if stops.found_in(written[0].tolist()):
             return
         given = {"input_ids": token}
+
+
+def _processors(model: LanguageModel, decoding: Decoding, rows: Tensor) -> list[Any]:
+    """What changes the scores of the next token, in order."""
+
+    def without(_: Tensor, scores: Tensor) -> Tensor:
+        return scores.index_fill(1, torch.tensor(model.never_written, device=scores.device), -torch.inf)
+
+    return [*([without] if model.never_written else []), *decoding.processors(rows)]
 
 
 @contextmanager

@@ -64,6 +64,13 @@ class LanguageModel(TextEncoder):
         return backbone.base_model
 
     @property
+    def never_written(self) -> list[int]:
+        """Ids that stand for something else than text, which no answer has."""
+        backbone: Any = self.backbone
+        image = getattr(backbone.config, "image_token_id", None)
+        return [] if image is None else [int(image)]
+
+    @property
     def head(self) -> Any:
         """The linear layer from hidden states (..., D) to logits (..., V), without scale and soft cap."""
         backbone: Any = self.backbone

@@ -89,10 +89,12 @@ def take_apart(
     whole, processor = load_whole(source, pretrained, frozen), load_processor(source)
     core = core_of(whole)
     image, text = _name_of(core, core.get_encoder(modality="image")), _name_of(core, core.get_decoder())
-    if image is None or text is None or whole.config.is_encoder_decoder or whole.get_output_embeddings() is None:
+    marked = getattr(whole.config, "image_token_id", None) is not None
+    headless = whole.get_output_embeddings() is None
+    if image is None or text is None or headless or whole.config.is_encoder_decoder or not marked:
         raise UserError(
-            f"{KEY}={source.name}: {type(whole).__name__} is not an image encoder before a causal language model. "
-            "Choose another model"
+            f"{KEY}={source.name}: {type(whole).__name__} is not an image encoder before a causal language model "
+            "with a token for images. Choose another model"
         )
     image_token = int(whole.config.image_token_id)
     pixels = _pixels(source, processor, image_token, image_size, tiles)
@@ -175,10 +177,18 @@ def _check_count(source: Source, tokenizer: ImageTokenizer, count: int, side: in
         for name in _COUNTS:
             if hasattr(holder, name):
                 setattr(holder, name, count)
-    if (written := tokenizer.image_tokens()) != count:
+    try:
+        written = tokenizer.image_tokens()
+    except Exception as error:
+        raise UserError(f"{KEY}={source.name}: its processor fails: {first_line(error)}. Choose another") from error
+    if written != count:
         raise UserError(
             f"{KEY}={source.name}: its processor writes {written} tokens for an image of {side} x {side} pixels, "
             f"but the model reads {count}. Leave {IMAGE_KEY}.image_size out, or choose another model"
+        )
+    if not tokenizer.writes_one_piece():
+        raise UserError(
+            f"{KEY}={source.name}: its processor writes other tokens between those of an image. Choose another model"
         )
 
 
@@ -192,7 +202,9 @@ def _check_tiles(source: Source, tiles: Tiles, features: ImageFeatures, rest: nn
         like = next(rest.parameters(), torch.zeros(()))
         read = len(features.project(rest, like.new_zeros(tokens, features.width), about))
     except Exception as error:
-        raise UserError(f"{TILES_KEY}=true: {type(error).__name__} in {source.name}: {first_line(error)}") from error
+        raise UserError(
+            f"{TILES_KEY}=true does not go with {KEY}={source.name}: {type(error).__name__}: {first_line(error)}"
+        ) from error
     if int(counts[0]) != features.image_tokens or int(counts.sum()) != read:
         raise UserError(
             f"{TILES_KEY}=true does not go with {KEY}={source.name}: its processor writes {int(counts.sum())} tokens "

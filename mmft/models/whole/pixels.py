@@ -101,7 +101,11 @@ class Pixels:
     def _resize_to(self, side: int) -> None:
         """Makes the processor's images squares of this side."""
         if hasattr(self._processor, "merge_size"):
-            self._processor.size = {"shortest_edge": side * side, "longest_edge": side * side}  # numbers of pixels
+            for frames in {1: None, getattr(self._processor, "temporal_patch_size", 1): None}:  # GLM counts all of them
+                pixels = frames * side * side
+                self._processor.size = {"shortest_edge": pixels, "longest_edge": pixels}
+                if self._keeps(side):
+                    return
             return
         if hasattr(self._processor, "image_grid_pinpoints"):
             self._processor.image_grid_pinpoints = [[side, side]]
@@ -109,6 +113,14 @@ class Pixels:
             own = getattr(self._processor, name, None)
             if own is not None:
                 setattr(self._processor, name, {key: side for key, value in dict(own).items() if value is not None})
+
+    def _keeps(self, side: int) -> bool:
+        """Whether the processor leaves squares of this side as large as they are."""
+        try:
+            grid = self.processed(torch.zeros(3, side, side, dtype=torch.uint8))["image_grid_thw"]
+        except Exception:  # noqa: BLE001 - told when the positions are asked for
+            return False
+        return int(grid[0, 1]) * int(self._processor.patch_size) == side
 
     def _positions(self) -> dict[str, Tensor]:
         """The processor's output for an image, with the position that it comes from in place of each pixel."""

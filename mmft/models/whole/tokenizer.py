@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
+from PIL import Image
 
 from mmft.errors import first_line
 from mmft.models.whole.tiles import Heard, Tiles
@@ -73,6 +74,20 @@ class ImageTokenizer:
         """How many tokens the processor writes for an image."""
         return self._expanded(self._placeholder).count(self._token)
 
+    def place(self) -> str:
+        """What a prompt for the processor has where an image stands: nothing if it puts images first by itself."""
+        image = Image.new("RGB", (self.side, self.side))
+        try:
+            ids = self.processor(text=["a"], images=[image], return_tensors="pt")["input_ids"]
+        except Exception:  # noqa: BLE001 - most processors raise ValueError, of one kind or another
+            return self._placeholder
+        image_token = self.tokenizer.convert_tokens_to_ids(self._token)
+        return "" if (ids == image_token).any() else self._placeholder
+
+    def writes_one_piece(self) -> bool:
+        """Whether all tokens of an image stand together."""
+        return len(self._around_images(self._expanded(self._placeholder))) == 2
+
     def _around_images(self, whole: str) -> list[str]:
         """What stands before, between and behind the images of a prompt."""
         if self.images is None:
@@ -110,8 +125,9 @@ class ImageTokenizer:
         """The processor's output for a text and one grey square."""
         bos = self.tokenizer.bos_token
         special = {"add_special_tokens": False} if bos is not None and text.startswith(bos) else {}
-        images = [np.full((self.side, self.side, 3), 128, dtype=np.uint8)] * text.count(self._placeholder)
-        return self.processor(text=[text], images=images if len(images) == 1 else [images], **special)
+        images = [Image.new("RGB", (self.side, self.side), (128, 128, 128))] * text.count(self._placeholder)
+        nested = images if len(images) == 1 else [images]
+        return self.processor(text=[text], images=nested, return_tensors="pt", **special)
 
 
 def image_texts(processor: Any, image_token: int) -> tuple[str, str]:

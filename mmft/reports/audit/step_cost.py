@@ -84,9 +84,7 @@ def try_steps(
     module.modality_dropout = 0.0  # a dropped modality costs nothing; measure the maximum
     model.to(device=device, dtype=torch.float64 if precision == "64-true" else torch.float32).train()
     module.plan.activate(model, module.plan.names)
-    if is_exact(device, precision):
-        parts = {encoder: frozen_part(model, encoder, module.plan.lowest_trained(encoder), True) for encoder in apart}
-        model.frozen_parts |= {encoder: part for encoder, part in parts.items() if part is not None}
+    _compute_apart(module, apart if is_exact(device, precision) else ())
     try:
         optimizer = _without_rates(module)
         batch = batch.to(device)
@@ -116,6 +114,12 @@ def try_steps(
         raise UserError(f"the loss of the first batch is {last}: check the encoders' weights and trainer.precision")
     weights = [*chain(model.parameters(), model.buffers())]
     return StepCost(seconds, grown, _bytes(weights), _bytes(trained), _bytes(state))
+
+
+def _compute_apart(module: FineTuning, encoders: Sequence[str]) -> None:
+    """Sets the frozen parts of encoders, as training does."""
+    parts = {name: frozen_part(module.model, name, module.plan.lowest_trained(name), exact=True) for name in encoders}
+    module.model.frozen_parts |= {name: part for name, part in parts.items() if part is not None}
 
 
 def _without_rates(module: FineTuning) -> torch.optim.Optimizer:

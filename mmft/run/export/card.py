@@ -103,7 +103,9 @@ def pair_card(saved: SavedModel, summary: Mapping[str, Any], kind: str) -> str:
     return _pair_card(saved, summary, "transformers", [*loading, 'processor = AutoProcessor.from_pretrained(".")'])
 
 
-def writing_card(saved: SavedModel, summary: Mapping[str, Any], kind: str, prompt: list[str]) -> str:
+def writing_card(
+    saved: SavedModel, summary: Mapping[str, Any], kind: str, prompt: list[str], settings: str = ""
+) -> str:
     """README.md of a model that writes texts, exported as transformers' class `kind`.
 
     Args:
@@ -111,12 +113,13 @@ def writing_card(saved: SavedModel, summary: Mapping[str, Any], kind: str, promp
         summary: the run's summary.json.
         kind: the name of the class.
         prompt: lines of Python that make the inputs of a question from `image`.
+        settings: further arguments of `generate`.
     """
     pillow = "Image, ImageOps" if any("ImageOps" in line for line in prompt) else "Image"
     loading = [f"from PIL import {pillow}", f"from transformers import AutoProcessor, {kind}", ""]
     loading += [f'model = {kind}.from_pretrained(".")', 'processor = AutoProcessor.from_pretrained(".")']
     loading += ['image = Image.open("image.png").convert("RGB")', *prompt]
-    loading += ['written = model.generate(**inputs)[0, inputs["input_ids"].shape[1] :]']
+    loading += [f'written = model.generate(**inputs{settings})[0, inputs["input_ids"].shape[1] :]']
     loading += ["print(processor.decode(written, skip_special_tokens=True))"]
     card = _pair_card(saved, summary, "transformers", loading)
     return "\n".join([card, _NO_IMAGE, *unread_settings(saved), ""])

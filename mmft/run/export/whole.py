@@ -40,14 +40,18 @@ def write_whole(saved: SavedModel, summary: Mapping[str, Any], folder: Path) -> 
         summary: the run's summary.json, for the model card.
         folder: exists.
     """
+    from transformers import GenerationMixin
+
     model = saved.model.float().cpu()
     assert isinstance(model, WholeModel)
     whole = put_together(model.whole, {name: part.state_dict() for name, part in model.parts().items()})
     whole.generation_config = generation_config(model)
     whole.save_pretrained(folder)
     model.whole.processor.save_pretrained(folder)
-    prompt = [*_to_square(saved, model), *show_prompt(saved, model.whole.processor)]
-    card = writing_card(saved, summary, type(whole).__name__, prompt)
+    prompt = [*_to_square(saved, model), *show_prompt(saved, model.whole.processor, model.whole.tokenizer.place())]
+    handed_on = type(whole).generate is not GenerationMixin.generate  # BLIP-2's asks its language model's settings
+    settings = ", generation_config=model.generation_config" if handed_on else ""
+    card = writing_card(saved, summary, type(whole).__name__, prompt, settings)
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 

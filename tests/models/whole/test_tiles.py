@@ -39,7 +39,8 @@ def test_tokens_logits_and_texts_are_those_of_plain_transformers(kind: str, whol
             ids = torch.tensor(task.tokenizer.answer(answer))
             wanted = plain_logits(plain, inputs, ids).log_softmax(-1)[range(len(ids)), ids]
             torch.testing.assert_close(found.logits[row, : len(ids)], wanted, atol=1e-5, rtol=1e-5)
-            ending = {"eos_token_id": task.tokenizer.eos_token_id, "pad_token_id": 1}
+            ending: dict[str, Any] = {"eos_token_id": task.tokenizer.eos_token_id, "pad_token_id": 1}
+            ending["suppress_tokens"] = model.text_encoder.never_written  # it stands for an image
             texts = plain.generate(**inputs, max_new_tokens=LENGTH, do_sample=False, **ending)[0].tolist()
             tokens = [token for token in found.generated[row].tolist() if token >= 0]
             assert tokens == texts[inputs["input_ids"].shape[1] :][: len(tokens)]
