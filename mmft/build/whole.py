@@ -31,10 +31,10 @@ def choose_for_whole(config: TrainConfig, base: Path) -> None:
     Raises:
         UserError: there is no such model.
     """
-    if config.model.whole is None:
+    if config.model.tiles or config.model.whole is None:
         return
     config.data.jpeg_draft = bool(config.data.jpeg_draft)
-    if config.model.tiles or config.data.resize is not None:
+    if config.data.resize is not None:
         return
     folder = located(config.model.whole, base)
     source = resolve(str(folder) if folder.is_dir() else config.model.whole, KEY)
