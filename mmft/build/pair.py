@@ -12,7 +12,7 @@ from mmft.files import located
 from mmft.models.image_encoder import ImageEncoder
 from mmft.models.loading.source import Source, resolve
 from mmft.models.pairs.encoders import image_encoder_of, text_encoder_of
-from mmft.models.pairs.facts import is_pair, resize_of
+from mmft.models.pairs.facts import is_pair, resample_of, resize_of
 from mmft.models.pairs.open_clip_config import preprocessing
 from mmft.models.pairs.pair import KEY, Pair, checked_family, load_pair
 from mmft.models.text_encoder import TextEncoder
@@ -41,6 +41,7 @@ def choose_for_pair(config: TrainConfig, base: Path) -> None:
         config.data.background = "#" + 3 * f"{preprocessing(source).get('fill_color', 0):02x}"
         log.info("data.background=%s, as in the preprocessing of %s", config.data.background, source.name)
     config.data.resize = config.data.resize or resize_of(source)
+    config.data.resample = config.data.resample or resample_of(source)
     config.data.jpeg_draft = bool(config.data.jpeg_draft)
     config.task.start_from_pair(sigmoid=family.sigmoid)
     if not config.model.fusion.of_pair:

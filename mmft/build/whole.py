@@ -13,7 +13,7 @@ from mmft.files import located
 from mmft.models.image_encoder import ImageEncoder
 from mmft.models.language.language_model import LanguageModel
 from mmft.models.loading.source import Source, resolve
-from mmft.models.preprocessing import image_processor
+from mmft.models.preprocessing import resample_of_processor, resize_of_processor
 from mmft.models.whole.encoders import WholeImageEncoder, language_model_of
 from mmft.models.whole.loading import KEY, Frozen
 from mmft.models.whole.parts import Whole, take_apart
@@ -34,11 +34,10 @@ def choose_for_whole(config: TrainConfig, base: Path) -> None:
     if config.model.tiles or config.model.whole is None:
         return
     config.data.jpeg_draft = bool(config.data.jpeg_draft)
-    if config.data.resize is not None:
-        return
     folder = located(config.model.whole, base)
     source = resolve(str(folder) if folder.is_dir() else config.model.whole, KEY)
-    config.data.resize = "crop" if image_processor(source).get("do_center_crop") else "squash"
+    config.data.resize = config.data.resize or resize_of_processor(source)
+    config.data.resample = config.data.resample or resample_of_processor(source)
 
 
 def encoders_of(

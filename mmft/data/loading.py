@@ -64,8 +64,8 @@ def make_dataset(
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     written: ImagesInPrompt | None = getattr(tokenizer, "images", None)
     pieces = written if written is not None and written.cuts else None
-    how = (squaring(config), background_of(config), config.max_pixels, drafts(config))
-    reader = ImageReader(image_size, *how, pieces)
+    how, limits = squaring(config), (background_of(config), config.max_pixels, drafts(config))
+    reader = ImageReader(image_size, how.resize, *limits, how.resample, pieces)
     captions_of = None if encode is None else encode.captions_of
     tokens, images = _prepared(split, reader, tokenizer, max_length, image_bytes, captions_of)
     captions = None

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import Any, Literal
 
 from mmft.errors import UserError
 from mmft.models.loading.source import Source, read_json
 from mmft.models.pairs.open_clip_config import MEAN, STD, preprocessing
 
 log = logging.getLogger(__name__)
+_BILINEAR = 2  # in `resample`, as Pillow counts
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
@@ -87,6 +88,18 @@ def mean_and_std(source: Source, key: str) -> tuple[Any, Any]:
         log.info("%s: %s does not declare pixel mean and std; using ImageNet's", key, source.name)
         return _IMAGENET
     return mean, std
+
+
+def resize_of_processor(source: Source) -> Literal["squash", "crop"]:
+    """How an image processor of transformers makes images square."""
+    own = image_processor(source)
+    size = own.get("size")
+    return "crop" if own.get("do_center_crop") and not (isinstance(size, dict) and "height" in size) else "squash"
+
+
+def resample_of_processor(source: Source) -> Literal["bicubic", "bilinear"]:
+    """How an image processor of transformers interpolates pixels; in place of Lanczos' it takes bicubic ones, too."""
+    return "bilinear" if image_processor(source).get("resample") == _BILINEAR else "bicubic"
 
 
 def image_processor(source: Source) -> dict[str, Any]:

@@ -21,6 +21,7 @@ import mmft
 from mmft.commands.export import export
 from mmft.config.compose import compose
 from mmft.data.images.image import ImageReader
+from mmft.data.images.squares import Squaring
 from mmft.errors import UserError
 from mmft.models.encoder import Encoder
 from mmft.models.image_encoder import build_image_encoder
@@ -76,7 +77,7 @@ def test_plain_libraries_load_it(method: str, train_run: TrainRun, capsys: pytes
 def test_an_exported_encoder_is_complete(image: str, image_encoder_folder: Any, tmp_path: Path) -> None:
     """Its library misses no weight, and mmft takes it again, also without the token of masked pretraining."""
     encoder = build_image_encoder(str(image_encoder_folder(image)), None, "auto", pretrained=True).eval()
-    write_encoder(encoder, tmp_path / "out", "squash")
+    write_encoder(encoder, tmp_path / "out", Squaring("squash"))
     again = build_image_encoder(str(tmp_path / "out"), None, "auto", pretrained=True).eval()
     with torch.no_grad():
         assert torch.allclose(again(*inputs(encoder)).tokens, encoder(*inputs(encoder)).tokens, atol=1e-5)

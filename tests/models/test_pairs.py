@@ -8,11 +8,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 import transformers as hf
 from mostly_slow import mostly_slow
+from PIL import Image
 from pretrained_pairs import begun, check_logits, images, logits, on_pair, without_gradient
 from runs import resumed
 from tiny_pairs import FAMILIES, MAX_LENGTH
@@ -58,6 +60,28 @@ def test_similarities_are_those_of_transformers(kind: str, pair_folder: Any) -> 
     assert config.data.resize == ("squash" if kind in ("siglip", "align") else "crop")
     assert config.task.loss == ("sigmoid" if kind == "siglip" else "info_nce")
     assert model.image_encoder.get_buffer("mean").flatten().tolist() == pytest.approx([122.4, 117.3, 104.55])
+
+
+@pytest.mark.parametrize("resample", [3, 2])
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_photographs_are_read_as_by_the_pairs_own_processor(
+    kind: str, resample: int, pair_folder: Any, tmp_path: Path
+) -> None:
+    """Files of other sizes and proportions, whose pixels are noise, interpolated as the folder says."""
+    folder = shutil.copytree(pair_folder(kind), tmp_path / "pair")
+    settings = json.loads((folder / "preprocessor_config.json").read_text())
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings | {"resample": resample}))
+    generator = np.random.default_rng(0)
+    for number, (height, width) in enumerate([(200, 301), (270, 90), (64, 65)]):
+        noise = generator.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(tmp_path / f"{number}.jpg", quality=95)
+    paths = [tmp_path / f"{number}.jpg" for number in range(3)]
+    found = mmft.load_pair(folder).zero_shot(["disc", "square"], ["a {}"]).predict([{"image": str(p)} for p in paths])
+    pixels = hf.AutoImageProcessor.from_pretrained(folder)([Image.open(p) for p in paths], return_tensors="pt")
+    with torch.no_grad():
+        expected = of_transformers(folder, pixels["pixel_values"], ["a disc", "a square"]).softmax(-1)
+    scores = [[row["score_disc"], row["score_square"]] for row in found]
+    assert torch.allclose(torch.tensor(scores), expected, atol=1e-5)
 
 
 def test_images_have_the_size_that_the_processor_makes(pair_folder: Any, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import timm
 import torch
 import transformers as hf
 
+from mmft.data.images.squares import Squaring
 from mmft.errors import UserError
 from mmft.models.image_encoder import build_image_encoder
 from mmft.run.export.encoders import write_encoder
@@ -38,7 +39,7 @@ def test_plain_libraries_load_it(
 ) -> None:
     encoder = build_image_encoder(str(image_encoder_folder(kind)), 32, "auto", pretrained=True, feature_layer=1).eval()
     with caplog.at_level(logging.WARNING):
-        write_encoder(encoder, tmp_path / "out", "squash")
+        write_encoder(encoder, tmp_path / "out", Squaring("squash"))
     with torch.no_grad():
         expected = encoder(PIXELS).tokens
         torch.testing.assert_close(of_library(tmp_path / "out", encoder.normalise(PIXELS)), expected)
@@ -51,4 +52,4 @@ def test_a_model_of_timm_that_counts_its_blocks_otherwise(tmp_path: Path) -> Non
     timm.models.save_for_hf(model, tmp_path / "in", model_args=options, safe_serialization=True)
     encoder = build_image_encoder(str(tmp_path / "in"), 32, "mean", pretrained=False, feature_layer=1)
     with pytest.raises(UserError, match="timm cannot build MlpMixer .* without its last blocks"):
-        write_encoder(encoder, tmp_path / "out", "squash")
+        write_encoder(encoder, tmp_path / "out", Squaring("squash"))

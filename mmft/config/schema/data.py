@@ -171,6 +171,9 @@ class DataConfig:
     resize: Literal["squash", "crop", "pad"] | None = None
     """How images are made square: squashed, centre-cropped, or padded with `data.background`; null: as `model.pair`
     was pretrained, or squashed."""
+    resample: Literal["bicubic", "bilinear"] | None = None
+    """How pixels are interpolated when images are scaled, with antialiasing; null: as the image processor of
+    `model.pair` or `model.whole` does, or bicubic."""
     background: str | None = None
     """Colour behind transparent pixels and of padding, by name or `#rrggbb`; null: that of a `model.pair` whose own
     preprocessing pads, else white."""

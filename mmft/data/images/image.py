@@ -27,7 +27,7 @@ from mmft.data.images.kinds import CONTAINERS, UNSIGNED, formats, why_unknown, w
 from mmft.data.images.mending import JPEG, BadImage, check, check_jpeg_end, mended
 from mmft.data.images.paths import why_missing
 from mmft.data.images.pixels import to_rgb
-from mmft.data.images.squares import Resize, squared
+from mmft.data.images.squares import Resample, Resize, Squaring, squared
 from mmft.errors import UserError
 
 _VERSION = 2
@@ -63,11 +63,11 @@ class ImageReader:
 
     Args:
         image_size: side of the resulting square, in pixels.
-        resize: `squash` ignores the aspect ratio, `crop` scales the shorter side and takes the centre square, `pad`
-            adds bars.
+        resize: see `Squaring`.
         background: colour behind transparent pixels and of the bars, by name or `#rrggbb`.
         max_pixels: larger images, by their header, are not decoded.
         draft: whether JPEGs much larger than needed are decoded at a reduced scale.
+        resample: see `Squaring`.
         pieces: cuts images of their own size, in place of making squares; None for squares.
 
     Raises:
@@ -81,10 +81,11 @@ class ImageReader:
         background: str,
         max_pixels: int,
         draft: bool = True,
+        resample: Resample = "bicubic",
         pieces: ImagesInPrompt | None = None,
     ) -> None:
         self.image_size, self.resize, self.max_pixels, self.pieces = image_size, resize, max_pixels, pieces
-        self.draft = draft
+        self.draft, self.resample = draft, resample
         try:
             self.background = ImageColor.getrgb(background)[:3]
         except ValueError as error:
@@ -112,7 +113,8 @@ class ImageReader:
         pixels = np.array(image)  # (h, w, 3)
         if self.pieces is not None:
             return self._cut(pixels)
-        return squared(torch.from_numpy(pixels).permute(2, 0, 1), self.image_size, self.resize, self.background)
+        how = Squaring(self.resize, self.resample)
+        return squared(torch.from_numpy(pixels).permute(2, 0, 1), self.image_size, how, self.background)
 
     def _cut(self, pixels: npt.NDArray[np.uint8]) -> Pieces:
         assert self.pieces is not None

@@ -5,8 +5,16 @@ from __future__ import annotations
 from typing import Any, Literal, NamedTuple
 
 from mmft.models.loading.source import Source
-from mmft.models.pairs.open_clip_config import RESIZES, model_config, preprocessing, refusal, text_kind, text_pool
-from mmft.models.preprocessing import image_processor
+from mmft.models.pairs.open_clip_config import (
+    RESAMPLES,
+    RESIZES,
+    model_config,
+    preprocessing,
+    refusal,
+    text_kind,
+    text_pool,
+)
+from mmft.models.preprocessing import resample_of_processor, resize_of_processor
 
 
 class Family(NamedTuple):
@@ -64,4 +72,11 @@ def resize_of(source: Source) -> Literal["squash", "crop", "pad"]:
     """How the pair's own preprocessing makes images square."""
     if source.library == "open_clip":
         return RESIZES[preprocessing(source).get("resize_mode", "shortest")]
-    return "crop" if image_processor(source).get("do_center_crop") else "squash"
+    return resize_of_processor(source)
+
+
+def resample_of(source: Source) -> Literal["bicubic", "bilinear"]:
+    """How the pair's own preprocessing interpolates pixels."""
+    if source.library == "open_clip":
+        return RESAMPLES.get(preprocessing(source).get("interpolation", "bicubic"), "bicubic")
+    return resample_of_processor(source)

@@ -81,7 +81,7 @@ class RowAudit:
         """
         if not self.audit.pictures:
             return
-        how = (squaring(self.config), background_of(self.config))
+        how = (squaring(self.config).resize, background_of(self.config))
         reader = ImageReader(self.image_size, *how, self.config.max_pixels)
         for name, split in self.splits.items():
             self.prints[name] = scan(split, reader, self._bad[name], self.config.num_workers, tick)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from mmft.data.images.squares import squaring
+from mmft.data.images.squares import Squaring, squaring
 from mmft.models.encoder import Encoder
 from mmft.models.language.language_model import LanguageModel
 from mmft.run.export.writing import unread_settings
@@ -13,17 +13,16 @@ from mmft.run.saved_model import SavedModel
 from mmft.tasks.base import Task
 from mmft.tasks.labels import shown as some
 
-SQUARES = {
-    "squash": ["square = image.resize((side, side), Image.Resampling.BICUBIC)"],
+_SQUARES = {
+    "squash": ["square = image.resize((side, side), {resample})"],
     "crop": [
         "wide, high = (side * length // min(image.size) for length in image.size)",
         "left, top = (wide - side) // 2, (high - side) // 2",
-        "scaled = image.resize((wide, high), Image.Resampling.BICUBIC)",
+        "scaled = image.resize((wide, high), {resample})",
         "square = scaled.crop((left, top, left + side, top + side))",
     ],
-    "pad": ["square = ImageOps.pad(image, (side, side), Image.Resampling.BICUBIC, color=background)"],
+    "pad": ["square = ImageOps.pad(image, (side, side), {resample}, color=background)"],
 }
-"""Lines of Python that make `square`, of `side` pixels, of a Pillow `image`, as `data.resize` does."""
 _NO_IMAGE = "Without an image, the run read a learned vector in its place, which this folder does not have."
 
 _LOADING = {
@@ -79,7 +78,7 @@ def model_card(saved: SavedModel, summary: Mapping[str, Any], adapters: Iterable
         "",
     ]
     side, length = model.image_encoder.image_size, model.text_encoder.max_length
-    resize = squaring(saved.config.data)
+    resize = squaring(saved.config.data).resize
     lines += [f"Images were {side} x {side} pixels (resize: {resize}), texts at most {length} tokens. Pooling:"]
     if model.image_encoder.after_blocks is not None:
         lines += ["The run's image tokens are those of the last block, in front of the final norm."]
@@ -101,6 +100,12 @@ def pair_card(saved: SavedModel, summary: Mapping[str, Any], kind: str) -> str:
     """README.md of a pair that is exported as a whole, as transformers' class `kind`."""
     loading = [f"from transformers import AutoProcessor, {kind}", "", f'model = {kind}.from_pretrained(".")']
     return _pair_card(saved, summary, "transformers", [*loading, 'processor = AutoProcessor.from_pretrained(".")'])
+
+
+def square_lines(how: Squaring) -> list[str]:
+    """Lines of Python that make `square`, of `side` pixels, of a Pillow `image`, with bars of `background`."""
+    resample = f"Image.Resampling.{how.resample.upper()}"
+    return [line.replace("{resample}", resample) for line in _SQUARES[how.resize]]
 
 
 def writing_card(
@@ -151,7 +156,7 @@ def _pair_card(saved: SavedModel, summary: Mapping[str, Any], library: str, load
     lines += [*task_lines(saved, summary), "", "## Use", "", "```python", *loading, "```", ""]
     padding = "padded to the longest one" if not model.text_encoder.fixed_length else "always padded to that length"
     side, length = model.image_encoder.image_size, model.text_encoder.max_length
-    of_images = f"{side} x {side} pixels (resize: {squaring(saved.config.data)})"
+    of_images = f"{side} x {side} pixels (resize: {squaring(saved.config.data).resize})"
     if model.image_encoder.reads_pieces:
         of_images = "cut as this folder's processor does it"
     lines += [f"Images were {of_images}, texts at most {length} tokens,"]
@@ -159,7 +164,7 @@ def _pair_card(saved: SavedModel, summary: Mapping[str, Any], library: str, load
     if (
         library != "open_clip"
         and hasattr(model.image_encoder.backbone, "config")
-        and squaring(saved.config.data) == "pad"
+        and squaring(saved.config.data).resize == "pad"
     ):
         lines += ["The folder's own processor does not pad images as the run did."]
     return "\n".join([*lines, ""])

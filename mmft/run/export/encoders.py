@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
+from mmft.data.images.squares import Squaring
 from mmft.errors import UserError
 from mmft.models.encoder import Encoder
 from mmft.models.feature_layer import with_end
@@ -55,13 +57,13 @@ def write_adapter(encoder: Encoder, folder: Path) -> bool:
     return True
 
 
-def write_encoder(encoder: Encoder, folder: Path, resize: str) -> None:
+def write_encoder(encoder: Encoder, folder: Path, how: Squaring) -> None:
     """Writes an encoder in its library's format.
 
     Args:
         encoder: merged.
         folder: created.
-        resize: how images became square, as in `data.resize`; the exported transform does the same.
+        how: images became square; the exported transform does the same.
 
     Raises:
         UserError: no library could load it.
@@ -72,14 +74,14 @@ def write_encoder(encoder: Encoder, folder: Path, resize: str) -> None:
     backbone: Any = encoder.backbone.float().cpu()
     with with_end(encoder):
         if isinstance(encoder, TimmImageEncoder):
-            _write_timm(backbone, encoder, folder, _CROP_MODES[resize])
+            _write_timm(backbone, encoder, folder, how)
             return
         with _with_mask_token(backbone):
             backbone.save_pretrained(folder)
     if isinstance(encoder, TextEncoder):
         encoder.tokenizer.save_pretrained(folder)
     elif isinstance(encoder, ImageEncoder):
-        (folder / PREPROCESSOR).write_text(json.dumps(processor_of(encoder, resize), indent=2) + "\n", encoding="utf-8")
+        (folder / PREPROCESSOR).write_text(json.dumps(processor_of(encoder, how), indent=2) + "\n", encoding="utf-8")
 
 
 @contextmanager
@@ -98,22 +100,22 @@ def _with_mask_token(backbone: Any) -> Iterator[None]:
         embeddings.mask_token = None
 
 
-def processor_of(encoder: ImageEncoder, resize: str) -> dict[str, Any]:
+def processor_of(encoder: ImageEncoder, how: Squaring) -> dict[str, Any]:
     """Preprocessing for `AutoImageProcessor` as in the run, which the encoder's own processor may not support.
 
     transformers has no padding before resizing: `pad` becomes a plain resize that distorts, with a warning.
     """
-    if resize == "pad":
+    if how.resize == "pad":
         log.warning("data.resize=pad: image processors of transformers cannot pad; the exported one squashes images")
     side = {"height": encoder.image_size, "width": encoder.image_size}
-    crops = resize == "crop"
+    crops = how.resize == "crop"
     mean, std = ([round(x / 255, 6) for x in encoder.get_buffer(name).flatten().tolist()] for name in ("mean", "std"))
     return {
         "image_processor_type": "BitImageProcessor",
         "do_convert_rgb": True,
         "do_resize": True,
         "size": {"shortest_edge": encoder.image_size} if crops else side,
-        "resample": 3,  # bicubic
+        "resample": int(Image.Resampling[how.resample.upper()]),
         "do_center_crop": crops,
         "crop_size": side,
         "do_rescale": True,
@@ -124,7 +126,7 @@ def processor_of(encoder: ImageEncoder, resize: str) -> dict[str, Any]:
     }
 
 
-def _write_timm(backbone: Any, encoder: Encoder, folder: Path, crop_mode: str) -> None:
+def _write_timm(backbone: Any, encoder: Encoder, folder: Path, how: Squaring) -> None:
     """Writes the source's own config.json, at the current input size, without a classifier."""
     assert isinstance(encoder, ImageEncoder)
     config, side = encoder.source.config, encoder.image_size
@@ -133,7 +135,8 @@ def _write_timm(backbone: Any, encoder: Encoder, folder: Path, crop_mode: str) -
     config["num_classes"] = 0
     if encoder.after_blocks is not None:
         config["model_args"] = config.get("model_args", {}) | _depth(backbone, encoder)
-    images = {"input_size": [3, side, side], "crop_pct": 1.0, "crop_mode": crop_mode, "interpolation": "bicubic"}
+    images = {"input_size": [3, side, side], "crop_pct": 1.0, "crop_mode": _CROP_MODES[how.resize]}
+    images["interpolation"] = how.resample
     config["pretrained_cfg"] = config.get("pretrained_cfg", {}) | {"num_classes": 0, **images}
     if hasattr(getattr(backbone, "patch_embed", None), "img_size"):  # it has position embeddings for this many patches
         config["model_args"] = config.get("model_args", {}) | {"img_size": side}

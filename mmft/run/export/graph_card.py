@@ -11,9 +11,9 @@ from PIL import ImageColor
 
 from mmft.batch import MULTIPLE, padded_length
 from mmft.data.images.image import background_of, drafts
-from mmft.data.images.squares import squaring
+from mmft.data.images.squares import Squaring, squaring
 from mmft.models.similarity import SimilarityHead
-from mmft.run.export.card import SQUARES, shown, task_lines
+from mmft.run.export.card import shown, square_lines, task_lines
 from mmft.run.export.graph import PRESENT, SHORTEST, Graph
 from mmft.run.saved_model import SavedModel
 from mmft.tasks.graph_outputs import GraphOutput
@@ -23,6 +23,10 @@ _HOW = {
     "crop": "resized so that the shorter side fits (the other rounded down), then the square in the middle (offsets "
     "rounded down)",
     "pad": "resized so that the longer side fits (the other rounded, at least 1), bars of the background around it",
+}
+_RESAMPLES = {
+    "bicubic": "bicubic (a = -0.5) with antialiasing, rounded to uint8, as Pillow's BICUBIC",
+    "bilinear": "bilinear with antialiasing, rounded to uint8, as Pillow's BILINEAR",
 }
 _JPEG = "may be decoded at 1/2, 1/4 or 1/8 where twice the side is left, as Pillow's draft mode does"
 _INPUTS: dict[str, tuple[str, list[Any], str]] = {
@@ -74,12 +78,13 @@ def write_description(
 def _image(saved: SavedModel) -> dict[str, Any]:
     encoder, data = saved.model.image_encoder, saved.config.data
     mean, std = ([round(x / 255, 6) for x in encoder.get_buffer(name).flatten().tolist()] for name in ("mean", "std"))
-    resize = squaring(data)
+    how = squaring(data)
     return {
         "side": encoder.image_size,
-        "resize": resize,
-        "resize_meaning": _HOW[resize],
-        "resampling": "bicubic (a = -0.5) with antialiasing, rounded to uint8, as Pillow's BICUBIC",
+        "resize": how.resize,
+        "resize_meaning": _HOW[how.resize],
+        "resample": how.resample,
+        "resample_meaning": _RESAMPLES[how.resample],
         "background": list(ImageColor.getrgb(background_of(data))[:3]),
         "background_meaning": "behind transparent pixels, and of the bars",
         "exif_orientation": "applied, before resizing",
@@ -164,7 +169,8 @@ def _example(description: Mapping[str, Any], onnx: bool) -> list[str]:
     lines += [f"side, background = {image['side']}, {tuple(image['background'])}"]
     lines += ['layer = ImageOps.exif_transpose(Image.open("image.png")).convert("RGBA")']
     lines += [f'image = Image.alpha_composite(Image.new("RGBA", layer.size, {colour}), layer).convert("RGB")']
-    lines += [*SQUARES[image["resize"]], "pixels = np.asarray(square).transpose(2, 0, 1)[None]"]
+    squares = square_lines(Squaring(image["resize"], image["resample"]))
+    lines += [*squares, "pixels = np.asarray(square).transpose(2, 0, 1)[None]"]
     lines += ['tokenizer = AutoTokenizer.from_pretrained(".")']
     lines += [f'options = {{"truncation": True, "max_length": {text["max_length"]}, "return_attention_mask": True}}']
     fits = padded_length(text["max_length"], None) <= text["longest"]

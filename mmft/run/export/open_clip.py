@@ -143,10 +143,10 @@ def _from_transformers(saved: SavedModel, state: dict[str, Tensor]) -> dict[str,
 def _preprocess(saved: SavedModel) -> dict[str, Any]:
     """`preprocess_cfg` that makes images as in the run."""
     source, data = saved.model.image_encoder.source, saved.config.data
-    resize = squaring(data)
+    resize, resample = squaring(data)
     mean, std = mean_and_std(source, image_encoder.KEY)
     found = {"size": saved.model.image_encoder.image_size, "mode": "RGB", "mean": list(mean), "std": list(std)}
-    found |= {"interpolation": "bicubic", "resize_mode": _MODES[resize]}
+    found |= {"interpolation": resample, "resize_mode": _MODES[resize]}
     if resize == "pad":
         colour = ImageColor.getrgb(background_of(data))[:3]
         found["fill_color"] = colour[0]

@@ -19,7 +19,7 @@ from mmft.data.images.squares import squaring
 from mmft.errors import UserError
 from mmft.models.loading.source import Source
 from mmft.models.pairs.clip_from_open_clip import clip_of, why_no_clip
-from mmft.models.pairs.facts import FAMILIES, resize_of
+from mmft.models.pairs.facts import FAMILIES, resample_of, resize_of
 from mmft.models.pairs.open_clip_tokenizer import with_cleaning
 from mmft.models.pairs.pair import Pair, load_pair, pair_of
 from mmft.models.preprocessing import processed_size, side_of
@@ -149,12 +149,12 @@ def _fill(pair: Pair, model: VisionLanguageModel) -> None:
 
 def _write_own_processor(saved: SavedModel, source: Source, folder: Path) -> None:
     """Replaces the preprocessing by the pair's own processor if images were as it makes them."""
-    encoder, resize = saved.model.image_encoder, squaring(saved.config.data)
+    encoder, how = saved.model.image_encoder, squaring(saved.config.data)
     backbone: Any = encoder.backbone
     if source.library == "open_clip":
         return
     own = next((source.folder / name for name in _PROCESSORS if (source.folder / name).is_file()), None)
     side = processed_size(source) or side_of(backbone.config)
-    if own is not None and resize == resize_of(source) and encoder.image_size == side:
+    if own is not None and how == (resize_of(source), resample_of(source)) and encoder.image_size == side:
         (folder / PREPROCESSOR).unlink()
         shutil.copy2(own, folder / own.name)

@@ -100,11 +100,11 @@ def _router(saved: SavedModel, parts: Path) -> nn.Module:
     """The modules of two encoders with dual fusion."""
     from sentence_transformers.sentence_transformer.modules import Router
 
-    model, resize = saved.model, squaring(saved.config.data)
+    model, how = saved.model, squaring(saved.config.data)
     model.text_encoder.tokenizer.model_max_length = model.text_encoder.max_length
     routes: dict[str, Any] = {}
     for name, encoder in (("text", model.text_encoder), ("image", model.image_encoder)):
-        write_encoder(encoder, parts / name, resize)
+        write_encoder(encoder, parts / name, how)
         routes[name] = [*_encoder(encoder, name, parts / name), *_projection(model.fusion.get_submodule(name))]
     router: nn.Module = Router(routes, default_route="text")
     return router

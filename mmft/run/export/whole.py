@@ -14,12 +14,12 @@ import torch
 from PIL import ImageColor
 
 from mmft.data.images.image import background_of
-from mmft.data.images.squares import Resize, squared, squaring
+from mmft.data.images.squares import Squaring, squared, squaring
 from mmft.errors import UserError
 from mmft.models.whole.model import WholeModel
 from mmft.models.whole.parts import put_together
 from mmft.models.whole.pixels import Pixels
-from mmft.run.export.card import SQUARES, writing_card
+from mmft.run.export.card import square_lines, writing_card
 from mmft.run.export.writing import generation_config, show_prompt
 from mmft.run.saved_model import SavedModel
 
@@ -57,19 +57,19 @@ def write_whole(saved: SavedModel, summary: Mapping[str, Any], folder: Path) -> 
 
 def _to_square(saved: SavedModel, model: WholeModel) -> list[str]:
     """Lines of Python that make `image` the square that the run read, where the processor does not."""
-    pixels, resize = model.whole.pixels, squaring(saved.config.data)
-    if not isinstance(pixels, Pixels) or _makes_squares(pixels, resize):
+    pixels, how = model.whole.pixels, squaring(saved.config.data)
+    if not isinstance(pixels, Pixels) or _makes_squares(pixels, how):
         return []
     side, background = pixels.side, ImageColor.getrgb(background_of(saved.config.data))[:3]
     log.warning(
         "format=transformers: the model's processor does not make an image %s to %d x %d pixels, as the run did: do so "
         "before; the exported README.md shows how",
-        *({"squash": "squashed", "crop": "cropped", "pad": "padded"}[resize], side, side),
+        *({"squash": "squashed", "crop": "cropped", "pad": "padded"}[how.resize], side, side),
     )
-    return [f"side, background = {side}, {background}", *SQUARES[resize], "image = square"]
+    return [f"side, background = {side}, {background}", *square_lines(how), "image = square"]
 
 
-def _makes_squares(pixels: Pixels, resize: Resize) -> bool:
+def _makes_squares(pixels: Pixels, how: Squaring) -> bool:
     """Whether the processor itself makes of an image of any size the square that the run made of it."""
     size = (3, pixels.side + 5, 2 * pixels.side + 7)
     noise = torch.randint(0, 256, size, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -77,5 +77,5 @@ def _makes_squares(pixels: Pixels, resize: Resize) -> bool:
         found = pixels.processed(noise, do_rescale=False, do_normalize=False)["pixel_values"].float()
     except Exception:  # noqa: BLE001 - whatever it raises, it makes no square
         return False
-    wanted = pixels.arranged(squared(noise, pixels.side, resize, (0, 0, 0))[None].float())
+    wanted = pixels.arranged(squared(noise, pixels.side, how, (0, 0, 0))[None].float())
     return found.shape == wanted.shape and bool((found - wanted).abs().max() <= 1)

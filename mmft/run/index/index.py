@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mmft.config.schema.data import DataConfig
-from mmft.data.images.image import background_of
+from mmft.data.images.image import background_of, drafts
 from mmft.data.images.squares import squaring
 from mmft.data.kept import stamp
 from mmft.data.splitting.splits import Split
@@ -257,7 +257,7 @@ def _is_the_same(folder: Path, model: Embeds, contents: str, kind: Kind) -> bool
 def _contents(table: Table, data: DataConfig) -> str:
     """Identifies rows and how they are read: equal only if every id, text and image is, a file by its time and size."""
     digest = hashlib.blake2b(digest_size=16)
-    digest.update(repr((squaring(data), background_of(data), data.max_pixels)).encode())
+    digest.update(repr((squaring(data), background_of(data), drafts(data), data.max_pixels)).encode())
     texts = table.texts(np.arange(len(table)))
     for row, text in enumerate(texts):
         image = table.image(row)

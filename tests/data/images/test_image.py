@@ -159,16 +159,23 @@ def test_a_large_jpeg_is_scaled_while_decoding_without_much_change(encode: Encod
     assert (ImageReader(64, "squash", "white", 1_000_000)(data).int() - full.int()).abs().max() <= 6
 
 
+@pytest.mark.parametrize("resample", ["bicubic", "bilinear"])
 @pytest.mark.parametrize("resize", ["squash", "crop"])
 @pytest.mark.parametrize("size", [(301, 200), (97, 260), (40, 40)])
-def test_pixels_are_those_of_a_processor_of_transformers(resize: Any, size: tuple[int, int], encode: Encode) -> None:
+def test_pixels_are_those_of_a_processor_of_transformers(
+    resize: Any, size: tuple[int, int], resample: Any, encode: Encode
+) -> None:
     """From a JPEG whose pixels are noise, several times as large."""
     noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     data = encode(Image.fromarray(noise), "JPEG", quality=95)
-    found = ImageReader(32, resize, "white", 1_000_000, draft=False)(data)
-    settings = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
+    found = ImageReader(32, resize, "white", 1_000_000, draft=False, resample=resample)(data)
+    settings = {
+        "resample": Image.Resampling[resample.upper()],
+        "size": {"shortest_edge": 32},
+        "crop_size": {"height": 32, "width": 32},
+    }
     crops = transformers.CLIPImageProcessor(**settings)
-    squashes = transformers.SiglipImageProcessor(size={"height": 32, "width": 32})
+    squashes = transformers.SiglipImageProcessor(**{**settings, "size": {"height": 32, "width": 32}})
     processor = {"crop": crops, "squash": squashes}[resize]
     options = {"do_rescale": False, "do_normalize": False, "return_tensors": "pt"}
     wanted = processor(Image.open(io.BytesIO(data)), **options)["pixel_values"][0]
