@@ -169,13 +169,9 @@ def test_pixels_are_those_of_a_processor_of_transformers(
     noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     data = encode(Image.fromarray(noise), "JPEG", quality=95)
     found = ImageReader(32, resize, "white", 1_000_000, draft=False, resample=resample)(data)
-    settings = {
-        "resample": Image.Resampling[resample.upper()],
-        "size": {"shortest_edge": 32},
-        "crop_size": {"height": 32, "width": 32},
-    }
-    crops = transformers.CLIPImageProcessor(**settings)
-    squashes = transformers.SiglipImageProcessor(**{**settings, "size": {"height": 32, "width": 32}})
+    square, settings = {"height": 32, "width": 32}, {"resample": Image.Resampling[resample.upper()]}
+    crops = transformers.CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=square, **settings)
+    squashes = transformers.SiglipImageProcessor(size=square, **settings)
     processor = {"crop": crops, "squash": squashes}[resize]
     options = {"do_rescale": False, "do_normalize": False, "return_tensors": "pt"}
     wanted = processor(Image.open(io.BytesIO(data)), **options)["pixel_values"][0]
