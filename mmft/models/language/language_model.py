@@ -52,8 +52,7 @@ class LanguageModel(TextEncoder):
         super().__init__(backbone, source, tokenizer, max_length, "last")
         self.tokenizer = PromptTokenizer(tokenizer)
         self.key = key
-        self.logit_scale, self.logit_soft_cap = _changes_of_logits(backbone)
-        self._check_head()
+        self.logit_scale, self.logit_soft_cap = self._found_changes()
         if _tied(backbone):
             self.register_state_dict_post_hook(_without_tied)
             self.register_load_state_dict_pre_hook(_with_tied)
@@ -156,8 +155,14 @@ class LanguageModel(TextEncoder):
             )
 
     @torch.no_grad()
-    def _check_head(self) -> None:
-        """Raises UserError if the model's log-probabilities are not those of `log_probs`."""
+    def _found_changes(self) -> tuple[float, float | None]:
+        """Factor and soft cap with which `log_probs` gives the model's log-probabilities.
+
+        Those of its config; or none, where a whole model does not read what its language model's config says (LLaVA).
+
+        Raises:
+            UserError: neither does.
+        """
         where, kind = f"{self.key}={self.source.name}", type(self.backbone).__name__
         if not isinstance(self.head, nn.Linear):
             raise UserError(f"{where}: {kind} has no linear head of words. Choose another")
@@ -166,11 +171,14 @@ class LanguageModel(TextEncoder):
             logits = self.backbone(input_ids=ids, use_cache=False).logits[0]  # (4, V)
             hidden = self.hidden({"input_ids": ids}, torch.ones_like(ids, dtype=torch.bool))[0]  # (4, D)
             wanted, tokens = logits.log_softmax(-1).max(-1)  # (4,) each; softmax depends on all logits
-        if not torch.allclose(wanted, self.log_probs(hidden, tokens).to(wanted.dtype), rtol=1e-3, atol=1e-4):
-            raise UserError(
-                f"{where}: {kind} changes its logits after its linear head in a way that task=generation does not "
-                "know. Choose another model"
-            )
+        for changes in (_changes_of_logits(self.backbone), (1.0, None)):
+            self.logit_scale, self.logit_soft_cap = changes
+            if torch.allclose(wanted, self.log_probs(hidden, tokens).to(wanted.dtype), rtol=1e-3, atol=1e-4):
+                return changes
+        raise UserError(
+            f"{where}: {kind} changes its logits after its linear head in a way that task=generation does not know. "
+            "Choose another model"
+        )
 
 
 def _changes_of_logits(backbone: Any) -> tuple[float, float | None]:

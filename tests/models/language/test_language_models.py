@@ -62,6 +62,20 @@ def test_texts_are_those_of_plain_transformers(model: LanguageModel) -> None:
         assert tokens == wanted[: len(tokens)]
 
 
+def test_a_model_may_not_change_its_logits_as_its_config_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a LLaVA over Gemma 2 does, which reads no soft cap."""
+    folder = write_language_model("granite", WORDS, tmp_path / "lm")
+    forward = hf.GraniteForCausalLM.forward
+
+    def unscaled(self: Any, *args: Any, **kwargs: Any) -> Any:
+        out = forward(self, *args, **kwargs)
+        return type(out)(logits=self.config.logits_scaling * out.logits)
+
+    assert build_language_model(str(folder), None, "auto", True).logit_scale != 1
+    monkeypatch.setattr(hf.GraniteForCausalLM, "forward", unscaled)
+    assert build_language_model(str(folder), None, "auto", True).logit_scale == 1
+
+
 def test_another_change_of_the_logits_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_language_model("granite", WORDS, tmp_path / "lm")
     forward = hf.GraniteForCausalLM.forward
