@@ -31,6 +31,8 @@ from mmft.config.schema.sweep import SweepConfig
 from mmft.config.sources import Groups
 from mmft.config.sweeps import compared_by_itself, is_sweep_override, read_sweep, without_effect
 from mmft.config.validate import Problem
+from mmft.config.walk import keys_and_sections
+from mmft.config.wording import show
 from mmft.config.yaml_files import inspect
 from mmft.errors import UserError
 
@@ -261,13 +263,16 @@ def _message(problem: Problem, provenance: Provenance) -> str:
 
 
 def _apply(config: DictConfig, typed: Typed, value: Any) -> Problem | None:
-    """Sets one value as Hydra's `++key=value` does, but never in place of a value that would be its section."""
+    """Sets one value as Hydra's `++key=value` does, but never in place of a value that would be its section.
+
+    In place of an option's name within a mapping (`task.tasks.price`) it does, and validation says what to type.
+    """
     parts = typed.key.split(".")
     for count in range(1, len(parts)):
         parent = ".".join(parts[:count])
         held = OmegaConf.select(config, parent)
-        if held is not None and not isinstance(held, DictConfig):
-            return Problem(parent, f"is {held}, beside which {typed.key} cannot be set. Leave one of them out")
+        if held is not None and not isinstance(held, DictConfig) and parent in keys_and_sections(*COMMANDS.values()):
+            return Problem(parent, f"is {show(held)}, beside which {typed.key} cannot be set. Leave one of them out")
     try:
         OmegaConf.update(config, typed.key, value, merge=True, force_add=True)
     except (OmegaConfBaseException, ValueError, TypeError, AttributeError, RecursionError) as error:

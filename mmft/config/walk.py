@@ -93,3 +93,10 @@ def types_of(schema: type, key: str) -> tuple[Any, ...]:
 def key_names(schema: type) -> list[str]:
     """Every dotted key below `schema`, once, in order."""
     return list(dict.fromkeys(key for key, *_ in keys(schema)))
+
+
+@cache
+def keys_and_sections(*schemas: type) -> frozenset[str]:
+    """Every dotted key below the schemas, and what stands before a dot of one."""
+    every = [key.split(".") for schema in schemas for key in key_names(schema)]
+    return frozenset(".".join(parts[:count]) for parts in every for count in range(1, len(parts) + 1))

@@ -478,7 +478,7 @@ def test_a_decay_may_take_all_that_follows_the_warm_up(composed: Callable[..., C
     ("overrides", "expected"),
     [
         (["data.test={photo:photo.csv}", "data.path=val.csv"], "data.test: does not go with data.path"),
-        (["data.test=val.csv", "data.test.photo=val.csv"], "data.test: is val.csv, beside which data.test.photo"),
+        (["data.test=val.csv", "data.test.photo=val.csv"], "data.test: is 'val.csv', beside which data.test.photo"),
         (["data.test={photo:gone.csv}"], "data.test.photo: there is no file 'gone.csv'"),
         (["data.test={a.b:val.csv}"], "data.test.a.b: 'a.b' cannot be a table's name"),
         (["data.train=val.csv"], "data.train: no such key"),
