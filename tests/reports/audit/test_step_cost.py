@@ -59,7 +59,7 @@ def test_real_encoders(mmft: Command, shared: Path, tmp_path: Path, options: str
         f"model.image_encoder.name={encoders / 'dinov2-small'}",
         f"model.text_encoder.name={encoders / 'minilm-l6'}",
     ]
-    few = ["model.image_encoder.image_size=112", "data.limit=100", "trainer.max_epochs=1", "cache=never"]
+    few = ["model.image_encoder.image_size=112", "data.limit=48", "trainer.max_epochs=1", "cache=never"]
     predicted, measured = predicted_and_measured(mmft, tmp_path, *names, *few, *options.split())
     assert predicted == pytest.approx(measured, rel=0.25, abs=16)  # of pages of the libraries' code
 
