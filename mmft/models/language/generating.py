@@ -102,11 +102,13 @@ def stream(model: LanguageModel, inputs: Mapping[str, Any], mask: Tensor, decodi
 
 def _processors(model: LanguageModel, decoding: Decoding, rows: Tensor) -> list[Any]:
     """What changes the scores of the next token, in order."""
+    backbone: Any = model.backbone
+    never = torch.tensor(model.never_written, dtype=torch.int64, device=backbone.device)  # once, not for each token
 
     def without(_: Tensor, scores: Tensor) -> Tensor:
-        return scores.index_fill(1, torch.tensor(model.never_written, device=scores.device), -torch.inf)
+        return scores.index_fill(1, never, -torch.inf)
 
-    return [*([without] if model.never_written else []), *decoding.processors(rows)]
+    return [*([without] if len(never) else []), *decoding.processors(rows)]
 
 
 @contextmanager

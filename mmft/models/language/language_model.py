@@ -52,7 +52,7 @@ class LanguageModel(TextEncoder):
         super().__init__(backbone, source, tokenizer, max_length, "last")
         self.tokenizer = PromptTokenizer(tokenizer)
         self.key = key
-        self.logit_scale, self.logit_soft_cap = self._found_changes()
+        self._find_changes_of_logits()
         if _tied(backbone):
             self.register_state_dict_post_hook(_without_tied)
             self.register_load_state_dict_pre_hook(_with_tied)
@@ -155,8 +155,8 @@ class LanguageModel(TextEncoder):
             )
 
     @torch.no_grad()
-    def _found_changes(self) -> tuple[float, float | None]:
-        """Factor and soft cap with which `log_probs` gives the model's log-probabilities.
+    def _find_changes_of_logits(self) -> None:
+        """Sets factor and soft cap with which `log_probs` gives the model's log-probabilities.
 
         Those of its config; or none, where a whole model does not read what its language model's config says (LLaVA).
 
@@ -174,7 +174,7 @@ class LanguageModel(TextEncoder):
         for changes in (_changes_of_logits(self.backbone), (1.0, None)):
             self.logit_scale, self.logit_soft_cap = changes
             if torch.allclose(wanted, self.log_probs(hidden, tokens).to(wanted.dtype), rtol=1e-3, atol=1e-4):
-                return changes
+                return
         raise UserError(
             f"{where}: {kind} changes its logits after its linear head in a way that task=generation does not know. "
             "Choose another model"

@@ -6,7 +6,6 @@ from typing import Any, Literal, NamedTuple
 
 from mmft.models.loading.source import Source
 from mmft.models.pairs.open_clip_config import (
-    RESAMPLES,
     RESIZES,
     model_config,
     preprocessing,
@@ -78,5 +77,5 @@ def resize_of(source: Source) -> Literal["squash", "crop", "pad"]:
 def resample_of(source: Source) -> Literal["bicubic", "bilinear"]:
     """How the pair's own preprocessing interpolates pixels."""
     if source.library == "open_clip":
-        return RESAMPLES.get(preprocessing(source).get("interpolation", "bicubic"), "bicubic")
+        return "bilinear" if preprocessing(source).get("interpolation") == "bilinear" else "bicubic"
     return resample_of_processor(source)

@@ -13,8 +13,6 @@ MEAN, STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.2757
 """Of the pixels, where `preprocess_cfg` does not say: open_clip's default, OpenAI's."""
 RESIZES: dict[str, Literal["crop", "squash", "pad"]] = {"shortest": "crop", "squash": "squash", "longest": "pad"}
 """`preprocess_cfg.resize_mode` -> `data.resize`."""
-RESAMPLES: dict[str, Literal["bicubic", "bilinear"]] = {"bicubic": "bicubic", "bilinear": "bilinear"}
-"""`preprocess_cfg.interpolation` -> `data.resample`; with `random`, open_clip draws between the two in training."""
 _BLOCKS: dict[str, tuple[Any, ...]] = {
     "ls_init_value": (None,),
     "block_type": (None, "default"),

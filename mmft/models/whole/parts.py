@@ -186,7 +186,7 @@ def _check_count(source: Source, tokenizer: ImageTokenizer, count: int, side: in
             f"{KEY}={source.name}: its processor writes {written} tokens for an image of {side} x {side} pixels, "
             f"but the model reads {count}. Leave {IMAGE_KEY}.image_size out, or choose another model"
         )
-    if not tokenizer.writes_one_piece():
+    if not tokenizer.writes_one_piece(count):
         raise UserError(
             f"{KEY}={source.name}: its processor writes other tokens between those of an image. Choose another model"
         )

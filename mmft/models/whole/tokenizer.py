@@ -84,9 +84,9 @@ class ImageTokenizer:
         image_token = self.tokenizer.convert_tokens_to_ids(self._token)
         return "" if (ids == image_token).any() else self._placeholder
 
-    def writes_one_piece(self) -> bool:
-        """Whether all tokens of an image stand together."""
-        return len(self._around_images(self._expanded(self._placeholder))) == 2
+    def writes_one_piece(self, tokens: int) -> bool:
+        """Whether all tokens of an image, of which there are so many, stand together."""
+        return tokens * self._token in self._expanded(self._placeholder)
 
     def _around_images(self, whole: str) -> list[str]:
         """What stands before, between and behind the images of a prompt."""

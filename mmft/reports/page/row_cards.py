@@ -14,7 +14,7 @@ from mmft.config.schema.data import DataConfig
 from mmft.data.bad_rows import row_named
 from mmft.data.images.image import ImageReader, background_of
 from mmft.data.images.mending import BadImage
-from mmft.data.images.squares import Resize
+from mmft.data.images.squares import Resize, squaring
 from mmft.data.splitting.splits import Split
 from mmft.reports.explain.page import Floats, heat
 from mmft.reports.page.html import MOST_BYTES
@@ -58,7 +58,7 @@ class Thumbnails:
         if source is None or self._bytes > _MOST_IMAGES:
             return ""
         try:
-            pixels = self._reader(_SIDE, self._config.resize or "squash")(source)
+            pixels = self._reader(_SIDE, squaring(self._config).resize)(source)
         except BadImage as error:
             return f"<div>{escape(str(error))}</div>"
         drawn = heat(Image.fromarray(pixels.permute(1, 2, 0).numpy()), cells)

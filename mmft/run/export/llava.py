@@ -90,7 +90,7 @@ def write_llava(saved: SavedModel, summary: Mapping[str, Any], folder: Path) -> 
     image_token = processor.image_token_id
     whole = _filled(model, image_token)
     check_same(saved, whole, processor)
-    whole.generation_config = generation_config(model, suppress_tokens=[image_token])
+    whole.generation_config = generation_config(model, [image_token])
     whole.save_pretrained(folder)
     processor.save_pretrained(folder)
     card = writing_card(saved, summary, type(whole).__name__, show_prompt(saved, processor))

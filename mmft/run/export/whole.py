@@ -45,7 +45,7 @@ def write_whole(saved: SavedModel, summary: Mapping[str, Any], folder: Path) -> 
     model = saved.model.float().cpu()
     assert isinstance(model, WholeModel)
     whole = put_together(model.whole, {name: part.state_dict() for name, part in model.parts().items()})
-    whole.generation_config = generation_config(model)
+    whole.generation_config = generation_config(model, model.text_encoder.never_written)
     whole.save_pretrained(folder)
     model.whole.processor.save_pretrained(folder)
     prompt = [*_to_square(saved, model), *show_prompt(saved, model.whole.processor, model.whole.tokenizer.place())]

@@ -11,14 +11,13 @@ from mmft.models.language.prompt_tokenizer import IMAGE, TEXT
 from mmft.run.saved_model import SavedModel
 
 
-def generation_config(model: GenerativeModel, **more: Any) -> Any:
-    """Texts are written as the run's `task` says, where transformers has the same; `more` are further settings."""
+def generation_config(model: GenerativeModel, never: list[int]) -> Any:
+    """Texts are written as the run's `task` says, where transformers has the same, without the tokens `never`."""
     import transformers
 
     options, end = model.decoding.options, model.text_encoder.tokenizer.eos_token_id
     sampling = {"do_sample": True, "temperature": options.temperature, "top_k": options.top_k or 0}
     sampling |= {"top_p": options.top_p or 1.0}
-    never = model.text_encoder.never_written
     return transformers.GenerationConfig(
         max_new_tokens=model.decoding.max_new_tokens,
         num_beams=options.num_beams,
@@ -26,7 +25,6 @@ def generation_config(model: GenerativeModel, **more: Any) -> Any:
         pad_token_id=end,
         **(sampling if options.temperature else {}),
         **({"suppress_tokens": never} if never else {}),
-        **more,
     )
 
 
