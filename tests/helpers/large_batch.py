@@ -1,4 +1,4 @@
-"""An optimizer step over pairs in a process of its own: prints its CPU seconds and the bytes of memory at its peak.
+"""A step over pairs in a process of its own: prints its floating-point operations and the bytes of memory at its peak.
 
 python large_batch.py ROWS MICRO OVERRIDES...        MICRO 0: the whole batch at once
 """
@@ -6,16 +6,16 @@ python large_batch.py ROWS MICRO OVERRIDES...        MICRO 0: the whole batch at
 from __future__ import annotations
 
 import sys
-import time
 
 import torch
 from pairwise_gradients import PairCase
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from mmft.batch import Batch
 from mmft.training.accumulation import seed_dropout
 from mmft.training.gradient_cache import accumulate_pairs
-from mmft.training.memory import forget_peak, held_bytes, peak_bytes
+from mmft.training.memory import forget_peak, peak_bytes
 
 
 def repeated(batch: Batch, rows: int) -> Batch:
@@ -28,16 +28,13 @@ def repeated(batch: Batch, rows: int) -> Batch:
 
 
 def main() -> None:
-    """Two steps, of which the second counts."""
+    """Forward and backward, without an optimizer."""
     rows, micro, *overrides = sys.argv[1:]
     torch.set_num_threads(1)
     case = PairCase(overrides, "info_nce")
     model, batch, cpu = case.model.float(), repeated(case.batch, int(rows)), torch.device("cpu")
-    before = held_bytes(cpu)
-    for _ in range(2):
-        forget_peak(cpu)
-        started = time.process_time()
-        model.zero_grad()
+    forget_peak(cpu)
+    with FlopCounterMode(display=False) as counted:
         accumulate_pairs(
             batch,
             int(micro) or None,
@@ -48,8 +45,7 @@ def main() -> None:
             Tensor.backward,
             lambda index: seed_dropout(0, 0, 0, index),
         )
-        seconds = time.process_time() - started
-    print(seconds, peak_bytes(cpu), peak_bytes(cpu) - before)
+    print(counted.get_total_flops(), peak_bytes(cpu))
 
 
 if __name__ == "__main__":

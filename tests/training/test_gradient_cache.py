@@ -85,18 +85,18 @@ def test_running_statistics_see_each_row_once(shapes_overrides: list[str], image
 
 @pytest.mark.slow
 def test_a_batch_of_4096_takes_little_more_memory_than_one_of_64(shapes: Shapes) -> None:
-    """And at most half as much time again as without caching, for which the whole batch's graph must fit."""
+    """And an eighth more computation than without caching, for which the whole batch's graph must fit."""
 
-    def step(rows: int, micro: int) -> tuple[float, float]:
+    def step(rows: int, micro: int) -> tuple[int, int]:
         helpers = Path(__file__).parents[1] / "helpers"
         script = str(helpers / "large_batch.py")
         command = [sys.executable, script, str(rows), str(micro), *shapes.overrides]
         where = os.environ | {"PYTHONPATH": str(helpers)}
         done = subprocess.run(command, check=True, capture_output=True, text=True, env=where)
-        seconds, peak, _ = map(float, done.stdout.split())
-        return seconds, peak
+        operations, peak = map(int, done.stdout.split())
+        return operations, peak
 
-    (_, small), (cached_seconds, large), (plain_seconds, plain) = step(64, 0), step(4096, 64), step(4096, 0)
+    (_, small), (cached_operations, large), (plain_operations, plain) = step(64, 0), step(4096, 64), step(4096, 0)
     assert large <= 1.3 * small  # measured: 1.14
     assert plain > 1.5 * large  # or the measure would show nothing
-    assert cached_seconds <= 1.6 * plain_seconds  # of CPU time; measured: 1.33 to 1.37, three times
+    assert cached_operations < 1.2 * plain_operations  # 1.11: encoders once more forward; twice more would be 1.23

@@ -69,18 +69,22 @@ from mmft.run.index.nearest import nearest
 vectors = np.load(sys.argv[1], mmap_mode="r")
 queries = np.load(sys.argv[2])
 nearest(vectors, queries[:1], 10)  # reads the file
-begin = time.process_time()
-places, _ = nearest(vectors, queries[:1], 10)
-seconds = time.process_time() - begin
+ratios = []
+for _ in range(3):
+    begin = time.process_time()
+    nearest(vectors, queries[:1], 10)
+    middle = time.process_time()
+    np.partition(vectors @ queries[0], -10)
+    ratios.append((middle - begin) / (time.process_time() - middle))
 # ru_maxrss would count the parent, as it was when it started this process
 (peak,) = (int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith("VmHWM"))
-print(seconds, peak)
+print(min(ratios), peak)
 """
 
 
 @pytest.mark.slow
-def test_a_million_rows_take_a_second_and_two_gigabytes(tmp_path: Path) -> None:
-    """Of processor time, which other programs do not lengthen much; 1 GB are the embeddings themselves."""
+def test_a_million_rows_take_what_their_product_takes_and_two_gigabytes(tmp_path: Path) -> None:
+    """A tenth of a second where that was measured; 1 GB are the embeddings themselves."""
     rows, width = 1_000_000, 256
     file = np.lib.format.open_memmap(tmp_path / "image.npy", mode="w+", dtype=np.float32, shape=(rows, width))
     for start in range(0, rows, 50_000):
@@ -89,6 +93,6 @@ def test_a_million_rows_take_a_second_and_two_gigabytes(tmp_path: Path) -> None:
     np.save(tmp_path / "queries.npy", directions(1, width, seed=1))
     command = [sys.executable, "-c", MILLION, str(tmp_path / "image.npy"), str(tmp_path / "queries.npy")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    seconds, peak = map(float, done.stdout.split())
-    assert seconds < 1
+    ratio, peak = map(float, done.stdout.split())
+    assert ratio < 3  # measured: 1.0
     assert peak < 2e9
