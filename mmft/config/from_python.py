@@ -20,10 +20,11 @@ def overrides_of(given: Iterable[str] | Mapping[str, Any]) -> list[str]:
     ['tune=lora', 'optim.lr=0.0001', "data.columns.text='my title'", 'name=null']
 
     Raises:
-        UserError: a value that no override can hold.
+        UserError: it is neither, or has a value that no override can hold.
     """
-    if isinstance(given, str):
-        raise UserError(f"overrides: a string given, {given!r}. Give a list of them, such as [{given!r}]")
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        example = given if isinstance(given, str) else "optim.lr=1e-4"
+        raise UserError(f"overrides: {given!r} given. Give a list of them, such as [{example!r}], or a dict")
     if not isinstance(given, Mapping):
         return [str(one) for one in given]
     return [f"{key}={value_of(key, value)}" for key, value in _flat("", given)]
@@ -36,8 +37,10 @@ def swept(over: Mapping[str, Any]) -> list[str]:
     ['optim.lr=0.0001,0.001', 'tune=lora,full']
 
     Raises:
-        UserError: what is given for a key is no list of values, or one that no override can hold.
+        UserError: it is no mapping, what is given for a key is no list of values, or one that no override can hold.
     """
+    if not isinstance(over, Mapping):
+        raise UserError(f"over: {over!r} given. Give a dict of lists, such as {{'optim.lr': [1e-4, 1e-3]}}")
     for key, values in over.items():
         if isinstance(values, (str, Mapping)) or not isinstance(values, Iterable):
             raise UserError(f"over: {key}: {values!r} given. Give a list of the values to try, such as [{values!r}]")

@@ -7,6 +7,7 @@ model.predict([{"image": "a.jpg", "title": "a red bird"}])
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from mmft.config import plugins
 from mmft.config.schema.data import DataConfig
 from mmft.config.schema.root import ExplainConfig, ZeroShotConfig
 from mmft.data.splitting.splits import Split, whole
+from mmft.errors import UserError
 from mmft.reports.explain.rows import Explained, check_label, with_warnings
 from mmft.run import chat, zero_shot
 from mmft.run.by_row import stacked
@@ -193,9 +195,11 @@ def load(
         allow_code: allow importing the run's `plugins`, in this process from now on.
 
     Raises:
-        UserError: there is no such run or finished model, its plugins are not allowed, a frozen encoder is not found,
-            or a GPU is requested but there is none.
+        UserError: `run` is no path, there is no such run or finished model, its plugins are not allowed, a frozen
+            encoder is not found, or a GPU is requested but there is none.
     """
+    if not isinstance(run, str | PathLike):
+        raise UserError(f"run: a {type(run).__name__} given; give a run folder. What `mmft.train` returns has `.model`")
     if allow_code:
         plugins.allow_code()
     return LoadedModel(load_model(model_folder(run, runs)), accelerator)
