@@ -8,7 +8,7 @@ independent, so the points of the line are computed as a batch.
 The baseline is an image of one colour and a text of equally many mask tokens, special tokens kept.
 Integers have no gradient, so pixels are passed as floats and tokens as input embeddings.
 
-Legend: H W image height and width, L text tokens, D width, S points of the line.
+Legend: H W image height and width, P pieces of images, L text tokens, D width, S points of the line.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Value = Callable[[Outputs], Tensor]
 class Attribution(NamedTuple):
     """Contributions to one output of a row."""
 
-    image: Tensor | None  # (H, W); None if the row has no image
+    image: Tensor | None  # (H, W), or (P, ...) of images in pieces; None if the row has no image
     text: Tensor | None  # (L,); None if the row has no text
     value: float  # the output
     baseline: float  # the output of the baseline
@@ -47,6 +47,7 @@ class Baseline(NamedTuple):
 
     colour: tuple[int, int, int]
     input_ids: Tensor  # (L,) int64
+    pieces: Tensor | None = None  # (P, ...) of images of that colour, for a row whose images are in pieces
 
 
 def integrated_gradients(
@@ -79,17 +80,25 @@ class _Line:
     def __init__(self, model: VisionLanguageModel, batch: Batch, baseline: Baseline) -> None:
         self.model, self.batch = model, batch
         self.device = batch.row.device
-        like = next(model.parameters())
-        self.image = self.text = None  # (from, to): (1, 3, H, W) each, (1, L, D) each
-        if bool(batch.image_present.all()) and batch.pixel_values is not None:
-            image = batch.pixel_values.to(like.dtype)
-            colour = torch.tensor(baseline.colour, dtype=like.dtype, device=self.device).view(1, 3, 1, 1)
-            self.image = colour.expand_as(image), image
+        self.image = self.text = None  # (from, to): (1, 3, H, W) or (1, P, ...) each, (1, L, D) each
+        if bool(batch.image_present.all()):
+            self.image = self._image(baseline, next(model.parameters()).dtype)
         if bool(batch.text_present.all()) and batch.input_ids is not None:
             nothing = replace(batch, input_ids=baseline.input_ids[None].to(self.device))
             with torch.no_grad():
                 self.text = model.embed_text(nothing), model.embed_text(batch)
         self.gradients: dict[str, Tensor] = {}
+
+    def _image(self, baseline: Baseline, dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:
+        if self.batch.images is not None:
+            assert baseline.pieces is not None
+            start, end = baseline.pieces, self.batch.images.pieces.values
+            return start[None].to(self.device, dtype), end[None].to(dtype)
+        if self.batch.pixel_values is None:
+            return None
+        image = self.batch.pixel_values.to(dtype)
+        colour = torch.tensor(baseline.colour, dtype=dtype, device=self.device).view(1, 3, 1, 1)
+        return colour.expand_as(image), image
 
     def walk(self, places: Tensor, shares: Tensor, value: Value) -> Tensor:
         """Accumulates the weighted gradients at `places` (S,) in [0, 1]; returns the values there, (S,) float64."""
@@ -109,14 +118,21 @@ class _Line:
         return values.detach().cpu()
 
     def _repeated(self, times: int, pixels: Tensor | None) -> Batch:
-        batch = self.batch._map(lambda t: t.expand(times, *t.shape[1:]))
+        alone = self.batch.images
+        batch = replace(self.batch, images=None)._map(lambda t: t.expand(times, *t.shape[1:]))
+        if alone is not None:
+            repeated = alone.map(lambda t: t.repeat(times, *[1] * (t.ndim - 1)))
+            if pixels is not None:
+                repeated = replace(repeated, pieces=replace(repeated.pieces, values=pixels.flatten(0, 1)))
+            return replace(batch, images=repeated)
         return batch if pixels is None else replace(batch, pixel_values=pixels)
 
     def image_sum(self) -> Tensor | None:
-        """(H, W) float64, summed over colour channels."""
+        """(H, W) float64, summed over colour channels; or (P, ...)."""
         if self.image is None:
             return None
-        return (self.gradients["image"] * (self.image[1] - self.image[0])[0].double()).sum(0).cpu()
+        found = (self.gradients["image"] * (self.image[1] - self.image[0])[0].double()).cpu()
+        return found.sum(0) if self.batch.images is None else found
 
     def text_sum(self) -> Tensor | None:
         """(L,) float64, summed over the embedding width."""

@@ -71,6 +71,7 @@ class ModelOnDevice:
     def explained(self, split: Split, config: DataConfig, label: str | None, points: int) -> Iterator[Explained]:
         """Yields `explain` for a split's rows, one by one, computing `config.batch_size` points at once."""
         answers = {answer["row"]: answer for answer in self.answers(split, config)}  # moves the model to its device
+        batches = self.batches(split, replace(config, batch_size=1))
         explainer = Explainer(
             model=self.model,
             task=self.saved.task,
@@ -78,8 +79,9 @@ class ModelOnDevice:
             label=label,
             points=points,
             at_once=config.batch_size,
+            read=batches.dataset.images.reader.decoded,
         )
-        return explainer.explained(split.table, self.batches(split, replace(config, batch_size=1)), answers)
+        return explainer.explained(split.table, batches, answers)
 
     @property
     def embedded(self) -> dict[str, int]:

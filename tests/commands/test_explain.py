@@ -16,7 +16,7 @@ import mmft
 from mmft.commands.explain import explain
 from mmft.config.compose import compose
 from mmft.errors import UserError
-from mmft.reports.explain.rows import cell_sums
+from mmft.reports.explain.images import cell_sums
 from mmft.reports.explain.words import words_of
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from make_shapes import Shapes
@@ -93,8 +94,13 @@ def test_train_predict_and_chat(kind: str, typed: Any, rows: Path, tmp_path: Pat
     assert model.chat(asked(1), image=images) == together[0]["prediction"]
     with pytest.raises(UserError, match=r"messages: 2 places of an image \(<image>\), but a row has one image"):
         model.chat(asked(1), image=images[0])
-    with pytest.raises(UserError, match="explain: images in pieces"):
-        model.explain(given[:1], root=rows.parent, label="red")
+    explained = model.explain(given, root=rows.parent, label="red")
+    assert [len(one.images) for one in explained] == [2, 2, 1, 0]
+    found = explained[0].numbers()
+    assert len(found["more_cells"]) == 1
+    assert found["image"] == pytest.approx(np.sum(found["cells"]) + np.sum(found["more_cells"]), abs=1e-9)
+    assert abs(found["missed"]) < 0.05 * max(abs(found["image"]), abs(found["text"]))
+    assert explained[0].page().height > explained[2].page().height
 
 
 @pytest.mark.parametrize("kind", ["projected", pytest.param("qwen2_5_vl_tiles", marks=pytest.mark.slow)])

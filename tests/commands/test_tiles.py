@@ -206,7 +206,22 @@ def test_what_makes_no_sense_is_refused(more: list[str], expected: str, typed: A
     assert any(expected in message for message in error.value.messages), error.value.messages
 
 
-def test_parts_of_tiles_are_not_explained_yet(run: Run, rows: Path) -> None:
-    given = {"image": str(rows.parent / pd.read_csv(rows)["image"][0]), "text": "red"}
-    with pytest.raises(UserError, match=r"explain: images in pieces .* cannot be compared"):
-        mmft.load(run.path).explain([given], label="red disc")
+def test_parts_of_an_image_in_tiles_are_explained(run: Run, tmp_path: Path) -> None:
+    """An image that is white, as the image of comparison is, but for its lower right: all that counts is there."""
+    pixels = np.full((60, 96, 3), 255, dtype=np.uint8)
+    pixels[35:, 56:] = np.random.default_rng(0).integers(0, 200, (25, 40, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "image.png")
+    given = {"image": "image.png", "text": "red, drawn"}
+    (explained,) = mmft.load(run.path).explain([given], root=tmp_path, label="red disc", points=16)
+    (heat,) = explained.images
+    assert np.array_equal(heat.pixels, pixels)
+    found = explained.numbers()
+    cells = np.array(found["cells"])  # (12, 12)
+    assert found["image"] == pytest.approx(cells.sum(), abs=1e-9)
+    assert np.abs(cells[:6]).sum() + np.abs(cells[:, :6]).sum() < 1e-9 < np.abs(cells[8:, 8:]).min()
+    assert [word["text"] for word in found["words"]] == ["red,", "drawn"]
+    assert all(word["weight"] for word in found["words"])
+    parts = found["image"] + sum(word["weight"] for word in found["words"])
+    assert found["value"] - found["baseline"] - found["missed"] == pytest.approx(parts, abs=1e-5)
+    assert abs(found["missed"]) < 0.05 * max(abs(found["image"]), abs(found["text"]))
+    assert explained.page().size[1] < 500  # the image keeps its proportions

@@ -104,17 +104,23 @@ class ImageReader:
         Raises:
             BadImage: the image cannot be read, for any reason.
         """
-        data = source if isinstance(source, bytes) else read_file(source)
-        if not data:
-            raise BadImage("empty file" if isinstance(source, str) else "no bytes")
-        data = without_preamble(data)
-        with _LOCK:
-            image = self._decode(data)
-        pixels = np.array(image)  # (h, w, 3)
+        pixels = self.decoded(source)
         if self.pieces is not None:
             return self._cut(pixels)
         how = Squaring(self.resize, self.resample)
         return squared(torch.from_numpy(pixels).permute(2, 0, 1), self.image_size, how, self.background)
+
+    def decoded(self, source: str | bytes) -> npt.NDArray[np.uint8]:
+        """(h, w, 3) RGB, the upright image in its own size, or a large JPEG's reduced one.
+
+        Raises:
+            BadImage: it cannot be read, for any reason.
+        """
+        data = source if isinstance(source, bytes) else read_file(source)
+        if not data:
+            raise BadImage("empty file" if isinstance(source, str) else "no bytes")
+        with _LOCK:
+            return np.array(self._decode(without_preamble(data)))
 
     def _cut(self, pixels: npt.NDArray[np.uint8]) -> Pieces:
         assert self.pieces is not None

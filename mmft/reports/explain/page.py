@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
+from torch import Tensor
 
 from mmft.reports.explain.fonts import font_for, lacks
 from mmft.reports.explain.numbers import signed
@@ -30,15 +32,27 @@ _MOST_CUT_OFF = 20  # truncated words that are shown: enough to see where the mo
 Floats = npt.NDArray[np.float64]
 
 
-def draw(
-    lines: Sequence[str], pixels: npt.NDArray[np.uint8] | None, cells: Floats | None, words: list[Word]
-) -> Image.Image:
+class Heat(NamedTuple):
+    """An image, and what its parts contribute."""
+
+    pixels: npt.NDArray[np.uint8]  # (H, W, 3) as the model sees it
+    cells: Tensor  # (K, K)
+
+    def drawn(self) -> tuple[Image.Image, Image.Image]:
+        """The image in the page's size, and its map."""
+        plain = Image.fromarray(self.pixels)
+        scale = _SIDE / max(plain.size)
+        size = [max(1, round(scale * side)) for side in plain.size]
+        plain = plain.resize((size[0], size[1]), Image.Resampling.BICUBIC)
+        return plain, heat(plain, self.cells.numpy())
+
+
+def draw(lines: Sequence[str], images: Sequence[Heat], words: list[Word]) -> Image.Image:
     """Draws the page.
 
     Args:
         lines: text at the top.
-        pixels: (H, W, 3) the image as the model sees it; None without an image.
-        cells: (K, K) what each part of it contributes.
+        images: the row's, drawn one below the other.
         words: the text's; empty without a text.
     """
     words, lines = _shown(words), [_fitting(line) for line in lines]
@@ -47,19 +61,19 @@ def draw(
     largest = max((abs(word.weight or 0.0) for word in words), default=0.0)
     placed, bottom = _placed(words, largest)
     top = _MARGIN + _LINE * len(lines) + _MARGIN // 2
-    below = top + (_SIDE + _MARGIN if pixels is not None else _LINE)
+    drawn = [image.drawn() for image in images]
+    below = top + (sum(plain.height + _MARGIN for plain, _ in drawn) or _LINE)
     page = Image.new("RGB", (_WIDTH, below + bottom + _MARGIN), "white")
     pen = ImageDraw.Draw(page)
     for number, told in enumerate(lines):
         _say(pen, (_MARGIN, _MARGIN + number * _LINE), told)
-    if pixels is None or cells is None:
+    if not drawn:
         _say(pen, (_MARGIN, top), "(no image)", _PALE)
-    else:
-        plain = Image.fromarray(pixels).resize((_SIDE, _SIDE), Image.Resampling.BICUBIC)
-        page.paste(plain, (_MARGIN, top))
-        page.paste(heat(plain, cells), (2 * _MARGIN + _SIDE, top))
-        for left in (_MARGIN, 2 * _MARGIN + _SIDE):
-            pen.rectangle([left - 1, top - 1, left + _SIDE, top + _SIDE], outline=_PALE)
+    for both in drawn:
+        for left, one in zip((_MARGIN, 2 * _MARGIN + _SIDE), both, strict=True):
+            page.paste(one, (left, top))
+            pen.rectangle([left - 1, top - 1, left + one.width, top + one.height], outline=_PALE)
+        top += both[0].height + _MARGIN
     if not words:
         _say(pen, (_MARGIN, below), "(no text)", _PALE)
     for word, (left, line) in zip(words, placed, strict=True):

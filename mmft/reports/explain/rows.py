@@ -11,7 +11,7 @@ Legend: H W image height and width, K cells per side of a map, L tokens.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from PIL import Image, ImageColor
 from torch import Tensor
 
 from mmft.batch import Batch
+from mmft.batch.images import ImagesInPrompt
 from mmft.config.wording import did_you_mean
 from mmft.data.table import Table
 from mmft.errors import UserError
@@ -27,13 +28,13 @@ from mmft.models.attribution import Attribution, Baseline, integrated_gradients
 from mmft.models.language.prompt_tokenizer import PromptTokenizer
 from mmft.models.text_encoder import TextEncoder
 from mmft.models.vision_language_model import VisionLanguageModel
+from mmft.reports.explain.images import Pixels, blank_pieces, cells_of_images, prompt_of, seen_images
 from mmft.reports.explain.numbers import readable, signed
-from mmft.reports.explain.page import draw
+from mmft.reports.explain.page import Heat, draw
 from mmft.reports.explain.words import Word, own_tokens, stands_apart, words_of, words_of_prompt
 from mmft.tasks.base import Task
 from mmft.tasks.generative import GenerativeTask
 from mmft.tasks.labels import shown
-from mmft.tasks.subject import Subject
 
 log = logging.getLogger(__name__)
 CELLS = 12
@@ -52,8 +53,7 @@ class Explained:
         name: what is explained: a label or target; "" if there is only one number.
         of: the task or target that it belongs to, if there are several; else "".
         found: the attribution of every pixel and token.
-        cells: (K, K) attributions of the image's parts; None without an image.
-        pixels: (3, H, W) uint8 the image as the model sees it.
+        images: the row's, with what their parts contribute; empty without an image.
         words: the text's words, with their attributions.
     """
 
@@ -61,8 +61,7 @@ class Explained:
     name: str
     of: str
     found: Attribution
-    cells: Tensor | None
-    pixels: Tensor | None
+    images: list[Heat]
     words: list[Word]
 
     @property
@@ -88,11 +87,11 @@ class Explained:
             asked = self.found.value - self.found.baseline
             missed = f"{signed(self.found.missed, largest)} of {signed(asked, largest)}"
             lines.append(f"{missed} is not attributed; more points reduce this")
-        pixels = None if self.pixels is None else self.pixels.permute(1, 2, 0).numpy()
-        return draw(lines, pixels, None if self.cells is None else self.cells.numpy(), self.words)
+        return draw(lines, self.images, self.words)
 
     def numbers(self) -> dict[str, Any]:
-        """Everything on the page, as plain values for JSON."""
+        """Everything on the page, as plain values for JSON: `cells` of the first image, `more_cells` of each other."""
+        cells = [one.cells.tolist() for one in self.images]
         return {
             **self.answer,
             "explained": self.name,
@@ -102,7 +101,8 @@ class Explained:
             **self.sums,
             "missed": self.found.missed,
             "words": [word._asdict() for word in self.words],
-            "cells": None if self.cells is None else self.cells.tolist(),
+            "cells": cells[0] if cells else None,
+            "more_cells": cells[1:],
         }
 
 
@@ -126,11 +126,13 @@ class Explainer:
         label: what is explained, one of the task's outputs; None for each row's prediction.
         points: as in `integrated_gradients`.
         at_once: points computed at once.
+        read: an image's path or bytes -> (H, W, 3) the whole image.
     """
 
     model: VisionLanguageModel
     task: Task
     background: str
+    read: Callable[[str | bytes], Pixels]
     label: str | None
     points: int
     at_once: int
@@ -146,11 +148,6 @@ class Explainer:
             answers: the rows' predictions by row number, from `predict`.
         """
         for batch in batches:
-            if batch.images is not None:
-                raise UserError(
-                    "explain: images in pieces (model.tiles, or several in a row) cannot be compared part by part with "
-                    "a blank image yet. Explain a run or rows without them"
-                )
             for bad in batch.bad:
                 log.warning("row %d (id %s) cannot be read: %s", bad.row, bad.id, bad.why)
             if len(batch):
@@ -167,10 +164,22 @@ class Explainer:
                 label = table.labels(batch.row.numpy())[0] if self.label is None else self.label
                 given, outputs = self.task.to_explain(given, outputs, label)
             subjects = self.task.subjects(outputs, self.label)
-        baseline = Baseline(_colour(self.background), _nothing_said(self.model.text_encoder.tokenizer, batch))
+        kind: ImagesInPrompt | None = None if batch.images is None else self.model.images  # type: ignore[assignment]
+        images = seen_images(batch, kind, table.images(int(batch.row)), self.read)
+        prompt = {} if batch.input_ids is None else prompt_of(batch, kind)
+        colour = _colour(self.background)
+        blank = None if kind is None or not images else blank_pieces(images, colour, kind).values
+        baseline = Baseline(colour, _nothing_said(self.model.text_encoder.tokenizer, batch, prompt), blank)
         for subject in subjects:
             found = integrated_gradients(self.model, given, subject.value, baseline, self.points, at_once=self.at_once)
-            yield _explained(self.model.text_encoder, table, batch, answer, subject, found)
+            yield Explained(
+                answer=answer,
+                name=subject.name,
+                of=subject.part,
+                found=found,
+                images=list(map(Heat, images, cells_of_images(found.image, images, kind, CELLS))),
+                words=_words(self.model.text_encoder, table, batch, prompt, found.text),
+            )
 
 
 def _colour(background: str) -> tuple[int, int, int]:
@@ -178,7 +187,7 @@ def _colour(background: str) -> tuple[int, int, int]:
     return red, green, blue
 
 
-def _nothing_said(tokenizer: Any, batch: Batch) -> Tensor:
+def _nothing_said(tokenizer: Any, batch: Batch, prompt: dict[int, int]) -> Tensor:
     """(L,) the row's tokens, all but special ones replaced by mask tokens (by padding if the tokenizer has no mask).
 
     Of a prompt the row's own words are replaced.
@@ -191,19 +200,10 @@ def _nothing_said(tokenizer: Any, batch: Batch) -> Tensor:
     said = {tokenizer.unk_token_id, tokenizer.mask_token_id}  # special tokens that stand for words
     kept = torch.isin(ids, torch.tensor([number for number in tokenizer.all_special_ids if number not in said]))
     if isinstance(tokenizer, PromptTokenizer):
-        real = _real(batch)
         kept = torch.ones_like(kept)
-        for at in range(*own_tokens(real, tokenizer.empty).indices(len(real))):
-            kept[at] = stands_apart(real[at], tokenizer)
+        for at in list(prompt)[own_tokens(list(prompt.values()), tokenizer.empty)]:
+            kept[at] = stands_apart(prompt[at], tokenizer)
     return torch.where(kept, ids, torch.full_like(ids, fill))
-
-
-def _real(batch: Batch) -> list[int]:
-    """The token ids of a batch's only row, without padding."""
-    assert batch.input_ids is not None
-    assert batch.attention_mask is not None
-    found: list[int] = batch.input_ids[batch.attention_mask].tolist()
-    return found
 
 
 def with_warnings(rows: Iterable[Explained], points: int) -> Iterator[Explained]:
@@ -229,35 +229,15 @@ def _largest(found: Attribution) -> float:
     return max(map(abs, (found.value - found.baseline, *parts)))
 
 
-def _explained(
-    encoder: TextEncoder, table: Table, batch: Batch, answer: dict[str, Any], subject: Subject, found: Attribution
-) -> Explained:
-    (prompt,) = table.prompts(batch.row.cpu().numpy())
-    text = "" if isinstance(prompt, tuple) else prompt
-    weights = [] if found.text is None else found.text.tolist()
-    words: list[Word] = []
-    if text is not None and isinstance(encoder.tokenizer, PromptTokenizer):
-        words = words_of_prompt(text, encoder.tokenizer, _real(batch), weights)
-    elif text is not None:
-        words = words_of(text, encoder.tokenizer, encoder.max_length, weights)
-    cells = None if found.image is None else cell_sums(found.image, CELLS)
-    pixels = None if found.image is None or batch.pixel_values is None else batch.pixel_values[0]
-    return Explained(
-        answer=answer,
-        name=subject.name,
-        of=subject.part,
-        found=found,
-        cells=cells,
-        pixels=pixels,
-        words=words,
-    )
-
-
-def cell_sums(values: Tensor, cells: int) -> Tensor:
-    """(H, W) -> (K, K) sums over parts that are as even as possible; the total is unchanged."""
-    for dimension in (0, 1):
-        size = values.shape[dimension]
-        part = torch.arange(size) * cells // size
-        shape = [cells if d == dimension else length for d, length in enumerate(values.shape)]
-        values = values.new_zeros(shape).index_add(dimension, part, values)
-    return values
+def _words(
+    encoder: TextEncoder, table: Table, batch: Batch, prompt: dict[int, int], contributions: Tensor | None
+) -> list[Word]:
+    (own,) = table.prompts(batch.row.cpu().numpy())
+    text = "" if isinstance(own, tuple) else own
+    weights = [] if contributions is None else contributions.tolist()
+    if text is None:
+        return []
+    if isinstance(encoder.tokenizer, PromptTokenizer):
+        of_prompt = [weights[at] for at in prompt] if weights else []
+        return words_of_prompt(text, encoder.tokenizer, list(prompt.values()), of_prompt)
+    return words_of(text, encoder.tokenizer, encoder.max_length, weights)

@@ -41,6 +41,6 @@ def test_pillows_own_font_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_page_says_that_signs_are_drawn_as_boxes(monkeypatch: pytest.MonkeyPatch) -> None:
     only = ImageFont.load_default(15)
     monkeypatch.setattr(fonts, "_fonts", lambda _: [only])
-    plain, boxes = draw(["beetle"], None, None, []), draw(["жук"], None, None, [])
+    plain, boxes = draw(["beetle"], [], []), draw(["жук"], [], [])
     assert boxes.height > plain.height  # by a line
     assert np.array(boxes).min() < 100
