@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from mmft.config.schema.fusion import DualConfig
 from mmft.config.schema.model import ENCODERS
@@ -16,6 +15,7 @@ from mmft.models.preprocessing import side_of
 from mmft.models.similarity import SimilarityHead
 from mmft.models.vision_language_model import VisionLanguageModel
 from mmft.run.export.pair import check_head, write_whole
+from mmft.run.export.weights import fill
 from mmft.run.saved_model import SavedModel
 
 _KIND = "transformers' VisionTextDualEncoder"
@@ -82,10 +82,10 @@ def write_dual_encoder(saved: SavedModel, summary: Mapping[str, Any], folder: Pa
     model = saved.model.float().cpu()
     whole = _empty(model)
     assert isinstance(model.head, SimilarityHead)
-    _copy(whole.vision_model, model.image_encoder.backbone)
-    _copy(whole.text_model, model.text_encoder.backbone)
-    _copy(whole.visual_projection, model.fusion.get_submodule("image.1"))
-    _copy(whole.text_projection, model.fusion.get_submodule("text.1"))
+    fill(whole.vision_model, model.image_encoder.backbone.state_dict())
+    fill(whole.text_model, model.text_encoder.backbone.state_dict())
+    fill(whole.visual_projection, model.fusion.get_submodule("image.1").state_dict())
+    fill(whole.text_projection, model.fusion.get_submodule("text.1").state_dict())
     with torch.no_grad():
         whole.logit_scale.copy_(model.head.log_scale)
     write_whole(saved, summary, whole, folder)
@@ -102,13 +102,3 @@ def _empty(model: VisionLanguageModel) -> Any:
         image.config, text.config, projection_dim=model.fusion.width // 2
     )
     return transformers.VisionTextDualEncoderModel(config)
-
-
-def _copy(theirs: nn.Module, ours: nn.Module) -> None:
-    """Copies weights; a mask token, which the encoder in the run does not have, becomes zero."""
-    missing, unexpected = theirs.load_state_dict(ours.state_dict(), strict=False)
-    assert not unexpected
-    with torch.no_grad():
-        for name in missing:
-            assert name.endswith("mask_token"), name
-            theirs.get_parameter(name).zero_()

@@ -21,6 +21,7 @@ from mmft.run.export.dual_encoder import own_size
 from mmft.run.export.llava_check import check_same
 from mmft.run.export.llava_processor import llava_processor
 from mmft.run.export.vit_from_timm import as_transformers
+from mmft.run.export.weights import fill
 from mmft.run.export.writing import generation_config, show_prompt
 from mmft.run.saved_model import SavedModel
 
@@ -102,7 +103,7 @@ def _filled(model: GenerativeModel, image_token: int) -> Any:
     whole = _empty(model, image_token).eval()
     backbone: Any = model.text_encoder.backbone
     with with_end(model.image_encoder):
-        _copy(whole.model.vision_tower, as_transformers(model.image_encoder))
+        fill(whole.model.vision_tower, as_transformers(model.image_encoder).state_dict())
     whole.model.language_model.load_state_dict(backbone.base_model.state_dict())
     _fill_projector(whole.model.multi_modal_projector, model.fusion)
     with torch.no_grad():
@@ -156,12 +157,3 @@ def _fill_projector(theirs: Any, ours: Any) -> None:
     with torch.no_grad():
         nn.init.eye_(theirs.linear_2.weight)
         theirs.linear_2.bias.zero_()
-
-
-def _copy(theirs: nn.Module, ours: nn.Module) -> None:
-    """Copies weights; what the encoder in the run does not have and compute becomes zero: a mask token, a pooler."""
-    missing, unexpected = theirs.load_state_dict(ours.state_dict(), strict=False)
-    assert not unexpected, unexpected
-    with torch.no_grad():
-        for name in missing:
-            theirs.get_parameter(name).zero_()

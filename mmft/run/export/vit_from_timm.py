@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from mmft.run.export.weights import fill
+
 
 class _Kind(NamedTuple):
     """A model of transformers: the beginning of its classes' names, and its names by timm's.
@@ -70,7 +72,7 @@ def as_transformers(encoder: Any) -> Any:
     config = getattr(transformers, f"{kind.classes}Config")(**_settings(backbone, encoder.image_size))
     model = getattr(transformers, f"{kind.classes}Model")(config)
     state = {name: value.reshape(model.get_parameter(name).shape) for name, value in _renamed(backbone, kind).items()}
-    model.load_state_dict(state, strict=False)  # a mask token and a pooler, which no token depends on
+    fill(model, state)
     return model
 
 
