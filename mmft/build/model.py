@@ -16,6 +16,8 @@ from mmft.config.schema.model import ENCODERS, ModelConfig
 from mmft.config.schema.root import TrainConfig
 from mmft.config.schema.task import TaskConfig
 from mmft.config.schema.tune import TuneConfig
+from mmft.data.bad_rows import why_unusable
+from mmft.data.splitting.splits import Split
 from mmft.errors import UserError
 from mmft.models.auxiliary import Auxiliary
 from mmft.models.frozen_layers import FrozenLayers
@@ -36,6 +38,7 @@ from mmft.tuning.plan import Rates, TuningPlan, make_plan
 
 _ALIGNMENT_WIDTH = 256
 _PRETRAINED_LR = 5e-5
+_SHORTEST_PROMPT = 8  # tokens; shorter ones ask nothing
 
 
 def build_task(config: TaskConfig) -> Task:
@@ -45,6 +48,18 @@ def build_task(config: TaskConfig) -> Task:
     else:
         task = registry.build(config)
     return task
+
+
+def fit_task(task: Task, train: Split) -> None:
+    """Shows a task the labels of the training rows.
+
+    Raises:
+        UserError: no row is usable, or the task cannot learn from their labels.
+    """
+    bad = [train.table.bad[row] for row in train.rows.tolist() if row in train.table.bad]
+    if bad and len(bad) == len(train):
+        raise UserError(why_unusable("train", train.table.columns, bad))
+    task.fit(train.table.labels(train.rows))
 
 
 def build_model(
@@ -128,11 +143,12 @@ def prepare_generation(model: VisionLanguageModel, task: Task) -> VisionLanguage
     model.label_smoothing = task.label_smoothing
     needed = model.image_tokens + text.max_length + task.longest_answer
     if needed > text.positions:
+        fits = text.positions - needed + text.max_length
+        prompts = f"Type model.text_encoder.max_length={fits}, or" if fits >= _SHORTEST_PROMPT else "Type"
         raise UserError(
             f"model.text_encoder.max_length={text.max_length}: with {model.image_tokens} tokens of the image and "
             f"{task.longest_answer} of the answer that makes {needed}, but {text.source.name} has {text.positions} "
-            f"positions. Type model.text_encoder.max_length={max(4, text.positions - needed + text.max_length)}, or "
-            "fewer answer tokens (task.max_answer_tokens, task.max_new_tokens)"
+            f"positions. {prompts} fewer answer tokens (task.max_answer_tokens, task.max_new_tokens)"
         )
     model.images.room = text.positions - task.longest_answer
     text.tokenizer.images = model.images

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mmft.batch import BadRow
 from mmft.build.frozen import EncoderFeatures
-from mmft.build.model import build_task
+from mmft.build.model import build_task, fit_task
 from mmft.config.schema.data import SubsetConfig
 from mmft.config.schema.root import TrainConfig
 from mmft.data.bad_rows import BadRows
@@ -113,7 +113,7 @@ class _Usable:
     def __init__(self, config: TrainConfig, train: Split) -> None:
         self.config, self.train = config, train
         self.task = build_task(config.task)
-        self.task.fit(train.table.labels(train.rows))
+        fit_task(self.task, train)
         targets, bad = encode_targets(train, Encode.of(self.task))
         self._bad = BadRows(len(train), config.data.max_bad_fraction, where="training rows")
         of_table = (train.table.bad[row] for row in train.rows.tolist() if row in train.table.bad)

@@ -82,10 +82,13 @@ class Entry:
         return Found(shard, row)
 
     def is_sound(self, shard: int, row: int) -> bool:
-        """Whether a row is undamaged; a warning says that it is not."""
+        """Whether a row is undamaged; if not, its file is deleted, so that later commands compute its rows anew."""
         if self._shards[shard].is_sound(row):
             return True
-        log.warning("cache: a row of %s is damaged and is computed again", self._shards[shard].path)
+        path = self._shards[shard].path
+        log.warning("cache: a row of %s is damaged and is computed again; the file is deleted", path)
+        with suppress(OSError):  # it stays open here, and in other processes
+            path.unlink()
         return False
 
     def read(self, found: Found, length: int) -> Features:

@@ -136,7 +136,7 @@ class _Check:
         for title, table in tables_of(splits, task).items():
             _say(title, table)
         before, train = len(self.errors), splits["train"]
-        self._try(task.fit, train.table.labels(train.rows))
+        self._try(build.fit_task, task, train)
         fitted = len(self.errors) == before
         if fitted:
             self._try(build.check_monitoring, self.config, task, splits)

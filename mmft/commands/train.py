@@ -180,7 +180,7 @@ def assemble(config: TrainConfig, folder: RunFolder) -> tuple[dict[str, Split], 
     splits = load_splits(config.data, config.seed)
     splits = build.choose_subset(config, splits, folder, lambda task: _untuned(config, task)[0])
     task = build.build_task(config.task)
-    task.fit(splits["train"].table.labels(splits["train"].rows))
+    build.fit_task(task, splits["train"])
     build.check_monitoring(config, task, splits)
     model, plan, distillation = _model_and_plan(config, task)
     data = build.build_data(config, splits, model, task)

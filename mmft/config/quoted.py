@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from typing import Any
 
 _COLON = re.compile(r"('[^']*'|\"[^\"]*\")|:(?=\S)")  # a quoted text, or a colon that YAML reads as part of a word
+_ELEMENT = re.compile(r"""\s*(?:'[^']*'|"[^"]*"|[^'"\[\]:,]+)\s*""")
+_LIST = re.compile(rf"\[((?:{_ELEMENT.pattern})(?:,(?:{_ELEMENT.pattern}))*)\]")
 _PLAIN = re.compile(r"[A-Za-z0-9_./-]+", re.ASCII)
 
 
@@ -49,7 +51,7 @@ def list_of(texts: Iterable[str]) -> str:
 
 def requoted(value: str) -> str:
     """How to type a value that could not be parsed: quotes around the elements of a plain list, or around it all."""
-    inner = value.strip()[1:-1]
-    if not value.strip().startswith("[") or not value.strip().endswith("]") or set(inner) & set("'\"[]:"):
+    found = _LIST.fullmatch(value.strip())
+    if found is None:
         return quoted(value)
-    return list_of(part.strip() for part in inner.split(","))
+    return list_of(one[1:-1] if one[:1] in ("'", '"') else one for one in map(str.strip, _ELEMENT.findall(found[1])))

@@ -9,6 +9,7 @@ as a float, and a number as a string if only strings are allowed.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields, is_dataclass
 from typing import Any, Literal, NamedTuple, get_args, get_origin
@@ -248,7 +249,7 @@ def _convert_one(value: Any, hint: Any, exact: bool) -> Any:
         return [convert(v, get_args(hint)[0]) for v in value]
     if origin is dict and isinstance(value, Mapping):
         key, inner = get_args(hint)
-        return {convert(k, key): convert(v, inner) for k, v in value.items()}
+        return {convert(_as_key(k, key), key): convert(v, inner) for k, v in value.items()}
     if origin is None and type(value) is hint and not (hint is float and not math.isfinite(value)):
         return value
     if not exact and hint is float and type(value) is int:
@@ -256,3 +257,8 @@ def _convert_one(value: Any, hint: Any, exact: bool) -> Any:
     if not exact and hint is str and type(value) in (int, float):
         return str(value)
     raise WrongType
+
+
+def _as_key(value: Any, hint: Any) -> Any:
+    """A key of a mapping, which JSON keeps as a text, as a number where that is wanted."""
+    return int(value) if hint is int and isinstance(value, str) and re.fullmatch(r"-?\d+", value) else value

@@ -6,14 +6,20 @@ import csv
 import io
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from mmft.batch import BadRow
+from mmft.config.schema.data import ColumnsConfig
+from mmft.data.roles import roles
 from mmft.errors import UserError
 
 SHOWN = 5
 """Number of bad rows shown in the error; the file lists all."""
+
+
+_UNLIKE = re.compile(r"'[^']*'|\"[^\"]*\"|\d+")
+"""What differs between reasons that are alike: quoted values and numbers."""
 
 
 class BadRows:
@@ -103,6 +109,23 @@ class BadRows:
         with path.open("a", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerows([BadRow._fields, *rows] if new else rows)
+
+
+def why_unusable(name: str, columns: ColumnsConfig, bad: Sequence[BadRow]) -> str:
+    """Why no row of a split can be used; names the column that makes most rows bad.
+
+    Args:
+        name: of the split.
+        columns: of its table.
+        bad: its rows.
+    """
+    fields = roles(columns)
+    named = Counter(fields[one.column][0] for one in bad if one.column in fields).most_common(1)
+    field = named[0][0] if named else "label"
+    given = getattr(columns, field)
+    key = "data.columns" if given is None else f"data.columns.{field}={given}"
+    reasons = {_UNLIKE.sub("", one.reason): one.reason for one in reversed(bad)}  # the first of those that are alike
+    return f"{key}: no row of {name} is usable: {'; '.join(sorted(reasons.values())[:3])}"
 
 
 def _one_line(text: str) -> str:

@@ -123,7 +123,8 @@ def _turn(number: int, given: Any) -> Turn:
         raise ValueError(f"turn {number} is {given!r:.40}; a conversation is {_EXPECTED}")
     role = given.get("role") or given.get("from")
     content = given.get("value") if given.get("content") is None else given["content"]
-    if role not in _ROLES:
+    known = _ROLES.get(role.lower()) if isinstance(role, str) else None
+    if known is None:
         raise ValueError(f"turn {number} has the role {role!r:.40}; allowed: {', '.join(_ROLES)}")
     if unread := [name for name in _UNREAD if given.get(name) is not None]:
         raise ValueError(f"turn {number} ({role}) has {', '.join(unread)}, which mmft does not read")
@@ -133,7 +134,7 @@ def _turn(number: int, given: Any) -> Turn:
         raise ValueError(f"turn {number} ({role}) is empty")
     if not is_unicode(text):
         raise ValueError(f"turn {number} ({role}) is not valid Unicode text")
-    return Turn(_ROLES[role], text)
+    return Turn(known, text)
 
 
 def _part(number: int, given: Any) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -16,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from mmft.batch import BadRow, Batch, Sample
 from mmft.config.schema.data import DataConfig
 from mmft.data.augmented_rows import AugmentedRows, Draws
+from mmft.data.bad_rows import why_unusable
 from mmft.data.balance import BalancedOrder
 from mmft.data.batches_ahead import BatchesAhead
 from mmft.data.candidates import NextInBatch, WithCandidates
@@ -25,7 +25,6 @@ from mmft.data.images.augment import Augmentation, Transform, in_words
 from mmft.data.kept import KEPT
 from mmft.data.loading import make_collate, make_dataset, make_loader
 from mmft.data.order import LogicalBatches, Order, StepPlan, epoch_order, evaluation_batches
-from mmft.data.roles import roles
 from mmft.data.splitting.splits import Split
 from mmft.data.targets import ClassesOf, Encode
 from mmft.data.text import check_readable, special_ids
@@ -247,18 +246,10 @@ class VisionLanguageData(LightningDataModule):
         return {name: rows - len(of_split.get(name, ())) for name, rows in self.rows.items()}
 
     def _check_labels(self) -> None:
-        messages = [_unusable(name, data) for name, data in self.datasets.items() if data.targets is None]
+        messages = []
+        for name, data in self.datasets.items():
+            if data.targets is None:
+                bad = [data.bad[row] for row in data.split.rows.tolist() if row in data.bad]
+                messages.append(why_unusable(name, data.split.table.columns, bad))
         if messages:
             raise UserError(messages)
-
-
-def _unusable(name: str, data: RowDataset) -> str:
-    """Why no row of a split has a target; names the column that makes most rows bad."""
-    columns = data.split.table.columns
-    bad = [data.bad[row] for row in data.split.rows.tolist() if row in data.bad]
-    fields = roles(columns)
-    named = Counter(fields[one.column][0] for one in bad if one.column in fields).most_common(1)
-    field = named[0][0] if named else "label"
-    given = getattr(columns, field)
-    key = "data.columns" if given is None else f"data.columns.{field}={given}"
-    return f"{key}: no row of {name} is usable: {'; '.join(sorted({one.reason for one in bad})[:3])}"

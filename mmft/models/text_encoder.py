@@ -65,6 +65,14 @@ class TextEncoder(Encoder):
         tokenizer.model_max_length = min(tokenizer.model_max_length, self.positions)
         self.max_length = _checked_length(max_length, self.positions, tokenizer)
 
+    def padded(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Ids (B, L) int64 and mask (B, L) bool -> ids (B, L) as the backbone reads them, to `positions` if fixed."""
+        if not self.fixed_length:
+            return input_ids
+        padding = self.tokenizer.pad_token_id
+        missing = (0, self.positions - input_ids.shape[1])
+        return functional.pad(input_ids.masked_fill(~attention_mask, padding), missing, value=padding)
+
     @staticmethod
     def reader(backbone: Any) -> Any:
         """The part of the backbone that maps each token to a vector."""
@@ -83,10 +91,8 @@ class TextEncoder(Encoder):
         backbone = self.reader(self.backbone)
         if self.fixed_length:
             missing = (0, self.positions - input_ids.shape[1])
-            padding = self.tokenizer.pad_token_id
-            input_ids = functional.pad(input_ids.masked_fill(~attention_mask, padding), missing, value=padding)
+            out = backbone(input_ids=self.padded(input_ids, attention_mask))
             attention_mask = functional.pad(attention_mask, missing, value=False)
-            out = backbone(input_ids=input_ids)
         else:
             out = backbone(input_ids=input_ids, attention_mask=attention_mask.long())
         tokens = out.last_hidden_state  # (B, L, D)

@@ -135,7 +135,8 @@ class VisionLanguageModel(nn.Module):
     def embed_text(self, batch: Batch) -> Tensor:
         """(B, L, D) embeddings of the texts' tokens, as the text encoder's first layer reads them."""
         assert batch.input_ids is not None
-        found: Tensor = self._embeddings()(batch.input_ids)
+        assert batch.attention_mask is not None
+        found: Tensor = self._embeddings()(self.text_encoder.padded(batch.input_ids, batch.attention_mask))
         return found
 
     @contextmanager

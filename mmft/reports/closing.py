@@ -109,13 +109,15 @@ def _figures(task: Task, known: Features, asked: Features, both: float, title: s
         "image": linear_head(task, known.of("image"), asked.of("image")),
         "both": both,
     }
+    read = [name for name, own in (("text", known.text), ("image", known.image)) if bool((own != own[:1]).any())]
+    told = [(task.constant, next(iter(figures.values()))), *((f"{name} only", figures[name]) for name in read)]
+    told.append(("both" if len(read) > 1 else "the model", both))
     log.info(
-        "%s %s: %s %.3f, text only %.3f, image only %.3f, both %.3f "
-        "(text and image only: a linear head on the encoder's features)",
+        "%s %s: %s (%s only: a linear head on the encoder's features)",
         title,
         task.monitor,
-        task.constant,
-        *figures.values(),
+        ", ".join(f"{name} {value:.3f}" for name, value in told),
+        " and ".join(read),
     )
     return figures
 

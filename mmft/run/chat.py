@@ -137,7 +137,7 @@ def _check_length(model: Any, length: int, of_images: int) -> None:
         raise UserError(
             f"messages: with {length} tokens, {of_images} of the image and at most "
             f"{model.decoding.max_new_tokens} of the answer (task.max_new_tokens) that makes {needed}, but "
-            f"{text.source.name} has {text.positions} positions. Leave out the first turns"
+            f"{text.source.name} has {text.positions} positions. Leave out the first turns, or shorten the last one"
         )
 
 

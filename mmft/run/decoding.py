@@ -40,8 +40,22 @@ def with_decoding(saved: SavedModel, options: Mapping[str, Any]) -> SavedModel:
     config = replace(own, **vars(found.config))
     task = build_task(config)
     task.load_state(saved.task.state())
+    if config.choices is None:
+        _check_room(saved.model, task)
     model = prepare_generation(copy.copy(saved.model), task)
     return replace(saved, model=model, task=task, config=replace(saved.config, task=config))
+
+
+def _check_room(model: Any, task: Any) -> None:
+    """Raises UserError if prompts of the run's length leave too few positions for the answer."""
+    text = model.text_encoder
+    room = text.positions - model.image_tokens - text.max_length
+    if task.longest_answer > room:
+        raise UserError(
+            f"task.max_new_tokens={task.longest_answer}: may be at most {room} here. {text.source.name} has "
+            f"{text.positions} positions, of which the run's prompts may take {text.max_length} and an image "
+            f"{model.image_tokens}"
+        )
 
 
 def _check(problems: list[Problem]) -> None:

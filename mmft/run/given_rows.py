@@ -15,7 +15,7 @@ from mmft.data.splitting.splits import inputs_only
 from mmft.data.table import Table
 
 log = logging.getLogger(__name__)
-_MODALITIES = ("image", "text", "messages")
+_MODALITIES = {"image": "images", "text": "texts", "messages": "conversations"}
 
 
 def table_of(rows: Any, config: DataConfig, root: Path, with_labels: bool = False) -> Table:
@@ -48,7 +48,8 @@ def _without_absent(columns: ColumnsConfig, rows: Any) -> ColumnsConfig:
     absent = [role for role, own in needed.items() if own.isdisjoint(names)]
     if not names or len(absent) != 1 or len(needed) < 2:  # the table's own error lists the columns
         return columns
-    log.warning("the rows have no column %s: they are read without %ss", getattr(columns, absent[0]), absent[0])
+    named = getattr(columns, absent[0])
+    log.warning("the rows have no column %s: they are read without %s", named, _MODALITIES[absent[0]])
     return replace(columns, **{absent[0]: None})
 
 

@@ -32,6 +32,8 @@ _MAY_CHANGE = (
     "trainer.strategy",
     "trainer.gradient_checkpointing",
     "trainer.log_every_steps",
+    "cache.keep",
+    "cache.limit",
     "callbacks.progress",
     "callbacks.profile",
     "logger",

@@ -12,6 +12,7 @@ from dataclasses import replace
 import torch
 
 from mmft.config.schema.root import ZeroShotConfig
+from mmft.config.schema.task import has_place
 from mmft.data.splitting.splits import Split
 from mmft.errors import UserError
 from mmft.models.similarity import PromptHead, SimilarityHead
@@ -47,8 +48,15 @@ def classifier(
         device: the device that embeds the prompts.
 
     Raises:
-        UserError: the run has another task, or there are fewer than two labels or repeated ones.
+        UserError: the run has another task, labels are no list of at least two different names, or a template has no
+            place for them.
     """
+    if isinstance(labels, str) or not all(isinstance(label, str) for label in labels):
+        raise UserError(f"zero_shot.labels: {labels!r} given. Give a list of names, such as ['cat', 'dog']")
+    if not isinstance(templates, str | None):
+        for template in templates:
+            if not isinstance(template, str) or not has_place(template):
+                raise UserError(f"zero_shot.templates: {template!r} needs one {{}} for the label's name")
     if saved.task.templates is None:
         raise UserError(f"zero_shot: the run's task is {saved.config.task.type}, but it needs task=contrastive.")
     if len(labels) < 2 or len(set(labels)) < len(labels):

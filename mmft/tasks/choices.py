@@ -66,7 +66,7 @@ class Choices:
         return AnswerList(self.ids)
 
     def check(self, answers: Counter[str]) -> None:
-        """Raises UserError with fewer than two; warns of training rows whose answer is another.
+        """Raises UserError with fewer than two, or if no training row has one; warns of rows whose answer is another.
 
         Args:
             answers: of the training rows, with the number of rows.
@@ -76,6 +76,11 @@ class Choices:
                 f"task.choices=labels: all training rows have the same answer ({shown(self.labels)}). Leave it out"
             )
         others = {answer: rows for answer, rows in answers.items() if answer not in self.labels}
+        if others and len(others) == len(answers):
+            raise UserError(
+                f"task.choices: no training row has an answer of the list. Answers: {shown(list(others))}. Type "
+                "task.choices=labels, or name these"
+            )
         if others:
             log.warning(
                 "task.choices: %d training rows have answers that are not in the list, which can never be chosen: %s",

@@ -5,6 +5,7 @@ Legend: B batch, A answer tokens, T generated tokens.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import compress
@@ -23,12 +24,15 @@ from mmft.models.language.prompt_tokenizer import PromptTokenizer
 from mmft.models.precision import at_least_float32
 from mmft.models.sequences import learned_counts
 from mmft.tasks.answer_texts import as_cell, cut, references_of
+from mmft.tasks.choices import distinct_answers
 from mmft.tasks.generative import GenerativeTask
-from mmft.tasks.labels import text_of
+from mmft.tasks.labels import shown, text_of
 from mmft.tasks.metrics.answers import AnswerMetrics
+from mmft.tasks.metrics.texts import says_nothing
 from mmft.tasks.subject import Subject
 from mmft.tasks.writing import Writing
 
+log = logging.getLogger(__name__)
 _PADDING = -1  # in place of a token
 
 
@@ -117,6 +121,15 @@ class Generation(GenerativeTask):
         if all(label is None or not text_of(label).strip() for label in labels):
             raise UserError("data.columns: no training row has an answer (no label, or no last turn of the assistant)")
         self._writing.fit(labels, self.label_names)
+        of_squad = [name for name in self._metrics if name in ("exact_match", "token_f1")]
+        empty = [name for name in distinct_answers(labels, self.label_names) if says_nothing(name)] if of_squad else []
+        if empty:
+            log.warning(
+                "task.metrics: of the answers %s nothing is left in SQuAD's form, without articles and punctuation, so "
+                "that %s would call an empty text right. anls compares all of a text, and so does task.choices=labels",
+                shown(empty),
+                " and ".join(of_squad),
+            )
 
     def encode(self, label: Any) -> list[int]:
         """(max_answer_tokens,) the first answer's tokens and the end of the answer, padded with -1.

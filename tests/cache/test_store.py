@@ -51,6 +51,23 @@ def test_a_damaged_shard_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFi
     assert str(shard) in caplog.text
 
 
+def test_a_file_with_a_damaged_row_is_made_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store = Store(tmp_path, 10**9)
+    written(store.entry("a", ABOUT_IT), 1, 2)
+    (shard,) = (tmp_path / "a").glob("*.shard")
+    shard.write_bytes(shard.read_bytes()[:-1] + b"\x55")
+    entry = store.entry("a", ABOUT_IT)
+    found = entry.find([digest(1), digest(2)])
+    assert [entry.is_sound(int(at), int(row)) for at, row in zip(*found, strict=True)] == [True, False]
+    assert f"a row of {shard} is damaged and is computed again; the file is deleted" in caplog.text
+    assert read(entry, 1) == [1.0]  # it stays open
+    again = store.entry("a", ABOUT_IT)
+    assert (again.find([digest(1), digest(2)]).shard == -1).all()
+    written(again, 1, 2)
+    again.refresh()
+    assert read(again, 1, 2) == [1.0, 2.0]
+
+
 def test_entries_used_longest_ago_make_room(tmp_path: Path) -> None:
     store = Store(tmp_path, 10**9)
     for number, name in enumerate("abc"):

@@ -99,7 +99,7 @@ def test_options_are_changed_where_a_run_is_used(run: Run, shapes: Shapes, tmp_p
         ({"num_beams": 0}, r"task\.num_beams: 0 .*at least 1"),
         ({"top_p": 0.5}, r"task\.top_p: 0\.5 changes nothing, because nothing is sampled"),
         ({"choices": "labels"}, r"task\.choices=labels: the run kept no list of its answers"),
-        ({"max_new_tokens": 1000}, r"model\.text_encoder\.max_length=64: with .* positions"),
+        ({"max_new_tokens": 1000}, r"task\.max_new_tokens=1000: may be at most \d+ here\. .* positions, of which"),
         ({"pattern": "("}, r"task\.pattern=\( cannot be generated: unclosed group"),
     ],
 )

@@ -61,6 +61,20 @@ def typed(shapes: Shapes, language_model_folder: Folder) -> list[str]:
     ]
 
 
+def test_where_no_conversation_is_usable_the_reason_is_told(
+    typed: list[str], frame: pd.DataFrame, tmp_path: Path
+) -> None:
+    turns = [[{**turn, "role": "tool"} for turn in messages] for messages in frame["messages"]]
+    frame.assign(messages=turns).to_json(tmp_path / "rows.jsonl", orient="records", lines=True)
+    own = ["data.columns.text=null", "data.columns.label=null", "data.columns.messages=messages"]
+    every = [*typed, f"data.path={tmp_path / 'rows.jsonl'}", *own]
+    expected = "data.columns.messages=messages: no row of train is usable: turn 1 has the role 'tool'; allowed: system"
+    for run in (lambda: train(compose("train", every), tmp_path / "run"), lambda: check(compose("check", every))):
+        with pytest.raises(UserError) as error:
+            run()
+        assert expected in str(error.value)
+
+
 @pytest.fixture(scope="module")
 def told(typed: list[str], frame: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Conversations in a JSONL file; one row's is too long, one ends with a question, one has a wrong order."""

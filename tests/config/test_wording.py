@@ -8,6 +8,7 @@ import pytest
 
 from mmft.cli.flags import parse_flags
 from mmft.config.habits import KEYS, OPTIONS
+from mmft.config.quoted import requoted
 from mmft.config.registry import options
 from mmft.config.schema.root import TrainConfig
 from mmft.config.sources import Groups
@@ -65,3 +66,17 @@ def test_a_flag_of_another_framework_leads_to_our_key() -> None:
 def test_the_message_names_it() -> None:
     problems = read({"trainer": {"gradient_clip_val": 1.0}}, TrainConfig).problems
     assert any(p.key == "trainer.gradient_clip_val" and "mean optim.clip_norm?" in p.text for p in problems)
+
+
+@pytest.mark.parametrize(
+    ("typed", "advised"),
+    [
+        ("[größe,a b]", "['größe','a b']"),
+        ("['größe',日本]", "['größe','日本']"),
+        ('[größe,under_score,"a, b"]', "['größe',under_score,'a, b']"),
+        ("[x:1,ö]", "'[x:1,ö]'"),
+        ("ö", "'ö'"),
+    ],
+)
+def test_lists_are_quoted_element_by_element(typed: str, advised: str) -> None:
+    assert requoted(typed) == advised

@@ -31,6 +31,13 @@ def test_every_form_is_the_same_conversation(given: Any) -> None:
     assert conversation_of(given) == ASKED
 
 
+def test_roles_are_read_in_any_case() -> None:
+    assert conversation_of([{"role": "User", "content": "a"}, {"from": "GPT", "value": "b"}]) == (
+        Turn("user", "a"),
+        Turn("assistant", "b"),
+    )
+
+
 def test_an_image_among_the_parts_is_its_place() -> None:
     assert conversation_of(PARTS)[0] == Turn("user", "What is <image>")
 
@@ -47,6 +54,7 @@ def turns(*roles: str) -> list[dict[str, str]]:
         ("hello", "not JSON: "),
         ([7], "turn 1 is 7; a conversation is"),
         (turns("user", "tool"), "turn 2 has the role 'tool'; allowed: system, user, human, assistant, gpt"),
+        ([{"role": ["user"], "content": "a"}], "turn 1 has the role ['user']; allowed: system"),
         (turns("user", "user"), "turn 2 is the user's where the assistant's is expected"),
         (turns("assistant"), "turn 1 is the assistant's where the user's is expected"),
         (turns("user", "assistant", "system"), "turn 3 is the system's where the user's is expected"),

@@ -86,3 +86,10 @@ def test_places_and_images(places: int, images: int, fits: bool) -> None:
         return
     with pytest.raises(ValueError, match=r"image"):
         check_places(places, images)
+
+
+def test_a_gap_in_a_list_makes_a_bad_row() -> None:
+    rows = [{"image": ["a.png", None], "messages": ASKED}, {"image": [None], "messages": ASKED}, ROWS[0]]
+    table = Table.from_rows(rows, COLUMNS, Path())
+    found = {row: bad.reason for row, bad in table.bad.items()}
+    assert found == {0: "image 2 of 2 is missing; leave it out of the list"}

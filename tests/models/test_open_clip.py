@@ -145,6 +145,18 @@ def test_pairs_of_transformers_become_open_clips(kind: str, pair_run: Any, tmp_p
         assert torch.allclose(logits(again, pixels, texts), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", mostly_slow(["clip", "roberta", "of transformers"], "clip"))
+def test_an_export_cuts_texts_where_the_run_did(kind: str, folder: Folder, pair_folder: Any, pair_run: Any) -> None:
+    pair = pair_folder("clip") if kind == "of transformers" else folder(kind)
+    run = pair_run(pair, "model.text_encoder.max_length=12")
+    out, pixels, texts = exported(run), images(2), ["red disc " * 20, "a blue cross"]
+    model = mmft.load(run.path).model.eval()
+    assert json.loads((out / "open_clip_config.json").read_text())["model_cfg"]["text_cfg"]["context_length"] == 12
+    with torch.no_grad():
+        expected = of_open_clip(out, model.image_encoder.normalise(pixels), texts)
+        assert torch.allclose(logits(model, pixels, texts), expected, atol=1e-5)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["clip", "siglip"])
 def test_an_export_for_another_image_size(kind: str, folder: Folder, pair_run: Any) -> None:

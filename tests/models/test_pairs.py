@@ -125,6 +125,41 @@ def test_an_export_is_the_whole_pair_again(kind: str, pair_folder: Any, pair_run
         assert torch.allclose(logits(again, pixels, TEXTS), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", mostly_slow(["clip", "siglip", "chinese_clip"], "clip"))
+def test_an_export_for_another_image_size(kind: str, pair_folder: Any, pair_run: Any) -> None:
+    """A run's larger images have more positions, for which transformers needs no option."""
+    run = pair_run(pair_folder(kind), "model.image_encoder.image_size=48")
+    assert export(compose("export", [f"run={run.path}", "format=transformers"])) == 0
+    out, pixels = run.path / "export", images(3, 48)
+    model = mmft.load(run.path).model.eval()
+    with torch.no_grad():
+        expected = of_transformers(out, model.image_encoder.normalise(pixels), TEXTS)
+        assert torch.allclose(logits(model, pixels, TEXTS), expected, atol=1e-5)
+    again, _ = begun(out)
+    assert again.image_encoder.image_size == 48
+    with torch.no_grad():
+        assert torch.allclose(logits(again, pixels, TEXTS), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["siglip", "chinese_clip"])
+def test_similarities_are_explained(kind: str, pair_folder: Any, pair_run: Any, shapes: Any) -> None:
+    """Also of texts that are padded to one length."""
+    run = pair_run(pair_folder(kind))
+    row = {"image": shapes.rows.parent / "images/0000.png", "text": "a red disc"}
+    (found,) = mmft.load(run.path).explain([row], points=256)
+    assert [word.text for word in found.words] == row["text"].split()
+    assert all(word.weight for word in found.words)
+    assert abs(found.found.missed) < 0.05 * max(abs(value) for value in found.sums.values() if value is not None)
+
+
+@pytest.mark.parametrize("part", ["image", "text"])
+def test_another_pooling_is_no_pairs(part: str, pair_folder: Any, pair_run: Any) -> None:
+    run = pair_run(pair_folder("clip"), f"model.{part}_encoder.pool=mean")
+    for written in ("transformers", "open_clip"):
+        with pytest.raises(UserError, match=rf"a pooling of its own, .* has model\.{part}_encoder\.pool=mean"):
+            export(compose("export", [f"run={run.path}", f"format={written}"]))
+
+
 def test_what_cannot_be_exported_as_a_pair(pair_folder: Any, pair_run: Any, train_run: Any) -> None:
     run = pair_run(pair_folder("clip"), "task=classification", "data.columns.label=label")
     with pytest.raises(UserError, match="the head of task=classification has no place in it"):
@@ -274,6 +309,14 @@ def test_a_scale_above_the_limit_is_kept(pair_folder: Any, tmp_path: Path) -> No
     model.train()
     model.head(torch.randn(2, 64))
     assert float(model.head.log_scale) == pytest.approx(4.7215)  # type: ignore[arg-type]
+
+
+def test_weights_of_another_shape_than_the_config_says_are_named(pair_folder: Any, tmp_path: Path) -> None:
+    shutil.copytree(pair_folder("clip"), tmp_path / "pair")
+    config = tmp_path / "pair" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "projection_dim": 20}))
+    with pytest.raises(UserError, match=r"the shapes of 2 weights .* first text_projection.weight: 24 x 32"):
+        begun(tmp_path / "pair")
 
 
 @pytest.mark.parametrize(

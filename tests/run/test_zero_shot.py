@@ -134,6 +134,20 @@ def test_refused(command: str, typed: list[str], said: str, tmp_path: Path) -> N
         compose(command, [f"run={tmp_path}", *more, *typed])
 
 
+@pytest.mark.parametrize(
+    ("labels", "templates", "said"),
+    [
+        ("cat", None, "zero_shot.labels: 'cat' given. Give a list of names"),
+        (["a", 1], None, r"zero_shot.labels: \['a', 1\] given"),
+        (["a", "b"], ["x"], "zero_shot.templates: 'x' needs one {} for the label's name"),
+        (["a", "b"], ["{} {}"], "needs one {} for the label's name"),
+    ],
+)
+def test_refused_in_python(labels: Any, templates: Any, said: str, run: Run) -> None:
+    with pytest.raises(UserError, match=said):
+        mmft.load(run.path).zero_shot(labels, templates)
+
+
 def test_a_run_of_another_task_is_refused(train_run: TrainRun) -> None:
     made: Any = mmft.load(train_run("trainer.max_steps=1").path)
     with pytest.raises(UserError, match=r"the run's task is classification, but it needs task=contrastive"):

@@ -63,6 +63,15 @@ def test_without_any_answer_there_is_nothing_to_learn(task: Generation) -> None:
         task.fit([None, ""])
 
 
+def test_answers_that_squads_form_takes_for_nothing_are_told(task: Generation, caplog: Any) -> None:
+    task.fit(["A", "b", "the +"])
+    assert "of the answers A, the + nothing is left in SQuAD's form" in caplog.text
+    caplog.clear()
+    Generation(metrics=["anls"]).fit(["A", "b"])
+    task.fit(["a cat", "b"])
+    assert not caplog.text
+
+
 def test_the_first_of_several_answers_is_learned(task: Generation) -> None:
     assert task.encode(["red", "blue"]) == task.encode("red") == task.encode('["red", "blue"]')
     assert task.drawn_targets is None
@@ -188,6 +197,11 @@ def test_training_answers_outside_the_list_are_told(caplog: pytest.LogCaptureFix
     assert "2 training rows have answers that are not in the list, which can never be chosen: green" in caplog.text
 
 
+def test_a_list_without_any_of_the_training_answers_is_an_error() -> None:
+    with pytest.raises(UserError, match=r"task\.choices: no training row has an answer of the list\. Answers: green"):
+        Generation(decoding=DecodingConfig(choices=["red", "blue"])).fit(["green", "green"])
+
+
 # ---------------------------------------------------------------- the config
 
 
@@ -200,6 +214,8 @@ def test_training_answers_outside_the_list_are_told(caplog: pytest.LogCaptureFix
         (["data.columns.text=null"], "task.prompt: nothing is asked"),
         (["task.prompt='what is it'"], "has no {text}, so data.columns.text='text' would not be read"),
         (["data.columns.text=null", "task.prompt='{text} here'"], "needs a text for {text}"),
+        (["task.prompt='{text} or {text}'"], "has {text} twice, and a row has one text"),
+        (["task.prompt='{text} {colour}'"], "has {colour}, but its places are {text} and {image}"),
         (["trainer=fsdp"], "fsdp does not go with task=generation yet"),
         (["model.auxiliary.alignment=kl"], "does not go with task=generation, which reads tokens"),
         (["model.auxiliary.distillation_weight=1"], "does not go with task=generation, which reads tokens"),

@@ -95,6 +95,14 @@ def test_what_cannot_be_quantized_is_refused(method: str, kind: str, fit: Fit) -
         fit(kind, method, *METHODS[method])
 
 
+def test_a_run_with_a_typed_schedule_comes_back(train_run: TrainRun, shapes: Any) -> None:
+    """JSON, which the finished model's config is kept in, has only texts as keys."""
+    epochs = "callbacks.gradient_accumulation.schedule={0:8,1:24}"
+    run = train_run("tune=gradual", "tune.schedule={0:1,1:-1}", epochs)
+    assert mmft.load(run.path).saved.config.tune.schedule == {0: 1, 1: -1}
+    assert accuracy(run, shapes) == pytest.approx(run.summary["test"]["accuracy"])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "method", ["lora", "lora_8bit", *(pytest.param(m, marks=pytest.mark.slow) for m in ("lora_4bit", "loha", "ia3"))]

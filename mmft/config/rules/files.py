@@ -14,6 +14,7 @@ from mmft.config.rules.base import rule, use_rule
 from mmft.config.schema.report import ReviewConfig
 from mmft.config.schema.root import CheckConfig, EmbedConfig, ExplainConfig, RunsConfig, TestConfig, TrainConfig
 from mmft.config.schema.search import IndexConfig, SearchConfig
+from mmft.config.schema.task import has_place
 from mmft.config.schema.use import UseConfig
 from mmft.config.validate import Problem
 from mmft.config.wording import did_you_mean, listed, show
@@ -295,6 +296,6 @@ for _section in ("task", "zero_shot"):
         templates = getattr(c, section).templates
         if templates is None or isinstance(templates, str):
             return None
-        if templates and all(re.findall(r"\{\}|[{}]", template) == ["{}"] for template in templates):
+        if templates and all(map(has_place, templates)):
             return None
         return f"{show(templates)}: each needs one {{}} for the label's name, such as 'an image of {{}}'"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from mmft.config.quoted import list_of
@@ -11,6 +12,9 @@ from mmft.config.schema.root import TrainConfig
 from mmft.config.schema.task import TEXT_METRICS
 from mmft.config.validate import MUST
 from mmft.config.wording import did_you_mean, listed, show
+
+_PLACE = re.compile(r"\{(\w+)\}")
+"""What looks like a place in a prompt."""
 
 # ---------------------------------------------------------------- labels and their weights
 
@@ -186,8 +190,15 @@ def _prompt_and_texts_go_together(c: TrainConfig) -> str | None:
         return None if prompt is None else "does not go with data.columns.messages, which holds prompts. Leave it out"
     if prompt is None and text is None:
         return "nothing is asked. Type data.columns.text=COLUMN, or \"task.prompt='Describe the image.'\""
-    if prompt is not None and prompt.count("{image}") > 1:
-        return f"{show(prompt)} has {{image}} twice, and a row has one image. Leave one out"
+    for name in ("image", "text"):
+        if prompt is not None and prompt.count(f"{{{name}}}") > 1:
+            return f"{show(prompt)} has {{{name}}} twice, and a row has one {name}. Leave one out"
+    unknown = [name for name in _PLACE.findall(prompt or "") if name not in ("image", "text")]
+    if unknown:
+        return (
+            f"{show(prompt)} has {{{unknown[0]}}}, but its places are {{text}} and {{image}}. Columns are put together "
+            f"by the text: \"data.columns.text='... {{{unknown[0]}}} ...'\" \"task.prompt='{{text}}'\""
+        )
     if prompt is None or ("{text}" in prompt) == (text is not None):
         return None
     if text is None:

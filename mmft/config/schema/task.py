@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -264,3 +265,8 @@ class SeveralConfig(TaskConfig):
 
 TEXT_METRICS = ("exact_match", "token_f1", "vqa_accuracy", "anls", "rouge_l", "bleu", "chrf", "cider")
 """The metrics of `mmft.tasks.metrics.texts`."""
+
+
+def has_place(template: str) -> bool:
+    """Whether a template of `templates` has one `{}` for the label's name, and no other braces."""
+    return re.findall(r"\{\}|[{}]", template) == ["{}"]

@@ -22,7 +22,7 @@ def as_all_images(column: Column) -> tuple[Images, Reasons]:
     rows = [_listed(value) for value in values]
     images, wrong = as_images(list(chain.from_iterable(rows)))
     offsets = np.concatenate([[0], np.cumsum([len(row) for row in rows], dtype=np.int64)])
-    reasons: Reasons = {}
+    reasons: Reasons = {row: reason for row, value in enumerate(values) if (reason := _gap(value)) is not None}
     for at, reason in sorted(wrong.items()):
         row = int(np.searchsorted(offsets, at, side="right")) - 1
         reasons.setdefault(row, f"image {at - offsets[row] + 1}: {reason}")
@@ -45,6 +45,14 @@ def _listed(value: Any) -> list[Any]:
     if _is_json(value):
         return list(json.loads(value))
     return [] if is_null(value) or value == "" else [value]
+
+
+def _gap(value: Any) -> str | None:
+    """What is wrong with a list in which one image is missing beside others."""
+    gaps = [is_null(one) for one in value] if isinstance(value, list | tuple) else []
+    if len(set(gaps)) < 2:
+        return None
+    return f"image {gaps.index(True) + 1} of {len(gaps)} is missing; leave it out of the list"
 
 
 def _is_json(value: Any) -> bool:

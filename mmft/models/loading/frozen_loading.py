@@ -94,7 +94,12 @@ def load_model(
     if parts_of is not None and getattr(config, "quantization_config", None) is None:
         options["quantization_config"] = _Config(parts_of)
     model, told = models.from_pretrained(
-        folder, config=config, dtype=torch.float32, output_loading_info=True, **options
+        folder,
+        config=config,
+        dtype=torch.float32,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,
+        **options,
     )
     if "quantization_config" in options:
         layers = model.hf_quantizer.layers

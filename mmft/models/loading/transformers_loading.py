@@ -12,6 +12,7 @@ from torch import nn
 from mmft.clock import importing
 from mmft.config.plugins import FLAG, allowed
 from mmft.errors import UserError, first_line
+from mmft.models.loading.shapes import check_shapes
 from mmft.models.loading.source import Source
 from mmft.models.loading.trust import check_folder
 
@@ -135,8 +136,14 @@ def _pooling(model_class: Any, config: Any) -> dict[str, Any]:
 
 def _load(model_class: Any, source: Source, config: Any, options: dict[str, Any], key: str, own_pool: bool) -> Any:
     model, info = model_class.from_pretrained(
-        source.folder, config=config, dtype=torch.float32, output_loading_info=True, **options
+        source.folder,
+        config=config,
+        dtype=torch.float32,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,
+        **options,
     )
+    check_shapes(info, f"{key}.name={source.name}")
     # A missing weight would silently be random. Poolers may be missing where they are dropped below.
     poolers = [name for name in info["missing_keys"] if name.startswith(("pooler.", "head."))]
     if own_pool and poolers:

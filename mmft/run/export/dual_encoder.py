@@ -11,10 +11,9 @@ import torch
 from mmft.config.schema.fusion import DualConfig
 from mmft.config.schema.model import ENCODERS
 from mmft.errors import UserError, first_line
-from mmft.models.preprocessing import side_of
 from mmft.models.similarity import SimilarityHead
 from mmft.models.vision_language_model import VisionLanguageModel
-from mmft.run.export.pair import check_head, write_whole
+from mmft.run.export.pair import check_head, own_size, write_whole
 from mmft.run.export.weights import fill
 from mmft.run.saved_model import SavedModel
 
@@ -62,13 +61,6 @@ def _needed(saved: SavedModel) -> Iterator[str]:
     assert isinstance(model.head, SimilarityHead)
     if model.head.bias is not None:
         yield "task.loss=info_nce"
-
-
-def own_size(encoder: Any) -> list[str]:
-    """What to type for the only image size that a model of transformers takes by itself; empty if it is the run's."""
-    side = side_of(getattr(encoder.backbone, "config", None))
-    takes_one = "interpolate_pos_encoding" in getattr(encoder, "options", ())
-    return [f"model.image_encoder.image_size={side}"] if takes_one and side != encoder.image_size else []
 
 
 def write_dual_encoder(saved: SavedModel, summary: Mapping[str, Any], folder: Path) -> None:

@@ -17,9 +17,9 @@ from mmft.models.feature_layer import with_end
 from mmft.models.fusion.projector import Projector
 from mmft.models.language.generative_model import GenerativeModel
 from mmft.run.export.card import writing_card
-from mmft.run.export.dual_encoder import own_size
 from mmft.run.export.llava_check import check_same
 from mmft.run.export.llava_processor import llava_processor
+from mmft.run.export.pair import own_size
 from mmft.run.export.vit_from_timm import as_transformers
 from mmft.run.export.weights import fill
 from mmft.run.export.writing import generation_config, show_prompt

@@ -26,6 +26,7 @@ from mmft.models.pairs.open_clip_names import to_open_clip
 from mmft.models.pairs.open_clip_pair import save_missing_files
 from mmft.models.preprocessing import mean_and_std
 from mmft.models.similarity import SimilarityHead
+from mmft.models.text_encoder import TextEncoder
 from mmft.models.vision_language_model import VisionLanguageModel
 from mmft.run.export.card import open_clip_card, shown
 from mmft.run.saved_model import SavedModel
@@ -68,6 +69,7 @@ def write_open_clip(saved: SavedModel, summary: Mapping[str, Any], folder: Path)
         save_missing_files(source, text.backbone, text.tokenizer, folder)
     else:
         config = _from_transformers(saved, state)
+    _cut_texts(text, state, config["text_cfg"])
     if bias is not None:
         state["bias"], config["init_logit_bias"] = bias, float(bias)
     content = {"model_cfg": config, "preprocess_cfg": _preprocess(saved)}
@@ -138,6 +140,15 @@ def _from_transformers(saved: SavedModel, state: dict[str, Tensor]) -> dict[str,
     else:
         state["image.embeddings.position_embedding.weight"] = positions(image, size)
     return config
+
+
+def _cut_texts(text: TextEncoder, state: dict[str, Tensor], config: dict[str, Any]) -> None:
+    """Lets open_clip cut texts where the run did."""
+    if text.fixed_length or text.max_length >= config.get("context_length", 77):
+        return
+    config["context_length"] = text.max_length
+    if (name := "text.embeddings.position_embedding.weight") in state:
+        state[name] = state[name][: text.max_length].clone()
 
 
 def _preprocess(saved: SavedModel) -> dict[str, Any]:

@@ -15,11 +15,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from mmft.config.schema.model import ENCODERS
 from mmft.data.images.squares import squaring
 from mmft.errors import UserError
+from mmft.models.image_encoder import ImageEncoder
 from mmft.models.loading.source import Source
 from mmft.models.pairs.clip_from_open_clip import clip_of, why_no_clip
 from mmft.models.pairs.facts import FAMILIES, resample_of, resize_of
+from mmft.models.pairs.open_clip_from_transformers import positions
 from mmft.models.pairs.open_clip_tokenizer import with_cleaning
 from mmft.models.pairs.pair import Pair, load_pair, pair_of
 from mmft.models.preprocessing import processed_size, side_of
@@ -49,8 +52,24 @@ def check_is_pair(saved: SavedModel, written: str) -> None:
             f"run has model/fusion={saved.config.model.fusion.type}. Type format=hf for its encoders alone"
         )
     check_head(saved, written)
+    for part in ENCODERS:
+        pool = getattr(saved.config.model, part).pool
+        if pool not in ("auto", "own") and not (part == "text_encoder" and pool == _text_pool(saved)):
+            raise UserError(
+                f"format={written} writes a pair, which has a pooling of its own, but this run has "
+                f"model.{part}.pool={pool}. Train with model.{part}.pool=own, or type format=hf for the encoders alone"
+            )
+    embeddings: Any = getattr(saved.model.image_encoder.backbone, "embeddings", None)
+    if written != "open_clip" and not hasattr(embeddings, "position_embedding"):
+        for key in own_size(saved.model.image_encoder):
+            raise UserError(f"format={written} writes the pair for its own image size. Train with {key}")
     if written != "open_clip" and saved.model.image_encoder.source.library == "open_clip":
         _check_is_clip(saved, written)
+
+
+def _text_pool(saved: SavedModel) -> str:
+    """What the pair itself makes of texts."""
+    return load_pair(saved.model.image_encoder.source, pretrained=False).family.text_pool
 
 
 def _check_is_clip(saved: SavedModel, written: str) -> None:
@@ -99,6 +118,7 @@ def write_pair(saved: SavedModel, summary: Mapping[str, Any], folder: Path) -> N
     else:
         pair = load_pair(source, pretrained=False)
     _fill(pair, model)
+    _resize(pair, model.image_encoder)
     write_whole(saved, summary, pair.whole, folder)
     _write_own_processor(saved, source, folder)
 
@@ -145,6 +165,22 @@ def _fill(pair: Pair, model: VisionLanguageModel) -> None:
             pair.whole.logit_scale.fill_(scale)
         if pair.bias is not None:  # after training by InfoNCE, which is the same with any bias, there is none
             pair.whole.logit_bias.fill_(0.0 if head.bias is None else head.bias.detach())
+
+
+def _resize(pair: Pair, encoder: ImageEncoder) -> None:
+    """Gives a pair the positions of the run's image size, which else would have to be asked for at each call."""
+    if not own_size(encoder):
+        return
+    resampled = positions(encoder.backbone, encoder.image_size)
+    pair.image.embeddings.position_embedding = nn.Embedding.from_pretrained(resampled, freeze=False)
+    pair.image.config.image_size = pair.whole.config.vision_config.image_size = encoder.image_size
+
+
+def own_size(encoder: Any) -> list[str]:
+    """What to type for the only image size that a model of transformers takes by itself; empty if it is the run's."""
+    side = side_of(getattr(encoder.backbone, "config", None))
+    takes_one = "interpolate_pos_encoding" in getattr(encoder, "options", ())
+    return [f"model.image_encoder.image_size={side}"] if takes_one and side != encoder.image_size else []
 
 
 def _write_own_processor(saved: SavedModel, source: Source, folder: Path) -> None:

@@ -24,9 +24,8 @@ from mmft.models.fusion.dual import DualFusion
 from mmft.models.image_encoder import ImageEncoder
 from mmft.models.vision_language_model import VisionLanguageModel
 from mmft.run.export.card import sentence_transformers_card
-from mmft.run.export.dual_encoder import own_size
 from mmft.run.export.encoders import write_encoder
-from mmft.run.export.pair import check_head, check_is_pair, write_pair
+from mmft.run.export.pair import check_head, check_is_pair, own_size, write_pair
 from mmft.run.saved_model import SavedModel
 
 _FORMAT = "sentence_transformers"

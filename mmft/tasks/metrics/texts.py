@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import string
 from collections.abc import Callable, Sequence
 
 import torch
@@ -20,6 +22,8 @@ from torchmetrics.functional.text import rouge_score, squad
 from mmft.tasks.answers import normalised, vqa_score
 from mmft.tasks.metrics.ngrams import References, Texts, bleu, chrf, cider
 
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _MOST_EDITS = 0.5  # of an answer's characters, for ANLS
 
 
@@ -31,6 +35,11 @@ def exact_match(prediction: str, references: Texts) -> float:
 def token_f1(prediction: str, references: Texts) -> float:
     """F1 of the words of text and best reference, as in SQuAD 1.1, compared as by `exact_match`."""
     return _squad(prediction, references)["f1"].item() / 100
+
+
+def says_nothing(answer: str) -> bool:
+    """Whether nothing is left of an answer in SQuAD's form ("A", "+"), so that it equals an empty text."""
+    return not _ARTICLES.sub(" ", answer.lower().translate(_PUNCTUATION)).strip()
 
 
 def _squad(prediction: str, references: Texts) -> dict[str, Tensor]:

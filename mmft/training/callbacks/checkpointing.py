@@ -13,6 +13,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.trainer.states import TrainerFn
 
 from mmft.files import damage, link_files, replace_folder
+from mmft.tasks.metrics.names import rank
 from mmft.training.csv_log import CsvLog
 from mmft.training.module import FineTuning
 
@@ -38,7 +39,7 @@ class Checkpointing(pl.Callback):
 
     Attributes:
         best_value: the best value so far; None before the first validation.
-        best_step: optimizer steps done at the best value; ties keep the earlier.
+        best_step: optimizer steps done at the best value; ties keep the earlier, but see `rank`.
         best_metrics: all validation metrics at that step.
         undefined: number of validations where the metric was nan.
         kept: `step` and `metrics` of the `keep` best validations, best first; ties keep the earlier first.
@@ -128,9 +129,9 @@ class Checkpointing(pl.Callback):
             self._pass_over()
             return
         self.kept.append({"step": trainer.global_step, "metrics": pl_module.results["val"]})
-        self.kept.sort(key=lambda one: one["metrics"][self.monitor] * (1 if self.minimised else -1))
+        self.kept.sort(key=lambda one: self._rank(one["metrics"]))
         del self.kept[self.keep :]
-        if self._is_better(value):
+        if self.best_step is None or self._rank(pl_module.results["val"]) < self._rank(self.best_metrics):
             self.best_value, self.best_step = value, trainer.global_step
             self.best_metrics = pl_module.results["val"]
 
@@ -149,11 +150,17 @@ class Checkpointing(pl.Callback):
             trainer.strategy.barrier()  # before other ranks read it
 
     def warn_without_best(self) -> None:
-        """Warns that the last step becomes the finished model because no validation could be compared."""
+        """Warns of a finished model that no value of the metric chose."""
         if self.best_step is None and self.undefined:
             log.warning(
                 "val/%s was nan at every validation, so there is no best checkpoint: the finished model has the "
                 "weights of the last optimizer step",
+                self.monitor,
+            )
+        if self.best_value == 0 and not self.minimised:
+            log.warning(
+                "val/%s was 0 at every validation, so that the lowest val/loss chose the best checkpoint. "
+                "checkpoint.monitor=NAME chooses another metric",
                 self.monitor,
             )
 
@@ -168,10 +175,8 @@ class Checkpointing(pl.Callback):
                 self.monitor,
             )
 
-    def _is_better(self, value: float) -> bool:
-        if self.best_value is None:
-            return True
-        return value < self.best_value if self.minimised else value > self.best_value
+    def _rank(self, metrics: Mapping[str, float]) -> tuple[float, float]:
+        return rank(metrics, self.monitor, self.minimised)
 
     def state_dict(self) -> dict[str, Any]:
         """The best so far, and the length of metrics.csv."""

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import lightning.pytorch as pl
 from lightning.pytorch import callbacks
 
+from mmft.tasks.metrics.names import rank
 from mmft.training.module import FineTuning
 
 
 class EarlyStopping(callbacks.EarlyStopping):
-    """Lightning's, except that a nan metric is ignored and uses up no patience.
+    """Lightning's, except that a nan metric is ignored, and that a lower loss is an improvement while `rank` is by it.
+
+    Neither uses up patience.
 
     The name is Lightning's too, since checkpoints store the remaining patience under it.
 
@@ -29,11 +34,28 @@ class EarlyStopping(callbacks.EarlyStopping):
             check_finite=False,
             check_on_train_epoch_end=False,  # after validation, so the epoch's checkpoint records it
         )
-        self.metric = metric
+        self.metric, self.minimised = metric, minimised
+        self.best_rank: tuple[float, float] | None = None
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Compares the validation with the best one, unless its metric is nan."""
         assert isinstance(pl_module, FineTuning)
-        value = pl_module.results["val"][self.metric]
-        if value == value:
-            super().on_validation_end(trainer, pl_module)
+        metrics = pl_module.results["val"]
+        if metrics[self.metric] != metrics[self.metric]:
+            return
+        before, own = self.best_rank, rank(metrics, self.metric, self.minimised)
+        self.best_rank = own if before is None else min(before, own)
+        if before is not None and own[0] == before[0] and own < before:
+            self.wait_count = 0
+            return
+        super().on_validation_end(trainer, pl_module)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Lightning's, and the best rank."""
+        return {**super().state_dict(), "best_rank": self.best_rank}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restores what `state_dict` returned."""
+        super().load_state_dict(state_dict)
+        found = state_dict.get("best_rank")
+        self.best_rank = None if found is None else (found[0], found[1])

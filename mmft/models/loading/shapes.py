@@ -1,0 +1,28 @@
+"""Weights that do not fit the config beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mmft.errors import UserError
+
+
+def check_shapes(told: Mapping[str, Any], where: str) -> None:
+    """Checks what transformers tells about loading a model with `ignore_mismatched_sizes=True`.
+
+    Args:
+        told: its `output_loading_info`.
+        where: key and name of the model.
+
+    Raises:
+        UserError: a weight of the files has another shape than the config says, and would be random.
+    """
+    wrong = sorted(told.get("mismatched_keys", ()))
+    if wrong:
+        name, *shapes = wrong[0]
+        there, wanted = (" x ".join(map(str, shape)) for shape in shapes)
+        raise UserError(
+            f"{where}: the shapes of {len(wrong)} weights in its files are not those of its config.json, first {name}: "
+            f"{there} in place of {wanted}."
+        )
