@@ -16,6 +16,7 @@ from mmft.commands.output import print_path, utf8_stdout
 from mmft.config.compose import Composed
 from mmft.config.schema.data import names_of
 from mmft.config.schema.root import PredictConfig
+from mmft.config.wording import listed
 from mmft.errors import ExitCode, UserError
 from mmft.files import located, written_aside
 from mmft.run.given_run import model_and_rows
@@ -42,11 +43,15 @@ def predict(composed: Composed) -> int:
     model, data, split = model_and_rows(composed, keep)
     columns = _columns(model)
     kept = split.table.kept.types
-    if taken := [name for name in kept if name in columns]:
+    taken = [name for name in kept if name in columns]
+    if taken and keep is None:
+        log.warning("keep=all: %s of the table is left out, which is the name of a prediction's own", listed(taken))
+        kept = {name: kind for name, kind in kept.items() if name not in taken}
+    elif taken:
         raise UserError(
             f"keep={taken[0]}: the predictions have a column of this name. Rename the table's, or leave it out"
         )
-    counted = Counted({**answer, **split.table.kept.row(answer["row"])} for answer in model.answers(split, data))
+    counted = Counted({**split.table.kept.row(answer["row"]), **answer} for answer in model.answers(split, data))
     writer(config.out)(config.out, columns | kept, counted)
     log.info("%d rows, %d of them with an error", counted.rows, counted.bad)
     if config.out != "-":

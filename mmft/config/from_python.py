@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from functools import cache
 from os import PathLike, fspath
 from typing import Any
@@ -44,6 +44,8 @@ def swept(over: Mapping[str, Any]) -> list[str]:
     for key, values in over.items():
         if isinstance(values, (str, Mapping)) or not isinstance(values, Iterable):
             raise UserError(f"over: {key}: {values!r} given. Give a list of the values to try, such as [{values!r}]")
+        if isinstance(values, Sized) and not len(values):
+            raise UserError(f"over: {key}: the list is empty. Give the values to try")
     return [f"{key}={','.join(value_of(key, value) for value in values)}" for key, values in over.items()]
 
 

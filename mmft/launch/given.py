@@ -79,6 +79,7 @@ class Given:
             shutil.move(file, to / file.name)
         names = {str(file): str((to / file.name).absolute()) for file in self._written}
         self._named = {key: names.get(value, value) for key, value in self._named.items()}
+        self._written = [Path(names[str(file)]) for file in self._written]
         return bool(self._written)
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ from mmft.data.roles import roles
 from mmft.data.sources.memory import read_rows
 from mmft.data.splitting.splits import inputs_only
 from mmft.data.table import Table
+from mmft.errors import UserError
 
 log = logging.getLogger(__name__)
+_NEAR = 0.8  # of `difflib`: two letters in another order
 _MODALITIES = {"image": "images", "text": "texts", "messages": "conversations"}
 
 
@@ -31,12 +34,29 @@ def table_of(rows: Any, config: DataConfig, root: Path, with_labels: bool = Fals
         with_labels: whether labels are read, too, if the rows have them.
 
     Raises:
-        UserError: there is neither an image nor a text column, or one is wholly unusable.
+        UserError: there is neither an image nor a text column, one is wholly unusable, or a name is misspelt.
     """
     if isinstance(rows, Iterator):  # they are read twice
         rows = rows.read_all() if hasattr(rows, "read_all") else list(rows)
+    _check_names(rows, config.columns)
     columns = _without_absent(inputs_only(config.columns, with_labels), rows)
     return Table.from_rows(rows, columns, root, optional=("id", "label"))
+
+
+def _check_names(rows: Any, columns: ColumnsConfig) -> None:
+    """Checks that no mapping of a list has, in the place of an image or a text, a name that is nearly its column's.
+
+    Raises:
+        UserError: one has, and would be a row without.
+    """
+    named = [name for name, found in roles(columns).items() if set(found) & set(_MODALITIES)]
+    for number, row in enumerate(rows if isinstance(rows, list) else ()):
+        if not isinstance(row, Mapping):
+            continue
+        others = [str(name) for name in row if name not in named]
+        for name in named:
+            if name not in row and (near := get_close_matches(name, others, 1, _NEAR)):
+                raise UserError(f"rows: row {number} has {near[0]!r}, but no {name!r}. Did you mean {name!r}?")
 
 
 def _without_absent(columns: ColumnsConfig, rows: Any) -> ColumnsConfig:

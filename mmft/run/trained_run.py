@@ -58,8 +58,10 @@ class TrainedRun:
         """metrics.csv as a DataFrame of pandas, a row for each step that was logged.
 
         Raises:
-            UserError: pandas is not installed.
+            UserError: pandas is not installed, or nothing was logged yet.
         """
+        if not self._files.metrics.exists():
+            raise UserError(f"{self.folder} has no metrics.csv: no step of it was logged, or the folder is gone")
         return _frame(self._files.metrics)
 
     @property

@@ -107,7 +107,8 @@ class Evaluating(pl.LightningModule):
         if prompts := self.task.prompts():
             self.task.take_prompts(fused_texts(self.evaluated, prompts, self.device))
         values = self.task.scalars(self.metrics) | losses
-        self.results[split], self.tables = values, self.task.tables(self.metrics)
+        known_by = {name: value for name, value in values.items() if name == self.task.monitor}
+        self.results[split], self.tables = known_by | values, self.task.tables(self.metrics)
         named = {f"{split}/{name}": value for name, value in values.items()}
         self.log_dict(named, logger=False)  # for EarlyStopping; the same on every rank
         self._write(named)

@@ -258,8 +258,12 @@ def test_columns_of_the_table_are_kept_on_request(run: Run, shapes: Any, tmp_pat
         compose("predict", [f"run={run.path}", f"data.path={table}", "keep=price", f"out={tmp_path / 'out.parquet'}"])
     )
     assert parquet.read_table(tmp_path / "out.parquet")["price"].to_pylist() == [2.5, 3.5, 4.5, 5.5]
+    every = predicted(run, table, tmp_path / "out.csv", "keep=all")  # the predictions have an id of their own
+    assert [(one["id"], one["price"], one["label"]) for one in every] == [
+        (one["id"], str(row["price"]), row["label"]) for one, row in zip(kept, rows, strict=True)
+    ]
     with pytest.raises(UserError, match=r"keep=id: the predictions have a column of this name"):
-        predicted(run, table, tmp_path / "out.csv", "keep=all")
+        predicted(run, table, tmp_path / "out.csv", "keep=[id,price]")
     with pytest.raises(UserError, match=r"keep=none: .*rows.jsonl has no such column"):
         predicted(run, table, tmp_path / "out.csv", "keep=none")
 
@@ -419,6 +423,16 @@ def test_rows_come_back_in_the_type_that_they_were_given_in(run: Run, shapes: An
     assert model.predict([]) == []
     assert list(model.predict(pd.DataFrame(rows)[:0])) == list(frame)
     assert frame["prediction"].tolist() == table["prediction"].to_pylist() == [a["prediction"] for a in listed]
+
+
+def test_a_misspelt_name_is_no_missing_text(run: Run, shapes: Any) -> None:
+    rows = [{"image": row["image"], "text": row["text"]} for row in sample(shapes, 2)]
+    model = mmft.load(run.path)
+    rows[1]["texts"] = rows[1].pop("text")
+    with pytest.raises(UserError, match=r"rows: row 1 has 'texts', but no 'text'\. Did you mean 'text'\?"):
+        model.predict(rows)
+    del rows[1]["texts"]
+    assert model.predict(rows)[1]["error"] is None
 
 
 def test_last_is_the_newest_run(train_run: TrainRun, tmp_path: Path) -> None:

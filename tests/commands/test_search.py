@@ -223,6 +223,9 @@ def test_python_and_the_command_agree(made: Path, table: Path, pair: Path, tmp_p
     for query in (Path(image), Image.open(image), Path(image).read_bytes(), np.asarray(Image.open(image))):
         (alone,) = in_memory.search(query, top=1)
         assert alone == several[0] | {"score": pytest.approx(several[0]["score"], abs=1e-6)}
+    for wrong in ({"txt": "a", "image": image}, [image, {"label": "a"}]):
+        with pytest.raises(UserError, match=r"query: no such column: (txt|label)\..* There are image and text"):
+            in_memory.search(wrong)
     of_table = in_memory.search(pd.DataFrame({"image": [None, image], "text": ["a disc", None]}), top=1)
     assert [row["row"] for row in of_table][1] == several[0]["row"]
 

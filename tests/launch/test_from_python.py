@@ -162,6 +162,8 @@ def test_what_is_wrong_is_told_and_leaves_no_folder(typed: list[str], frame: pd.
     with pytest.raises(UserError, match="text=text: the table of val has no such column"):
         mmft.train(frame, unsplit, val=frame.drop(columns="text"), **ROLES)
     assert not (tmp_path / "runs").exists()
+    with pytest.raises(UserError, match=r"data\.fractions\..* rows of the table given in 1 group of one image"):
+        mmft.train(frame.assign(image=frame["image"][0]), unsplit, **ROLES)
 
 
 @pytest.mark.slow

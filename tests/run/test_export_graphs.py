@@ -301,6 +301,18 @@ def check_card(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("lacks", ["image", "text"])
+def test_the_cards_lines_of_a_run_of_one_modality(
+    lacks: str, saved: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    check_card(saved("classification", f"data.columns.{lacks}=null"), folder, monkeypatch, capsys)
+    assert f"The run read no {lacks}s" in (folder / "README.md").read_text()
+    assert not json.loads((folder / "inference.json").read_text())[lacks]["read"]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "resize"), [("classification", "squash"), ("classification", "pad"), ("contrastive", "crop")]
 )

@@ -36,7 +36,7 @@ class TrainConfig:
     """A run whose weights initialise this one (use `resume` to resume it). Its encoders must be the same; fusion and
     head start from scratch if they differ, as after a contrastive run."""
     resume: str | None = field(None, not_with={"init": "type resume=RUN to resume, or init=RUN for its weights only"})
-    """A run folder to resume, or `last`: the newest unfinished run of this name."""
+    """A run folder to resume, or `last`: the newest unfinished run of this name, else the newest completed one."""
     plugins: list[str] = field(factory=list)
     """Modules or files with your own options (docs/extend.md). They are imported, which needs --allow-code."""
     modality_report: bool | None = None

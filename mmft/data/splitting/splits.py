@@ -249,8 +249,11 @@ def _from_table(config: DataConfig, files: str | list[str], seed: int) -> dict[s
     if names is not None:
         return _require(_by_name(table, names), ["train"], _no_such_split(table, names))
     shares = {name: float(getattr(config.fractions, name)) for name in SPLITS}
-    splits = _by_name(table, fraction_splits(table, shares, seed, units_of(table, config.drawing)))
-    cause = f"data.fractions.{{}}: {len(table)} rows of {table.where} are too few for this share; none came out"
+    units = units_of(table, config.drawing)
+    splits = _by_name(table, fraction_splits(table, shares, seed, units))
+    count = len(set(units))
+    few = "" if count == len(table) else f" in {count} group{'s'[: count > 1]} of one image or one value of a column"
+    cause = f"data.fractions.{{}}: {len(table)} rows of {table.where}{few} are too few for this share; none came out"
     return _require(splits, [name for name in SPLITS if shares[name] > 0], cause)
 
 

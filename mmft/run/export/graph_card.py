@@ -10,6 +10,7 @@ from typing import Any
 from PIL import ImageColor
 
 from mmft.batch import MULTIPLE, padded_length
+from mmft.config.schema.data import names_of
 from mmft.data.images.image import background_of, drafts
 from mmft.data.images.squares import Squaring, squaring
 from mmft.models.similarity import SimilarityHead
@@ -80,6 +81,7 @@ def _image(saved: SavedModel) -> dict[str, Any]:
     mean, std = ([round(x / 255, 6) for x in encoder.get_buffer(name).flatten().tolist()] for name in ("mean", "std"))
     how = squaring(data)
     return {
+        "read": data.columns.image is not None,
         "side": encoder.image_size,
         "resize": how.resize,
         "resize_meaning": _HOW[how.resize],
@@ -99,6 +101,7 @@ def _image(saved: SavedModel) -> dict[str, Any]:
 def _text(saved: SavedModel) -> dict[str, Any]:
     encoder = saved.model.text_encoder
     return {
+        "read": bool(names_of(saved.config.data.columns.text)) or saved.task.captions_of is not None,
         "tokenizer": "the tokenizer files beside this one, special tokens added",
         "max_length": encoder.max_length,
         "truncation": f"at max_length, {encoder.tokenizer.truncation_side} side",
@@ -151,6 +154,9 @@ def graph_card(saved: SavedModel, summary: Mapping[str, Any], description: Mappi
         lines += [f"| {file} | {name} | {output['meaning']} |" for name, output in graph["outputs"].items()]
     lines += ["", "`inference.json` has the labels in order, and exactly how images and texts are prepared."]
     lines += ["The lines above prepare them with Pillow and the tokenizer; a pixel may differ by one from training's."]
+    for kind in ("image", "text"):
+        if not description[kind]["read"]:
+            lines += ["", f"The run read no {kind}s: its answers are those without, `{kind}_present` being false."]
     for file, graph in description["graphs"].items():
         found = graph["compared"]
         lines += ["", f"{file} was compared with the run's model on {found['rows']} rows: the largest difference was"]
@@ -177,7 +183,7 @@ def _example(description: Mapping[str, Any], onnx: bool) -> list[str]:
     padding = f"padding=True, pad_to_multiple_of={MULTIPLE}" if fits else 'padding="max_length"'
     lines += [f'tokens = tokenizer(["a red bird"], {padding}, return_tensors="np", **options)']
     given = {"pixel_values": "pixels", **{name: f'tokens["{name}"]' for name in ("input_ids", "attention_mask")}}
-    given |= dict.fromkeys(PRESENT, "np.array([True])")
+    given |= {name: f"np.array([{description[name.partition('_')[0]]['read']}])" for name in PRESENT}
     results = []
     for file, graph in description["graphs"].items():
         pairs = ", ".join(f'"{name}": {given[name]}' for name in graph["inputs"])
@@ -186,7 +192,7 @@ def _example(description: Mapping[str, Any], onnx: bool) -> list[str]:
             lines += [f'{name} = onnxruntime.InferenceSession("{file}").run(None, {{{pairs}}})']
         else:
             tensors = f"{{name: torch.tensor(value) for name, value in {{{pairs}}}.items()}}"
-            lines += [f'{name} = torch.export.load("{file}").module()(**{tensors})']
+            lines += [f'with torch.no_grad():\n    {name} = torch.export.load("{file}").module()(**{tensors})']
     if len(results) > 1:
         return [*lines, f"print(float(({results[0]}[0] * {results[1]}[0]).sum()))  # the cosine"]
     names = ", ".join(next(iter(description["graphs"].values()))["outputs"])
