@@ -14,7 +14,6 @@ from mmft.config.rules.base import rule, use_rule
 from mmft.config.schema.report import ReviewConfig
 from mmft.config.schema.root import CheckConfig, EmbedConfig, ExplainConfig, RunsConfig, TestConfig, TrainConfig
 from mmft.config.schema.search import IndexConfig, SearchConfig
-from mmft.config.schema.task import has_place
 from mmft.config.schema.use import UseConfig
 from mmft.config.validate import Problem
 from mmft.config.wording import did_you_mean, listed, show
@@ -286,16 +285,3 @@ def _zero_shot_labels_can_be_chosen(c: Any) -> str | None:
     if len(labels) < 2 or len(set(labels)) < len(labels):
         return f"{show(labels)}: at least two different labels are needed. Type zero_shot.labels=[NAME,NAME]"
     return None
-
-
-for _section in ("task", "zero_shot"):
-
-    @rule(f"{_section}.templates")
-    @use_rule(f"{_section}.templates")
-    def _prompts_have_a_place(c: Any, section: str = _section) -> str | None:
-        templates = getattr(c, section).templates
-        if templates is None or isinstance(templates, str):
-            return None
-        if templates and all(map(has_place, templates)):
-            return None
-        return f"{show(templates)}: each needs one {{}} for the label's name, such as 'an image of {{}}'"

@@ -6,10 +6,10 @@ import re
 from typing import Any
 
 from mmft.config.quoted import list_of
-from mmft.config.rules.base import lone_modality, rule
+from mmft.config.rules.base import lone_modality, rule, use_rule
 from mmft.config.schema.data import names_of
 from mmft.config.schema.root import TrainConfig
-from mmft.config.schema.task import TEXT_METRICS
+from mmft.config.schema.task import TEXT_METRICS, has_place
 from mmft.config.validate import MUST
 from mmft.config.wording import did_you_mean, listed, show
 
@@ -219,6 +219,19 @@ def _metrics_are_known(c: TrainConfig) -> str | None:
     if given and len(set(given)) == len(given):
         return None
     return f"{show(given)}: name at least one, and none twice. Type task.metrics=[exact_match,token_f1]"
+
+
+for _section in ("task", "zero_shot"):
+
+    @rule(f"{_section}.templates")
+    @use_rule(f"{_section}.templates")
+    def _prompts_have_a_place(c: Any, section: str = _section) -> str | None:
+        templates = getattr(c, section).templates
+        if templates is None or isinstance(templates, str):
+            return None
+        if templates and all(map(has_place, templates)):
+            return None
+        return f"{show(templates)}: each needs one {{}} for the label's name, such as 'an image of {{}}'"
 
 
 # ---------------------------------------------------------------- several tasks at once

@@ -22,7 +22,7 @@ from mmft.data.kept import KEPT, stamps
 from mmft.data.splitting.folds import fold_splits
 from mmft.data.splitting.fractions import fraction_splits, strata_of
 from mmft.data.splitting.names import SPLITS, is_tested, splits_to_test
-from mmft.data.splitting.units import units_of
+from mmft.data.splitting.units import told, units_of
 from mmft.data.table import Table
 from mmft.errors import UserError
 
@@ -251,10 +251,8 @@ def _from_table(config: DataConfig, files: str | list[str], seed: int) -> dict[s
     shares = {name: float(getattr(config.fractions, name)) for name in SPLITS}
     units = units_of(table, config.drawing)
     splits = _by_name(table, fraction_splits(table, shares, seed, units))
-    count = len(set(units))
-    few = "" if count == len(table) else f" in {count} group{'s'[: count > 1]} of one image or one value of a column"
-    cause = f"data.fractions.{{}}: {len(table)} rows of {table.where}{few} are too few for this share; none came out"
-    return _require(splits, [name for name in SPLITS if shares[name] > 0], cause)
+    few = f"{len(table)} rows of {table.where}{told(units)} are too few for this share; none came out"
+    return _require(splits, [name for name in SPLITS if shares[name] > 0], f"data.fractions.{{}}: {few}")
 
 
 def _folded(

@@ -116,3 +116,9 @@ def _linked(names: list[str], images: list[str | bytes | None]) -> list[str]:
             low, high = sorted((top(name), top(of_image.setdefault(image, name))))
             above[high] = low
     return [top(name) for name in names]
+
+
+def told(units: list[str]) -> str:
+    """How many units rows are in, behind "N rows"; nothing if each is one."""
+    count = len(set(units))
+    return "" if count == len(units) else f" in {count} group{'s'[: count > 1]} of one image or one value of a column"
