@@ -27,6 +27,8 @@ def cache(composed: Composed) -> int:
     """
     config: CacheCommandConfig = composed.config
     store = cache_folder(config.paths.cache)
+    if store.exists() and not store.is_dir():
+        raise UserError(f"paths.cache={store}: it is a file. Type the folder of the store")
     found = sorted(map(summary_of, entries(store)), key=lambda one: one.used, reverse=True)
     if config.clear is not None:
         wanted = [config.clear] if isinstance(config.clear, str) else config.clear

@@ -103,9 +103,17 @@ def resample_of_processor(source: Source) -> Literal["bicubic", "bilinear"]:
 
 
 def image_processor(source: Source) -> dict[str, Any]:
-    """The image processor's settings; empty if the folder has none. transformers 5 keeps them in processor_config."""
-    found = read_json(source.folder / "preprocessor_config.json")
-    inner = read_json(source.folder / "processor_config.json").get("image_processor")
+    """The image processor's settings; empty if the folder has none. transformers 5 keeps them in processor_config.
+
+    Raises:
+        UserError: a file of them holds no JSON object.
+    """
+    own, of_whole = (source.folder / f"{name}_config.json" for name in ("preprocessor", "processor"))
+    for file in (own, of_whole):
+        if file.is_file() and not read_json(file) and file.read_bytes().split() != [b"{}"]:
+            raise UserError(f"{file} holds no JSON object, so that it is not known how its images are prepared")
+    found = read_json(own)
+    inner = read_json(of_whole).get("image_processor")
     return found or (inner if isinstance(inner, dict) else {})
 
 

@@ -65,3 +65,9 @@ def test_clears(said: Any, store: Path) -> None:
     assert [path.name for path in store.iterdir()] == ["ab22"]
     assert "removed 1 entries" in said("clear=all")
     assert "is empty" in said()
+
+
+def test_a_file_in_the_place_of_the_store(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").touch()
+    with pytest.raises(UserError, match=r"paths\.cache=.*rows\.csv: it is a file"):
+        cache(compose("cache", [f"paths.cache={tmp_path / 'rows.csv'}"]))

@@ -311,6 +311,13 @@ def test_a_scale_above_the_limit_is_kept(pair_folder: Any, tmp_path: Path) -> No
     assert float(model.head.log_scale) == pytest.approx(4.7215)  # type: ignore[arg-type]
 
 
+def test_a_broken_file_of_the_processor_is_named(pair_folder: Any, tmp_path: Path) -> None:
+    shutil.copytree(pair_folder("clip"), tmp_path / "pair")
+    (tmp_path / "pair" / "preprocessor_config.json").write_text("{")
+    with pytest.raises(UserError, match=r"preprocessor_config\.json holds no JSON object"):
+        begun(tmp_path / "pair")
+
+
 def test_weights_of_another_shape_than_the_config_says_are_named(pair_folder: Any, tmp_path: Path) -> None:
     shutil.copytree(pair_folder("clip"), tmp_path / "pair")
     config = tmp_path / "pair" / "config.json"

@@ -208,6 +208,7 @@ def test_other_paths_and_methods(client: TestClient) -> None:
 def test_health_and_metrics(finished_run: Run, rows: list[dict[str, Any]]) -> None:
     with TestClient(application(compose("serve", [f"run={finished_run.path}"]))) as client:
         about = client.get("/healthz").json()
+        assert client.head("/healthz").status_code == 200
         assert about["ready"] is True
         assert about["model"] == "/".join(finished_run.path.parts[-2:])
         assert (about["task"], about["columns"]) == ("classification", ["image", "text"])

@@ -156,6 +156,7 @@ def create_app(
     for route in routes:
         app.post(route.path, openapi_extra=route.schema())(_handler(route))
 
+    @app.head("/healthz", include_in_schema=False)
     @app.get("/healthz")
     async def healthz() -> dict[str, Any]:
         """Whether requests are answered, and by which model."""
