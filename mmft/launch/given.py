@@ -111,12 +111,19 @@ def given_by(tables: Mapping[str, Any], typed: list[str], image: str | None, all
 
 
 def typed_of(overrides: Overrides, more: Mapping[str, Any], **columns: str | Sequence[str] | None) -> list[str]:
-    """All overrides: roles of columns, of which one that is not given is absent, unless none is; then the others."""
+    """All overrides: roles of columns, of which one that is not given is absent, unless none is; then the others.
+
+    Raises:
+        UserError: a column is named by its role and by an override.
+    """
     typed = [*overrides_of(overrides), *overrides_of(more)]
     if all(name is None for name in columns.values()):
         return typed
     named = {f"data.columns.{role}": name for role, name in columns.items()}
     keys = {one.partition("=")[0] for one in typed}
+    for role, name in columns.items():
+        if name is not None and (key := f"data.columns.{role}") in keys:
+            raise UserError(f"{role}={name!r} and {key} are both given. Leave one of them out")
     return [*overrides_of({key: name for key, name in named.items() if name is not None or key not in keys}), *typed]
 
 

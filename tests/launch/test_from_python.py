@@ -146,6 +146,7 @@ def test_what_is_wrong_is_told_and_leaves_no_folder(typed: list[str], frame: pd.
         ),
         ({"rows": frame, **ROLES, "optim": {"lrr": 1}}, r"optim\.lrr: no such key\. Did you mean optim\.lr"),
         ({"rows": frame.head(0), **ROLES}, "rows: there are none"),
+        ({"rows": frame, **ROLES, "data.columns.text": "label"}, "text='text' and data.columns.text are both given"),
         ({"rows": 5, **ROLES}, "rows: a int given"),
         ({"val": frame, **ROLES}, "none to train on"),
         ({"rows": frame, "val": "rows.csv", **ROLES}, "some are files and some are in memory"),
