@@ -56,7 +56,7 @@ def fit_task(task: Task, train: Split) -> None:
     Raises:
         UserError: no row is usable, or the task cannot learn from their labels.
     """
-    bad = [train.table.bad[row] for row in train.rows.tolist() if row in train.table.bad]
+    bad = train.table.bad_among(train.rows)
     if bad and len(bad) == len(train):
         raise UserError(why_unusable("train", train.table.columns, bad))
     task.fit(train.table.labels(train.rows))
@@ -141,9 +141,8 @@ def prepare_generation(model: VisionLanguageModel, task: Task) -> VisionLanguage
     text.tokenizer = task.start_generation(text.tokenizer.tokenizer)
     model.decoding = task.decoding(text.head.out_features)
     model.label_smoothing = task.label_smoothing
-    needed = model.image_tokens + text.max_length + task.longest_answer
-    if needed > text.positions:
-        fits = text.positions - needed + text.max_length
+    if (missing := task.longest_answer - model.answer_room) > 0:
+        needed, fits = text.positions + missing, text.max_length - missing
         prompts = f"Type model.text_encoder.max_length={fits}, or" if fits >= _SHORTEST_PROMPT else "Type"
         raise UserError(
             f"model.text_encoder.max_length={text.max_length}: with {model.image_tokens} tokens of the image and "

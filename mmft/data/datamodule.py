@@ -246,10 +246,7 @@ class VisionLanguageData(LightningDataModule):
         return {name: rows - len(of_split.get(name, ())) for name, rows in self.rows.items()}
 
     def _check_labels(self) -> None:
-        messages = []
-        for name, data in self.datasets.items():
-            if data.targets is None:
-                bad = [data.bad[row] for row in data.split.rows.tolist() if row in data.bad]
-                messages.append(why_unusable(name, data.split.table.columns, bad))
+        without = {name: data for name, data in self.datasets.items() if data.targets is None}
+        messages = [why_unusable(name, data.split.table.columns, data.known_bad()) for name, data in without.items()]
         if messages:
             raise UserError(messages)

@@ -159,6 +159,10 @@ class Table:
         """Row number `row` as one that cannot be used."""
         return BadRow(row, self.id(row), column, reason, self.split)
 
+    def bad_among(self, rows: npt.NDArray[np.int64]) -> list[BadRow]:
+        """Those of `rows` that cannot be used."""
+        return [self.bad[row] for row in rows.tolist() if row in self.bad]
+
     def image(self, row: int) -> str | bytes | None:
         """Absolute path or encoded bytes of the row's image, the first of several; None if it has none."""
         return next(iter(self.images(row)), None)

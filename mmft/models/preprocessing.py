@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any, Literal
 
 from mmft.errors import UserError
@@ -108,13 +109,17 @@ def image_processor(source: Source) -> dict[str, Any]:
     Raises:
         UserError: a file of them holds no JSON object.
     """
-    own, of_whole = (source.folder / f"{name}_config.json" for name in ("preprocessor", "processor"))
-    for file in (own, of_whole):
-        if file.is_file() and not read_json(file) and file.read_bytes().split() != [b"{}"]:
-            raise UserError(f"{file} holds no JSON object, so that it is not known how its images are prepared")
-    found = read_json(own)
-    inner = read_json(of_whole).get("image_processor")
-    return found or (inner if isinstance(inner, dict) else {})
+    own, of_whole = (_settings(source.folder / f"{name}_config.json") for name in ("preprocessor", "processor"))
+    inner = of_whole.get("image_processor")
+    return own or (inner if isinstance(inner, dict) else {})
+
+
+def _settings(file: Path) -> dict[str, Any]:
+    """The JSON object in a file; empty if there is none."""
+    found = read_json(file)
+    if not found and file.is_file() and file.read_bytes().split() != [b"{}"]:
+        raise UserError(f"{file} holds no JSON object, so that it is not known how its images are prepared")
+    return found
 
 
 def _vision(config: dict[str, Any]) -> dict[str, Any]:

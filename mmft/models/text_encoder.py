@@ -90,9 +90,9 @@ class TextEncoder(Encoder):
         """
         backbone = self.reader(self.backbone)
         if self.fixed_length:
-            missing = (0, self.positions - input_ids.shape[1])
-            out = backbone(input_ids=self.padded(input_ids, attention_mask))
-            attention_mask = functional.pad(attention_mask, missing, value=False)
+            padded = self.padded(input_ids, attention_mask)
+            out = backbone(input_ids=padded)
+            attention_mask = functional.pad(attention_mask, (0, padded.shape[1] - input_ids.shape[1]), value=False)
         else:
             out = backbone(input_ids=input_ids, attention_mask=attention_mask.long())
         tokens = out.last_hidden_state  # (B, L, D)

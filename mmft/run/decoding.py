@@ -49,7 +49,7 @@ def with_decoding(saved: SavedModel, options: Mapping[str, Any]) -> SavedModel:
 def _check_room(model: Any, task: Any) -> None:
     """Raises UserError if prompts of the run's length leave too few positions for the answer."""
     text = model.text_encoder
-    room = text.positions - model.image_tokens - text.max_length
+    room = model.answer_room
     if task.longest_answer > room:
         raise UserError(
             f"task.max_new_tokens={task.longest_answer}: may be at most {room} here. {text.source.name} has "

@@ -50,12 +50,14 @@ def _check_names(rows: Any, columns: ColumnsConfig) -> None:
         UserError: one has, and would be a row without.
     """
     named = [name for name, found in roles(columns).items() if set(found) & set(_MODALITIES)]
+    first: dict[tuple[Any, ...], int] = {}  # of the rows that have the same names
     for number, row in enumerate(rows if isinstance(rows, list) else ()):
-        if not isinstance(row, Mapping):
-            continue
-        others = [str(name) for name in row if name not in named]
+        if isinstance(row, Mapping):
+            first.setdefault(tuple(row), number)
+    for names, number in first.items():
+        others = [str(name) for name in names if name not in named]
         for name in named:
-            if name not in row and (near := get_close_matches(name, others, 1, _NEAR)):
+            if name not in names and (near := get_close_matches(name, others, 1, _NEAR)):
                 raise UserError(f"rows: row {number} has {near[0]!r}, but no {name!r}. Did you mean {name!r}?")
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from mmft.tasks.label_sets import label_set
 from mmft.tasks.labels import in_order, label_name
 
-_ARTICLES = frozenset({"a", "an", "the"})
+ARTICLES = frozenset({"a", "an", "the"})
 _WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]  # the rules end here
 _NUMBERS = {"none": "0"} | {word: str(number) for number, word in enumerate(_WORDS)}
 _CONTRACTIONS = """
@@ -57,7 +57,7 @@ def normalised(answer: str) -> str:
     """
     plain = _SIGNS.sub(" ", _PERIOD.sub("", _COMMA.sub("", answer.lower())))
     numbered = (_NUMBERS.get(word, word) for word in plain.split())
-    words = [_RESTORED.get(word, word) for word in numbered if word not in _ARTICLES]
+    words = [_RESTORED.get(word, word) for word in numbered if word not in ARTICLES]
     return " ".join(words or answer.lower().split())
 
 

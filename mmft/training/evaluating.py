@@ -107,8 +107,9 @@ class Evaluating(pl.LightningModule):
         if prompts := self.task.prompts():
             self.task.take_prompts(fused_texts(self.evaluated, prompts, self.device))
         values = self.task.scalars(self.metrics) | losses
-        known_by = {name: value for name, value in values.items() if name == self.task.monitor}
-        self.results[split], self.tables = known_by | values, self.task.tables(self.metrics)
+        # The monitored one first, by which listings know a run that had no validation rows.
+        first = {name: value for name, value in values.items() if name == self.task.monitor}
+        self.results[split], self.tables = first | values, self.task.tables(self.metrics)
         named = {f"{split}/{name}": value for name, value in values.items()}
         self.log_dict(named, logger=False)  # for EarlyStopping; the same on every rank
         self._write(named)

@@ -98,6 +98,11 @@ class GenerativeModel(VisionLanguageModel):
         """`forward` without generating texts."""
         return self._scored(batch, self.project_image(batch))
 
+    @property
+    def answer_room(self) -> int:
+        """Tokens that an answer may have behind the longest prompt and an image."""
+        return self.text_encoder.positions - self.image_tokens - self.text_encoder.max_length
+
     def embed_text(self, batch: Batch) -> Tensor:
         """(B, L, D) embeddings of the prompts' tokens."""
         return self.text_encoder.embed(self._prompts(batch)[0].clamp_min(0))

@@ -21,7 +21,7 @@ from mmft.models.language.answer_loss import answer_log_probs
 from mmft.models.language.packing import Packing, counted, plan_packing
 from mmft.models.language.prompt_tokenizer import PromptTokenizer
 from mmft.models.layers import evaluated
-from mmft.models.loading.shapes import check_shapes
+from mmft.models.loading.loaded import check_weights
 from mmft.models.loading.source import Source, check_alone, resolve
 from mmft.models.loading.trust import check_folder
 from mmft.models.text_encoder import KEY, TextEncoder, embeddings
@@ -251,9 +251,7 @@ def _load(source: Source, pretrained: bool, frozen: FrozenLayers | None) -> Any:
 
             parts_of = None if frozen is None else partial(_parts, frozen)
             model, info = load_model(models, source.folder, config, parts_of, trust_remote_code=allowed())
-            check_shapes(info, where)
-            if missing := sorted(info["missing_keys"]):
-                raise UserError(f"{where}: {len(missing)} weights are not in its files, first {missing[0]}.")
+            check_weights(info, where)
     except UserError:
         raise
     except Exception as error:

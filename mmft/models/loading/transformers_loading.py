@@ -12,7 +12,7 @@ from torch import nn
 from mmft.clock import importing
 from mmft.config.plugins import FLAG, allowed
 from mmft.errors import UserError, first_line
-from mmft.models.loading.shapes import check_shapes
+from mmft.models.loading.loaded import check_shapes
 from mmft.models.loading.source import Source
 from mmft.models.loading.trust import check_folder
 

@@ -8,7 +8,7 @@ import torch
 
 from mmft.clock import importing
 from mmft.errors import UserError, first_line
-from mmft.models.loading.shapes import check_shapes
+from mmft.models.loading.loaded import check_weights
 from mmft.models.loading.source import Source
 from mmft.models.loading.trust import check_folder
 
@@ -43,7 +43,5 @@ def load_whole(source: Source, pretrained: bool, key: str) -> Any:
             model, info = transformers.AutoModel.from_config(config, dtype=torch.float32), {"missing_keys": []}
     except Exception as error:
         raise UserError(f"{key}={source.name}: transformers cannot load it: {first_line(error)}") from error
-    check_shapes(info, f"{key}={source.name}")
-    if missing := sorted(info["missing_keys"]):
-        raise UserError(f"{key}={source.name}: {len(missing)} weights are not in its files, first {missing[0]}.")
+    check_weights(info, f"{key}={source.name}")
     return model

@@ -12,7 +12,7 @@ from torch import nn
 from mmft.clock import importing
 from mmft.errors import UserError, first_line
 from mmft.models.frozen_layers import FrozenLayers
-from mmft.models.loading.shapes import check_shapes
+from mmft.models.loading.loaded import check_weights
 from mmft.models.loading.source import Source
 from mmft.models.loading.trust import check_folder
 
@@ -58,9 +58,7 @@ def load_whole(source: Source, pretrained: bool, frozen: Frozen | None = None) -
         raise
     except Exception as error:
         raise UserError(f"{where}: transformers cannot load it: {first_line(error)}") from error
-    check_shapes(info, where)
-    if missing := sorted(info["missing_keys"]):
-        raise UserError(f"{where}: {len(missing)} weights are not in its files, first {missing[0]}.")
+    check_weights(info, where)
     return whole
 
 

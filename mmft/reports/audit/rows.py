@@ -54,7 +54,7 @@ class RowAudit:
     def _known_bad(name: str, split: Split, encode: Encode | None) -> dict[int, BadRow]:
         """Rows of the split with a bad table entry or label, by number."""
         labels = {} if encode is None else encode_targets(split, encode, evaluated=name != "train")[1]
-        return labels | {row: split.table.bad[row] for row in split.rows.tolist() if row in split.table.bad}
+        return labels | {bad.row: bad for bad in split.table.bad_among(split.rows)}
 
     @property
     def rows(self) -> int:

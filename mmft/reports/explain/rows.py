@@ -20,11 +20,11 @@ from PIL import Image, ImageColor
 from torch import Tensor
 
 from mmft.batch import Batch
-from mmft.batch.images import ImagesInPrompt
 from mmft.config.wording import did_you_mean
 from mmft.data.table import Table
 from mmft.errors import UserError
 from mmft.models.attribution import Attribution, Baseline, integrated_gradients
+from mmft.models.language.generative_model import GenerativeModel
 from mmft.models.language.prompt_tokenizer import PromptTokenizer
 from mmft.models.text_encoder import TextEncoder
 from mmft.models.vision_language_model import VisionLanguageModel
@@ -164,7 +164,10 @@ class Explainer:
                 label = table.labels(batch.row.numpy())[0] if self.label is None else self.label
                 given, outputs = self.task.to_explain(given, outputs, label)
             subjects = self.task.subjects(outputs, self.label)
-        kind: ImagesInPrompt | None = None if batch.images is None else self.model.images  # type: ignore[assignment]
+        kind = None
+        if batch.images is not None:
+            assert isinstance(self.model, GenerativeModel)  # the others read no pieces
+            kind = self.model.images
         images = seen_images(batch, kind, table.images(int(batch.row)), self.read)
         prompt = {} if batch.input_ids is None else prompt_of(batch, kind)
         colour = _colour(self.background)

@@ -60,9 +60,9 @@ def check_is_pair(saved: SavedModel, written: str) -> None:
                 f"model.{part}.pool={pool}. Train with model.{part}.pool=own, or type format=hf for the encoders alone"
             )
     embeddings: Any = getattr(saved.model.image_encoder.backbone, "embeddings", None)
-    if written != "open_clip" and not hasattr(embeddings, "position_embedding"):
-        for key in own_size(saved.model.image_encoder):
-            raise UserError(f"format={written} writes the pair for its own image size. Train with {key}")
+    fixed = written != "open_clip" and not hasattr(embeddings, "position_embedding")
+    if fixed and (needed := own_size(saved.model.image_encoder)):
+        raise UserError(f"format={written} writes the pair for its own image size. Train with {needed[0]}")
     if written != "open_clip" and saved.model.image_encoder.source.library == "open_clip":
         _check_is_clip(saved, written)
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import string
 from collections.abc import Callable, Sequence
 
@@ -19,10 +18,9 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.functional.text import rouge_score, squad
 
-from mmft.tasks.answers import normalised, vqa_score
+from mmft.tasks.answers import ARTICLES, normalised, vqa_score
 from mmft.tasks.metrics.ngrams import References, Texts, bleu, chrf, cider
 
-_ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _MOST_EDITS = 0.5  # of an answer's characters, for ANLS
 
@@ -39,7 +37,7 @@ def token_f1(prediction: str, references: Texts) -> float:
 
 def says_nothing(answer: str) -> bool:
     """Whether nothing is left of an answer in SQuAD's form ("A", "+"), so that it equals an empty text."""
-    return not _ARTICLES.sub(" ", answer.lower().translate(_PUNCTUATION)).strip()
+    return ARTICLES.issuperset(answer.lower().translate(_PUNCTUATION).split())
 
 
 def _squad(prediction: str, references: Texts) -> dict[str, Tensor]:

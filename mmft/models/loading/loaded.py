@@ -1,4 +1,4 @@
-"""Weights that do not fit the config beside them."""
+"""Checks what transformers tells about loading a model."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from mmft.errors import UserError
 
 
 def check_shapes(told: Mapping[str, Any], where: str) -> None:
-    """Checks what transformers tells about loading a model with `ignore_mismatched_sizes=True`.
+    """Checks that weights have the shapes that the config says.
 
     Args:
-        told: its `output_loading_info`.
+        told: the `output_loading_info` of a model loaded with `ignore_mismatched_sizes=True`.
         where: key and name of the model.
 
     Raises:
@@ -26,3 +26,10 @@ def check_shapes(told: Mapping[str, Any], where: str) -> None:
             f"{where}: the shapes of {len(wrong)} weights in its files are not those of its config.json, first {name}: "
             f"{there} in place of {wanted}."
         )
+
+
+def check_weights(told: Mapping[str, Any], where: str) -> None:
+    """As `check_shapes`; also that no weight is missing."""
+    check_shapes(told, where)
+    if missing := sorted(told["missing_keys"]):
+        raise UserError(f"{where}: {len(missing)} weights are not in its files, first {missing[0]}.")
