@@ -24,6 +24,9 @@ from mmft.cli import main as cli
 from mmft.launch import rank, supervisor
 from mmft.ranks import HEARTBEAT_FD
 
+# Before torch.export, after which the first backward starts threads, and no forked process can train any more.
+torch.ones((), requires_grad=True).backward()
+
 _PR_SET_CHILD_SUBREAPER = 36
 
 
