@@ -29,7 +29,7 @@ def predicted_and_measured(mmft: Command, folder: Path, *overrides: str) -> tupl
     said = mmft("check", *overrides, cwd=folder)
     told = re.search(r"^memory +about ([\d,]+) MiB more than before", said.stdout, re.MULTILINE)
     assert told, said
-    done = mmft("train", *overrides, "modality_report=false", cwd=folder)
+    done = mmft("train", *overrides, "modality_report=false", "report=false", cwd=folder)
     run = Path(done.stdout.splitlines()[-1])
     summary = json.loads((folder / run / "summary.json").read_text())
     measured = (summary["peak_memory_bytes"] - summary["memory_before_fit_bytes"]) / 2**20
