@@ -52,7 +52,14 @@ def test_moved_encoders_give_identical_scores(shared: Path, tmp_path: Path, imag
     shutil.copytree(shared / "encoders", here)
     names = [f"model.image_encoder.name={here / image_encoder}", f"model.text_encoder.name={here / 'minilm-l6'}"]
     few = ["data.limit=16", "data.max_bad_fraction=1", "data.batch_size=8", "trainer.max_steps=2", f"tune={tune}"]
-    assert train(compose("train", [*overrides(shared), *names, *few, "modality_report=false", "report=false"]), tmp_path / "run") == 0
+    few += ["modality_report=false", "report=false"]
+    assert (
+        train(
+            compose("train", [*overrides(shared), *names, *few, "modality_report=false", "report=false"]),
+            tmp_path / "run",
+        )
+        == 0
+    )
     table = shared / "data/clipart/manifest.csv"
     rows = list(csv.DictReader(table.open()))[:50]
     before = mmft.load(tmp_path / "run").predict(rows, root=table.parent)
@@ -66,7 +73,15 @@ def test_moved_encoders_give_identical_scores(shared: Path, tmp_path: Path, imag
 @pytest.mark.slow
 def test_a_head_on_frozen_encoders_is_above_tf_idf(shared: Path, tmp_path: Path, mmft: Mmft) -> None:
     """TF-IDF on the texts makes 0.594. What `tune=full` reaches in half an hour is in docs/compare.md."""
-    mmft("train", *overrides(shared), "tune=head_only", "optim.head_lr=3e-3", "report=false", f"paths.runs={tmp_path}", timeout=800)
+    mmft(
+        "train",
+        *overrides(shared),
+        "tune=head_only",
+        "optim.head_lr=3e-3",
+        "report=false",
+        f"paths.runs={tmp_path}",
+        timeout=800,
+    )
     (config,) = tmp_path.glob("*/*/config.yaml")
     run = Run(config.parent)
     assert run.summary["rows"] == {"train": 1690, "val": 244, "test": 490, "bad": 0}

@@ -187,13 +187,15 @@ def build_plan(config: TrainConfig, model: VisionLanguageModel, changed: Iterabl
         changed: encoders whose weights come from another run.
 
     Raises:
-        UserError: a method finds nothing to apply to, or an option needs a pretrained start that nothing has.
+        UserError: a method finds nothing to apply to, nothing is trained, or an option needs a pretrained start that
+            nothing has.
     """
     optim = config.optim
     methods = apply_tuning(config, model)
     pretrained_lr = next(lr for lr in (config.tune.fusion_lr, optim.lr, _PRETRAINED_LR) if lr is not None)
     rates = Rates(optim.lr, optim.head_lr, pretrained_lr, optim.layer_decay, optim.weight_decay, optim.start_decay)
     plan = make_plan(model, methods, rates, trains_pretrained=config.tune.fusion == "full")
+    _check_trained(plan)
     sources = {encoder: getattr(model, encoder).source for encoder in methods}
     plan.changed = {
         encoder
@@ -231,6 +233,26 @@ def frozen_layers(config: TrainConfig) -> dict[str, FrozenLayers]:
     return {
         encoder: form if encoder in at_once else FrozenLayers() for encoder, form in found.items() if form is not None
     }
+
+
+def _check_trained(plan: TuningPlan) -> None:
+    """Checks that more is trained than what stands for a missing image or text.
+
+    Raises:
+        UserError: everything that reads an image or a text is frozen.
+    """
+    if not all(group.stands_in for group in plan.groups):
+        return
+    fusion = "tune.fusion=full trains what is between the encoders"
+    if plan.methods["fusion"] == "full":
+        fusion = (
+            "The projector of this model is a part of the image encoder: tune/image_encoder=pattern "
+            "tune.image_encoder.pattern=merger trains it alone where it has that name"
+        )
+    raise UserError(
+        "tune: both encoders are frozen, and nothing would be trained but what stands for a missing image or text. "
+        f"Type a tuning method, such as tune/text_encoder=lora. {fusion}"
+    )
 
 
 def apply_tuning(config: TrainConfig, model: VisionLanguageModel) -> dict[str, TuningMethod]:

@@ -20,7 +20,6 @@ from mmft import build
 from mmft.config.compose import Composed
 from mmft.config.paths import rebase
 from mmft.config.schema.root import CheckConfig
-from mmft.data.bad_rows import BadRows
 from mmft.data.datamodule import VisionLanguageData
 from mmft.data.splitting.splits import Split, load_splits
 from mmft.data.targets import Encode
@@ -182,9 +181,7 @@ class _Check:
         findings = list(audit.findings(text.tokenizer if text else None, text.max_length if text else 0))
         for name, fact in audit.facts.items():
             _say(name, fact)
-        bad = BadRows(sum(map(len, splits.values())), config.data.max_bad_fraction)
-        bad.add(row for _, row in audit.bad)
-        self._try(bad.check)
+        self._try(audit.bad_rows.check)
         return findings
 
     def _subset(

@@ -122,6 +122,12 @@ def _rows(data: DataConfig, seed: int, given: Any, other: bool) -> dict[str, Spl
             raise UserError("The run's data has no test rows. Type data.path=FILE.")
         return {name: splits[name] for name in splits_to_test(splits)}
     splits = load_tests(data, id_is_typed) if given.test is not None else {"test": load_rows(data, "test", id_is_typed)}
+    if given.test is None and (others := len(splits["test"].table) - len(splits["test"])):
+        log.warning(
+            "%d rows of %s are not tested: data.columns.split=%s gives them to another split, or to none. "
+            "data.columns.split=null tests all",
+            *(others, splits["test"].table.where, data.columns.split),
+        )
     return {name: _limited(split, data, seed) for name, split in splits.items()}
 
 

@@ -124,7 +124,7 @@ def train_run(run: build.Run) -> None:
             show_plan(plan)
         write_plan(plan, folder.path / "tuning.csv")
     logger.log_table("tuning", plan_rows(plan))
-    bad = BadRows(sum(data.rows.values()), config.data.max_bad_fraction, folder.bad_rows if folder.writes else None)
+    bad = BadRows(data.rows_read, config.data.max_bad_fraction, folder.bad_rows if folder.writes else None)
     bad.add(data.table_bad)
     bad.check()
     known = bad.count

@@ -74,7 +74,8 @@ def value_of(key: str, value: Any) -> str:
         "; tables go into rows, val and test" if hasattr(value, "columns") or hasattr(value, "column_names") else ""
     )
     raise UserError(
-        f"{key}: a {type(value).__name__} given, which a config cannot hold. Give a number, text or list{tables}"
+        f"{key}: a {type(value).__name__} given, which a config cannot hold. Give a number, text or list{tables}; "
+        "objects of your own go to the trainer that mmft.compose(...) returns, or are options (docs/extend.md)"
     )
 
 

@@ -18,8 +18,10 @@ SHOWN = 5
 """Number of bad rows shown in the error; the file lists all."""
 
 
-_UNLIKE = re.compile(r"'[^']*'|\"[^\"]*\"|\d+")
-"""What differs between reasons that are alike: quoted values and numbers."""
+_UNLIKE = re.compile(r"'[^']*'|\"[^\"]*\"|(?<!\S)/\S+|(?<![\w.])-?\d+(?:[.,]\d+)*")
+"""What differs between reasons that are alike: quoted values, paths and numbers."""
+_MORE = re.compile(r" \([^)]*\)|[:;].*")
+"""What explains a reason further."""
 
 
 class BadRows:
@@ -81,14 +83,14 @@ class BadRows:
 
     def _reasons(self) -> str:
         """The reasons by frequency, where equal but for names and numbers."""
-        counts = Counter(
-            re.split(r"[:;(]|\s['\"/0-9]", row.why.removeprefix(f"{row.column}: "))[0] for row in self.rows
-        )
-        columns = {reason: sorted({r.column for r in self.rows if r.column and reason in r.why}) for reason in counts}
-        return "; ".join(
-            f"{count:,} x {', '.join(columns[reason])}{': ' if columns[reason] else ''}{reason}"
-            for reason, count in counts.most_common(SHOWN)
-        )
+        columns: dict[str, set[str]] = {}
+        counts: Counter[str] = Counter()
+        for row in self.rows:
+            alike = _MORE.sub("", _UNLIKE.sub("…", row.reason))
+            counts[alike] += 1
+            columns.setdefault(alike, set()).update([row.column] if row.column else [])
+        most = [(count, ", ".join(sorted(columns[alike])), alike) for alike, count in counts.most_common(SHOWN)]
+        return "; ".join(f"{count:,} x {of}{': ' if of else ''}{alike}" for count, of, alike in most)
 
     def _read(self, path: Path) -> None:
         """Loads the entries of a stopped run; drops a last line that a kill truncated."""

@@ -56,6 +56,7 @@ class VisionLanguageData(LightningDataModule):
 
     Attributes:
         rows: number of rows of each split.
+        rows_read: number of rows of the splits and of no known split.
         table_bad: rows of the splits, or of no known split, that are known to be bad before any image is opened.
         texts_cut: number of texts truncated to `max_length`, by split.
         rows_change: whether what the store has of the rows changes between epochs; workers then start anew.
@@ -107,8 +108,11 @@ class VisionLanguageData(LightningDataModule):
         check_readable(self.datasets["train"].tokens, tokenizer)
         self._collates = {name: make_collate(data, tokenizer, max_length) for name, data in self.datasets.items()}
         self.rows = {name: len(split) for name, split in splits.items()}
+        tables = {id(split.table): split.table for split in splits.values()}
+        nowhere = [row for table in tables.values() for row in table.in_no_split()]
+        self.table_bad = nowhere + [row for data in self.datasets.values() for row in data.known_bad()]
+        self.rows_read = sum(self.rows.values()) + len(nowhere)
         self.texts_cut = {name: data.tokens.cut for name, data in self.datasets.items()}
-        self.table_bad = self._known_bad()
         self.rows_change = False
         self._train_loader: Loader | None = None  # one per run, so that its workers persist
         if encode is not None:
@@ -219,14 +223,6 @@ class VisionLanguageData(LightningDataModule):
             order.sizes.max(),
         )
         return order
-
-    def _known_bad(self) -> list[BadRow]:
-        """Bad rows of the splits, and rows whose split is unknown."""
-        tables = {id(data.split.table): data.split.table for data in self.datasets.values()}
-        nowhere = [
-            table.bad[row] for table in tables.values() for row, name in enumerate(table.splits() or []) if name is None
-        ]
-        return nowhere + [bad for data in self.datasets.values() for bad in data.known_bad()]
 
     def by_split(self, bad: Iterable[BadRow]) -> dict[str, list[BadRow]]:
         """The bad rows of each split, by name; of no known split under ""."""

@@ -202,7 +202,7 @@ class RoleColumns:
         self._note(
             self.columns.split or "",
             {
-                row: f"no split; {allowed}" if name is None else f"split {name!r:.40}; {allowed}"
+                row: f"no split; {allowed}" if name is None else f"{name!r:.40} is no split; {allowed}"
                 for row, name in names.items()
             },
         )

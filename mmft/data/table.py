@@ -244,6 +244,10 @@ class Table:
             return None
         return [name for name, (_, rows) in zip(names, self._files, strict=True) for _ in range(rows)]
 
+    def in_no_split(self) -> list[BadRow]:
+        """The bad rows whose split is unknown."""
+        return [self.bad[row] for row, name in enumerate(self.splits() or []) if name is None]
+
 
 def _read(
     file: Path,

@@ -289,7 +289,7 @@ def _assembled(ready: Composed) -> Assembled:
     choose_hardware(ready.config.trainer, 1)
     build.choose_for_pair(ready.config, base)
     _, module, data = assemble(run.config, folder)
-    bad = BadRows(sum(data.rows.values()), run.config.data.max_bad_fraction)
+    bad = BadRows(data.rows_read, run.config.data.max_bad_fraction)
     bad.add(data.table_bad)
     bad.check()
     log = CsvLog(folder.metrics, writes=False)

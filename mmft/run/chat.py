@@ -52,13 +52,13 @@ def image_row(saved: SavedModel, image: Any, root: Path) -> tuple[Split, DataCon
 
 
 def answer(
-    saved: SavedModel, messages: Sequence[Mapping[str, str]], batch: Batch | None, device: torch.device
+    saved: SavedModel, messages: Sequence[Mapping[str, str]] | str, batch: Batch | None, device: torch.device
 ) -> Iterator[str]:
     """The answer to the last turn of a conversation, in pieces that are final.
 
     Args:
         saved: the run, of `task=generation`.
-        messages: the turns.
+        messages: the turns, or the text of one of a user.
         batch: its only row has the image; None for none.
         device: where the model runs.
 
@@ -66,6 +66,8 @@ def answer(
         UserError: the image cannot be read, or the conversation is none, or too long.
     """
     model: Any = saved.model
+    if isinstance(messages, str):
+        messages = [{"role": "user", "content": messages}]
     if batch is not None and batch.bad:
         raise UserError(f"image: {batch.bad[0].reason}")
     in_pieces = model.images.cuts or (batch is not None and batch.images is not None)

@@ -17,7 +17,7 @@ from mmft.data.table import Table
 from mmft.errors import UserError
 
 log = logging.getLogger(__name__)
-_NEAR = 0.8  # of `difflib`: two letters in another order
+_NEAR = 0.7  # of `difflib`: `img` for `image`
 _MODALITIES = {"image": "images", "text": "texts", "messages": "conversations"}
 
 
@@ -44,21 +44,27 @@ def table_of(rows: Any, config: DataConfig, root: Path, with_labels: bool = Fals
 
 
 def _check_names(rows: Any, columns: ColumnsConfig) -> None:
-    """Checks that no mapping of a list has, in the place of an image or a text, a name that is nearly its column's.
+    """Checks that nothing has, in the place of an image or a text, a name that is nearly its column's.
 
     Raises:
         UserError: one has, and would be a row without.
     """
     named = [name for name, found in roles(columns).items() if set(found) & set(_MODALITIES)]
-    first: dict[tuple[Any, ...], int] = {}  # of the rows that have the same names
-    for number, row in enumerate(rows if isinstance(rows, list) else ()):
-        if isinstance(row, Mapping):
-            first.setdefault(tuple(row), number)
-    for names, number in first.items():
+    first: dict[tuple[Any, ...], str] = {}  # of the rows that have the same names
+    if isinstance(rows, list):
+        for number, row in enumerate(rows):
+            if isinstance(row, Mapping):
+                first.setdefault(tuple(row), f"row {number} has")
+    else:
+        columns_of_all: list[str] = []
+        read_rows(rows, (), columns_of_all.extend)
+        first[tuple(columns_of_all)] = "they have"
+    for names, where in first.items():
         others = [str(name) for name in names if name not in named]
         for name in named:
             if name not in names and (near := get_close_matches(name, others, 1, _NEAR)):
-                raise UserError(f"rows: row {number} has {near[0]!r}, but no {name!r}. Did you mean {name!r}?")
+                meant = f"Did you mean {name!r}? For none, give {name!r} as None"
+                raise UserError(f"rows: {where} {near[0]!r}, but no {name!r}. {meant}")
 
 
 def _without_absent(columns: ColumnsConfig, rows: Any) -> ColumnsConfig:

@@ -83,7 +83,11 @@ class LoadedModel(ModelOnDevice):
         return self.with_saved(zero_shot.classifier(self.saved, labels, templates, self.device))
 
     def chat(
-        self, messages: Sequence[Mapping[str, str]], image: Any = None, stream: bool = False, root: str | Path = "."
+        self,
+        messages: Sequence[Mapping[str, str]] | str,
+        image: Any = None,
+        stream: bool = False,
+        root: str | Path = ".",
     ) -> Any:
         """The answer of a `task=generation` model to the last turn of a conversation about an image.
 
@@ -93,7 +97,8 @@ class LoadedModel(ModelOnDevice):
             print(*model.chat(turns, image="0001.png", stream=True), sep="")
 
         Args:
-            messages: the turns; images stand in the user's first, or each where one has `<image>`.
+            messages: the turns, or the text of a user's only one; images stand in the user's first, or each where one
+                has `<image>`.
             image: as in a row for `predict`, or a list of several; None for none.
             stream: yield the answer piece by piece, as it is written.
             root: base folder of a relative image path.

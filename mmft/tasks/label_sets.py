@@ -39,8 +39,8 @@ def label_set(label: Any, separator: str, empty_is_none: bool, called: str = "la
         return [label_name(label)]
     if _LISTED.match(label):
         raise ValueError(
-            f"a list written as text, {label!r:.40}: CSV has no lists. Separate {called}s with "
-            f"{separator!r} (task.separator), or save the table as Parquet or JSON Lines"
+            f"a list written as text, {label!r:.40}. Separate {called}s with {separator!r} (task.separator); or make "
+            "lists of the texts, as json.loads does, and give a data frame, Parquet or JSON Lines: CSV has no lists"
         )
     names = label.split() if separator.isspace() else [name.strip() for name in label.split(separator)]
     if "" in names:

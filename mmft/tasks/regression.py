@@ -73,7 +73,8 @@ class Regression(Task):
             raise UserError(f"data.columns.label: no training row has a number as its label: {reason}.")
         values = torch.tensor([list(numbers.values()) for numbers in usable], dtype=torch.float64)  # (R, T)
         names, std = list(usable[0]), values.std(0, correction=0)
-        _check_spread(names, values, std)
+        left_out = len(labels) - len(usable)
+        _check_spread(names, values, std, f" {left_out} others have no usable label: {reason}." if left_out else "")
         if self._scale == "none":
             self._set(names, [0.0] * len(names), [1.0] * len(names))
         else:
@@ -272,12 +273,21 @@ def _ranks(values: Tensor) -> Tensor:
     return ranks
 
 
-def _check_spread(names: Sequence[str], values: Tensor, std: Tensor) -> None:
-    """Raises UserError if a target of values (R, T) with deviations (T,) is constant or cannot be scaled."""
+def _check_spread(names: Sequence[str], values: Tensor, std: Tensor, others: str) -> None:
+    """Raises UserError if a target of values (R, T) with deviations (T,) is constant or cannot be scaled.
+
+    Args:
+        names: (T,) of the targets.
+        values: of the rows with usable labels.
+        std: of `values`.
+        others: what to say of the rows without.
+    """
     for name, column, spread in zip(names, values.T, std.tolist(), strict=True):
         which = f" in column {name}" if name else ""
         if bool((column == column[0]).all()):  # rounding can give equal numbers a nonzero deviation
-            raise UserError(f"data.columns.label: all training rows have the same number{which}, {column[0]:g}.")
+            raise UserError(
+                f"data.columns.label: all training rows have the same number{which}, {column[0]:g}.{others}"
+            )
         if spread == 0 or not math.isfinite(spread):
             low, high = column.min(), column.max()
             raise UserError(f"data.columns.label: numbers{which} from {low:g} to {high:g} have no scale in 64 bits.")

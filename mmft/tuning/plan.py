@@ -48,6 +48,7 @@ class Group:
     weight_decay: float
     start: Start = field(default_factory=Start)
     start_decay: float = 0.0
+    stands_in: bool = False  # for an image or a text that a row lacks
     parameters: dict[str, nn.Parameter] = field(default_factory=dict)
 
     @property
@@ -212,6 +213,7 @@ def make_plan(
         )
         if part in model.pretrained and not started:  # a stand-in, which starts from zero
             group.name += "/new"
+            group.stands_in = True
         if rates.start_decay and part in encoders and model.began_pretrained(name):
             group.start_decay = rates.start_decay
         elif name in decayed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,24 @@ def test_too_many_end_the_run(tmp_path: Path) -> None:
     assert "row 0 (id r0): image: no such file" in text
     assert "and 3 more, in " in text
     BadRows(0, 0.0).check()
+
+
+@pytest.mark.parametrize(
+    ("reasons", "told"),
+    [
+        (["label '€ 12' is not a number (a comma groups)", "label '1,2' is not a number"], "label … is not a number"),
+        (["weight -1.0 is not a finite number of at least 0"], "weight … is not a finite number of at least …"),
+        (["an empty label in 'a||b'", "an empty label in '||'"], "an empty label in …"),
+        (["no such file: /a/b c.png", "no such file: /a/d.png"], "no such file"),
+        (["'holdout' is no split; allowed: train, val, test"], "… is no split"),
+        (["the place (<image>) is in turn 3", "the place (<image>) is in turn 4"], "the place is in turn …"),
+    ],
+)
+def test_reasons_that_are_alike_are_counted_together(reasons: list[str], told: str) -> None:
+    bad = BadRows(4, 0.1)
+    bad.add(BadRow(number, str(number), "price", reason) for number, reason in enumerate(reasons))
+    with pytest.raises(UserError, match=re.escape(f"allows: {len(reasons)} x price: {told}\n")):
+        bad.check()
 
 
 def test_too_many_in_one_of_several_tables() -> None:

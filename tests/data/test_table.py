@@ -277,7 +277,7 @@ BAD_LINES = [
     (b"a.png,t,x,I,train,inf,g", "weight", "weight inf"),
     (b"a.png,t,x,I,train,heavy,g", "weight", "'heavy' is not a number"),
     (b"a.png,t,x,I,train,,g", "weight", "no weight"),
-    (b"a.png,t,x,I,holdout,1,g", "split", "split 'holdout'; allowed: train, val, test"),
+    (b"a.png,t,x,I,holdout,1,g", "split", "'holdout' is no split; allowed: train, val, test"),
     (b"a.png,t,x,I,,1,g", "split", "no split"),
 ]
 

@@ -10,6 +10,7 @@ import numpy as np
 from mmft.batch import BadRow
 from mmft.config.schema.audit import AuditConfig
 from mmft.config.schema.data import DataConfig
+from mmft.data.bad_rows import BadRows
 from mmft.data.images.image import ImageReader, background_of
 from mmft.data.images.squares import squaring
 from mmft.data.loading import unread
@@ -49,6 +50,8 @@ class RowAudit:
         self.facts: dict[str, str] = {}
         self.prints: dict[str, Prints] = {}
         self._bad = {name: self._known_bad(name, split, encode) for name, split in self.splits.items()}
+        tables = {id(split.table): split.table for split in self.splits.values()}
+        self._nowhere = [("", row) for table in tables.values() for row in table.in_no_split()]
 
     @staticmethod
     def _known_bad(name: str, split: Split, encode: Encode | None) -> dict[int, BadRow]:
@@ -64,14 +67,14 @@ class RowAudit:
     @property
     def bad(self) -> list[tuple[str, BadRow]]:
         """Every bad row with its split's name; empty if its split is unknown."""
-        tables = {id(split.table): split.table for split in self.splits.values()}
-        nowhere = [
-            ("", table.bad[row])
-            for table in tables.values()
-            for row, name in enumerate(table.splits() or [])
-            if not name
-        ]
-        return nowhere + [(name, row) for name, rows in self._bad.items() for row in rows.values()]
+        return self._nowhere + [(name, row) for name, rows in self._bad.items() for row in rows.values()]
+
+    @property
+    def bad_rows(self) -> BadRows:
+        """The bad rows, of all rows that were read."""
+        found = BadRows(self.rows + len(self._nowhere), self.config.max_bad_fraction)
+        found.add(row for _, row in self.bad)
+        return found
 
     def images(self, tick: Callable[[int], None]) -> None:
         """Opens every image, unless `audit.pictures` is false.

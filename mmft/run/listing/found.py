@@ -15,6 +15,7 @@ from mmft.reports.numbers import number
 from mmft.run.listing.filters import Filter
 from mmft.run_folder import RunFolder, all_runs, find_run, newest_unfinished
 from mmft.tasks.metrics.names import lower_is_better
+from mmft.tasks.metrics.names import rank as metric_rank
 
 MISSING = object()
 """Marks a key that a run's config lacks, since null is a value."""
@@ -192,11 +193,18 @@ def sort_runs(runs: Sequence[FoundRun], by: str, keys: Sequence[str]) -> list[Fo
     return sorted(have, key=lambda run: _comparable(value_of(run, by)), reverse=best_is_high) + lacking
 
 
-def rank(value: float | None, name: str) -> tuple[bool, float]:
-    """A metric's place in an order: smaller is better; None comes last."""
+def rank(value: float | None, name: str, loss: float | None = None) -> tuple[bool, float, float]:
+    """A metric's place in an order: smaller is better; None comes last.
+
+    Args:
+        value: the metric's.
+        name: the metric's, with its split.
+        loss: that of the same rows, which decides while all texts are wrong (`mmft.tasks.metrics.names.rank`).
+    """
     if value is None:
-        return (True, 0.0)
-    return (False, value if lower_is_better(name) else -value)
+        return (True, 0.0, 0.0)
+    lower = lower_is_better(name)
+    return (False, *metric_rank({name: value, "loss": float("nan") if loss is None else loss}, name, minimised=lower))
 
 
 def value_of(run: FoundRun, by: str) -> Any:

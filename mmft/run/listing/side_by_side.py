@@ -45,7 +45,10 @@ class SideBySide:
     @property
     def ranked(self) -> list[int]:
         """Places of the runs, best first."""
-        return sorted(range(len(self.runs)), key=lambda at: rank(self.value(at), self.by))
+        loss = f"{self.by.rpartition('/')[0]}/loss"
+        return sorted(
+            range(len(self.runs)), key=lambda at: rank(self.value(at), self.by, self.runs[at].metrics.get(loss))
+        )
 
     @property
     def best(self) -> int | None:

@@ -80,8 +80,12 @@ class Sweep:
         metric, by = self.metric, self.by
         tests = list(dict.fromkeys(f"test/{table}" for job in self.jobs for table in job.tests)) or ["test"]
         shown = [f"{split}/{metric}" for split in ("val", *tests)] if metric else []
+        loss = f"{by.rpartition('/')[0]}/loss"  # decides while all texts are wrong
+        if shown and by != loss and not any(job.metrics.get(by) for job in self.jobs):
+            shown.append(loss)
         ordered = sorted(
-            self.groups(keys).items(), key=lambda item: (not _through(item[1]), rank(_mean(item[1], by), by))
+            self.groups(keys).items(),
+            key=lambda item: (not _through(item[1]), rank(_mean(item[1], by), by, _mean(item[1], loss))),
         )
         header = ["jobs", *keys, "runs", *shown]
         lines = [
@@ -90,7 +94,9 @@ class Sweep:
         ]
         best = [job for job in _through(ordered[0][1]) if by in job.metrics] if ordered else []
         text = aligned([header, *lines])
-        return f"{text}\n{self._command(min(best, key=lambda job: rank(job.metrics[by], by)))}" if best else text
+        if not best:
+            return text
+        return f"{text}\n{self._command(min(best, key=lambda job: rank(job.metrics[by], by, job.metrics.get(loss))))}"
 
     def _command(self, job: FoundRun) -> str:
         words = [shlex.quote(f"{key}={value}") for key, value in self.typed(job).items()]

@@ -158,6 +158,14 @@ class Checkpointing(pl.Callback):
                 self.monitor,
             )
         if self.best_value == 0 and not self.minimised:
+            if self.best_metrics["loss"] != self.best_metrics["loss"]:
+                log.warning(
+                    "val/%s was 0 and val/loss nan at every validation: nothing tells them apart, and the finished "
+                    "model is that of the first. Do the validation rows have labels that training rows have, too? "
+                    "checkpoint.use=last takes the last",
+                    self.monitor,
+                )
+                return
             log.warning(
                 "val/%s was 0 at every validation, so that the lowest val/loss chose the best checkpoint. "
                 "checkpoint.monitor=NAME chooses another metric",
