@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
+from uuid import uuid4
 
 PREFIX = "mmft:"
 SAMPLES = Path(__file__).parent / "samples"
@@ -158,9 +159,14 @@ def write_records(path: Path, records: Sequence[Mapping[str, Any]], columns: Ite
 
 
 @contextmanager
-def written_aside(path: Path) -> Iterator[Path]:
-    """Yields a temporary path that is renamed to `path` on success and removed on failure."""
-    new = _aside(path)
+def written_aside(path: Path, shared: bool = False) -> Iterator[Path]:
+    """Yields a temporary path that is renamed to `path` on success and removed on failure.
+
+    Args:
+        path: the file.
+        shared: whether several processes may write it at once.
+    """
+    new = _aside(path.with_name(f"{path.name}.{uuid4().hex}") if shared else path)
     with naming(path):
         try:
             yield new

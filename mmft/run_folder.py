@@ -15,6 +15,8 @@ from typing import Any
 from mmft.errors import UserError
 from mmft.files import damage, located, locked, naming, write_text
 
+LOCK = ".lock"
+"""File of a run's folder that is locked while a command writes there; it also claims a new folder."""
 _PATIENCE = 15.0  # seconds for the image workers of a killed process to end
 
 
@@ -218,7 +220,7 @@ class RunFolder:
             return
         self.path.mkdir(parents=True, exist_ok=True)
         try:
-            lock = locked(self.path / ".lock", patience=_PATIENCE)
+            lock = locked(self.path / LOCK, patience=_PATIENCE)
         except BlockingIOError:
             raise UserError(f"resume: {self.path} is running in another process; wait for it or stop it") from None
         with lock:

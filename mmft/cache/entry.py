@@ -22,7 +22,7 @@ from torch import Tensor
 
 from mmft.batch import Features
 from mmft.cache.shard import SUFFIX, Column, DamagedError, Numbers, Shard, write_shard
-from mmft.files import locked, write_text
+from mmft.files import locked, written_aside
 
 log = logging.getLogger(__name__)
 ABOUT = "about.json"
@@ -86,9 +86,12 @@ class Entry:
         if self._shards[shard].is_sound(row):
             return True
         path = self._shards[shard].path
-        log.warning("cache: a row of %s is damaged and is computed again; the file is deleted", path)
-        with suppress(OSError):  # it stays open here, and in other processes
-            path.unlink()
+        try:
+            path.unlink(missing_ok=True)  # it stays open here, and in other processes
+        except OSError as error:
+            log.warning("cache: a row of %s is damaged and is computed each time: %s", path, error.strerror)
+        else:
+            log.warning("cache: a row of %s was damaged and is computed again; the file is deleted", path)
         return False
 
     def read(self, found: Found, length: int) -> Features:
@@ -131,7 +134,8 @@ class Entry:
         ]
         self.folder.mkdir(parents=True, exist_ok=True)
         if not (self.folder / ABOUT).exists():
-            write_text(self.folder / ABOUT, json.dumps(self.about, indent=1) + "\n")
+            with written_aside(self.folder / ABOUT, shared=True) as aside:
+                aside.write_text(json.dumps(self.about, indent=1) + "\n", encoding="utf-8")
         write_shard(self.folder, digests, lengths, columns, rows)
 
     @contextmanager

@@ -42,7 +42,8 @@ def identity(part: FrozenPart, precision: str, reading: Mapping[str, Any]) -> tu
         "weights": _digest_of_weights(part),
         "modules": _digest_of_modules(part),
         "config": _config_of(backbone),
-        "code": [_digest_of_code(kind) for kind in (type(backbone), type(encoder), type(part))],
+        "code": [*map(_digest_of_code, (type(backbone), type(encoder))), _digest_of_own_code()],
+        "reads": encoder.reads,
         "pool": encoder.pool,
         "input": dict(reading) if reading else _text_input(encoder),
         "precision": precision,
@@ -115,6 +116,15 @@ def _digest_of_code(kind: type) -> str:
         return blake2b(Path(inspect.getfile(kind)).read_bytes(), digest_size=16).hexdigest()
     except (OSError, TypeError):
         return kind.__qualname__
+
+
+@cache
+def _digest_of_own_code() -> str:
+    """Of what reads images and texts and computes encoders here."""
+    root, digest = Path(__file__).parents[1], blake2b(digest_size=16)
+    for file in sorted(path for folder in ("models", "data/images") for path in (root / folder).rglob("*.py")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
 
 
 @cache

@@ -54,9 +54,14 @@ class Store:
             if taken + wanted <= self.limit:
                 break
             if folder not in keep:
-                taken -= size_of(folder)
+                size = size_of(folder)
+                try:
+                    remove(folder)
+                except OSError as error:
+                    log.warning("cache: %s cannot be removed to make room: %s", folder, error.strerror)
+                    continue
+                taken -= size
                 log.info("cache: %s, which was used longest ago, is removed to make room", folder)
-                remove(folder)
         self._tidy()
         free = shutil.disk_usage(_existing(self.folder)).free
         return taken + wanted <= self.limit and wanted <= free
@@ -82,8 +87,13 @@ def entries(store: Path) -> list[Path]:
 
 
 def remove(entry: Path) -> None:
-    """Removes an entry; a run that reads it now still can."""
-    shutil.rmtree(entry, ignore_errors=True)
+    """Removes an entry; a run that reads it now still can.
+
+    Raises:
+        OSError: something of it cannot be removed, and is still there.
+    """
+    with suppress(FileNotFoundError):  # another process removes it, too
+        shutil.rmtree(entry)
 
 
 def size_of(entry: Path) -> int:

@@ -34,7 +34,10 @@ def cache(composed: Composed) -> int:
         wanted = [config.clear] if isinstance(config.clear, str) else config.clear
         chosen = found if wanted == ["all"] else [_named(found, name) for name in wanted]
         for one in chosen:
-            remove(one.folder)
+            try:
+                remove(one.folder)
+            except OSError as error:
+                raise UserError(f"{error.filename or one.folder}: cannot be removed: {error.strerror}") from error
         print(f"removed {len(chosen)} entries of {store}, {in_units(sum(one.bytes for one in chosen))}")
         return ExitCode.DONE
     if config.verify:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -45,7 +46,7 @@ from mmft.run.saved_model import SavedModel, save_model
 from mmft.run_folder import RunFolder
 from mmft.signals import stop_signals
 from mmft.tasks.base import Task
-from mmft.training.calibrate import tune_on_validation
+from mmft.training.calibrate import computed_anew, tune_on_validation
 from mmft.training.callbacks.bad_rows import BadRowReport
 from mmft.training.csv_log import CsvLog
 from mmft.training.distillation import Distillation
@@ -142,8 +143,11 @@ def train_run(run: build.Run) -> None:
     trainer = _solve(run, module, data, bad, metrics) if solves else _fit(run, module, data, bad, metrics, start)
     model = module.model
     model.auxiliary = None
-    device, batches = trainer.strategy.root_device, data.evaluation_loader("val")
-    folder.update_summary(**tune_on_validation(model, task, batches, device, config.trainer.precision))
+    device, precision = trainer.strategy.root_device, config.trainer.precision
+    is_full = full_precision(precision) == precision
+    with nullcontext() if is_full else computed_anew(model, data.datasets.get("val")):
+        batches = data.evaluation_loader("val")
+        folder.update_summary(**tune_on_validation(model, task, batches, device, precision))
     if splits_to_test(data.rows):
         test_finished(trainer, module, data, folder, logger)
     end_collectives(together=True)

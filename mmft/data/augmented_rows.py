@@ -102,7 +102,7 @@ class AugmentedRows(Dataset[Sample]):
         sample = replace(
             sample,
             pixel_values=None if pixels is None else self._image(pixels, for_image, sample.row, view),
-            stored_image=kept,
+            stored_image=sample.stored_image if kept is None else kept,
             input_ids=None if ids is None else self.change.text(ids, for_text),
         )
         return sample if partner == position else self._mixed(sample, self.rows[partner], for_partner, for_mix)

@@ -5,7 +5,7 @@ Legend: B batch, N tokens, D width.
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +47,11 @@ class Encoder(nn.Module):
     def widths(self) -> Widths:
         """The widths that a fusion needs."""
         return Widths(self.width, self.pooled_width)
+
+    @property
+    def reads(self) -> dict[str, Any]:
+        """What its output depends on beside its weights, its input and the library's config of it, for JSON."""
+        return {}
 
     @property
     def top_layer(self) -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 from mmft.config.compose import Composed
 from mmft.errors import UserError
 from mmft.files import located
+from mmft.run_folder import LOCK
 
 
 def run_name(composed: Composed) -> str:
@@ -47,6 +48,10 @@ def _make_exactly(folder: Path, key: str) -> Path:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{key}: {folder} exists and is not empty; name a new folder")
     folder.mkdir(parents=True, exist_ok=True)
+    try:
+        (folder / LOCK).touch(exist_ok=False)
+    except FileExistsError:
+        raise UserError(f"{key}: {folder} was just taken by another command; name a new folder") from None
     return folder
 
 

@@ -73,8 +73,9 @@ class Regression(Task):
             raise UserError(f"data.columns.label: no training row has a number as its label: {reason}.")
         values = torch.tensor([list(numbers.values()) for numbers in usable], dtype=torch.float64)  # (R, T)
         names, std = list(usable[0]), values.std(0, correction=0)
-        left_out = len(labels) - len(usable)
-        _check_spread(names, values, std, f" {left_out} others have no usable label: {reason}." if left_out else "")
+        others = len(labels) - len(usable)
+        told = f" {others} more {'has' if others == 1 else 'have'} no usable label: {reason}." if others else ""
+        _check_spread(names, values, std, told)
         if self._scale == "none":
             self._set(names, [0.0] * len(names), [1.0] * len(names))
         else:

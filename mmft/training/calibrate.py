@@ -6,12 +6,14 @@ Legend: R rows.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
 from mmft.batch import Batch
+from mmft.data.dataset import RowDataset
 from mmft.models.inference import full_precision, outputs_of
 from mmft.models.vision_language_model import VisionLanguageModel
 from mmft.ranks import beat
@@ -19,6 +21,22 @@ from mmft.tasks.base import Task
 from mmft.training.parallel.collectives import gathered
 
 log = logging.getLogger(__name__)
+
+
+@contextmanager
+def computed_anew(model: VisionLanguageModel, rows: RowDataset | None) -> Iterator[None]:
+    """Context in which nothing of `rows` comes from the store, which has it in the precision of training."""
+    parts = dict(model.frozen_parts)
+    stored = {} if rows is None else rows.stored
+    model.frozen_parts.clear()
+    if rows is not None:
+        rows.stored = {}
+    try:
+        yield
+    finally:
+        model.frozen_parts.update(parts)
+        if rows is not None:
+            rows.stored = stored
 
 
 def tune_on_validation(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -93,10 +94,10 @@ class Trial:
         """Reports a validation; returns whether the trial is pruned.
 
         Args:
-            value: of the monitored metric.
+            value: of the monitored metric; nan is not reported.
             at: epochs or optimizer steps done, in the unit of `reports_per_epoch`.
         """
-        if self._over:
+        if self._over or math.isnan(value):  # which the best checkpoint and early stopping pass over, too
             return False
         if at not in self._reported:  # a resumed run may repeat this validation
             self._trial.report(value, at)

@@ -59,7 +59,7 @@ def test_a_file_with_a_damaged_row_is_made_anew(tmp_path: Path, caplog: pytest.L
     entry = store.entry("a", ABOUT_IT)
     found = entry.find([digest(1), digest(2)])
     assert [entry.is_sound(int(at), int(row)) for at, row in zip(*found, strict=True)] == [True, False]
-    assert f"a row of {shard} is damaged and is computed again; the file is deleted" in caplog.text
+    assert f"a row of {shard} was damaged and is computed again; the file is deleted" in caplog.text
     assert read(entry, 1) == [1.0]  # it stays open
     again = store.entry("a", ABOUT_IT)
     assert (again.find([digest(1), digest(2)]).shard == -1).all()

@@ -433,6 +433,10 @@ def test_a_misspelt_name_is_no_missing_text(run: Run, shapes: Any) -> None:
         model.predict(rows)
     del rows[1]["texts"]
     assert model.predict(rows)[1]["error"] is None
+    frame = pd.DataFrame(sample(shapes, 2)).rename(columns={"image": "img"})
+    with pytest.raises(UserError, match=r"rows: they have 'img', but no 'image'\. Did you mean 'image'\?"):
+        model.predict(frame)
+    assert model.predict(frame.assign(image=None))["error"].isna().all()
 
 
 def test_last_is_the_newest_run(train_run: TrainRun, tmp_path: Path) -> None:

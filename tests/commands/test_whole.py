@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -198,6 +199,42 @@ def test_the_projector_can_be_frozen(typed: Any, whole_folder: Folder) -> None:
     last = {name for name in plan.names if "encoder.layers.2" in name or "post_layernorm" in name}
     assert not last  # LLaVA reads the layer before
     assert any("encoder.layers.1" in name for name in plan.names)
+
+
+@pytest.mark.parametrize(
+    ("kind", "more", "told"),
+    [
+        ("llava", "tune.fusion=freeze", "tune.fusion=full trains what is between"),
+        ("qwen2_5_vl", "tune.fusion=full", "tune.image_encoder.pattern=merger"),
+    ],
+)
+def test_nothing_but_what_stands_for_a_missing_image_is_no_training(
+    kind: str, more: str, told: str, typed: Any, whole_folder: Folder
+) -> None:
+    from mmft import build
+
+    config = compose("train", typed(whole_folder(kind), "tune/text_encoder=freeze", more)).config
+    model = build.build_model(config.model, 2, seed=0)
+    with pytest.raises(UserError, match=re.escape(told)):
+        build.build_plan(config, model)
+
+
+def test_which_layer_the_model_reads_is_part_of_an_entrys_name(
+    typed: Any, whole_folder: Folder, tmp_path: Path
+) -> None:
+    from mmft import build
+    from mmft.cache.identity import identity
+    from mmft.models.frozen_part import FrozenPart
+
+    names = set()
+    for layer in (-1, -2):
+        folder = tmp_path / str(layer)
+        shutil.copytree(whole_folder("llava"), folder)
+        kept = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(kept | {"vision_feature_layer": layer}))
+        encoder = build.build_model(compose("train", typed(folder)).config.model, 2, seed=0).image_encoder
+        names.add(identity(FrozenPart(encoder, None, "tokens", exact=True), "32-true", {"side": 32})[0])
+    assert len(names) == 2
 
 
 def test_check(typed: Any, whole_folder: Folder, capsys: pytest.CaptureFixture[str]) -> None:

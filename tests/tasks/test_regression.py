@@ -155,6 +155,7 @@ class TestLabels:
         [
             (["a", "b"], "no training row has a number"),
             ([3, 3.0, "3"], "the same number, 3"),
+            ([7, "x", 7], "the same number, 7. 1 more has no usable label: label 'x' is not a number"),
             ([0.1] * 7, "the same number, 0.1"),  # of which the deviation is 1.4e-17
             ([1, 2, 1.7e308], "from 1 to 1.7e\\+308 have no scale"),
         ],

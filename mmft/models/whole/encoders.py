@@ -57,6 +57,11 @@ class WholeImageEncoder(ImageEncoder):
         tokens, mask = padded(self.features.encode(self.backbone, normalised, images.about), lengths)
         return Encoded(tokens, mask, tokens.sum(1) / lengths[:, None])
 
+    @property
+    def reads(self) -> dict[str, Any]:
+        """Which of the tower's tensors the model takes, and what its processor does."""
+        return {"outputs": self.features.paths, "processor": self.features.pixels.settings}
+
     def lengths(self, about: Tensor) -> Tensor:
         """(I, K) of images in pieces -> (I,) int64 tokens of each."""
         return self.features.lengths(about)

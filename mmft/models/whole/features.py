@@ -41,6 +41,7 @@ class ImageFeatures:
         image_tokens: U of these images.
         encoder_tokens: T of these images.
         depth: numbers of tensors of width W that the language model reads, side by side.
+        paths: of the tensors of the encoder's output that are read.
     """
 
     def __init__(self, core: Any, encoder: str, pixels: Pixels | Tiles, images: Tensor, about: Tensor) -> None:
@@ -66,7 +67,7 @@ class ImageFeatures:
         """The same (T, D) of images (R, K) -> what the language model reads, (U, depth W)."""
         parts = tokens.split(self._widths, dim=-1)
         given = {
-            path: part.reshape(-1, *shape) for path, part, shape in zip(self._paths, parts, self._shapes, strict=True)
+            path: part.reshape(-1, *shape) for path, part, shape in zip(self.paths, parts, self._shapes, strict=True)
         }
         found = self._run(rest, lambda *_, **__: self._rebuilt(given), tokens.new_ones(()), about)
         every = [found.pooler_output, *(getattr(found, "deepstack_features", None) or ())]
@@ -94,7 +95,7 @@ class ImageFeatures:
             total = torch.stack([_stacked(one).sum() for one in (found.pooler_output, *deep)]).sum()
         gradients = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
         read = [path for path, gradient in zip(leaves, gradients, strict=True) if gradient is not None]
-        self._paths = read
+        self.paths = read
         self._shapes = [leaves[path].shape[1:] for path in read]
         self._widths = [shape[-1] for shape in self._shapes]
         self.width = sum(self._widths)
@@ -103,7 +104,7 @@ class ImageFeatures:
 
     def _read(self, output: Any) -> Tensor:
         found = []
-        for name, number in self._paths:
+        for name, number in self.paths:
             value = getattr(output, name)
             found.append((value if number is None else value[number]).flatten(0, -2))
         return torch.cat(found, dim=-1)

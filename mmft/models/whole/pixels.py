@@ -55,6 +55,12 @@ class Pixels:
         self.constants: dict[str, Tensor] = found
         self._check(name, side)
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Of the processor, for JSON."""
+        found: dict[str, Any] = self._processor.to_dict()
+        return found
+
     def trial(self) -> tuple[Tensor, Tensor]:
         """A normalised image of noise (1, 3, S, S), and (1, 0)."""
         images = torch.randn(1, 3, self.side, self.side, generator=torch.Generator().manual_seed(0))

@@ -130,6 +130,12 @@ class Tiles:
         self.missing = self.tried.without_values()
         self._check()
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Of the processor, for JSON."""
+        found: dict[str, Any] = self._images.to_dict()
+        return found
+
     def trial(self) -> tuple[Tensor, Tensor]:
         """Normalised pieces of an image of noise, and what is said about it (1, K)."""
         generator = torch.Generator().manual_seed(0)

@@ -103,10 +103,12 @@ class Checkpointing(pl.Callback):
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
         """Saves inside an epoch, unless a validation or the end of the epoch follows, which save."""
         assert isinstance(pl_module, FineTuning)
-        if self.every_minutes is not None and time.monotonic() - self._saved > 60 * self.every_minutes:
-            pl_module.agreement.wish("save")
+        agreement, minutes = pl_module.agreement, self.every_minutes
         due = self.every_steps is not None and trainer.global_step % self.every_steps == 0
-        due = pl_module.agreement.take("save") or due
+        due = agreement.take("save") or due
+        if not due and minutes is not None and time.monotonic() - self._saved > 60 * minutes:
+            agreement.wish("save")
+            due = agreement.take("save")  # at once, of a rank alone
         if due and not trainer.is_last_batch and not self.validates(trainer):
             self.save_last(trainer)
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from unittest.mock import Mock
 
 import optuna
 import pytest
@@ -20,6 +21,7 @@ from mmft.cli.main import main
 from mmft.config import sweeps
 from mmft.errors import ExitCode, TrainingError
 from mmft.run_folder import RunFolder
+from mmft.training.trial import Trial
 
 OPTUNA = "hydra/sweeper=optuna"
 LR = "optim.lr=tag(log, interval(1e-5, 1e-3))"
@@ -277,3 +279,9 @@ def test_a_package_that_is_not_there(
     assert f"needs {package}, which is not installed. Type: pip install 'mmft[{package}]'" in capsys.readouterr().err
     assert made == []
     assert not Path("runs").exists()
+
+
+def test_a_nan_is_neither_reported_nor_prunes() -> None:
+    trial: Any = Mock(spec=Trial, _over=False, _reported=set(), _trial=Mock())
+    assert not Trial.report(trial, float("nan"), 1)
+    assert not trial._trial.mock_calls

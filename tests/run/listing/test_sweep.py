@@ -54,6 +54,17 @@ def test_a_lower_loss_is_better(job: Job, tmp_path: Path) -> None:
     assert Sweep(tmp_path).table().splitlines()[1].split()[:2] == ["0", "1e-5"]
 
 
+def test_while_all_texts_are_wrong_the_loss_decides(job: Job, tmp_path: Path) -> None:
+    for number, loss in enumerate((3.0, 2.0, 4.0)):
+        job(number, 0.0, f"optim.lr=1e-{number}")
+        path = tmp_path / str(number) / "summary.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"val": {"accuracy": 0.0, "loss": loss}}))
+    header, *rows, command = Sweep(tmp_path).table().splitlines()
+    assert "val/loss" in header
+    assert [row.split()[0] for row in rows] == ["1", "0", "2"]
+    assert command.startswith("job 1 is the best")
+
+
 def test_failed_jobs_are_listed(job: Job, tmp_path: Path) -> None:
     job(0, None, "optim.lr=9", "seed=0", status="failed")
     job(1, 0.7, "optim.lr=1e-4", "seed=0")

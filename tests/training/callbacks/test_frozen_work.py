@@ -16,6 +16,7 @@ from forked import Forked
 from runs import Run, TrainRun, killed_run, of_one_and_two_ranks, resumed, same_weights
 from torch import Tensor
 
+import mmft.commands.train as commands
 from mmft.cache.shard import Shard
 from mmft.commands.train import train
 from mmft.config.compose import compose
@@ -36,6 +37,14 @@ CELLS = {
     "pairs": ["task=contrastive", "data.columns.label=null", "tune=head_only", "data.micro_batch_size=7"],
     "pairs_in_part": ["task=contrastive", "data.columns.label=null", "tune=last_n", "data.micro_batch_size=7"],
     "augmented": ["tune=head_only", "data.augment.flip=0.5", "data.augment.token_dropout=0.2"],
+    "augmented_texts": ["tune=head_only", "data.augment.token_dropout=0.2"],
+    "captions": [
+        "task=contrastive",
+        "task.texts=templates",
+        "data.columns.text=null",
+        "tune/image_encoder=freeze",
+        "tune/text_encoder=full",
+    ],
     "modality_dropout": ["tune=head_only", "model.modality_dropout=0.5"],
     "auxiliary": ["tune=last_n", "model.auxiliary.modality_weight=0.5", "model.auxiliary.alignment=kl"],
     "balanced": ["tune=head_only", "data.sampler=balanced"],
@@ -316,3 +325,22 @@ def test_what_is_said(frozen_run: TrainRun, store: Path, capsys: pytest.CaptureF
     )
     about = [json.loads(path.read_text()) for path in store.glob("*/about.json")]
     assert {Path(one["encoder"]).name for one in about} == {"image_encoder", "text_encoder"}
+
+
+@pytest.mark.parametrize(("precision", "computes"), [("32-true", False), ("bf16-mixed", True)])
+def test_a_task_is_tuned_on_what_predict_computes(
+    precision: str, computes: bool, frozen_run: TrainRun, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In full precision, and so not on what the store has of a run in another."""
+    seen: list[bool] = []
+    plain = commands.tune_on_validation
+
+    def tuned(model: Any, task: Any, batches: Any, *rest: Any) -> Any:
+        seen.append(not model.frozen_parts and not batches.dataset.stored)
+        return plain(model, task, batches, *rest)
+
+    monkeypatch.setattr(commands, "tune_on_validation", tuned)
+    kept = ["cache=always", f"paths.cache={store}", f"trainer.precision={precision}"]
+    run = frozen_run("tune=head_only", "task.calibration=temperature", *kept)
+    assert seen == [computes]
+    assert run.summary["tuned"]
