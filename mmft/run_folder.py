@@ -241,7 +241,7 @@ def _without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def find_run(run: str, runs: Path) -> RunFolder:
+def find_run(run: str, runs: Path, key: str = "run") -> RunFolder:
     """Finds a run by path, or by `last`: the newest by start time under `runs` that has a model.
 
     Runs that failed or were stopped have none, so they do not hide an earlier completed one.
@@ -254,9 +254,13 @@ def find_run(run: str, runs: Path) -> RunFolder:
             return found
         raise UserError(f"run=last: no finished run under {runs}. Train one, or set paths.runs.")
     folder = RunFolder(located(run))
-    if not folder.config.exists():
-        raise UserError(f"run={run}: {folder.path} is not a run folder (it has no config.yaml).")
-    return folder
+    if folder.config.exists():
+        return folder
+    if not folder.path.exists():
+        raise UserError(f"{key}={run}: there is no such folder. mmft runs lists the runs")
+    within = sorted(one.path for one in all_runs(folder.path))[:3] if folder.path.is_dir() else []
+    there = f"; in it are {', '.join(map(str, within))} ..." if within else ""
+    raise UserError(f"{key}={run}: {folder.path} is not a run folder (it has no config.yaml){there}")
 
 
 def short_name(run: Path) -> str:
@@ -280,7 +284,10 @@ def newest(runs: Iterable[RunFolder]) -> RunFolder | None:
 def newest_unfinished(runs: Path) -> RunFolder | None:
     """The run below `runs` that `resume=last` resumes; None if all are completed or there are none.
 
-    A run without its config cannot be resumed and is skipped.
+    A run without its config cannot be resumed and is skipped; one that failed before its first checkpoint is the last
+    choice.
     """
-    begun = (run for run in all_runs(runs) if run.config.is_file())
-    return newest(run for run in begun if run.peek().get("status") not in ("completed", "pruned"))
+    begun = [(run, run.peek().get("status")) for run in all_runs(runs) if run.config.is_file()]
+    unfinished = [(run, status) for run, status in begun if status not in ("completed", "pruned")]
+    trained = [run for run, status in unfinished if status != "failed" or run.newest_checkpoint(thorough=False)]
+    return newest(trained) or newest(run for run, _ in unfinished)

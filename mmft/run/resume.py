@@ -77,7 +77,7 @@ def resolve(composed: Composed) -> tuple[Composed, Path] | None:
 def _find(composed: Composed) -> RunFolder | None:
     wanted, runs = composed.config.resume, located(composed.config.paths.runs)
     if wanted != "last":
-        return find_run(wanted, runs)
+        return find_run(wanted, runs, "resume")
     name = run_name(composed)
     own = list(all_runs(runs / name))
     found = newest_unfinished(runs / name) or newest(run for run in own if run.is_completed)

@@ -355,3 +355,11 @@ def test_a_run_starts_in_less_time_than_its_imports_take(mmft: Callable[..., Any
     run = mmft("train", *shapes.overrides, "trainer.max_steps=1", cwd=tmp_path)
     summary = json.loads((tmp_path / run.stdout.splitlines()[-1] / "summary.json").read_text())
     assert 0 < summary["startup_cpu_seconds"] - summary["import_cpu_seconds"] <= summary["import_cpu_seconds"]
+
+
+def test_a_value_that_is_typed_twice_is_no_second_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "-m", *COMPLETE, "seed=3,0,3"]) == ExitCode.USER
+    assert "seed: 3 is given twice" in capsys.readouterr().err

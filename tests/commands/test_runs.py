@@ -144,7 +144,7 @@ def test_rows_that_a_run_keeps_for_itself_tell_it_from_no_other(capsys: pytest.C
     [
         ("out=page.html", "Type compare=RUN,RUN, or compare=all"),
         ("compare=last", "1 runs; a comparison needs at least two"),
-        ("compare=gone,last", "compare=gone: gone is not a run folder"),
+        ("compare=gone,last", "compare=gone: there is no such folder"),
         ("sort=tset/accuracy", "Did you mean test/accuracy?"),
         ("optim.lrr=1", "Did you mean optim.lr?"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -222,16 +223,30 @@ def test_last_is_the_newest_unfinished_run_of_the_name(
     assert "starting a new one" in capsys.readouterr().err
     killed_run(shapes_overrides, runs / "shapes" / "a", 3, "after")
     train_run(folder=runs / "shapes" / "b")
+    (runs / "shapes" / "c").mkdir()  # what a run leaves that failed before its first checkpoint
+    (runs / "shapes" / "c" / "config.yaml").write_text("{}")
+    (runs / "shapes" / "c" / "summary.json").write_text('{"started": "9999", "status": "failed"}')
     found = resolve(compose("train", overrides))
     assert found is not None
     assert found[1] == runs / "shapes" / "a"
     assert train(*found) == 0
+    shutil.rmtree(runs / "shapes" / "c")
     found = resolve(compose("train", overrides))  # all are completed now
     assert found is not None
     assert train(*found) == 0
     assert "already completed" in capsys.readouterr().err
     with pytest.raises(UserError, match=r"^trainer.max_epochs: .* was started with 2, and 1 would be another"):
         resolve(compose("train", [*overrides, "trainer.max_epochs=1"]))  # not "nothing to do"
+
+
+def test_what_is_no_run_is_told_by_the_typed_key(
+    train_run: TrainRun, shapes_overrides: list[str], tmp_path: Path
+) -> None:
+    train_run(folder=tmp_path / "sweep" / "0")
+    with pytest.raises(UserError, match=r"^resume: there is no folder '.*gone'"):
+        resolve(compose("train", [*shapes_overrides, f"resume={tmp_path / 'gone'}"]))
+    with pytest.raises(UserError, match=r"^resume=.*sweep is not a run folder \(.*\); in it are .*sweep/0"):
+        resolve(compose("train", [*shapes_overrides, f"resume={tmp_path / 'sweep'}"]))
 
 
 def test_a_run_that_is_stopped_while_it_imports_goes_on(
