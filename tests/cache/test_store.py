@@ -11,6 +11,10 @@ import torch
 from mmft.cache.entry import ABOUT, Entry
 from mmft.cache.shard import KEY
 from mmft.cache.store import Store, cache_folder, entries, size_of
+from mmft.commands.cache import cache
+from mmft.config.compose import compose
+from mmft.errors import UserError
+from mmft.files import written_aside
 
 ABOUT_IT = {"encoder": "some/encoder"}
 
@@ -88,3 +92,25 @@ def test_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert cache_folder("~/mine") == Path("~/mine").expanduser()
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert cache_folder(None) == Path("~/.cache/mmft").expanduser()
+
+
+def test_processes_that_write_a_file_at_once_are_not_in_each_others_way(tmp_path: Path) -> None:
+    with written_aside(tmp_path / "about", shared=True) as one, written_aside(tmp_path / "about", shared=True) as two:
+        one.write_text("a")
+        two.write_text("b")
+    assert (tmp_path / "about").read_text() == "a"  # the outer one is renamed last
+    assert [path.name for path in tmp_path.iterdir()] == ["about"]
+
+
+def test_what_cannot_be_removed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mmft.cache import store as module
+
+    store = Store(tmp_path, 10**9)
+    written(store.entry("a", ABOUT_IT), 1)
+
+    def refused(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied", str(tmp_path / "a"))
+
+    monkeypatch.setattr(module.shutil, "rmtree", refused)
+    with pytest.raises(UserError, match="a: cannot be removed: Permission denied"):
+        cache(compose("cache", [f"paths.cache={tmp_path}", "clear=all"]))

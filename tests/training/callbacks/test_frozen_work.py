@@ -12,12 +12,15 @@ from typing import Any
 
 import pytest
 import torch
+from command import fork_mmft
 from forked import Forked
 from runs import Run, TrainRun, killed_run, of_one_and_two_ranks, resumed, same_weights
 from torch import Tensor
 
 import mmft.commands.train as commands
 from mmft.cache.shard import Shard
+from mmft.cache.store import entries
+from mmft.cache.summary import summary_of
 from mmft.commands.train import train
 from mmft.config.compose import compose
 from mmft.models.frozen_part import FrozenPart
@@ -297,10 +300,13 @@ def test_two_ranks(tmp_path: Path, shapes_overrides: list[str], store: Path) -> 
     typed = [*shapes_overrides, *sgd, "checkpoint.use=last", "tune=last_n", f"paths.cache={store}", "cache=always"]
     one, two = of_one_and_two_ranks(typed, "ddp", tmp_path)
     assert max(float((one.model_state[n] - two.model_state[n]).abs().max()) for n in one.model_state) <= 1e-10
+    filled = sorted(summary_of(entry).rows for entry in entries(store))  # by the one process
     shutil.rmtree(store)
-    (tmp_path / "again").mkdir()
-    _, again = of_one_and_two_ranks(typed, "ddp", tmp_path / "again")
-    assert same_weights(two, again)
+    again = tmp_path / "again"
+    ranks = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]
+    fork_mmft("train", *typed, *ranks, f"hydra.run.dir={again}", cwd=tmp_path)
+    assert same_weights(two, Run(again))
+    assert sorted(summary_of(entry).rows for entry in entries(store)) == filled
 
 
 def test_bad_rows_stay_bad(frozen_run: TrainRun, tmp_path: Path, shapes: Any, store: Path) -> None:
