@@ -26,6 +26,7 @@ from mmft.data.kept import KEPT
 from mmft.data.loading import make_collate, make_dataset, make_loader
 from mmft.data.order import LogicalBatches, Order, StepPlan, epoch_order, evaluation_batches
 from mmft.data.splitting.splits import Split
+from mmft.data.table import in_no_split
 from mmft.data.targets import ClassesOf, Encode
 from mmft.data.text import check_readable, special_ids
 from mmft.data.views import Views
@@ -108,8 +109,7 @@ class VisionLanguageData(LightningDataModule):
         check_readable(self.datasets["train"].tokens, tokenizer)
         self._collates = {name: make_collate(data, tokenizer, max_length) for name, data in self.datasets.items()}
         self.rows = {name: len(split) for name, split in splits.items()}
-        tables = {id(split.table): split.table for split in splits.values()}
-        nowhere = [row for table in tables.values() for row in table.in_no_split()]
+        nowhere = in_no_split(split.table for split in splits.values())
         self.table_bad = nowhere + [row for data in self.datasets.values() for row in data.known_bad()]
         self.rows_read = sum(self.rows.values()) + len(nowhere)
         self.texts_cut = {name: data.tokens.cut for name, data in self.datasets.items()}

@@ -9,7 +9,7 @@ reference counts (pytorch #13246). Row numbers count data rows from 0; an unusab
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -244,9 +244,11 @@ class Table:
             return None
         return [name for name, (_, rows) in zip(names, self._files, strict=True) for _ in range(rows)]
 
-    def in_no_split(self) -> list[BadRow]:
-        """The bad rows whose split is unknown."""
-        return [self.bad[row] for row, name in enumerate(self.splits() or []) if name is None]
+
+def in_no_split(tables: Iterable[Table]) -> list[BadRow]:
+    """The bad rows whose split is unknown, of each table once."""
+    each = {id(table): table for table in tables}.values()
+    return [table.bad[row] for table in each for row, name in enumerate(table.splits() or []) if name is None]
 
 
 def _read(

@@ -174,8 +174,9 @@ def test_rows_without_a_known_split_count_as_bad(
 ) -> None:
     with (tmp_path / "rows.csv").open("a") as file:
         file.write("0.png,a,disc,r37,elsewhere\n0.png,a,disc\n")
-    bad = [(bad.row, bad.column) for bad in module(config, tokenizer).table_bad]
-    assert bad == [(37, "split"), (38, ""), (4, "image")]
+    data = module(config, tokenizer)
+    assert [(bad.row, bad.column) for bad in data.table_bad] == [(37, "split"), (38, ""), (4, "image")]
+    assert data.rows_read == sum(data.rows.values()) + 2
 
 
 def test_predicting_gives_every_row_in_order(config: DataConfig, tokenizer: PreTrainedTokenizerFast) -> None:

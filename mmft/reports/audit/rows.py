@@ -15,6 +15,7 @@ from mmft.data.images.image import ImageReader, background_of
 from mmft.data.images.squares import squaring
 from mmft.data.loading import unread
 from mmft.data.splitting.splits import Split, different, groups_of_earlier_splits
+from mmft.data.table import in_no_split
 from mmft.data.targets import Encode, encode_targets
 from mmft.data.text import tokenize
 from mmft.reports.audit.duplicates import Content, find_alike
@@ -50,8 +51,7 @@ class RowAudit:
         self.facts: dict[str, str] = {}
         self.prints: dict[str, Prints] = {}
         self._bad = {name: self._known_bad(name, split, encode) for name, split in self.splits.items()}
-        tables = {id(split.table): split.table for split in self.splits.values()}
-        self._nowhere = [("", row) for table in tables.values() for row in table.in_no_split()]
+        self._nowhere = [("", row) for row in in_no_split(split.table for split in self.splits.values())]
 
     @staticmethod
     def _known_bad(name: str, split: Split, encode: Encode | None) -> dict[int, BadRow]:
