@@ -36,11 +36,11 @@ def named(runs: list[FoundRun], root: Path) -> list[str]:
 def test_newest_first_with_marks(tmp_path: Path) -> None:
     done(tmp_path / "a" / "1", "2026-01-01T00:00:00+00:00")
     done(tmp_path / "b" / "sweep" / "0", "2026-01-03T00:00:00+00:00")
-    make(tmp_path / "b" / "sweep" / "1", started="2026-01-04T00:00:00+00:00", status="failed")
+    make(tmp_path / "b" / "sweep" / "1", started="2026-01-04T00:00:00+00:00", status="failed")  # before a checkpoint
     make(tmp_path / "b" / "2", started="2026-01-02T00:00:00+00:00", status="stopped")
     runs = find_runs(tmp_path)
     assert named(runs, tmp_path) == ["b/sweep/1", "b/sweep/0", "b/2", "a/1"]
-    assert [run.marks for run in runs] == [["resume"], ["last"], [], []]
+    assert [run.marks for run in runs] == [[], ["last"], ["resume"], []]
     assert [run.name for run in runs] == ["b", "b", "b", "a"]
 
 
