@@ -40,9 +40,15 @@ def located(typed: str | Path, base: Path | None = None) -> Path:
     return path if base is None else base / path
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes `text` (UTF-8) to `path` atomically: a reader, or a kill at any moment, leaves the old or the new text."""
-    with written_aside(path) as aside, aside.open("w", encoding="utf-8") as stream:
+def write_text(path: Path, text: str, shared: bool = False) -> None:
+    """Writes `text` (UTF-8) to `path` atomically: a reader, or a kill at any moment, leaves the old or the new text.
+
+    Args:
+        path: the file.
+        text: all of it.
+        shared: whether several processes may write it at once.
+    """
+    with written_aside(path, shared) as aside, aside.open("w", encoding="utf-8") as stream:
         stream.write(text)
         stream.flush()
         os.fsync(stream.fileno())

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from mmft.batch import Features
 from mmft.cache.shard import SUFFIX, Column, DamagedError, Numbers, Shard, write_shard
-from mmft.files import locked, written_aside
+from mmft.files import locked, write_text
 
 log = logging.getLogger(__name__)
 ABOUT = "about.json"
@@ -134,8 +134,7 @@ class Entry:
         ]
         self.folder.mkdir(parents=True, exist_ok=True)
         if not (self.folder / ABOUT).exists():
-            with written_aside(self.folder / ABOUT, shared=True) as aside:
-                aside.write_text(json.dumps(self.about, indent=1) + "\n", encoding="utf-8")
+            write_text(self.folder / ABOUT, json.dumps(self.about, indent=1) + "\n", shared=True)
         write_shard(self.folder, digests, lengths, columns, rows)
 
     @contextmanager

@@ -144,8 +144,9 @@ def train_run(run: build.Run) -> None:
     model = module.model
     model.auxiliary = None
     device, precision = trainer.strategy.root_device, config.trainer.precision
+    rows = data.datasets.get("val")
     is_full = full_precision(precision) == precision
-    with nullcontext() if is_full else computed_anew(model, data.datasets.get("val")):
+    with nullcontext() if rows is None or is_full else computed_anew(model, rows):
         batches = data.evaluation_loader("val")
         folder.update_summary(**tune_on_validation(model, task, batches, device, precision))
     if splits_to_test(data.rows):

@@ -83,14 +83,14 @@ class BadRows:
 
     def _reasons(self) -> str:
         """The reasons by frequency, where equal but for names and numbers."""
-        columns: dict[str, set[str]] = {}
-        counts: Counter[str] = Counter()
+        columns: dict[str, list[str]] = {}  # of the rows by what is alike in their reasons
         for row in self.rows:
-            alike = _MORE.sub("", _UNLIKE.sub("…", row.reason))
-            counts[alike] += 1
-            columns.setdefault(alike, set()).update([row.column] if row.column else [])
-        most = [(count, ", ".join(sorted(columns[alike])), alike) for alike, count in counts.most_common(SHOWN)]
-        return "; ".join(f"{count:,} x {of}{': ' if of else ''}{alike}" for count, of, alike in most)
+            columns.setdefault(_MORE.sub("", _UNLIKE.sub("…", row.reason)), []).append(row.column)
+        told = []
+        for alike, every in sorted(columns.items(), key=lambda item: -len(item[1]))[:SHOWN]:
+            named = ", ".join(sorted({*every} - {""}))
+            told.append(f"{len(every):,} x {named}{': ' if named else ''}{alike}")
+        return "; ".join(told)
 
     def _read(self, path: Path) -> None:
         """Loads the entries of a stopped run; drops a last line that a kill truncated."""

@@ -24,19 +24,14 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
-def computed_anew(model: VisionLanguageModel, rows: RowDataset | None) -> Iterator[None]:
+def computed_anew(model: VisionLanguageModel, rows: RowDataset) -> Iterator[None]:
     """Context in which nothing of `rows` comes from the store, which has it in the precision of training."""
-    parts = dict(model.frozen_parts)
-    stored = {} if rows is None else rows.stored
-    model.frozen_parts.clear()
-    if rows is not None:
-        rows.stored = {}
+    parts, stored = model.frozen_parts, rows.stored
+    model.frozen_parts, rows.stored = {}, {}
     try:
         yield
     finally:
-        model.frozen_parts.update(parts)
-        if rows is not None:
-            rows.stored = stored
+        model.frozen_parts, rows.stored = parts, stored
 
 
 def tune_on_validation(

@@ -59,7 +59,7 @@ class WholeImageEncoder(ImageEncoder):
 
     @property
     def reads(self) -> dict[str, Any]:
-        """Which of the tower's tensors the model takes, and what its processor does."""
+        """Which of its backbone's outputs the model takes, and what its processor does."""
         return {"outputs": self.features.paths, "processor": self.features.pixels.settings}
 
     def lengths(self, about: Tensor) -> Tensor:

@@ -207,6 +207,11 @@ def rank(value: float | None, name: str, loss: float | None = None) -> tuple[boo
     return (False, *metric_rank({name: value, "loss": float("nan") if loss is None else loss}, name, minimised=lower))
 
 
+def loss_beside(name: str) -> str:
+    """The loss of the rows that a metric is of: `val/loss` beside `val/cider`."""
+    return f"{name.rpartition('/')[0]}/loss"
+
+
 def value_of(run: FoundRun, by: str) -> Any:
     """A run's value to sort by; None if it has none."""
     if by in ("name", "status", "seconds"):

@@ -13,7 +13,7 @@ import yaml
 
 from mmft.files import write_text
 from mmft.reports.aligned import aligned
-from mmft.run.listing.found import FoundRun, rank
+from mmft.run.listing.found import FoundRun, loss_beside, rank
 from mmft.run_folder import RunFolder
 
 SEEDS = ("seed", "data.fold")
@@ -80,7 +80,7 @@ class Sweep:
         metric, by = self.metric, self.by
         tests = list(dict.fromkeys(f"test/{table}" for job in self.jobs for table in job.tests)) or ["test"]
         shown = [f"{split}/{metric}" for split in ("val", *tests)] if metric else []
-        loss = f"{by.rpartition('/')[0]}/loss"  # decides while all texts are wrong
+        loss = loss_beside(by)  # decides while all texts are wrong
         if shown and by != loss and not any(job.metrics.get(by) for job in self.jobs):
             shown.append(loss)
         ordered = sorted(
