@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -56,7 +57,6 @@ class StudySweeper:
         self.typed = list({typed.key: typed for typed in composed.parsed}.values())  # of repeated keys, the last
         self.space = {typed.key: _distribution(typed) for typed in self.typed if varies(typed)}
         _check(composed, self.space)
-        self._lock = _locked(folder)
         _check_goes_on(composed, folder)
         self.monitor, direction = _objective(composed)
         settings, epochs = self.settings, composed.config.trainer.max_epochs
@@ -173,12 +173,19 @@ def _check(composed: Composed, space: dict[str, Any]) -> None:
         raise UserError(wrong)
 
 
-def _locked(folder: Path) -> Any:
-    """Locks the folder against other sweeps while this process lives."""
+@contextmanager
+def the_only_search(folder: Path) -> Iterator[None]:
+    """Locks the folder against other searches.
+
+    Raises:
+        UserError: one is running there.
+    """
     try:
-        return locked(folder / f".{STUDY}.lock")
+        lock = locked(folder / f".{STUDY}.lock")
     except BlockingIOError:
         raise UserError(f"hydra.sweep.dir: a sweep is running in {folder}; wait for it or stop it") from None
+    with lock:
+        yield
 
 
 def _check_goes_on(composed: Composed, folder: Path) -> None:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,12 @@ def sweep(composed: Composed, config_dirs: Sequence[Path], folder: Path) -> int:
     """
     assert composed.sweep is not None
     _check_ranks(composed)
-    sweeper = _sweeper(composed, config_dirs, folder)
+    with _sweeper(composed, config_dirs, folder) as sweeper:
+        return _run(sweeper, composed, folder)
+
+
+def _run(sweeper: Sweeper, composed: Composed, folder: Path) -> int:
+    assert composed.sweep is not None
     record = {"overrides": composed.typed, "sweeper": composed.sweep.sweeper.type}
     write_text(folder / RECORD, json.dumps(record, indent=2) + "\n")
     results: list[Result] = []
@@ -68,15 +73,18 @@ def _check_ranks(composed: Composed) -> None:
         )
 
 
-def _sweeper(composed: Composed, config_dirs: Sequence[Path], folder: Path) -> Sweeper:
+@contextmanager
+def _sweeper(composed: Composed, config_dirs: Sequence[Path], folder: Path) -> Iterator[Sweeper]:
     assert composed.sweep is not None
     if isinstance(composed.sweep.sweeper, OptunaSweeperConfig):
-        from mmft.launch.sweep.study import StudySweeper
+        from mmft.launch.sweep.study import StudySweeper, the_only_search
 
-        return StudySweeper(composed, config_dirs, folder)
+        with the_only_search(folder):
+            yield StudySweeper(composed, config_dirs, folder)
+        return
     from mmft.launch.sweep.grid import Grid
 
-    return Grid(composed, config_dirs, folder)
+    yield Grid(composed, config_dirs, folder)
 
 
 def _launcher(composed: Composed, folder: Path) -> Launcher:

@@ -20,6 +20,7 @@ from composed_once import COMPLETE
 from mmft.cli.main import main
 from mmft.config import sweeps
 from mmft.errors import ExitCode, TrainingError
+from mmft.launch.sweep import study
 from mmft.run_folder import RunFolder
 from mmft.training.trial import Trial
 
@@ -257,6 +258,23 @@ def test_two_searches_at_once_in_one_folder(made: Made, capsys: pytest.CaptureFi
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert search(*given[:-2], "hydra.sweeper.n_trials=3", HERE) == ExitCode.USER
     assert "a sweep is running in sweep" in capsys.readouterr().err
+    assert len(made) == 2
+
+
+def test_a_search_that_ended_leaves_its_folder_to_the_next_one(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[study.StudySweeper] = []  # as a garbage collector that has not run yet, or a debugger, keeps it
+
+    class Kept(study.StudySweeper):
+        def __init__(self, *given: Any) -> None:
+            kept.append(self)
+            super().__init__(*given)
+
+    monkeypatch.setattr(study, "StudySweeper", Kept)
+    given = ["optim.head_lr=interval(0.01, 1)", HERE]
+    assert search(*given, "hydra.sweeper.n_trials=1") == ExitCode.DONE
+    assert search(*given, "hydra.sweeper.n_trials=2", "seed=5") == ExitCode.USER  # another search
+    assert search(*given, "hydra.sweeper.n_trials=2") == ExitCode.DONE
+    assert len(kept) == 3
     assert len(made) == 2
 
 
