@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import re
 import sys
@@ -22,7 +23,10 @@ from mmft.config import plugins, registry
 from mmft.config.compose import compose
 from mmft.config.schema.root import COMMANDS
 from mmft.errors import UserError
+from mmft.run.listing.found import FoundRun, sort_runs
+from mmft.run.listing.table import comparison_table
 from mmft.run.loaded_model import load
+from mmft.run_folder import RunFolder
 
 TEXT = (Path(__file__).parents[1] / "docs" / "extend.md").read_text(encoding="utf-8")
 EXAMPLES = {
@@ -69,6 +73,59 @@ def test_example(file: str, folder: Path, train_run: TrainRun, shapes: Any) -> N
     assert found["prediction"].tolist() == pd.read_csv(out)["prediction"].tolist()
     written = {"my_callback.py": "heartbeat", "my_logger.py": "lines.txt"}.get(file)
     assert written is None or (run.path / written).read_text()
+
+
+RELATIVE = """
+from dataclasses import dataclass
+from torchmetrics.regression import MeanAbsolutePercentageError
+from mmft.config.registry import option
+from mmft.config.schema.task import RegressionConfig
+from mmft.tasks.regression import Regression
+
+@option("task", "relative", builds="relative:Relative")
+@dataclass(kw_only=True)
+class RelativeConfig(RegressionConfig):
+    pass
+
+class Relative(Regression):
+    facts = RelativeConfig
+    monitor = "mape"
+
+    def metrics(self):
+        found = super().metrics()
+        found.add_metrics({"mape": MeanAbsolutePercentageError()})
+        return found
+"""
+
+
+def test_an_own_metric_is_minimised_if_it_says_so(
+    folder: Path, train_run: TrainRun, shapes: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plugins.allow_code()
+    (folder / "relative.py").write_text(RELATIVE)
+    frame = pd.read_csv(shapes.rows)
+    frame["label"] = 10 + frame["label"].astype("category").cat.codes
+    frame.to_csv("numbers.csv", index=False)
+    typed = [
+        "plugins=[./relative.py]",
+        "task=relative",
+        "data.path=numbers.csv",
+        f"data.root={shapes.folder}",
+        "trainer.max_epochs=4",
+    ]
+    steps = [*typed, "optim.head_lr=0.3", "checkpoint.use=best"]
+    run = train_run(*steps)
+    assert "the best weights have the lowest val/mape" in capsys.readouterr().err
+    found = [float(row["val/mape"]) for row in csv.DictReader((run.path / "metrics.csv").open()) if row["val/mape"]]
+    assert len(set(found)) == 4
+    assert run.summary["val"]["mape"] == pytest.approx(min(found))
+    assert run.summary["minimised"] == ["mape"]
+    other = train_run(*typed, "optim.head_lr=0.01", "name=other")
+    assert other.summary["val"]["mape"] < run.summary["val"]["mape"]
+    worse, better = both = [FoundRun(RunFolder(one.path), "") for one in (run, other)]
+    assert sort_runs(both, "val/mape", []) == [better, worse]
+    line = next(line for line in comparison_table(both).splitlines() if line.startswith("val/mape"))
+    assert line.endswith(" *")
 
 
 def test_a_killed_run_resumes_bit_for_bit(folder: Path, train_run: TrainRun, shapes_overrides: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Collection, Mapping
 
@@ -41,6 +42,9 @@ from mmft.training.callbacks.weight_averaging import WeightAveraging
 from mmft.training.csv_log import CsvLog
 from mmft.tuning.plan import TuningPlan
 
+log = logging.getLogger(__name__)
+_END = {True: "lowest", False: "highest"}
+
 
 def monitor_of(config: CheckpointConfig, task: Task) -> tuple[str, bool]:
     """The metric that selects the best checkpoint, and whether lower is better.
@@ -54,7 +58,7 @@ def monitor_of(config: CheckpointConfig, task: Task) -> tuple[str, bool]:
         raise UserError(
             f"checkpoint.monitor={config.monitor}: this task has no such metric. There are: {', '.join(allowed)}."
         )
-    return name, lower_is_better(name)
+    return name, lower_is_better(name, task.minimised)
 
 
 def monitored(config: TrainConfig, task: Task, splits: Collection[str]) -> str | None:
@@ -70,7 +74,9 @@ def check_monitoring(config: TrainConfig, task: Task, splits: Collection[str]) -
     """
     wrong: list[str] = []
     try:
-        monitor_of(config.checkpoint, task)
+        monitor, minimised = monitor_of(config.checkpoint, task)
+        if not type(task).__module__.startswith("mmft."):  # what mmft knows of its metrics may be nothing
+            log.info("checkpoint.monitor: the best weights have the %s val/%s", _END[minimised], monitor)
     except UserError as error:
         wrong += error.messages
     if "val" not in splits:

@@ -58,7 +58,8 @@ def report(config: TrainConfig, module: FineTuning, data: VisionLanguageData) ->
         for name, part in task.parts.items():
             if figures := found.get(name) if name else found:
                 prefix = f"{name}: " if name else ""
-                log.info("%s%s", prefix, modality_comment(figures, lower_is_better(part.monitor), data.rows[test]))
+                lower = lower_is_better(part.monitor, part.minimised)
+                log.info("%s%s", prefix, modality_comment(figures, lower, data.rows[test]))
     return {"modalities": found}
 
 

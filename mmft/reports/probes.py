@@ -56,7 +56,7 @@ def compare_with_probe(folder: RunFolder, config: Mapping[str, Any], runs: str, 
     before, now = (one.get("test", {}).get(metric) for one in (probe.peek(), summary))
     if before is None or now is None:
         return
-    of_shares = not lower_is_better(metric)
+    of_shares = not lower_is_better(metric, summary.get("minimised", ()))
     change = f"{100 * (now - before):+.1f} points" if of_shares else f"{now - before:+.4f} (lower is better)"
     kind = _WORDS[probe.peek()["probe"]["kind"]]
     log.info("test %s: %s on frozen features (%s) has %.3f: this run %s", metric, kind, probe.path, before, change)

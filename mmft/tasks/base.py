@@ -172,6 +172,15 @@ class Task(ABC):
         """The names of `scalars`."""
         return [str(name) for name in self.metrics()]
 
+    @property
+    def minimised(self) -> frozenset[str]:
+        """Its metrics that are better when lower, besides mmft's own: those whose `higher_is_better` is False.
+
+        Of a name that no metric has by itself, since one metric has several values, a task says so by overriding this.
+        """
+        own = self.metrics().items(copy_state=False)
+        return frozenset(str(name) for name, metric in own if metric.higher_is_better is False)
+
     def tables(self, metrics: MetricCollection) -> dict[str, list[list[Any]]]:  # noqa: ARG002 - no tables
         """Tabular results in `metrics`: rows of a CSV file, header first, by file name."""
         return {}

@@ -197,6 +197,11 @@ class Several(Task):
         return [f"{name}/{metric}" for name, task in self.parts.items() for metric in task.metric_names()]
 
     @property
+    def minimised(self) -> frozenset[str]:
+        """Those of each task, without its name."""
+        return frozenset[str]().union(*(task.minimised for task in self.parts.values()))
+
+    @property
     def headlines(self) -> list[str]:
         """The headlines of each task."""
         return [f"{name}/{metric}" for name, task in self.parts.items() for metric in task.headlines]

@@ -170,7 +170,7 @@ def choose(probe: Probe, metric: str, val: Labelled | None, folds: npt.NDArray[n
     else:
         return Choice(probe.usual, None, "")
     values = [[metric_of(task, outputs, asked, name) for name in (metric, "loss")] for outputs in found]
-    sign = -1 if lower_is_better(metric) else 1
+    sign = -1 if lower_is_better(metric, task.minimised) else 1
     finite = [(sign * value, -loss, -at) for at, (value, loss) in enumerate(values) if math.isfinite(value)]
     if not finite:
         raise TrainingError(

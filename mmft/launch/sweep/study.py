@@ -157,7 +157,7 @@ def _objective(composed: Composed) -> tuple[str, Literal["minimize", "maximize"]
 
     task = build_task(composed.config.task)
     monitor = str(composed.config.checkpoint.monitor or task.monitor).removeprefix("val/")
-    return monitor, "minimize" if lower_is_better(monitor) else "maximize"
+    return monitor, "minimize" if lower_is_better(monitor, task.minimised) else "maximize"
 
 
 def _check(composed: Composed, space: dict[str, Any]) -> None:

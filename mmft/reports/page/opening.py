@@ -106,7 +106,7 @@ def _comment(run: Evidence, figures: Mapping[str, Any], metric: str) -> str:
     known = {name: value for name, value in found.items() if value is not None}
     if not rows or None in (columns.image, columns.text) or len(known) < max(4, len(found)):
         return ""
-    said = modality_comment(known, lower_is_better(metric), rows)
+    said = modality_comment(known, lower_is_better(metric, run.summary.get("minimised", ())), rows)
     return f"{said[0].upper()}{said[1:]}."
 
 

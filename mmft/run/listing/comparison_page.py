@@ -42,7 +42,7 @@ def _differences(runs: Sequence[FoundRun], names: Sequence[str]) -> str:
     _, lines = comparison(runs)
     rows = []
     for key, *values in lines:
-        best = best_of(key, values)
+        best = best_of(key, values, runs)
         rows.append([key, *(_cell(value) + (" *" if best is not None and value == best else "") for value in values)])
     told = "Keys of the configs, typed ones first, then results; a star marks the best of a metric."
     return html.section("What differs", html.paragraph(told), html.table(["", *names], rows))

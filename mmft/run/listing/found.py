@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -77,6 +77,12 @@ class FoundRun:
                 if number(value) is not None:
                     found[f"{split}/{name}"] = float(value)
         return found
+
+    @property
+    def minimised(self) -> frozenset[str]:
+        """Metrics of the run's own task that are better when lower."""
+        named = self.summary.get("minimised")
+        return frozenset(map(str, named)) if isinstance(named, list) else frozenset()
 
     @property
     def tests(self) -> dict[str, Any]:
@@ -189,21 +195,27 @@ def sort_runs(runs: Sequence[FoundRun], by: str, keys: Sequence[str]) -> list[Fo
         )
     have = [run for run in runs if value_of(run, by) is not None]
     lacking = [run for run in runs if value_of(run, by) is None]
-    best_is_high = by in metrics and not lower_is_better(by)
+    best_is_high = by in metrics and not lower_is_better(by, minimised_by(runs))
     return sorted(have, key=lambda run: _comparable(value_of(run, by)), reverse=best_is_high) + lacking
 
 
-def rank(value: float | None, name: str, loss: float | None = None) -> tuple[bool, float, float]:
+def minimised_by(runs: Iterable[FoundRun]) -> frozenset[str]:
+    """Metrics that are better when lower, of the runs' own tasks."""
+    return frozenset[str]().union(*(run.minimised for run in runs))
+
+
+def rank(value: float | None, name: str, loss: float | None, minimised: Collection[str]) -> tuple[bool, float, float]:
     """A metric's place in an order: smaller is better; None comes last.
 
     Args:
         value: the metric's.
         name: the metric's, with its split.
         loss: that of the same rows, which decides while all texts are wrong (`mmft.tasks.metrics.names.rank`).
+        minimised: see `minimised_by`.
     """
     if value is None:
         return (True, 0.0, 0.0)
-    lower = lower_is_better(name)
+    lower = lower_is_better(name, minimised)
     return (False, *metric_rank({name: value, "loss": float("nan") if loss is None else loss}, name, minimised=lower))
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from mmft.files import write_records
 from mmft.reports.aligned import aligned
 from mmft.reports.numbers import number
-from mmft.run.listing.found import FoundRun
+from mmft.run.listing.found import FoundRun, minimised_by
 from mmft.run.listing.sweep import SEEDS, Sweep, spread
 from mmft.tasks.metrics.names import lower_is_better
 
@@ -61,11 +61,12 @@ class Curve:
         metric: with its split, `test/accuracy`.
         points: by rows, ascending.
         setting: the values of the other keys that vary.
+        lower: whether the metric is better when lower.
     """
 
-    def __init__(self, metric: str, points: Sequence[Point], setting: dict[str, str]) -> None:
+    def __init__(self, metric: str, points: Sequence[Point], setting: dict[str, str], lower: bool) -> None:
         self.metric, self.points, self.setting = metric, points, setting
-        self.lower = lower_is_better(metric)
+        self.lower = lower
         self.fit = self._fit()
 
     def error(self, value: float) -> float:
@@ -188,8 +189,9 @@ def learning_curves(sweep: Sweep) -> list[Curve]:
             before = points.get(point.rows, Point(point.rows, []))  # two sizes may come to as many rows
             both = [*before.values, *point.values]
             points[point.rows] = Point(point.rows, both, max(before.steps, point.steps))
+    lower = lower_is_better(name, minimised_by(sweep.jobs))
     return [
-        Curve(name, [points[rows] for rows in sorted(points)], dict(zip(others, setting, strict=True)))
+        Curve(name, [points[rows] for rows in sorted(points)], dict(zip(others, setting, strict=True)), lower)
         for setting, points in found.items()
         if len(points) > 1
     ]

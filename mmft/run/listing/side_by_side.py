@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from mmft.reports.page import charts, html
 from mmft.reports.page.curves import line_of
 from mmft.reports.page.evidence import read_table
-from mmft.run.listing.found import FoundRun, loss_beside, rank
+from mmft.run.listing.found import FoundRun, loss_beside, minimised_by, rank
 from mmft.run.listing.importances import explained
 
 _MOST_CURVES = 8
@@ -46,8 +46,10 @@ class SideBySide:
     def ranked(self) -> list[int]:
         """Places of the runs, best first."""
         loss = loss_beside(self.by)
+        minimised = minimised_by(self.runs)
         return sorted(
-            range(len(self.runs)), key=lambda at: rank(self.value(at), self.by, self.runs[at].metrics.get(loss))
+            range(len(self.runs)),
+            key=lambda at: rank(self.value(at), self.by, self.runs[at].metrics.get(loss), minimised),
         )
 
     @property

@@ -13,7 +13,7 @@ import yaml
 
 from mmft.files import write_text
 from mmft.reports.aligned import aligned
-from mmft.run.listing.found import FoundRun, loss_beside, rank
+from mmft.run.listing.found import FoundRun, loss_beside, minimised_by, rank
 from mmft.run_folder import RunFolder
 
 SEEDS = ("seed", "data.fold")
@@ -83,9 +83,10 @@ class Sweep:
         loss = loss_beside(by)  # decides while all texts are wrong
         if shown and by != loss and not any(job.metrics.get(by) for job in self.jobs):
             shown.append(loss)
+        minimised = minimised_by(self.jobs)
         ordered = sorted(
             self.groups(keys).items(),
-            key=lambda item: (not _through(item[1]), rank(_mean(item[1], by), by, _mean(item[1], loss))),
+            key=lambda item: (not _through(item[1]), rank(_mean(item[1], by), by, _mean(item[1], loss), minimised)),
         )
         header = ["jobs", *keys, "runs", *shown]
         lines = [
@@ -96,7 +97,8 @@ class Sweep:
         text = aligned([header, *lines])
         if not best:
             return text
-        return f"{text}\n{self._command(min(best, key=lambda job: rank(job.metrics[by], by, job.metrics.get(loss))))}"
+        first = min(best, key=lambda job: rank(job.metrics[by], by, job.metrics.get(loss), minimised))
+        return f"{text}\n{self._command(first)}"
 
     def _command(self, job: FoundRun) -> str:
         words = [shlex.quote(f"{key}={value}") for key, value in self.typed(job).items()]

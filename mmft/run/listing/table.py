@@ -13,7 +13,7 @@ from mmft.config.walk import key_names
 from mmft.config.wording import show
 from mmft.reports.aligned import aligned
 from mmft.reports.numbers import number
-from mmft.run.listing.found import MISSING, FoundRun, value_of, varied
+from mmft.run.listing.found import MISSING, FoundRun, minimised_by, value_of, varied
 from mmft.tasks.metrics.names import lower_is_better
 
 _MOST_DIFFERING, _WIDEST = 5, 24
@@ -153,7 +153,7 @@ def comparison_table(runs: Sequence[FoundRun]) -> str:
     legend = [f"{number} {folder}" for number, folder in zip(numbers, header[1:], strict=True)]
     cells = []
     for key, *values in lines:
-        best = best_of(key, values)
+        best = best_of(key, values, runs)
         cells.append(
             [
                 key,
@@ -166,11 +166,11 @@ def comparison_table(runs: Sequence[FoundRun]) -> str:
     return "\n".join([*legend, "", aligned([["", *numbers], *cells])])
 
 
-def best_of(key: str, values: Sequence[Any]) -> float | None:
-    """The best of a metric; None if it is no metric or all runs have the same."""
+def best_of(key: str, values: Sequence[Any], runs: Sequence[FoundRun]) -> float | None:
+    """The best of the runs' values of a metric; None if it is no metric or all runs have the same."""
     if not key.startswith(("test/", "val/")):
         return None
     known = [value for value in values if number(value) is not None and value == value]
     if len(set(known)) < 2:
         return None
-    return float(min(known) if lower_is_better(key) else max(known))
+    return float(min(known) if lower_is_better(key, minimised_by(runs)) else max(known))

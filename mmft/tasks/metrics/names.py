@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 _LOWER = frozenset({"loss", "rmse", "mae", "median_rank", "hamming_loss", "ece", "perplexity"})
 
 
-def lower_is_better(name: str) -> bool:
-    """Whether a metric is better when lower, by its name with the split (`val/loss`) or without."""
+def lower_is_better(name: str, minimised: Collection[str] = ()) -> bool:
+    """Whether a metric is better when lower, by its name with the split (`val/loss`) or without.
+
+    Args:
+        name: the metric's.
+        minimised: of a user's task (`Task.minimised`), which its runs have in summary.json.
+    """
     parts = name.split("/")
-    return parts[-1] in _LOWER or "loss" in parts[:-1]  # one of a loss's terms
+    return parts[-1] in _LOWER or parts[-1] in minimised or "loss" in parts[:-1]  # one of a loss's terms
 
 
 def rank(metrics: Mapping[str, float], monitor: str, minimised: bool) -> tuple[float, float]:

@@ -105,7 +105,8 @@ class WandbLogger(RunLogger):
         for name in metrics.keys() - self._defined:
             self._defined.add(name)
             if self._run is not None and name.startswith("val/"):
-                self._run.define_metric(name, summary="min" if lower_is_better(name) else "max")
+                minimised = self._folder.peek().get("minimised", ())
+                self._run.define_metric(name, summary="min" if lower_is_better(name, minimised) else "max")
         self._log(metrics)
 
     def _log(self, values: Mapping[str, Any]) -> None:

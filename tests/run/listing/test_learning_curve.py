@@ -15,6 +15,7 @@ import yaml
 from mmft.launch.sweep.sweep import _report
 from mmft.run.listing.learning_curve import Curve, Point, learning_curves
 from mmft.run.listing.sweep import Sweep
+from mmft.tasks.metrics.names import lower_is_better
 
 Job = Callable[..., None]
 SIZES = [100, 200, 400, 800]
@@ -42,7 +43,7 @@ def power(rows: float) -> float:
 def curve(law: Callable[[float], float], noise: float = 0.0, seeds: int = 3, metric: str = "test/accuracy") -> Curve:
     rng = random.Random(0)
     points = [Point(rows, [law(rows) + rng.gauss(0, noise) for _ in range(seeds)]) for rows in SIZES]
-    return Curve(metric, points, {})
+    return Curve(metric, points, {}, lower_is_better(metric))
 
 
 def test_a_power_law_is_found_and_told() -> None:
@@ -83,7 +84,8 @@ def test_a_flat_curve_and_a_noisy_one_are_called_so() -> None:
     noisy = curve(power, noise=0.2).forecast()
     assert noisy.startswith("The noise is too large to say")
     assert "More seeds tell more" in noisy
-    assert "sweep over 3 numbers of rows" in Curve("test/loss", [Point(10, [1.0]), Point(20, [0.5])], {}).forecast()
+    two = [Point(10, [1.0]), Point(20, [0.5])]
+    assert "sweep over 3 numbers of rows" in Curve("test/loss", two, {}, True).forecast()
 
 
 def test_one_curve_per_setting_over_completed_runs(
