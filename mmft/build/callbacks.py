@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping
 import lightning.pytorch as pl
 
 from mmft.build.frozen import build_store, encoders_apart
+from mmft.build.model import quantizes
 from mmft.build.run import Run
 from mmft.config import registry
 from mmft.config.schema.augment import AugmentConfig
@@ -119,7 +120,7 @@ def build_callbacks(
         *_validation_sample(data, task, config.seed),
         GradientAccumulation(config.data.micro_batch_size, data.plan.batch_sizes, config.data.micro_batch_tokens),
         *_early_stopping(config.callbacks.early_stopping, monitor, minimised),
-        *([LoRA8bit(folder)] if {"lora_8bit", "lora_4bit"} & set(plan.methods.values()) else []),
+        *([LoRA8bit(folder)] if quantizes(config.tune) else []),
         *_weight_averaging(config.callbacks.ema),
         *(registry.build(own) for own in (config.callbacks.extra or {}).values()),
         RunSummary(folder, run.started),

@@ -35,6 +35,7 @@ from mmft.tasks.generative import GenerativeTask
 from mmft.training.prompts import fused_texts
 from mmft.tuning.methods.base import TuningMethod
 from mmft.tuning.plan import Rates, TuningPlan, make_plan
+from mmft.tuning.quantize import Quantized
 
 _ALIGNMENT_WIDTH = 256
 _PRETRAINED_LR = 5e-5
@@ -220,6 +221,11 @@ def build_methods(tune: TuneConfig) -> dict[str, TuningMethod]:
         arguments = {name: getattr(tune, name, None) if v is None else v for name, v in registry.arguments(own).items()}
         found[encoder] = registry.class_of(own)(key=f"tune.{encoder}", **arguments)
     return found
+
+
+def quantizes(tune: TuneConfig) -> bool:
+    """Whether a tuning method quantizes weights."""
+    return any(isinstance(method.frozen_layers(), Quantized) for method in build_methods(tune).values())
 
 
 def frozen_layers(config: TrainConfig) -> dict[str, FrozenLayers]:

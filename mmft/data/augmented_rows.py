@@ -23,9 +23,7 @@ from torch.utils.data import Dataset
 from mmft.batch import Sample
 from mmft.data.dataset import RowDataset
 from mmft.data.images.augment import Augmentation
-from mmft.data.order import Order, philox_order
-
-_ROWS, _PARTNERS = 3, 4  # streams of the generator, beside that of `epoch_order`, 0, and those of `BalancedOrder`
+from mmft.data.order import Order, Stream, philox_order, random_words
 
 
 class Draws:
@@ -48,7 +46,7 @@ class Draws:
         order = self._order(epoch)
         partners = order
         if self._mixes:
-            partners = order[philox_order(len(order), self._seed, epoch, (0, _PARTNERS))]
+            partners = order[philox_order(len(order), self._seed, epoch, Stream.PARTNERS)]
         return np.stack([order, np.full_like(order, epoch), times_before(order), partners], axis=1)
 
 
@@ -125,7 +123,5 @@ class AugmentedRows(Dataset[Sample]):
 
     def _seeds(self, epoch: int, row: int, before: int) -> list[int]:
         """Six seeds, a pure function of (seed, epoch, row, earlier occurrences)."""
-        key = np.array([self.seed, epoch], dtype=np.uint64)
-        counter = np.array([0, before, row, _ROWS], dtype=np.uint64)
-        words = np.random.Philox(key=key, counter=counter).random_raw(6)
+        words = random_words(6, self.seed, epoch, Stream.AUGMENTATION, row, before)
         return [int(word) for word in words >> np.uint64(1)]

@@ -8,9 +8,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from mmft.data.order import epoch_order, philox_order
-
-_PLACES, _TURNS = 1, 2  # streams of the generator, beside that of `epoch_order`, 0
+from mmft.data.order import Stream, epoch_order, philox_order
 
 
 class BalancedOrder:
@@ -56,13 +54,13 @@ class BalancedOrder:
         """
         classes = len(self._rows)
         each, remainder = divmod(self._total, classes)
-        places = philox_order(classes, self._seed, 0, (0, _PLACES)).tolist()
+        places = philox_order(classes, self._seed, 0, Stream.CLASS_PLACES).tolist()
         return [epoch * each + (epoch * remainder + classes - 1 - place) // classes for place in places]
 
     def _turns(self, place: int, first: int, last: int) -> npt.NDArray[np.int64]:
         """Rows `first` to `last` (exclusive) of a class's infinite sequence."""
         rows, number = self._rows[place], int(self._numbers[place])
         turns = range(first // len(rows), -(-last // len(rows)))
-        sequence = [rows[philox_order(len(rows), self._seed, turn, (number, _TURNS))] for turn in turns]
+        sequence = [rows[philox_order(len(rows), self._seed, turn, Stream.CLASS_ROWS, number)] for turn in turns]
         skipped = turns.start * len(rows)
         return np.concatenate([*sequence, rows[:0]])[first - skipped : last - skipped]

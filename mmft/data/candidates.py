@@ -22,11 +22,10 @@ from mmft.batch import Candidate, Sample
 from mmft.data.augmented_rows import AugmentedRows
 from mmft.data.dataset import RowDataset
 from mmft.data.gathered import NOBODY, Positions
-from mmft.data.order import BatchSizes, Order
+from mmft.data.order import BatchSizes, Order, Stream, random_words
 from mmft.errors import UserError
 from mmft.tasks.identities import IDENTITY, MATCH, belong_together
 
-_CHANCES = 5  # stream of the generator, beside those of `mmft.data.augmented_rows`
 _BITS = 52  # of a chance, so that adding half of the last bit is exact in float64
 
 
@@ -69,8 +68,7 @@ class NextInBatch:
 
     def lines(self, asked: Positions, size: int, epoch: int) -> Positions:
         """Requests (R, W) of rows in batches of `size` -> (R, W + 2 K)."""
-        key, counter = np.array([self._seed, epoch], dtype=np.uint64), np.array([0, 0, 0, _CHANCES], dtype=np.uint64)
-        words = np.random.Philox(key=key, counter=counter).random_raw(len(asked) * self._count)
+        words = random_words(len(asked) * self._count, self._seed, epoch, Stream.CANDIDATES)
         chances = (words >> np.uint64(64 - _BITS)).astype(np.int64).reshape(len(asked), self._count)
         return np.concatenate([asked, self._next(asked[:, 0], size), chances], axis=1)
 

@@ -7,6 +7,7 @@ replaying, and any number of workers or ranks sees the same logical batches.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from enum import IntEnum
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,25 @@ from torch.utils.data import Sampler
 
 Order = Callable[[int], npt.NDArray[np.int64]]
 """`epoch -> (rows,) positions`."""
+
+
+class Stream(IntEnum):
+    """What is drawn: the highest word of the generator's counter. Streams are independent of each other."""
+
+    ORDER = 0
+    """The order of rows in an epoch."""
+    CLASS_PLACES = 1
+    """Which classes get one row more (`BalancedOrder`)."""
+    CLASS_ROWS = 2
+    """The order of a class's rows (`BalancedOrder`)."""
+    AUGMENTATION = 3
+    """How a row's image and text are changed."""
+    PARTNERS = 4
+    """The rows that others are mixed with."""
+    CANDIDATES = 5
+    """The negative texts of a row."""
+    VIEWS = 6
+    """The views of an image that are kept (`cache.views`)."""
 
 
 class BatchSizes:
@@ -50,25 +70,33 @@ def epoch_order(n: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
     Returns:
         (n,) int64.
     """
-    return philox_order(n, seed, epoch, (0, 0))
+    return philox_order(n, seed, epoch, Stream.ORDER)
 
 
-def philox_order(n: int, seed: int, number: int, stream: tuple[int, int]) -> npt.NDArray[np.int64]:
-    """A permutation of `n` positions, a pure function of (seed, number, stream).
+def philox_order(n: int, seed: int, number: int, stream: Stream, of: int = 0) -> npt.NDArray[np.int64]:
+    """A permutation of `n` positions, a pure function of (seed, number, stream, of).
 
-    Sorts raw words of Philox (Salmon et al., SC 2011): NumPy may change the stream of `permutation` between versions.
+    Sorts raw words: NumPy may change the stream of `permutation` between versions.
 
     Args:
         n: number of positions.
         seed: of the run, at least 0 and below 2**63.
         number: of the permutation, from 0.
-        stream: upper half of the generator's counter; different streams are independent.
+        stream: what is drawn.
+        of: what the permutation is of, among those of the stream.
 
     Returns:
         (n,) int64.
     """
-    key, counter = np.array([seed, number], dtype=np.uint64), np.array([0, 0, *stream], dtype=np.uint64)
-    return np.argsort(np.random.Philox(key=key, counter=counter).random_raw(n), kind="stable")
+    return np.argsort(random_words(n, seed, number, stream, of), kind="stable")
+
+
+def random_words(
+    count: int, seed: int, number: int, stream: Stream, of: int = 0, before: int = 0
+) -> npt.NDArray[np.uint64]:
+    """(count,) random 64-bit words of Philox (Salmon et al., SC 2011), a pure function of all other arguments."""
+    key, counter = np.array([seed, number], dtype=np.uint64), np.array([0, before, of, stream], dtype=np.uint64)
+    return np.random.Philox(key=key, counter=counter).random_raw(count)
 
 
 class StepPlan:

@@ -12,14 +12,12 @@ from hashlib import blake2b
 from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
 from torch import Tensor
 
 from mmft.config.schema.augment import AugmentConfig
 from mmft.data.images import augment
 from mmft.data.images.augment import Augmentation
-
-_VIEWS = 5  # stream of the generator, beside those of `augmented_rows`, `order` and `balance`
+from mmft.data.order import Stream, random_words
 
 
 class Views:
@@ -36,7 +34,7 @@ class Views:
         self.count, self.change, self.seed = count, change, seed
         of_images = {name: value for name, value in vars(config).items() if name not in config.OF_TEXTS}
         code = Path(inspect.getfile(augment)).read_text(encoding="utf-8")
-        about = [of_images, seed, code, version("torch"), version("torchvision")]
+        about = [of_images, seed, int(Stream.VIEWS), code, version("torch"), version("torchvision")]
         self._about = json.dumps(about, sort_keys=True, default=str).encode()
 
     def number(self, epoch: int, before: int) -> int:
@@ -45,9 +43,7 @@ class Views:
 
     def image(self, pixels: Tensor, row: int, number: int) -> Tensor:
         """(3, H, W) uint8 -> a view of it."""
-        key = np.array([self.seed, number], dtype=np.uint64)
-        counter = np.array([0, 0, row, _VIEWS], dtype=np.uint64)
-        return self.change.image(pixels, int(np.random.Philox(key=key, counter=counter).random_raw()) >> 1)
+        return self.change.image(pixels, int(random_words(1, self.seed, number, Stream.VIEWS, row)[0]) >> 1)
 
     def digest(self, of_image: bytes, row: int, number: int) -> bytes:
         """The key of a view in the store, from that of the image."""

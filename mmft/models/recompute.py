@@ -63,13 +63,13 @@ def recompute_blocks(model: VisionLanguageModel) -> int:
 
 def _contexts(block: Any) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
     """The contexts of the first and the second forward pass."""
-    return nullcontext(), _statistics_kept(block)
+    return nullcontext(), statistics_kept(block)
 
 
 @contextmanager
-def _statistics_kept(block: nn.Module) -> Iterator[None]:
+def statistics_kept(module: nn.Module) -> Iterator[None]:
     """Context in which BatchNorm does not update its running statistics: the first pass has counted the batch."""
-    norms = [m for m in block.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
+    norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
     before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     try:
         for norm in norms:  # keep the buffers: autograd must save the same tensors as in the first pass

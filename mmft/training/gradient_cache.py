@@ -11,14 +11,13 @@ Legend: B rows of this rank's share, R rows of the logical batch, F width of cac
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import Tensor
 
 from mmft.batch import Batch, Fused
+from mmft.models.recompute import statistics_kept
 from mmft.models.vision_language_model import VisionLanguageModel
 from mmft.training.accumulation import Backward, divisor_of
 from mmft.training.objective import Objective
@@ -65,7 +64,7 @@ def accumulate_pairs(
     gradients = list(summed(everyone.grad)[own].split(micro_batch_size or max(1, len(batch))))
     if kept is not None:
         backward(_with_gradient(kept, gradients.pop()))
-    with _statistics_kept(model):
+    with statistics_kept(model):
         for index, gradient in enumerate(gradients[: len(parts) - 1]):
             before_micro_batch(index)
             backward(_with_gradient(_fused(model, pooled, parts[index]), gradient))
@@ -118,13 +117,3 @@ def _taken_apart(model: VisionLanguageModel, pooled: bool, kept: Tensor) -> Fuse
 def _with_gradient(features: Tensor, gradient: Tensor) -> Tensor:
     """() whose gradient with respect to `features` (b, F) is `gradient` (b, F)."""
     return (features * gradient.to(features)).sum()
-
-
-@contextmanager
-def _statistics_kept(model: nn.Module) -> Iterator[None]:
-    """Freezes running statistics, which have seen every row already, during the second pass."""
-    norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.training]
-    kept = [(buffer, buffer.clone()) for module in norms for buffer in module.buffers()]
-    yield
-    for buffer, value in kept:
-        buffer.copy_(value)

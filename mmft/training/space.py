@@ -9,9 +9,6 @@ from mmft.errors import UserError, free_bytes
 from mmft.models.vision_language_model import VisionLanguageModel
 from mmft.tuning.plan import TuningPlan
 
-_MOMENTS = {"adamw": 2.0, "paged_adamw": 2.0, "adamw_8bit": 0.5, "paged_adamw_8bit": 0.5, "sgd": 1.0}
-"""Bytes of optimizer state for a byte of trained weights; 0 for an optimizer that is not listed."""
-
 
 def check_space(config: TrainConfig, run: Path, model: VisionLanguageModel, plan: TuningPlan, validates: bool) -> None:
     """Checks that checkpoints and model fit on the run folder's disk.
@@ -32,7 +29,7 @@ def check_space(config: TrainConfig, run: Path, model: VisionLanguageModel, plan
     weights = sum(value.nbytes for name, value in model.state_dict().items() if name in saved)
     trained = sum(value.nbytes for value in plan.parameters)
     averages = 0 if config.callbacks.ema.decay is None else trained
-    checkpoint = int(weights + averages + _MOMENTS.get(config.optim.type, 0.0) * trained)
+    checkpoint = int(weights + averages + config.optim.state_bytes * trained)
     kept = 1 + (config.checkpoint.keep if validates else 0)
     need = max((kept + 1) * checkpoint + weights - _used(run), checkpoint)
     free = free_bytes(run)

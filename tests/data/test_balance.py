@@ -22,7 +22,7 @@ from mmft.config.compose import compose
 from mmft.config.rules import check
 from mmft.config.schema.task import TaskConfig
 from mmft.data.balance import BalancedOrder
-from mmft.data.order import BatchSizes, LogicalBatches, StepPlan, epoch_order, philox_order
+from mmft.data.order import BatchSizes, LogicalBatches, StepPlan, Stream, epoch_order, philox_order
 from mmft.data.splitting.splits import load_splits
 from mmft.errors import UserError
 
@@ -73,9 +73,10 @@ def test_it_is_pure_and_seekable() -> None:
 
 
 def test_streams_differ() -> None:
-    orders = [philox_order(50, 3, number, stream) for number in (0, 1) for stream in ((0, 0), (0, 1), (1, 2), (2, 2))]
+    streams = ((Stream.ORDER, 0), (Stream.CLASS_PLACES, 0), (Stream.CLASS_ROWS, 1), (Stream.CLASS_ROWS, 2))
+    orders = [philox_order(50, 3, number, *stream) for number in (0, 1) for stream in streams]
     assert len({tuple(order) for order in orders}) == len(orders)
-    assert (philox_order(50, 3, 1, (0, 0)) == epoch_order(50, 3, 1)).all()
+    assert (philox_order(50, 3, 1, Stream.ORDER) == epoch_order(50, 3, 1)).all()
 
 
 def test_a_row_without_a_class_shifts_no_other() -> None:

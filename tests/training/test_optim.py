@@ -9,6 +9,14 @@ import pytest
 import torch
 from torch.nn import Parameter
 
+from mmft.config.schema.optim import (
+    AdamW8bitConfig,
+    AdamWConfig,
+    OptimConfig,
+    PagedAdamW8bitConfig,
+    PagedAdamWConfig,
+    SGDConfig,
+)
 from mmft.training import optim
 
 STEPS, RATE = 20, 1e-3
@@ -43,6 +51,26 @@ def test_it_is_adamw(name: str, caplog: pytest.LogCaptureFixture, recwarn: pytes
     assert kinds == [torch.uint8 if name.endswith("8bit") else torch.float32, torch.float32]
     assert ("paging needs a GPU" in caplog.text) == name.startswith("paged")
     assert not [w for w in recwarn.list if "aged optimizers" in str(w.message)]  # it is said once, by us
+
+
+@pytest.mark.parametrize("config", [AdamWConfig(), AdamW8bitConfig(), PagedAdamWConfig(), PagedAdamW8bitConfig()])
+def test_the_space_that_is_asked_for_is_what_a_state_takes(config: OptimConfig) -> None:
+    (large, _), optimizer = trained(getattr(optim, config.type))
+    assert optimizer_bytes(optimizer, large) == pytest.approx(config.state_bytes * large.nbytes, rel=0.05)
+
+
+def test_the_space_of_sgd() -> None:
+    weights = torch.nn.Parameter(torch.ones(9, 9))
+    optimizer = optim.sgd([{"params": [weights], "lr": 1.0, "weight_decay": 0.0}], 0.9, False)
+    weights.grad = torch.ones(9, 9)
+    optimizer.step()
+    assert optimizer_bytes(optimizer, weights) == SGDConfig.state_bytes * weights.nbytes
+
+
+def optimizer_bytes(optimizer: torch.optim.Optimizer, parameter: torch.nn.Parameter) -> int:
+    """What is kept for a parameter."""
+    state = {name: value for name, value in optimizer.state[parameter].items() if not name.startswith("qmap")}
+    return sum(value.nbytes for value in state.values() if isinstance(value, torch.Tensor))
 
 
 def test_8_bit_takes_a_quarter() -> None:

@@ -13,12 +13,10 @@ from mmft.config.schema.root import TrainConfig
 from mmft.config.wording import listed, show
 from mmft.ranks import started
 
-_OF_BITSANDBYTES = ("adamw_8bit", "paged_adamw", "paged_adamw_8bit")
-
 
 @rule("optim", "trainer.strategy", "trainer.precision")
 def _bitsandbytes_updates_whole_float32_weights(c: TrainConfig) -> str | None:
-    if c.optim.type not in _OF_BITSANDBYTES:
+    if not c.optim.of_bitsandbytes:
         return None
     if c.trainer.strategy == "fsdp":
         return f"{c.optim.type} cannot update the sharded weights of fsdp. Type optim=adamw, or trainer=ddp"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from mmft.config.fields import field
 from mmft.config.registry import OptionConfig, option
@@ -11,6 +12,11 @@ from mmft.config.registry import OptionConfig, option
 @dataclass(kw_only=True)
 class OptimConfig(OptionConfig):
     """`optim`: the keys of every optimizer."""
+
+    state_bytes: ClassVar[float] = 0.0
+    """Bytes of its state for a byte of trained weights, as `Optimizer.state_dict` has them."""
+    of_bitsandbytes: ClassVar[bool] = False
+    """Whether bitsandbytes computes its steps: on whole weights, with moments of at most 32 bits."""
 
     lr: float | None = field(None, gt=0)
     """Learning rate of the encoders; null: the tuning method's own default (full: 5e-5)."""
@@ -32,6 +38,8 @@ class OptimConfig(OptionConfig):
 class _Adam(OptimConfig):
     """The keys of every AdamW."""
 
+    state_bytes = 2.0
+
     beta1: float = field(0.9, ge=0, lt=1)
     """Decay of the first moment."""
     beta2: float = field(0.999, ge=0, lt=1)
@@ -51,16 +59,21 @@ class AdamWConfig(_Adam):
 class AdamW8bitConfig(_Adam):
     """AdamW with 8-bit moments (Dettmers et al., 2022); tensors of fewer than 4,096 values keep 32 bits."""
 
+    state_bytes = 0.5
+    of_bitsandbytes = True
+
 
 @option("optim", "paged_adamw", builds="mmft.training.optim:paged_adamw")
 @dataclass(kw_only=True)
 class PagedAdamWConfig(_Adam):
     """AdamW whose moments are paged to CPU memory when the GPU is full (Dettmers et al., 2023)."""
 
+    of_bitsandbytes = True
+
 
 @option("optim", "paged_adamw_8bit", builds="mmft.training.optim:paged_adamw_8bit")
 @dataclass(kw_only=True)
-class PagedAdamW8bitConfig(_Adam):
+class PagedAdamW8bitConfig(AdamW8bitConfig):
     """`adamw_8bit` whose moments are paged to CPU memory when the GPU is full."""
 
 
@@ -68,6 +81,8 @@ class PagedAdamW8bitConfig(_Adam):
 @dataclass(kw_only=True)
 class SGDConfig(OptimConfig):
     """Stochastic gradient descent with momentum."""
+
+    state_bytes = 1.0
 
     momentum: float = field(0.9, ge=0, lt=1)
     """Momentum; 0: none."""
