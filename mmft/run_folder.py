@@ -154,7 +154,7 @@ class RunFolder:
     @property
     def is_held(self) -> bool:
         """Whether a process holds the folder's lock, as a run does until its process ends."""
-        lock = self.path / ".lock"
+        lock = self.path / LOCK
         if not lock.exists():
             return False
         try:
@@ -184,14 +184,21 @@ class RunFolder:
         newest = sorted(found, reverse=True)
         return next(((folder, step) for step, _, folder in newest if damage(folder, thorough) is None), None)
 
+    @property
+    def train_command(self) -> str:
+        """`mmft train`, with `--allow-code` if the run has plug-ins."""
+        with suppress(UserError):  # an unreadable config
+            return "mmft train" + " --allow-code" * bool(self.read_config().get("plugins"))
+        return "mmft train"
+
     def way_on(self) -> str:
         """What a run that ended early leaves, and how to resume it, in a sentence or two."""
         found = self.newest_checkpoint(thorough=False)
         if found is None and not self.config.exists():
             return "It has not begun."
         if found is None:
-            return f"It has no checkpoint yet; to start it over: mmft train resume={self.path}"
-        return f"To resume from {found[0]} (optimizer step {found[1]}): mmft train resume={self.path}"
+            return f"It has no checkpoint yet; to start it over: {self.train_command} resume={self.path}"
+        return f"To resume from {found[0]} (optimizer step {found[1]}): {self.train_command} resume={self.path}"
 
     def update_summary(self, **values: Any) -> None:
         """Sets keys of summary.json and keeps the others."""

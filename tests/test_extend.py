@@ -90,6 +90,7 @@ class RelativeConfig(RegressionConfig):
 class Relative(Regression):
     facts = RelativeConfig
     monitor = "mape"
+    minimised = ("mape",)
 
     def metrics(self):
         found = super().metrics()
@@ -113,6 +114,9 @@ def test_an_own_metric_is_minimised_if_it_says_so(
         f"data.root={shapes.folder}",
         "trainer.max_epochs=4",
     ]
+    (folder / "unsaid.py").write_text(RELATIVE.replace('    minimised = ("mape",)\n', "").replace("relative", "unsaid"))
+    with pytest.raises(UserError, match="mape has higher_is_better=False, .*: Relative.minimised"):
+        train_run("plugins=[./unsaid.py]", "task=unsaid", *typed[2:], "name=unsaid")
     steps = [*typed, "optim.head_lr=0.3", "checkpoint.use=best"]
     run = train_run(*steps)
     assert "the best weights have the lowest val/mape" in capsys.readouterr().err

@@ -80,6 +80,13 @@ def check_monitoring(config: TrainConfig, task: Task, splits: Collection[str]) -
             log.info("checkpoint.monitor: the best weights have the %s val/%s", _END[minimised], monitor)
     except UserError as error:
         wrong += error.messages
+    wrong += [
+        f"task={part.facts.type}: its metric {name} has higher_is_better=False, which is to be said of the task: "
+        f"{type(part).__name__}.minimised"
+        for part in task.parts.values()
+        for name, metric in part.metrics().items(copy_state=False)
+        if metric.higher_is_better is False and not lower_is_better(str(name), part.minimised)
+    ]
     if "val" not in splits:
         keep, patience = config.checkpoint.keep, config.callbacks.early_stopping.patience
         if keep > 1:

@@ -6,7 +6,7 @@ Legend: B batch, C outputs, R rows, K loss terms, S samples.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, Self
 
@@ -27,6 +27,7 @@ class Task(ABC):
 
     Attributes:
         monitor: the validation metric that selects the best checkpoint by default.
+        minimised: its metrics that are better when lower, besides those of mmft (`mmft.tasks.metrics.names`).
         constant: name of the baseline that sees no input; see `constant_outputs`.
         loss_terms: weight of each of the K loss terms by name; a single term is named "".
         width: C, the number of outputs of the head; known after `fit`.
@@ -40,6 +41,7 @@ class Task(ABC):
     """
 
     monitor: str
+    minimised: Collection[str] = ()
     constant: ClassVar[str]
     loss_terms: Mapping[str, float] = MappingProxyType({"": 1.0})
     width: int
@@ -171,15 +173,6 @@ class Task(ABC):
     def metric_names(self) -> list[str]:
         """The names of `scalars`."""
         return [str(name) for name in self.metrics()]
-
-    @property
-    def minimised(self) -> frozenset[str]:
-        """Its metrics that are better when lower, besides mmft's own: those whose `higher_is_better` is False.
-
-        Of a name that no metric has by itself, since one metric has several values, a task says so by overriding this.
-        """
-        own = self.metrics().items(copy_state=False)
-        return frozenset(str(name) for name, metric in own if metric.higher_is_better is False)
 
     def tables(self, metrics: MetricCollection) -> dict[str, list[list[Any]]]:  # noqa: ARG002 - no tables
         """Tabular results in `metrics`: rows of a CSV file, header first, by file name."""

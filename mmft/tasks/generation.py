@@ -250,7 +250,9 @@ class Generation(GenerativeTask):
         assert outputs.generated_log_probs is not None
         count = (outputs.generated >= 0).sum(1)  # (B,) at least one
         scores = (outputs.generated_log_probs.sum(1) / count).tolist()
-        texts = self._answer_texts(outputs.generated)
+        texts = self._texts(outputs.generated)
+        self._writing.tell_cut(outputs.generated, texts, self.tokenizer.eos_token_id)
+        texts = [cut(text, self._writing.options.stop) for text in texts]
         return [{"prediction": text, "score": score} for text, score in zip(texts, scores, strict=True)]
 
     def to_explain(self, batch: Batch, outputs: Outputs, answer: Any) -> tuple[Batch, Outputs]:

@@ -53,6 +53,7 @@ class Several(Task):
 
     def __init__(self, tasks: Mapping[str, Task], loss_weights: Mapping[str, float] | None = None) -> None:
         self._parts = dict(tasks)
+        self.minimised = {name for task in tasks.values() for name in task.minimised}
         self.loss_terms = {name: (loss_weights or {}).get(name, 1.0) for name in tasks}
         self.places = SideBySide({})
         self._missing = ToldOnce("no evaluation row has a label for %s: its metrics are nan and loss leaves it out")
@@ -195,11 +196,6 @@ class Several(Task):
     def metric_names(self) -> list[str]:
         """The keys of `scalars`, `task/metric`."""
         return [f"{name}/{metric}" for name, task in self.parts.items() for metric in task.metric_names()]
-
-    @property
-    def minimised(self) -> frozenset[str]:
-        """Those of each task, without its name."""
-        return frozenset[str]().union(*(task.minimised for task in self.parts.values()))
 
     @property
     def headlines(self) -> list[str]:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import compress
 from typing import Any
+
+from torch import Tensor
 
 from mmft.config.schema.decoding import DecodingConfig
 from mmft.errors import UserError
@@ -12,6 +16,8 @@ from mmft.models.language.constrained import Constraint, Expression
 from mmft.models.language.decoding import Decoding
 from mmft.models.language.prompt_tokenizer import PromptTokenizer
 from mmft.tasks.choices import Choices, distinct_answers
+
+log = logging.getLogger(__name__)
 
 
 class Writing:
@@ -31,11 +37,33 @@ class Writing:
         self._longest_text = self.options.max_new_tokens or max_answer_tokens
         given = self.options.choices
         self.choices = Choices(given) if isinstance(given, list) else None
+        self._cut_is_told = False
 
     @property
     def longest(self) -> int:
         """Tokens of the longest text to write."""
         return self._longest_text if self.choices is None else self.choices.longest
+
+    def tell_cut(self, tokens: Tensor, texts: Sequence[str], end: int) -> None:
+        """Warns once of texts that `max_new_tokens` ended.
+
+        Args:
+            tokens: (B, T) generated, -1 for padding.
+            texts: of these, B.
+            end: the end-of-text token.
+        """
+        if self._cut_is_told or tokens.shape[1] < self.longest:
+            return
+        last = tokens[:, self.longest - 1]  # (B,)
+        for text in compress(texts, ((last >= 0) & (last != end)).tolist()):
+            if not any(stop in text for stop in self.options.stop):
+                self._cut_is_told = True
+                unlike = "" if self.options.pattern is None else ", and does not match task.pattern"
+                log.warning(
+                    "task.max_new_tokens=%d ended the text %r%s; others may be cut, too. Type a larger one",
+                    *(self.longest, text, unlike),
+                )
+                return
 
     def start(self, tokenizer: PromptTokenizer) -> None:
         """Receives the tokenizer. Raises UserError if two answers to choose from have the same tokens."""

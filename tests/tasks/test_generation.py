@@ -142,6 +142,32 @@ def test_a_text_is_cut_at_the_stop_text(language_model_folder: Folder) -> None:
     assert [answer["prediction"] for answer in made.answers(outputs)] == ["red", "red"]
 
 
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({}, "task.max_new_tokens=3 ended the text 'red discred'; others may be cut, too. Type a larger one"),
+        ({"pattern": "(red ?)+disc"}, "ended the text 'red discred', and does not match task.pattern; others"),
+        ({"stop": ["disc"]}, ""),
+        ({"max_new_tokens": 4}, ""),
+    ],
+)
+def test_texts_that_reach_the_limit_are_told_once(
+    more: dict[str, Any], said: str, language_model_folder: Folder, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = Generation(decoding=DecodingConfig(**{"max_new_tokens": 3} | more))
+    made.start_generation(hf.AutoTokenizer.from_pretrained(language_model_folder("llama")))
+    end = made.tokenizer.eos_token_id
+    red, disc = made.encode("red disc")[:2]
+    ended = torch.tensor([[red, disc, end], [red, end, -1]])
+    cut = torch.tensor([[red, end, -1], [red, disc, red]])
+    for tokens in (ended, cut, cut):
+        zeros = torch.zeros(2, 3)
+        made.answers(Outputs(zeros, zeros, zeros, generated=tokens, generated_log_probs=zeros))
+        assert tokens is cut or not caplog.messages
+    assert len(caplog.messages) == bool(said)
+    assert said in caplog.text
+
+
 # ---------------------------------------------------------------- choices
 
 

@@ -37,12 +37,16 @@ def sweep(composed: Composed, config_dirs: Sequence[Path], folder: Path) -> int:
     assert composed.sweep is not None
     _check_ranks(composed)
     with _sweeper(composed, config_dirs, folder) as sweeper:
-        return _run(sweeper, composed, folder)
+        return _run(sweeper, composed, config_dirs, folder)
 
 
-def _run(sweeper: Sweeper, composed: Composed, folder: Path) -> int:
+def _run(sweeper: Sweeper, composed: Composed, config_dirs: Sequence[Path], folder: Path) -> int:
     assert composed.sweep is not None
-    record = {"overrides": composed.typed, "sweeper": composed.sweep.sweeper.type}
+    record = {
+        "overrides": composed.typed,
+        "sweeper": composed.sweep.sweeper.type,
+        "config_dirs": [str(one) for one in reversed(config_dirs)],  # as typed: the last one is searched first
+    }
     write_text(folder / RECORD, json.dumps(record, indent=2) + "\n")
     results: list[Result] = []
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import shlex
 import statistics
 from collections.abc import Sequence
@@ -101,8 +102,11 @@ class Sweep:
         return f"{text}\n{self._command(first)}"
 
     def _command(self, job: FoundRun) -> str:
-        words = [shlex.quote(f"{key}={value}") for key, value in self.typed(job).items()]
-        return f"job {job.name} is the best; to run it again: mmft train {' '.join(words)}"
+        record = self.folder / "sweep.json"
+        own = json.loads(record.read_text(encoding="utf-8")).get("config_dirs", []) if record.is_file() else []
+        words = [word for folder in own for word in ("--config-dir", folder)]
+        words += [f"{key}={value}" for key, value in self.typed(job).items()]
+        return f"job {job.name} is the best; to run it again: {job.folder.train_command} {shlex.join(words)}"
 
 
 def is_sweep(folder: Path) -> bool:

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from mmft.run.listing.sweep import Sweep
+from mmft.run_folder import RunFolder
 
 Job = Callable[..., None]
 
@@ -63,6 +64,16 @@ def test_while_all_texts_are_wrong_the_loss_decides(job: Job, tmp_path: Path) ->
     assert "val/loss" in header
     assert [row.split()[0] for row in rows] == ["1", "0", "2"]
     assert command.startswith("job 1 is the best")
+
+
+def test_the_command_has_the_folders_and_the_leave_that_were_typed(job: Job, tmp_path: Path) -> None:
+    job(0, 0.5, "experiment=mine")
+    (tmp_path / "sweep.json").write_text('{"config_dirs": ["my configs", "b"]}')
+    command = "mmft train --config-dir 'my configs' --config-dir b experiment=mine"
+    assert Sweep(tmp_path).table().endswith(f"to run it again: {command}")
+    (tmp_path / "0" / "config.yaml").write_text("plugins: [./own.py]\n")
+    assert " mmft train --allow-code --config-dir" in Sweep(tmp_path).table()
+    assert ": mmft train --allow-code resume=" in RunFolder(tmp_path / "0").way_on()
 
 
 def test_failed_jobs_are_listed(job: Job, tmp_path: Path) -> None:
