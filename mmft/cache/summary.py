@@ -55,16 +55,19 @@ def _saved(entry: Path) -> float:
     return total["read"] * total["seconds"] / total["computed"] if total["computed"] else 0.0
 
 
-def verify(entry: Path) -> int:
-    """Reads all of an entry, and removes the shards that are damaged; their number."""
-    damaged = [
-        path
-        for shard, path in _opened(entry)
-        if shard is None or not all(shard.is_sound(row) for row in range(len(shard.keys)))
-    ]
-    for path in damaged:
-        path.unlink(missing_ok=True)
-    return len(damaged)
+def damaged_shards(entry: Path) -> list[Path]:
+    """Reads all of an entry; the shards that are damaged.
+
+    Raises:
+        OSError: one cannot be read.
+    """
+    found = []
+    for shard, path in _opened(entry):
+        if shard is None:
+            path.open("rb").close()
+        if shard is None or not all(shard.is_sound(row) for row in range(len(shard.keys))):
+            found.append(path)
+    return found
 
 
 def _opened(entry: Path) -> Iterator[tuple[Shard | None, Path]]:

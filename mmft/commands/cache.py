@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 from mmft.cache.store import cache_folder, entries, remove
-from mmft.cache.summary import Summary, summary_of, verify
+from mmft.cache.summary import Summary, damaged_shards, summary_of
 from mmft.config.compose import Composed
 from mmft.config.schema.cache import CacheCommandConfig
 from mmft.errors import ExitCode, UserError
@@ -41,10 +42,8 @@ def cache(composed: Composed) -> int:
         print(f"removed {len(chosen)} entries of {store}, {in_units(sum(one.bytes for one in chosen))}")
         return ExitCode.DONE
     if config.verify:
-        damaged = {one.folder: verify(one.folder) for one in found}
-        for folder, count in damaged.items():
-            if count:
-                print(f"{folder}: {count} damaged shards were removed; their rows are computed again when needed")
+        for one in found:
+            _verify(one.folder)
         found = [summary_of(one.folder) for one in found]
         print(f"verified {sum(one.rows for one in found)} rows")
     if not found:
@@ -64,6 +63,25 @@ def _named(found: list[Summary], name: str) -> Summary:
             "`mmft cache` lists them; clear=all removes all"
         )
     return fitting[0]
+
+
+def _verify(entry: Path) -> None:
+    """Removes the damaged shards of an entry.
+
+    Raises:
+        UserError: one cannot be read or removed.
+    """
+    try:
+        damaged = damaged_shards(entry)
+    except OSError as error:
+        raise UserError(f"{error.filename or entry}: cannot be read: {error.strerror}") from error
+    for path in damaged:
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise UserError(f"{path}: is damaged, and cannot be removed: {error.strerror}") from error
+    if damaged:
+        print(f"{entry}: {len(damaged)} damaged shards were removed; their rows are computed again when needed")
 
 
 def _line(one: Summary) -> list[str]:

@@ -139,7 +139,7 @@ def _of_contrastive(task: Contrastive) -> list[GraphOutput]:
     def text(outputs: Outputs) -> Tensor:
         return task.embeddings(outputs)[1]
 
-    meaning = "embedding of the {}, of length 1; its inner product with a {}'s is their cosine"
+    meaning = "embedding of the {}, of length 1; its inner product with that of the {} is their cosine"
     return [
         GraphOutput("image_embedding", meaning.format("image", "text"), image),
         GraphOutput("text_embedding", meaning.format("text", "image"), text),

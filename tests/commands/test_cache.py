@@ -56,6 +56,21 @@ def test_verifies(said: Any, store: Path) -> None:
     assert not shard.exists()
 
 
+def test_of_a_damaged_shard_that_cannot_be_removed_both_are_said(
+    said: Any, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a store that belongs to someone else; root may remove everything."""
+    (shard,) = (store / "aa11").glob("*.shard")
+    shard.write_bytes(shard.read_bytes()[:-1])
+
+    def refuse(path: Path, missing_ok: bool = False) -> None:  # noqa: ARG001 - of `Path.unlink`
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(UserError, match=r"aa11/.*\.shard: is damaged, and cannot be removed: Permission denied"):
+        said("verify=true")
+
+
 def test_clears(said: Any, store: Path) -> None:
     with pytest.raises(UserError, match="clear=a: several entries begin"):
         said("clear=a")

@@ -79,16 +79,18 @@ def model_card(saved: SavedModel, summary: Mapping[str, Any], adapters: Iterable
     ]
     side, length = model.image_encoder.image_size, model.text_encoder.max_length
     resize = squaring(saved.config.data).resize
-    lines += [f"Images were {side} x {side} pixels (resize: {resize}), texts at most {length} tokens. Pooling:"]
+    lines += [f"Images were {side} x {side} pixels (resize: {resize}), texts at most {length} tokens."]
     if model.image_encoder.after_blocks is not None:
         lines += ["The run's image tokens are those of the last block, in front of the final norm."]
     if resize == "pad":
         lines += ["The folder's own transform does not pad as the run did."]
-    pools = (
-        f"{_pool(encoder)} of the {kind} tokens"
-        for kind, encoder in zip(("image", "text"), encoders.values(), strict=True)
-    )
-    lines += [f"{', '.join(pools)}.", ""]
+    if not saved.config.task.generates:  # by tokens, as they are
+        pools = (
+            f"{_pool(encoder)} of the {kind} tokens"
+            for kind, encoder in zip(("image", "text"), encoders.values(), strict=True)
+        )
+        lines += [f"Pooling: {', '.join(pools)}."]
+    lines += [""]
     return "\n".join(lines)
 
 

@@ -152,7 +152,9 @@ def graph_card(saved: SavedModel, summary: Mapping[str, Any], description: Mappi
     lines += ["| graph | output | meaning |", "|---|---|---|"]
     for file, graph in description["graphs"].items():
         lines += [f"| {file} | {name} | {output['meaning']} |" for name, output in graph["outputs"].items()]
-    lines += ["", "`inference.json` has the labels in order, and exactly how images and texts are prepared."]
+    outputs = [output for graph in description["graphs"].values() for output in graph["outputs"].values()]
+    labels = "the labels in order, and " if any("columns" in output for output in outputs) else ""
+    lines += ["", f"`inference.json` has {labels}exactly how images and texts are prepared."]
     lines += ["The lines above prepare them with Pillow and the tokenizer; a pixel may differ by one from training's."]
     for kind in ("image", "text"):
         if not description[kind]["read"]:
