@@ -12,22 +12,20 @@ model as graphs (`onnx`, `torch_export`); see the modules of `mmft.run.export`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mmft import logs
 from mmft.commands.output import print_path
 from mmft.config.compose import Composed
-from mmft.config.schema.model import ENCODERS
 from mmft.config.schema.root import ExportConfig
-from mmft.data.images.squares import squaring
 from mmft.errors import ExitCode, UserError
 from mmft.files import located, replace_folder
 from mmft.models.fusion.dual import DualFusion
 from mmft.models.language.generative_model import GenerativeModel
-from mmft.run.export.card import model_card
 from mmft.run.export.dual_encoder import check_fits, write_dual_encoder
-from mmft.run.export.encoders import write_adapter, write_encoder
+from mmft.run.export.encoders import write_encoders
 from mmft.run.export.graph_folder import FORMATS, check_has_graph, write_graphs
 from mmft.run.export.llava import check_is_llava, write_llava
 from mmft.run.export.open_clip import check_has_format, write_open_clip
@@ -57,56 +55,49 @@ def export(composed: Composed) -> int:
     if out.exists() and any(out.iterdir()) and not (out / "README.md").is_file():
         raise UserError(f"out: {out} exists and is not an earlier export. Name a new folder")
     saved = load_model(run.model)
-    is_graph = config.format in FORMATS
-    if is_graph:
-        check_has_graph(saved, config.format)
-    is_encoders = is_graph or (config.format == "hf" and saved.config.model.whole is None)
-    write = None if is_encoders else _writer(saved, config.format)
-    summary = run.peek()
-
-    def fill_graphs(new: Path) -> None:
-        write_graphs(saved, summary, new, config.format, config.quantize)
-
-    def fill_whole(new: Path) -> None:
-        assert write is not None
-        saved.merge()
-        write(saved, summary, new)
-
-    def fill(new: Path) -> None:
-        adapters = [
-            encoder for encoder in ENCODERS if write_adapter(getattr(saved.model, encoder), new / "adapters" / encoder)
-        ]
-        saved.merge()
-        for encoder in ENCODERS:
-            write_encoder(getattr(saved.model, encoder), new / encoder, squaring(saved.config.data))
-        (new / "README.md").write_text(model_card(saved, summary, adapters), encoding="utf-8")
-
+    write, summary = _writer(saved, config), run.peek()
     with system_errors(out):
-        replace_folder(out, fill_graphs if is_graph else fill if write is None else fill_whole)
+        replace_folder(out, lambda new: write(saved, summary, new))
     print_path(out)
     return ExitCode.DONE
 
 
-def _writer(saved: SavedModel, written: str) -> Writer:
-    """What writes a model as a whole in the format `written`.
+def _writer(saved: SavedModel, config: ExportConfig) -> Writer:
+    """What writes the run's model in the format that is asked for.
 
     Raises:
         UserError: the format has no place for this model.
     """
+    written = config.format
+    if written in FORMATS:
+        check_has_graph(saved, written)
+        return partial(write_graphs, written=written, bits=config.quantize)
     if saved.config.model.whole is not None:
         check_has_whole(written)
-        return write_whole
+        return _merged(write_whole)
+    if written == "hf":
+        return write_encoders
     if written == "transformers" and isinstance(saved.model, GenerativeModel):
         check_is_llava(saved)
-        return write_llava
+        return _merged(write_llava)
     if written == "sentence_transformers":
         check_has_modules(saved)
-        return write_sentence_transformers
+        return _merged(write_sentence_transformers)
     if written == "transformers" and isinstance(saved.model.fusion, DualFusion):
         check_fits(saved)
-        return write_dual_encoder
+        return _merged(write_dual_encoder)
     check_is_pair(saved, written)
     if written == "transformers":
-        return write_pair
+        return _merged(write_pair)
     check_has_format(saved)
-    return write_open_clip
+    return _merged(write_open_clip)
+
+
+def _merged(write: Writer) -> Writer:
+    """`write`, given the model with the weights that were added in training merged."""
+
+    def merge_and_write(saved: SavedModel, summary: Mapping[str, Any], folder: Path) -> None:
+        saved.merge()
+        write(saved, summary, folder)
+
+    return merge_and_write

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
-from mmft.data.images.squares import Squaring
+from mmft.config.schema.model import ENCODERS
+from mmft.data.images.squares import Squaring, squaring
 from mmft.errors import UserError
 from mmft.models.encoder import Encoder
 from mmft.models.feature_layer import with_end
@@ -24,12 +25,29 @@ from mmft.models.layers import blocks
 from mmft.models.pairs.open_clip_config import model_config
 from mmft.models.preprocessing import mean_and_std
 from mmft.models.text_encoder import TextEncoder
-from mmft.run.export.card import shown
+from mmft.run.export.card import model_card, shown
+from mmft.run.saved_model import SavedModel
 
 log = logging.getLogger(__name__)
 PREPROCESSOR = "preprocessor_config.json"
 _CROP_MODES = {"squash": "squash", "crop": "center", "pad": "border"}
 """timm's names for the values of `data.resize`. It pads with the mean colour, whatever `data.background` is."""
+
+
+def write_encoders(saved: SavedModel, summary: Mapping[str, Any], folder: Path) -> None:
+    """Writes both encoders, each in its library's format, the adapters that peft added, and README.md.
+
+    Args:
+        saved: not merged.
+        summary: the run's summary.json, for the model card.
+        folder: exists.
+    """
+    encoders: dict[str, Encoder] = {name: getattr(saved.model, name) for name in ENCODERS}
+    adapters = [name for name, encoder in encoders.items() if write_adapter(encoder, folder / "adapters" / name)]
+    saved.merge()
+    for name, encoder in encoders.items():
+        write_encoder(encoder, folder / name, squaring(saved.config.data))
+    (folder / "README.md").write_text(model_card(saved, summary, adapters), encoding="utf-8")
 
 
 def write_adapter(encoder: Encoder, folder: Path) -> bool:
