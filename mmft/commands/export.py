@@ -74,7 +74,7 @@ def _writer(saved: SavedModel, config: ExportConfig) -> Writer:
         return partial(write_graphs, written=written, bits=config.quantize)
     if saved.config.model.whole is not None:
         check_has_whole(written)
-        return _merged(write_whole)
+        return write_whole
     if written == "hf":
         return write_encoders
     if written == "transformers" and isinstance(saved.model, GenerativeModel):

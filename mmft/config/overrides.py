@@ -123,7 +123,7 @@ class _Reader:
             raise Wrong(f"{key}: cannot be overridden: Hydra's settings are managed by mmft. Allowed: {allowed}")
         if override.package is not None:
             raise Wrong(f"{key}@{override.package}: a package cannot be chosen. Type {key}=OPTION")
-        is_group = self._is_group(key, override)
+        is_group = self._is_group(text, key, override)
         key = key.replace(".", "/") if is_group else key
         if override.is_delete():
             raise Wrong(self._no_deletion(key, is_group))
@@ -137,10 +137,12 @@ class _Reader:
             raise Wrong(f"{text}: is not an override.{self._near(text)} Type {like}=VALUE")
         return parse_override(self.parser, text)
 
-    def _is_group(self, key: str, override: Override) -> bool:
+    def _is_group(self, text: str, key: str, override: Override) -> bool:
         if isinstance(override.value(), dict):
             return False
         if "/" in key and not self.groups.exists(key):
+            if (dotted := key.replace("/", ".")) in key_names(self.root):
+                raise Wrong(f"{key}: it is a key, not a group. Type {text.replace(key, dotted, 1)}")
             near = did_you_mean(key, self.groups.names())
             raise Wrong(f"{key}: no such group.{near} Groups: {listed(self.groups.names())}")
         group = key.replace(".", "/")  # data.subset=k_center is data/subset=k_center

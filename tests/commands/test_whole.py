@@ -167,6 +167,29 @@ def test_the_exports_own_lines_write_what_the_run_predicts(
     assert found["prediction"]
 
 
+@pytest.mark.parametrize("kind", mostly_slow(KINDS, "idefics3"))
+def test_adapters_are_for_peft(kind: str, typed: Any, whole_folder: Folder, tmp_path: Path) -> None:
+    """On the base, those of both encoders together make the model that was trained."""
+    from peft import PeftModel
+
+    adapted = ["tune/image_encoder=lora", "tune.fusion=freeze", "tune.text_encoder.biases=true"]
+    assert train(compose("train", typed(whole_folder(kind), *adapted)), tmp_path / "run") == 0
+    plain, _ = exported(tmp_path / "run", tmp_path / "export")
+    model: Any = hf.AutoModelForImageTextToText.from_pretrained(whole_folder(kind))
+    start = {name: value.clone() for name, value in model.state_dict().items()}
+    for encoder in ("image_encoder", "text_encoder"):
+        model = PeftModel.from_pretrained(model, tmp_path / "export" / "adapters" / encoder).merge_and_unload()
+    found, expected = model.state_dict(), plain.state_dict()
+    assert found.keys() == expected.keys()
+    apart = {name for name in found if not torch.allclose(found[name], expected[name], atol=1e-6)}
+    assert all(name.endswith(".bias") for name in apart)
+    card = (tmp_path / "export" / "README.md").read_text()
+    assert ("They do not have what else the run trained: text_encoder." in card) == bool(apart)
+    changed = {name.split(".")[-3] for name in start if not torch.equal(start[name], found[name])}
+    assert {"q_proj", "self_attn"} & changed or "attn" in changed
+    assert any("vis" in name for name in start if not torch.equal(start[name], found[name]))
+
+
 def test_only_transformers_has_a_place_for_it(run: Run, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="format=open_clip has no place for model.whole"):
         export(compose("export", [f"run={run.path}", f"out={tmp_path / 'export'}", "format=open_clip"]))

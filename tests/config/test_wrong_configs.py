@@ -25,6 +25,7 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
     "section left out": (["batch_size=8"], ["batch_size: no such key", "Did you mean data.batch_size?"]),
     "typo in a group": (["optimizer=sgd"], ["optimizer: no such key", "Did you mean optim?"]),
     "typo in a nested group": (["model/fusoin=concat"], ["model/fusoin: no such group", "Did you mean model/fusion?"]),
+    "a key as a group": (["tune/fusion=freeze"], ["tune/fusion: it is a key, not a group. Type tune.fusion=freeze"]),
     "typo in an option": (["optim=sdg"], ["'sdg' is not an option", "Did you mean sgd?", "adamw, adamw_8bit"]),
     "unknown experiment": (["experiment=clipatr"], ["'clipatr' is not an option", "Did you mean clipart?"]),
     "option that does not exist": (["logger=comet"], ["'comet' is not an option", "Options: none"]),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmft.data.images.squares import Squaring, squaring
@@ -41,13 +41,13 @@ text_encoder = AutoModel.from_pretrained("text_encoder")""",
 }
 
 
-def model_card(saved: SavedModel, summary: Mapping[str, Any], adapters: Iterable[str]) -> str:
+def model_card(saved: SavedModel, summary: Mapping[str, Any], adapters: Sequence[str]) -> str:
     """README.md in the Hugging Face hub's format: YAML front matter, then Markdown.
 
     Args:
         saved: the finished model.
         summary: the run's summary.json.
-        adapters: encoders whose adapters are also exported separately.
+        adapters: lines about the adapters that are also exported separately.
     """
     model = saved.model
     encoders = {"image_encoder": model.image_encoder, "text_encoder": model.text_encoder}
@@ -61,10 +61,8 @@ def model_card(saved: SavedModel, summary: Mapping[str, Any], adapters: Iterable
     for part, method in saved.methods.items():
         if bits := getattr(method, "bits", None):
             lines += [f"The run's own {part} computes with {bits}-bit weights, so its features differ slightly."]
-    if adapters := list(adapters):
-        lines += [f"In `adapters/` ({', '.join(adapters)}) they are separate, in peft's format, for use with the base,"]
-        lines += ['loaded in float32: `PeftModel.from_pretrained(base, "adapters/ENCODER")`.']
     lines += [
+        *adapters,
         "",
         "## Task",
         "",
@@ -111,7 +109,12 @@ def square_lines(how: Squaring) -> list[str]:
 
 
 def writing_card(
-    saved: SavedModel, summary: Mapping[str, Any], kind: str, prompt: list[str], settings: str = ""
+    saved: SavedModel,
+    summary: Mapping[str, Any],
+    kind: str,
+    prompt: list[str],
+    settings: str = "",
+    adapters: Sequence[str] = (),
 ) -> str:
     """README.md of a model that writes texts, exported as transformers' class `kind`.
 
@@ -121,6 +124,7 @@ def writing_card(
         kind: the name of the class.
         prompt: lines of Python that make the inputs of a question from `image`.
         settings: further arguments of `generate`.
+        adapters: as for `model_card`.
     """
     pillow = "Image, ImageOps" if any("ImageOps" in line for line in prompt) else "Image"
     loading = [f"from PIL import {pillow}", f"from transformers import AutoProcessor, {kind}", ""]
@@ -129,7 +133,7 @@ def writing_card(
     loading += [f'written = model.generate(**inputs{settings})[0, inputs["input_ids"].shape[1] :]']
     loading += ["print(processor.decode(written, skip_special_tokens=True))"]
     card = _pair_card(saved, summary, "transformers", loading)
-    return "\n".join([card, _NO_IMAGE, *unread_settings(saved), ""])
+    return "\n".join([card, *adapters, _NO_IMAGE, *unread_settings(saved), ""])
 
 
 def open_clip_card(saved: SavedModel, summary: Mapping[str, Any]) -> str:

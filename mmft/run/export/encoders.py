@@ -1,4 +1,4 @@
-"""Saves encoders in their own library's format, in float32, and peft's adapters in peft's."""
+"""Saves encoders in their own library's format, in float32."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ from mmft.models.layers import blocks
 from mmft.models.pairs.open_clip_config import model_config
 from mmft.models.preprocessing import mean_and_std
 from mmft.models.text_encoder import TextEncoder
-from mmft.run.export.card import model_card, shown
+from mmft.run.export.adapters import write_adapters
+from mmft.run.export.card import model_card
 from mmft.run.saved_model import SavedModel
 
 log = logging.getLogger(__name__)
@@ -42,37 +43,11 @@ def write_encoders(saved: SavedModel, summary: Mapping[str, Any], folder: Path) 
         summary: the run's summary.json, for the model card.
         folder: exists.
     """
-    encoders: dict[str, Encoder] = {name: getattr(saved.model, name) for name in ENCODERS}
-    adapters = [name for name, encoder in encoders.items() if write_adapter(encoder, folder / "adapters" / name)]
+    adapters = write_adapters(saved, folder)
     saved.merge()
-    for name, encoder in encoders.items():
-        write_encoder(encoder, folder / name, squaring(saved.config.data))
+    for name in ENCODERS:
+        write_encoder(getattr(saved.model, name), folder / name, squaring(saved.config.data))
     (folder / "README.md").write_text(model_card(saved, summary, adapters), encoding="utf-8")
-
-
-def write_adapter(encoder: Encoder, folder: Path) -> bool:
-    """Writes the adapter that peft added to `encoder`, for `PeftModel.from_pretrained`.
-
-    Args:
-        encoder: not merged.
-        folder: created if there is an adapter.
-
-    Returns:
-        Whether there was one.
-    """
-    backbone: Any = encoder.backbone
-    if not hasattr(backbone, "peft_config"):
-        return False
-    from peft import get_peft_model_state_dict
-
-    folder.mkdir(parents=True)
-    found = get_peft_model_state_dict(backbone, state_dict=backbone.state_dict(), save_embedding_layers=False)
-    state = {f"base_model.model.{name}": value.detach().cpu().contiguous() for name, value in found.items()}
-    save_file(state, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-    config = backbone.peft_config["default"]
-    config.base_model_name_or_path, config.inference_mode = shown(encoder.source.name), True
-    config.save_pretrained(folder)
-    return True
 
 
 def write_encoder(encoder: Encoder, folder: Path, how: Squaring) -> None:

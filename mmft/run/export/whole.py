@@ -1,6 +1,7 @@
 """Writes a fine-tuned vision-language model as the folder that plain transformers loads, of the class that it was.
 
-README.md, config.json, model.safetensors, and processor and tokenizer, set to images as in the run
+README.md, config.json, model.safetensors, and processor and tokenizer, set to images as in the run; the adapters that
+peft added beside it in `adapters/ENCODER`, in its own format
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from mmft.errors import UserError
 from mmft.models.whole.model import WholeModel
 from mmft.models.whole.parts import put_together
 from mmft.models.whole.pixels import Pixels
+from mmft.run.export.adapters import write_adapters
 from mmft.run.export.card import square_lines, writing_card
 from mmft.run.export.writing import generation_config, show_prompt
 from mmft.run.saved_model import SavedModel
@@ -36,14 +38,18 @@ def write_whole(saved: SavedModel, summary: Mapping[str, Any], folder: Path) -> 
     """Writes the model in float32.
 
     Args:
-        saved: of `model.whole`, merged.
+        saved: of `model.whole`, not merged.
         summary: the run's summary.json, for the model card.
         folder: exists.
     """
     from transformers import GenerationMixin
 
-    model = saved.model.float().cpu()
+    model = saved.model
     assert isinstance(model, WholeModel)
+    named = model.whole.prefixes
+    adapters = write_adapters(saved, folder, {"image_encoder": named["image"], "text_encoder": named["text"]})
+    saved.merge()
+    model = model.float().cpu()
     whole = put_together(model.whole, {name: part.state_dict() for name, part in model.parts().items()})
     whole.generation_config = generation_config(model, model.text_encoder.never_written)
     whole.save_pretrained(folder)
@@ -51,7 +57,7 @@ def write_whole(saved: SavedModel, summary: Mapping[str, Any], folder: Path) -> 
     prompt = [*_to_square(saved, model), *show_prompt(saved, model.whole.processor, model.whole.tokenizer.place())]
     handed_on = type(whole).generate is not GenerationMixin.generate  # BLIP-2's asks its language model's settings
     settings = ", generation_config=model.generation_config" if handed_on else ""
-    card = writing_card(saved, summary, type(whole).__name__, prompt, settings)
+    card = writing_card(saved, summary, type(whole).__name__, prompt, settings, adapters)
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 
