@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import sys
 from collections.abc import Iterator, Mapping
 from functools import cache
 from hashlib import blake2b
@@ -20,6 +21,7 @@ from mmft.models.layers import module_layers
 from mmft.models.text_encoder import TextEncoder
 
 _PACKAGES = ("torch", "torchvision", "pillow", "timm", "transformers")
+_LIBRARIES = {"mmft", "torch", "torchvision", "timm", "transformers", "peft", "bitsandbytes", "huggingface_hub"}
 _VOLATILE = ("_name_or_path", "transformers_version")  # of a transformers config
 
 
@@ -42,7 +44,7 @@ def identity(part: FrozenPart, precision: str, reading: Mapping[str, Any]) -> tu
         "weights": _digest_of_weights(part),
         "modules": _digest_of_modules(part),
         "config": _config_of(backbone),
-        "code": [*map(_digest_of_code, (type(backbone), type(encoder))), _digest_of_own_code()],
+        "code": [*map(_digest_of_code, (type(backbone), type(encoder), *of_users(encoder))), _digest_of_own_code()],
         "reads": encoder.reads,
         "pool": encoder.pool,
         "input": dict(reading) if reading else _text_input(encoder),
@@ -55,6 +57,19 @@ def identity(part: FrozenPart, precision: str, reading: Mapping[str, Any]) -> tu
     }
     told = json.dumps(facts, sort_keys=True, default=str)
     return blake2b(told.encode(), digest_size=16).hexdigest(), {"encoder": encoder.source.name, **facts}
+
+
+def of_users(encoder: Encoder) -> list[type]:
+    """The classes of an encoder that neither mmft nor a library has, whose code may change under the same versions."""
+    every = {kind for module in encoder.modules() for kind in type(module).__mro__}
+    found = (kind for kind in every if kind.__module__.partition(".")[0] not in _LIBRARIES | sys.stdlib_module_names)
+    return sorted(found, key=lambda kind: (kind.__module__, kind.__qualname__))
+
+
+def says_what_it_reads(encoder: Encoder) -> bool:
+    """Whether it is known what an encoder's output depends on: it has no code of a user, or says so by its `reads`."""
+    own = of_users(encoder)
+    return not own or any("reads" in vars(kind) for kind in own)
 
 
 def _digest_of_weights(part: FrozenPart) -> str:

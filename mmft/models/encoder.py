@@ -50,7 +50,11 @@ class Encoder(nn.Module):
 
     @property
     def reads(self) -> dict[str, Any]:
-        """What its output depends on beside its weights, its input and the library's config of it, for JSON."""
+        """What its output depends on beside its weights, its input and the library's config of it, for JSON.
+
+        An encoder of your own has to define it for frozen work to be kept: with its settings, and a version of the code
+        that it calls in other files.
+        """
         return {}
 
     @property

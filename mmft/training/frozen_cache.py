@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mmft.cache.entry import Entry
-from mmft.cache.identity import identity
+from mmft.cache.identity import identity, says_what_it_reads
 from mmft.cache.store import Store
 from mmft.config.schema.data import DataConfig
 from mmft.data.dataset import RowDataset
@@ -44,6 +44,9 @@ def frozen_part(
 ) -> FrozenPart | None:
     """The frozen part of an encoder whose lowest trained layer is `lowest`, None for none; None if there is none."""
     if is_quantized(getattr(model, encoder)) or (lowest is not None and lowest < 2):  # an entry's name has no scales
+        return None
+    if not says_what_it_reads(getattr(model, encoder)):
+        log.info("model.%s: its frozen layers are computed each time: its code is your own, without `reads`", encoder)
         return None
     part = frozen_part_of(getattr(model, encoder), lowest, model.fusion.reads, exact, form)
     try:

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from mmft.cache import identity as module
-from mmft.cache.identity import identity
+from mmft.cache.identity import identity, of_users, says_what_it_reads
 from mmft.models.encoder import Encoder
 from mmft.models.frozen_part import FrozenPart
-from mmft.models.image_encoder import build_image_encoder
+from mmft.models.image_encoder import TimmImageEncoder, build_image_encoder
 from mmft.models.text_encoder import build_text_encoder
 
 READING = {"image_size": 32, "resize": "squash", "background": (255, 255, 255), "max_pixels": 10**8}
@@ -102,3 +102,37 @@ def test_everything_else_that_the_values_depend_on(image: Encoder, text: Any, mo
     before = name_of(text)
     text.backbone.config._attn_implementation = "eager"
     assert name_of(text) != before
+
+
+class _OwnImageEncoder(TimmImageEncoder):
+    """As in docs/extend.md: code that may change under the same versions."""
+
+
+class _ToldImageEncoder(_OwnImageEncoder):
+    power = 1.0
+
+    @property
+    def reads(self) -> dict[str, Any]:
+        return {"power": self.power}
+
+
+class _OwnLayer(torch.nn.LayerNorm):
+    pass
+
+
+def test_an_own_encoder_has_to_say_what_it_reads(image: Encoder) -> None:
+    """Its settings, or the code that it calls, could change unnoticed."""
+    assert says_what_it_reads(image)
+    image.__class__ = _OwnImageEncoder
+    assert not says_what_it_reads(image)
+    image.__class__ = _ToldImageEncoder
+    assert says_what_it_reads(image)
+    before = name_of(image)
+    image.power = 2.0  # type: ignore[assignment]
+    assert name_of(image) != before
+
+
+def test_an_own_layer_is_an_own_encoder(image: Encoder) -> None:
+    next(m for m in image.modules() if isinstance(m, torch.nn.LayerNorm)).__class__ = _OwnLayer
+    assert of_users(image) == [_OwnLayer]
+    assert not says_what_it_reads(image)
