@@ -56,7 +56,7 @@ from mmft.training.loggers.base import RunLogger
 from mmft.training.module import FineTuning
 from mmft.training.parallel.collectives import end_collectives
 from mmft.training.recording import recorded
-from mmft.training.resuming import ResumePoint, resume_point
+from mmft.training.resuming import ResumePoint, check_rows, resume_point
 from mmft.training.space import check_space
 from mmft.training.table_evaluation import Evaluated
 from mmft.tuning.plan import TuningPlan
@@ -137,6 +137,7 @@ def train_run(run: build.Run) -> None:
     if folder.writes:
         check_space(config, folder.path, model, plan, "val" in data.rows)
     start = resume_point(folder)
+    check_rows(folder, splits, start)
     if _wanted(config.modality_report, folder) and folder.writes and start.checkpoint is None:
         folder.update_summary(**pair_before(config, model, task, data))
     metrics = CsvLog(folder.metrics, keep_rows=start.rows, writes=folder.writes)

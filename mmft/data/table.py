@@ -21,7 +21,7 @@ from mmft.batch import BadRow, Pair, Row
 from mmft.config.paths import table_files
 from mmft.config.schema.data import ColumnsConfig, ReadingConfig, names_of
 from mmft.data.conversations import with_places, written
-from mmft.data.images.lists import source
+from mmft.data.images.lists import image_names, source
 from mmft.data.images.paths import image_source
 from mmft.data.kept_columns import KeptColumns
 from mmft.data.role_columns import RoleColumns
@@ -177,6 +177,10 @@ class Table:
         return tuple(
             one if isinstance(one, bytes) else image_source(self._root, one) for one in found if one is not None
         )
+
+    def image_names(self, rows: npt.NDArray[np.int64]) -> list[Any]:
+        """The images of `rows` as the table has them: their paths, or the sizes of those within it in bytes."""
+        return image_names(self._roles.images, rows)
 
     @property
     def several_images(self) -> bool:

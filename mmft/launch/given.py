@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import logging
 import random
 import shutil
@@ -47,7 +48,7 @@ class Given:
         self.typed, self.has_rows = typed, bool(tables)
         self._written: list[Path] = []
         self._named: dict[str, Any] = {}
-        alone = len(tables) == 1
+        alone, image = len(tables) == 1, image or _column_of_images(typed)
         for split, table in tables.items():
             where = table
             if not isinstance(table, (str, PathLike)):
@@ -74,7 +75,14 @@ class Given:
         return message
 
     def move(self, to: Path) -> bool:
-        """Moves what was written into a folder; returns whether anything was."""
+        """Moves what was written into a folder, which may have it; returns whether anything was.
+
+        Raises:
+            UserError: the folder, of an earlier search, has other rows.
+        """
+        for file in self._written:
+            if (to / file.name).exists() and not filecmp.cmp(file, to / file.name, shallow=False):
+                raise UserError(f"rows: the search in {to} has other rows. Give the same, or a new hydra.sweep.dir")
         for file in self._written:
             shutil.move(file, to / file.name)
         names = {str(file): str((to / file.name).absolute()) for file in self._written}
@@ -83,12 +91,20 @@ class Given:
         return bool(self._written)
 
 
+def _column_of_images(typed: Iterable[str]) -> str | None:
+    """The column that an override names."""
+    named = [one.partition("=")[2] for one in typed if one.lstrip("+").startswith("data.columns.image=")]
+    return named[-1].strip("'\"") if named else None
+
+
 def _of_splits(tables: dict[str, Any]) -> dict[str, Any]:
     """The tables by split, of a `DatasetDict` those of its own; raises UserError if their names say too little."""
     from mmft.data.sources.memory import is_dataset_dict
 
     given: Any = tables.get("train")
     if not is_dataset_dict(given):
+        if isinstance(given, Mapping) and any(map(_is_table, given.values())):
+            raise UserError(f"rows: tables {', '.join(map(str, given))} given. Give one by one rows, val and test")
         return tables
     found = {split: given[name] for split, names in _SPLITS.items() for name in names if name in given}
     if len(tables) > 1 or "train" not in found or len(found) != len(given):
@@ -97,6 +113,10 @@ def _of_splits(tables: dict[str, Any]) -> dict[str, Any]:
             f"rows=splits[{next(iter(given))!r}]"
         )
     return found
+
+
+def _is_table(value: Any) -> bool:
+    return hasattr(value, "columns") or hasattr(value, "column_names")
 
 
 @contextmanager

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from mmft.data.same_rows import differences, digests_of_rows
+from mmft.data.splitting.splits import Split
 from mmft.errors import UserError
 from mmft.files import damage, settled
 from mmft.run_folder import RunFolder
@@ -56,6 +59,21 @@ def resume_point(folder: RunFolder) -> ResumePoint:
     folder.update_summary(resumed_from=resumed)
     log.info("resuming %s after optimizer step %d", folder.path, step)
     return ResumePoint(checkpoint, kept["metrics_rows"], step, kept.get("planned_steps"))
+
+
+def check_rows(folder: RunFolder, splits: Mapping[str, Split], start: ResumePoint) -> None:
+    """Checks that a run resumes on the rows that it was started with, and records those of a run that starts.
+
+    Raises:
+        UserError: they differ.
+    """
+    now, before = digests_of_rows(splits), folder.read_summary().get("rows_digests")
+    if start.checkpoint is not None and before and (found := differences(before, now)):
+        raise UserError(
+            f"resume: the rows are not those that {folder.path} was started with: {'; '.join(found)}. Give it the rows "
+            "that it had, or start a new run without resume (init=RUN starts from its weights)"
+        )
+    folder.update_summary(rows_digests=now)
 
 
 def _without_checkpoint(folder: RunFolder, last: Path) -> ResumePoint:

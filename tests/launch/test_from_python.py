@@ -176,6 +176,51 @@ def test_a_sweep_gives_its_runs(typed: list[str], frame: pd.DataFrame) -> None:
     assert (folder / "sweep.csv").is_file()
 
 
+def test_a_search_goes_on_with_its_own_rows_alone(
+    typed: list[str], frame: pd.DataFrame, tmp_path: Path, stand_in: list[Path]
+) -> None:
+    """What is refused leaves the rows of earlier trials as they are."""
+    search = ["hydra/sweeper=optuna", f"hydra.sweep.dir={tmp_path / 'search'}", "optim.lr=interval(1e-5,1e-3)"]
+    mmft.sweep(frame, None, [*typed, *search, "hydra.sweeper.n_trials=1"], **ROLES)
+    rows = (tmp_path / "search" / "rows.parquet").read_bytes()
+    other = frame.assign(label="x" + frame["label"])
+    with pytest.raises(UserError, match="rows: the search in .*search has other rows. Give the same, or a new"):
+        mmft.sweep(other, None, [*typed, *search, "hydra.sweeper.n_trials=2"], **ROLES)
+    assert (tmp_path / "search" / "rows.parquet").read_bytes() == rows
+    mmft.sweep(frame, None, [*typed, *search, "hydra.sweeper.n_trials=2"], **ROLES)
+    assert [path.name for path in stand_in] == ["0", "1"]
+
+
+@pytest.fixture
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The folders of runs, which end at once."""
+    made: list[Path] = []
+
+    def train(composed: Any, path: Path) -> int:
+        folder = RunFolder(path)
+        folder.write_config({"name": None}, composed.typed, composed.choices)
+        folder.update_summary(status="completed", monitor="val/accuracy", val={"accuracy": 0.5, "loss": 1.0})
+        made.append(path)
+        return 0
+
+    module: Any = ModuleType("mmft.commands.train")
+    module.train = train
+    monkeypatch.setitem(sys.modules, "mmft.commands.train", module)
+    return made
+
+
+def test_images_in_memory_of_a_column_that_an_override_names(typed: list[str], frame: pd.DataFrame) -> None:
+    frame["image"] = [Image.open(path) for path in frame["image"]]
+    named = mmft.train(frame, typed, **ROLES)
+    by_override = mmft.train(frame, [*typed, *(f"data.columns.{role}={column}" for role, column in ROLES.items())])
+    assert same_weights(Run(named.folder), Run(by_override.folder))
+
+
+def test_tables_by_split_are_given_one_by_one(typed: list[str], frame: pd.DataFrame) -> None:
+    with pytest.raises(UserError, match="rows: tables train, val given. Give one by one rows, val and test"):
+        mmft.train({"train": frame, "val": frame}, typed, **ROLES)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_sweep_does_not_return(
     number: int, typed: list[str], frame: pd.DataFrame, monkeypatch: pytest.MonkeyPatch

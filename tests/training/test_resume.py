@@ -9,6 +9,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from runs import Run, TrainRun, killed_run, resumed, same_weights
@@ -199,6 +200,31 @@ def test_what_is_typed_beside_resume_must_agree(shapes_overrides: list[str], tmp
     allowed = resolve(compose("train", [*shapes_overrides, here, "data.num_workers=1"]))
     assert allowed is not None
     assert allowed[0].config.data.num_workers == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda rows: rows.assign(label="x" + rows["label"]), "train has other labels"),
+        (lambda rows: rows.assign(text=rows["text"] + "."), "train has other texts"),
+        (lambda rows: rows[::-1], "train has other texts and labels and images, or another order of rows"),
+        (lambda rows: rows.drop(rows[rows["split"] == "train"].index[3:]), "train has 3 rows, and had "),
+        (lambda rows: rows.assign(split=rows["split"].replace({"val": "test", "test": "val"})), "val has"),
+    ],
+)
+def test_the_rows_must_be_those_that_the_run_was_started_with(
+    change: Any, said: str, shapes: Any, shapes_overrides: list[str], tmp_path: Path
+) -> None:
+    rows = pd.read_csv(shapes.rows)
+    rows.to_csv(tmp_path / "rows.csv", index=False)
+    here = [f"data.path={tmp_path / 'rows.csv'}", f"data.root={shapes.folder}"]
+    overrides = [*shapes_overrides, *here, "checkpoint.every_steps=1"]
+    killed_run(overrides, tmp_path / "killed", 2, "after")
+    change(rows).to_csv(tmp_path / "rows.csv", index=False)
+    with pytest.raises(UserError, match=said):
+        resumed(overrides, tmp_path / "killed")
+    rows.to_csv(tmp_path / "rows.csv", index=False)
+    assert resumed(overrides, tmp_path / "killed").summary["status"] == "completed"
 
 
 def test_a_run_is_found_from_another_folder_than_it_was_started_in(

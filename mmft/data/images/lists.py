@@ -7,6 +7,8 @@ from itertools import chain
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import types
 
@@ -83,6 +85,21 @@ def counts_of(images: Images, rows: int) -> Any:
             there |= pc.fill_null(pc.greater(length, 0), False).to_numpy()
     np.add.at(every, rows_of(images, rows)[there], 1)
     return every
+
+
+def image_names(images: Images, rows: npt.NDArray[np.int64]) -> list[Any]:
+    """Of all images of `rows`: the path, or the size in bytes; last, where rows may have several, how many each has."""
+    if images.data is None and images.paths is None:
+        return []
+    counts: list[Any] = []
+    if images.offsets is not None:
+        counts = np.diff(images.offsets)[rows].tolist()
+        rows = np.concatenate([np.arange(*images.offsets[row : row + 2]) for row in rows] or [rows])
+    nothing = [None] * len(rows)
+    at = pa.array(rows)
+    sizes = nothing if images.data is None else pc.binary_length(images.data).take(at).to_pylist()
+    paths = nothing if images.paths is None else images.paths.take(at).to_pylist()
+    return [*(size or path for size, path in zip(sizes, paths, strict=True)), *counts]
 
 
 def source(images: Images, at: int) -> bytes | str | None:
