@@ -214,7 +214,7 @@ def make_plan(
         if part in model.pretrained and not started:  # a stand-in, which starts from zero
             group.name += "/new"
             group.stands_in = True
-        if rates.start_decay and part in encoders and model.began_pretrained(name):
+        if rates.start_decay and model.began_pretrained(name):
             group.start_decay = rates.start_decay
         elif name in decayed:
             group.weight_decay = rates.weight_decay

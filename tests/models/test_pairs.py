@@ -455,17 +455,27 @@ OTHER_TASKS = {
 }
 
 
+def test_what_compares_image_and_text_needs_more_than_both_side_by_side(pair_folder: Any, shapes: Any) -> None:
+    for task in ("matching", "question_answering"):
+        typed = on_pair(pair_folder("clip"), shapes, f"task={task}", "data.columns.label=label")
+        assert compose("train", typed).config.model.fusion.type == "concat"
+    with pytest.raises(UserError, match=r"pretrained does not go with task=matching, .* Type model/fusion=concat"):
+        compose("train", on_pair(pair_folder("clip"), shapes, "task=matching", "model/fusion=pretrained"))
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("fusion", ["pretrained", "cross"])
-@pytest.mark.parametrize("task", OTHER_TASKS)
+@pytest.mark.parametrize(
+    ("task", "fusion"),
+    [(task, fusion) for task in OTHER_TASKS for fusion in ("cross", None if task == "matching" else "pretrained")],
+)
 def test_any_task_trains_on_a_pair(
-    task: str, fusion: str, pair_folder: Any, pair_run: Any, shapes: Any, tmp_path: Path
+    task: str, fusion: str | None, pair_folder: Any, pair_run: Any, shapes: Any, tmp_path: Path
 ) -> None:
     frame = pd.read_csv(shapes.rows)
     frame["number"] = range(len(frame))
     frame.to_csv(tmp_path / "numbers.csv", index=False)
     rows = [f"data.path={tmp_path / 'numbers.csv'}", f"data.root={shapes.rows.parent}", "data.columns.label=label"]
-    typed = [f"task={task}", f"model/fusion={fusion}", *rows, *OTHER_TASKS[task]]
+    typed = [f"task={task}", *([f"model/fusion={fusion}"] if fusion else []), *rows, *OTHER_TASKS[task]]
     run = pair_run(pair_folder("siglip"), *typed)
     given = [{"image": str(shapes.rows.parent / frame["image"][0]), "text": frame["text"][0]}]
     assert mmft.load(run.path).predict(given)[0]["error"] is None

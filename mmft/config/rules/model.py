@@ -27,7 +27,7 @@ from mmft.config.wording import listed, show
 def _fusion_fits_the_task(c: TrainConfig) -> str | None:
     def fits(fusion: Any, anywhere: bool = True) -> bool:
         apart = (None, c.task.pairwise) if anywhere else (c.task.pairwise,)
-        compares = not (fusion.additive and c.task.needs_both)
+        compares = not (fusion.additive and c.task.needs_both and not c.task.pairwise)
         return fusion.embeds_apart in apart and fusion.generates == c.task.generates and compares
 
     if fits(c.model.fusion) or (c.tune.probe is not None and not c.task.generates):

@@ -153,8 +153,11 @@ class DualConfig(FusionConfig):
 @option("model/fusion", "pretrained", builds="mmft.models.fusion.pretrained:PretrainedFusion")
 @dataclass(kw_only=True)
 class PretrainedConfig(FusionConfig):
-    """The projections of `model.pair` into its shared space, for every task; the default with `model.pair`."""
+    """The projections of `model.pair` into its shared space: the default with `model.pair`, but for tasks that compare
+    a row's image with its text.
+    """
 
+    additive = True
     embeds_apart = None
     of_pair = True
 

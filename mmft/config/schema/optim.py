@@ -29,9 +29,10 @@ class OptimConfig(OptionConfig):
     weight_decay: float = field(0.01, ge=0)
     """Decay of weight matrices; norms, biases, embeddings, positions and class tokens are not decayed."""
     start_decay: float = field(0.0, ge=0, needs_trained_encoder=True)
-    """Decay of all trained weights of pretrained encoders toward their start, in place of `weight_decay` (L2-SP; Li et
-    al., 2018, arXiv 1802.01483), by learning rate x this per optimizer step, such as 0.1. Logged as
-    `train/loss/start_decay`, which `train/loss` excludes. Keeps one more copy of these weights in memory; 0: off."""
+    """Decay of all trained weights of pretrained encoders, and of a pair's projections and temperature, toward their
+    start, in place of `weight_decay` (L2-SP; Li et al., 2018, arXiv 1802.01483), by learning rate x this per optimizer
+    step, such as 0.1. Logged as `train/loss/start_decay`, which `train/loss` excludes. Keeps one more copy of these
+    weights in memory; 0: off."""
 
 
 @dataclass(kw_only=True)
