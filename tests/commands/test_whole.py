@@ -17,7 +17,7 @@ import transformers as hf
 from generative_rows import with_gaps
 from make_shapes import Shapes
 from mostly_slow import mostly_slow
-from PIL import Image
+from PIL import ExifTags, Image
 from runs import QUICK, Run, killed_run, resumed, same_weights
 
 import mmft
@@ -139,7 +139,7 @@ def test_plain_transformers_loads_the_export(run: Run, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["long.jpg", "square.png"])
 @pytest.mark.parametrize(
-    "kind", mostly_slow(["qwen2_5_vl", "idefics3", "blip_2", "gemma3", "llava_next"], "qwen2_5_vl")
+    "kind", mostly_slow(["qwen2_5_vl", "idefics3", "blip_2", "gemma3", "llava_next", "internvl"], "qwen2_5_vl")
 )
 def test_the_exports_own_lines_write_what_the_run_predicts(
     kind: str,
@@ -150,14 +150,18 @@ def test_the_exports_own_lines_write_what_the_run_predicts(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Of an image of any shape: README.md has all that plain transformers must be told."""
+    """Of an image of any shape, turned or half transparent: README.md has all that plain transformers must be told."""
     beams = ["task.num_beams=2", "task.max_new_tokens=5"] if name == "long.jpg" else []
     every = typed(whole_folder(kind), "trainer.max_epochs=1", *beams)
     run = Run(tmp_path / "run")
     assert train(compose("train", every), run.path) == 0
     exported(run.path, tmp_path / "export")
     noise = np.random.default_rng(1).integers(0, 256, (150, 400 if name == "long.jpg" else 150, 3), dtype=np.uint8)
-    Image.fromarray(noise).save(tmp_path / "export" / name)
+    image = Image.fromarray(noise)
+    image.getexif()[ExifTags.Base.Orientation] = 6
+    if name == "square.png":
+        image.putalpha(Image.linear_gradient("L").resize(image.size))
+    image.save(tmp_path / "export" / name, exif=image.getexif())
     (block,) = re.findall(r"```python\n(.*?)```", (tmp_path / "export" / "README.md").read_text(), re.DOTALL)
     monkeypatch.chdir(tmp_path / "export")
     capsys.readouterr()

@@ -224,7 +224,8 @@ WHOLE_MODELS: dict[str, Tiny] = {
             image_processor=_square("Gemma3ImageProcessor"),
             tokenizer=t,
             image_seq_length=4,
-            chat_template="{{ bos_token }}" + _CHAT.replace("IMAGE", "<start_of_image>"),
+            chat_template="{{ bos_token }}"
+            + _CHAT.replace("IMAGE", "<start_of_image>").replace("'] }}", "'] | trim }}"),
         ),
         tokens=("<image_soft_token>", "<start_of_image>", "<end_of_image>"),
         named={"image_token": "<image_soft_token>", "boi_token": "<start_of_image>", "eoi_token": "<end_of_image>"},

@@ -6,8 +6,9 @@ row's own words can be tokenised apart and cannot change it.
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -15,6 +16,8 @@ from mmft.errors import first_line
 
 IMAGE_TEXT = "<mmft:image>"
 """Stands for the image in texts of templates."""
+_SPACE = "\u2003"
+"""A space, as `str.strip` has it, that no template writes by itself."""
 
 
 class Shape(NamedTuple):
@@ -22,6 +25,13 @@ class Shape(NamedTuple):
 
     role: str
     images: tuple[bool, ...] = (False,)  # of each of its pieces, True = the image, else a text
+
+
+class _Applied(NamedTuple):
+    """A template of turns: what stands around their texts, and which spaces beside these it drops."""
+
+    around: list[str]
+    trims: list[Callable[[str], str]]
 
 
 class ChatTemplate:
@@ -36,7 +46,7 @@ class ChatTemplate:
     def __init__(self, tokenizer: Any, own: bool = True) -> None:
         self._tokenizer = tokenizer
         self.text: str | None = (tokenizer.chat_template or None) if own else None
-        self._known: dict[tuple[Shape, ...], list[str]] = {}
+        self._known: dict[tuple[Shape, ...], _Applied] = {}
 
     def around(self, turns: Sequence[Shape]) -> list[str]:
         """What stands before the turns' first text, between texts, and behind the last, up to where an answer begins.
@@ -49,10 +59,15 @@ class ChatTemplate:
         Raises:
             ValueError: the template cannot be applied to such turns.
         """
-        key = tuple(turns)
-        if key not in self._known:
-            self._known[key] = self._applied(key)
-        return self._known[key]
+        return self._of(turns).around
+
+    def trims(self, turns: Sequence[Shape]) -> list[Callable[[str], str]]:
+        """What the template does with spaces in front of each text of the turns and behind it: Gemma 3's drops them.
+
+        Raises:
+            ValueError: the template cannot be applied to such turns.
+        """
+        return self._of(turns).trims
 
     @cached_property
     def special_tokens(self) -> re.Pattern[str]:
@@ -66,7 +81,15 @@ class ChatTemplate:
         found = self.special_tokens.search(after)
         return "" if found is None else after[: found.end()]
 
-    def _applied(self, shapes: tuple[Shape, ...]) -> list[str]:
+    def _of(self, turns: Sequence[Shape]) -> _Applied:
+        key = tuple(turns)
+        if key not in self._known:
+            around = self._applied(key)
+            self._known[key] = _Applied(around, _trims(around, self._applied(key, _SPACE)))
+        return self._known[key]
+
+    def _applied(self, shapes: tuple[Shape, ...], space: str = "") -> list[str]:
+        """What is written around the texts, each with `space` on both of its sides."""
         marks: list[str] = []
         turns = []
         for role, images in shapes:
@@ -74,7 +97,7 @@ class ChatTemplate:
             for is_image in images:
                 if not is_image:
                     marks.append(f"<mmft:{len(marks)}>")
-                content += IMAGE_TEXT if is_image else marks[-1]
+                content += IMAGE_TEXT if is_image else f"{space}{marks[-1]}{space}"
             turns.append({"role": role, "content": content})
         try:
             rest = self._rendered(turns)
@@ -100,3 +123,12 @@ class ChatTemplate:
             return whole
         asked = turns[-1]["role"] != "assistant"
         return str(self._tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=asked))
+
+
+def _trims(around: Sequence[str], spaced: Sequence[str]) -> list[Callable[[str], str]]:
+    """From what stands around texts without spaces, and around texts with one on each of their sides."""
+    if [text.strip(_SPACE) for text in spaced] != [*around]:
+        return [str] * (len(around) - 1)
+    kinds: dict[tuple[bool, bool], Callable[[str], str]]
+    kinds = {(True, True): str, (True, False): str.rstrip, (False, True): str.lstrip, (False, False): str.strip}
+    return [kinds[before.endswith(_SPACE), behind.startswith(_SPACE)] for before, behind in itertools.pairwise(spaced)]

@@ -189,10 +189,11 @@ class PromptTokenizer:
             Shape(turn.role, tuple(map(IMAGE_PLACE.__eq__, own))) for turn, own in zip(turns, pieces, strict=True)
         ]
         before, *behind = self._template.around(shapes)
+        trims = iter(self._template.trims(shapes))
         found: _Prompt = [self._start]
         texts = [before]
         words = [
-            (turn.role, _Words(one))
+            (turn.role, _Words(next(trims)(one)))
             for turn, own in zip(turns, pieces, strict=True)
             for one in own
             if one != IMAGE_PLACE

@@ -61,6 +61,11 @@ class Pixels:
         found: dict[str, Any] = self._processor.to_dict()
         return found
 
+    @property
+    def in_one_piece(self) -> dict[str, bool]:
+        """The processor's settings that keep it from cutting images into tiles."""
+        return {name: value for name, value in _WHOLE_IMAGES.items() if hasattr(self._processor, name)}
+
     def trial(self) -> tuple[Tensor, Tensor]:
         """A normalised image of noise (1, 3, S, S), and (1, 0)."""
         images = torch.randn(1, 3, self.side, self.side, generator=torch.Generator().manual_seed(0))

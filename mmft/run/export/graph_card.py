@@ -14,7 +14,7 @@ from mmft.config.schema.data import names_of
 from mmft.data.images.image import background_of, drafts
 from mmft.data.images.squares import Squaring, squaring
 from mmft.models.similarity import SimilarityHead
-from mmft.run.export.card import shown, square_lines, task_lines
+from mmft.run.export.card import opening_lines, shown, square_lines, task_lines
 from mmft.run.export.graph import PRESENT, SHORTEST, Graph
 from mmft.run.saved_model import SavedModel
 from mmft.tasks.graph_outputs import GraphOutput
@@ -171,12 +171,10 @@ def graph_card(saved: SavedModel, summary: Mapping[str, Any], description: Mappi
 def _example(description: Mapping[str, Any], onnx: bool) -> list[str]:
     """Lines of Python from a file and a text to an answer."""
     image, text = description["image"], description["text"]
-    colour = (*image["background"], 255)
     lines = ["import numpy as np", "import onnxruntime" if onnx else "import torch", "from PIL import Image, ImageOps"]
     lines += ["from transformers import AutoTokenizer", ""]
     lines += [f"side, background = {image['side']}, {tuple(image['background'])}"]
-    lines += ['layer = ImageOps.exif_transpose(Image.open("image.png")).convert("RGBA")']
-    lines += [f'image = Image.alpha_composite(Image.new("RGBA", layer.size, {colour}), layer).convert("RGB")']
+    lines += opening_lines("#{:02x}{:02x}{:02x}".format(*image["background"]))
     squares = square_lines(Squaring(image["resize"], image["resample"]))
     lines += [*squares, "pixels = np.asarray(square).transpose(2, 0, 1)[None]"]
     lines += ['tokenizer = AutoTokenizer.from_pretrained(".")']

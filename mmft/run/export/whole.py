@@ -54,7 +54,8 @@ def write_whole(saved: SavedModel, summary: Mapping[str, Any], folder: Path) -> 
     whole.generation_config = generation_config(model, model.text_encoder.never_written)
     whole.save_pretrained(folder)
     model.whole.processor.save_pretrained(folder)
-    prompt = [*_to_square(saved, model), *show_prompt(saved, model.whole.processor, model.whole.tokenizer.place())]
+    place, processor = model.whole.tokenizer.place(), model.whole.processor
+    prompt = [*_to_square(saved, model), *show_prompt(saved, processor, place, _in_one_piece(model))]
     handed_on = type(whole).generate is not GenerationMixin.generate  # BLIP-2's asks its language model's settings
     settings = ", generation_config=model.generation_config" if handed_on else ""
     card = writing_card(saved, summary, type(whole).__name__, prompt, settings, adapters)
@@ -73,6 +74,21 @@ def _to_square(saved: SavedModel, model: WholeModel) -> list[str]:
         *({"squash": "squashed", "crop": "cropped", "pad": "padded"}[how.resize], side, side),
     )
     return [f"side, background = {side}, {background}", *square_lines(how), "image = square"]
+
+
+def _in_one_piece(model: WholeModel) -> str:
+    """Arguments of the processor without which it cuts images, whatever its image processor is set to (InternVL)."""
+    pixels, text = model.whole.pixels, [model.whole.tokenizer.place()]
+    if not isinstance(pixels, Pixels):
+        return ""
+    wide = torch.zeros(3, pixels.side, 2 * pixels.side, dtype=torch.uint8)
+    try:
+        found = model.whole.processor(images=[wide.permute(1, 2, 0).numpy()], text=text, return_tensors="pt")
+        if found["pixel_values"].shape == pixels.processed(wide)["pixel_values"].shape:
+            return ""
+    except Exception:  # noqa: BLE001 - of a processor that takes nothing but squares
+        return ""
+    return "".join(f", {name}={value}" for name, value in pixels.in_one_piece.items())
 
 
 def _makes_squares(pixels: Pixels, how: Squaring) -> bool:

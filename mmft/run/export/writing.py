@@ -61,16 +61,18 @@ def parts_of(said: str) -> list[dict[str, str]]:
     return [part for part in parts if part.get("text") != ""]
 
 
-def show_prompt(saved: SavedModel, processor: Any, place: str = IMAGE_PLACE) -> list[str]:
+def show_prompt(saved: SavedModel, processor: Any, place: str = IMAGE_PLACE, settings: str = "") -> list[str]:
     """Lines of Python that make the inputs of a question about `image`, for the model card.
 
     Args:
         saved: the run's model.
         processor: the exported one.
         place: what stands in a prompt without a chat template where the image is.
+        settings: further arguments of the processor.
     """
-    said, options = asked(saved, "What is this?"), 'images=[image], text=[prompt], return_tensors="pt"'
+    said, options = asked(saved, "What is this?"), f'images=[image], text=[prompt], return_tensors="pt"{settings}'
     if not in_chat(saved):
+        said += "\n" * (saved.config.data.columns.messages is not None)  # each turn is a line
         return [f"prompt = {said.replace(IMAGE_PLACE, place)!r}", f"inputs = processor({options})"]
     turn = {"role": "user", "content": parts_of(said)}
     start = processor.tokenizer.bos_token

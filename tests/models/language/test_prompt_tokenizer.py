@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from typing import Any
 
@@ -14,6 +15,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from mmft.batch import Conversation, Turn
 from mmft.data.text import empty_text, identity_of, tokenize
 from mmft.errors import UserError
+from mmft.models.language.chat_template import ChatTemplate, Shape
 from mmft.models.language.prompt_tokenizer import IMAGE_MARK, PromptTokenizer, learned
 
 
@@ -242,3 +244,26 @@ def test_a_tokenizer_that_puts_spaces_itself_needs_none() -> None:
     (prompt,) = prompts([(Turn("user", "a"), Turn("assistant", "a"), Turn("user", "a"))])["input_ids"]
     behind = [max(token, learned(token)) for token in prompt[prompt.index(IMAGE_MARK) + 1 :]]
     assert behind == [4, 1, 3, 4, 1, 2, 4, 1, 3]
+
+
+@pytest.mark.parametrize(
+    ("written", "does"),
+    [
+        ("content", str),
+        ("content | trim", str.strip),
+        ("content.lstrip()", str.lstrip),
+        ("content.rstrip()", str.rstrip),
+    ],
+)
+def test_spaces_beside_a_text_are_dropped_as_the_template_drops_them(written: str, does: Any, chat: Any) -> None:
+    """Of every text for itself; what stands around it stays."""
+    tokenizer = copy.deepcopy(chat)
+    tokenizer.chat_template = "{% for m in messages %}[ {{ m.role }} {{ m." + written + " }} ]{% endfor %}"
+    template = ChatTemplate(tokenizer)
+    shapes = [Shape("user"), Shape("assistant")]
+    assert template.around(shapes) == ["[ user ", " ][ assistant ", " ]"]
+    assert template.trims(shapes) == [does, does]
+    words = PromptTokenizer(tokenizer)._of_conversation((Turn("user", " <image>red \n"), Turn("assistant", " blue ")))
+    told = "".join(text for part in words if not isinstance(part, list) for text in part.texts)
+    assert does("red \n") in told
+    assert ("red \n" in told) == (does("red \n") == "red \n")
