@@ -248,6 +248,12 @@ def test_a_program_of_torch_export(task: str, saved: Any, tmp_path: Path) -> Non
     assert not [*(tmp_path / "out").glob("*.onnx")]
 
 
+def test_a_program_of_images_alone(saved: Any, tmp_path: Path) -> None:
+    """Its rows have fewer tokens than any text."""
+    write_graphs(saved("classification", "data.columns.text=null"), {}, tmp_path, "torch_export", None)
+    assert (tmp_path / "model.pt2").is_file()
+
+
 @slow
 @pytest.mark.parametrize("method", ["lora", "lora_8bit", "adapters"])
 def test_what_tuning_added(method: str, saved: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

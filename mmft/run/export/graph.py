@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
+from torch.nn import functional
 
 from mmft.batch import Batch, Encoded, Fused, Outputs, Widths
 from mmft.errors import UserError, first_line
@@ -49,9 +50,11 @@ class Graph:
         return {name: {0: "batch", 1: "length"} if name in _TEXT else {0: "batch"} for name in self.inputs}
 
     def inputs_of(self, batch: Batch) -> dict[str, Tensor]:
-        """What it is given of a batch with images and texts."""
+        """What it is given of a batch; rows without texts may have fewer tokens than `SHORTEST`, and are padded."""
         found = {name: getattr(batch, name) for name in self.inputs}
-        return {name: value.long() if name == "attention_mask" else value for name, value in found.items()}
+        for name in found.keys() & set(_TEXT):
+            found[name] = functional.pad(found[name].long(), (0, max(0, SHORTEST - found[name].shape[1])))
+        return found
 
 
 def graphs_of(model: VisionLanguageModel, task: Task) -> list[Graph]:
