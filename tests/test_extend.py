@@ -22,7 +22,7 @@ from mmft.commands.predict import predict
 from mmft.config import plugins, registry
 from mmft.config.compose import compose
 from mmft.config.schema.root import COMMANDS
-from mmft.errors import UserError
+from mmft.errors import TrainingError, UserError
 from mmft.run.listing.found import FoundRun, sort_runs
 from mmft.run.listing.table import comparison_table
 from mmft.run.loaded_model import load
@@ -138,6 +138,14 @@ def test_a_killed_run_resumes_bit_for_bit(folder: Path, train_run: TrainRun, sha
     whole = train_run(*typed("my_fusion.py"))
     killed_run(overrides, folder / "killed", step=3, moment="after")
     assert same_weights(resumed(overrides, folder / "killed"), whole)
+
+
+def test_an_error_in_own_code_names_it_and_the_way_on(folder: Path, train_run: TrainRun) -> None:
+    plugins.allow_code()
+    code = EXAMPLES["my_callback.py"][1]
+    (folder / "my_callback.py").write_text(code.replace("self.every == 0", "self.none == 0"))
+    with pytest.raises(TrainingError, match=r"'none' \(.*my_callback.py, line \d+, .* --allow-code resume="):
+        train_run(*typed("my_callback.py"))
 
 
 def test_without_leave_nothing_is_imported(folder: Path, shapes_overrides: list[str]) -> None:

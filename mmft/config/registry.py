@@ -93,6 +93,14 @@ def options(group: str) -> dict[str, Option]:
     return dict(_OPTIONS.get(group, {}))
 
 
+def modules_of_users() -> set[str]:
+    """The modules whose options and what they build are not mmft's own."""
+    every = [one for named in _OPTIONS.values() for one in named.values()]
+    builders = (one.builds.partition(":")[0] if isinstance(one.builds, str) else one.builds.__module__ for one in every)
+    found = {*(one.schema.__module__ for one in every), *builders}
+    return {module for module in found if module and module.partition(".")[0] != "mmft"}
+
+
 def class_of(config: OptionConfig) -> Any:
     """Imports and returns the class that the option `config` builds."""
     builds = _OPTIONS[config.group_path][config.type].builds

@@ -58,7 +58,7 @@ class FineTuning(Evaluating):
     Attributes:
         micro_batch_size, micro_batch_tokens: computed at once; set by the `GradientAccumulation` callback.
         step_seconds: duration of each optimizer step.
-        logged_loss: the last training loss that was logged; None before the first.
+        logged_loss: the last training loss that was logged, and its optimizer step; None before the first.
     """
 
     micro_batch_size: int | None = None
@@ -97,7 +97,7 @@ class FineTuning(Evaluating):
         self._unchecked: tuple[Tensor, ...] | None = None  # () loss, () gradient norm, (W,) requests of the last step
         self.agreement = Agreement(alone=True)
         self.step_seconds: list[float] = []
-        self.logged_loss: float | None = None
+        self.logged_loss: tuple[float, int] | None = None
 
     def configure_model(self) -> None:
         """Shards the model once the process group exists; called by `ShardedModel`."""
@@ -262,7 +262,7 @@ class FineTuning(Evaluating):
         if self.global_step == 1 or self.global_step % self.log_every_steps == 0:
             assert self._weights is not None
             told = step_losses(self.objective, summed(losses), self._weights)
-            self.logged_loss = told["train/loss"]
+            self.logged_loss = told["train/loss"], self.global_step
             if self._start_decay is not None:
                 told["train/loss/start_decay"] = float(self._start_decay.penalty())
             told["train/grad_norm"] = float(norm)

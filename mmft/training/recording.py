@@ -7,11 +7,13 @@ import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
+from traceback import walk_tb
 from typing import Any
 
 import torch
 
 from mmft import logs
+from mmft.config.registry import modules_of_users
 from mmft.config.schema.model import ENCODERS
 from mmft.errors import MmftError, TrainingError, dead_workers, of_the_disk
 from mmft.ranks import Ranks
@@ -67,9 +69,20 @@ def _failed(folder: RunFolder, error: Exception) -> MmftError | None:
         text = f"{str(disk).removesuffix('.')}."
     elif isinstance(error, TrainingError):
         text = str(error)
+    elif (own := _of_users(error)) and not isinstance(error, MmftError):
+        text = f"{type(error).__name__}: {error} ({own}, which is your own; MMFT_DEBUG=1 shows the traceback)."
     else:
         return error if isinstance(error, MmftError) else None
     return TrainingError(f"{text} {folder.way_on()}")
+
+
+def _of_users(error: Exception) -> str | None:
+    """The last place in code of a user's option that an error passed through; None if it passed through none."""
+    own, walked = modules_of_users(), walk_tb(error.__traceback__)
+    frames = [(frame.f_globals.get("__name__"), frame.f_code.co_filename, line) for frame, line in walked]
+    first = next((at for at, (name, *_) in enumerate(frames) if str(name).partition(".")[0] == "mmft"), len(frames))
+    places = [f"{file}, line {line}" for name, file, line in frames[first:] if name in own]
+    return places[-1] if places else None
 
 
 def _record(folder: RunFolder, values: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import pickle
 import random
 import signal
 import sys
@@ -207,6 +208,13 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     module.train = train
     monkeypatch.setitem(sys.modules, "mmft.commands.train", module)
     return made
+
+
+def test_a_run_and_its_model_can_be_pickled(typed: list[str], frame: pd.DataFrame) -> None:
+    run = mmft.train(frame, [*typed, "tune=lora"], **ROLES)
+    row = [{"image": frame["image"][0], "text": "red"}]
+    assert pickle.loads(pickle.dumps(run)).folder == run.folder
+    assert pickle.loads(pickle.dumps(run.model)).predict(row) == run.model.predict(row)
 
 
 def test_images_in_memory_of_a_column_that_an_override_names(typed: list[str], frame: pd.DataFrame) -> None:

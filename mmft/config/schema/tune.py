@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeVar
@@ -34,7 +35,9 @@ def either_encoder(name: str, builds: str | Callable[..., Any]) -> Callable[[typ
     def register(schema: type[T]) -> type[T]:
         for encoder in ENCODERS:
             own = {"__doc__": schema.__doc__, "__module__": schema.__module__}
-            option(f"tune/{encoder}", name, builds)(type(f"{encoder}_{schema.__name__}", (schema,), own))
+            made = type(f"{encoder}_{schema.__name__}", (schema,), own)
+            vars(sys.modules[schema.__module__])[made.__name__] = made  # where pickle looks for it
+            option(f"tune/{encoder}", name, builds)(made)
         return schema
 
     return register

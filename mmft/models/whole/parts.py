@@ -16,7 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from mmft.errors import UserError, first_line
+from mmft.models.frozen_layers import computing_dtype
 from mmft.models.image_encoder import KEY as IMAGE_KEY
+from mmft.models.layers import evaluated
 from mmft.models.loading.source import Source
 from mmft.models.whole.features import ImageFeatures, bare
 from mmft.models.whole.loading import KEY, Frozen, core_of, load_processor, load_whole
@@ -109,6 +111,8 @@ def take_apart(
         _check_tiles(source, pixels, features, rest)
     else:
         _check_count(source, tokenizer, features.image_tokens, pixels.side)
+        if image_size is not None:
+            _check_border(source, features, modules[image], pixels)
     core_prefix = "" if core is whole else f"{whole.base_model_prefix}."
     prefixes = {"image": f"{core_prefix}{image}.", "rest": core_prefix, "text": ""}
     if core is whole:
@@ -168,6 +172,22 @@ def _features(source: Source, core: Any, image: str, pixels: Pixels | Tiles) -> 
         raise UserError(
             f"{KEY}={source.name}: it does not take images of {pixels.side} x {pixels.side} pixels: {first_line(error)}"
         ) from error
+
+
+@torch.no_grad()
+def _check_border(source: Source, features: ImageFeatures, image_encoder: nn.Module, pixels: Pixels) -> None:
+    """Raises UserError if the image encoder leaves out the last row of pixels, which fills no patch."""
+    images, about = pixels.trial()
+    changed = images.clone()
+    changed[..., -1, :] += 1
+    with evaluated(image_encoder):
+        dtype = computing_dtype(image_encoder)
+        first, other = (features.encode(image_encoder, one.to(dtype), about) for one in (images, changed))
+    if torch.equal(first, other):
+        raise UserError(
+            f"{IMAGE_KEY}.image_size={pixels.side}: {source.name} does not read the last rows and columns of such an "
+            "image. Type a multiple of the size of its patches"
+        )
 
 
 def _check_count(source: Source, tokenizer: ImageTokenizer, count: int, side: int) -> None:

@@ -26,12 +26,17 @@ class Bar(RichProgressBar):
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
         """The last logged loss; the monitored metric and the loss of the last validation."""
         assert isinstance(pl_module, FineTuning)
-        loss = {} if pl_module.logged_loss is None else {"loss": f"{pl_module.logged_loss:.4f}"}
+        loss = {} if pl_module.logged_loss is None else {"loss": _loss(trainer, *pl_module.logged_loss)}
         return loss | {f"val/{name}": f"{value:.4f}" for name, value in _shown(pl_module).items()}
 
     def _get_train_description(self, current_epoch: int) -> str:
         last = str(super()._get_train_description(current_epoch)).rpartition("/")[2]  # number of epochs minus one
         return f"Epoch {current_epoch + 1}/{int(last) + 1}"
+
+
+def _loss(trainer: pl.Trainer, value: float, step: int) -> str:
+    """A logged loss, with its optimizer step unless that is the last one."""
+    return f"{value:.4f}" if step == trainer.global_step else f"{value:.4f} (step {step})"
 
 
 class _Pace(pl.Callback):
@@ -73,7 +78,7 @@ class _Pace(pl.Callback):
         """The last logged loss, rows per second, time elapsed and left."""
         elapsed = time.monotonic() - self._started
         done, steps = trainer.global_step - self._first_step, trainer.estimated_stepping_batches
-        told = [] if module.logged_loss is None else [f"loss {module.logged_loss:.4f}"]
+        told = [] if module.logged_loss is None else [f"loss {_loss(trainer, *module.logged_loss)}"]
         rate = self._rows / max(1e-6, elapsed - self._validations)
         told += [f"{rate:,.0f} rows/s" if rate >= 10 else f"{rate:.2g} rows/s", f"{_clock(elapsed)} elapsed"]
         if done and math.isfinite(steps):

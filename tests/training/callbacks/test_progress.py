@@ -51,11 +51,11 @@ def test_time_left_is_that_of_the_steps_to_come(monkeypatch: pytest.MonkeyPatch)
     now = iter([100.0, 110.0, 112.0, 130.0])  # start, validation from and to, the line
     monkeypatch.setattr("mmft.training.callbacks.progress.time.monotonic", lambda: next(now))
     trainer: Any = SimpleNamespace(global_step=5, world_size=2, estimated_stepping_batches=25)
-    module: Any = SimpleNamespace(logged_loss=0.5)
+    module: Any = SimpleNamespace(logged_loss=(0.5, 10))
     pace = PlainProgress()
     pace.on_train_start(trainer, module)
     trainer.global_step = 15  # ten steps after a resume at step 5
     pace._rows = 140
     pace.on_validation_start(trainer, module)
     _Pace.on_validation_end(pace, trainer, module)
-    assert pace.pace(trainer, module) == ["loss 0.5000", "5 rows/s", "0:30 elapsed", "0:30 left"]
+    assert pace.pace(trainer, module) == ["loss 0.5000 (step 10)", "5 rows/s", "0:30 elapsed", "0:30 left"]
