@@ -33,6 +33,7 @@ from mmft.tasks.subject import Subject
 from mmft.tasks.writing import Writing
 
 log = logging.getLogger(__name__)
+_LINES = "docs/language_models.md, Prompts of several lines"
 _PADDING = -1  # in place of a token
 
 
@@ -120,6 +121,8 @@ class Generation(GenerativeTask):
         """Checks that there are answers, and collects them for `choices=labels`."""
         if all(label is None or not text_of(label).strip() for label in labels):
             raise UserError("data.columns: no training row has an answer (no label, or no last turn of the assistant)")
+        if self._prompt is not None and (typed := next((one for one in (r"\n", r"\t") if one in self._prompt), None)):
+            log.warning("task.prompt: %s is read as a backslash and a letter; for a line break see %s", typed, _LINES)
         self._writing.fit(labels, self.label_names)
         of_squad = [name for name in self._metrics if name in ("exact_match", "token_f1")]
         empty = [name for name in distinct_answers(labels, self.label_names) if says_nothing(name)] if of_squad else []

@@ -164,6 +164,7 @@ def test_another_image_size(kind: str, size: int, tokens: int, whole_folder: Fol
 @pytest.mark.parametrize(
     ("kind", "size", "expected"),
     [
+        ("internvl", 35, r"image_size=35: .* does not read the last rows and columns of such an image"),
         ("qwen2_5_vl", 36, r"with model.image_encoder.image_size=36: its image processor changes images of 36 x 36"),
         ("llava", 48, r"it does not take images of 48 x 48 pixels: "),
         ("paligemma", 48, r"it does not take images of 48 x 48 pixels: "),

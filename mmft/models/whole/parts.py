@@ -111,7 +111,7 @@ def take_apart(
         _check_tiles(source, pixels, features, rest)
     else:
         _check_count(source, tokenizer, features.image_tokens, pixels.side)
-        if image_size is not None:
+        if image_size not in (None, getattr(getattr(core.config, "vision_config", None), "image_size", None)):
             _check_border(source, features, modules[image], pixels)
     core_prefix = "" if core is whole else f"{whole.base_model_prefix}."
     prefixes = {"image": f"{core_prefix}{image}.", "rest": core_prefix, "text": ""}

@@ -16,10 +16,17 @@ from mmft.tasks.base import Task
 
 MOST = 30
 """Labels with a line of their own."""
+_WIDEST = 60  # characters of a label that is shown
 
 
 NamesOf = Callable[[Any], Sequence[str]]
 """A task's `label_names(label)`: the names in a row's label; raises `ValueError`."""
+
+
+def _in_a_cell(label: str) -> str:
+    """A label on one line, cut if it is long, such as an answer."""
+    line = " ".join(label.split())
+    return line if len(line) <= _WIDEST else f"{line[:_WIDEST]}…"
 
 
 def tables_of(splits: Mapping[str, Split], task: Task) -> dict[str, str]:
@@ -61,7 +68,7 @@ def label_table(splits: Mapping[str, Split], names_of: NamesOf, column: str | No
     }
     total: Counter[str] = sum(counts.values(), Counter())
     lines = [
-        [label, *(_share(counts[name][label], len(split)) for name, split in splits.items())]
+        [_in_a_cell(label), *(_share(counts[name][label], len(split)) for name, split in splits.items())]
         for label, _ in total.most_common(MOST)
     ]
     if len(total) > MOST:
