@@ -111,6 +111,8 @@ def _plain_value(value: Any) -> Any:
 
 
 def _kind(value: Any) -> str:
+    if isinstance(value, bytes):
+        return "a file"
     return "an object" if isinstance(value, dict) else f"a {type(value).__name__}"
 
 

@@ -134,6 +134,6 @@ def _report_unseen(names: list[str], rows: int, where: str) -> None:
     shown = ", ".join(f"{name} ({count:,})" for name, count in counts[:_SHOWN])
     more = f" and {len(counts) - _SHOWN} more" if len(counts) > _SHOWN else ""
     log.warning(
-        "%d of %d evaluated rows of %s have labels that no training row has: %s%s. They are mistakes, without loss",
+        "%d of %d evaluated rows of %s have labels that the model was not given: %s%s. They are mistakes, without loss",
         *(len(names), rows, where, shown, more),
     )

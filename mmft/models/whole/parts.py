@@ -111,8 +111,7 @@ def take_apart(
         _check_tiles(source, pixels, features, rest)
     else:
         _check_count(source, tokenizer, features.image_tokens, pixels.side)
-        if image_size not in (None, getattr(getattr(core.config, "vision_config", None), "image_size", None)):
-            _check_border(source, features, modules[image], pixels)
+        _check_border(source, core, features, pixels, image_size)
     core_prefix = "" if core is whole else f"{whole.base_model_prefix}."
     prefixes = {"image": f"{core_prefix}{image}.", "rest": core_prefix, "text": ""}
     if core is whole:
@@ -175,8 +174,11 @@ def _features(source: Source, core: Any, image: str, pixels: Pixels | Tiles) -> 
 
 
 @torch.no_grad()
-def _check_border(source: Source, features: ImageFeatures, image_encoder: nn.Module, pixels: Pixels) -> None:
-    """Raises UserError if the image encoder leaves out the last row of pixels, which fills no patch."""
+def _check_border(source: Source, core: Any, features: ImageFeatures, pixels: Pixels, side: int | None) -> None:
+    """Raises UserError if, with a `side` not its own, the image encoder leaves out the last row of pixels."""
+    if side in (None, getattr(getattr(core.config, "vision_config", None), "image_size", None)):
+        return
+    image_encoder = getattr(core, features.encoder)
     images, about = pixels.trial()
     changed = images.clone()
     changed[..., -1, :] += 1

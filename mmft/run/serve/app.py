@@ -253,7 +253,9 @@ def _given_as_json(body: bytes) -> Given:
         why = str(error)[:200] if isinstance(error, json.JSONDecodeError) else "it cannot be read"
         raise Refusal(400, f"the request is not valid JSON: {why}") from None
     rows = content.get("rows") if isinstance(content, dict) else None
-    if not isinstance(rows, list) or content.keys() - {"rows", "stream"}:
+    if isinstance(rows, list) and (others := content.keys() - {"rows", "stream"}):
+        raise Refusal(422, f'{listed(sorted(others))}: a request has "rows", and "stream", and nothing else')
+    if not isinstance(rows, list):
         raise Refusal(422, 'an object with a list of rows is needed: {"rows": [{...}, ...]}')
     stream = content.get("stream", False)
     if not isinstance(stream, bool):
