@@ -102,7 +102,7 @@ def take_apart(
     pixels = _pixels(source, processor, image_token, image_size, tiles)
     if hasattr(core.config, "image_grid_pinpoints") and not tiles:
         core.config.image_grid_pinpoints = [[pixels.side, pixels.side]]
-    features = _features(source, core, image, pixels)
+    features = _features(source, core, image, pixels, image_size)
     modules = dict(core.named_children())
     between = {name: module for name, module in modules.items() if name not in (image, text)}
     rest = bare(core, between, core._parameters)
@@ -111,7 +111,6 @@ def take_apart(
         _check_tiles(source, pixels, features, rest)
     else:
         _check_count(source, tokenizer, features.image_tokens, pixels.side)
-        _check_border(source, core, features, pixels, image_size)
     core_prefix = "" if core is whole else f"{whole.base_model_prefix}."
     prefixes = {"image": f"{core_prefix}{image}.", "rest": core_prefix, "text": ""}
     if core is whole:
@@ -163,20 +162,23 @@ def _pixels(source: Source, processor: Any, image_token: int, image_size: int | 
     return Pixels(processor.image_processor, image_size, source.name)
 
 
-def _features(source: Source, core: Any, image: str, pixels: Pixels | Tiles) -> ImageFeatures:
+def _features(source: Source, core: Any, image: str, pixels: Pixels | Tiles, image_size: int | None) -> ImageFeatures:
     """The way from pixels to image tokens; raises UserError if images of this size do not pass through."""
     try:
-        return ImageFeatures(core, image, pixels, *pixels.trial())
+        found = ImageFeatures(core, image, pixels, *pixels.trial())
     except Exception as error:
         raise UserError(
             f"{KEY}={source.name}: it does not take images of {pixels.side} x {pixels.side} pixels: {first_line(error)}"
         ) from error
+    if isinstance(pixels, Pixels) and image_size is not None:
+        _check_border(source, core, found, pixels)
+    return found
 
 
 @torch.no_grad()
-def _check_border(source: Source, core: Any, features: ImageFeatures, pixels: Pixels, side: int | None) -> None:
-    """Raises UserError if, with a `side` not its own, the image encoder leaves out the last row of pixels."""
-    if side in (None, getattr(getattr(core.config, "vision_config", None), "image_size", None)):
+def _check_border(source: Source, core: Any, features: ImageFeatures, pixels: Pixels) -> None:
+    """Raises UserError if the image encoder leaves out the last row of pixels, and the size is not its own."""
+    if pixels.side == getattr(getattr(core.config, "vision_config", None), "image_size", None):
         return
     image_encoder = getattr(core, features.encoder)
     images, about = pixels.trial()
