@@ -27,6 +27,7 @@ from mmft.run.listing.found import FoundRun, sort_runs
 from mmft.run.listing.table import comparison_table
 from mmft.run.loaded_model import load
 from mmft.run_folder import RunFolder
+from mmft.signals import Stopped
 
 TEXT = (Path(__file__).parents[1] / "docs" / "extend.md").read_text(encoding="utf-8")
 EXAMPLES = {
@@ -145,6 +146,16 @@ def test_an_error_in_own_code_names_it_and_the_way_on(folder: Path, train_run: T
     code = EXAMPLES["my_callback.py"][1]
     (folder / "my_callback.py").write_text(code.replace("self.every == 0", "self.none == 0"))
     with pytest.raises(TrainingError, match=r"'none' \(.*my_callback.py, line \d+, .* --allow-code resume="):
+        train_run(*typed("my_callback.py"))
+
+
+def test_an_interrupt_by_own_code_stops_the_run(folder: Path, train_run: TrainRun) -> None:
+    plugins.allow_code()
+    code = EXAMPLES["my_callback.py"][1].replace(
+        "if trainer.global_step", "raise KeyboardInterrupt\n        if trainer.global_step"
+    )
+    (folder / "my_callback.py").write_text(code)
+    with pytest.raises(Stopped, match=r"Stopped by SIGINT. .* mmft train --allow-code resume="):
         train_run(*typed("my_callback.py"))
 
 

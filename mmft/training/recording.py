@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import platform
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -44,8 +45,10 @@ def recorded(folder: RunFolder, seed: int, ranks: Ranks, request: StopRequest) -
         told = Stopped(stop.number, stop.saved, folder.way_on())
         log.debug("%s", told)  # the command prints it
         raise told from stop
-    except SystemExit:
+    except SystemExit as end:
         ending["status"] = "stopped"
+        if isinstance(end.__context__, KeyboardInterrupt):  # of a callback; Lightning exits then
+            raise Stopped(signal.SIGINT, advice=folder.way_on()) from end
         raise
     except Exception as error:
         failed = _failed(folder, error)
