@@ -128,6 +128,8 @@ def _turn(number: int, given: Any) -> Turn:
         raise ValueError(f"turn {number} has the role {role!r:.40}; allowed: {', '.join(_ROLES)}")
     if unread := [name for name in _UNREAD if given.get(name) is not None]:
         raise ValueError(f"turn {number} ({role}) has {', '.join(unread)}, which mmft does not read")
+    if content is None:
+        raise ValueError(f"turn {number} ({role}) has no content")
     parts: Sequence[Any] = content if isinstance(content, list | tuple) else [{"type": "text", "text": content}]
     text = "".join(_part(number, part) for part in parts).strip()
     if not text:

@@ -60,6 +60,7 @@ def turns(*roles: str) -> list[dict[str, str]]:
         (turns("user", "assistant", "system"), "turn 3 is the system's where the user's is expected"),
         (turns("system"), "no turn of a user"),
         ([{"role": "user", "content": "  "}], "turn 1 (user) is empty"),
+        ([{"from": "human"}], "turn 1 (human) has no content"),
         ([{"role": "user", "content": 7}], "turn 1 has a content that is neither a text nor a list"),
         ([{"role": "user", "content": [{"type": "audio"}]}], "turn 1 has a content that is neither"),
         ([{"role": "user", "content": "a \ud800"}], "turn 1 (user) is not valid Unicode text"),

@@ -246,7 +246,8 @@ class PromptTokenizer:
             least = max_length - room
             raise UserError(
                 f"model.text_encoder.max_length={max_length}: the prompt without any text has {least} tokens. "
-                f"Type model.text_encoder.max_length={least + max_length}, or task.chat_template=none"
+                f"Type model.text_encoder.max_length={least + max_length}"
+                f"{'' if self._template.text is None else ', or task.chat_template=none'}"
             )
         own = self._plain_ids(text if self._has_text else "")[:room]
         return [*self._head, *before, *own, *after, *self._tail]

@@ -67,7 +67,7 @@ class ImageTokenizer:
             raise ValueError(first_line(error)) from error
         around = self._around_images(whole)
         if len(around) - 1 != rendered.count(self._placeholder):
-            raise ValueError("it does not place each image in one piece.")
+            raise ValueError("it does not place each image in one piece: this model reads one image in a conversation.")
         return image.join(around)
 
     def image_tokens(self) -> int:
