@@ -131,7 +131,7 @@ def train_run(run: build.Run) -> None:
     known = bad.count
     monitor = build.monitored(config, task, splits)
     folder.update_summary(parameters=plan.counts(), rows=_row_counts(data, bad))
-    folder.update_summary(monitor=monitor, minimised=list(task.minimised))
+    folder.update_summary(monitor=monitor, minimised=sorted(task.minimised))
     announce(config, model, data, splits, bad)
 
     if folder.writes:
