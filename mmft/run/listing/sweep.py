@@ -91,7 +91,7 @@ class Sweep:
         )
         header = ["jobs", *keys, "runs", *shown]
         lines = [
-            [_names(jobs), *map(_short, values), _count(jobs), *(spread(_values(jobs, name)) for name in shown)]
+            [_names(jobs), *map(_short, values), _count(jobs), *(spread(self._figures(jobs, name)) for name in shown)]
             for values, jobs in ordered
         ]
         best = [job for job in _through(ordered[0][1]) if by in job.metrics] if ordered else []
@@ -100,6 +100,10 @@ class Sweep:
             return text
         first = min(best, key=lambda job: rank(job.metrics[by], by, job.metrics.get(loss), minimised))
         return f"{text}\n{self._command(first)}"
+
+    def _figures(self, jobs: Sequence[FoundRun], name: str) -> list[float]:
+        """A metric of the jobs, of those that are alike but once: a search may repeat one, which tells of no spread."""
+        return list({tuple(self.typed(job).items()): job.metrics[name] for job in jobs if name in job.metrics}.values())
 
     def _command(self, job: FoundRun) -> str:
         record = self.folder / "sweep.json"

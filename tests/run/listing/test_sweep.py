@@ -76,6 +76,16 @@ def test_the_command_has_the_folders_and_the_leave_that_were_typed(job: Job, tmp
     assert ": mmft train --allow-code resume=" in RunFolder(tmp_path / "0").way_on()
 
 
+def test_a_trial_that_was_repeated_has_no_spread(job: Job, tmp_path: Path) -> None:
+    for number, seed in enumerate((0, 0, 1)):
+        job(number, 0.5 + 0.2 * seed, "optim.lr=1e-4", f"seed={seed}")
+    job(3, 0.3, "optim.lr=1e-3", "seed=0")
+    job(4, 0.3, "optim.lr=1e-3", "seed=0")
+    _, one, other, _ = Sweep(tmp_path).table().splitlines()
+    assert one.split()[:6] == ["0,1,2", "1e-4", "3", "0.6000", "+/-", "0.1414"]
+    assert other.split() == ["3,4", "1e-3", "2", "0.3000", "0.2000"]
+
+
 def test_failed_jobs_are_listed(job: Job, tmp_path: Path) -> None:
     job(0, None, "optim.lr=9", "seed=0", status="failed")
     job(1, 0.7, "optim.lr=1e-4", "seed=0")
