@@ -61,10 +61,14 @@ class Entry:
             self._known.add(name)
             try:
                 shard = Shard(self.folder / name)
-                if self._columns is not None and shard.columns != self._columns:
-                    raise DamagedError("of another shape")
-            except (DamagedError, OSError, ValueError) as error:
+            except (DamagedError, ValueError):  # the latter of an empty file
+                _delete(self.folder / name, str(self.folder / name))
+                continue
+            except OSError as error:
                 log.warning("cache: %s is left out: %s", self.folder / name, error)
+                continue
+            if self._columns is not None and shard.columns != self._columns:
+                log.warning("cache: %s is left out: of another shape", self.folder / name)
                 continue
             self._columns = shard.columns
             number = len(self._shards)
@@ -86,12 +90,7 @@ class Entry:
         if self._shards[shard].is_sound(row):
             return True
         path = self._shards[shard].path
-        try:
-            path.unlink(missing_ok=True)  # it stays open here, and in other processes
-        except OSError as error:
-            log.warning("cache: a row of %s is damaged and is computed each time: %s", path, error.strerror)
-        else:
-            log.warning("cache: a row of %s was damaged and is computed again; the file is deleted", path)
+        _delete(path, f"a row of {path}")
         return False
 
     def read(self, found: Found, length: int) -> Features:
@@ -180,3 +179,13 @@ class Entry:
     def _note(self, what: Mapping[str, float]) -> None:
         with suppress(OSError), (self.folder / USES).open("a", encoding="utf-8") as file:  # short lines are atomic
             file.write(json.dumps({"time": time.time(), **what}) + "\n")
+
+
+def _delete(path: Path, what: str) -> None:
+    """Deletes a damaged file, so that later commands compute its rows anew, and says so."""
+    try:
+        path.unlink(missing_ok=True)  # it stays open here, and in other processes
+    except OSError as error:
+        log.warning("cache: %s is damaged and is computed each time: %s", what, error.strerror)
+    else:
+        log.warning("cache: %s was damaged and is computed again; the file is deleted", what)

@@ -45,14 +45,16 @@ def test_what_one_writes_another_finds(tmp_path: Path) -> None:
     assert (one.find([None]).shard == -1).all()
 
 
-def test_a_damaged_shard_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("length", [0, 30])
+def test_a_damaged_shard_is_deleted(length: int, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     store = Store(tmp_path, 10**9)
     written(store.entry("a", ABOUT_IT), 1)
     (shard,) = (tmp_path / "a").glob("*.shard")
-    shard.write_bytes(shard.read_bytes()[:30])
+    shard.write_bytes(shard.read_bytes()[:length])
     entry = store.entry("a", ABOUT_IT)
     assert (entry.find([digest(1)]).shard == -1).all()
-    assert str(shard) in caplog.text
+    assert f"{shard} was damaged and is computed again; the file is deleted" in caplog.text
+    assert not shard.exists()
 
 
 def test_a_file_with_a_damaged_row_is_made_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
