@@ -40,7 +40,7 @@ class Fusion(nn.Module, ABC):
         """Encoded image and text -> (B, F)."""
 
 
-class Projection(Fusion):
+class TokenProjection(Fusion):
     """Turns image tokens into what a language model reads, which itself combines them with the text."""
 
     def forward(self, image: Encoded) -> Tensor:  # type: ignore[override] # the text comes in after it

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from mmft.batch import Encoded, Widths
 from mmft.config.schema.fusion import ProjectorConfig
 from mmft.errors import UserError
-from mmft.models.fusion.base import Projection
+from mmft.models.fusion.base import TokenProjection
 
 
-class Projector(Projection):
+class Projector(TokenProjection):
     """Image tokens (B, N, D_i) -> embeddings of a language model (B, M, D_t).
 
     The language model itself combines them with the text: see `mmft.models.language.generative_model`.

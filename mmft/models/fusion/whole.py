@@ -11,11 +11,11 @@ from torch import Tensor
 
 from mmft.batch import Encoded, Widths
 from mmft.config.schema.fusion import WholeConfig
-from mmft.models.fusion.base import Projection
+from mmft.models.fusion.base import TokenProjection
 from mmft.models.whole.parts import Whole
 
 
-class WholeFusion(Projection):
+class WholeFusion(TokenProjection):
     """Image tokens (B, N, D_i) -> image features (B, M, W), by the model's own projector.
 
     Args:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from mmft.batch import Batch, Encoded, Fused, Outputs, Widths, padded_length
 from mmft.batch.images import Images, ImagesInPrompt, padded
 from mmft.config.schema.decoding import DecodingConfig
-from mmft.models.fusion.base import Projection
+from mmft.models.fusion.base import TokenProjection
 from mmft.models.image_encoder import ImageEncoder
 from mmft.models.language.answer_scores import answer_scores
 from mmft.models.language.answer_scores import padded as padded_answers
@@ -63,10 +63,10 @@ class GenerativeModel(VisionLanguageModel):
     """
 
     text_encoder: LanguageModel
-    fusion: Projection
+    fusion: TokenProjection
     stand_in_tokens = 1  # in place of a missing image
 
-    def __init__(self, image_encoder: ImageEncoder, text_encoder: LanguageModel, fusion: Projection) -> None:
+    def __init__(self, image_encoder: ImageEncoder, text_encoder: LanguageModel, fusion: TokenProjection) -> None:
         super().__init__(image_encoder, text_encoder, fusion, nn.Identity())
         start = text_encoder.end_embedding()
         self.missing_image = StandIn(Widths(fusion.width, image_encoder.widths.pooled), "tokens", start)
