@@ -163,7 +163,8 @@ class Batch:
     def __len__(self) -> int:
         return len(self.row)
 
-    def _map(self, change: Any) -> Batch:
+    def map_tensors(self, change: Any) -> Batch:
+        """The batch with `change(tensor)` for each of its tensors, those of features and candidates among them."""
         tensors: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _NO_TENSORS}
         others = tensors.pop("candidates")
         changed: dict[str, Any] = {
@@ -175,16 +176,16 @@ class Batch:
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """Returns the batch on `device`. Called by Lightning, which passes non_blocking only for tensors."""
         to_gpu = torch.device(device).type == "cuda"  # memory is pinned, so the copy can be asynchronous
-        return self._map(lambda t: t.to(device, non_blocking=non_blocking or to_gpu))
+        return self.map_tensors(lambda t: t.to(device, non_blocking=non_blocking or to_gpu))
 
     def pin_memory(self) -> Batch:
         """Returns the batch in page-locked memory. Called by `DataLoader`."""
-        return self._map(lambda t: t.pin_memory())
+        return self.map_tensors(lambda t: t.pin_memory())
 
     def take(self, rows: Tensor) -> Batch:
         """The batch with these rows alone, in this order; `rows` (R,) are places in it."""
         references = tuple(self.references[row] for row in rows.tolist()) if self.references else ()
-        return replace(self._map(lambda t: t[rows]), references=references)
+        return replace(self.map_tensors(lambda t: t[rows]), references=references)
 
     def split(self, size: RowsAtOnce) -> Iterator[Batch]:
         """Yields micro-batches as views, in order.
@@ -199,7 +200,7 @@ class Batch:
         sizes = [size] * -(-len(self) // size) if isinstance(size, int) else size
         start = 0
         for rows in sizes:
-            part = self._map(lambda t, s=start, n=rows: t[s : s + n])
+            part = self.map_tensors(lambda t, s=start, n=rows: t[s : s + n])
             yield replace(part, references=self.references[start : start + rows], bad=())
             start += rows
 

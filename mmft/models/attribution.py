@@ -119,7 +119,7 @@ class _Line:
 
     def _repeated(self, times: int, pixels: Tensor | None) -> Batch:
         alone = self.batch.images
-        batch = replace(self.batch, images=None)._map(lambda t: t.expand(times, *t.shape[1:]))
+        batch = replace(self.batch, images=None).map_tensors(lambda t: t.expand(times, *t.shape[1:]))
         if alone is not None:
             repeated = alone.map(lambda t: t.repeat(times, *[1] * (t.ndim - 1)))
             if pixels is not None:

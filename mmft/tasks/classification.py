@@ -205,16 +205,16 @@ class Classification(Task):
     def update(self, metrics: MetricCollection, outputs: Outputs, batch: Batch) -> None:
         """Adds targets (B,), probabilities (B, C), and the same shifted so that the threshold is 0.5."""
         assert batch.target is not None
-        tempered = self._tempered(outputs.logits)
-        moved = self._moved(tempered).softmax(-1)  # (B, C)
+        tempered = self.tempered(outputs.logits)
+        moved = self.moved(tempered).softmax(-1)  # (B, C)
         metrics.update(preds=moved, target=batch.target, probabilities=tempered.softmax(-1))
 
-    def _tempered(self, logits: Tensor) -> Tensor:
+    def tempered(self, logits: Tensor) -> Tensor:
         """Logits (B, C) -> (B, C) divided by the temperature; their softmax is the probabilities."""
         logits = at_least_float32(logits)
         return logits if self.temperature == 1 else logits / self.temperature
 
-    def _moved(self, tempered: Tensor) -> Tensor:
+    def moved(self, tempered: Tensor) -> Tensor:
         """Logits (B, C) -> (B, C) shifted by the threshold: the argmax is the prediction, each class's ranking kept."""
         if self.threshold == 0.5:
             return tempered
@@ -242,8 +242,8 @@ class Classification(Task):
 
     def answers(self, outputs: Outputs) -> list[dict[str, Any]]:
         """The predicted label (the likeliest, or by threshold), its probability, and the probability of every label."""
-        tempered = self._tempered(outputs.logits)
-        classes = self._moved(tempered).argmax(-1).cpu()  # (B,)
+        tempered = self.tempered(outputs.logits)
+        classes = self.moved(tempered).argmax(-1).cpu()  # (B,)
         probabilities = tempered.softmax(-1).cpu()  # (B, C)
         scores = probabilities.gather(1, classes[:, None])[:, 0]
         return [
@@ -268,7 +268,7 @@ class Classification(Task):
         if self._is_calibrated:
             self.temperature, told = calibrated(logits, target, weight.double())
         if self._threshold_metric is not None:
-            second = self._tempered(logits).softmax(-1)[:, 1]
+            second = self.tempered(logits).softmax(-1)[:, 1]
             self.threshold, found = tuned(second, target == 1, self._threshold_metric, self.labels[1])
             told |= found
         return told

@@ -55,10 +55,10 @@ def graph_outputs(task: Task) -> list[GraphOutput]:
 @graph_outputs.register
 def _of_classification(task: Classification) -> list[GraphOutput]:
     def scores(outputs: Outputs) -> Tensor:
-        return task._tempered(outputs.logits).softmax(-1)
+        return task.tempered(outputs.logits).softmax(-1)
 
     def prediction(outputs: Outputs) -> Tensor:
-        return task._moved(task._tempered(outputs.logits)).argmax(-1)
+        return task.moved(task.tempered(outputs.logits)).argmax(-1)
 
     chosen = "the likeliest" if task.threshold == 0.5 else f"the second above a probability of {task.threshold:g}"
     return [
@@ -109,7 +109,7 @@ def _of_question_answering(task: QuestionAnswering) -> list[GraphOutput]:
         return at_least_float32(outputs.logits).softmax(1) if task.softmax else _sigmoid(outputs)
 
     def prediction(outputs: Outputs) -> Tensor:
-        return task._likeliest(outputs.logits)
+        return task.likeliest(outputs.logits)
 
     together = "they sum to 1" if task.softmax else "they are independent and do not sum to 1"
     return [

@@ -222,11 +222,11 @@ class QuestionAnswering(Task):
         """Adds the scores of the predicted answers, from outputs (B, C) and targets (B, S, 2)."""
         assert batch.target is not None
         index, worth = batch.target[..., 0].long(), batch.target[..., 1]  # (B, S)
-        likeliest = self._likeliest(outputs.logits)  # (B, K)
+        likeliest = self.likeliest(outputs.logits)  # (B, K)
         found = ((likeliest[:, :, None] == index[:, None]) * worth[:, None]).sum(2)  # (B, K)
         metrics.update(torch.stack([found[:, 0], found.amax(1), worth.amax(1)], 1))  # (B, 3)
 
-    def _likeliest(self, logits: Tensor) -> Tensor:
+    def likeliest(self, logits: Tensor) -> Tensor:
         """Logits (B, C) -> (B, K) int64 indices of the highest, best first; K is the smaller of `TOP` and C."""
         return at_least_float32(logits).topk(min(TOP, self.width), dim=1).indices
 
@@ -248,7 +248,7 @@ class QuestionAnswering(Task):
     def answers(self, outputs: Outputs) -> list[dict[str, Any]]:
         """The likeliest answers and their probabilities, which with `bce` are independent and do not sum to 1."""
         logits = at_least_float32(outputs.logits)
-        likeliest = self._likeliest(logits)
+        likeliest = self.likeliest(logits)
         probabilities = (logits.softmax(1) if self.softmax else logits.sigmoid()).gather(1, likeliest)
         return [
             dict(

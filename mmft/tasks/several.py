@@ -179,7 +179,7 @@ class Several(Task):
             metrics.seen[name].append(len(there) > 0)
             if len(there):
                 own = self.outputs_of(name, outputs)
-                rows = self.rows_of(name, batch)._map(lambda t, there=there: t[there])
+                rows = self.rows_of(name, batch).map_tensors(lambda t, there=there: t[there])
                 task.update(metrics.of(name), Outputs(own.logits[there], own.image[there], own.text[there]), rows)
 
     def scalars(self, metrics: MetricCollection) -> dict[str, float]:

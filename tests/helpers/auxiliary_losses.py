@@ -57,7 +57,7 @@ def written_out(case: AlignedCase, micro: int | None, world: int) -> dict[str, T
             seed_dropout(0, 0, rank, index)
             fused.append(model.fuse(rows))
     features, image, text = (torch.cat(column) for column in zip(*fused, strict=True))
-    whole = parts[0]._map(lambda t: t)
+    whole = parts[0].map_tensors(lambda t: t)
     for name in ("target", "weight", "image_present", "text_present", "identity"):
         found = [getattr(share, name) for share in parts]
         setattr(whole, name, None if found[0] is None else torch.cat(found))

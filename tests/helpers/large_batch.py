@@ -21,7 +21,7 @@ from mmft.training.memory import forget_peak, peak_bytes
 def repeated(batch: Batch, rows: int) -> Batch:
     """So many rows, each a pair of its own."""
     numbers = torch.arange(rows)
-    made = batch._map(lambda t: t[numbers % len(batch)].clone())
+    made = batch.map_tensors(lambda t: t[numbers % len(batch)].clone())
     made.target = torch.stack([numbers, numbers, -torch.ones(rows).long(), -torch.ones(rows).long()], dim=1)
     made.weight = torch.ones(rows)
     return made

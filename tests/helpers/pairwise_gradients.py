@@ -48,7 +48,7 @@ class PairCase:
 
 def shares(batch: Batch, world: int) -> list[Batch]:
     """Each rank's part of a logical batch."""
-    return [batch._map(lambda t, r=rank: t[r::world]) for rank in range(world)]
+    return [batch.map_tensors(lambda t, r=rank: t[r::world]) for rank in range(world)]
 
 
 def written_out(case: PairCase, micro: int | None, world: int) -> dict[str, Tensor]:
@@ -118,7 +118,7 @@ def pair_errors(overrides: list[str]) -> dict[str, float]:
         for micro in (None, 7, 1):
             exact = written_out(case, micro, world)
             found[f"{loss} {micro}"] = largest_error(cached(case, micro, rank, world), exact)
-        case.batch = case.batch._map(lambda t: t[:1])  # the second rank has no row
+        case.batch = case.batch.map_tensors(lambda t: t[:1])  # the second rank has no row
         exact = written_out(case, None, world)
         found[f"{loss} one row"] = largest_error(cached(case, None, rank, world), exact)
     return found

@@ -68,7 +68,7 @@ class Case:
 
 def rows_of(batch: Batch, rows: list[int]) -> Batch:
     """The chosen rows of a batch, possibly none."""
-    return batch._map(lambda t: t[rows])
+    return batch.map_tensors(lambda t: t[rows])
 
 
 def gradients(

@@ -100,7 +100,7 @@ def test_what_is_absent_or_padded_changes_nothing(fusion: str, pool: str, built:
         logits = model(batch).logits
         assert (model(other).logits - logits).abs().max() <= 1e-6
         for row in range(B):  # a batch in which no row has what this one lacks
-            alone = model(batch._map(lambda t, r=row: t[r : r + 1])).logits
+            alone = model(batch.map_tensors(lambda t, r=row: t[r : r + 1])).logits
             assert (alone[0] - logits[row]).abs().max() <= 1e-6
     assert logits.isfinite().all()
 

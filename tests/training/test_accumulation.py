@@ -90,7 +90,7 @@ def test_in_float32_the_error_is_at_most_twice_that_of_the_plain_full_batch(step
 
 def test_a_batch_without_rows_gives_no_gradient_and_no_loss(step: Any) -> None:
     model, task, batch = step
-    empty = next(iter(batch.split(1)))._map(lambda t: t[:0])
+    empty = next(iter(batch.split(1))).map_tensors(lambda t: t[:0])
     weight = task.normalisers(empty)
     losses = accumulate(empty, None, weight, lambda _: torch.ones(1), Tensor.sum, lambda _: None, lambda _: None)
     assert losses.tolist() == [0]

@@ -55,7 +55,7 @@ def test_dropout_is_really_on(case: PairCase) -> None:
 
 def test_a_batch_without_rows_gives_gradients_of_nothing(case: PairCase) -> None:
     empty = copy.copy(case)
-    empty.batch = case.batch._map(lambda t: t[:0])
+    empty.batch = case.batch.map_tensors(lambda t: t[:0])
     found = cached(empty, 4)
     assert not any(bool(gradient.any()) for gradient in found.values())
 

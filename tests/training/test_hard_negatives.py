@@ -52,7 +52,7 @@ def step(request: pytest.FixtureRequest, shapes_overrides: list[str]) -> Step:
 
 def row_of(batch: Batch, at: int, candidate: int | None) -> Batch:
     """One row by itself, with its own text or a candidate's."""
-    alone: Batch = batch._map(lambda t: t[at : at + 1])
+    alone: Batch = batch.map_tensors(lambda t: t[at : at + 1])
     others = alone.candidates
     assert others is not None
     if candidate is not None:

@@ -61,7 +61,7 @@ def test_it_depends_on_seed_step_and_row_alone() -> None:
     batch = batch_of(64)
     whole = drop_modalities(batch, 0.5, seed=1, step=7)
     for rank in range(4):  # the rows of a rank are every fourth
-        share = batch._map(lambda t, r=rank: t[r::4])
+        share = batch.map_tensors(lambda t, r=rank: t[r::4])
         own = drop_modalities(share, 0.5, seed=1, step=7)
         assert torch.equal(own.image_present, whole.image_present[rank::4])
         assert torch.equal(own.text_present, whole.text_present[rank::4])

@@ -60,7 +60,7 @@ def test_a_row_without_a_modality_has_no_loss_by_it(shapes: Shapes) -> None:
     assert names == ["task", "image", "text", "alignment"]
     with torch.no_grad():
         sums = case.objective.sums(case.model(batch), batch)
-        without = batch._map(lambda t: t[~batch.image_present])
+        without = batch.map_tensors(lambda t: t[~batch.image_present])
         alone = case.objective.sums(case.model(without), without)
     assert sums[1] > 0
     assert alone[1] == alone[3] == 0

@@ -45,7 +45,7 @@ def pairs(setting: Setting, *more: str, batch: int, size: int | None = None) -> 
 def repeated(batch: Batch, rows: int) -> Batch:
     """So many rows, each a pair of its own, images with a noise of their own."""
     numbers = torch.arange(rows)
-    found = batch._map(lambda t: t[numbers % len(batch)].clone())
+    found = batch.map_tensors(lambda t: t[numbers % len(batch)].clone())
     assert found.pixel_values is not None
     noise = torch.randint(
         0, 32, found.pixel_values.shape, generator=torch.Generator().manual_seed(0), dtype=torch.uint8

@@ -59,7 +59,7 @@ def _rank(setting: Setting) -> None:
     rank = distributed.get_rank()
     for name, (things, exact_weights, exact_norm) in cases.items():
         with setting.guarded(f"{name}: two ranks on one device"):
-            weights, norm = _step(things, things.batch._map(lambda t: t[rank::2]), setting)
+            weights, norm = _step(things, things.batch.map_tensors(lambda t: t[rank::2]), setting)
             off = max(float((weights[key] - value).abs().max()) for key, value in exact_weights.items())
             if rank == 0:
                 text = f"{name}: two ranks on one device"
