@@ -19,7 +19,7 @@ BLOCK = re.compile(
 STAND_INS = {
     "timm/vit_small_patch14_dinov2.lvd142m": "image_encoder",
     "timm/vit_small_patch14_dinov2": "image_encoder",
-    "timm/vit_base_patch16_clip_224": "image_encoder",
+    "timm/vit_base_patch16_clip_224": "./image_encoder",  # another name, for a sweep over both
     "facebook/dinov2-small": "image_encoder",
     "hf/sentence-transformers/all-MiniLM-L6-v2": "text_encoder",
     "all-MiniLM-L6-v2": "text_encoder",
