@@ -130,8 +130,8 @@ def train_run(run: build.Run) -> None:
     bad.check()
     known = bad.count
     monitor = build.monitored(config, task, splits)
-    folder.update_summary(parameters=plan.counts(), rows=_row_counts(data, bad))
-    folder.update_summary(monitor=monitor, minimised=sorted(task.minimised))
+    of_task = {"monitor": monitor, "minimised": sorted(task.minimised)}
+    folder.update_summary(parameters=plan.counts(), rows=_row_counts(data, bad), **of_task)
     announce(config, model, data, splits, bad)
 
     if folder.writes:

@@ -19,9 +19,9 @@ from mmft.config.wording import typed_as
 
 FUSIONS = {"model.pair": "model/fusion=pretrained", "model.whole": "model/fusion=whole"}
 """The default of `model/fusion` with each."""
-_COMPARING = {"task=matching": "model/fusion=concat", "task=question_answering": "model/fusion=concat"}
-"""Its default with a pair for tasks whose answer depends on image and text together: a linear head over the projections
-of both, side by side, cannot compare them."""
+_COMPARING = ("task=matching", "task=question_answering")
+"""Tasks whose answer depends on image and text together: a linear head over a pair's projections side by side cannot
+compare them, so that `concat` is their default with it."""
 _MAX_LENGTH = "model.text_encoder.max_length"
 
 
@@ -36,8 +36,9 @@ def defaults(overrides: Sequence[str], experiment: str) -> list[str]:
     named = [key for key in FUSIONS if key in keys and f"{key}=null" not in overrides]
     if not named:
         return []
-    task = [o for o in overrides if key_of(o) == "task"][-1:]
-    usual = _COMPARING.get("".join(task), FUSIONS[named[0]]) if named[0] == "model.pair" else FUSIONS[named[0]]
+    task = next((o for o in reversed(overrides) if key_of(o) == "task"), None)
+    compares = named[0] == "model.pair" and task in _COMPARING
+    usual = "model/fusion=concat" if compares else FUSIONS[named[0]]
     found = [] if "model.fusion" in keys or "tune=probe" in overrides else [usual]
     return found + ([f"{_MAX_LENGTH}=null"] if experiment in overrides and _MAX_LENGTH not in keys else [])
 

@@ -216,7 +216,7 @@ class Generation(GenerativeTask):
         written = (outputs.generated >= 0).any(1)  # (B,) else no text was asked for
         references = batch.references or [[text] for text in self._texts(batch.target)]
         metrics.add_answers(
-            self._answer_texts(outputs.generated[written]),
+            self._cut(self._texts(outputs.generated[written])),
             list(compress(references, written.tolist())),
             None if outputs.choices is None else outputs.choices[written],
             batch.target[written],
@@ -255,7 +255,7 @@ class Generation(GenerativeTask):
         scores = (outputs.generated_log_probs.sum(1) / count).tolist()
         texts = self._texts(outputs.generated)
         self._writing.tell_cut(outputs.generated, texts, self.tokenizer.eos_token_id)
-        texts = [cut(text, self._writing.options.stop) for text in texts]
+        texts = self._cut(texts)
         return [{"prediction": text, "score": score} for text, score in zip(texts, scores, strict=True)]
 
     def to_explain(self, batch: Batch, outputs: Outputs, answer: Any) -> tuple[Batch, Outputs]:
@@ -289,5 +289,6 @@ class Generation(GenerativeTask):
         """(B, T), -1 for padding -> B texts."""
         return [self.tokenizer.decode([token for token in row if token >= 0]) for row in tokens.tolist()]
 
-    def _answer_texts(self, tokens: Tensor) -> list[str]:
-        return [cut(text, self._writing.options.stop) for text in self._texts(tokens)]
+    def _cut(self, texts: list[str]) -> list[str]:
+        """The texts up to a stop text."""
+        return [cut(text, self._writing.options.stop) for text in texts]

@@ -49,6 +49,11 @@ def background_of(config: DataConfig) -> str:
     return config.background or "white"
 
 
+def background_colour(config: DataConfig) -> tuple[int, ...]:
+    """`background_of` as red, green and blue."""
+    return ImageColor.getrgb(background_of(config))[:3]
+
+
 def drafts(config: DataConfig) -> bool:
     """Whether large JPEGs are decoded at a reduced scale; what a pair or whole model wants has been chosen before."""
     return config.jpeg_draft is not False

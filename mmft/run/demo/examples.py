@@ -9,12 +9,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from PIL import Image, ImageColor, ImageOps
+from PIL import Image, ImageOps
 
 from mmft.config.paths import tables_of
 from mmft.config.schema.data import DataConfig
 from mmft.config.schema.root import TrainConfig
-from mmft.data.images.image import background_of, read_file
+from mmft.data.images.image import background_colour, read_file
 from mmft.data.images.mending import BadImage
 from mmft.data.images.pixels import to_rgb
 from mmft.data.kept_columns import KeptColumns
@@ -59,7 +59,7 @@ def examples_of(config: TrainConfig, texts: Sequence[str], count: int, folder: P
         split, files = _rows(config)
         table = open_table(config.data, "path", files, optional=("id",), keep=texts)
         at = spread_evenly(len(split), count)
-        background = ImageColor.getrgb(background_of(config.data))[:3]
+        background = background_colour(config.data)
         return list(_read(split, table.kept, texts, split.rows[at].tolist(), background, folder))
     except UserError as error:
         log.warning("the page has no examples: %s", error)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from PIL import ImageColor
-
-from mmft.data.images.image import background_of
+from mmft.data.images.image import background_colour
 from mmft.data.images.squares import Squaring, squaring
 from mmft.models.encoder import Encoder
 from mmft.models.language.language_model import LanguageModel
@@ -105,9 +103,9 @@ def pair_card(saved: SavedModel, summary: Mapping[str, Any], kind: str) -> str:
     return _pair_card(saved, summary, "transformers", [*loading, 'processor = AutoProcessor.from_pretrained(".")'])
 
 
-def opening_lines(background: str) -> list[str]:
+def opening_lines(background: Iterable[int]) -> list[str]:
     """Lines of Python that open `image` as a run does: turned as its file says, on the background where transparent."""
-    colour = (*ImageColor.getrgb(background)[:3], 255)
+    colour = (*background, 255)
     return [
         'layer = ImageOps.exif_transpose(Image.open("image.png")).convert("RGBA")',
         f'image = Image.alpha_composite(Image.new("RGBA", layer.size, {colour}), layer).convert("RGB")',
@@ -140,7 +138,7 @@ def writing_card(
     """
     loading = ["from PIL import Image, ImageOps", f"from transformers import AutoProcessor, {kind}", ""]
     loading += [f'model = {kind}.from_pretrained(".")', 'processor = AutoProcessor.from_pretrained(".")']
-    loading += [*opening_lines(background_of(saved.config.data)), *prompt]
+    loading += [*opening_lines(background_colour(saved.config.data)), *prompt]
     loading += [f'written = model.generate(**inputs{settings})[0, inputs["input_ids"].shape[1] :]']
     loading += ["print(processor.decode(written, skip_special_tokens=True))"]
     card = _pair_card(saved, summary, "transformers", loading)

@@ -7,11 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import ImageColor
-
 from mmft.batch import MULTIPLE, padded_length
 from mmft.config.schema.data import names_of
-from mmft.data.images.image import background_of, drafts
+from mmft.data.images.image import background_colour, drafts
 from mmft.data.images.squares import Squaring, squaring
 from mmft.models.similarity import SimilarityHead
 from mmft.run.export.card import opening_lines, shown, square_lines, task_lines
@@ -87,7 +85,7 @@ def _image(saved: SavedModel) -> dict[str, Any]:
         "resize_meaning": _HOW[how.resize],
         "resample": how.resample,
         "resample_meaning": _RESAMPLES[how.resample],
-        "background": list(ImageColor.getrgb(background_of(data))[:3]),
+        "background": list(background_colour(data)),
         "background_meaning": "behind transparent pixels, and of the bars",
         "exif_orientation": "applied, before resizing",
         "colour": "RGB; the first frame of an animation; 16 bits are scaled by 255 / 65535",
@@ -174,7 +172,7 @@ def _example(description: Mapping[str, Any], onnx: bool) -> list[str]:
     lines = ["import numpy as np", "import onnxruntime" if onnx else "import torch", "from PIL import Image, ImageOps"]
     lines += ["from transformers import AutoTokenizer", ""]
     lines += [f"side, background = {image['side']}, {tuple(image['background'])}"]
-    lines += opening_lines("#{:02x}{:02x}{:02x}".format(*image["background"]))
+    lines += opening_lines(image["background"])
     squares = square_lines(Squaring(image["resize"], image["resample"]))
     lines += [*squares, "pixels = np.asarray(square).transpose(2, 0, 1)[None]"]
     lines += ['tokenizer = AutoTokenizer.from_pretrained(".")']

@@ -12,11 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from PIL import ImageColor
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mmft.data.images.image import background_of
+from mmft.data.images.image import background_colour, background_of
 from mmft.data.images.squares import squaring
 from mmft.errors import UserError
 from mmft.models import image_encoder
@@ -159,7 +158,7 @@ def _preprocess(saved: SavedModel) -> dict[str, Any]:
     found = {"size": saved.model.image_encoder.image_size, "mode": "RGB", "mean": list(mean), "std": list(std)}
     found |= {"interpolation": resample, "resize_mode": _MODES[resize]}
     if resize == "pad":
-        colour = ImageColor.getrgb(background_of(data))[:3]
+        colour = background_colour(data)
         found["fill_color"] = colour[0]
         if len(set(colour)) > 1:
             log.warning("open_clip pads with a grey: data.background=%s becomes %d", background_of(data), colour[0])

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import ImageColor
 
-from mmft.data.images.image import background_of
+from mmft.data.images.image import background_colour
 from mmft.data.images.squares import Squaring, squared, squaring
 from mmft.errors import UserError
 from mmft.models.whole.model import WholeModel
@@ -67,7 +66,7 @@ def _to_square(saved: SavedModel, model: WholeModel) -> list[str]:
     pixels, how = model.whole.pixels, squaring(saved.config.data)
     if not isinstance(pixels, Pixels) or _makes_squares(pixels, how):
         return []
-    side, background = pixels.side, ImageColor.getrgb(background_of(saved.config.data))[:3]
+    side, background = pixels.side, background_colour(saved.config.data)
     log.warning(
         "format=transformers: the model's processor does not make an image %s to %d x %d pixels, as the run did: do so "
         "before; the exported README.md shows how",

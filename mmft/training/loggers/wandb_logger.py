@@ -102,10 +102,11 @@ class WandbLogger(RunLogger):
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Logs one row of the run's history; the run's summary has the best value of each validation metric."""
         self._step = self._step if step is None else step
-        for name in metrics.keys() - self._defined:
+        new = metrics.keys() - self._defined
+        minimised = self._folder.peek().get("minimised", ()) if new and self._run is not None else ()
+        for name in new:
             self._defined.add(name)
             if self._run is not None and name.startswith("val/"):
-                minimised = self._folder.peek().get("minimised", ())
                 self._run.define_metric(name, summary="min" if lower_is_better(name, minimised) else "max")
         self._log(metrics)
 
