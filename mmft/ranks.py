@@ -15,11 +15,10 @@ HEARTBEAT_FD = "MMFT_HEARTBEAT_FD"
 
 
 class Ranks(NamedTuple):
-    """This process's rank and the number of ranks, on all machines and on this one."""
+    """This process's rank, and the number of ranks on all machines and on this one."""
 
     rank: int = 0
     world: int = 1
-    local_rank: int = 0
     local_world: int = 1
 
     @property
@@ -34,7 +33,7 @@ class Ranks(NamedTuple):
 
 
 def started() -> Ranks:
-    """Reads `RANK`, `WORLD_SIZE`, `LOCAL_RANK` and `LOCAL_WORLD_SIZE`, or SLURM's equivalents.
+    """Reads `RANK`, `WORLD_SIZE` and `LOCAL_WORLD_SIZE`, or SLURM's equivalents.
 
     SLURM's are used only inside `srun` with more than one task; torchrun's variables are then set from them, so that
     later code finds one spelling.
@@ -44,8 +43,7 @@ def started() -> Ranks:
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         return Ranks()
     world = int(os.environ["WORLD_SIZE"])
-    local = int(os.environ.get("LOCAL_RANK", os.environ["RANK"]))
-    return Ranks(int(os.environ["RANK"]), world, local, int(os.environ.get("LOCAL_WORLD_SIZE", world)))
+    return Ranks(int(os.environ["RANK"]), world, int(os.environ.get("LOCAL_WORLD_SIZE", world)))
 
 
 @contextmanager

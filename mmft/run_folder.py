@@ -17,6 +17,8 @@ from mmft.files import damage, located, locked, naming, write_text
 
 LOCK = ".lock"
 """File of a run's folder that is locked while a command writes there; it also claims a new folder."""
+SWEEP = "sweep.json"
+"""File of a sweep's folder: what was typed, and how it searches."""
 _PATIENCE = 15.0  # seconds for the image workers of a killed process to end
 
 
@@ -84,7 +86,7 @@ class RunFolder:
     def sweep(self) -> str | None:
         """`name/date_time` of the sweep that the run belongs to, or None."""
         parent = self.path.absolute().parent
-        return f"{parent.parent.name}/{parent.name}" if (parent / "sweep.json").is_file() else None
+        return short_name(parent) if (parent / SWEEP).is_file() else None
 
     def write_config(self, config: dict[str, Any], typed: list[str], choices: dict[str, str]) -> None:
         """Writes config.yaml and, on the run's first start, the overrides and the chosen options.
@@ -159,9 +161,7 @@ class RunFolder:
             return False
         try:
             locked(lock).close()
-        except BlockingIOError:
-            return True
-        except OSError:  # of someone else, so nothing is known
+        except OSError:  # held (BlockingIOError), or of someone else, so that nothing is known
             return True
         return False
 
@@ -205,8 +205,8 @@ class RunFolder:
         if not self.writes:
             return
         self.path.mkdir(parents=True, exist_ok=True)
-        known = _without_nan(self.read_summary() | values)
-        write_text(self.summary, json.dumps(known, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+        text = json.dumps(_without_nan(self.read_summary() | values), indent=2, ensure_ascii=False, allow_nan=False)
+        write_text(self.summary, f"{text}\n")
 
     def write_tables(self, tables: dict[str, list[list[Any]]]) -> None:
         """Writes each table as `<name>.csv`."""

@@ -230,7 +230,9 @@ def test_everything_not_run_is_there() -> None:
 
 def test_options_within_sentences_exist() -> None:
     """`key=value` in a sentence: the key is one of some command, the group has the option."""
-    keys = {key for schema in (*COMMANDS.values(), MultirunConfig) for key in key_names(schema)} | {"hydra.sweep.dir"}
+    keys = {
+        key for schema in (*(root for root, _ in COMMANDS.values()), MultirunConfig) for key in key_names(schema)
+    } | {"hydra.sweep.dir"}
     groups = Groups([])
     wrong = []
     for page in PAGES:

@@ -69,8 +69,8 @@ def ranks_of(process: subprocess.Popen[str]) -> list[int]:
 
 
 def gone(pids: list[int]) -> bool:
-    """Whether none of them runs ten seconds later."""
-    end = time.monotonic() + 10
+    """Whether none of them runs any more, after a minute at most."""
+    end = time.monotonic() + 60
     while time.monotonic() < end and any(Path(f"/proc/{pid}").exists() for pid in pids):
         time.sleep(0.2)
     return not any(Path(f"/proc/{pid}").exists() for pid in pids)
@@ -115,7 +115,6 @@ def test_a_signal_saves_on_all_ranks_and_the_run_goes_on_where_it_was(start: Any
     state = json.loads((folder_of(tmp_path) / "checkpoints" / "last" / "state.json").read_text())
     assert state["global_step"] == saved["optimizer_steps"]
     again = start(f"resume={folder_of(tmp_path)}", "trainer.max_epochs=200", TWO)
-    time.sleep(1)
     end = time.monotonic() + 200
     while summary_of(tmp_path).get("resumed_from") != [saved["optimizer_steps"]] and time.monotonic() < end:
         time.sleep(0.5)
@@ -183,13 +182,13 @@ class TestStarted:
     def test_alone(self, monkeypatch: pytest.MonkeyPatch) -> None:
         for name in ("RANK", "WORLD_SIZE", "SLURM_PROCID", "SLURM_NTASKS"):
             monkeypatch.delenv(name, raising=False)
-        assert started() == Ranks(0, 1, 0, 1)
+        assert started() == Ranks(0, 1, 1)
         assert started().nodes == 1
 
     def test_torchrun(self, monkeypatch: pytest.MonkeyPatch) -> None:
         for name, value in {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"}.items():
             monkeypatch.setenv(name, value)
-        assert started() == Ranks(5, 8, 1, 4)
+        assert started() == Ranks(5, 8, 4)
         assert started().nodes == 2
         assert not started().is_first
 
@@ -199,7 +198,7 @@ class TestStarted:
         slurm |= {"STEP_ID": "0", "STEP_NODELIST": "gpu[003-004]"}
         for name, value in slurm.items():
             monkeypatch.setenv(f"SLURM_{name}", value)
-        assert started() == Ranks(3, 4, 1, 2)
+        assert started() == Ranks(3, 4, 2)
         assert (os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"]) == ("gpu003", "18456")
         assert os.environ["NODE_RANK"] == "1"
 

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import mmft.config.schema  # noqa: F401 - the options register
 from mmft.cli.help import Entry, entries
-from mmft.cli.main import COMMANDS as SUMMARIES
 from mmft.config.registry import choices
 from mmft.config.schema.root import COMMANDS, trains
 from mmft.config.schema.sweep import GROUPS as SWEEP_GROUPS
@@ -65,7 +64,7 @@ def _summary(group: str, name: str) -> str:
 def _train() -> Iterator[str]:
     yield "## mmft train\n"
     sections: dict[str, list[Entry]] = {}
-    for entry in entries(keys(COMMANDS["train"])):
+    for entry in entries(keys(COMMANDS["train"].config)):
         sections.setdefault(entry.key.partition(".")[0] if "." in entry.key else "", []).append(entry)
     for section, listed in sections.items():
         yield f"### {section or 'the run'}\n"
@@ -75,12 +74,11 @@ def _train() -> Iterator[str]:
 
 
 def _others() -> Iterator[str]:
-    known = {entry.key for entry in entries(keys(COMMANDS["train"]))}
-    for command, schema in COMMANDS.items():
+    known = {entry.key for entry in entries(keys(COMMANDS["train"].config))}
+    for command, (schema, summary) in COMMANDS.items():
         if command == "train":
             continue
         yield f"## mmft {command}\n"
-        summary = SUMMARIES[command]
         yield f"{summary[0].upper()}{summary[1:]}.\n"
         if trains(command):
             yield "All keys of `mmft train`, and:\n"

@@ -54,7 +54,7 @@ _DIR_FLAGS = ("--config-dir", "-cd")
 _RUNS = ("run", "resume", "init", "compare")  # keys whose value is a run folder or `last`
 
 
-def complete(words: Sequence[str], commands: Sequence[str]) -> int:
+def complete(words: Sequence[str]) -> int:
     """Answers `mmft -sc install=SHELL`, `uninstall=SHELL` and `query=SHELL`.
 
     Raises:
@@ -64,24 +64,23 @@ def complete(words: Sequence[str], commands: Sequence[str]) -> int:
     if what not in ("install", "uninstall", "query") or shell not in _SCRIPTS:
         raise UserError(f"-sc {' '.join(words)}: type mmft -sc install=SHELL, where SHELL is one of {listed(_SCRIPTS)}")
     if what == "query":
-        print("\n".join(candidates(os.environ.get(LINE, ""), commands)))
+        print("\n".join(candidates(os.environ.get(LINE, ""))))
     else:
         print(_SCRIPTS[shell][what == "uninstall"])
     return ExitCode.DONE
 
 
-def candidates(line: str, commands: Sequence[str]) -> list[str]:
+def candidates(line: str) -> list[str]:
     """Completions of the last word of a line, sorted; one that ends in `=`, `.` or `/` can be completed further.
 
     Args:
         line: up to the cursor, including the program's name.
-        commands: the sub-commands.
     """
     before = line.split()
     word = "" if line[-1:].isspace() or not before else before.pop()
     if len(before) < 2:
-        return _beginning(word, [*commands, "--help", "--version"]) if before else []
-    if before[1] not in commands:
+        return _beginning(word, [*COMMANDS, "--help", "--version"]) if before else []
+    if before[1] not in COMMANDS:
         return []
     if word.startswith("-"):
         unfit = before if before[1] == "train" else [*before, "--multirun"]
@@ -125,7 +124,7 @@ def _import_plugins(words: Sequence[str]) -> None:
 
 def _roots(words: Sequence[str]) -> list[type]:
     """The schemas whose keys the line accepts; `mmft runs` also accepts those of a run as filters."""
-    roots = [COMMANDS[words[1]]]
+    roots = [COMMANDS[words[1]].config]
     roots += [TrainConfig] if words[1] == "runs" else []
     roots += [MultirunConfig] if {"-m", "--multirun"}.intersection(words) else []
     return roots

@@ -82,14 +82,14 @@ _FLAGS = {
 }
 
 
-def overview(commands: Mapping[str, str]) -> str:
+def overview() -> str:
     """The text of `mmft --help`."""
     lines = [
         "mmft: fine-tune an image encoder and a text encoder together, on rows of images and texts.",
         "",
         "usage: mmft COMMAND [KEY=VALUE ...] [GROUP=OPTION ...] [FLAGS]",
         "",
-        *(f"  {name:<10}{summary}" for name, summary in commands.items()),
+        *(f"  {name:<10}{command.summary}" for name, command in COMMANDS.items()),
         "",
         "mmft COMMAND --help lists every key, mmft COMMAND --help optim those of a part.",
         "Exit codes: 0 done, 1 a bug in mmft, 2 wrong config or data, 3 training failed, 130 and 143 stopped.",
@@ -109,7 +109,7 @@ def part_help(command: str, names: Sequence[str]) -> str:
     Raises:
         UserError: the command has none of that name.
     """
-    known = [*keys(COMMANDS[command]), *(keys(MultirunConfig) if command == "train" else ())]
+    known = [*keys(COMMANDS[command].config), *(keys(MultirunConfig) if command == "train" else ())]
     sections = {key[:end] for key, *_ in known for end in (*_dots(key), len(key))}
     groups = Groups([]).names() if trains(command) else []
     lines: list[str] = []
@@ -128,13 +128,13 @@ def _dots(key: str) -> list[int]:
     return [place for place, letter in enumerate(key) if letter == "."]
 
 
-def command_help(command: str, summary: str) -> str:
+def command_help(command: str) -> str:
     """The text of `mmft COMMAND --help`: usage, examples, flags, groups, every key."""
     grouped = trains(command)
     flags = {name: text for name, text in _FLAGS.items() if command == "train" or "multirun" not in name}
     return "\n".join(
         [
-            f"mmft {command}: {summary}.",
+            f"mmft {command}: {COMMANDS[command].summary}.",
             "",
             f"usage: mmft {command} [KEY=VALUE ...] {'[GROUP=OPTION ...] ' if grouped else ''}[FLAGS]",
             "",
@@ -142,7 +142,7 @@ def command_help(command: str, summary: str) -> str:
             "",
             *_section("flags", flags),
             *(_groups(Groups([]).names()) if grouped else ()),
-            *_keys(keys(COMMANDS[command]), "keys (KEY=VALUE):"),
+            *_keys(keys(COMMANDS[command].config), "keys (KEY=VALUE):"),
             *(("", *_sweep()) if command == "train" else ()),
         ]
     )

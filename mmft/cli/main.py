@@ -25,27 +25,6 @@ if TYPE_CHECKING:
     from mmft.run.listing.filters import Filter
 
 
-COMMANDS = {
-    "train": "fine-tune an image encoder and a text encoder on rows; writes a run folder",
-    "check": "check config, rows and model without training: all errors, bad and duplicate rows, trainable parameters",
-    "test": "evaluate a run on rows",
-    "predict": "predict every row of a table with a run",
-    "embed": "write the embeddings of every row's image and text",
-    "index": "embed the rows of a table once, to search among them",
-    "search": "find the rows that are most like a text or an image",
-    "explain": "show which image regions and words support a prediction",
-    "report": "write a page that shows a run or a sweep: metrics, curves, mistakes with their images",
-    "serve": "answer requests over HTTP: predictions and embeddings of rows in JSON, or of files",
-    "demo": "a page in the browser to try a run, and to mark its answers right or wrong",
-    "review": "sum up people's marks of a run's answers: agreement, corrected accuracy, suspects of wrong labels",
-    "export": "write a run's encoders as folders that timm and transformers load",
-    "runs": "list, sort and compare runs; any KEY=VALUE of mmft train is a filter",
-    "cache": "what frozen layers computed and is kept for later runs: list, verify, clear",
-    "doctor": "diagnose this machine: packages, devices, folders",
-}
-"""The sub-commands, each a function of its name in a module of its name in `mmft.commands`, and what they do."""
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit code.
 
@@ -78,7 +57,7 @@ def _main(argv: list[str]) -> int:
     if not argv or argv[0] in ("-h", "--help", "help"):
         from mmft.cli.help import overview
 
-        print(overview(COMMANDS))
+        print(overview())
         return ExitCode.DONE if argv else ExitCode.USER
     name, *words = argv
     if name in ("-V", "--version", "version"):
@@ -89,7 +68,9 @@ def _main(argv: list[str]) -> int:
     if name in ("-sc", "--shell-completion"):
         from mmft.cli.completion import complete
 
-        return complete(words, list(COMMANDS))
+        return complete(words)
+    from mmft.config.schema.root import COMMANDS
+
     if name not in COMMANDS:
         from mmft.config.wording import did_you_mean, listed
 
@@ -114,7 +95,7 @@ def _command(name: str, words: list[str]) -> int:
             import_typed_plugins(flags.overrides, flags.config_dirs)
 
         parts = [word for word in flags.overrides if "=" not in word]
-        print(part_help(name, parts) if parts else command_help(name, COMMANDS[name]))
+        print(part_help(name, parts) if parts else command_help(name))
         return ExitCode.DONE
     if flags.multirun and name != "train":
         raise UserError(f"-m goes with mmft train only, not with mmft {name}")

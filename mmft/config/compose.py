@@ -157,7 +157,7 @@ def _judge(command: str, raw: DictConfig, *, partial: bool) -> tuple[Any, list[P
     unresolved = {p.key for p in resolved.problems}
     if trains(command):
         pretrained_models.name_encoders(resolved.values)
-    result = validate.read(resolved.values, COMMANDS[command], partial=partial)
+    result = validate.read(resolved.values, COMMANDS[command].config, partial=partial)
     problems = resolved.problems + [p for p in result.problems if p.key not in unresolved]
     if result.config is not None and not partial:
         problems += rules.check(result.config, {p.key for p in problems})
@@ -271,7 +271,11 @@ def _apply(config: DictConfig, typed: Typed, value: Any) -> Problem | None:
     for count in range(1, len(parts)):
         parent = ".".join(parts[:count])
         held = OmegaConf.select(config, parent)
-        if held is not None and not isinstance(held, DictConfig) and parent in keys_and_sections(*COMMANDS.values()):
+        if (
+            held is not None
+            and not isinstance(held, DictConfig)
+            and parent in keys_and_sections(*(root for root, _ in COMMANDS.values()))
+        ):
             return Problem(parent, f"is {show(held)}, beside which {typed.key} cannot be set. Leave one of them out")
     try:
         OmegaConf.update(config, typed.key, value, merge=True, force_add=True)

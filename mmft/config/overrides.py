@@ -106,7 +106,7 @@ def parse_override(parser: OverridesParser, text: str) -> Override:
 
 class _Reader:
     def __init__(self, command: str, groups: Groups, multirun: bool, search: bool) -> None:
-        self.root = COMMANDS[command]
+        self.root = COMMANDS[command].config
         self.command = command
         self.groups = groups
         self.multirun = multirun

@@ -42,9 +42,9 @@ def nodes(command: str) -> Iterator[tuple[str, dict[str, Any]]]:
     options.
     """
     quiet = [{f"override hydra/{log}": "none"} for log in ("hydra_logging", "job_logging")]
-    roots = {command: COMMANDS[command]} | ({"train": COMMANDS["train"]} if trains(command) else {})
+    roots = {command: COMMANDS[command].config} | ({"train": COMMANDS["train"].config} if trains(command) else {})
     for of, root in roots.items():  # train last, so that its `data` and `trainer` win
-        name = f"{of}_command" if of in sections(COMMANDS["train"]) else of  # `cache` is both
+        name = f"{of}_command" if of in sections(COMMANDS["train"].config) else of  # `cache` is both
         for path, schema in schemas(root, of):
             yield f"schema/{name if path == of else path}", default_values(schema)
         yield of, {"defaults": [f"/schema/{name}@_here_", {"hydra": "mmft"}, "_self_", *quiet]}

@@ -14,8 +14,8 @@ import pytest
 
 from mmft.cli.completion import candidates
 from mmft.cli.flags import parse_flags
-from mmft.cli.main import COMMANDS, main
-from mmft.config.schema.root import COMMANDS as SCHEMAS
+from mmft.cli.main import main
+from mmft.config.schema.root import COMMANDS
 from mmft.config.walk import key_names
 from mmft.errors import ExitCode
 
@@ -34,7 +34,7 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def complete(line: str) -> list[str]:
-    return candidates(line, list(COMMANDS))
+    return candidates(line)
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_candidates(line: str, expected: list[str]) -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_key_can_be_reached(command: str) -> None:
     """Step by step from an empty word, as a user completes it."""
-    for key in key_names(SCHEMAS[command]):
+    for key in key_names(COMMANDS[command].config):
         word = ""
         while word != f"{key}=":
             steps = [found for found in complete(f"mmft {command} {word}") if f"{key}=".startswith(found)]

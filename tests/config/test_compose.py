@@ -70,7 +70,7 @@ def test_files_say_something() -> None:
     from mmft.config.store import default_values
     from mmft.config.store import schemas as schemas_of
 
-    schemas = dict(schemas_of(COMMANDS["train"], "train"))
+    schemas = dict(schemas_of(COMMANDS["train"].config, "train"))
     unchanged = [("data/augment", "none"), ("data/subset", "none")]
     for path in conf_dir().rglob("*.yaml"):
         name, group = path.stem, path.parent.relative_to(conf_dir()).as_posix()

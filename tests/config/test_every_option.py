@@ -72,11 +72,11 @@ def test_root(name: str, shapes: Shapes, tmp_path: Path) -> None:
         assert any(name in defaults_of(command) for command in COMMANDS)
         return
     given = {"run": f"run={tmp_path}", "out": f"out={tmp_path / 'out.parquet'}"}
-    must = [f.name for f in dataclasses.fields(COMMANDS[name]) if f.name == "run" or not has_default(f)]
-    rows = shapes.overrides if issubclass(COMMANDS[name], TrainConfig) else []
+    must = [f.name for f in dataclasses.fields(COMMANDS[name].config) if f.name == "run" or not has_default(f)]
+    rows = shapes.overrides if issubclass(COMMANDS[name].config, TrainConfig) else []
     rows = {"explain": ["rows=[0]"], "search": ["query=a"]}.get(name, rows)  # rows or ids, query or queries
     composed = compose(name, [*rows, *(given[key] for key in must if key in given)])
-    assert type(composed.config) is COMMANDS[name]
+    assert type(composed.config) is COMMANDS[name].config
     _reads_its_own_config_back(composed)
 
 

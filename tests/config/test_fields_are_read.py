@@ -73,7 +73,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> set[tuple[str, str]]:
 
         monkeypatch.setattr(schema, "__getattribute__", getattribute, raising=False)
 
-    for schema in {s for root in COMMANDS.values() for s in schemas(root)}:
+    for schema in {s for root, _ in COMMANDS.values() for s in schemas(root)}:
         watch(schema)
     return seen
 
@@ -126,7 +126,9 @@ def test_every_field_is_read(
         registry.build(config.model.fusion, image=Widths(8, 8), text=Widths(8, 8), **parts)
     for name in registry.options("task"):  # tests/tasks trains with each
         build.build_task(compose("train", [*shapes.overrides, f"task={name}", *must("task", name)]).config.task)
-    expected = {(schema.__name__, f.name) for schema in schemas(COMMANDS["train"]) for f in dataclasses.fields(schema)}
+    expected = {
+        (schema.__name__, f.name) for schema in schemas(COMMANDS["train"].config) for f in dataclasses.fields(schema)
+    }
     # `resume` is read by the command before training; tests/training/test_resume.py shows it.
     elsewhere = {("TrainConfig", "resume"), ("TrainConfig", "name"), ("TrainConfig", "paths"), ("PathsConfig", "runs")}
     elsewhere |= {("TrainerConfig", "rank_timeout")}  # where there are several ranks: tests/test_ranks.py
@@ -164,11 +166,14 @@ def test_every_field_of_a_command_that_uses_a_run_is_read(
     copied = {"RunData": "DataConfig", "DataColumns": "ColumnsConfig"}
     expected = {
         (copied.get(schema.__name__, schema.__name__), f.name)
-        for schema in schemas(COMMANDS[command])
+        for schema in schemas(COMMANDS[command].config)
         for f in dataclasses.fields(schema)
     }
-    read |= {(COMMANDS[command].__name__, name) for schema, name in read if schema == "TestConfig"}
-    expected -= {(COMMANDS[command].__name__, "model"), ("PairConfig", "pair")}  # in place of a run: test_pairs.py
+    read |= {(COMMANDS[command].config.__name__, name) for schema, name in read if schema == "TestConfig"}
+    expected -= {
+        (COMMANDS[command].config.__name__, "model"),
+        ("PairConfig", "pair"),
+    }  # in place of a run: test_pairs.py
     refused = {tuple(key.rpartition(".")[::2]) for key in UNREAD} if command != "test" else set()
     refused = {({"": "DataConfig", "columns": "ColumnsConfig"}[section], name) for section, name in refused}
     assert sorted(expected - read - refused) == []
@@ -191,10 +196,10 @@ def test_every_field_of_a_command_that_listens_is_read(
     copied = {"ServedData": "DataConfig", "DataColumns": "ColumnsConfig"}
     expected = {
         (copied.get(schema.__name__, schema.__name__), f.name)
-        for schema in schemas(COMMANDS[command])
+        for schema in schemas(COMMANDS[command].config)
         for f in dataclasses.fields(schema)
     }
-    expected -= {(COMMANDS[command].__name__, "model"), ("PairConfig", "pair")}
+    expected -= {(COMMANDS[command].config.__name__, "model"), ("PairConfig", "pair")}
     refused = {("ColumnsConfig", key.rpartition(".")[2]) for key in UNREAD if key.startswith("columns.")}
     assert sorted(expected - read - refused) == []
 

@@ -16,7 +16,7 @@ from mmft.config.walk import hints, key_names, keys
 
 def with_rules(name: str) -> Iterator[tuple[str, type, Any, Field[Any]]]:
     """Every field that has a rule of this name: its key, its dataclass, the rule."""
-    found = {(key, owner): f for root in COMMANDS.values() for key, owner, f, _ in keys(root) if name in f.metadata}
+    found = {(key, owner): f for root, _ in COMMANDS.values() for key, owner, f, _ in keys(root) if name in f.metadata}
     yield from ((key, owner, f.metadata[name], f) for (key, owner), f in found.items())
 
 
@@ -37,11 +37,11 @@ def test_what_to_type_is_a_neighbours_value(key: str, owner: type, rule: str, _:
 @pytest.mark.parametrize(("key", "owner", "rule", "_"), list(with_rules("not_with")), ids=lambda value: str(value)[:40])
 def test_what_does_not_go_together_is_there(key: str, owner: type, rule: dict[str, str], _: Field[Any]) -> None:
     known = {f.name for f in fields(getattr(owner, "documented_by", owner))}
-    known |= {name for root in COMMANDS.values() for name in key_names(root)}
+    known |= {name for root, _ in COMMANDS.values() for name in key_names(root)}
     assert {name.partition("==")[0] for name in rule} <= known, key
 
 
 def test_rules_read_keys_that_are_there() -> None:
-    known = {key for root in COMMANDS.values() for key in key_names(root)}
+    known = {key for root, _ in COMMANDS.values() for key in key_names(root)}
     sections = {key.rsplit(".", count)[0] for key in known for count in range(1, key.count(".") + 1)}
     assert {key for rule in RULES for key in rule.keys} <= known | sections

@@ -142,14 +142,14 @@ def test_unknown_option(group: str) -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_key_is_documented(command: str) -> None:
-    for key, owner, f, _ in keys(COMMANDS[command]):
+    for key, owner, f, _ in keys(COMMANDS[command].config):
         assert len(doc(owner, f.name)) > 10, key
 
 
 def test_overrides_in_the_documentation_can_be_typed() -> None:
     parser, read = OverridesParser.create(), set()
     for command in COMMANDS:
-        for _, owner, f, _ in keys(COMMANDS[command]):
+        for _, owner, f, _ in keys(COMMANDS[command].config):
             for example in re.findall(r"`(\"?[a-z_]+\.[a-z_.]+=[^`]+)`", doc(owner, f.name)):
                 [typed] = shlex.split(example)
                 parse_override(parser, typed)
@@ -163,7 +163,7 @@ def test_every_default_is_allowed(command: str) -> None:
     from mmft.config.fields import REQUIRED
     from mmft.config.walk import hints
 
-    for key, owner, f, _ in keys(COMMANDS[command]):
+    for key, owner, f, _ in keys(COMMANDS[command].config):
         assert describe(hints(owner)[f.name], f.metadata)
         if f.default is not REQUIRED:
             assert convert(f.default, hints(owner)[f.name]) == f.default, key

@@ -1,9 +1,9 @@
-"""The root schema of every command; `COMMANDS` maps each command to its root."""
+"""The commands, and everything that each reads."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from mmft.config.fields import field
 from mmft.config.schema.as_in_run import RunDecoding, TestData
@@ -233,26 +233,46 @@ class DemoConfig(PageConfig, AnswerConfig):
     """Everything that `mmft demo` reads."""
 
 
-COMMANDS: dict[str, type] = {
-    "train": TrainConfig,
-    "check": CheckConfig,
-    "test": TestConfig,
-    "predict": PredictConfig,
-    "embed": EmbedConfig,
-    "index": IndexConfig,
-    "search": SearchConfig,
-    "explain": ExplainConfig,
-    "report": ReportConfig,
-    "serve": ServeConfig,
-    "demo": DemoConfig,
-    "review": ReviewConfig,
-    "export": ExportConfig,
-    "runs": RunsConfig,
-    "cache": CacheCommandConfig,
-    "doctor": DoctorConfig,
+class Command(NamedTuple):
+    """A sub-command: a function of its name in a module of its name in `mmft.commands`."""
+
+    config: type
+    """Everything that it reads."""
+    summary: str
+    """What it does."""
+
+
+COMMANDS = {
+    "train": Command(TrainConfig, "fine-tune an image encoder and a text encoder on rows; writes a run folder"),
+    "check": Command(
+        CheckConfig,
+        "check config, rows and model without training: all errors, bad and duplicate rows, trainable parameters",
+    ),
+    "test": Command(TestConfig, "evaluate a run on rows"),
+    "predict": Command(PredictConfig, "predict every row of a table with a run"),
+    "embed": Command(EmbedConfig, "write the embeddings of every row's image and text"),
+    "index": Command(IndexConfig, "embed the rows of a table once, to search among them"),
+    "search": Command(SearchConfig, "find the rows that are most like a text or an image"),
+    "explain": Command(ExplainConfig, "show which image regions and words support a prediction"),
+    "report": Command(
+        ReportConfig,
+        "write a page that shows a run or a sweep: metrics, curves, mistakes with their images",
+    ),
+    "serve": Command(ServeConfig, "answer requests over HTTP: predictions and embeddings of rows in JSON, or of files"),
+    "demo": Command(DemoConfig, "a page in the browser to try a run, and to mark its answers right or wrong"),
+    "review": Command(
+        ReviewConfig,
+        "sum up people's marks of a run's answers: agreement, corrected accuracy, suspects of wrong labels",
+    ),
+    "export": Command(
+        ExportConfig, "write a run's model for other programs: transformers, timm, open_clip, onnxruntime and others"
+    ),
+    "runs": Command(RunsConfig, "list, sort and compare runs; any KEY=VALUE of mmft train is a filter"),
+    "cache": Command(CacheCommandConfig, "what frozen layers computed and is kept for later runs: list, verify, clear"),
+    "doctor": Command(DoctorConfig, "diagnose this machine: packages, devices, folders"),
 }
 
 
 def trains(command: str) -> bool:
     """Whether a command's config describes a training run."""
-    return issubclass(COMMANDS[command], TrainConfig)
+    return issubclass(COMMANDS[command].config, TrainConfig)

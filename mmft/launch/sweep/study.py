@@ -22,7 +22,7 @@ from mmft.errors import ExitCode, UserError
 from mmft.files import locked
 from mmft.launch.sweep.job import Job, Result, varies
 from mmft.run.naming import STUDY
-from mmft.run_folder import RunFolder
+from mmft.run_folder import SWEEP, RunFolder
 from mmft.tasks.metrics.names import lower_is_better
 from mmft.training.trial import NAME, make_pruner, mark_as_trial, open_storage
 
@@ -190,7 +190,7 @@ def the_only_search(folder: Path) -> Iterator[None]:
 
 def _check_goes_on(composed: Composed, folder: Path) -> None:
     """Checks that the folder's search is this one: only Hydra's own keys may differ."""
-    record = folder / "sweep.json"
+    record = folder / SWEEP
     if not record.is_file():
         return
     before, now = (

@@ -21,8 +21,7 @@ from mmft.errors import ExitCode, UserError
 from mmft.files import write_text
 from mmft.launch.sweep.job import Ask, Job, Launcher, Result, Sweeper, varies
 from mmft.ranks import started
-
-RECORD = "sweep.json"
+from mmft.run_folder import SWEEP
 
 
 def sweep(composed: Composed, config_dirs: Sequence[Path], folder: Path) -> int:
@@ -47,7 +46,7 @@ def _run(sweeper: Sweeper, composed: Composed, config_dirs: Sequence[Path], fold
         "sweeper": composed.sweep.sweeper.type,
         "config_dirs": [str(one) for one in reversed(config_dirs)],  # as typed: the last one is searched first
     }
-    write_text(folder / RECORD, json.dumps(record, indent=2) + "\n")
+    write_text(folder / SWEEP, json.dumps(record, indent=2) + "\n")
     results: list[Result] = []
     try:
         ask = _announced(sweeper.ask, [typed.key for typed in composed.parsed if varies(typed)])

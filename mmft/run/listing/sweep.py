@@ -15,7 +15,7 @@ import yaml
 from mmft.files import write_text
 from mmft.reports.aligned import aligned
 from mmft.run.listing.found import FoundRun, loss_beside, minimised_by, rank
-from mmft.run_folder import RunFolder
+from mmft.run_folder import SWEEP, RunFolder
 
 SEEDS = ("seed", "data.fold")
 """Keys that repeat an experiment instead of changing it."""
@@ -106,7 +106,7 @@ class Sweep:
         return list({tuple(self.typed(job).items()): job.metrics[name] for job in jobs if name in job.metrics}.values())
 
     def _command(self, job: FoundRun) -> str:
-        record = self.folder / "sweep.json"
+        record = self.folder / SWEEP
         own = json.loads(record.read_text(encoding="utf-8")).get("config_dirs", []) if record.is_file() else []
         words = [word for folder in own for word in ("--config-dir", folder)]
         words += [f"{key}={value}" for key, value in self.typed(job).items()]
@@ -115,7 +115,7 @@ class Sweep:
 
 def is_sweep(folder: Path) -> bool:
     """Whether this is the folder of a sweep."""
-    return (folder / "sweep.json").is_file()
+    return (folder / SWEEP).is_file()
 
 
 def _typed(path: Path) -> dict[str, str]:
