@@ -13,6 +13,7 @@ from mmft.build.model import quantizes
 from mmft.build.run import Run
 from mmft.config import registry
 from mmft.config.schema.augment import AugmentConfig
+from mmft.config.schema.model import MODALITY
 from mmft.config.schema.root import TrainConfig
 from mmft.config.schema.trainer import CheckpointConfig, EarlyStoppingConfig, EmaConfig, TrainerConfig
 from mmft.config.schema.tune import FreezeConfig
@@ -185,7 +186,7 @@ def _to_be_kept(config: TrainConfig, data: VisionLanguageData, task: Task) -> di
     validations = plan.epochs // trainer.val_every_epochs if of_steps is None else plan.total // of_steps
     found = {}
     for encoder in encoders_apart(config):
-        modality = encoder.removesuffix("_encoder")
+        modality = MODALITY[encoder]
         passes = {"train": plan.epochs + 1, "val": validations + 1} | dict.fromkeys(splits_to_test(data.rows), 2)
         distils = config.model.auxiliary.distillation_weight > 0 and not isinstance(
             getattr(config.tune, encoder), FreezeConfig

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 
 from mmft.cache.store import Store, cache_folder
-from mmft.config.schema.model import ENCODERS
+from mmft.config.schema.model import ENCODERS, MODALITY
 from mmft.config.schema.root import TrainConfig
 from mmft.config.schema.use import UseConfig
 from mmft.data.dataset import RowDataset
@@ -31,7 +31,7 @@ def encoders_apart(config: TrainConfig) -> list[str]:
     """
     if config.trainer.strategy == "fsdp":
         return []
-    read = {name: config.reads(name.removesuffix("_encoder")) for name in ENCODERS}
+    read = {name: config.reads(MODALITY[name]) for name in ENCODERS}
     return [name for name in ENCODERS if read[name] and not (name == "text_encoder" and config.task.generates)]
 
 
@@ -50,7 +50,7 @@ class EncoderFeatures:
         device, precision = device_of(config.trainer.accelerator), config.trainer.precision
         model.to(device=device, dtype=torch.float64 if precision == "64-true" else torch.float32)
         context = partial(autocast, device, precision)
-        self.model, self._encoders = model, [name for name in ENCODERS if config.reads(name.removesuffix("_encoder"))]
+        self.model, self._encoders = model, [name for name in ENCODERS if config.reads(MODALITY[name])]
         self._cache = FrozenCache(build_store(config), config.cache.keep, precision, context, config.data)
         exact = is_exact(device, precision)
         self._parts = [FrozenPart(getattr(model, name), None, "pooled", exact) for name in self._encoders]

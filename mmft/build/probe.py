@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from mmft.build.callbacks import monitor_of
 from mmft.build.frozen import EncoderFeatures
 from mmft.config.rules.probe import unused
+from mmft.config.schema.model import MODALITY
 from mmft.config.schema.root import TrainConfig
 from mmft.config.wording import listed
 from mmft.data.bad_rows import BadRows
@@ -147,8 +148,8 @@ def _rows(features: EncoderFeatures, rows: RowDataset, bad: BadRows) -> _Rows:
     pooled = features.of(rows)
     usable = np.array([row not in rows.bad for row in rows.split.rows.tolist()])
     columns = []
-    for modality in ("image", "text"):
-        width = getattr(features.model, f"{modality}_encoder").widths.pooled
+    for encoder, modality in MODALITY.items():
+        width = getattr(features.model, encoder).widths.pooled
         values = torch.full((len(rows), width), torch.nan, dtype=torch.float64)
         if modality in pooled:
             there = pooled[modality].there

@@ -11,6 +11,7 @@ from lightning.pytorch.loggers import Logger
 from mmft import clock
 from mmft.config import registry
 from mmft.config.schema.logger import LoggerConfig
+from mmft.config.schema.model import MODALITY
 from mmft.config.schema.optim import OptimConfig
 from mmft.config.schema.root import TrainConfig
 from mmft.config.schema.trainer import TrainerConfig
@@ -70,11 +71,12 @@ def build_distillation(config: TrainConfig, model: VisionLanguageModel) -> Disti
     weight = config.model.auxiliary.distillation_weight
     if not weight:
         return None
-    encoders = {modality: f"{modality}_encoder" for modality in ("image", "text") if config.reads(modality)}
     starts = {
         modality: getattr(model, encoder)
-        for modality, encoder in encoders.items()
-        if model.began_pretrained(encoder) and not isinstance(getattr(config.tune, encoder), FreezeConfig)
+        for encoder, modality in MODALITY.items()
+        if config.reads(modality)
+        and model.began_pretrained(encoder)
+        and not isinstance(getattr(config.tune, encoder), FreezeConfig)
     }
     if not starts:
         raise UserError(

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from mmft.config.schema.model import MODALITY
 from mmft.config.schema.root import TrainConfig
 from mmft.data.bad_rows import BadRows
 from mmft.data.datamodule import VisionLanguageData
@@ -47,7 +48,7 @@ def announce(
             log.info("%d of %d texts of %s exceed model.text_encoder.max_length", cut, data.rows[split], split)
     if leaks := len(list(groups_of_earlier_splits(splits))):
         log.warning("%d rows belong to groups that also occur in an earlier split; mmft check lists them", leaks)
-    for modality, encoder in (("image", "image_encoder"), ("text", "text_encoder")):
+    for encoder, modality in MODALITY.items():
         if not config.reads(modality):
             log.warning("data.columns.%s is null: the %s has no input and is not trained", modality, encoder)
     normed = any(isinstance(module, _BatchNorm) and module.training for module in model.modules())

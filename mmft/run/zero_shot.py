@@ -6,6 +6,7 @@ Usable wherever a classifier is: `mmft predict`, `mmft test`, `mmft explain` and
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -20,7 +21,7 @@ from mmft.models.vision_language_model import VisionLanguageModel
 from mmft.run.saved_model import SavedModel
 from mmft.tasks.classification import Classification
 from mmft.tasks.labels import in_order, label_name, shown
-from mmft.tasks.prompts import label_embeddings, prompts_of, templates_of
+from mmft.tasks.prompts import NAME_ALONE, label_embeddings, prompts_of, templates_of
 from mmft.training.prompts import fused_texts
 
 log = logging.getLogger(__name__)
@@ -63,6 +64,9 @@ def classifier(
         raise UserError(
             f"zero_shot.labels: at least two different labels are needed. Given: {shown(labels) or 'none'}."
         )
+    alike = Counter(prompts_of(labels, NAME_ALONE))
+    if same := [name for name in labels if alike[prompts_of([name], NAME_ALONE)[0]] > 1]:
+        raise UserError(f"zero_shot.labels: {shown(same)} have the same prompt, since underscores become spaces.")
     model = saved.model.to(device).eval()
     prompts = prompts_of(labels, templates_of(templates) if templates else saved.task.templates)
     texts = label_embeddings(fused_texts(model, prompts, device).clone(), len(labels))

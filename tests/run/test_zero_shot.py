@@ -139,6 +139,7 @@ def test_refused(command: str, typed: list[str], said: str, tmp_path: Path) -> N
     [
         ("cat", None, "zero_shot.labels: 'cat' given. Give a list of names"),
         (["a", 1], None, r"zero_shot.labels: \['a', 1\] given"),
+        (["fire_truck", "b", "fire truck"], None, "zero_shot.labels: fire_truck, fire truck have the same prompt"),
         (["a", "b"], ["x"], "zero_shot.templates: 'x' needs one {} for the label's name"),
         (["a", "b"], ["{} {}"], "needs one {} for the label's name"),
     ],

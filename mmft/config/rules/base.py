@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
-from mmft.config.schema.model import ENCODERS
+from mmft.config.schema.model import ENCODERS, MODALITY
 from mmft.config.schema.root import TrainConfig
 from mmft.config.schema.tune import FreezeConfig
 from mmft.config.validate import Problem
@@ -73,5 +73,5 @@ def encoders_are_frozen(c: TrainConfig) -> bool:
 
 def lone_modality(c: TrainConfig) -> str | None:
     """The modality that rows lack if they have the other; None if they have both or neither."""
-    missing = [name for name in ("image", "text") if not c.reads(name)]
+    missing = [name for name in MODALITY.values() if not c.reads(name)]
     return missing[0] if len(missing) == 1 else None

@@ -9,8 +9,9 @@ from mmft.config.fields import field
 from mmft.config.registry import OptionConfig, option
 from mmft.config.schema.fusion import FusionConfig
 
-ENCODERS = ("image_encoder", "text_encoder")
-"""Both encoders; keys, modules and optimizer groups are named after them."""
+MODALITY = {"image_encoder": "image", "text_encoder": "text"}
+"""What each encoder reads; keys, modules and optimizer groups are named after encoders, columns after modalities."""
+ENCODERS = tuple(MODALITY)
 
 Pool = Literal["auto", "cls", "mean", "cls_mean", "own"]
 TextPool = Literal["auto", "cls", "mean", "cls_mean", "last", "own"]

@@ -31,16 +31,20 @@ def _in_words(run: Evidence) -> list[str]:
     config, summary = run.written, run.summary
     choices, rows = summary.get("choices") or {}, summary.get("rows") or {}
     model, data = config.model, config.data
-    if model.pair is not None:
-        parts = f"The pair {model.pair}"
+    fusion = choices.get("model/fusion", model.fusion.type)
+    if whole := model.pair or model.whole:
+        parts = f"The {'pair' if model.pair else 'model'} {whole}, joined by model/fusion={fusion}, was"
     else:
-        parts = f"The image encoder {model.image_encoder.name} and the text encoder {model.text_encoder.name}"
+        parts = (
+            f"The image encoder {model.image_encoder.name} and the text encoder {model.text_encoder.name}, "
+            f"joined by model/fusion={fusion}, were"
+        )
     source = data.path or data.train
     counted = ", ".join(f"{count:,} for {name}" for name, count in rows.items() if name != "bad" and "/" not in name)
     steps, best = summary.get("optimizer_steps"), summary.get("best_step")
     status = summary.get("status")
     return [
-        f"{parts}, joined by model/fusion={choices.get('model/fusion', model.fusion.type)}, were trained with "
+        f"{parts} trained with "
         f"task={config.task.type} and tune={choices.get('tune', '?')} on the rows of {source}"
         + (f": {counted}." if counted else "."),
         f"The run took {steps:,} optimizer steps in {summary['epochs']} epochs."

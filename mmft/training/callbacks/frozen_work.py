@@ -13,6 +13,7 @@ import torch
 
 from mmft.cache.store import Store
 from mmft.config.schema.cache import TrainingCacheConfig
+from mmft.config.schema.model import MODALITY
 from mmft.data.datamodule import VisionLanguageData
 from mmft.data.stored_rows import StoredRows
 from mmft.models.frozen_part import FrozenPart
@@ -91,7 +92,7 @@ class FrozenWork(pl.Callback):
             ]
             read = max(sum(stored.there for stored in phase.stored.values()) for phase in phases)
             if read:
-                self.rows[encoder.removesuffix("_encoder")] = read
+                self.rows[MODALITY[encoder]] = read
         self.data.rows_change = any(len(phases) > 1 for phases in self._phases.values())
         self._begin(pl_module, self._epoch)
         if self.rows:
@@ -141,7 +142,7 @@ class FrozenWork(pl.Callback):
             phase = max((one for one in phases if one.first <= epoch), key=lambda one: one.first)
             if phase.part is not None:
                 module.model.frozen_parts[encoder] = phase.part
-            modality = encoder.removesuffix("_encoder")
+            modality = MODALITY[encoder]
             for split, rows in self.data.datasets.items():
                 rows.stored.pop(modality, None)
                 if split in phase.stored:
