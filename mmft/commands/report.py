@@ -8,10 +8,9 @@ from mmft.config.compose import Composed
 from mmft.config.schema.report import ReportConfig
 from mmft.errors import ExitCode
 from mmft.files import located
-from mmft.run.listing.sweep import is_sweep
 from mmft.run.listing.sweep_page import write_sweep_page
 from mmft.run.report import complete_predictions, write_report
-from mmft.run_folder import find_run
+from mmft.run_folder import find_run, is_sweep
 
 
 def report(composed: Composed) -> int:

@@ -123,7 +123,7 @@ def train_run(run: build.Run) -> None:
     if folder.writes:
         if config.tune.probe is None:  # whose head is solved whatever the plan's rates
             show_plan(plan)
-        write_plan(plan, folder.path / "tuning.csv")
+        write_plan(plan, folder.tuning)
     logger.log_table("tuning", plan_rows(plan))
     bad = BadRows(data.rows_read, config.data.max_bad_fraction, folder.bad_rows if folder.writes else None)
     bad.add(data.table_bad)

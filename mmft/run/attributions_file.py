@@ -16,7 +16,6 @@ from mmft.reports.page.evidence import Answers, Evidence
 from mmft.run.loaded_model import LoadedModel
 from mmft.run_folder import RunFolder
 
-FILE = "attributions.jsonl"
 _ROWS, _POINTS = 4, 32  # integrated gradients of a row need one forward and backward pass for each point
 
 
@@ -43,7 +42,7 @@ def write_attributions(folder: RunFolder, model: LoadedModel, count: int) -> Non
     split = Split(run.splits[answers.split].table, np.array(rows, dtype=np.int64))
     reading = replace(run.config.data, num_workers=0)
     lines = [json.dumps(one.numbers(), ensure_ascii=False) for one in model.explained(split, reading, None, _POINTS)]
-    write_text(folder.path / FILE, "".join(f"{line}\n" for line in lines))
+    write_text(folder.attributions, "".join(f"{line}\n" for line in lines))
 
 
 def chosen(answers: Answers, count: int) -> Sequence[int]:

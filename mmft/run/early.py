@@ -30,9 +30,8 @@ from mmft.data.header import wrong_columns
 from mmft.errors import UserError
 from mmft.files import located
 from mmft.models.loading.timm_names import unknown_timm_model
-from mmft.run.listing.sweep import is_sweep
 from mmft.run.run_data import data_of_run, typed_nulls
-from mmft.run_folder import RunFolder, find_run
+from mmft.run_folder import RunFolder, find_run, is_sweep
 
 _EXTRAS = {ServeConfig: ("serve", ("fastapi", "python_multipart", "uvicorn")), DemoConfig: ("demo", ("gradio",))}
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from mmft.config.compose import Composed
 from mmft.errors import UserError
 from mmft.files import located
-from mmft.run_folder import LOCK
+from mmft.run_folder import LOCK, STUDY
 
 
 def run_name(composed: Composed) -> str:
@@ -17,10 +17,6 @@ def run_name(composed: Composed) -> str:
     if composed.config.name is not None:
         return str(composed.config.name)
     return composed.choices.get("experiment", composed.command).rpartition("/")[2]
-
-
-STUDY = "study.db"
-"""File of a search's trials in a sweep's folder, from which the search can resume."""
 
 
 def make_run_folder(composed: Composed, *, sweep: bool) -> Path:

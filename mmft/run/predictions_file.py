@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mmft.config.schema.data import DataConfig
-from mmft.data.splitting.names import splits_to_show, table_of
+from mmft.data.splitting.names import file_of, splits_to_show
 from mmft.data.splitting.splits import Split
 from mmft.data.spread import spread_evenly
 from mmft.files import written_aside
@@ -48,14 +48,13 @@ def write_predictions(folder: Path, model: LoadedModel, splits: Mapping[str, Spl
     generates = model.saved.task.facts.generates
     most = min(MOST_GENERATED if generates else MOST_ROWS, max(MOST_CELLS // len(model.columns()), 1))
     for name in tested:
-        table = table_of(name)
         split = _some(splits[name], most)
         if len(split) < len(splits[name]):
             log.info("predictions.csv has %s of %s rows of %s", f"{len(split):,}", f"{len(splits[name]):,}", name)
         reading = replace(config, num_workers=0) if len(split) <= _FEW else config
-        _write(folder / f"predictions{table and '_'}{table}.csv", _predicted(model, split, reading))
+        _write(folder / f"{file_of('predictions', name)}.csv", _predicted(model, split, reading))
         if model.saved.task.facts.pairwise:
-            _write(folder / f"nearest{table and '_'}{table}.csv", _nearest(model, split, reading))
+            _write(folder / f"{file_of('nearest', name)}.csv", _nearest(model, split, reading))
 
 
 def _some(split: Split, most: int) -> Split:

@@ -39,7 +39,7 @@ def write_report(folder: RunFolder) -> Report:
     Raises:
         UserError: the folder is no run's, or needs plugins that are not allowed.
     """
-    path = folder.path / "report.html"
+    path = folder.report
     write_text(path, run_page(folder))
     return Report(path)
 

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from mmft.errors import UserError
 from mmft.files import damage, is_sealed, replace_folder, seal, settled
+from mmft.run_folder import STATE
 
 log = logging.getLogger(__name__)
 _TENSOR, _ITEMS = "__tensor__", "__items__"
@@ -50,7 +51,7 @@ def write(folder: Path, tree: dict[str, Any]) -> None:
     tensors: dict[str, Tensor] = {}
     plain = _encode(tree, tensors)
     save_tensors(_apart(tensors), folder / "tensors.safetensors")
-    (folder / "state.json").write_text(json.dumps(plain), encoding="utf-8")
+    (folder / STATE).write_text(json.dumps(plain), encoding="utf-8")
     seal(folder)
 
 
@@ -72,7 +73,7 @@ def read(folder: Path, plain: bool = False) -> dict[str, Any]:
         tensors: Mapping[str, Tensor | None] = (
             defaultdict(lambda: None) if plain else load_file(folder / "tensors.safetensors")
         )
-        return dict(_decode(json.loads((folder / "state.json").read_text(encoding="utf-8")), tensors))
+        return dict(_decode(json.loads((folder / STATE).read_text(encoding="utf-8")), tensors))
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise UserError(f"{folder} cannot be read as a checkpoint ({error}).") from error
 

@@ -10,7 +10,7 @@ import lightning.pytorch as pl
 
 from mmft.config.schema.root import TrainConfig
 from mmft.data.datamodule import VisionLanguageData
-from mmft.data.splitting.names import splits_to_test, table_of
+from mmft.data.splitting.names import file_of, splits_to_test, table_of
 from mmft.errors import TrainingError, UserError
 from mmft.models.vision_language_model import VisionLanguageModel
 from mmft.run_folder import RunFolder
@@ -91,8 +91,8 @@ def test_finished(
     for split in splits:
         module.tested = split
         trainer.test(module, data.evaluation_loader(split), verbose=False)
-        found, table = module.results[split], table_of(split)
-        folder.write_tables({f"{name}_{table}" if table else name: rows for name, rows in module.tables.items()})
+        found = module.results[split]
+        folder.write_tables({file_of(name, split): rows for name, rows in module.tables.items()})
         for name, rows in module.tables.items():
             logger.log_table(f"{split}/{name}", rows)
         log.info("%s", "  ".join(f"{split}/{name} {found[name]:.4f}" for name in (*module.task.headlines, "loss")))

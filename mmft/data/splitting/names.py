@@ -58,3 +58,9 @@ def is_tested(split: str) -> bool:
 def table_of(split: str) -> str:
     """The name of the table of a test split: `test/photo` -> `photo`; empty for the only one."""
     return split.removeprefix(_TABLE) if split.startswith(_TABLE) else ""
+
+
+def file_of(name: str, split: str) -> str:
+    """The file that a run writes for a split: `predictions` and `test/photo` -> `predictions_photo`."""
+    table = table_of(split)
+    return f"{name}_{table}" if table else name

@@ -75,8 +75,8 @@ class Result(NamedTuple):
         folder = RunFolder(self.job.folder)
         if folder.peek().get("status") in (None, "running"):
             folder.update_summary(status="failed", error="\n".join(self.messages))
-        if not (folder.path / "overrides.yaml").exists():
-            write_text(folder.path / "overrides.yaml", yaml.safe_dump([*self.job.overrides], allow_unicode=True))
+        if not folder.overrides.exists():
+            write_text(folder.overrides, yaml.safe_dump([*self.job.overrides], allow_unicode=True))
 
 
 Ask = Callable[[], Job | None]

@@ -21,8 +21,7 @@ from mmft.config.schema.sweep import BasicLauncherConfig, OptunaSweeperConfig
 from mmft.errors import ExitCode, UserError
 from mmft.files import locked
 from mmft.launch.sweep.job import Job, Result, varies
-from mmft.run.naming import STUDY
-from mmft.run_folder import SWEEP, RunFolder
+from mmft.run_folder import STUDY, SWEEP, RunFolder
 from mmft.tasks.metrics.names import lower_is_better
 from mmft.training.trial import NAME, make_pruner, mark_as_trial, open_storage
 

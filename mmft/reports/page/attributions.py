@@ -24,7 +24,7 @@ _TOLD = (
 
 def attribution_section(run: Evidence) -> str:
     """A card for each explained row as HTML; nothing without any."""
-    path = run.folder.path / "attributions.jsonl"
+    path = run.folder.attributions
     if not path.exists() or run.tested not in run.splits:
         return ""
     found = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

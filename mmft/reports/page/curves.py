@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mmft.reports.page import charts, html
-from mmft.reports.page.evidence import Evidence
+from mmft.reports.page.evidence import Evidence, read_table
 
 
 def curve_section(run: Evidence) -> str:
     """The curves as HTML."""
-    rows = run.table("metrics.csv")
+    rows = read_table(run.folder.metrics)
     if not rows:
         return ""
     monitor = run.summary.get("monitor") or ""

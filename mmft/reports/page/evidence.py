@@ -14,7 +14,7 @@ from mmft.config.plugins import import_plugins
 from mmft.config.schema.root import TrainConfig
 from mmft.config.schema.task import TaskConfig
 from mmft.config.validate import read
-from mmft.data.splitting.names import splits_to_test, table_of
+from mmft.data.splitting.names import file_of, splits_to_test
 from mmft.data.splitting.splits import Split, load_splits
 from mmft.errors import UserError
 from mmft.reports.page.row_cards import RowCards
@@ -64,10 +64,6 @@ class Evidence:
         """What was typed after `mmft train`."""
         return self.folder.read_overrides()
 
-    def table(self, name: str) -> list[dict[str, str]]:
-        """The rows of a CSV file of the folder; empty without it."""
-        return _table_in(self.folder, name)
-
     @cached_property
     def tested(self) -> str:
         """The split whose predictions are shown: the first test split, or `val`."""
@@ -112,20 +108,14 @@ def _read_config(folder: RunFolder) -> tuple[TrainConfig, Path]:
 
 def answers_on(folder: RunFolder, task: TaskConfig, split: str) -> list[Answers]:
     """A run's predictions on a split, for each of several tasks; without rows if there are none."""
-    table = table_of(split)
-    ending = f"{table and '_'}{table}.csv"
-    rows = [row for row in _table_in(folder, f"predictions{ending}") if not row["error"]]
-    parts = (task.parts or {"": task}).items()
-    return [Answers(name, part, split, rows, folder.path, ending) for name, part in parts]
-
-
-def _table_in(folder: RunFolder, name: str) -> list[dict[str, str]]:
-    path = folder.path / name
-    return read_table(path) if path.exists() else []
+    rows = [row for row in read_table(folder.path / f"{file_of('predictions', split)}.csv") if not row["error"]]
+    return [Answers(name, part, split, rows, folder.path) for name, part in (task.parts or {"": task}).items()]
 
 
 def read_table(path: Path) -> list[dict[str, str]]:
-    """The rows of a CSV file."""
+    """The rows of a CSV file; none if it does not exist."""
+    if not path.exists():
+        return []
     with path.open(newline="", encoding="utf-8") as stream:
         return list(csv.DictReader(stream))
 
@@ -140,7 +130,6 @@ class Answers:
         split: the rows'.
         rows: of predictions.csv, without those that have an error.
         folder: the run's.
-        ending: of the names of the split's files in it.
     """
 
     name: str
@@ -148,7 +137,10 @@ class Answers:
     split: str
     rows: Sequence[Mapping[str, str]]
     folder: Path = field(default=Path())
-    ending: str = ".csv"
+
+    def file(self, name: str) -> Path:
+        """The split's file of that name, such as `predictions`."""
+        return self.folder / f"{file_of(name, self.split)}.csv"
 
     def column(self, name: str) -> list[str]:
         """A column of the task: `prediction`, `label`, `score`, `score_<label>`; empty texts where there is nothing."""
@@ -198,10 +190,10 @@ class Answers:
     def confusion(self) -> Pairs:
         """Rows by true and predicted class: of the test's own table, or of the predictions without one."""
         prefix = f"{in_files(self.name)}_" if self.name else ""
-        matrix = self.folder / f"{prefix}confusion_matrix{self.ending}"
+        matrix = self.file(f"{prefix}confusion_matrix")
         if self.split != "val" and matrix.exists():
             return _of_matrix(matrix)
-        pairs = self.folder / f"{prefix}confusions{self.ending}"
+        pairs = self.file(f"{prefix}confusions")
         if self.split != "val" and pairs.exists():
             return Counter({(row["true"], row["predicted"]): int(row["rows"]) for row in read_table(pairs)})
         labelled = self.labelled

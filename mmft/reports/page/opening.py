@@ -10,7 +10,7 @@ from typing import Any
 from mmft.reports.comments import modality_comment
 from mmft.reports.numbers import number
 from mmft.reports.page import html
-from mmft.reports.page.evidence import Evidence
+from mmft.reports.page.evidence import Evidence, read_table
 from mmft.tasks.metrics.names import lower_is_better
 
 _ONLY = {"text": "text only", "image": "image only", "both": "both (the model)"}
@@ -116,9 +116,9 @@ def _comment(run: Evidence, figures: Mapping[str, Any], metric: str) -> str:
 
 def closing(run: Evidence) -> str:
     """The last sections as HTML: what is trained, bad rows, time and memory."""
-    tuning = run.table("tuning.csv")
+    tuning = read_table(run.folder.tuning)
     trained = html.table(list(tuning[0]), [list(map(_read, row.values())) for row in tuning]) if tuning else ""
-    bad = run.table("bad_rows.csv")
+    bad = read_table(run.folder.bad_rows)
     shown = html.table(list(bad[0]), [list(row.values()) for row in bad[:100]]) if bad else ""
     more = f"The first 100 of {len(bad):,}." if len(bad) > 100 else ""
     return (

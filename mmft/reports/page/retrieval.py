@@ -13,7 +13,7 @@ from mmft.reports.page.row_cards import RowCards
 
 def retrieval_section(answers: Answers, cards: RowCards) -> str:
     """The nearest images of some texts, and the nearest texts of some images, as HTML."""
-    path = answers.folder / f"nearest{answers.ending}"
+    path = answers.file("nearest")
     if not path.exists():
         return ""
     ids = {row["row"]: row["id"] for row in answers.rows}

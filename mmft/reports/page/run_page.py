@@ -16,7 +16,7 @@ from mmft.reports.page.retrieval import retrieval_section
 from mmft.reports.page.review_section import review_section
 from mmft.reports.page.tables_side_by_side import tables_section
 from mmft.reports.page.texts import text_section
-from mmft.run_folder import RunFolder
+from mmft.run_folder import RunFolder, short_name
 
 
 def run_page(folder: RunFolder) -> str:
@@ -27,7 +27,7 @@ def run_page(folder: RunFolder) -> str:
     """
     run = Evidence(folder)
     answered = [_answers(answers, run) for answers in run.answers]  # finds what is missing, which the opening tells
-    title = "/".join(folder.path.absolute().parts[-2:])
+    title = short_name(folder.path)
     body = [
         opening(run),
         curve_section(run),

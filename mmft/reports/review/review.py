@@ -80,7 +80,7 @@ def _by_task(tasks: Sequence[Answers], marks: Sequence[Mark]) -> dict[str, list[
         own = [one for one in marks if one.task == answers.name]
         known = zip(answers.rows, answers.column("prediction"), strict=True)
         rows = {int(row["row"]): (row["id"], prediction) for row, prediction in known}
-        problems += contradictions(own, rows, f"predictions{answers.ending}")
+        problems += contradictions(own, rows, answers.file("predictions").name)
         found[answers.name] = own
     told(problems)
     return {name: latest(own) for name, own in found.items()}

@@ -85,7 +85,7 @@ def _corrected(answers: Answers, rows: Sequence[Reviewed], words: Wording, named
 
 def _population(answers: Answers, rows: Sequence[Reviewed]) -> str:
     drawn = sum(row.weight is not None for row in rows)
-    every = f"the {len(answers.rows):,} rows of predictions{answers.ending}"
+    every = f"the {len(answers.rows):,} rows of {answers.file('predictions').name}"
     if not drawn:
         return (
             f"The marks have no weights, so the figures hold for {every} only if the marked rows are like the others "

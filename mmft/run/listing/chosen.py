@@ -10,7 +10,7 @@ from mmft.config.walk import key_names
 from mmft.files import located
 from mmft.run.listing.filters import Filter
 from mmft.run.listing.found import FoundRun, find_runs, sort_runs
-from mmft.run_folder import all_runs, find_run
+from mmft.run_folder import RunFolder, all_runs, find_run
 
 
 def chosen_runs(config: RunsConfig, filters: Sequence[Filter]) -> tuple[list[FoundRun], str | None]:
@@ -40,8 +40,8 @@ def _named_runs(named: str | list[str] | None, below: Path, every: Sequence[Foun
     chosen: list[FoundRun] = []
     for name in [named] if isinstance(named, str) else named or []:
         folder = located(name)
-        sweep = name != "last" and folder.is_dir() and not (folder / "summary.json").exists()
-        inside = sorted(all_runs(folder), key=lambda run: (len(run.path.name), run.path.name)) if sweep else []
+        among = name != "last" and folder.is_dir() and not RunFolder(folder).summary.exists()  # a sweep, or others
+        inside = sorted(all_runs(folder), key=lambda run: (len(run.path.name), run.path.name)) if among else []
         for run in inside or [find_run(name, below, "compare")]:
             known = [one for one in every if one.folder.path.resolve() == run.path.resolve()]
             chosen += [one for one in known or [FoundRun(run, run.path.parent.name)] if one not in chosen]

@@ -219,6 +219,12 @@ def rank(value: float | None, name: str, loss: float | None, minimised: Collecti
     return (False, *metric_rank({name: value, "loss": float("nan") if loss is None else loss}, name, minimised=lower))
 
 
+def ranked_by(metric: str, runs: Sequence[FoundRun]) -> str:
+    """A metric on the rows that runs are ranked by: of validation, or without any of test."""
+    own = f"val/{metric}"
+    return own if any(own in run.metrics for run in runs) else f"test/{metric}"
+
+
 def loss_beside(name: str) -> str:
     """The loss of the rows that a metric is of: `val/loss` beside `val/cider`."""
     return f"{name.rpartition('/')[0]}/loss"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from mmft.reports.page import charts, html
 from mmft.reports.page.curves import line_of
 from mmft.reports.page.evidence import read_table
-from mmft.run.listing.found import FoundRun, loss_beside, minimised_by, rank
+from mmft.run.listing.found import FoundRun, loss_beside, minimised_by, rank, ranked_by
 from mmft.run.listing.importances import explained
 
 _MOST_CURVES = 8
@@ -34,9 +34,8 @@ class SideBySide:
 
     @property
     def by(self) -> str:
-        """`metric` on the rows that runs are ranked by: of validation, or without any of test."""
-        own = f"val/{self.metric}"
-        return own if any(own in run.metrics for run in self.runs) else f"test/{self.metric}"
+        """`metric` on the rows that runs are ranked by."""
+        return ranked_by(self.metric, self.runs)
 
     def value(self, at: int) -> float | None:
         """A run's metric; None if it was pruned, since it is not comparable then."""

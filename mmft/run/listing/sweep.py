@@ -10,11 +10,9 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
-
 from mmft.files import write_text
 from mmft.reports.aligned import aligned
-from mmft.run.listing.found import FoundRun, loss_beside, minimised_by, rank
+from mmft.run.listing.found import FoundRun, loss_beside, minimised_by, rank, ranked_by
 from mmft.run_folder import SWEEP, RunFolder
 
 SEEDS = ("seed", "data.fold")
@@ -36,7 +34,9 @@ class Sweep:
         self.folder = folder
         numbered = sorted((path for path in folder.iterdir() if path.name.isdigit()), key=lambda path: int(path.name))
         self.jobs = [FoundRun(RunFolder(path), path.name) for path in numbered]
-        self._typed = [_typed(path) for path in numbered]
+        self._typed = [
+            dict(word.split("=", 1) for word in job.folder.read_overrides() if "=" in word) for job in self.jobs
+        ]
         keys = dict.fromkeys(key for typed in self._typed for key in typed)
         self.varied = [key for key in keys if len({typed.get(key) for typed in self._typed}) > 1]
 
@@ -51,9 +51,8 @@ class Sweep:
 
     @property
     def by(self) -> str:
-        """`metric` on the rows that jobs are ranked by: of validation, or without any of test."""
-        own = f"val/{self.metric}"
-        return own if any(own in job.metrics for job in self.jobs) else f"test/{self.metric}"
+        """`metric` on the rows that jobs are ranked by."""
+        return ranked_by(self.metric, self.jobs)
 
     def write(self) -> Path:
         """Writes sweep.csv: job, status, varied keys, all test and val metrics, seconds, error."""
@@ -87,7 +86,10 @@ class Sweep:
         minimised = minimised_by(self.jobs)
         ordered = sorted(
             self.groups(keys).items(),
-            key=lambda item: (not _through(item[1]), rank(_mean(item[1], by), by, _mean(item[1], loss), minimised)),
+            key=lambda item: (
+                not _through(item[1]),
+                rank(self._mean(item[1], by), by, self._mean(item[1], loss), minimised),
+            ),
         )
         header = ["jobs", *keys, "runs", *shown]
         lines = [
@@ -102,8 +104,16 @@ class Sweep:
         return f"{text}\n{self._command(first)}"
 
     def _figures(self, jobs: Sequence[FoundRun], name: str) -> list[float]:
-        """A metric of the jobs, of those that are alike but once: a search may repeat one, which tells of no spread."""
-        return list({tuple(self.typed(job).items()): job.metrics[name] for job in jobs if name in job.metrics}.values())
+        """A metric of the jobs that were not pruned, or of all if all were.
+
+        Jobs that are alike count once: a search may repeat one, which tells of no spread.
+        """
+        counted = [job for job in _through(jobs) or jobs if name in job.metrics]
+        return list({tuple(self.typed(job).items()): job.metrics[name] for job in counted}.values())
+
+    def _mean(self, jobs: Sequence[FoundRun], name: str) -> float | None:
+        values = self._figures(jobs, name)
+        return statistics.mean(values) if values else None
 
     def _command(self, job: FoundRun) -> str:
         record = self.folder / SWEEP
@@ -111,28 +121,6 @@ class Sweep:
         words = [word for folder in own for word in ("--config-dir", folder)]
         words += [f"{key}={value}" for key, value in self.typed(job).items()]
         return f"job {job.name} is the best; to run it again: {job.folder.train_command} {shlex.join(words)}"
-
-
-def is_sweep(folder: Path) -> bool:
-    """Whether this is the folder of a sweep."""
-    return (folder / SWEEP).is_file()
-
-
-def _typed(path: Path) -> dict[str, str]:
-    try:
-        typed = yaml.safe_load((path / "overrides.yaml").read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError):
-        return {}
-    return dict(str(word).split("=", 1) for word in typed or [] if "=" in str(word))
-
-
-def _values(jobs: Sequence[FoundRun], name: str) -> list[float]:
-    return [job.metrics[name] for job in jobs if name in job.metrics]
-
-
-def _mean(jobs: Sequence[FoundRun], name: str) -> float | None:
-    values = _values(jobs, name)
-    return statistics.mean(values) if values else None
 
 
 def spread(values: Sequence[float]) -> str:

@@ -8,6 +8,7 @@ from mmft.files import write_text
 from mmft.reports.page import html
 from mmft.run.listing.side_by_side import SideBySide, best_sentence, curves_section, runs_section, varied_section
 from mmft.run.listing.sweep import Sweep
+from mmft.run_folder import short_name
 
 
 def write_sweep_page(folder: Path) -> Path:
@@ -21,7 +22,7 @@ def sweep_page(sweep: Sweep) -> str:
     """The page."""
     names = [job.name for job in sweep.jobs]
     side = SideBySide(sweep.jobs, names, sweep.varied, [sweep.typed(job) for job in sweep.jobs], sweep.metric)
-    title = f"mmft report: sweep {'/'.join(sweep.folder.absolute().parts[-2:])}"
+    title = f"mmft report: sweep {short_name(sweep.folder)}"
     done = sum(job.status == "completed" for job in sweep.jobs)
     told = f"{len(sweep.jobs)} runs, {done} of them completed; varied: {', '.join(sweep.varied) or 'nothing'}."
     body = [

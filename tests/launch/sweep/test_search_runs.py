@@ -23,8 +23,7 @@ from mmft.commands.train import train
 from mmft.config.compose import compose
 from mmft.errors import ExitCode, UserError
 from mmft.ranks import started
-from mmft.run.naming import STUDY
-from mmft.run_folder import newest_unfinished
+from mmft.run_folder import STUDY, newest_unfinished
 from mmft.training.trial import NAME, mark_as_trial, open_storage
 
 SEARCH = ["hydra/sweeper=optuna", "hydra.sweeper.n_trials=4", "hydra.sweep.dir=sweep"]

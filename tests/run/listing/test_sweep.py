@@ -132,3 +132,19 @@ def test_named_test_tables_have_columns(job: Job, tmp_path: Path) -> None:
     assert line[-6:] == ["0.7000", "+/-", "0.0000", "0.3000", "+/-", "0.1414"]
     [one, other] = csv.DictReader(Sweep(tmp_path).write().open())
     assert (one["test/accuracy"], one["test/sketch/accuracy"], other["test/sketch/accuracy"]) == ("0.7", "0.4", "0.2")
+
+
+def test_a_pruned_seed_does_not_count_beside_completed_ones(job: Job, tmp_path: Path) -> None:
+    job(0, 0.8, "optim.lr=1e-3", "seed=0")
+    job(1, 0.1, "optim.lr=1e-3", "seed=1", status="pruned")
+    job(2, 0.7, "optim.lr=1e-4", "seed=0")
+    _, first, second, command = Sweep(tmp_path).table().splitlines()
+    assert first.split() == ["0,1", "1e-3", "1", "of", "2", "0.8000", "0.7000"]
+    assert second.split() == ["2", "1e-4", "1", "0.7000", "0.6000"]
+    assert command.startswith("job 0 is the best")
+
+
+def test_overrides_that_cannot_be_read_are_none(job: Job, tmp_path: Path) -> None:
+    job(0, 0.8, "optim.lr=1e-3")
+    (tmp_path / "0" / "overrides.yaml").write_bytes(b"\xff\xfe\x00")
+    assert Sweep(tmp_path).varied == []

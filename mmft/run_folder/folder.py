@@ -1,24 +1,27 @@
-"""The run folder: what a run writes where, and how to find a run again. Imports nothing heavy."""
+"""What a run writes where."""
 
 from __future__ import annotations
 
 import csv
 import json
 import math
-import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from mmft.errors import UserError
-from mmft.files import damage, located, locked, naming, write_text
+from mmft.files import damage, locked, naming, write_text
 
+SUMMARY = "summary.json"
+"""File of status, metrics and statistics; a folder that has it is a run's."""
 LOCK = ".lock"
 """File of a run's folder that is locked while a command writes there; it also claims a new folder."""
-SWEEP = "sweep.json"
-"""File of a sweep's folder: what was typed, and how it searches."""
+SWEEP, STUDY = "sweep.json", "study.db"
+"""Files of a sweep's folder: what was typed, and a search's trials, from which it can resume."""
+STATE = "state.json"
+"""File of a checkpoint that holds its plain values, such as `global_step`."""
 _PATIENCE = 15.0  # seconds for the image workers of a killed process to end
 
 
@@ -48,9 +51,14 @@ class RunFolder:
         return self.path / "config.yaml"
 
     @property
+    def overrides(self) -> Path:
+        """What was typed after `mmft train`."""
+        return self.path / "overrides.yaml"
+
+    @property
     def summary(self) -> Path:
         """Status, metrics and statistics."""
-        return self.path / "summary.json"
+        return self.path / SUMMARY
 
     @property
     def metrics(self) -> Path:
@@ -61,6 +69,21 @@ class RunFolder:
     def bad_rows(self) -> Path:
         """Rows that could not be used; written only if there are any."""
         return self.path / "bad_rows.csv"
+
+    @property
+    def tuning(self) -> Path:
+        """What is trained, by optimizer group."""
+        return self.path / "tuning.csv"
+
+    @property
+    def attributions(self) -> Path:
+        """What regions and words speak for a few predictions, for the report."""
+        return self.path / "attributions.jsonl"
+
+    @property
+    def report(self) -> Path:
+        """The page that shows the run."""
+        return self.path / "report.html"
 
     @property
     def contradicted(self) -> Path:
@@ -86,7 +109,7 @@ class RunFolder:
     def sweep(self) -> str | None:
         """`name/date_time` of the sweep that the run belongs to, or None."""
         parent = self.path.absolute().parent
-        return short_name(parent) if (parent / SWEEP).is_file() else None
+        return "/".join(parent.parts[-2:]) if (parent / SWEEP).is_file() else None
 
     def write_config(self, config: dict[str, Any], typed: list[str], choices: dict[str, str]) -> None:
         """Writes config.yaml and, on the run's first start, the overrides and the chosen options.
@@ -102,8 +125,8 @@ class RunFolder:
             return
         self.path.mkdir(parents=True, exist_ok=True)
         write_text(self.config, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
-        if not (self.path / "overrides.yaml").exists():
-            write_text(self.path / "overrides.yaml", yaml.safe_dump(typed, allow_unicode=True))
+        if not (self.overrides).exists():
+            write_text(self.overrides, yaml.safe_dump(typed, allow_unicode=True))
             self.update_summary(choices=choices)
 
     def working_directory(self) -> Path:
@@ -129,7 +152,7 @@ class RunFolder:
         import yaml
 
         try:
-            found = yaml.safe_load((self.path / "overrides.yaml").read_text(encoding="utf-8"))
+            found = yaml.safe_load((self.overrides).read_text(encoding="utf-8"))
         except (OSError, ValueError, yaml.YAMLError):
             return []
         return [str(word) for word in found] if isinstance(found, list) else []
@@ -179,7 +202,7 @@ class RunFolder:
         found = []
         for folder in self.checkpoints.glob("[!.]*"):
             with suppress(OSError, ValueError, KeyError, TypeError):  # damaged
-                state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+                state = json.loads((folder / STATE).read_text(encoding="utf-8"))
                 found.append((int(state["global_step"]), folder.name == "last", folder))
         newest = sorted(found, reverse=True)
         return next(((folder, step) for step, _, folder in newest if damage(folder, thorough) is None), None)
@@ -246,55 +269,3 @@ def _without_nan(value: Any) -> Any:
     if isinstance(value, list):
         return [_without_nan(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def find_run(run: str, runs: Path, key: str = "run") -> RunFolder:
-    """Finds a run by path, or by `last`: the newest by start time under `runs` that has a model.
-
-    Runs that failed or were stopped have none, so they do not hide an earlier completed one.
-
-    Raises:
-        UserError: there is no such run.
-    """
-    if run == "last":
-        if found := newest(one for one in all_runs(runs) if one.model.is_dir()):
-            return found
-        raise UserError(f"run=last: no finished run under {runs}. Train one, or set paths.runs.")
-    folder = RunFolder(located(run))
-    if folder.config.exists():
-        return folder
-    if not folder.path.exists():
-        raise UserError(f"{key}={run}: there is no such folder. mmft runs lists the runs")
-    within = sorted(one.path for one in all_runs(folder.path))[:3] if folder.path.is_dir() else []
-    there = f"; in it are {', '.join(map(str, within))} ..." if within else ""
-    raise UserError(f"{key}={run}: {folder.path} is not a run folder (it has no config.yaml){there}")
-
-
-def short_name(run: Path) -> str:
-    """What people call a run, wherever it lies: `mine/2026-11-01_10-00-00`, the last two parts of its folder."""
-    return "/".join(run.absolute().parts[-2:])
-
-
-def all_runs(runs: Path) -> Iterator[RunFolder]:
-    """Yields every run folder below `runs`: `<name>/<date_time>` or, in a sweep, `<name>/<date_time>/<number>`."""
-    for folder, inner, files in os.walk(runs):
-        if "summary.json" in files:
-            inner.clear()  # runs are not nested
-            yield RunFolder(Path(folder))
-
-
-def newest(runs: Iterable[RunFolder]) -> RunFolder | None:
-    """The run that started last."""
-    return max(runs, key=lambda run: str(run.peek().get("started", "")), default=None)
-
-
-def newest_unfinished(runs: Path) -> RunFolder | None:
-    """The run below `runs` that `resume=last` resumes; None if all are completed or there are none.
-
-    A run without its config cannot be resumed and is skipped; one that failed before its first checkpoint is the last
-    choice.
-    """
-    begun = [(run, run.peek().get("status")) for run in all_runs(runs) if run.config.is_file()]
-    unfinished = [(run, status) for run, status in begun if status not in ("completed", "pruned")]
-    trained = [run for run, status in unfinished if status != "failed" or run.newest_checkpoint(thorough=False)]
-    return newest(trained) or newest(run for run, _ in unfinished)
