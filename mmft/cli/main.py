@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import os
+import select
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -39,11 +40,27 @@ def main(argv: Sequence[str] | None = None) -> int:
             if code == ExitCode.DONE:
                 request.check()  # after a signal, a sweep may end normally without having done all its runs
             return code
-    except BrokenPipeError:  # `mmft train --help | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return ExitCode.DONE
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            return ExitCode.DONE
         return report(error)
+
+
+def _nobody_reads() -> bool:
+    """Whether the reader of stdout is gone, as in `mmft train --help | head`; what is left to print is then dropped."""
+    gone = select.poll()
+    try:
+        gone.register(sys.stdout, 0)  # errors are reported unasked
+        sys.stdout.flush()
+    except BrokenPipeError:
+        pass
+    except (OSError, ValueError):  # of no file
+        return False
+    else:
+        if not gone.poll(0):
+            return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
 
 
 def _replace_what_the_terminal_lacks() -> None:

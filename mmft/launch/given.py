@@ -21,8 +21,6 @@ from mmft.logs import LIBRARIES
 from mmft.signals import Stopped
 
 Overrides = Iterable[str] | Mapping[str, Any]
-_SPLITS = {"train": ("train",), "val": ("validation", "val", "valid", "dev"), "test": ("test",)}
-"""Names of the splits in a `DatasetDict`."""
 
 
 class Given:
@@ -100,14 +98,15 @@ def _column_of_images(typed: Iterable[str]) -> str | None:
 def _of_splits(tables: dict[str, Any]) -> dict[str, Any]:
     """The tables by split, of a `DatasetDict` those of its own; raises UserError if their names say too little."""
     from mmft.data.sources.memory import is_dataset_dict
+    from mmft.data.splitting.names import SPLITS, meant
 
     given: Any = tables.get("train")
     if not is_dataset_dict(given):
         if isinstance(given, Mapping) and any(map(_is_table, given.values())):
             raise UserError(f"rows: tables {', '.join(map(str, given))} given. Give one by one rows, val and test")
         return tables
-    found = {split: given[name] for split, names in _SPLITS.items() for name in names if name in given}
-    if len(tables) > 1 or "train" not in found or len(found) != len(given):
+    found = {meant(name): table for name, table in given.items()}
+    if len(tables) > 1 or "train" not in found or len(found) != len(given) or not found.keys() <= {*SPLITS}:
         raise UserError(
             f"rows: splits {', '.join(given)} given. Give rows, val and test one by one, such as "
             f"rows=splits[{next(iter(given))!r}]"

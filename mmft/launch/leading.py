@@ -7,6 +7,7 @@ whatever its sweeper draws.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -52,7 +53,7 @@ def follow() -> int:
         except MmftError as error:
             if error.exit_code >= ExitCode.INTERRUPTED:
                 raise
-            # the leader reports errors, and announces the next job
+            print(f"mmft: rank {started().rank}: {error}", file=sys.stderr)  # the leader may not have this one
     store().set(f"bye{started().rank}", "")
     return int(job["end"])
 

@@ -126,7 +126,7 @@ def distinct(vocabulary: Iterable[str], normalise: bool) -> list[str]:
     """
     known: dict[str, str] = {}
     for name in vocabulary:
-        answer = normalised(name) if normalise else label_name(name).strip()
+        answer = normalised(label_name(name)) if normalise else label_name(name)
         if answer in known:
             raise ValueError(f"{known[answer]!r} and {name!r} are the same answer, {answer!r}")
         known[answer] = name

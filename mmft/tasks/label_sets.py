@@ -45,7 +45,7 @@ def label_set(label: Any, separator: str, empty_is_none: bool, called: str = "la
     names = label.split() if separator.isspace() else [name.strip() for name in label.split(separator)]
     if "" in names:
         raise ValueError(f"an empty {called} in {label!r:.80}, split by task.separator={separator!r}")
-    return names
+    return [label_name(name) for name in names]
 
 
 def _is_there(value: Any, column: str, empty_is_none: bool) -> bool:

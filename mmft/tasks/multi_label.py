@@ -23,7 +23,7 @@ from mmft.models.precision import at_least_float32
 from mmft.tasks.base import Task
 from mmft.tasks.constants import Constant
 from mmft.tasks.label_sets import label_set
-from mmft.tasks.labels import ToldOnce, in_order, shown, tell_alike, tell_joined
+from mmft.tasks.labels import ToldOnce, by_label_name, in_order, label_name, shown, tell_alike, tell_joined
 from mmft.tasks.losses import asymmetric_loss
 from mmft.tasks.metrics.multi_label import Measured, label_metrics
 from mmft.tasks.thresholds import best_threshold, counts_above, f1
@@ -87,17 +87,17 @@ class MultiLabel(Task):
         self.gamma_pos = 0.0 if gamma_pos is None else gamma_pos
         self.gamma_neg = 4.0 if gamma_neg is None else gamma_neg
         self.clip = 0.05 if clip is None else clip
-        self._given, self._pos_weight, self._loss = labels, pos_weight, loss
+        self._given, self._pos_weight, self._loss = labels and [*map(label_name, labels)], pos_weight, loss
         self._empty_is_none, self._ignores = empty == "no_labels", unknown == "ignored"
         self._threshold = 0.5 if isinstance(thresholds, str) else thresholds
         self._is_tuned = isinstance(thresholds, str)
         self._missing = ToldOnce("no evaluation row has the label %s: map and auroc skip it")
-        self._set_labels(list(labels or []))
+        self._set_labels(list(self._given or []))
         self.pos_weight: Constant | None = None  # (C,)
 
     def _set_labels(self, labels: list[str]) -> None:
         self.labels, self.width = labels, len(labels)
-        self._index = {name: i for i, name in enumerate(labels)}
+        self._index = by_label_name(labels) | {name: i for i, name in enumerate(labels)}  # as columns are named, too
         self._set_thresholds([self._threshold] * len(labels))
 
     def _set_thresholds(self, thresholds: list[float]) -> None:

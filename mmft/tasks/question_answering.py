@@ -20,7 +20,7 @@ from mmft.errors import UserError
 from mmft.models.precision import at_least_float32
 from mmft.tasks.answers import answers_of, commonest, distinct, scores_of
 from mmft.tasks.base import Task
-from mmft.tasks.labels import shown
+from mmft.tasks.labels import by_label_name, shown
 
 log = logging.getLogger(__name__)
 TOP = 5
@@ -78,7 +78,7 @@ class QuestionAnswering(Task):
 
     def _set_labels(self, labels: list[str]) -> None:
         self.labels, self.width = labels, len(labels)
-        self._index = {answer: i for i, answer in enumerate(labels)}
+        self._index = by_label_name(labels) | {answer: i for i, answer in enumerate(labels)}
 
     def make_head(self, width: int) -> nn.Module:
         """A linear layer; for `bce` its bias starts at each answer's mean score (Lin et al. 2017, section 3.3).

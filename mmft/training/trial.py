@@ -37,14 +37,15 @@ def open_storage(file: Path) -> RDBStorage:
     return optuna.storages.RDBStorage(f"sqlite:///{file.absolute()}", engine_kwargs=arguments)
 
 
-def make_pruner(name: str, startup_trials: int, warmup_epochs: int, max_epochs: int) -> BasePruner:
-    """Builds the pruner `none`, `median` or `hyperband`; it counts epochs."""
+def make_pruner(name: str, startup_trials: int, warmup_epochs: int, max_epochs: int, per_epoch: int = 1) -> BasePruner:
+    """Builds the pruner `none`, `median` or `hyperband`; it counts epochs, or `per_epoch` reports in each."""
     import optuna
 
     if name == "median":
-        return optuna.pruners.MedianPruner(startup_trials, warmup_epochs)
+        return optuna.pruners.MedianPruner(startup_trials, warmup_epochs * per_epoch)
     if name == "hyperband":
-        return optuna.pruners.HyperbandPruner(warmup_epochs + 1, max(max_epochs, warmup_epochs + 1))
+        least = warmup_epochs + 1
+        return optuna.pruners.HyperbandPruner(least * per_epoch, max(max_epochs, least) * per_epoch)
     return optuna.pruners.NopPruner()
 
 
@@ -81,7 +82,7 @@ class Trial:
         record = json.loads((folder / _FILE).read_text(encoding="utf-8"))
         self.number = int(record["number"])
         self._storage = open_storage(folder / record["study"])
-        pruner = make_pruner(**_counting(record["pruner"], reports_per_epoch))
+        pruner = make_pruner(**record["pruner"], per_epoch=reports_per_epoch)
         self._study = optuna.load_study(study_name=NAME, storage=self._storage, pruner=pruner)
         found = next(trial for trial in self._study.get_trials(deepcopy=False) if trial.number == self.number)
         self._trial = optuna.trial.Trial(self._study, found._trial_id)
@@ -107,8 +108,3 @@ class Trial:
         """Closes the file."""
         self._storage.remove_session()
         self._storage.engine.dispose()
-
-
-def _counting(pruner: dict[str, Any], per_epoch: int) -> dict[str, Any]:
-    """The arguments of `make_pruner`, with epochs in the unit of reports."""
-    return pruner | {name: pruner[name] * per_epoch for name in ("warmup_epochs", "max_epochs")}

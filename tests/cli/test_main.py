@@ -198,6 +198,31 @@ def cpu_seconds(command: list[str], returncode: int = 1) -> float:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
+def test_a_pipe_that_breaks_elsewhere_is_no_success(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Such as the one to W&B's process."""
+
+    def breaks(argv: list[str]) -> int:  # noqa: ARG001 - raises whatever it is given
+        raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr("mmft.cli.main._main", breaks)
+    assert main(["doctor"]) == ExitCode.DEFECT
+    assert "Broken pipe" in capfd.readouterr().err
+
+
+def test_a_reader_that_has_enough_is_no_failure() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "mmft", "train", "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.wait(100) == ExitCode.DONE
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+
+
 class TestShow:
     def test_whole_config(self, mmft: Callable[..., Any]) -> None:
         done = mmft("train", "--cfg", "job")

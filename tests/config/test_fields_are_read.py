@@ -39,7 +39,7 @@ from mmft.data.kept import KEPT
 # Code that handles configs as such, whatever their fields mean: all of mmft/config, which only checks them,
 # and functions that copy one config onto another.
 _GENERIC = "/mmft/config/"
-_COPIES = {("loaded_model.py", "_overlay"), ("saved_model.py", "_fix_input")}
+_COPIES = {("run_data.py", "_overlay"), ("saved_model.py", "_fix_input")}
 
 
 def schemas(root: type, path: str = "") -> Iterator[type]:
@@ -163,7 +163,12 @@ def test_every_field_of_a_command_that_uses_a_run_is_read(
     more |= {"index": ["out=index"], "search": ["query=a"]}
     os.chdir(tmp_path)
     assert function(compose(command, [f"run={run.path}", f"data.path={shapes.rows}", *more.get(command, [])])) == 0
-    copied = {"RunData": "DataConfig", "DataColumns": "ColumnsConfig"}
+    copied = {
+        "RunData": "DataConfig",
+        "TestData": "DataConfig",
+        "DataReading": "ReadingConfig",
+        "DataColumns": "ColumnsConfig",
+    }
     expected = {
         (copied.get(schema.__name__, schema.__name__), f.name)
         for schema in schemas(COMMANDS[command].config)
@@ -175,7 +180,10 @@ def test_every_field_of_a_command_that_uses_a_run_is_read(
         ("PairConfig", "pair"),
     }  # in place of a run: test_pairs.py
     refused = {tuple(key.rpartition(".")[::2]) for key in UNREAD} if command != "test" else set()
-    refused = {({"": "DataConfig", "columns": "ColumnsConfig"}[section], name) for section, name in refused}
+    refused = {
+        ({"": "DataConfig", "columns": "ColumnsConfig", "reading": "ReadingConfig"}[section], name)
+        for section, name in refused
+    }
     assert sorted(expected - read - refused) == []
 
 
@@ -193,7 +201,7 @@ def test_every_field_of_a_command_that_listens_is_read(
         "demo": [f"marks={tmp_path / 'marks.jsonl'}", "by=anna"],
     }
     assert getattr(module, command)(compose(command, [f"run={run.path}", "port=0", *typed[command]])) == 0
-    copied = {"ServedData": "DataConfig", "DataColumns": "ColumnsConfig"}
+    copied = {"ServedData": "DataConfig", "DataReading": "ReadingConfig", "DataColumns": "ColumnsConfig"}
     expected = {
         (copied.get(schema.__name__, schema.__name__), f.name)
         for schema in schemas(COMMANDS[command].config)

@@ -259,9 +259,11 @@ def test_what_is_given_in_the_wrong_form_is_named(name: str, given: list[Any], t
         getattr(mmft, name)(*given)
 
 
-def test_the_splits_of_a_data_set(typed: list[str], frame: pd.DataFrame) -> None:
+@pytest.mark.parametrize("val", ["validation", "Eval"])
+def test_the_splits_of_a_data_set(typed: list[str], frame: pd.DataFrame, val: str) -> None:
+    """They are called as in a column of splits."""
     unsplit = [one for one in typed if not one.startswith("data.columns.split")]
-    parts = mmft.compose(splits_of(frame, "train", "validation"), unsplit, **ROLES)
+    parts = mmft.compose(splits_of(frame, "train", val), unsplit, **ROLES)
     assert parts.data.rows == {"train": len(frame), "val": len(frame)}
 
 

@@ -32,7 +32,7 @@ from mmft.errors import UserError
 from mmft.run.serve.batching import Batcher
 from mmft.run.serve.limits import BodyLimits, Refusal
 from mmft.run.serve.metrics import Metrics
-from mmft.run.serve.rows import Served
+from mmft.run.serve.rows import Served, embeddings, rows_config
 
 JSON = {"content-type": "application/json"}
 
@@ -486,6 +486,8 @@ def test_every_task_is_served_as_it_predicts(
     ]
     if "data.columns.text=null" in typed:  # its texts are captions of labels
         model, rows = model.zero_shot(model.labels), [{"image": row["image"]} for row in rows]
+    served = embeddings(model, rows_config(model.saved.config.data, 1))
+    assert served.answers([served.reader.made_up()])[0]["error"] is None  # the row that a server begins with
     expected = model.predict(rows)
     with TestClient(application(compose("serve", [f"run={run.path}"]))) as client:
         answers = predicted(client, sent(rows)["rows"])

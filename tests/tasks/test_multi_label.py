@@ -179,6 +179,12 @@ class TestLabels:
         task = fitted(["a|b", "c|d"])
         assert [name for name, there in zip(NAMES, task.encode(label).tolist(), strict=True) if there] == list(names)
 
+    def test_numbers_are_the_same_labels_in_every_form(self) -> None:
+        task = fitted(["1.0|2", [1.0], 3, "3.0"])
+        assert task.labels == ["1", "2", "3"]
+        assert task.encode("2.0|3").tolist() == task.encode([2, 3.0]).tolist() == [False, True, True]
+        assert fitted(["1|2"], labels=["1.0", "2"]).labels == ["1", "2"]
+
     @pytest.mark.parametrize(
         ("label", "reason"),
         [

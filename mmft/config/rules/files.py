@@ -264,6 +264,7 @@ UNREAD = {
     "limit": "the whole table is used",
     "max_bad_fraction": "each bad row is reported, however many there are",
     **dict.fromkeys(("columns.label", "columns.split", "columns.weight", "columns.group"), "it is not read"),
+    "reading.split_names": "no column of splits is read",
 }
 
 for _key, _why in UNREAD.items():

@@ -21,17 +21,18 @@ _USUAL_NAMES = {"training": "train", "testing": "test"} | dict.fromkeys(
 def understood(column: pa.ChunkedArray, given: Mapping[str, str]) -> pa.ChunkedArray:
     """The split names with those that the user has given, and usual ones in any case, replaced by ours."""
     values = column.to_pylist()
-    meant = {name: given.get(name, _usual(name)) for name in {*values} if name is not None}
-    return pa.chunked_array([[None if name is None else meant[name] for name in values]], pa.string())
+    splits = {name: given.get(name, meant(name)) for name in {*values} if name is not None}
+    return pa.chunked_array([[None if name is None else splits[name] for name in values]], pa.string())
 
 
 def split_of_file(file: Path) -> str | None:
     """The split that a file such as `train-00000-of-00002.parquet` is named after; None if it is not."""
-    first = _usual(re.split(r"[^a-z]", file.stem.lower(), maxsplit=1)[0])
+    first = meant(re.split(r"[^a-z]", file.stem.lower(), maxsplit=1)[0])
     return first if first in SPLITS else None
 
 
-def _usual(name: str) -> str:
+def meant(name: str) -> str:
+    """The split that is usually called so, in any case: `Validation` -> `val`; the name itself if none is."""
     plain = name.strip().lower()
     return plain if plain in SPLITS else _USUAL_NAMES.get(plain, name)
 

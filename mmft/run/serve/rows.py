@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import io
 import json
 import logging
 import math
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from mmft.config.schema.data import ColumnsConfig, DataConfig
 from mmft.config.schema.decoding import DecodingConfig
@@ -36,6 +38,15 @@ log = logging.getLogger(__name__)
 Row = dict[str, Any]
 Answer = dict[str, Any]
 Compute = Callable[[Split, DataConfig], Iterator[Answer]]
+
+
+def _png() -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGB", (64, 64), "grey").save(stream, "PNG")
+    return stream.getvalue()
+
+
+_GREY = _png()
 
 
 class UnreadableRow(ValueError):
@@ -62,8 +73,14 @@ class RowReader:
                 f"data.columns.image={columns.image}: the run's images are paths made of columns, and no path of a "
                 "client is opened. Type data.columns.image=image, the name under which clients send images"
             )
-        self.names = list(roles(columns, ()))
+        self._roles = roles(columns, ())
+        self.names = list(self._roles)
         self.image = columns.image
+
+    def made_up(self) -> Row:
+        """A row with a value in each column."""
+        values = {"image": _GREY, "messages": [{"role": "user", "content": "a"}]}
+        return {name: values.get(found[0], "a") for name, found in self._roles.items()}
 
     def row(self, given: Any) -> Row:
         """A row with all columns, null where there is nothing; images as encoded bytes.
@@ -132,17 +149,14 @@ class Served:
         """
         try:
             return list(self.compute(whole(table_of(list(rows), self.data, Path())), self.data))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - told or logged by `why_failed`
             if len(rows) > 1:
                 return [answer for row in rows for answer in self.answers([row])]
-            if not isinstance(error, MmftError):
-                log.error("a row cannot be computed", exc_info=error)
-            why = str(error) if isinstance(error, MmftError) else "the row cannot be computed: an internal error"
-            return [self.unreadable(why)]
+            return [self.unreadable(why_failed(error))]
 
     def warm_up(self) -> None:
-        """Computes an empty row, since the first one takes longest."""
-        self.answers([dict.fromkeys(self.reader.names)])
+        """Computes a made-up row, since the first one takes longest; raises what the model raises."""
+        list(self.compute(whole(table_of([self.reader.made_up()], self.data, Path())), self.data))
 
     def told(self, **values: Any) -> Answer:
         """An answer with these values, and null in the other columns."""
@@ -166,6 +180,14 @@ class Served:
         value = given.get(self.data.columns.id) if isinstance(given, Mapping) else None
         name = text_of(value) if isinstance(value, (str, int, float)) else None
         return name if name is not None and is_unicode(name) else None
+
+
+def why_failed(error: Exception) -> str:
+    """What a client is told of a row that cannot be computed; what is not meant for users is logged instead."""
+    if isinstance(error, MmftError | UnreadableRow):
+        return str(error)
+    log.error("a row cannot be computed", exc_info=error)
+    return "the row cannot be computed: an internal error"
 
 
 def to_json(content: Any) -> bytes:

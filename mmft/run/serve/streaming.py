@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from mmft.data.splitting.splits import whole
-from mmft.errors import MmftError
 from mmft.run import chat
 from mmft.run.given_rows import table_of
 from mmft.run.loaded_model import LoadedModel
 from mmft.run.serve.limits import Refusal
-from mmft.run.serve.rows import Answer, Row, Served, UnreadableRow, to_json
+from mmft.run.serve.rows import Answer, Row, Served, UnreadableRow, to_json, why_failed
 
 log = logging.getLogger(__name__)
 Pieces = Callable[[Row], Iterator[str]]
@@ -56,11 +55,8 @@ class Streams:
             while (piece := await loop.run_in_executor(self._thread, next, pieces, None)) is not None:
                 written += piece
                 yield _event({"piece": piece})
-        except (UnreadableRow, MmftError) as error:
-            why = str(error)
-        except Exception as error:
-            log.error("a row cannot be computed", exc_info=error)
-            why = "the row cannot be computed: an internal error"
+        except Exception as error:  # noqa: BLE001 - told or logged by `why_failed`
+            why = why_failed(error)
         finally:
             self._running -= 1
         told = self._served.unreadable(why) if why else self._served.told(prediction=written)

@@ -22,7 +22,7 @@ from mmft.config import sweeps
 from mmft.errors import ExitCode, TrainingError
 from mmft.launch.sweep import study
 from mmft.run_folder import RunFolder
-from mmft.training.trial import Trial
+from mmft.training.trial import Trial, make_pruner
 
 OPTUNA = "hydra/sweeper=optuna"
 LR = "optim.lr=tag(log, interval(1e-5, 1e-3))"
@@ -303,3 +303,25 @@ def test_a_nan_is_neither_reported_nor_prunes() -> None:
     trial: Any = Mock(spec=Trial, _over=False, _reported=set(), _trial=Mock())
     assert not Trial.report(trial, float("nan"), 1)
     assert not trial._trial.mock_calls
+
+
+@pytest.mark.parametrize("warmup", [0, 2])
+def test_reports_by_steps_prune_as_reports_by_epochs(warmup: int) -> None:
+    """Every report of an epoch's end is judged as if only those were made."""
+    by_epochs = make_pruner("hyperband", 0, warmup, 9)
+    by_steps = make_pruner("hyperband", 0, warmup, 9, per_epoch=100)
+    kept = []
+    for pruner, per_epoch in ((by_epochs, 1), (by_steps, 100)):
+        study = optuna.create_study(pruner=pruner, study_name="one")  # the name decides on brackets
+        ended = []
+        for number in range(30):
+            trial = study.ask()
+            for epoch in range(1, 10):
+                trial.report((number * 7 % 30) / epoch, epoch * per_epoch)
+                if trial.should_prune():
+                    break
+            ended.append(epoch)
+            study.tell(trial, number, state=optuna.trial.TrialState.COMPLETE)
+        kept.append(ended)
+    assert kept[0] == kept[1]
+    assert len({*kept[0]}) > 1
