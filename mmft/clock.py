@@ -1,4 +1,4 @@
-"""Measures time from the start of the process, for `startup_seconds` and `import_seconds`."""
+"""Measures time from the start of the process, for `startup_seconds` and `import_seconds`, and puts it in words."""
 
 from __future__ import annotations
 
@@ -67,3 +67,10 @@ def _wall_since_start() -> float:
         return uptime - started / os.sysconf("SC_CLK_TCK")
     except (OSError, ValueError, IndexError):  # not Linux
         return time.perf_counter() - _LOADED
+
+
+def in_words(seconds: float) -> str:
+    """A duration, readable: `90 s`, `12 min`, `3.5 h`."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

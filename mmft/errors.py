@@ -78,8 +78,12 @@ def of_the_disk(error: BaseException, written: Path = Path("the output")) -> Mmf
 
 def free_bytes(path: Path) -> int:
     """Free bytes of the disk that holds `path`, which need not exist."""
-    there = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
-    return shutil.disk_usage(there).free
+    return shutil.disk_usage(existing(path)).free
+
+
+def existing(path: Path) -> Path:
+    """The path, or its nearest parent that exists."""
+    return next(there for there in (path.absolute(), *path.absolute().parents) if there.exists())
 
 
 @contextmanager

@@ -195,10 +195,10 @@ def naming(path: Path) -> Iterator[None]:
 
 def in_units(size: int) -> str:
     """A number of bytes, readable: `1.8 MB`."""
-    for unit, name in ((10**9, "GB"), (10**6, "MB")):
-        if size >= unit:
-            return f"{size / unit:.1f} {name}"
-    return f"{size / 10**3:.0f} kB"
+    for unit, name, digits in ((10**9, "GB", 1), (10**6, "MB", 1), (10**3, "kB", 0)):
+        if round(size / unit, digits) >= 1:  # as it is shown: nothing has 1000.0 MB
+            return f"{size / unit:.{digits}f} {name}"
+    return f"{size} bytes"
 
 
 # ---------------------------------------------------------------- sealed folders

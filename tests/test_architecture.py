@@ -102,7 +102,7 @@ def is_module(name: str) -> bool:
 
 
 def module_name(path: Path) -> str:
-    """`mmft/data/rows.py` -> `mmft.data.sources.memory`."""
+    """`mmft/data/sources/memory.py` -> `mmft.data.sources.memory`."""
     parts = path.relative_to(CHECKOUT).with_suffix("").parts
     return ".".join(part for part in parts if part != "__init__")
 

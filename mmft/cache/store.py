@@ -18,6 +18,7 @@ from typing import Any
 
 from mmft.cache.entry import ABOUT, Entry
 from mmft.cache.shard import SUFFIX
+from mmft.errors import free_bytes
 from mmft.files import located
 
 log = logging.getLogger(__name__)
@@ -63,7 +64,7 @@ class Store:
                 taken -= size
                 log.info("cache: %s, which was used longest ago, is removed to make room", folder)
         self._tidy()
-        free = shutil.disk_usage(_existing(self.folder)).free
+        free = free_bytes(self.folder)
         return taken + wanted <= self.limit and wanted <= free
 
     def _tidy(self) -> None:
@@ -111,9 +112,3 @@ def last_used(entry: Path) -> float:
         return (entry / ABOUT).stat().st_mtime
     except OSError:
         return 0.0
-
-
-def _existing(path: Path) -> Path:
-    while not path.exists():
-        path = path.parent
-    return path

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from mmft import clock
 from mmft.cache.store import cache_folder, entries, remove
 from mmft.cache.summary import Summary, damaged_shards, summary_of
 from mmft.config.compose import Composed
@@ -94,11 +95,5 @@ def _line(one: Summary) -> list[str]:
         str(one.rows),
         in_units(one.bytes),
         time.strftime("%Y-%m-%d %H:%M", time.localtime(one.used)),
-        _duration(one.saved),
+        clock.in_words(one.saved),
     ]
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

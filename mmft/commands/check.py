@@ -16,7 +16,7 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from mmft import build
+from mmft import build, clock
 from mmft.config.compose import Composed
 from mmft.config.paths import rebase
 from mmft.config.schema.root import CheckConfig
@@ -218,7 +218,7 @@ class _Check:
         if cost is not None:
             planned = f"{data.plan.total:,} of {config.data.batch_size} rows, in {data.plan.epochs} epochs"
             taken = f"{len(batch)} rows take {cost.seconds:.2f} s ({device}, {config.trainer.precision})"
-            whole = _duration(cost.seconds * share / len(batch) * data.plan.total)
+            whole = clock.in_words(cost.seconds * share / len(batch) * data.plan.total)
             pays = " where that pays" if config.cache.keep == "auto" else ""
             once = f"\nwhat frozen layers compute is kept{pays} (cache={config.cache.keep}); epochs then take less"
             kept = config.cache.keep != "never" and not sharded and plan.has_frozen_layers
@@ -271,8 +271,3 @@ def _say(name: str, text: str) -> None:
 
 def _mib(size: int) -> str:
     return f"{size / 2**20:,.0f} MiB"
-
-
-def _duration(seconds: float) -> str:
-    minutes = seconds / 60
-    return f"{seconds:.0f} s" if minutes < 2 else f"{minutes:.0f} minutes" if minutes < 120 else f"{minutes / 60:.1f} h"

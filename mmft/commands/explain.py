@@ -14,7 +14,7 @@ from mmft.config.wording import did_you_mean
 from mmft.data.splitting.splits import Split
 from mmft.data.table import Table
 from mmft.errors import ExitCode, UserError
-from mmft.files import located, written_aside
+from mmft.files import located, write_text, written_aside
 from mmft.reports.explain.rows import Explained, check_label, with_warnings
 from mmft.run.given_run import model_and_rows
 from mmft.tasks.labels import in_files
@@ -59,6 +59,5 @@ def _written(folder: Path, row: Explained) -> Path:
     path = folder / f"row{row.answer['row']}{row.of and '_' + in_files(row.of)}.png"
     with written_aside(path) as new:
         row.page().save(new, format="PNG")
-    with written_aside(path.with_suffix(".json")) as new:
-        new.write_text(json.dumps(row.numbers(), indent=2, ensure_ascii=False), encoding="utf-8")
+    write_text(path.with_suffix(".json"), json.dumps(row.numbers(), indent=2, ensure_ascii=False))
     return path

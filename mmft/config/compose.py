@@ -34,7 +34,7 @@ from mmft.config.validate import Problem
 from mmft.config.walk import keys_and_sections
 from mmft.config.wording import show
 from mmft.config.yaml_files import inspect
-from mmft.errors import UserError
+from mmft.errors import UserError, first_line
 
 DEFAULT_EXPERIMENT = "experiment=clipart"
 """The default of `mmft train` if no override specifies rows.
@@ -52,7 +52,7 @@ class Composed:
     """A valid config and its origin.
 
     Attributes:
-        command: `train`, `test` or `predict`.
+        command: one of `COMMANDS`.
         config: the typed root (`TrainConfig` ...).
         raw: the composed config with unresolved interpolations.
         typed: the overrides as typed.
@@ -94,7 +94,7 @@ def compose(
     """Composes and validates a command's config.
 
     Args:
-        command: `train`, `test` or `predict`.
+        command: one of `COMMANDS`.
         overrides: as typed.
         config_dirs: folders of YAML files, searched before mmft's own.
         multirun: comma-separated lists are sweeps; every combination is validated, and the first is returned.
@@ -142,7 +142,7 @@ def recompose(
     try:
         raw = values if isinstance(values, DictConfig) else OmegaConf.create(dict(values))
     except OmegaConfBaseException as error:  # OmegaConf parses every `${` as it reads
-        raise UserError(f"{error.full_key or 'config'}: {str(error).splitlines()[0]}. {ALLOWED}") from None
+        raise UserError(f"{error.full_key or 'config'}: {first_line(error)} {ALLOWED}") from None
     named = raw.get("plugins")
     import_plugins(named if isinstance(named, ListConfig) else ())
     config, problems = _judge(command, raw, partial=False)
@@ -280,7 +280,7 @@ def _apply(config: DictConfig, typed: Typed, value: Any) -> Problem | None:
     try:
         OmegaConf.update(config, typed.key, value, merge=True, force_add=True)
     except (OmegaConfBaseException, ValueError, TypeError, AttributeError, RecursionError) as error:
-        return Problem(typed.key, f"cannot be set: {str(error).splitlines()[0]}")
+        return Problem(typed.key, f"cannot be set: {first_line(error)}")
     return None
 
 

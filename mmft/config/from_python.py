@@ -70,9 +70,7 @@ def value_of(key: str, value: Any) -> str:
         if all(isinstance(one, str) for one in value):
             return list_of(value)
         return f"[{','.join(value_of(key, one) for one in value)}]"
-    tables = (
-        "; tables go into rows, val and test" if hasattr(value, "columns") or hasattr(value, "column_names") else ""
-    )
+    tables = "; tables go into rows, val and test" if is_table(value) else ""
     raise UserError(
         f"{key}: a {type(value).__name__} given, which a config cannot hold. Give a number, text or list{tables}; "
         "objects of your own go to the trainer that mmft.compose(...) returns, or are options (docs/extend.md)"
@@ -108,3 +106,8 @@ def _flat(prefix: str, values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             yield from _flat(key, value)
         else:
             yield key, value
+
+
+def is_table(value: Any) -> bool:
+    """Whether a value is a DataFrame, an Arrow table, a `datasets` set or the like."""
+    return hasattr(value, "columns") or hasattr(value, "column_names")

@@ -77,7 +77,7 @@ class InspectedRepository(ConfigRepository):
 
 
 class Loader(ConfigLoaderImpl):
-    """Composes a command's config, both for validation and for Hydra's own runs."""
+    """Composes a command's config, and for `--info` and `--hydra-help` tells how."""
 
     repository: InspectedRepository
     merged: Sequence[tuple[list[str], Path]] = ()

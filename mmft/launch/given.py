@@ -14,7 +14,7 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
-from mmft.config.from_python import overrides_of
+from mmft.config.from_python import is_table, overrides_of
 from mmft.config.plugins import code_allowed
 from mmft.errors import UserError
 from mmft.logs import LIBRARIES
@@ -102,7 +102,7 @@ def _of_splits(tables: dict[str, Any]) -> dict[str, Any]:
 
     given: Any = tables.get("train")
     if not is_dataset_dict(given):
-        if isinstance(given, Mapping) and any(map(_is_table, given.values())):
+        if isinstance(given, Mapping) and any(map(is_table, given.values())):
             raise UserError(f"rows: tables {', '.join(map(str, given))} given. Give one by one rows, val and test")
         return tables
     found = {meant(name): table for name, table in given.items()}
@@ -112,10 +112,6 @@ def _of_splits(tables: dict[str, Any]) -> dict[str, Any]:
             f"rows=splits[{next(iter(given))!r}]"
         )
     return found
-
-
-def _is_table(value: Any) -> bool:
-    return hasattr(value, "columns") or hasattr(value, "column_names")
 
 
 @contextmanager

@@ -74,7 +74,8 @@ def answer(
     count = 0 if batch is None else 1 if batch.images is None else int(batch.images.count)
     prompt = _prompt(saved, messages, count)
     yes = torch.tensor([True])
-    nothing = Batch(None, None, None, image_present=~yes, text_present=yes, row=torch.zeros(1), weight=torch.ones(1))
+    row, weight = torch.zeros(1, dtype=torch.int64), torch.ones(1)
+    nothing = Batch(None, None, None, image_present=~yes, text_present=yes, row=row, weight=weight)
     if not in_pieces:
         _check_length(model, len(prompt) - 1, model.image_tokens)
     else:

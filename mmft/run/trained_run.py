@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from mmft.batch import BadRow
 from mmft.errors import UserError
 from mmft.reports.page.evidence import Evidence
 from mmft.reports.review.marks import mark_files
@@ -69,7 +70,7 @@ class TrainedRun:
         """Rows that could not be used, as a DataFrame of pandas with the reasons; empty if there are none."""
         if self._files.bad_rows.exists():
             return _frame(self._files.bad_rows)
-        return _pandas().DataFrame(columns=["row", "id", "column", "reason", "split"])
+        return _pandas().DataFrame(columns=BadRow._fields)
 
     def report(self) -> Report:
         """Writes the page that shows the run, report.html in its folder; a notebook shows what is returned."""

@@ -17,9 +17,9 @@ from torch.nn import functional
 from torchmetrics.classification import MulticlassCalibrationError
 from torchmetrics.functional.classification import multiclass_calibration_error
 
+from mmft.tasks.metrics.names import CALIBRATION_BINS
+
 log = logging.getLogger(__name__)
-BINS = 15
-"""Bins of the expected calibration error, as in Guo et al."""
 COLDEST, HOTTEST = 0.05, 20.0
 """Search range of the temperature."""
 
@@ -28,7 +28,7 @@ class CalibrationError(MulticlassCalibrationError):
     """Torchmetrics' expected calibration error, for a collection whose other metrics receive other probabilities."""
 
     def __init__(self, classes: int) -> None:
-        super().__init__(classes, n_bins=BINS, norm="l1")
+        super().__init__(classes, n_bins=CALIBRATION_BINS, norm="l1")
 
     def update(self, probabilities: Tensor, target: Tensor) -> None:
         """Adds calibrated probabilities (B, C) and targets (B,)."""
@@ -47,7 +47,8 @@ class Reliability(NamedTuple):
         logits = logits / temperature
         losses = functional.cross_entropy(logits, target, reduction="none")
         nll = (losses * weight).sum() / weight.sum()
-        ece = multiclass_calibration_error(logits.softmax(-1), target, logits.shape[1], n_bins=BINS, norm="l1")
+        classes = logits.shape[1]
+        ece = multiclass_calibration_error(logits.softmax(-1), target, classes, n_bins=CALIBRATION_BINS, norm="l1")
         return cls(float(nll), float(ece))
 
 

@@ -16,7 +16,7 @@ import torch
 from mmft import logs
 from mmft.config.registry import modules_of_users
 from mmft.config.schema.model import ENCODERS
-from mmft.errors import MmftError, TrainingError, dead_workers, of_the_disk
+from mmft.errors import MmftError, TrainingError, dead_workers, first_line, of_the_disk
 from mmft.ranks import Ranks
 from mmft.run_folder import RunFolder
 from mmft.signals import Stopped, StopRequest
@@ -67,7 +67,7 @@ def recorded(folder: RunFolder, seed: int, ranks: Ranks, request: StopRequest) -
 def _failed(folder: RunFolder, error: Exception) -> MmftError | None:
     """An error as it is told, with what the run leaves; None for a bug."""
     if isinstance(error, torch.OutOfMemoryError):
-        text = f"Out of memory: {str(error).splitlines()[0]} {_smaller(folder)}"
+        text = f"Out of memory: {first_line(error)} {_smaller(folder)}"
     elif disk := of_the_disk(error, folder.path):
         text = f"{str(disk).removesuffix('.')}."
     elif isinstance(error, TrainingError):

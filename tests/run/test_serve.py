@@ -276,10 +276,11 @@ class TestBatcher:
     def run(self, work: Any, **options: Any) -> tuple[Any, list[int]]:
         """What `work(batcher)` returns, and the sizes of batches; the model doubles its rows, and 9 fails."""
         sizes: list[int] = []
-        self.open = threading.Event()
+        self.open, self.computing = threading.Event(), threading.Event()
         self.open.set()
 
         def compute(rows: Sequence[Any]) -> list[Any]:
+            self.computing.set()
             self.open.wait()
             if 9 in rows:
                 raise ValueError("nine")
@@ -323,7 +324,7 @@ class TestBatcher:
             first = asyncio.create_task(batcher.answers([1, 2, 3, 4]))
             while batcher.waiting or not first:
                 await asyncio.sleep(0)
-            await asyncio.sleep(0.05)  # the first batch is being computed
+            await asyncio.to_thread(self.computing.wait)
             waiting = asyncio.create_task(batcher.answers([5, 6, 7, 8]))
             await asyncio.sleep(0)
             with pytest.raises(Refusal, match="4 rows are waiting, and at most 5 may") as refused:
@@ -338,7 +339,7 @@ class TestBatcher:
         async def work(batcher: Batcher) -> Any:
             self.open.clear()
             first = asyncio.create_task(batcher.answers([1, 2, 3, 4]))
-            await asyncio.sleep(0.05)
+            await asyncio.to_thread(self.computing.wait)
             gone = asyncio.create_task(batcher.answers([5, 5, 5]))
             other = asyncio.create_task(batcher.answers([6]))
             await asyncio.sleep(0)

@@ -1,6 +1,6 @@
 """Reads one image: encoded bytes or a file -> uint8 tensor of a fixed square size.
 
-Only the decoders of `image_kinds` are enabled; the size in the header is checked before anything is decoded. A damaged
+Only the decoders of `kinds` are enabled; the size in the header is checked before anything is decoded. A damaged
 image is read if all its pixels are there. Normalisation is left to the image encoder.
 """
 

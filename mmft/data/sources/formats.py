@@ -22,7 +22,7 @@ from mmft.config.schema.data import ReadingConfig
 from mmft.data.sources.delimited import records, unlimited_fields
 from mmft.data.sources.dialect import Dialect, recognised
 from mmft.data.sources.raw import Check, Raw, Wanted, chosen, from_arrow, from_mappings, is_unicode, text_chunk
-from mmft.errors import UserError
+from mmft.errors import UserError, first_line
 
 log = logging.getLogger(__name__)
 CHUNK = 65_536
@@ -155,7 +155,7 @@ def _read_parquet(path: Path, wanted: Wanted, check: Check, where: str, _: Readi
             check(names)
             return from_arrow(file.read(chosen(dict.fromkeys(names), wanted)), wanted)
     except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{where}: is not a readable Parquet file: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{where}: is not a readable Parquet file: {first_line(error)}") from error
 
 
 def _read_arrow(path: Path, wanted: Wanted, check: Check, where: str, _: ReadingConfig) -> Raw:
@@ -166,7 +166,7 @@ def _read_arrow(path: Path, wanted: Wanted, check: Check, where: str, _: Reading
             source.seek(0)
             table = (pa.ipc.open_file if is_file else pa.ipc.open_stream)(source).read_all()
     except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{where}: is not a readable Arrow file: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{where}: is not a readable Arrow file: {first_line(error)}") from error
     check(table.column_names)
     return from_arrow(table, wanted)
 

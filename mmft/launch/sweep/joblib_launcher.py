@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mmft.config.schema.sweep import JoblibLauncherConfig
-from mmft.errors import ExitCode
+from mmft.errors import ExitCode, first_line
 from mmft.launch.sweep.job import Job
 from mmft.launch.sweep.parallel import Parallel
 from mmft.launch.sweep.worker import Outcome, settle_in, work_in
@@ -55,7 +55,7 @@ class _Handle:
         self.pool.shutdown(wait=True, kill_workers=True)
         if error is None:
             return Outcome(*self.future.result())
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         return Outcome(ExitCode.TRAINING, [f"Process {self.number}, which executed the run, died: {reason}"])
 
     def stop(self, number: int) -> None:

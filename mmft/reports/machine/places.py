@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import netrc
 import os
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from mmft.errors import existing, free_bytes
 from mmft.files import located
 from mmft.reports.machine.diagnosis import Diagnosis, size
 
@@ -34,12 +34,6 @@ def unwritable(folder: Path, variable: str) -> str | None:
     if os.access(existing(folder), os.W_OK):
         return None
     return f"{folder} is not writable. Type export {variable}=FOLDER, with a folder of your own"
-
-
-def existing(folder: Path) -> Path:
-    """The folder, or its nearest parent that exists."""
-    absolute = folder.absolute()
-    return next(path for path in (absolute, *absolute.parents) if path.exists())
 
 
 def encoder_folders(given: str) -> Diagnosis:
@@ -90,7 +84,7 @@ def disk(runs: str) -> Diagnosis:
     """
     folder = located(runs)
     above = existing(folder)
-    free = shutil.disk_usage(above).free
+    free = free_bytes(folder)
     value = f"{folder}  {size(free)} free"
     if not above.is_dir():
         return Diagnosis("paths.runs", value, f"{above} is not a folder. Type paths.runs=FOLDER", fatal=True)

@@ -20,11 +20,10 @@ from mmft.reports.page.score_curves import (
     numbers,
     score_curves,
 )
+from mmft.tasks.metrics.names import CALIBRATION_BINS
 
-BINS = 15
 
-
-class Reliability(NamedTuple):
+class ReliabilityBins(NamedTuple):
     """By bin of confidence: mean confidence, share of right answers, rows; over all the expected calibration error."""
 
     confidence: Floats
@@ -66,14 +65,14 @@ def match_section(answers: Answers) -> str:
     )
 
 
-def reliability(confidence: Floats, right: Bools) -> Reliability:
+def reliability(confidence: Floats, right: Bools) -> ReliabilityBins:
     """Of predictions in bins of equal width, as in Guo et al. 2017."""
-    bins = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
-    rows = np.bincount(bins, minlength=BINS)
+    bins = np.clip(np.ceil(confidence * CALIBRATION_BINS).astype(int) - 1, 0, CALIBRATION_BINS - 1)
+    rows = np.bincount(bins, minlength=CALIBRATION_BINS)
     some = np.maximum(rows, 1)
-    mean = np.bincount(bins, confidence, BINS) / some
-    accuracy = np.bincount(bins, right.astype(float), BINS) / some
-    return Reliability(mean, accuracy, rows, float((np.abs(mean - accuracy) * rows).sum() / max(rows.sum(), 1)))
+    mean = np.bincount(bins, confidence, CALIBRATION_BINS) / some
+    accuracy = np.bincount(bins, right.astype(float), CALIBRATION_BINS) / some
+    return ReliabilityBins(mean, accuracy, rows, float((np.abs(mean - accuracy) * rows).sum() / max(rows.sum(), 1)))
 
 
 def _calibration(answers: Answers, scored: Scored, name: str) -> str:
@@ -90,12 +89,12 @@ def _calibration(answers: Answers, scored: Scored, name: str) -> str:
     return _bars(name, told, found)
 
 
-def _bars(name: str, told: str, found: Reliability) -> str:
+def _bars(name: str, told: str, found: ReliabilityBins) -> str:
     there = found.rows > 0
-    places = (np.arange(BINS) + 0.5)[there] / BINS
-    drawn = charts.bars(name, told, places, found.accuracy[there], 1 / BINS, "score", "share", target=True)
+    places = (np.arange(CALIBRATION_BINS) + 0.5)[there] / CALIBRATION_BINS
+    drawn = charts.bars(name, told, places, found.accuracy[there], 1 / CALIBRATION_BINS, "score", "share", target=True)
     return html.paragraph(
-        f"Expected calibration error: {found.error:.4f} ({BINS} bins). "
+        f"Expected calibration error: {found.error:.4f} ({CALIBRATION_BINS} bins). "
         "Bars below the diagonal: scores are too high; above it: too low."
     ) + html.charts(drawn)
 

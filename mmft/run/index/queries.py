@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from mmft.config.from_python import is_table
 from mmft.config.paths import IMAGES
 from mmft.config.schema.data import ColumnsConfig, DataConfig, names_of
 from mmft.config.wording import did_you_mean, listed
@@ -41,7 +42,7 @@ def given_queries(query: Any, data: DataConfig, root: Path) -> Split:
     columns = columns_of_queries(data)
     if isinstance(query, list | tuple):
         rows: Any = [_row(one, columns, root) for one in query]
-    elif _is_table(query):
+    elif is_table(query):
         rows = query
     else:
         rows = [_row(query, columns, root)]
@@ -73,10 +74,6 @@ def read_queries(file: str, data: DataConfig) -> Split:
                 *(file, len(empty), role, given, role),
             )
     return whole(table)
-
-
-def _is_table(query: Any) -> bool:
-    return hasattr(query, "columns") or hasattr(query, "column_names")
 
 
 def _row(one: Any, columns: ColumnsConfig, root: Path) -> Mapping[Any, Any]:

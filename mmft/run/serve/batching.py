@@ -53,7 +53,7 @@ class Batcher:
         self.waiting = 0
 
     async def answers(self, rows: Sequence[Row]) -> list[Answer]:
-        """The answers to a request's rows. A caller that is cancelled takes its rows out of the queue.
+        """The answers to a request's rows. The rows of a caller that is cancelled are not computed.
 
         Raises:
             Refusal: too many rows are waiting.

@@ -1,9 +1,11 @@
-"""Which metrics are better when lower, and which values are. Imports little, because listings of runs use it too."""
+"""Facts about metrics: which are better when lower, in how many bins. Imports little: listings of runs use it, too."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
+CALIBRATION_BINS = 15
+"""Bins of the expected calibration error, as in Guo et al. 2017, arXiv 1706.04599."""
 _LOWER = frozenset({"loss", "rmse", "mae", "median_rank", "hamming_loss", "ece", "perplexity"})
 
 

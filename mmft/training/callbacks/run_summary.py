@@ -29,7 +29,7 @@ class RunSummary(pl.Callback):
         self.job_started = job_started
         self.imports_before = clock.spent_importing() if job_started.wall else clock.Spent(0.0, 0.0)
         self._before: dict[str, Any] = {"train_seconds": 0.0, "fit_seconds": 0.0, "rows_seen": 0}
-        self._fit_start = 0.0
+        self._fit_start: float | None = None
         self._rows = 0
         self._step_seconds: list[float] = []
         self._startup: dict[str, float] = {}
@@ -88,7 +88,7 @@ class RunSummary(pl.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Times and row count so far, including those before a resume."""
-        elapsed = time.perf_counter() - self._fit_start if self._fit_start else 0.0
+        elapsed = 0.0 if self._fit_start is None else time.perf_counter() - self._fit_start
         return {
             "train_seconds": self._before["train_seconds"] + elapsed,
             "fit_seconds": self._before["fit_seconds"] + sum(self._step_seconds),

@@ -23,7 +23,7 @@ class TimeLimit(pl.Callback):
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
         self._before = 0.0
-        self._start = 0.0
+        self._start: float | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Starts the clock."""
@@ -39,7 +39,7 @@ class TimeLimit(pl.Callback):
             trainer.should_stop = True
 
     def _elapsed(self) -> float:
-        return self._before + (time.monotonic() - self._start if self._start else 0.0)
+        return self._before + (0.0 if self._start is None else time.monotonic() - self._start)
 
     def state_dict(self) -> dict[str, Any]:
         """Training time so far."""

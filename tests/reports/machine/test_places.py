@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from mmft.errors import existing
 from mmft.reports.machine import places
-from mmft.reports.machine.places import disk, encoder_folders, existing, unwritable, wandb_login
+from mmft.reports.machine.places import disk, encoder_folders, unwritable, wandb_login
 
 ADDRESS = {"WANDB_BASE_URL": "https://wandb.example"}
 
