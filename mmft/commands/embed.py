@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mmft.commands.answers_file import Counted, write_parquet
 from mmft.commands.output import print_path
-from mmft.commands.predict import Counted, batched
 from mmft.config.compose import Composed
 from mmft.config.schema.root import EmbedConfig
 from mmft.errors import ExitCode
@@ -18,7 +17,6 @@ from mmft.files import located, written_aside
 from mmft.run.by_row import stacked
 from mmft.run.given_run import model_and_rows
 
-log = logging.getLogger(__name__)
 Row = dict[str, Any]
 
 
@@ -36,7 +34,7 @@ def embed(composed: Composed) -> int:
     rows = Counted(model.embeddings(split, data))
     write = _write_npz if Path(config.out).suffix.lower() == ".npz" else _write_parquet
     write(located(config.out), model.embedded, rows)
-    log.info("%d rows, %d of them with an error", rows.rows, rows.bad)
+    rows.log()
     print_path(located(config.out))
     return ExitCode.DONE
 
@@ -44,13 +42,10 @@ def embed(composed: Composed) -> int:
 def _write_parquet(out: Path, widths: dict[str, int], rows: Iterable[Row]) -> None:
     """Columns `row`, `id`, a list of float32 per embedding (null if missing), `error`."""
     import pyarrow as pa
-    from pyarrow import parquet
 
     lists = [(name, pa.list_(pa.float32(), width)) for name, width in widths.items()]
     schema = pa.schema([("row", pa.int64()), ("id", pa.string()), *lists, ("error", pa.string())])
-    with written_aside(out) as new, parquet.ParquetWriter(new, schema) as writer:
-        for some in batched(rows, 4096):  # one row group per chunk
-            writer.write_table(pa.Table.from_pylist(some, schema=schema))
+    write_parquet(out, schema, rows)
 
 
 def _write_npz(out: Path, widths: dict[str, int], rows: Iterable[Row]) -> None:

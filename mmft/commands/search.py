@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mmft.commands.answers_file import writer
 from mmft.commands.output import print_path
-from mmft.commands.predict import writer
 from mmft.config.compose import Composed
 from mmft.config.schema.data import DataConfig
 from mmft.config.schema.search import SearchConfig

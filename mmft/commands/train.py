@@ -36,14 +36,14 @@ from mmft.reports.probes import compare_with_probe, tell_contradicted
 from mmft.reports.tables_compared import side_by_side
 from mmft.run.attributions_file import attributed_rows, write_attributions
 from mmft.run.before import log_before, pair_before, run_before
-from mmft.run.initialise import init_folder, initialise_from
+from mmft.run.initialise import initialise_from
 from mmft.run.loaded_model import LoadedModel
 from mmft.run.only_told import only_told
 from mmft.run.predictions_file import write_predictions
 from mmft.run.report import write_report
 from mmft.run.resume import longer
 from mmft.run.saved_model import SavedModel, save_model
-from mmft.run_folder import RunFolder
+from mmft.run_folder import RunFolder, init_folder
 from mmft.signals import stop_signals
 from mmft.tasks.base import Task
 from mmft.training.calibrate import computed_anew, tune_on_validation

@@ -23,8 +23,8 @@ from mmft.data.splitting.splits import Split
 from mmft.errors import UserError
 from mmft.models.inference import fused_of, outputs_of
 from mmft.models.vision_language_model import VisionLanguageModel
-from mmft.run.initialise import init_folder
 from mmft.run.saved_model import load_model
+from mmft.run_folder import init_folder
 from mmft.tasks.base import Task
 from mmft.tasks.prompts import label_embeddings, prompts_of
 from mmft.training.hardware import device_of

@@ -31,7 +31,7 @@ from mmft.errors import UserError
 from mmft.files import located
 from mmft.models.loading.timm_names import unknown_timm_model
 from mmft.run.run_data import data_of_run, typed_nulls
-from mmft.run_folder import RunFolder, find_run, is_sweep
+from mmft.run_folder import find_run, init_folder, is_sweep, model_folder
 
 _EXTRAS = {ServeConfig: ("serve", ("fastapi", "python_multipart", "uvicorn")), DemoConfig: ("demo", ("gradio",))}
 
@@ -64,33 +64,17 @@ def _check_installed(config: ModelUseConfig) -> None:
         raise UserError(f"mmft {extra} needs {listed(missing)}. Type: pip install 'mmft[{extra}]'")
 
 
-def model_folder(run: str | Path, runs: str | Path) -> Path:
-    """The `model` folder of a finished run: `run` is the run's folder, its `model`, or `last`.
-
-    Raises:
-        UserError: there is no such run, or it has no model.
-    """
-    if (located(run) / "model.safetensors").exists():
-        return located(run)
-    folder = find_run(str(run), located(runs))
-    if not folder.model.is_dir():
-        status = folder.peek().get("status", "unknown")
-        raise UserError(
-            f"{folder.path} has no finished model: its status is {status}, and a run has a model once it is completed."
-        )
-    return folder.model
-
-
 def _wrong_in_training(config: TrainConfig) -> Iterator[str]:
     name = config.model.image_encoder.name
     if not Path(name).is_dir() and (text := unknown_timm_model(name)):
         yield f"model.image_encoder.name: {text}"
     for key, files in tables_of(config.data).items():
         yield from wrong_columns(files, config.data.columns, key, config.data.reading)
-    if config.init not in (None, "last"):
-        inner = RunFolder(Path(str(config.init))).model
-        if not ((inner if inner.is_dir() else Path(str(config.init))) / "config.json").is_file():
-            yield f"init={config.init}: there is no finished model. A run has one once it is completed."
+    if config.init not in (None, "last"):  # the newest at the time of training
+        try:
+            init_folder(config.init, Path(config.paths.runs))
+        except UserError as error:
+            yield str(error)
 
 
 def _wrong_in_rows(composed: Composed, own: DataConfig | None) -> list[str]:

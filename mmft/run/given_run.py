@@ -16,12 +16,11 @@ from mmft.config.schema.root import AnswerConfig
 from mmft.config.schema.use import ModelUseConfig, UseConfig
 from mmft.data.splitting.splits import Split, load_rows
 from mmft.errors import UserError
-from mmft.run.early import model_folder
 from mmft.run.frozen_rows import FrozenRows
 from mmft.run.loaded_model import LoadedModel, load
 from mmft.run.pretrained_pair import load_pair
 from mmft.run.run_data import data_of_run, typed_nulls
-from mmft.run_folder import short_name
+from mmft.run_folder import model_folder, short_name
 
 
 def given_model(composed: Composed) -> LoadedModel:

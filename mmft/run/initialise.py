@@ -13,7 +13,7 @@ from mmft.errors import UserError
 from mmft.models.frozen_layers import widen
 from mmft.models.vision_language_model import VisionLanguageModel, part_of
 from mmft.run.saved_model import SavedModel, load_model
-from mmft.run_folder import RunFolder, all_runs, newest
+from mmft.run_folder import init_folder
 from mmft.tasks.base import Task
 
 log = logging.getLogger(__name__)
@@ -99,20 +99,6 @@ def _anew(saved: SavedModel, model: VisionLanguageModel, task: Task) -> set[str]
         if not same or differs(f"{stand_in}."):
             anew.add(f"{stand_in}.")
     return anew
-
-
-def init_folder(run: str, runs: Path) -> Path:
-    """The `model` folder of the run that `init` names; the arguments are those of `initialise_from`.
-
-    Raises:
-        UserError: `last`, and there is no completed run.
-    """
-    if run != "last":
-        folder = RunFolder(Path(run)).model
-        return folder if folder.is_dir() else Path(run)
-    if found := newest(other for other in all_runs(runs) if other.is_completed):
-        return found.model
-    raise UserError(f"init=last: there is no completed run under {runs}.")
 
 
 def _equal(one: Tensor, other: Tensor) -> bool:

@@ -23,12 +23,12 @@ from mmft.reports.explain.rows import Explained, check_label, with_warnings
 from mmft.run import chat, zero_shot
 from mmft.run.by_row import stacked
 from mmft.run.decoding import with_decoding
-from mmft.run.early import model_folder
 from mmft.run.given_rows import as_given, table_of
 from mmft.run.index.folder import Kind
 from mmft.run.index.index import Find, Index
 from mmft.run.model_on_device import ModelOnDevice
 from mmft.run.saved_model import load_model
+from mmft.run_folder import model_folder
 
 
 class LoadedModel(ModelOnDevice):

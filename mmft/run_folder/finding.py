@@ -1,4 +1,4 @@
-"""How to find a run again: by path, by `last`, and what people call it."""
+"""How to find a run and its finished model again: by path, by `last`; and what people call it."""
 
 from __future__ import annotations
 
@@ -36,6 +36,40 @@ def find_run(run: str, runs: Path, key: str = "run") -> RunFolder:
 def short_name(run: Path) -> str:
     """What people call a run, wherever it lies: `mine/2026-11-01_10-00-00`, the last two parts of its folder."""
     return "/".join(run.absolute().parts[-2:])
+
+
+def model_folder(run: str | Path, runs: str | Path) -> Path:
+    """The `model` folder of a finished run: `run` is the run's folder, its `model`, or `last`.
+
+    Raises:
+        UserError: there is no such run, or it has no model.
+    """
+    if (located(run) / "model.safetensors").exists():
+        return located(run)
+    folder = find_run(str(run), located(runs))
+    if not folder.model.is_dir():
+        status = folder.peek().get("status", "unknown")
+        raise UserError(
+            f"{folder.path} has no finished model: its status is {status}, and a run has a model once it is completed."
+        )
+    return folder.model
+
+
+def init_folder(run: str, runs: Path) -> Path:
+    """The `model` folder of the run that `init` names: as `model_folder`, but `last` is the newest completed run.
+
+    Raises:
+        UserError: there is no such run, or it has no model.
+    """
+    if run == "last":
+        if found := newest(other for other in all_runs(runs) if other.is_completed):
+            return found.model
+        raise UserError(f"init=last: there is no completed run under {runs}.")
+    inner = RunFolder(Path(run)).model
+    folder = inner if inner.is_dir() else Path(run)
+    if not (folder / "config.json").is_file():
+        raise UserError(f"init={run}: there is no finished model. A run has one once it is completed.")
+    return folder
 
 
 def is_sweep(folder: Path) -> bool:
