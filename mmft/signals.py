@@ -70,7 +70,7 @@ class StopRequest:
             raise Stopped(self.number)
 
     @contextmanager
-    def told(self) -> Iterator[None]:
+    def as_interruption(self) -> Iterator[None]:
         """Treats whatever a library raises when it is interrupted as the interruption.
 
         Raises:

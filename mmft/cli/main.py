@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     _replace_what_the_terminal_lacks()
     try:
-        with stop_signals() as request, request.told():
+        with stop_signals() as request, request.as_interruption():
             code = _main(list(sys.argv[1:] if argv is None else argv))
             sys.stdout.flush()  # raises if the pipe is closed
             if code == ExitCode.DONE:

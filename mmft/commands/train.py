@@ -38,7 +38,7 @@ from mmft.run.attributions_file import attributed_rows, write_attributions
 from mmft.run.before import log_before, pair_before, run_before
 from mmft.run.initialise import initialise_from
 from mmft.run.loaded_model import LoadedModel
-from mmft.run.only_told import only_told
+from mmft.run.logged_not_raised import logged_not_raised
 from mmft.run.predictions_file import write_predictions
 from mmft.run.report import write_report
 from mmft.run.resume import longer
@@ -98,7 +98,7 @@ def train(composed: Composed, path: Path) -> int:
             finally:
                 end_collectives(together=False)
         if ranks.is_first and _has_report(composed.config, folder):
-            with only_told():
+            with logged_not_raised():
                 print(f"mmft: {write_report(folder).path.absolute()} shows the run", file=sys.stderr)
     if ranks.is_first:
         print_path(folder.path)
@@ -175,10 +175,10 @@ def _show_predictions(run: build.Run, model: VisionLanguageModel, task: Task, sp
     config, folder = run.config, run.folder
     model.end_training()
     loaded = LoadedModel(SavedModel(model, task, config, run.base, {}, frozenset()), config.trainer.accelerator)
-    with only_told():
+    with logged_not_raised():
         write_predictions(folder.path, loaded, splits, config.data)
         log_curves(run.logger, folder, config.task, splits_to_test(splits))
-    with only_told("explaining predictions for the report"):
+    with logged_not_raised("explaining predictions for the report"):
         write_attributions(folder, loaded, attributed_rows(config))
 
 

@@ -132,15 +132,15 @@ def import_typed_plugins(overrides: Sequence[str], config_dirs: Sequence[Path]) 
 
 
 def recompose(
-    command: str, values: Mapping[str, Any] | DictConfig, typed: Sequence[str] = (), choices: Any = None
+    command: str, values: Mapping[str, Any], typed: Sequence[str] = (), choices: Mapping[str, str] | None = None
 ) -> Composed:
-    """Validates an already composed config: a Hydra job's, or a run's config.yaml.
+    """Validates an already composed config, such as a run's config.yaml.
 
     Raises:
         UserError: lists everything that is wrong.
     """
     try:
-        raw = values if isinstance(values, DictConfig) else OmegaConf.create(dict(values))
+        raw = OmegaConf.create(dict(values))
     except OmegaConfBaseException as error:  # OmegaConf parses every `${` as it reads
         raise UserError(f"{error.full_key or 'config'}: {first_line(error)} {ALLOWED}") from None
     named = raw.get("plugins")

@@ -8,7 +8,7 @@ from pathlib import Path
 from mmft.config.paths import table_files
 from mmft.config.schema.data import ColumnsConfig, ReadingConfig
 from mmft.data.roles import check_names, roles
-from mmft.data.sources.formats import read_file
+from mmft.data.sources.formats import read_table_file
 from mmft.errors import UserError
 
 _HEADED = (".csv", ".tsv", ".txt", ".parquet")
@@ -50,7 +50,7 @@ def _wrong(
         raise _Checked
 
     try:
-        read_file(path, set(roles(columns)), check, where, reading)
+        read_table_file(path, set(roles(columns)), check, where, reading)
     except _Checked:
         return []
     except UserError as error:

@@ -27,7 +27,7 @@ from mmft.data.kept_columns import KeptColumns
 from mmft.data.role_columns import RoleColumns
 from mmft.data.roles import check_names, roles
 from mmft.data.sources.explode import exploded
-from mmft.data.sources.formats import read_file
+from mmft.data.sources.formats import read_table_file
 from mmft.data.sources.memory import read_rows
 from mmft.data.sources.raw import Raw, joined
 from mmft.data.splitting.names import split_of_file
@@ -265,7 +265,7 @@ def _read(
 ) -> Raw:
     """The columns of one file that have a role or are to be kept."""
     wanted = None if keep is None else {*roles(columns), *keep}
-    raw = read_file(
+    raw = read_table_file(
         file, wanted, lambda names: check_names(names, columns, optional, where, keep or ()), where, reading
     )
     return exploded(raw, names_of(columns.text)) if reading.explode else raw

@@ -64,7 +64,7 @@ class Given:
         """All of them."""
         return [*overrides_of(self._named), *self.typed]
 
-    def told(self, message: str) -> str:
+    def named_as_given(self, message: str) -> str:
         """A message in which tables in memory are called what they are, and not by the files that they are kept in."""
         for key, value in self._named.items():
             if Path(value) in self._written:
@@ -122,7 +122,7 @@ def given_by(tables: Mapping[str, Any], typed: list[str], image: str | None, all
         try:
             yield given
         except UserError as error:
-            raise UserError(map(given.told, error.messages)) from error.__cause__
+            raise UserError(map(given.named_as_given, error.messages)) from error.__cause__
 
 
 def typed_of(overrides: Overrides, more: Mapping[str, Any], **columns: str | Sequence[str] | None) -> list[str]:

@@ -28,7 +28,7 @@ def report(error: Exception) -> int:
 def outcome_of(work: Callable[[], int]) -> tuple[int, list[str]]:
     """Runs `work` for another process to report: returns the exit code, and messages if it raised."""
     try:
-        with stop_signals() as request, request.told():
+        with stop_signals() as request, request.as_interruption():
             return int(work()), []
     except UserError as error:
         return int(error.exit_code), error.messages

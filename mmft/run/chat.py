@@ -18,7 +18,7 @@ from mmft.errors import UserError
 from mmft.models.inference import full_precision
 from mmft.models.language.generative_model import GenerativeModel
 from mmft.models.language.prompt_tokenizer import IMAGE, IMAGE_MARK, TEXT
-from mmft.run.given_rows import table_of
+from mmft.run.given_rows import table_from
 from mmft.run.saved_model import SavedModel
 from mmft.tasks.answer_texts import cut
 
@@ -48,7 +48,7 @@ def image_row(saved: SavedModel, image: Any, root: Path) -> tuple[Split, DataCon
         own.columns.image: image,
         **({_TURNS: [{"role": "user", "content": "."}]} if several else {}),
     }
-    return whole(table_of([row], config, root)), config
+    return whole(table_from([row], config, root)), config
 
 
 def answer(

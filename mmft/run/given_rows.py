@@ -21,7 +21,7 @@ _NEAR = 0.7  # of `difflib`: `img` for `image`
 _MODALITIES = {"image": "images", "text": "texts", "messages": "conversations"}
 
 
-def table_of(rows: Any, config: DataConfig, root: Path, with_labels: bool = False) -> Table:
+def table_from(rows: Any, config: DataConfig, root: Path, with_labels: bool = False) -> Table:
     """The rows with the run's image, text and id columns.
 
     Without an id column rows are identified by number; without the image or the text column they lack that modality,

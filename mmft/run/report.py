@@ -12,7 +12,7 @@ from mmft.errors import UserError
 from mmft.files import write_text
 from mmft.reports.page.evidence import config_of
 from mmft.reports.page.run_page import run_page
-from mmft.run.only_told import only_told
+from mmft.run.logged_not_raised import logged_not_raised
 from mmft.run_folder import RunFolder
 
 log = logging.getLogger(__name__)
@@ -69,5 +69,5 @@ def complete_predictions(folder: RunFolder, accelerator: str = "auto", attributi
     except UserError as error:
         log.warning("the report is made without predictions: %s", error)
         return
-    with only_told("explaining predictions for the report"):
+    with logged_not_raised("explaining predictions for the report"):
         write_attributions(folder, model, attributed_rows(config) if attributions is None else attributions)

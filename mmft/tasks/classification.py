@@ -24,7 +24,7 @@ from mmft.tasks.base import Task
 from mmft.tasks.calibration import calibrated
 from mmft.tasks.class_weights import class_weights
 from mmft.tasks.constants import Constant
-from mmft.tasks.labels import ToldOnce, UnseenLabel, by_label_name, in_order, label_name, shown, tell_alike
+from mmft.tasks.labels import UnseenLabel, WarnOnce, by_label_name, in_order, label_name, shown, tell_alike
 from mmft.tasks.losses import focal_loss, of_mixed
 from mmft.tasks.metrics.classification import class_metrics, confusion_tables, measured, scalar_names
 from mmft.tasks.prompts import fill_from_prompts, label_embeddings, prompts_of, templates_of
@@ -95,7 +95,7 @@ class Classification(Task):
         self.labels: list[str] = list(labels or [])
         self._set_labels(self.labels)
         self.weights: Constant | None = None  # (C,)
-        self._missing = ToldOnce("no evaluation row is labelled %s: auroc and average_precision skip it")
+        self._missing = WarnOnce("no evaluation row is labelled %s: auroc and average_precision skip it")
 
     def _set_labels(self, labels: list[str]) -> None:
         self.labels = labels

@@ -126,7 +126,7 @@ def _spelling(name: str) -> str:
         return _BETWEEN.sub(" ", unicodedata.normalize("NFKC", name).casefold()).strip()
 
 
-class ToldOnce:
+class WarnOnce:
     """Warns once per label.
 
     Args:

@@ -23,7 +23,7 @@ from mmft.models.precision import at_least_float32
 from mmft.tasks.base import Task
 from mmft.tasks.constants import Constant
 from mmft.tasks.label_sets import label_set
-from mmft.tasks.labels import ToldOnce, by_label_name, in_order, label_name, shown, tell_alike, tell_joined
+from mmft.tasks.labels import WarnOnce, by_label_name, in_order, label_name, shown, tell_alike, tell_joined
 from mmft.tasks.losses import asymmetric_loss
 from mmft.tasks.metrics.multi_label import Measured, label_metrics
 from mmft.tasks.thresholds import best_threshold, counts_above, f1
@@ -91,7 +91,7 @@ class MultiLabel(Task):
         self._empty_is_none, self._ignores = empty == "no_labels", unknown == "ignored"
         self._threshold = 0.5 if isinstance(thresholds, str) else thresholds
         self._is_tuned = isinstance(thresholds, str)
-        self._missing = ToldOnce("no evaluation row has the label %s: map and auroc skip it")
+        self._missing = WarnOnce("no evaluation row has the label %s: map and auroc skip it")
         self._set_labels(list(self._given or []))
         self.pos_weight: Constant | None = None  # (C,)
 

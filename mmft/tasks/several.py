@@ -23,7 +23,7 @@ from mmft.batch import Batch, Outputs
 from mmft.config.schema.task import SeveralConfig
 from mmft.errors import UserError
 from mmft.tasks.base import Task
-from mmft.tasks.labels import ToldOnce, in_files
+from mmft.tasks.labels import WarnOnce, in_files
 from mmft.tasks.metrics.parts import PartMetrics
 from mmft.tasks.part_columns import part_column
 from mmft.tasks.side_by_side import Heads, SideBySide
@@ -56,8 +56,8 @@ class Several(Task):
         self.minimised = {name for task in tasks.values() for name in task.minimised}
         self.loss_terms = {name: (loss_weights or {}).get(name, 1.0) for name in tasks}
         self.places = SideBySide({})
-        self._missing = ToldOnce("no evaluation row has a label for %s: its metrics are nan and loss leaves it out")
-        self._untuned = ToldOnce("no validation row has a label for %s: it is not tuned")
+        self._missing = WarnOnce("no evaluation row has a label for %s: its metrics are nan and loss leaves it out")
+        self._untuned = WarnOnce("no validation row has a label for %s: it is not tuned")
 
     @property
     def parts(self) -> Mapping[str, Task]:

@@ -166,7 +166,7 @@ class FrozenCache:
         if found:
             entry, total = next(iter(found.values())).entry, sum(stored.there for stored in found.values())
             log.info(
-                "model.%s_encoder: %s; of %d %ss that output is read from %s (%s)",
+                "model.%s_encoder: %s; what that gives for %d %ss is read from %s (%s)",
                 *(part.modality, _in_words(part), total, part.modality, entry.folder, in_units(entry.bytes)),
             )
         return found

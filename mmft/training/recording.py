@@ -33,7 +33,7 @@ def recorded(folder: RunFolder, seed: int, ranks: Ranks, request: StopRequest) -
     ending: dict[str, Any] = {"status": "failed"}
     try:
         folder.start(seed=seed, versions=_versions())
-        with request.told(), dead_workers():
+        with request.as_interruption(), dead_workers():
             yield
         folder.update_summary(status="completed")
         ending = {}

@@ -29,7 +29,7 @@ CHUNK = 65_536
 """Rows of a CSV file converted to Arrow at once."""
 
 
-def read_file(path: Path, wanted: Wanted, check: Check, where: str, reading: ReadingConfig) -> Raw:
+def read_table_file(path: Path, wanted: Wanted, check: Check, where: str, reading: ReadingConfig) -> Raw:
     """Reads the wanted columns of a table file.
 
     Args:

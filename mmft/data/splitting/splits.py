@@ -22,7 +22,7 @@ from mmft.data.kept import KEPT, stamps
 from mmft.data.splitting.folds import fold_splits
 from mmft.data.splitting.fractions import fraction_splits, strata_of
 from mmft.data.splitting.names import SPLITS, is_tested, splits_to_test
-from mmft.data.splitting.units import told, units_of
+from mmft.data.splitting.units import units_of, units_suffix
 from mmft.data.table import Table
 from mmft.errors import UserError
 
@@ -128,7 +128,7 @@ def load_rows(
     optional = ("label",) if split is None else ("split", "weight", "group")
     optional = optional if id_is_typed else (*optional, "id")
     table = open_table(config, "path", config.path, columns=columns, optional=optional, keep=keep)
-    _tell_missing_ids(table)
+    _warn_missing_ids(table)
     names = table.splits()
     if names is None or split is None:
         return whole(table)
@@ -149,11 +149,11 @@ def load_tests(config: DataConfig, id_is_typed: bool = True) -> dict[str, Split]
     optional = ("weight", "group") if id_is_typed else ("weight", "group", "id")
     splits = _whole_tables(replace(config, train=None, val=None, path=None), columns=columns, optional=optional)
     for split in splits.values():
-        _tell_missing_ids(split.table)
+        _warn_missing_ids(split.table)
     return splits
 
 
-def _tell_missing_ids(table: Table) -> None:
+def _warn_missing_ids(table: Table) -> None:
     if table.columns.id is not None and not table.has_ids:
         log.info("%s has no column %s, the run's ids: row numbers are used instead", table.where, table.columns.id)
 
@@ -251,7 +251,7 @@ def _from_table(config: DataConfig, files: str | list[str], seed: int) -> dict[s
     shares = {name: float(getattr(config.fractions, name)) for name in SPLITS}
     units = units_of(table, config.drawing)
     splits = _by_name(table, fraction_splits(table, shares, seed, units))
-    few = f"{len(table)} rows of {table.where}{told(units)} are too few for this share; none came out"
+    few = f"{len(table)} rows of {table.where}{units_suffix(units)} are too few for this share; none came out"
     return _require(splits, [name for name in SPLITS if shares[name] > 0], f"data.fractions.{{}}: {few}")
 
 

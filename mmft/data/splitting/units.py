@@ -118,7 +118,7 @@ def _linked(names: list[str], images: list[str | bytes | None]) -> list[str]:
     return [top(name) for name in names]
 
 
-def told(units: list[str]) -> str:
+def units_suffix(units: list[str]) -> str:
     """How many units rows are in, behind "N rows"; nothing if each is one."""
     count = len(set(units))
     return "" if count == len(units) else f" in {count} group{'s'[: count > 1]} of one image or one value of a column"

@@ -128,13 +128,13 @@ def _report(folder: Path) -> None:
     from mmft.run.listing.learning_curve import learning_curves, write_curves
     from mmft.run.listing.sweep import Sweep
     from mmft.run.listing.sweep_page import write_sweep_page
-    from mmft.run.only_told import only_told
+    from mmft.run.logged_not_raised import logged_not_raised
 
     found = Sweep(folder)
     if found.jobs:
         found.write()
         print(found.table())
-        with only_told():
+        with logged_not_raised():
             write_sweep_page(folder)
     if curves := learning_curves(found):
         write_curves(curves, folder)

@@ -102,11 +102,11 @@ def read_marks(files: Sequence[Path]) -> list[Mark]:
                     found.append(_read(line, place))
             except ValueError as error:
                 problems.append(f"{place}: {error}")
-    told(problems)
+    warn_of(problems)
     return found
 
 
-def told(problems: Sequence[str]) -> None:
+def warn_of(problems: Sequence[str]) -> None:
     """Raises UserError with the first of these messages, if there are any, and the number of the others."""
     if problems:
         more = len(problems) - _MOST_TOLD

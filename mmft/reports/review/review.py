@@ -14,7 +14,7 @@ from mmft.reports.page.evidence import Answers, Evidence
 from mmft.reports.page.html import cell
 from mmft.reports.review.between_people import agreement_parts
 from mmft.reports.review.consensus import Reviewed, reviewed
-from mmft.reports.review.marks import MARKS, Mark, contradictions, latest, read_marks, told
+from mmft.reports.review.marks import MARKS, Mark, contradictions, latest, read_marks, warn_of
 from mmft.reports.review.part import Part
 from mmft.reports.review.with_labels import correction_parts
 from mmft.run_folder import short_name
@@ -50,7 +50,7 @@ def review(run: Evidence, files: Sequence[Path]) -> Review:
     """
     marks = read_marks(files)
     name = short_name(run.folder.path)
-    told([f"{one.place}: marks the run {one.run}, not {name}" for one in marks if short_name(Path(one.run)) != name])
+    warn_of([f"{one.place}: marks the run {one.run}, not {name}" for one in marks if short_name(Path(one.run)) != name])
     if not marks:
         raise UserError(f"marks={files[0]}: the file is empty")
     if not run.answers[0].rows:
@@ -82,7 +82,7 @@ def _by_task(tasks: Sequence[Answers], marks: Sequence[Mark]) -> dict[str, list[
         rows = {int(row["row"]): (row["id"], prediction) for row, prediction in known}
         problems += contradictions(own, rows, answers.file("predictions").name)
         found[answers.name] = own
-    told(problems)
+    warn_of(problems)
     return {name: latest(own) for name, own in found.items()}
 
 

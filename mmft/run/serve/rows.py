@@ -29,7 +29,7 @@ from mmft.data.roles import is_template, roles
 from mmft.data.sources.raw import is_unicode
 from mmft.data.splitting.splits import Split, inputs_only, whole
 from mmft.errors import MmftError, UserError
-from mmft.run.given_rows import table_of
+from mmft.run.given_rows import table_from
 from mmft.run.index.index import Index
 from mmft.run.loaded_model import LoadedModel
 from mmft.tasks.labels import text_of
@@ -148,7 +148,7 @@ class Served:
             rows: of `RowReader.row`.
         """
         try:
-            return list(self.compute(whole(table_of(list(rows), self.data, Path())), self.data))
+            return list(self.compute(whole(table_from(list(rows), self.data, Path())), self.data))
         except Exception as error:  # noqa: BLE001 - told or logged by `why_failed`
             if len(rows) > 1:
                 return [answer for row in rows for answer in self.answers([row])]
@@ -156,15 +156,15 @@ class Served:
 
     def warm_up(self) -> None:
         """Computes a made-up row, since the first one takes longest; raises what the model raises."""
-        list(self.compute(whole(table_of([self.reader.made_up()], self.data, Path())), self.data))
+        list(self.compute(whole(table_from([self.reader.made_up()], self.data, Path())), self.data))
 
-    def told(self, **values: Any) -> Answer:
+    def answer(self, **values: Any) -> Answer:
         """An answer with these values, and null in the other columns."""
         return dict.fromkeys(self.columns) | values
 
     def unreadable(self, why: str) -> Answer:
         """The answer to a row that is not sent to the model."""
-        return self.told(error=why)
+        return self.answer(error=why)
 
     def numbered(self, answers: Sequence[Answer], given: Sequence[Any]) -> list[Answer]:
         """The answers to a request's rows as JSON has them, with the numbers and ids of the request, not of a batch."""
@@ -215,7 +215,7 @@ def predictions(model: LoadedModel, config: AnswerConfig, data: DataConfig) -> S
     """
     if config.zero_shot.labels is not None:
         data = replace(data, columns=replace(data.columns, text=None))
-    empty = whole(table_of([], data, Path()))
+    empty = whole(table_from([], data, Path()))
     asked = model.asked(config.zero_shot, empty)
     task = asked.saved.config.task
     samples = isinstance(task, DecodingConfig) and task.temperature > 0  # what is drawn depends on the row's number

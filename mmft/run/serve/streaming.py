@@ -11,7 +11,7 @@ from typing import Any
 
 from mmft.data.splitting.splits import whole
 from mmft.run import chat
-from mmft.run.given_rows import table_of
+from mmft.run.given_rows import table_from
 from mmft.run.loaded_model import LoadedModel
 from mmft.run.serve.limits import Refusal
 from mmft.run.serve.rows import Answer, Row, Served, UnreadableRow, to_json, why_failed
@@ -59,7 +59,7 @@ class Streams:
             why = why_failed(error)
         finally:
             self._running -= 1
-        told = self._served.unreadable(why) if why else self._served.told(prediction=written)
+        told = self._served.unreadable(why) if why else self._served.answer(prediction=written)
         numbered = self._served.numbered([told], [given])
         self._on_end(numbered[0])
         yield _event({"predictions": numbered})
@@ -72,7 +72,7 @@ def pieces_of(model: LoadedModel, served: Served) -> Pieces | None:
         return None
 
     def pieces(row: Row) -> Iterator[str]:
-        batch = next(iter(model.batches(whole(table_of([row], served.data, Path())), served.data)))
+        batch = next(iter(model.batches(whole(table_from([row], served.data, Path())), served.data)))
         if batch.bad:
             raise UnreadableRow(batch.bad[0].why)
         return chat.pieces_of(model.saved, batch, model.device)

@@ -326,7 +326,7 @@ def test_what_is_said(frozen_run: TrainRun, store: Path, capsys: pytest.CaptureF
     run = frozen_run(EXACT, "tune=last_n", f"paths.cache={store}", "cache=always")
     assert run.summary["frozen_work"]["rows"] == {"image": 108, "text": 108}
     assert (
-        "model.image_encoder: the first layer is frozen; of 108 images that output is read from"
+        "model.image_encoder: the first layer is frozen; what that gives for 108 images is read from"
         in capsys.readouterr().err
     )
     about = [json.loads(path.read_text()) for path in store.glob("*/about.json")]

@@ -12,7 +12,7 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
-def only_told(what: str = "the report") -> Iterator[None]:
+def logged_not_raised(what: str = "the report") -> Iterator[None]:
     """Context in which an error is logged as a warning: the model is trained and saved, `what` is extra."""
     try:
         yield
