@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections import namedtuple
 from pathlib import Path
 
 import pytest
 
 from mmft.errors import existing
-from mmft.reports.machine import places
 from mmft.reports.machine.places import disk, encoder_folders, unwritable, wandb_login
 
 ADDRESS = {"WANDB_BASE_URL": "https://wandb.example"}
@@ -49,7 +49,7 @@ def test_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert disk(str(tmp_path / "file")).fatal
     assert disk(str(tmp_path / "file" / "runs")).fatal
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(places.shutil, "disk_usage", lambda _: usage(1, 1, 2**20))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(1, 1, 2**20))
     full = disk(str(tmp_path))
     assert "only 1.0 MiB" in (full.wrong or "")
     assert not full.fatal
