@@ -31,7 +31,7 @@ def predict(composed: Composed) -> int:
     keep = None if config.keep == "all" else names_of(config.keep)
     model, data, split = model_and_rows(composed, keep)
     columns = _columns(model)
-    kept = split.table.kept.types
+    kept = split.table.passthrough.types
     taken = [name for name in kept if name in columns]
     if taken and keep is None:
         log.warning("keep=all: %s of the table is left out, which is the name of a prediction's own", listed(taken))
@@ -40,7 +40,7 @@ def predict(composed: Composed) -> int:
         raise UserError(
             f"keep={taken[0]}: the predictions have a column of this name. Rename the table's, or leave it out"
         )
-    counted = Counted({**split.table.kept.row(answer["row"]), **answer} for answer in model.answers(split, data))
+    counted = Counted({**split.table.passthrough.row(answer["row"]), **answer} for answer in model.answers(split, data))
     writer(config.out)(config.out, columns | kept, counted)
     counted.log()
     if config.out != "-":

@@ -20,7 +20,7 @@ from mmft.config.compose import Composed
 from mmft.config.schema.root import TrainConfig
 from mmft.data.bad_rows import BadRows
 from mmft.data.datamodule import VisionLanguageData
-from mmft.data.kept import KEPT
+from mmft.data.job_cache import JOB_CACHE
 from mmft.data.splitting.names import splits_to_test, table_of
 from mmft.data.splitting.splits import Split, load_splits
 from mmft.errors import ExitCode
@@ -85,7 +85,7 @@ def train(composed: Composed, path: Path) -> int:
             run = build.Run(composed, folder, base, since, request, logger)
             run.write_config()  # before the slow imports
             build.preload()
-            KEPT.next_job()
+            JOB_CACHE.next_job()
             choose_hardware(composed.config.trainer, ranks.local_world)
             if composed.config.init == "last":  # config.yaml tells which run it was
                 composed.config.init = str(init_folder("last", located(composed.config.paths.runs, base)).parent)

@@ -22,7 +22,7 @@ from mmft.data.candidates import NextInBatch, WithCandidates
 from mmft.data.collate import Collate
 from mmft.data.dataset import RowDataset
 from mmft.data.images.augment import Augmentation, Transform, in_words
-from mmft.data.kept import KEPT
+from mmft.data.job_cache import JOB_CACHE
 from mmft.data.loading import make_collate, make_dataset, make_loader
 from mmft.data.order import LogicalBatches, Order, StepPlan, epoch_order, evaluation_batches
 from mmft.data.splitting.splits import Split
@@ -99,7 +99,7 @@ class VisionLanguageData(LightningDataModule):
             )
             room -= self.datasets[name].images.bytes
             self.datasets[name].find_missing_images()
-        KEPT.all_is_asked()
+        JOB_CACHE.all_is_asked()
         reader = self.datasets["train"].images.reader
         self._change = Augmentation(
             config.augment, reader.image_size, reader.background, special_ids(tokenizer), transforms

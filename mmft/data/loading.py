@@ -25,7 +25,7 @@ from mmft.data.drawn_targets import DrawnTargets
 from mmft.data.images.image import ImageReader, background_of, drafts
 from mmft.data.images.memory import ImageMemory
 from mmft.data.images.squares import squaring
-from mmft.data.kept import KEPT
+from mmft.data.job_cache import JOB_CACHE
 from mmft.data.mismatches import mismatched_texts
 from mmft.data.order import evaluation_batches
 from mmft.data.splitting.splits import Split
@@ -111,8 +111,8 @@ def _prepared(
         return tokens(), ImageMemory(split, reader, image_bytes)
     rows = split.table.identity, blake2b(split.rows.tobytes()).digest()
     key = ("tokens", rows, identity_of(tokenizer), max_length)
-    made = KEPT.get(key, tokens) if captions_of is None else tokens()
-    images = KEPT.get(
+    made = JOB_CACHE.get(key, tokens) if captions_of is None else tokens()
+    images = JOB_CACHE.get(
         ("images", rows, *vars(reader).values(), image_bytes), lambda: ImageMemory(split, reader, image_bytes)
     )
     images.check_files()

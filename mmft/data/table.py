@@ -23,7 +23,7 @@ from mmft.config.schema.data import ColumnsConfig, ReadingConfig, names_of
 from mmft.data.conversations import with_places, written
 from mmft.data.images.lists import image_names, source
 from mmft.data.images.paths import image_source
-from mmft.data.kept_columns import KeptColumns
+from mmft.data.passthrough import PassthroughColumns
 from mmft.data.role_columns import RoleColumns
 from mmft.data.roles import check_names, roles
 from mmft.data.sources.explode import exploded
@@ -51,7 +51,7 @@ class Table:
     Attributes:
         split: as given.
         bad: unusable rows by number.
-        kept: the columns to keep.
+        passthrough: the columns to pass through.
         identity: equal for two tables only if their rows are equal; None for rows in memory, which are not compared.
     """
 
@@ -76,7 +76,8 @@ class Table:
         self.split = split
         self._prefix = f"{split}:" if split else ""
         self._roles = RoleColumns(raw, columns, reading or ReadingConfig(), where)
-        self.kept = KeptColumns({name: one for name, one in raw.columns.items() if keep is None or name in keep})
+        passed = {name: one for name, one in raw.columns.items() if keep is None or name in keep}
+        self.passthrough = PassthroughColumns(passed)
         self.bad = {row: self.bad_row(row, *why) for row, why in sorted(self._roles.problems.items())}
 
     @classmethod

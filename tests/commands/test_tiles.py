@@ -117,7 +117,7 @@ def test_plain_transformers_loads_the_export(run: Run, rows: Path, tmp_path: Pat
         assert processor.tokenizer.decode(tokens, skip_special_tokens=True).strip() == found["prediction"]
 
 
-KEPT = [
+JOB_CACHE = [
     ("internvl", "tune/image_encoder=freeze"),
     *(
         pytest.param(kind, f"tune/image_encoder={how}", marks=pytest.mark.slow)
@@ -127,7 +127,7 @@ KEPT = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "how"), KEPT)
+@pytest.mark.parametrize(("kind", "how"), JOB_CACHE)
 def test_kept_frozen_work_changes_no_bit(kind: str, how: str, typed: Any, whole_folder: Folder, tmp_path: Path) -> None:
     """Without the store, filling it, and reading it: also rows of one epoch alone, of which some images lack."""
     store = f"paths.cache={tmp_path / 'cache'}"

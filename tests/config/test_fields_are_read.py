@@ -34,7 +34,7 @@ from mmft.config.schema.audit import AuditConfig
 from mmft.config.schema.model import ENCODERS
 from mmft.config.schema.root import COMMANDS
 from mmft.config.walk import is_group, sections
-from mmft.data.kept import KEPT
+from mmft.data.job_cache import JOB_CACHE
 
 # Code that handles configs as such, whatever their fields mean: all of mmft/config, which only checks them,
 # and functions that copy one config onto another.
@@ -57,7 +57,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> set[tuple[str, str]]:
     """(schema, field) pairs that code of mmft reads while the test runs."""
     seen: set[tuple[str, str]] = set()
     for _ in range(2):
-        KEPT.next_job()  # tables of tests before this one are read again
+        JOB_CACHE.next_job()  # tables of tests before this one are read again
 
     def watch(schema: type) -> None:
         names = {f.name for f in dataclasses.fields(schema)}
@@ -158,7 +158,7 @@ def test_every_field_of_a_command_that_uses_a_run_is_read(
     run = train_run("trainer.max_epochs=1")
     read.clear()
     for _ in range(2):
-        KEPT.next_job()  # the table is read again
+        JOB_CACHE.next_job()  # the table is read again
     more = {"predict": ["out=out.csv"], "embed": ["out=out.npz"], "explain": ["out=pages", "ids=['0']", "points=8"]}
     more |= {"index": ["out=index"], "search": ["query=a"]}
     os.chdir(tmp_path)

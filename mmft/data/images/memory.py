@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mmft.batch.images import Pieces
 from mmft.data.images.image import ImageReader
-from mmft.data.kept import stamp
+from mmft.data.job_cache import stamp
 from mmft.data.splitting.splits import Split
 
 

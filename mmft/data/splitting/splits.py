@@ -18,7 +18,7 @@ import numpy.typing as npt
 from mmft.config.paths import table_files, tables_of
 from mmft.config.schema.data import ColumnsConfig, DataConfig
 from mmft.data.hashing import unit_hashes
-from mmft.data.kept import KEPT, stamps
+from mmft.data.job_cache import JOB_CACHE, stamps
 from mmft.data.splitting.folds import fold_splits
 from mmft.data.splitting.fractions import fraction_splits, strata_of
 from mmft.data.splitting.names import SPLITS, is_tested, splits_to_test
@@ -116,7 +116,7 @@ def load_rows(
             rows, reading only the columns of images, texts and ids.
         id_is_typed: whether the user gave the id column. If it comes from the run, the table may lack it, and row
             numbers are used instead.
-        keep: columns for `Table.kept`; None for all.
+        keep: columns for `Table.passthrough`; None for all.
         with_labels: whether the labels of all rows are read, too, if the table has them.
 
     Raises:
@@ -186,7 +186,7 @@ def open_table(
         table.identity = identity
         return table
 
-    return KEPT.get(("table", identity), opened)
+    return JOB_CACHE.get(("table", identity), opened)
 
 
 def _check_sources(config: DataConfig) -> None:

@@ -17,7 +17,7 @@ from mmft.config.schema.root import TrainConfig
 from mmft.data.images.image import background_colour, read_file
 from mmft.data.images.mending import BadImage
 from mmft.data.images.pixels import to_rgb
-from mmft.data.kept_columns import KeptColumns
+from mmft.data.passthrough import PassthroughColumns
 from mmft.data.splitting.names import splits_to_show
 from mmft.data.splitting.splits import Split, load_splits, open_table
 from mmft.data.spread import spread_evenly
@@ -60,7 +60,7 @@ def examples_of(config: TrainConfig, texts: Sequence[str], count: int, folder: P
         table = open_table(config.data, "path", files, optional=("id",), keep=texts)
         at = spread_evenly(len(split), count)
         background = background_colour(config.data)
-        return list(_read(split, table.kept, texts, split.rows[at].tolist(), background, folder))
+        return list(_read(split, table.passthrough, texts, split.rows[at].tolist(), background, folder))
     except UserError as error:
         log.warning("the page has no examples: %s", error)
         return []
@@ -79,7 +79,7 @@ def _rows(config: TrainConfig) -> tuple[Split, Any]:
 
 def _read(
     split: Split,
-    kept: KeptColumns,
+    kept: PassthroughColumns,
     texts: Sequence[str],
     rows: list[int],
     background: tuple[int, ...],

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from mmft.config.schema.data import DataConfig
 from mmft.data.images.image import background_of, drafts
 from mmft.data.images.squares import squaring
-from mmft.data.kept import stamp
+from mmft.data.job_cache import stamp
 from mmft.data.splitting.splits import Split
 from mmft.data.table import Table
 from mmft.errors import UserError

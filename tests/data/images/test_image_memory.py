@@ -18,7 +18,7 @@ from mmft.config.schema.data import ColumnsConfig
 from mmft.data import loading, table
 from mmft.data.images.image import BadImage, ImageReader
 from mmft.data.images.memory import ImageMemory, _shared
-from mmft.data.kept import KEPT
+from mmft.data.job_cache import JOB_CACHE
 from mmft.data.splitting.splits import Split, whole
 from mmft.data.table import Table
 
@@ -36,7 +36,7 @@ def rows(shapes: Shapes, tmp_path: Path) -> Split:
 def decoded(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
     """How many images were decoded since the last call, in workers too; what other tests have kept is forgotten."""
     for _ in range(2):
-        KEPT.next_job()
+        JOB_CACHE.next_job()
     count = _shared(8).view(torch.int64)
     read = ImageReader.__call__
 

@@ -219,10 +219,10 @@ def test_rows_of_polars_and_datasets() -> None:
 def test_columns_are_kept_as_they_are(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("t,y,price\na,1,2.50\nb,2,\n")
     table = Table.open(tmp_path / "t.csv", TEXT, keep=["price"])
-    assert [table.kept.row(row) for row in (0, 1)] == [{"price": "2.50"}, {"price": None}]
-    assert Table.open(tmp_path / "t.csv", TEXT, keep=None).kept.row(0) == {"t": "a", "y": "1", "price": "2.50"}
+    assert [table.passthrough.row(row) for row in (0, 1)] == [{"price": "2.50"}, {"price": None}]
+    assert Table.open(tmp_path / "t.csv", TEXT, keep=None).passthrough.row(0) == {"t": "a", "y": "1", "price": "2.50"}
     (tmp_path / "t.jsonl").write_text('{"t": "a", "y": 1, "z": [1, "x"]}\n{"t": "b", "y": 2, "z": 3}\n')
     table = Table.open(tmp_path / "t.jsonl", TEXT, keep=["z"])
-    assert table.kept.types == {"z": pa.string()}
+    assert table.passthrough.types == {"z": pa.string()}
     with pytest.raises(UserError, match="keep=none: .* has no such column"):
         Table.open(tmp_path / "t.csv", TEXT, keep=["none"])

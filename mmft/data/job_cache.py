@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-class Kept:
+class JobCache:
     """Results by key, kept as long as each job requests them again."""
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ class Kept:
         return found
 
 
-KEPT = Kept()
+JOB_CACHE = JobCache()
 
 
 def stamps(files: Iterable[str | Path]) -> tuple[tuple[str, int, int], ...]:

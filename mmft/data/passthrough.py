@@ -1,4 +1,4 @@
-"""Columns of a table that are kept as they are, to be written beside predictions."""
+"""Columns of a table that are passed through as they are, to be written beside predictions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mmft.data.sources.raw import Column
 from mmft.tasks.labels import text_of
 
 
-class KeptColumns:
+class PassthroughColumns:
     """The values of some columns by row.
 
     Args:
