@@ -130,7 +130,7 @@ def test_the_next_job_reads_and_tokenises_nothing(train_run: TrainRun, monkeypat
         monkeypatch.setattr(module, name, call)
 
     train_run("trainer.max_epochs=1")
-    watched(table, "read_file")
+    watched(table, "read_table_file")
     watched(loading, "tokenize")
     train_run("seed=1", "trainer.max_epochs=1")  # `data.limit` takes other rows to train on
     assert calls == ["tokenize"]
