@@ -12,9 +12,10 @@ from mmft.files import located
 from mmft.models.image_encoder import ImageEncoder
 from mmft.models.loading.source import Source, resolve
 from mmft.models.pairs.encoders import image_encoder_of, text_encoder_of
-from mmft.models.pairs.facts import is_pair, resample_of, resize_of
+from mmft.models.pairs.facts import crop_pct_of, is_pair, resample_of, resize_of
 from mmft.models.pairs.open_clip_config import preprocessing
 from mmft.models.pairs.pair import KEY, Pair, checked_family, load_pair
+from mmft.models.preprocessing import check_processor
 from mmft.models.text_encoder import TextEncoder
 
 log = logging.getLogger(__name__)
@@ -37,11 +38,14 @@ def choose_for_pair(config: TrainConfig, base: Path) -> None:
     folder = located(config.model.pair, base)
     source = resolve(str(folder) if folder.is_dir() else config.model.pair, KEY)
     family = checked_family(source)
+    check_processor(source)
     if config.data.resize is None and config.data.background is None and resize_of(source) == "pad":
         config.data.background = "#" + 3 * f"{preprocessing(source).get('fill_color', 0):02x}"
         log.info("data.background=%s, as in the preprocessing of %s", config.data.background, source.name)
     config.data.resize = config.data.resize or resize_of(source)
     config.data.resample = config.data.resample or resample_of(source)
+    if config.data.crop_pct is None and config.data.resize == resize_of(source):
+        config.data.crop_pct = crop_pct_of(source)
     config.data.jpeg_draft = bool(config.data.jpeg_draft)
     config.task.start_from_pair(sigmoid=family.sigmoid)
     if not config.model.fusion.of_pair:

@@ -65,7 +65,7 @@ def make_dataset(
     written: ImagesInPrompt | None = getattr(tokenizer, "images", None)
     pieces = written if written is not None and written.cuts else None
     how, limits = squaring(config), (background_of(config), config.max_pixels, drafts(config))
-    reader = ImageReader(image_size, how.resize, *limits, how.resample, pieces)
+    reader = ImageReader(image_size, how.resize, *limits, how.resample, how.crop_pct, pieces)
     captions_of = None if encode is None else encode.captions_of
     tokens, images = _prepared(split, reader, tokenizer, max_length, image_bytes, captions_of)
     captions = None

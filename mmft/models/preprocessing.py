@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,7 +12,7 @@ from mmft.models.loading.source import Source, read_json
 from mmft.models.pairs.open_clip_config import MEAN, STD, preprocessing
 
 log = logging.getLogger(__name__)
-_BILINEAR = 2  # in `resample`, as Pillow counts
+_BILINEAR, _BICUBIC = 2, 3  # in `resample`, as Pillow counts
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
@@ -26,10 +27,47 @@ def side_of(config: Any) -> int | None:
 def processed_size(source: Source) -> int | None:
     """The side in pixels of the square images that a folder's image processor makes; None if it does not say."""
     own = image_processor(source)
-    size = own.get("crop_size" if own.get("do_center_crop") else "size")
+    return _side(own, "crop_size" if own.get("do_center_crop") else "size")
+
+
+def crop_pct_of_processor(source: Source) -> float:
+    """The side of the square that an image processor cuts, as a share of the side that it scales images to."""
+    own = image_processor(source)
+    cut, scaled = (_side(own, name) if own.get("do_center_crop") else None for name in ("crop_size", "size"))
+    return 1.0 if cut is None or scaled is None else cut / scaled
+
+
+def _side(settings: Mapping[str, Any], name: str) -> int | None:
+    size = settings.get(name)
     if isinstance(size, dict):
         size = size.get("height") or size.get("shortest_edge")
     return size if isinstance(size, int) else None
+
+
+def check_processor(source: Source) -> None:
+    """Checks that images can be prepared as a folder's image processor does, and warns of Lanczos' and other filters.
+
+    Raises:
+        UserError: it does what mmft does not.
+    """
+    own = image_processor(source)
+    why = ""
+    if own.get("do_resize") is False:
+        why = "leaves images in their own size"
+    elif own.get("do_flip_channel_order"):
+        why = "reads images as blue, green and red"
+    elif crop_pct_of_processor(source) > 1:
+        why = "cuts squares that are larger than what it scales images to"
+    if why:
+        raise UserError(
+            f"{source.name}: its image processor {why}, which mmft does not. Prepare images that need none of it, and "
+            f"say so in {source.folder / 'preprocessor_config.json'}"
+        )
+    if (given := own.get("resample")) not in (None, _BILINEAR, _BICUBIC):
+        log.warning(
+            "%s: its images were scaled by Pillow's filter %s; mmft takes the bicubic one: other pixels by a little",
+            *(source.name, given),
+        )
 
 
 def check_square(source: Source, key: str) -> None:
@@ -82,13 +120,25 @@ def mean_and_std(source: Source, key: str) -> tuple[Any, Any]:
     mean, std = own.get("mean"), own.get("std")
     if mean is None and source.library != "own":
         own = image_processor(source)
-        if own.get("do_normalize") is False:
-            return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
         mean, std = own.get("image_mean"), own.get("image_std")
+        if own.get("do_normalize") is False:
+            mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+        if mean is not None and std is not None:
+            return _rescaled(own, mean, std)
     if mean is None or std is None:
         log.info("%s: %s does not declare pixel mean and std; using ImageNet's", key, source.name)
         return _IMAGENET
     return mean, std
+
+
+def _rescaled(own: Mapping[str, Any], mean: Any, std: Any) -> tuple[Any, Any]:
+    """Mean and std of values from 0 to 1, where a processor takes them of values that it scales otherwise."""
+    factor = 255 * own.get("rescale_factor", 1 / 255) if own.get("do_rescale") is not False else 255.0
+    less = 1.0 if own.get("rescale_offset") and own.get("do_rescale") is not False else 0.0
+    if (factor, less) == (1.0, 0.0):
+        return mean, std
+    many = [value if isinstance(value, list | tuple) else [value] * 3 for value in (mean, std)]
+    return [(one + less) / factor for one in many[0]], [one / factor for one in many[1]]
 
 
 def resize_of_processor(source: Source) -> Literal["squash", "crop"]:
@@ -99,7 +149,7 @@ def resize_of_processor(source: Source) -> Literal["squash", "crop"]:
 
 
 def resample_of_processor(source: Source) -> Literal["bicubic", "bilinear"]:
-    """How an image processor of transformers interpolates pixels; in place of Lanczos' it takes bicubic ones, too."""
+    """How an image processor of transformers interpolates pixels, where mmft can; see `check_processor`."""
     return "bilinear" if image_processor(source).get("resample") == _BILINEAR else "bicubic"
 
 

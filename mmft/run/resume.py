@@ -43,7 +43,7 @@ _MAY_CHANGE = (
 )
 
 # What is null until `model.pair` decides; config.yaml has the resolved value.
-_LEFT_TO_A_PAIR = ("data.resize", "data.resample", "data.background", "data.jpeg_draft", "task.loss")
+_LEFT_TO_A_PAIR = ("data.resize", "data.resample", "data.crop_pct", "data.background", "data.jpeg_draft", "task.loss")
 
 # What may become more: the run then trains on, also if it was completed.
 _MAY_GROW = ("trainer.max_epochs", "trainer.max_steps")

@@ -68,9 +68,75 @@ def test_photographs_are_read_as_by_the_pairs_own_processor(
     kind: str, resample: int, pair_folder: Any, tmp_path: Path
 ) -> None:
     """Files of other sizes and proportions, whose pixels are noise, interpolated as the folder says."""
-    folder = shutil.copytree(pair_folder(kind), tmp_path / "pair")
-    settings = json.loads((folder / "preprocessor_config.json").read_text())
-    (folder / "preprocessor_config.json").write_text(json.dumps(settings | {"resample": resample}))
+    check_photographs(with_processor(pair_folder(kind), tmp_path, resample=resample), tmp_path)
+
+
+SIDES_40 = {"height": 40, "width": 40}
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("clip", {"size": {"shortest_edge": 40}}),
+        ("vision-text-dual-encoder", {"size": {"shortest_edge": 37}, "image_processor_type": "BitImageProcessor"}),
+        ("clip", {"size": SIDES_40}),
+        ("clip", {"do_rescale": False, "image_mean": [127.5] * 3, "image_std": [120.0] * 3}),
+        ("siglip", {"rescale_factor": 1 / 127.5, "image_mean": [1.0] * 3, "image_std": [1.0] * 3}),
+        (
+            "align",
+            {
+                "image_processor_type": "EfficientNetImageProcessor",
+                "size": SIDES_40,
+                "do_center_crop": True,
+                "crop_size": {"height": 32, "width": 32},
+                "rescale_factor": 1 / 127.5,
+                "rescale_offset": True,
+                "do_normalize": False,
+            },
+        ),
+    ],
+)
+def test_what_a_processor_scales_and_crops_is_what_is_read(
+    kind: str, settings: dict[str, Any], pair_folder: Any, pair_run: Any, tmp_path: Path
+) -> None:
+    """Before training, and of a folder that is exported with a processor of its own, for another resampling."""
+    folder = with_processor(pair_folder(kind), tmp_path, **settings)
+    check_photographs(folder, tmp_path)
+    run = pair_run(folder, "data.resample=bilinear")
+    assert export(compose("export", [f"run={run.path}", "format=transformers"])) == 0
+    check_photographs(run.path / "export", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"do_resize": False}, "leaves images in their own size"),
+        ({"size": {"shortest_edge": 24}}, "cuts squares that are larger than what it scales images to"),
+        ({"do_flip_channel_order": True}, "reads images as blue, green and red"),
+    ],
+)
+def test_a_processor_that_does_what_mmft_does_not(
+    settings: dict[str, Any], said: str, pair_folder: Any, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=rf"its image processor {said}, .*preprocessor_config\.json"):
+        begun(with_processor(pair_folder("clip"), tmp_path, **settings))
+
+
+def test_a_filter_that_mmft_lacks_is_told(pair_folder: Any, tmp_path: Path, caplog: Any) -> None:
+    mmft.load_pair(with_processor(pair_folder("clip"), tmp_path, resample=1))
+    assert "scaled by Pillow's filter 1; mmft takes the bicubic one" in caplog.text
+
+
+def with_processor(pair: Path, tmp_path: Path, **settings: Any) -> Path:
+    """A copy of a pair with other settings of its image processor."""
+    folder = shutil.copytree(pair, tmp_path / "pair")
+    own = json.loads((folder / "preprocessor_config.json").read_text())
+    (folder / "preprocessor_config.json").write_text(json.dumps(own | settings))
+    return folder
+
+
+def check_photographs(folder: Path, tmp_path: Path) -> None:
+    """That mmft scores files of other sizes as the folder's model and processor do in transformers."""
     generator = np.random.default_rng(0)
     for number, (height, width) in enumerate([(200, 301), (270, 90), (64, 65)]):
         noise = generator.integers(0, 256, (height, width, 3), dtype=np.uint8)

@@ -149,7 +149,7 @@ def _tiles_are_of_a_whole_model(c: TrainConfig) -> str | None:
     return "is how the processor of a whole model cuts images. Type model.whole=FOLDER_OR_NAME, or leave it out"
 
 
-for _key in ("model.image_encoder.image_size", "data.resize", "data.resample", "data.jpeg_draft"):
+for _key in ("model.image_encoder.image_size", "data.resize", "data.resample", "data.crop_pct", "data.jpeg_draft"):
 
     @rule(_key, "model.tiles")
     def _tiles_have_their_size(c: TrainConfig, key: str = _key) -> str | None:

@@ -43,7 +43,7 @@ TestData = _nullable(DataConfig, "TestData", _DOC, nested=_NESTED, drop=_OF_TRAI
 RunData = _nullable(DataConfig, "RunData", _DOC, nested=_NESTED, drop={*_OF_TRAINING, "test"})
 RunDecoding = _nullable(DecodingConfig, "RunDecoding", _DOC, nested={}, drop=set())
 
-_SERVED = {"columns", "resize", "resample", "background", "jpeg_draft", "max_pixels"}
+_SERVED = {"columns", "resize", "resample", "crop_pct", "background", "jpeg_draft", "max_pixels"}
 ServedData = _nullable(
     DataConfig, "ServedData", _DOC, nested=_NESTED, drop={f.name for f in fields(DataConfig)} - _SERVED
 )

@@ -174,6 +174,11 @@ class DataConfig:
     resample: Literal["bicubic", "bilinear"] | None = None
     """How pixels are interpolated when images are scaled, with antialiasing; null: as the image processor of
     `model.pair` or `model.whole` does, or bicubic."""
+    crop_pct: float | None = field(
+        None, gt=0, le=1, not_with={"resize==pad": "bars are added so that nothing is cropped. Leave one of them out"}
+    )
+    """Side of the square that is cut from the centre of an image, as a share of the side that the image is scaled to:
+    224 / 256 scales to 256 pixels and keeps 224; null: as the image processor of `model.pair` does, or 1."""
     background: str | None = None
     """Colour behind transparent pixels and of padding, by name or `#rrggbb`; null: that of a `model.pair` whose own
     preprocessing pads, else white."""

@@ -73,6 +73,7 @@ class ImageReader:
         max_pixels: larger images, by their header, are not decoded.
         draft: whether JPEGs much larger than needed are decoded at a reduced scale.
         resample: see `Squaring`.
+        crop_pct: see `Squaring`.
         pieces: cuts images of their own size, in place of making squares; None for squares.
 
     Raises:
@@ -87,10 +88,11 @@ class ImageReader:
         max_pixels: int,
         draft: bool = True,
         resample: Resample = "bicubic",
+        crop_pct: float = 1.0,
         pieces: ImagesInPrompt | None = None,
     ) -> None:
         self.image_size, self.resize, self.max_pixels, self.pieces = image_size, resize, max_pixels, pieces
-        self.draft, self.resample = draft, resample
+        self.draft, self.resample, self.crop_pct = draft, resample, crop_pct
         try:
             self.background = ImageColor.getrgb(background)[:3]
         except ValueError as error:
@@ -112,8 +114,11 @@ class ImageReader:
         pixels = self.decoded(source)
         if self.pieces is not None:
             return self._cut(pixels)
-        how = Squaring(self.resize, self.resample)
-        return squared(torch.from_numpy(pixels).permute(2, 0, 1), self.image_size, how, self.background)
+        return squared(torch.from_numpy(pixels).permute(2, 0, 1), self.image_size, self._how, self.background)
+
+    @property
+    def _how(self) -> Squaring:
+        return Squaring(self.resize, self.resample, self.crop_pct)
 
     def decoded(self, source: str | bytes) -> npt.NDArray[np.uint8]:
         """(h, w, 3) RGB, the upright image in its own size, or a large JPEG's reduced one.
@@ -170,7 +175,7 @@ class ImageReader:
             return
         width, height = image.size
         kept = max(width, height) if self.resize == "pad" else min(width, height)
-        scale = 2 * self.image_size / kept
+        scale = 2 * self._how.scaled(self.image_size) / kept
         if scale < 1:
             image.draft(None, (max(1, int(width * scale)), max(1, int(height * scale))))
 

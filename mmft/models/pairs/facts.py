@@ -13,7 +13,7 @@ from mmft.models.pairs.open_clip_config import (
     text_kind,
     text_pool,
 )
-from mmft.models.preprocessing import resample_of_processor, resize_of_processor
+from mmft.models.preprocessing import crop_pct_of_processor, resample_of_processor, resize_of_processor
 
 
 class Family(NamedTuple):
@@ -72,6 +72,11 @@ def resize_of(source: Source) -> Literal["squash", "crop", "pad"]:
     if source.library == "open_clip":
         return RESIZES[preprocessing(source).get("resize_mode", "shortest")]
     return resize_of_processor(source)
+
+
+def crop_pct_of(source: Source) -> float:
+    """The side of the square as a share of the side that the pair's own preprocessing scales images to."""
+    return 1.0 if source.library == "open_clip" else crop_pct_of_processor(source)
 
 
 def resample_of(source: Source) -> Literal["bicubic", "bilinear"]:

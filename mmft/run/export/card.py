@@ -16,8 +16,13 @@ from mmft.tasks.labels import shown as some
 
 _SQUARES = {
     "squash": ["square = image.resize((side, side), {resample})"],
+    "squash and crop": [
+        "scaled = image.resize(({scaled}, {scaled}), {resample})",
+        "corner = ({scaled} - side) // 2",
+        "square = scaled.crop((corner, corner, corner + side, corner + side))",
+    ],
     "crop": [
-        "wide, high = (side * length // min(image.size) for length in image.size)",
+        "wide, high = ({scaled} * length // min(image.size) for length in image.size)",
         "left, top = (wide - side) // 2, (high - side) // 2",
         "scaled = image.resize((wide, high), {resample})",
         "square = scaled.crop((left, top, left + side, top + side))",
@@ -115,7 +120,9 @@ def opening_lines(background: Iterable[int]) -> list[str]:
 def square_lines(how: Squaring) -> list[str]:
     """Lines of Python that make `square`, of `side` pixels, of a Pillow `image`, with bars of `background`."""
     resample = f"Image.Resampling.{how.resample.upper()}"
-    return [line.replace("{resample}", resample) for line in _SQUARES[how.resize]]
+    scaled = "side" if how.crop_pct == 1 else f"round(side / {how.crop_pct})"
+    lines = _SQUARES["squash and crop" if how.resize == "squash" and how.crop_pct < 1 else how.resize]
+    return [line.replace("{resample}", resample).replace("{scaled}", scaled) for line in lines]
 
 
 def writing_card(

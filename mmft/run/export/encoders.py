@@ -100,16 +100,15 @@ def processor_of(encoder: ImageEncoder, how: Squaring) -> dict[str, Any]:
     """
     if how.resize == "pad":
         log.warning("data.resize=pad: image processors of transformers cannot pad; the exported one squashes images")
-    side = {"height": encoder.image_size, "width": encoder.image_size}
-    crops = how.resize == "crop"
-    mean, std = ([round(x / 255, 6) for x in encoder.get_buffer(name).flatten().tolist()] for name in ("mean", "std"))
+    scaled, side = how.scaled(encoder.image_size), {"height": encoder.image_size, "width": encoder.image_size}
+    mean, std = pixel_statistics(encoder)
     return {
         "image_processor_type": "BitImageProcessor",
         "do_convert_rgb": True,
         "do_resize": True,
-        "size": {"shortest_edge": encoder.image_size} if crops else side,
+        "size": {"shortest_edge": scaled} if how.resize == "crop" else {"height": scaled, "width": scaled},
         "resample": int(Image.Resampling[how.resample.upper()]),
-        "do_center_crop": crops,
+        "do_center_crop": how.resize == "crop" or scaled > encoder.image_size,
         "crop_size": side,
         "do_rescale": True,
         "rescale_factor": 1 / 255,
@@ -117,6 +116,12 @@ def processor_of(encoder: ImageEncoder, how: Squaring) -> dict[str, Any]:
         "image_mean": mean,
         "image_std": std,
     }
+
+
+def pixel_statistics(encoder: ImageEncoder) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of the pixels, three numbers each, of values from 0 to 1."""
+    mean, std = ([float(f"{x / 255:.8g}") for x in encoder.get_buffer(n).flatten().tolist()] for n in ("mean", "std"))
+    return mean, std
 
 
 def _write_timm(backbone: Any, encoder: Encoder, folder: Path, how: Squaring) -> None:
@@ -128,7 +133,7 @@ def _write_timm(backbone: Any, encoder: Encoder, folder: Path, how: Squaring) ->
     config["num_classes"] = 0
     if encoder.after_blocks is not None:
         config["model_args"] = config.get("model_args", {}) | _depth(backbone, encoder)
-    images = {"input_size": [3, side, side], "crop_pct": 1.0, "crop_mode": _CROP_MODES[how.resize]}
+    images = {"input_size": [3, side, side], "crop_pct": how.crop_pct, "crop_mode": _CROP_MODES[how.resize]}
     images["interpolation"] = how.resample
     config["pretrained_cfg"] = config.get("pretrained_cfg", {}) | {"num_classes": 0, **images}
     if hasattr(getattr(backbone, "patch_embed", None), "img_size"):  # it has position embeddings for this many patches

@@ -13,6 +13,7 @@ from mmft.data.images.image import background_colour, drafts
 from mmft.data.images.squares import Squaring, squaring
 from mmft.models.similarity import SimilarityHead
 from mmft.run.export.card import opening_lines, shown, square_lines, task_lines
+from mmft.run.export.encoders import pixel_statistics
 from mmft.run.export.graph import PRESENT, SHORTEST, Graph
 from mmft.run.saved_model import SavedModel
 from mmft.tasks.graph_outputs import GraphOutput
@@ -76,13 +77,16 @@ def write_description(
 
 def _image(saved: SavedModel) -> dict[str, Any]:
     encoder, data = saved.model.image_encoder, saved.config.data
-    mean, std = ([round(x / 255, 6) for x in encoder.get_buffer(name).flatten().tolist()] for name in ("mean", "std"))
+    mean, std = pixel_statistics(encoder)
     how = squaring(data)
     return {
         "read": data.columns.image is not None,
         "side": encoder.image_size,
         "resize": how.resize,
         "resize_meaning": _HOW[how.resize],
+        "scaled_to": how.scaled(encoder.image_size),
+        "crop_pct": how.crop_pct,
+        "crop_pct_meaning": "the square of `side` is the centre of an image scaled to `scaled_to` instead",
         "resample": how.resample,
         "resample_meaning": _RESAMPLES[how.resample],
         "background": list(background_colour(data)),
@@ -173,7 +177,7 @@ def _example(description: Mapping[str, Any], onnx: bool) -> list[str]:
     lines += ["from transformers import AutoTokenizer", ""]
     lines += [f"side, background = {image['side']}, {tuple(image['background'])}"]
     lines += opening_lines(image["background"])
-    squares = square_lines(Squaring(image["resize"], image["resample"]))
+    squares = square_lines(Squaring(image["resize"], image["resample"], image["crop_pct"]))
     lines += [*squares, "pixels = np.asarray(square).transpose(2, 0, 1)[None]"]
     lines += ['tokenizer = AutoTokenizer.from_pretrained(".")']
     lines += [f'options = {{"truncation": True, "max_length": {text["max_length"]}, "return_attention_mask": True}}']

@@ -153,7 +153,12 @@ def _cut_texts(text: TextEncoder, state: dict[str, Tensor], config: dict[str, An
 def _preprocess(saved: SavedModel) -> dict[str, Any]:
     """`preprocess_cfg` that makes images as in the run."""
     source, data = saved.model.image_encoder.source, saved.config.data
-    resize, resample = squaring(data)
+    resize, resample, crop_pct = squaring(data)
+    if crop_pct != 1:
+        raise UserError(
+            f"format=open_clip has no place for data.crop_pct={crop_pct:g}. Train with data.crop_pct=1, or type "
+            "format=transformers"
+        )
     mean, std = mean_and_std(source, image_encoder.KEY)
     found = {"size": saved.model.image_encoder.image_size, "mode": "RGB", "mean": list(mean), "std": list(std)}
     found |= {"interpolation": resample, "resize_mode": _MODES[resize]}

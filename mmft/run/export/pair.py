@@ -21,7 +21,7 @@ from mmft.errors import UserError
 from mmft.models.image_encoder import ImageEncoder
 from mmft.models.loading.source import Source
 from mmft.models.pairs.clip_from_open_clip import clip_of, why_no_clip
-from mmft.models.pairs.facts import FAMILIES, resample_of, resize_of
+from mmft.models.pairs.facts import FAMILIES, crop_pct_of, resample_of, resize_of
 from mmft.models.pairs.open_clip_from_transformers import positions
 from mmft.models.pairs.open_clip_tokenizer import with_cleaning
 from mmft.models.pairs.pair import Pair, load_pair, pair_of
@@ -191,6 +191,7 @@ def _write_own_processor(saved: SavedModel, source: Source, folder: Path) -> Non
         return
     own = next((source.folder / name for name in _PROCESSORS if (source.folder / name).is_file()), None)
     side = processed_size(source) or side_of(backbone.config)
-    if own is not None and how == (resize_of(source), resample_of(source)) and encoder.image_size == side:
+    theirs = (resize_of(source), resample_of(source), crop_pct_of(source))
+    if own is not None and how == theirs and encoder.image_size == side:
         (folder / PREPROCESSOR).unlink()
         shutil.copy2(own, folder / own.name)
