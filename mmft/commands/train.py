@@ -17,6 +17,7 @@ import lightning.pytorch as pl
 from mmft import build, clock
 from mmft.commands.output import print_path
 from mmft.config.compose import Composed
+from mmft.config.schema.model import ENCODERS
 from mmft.config.schema.root import TrainConfig
 from mmft.data.bad_rows import BadRows
 from mmft.data.datamodule import VisionLanguageData
@@ -139,7 +140,7 @@ def train_run(run: build.Run) -> None:
     start = resume_point(folder)
     check_rows(folder, splits, start)
     if _wanted(config.modality_report, folder) and folder.writes and start.checkpoint is None:
-        folder.update_summary(**pair_before(config, model, task, data))
+        folder.update_summary(**pair_before(config, _pair_as_it_was(config, module), task, data))
     metrics = CsvLog(folder.metrics, keep_rows=start.rows, writes=folder.writes)
     solves = config.tune.probe is not None
     trainer = _solve(run, module, data, bad, metrics) if solves else _fit(run, module, data, bad, metrics, start)
@@ -243,6 +244,12 @@ def _start(config: TrainConfig, task: Task) -> VisionLanguageModel:
     model, _ = _untuned(config, task)
     build.apply_tuning(config, model)
     return model
+
+
+def _pair_as_it_was(config: TrainConfig, module: FineTuning) -> VisionLanguageModel:
+    """The model before training, without what changes at once what a pair computes: prompts and prefixes."""
+    begins_as_it = all(getattr(config.tune, encoder).interpolates for encoder in ENCODERS)
+    return module.model if begins_as_it or not module.model.fusion.facts.of_pair else _untuned(config, module.task)[0]
 
 
 def _row_counts(data: VisionLanguageData, bad: BadRows) -> dict[str, int]:

@@ -46,6 +46,7 @@ class Encode(NamedTuple):
         candidates: number of candidate texts of a training row; if not 0, evaluation rows have one.
         identities: whether identities of image and text are needed beside the target.
         evaluated: a task's `encode_evaluated`, used instead of `function` for evaluated rows.
+        unseen_labels: see `TaskConfig`.
         captions_of: of a label; None if texts are the table's.
         padded: targets are sequences with -1 behind them, of which a batch has as many as its longest needs.
         references_of: a label's reference answers, which evaluated rows keep; None if metrics compare no texts.
@@ -61,6 +62,7 @@ class Encode(NamedTuple):
     padded: bool = False
     references_of: Callable[[Any], Sequence[str]] | None = None
     drawn: Callable[[Any], Sequence[Any]] | None = None
+    unseen_labels: str = TaskConfig.unseen_labels
 
     @classmethod
     def of(cls, task: Encodes, identities: bool = False) -> Encode:
@@ -73,6 +75,7 @@ class Encode(NamedTuple):
             task.encode_evaluated,
             task.captions_of,
             task.facts.generates,
+            unseen_labels=task.facts.unseen_labels,
         )
         if not isinstance(task, GenerativeTask):
             return made
@@ -120,7 +123,7 @@ def encode_targets(split: Split, encode: Encode, *, evaluated: bool = False) -> 
             column = "" if encode.takes_pair else ", ".join(table.columns.answers)
             bad[row] = table.bad_row(row, column, str(error))
     if unseen:
-        _report_unseen(unseen, len(split), table.where)
+        _report_unseen(unseen, len(split), table.where, encode.unseen_labels)
     if not encoded:
         return None, bad
     like = next(iter(encoded.values()))
@@ -129,11 +132,11 @@ def encode_targets(split: Split, encode: Encode, *, evaluated: bool = False) -> 
     return targets, bad
 
 
-def _report_unseen(names: list[str], rows: int, where: str) -> None:
+def _report_unseen(names: list[str], rows: int, where: str, meaning: str) -> None:
     counts = Counter(names).most_common()
     shown = ", ".join(f"{name} ({count:,})" for name, count in counts[:_SHOWN])
     more = f" and {len(counts) - _SHOWN} more" if len(counts) > _SHOWN else ""
     log.warning(
-        "%d of %d evaluated rows of %s have labels that the model was not given: %s%s. They are mistakes, without loss",
-        *(len(names), rows, where, shown, more),
+        "%d of %d evaluated rows of %s have labels that the model was not given: %s%s. %s",
+        *(len(names), rows, where, shown, more, meaning),
     )

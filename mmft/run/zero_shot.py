@@ -101,23 +101,9 @@ def asked(saved: SavedModel, config: ZeroShotConfig, split: Split, device: torch
         log.info("the run was trained on captions of labels: images are classified by zero_shot.labels=run")
         given = "run"
     if given is None:
-        _tell_of_others(saved, split)
         return saved
     labels = given if isinstance(given, list) else _labels(saved, given, split)
     return classifier(saved, labels, templates, device)
-
-
-def _tell_of_others(saved: SavedModel, split: Split) -> None:
-    """Warns about labels that are missing from the run's training rows."""
-    if saved.task.templates is None:
-        return
-    known = _labels(saved, "run", split)
-    if others := [name for name in _labels(saved, "rows", split) if name not in known]:
-        log.warning(
-            "zero_shot/accuracy ignores the labels %s: the run's training rows have %s. "
-            "Type zero_shot.labels=rows to choose among those of the rows",
-            *(shown(others), shown(known) or "none"),
-        )
 
 
 def _labels(saved: SavedModel, of: str, split: Split) -> list[str]:

@@ -117,6 +117,13 @@ class Contrastive(PairwiseTask):
             pair = pair._replace(text=label_name(pair.label))
         return [*identities(pair), -1 if pair.label is None else self._index.get(label_name(pair.label), -1)]
 
+    def encode_evaluated(self, label: Any, unseen: list[str]) -> list[int]:
+        """As `encode`; a label that no training row has is noted, if others have one."""
+        pair: Pair = label
+        if self.labels and pair.label is not None and label_name(pair.label) not in self._index:
+            unseen.append(label_name(pair.label))
+        return self.encode(pair)
+
     def pairwise_loss_sum(self, outputs: Outputs, batch: Batch, own: slice) -> Tensor:
         """Vectors (R, V) and targets (R, 4) -> () the weighted sum of the losses of the rows `own`."""
         assert batch.target is not None

@@ -230,6 +230,9 @@ def test_what_cannot_be_exported_as_a_pair(pair_folder: Any, pair_run: Any, trai
     run = pair_run(pair_folder("clip"), "task=classification", "data.columns.label=label")
     with pytest.raises(UserError, match="the head of task=classification has no place in it"):
         export(compose("export", [f"run={run.path}", "format=transformers"]))
+    biased = pair_run(pair_folder("clip"), "task.loss=sigmoid")
+    with pytest.raises(UserError, match="a bias of similarities .* has no place"):
+        export(compose("export", [f"run={biased.path}", "format=sentence_transformers"]))
     other = train_run("trainer.max_epochs=1")
     with pytest.raises(UserError, match="has model/fusion=concat. Type format=hf"):
         export(compose("export", [f"run={other.path}", "format=transformers"]))
@@ -448,10 +451,15 @@ def test_a_head_starts_as_the_zero_shot_classifier(
 
 @pytest.mark.slow
 def test_retrieval_before_training_is_in_the_summary(pair_folder: Any, pair_run: Any) -> None:
+    """Also if what is tuned changes at once what the pair computes."""
     still = ["optim.lr=1e-12", "tune.fusion_lr=1e-12", "optim.head_lr=1e-12", "trainer.max_steps=1"]
-    run = pair_run(pair_folder("siglip"), *still, "modality_report=true", "data.columns.label=label")
+    still += ["modality_report=true", "data.columns.label=label"]
+    run = pair_run(pair_folder("siglip"), *still)
     for name in ("mean_recall", "zero_shot/accuracy"):
         assert run.summary["before"][name] == pytest.approx(run.summary["test"][name], abs=1e-6)
+    prompted = pair_run(pair_folder("siglip"), *still, "tune/image_encoder=prompt")
+    assert prompted.summary["before"] == run.summary["before"]
+    assert prompted.summary["test"] != run.summary["test"]
 
 
 @pytest.mark.parametrize("task", mostly_slow(["contrastive", "classification"], "classification"))

@@ -109,7 +109,7 @@ def test_a_label_that_the_run_does_not_know_is_told(
     )
     typed = [f"run={run.path}", f"data.path={tmp_path / 'rows.jsonl'}", f"data.root={shapes.rows.parent}"]
     assert main(["test", *typed]) == 0
-    assert "zero_shot/accuracy ignores the labels other" in capsys.readouterr().err
+    assert "that the model was not given: other (6). zero_shot/accuracy leaves them out" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

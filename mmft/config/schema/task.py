@@ -27,6 +27,7 @@ class TaskConfig(OptionConfig):
         mixes_targets: the loss accepts `Batch.mixed_target`.
         generates: predictions are texts written by a language model, which needs a fusion that `generates`.
         several_columns: `data.columns.label` may name several columns.
+        unseen_labels: what becomes of evaluated rows with a label that no training row has, for a warning.
     """
 
     group_path = "task"
@@ -40,6 +41,7 @@ class TaskConfig(OptionConfig):
     mixes_targets: ClassVar[bool] = False
     generates: ClassVar[bool] = False
     several_columns: ClassVar[bool] = False
+    unseen_labels: ClassVar[str] = "They are mistakes, without loss"
 
     def start_from_pair(self, *, sigmoid: bool) -> None:
         """Takes over from a pretrained pair what is left to it; most tasks have a loss of their own.
@@ -193,6 +195,7 @@ class ContrastiveConfig(TaskConfig):
     """
 
     needs_both = pairwise = predicts_numbers = True
+    unseen_labels = "zero_shot/accuracy leaves them out; mmft test zero_shot.labels=rows chooses among all of the rows"
 
     loss: Literal["info_nce", "sigmoid"] | None = None
     """`info_nce`: each row against all others, in both directions (CLIP); `sigmoid`: each pair alone (SigLIP); null:

@@ -24,7 +24,7 @@ from mmft.models.pairs.clip_from_open_clip import clip_of, why_no_clip
 from mmft.models.pairs.facts import FAMILIES, crop_pct_of, resample_of, resize_of
 from mmft.models.pairs.open_clip_from_transformers import positions
 from mmft.models.pairs.open_clip_tokenizer import with_cleaning
-from mmft.models.pairs.pair import Pair, load_pair, pair_of
+from mmft.models.pairs.pair import Pair, checked_family, load_pair, pair_of
 from mmft.models.preprocessing import processed_size, side_of
 from mmft.models.similarity import SimilarityHead
 from mmft.models.vision_language_model import VisionLanguageModel
@@ -63,13 +63,19 @@ def check_is_pair(saved: SavedModel, written: str) -> None:
     fixed = written != "open_clip" and not hasattr(embeddings, "position_embedding")
     if fixed and (needed := own_size(saved.model.image_encoder)):
         raise UserError(f"format={written} writes the pair for its own image size. Train with {needed[0]}")
-    if written != "open_clip" and saved.model.image_encoder.source.library == "open_clip":
+    source, head = saved.model.image_encoder.source, saved.model.head
+    if written != "open_clip" and source.library == "open_clip":
         _check_is_clip(saved, written)
+    elif written != "open_clip" and getattr(head, "bias", None) is not None and not checked_family(source).sigmoid:
+        raise UserError(
+            f"format={written}: the run has trained a bias of similarities (task.loss=sigmoid), for which model.pair="
+            f"{saved.config.model.pair} has no place. Train with task.loss=info_nce, or type format=open_clip"
+        )
 
 
 def _text_pool(saved: SavedModel) -> str:
     """What the pair itself makes of texts."""
-    return load_pair(saved.model.image_encoder.source, pretrained=False).family.text_pool
+    return checked_family(saved.model.image_encoder.source).text_pool
 
 
 def _check_is_clip(saved: SavedModel, written: str) -> None:
