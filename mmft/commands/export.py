@@ -11,6 +11,7 @@ model as graphs (`onnx`, `torch_export`); see the modules of `mmft.run.export`.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -35,7 +36,9 @@ from mmft.run.export.whole import check_has_whole, write_whole
 from mmft.run.saved_model import SavedModel, load_model
 from mmft.run_folder import find_run
 from mmft.training.checkpoint import system_errors
+from mmft.tuning.quantize import is_quantized
 
+log = logging.getLogger(__name__)
 Writer = Callable[[SavedModel, Mapping[str, Any], Path], None]
 
 
@@ -56,6 +59,11 @@ def export(composed: Composed) -> int:
         raise UserError(f"out: {out} exists and is not an earlier export. Name a new folder")
     saved = load_model(run.model)
     write, summary = _writer(saved, config), run.peek()
+    if is_quantized(saved.model) and config.format not in FORMATS:  # which tell by how much
+        log.warning(
+            "the run computed with weights in 8 or 4 bits; the exported ones are in float32, so that what they compute "
+            "differs by a little"
+        )
     with system_errors(out):
         replace_folder(out, lambda new: write(saved, summary, new))
     print_path(out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -36,4 +37,9 @@ def _of_one_type(column: Column) -> pa.ChunkedArray:
     try:
         return pa.chunked_array([pa.array(column)])
     except (pa.ArrowException, TypeError, ValueError, OverflowError):
-        return pa.chunked_array([[None if value is None else text_of(value) for value in column]], pa.string())
+        return pa.chunked_array([[None if value is None else _as_text(value) for value in column]], pa.string())
+
+
+def _as_text(value: Any) -> str:
+    """As JSON, where a file has lists and objects that are not all of one form."""
+    return json.dumps(value, ensure_ascii=False, default=text_of) if isinstance(value, (list, dict)) else text_of(value)

@@ -15,6 +15,7 @@ from mmft.data.splitting.splits import Split, groups_of_earlier_splits
 from mmft.models.vision_language_model import VisionLanguageModel
 
 log = logging.getLogger(__name__)
+_PLACE = "<image>"
 
 
 def report_bad_rows(data: VisionLanguageData, bad: BadRows) -> None:
@@ -46,6 +47,8 @@ def announce(
     for split, cut in data.texts_cut.items():
         if cut:
             log.info("%d of %d texts of %s exceed model.text_encoder.max_length", cut, data.rows[split], split)
+    if config.task.generates and config.data.columns.messages is None:
+        _warn_of_places(splits["train"])
     if leaks := len(list(groups_of_earlier_splits(splits))):
         log.warning("%d rows belong to groups that also occur in an earlier split; mmft check lists them", leaks)
     for encoder, modality in MODALITY.items():
@@ -54,3 +57,14 @@ def announce(
     normed = any(isinstance(module, _BatchNorm) and module.training for module in model.modules())
     if config.data.micro_batch_size is not None and normed:
         log.warning("BatchNorm is trained on micro-batches, so the result depends on data.micro_batch_size")
+
+
+def _warn_of_places(train: Split) -> None:
+    """Warns of texts with the place of an image in LLaVA's tables, which is a word in a text column."""
+    texts = [text for text in train.table.texts(train.rows) if text is not None and _PLACE in text]
+    if texts:
+        log.warning(
+            "%d texts have %s, which the model reads as a word: only data.columns.messages have places. "
+            "Take it out of the table, and type task.prompt='{image}{text}'",
+            *(len(texts), _PLACE),
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from mmft.run.given_rows import table_from
 from mmft.run.saved_model import SavedModel
 from mmft.tasks.answer_texts import cut
 
+log = logging.getLogger(__name__)
 _TURNS = "messages"  # of a row that may have several images: a conversation alone has places for them
 _UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # of which the language model has written the first bytes
 
@@ -66,8 +68,6 @@ def answer(
         UserError: the image cannot be read, or the conversation is none, or too long.
     """
     model: Any = saved.model
-    if isinstance(messages, str):
-        messages = [{"role": "user", "content": messages}]
     if batch is not None and batch.bad:
         raise UserError(f"image: {batch.bad[0].reason}")
     in_pieces = model.images.cuts or (batch is not None and batch.images is not None)
@@ -99,10 +99,13 @@ def pieces_of(saved: SavedModel, batch: Batch, device: torch.device) -> Iterator
     return _pieces(model.stream(batch.to(device)), model.text_encoder.tokenizer.decode, model.decoding.options.stop)
 
 
-def _prompt(saved: SavedModel, messages: Sequence[Mapping[str, str]], images: int) -> list[int]:
+def _prompt(saved: SavedModel, messages: Sequence[Mapping[str, str]] | str, images: int) -> list[int]:
     """Token ids: what the user says stands in the run's prompt; the only turn is read as the text of a row."""
     try:
-        turns = conversation_of(messages)
+        if isinstance(messages, str):  # empty as the text of a row may be
+            turns: Conversation = (Turn("user", messages.strip()),)
+        else:
+            turns = conversation_of(messages)
         check_places(sum(turn.text.count(IMAGE_PLACE) for turn in turns), images)
         turns = with_places(turns, images)
     except ValueError as error:
@@ -116,10 +119,13 @@ def _prompt(saved: SavedModel, messages: Sequence[Mapping[str, str]], images: in
     if len(turns) > 1 or typed or TEXT not in prompt or config.data.columns.messages is not None:
         given = tuple(_in_prompt(turns, prompt, typed))
     tokenizer: Any = saved.model.text_encoder.tokenizer
-    found = tokenizer([given])
+    longest = saved.model.text_encoder.max_length
+    found = tokenizer([given], truncation=True, max_length=longest)
     if found["problems"]:
         raise UserError(f"messages: {found['problems'][0]}")
     ids: list[int] = found["input_ids"][0]
+    if isinstance(given, str) and len(tokenizer([given])["input_ids"][0]) > len(ids):
+        log.warning("messages: the text is cut, as a row's is, to model.text_encoder.max_length=%d", longest)
     return ids
 
 

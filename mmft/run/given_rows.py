@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from mmft.config.schema.data import ColumnsConfig, DataConfig
+from mmft.config.schema.data import ColumnsConfig, DataConfig, names_of
 from mmft.data.roles import roles
 from mmft.data.sources.memory import read_rows
 from mmft.data.splitting.splits import inputs_only
@@ -18,6 +18,7 @@ from mmft.errors import UserError
 
 log = logging.getLogger(__name__)
 _NEAR = 0.7  # of `difflib`: `img` for `image`
+_CONVERSATIONS = "messages"
 _MODALITIES = {"image": "images", "text": "texts", "messages": "conversations"}
 
 
@@ -41,6 +42,17 @@ def table_from(rows: Any, config: DataConfig, root: Path, with_labels: bool = Fa
     _check_names(rows, config.columns)
     columns = _without_absent(inputs_only(config.columns, with_labels), rows)
     return Table.from_rows(rows, columns, root, optional=("id", "label"))
+
+
+def with_conversations(columns: ColumnsConfig, rows: Any) -> ColumnsConfig:
+    """`columns` of a run that writes texts, for rows that have conversations (`messages`) in place of its texts."""
+    names: list[str] = []
+    if columns.messages is None and not isinstance(rows, Iterator):
+        read_rows(rows, (), names.extend)
+    if _CONVERSATIONS not in names or not {*names_of(columns.text)}.isdisjoint(names):
+        return columns
+    log.info("the rows have conversations (%s), which are read in place of texts", _CONVERSATIONS)
+    return replace(columns, text=None, messages=_CONVERSATIONS)
 
 
 def _check_names(rows: Any, columns: ColumnsConfig) -> None:

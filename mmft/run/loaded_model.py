@@ -7,6 +7,7 @@ model.predict([{"image": "a.jpg", "title": "a red bird"}])
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from mmft.reports.explain.rows import Explained, check_label, with_warnings
 from mmft.run import chat, zero_shot
 from mmft.run.by_row import stacked
 from mmft.run.decoding import with_decoding
-from mmft.run.given_rows import as_given, table_from
+from mmft.run.given_rows import as_given, table_from, with_conversations
 from mmft.run.index.folder import Kind
 from mmft.run.index.index import Find, Index
 from mmft.run.model_on_device import ModelOnDevice
@@ -185,7 +186,10 @@ class LoadedModel(ModelOnDevice):
 
     def _given(self, rows: Any, root: str | Path, with_labels: bool = False) -> tuple[Split, DataConfig]:
         """Rows given in Python as a split, and the run's `data`."""
-        return whole(table_from(rows, self.saved.config.data, Path(root), with_labels)), self.saved.config.data
+        data = self.saved.config.data
+        if self.saved.task.facts.generates:
+            data = replace(data, columns=with_conversations(data.columns, rows))
+        return whole(table_from(rows, data, Path(root), with_labels)), data
 
 
 def load(

@@ -36,6 +36,14 @@ def references_of(label: Any) -> list[str]:
     return answers
 
 
+def has_several(label: Any) -> bool:
+    """Whether a row has several reference answers; an unusable one has none."""
+    try:
+        return len(references_of(label)) > 1
+    except ValueError:
+        return False
+
+
 def as_cell(answers: Sequence[str]) -> str:
     """Reference answers as in a table: the only one, or a JSON list."""
     return answers[0] if len(answers) == 1 else json.dumps(list(answers), ensure_ascii=False)

@@ -23,7 +23,7 @@ from mmft.models.language.decoding import Decoding
 from mmft.models.language.prompt_tokenizer import PromptTokenizer
 from mmft.models.precision import at_least_float32
 from mmft.models.sequences import learned_counts
-from mmft.tasks.answer_texts import as_cell, cut, references_of
+from mmft.tasks.answer_texts import as_cell, cut, has_several, references_of
 from mmft.tasks.choices import distinct_answers
 from mmft.tasks.generative import GenerativeTask
 from mmft.tasks.labels import shown, text_of
@@ -124,6 +124,8 @@ class Generation(GenerativeTask):
         if self._prompt is not None and (typed := next((one for one in (r"\n", r"\t") if one in self._prompt), None)):
             log.warning("task.prompt: %s is read as a backslash and a letter; for a line break see %s", typed, _LINES)
         self._writing.fit(labels, self.label_names)
+        if self._draws and not any(map(has_several, labels)):
+            log.warning("task.references=random changes nothing: no training row has several answers")
         of_squad = [name for name in self._metrics if name in ("exact_match", "token_f1")]
         empty = [name for name in distinct_answers(labels, self.label_names) if says_nothing(name)] if of_squad else []
         if empty:

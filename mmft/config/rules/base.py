@@ -71,6 +71,12 @@ def encoders_are_frozen(c: TrainConfig) -> bool:
     return all(isinstance(getattr(c.tune, encoder), FreezeConfig) for encoder in ENCODERS)
 
 
+def tuned_by(c: TrainConfig, encoder: str, name: str) -> Any:
+    """The value of a key of an encoder's tuning method: its own, or that of `tune`; None if both are null."""
+    own = getattr(getattr(c.tune, encoder), name, None)
+    return getattr(c.tune, name, None) if own is None else own
+
+
 def lone_modality(c: TrainConfig) -> str | None:
     """The modality that rows lack if they have the other; None if they have both or neither."""
     missing = [name for name in MODALITY.values() if not c.reads(name)]

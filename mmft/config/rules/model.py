@@ -9,7 +9,7 @@ from operator import attrgetter
 from typing import Any
 
 from mmft.config.registry import options
-from mmft.config.rules.base import encoders_are_frozen, lone_modality, rule
+from mmft.config.rules.base import encoders_are_frozen, lone_modality, rule, tuned_by
 from mmft.config.schema.model import ENCODERS
 from mmft.config.schema.root import TrainConfig
 from mmft.config.schema.tune import (
@@ -284,7 +284,7 @@ def _quantized(encoder: str, method: LoRA8bitConfig | LoRA4bitConfig, c: TrainCo
         return f"{method.type} does not go with trainer.precision=64-true. Type tune/{encoder}=lora"
     if c.trainer.strategy == "fsdp":
         return f"trainer=fsdp cannot shard the weights of {method.type}. Type trainer=ddp, or tune/{encoder}=lora"
-    if method.dora:
+    if tuned_by(c, encoder, "dora"):
         return f"dora needs the norms of unquantized weights. Type tune/{encoder}=lora, or leave it out"
     if not getattr(c.model, encoder).pretrained:
         return f"model.{encoder}.pretrained=false would freeze random weights. Type tune/{encoder}=full"

@@ -6,7 +6,7 @@ import re
 from importlib.util import find_spec
 from typing import Any
 
-from mmft.config.rules.base import SPLITS, no_val, rule
+from mmft.config.rules.base import SPLITS, no_val, rule, tuned_by
 from mmft.config.schema.logger import TensorBoardConfig
 from mmft.config.schema.model import ENCODERS
 from mmft.config.schema.root import TrainConfig
@@ -140,7 +140,7 @@ def _change_can_be_interpolated(c: TrainConfig) -> str | None:
         return None
     for encoder in ENCODERS:
         method: Any = getattr(c.tune, encoder)
-        if not method.interpolates or getattr(method, "dora", False):
+        if not method.interpolates or (hasattr(method, "dora") and tuned_by(c, encoder, "dora")):
             named = f"{method.type} with dora" if method.interpolates else method.type
             return (
                 f"wise_ft is not defined for tune/{encoder}={named}, whose change cannot be scaled. "

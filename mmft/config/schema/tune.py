@@ -171,10 +171,12 @@ class LoRAConfig(_LowRankConfig):
 
     interpolates = True
 
-    rslora: bool = False
-    """Scale by alpha / sqrt(rank) instead (rsLoRA; Kalajdzievski 2023, arXiv 2312.03732)."""
-    dora: bool = False
-    """Train magnitudes of the weights apart from their directions (DoRA; Liu et al. 2024, arXiv 2402.09353)."""
+    rslora: bool | None = None
+    """Scale by alpha / sqrt(rank) instead (rsLoRA; Kalajdzievski 2023, arXiv 2312.03732); null: `tune.rslora`, and if
+    that is null too, false."""
+    dora: bool | None = None
+    """Train magnitudes of the weights apart from their directions (DoRA; Liu et al. 2024, arXiv 2402.09353); null:
+    `tune.dora`, and if that is null too, false."""
 
 
 @either_encoder("lora_8bit", builds="mmft.tuning.methods.lora:LoRA8bit")
@@ -269,6 +271,10 @@ class TuneConfig:
     """Alpha of the LoRA variants and `loha`, for both encoders."""
     dropout: float | None = field(None, ge=0, lt=1)
     """Dropout of the LoRA variants and `loha`, for both encoders."""
+    rslora: bool | None = None
+    """rsLoRA's scale for the LoRA variants, for both encoders."""
+    dora: bool | None = None
+    """DoRA instead of LoRA, for both encoders."""
     width: int | None = field(None, ge=1)
     """Bottleneck width of `adapters`, for both encoders."""
     length: int | None = field(None, ge=1)

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
+from transformers import AddedToken
 
 from mmft.errors import first_line
 from mmft.models.whole.tiles import Heard, Tiles
@@ -26,6 +27,8 @@ class ImageTokenizer:
     def __init__(self, processor: Any, image_token: int, side: int, tiles: Tiles | None = None) -> None:
         self.processor, self.tokenizer, self.side, self.images = processor, processor.tokenizer, side, tiles
         self._token, self._placeholder = image_texts(processor, image_token)
+        if not self.tokenizer.added_tokens_decoder[image_token].special:  # or it could not be told from a word
+            self.tokenizer.add_tokens([AddedToken(self._token, special=True, normalized=False)], special_tokens=True)
 
     def __getattr__(self, name: str) -> Any:
         if name in ("processor", "tokenizer"):  # while it is being copied

@@ -68,7 +68,7 @@ def _to_square(saved: SavedModel, model: WholeModel) -> list[str]:
         return []
     side, background = pixels.side, background_colour(saved.config.data)
     log.warning(
-        "format=transformers: the model's processor does not make an image %s to %d x %d pixels, as the run did: do so "
+        "the exported processor does not make an image %s to %d x %d pixels, as the run did: do so "
         "before; the exported README.md shows how",
         *({"squash": "squashed", "crop": "cropped", "pad": "padded"}[how.resize], side, side),
     )

@@ -132,9 +132,9 @@ class LoRA(LowRank):
     default_lr = 2e-3  # best on validation rows, see docs/decisions.md
     kept_factors = frozenset({"lora_A"})
 
-    def __init__(self, key: str, rslora: bool = False, dora: bool = False, **others: Any) -> None:
+    def __init__(self, key: str, rslora: bool | None = None, dora: bool | None = None, **others: Any) -> None:
         super().__init__(key, **others)
-        self.rslora, self.dora = rslora, dora
+        self.rslora, self.dora = bool(rslora), bool(dora)
 
     def config(self, modules: list[str]) -> Any:
         """Peft's `LoraConfig`."""
