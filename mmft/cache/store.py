@@ -45,27 +45,29 @@ class Store:
     def make_room(self, wanted: int, keep: Sequence[Path]) -> bool:
         """Removes the entries that were used longest ago until `wanted` bytes fit; whether they do now.
 
+        Nothing is removed if that would not make them fit.
+
         Args:
             wanted: bytes about to be written.
             keep: folders of entries in use by this run.
         """
-        folders = sorted(entries(self.folder), key=last_used)
-        taken = sum(map(size_of, folders))
-        for folder in folders:
+        sizes = {folder: size_of(folder) for folder in sorted(entries(self.folder), key=last_used)}
+        taken, others = sum(sizes.values()), [folder for folder in sizes if folder not in keep]
+        self._tidy()
+        left = taken - sum(sizes[folder] for folder in others)
+        if left + wanted > self.limit or wanted > free_bytes(self.folder) + taken - left:
+            return False
+        for folder in others:
             if taken + wanted <= self.limit:
                 break
-            if folder not in keep:
-                size = size_of(folder)
-                try:
-                    remove(folder)
-                except OSError as error:
-                    log.warning("cache: %s cannot be removed to make room: %s", folder, error.strerror)
-                    continue
-                taken -= size
-                log.info("cache: %s, which was used longest ago, is removed to make room", folder)
-        self._tidy()
-        free = free_bytes(self.folder)
-        return taken + wanted <= self.limit and wanted <= free
+            try:
+                remove(folder)
+            except OSError as error:
+                log.warning("cache: %s cannot be removed to make room: %s", folder, error.strerror)
+                continue
+            taken -= sizes[folder]
+            log.info("cache: %s, which was used longest ago, is removed to make room", folder)
+        return taken + wanted <= self.limit and wanted <= free_bytes(self.folder)
 
     def _tidy(self) -> None:
         """Removes files that a killed process left unfinished."""

@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 _NEGLIGIBLE = 1.02  # times the time without the store: what later runs may cost this one
 _AT_ONCE = 64  # rows of a batch that is computed for the store, unless those of the command are smaller
 _DECIDED_AFTER = 128  # rows
+_FROZEN = {None: "the encoder is frozen", 2: "the first layer is frozen"}  # by the lowest trained layer
 _SHARD = 64 * 2**20  # bytes of values after which a shard is written
 
 
@@ -165,9 +166,10 @@ class FrozenCache:
             self._in_use.append((stored, computed))
         if found:
             entry, total = next(iter(found.values())).entry, sum(stored.there for stored in found.values())
+            frozen = _FROZEN.get(part.layer, f"the first {(part.layer or 1) - 1} layers are frozen")
             log.info(
                 "model.%s_encoder: %s; what that gives for %d %ss is read from %s (%s)",
-                *(part.modality, _in_words(part), total, part.modality, entry.folder, in_units(entry.bytes)),
+                *(part.modality, frozen, total, part.modality, entry.folder, in_units(entry.bytes)),
             )
         return found
 
@@ -180,14 +182,19 @@ class FrozenCache:
     def pooled(self, part: FrozenPart, rows: RowDataset) -> Pooled:
         """The pooled features of all rows, without augmentation: read from the store, and computed where it lacks them.
 
+        All are computed with `never`, and where it is not known what the encoder's output depends on.
+
         Args:
             part: of a whole encoder of which `pooled` alone is kept, on its device.
             rows: whose `stored` is left as it is.
         """
-        stored = self._stored(part, rows, None)
-        self._in_use.append((stored, len(stored.missing())))
-        self._fill(part, stored, rows, 1)
-        stored.refresh()
+        if self.keep == "never" or not says_what_it_reads(part.encoder):
+            stored = StoredRows(Entry(self.store.folder / "nothing", {}), digests_of(rows, part.modality))
+        else:
+            stored = self._stored(part, rows, None)
+            self._in_use.append((stored, len(stored.missing())))
+            self._fill(part, stored, rows, 1)
+            stored.refresh()
         there = [at if stored.has(at) else None for at in range(len(rows))]
         read = stored.read(there, 0)
         self.note_reads()
@@ -243,8 +250,11 @@ class FrozenCache:
             return True
 
     def _filled(self, filling: Filling, rows: int, passes: int) -> bool:
-        decided = self.keep != "auto"
+        decided, begun = self.keep != "auto", False
         for _ in filling:
+            if not begun and not self._fits(filling, rows):  # by what the first rows take
+                return True
+            begun = True
             decides_now = not decided and filling.rows >= _DECIDED_AFTER
             if not (decides_now or filling.held >= _SHARD):
                 continue
@@ -288,10 +298,3 @@ class FrozenCache:
                 *(filling.part.encoder.source.name, 1e3 * computing, 1e3 * writing, 1e3 * reading, passes),
             )
         return pays
-
-
-def _in_words(part: FrozenPart) -> str:
-    """What is frozen."""
-    if part.layer is None:
-        return "the encoder is frozen"
-    return "the first layer is frozen" if part.layer == 2 else f"the first {part.layer - 1} layers are frozen"

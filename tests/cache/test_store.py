@@ -85,7 +85,7 @@ def test_entries_used_longest_ago_make_room(tmp_path: Path) -> None:
     assert store.make_room(each, keep=[])
     assert {path.name for path in entries(tmp_path)} == {"a", "c"}
     assert not store.make_room(3 * each, keep=[tmp_path / "a"])
-    assert {path.name for path in entries(tmp_path)} == {"a"}
+    assert {path.name for path in entries(tmp_path)} == {"a", "c"}  # nothing would have been gained
 
 
 def test_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,6 +94,19 @@ def test_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert cache_folder("~/mine") == Path("~/mine").expanduser()
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert cache_folder(None) == Path("~/.cache/mmft").expanduser()
+
+
+def test_nothing_is_removed_in_vain(tmp_path: Path) -> None:
+    store = Store(tmp_path, 10**9)
+    for name in "ab":
+        written(store.entry(name, ABOUT_IT), 1)
+    each = size_of(tmp_path / "a")
+    store.limit = 2 * each
+    assert not store.make_room(2 * each, keep=[tmp_path / "a"])
+    assert not store.make_room(3 * each, keep=[])
+    assert {path.name for path in entries(tmp_path)} == {"a", "b"}
+    assert store.make_room(2 * each, keep=[])
+    assert entries(tmp_path) == []
 
 
 def test_processes_that_write_a_file_at_once_are_not_in_each_others_way(tmp_path: Path) -> None:

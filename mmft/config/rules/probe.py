@@ -46,6 +46,13 @@ def _features_are_joined_as_they_are(c: TrainConfig) -> str | None:
     )
 
 
+@rule("cache.dtype", "tune.probe")
+def _features_are_solved_as_they_are(c: TrainConfig) -> str | None:
+    if c.tune.probe is None or c.cache.dtype == "computed":
+        return None
+    return "a probe is solved on features as they are computed. Leave it out, or type tune=head_only"
+
+
 @rule("tune.probe", "task")
 def _rows_have_labels_of_their_own(c: TrainConfig) -> str | None:
     if c.tune.probe is None or not c.task.needs_both:

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from mmft.files import write_records
 from mmft.reports.aligned import aligned
 from mmft.reports.numbers import number
@@ -62,33 +64,58 @@ class Curve:
         points: by rows, ascending.
         setting: the values of the other keys that vary.
         lower: whether the metric is better when lower.
+        stops_early: whether runs end by early stopping, whatever number of steps they are given.
+
+    Attributes:
+        fit: of all points; of the last two alone if the curve flattens, so that one line does not fit all.
+        flattens: whether it does, by the 95 % interval of a quadratic term.
     """
 
-    def __init__(self, metric: str, points: Sequence[Point], setting: dict[str, str], lower: bool) -> None:
+    def __init__(
+        self, metric: str, points: Sequence[Point], setting: dict[str, str], lower: bool, stops_early: bool = False
+    ) -> None:
         self.metric, self.points, self.setting = metric, points, setting
-        self.lower = lower
+        self.lower, self.stops_early = lower, stops_early
+        self.flattens = len(points) >= _FEWEST_SIZES and self._flattens()
+        of_last = self.flattens and sum(len(point.values) for point in points[-2:]) > 2
+        self.fitted_points = points[-2:] if of_last else points
         self.fit = self._fit()
 
     def error(self, value: float) -> float:
         """The error of a value of the metric."""
         return value if self.lower else 1 - value
 
+    def _runs(self, points: Sequence[Point]) -> tuple[bool, list[float], list[float]]:
+        """Whether errors are fitted; the logarithm of each run's rows, and of its error, or the metric itself."""
+        of_error = all(self.error(value) > 0 for point in self.points for value in point.values)
+        runs = [(math.log(point.rows), value) for point in points for value in point.values]
+        return of_error, [x for x, _ in runs], [math.log(self.error(y)) if of_error else y for _, y in runs]
+
+    def _flattens(self) -> bool:
+        _, x, y = self._runs(self.points)
+        freedom = len(x) - 3
+        if freedom < 1:
+            return False
+        columns = np.vander(np.array(x) - np.mean(x), 3)  # the square, the line, the constant
+        found = np.linalg.lstsq(columns, np.array(y), rcond=None)[0]
+        rest = float(((np.array(y) - columns @ found) ** 2).sum())
+        deviation = math.sqrt(rest / freedom * np.linalg.inv(columns.T @ columns)[0, 0])
+        bend, slope = found[0], found[1]
+        return bool(bend * slope < 0 and abs(bend) > _t(freedom) * deviation)
+
     def _fit(self) -> Fit | None:
-        runs = [(math.log(point.rows), value) for point in self.points for value in point.values]
         if len(self.points) < _FEWEST_SIZES:
             return None
-        of_error = all(self.error(value) > 0 for _, value in runs)
-        x = [rows for rows, _ in runs]
-        y = [math.log(self.error(value)) if of_error else value for _, value in runs]
+        of_error, x, y = self._runs(self.fitted_points)
         slope, constant = statistics.linear_regression(x, y)
         rest = sum((b - constant - slope * a) ** 2 for a, b in zip(x, y, strict=True))
         width = sum((a - statistics.mean(x)) ** 2 for a in x)
-        freedom = len(runs) - 2
+        freedom = len(x) - 2
         return Fit(of_error, constant, slope, math.sqrt(rest / freedom / width), freedom)
 
     def fitted(self, rows: float) -> float | None:
-        """The metric that the fit has for a number of rows."""
-        if self.fit is None:
+        """The metric that the fit has for a number of rows; None for fewer than it was made of."""
+        if self.fit is None or rows < self.fitted_points[0].rows:
             return None
         if not self.fit.of_error:
             return self.fit.constant + self.fit.slope * math.log(rows)
@@ -107,12 +134,18 @@ class Curve:
         return "\n".join([title, aligned(lines, right=(0, 1)), *formula, self.forecast(), *self._unequal_steps()])
 
     def _unequal_steps(self) -> Iterator[str]:
-        fewest, most = (choose(point.steps for point in self.points) for choose in (min, max))
-        if fewest < most:
-            yield (
-                f"Fewer rows were also trained for fewer optimizer steps ({fewest} to {most}), which makes the curve "
-                f"steeper. For as many, type trainer.max_epochs=100000 trainer.max_steps={most}."
-            )
+        first, last = self.points[0].steps, self.points[-1].steps
+        most = max(point.steps for point in self.points)
+        if first == last:
+            return
+        few, steep = ("fewer", "steeper") if first < last else ("more", "flatter")
+        alike = f"type trainer.max_epochs=100000 trainer.max_steps={most}"
+        if self.stops_early:
+            alike += ", and leave callbacks.early_stopping out"
+        yield (
+            f"Fewer rows were also trained for {few} optimizer steps ({first} to {last}), which makes the curve "
+            f"{steep}. For as many, {alike}."
+        )
 
     def records(self) -> list[dict[str, Any]]:
         """One record per number of rows."""
@@ -138,14 +171,24 @@ class Curve:
         gain, *ends = (self._gain(last, self.fit.slope + change) for change in (0, -margin, margin))
         least, most = sorted(ends)
         between = f"{self._shown(least, unit='')} to {self._shown(most)} by the 95 % interval of the fit"
+        if self.flattens:
+            some = (
+                f" of the last two sizes, {self.points[-2].rows:,} and {rows:,}" if len(self.fitted_points) == 2 else ""
+            )
+            between += some
+        if self.flattens and least <= 0:
+            return (
+                f"The curve flattens: {2 * rows:,} rows instead of {rows:,} would give {self._shown(gain)} if it went "
+                f"on ({between}), and less if it flattens further."
+            )
         if least > 0:
             after = last - gain if self.lower else last + gain
             before = self.points[-2]
             step = self.error(statistics.mean(before.values)) - self.error(last)
             return (
-                f"More rows would help: if the curve goes on, {2 * rows:,} instead of {rows:,} give about "
-                f"{self._shown(gain)}, from {last:.3f} to {after:.3f} ({between}; {rows:,} instead of {before.rows:,} "
-                f"gave {self._shown(step)})."
+                f"More rows would help{', though the curve flattens' * self.flattens}: if the curve goes on, "
+                f"{2 * rows:,} instead of {rows:,} give about {self._shown(gain)}, from {last:.3f} to {after:.3f} "
+                f"({between}; {rows:,} instead of {before.rows:,} gave {self._shown(step)})."
             )
         if most < _FLAT * (self.error(last) if self.fit.of_error else abs(last)):
             return f"The curve is flat: {2 * rows:,} rows instead of {rows:,} would hardly help ({between})."
@@ -190,8 +233,9 @@ def learning_curves(sweep: Sweep) -> list[Curve]:
             both = [*before.values, *point.values]
             points[point.rows] = Point(point.rows, both, max(before.steps, point.steps))
     lower = lower_is_better(name, minimised_by(sweep.jobs))
+    early = any(key.startswith("callbacks.early_stopping") for job in sweep.jobs for key in sweep.typed(job))
     return [
-        Curve(name, [points[rows] for rows in sorted(points)], dict(zip(others, setting, strict=True)), lower)
+        Curve(name, [points[rows] for rows in sorted(points)], dict(zip(others, setting, strict=True)), lower, early)
         for setting, points in found.items()
         if len(points) > 1
     ]

@@ -127,3 +127,35 @@ def test_sizes_that_come_to_as_many_rows_are_one_point(job: Job, tmp_path: Path)
         job(6 if share < 0.1 else 100, share, f"data.subset.fraction={share}")
     [one] = learning_curves(Sweep(tmp_path))
     assert one.points == [Point(6, [0.001, 0.002], 0), Point(100, [0.5], 10)]
+
+
+def test_a_curve_that_flattens_is_no_line() -> None:
+    """Twice as many rows gave half a point, and nothing."""
+    values = {100: [0.50, 0.52], 200: [0.60, 0.61], 400: [0.62, 0.63], 800: [0.625, 0.63], 1600: [0.624, 0.632]}
+    curve = Curve("test/accuracy", [Point(rows, found) for rows, found in values.items()], {}, lower=False)
+    assert curve.forecast().startswith(
+        "The curve flattens: 3,200 rows instead of 1,600 would give +0.1 points if it went on"
+    )
+    assert "by the 95 % interval of the fit of the last two sizes, 800 and 1,600" in curve.forecast()
+    assert [record["fit"] for record in curve.records()][:3] == [None] * 3
+    alone = Curve("test/accuracy", [Point(rows, found[:1]) for rows, found in values.items()], {}, lower=False)
+    assert alone.fit is not None
+    assert alone.fitted(100) is not None  # two runs determine a line, and say nothing of its noise
+
+
+@pytest.mark.parametrize(
+    ("steps", "stops_early", "said"),
+    [
+        ((20, 30, 40), False, "fewer optimizer steps (20 to 40), which makes the curve steeper. For as many, type"),
+        ((40, 30, 20), False, "more optimizer steps (40 to 20), which makes the curve flatter."),
+        ((15, 18, 20), True, "trainer.max_steps=20, and leave callbacks.early_stopping out."),
+        ((20, 20, 20), True, ""),
+    ],
+)
+def test_other_numbers_of_steps_are_told(steps: tuple[int, ...], stops_early: bool, said: str) -> None:
+    points = [
+        Point(rows, [value], step) for rows, value, step in zip((20, 60, 180), (0.25, 0.4, 0.5), steps, strict=True)
+    ]
+    text = Curve("test/accuracy", points, {}, lower=False, stops_early=stops_early).text()
+    assert said in text
+    assert ("optimizer steps" in text) == bool(said)
