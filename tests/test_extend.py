@@ -21,7 +21,6 @@ from mmft.cli.help import command_help
 from mmft.commands.predict import predict
 from mmft.config import plugins, registry
 from mmft.config.compose import compose
-from mmft.config.schema.root import COMMANDS
 from mmft.errors import TrainingError, UserError
 from mmft.run.listing.found import FoundRun, sort_runs
 from mmft.run.listing.table import comparison_table
@@ -205,24 +204,24 @@ def test_keys_are_judged_shown_and_completed(folder: Path, shapes_overrides: lis
         compose("train", [*shapes_overrides, *typed("my_fusion.py"), "model.fusion.wdth=3"])
     with pytest.raises(UserError, match="0 is out of bounds; expected an integer, at least 1"):
         compose("train", [*shapes_overrides, *typed("my_fusion.py"), "model.fusion.width=0"])
-    assert "summed" in command_help("train", "")
-    assert candidates("mmft train model/fusion=su", list(COMMANDS)) == ["model/fusion=summed"]
+    assert "summed" in command_help("train")
+    assert candidates("mmft train model/fusion=su") == ["model/fusion=summed"]
 
 
 def test_a_typed_plugin_is_completed_once_code_is_allowed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "my_fusion.py").write_text("print('imported')\n" + (folder / "my_fusion.py").read_text())
     line = "mmft train 'plugins=[./my_fusion.py]'"
-    assert candidates(f"{line} model/fusion=su", list(COMMANDS)) == []
+    assert candidates(f"{line} model/fusion=su") == []
     assert not plugins.allowed()
-    assert candidates(f"{line} --allow-code model/fusion=su", list(COMMANDS)) == ["model/fusion=summed"]
-    assert candidates(f"{line} --allow-code model.fusion.wid", list(COMMANDS)) == ["model.fusion.width="]
+    assert candidates(f"{line} --allow-code model/fusion=su") == ["model/fusion=summed"]
+    assert candidates(f"{line} --allow-code model.fusion.wid") == ["model.fusion.width="]
     assert capsys.readouterr().out == ""  # answers alone go there
 
 
 def test_a_plugin_that_cannot_be_imported_completes_nothing(folder: Path) -> None:
     (folder / "broken.py").write_text("1 / 0\n")
     line = "mmft train plugins=[./broken.py] --allow-code model/fusion=con"
-    assert candidates(line, list(COMMANDS)) == ["model/fusion=concat"]
+    assert candidates(line) == ["model/fusion=concat"]
 
 
 def test_help_shows_a_typed_plugin(folder: Path, forked_mmft: Mmft) -> None:
@@ -315,3 +314,68 @@ def test_python_gives_leave_by_an_argument(folder: Path, train_run: TrainRun) ->
         package.load(run.path)
     assert folder == Path.cwd()
     assert package.load(run.path, allow_code=True).labels
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "said"),
+    [
+        ("my_fusion.py", "return torch.relu(", "return torch.relu(0 * image.pooled[:, :1] + ", None),
+        (
+            "my_fusion.py",
+            "(text.pooled))\n",
+            "(text.pooled))[:, :5]\n",
+            r"SummedFusion.forward gives \(\d+, 5\), and its width",
+        ),
+        ("my_fusion.py", "return torch.relu(", "torch.relu(", "SummedFusion.forward gives a NoneType"),
+        (
+            "my_fusion.py",
+            "image, text, width):",
+            "image, text):",
+            "SummedFusion is given width, image, text, and got an",
+        ),
+        ("my_fusion.py", "    facts = SummedConfig\n", "", "model/fusion=summed: SummedFusion has no `facts`"),
+        ("my_fusion.py", "        self.width = width\n", "", "model/fusion=summed: SummedFusion has no `width`"),
+        (
+            "my_fusion.py",
+            'builds="my_fusion:',
+            'builds="no_fusion:',
+            "builds='no_fusion:SummedFusion' cannot be imported",
+        ),
+        ("my_fusion.py", '"model/fusion", "summed"', '"model/fusion", "concat"', "is an option of mmft already"),
+        ("my_task.py", "* batch.weight).sum()", "* batch.weight)", r"Poly.loss_sum gives \(\d+,\), and not the sum"),
+        (
+            "my_optimizer.py",
+            "RMSprop(groups, alpha=alpha)",
+            "None",
+            "optim=rmsprop: .*gives None; it has to give a Optimizer",
+        ),
+        ("my_schedule.py", "return (1", "(1", "Root.shape gives None, and not the factor"),
+        (
+            "my_logger.py",
+            "def start(self, folder, config):",
+            "def start(self, folder):",
+            "Lines.start is called with 2",
+        ),
+        (
+            "my_augmentation.py",
+            "to(torch.uint8)",
+            "to(torch.uint8)[:, :5]",
+            r"an augmentation gives \(3, 5, \d+\) torch.uint8",
+        ),
+        ("my_augmentation.py", ".to(torch.uint8)", "", "an augmentation gives .* torch.float32; it has to give"),
+    ],
+)
+def test_a_mistake_in_own_code_is_told(
+    file: str, old: str, new: str, said: str | None, folder: Path, train_run: TrainRun
+) -> None:
+    """Where mmft would fail on what it gives, and nothing shows whose it is."""
+    plugins.allow_code()
+    code = (folder / file).read_text()
+    assert old in code
+    (folder / file).write_text(code.replace(old, new))
+    steps = ["trainer.max_steps=2", "model.image_encoder.pretrained=true"]
+    if said is None:
+        train_run(*typed(file), *steps)
+        return
+    with pytest.raises((TrainingError, UserError), match=said):
+        train_run(*typed(file), *steps)

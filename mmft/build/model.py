@@ -219,7 +219,7 @@ def build_methods(tune: TuneConfig) -> dict[str, TuningMethod]:
     for encoder in ENCODERS:
         own = getattr(tune, encoder)
         arguments = {name: getattr(tune, name, None) if v is None else v for name, v in registry.arguments(own).items()}
-        found[encoder] = registry.class_of(own)(key=f"tune.{encoder}", **arguments)
+        found[encoder] = registry.build_with(own, key=f"tune.{encoder}", **arguments)
     return found
 
 

@@ -14,8 +14,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import fields
-from importlib import import_module
 from typing import Any, ClassVar, NamedTuple, TypeVar
+
+from mmft.config.own_options import built_by_user, imported
+from mmft.errors import UserError
 
 
 class OptionConfig:
@@ -55,7 +57,12 @@ def option(group: str, name: str, builds: str | Callable[..., Any] = "") -> Call
     """
 
     def register(schema: type[T]) -> type[T]:
-        _OPTIONS.setdefault(group, {})[name] = Option(group, name, schema, builds)
+        known = _OPTIONS.setdefault(group, {}).get(name)
+        if known is not None and _is_mmfts(known.schema) and not _is_mmfts(schema):
+            raise UserError(
+                f"{group}={name} of {schema.__module__} is an option of mmft already. Register yours under another name"
+            )
+        _OPTIONS[group][name] = Option(group, name, schema, builds)
         schema.group_path, schema.type = group, name
         return schema
 
@@ -101,13 +108,8 @@ def modules_of_users() -> set[str]:
     return {module for module in found if module and module.partition(".")[0] != "mmft"}
 
 
-def class_of(config: OptionConfig) -> Any:
-    """Imports and returns the class that the option `config` builds."""
-    builds = _OPTIONS[config.group_path][config.type].builds
-    if not isinstance(builds, str):
-        return builds
-    module, _, name = builds.partition(":")
-    return getattr(import_module(module), name)
+def _is_mmfts(schema: type) -> bool:
+    return schema.__module__.partition(".")[0] == "mmft"
 
 
 def arguments(config: Any, but: type | None = None) -> dict[str, Any]:
@@ -124,8 +126,19 @@ def build(config: OptionConfig, *, but: type | None = None, **context: Any) -> A
         but: a base class whose fields are not passed, because other code reads them.
         context: values known only at run time (widths, label names), passed by keyword.
     """
-    given = {name: _built(value) for name, value in arguments(config, but).items()}
-    return class_of(config)(**given, **context)
+    return build_with(config, **{name: _built(value) for name, value in arguments(config, but).items()}, **context)
+
+
+def build_with(config: OptionConfig, **given: Any) -> Any:
+    """Builds the object of the option `config` from these arguments alone.
+
+    Raises:
+        UserError: an option of a user's builds something else than its group has, or cannot be called so.
+    """
+    found = _OPTIONS[config.group_path][config.type]
+    if not _is_mmfts(found.schema):
+        return built_by_user(f"{config.group_path}={config.type}", found.builds, given)
+    return (imported(found.builds) if isinstance(found.builds, str) else found.builds)(**given)
 
 
 def _built(value: Any) -> Any:

@@ -8,6 +8,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 
+from mmft.config.registry import modules_of_users
 from mmft.errors import ExitCode, MmftError, UserError, of_the_disk
 from mmft.signals import stop_signals
 
@@ -19,7 +20,7 @@ def report(error: Exception) -> int:
     if debug or not isinstance(error, MmftError):
         traceback.print_exception(error)
     if not isinstance(error, MmftError):
-        print(f"mmft: error: this is a bug in mmft: {type(error).__name__}: {error}", file=sys.stderr)
+        print(f"mmft: error: {_whose_bug()}: {type(error).__name__}: {error}", file=sys.stderr)
         return ExitCode.DEFECT
     report_messages(error.messages if isinstance(error, UserError) else [str(error)])
     return error.exit_code
@@ -38,7 +39,13 @@ def outcome_of(work: Callable[[], int]) -> tuple[int, list[str]]:
         if disk := of_the_disk(error):
             return int(disk.exit_code), [str(disk)]
         where = "".join(traceback.format_exception(error))
-        return int(ExitCode.DEFECT), [f"this is a bug in mmft: {type(error).__name__}: {error}\n{where}"]
+        return int(ExitCode.DEFECT), [f"{_whose_bug()}: {type(error).__name__}: {error}\n{where}"]
+
+
+def _whose_bug() -> str:
+    """Of mmft, unless there are options of users, whose results may be what it fails on."""
+    own = sorted(modules_of_users())
+    return f"this is a bug in mmft, or in options of your own ({', '.join(own)})" if own else "this is a bug in mmft"
 
 
 def report_messages(messages: Sequence[str]) -> None:

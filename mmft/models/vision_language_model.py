@@ -165,7 +165,7 @@ class VisionLanguageModel(nn.Module):
         image_rows, text_rows = present_rows(batch.image_present), present_rows(batch.text_present)
         image = self.encode_image(batch, image_rows)
         text = self.encode_text(batch, text_rows)
-        return Fused(self.fusion(image, text), image.pooled, text.pooled)  # (B, F), (B, D) each
+        return Fused(self.fusion.checked(self.fusion(image, text)), image.pooled, text.pooled)
 
     def encode_image(self, batch: Batch, rows: Tensor | None) -> Encoded:
         """Tokens (B, N, D) of the images, stand-ins for missing ones. `rows`: (R,) with an image, None for all."""

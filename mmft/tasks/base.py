@@ -113,7 +113,10 @@ class Task(ABC):
 
     def loss_sums(self, outputs: Outputs, batch: Batch) -> Tensor:
         """(K,) `loss_sum` of each term."""
-        return self.loss_sum(outputs, batch)[None]
+        loss = self.loss_sum(outputs, batch)
+        if loss.dim():
+            raise UserError(f"{type(self).__name__}.loss_sum gives {tuple(loss.shape)}, and not the sum over the rows")
+        return loss[None]
 
     def normalisers(self, batch: Batch) -> Tensor:
         """(K,) float64 `normaliser` of each term."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from typing import SupportsFloat
 
 from mmft.errors import UserError
 
@@ -36,7 +37,10 @@ class Schedule(ABC):
         warmup = self.warmup_steps(total)
         if step < warmup:
             return (step + 1) / warmup
-        return self.shape((step - warmup) / max(1, total - warmup))
+        found = self.shape((step - warmup) / max(1, total - warmup))
+        if not isinstance(found, SupportsFloat):
+            raise UserError(f"{type(self).__name__}.shape gives {found!r}, and not the factor of the learning rate")
+        return float(found)
 
     @abstractmethod
     def shape(self, progress: float) -> float:

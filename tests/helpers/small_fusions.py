@@ -14,7 +14,8 @@ from torch import nn
 
 import mmft.config.schema  # noqa: F401 - the options register
 from mmft.batch import Encoded, Widths
-from mmft.config.registry import class_of, options
+from mmft.config.own_options import imported
+from mmft.config.registry import options
 from mmft.models.fusion.base import Fusion
 
 PAIRWISE = [name for name, found in options("model/fusion").items() if found.schema.embeds_apart]  # type: ignore[attr-defined]
@@ -31,7 +32,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "cross": {"width": 32, "heads": 2},
     "resampler": {"width": 32, "heads": 2, "queries": 4},
 }
-CLASSES = {name: class_of(found.schema()) for name, found in options("model/fusion").items()}
+CLASSES = {name: imported(str(found.builds)) for name, found in options("model/fusion").items()}
 TOKENS = [name for name in FUSIONS if CLASSES[name].facts.reads == "tokens"]
 
 

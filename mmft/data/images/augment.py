@@ -19,6 +19,7 @@ from torchvision.transforms import v2  # type: ignore[import-untyped]
 
 from mmft.config.schema.augment import AugmentConfig
 from mmft.data.images.mixing import cutmix, mixup
+from mmft.errors import UserError
 
 Transform = Callable[[Tensor], Tensor]
 """(3, H, W) uint8 -> the same shape."""
@@ -62,9 +63,15 @@ class Augmentation:
         if not self._transforms:
             return pixels
         with drawing_from(seed):
+            made = pixels
             for transform in self._transforms:
-                pixels = transform(pixels)
-        return pixels
+                made = transform(made)
+        if made.shape != pixels.shape or made.dtype != torch.uint8:  # of a user's
+            raise UserError(
+                f"data.augment.extra: an augmentation gives {tuple(made.shape)} {made.dtype}; it has to give "
+                f"{tuple(pixels.shape)} torch.uint8"
+            )
+        return made
 
     def text(self, ids: Tensor, seed: int) -> Tensor:
         """(L,) int64 -> (L' <= L,): drops tokens, but keeps special ones and at least one other."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mmft.batch import Encoded
 from mmft.config.schema.fusion import FusionConfig
+from mmft.errors import UserError
 
 Reads = Literal["pooled", "tokens"]
 
@@ -38,6 +39,18 @@ class Fusion(nn.Module, ABC):
     @abstractmethod
     def forward(self, image: Encoded, text: Encoded) -> Tensor:
         """Encoded image and text -> (B, F)."""
+
+    def checked(self, fused: Tensor) -> Tensor:
+        """What `forward` gave, (B, F).
+
+        Raises:
+            UserError: it is something else, in a fusion of a user's.
+        """
+        if isinstance(fused, Tensor) and fused.shape[-1] == self.width:
+            return fused
+        gives = f"{tuple(fused.shape)}" if isinstance(fused, Tensor) else f"a {type(fused).__name__}"
+        name, width = type(self).__name__, self.width
+        raise UserError(f"model.fusion: {name}.forward gives {gives}, and its width is {width}; (B, {width}) is needed")
 
 
 class TokenProjection(Fusion):
