@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -34,4 +35,8 @@ def __getattr__(name: str) -> Any:
     """Imports a function of `__all__`, and torch with it, on first use."""
     if name not in _HOMES:
         raise AttributeError(f"module 'mmft' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    state = random.getstate()
+    try:
+        return getattr(import_module(_HOMES[name]), name)
+    finally:
+        random.setstate(state)  # Lightning draws as it is imported

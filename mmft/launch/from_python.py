@@ -16,9 +16,10 @@ from mmft.config.compose import Composed
 from mmft.config.from_python import swept
 from mmft.errors import ExitCode, UserError
 from mmft.files import located
-from mmft.launch.given import Overrides, as_it_was, given_by, typed_of
+from mmft.launch.given import Overrides, given_by, typed_of
 from mmft.launch.ready import composed, new_job, resumed_job
 from mmft.launch.start import train_job
+from mmft.run.as_it_was import as_it_was
 from mmft.run.listing.chosen import chosen_runs
 from mmft.run.listing.filters import compose_runs
 from mmft.run.naming import make_run_folder

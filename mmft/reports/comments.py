@@ -10,7 +10,8 @@ def modality_comment(figures: Mapping[str, float], lower: bool, rows: int) -> st
     """What figures of a constant prediction, of each modality alone and of both show, in words.
 
     A modality alone is as good as both if it has 97 % of what both gain over the constant prediction or, where all
-    figures lie between 0 and 1 as shares do, if it lacks at most a standard error of such a share over the rows.
+    figures lie between 0 and 1 as shares do, if it lacks at most a standard error of such a share over the rows. Both
+    are no better than the constant if they gain less than that error, or 3 % where figures are no shares.
 
     >>> modality_comment({"majority": 0.3, "text": 0.71, "image": 0.5, "both": 0.72}, lower=False, rows=100)
     'text alone is as good as both: 100 rows show nothing that the image adds'
@@ -24,7 +25,7 @@ def modality_comment(figures: Mapping[str, float], lower: bool, rows: int) -> st
     gain = both - constant
     share = not lower and all(0 <= value <= 1 for value in figures.values())
     error = math.sqrt(both * (1 - both) / rows) if share else 0.0
-    if not gain > error:
+    if not gain > (error if share else 0.03 * abs(constant)):
         return f"the model is no better than a constant prediction ({next(iter(figures))}): see mmft check"
     good = [value >= both - max(0.03 * gain, error) for value in alone]
     better = [value > both + max(0.03 * gain, error) for value in alone]

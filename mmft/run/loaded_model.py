@@ -22,6 +22,7 @@ from mmft.data.splitting.splits import Split, whole
 from mmft.errors import UserError
 from mmft.reports.explain.rows import Explained, check_label, with_warnings
 from mmft.run import chat, zero_shot
+from mmft.run.as_it_was import as_it_was
 from mmft.run.by_row import stacked
 from mmft.run.decoding import with_decoding
 from mmft.run.given_rows import as_given, table_from, with_conversations
@@ -211,4 +212,5 @@ def load(
         raise UserError(f"run: a {type(run).__name__} given; give a run folder. What `mmft.train` returns has `.model`")
     if allow_code:
         plugins.allow_code()
-    return LoadedModel(load_model(model_folder(run, runs)), accelerator)
+    with as_it_was():
+        return LoadedModel(load_model(model_folder(run, runs)), accelerator)

@@ -287,23 +287,26 @@ def test_int8(saved: Any, tmp_path: Path) -> None:
 def check_card(
     model: SavedModel, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Runs the lines of a folder's README.md on an image that is not square and has transparent parts."""
+    """Runs the lines of a folder's README.md on images that are not square: one with transparent parts, one of 16 bits."""
     random = np.random.default_rng(0)
     coarse = Image.fromarray(random.integers(0, 256, (8, 12, 4), dtype=np.uint8))
-    row = {"image": coarse.resize((60, 40), Image.Resampling.BILINEAR), "text": "a red bird"}
-    (predicted,) = LoadedModel(model, "cpu").predict([row])
+    smooth = coarse.resize((60, 40), Image.Resampling.BILINEAR)
+    deep = Image.fromarray(np.asarray(smooth.convert("L")).astype(np.uint16) * 200)
+    rows = [{"image": image, "text": "a red bird"} for image in (smooth, deep)]
+    expected = LoadedModel(model, "cpu").predict(rows)
     write_graphs(model, {}, folder, "onnx", None)
-    row["image"].save(folder / "image.png")
     monkeypatch.chdir(folder)
     lines = (folder / "README.md").read_text().partition("```python\n")[2].partition("```")[0]
-    found: dict[str, Any] = {}
-    exec(lines, found)
-    close = 0.02  # a pixel may differ by one
-    if model.task.facts.pairwise:
-        assert float(capsys.readouterr().out) == pytest.approx(predicted["prediction"], abs=close)
-    else:
-        scores = [predicted[f"score_{label}"] for label in model.task.output_names]
-        assert np.allclose(found["model"][0][0], scores, atol=close)
+    for row, predicted in zip(rows, expected, strict=True):
+        row["image"].save(folder / "image.png")
+        found: dict[str, Any] = {}
+        exec(lines, found)
+        close = 0.02  # a pixel may differ by one
+        if model.task.facts.pairwise:
+            assert float(capsys.readouterr().out) == pytest.approx(predicted["prediction"], abs=close)
+        else:
+            scores = [predicted[f"score_{label}"] for label in model.task.output_names]
+            assert np.allclose(found["model"][0][0], scores, atol=close)
 
 
 @pytest.mark.slow
@@ -320,12 +323,18 @@ def test_the_cards_lines_of_a_run_of_one_modality(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("task", "resize"), [("classification", "squash"), ("classification", "pad"), ("contrastive", "crop")]
+    ("task", "typed"),
+    [
+        ("classification", ["data.resize=squash", "data.crop_pct=0.8"]),
+        ("classification", ["data.resize=pad"]),
+        ("contrastive", ["data.resize=crop"]),
+        ("classification", ["data.resize=crop", "data.crop_pct=0.75"]),
+    ],
 )
 def test_the_cards_own_lines(
-    task: str, resize: str, saved: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    task: str, typed: list[str], saved: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    check_card(saved(task, f"data.resize={resize}", "data.background=black"), tmp_path, monkeypatch, capsys)
+    check_card(saved(task, *typed, "data.background=black"), tmp_path, monkeypatch, capsys)
 
 
 @pytest.mark.slow

@@ -118,7 +118,7 @@ def _as_row(answers: Answers, one: Reviewed) -> dict[str, Any]:
         "right_by_label": "" if right is None else "right" if right else "wrong",
         "mark": one.mark,
         **{mark: sum(own.mark == mark for own in one.marks) for mark in MARKS},
-        "by": "|".join(own.by for own in one.marks),
+        "by": " | ".join(f"{own.by}: {own.mark}" for own in one.marks),
         "notes": " | ".join(f"{own.by}: {own.note}" for own in one.marks if own.note),
         "weight": one.weight,
     }

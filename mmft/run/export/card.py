@@ -112,7 +112,10 @@ def opening_lines(background: Iterable[int]) -> list[str]:
     """Lines of Python that open `image` as a run does: turned as its file says, on the background where transparent."""
     colour = (*background, 255)
     return [
-        'layer = ImageOps.exif_transpose(Image.open("image.png")).convert("RGBA")',
+        'layer = ImageOps.exif_transpose(Image.open("image.png"))',
+        'if layer.mode.startswith("I;16"):  # 16 bits',
+        "    layer = Image.fromarray(np.round(np.asarray(layer) / 257).astype(np.uint8))",
+        'layer = layer.convert("RGBA")',
         f'image = Image.alpha_composite(Image.new("RGBA", layer.size, {colour}), layer).convert("RGB")',
     ]
 
@@ -143,7 +146,12 @@ def writing_card(
         settings: further arguments of `generate`.
         adapters: as for `model_card`.
     """
-    loading = ["from PIL import Image, ImageOps", f"from transformers import AutoProcessor, {kind}", ""]
+    loading = [
+        "import numpy as np",
+        "from PIL import Image, ImageOps",
+        f"from transformers import AutoProcessor, {kind}",
+        "",
+    ]
     loading += [f'model = {kind}.from_pretrained(".")', 'processor = AutoProcessor.from_pretrained(".")']
     loading += [*opening_lines(background_colour(saved.config.data)), *prompt]
     loading += [f'written = model.generate(**inputs{settings})[0, inputs["input_ids"].shape[1] :]']

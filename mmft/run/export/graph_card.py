@@ -157,7 +157,10 @@ def graph_card(saved: SavedModel, summary: Mapping[str, Any], description: Mappi
     outputs = [output for graph in description["graphs"].values() for output in graph["outputs"].values()]
     labels = "the labels in order, and " if any("columns" in output for output in outputs) else ""
     lines += ["", f"`inference.json` has {labels}exactly how images and texts are prepared."]
-    lines += ["The lines above prepare them with Pillow and the tokenizer; a pixel may differ by one from training's."]
+    reduced = description["image"]["jpeg"] == _JPEG
+    more = " (of large JPEGs, which the run decoded at a reduced scale, by more)" if reduced else ""
+    lines += ["The lines above prepare them with Pillow and the tokenizer;"]
+    lines += [f"a pixel may differ by one from the run's{more}."]
     for kind in ("image", "text"):
         if not description[kind]["read"]:
             lines += ["", f"The run read no {kind}s: its answers are those without, `{kind}_present` being false."]

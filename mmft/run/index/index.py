@@ -13,12 +13,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from mmft.config.schema.data import DataConfig
+from mmft.config.wording import listed
 from mmft.data.images.image import background_of, drafts
 from mmft.data.images.squares import squaring
 from mmft.data.job_cache import stamp
@@ -135,8 +136,12 @@ class Index:
             that cannot be used, one with an `error`.
 
         Raises:
-            UserError: the only query cannot be used.
+            UserError: the only query cannot be used, or `top` or `find` is not one of what is allowed.
         """
+        if not isinstance(top, int) or isinstance(top, bool) or top < 1:
+            raise UserError(f"top: {top!r} given. Give a number of rows, at least 1")
+        if find not in (None, *get_args(Find)):
+            raise UserError(f"find: {find!r} given. Give {listed(get_args(Find))}, or None")
         split = given_queries(query, self.model.saved.config.data, Path(root))
         return list(self.found(split, self.model.saved.config.data, top, find))
 

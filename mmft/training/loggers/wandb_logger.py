@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 _PROJECT = "mmft"
 _LOGIN_SECONDS = 30.0  # timeout of the server; wandb's own is 90
 _MOST_POINTS = 500  # of a curve
+_MOST_LABELS = 100  # of a chart, of which W&B keeps 10,000 cells
 
 
 class WandbLogger(RunLogger):
@@ -124,7 +125,10 @@ class WandbLogger(RunLogger):
         logged: dict[str, Any] = {}
         with self._staged_here():
             if name.endswith("/confusion_matrix"):
-                logged[f"{name}_chart"] = _confusion_chart(rows)
+                if len(rows) - 1 <= _MOST_LABELS:
+                    logged[f"{name}_chart"] = _confusion_chart(rows)
+                else:
+                    log.info("W&B's chart would show %d labels of %d: the table has all", _MOST_LABELS, len(rows) - 1)
             logged[name] = wandb.Table(columns=list(rows[0]), data=[*map(list, rows[1:])], allow_mixed_types=True)
             self._log(logged)
 
