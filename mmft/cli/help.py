@@ -116,7 +116,9 @@ def part_help(command: str, names: Sequence[str]) -> str:
     for name in names:
         part = name.rstrip("./").replace("/", ".")
         if part not in sections and part.replace(".", "/") not in groups:
-            raise UserError(f"{name}: mmft {command} has no such key or group.{did_you_mean(part, sorted(sections))}")
+            ending = [one for one in sorted(sections) if one.endswith(f".{part}")]
+            near = f" Did you mean {' or '.join(ending)}?" if ending else did_you_mean(part, sorted(sections))
+            raise UserError(f"{name}: mmft {command} has no such key or group.{near}")
         below = [group for group in groups if f"{group.replace('/', '.')}.".startswith(f"{part}.")]
         lines += _groups(below) if below else ()
         own = [one for one in known if f"{one[0]}.".startswith(f"{part}.")]

@@ -10,6 +10,7 @@ from typing import Any
 from mmft.config.quoted import list_of, quoted
 from mmft.config.schema.root import TrainConfig
 from mmft.config.walk import key_names
+from mmft.config.wording import kind_of
 from mmft.errors import UserError
 
 
@@ -72,7 +73,7 @@ def value_of(key: str, value: Any) -> str:
         return f"[{','.join(value_of(key, one) for one in value)}]"
     tables = "; tables go into rows, val and test" if is_table(value) else ""
     raise UserError(
-        f"{key}: a {type(value).__name__} given, which a config cannot hold. Give a number, text or list{tables}; "
+        f"{key}: {kind_of(value)} given, which a config cannot hold. Give a number, text or list{tables}; "
         "objects of your own go to the trainer that mmft.compose(...) returns, or are options (docs/extend.md)"
     )
 

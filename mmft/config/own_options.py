@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
 from typing import Any
 
+from mmft.config.wording import kind_of
 from mmft.errors import UserError
 
 _WANTED = {
@@ -90,4 +91,4 @@ def _named(maker: Any) -> str:
 
 
 def _kind(value: Any) -> str:
-    return "None" if value is None else f"a {type(value).__name__}"
+    return "None" if value is None else kind_of(value)

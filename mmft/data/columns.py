@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import types
 
+from mmft.config.wording import kind_of
 from mmft.data.images.pixels import IMAGES, encoded
 from mmft.data.sources.raw import Column, text_chunk
 from mmft.tasks.labels import text_of
@@ -113,7 +114,7 @@ def _plain_value(value: Any) -> Any:
 def _kind(value: Any) -> str:
     if isinstance(value, bytes):
         return "a file"
-    return "an object" if isinstance(value, dict) else f"a {type(value).__name__}"
+    return "an object" if isinstance(value, dict) else kind_of(value)
 
 
 def _strings_from_arrow(column: pa.ChunkedArray) -> tuple[pa.ChunkedArray, Reasons]:

@@ -74,19 +74,23 @@ def check_names(
     for name, found in roles(columns, names).items():
         needed = [role for role in found if role not in optional]
         if name not in names and needed:
-            messages.append(f"data.columns.{needed[0]}={name}: {where} has no such column; {_offer(name, names)}")
+            messages.append(
+                f"data.columns.{needed[0]}={name}: {where} has no such column; {_offer(name, names, where)}"
+            )
         elif names.count(name) > 1:
             messages.append(f"data.columns.{found[0]}={name}: {where} has {names.count(name)} columns of that name")
     lacking = [name for name in keep if name not in names]
-    messages += [f"keep={name}: {where} has no such column; {_offer(name, names)}" for name in lacking]
+    messages += [f"keep={name}: {where} has no such column; {_offer(name, names, where)}" for name in lacking]
     if messages:
         raise UserError(messages)
 
 
-def _offer(name: str, names: Sequence[str]) -> str:
+def _offer(name: str, names: Sequence[str], where: str) -> str:
     """The closest names, then the first `SHOWN` of all."""
     lower = {other.strip().lower(): other for other in names}
     close = [lower[key] for key in get_close_matches(name.strip().lower(), list(lower), n=3, cutoff=0.5)]
     shown = ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
-    hint = "" if len(names) > 1 else " (if these are several, type data.reading.separator=CHARACTER)"
+    hint = (
+        "" if len(names) > 1 or "=" not in where else " (if these are several, type data.reading.separator=CHARACTER)"
+    )
     return (f"nearest: {', '.join(close)}; " if close else "") + f"columns: {shown}{hint}"

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from mmft.config import plugins
 from mmft.config.schema.data import DataConfig
 from mmft.config.schema.root import ExplainConfig, ZeroShotConfig
+from mmft.config.wording import kind_of
 from mmft.data.splitting.splits import Split, whole
 from mmft.errors import UserError
 from mmft.reports.explain.rows import Explained, check_label, with_warnings
@@ -209,7 +210,7 @@ def load(
             encoder is not found, or a GPU is requested but there is none.
     """
     if not isinstance(run, str | PathLike):
-        raise UserError(f"run: a {type(run).__name__} given; give a run folder. What `mmft.train` returns has `.model`")
+        raise UserError(f"run: {kind_of(run)} given; give a run folder. What `mmft.train` returns has `.model`")
     if allow_code:
         plugins.allow_code()
     with as_it_was():

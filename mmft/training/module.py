@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from mmft.batch import Batch
+from mmft.config.schema.model import ENCODERS
 from mmft.errors import TrainingError
 from mmft.models.vision_language_model import VisionLanguageModel
 from mmft.tasks.base import Task
@@ -250,11 +251,12 @@ class FineTuning(Evaluating):
         loss, norm, *wishes = torch.cat([one.to(told[0]).view(-1) for one in told]).tolist()  # one wait for a GPU
         self.agreement.settle(wishes)
         if not (math.isfinite(loss) and (math.isfinite(norm) or self.loss_scale is not None)):
-            exact = str(self.trainer.precision) in ("32-true", "64-true")
+            tuned = any(self.plan.trained[encoder] for encoder in ENCODERS)
+            ways = [*(["a lower optim.lr"] if tuned else []), "a lower optim.head_lr", "a longer schedule.warmup"]
+            if str(self.trainer.precision) not in ("32-true", "64-true"):
+                ways.append("trainer.precision=32-true")
             raise TrainingError(
-                f"Optimizer step {self.global_step} has loss {loss} and gradient norm {norm}. Try a lower optim.lr or "
-                f"optim.head_lr{' or' if exact else ','} a longer schedule.warmup"
-                f"{'' if exact else ', or trainer.precision=32-true'}."
+                f"Optimizer step {self.global_step} has loss {loss} and gradient norm {norm}. Try {', or '.join(ways)}."
             )
 
     def _log_step(self, losses: Tensor, norm: Tensor) -> None:

@@ -181,6 +181,14 @@ def test_one_turn_is_answered_as_predicted(run: Run, shapes: Shapes, options: di
     assert model.chat(turns) == model.predict([alone])[0]["prediction"]
 
 
+def test_a_text_is_cut_or_empty_as_that_of_a_row(run: Run, shapes: Shapes, caplog: pytest.LogCaptureFixture) -> None:
+    model, row = mmft.load(run.path), one_row(shapes)
+    for text in ("red disc " * 200, ""):
+        (expected,) = model.predict([{**row, "text": text or None}])
+        assert model.chat(text, image=row["image"]) == expected["prediction"]
+    assert caplog.text.count("messages: the text is cut, as a row's is, to model.text_encoder.max_length=") == 1
+
+
 def test_several_turns(run: Run) -> None:
     """The last turn of each kind is asked as the run's rows are, behind the others."""
     model = mmft.load(run.path)
@@ -219,7 +227,15 @@ def test_several_turns(run: Run) -> None:
         (["a"], None, "messages: turn 1 is 'a'"),
         ([{"role": "user", "content": "<image> <image>"}], None, "messages: 2 places of an image"),
         ([{"role": "user", "content": "red"}], "gone.png", "image: .*no such file"),
-        ([{"role": "user", "content": "red " * 200}], None, "messages: with .* positions. Leave out the first turns"),
+        (
+            [
+                {"role": "user", "content": "red"},
+                {"role": "assistant", "content": "a"},
+                {"role": "user", "content": "b " * 200},
+            ],
+            None,
+            "messages: the conversation has .* more than model.text_encoder.max_length=",
+        ),
     ],
 )
 def test_conversations_that_cannot_be_answered(run: Run, turns: Any, image: Any, expected: str) -> None:

@@ -175,6 +175,42 @@ def test_a_run_of_texts_answers_conversations(
     more = ["data.columns.messages=messages", f"data.root={shapes.rows.parent}", f"out={tmp_path / 'out.csv'}"]
     assert predict(compose("predict", [f"run={tmp_path / 'run'}", f"data.path={tmp_path / 'rows.jsonl'}", *more])) == 0
     assert pd.read_csv(tmp_path / "out.csv")["error"].isna().all()
+    model = mmft.load(tmp_path / "run")  # where no column needs to be named
+    image = str(shapes.rows.parent / frame["image"][0])
+    turns = [conversation(text, "")[:3] for text in ("red", "a big blue disc")]
+    found = model.predict([{"image": image, "messages": one} for one in turns])
+    assert [one["prediction"] for one in found] == [model.chat(one, image=image) for one in turns]
+    assert found[0]["score"] != found[1]["score"]
+
+
+def test_turns_of_any_form_pass_through_as_json(run: Run, shapes: Shapes, frame: pd.DataFrame, tmp_path: Path) -> None:
+    """Where rows differ so much that a column of a table cannot hold them."""
+    parts = [{"role": "user", "content": [{"type": "text", "text": "what is it"}]}]
+    of_sharegpt = [{"from": "human", "value": "is it red"}]
+    rows = [
+        {"image": frame["image"][0], "messages": one} for one in (conversation("red", "disc")[:3], parts, of_sharegpt)
+    ]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    given, out = [f"run={run.path}", f"data.root={shapes.rows.parent}"], tmp_path / "out.csv"
+    assert predict(compose("predict", [*given, f"data.path={tmp_path / 'rows.json'}", "keep=all", f"out={out}"])) == 0
+    written = pd.read_csv(out)
+    assert written["error"].isna().all(), written["error"].tolist()
+    assert [json.loads(one) for one in written["messages"]] == [row["messages"] for row in rows]
+    assert predict(compose("predict", [*given, f"data.path={out}", f"out={tmp_path / 'again.csv'}"])) == 0
+    again = pd.read_csv(tmp_path / "again.csv")
+    assert again["error"].isna().all()
+    assert again["score"].tolist() == written["score"].tolist()
+
+
+def test_what_changes_nothing_or_is_no_place_is_told(
+    typed: list[str], frame: pd.DataFrame, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = frame.drop(columns="messages").assign(text="<image>\n" + frame["text"])
+    rows.to_json(tmp_path / "rows.jsonl", orient="records", lines=True)
+    own = [*typed, f"data.path={tmp_path / 'rows.jsonl'}", "task.references=random", "trainer.max_steps=1"]
+    assert train(compose("train", own), tmp_path / "run") == 0
+    assert "task.references=random changes nothing: no training row has several answers" in caplog.text
+    assert "40 texts have <image>, which the model reads as a word" in caplog.text
 
 
 def test_a_killed_run_resumes_bit_for_bit(told: list[str], run: Run, tmp_path: Path) -> None:

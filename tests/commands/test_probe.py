@@ -25,6 +25,7 @@ from mmft.errors import TrainingError, UserError
 from mmft.models.frozen_part import FrozenPart
 from mmft.tasks.classification import Classification
 from mmft.tasks.side_by_side import Heads
+from mmft.training import frozen_cache
 from mmft.training.hardware import choose_hardware
 from mmft.training.linear_head import STRENGTHS
 
@@ -378,3 +379,31 @@ def test_a_probe_that_failed_starts_over(
             train(compose("train", probe_overrides), tmp_path / "run")
     assert Run(tmp_path / "run").summary["status"] == "failed"
     assert resumed(probe_overrides, tmp_path / "run").summary["status"] == "completed"
+
+
+def test_never_computes_what_the_store_has(probe_run: ProbeRun, passes: list[int]) -> None:
+    first = probe_run()
+    computed = sum(passes)
+    passes.clear()
+    again = probe_run()
+    assert sum(passes) == 0
+    never = probe_run("cache=never")
+    assert sum(passes) >= computed  # and to evaluate
+    assert first.summary["val"] == again.summary["val"] == never.summary["val"]
+
+
+def test_an_encoder_of_unknown_code_is_computed_each_time(
+    probe_run: ProbeRun, passes: list[int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(frozen_cache, "says_what_it_reads", lambda _: False)
+    probe_run()
+    computed = sum(passes)
+    probe_run("seed=1")
+    assert computed > 0
+    assert sum(passes) == 2 * computed
+    assert not list((tmp_path / "store").glob("*/*.shard"))
+
+
+def test_what_is_solved_is_not_rounded(probe_overrides: list[str]) -> None:
+    with pytest.raises(UserError, match=r"cache\.dtype: a probe is solved on features as they are computed"):
+        compose("train", [*probe_overrides, "cache.dtype=int8"])

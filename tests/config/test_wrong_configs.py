@@ -327,6 +327,11 @@ WRONG: dict[str, tuple[list[str], list[str]]] = {
         ["tune/text_encoder=lora_8bit", "tune.text_encoder.dora=true"],
         ["tune.text_encoder: dora needs", "Type tune/text_encoder=lora"],
     ),
+    "lengths of both encoders' 8-bit weights": (
+        ["tune=lora_8bit", "tune.dora=true"],
+        ["tune.image_encoder: dora needs", "tune.text_encoder: dora needs"],
+    ),
+    "dora of nobody": (["tune.dora=true"], ["tune.dora: changes nothing", "tune/image_encoder=full"]),
     "nesterov without momentum": (
         ["optim=sgd", "optim.nesterov=true", "optim.momentum=0"],
         ["changes nothing without optim.momentum"],

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -95,6 +98,21 @@ def test_tokens_are_those_of_the_chat_template(kind: str, whole_folder: Folder, 
         assert tokens == wanted
         is_learned = [token < IMAGE_MARK for token in own for _ in (image if token == IMAGE_MARK else [0])]
         assert is_learned == of_assistant(wanted, model.whole.processor.tokenizer)
+
+
+def test_an_image_token_that_is_typed_is_a_word(whole_folder: Folder, shapes: Any, tmp_path: Path) -> None:
+    """Also where the tokenizer's file does not call it special."""
+    folder = shutil.copytree(whole_folder("llava"), tmp_path / "llava")
+    file = folder / "tokenizer.json"
+    tokenizer = json.loads(file.read_text())
+    (added,) = (one for one in tokenizer["added_tokens"] if one["content"] == "<image>")
+    added["special"] = False
+    file.write_text(json.dumps(tokenizer))
+    model, task, _ = make(folder, shapes, *TYPED)
+    (ids,) = task.tokenizer(["is <image>it green"])["input_ids"]
+    assert model.whole.image_token not in ids
+    assert ids.count(IMAGE_MARK) == 1
+    assert "is <image>it green" in task.tokenizer.decode([one for one in ids if one != IMAGE_MARK])
 
 
 @pytest.mark.parametrize(

@@ -287,7 +287,7 @@ def test_int8(saved: Any, tmp_path: Path) -> None:
 def check_card(
     model: SavedModel, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Runs the lines of a folder's README.md on images that are not square: one with transparent parts, one of 16 bits."""
+    """Runs the lines of a folder's README.md on images of any shape, one transparent in parts, one of 16 bits."""
     random = np.random.default_rng(0)
     coarse = Image.fromarray(random.integers(0, 256, (8, 12, 4), dtype=np.uint8))
     smooth = coarse.resize((60, 40), Image.Resampling.BILINEAR)

@@ -314,7 +314,7 @@ METHODS = {
         ("qwen3", ["tune/text_encoder=lora", "tune.text_encoder.targets=all"]),
         *(("llama", [f"tune={method}", *keys, FRONT]) for method, keys in [*METHODS.items()][::2]),
         *(("qwen3", [f"tune={method}", *keys, WITHIN]) for method, keys in [*METHODS.items()][1::2]),
-        *(("llama", ["tune=lora", f"tune.text_encoder.{key}=true", WITHIN]) for key in ("rslora", "dora")),
+        *(("llama", ["tune=lora", f"tune.{key}=true", WITHIN]) for key in ("rslora", "dora")),
         *(("llama", ["tune=adapters", f"tune.text_encoder.kind={kind}"]) for kind in ("houlsby", "parallel")),
         ("llama", ["tune=prompt", "tune.text_encoder.deep=false", WITHIN]),
         ("phi", ["tune=bitfit", FRONT]),  # which has biases

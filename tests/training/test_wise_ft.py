@@ -217,6 +217,7 @@ def test_without_validation_rows(shapes: Shapes, shapes_overrides: list[str], tm
         ([*WISE, "tune=prompt"], "wise_ft is not defined for tune/image_encoder=prompt"),
         ([*WISE, "tune/text_encoder=prefix"], "wise_ft is not defined for tune/text_encoder=prefix"),
         ([*WISE, "tune=lora", "tune.image_encoder.dora=true"], "tune/image_encoder=lora with dora"),
+        ([*WISE, "tune=lora", "tune.dora=true"], "tune/image_encoder=lora with dora"),
         (
             [*WISE, "checkpoint.alpha=[0,1]", "data.columns.split=null", "data.fractions={train:0.9,val:0,test:0.1}"],
             "a list needs validation rows to choose by, but data.fractions.val is 0",

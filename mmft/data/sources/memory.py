@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from mmft.config.wording import kind_of
 from mmft.data.sources.raw import Check, Column, Raw, Wanted, chosen, from_arrow, from_mappings
 from mmft.errors import UserError
 
@@ -47,7 +48,7 @@ def _read(rows: Any, wanted: Wanted, check: Check) -> Raw:
     if hasattr(rows, "to_dict") and hasattr(rows, "index"):  # a row of a pandas DataFrame
         return from_mappings([_row_of_frame(rows)], wanted, check)
     if isinstance(rows, (str, bytes)) or not isinstance(rows, Iterable):
-        raise UserError(f"rows: a {type(rows).__name__} given; {_EXPECTED}")
+        raise UserError(f"rows: {kind_of(rows)} given; {_EXPECTED}")
     return from_mappings(map(_mapping, rows), wanted, check)
 
 

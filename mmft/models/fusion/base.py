@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mmft.batch import Encoded
 from mmft.config.schema.fusion import FusionConfig
+from mmft.config.wording import kind_of
 from mmft.errors import UserError
 
 Reads = Literal["pooled", "tokens"]
@@ -48,7 +49,7 @@ class Fusion(nn.Module, ABC):
         """
         if isinstance(fused, Tensor) and fused.shape[-1] == self.width:
             return fused
-        gives = f"{tuple(fused.shape)}" if isinstance(fused, Tensor) else f"a {type(fused).__name__}"
+        gives = f"{tuple(fused.shape)}" if isinstance(fused, Tensor) else kind_of(fused)
         name, width = type(self).__name__, self.width
         raise UserError(f"model.fusion: {name}.forward gives {gives}, and its width is {width}; (B, {width}) is needed")
 
