@@ -32,16 +32,21 @@ class Counted:
     def __init__(self, answers: Iterable[Answer]) -> None:
         self._answers = answers
         self.rows = self.bad = 0
+        self._first = ""
 
     def __iter__(self) -> Iterator[Answer]:
         for answer in self._answers:
             self.rows += 1
-            self.bad += answer["error"] is not None
+            if answer["error"] is not None:
+                self.bad += 1
+                self._first = self._first or answer["error"]
             yield answer
 
     def log(self) -> None:
         """Logs how many there were."""
         log.info("%d rows, %d of them with an error", self.rows, self.bad)
+        if self.bad == self.rows and self.rows:
+            log.warning("no row could be used; the first one's error: %s", self._first)
 
 
 def writer(out: str) -> Callable[[str, Columns, Iterable[Answer]], None]:

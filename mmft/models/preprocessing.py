@@ -126,7 +126,8 @@ def mean_and_std(source: Source, key: str) -> tuple[Any, Any]:
         if mean is not None and std is not None:
             return _rescaled(own, mean, std)
     if mean is None or std is None:
-        log.info("%s: %s does not declare pixel mean and std; using ImageNet's", key, source.name)
+        level = logging.WARNING if source.library == "transformers" else logging.INFO  # its models have many
+        log.log(level, "%s: %s does not declare pixel mean and std; using ImageNet's", key, source.name)
         return _IMAGENET
     return mean, std
 

@@ -214,4 +214,7 @@ def load(
     if allow_code:
         plugins.allow_code()
     with as_it_was():
-        return LoadedModel(load_model(model_folder(run, runs)), accelerator)
+        loaded = LoadedModel(load_model(model_folder(run, runs)), accelerator)
+    if is_quantized(loaded.model):  # it is going to be used
+        quiet_bitsandbytes()
+    return loaded

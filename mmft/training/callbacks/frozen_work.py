@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Mapping
@@ -21,6 +22,8 @@ from mmft.run_folder import RunFolder
 from mmft.training.frozen_cache import FrozenCache
 from mmft.training.module import FineTuning
 from mmft.training.parallel.collectives import summed
+
+log = logging.getLogger(__name__)
 
 
 class _Phase(NamedTuple):
@@ -95,6 +98,8 @@ class FrozenWork(pl.Callback):
                 self.rows[MODALITY[encoder]] = read
         self.data.rows_change = any(len(phases) > 1 for phases in self._phases.values())
         self._begin(pl_module, self._epoch)
+        if not any(phase.part for phases in self._phases.values() for phase in phases):
+            self._warn_of_what_changes_nothing()
         if self.rows:
             self.folder.update_summary(frozen_work={"rows": self.rows, "seconds": time.perf_counter() - begin})
 
@@ -110,6 +115,12 @@ class FrozenWork(pl.Callback):
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """The same of a run that was stopped."""
         self.on_fit_end(trainer, pl_module)
+
+    def _warn_of_what_changes_nothing(self) -> None:
+        rounds = self.config.dtype != "computed"
+        given = ["cache=always"] * (self.config.keep == "always") + [f"cache.dtype={self.config.dtype}"] * rounds
+        if given:
+            log.warning("%s: no layers are frozen that could be computed once, so nothing is kept", " ".join(given))
 
     def _lowest(self, module: FineTuning, encoder: str) -> dict[int, int | None]:
         """The lowest layer of an encoder that is trained, from the epoch in which it changes; None for none."""

@@ -350,3 +350,11 @@ def test_a_task_is_tuned_on_what_predict_computes(
     run = frozen_run("tune=head_only", "task.calibration=temperature", *kept)
     assert seen == [computes]
     assert run.summary["tuned"]
+
+
+@pytest.mark.parametrize("typed", [["cache=always"], ["cache.dtype=int8"], []])
+def test_what_keeps_nothing_is_told(typed: list[str], shapes_overrides: list[str], tmp_path: Path) -> None:
+    given = [*shapes_overrides, "tune=full", "trainer.max_steps=1", f"paths.cache={tmp_path / 'store'}", *typed]
+    assert train(compose("train", given), tmp_path / "run") == 0
+    said = f"{''.join(typed)}: no layers are frozen that could be computed once, so nothing is kept"
+    assert (said in (tmp_path / "run" / "train.log").read_text()) == bool(typed)
