@@ -21,6 +21,7 @@ from mmft.config.schema.root import ExplainConfig, ZeroShotConfig
 from mmft.config.wording import kind_of
 from mmft.data.splitting.splits import Split, whole
 from mmft.errors import UserError
+from mmft.logs import quiet_bitsandbytes
 from mmft.reports.explain.rows import Explained, check_label, with_warnings
 from mmft.run import chat, zero_shot
 from mmft.run.as_it_was import as_it_was
@@ -32,6 +33,7 @@ from mmft.run.index.index import Find, Index
 from mmft.run.model_on_device import ModelOnDevice
 from mmft.run.saved_model import load_model
 from mmft.run_folder import model_folder
+from mmft.tuning.quantize import is_quantized
 
 
 class LoadedModel(ModelOnDevice):

@@ -306,7 +306,7 @@ BAD_OBJECTS = [
     ('{"text": "t", "weight": 1, "group": ["g"]}', "group", "a list where a text is needed"),
     ('{"text": {"t": 1}}', "text", "an object where a text is needed"),
     ('{"text": "\\ud800"}', "text", "not valid Unicode"),
-    ('{"text": "t", "image": 17}', "image", "a int where a path"),
+    ('{"text": "t", "image": 17}', "image", "an int where a path"),
     ('{"text": "t", "image": ["a.png", ["b.png"]]}', "image", "image 2: a list where a path"),
     ('{"text": "t", "label": ["x", ["y"]]}', "label", "a list where a label"),
     ('{"text": "t", "label": ["x", {"y": 1}]}', "label", "an object where a label"),

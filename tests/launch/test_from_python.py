@@ -147,12 +147,12 @@ def test_what_is_wrong_is_told_and_leaves_no_folder(typed: list[str], frame: pd.
         ({"rows": frame, **ROLES, "optim": {"lrr": 1}}, r"optim\.lrr: no such key\. Did you mean optim\.lr"),
         ({"rows": frame.head(0), **ROLES}, "rows: there are none"),
         ({"rows": frame, **ROLES, "data.columns.text": "label"}, "text='text' and data.columns.text are both given"),
-        ({"rows": 5, **ROLES}, "rows: a int given"),
+        ({"rows": 5, **ROLES}, "rows: an int given"),
         ({"val": frame, **ROLES}, "none to train on"),
         ({"rows": frame, "val": "rows.csv", **ROLES}, "some are files and some are in memory"),
         ({"rows": [{"image": 5, "text": "a", "label": "b"}], **ROLES}, "rows: row 0, column image: "),
         ({"rows": [{"image": None, "text": 1, "label": "b"}, {"text": "a"}], **ROLES}, "column text holds int, str"),
-        ({"rows": frame, **ROLES, "seed": object()}, "seed: a object given"),
+        ({"rows": frame, **ROLES, "seed": object()}, "seed: an object given"),
         ({"rows": frame, **ROLES, "valid": frame}, "valid: a DataFrame given.* tables go into rows, val and test"),
         ({"rows": pd.concat([frame, frame[["label"]]], axis=1), **ROLES}, "rows: 2 columns are named label. Rename"),
         ({"rows": splits_of(frame, "train", "odd"), **ROLES}, "rows: splits train, odd given. Give rows, val and test"),
@@ -248,7 +248,7 @@ def test_a_sweep_is_over_lists(values: Any, typed: list[str], frame: pd.DataFram
 @pytest.mark.parametrize(
     ("name", "given", "told"),
     [
-        ("load", [3], "run: a int given; give a run folder"),
+        ("load", [3], "run: an int given; give a run folder"),
         ("runs", [3], r"overrides: 3 given. Give a list of them, such as \['optim.lr=1e-4'\]"),
         ("compose", ["rows.csv", "tune=lora"], r"overrides: 'tune=lora' given. .* \['tune=lora'\]"),
         ("sweep", ["rows.csv", ["tune"]], r"over: \['tune'\] given. Give a dict of lists"),

@@ -169,7 +169,7 @@ def test_rows_in_memory(kind: str) -> None:
 def test_one_row_in_memory() -> None:
     for row in ({"t": "a", "y": 1}, pd.Series({"t": "a", "y": 1})):
         assert texts(Table.from_rows(row, TEXT)) == ["a"]
-    with pytest.raises(UserError, match="rows: a int given; give a list of dicts"):
+    with pytest.raises(UserError, match="rows: an int given; give a list of dicts"):
         Table.from_rows(7, TEXT)
     with pytest.raises(UserError, match=r"a Series given whose index is not the names .* series\.to_frame\(\)"):
         Table.from_rows(pd.Series(["a", "b"]), TEXT)
