@@ -14,7 +14,9 @@ from torch.utils.data import DataLoader
 
 from mmft.batch import Batch
 from mmft.reports.comments import modality_comment
-from mmft.reports.linear_heads import spread
+from mmft.reports.linear_heads import linear_head, spread
+from mmft.tasks.regression import Regression
+from mmft.training.linear_head import Labelled
 
 
 def test_majority_is_the_most_frequent_label_though_classes_are_balanced(
@@ -92,3 +94,18 @@ def test_the_comment_is_told_where_there_are_two_modalities(
     train_run("modality_report=true", "trainer.max_epochs=1", "data.columns.text=null", folder=tmp_path / "image")
     assert "image only" in caplog.text
     assert not re.search(told, caplog.text)
+
+
+def test_a_head_on_noise_is_hardly_worse_than_the_mean() -> None:
+    """Of few rows with many features."""
+    generator = torch.Generator().manual_seed(0)
+    features, prices = torch.randn(160, 384, generator=generator), 100 + 30 * torch.randn(160, generator=generator)
+    task = Regression()
+    task.fit(prices[:100].tolist())
+    rows = Labelled(
+        features, torch.stack([torch.as_tensor(task.encode(one)) for one in prices.tolist()]), torch.ones(160)
+    )
+    known, asked = rows.where(torch.arange(100)), rows.where(torch.arange(100, 160))
+    of_mean = float((prices[100:] - prices[:100].mean()).square().mean().sqrt())
+    assert linear_head(task, known, asked) < 1.2 * of_mean
+    assert linear_head(task, known.where(torch.arange(4)), asked) < 2 * of_mean
