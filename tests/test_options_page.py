@@ -16,7 +16,7 @@ def test_it_is_current() -> None:
 
 
 def test_every_key_of_every_command_is_there() -> None:
-    for schema in COMMANDS.values():
+    for schema, _ in COMMANDS.values():
         assert not [key for key in key_names(schema) if f"| `{key}`" not in PAGE]
 
 

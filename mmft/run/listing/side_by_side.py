@@ -12,6 +12,7 @@ from mmft.run.listing.found import FoundRun, loss_beside, minimised_by, rank, ra
 from mmft.run.listing.importances import explained
 
 _MOST_CURVES = 8
+_OF_WHAT_IS_MEASURED = {"task", "task.type", "task.tasks", "data.path", "data.val", "data.test", "data.columns.label"}
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,9 @@ def best_sentence(side: SideBySide) -> str:
     if side.best is None:
         return ""
     value = side.runs[side.best].metrics[side.by]
-    return f"Run {side.names[side.best]} has the best {side.by}: {html.figure(value)}."
+    other = [key for key in side.varied if key in _OF_WHAT_IS_MEASURED]
+    warning = f" But runs differ in {', '.join(other)}, so that it is not of the same rows or labels." if other else ""
+    return f"Run {side.names[side.best]} has the best {side.by}: {html.figure(value)}.{warning}"
 
 
 def runs_section(side: SideBySide) -> str:

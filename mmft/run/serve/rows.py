@@ -12,6 +12,7 @@ import json
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import groupby
 from operator import itemgetter
@@ -156,7 +157,8 @@ class Served:
 
     def warm_up(self) -> None:
         """Computes a made-up row, since the first one takes longest; raises what the model raises."""
-        list(self.compute(whole(table_from([self.reader.made_up()], self.data, Path())), self.data))
+        with suppress(UserError):  # a query is an image or a text, which is asked once both are embedded
+            list(self.compute(whole(table_from([self.reader.made_up()], self.data, Path())), self.data))
 
     def answer(self, **values: Any) -> Answer:
         """An answer with these values, and null in the other columns."""
