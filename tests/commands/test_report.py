@@ -25,8 +25,9 @@ from mmft.commands.train import train
 from mmft.config.compose import compose
 from mmft.reports.page.classes import class_figures, label_figures
 from mmft.reports.page.html import figure
-from mmft.reports.page.probabilities import BINS, reliability
+from mmft.reports.page.probabilities import reliability
 from mmft.run.trained_run import TrainedRun
+from mmft.tasks.metrics.names import CALIBRATION_BINS
 
 EVIL = '<script>alert("1")</script>'
 
@@ -286,7 +287,7 @@ def test_calibration_is_that_of_torchmetrics() -> None:
     target = generator.integers(0, 4, 500)
     found = reliability(scores.max(1), scores.argmax(1) == target)
     wanted = multiclass_calibration_error(
-        torch.from_numpy(scores), torch.from_numpy(target), num_classes=4, n_bins=BINS, norm="l1"
+        torch.from_numpy(scores), torch.from_numpy(target), num_classes=4, n_bins=CALIBRATION_BINS, norm="l1"
     )
     assert found.error == pytest.approx(float(wanted), abs=1e-6)
     assert found.rows.sum() == 500

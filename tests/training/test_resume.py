@@ -304,7 +304,7 @@ def test_a_run_that_is_running_is_left_alone(
 ) -> None:
     """Two processes in one folder would write everything twice."""
     killed_run(shapes_overrides, tmp_path / "run", 3, "after")
-    monkeypatch.setattr("mmft.run_folder._PATIENCE", 0.0)
+    monkeypatch.setattr("mmft.run_folder.folder._PATIENCE", 0.0)
     before = Run(tmp_path / "run").metrics
     with RunFolder(tmp_path / "run").owned():
         with pytest.raises(UserError, match="is running in another process"):
