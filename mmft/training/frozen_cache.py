@@ -250,17 +250,16 @@ class FrozenCache:
             return True
 
     def _filled(self, filling: Filling, rows: int, passes: int) -> bool:
-        decided, begun = self.keep != "auto", False
+        decided, asked = self.keep != "auto", False
         for _ in filling:
-            if not begun and not self._fits(filling, rows):  # by what the first rows take
-                return True
-            begun = True
-            decides_now = not decided and filling.rows >= _DECIDED_AFTER
-            if not (decides_now or filling.held >= _SHARD):
+            decides_now, full = not decided and filling.rows >= _DECIDED_AFTER, filling.held >= _SHARD
+            if not (decides_now or full or (decided and not asked)):
                 continue
-            if not self._fits(filling, rows):
+            if not self._fits(filling, rows if decided else filling.rows):  # no room is made for what may not pay
                 return True
-            filling.flush()
+            asked = decided
+            if decides_now or full:
+                filling.flush()
             if decides_now and not self._pays(filling, passes):
                 return False
             decided = decided or decides_now
