@@ -106,3 +106,8 @@ def kind_of(value: Any) -> str:
     """The name of a value's type with its article: `an int`."""
     name = type(value).__name__
     return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
+
+
+def counted(count: int, noun: str) -> str:
+    """`1 image`, `2 images`."""
+    return f"{count} {noun}{'s' * (count != 1)}"

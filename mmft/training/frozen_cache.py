@@ -16,6 +16,7 @@ from mmft.cache.entry import Entry
 from mmft.cache.identity import identity, says_what_it_reads
 from mmft.cache.store import Store
 from mmft.config.schema.data import DataConfig
+from mmft.config.wording import counted
 from mmft.data.dataset import RowDataset
 from mmft.data.stored_rows import StoredRows, digests_of
 from mmft.data.views import Views
@@ -168,8 +169,8 @@ class FrozenCache:
             entry, total = next(iter(found.values())).entry, sum(stored.there for stored in found.values())
             frozen = _FROZEN.get(part.layer, f"the first {(part.layer or 1) - 1} layers are frozen")
             log.info(
-                "model.%s_encoder: %s; what that gives for %d %ss is read from %s (%s)",
-                *(part.modality, frozen, total, part.modality, entry.folder, in_units(entry.bytes)),
+                "model.%s_encoder: %s; what that gives for %s is read from %s (%s)",
+                *(part.modality, frozen, counted(total, part.modality), entry.folder, in_units(entry.bytes)),
             )
         return found
 
@@ -240,7 +241,7 @@ class FrozenCache:
                 stored.refresh()
                 share = [at for at in stored.to_compute() if at % self._world == self._rank]
                 if share:
-                    log.info("cache: computing %d %ss once for %s", len(share), part.modality, self.store.folder)
+                    log.info("cache: computing %s once for %s", counted(len(share), part.modality), self.store.folder)
                 return self._filled(self._filling(part, stored, rows, share), len(share), passes)
         except OSError as error:
             log.warning(
