@@ -75,7 +75,7 @@ def check_is_pair(saved: SavedModel, written: str) -> None:
 
 def _text_pool(saved: SavedModel) -> str:
     """What the pair itself makes of texts."""
-    return checked_family(saved.model.image_encoder.source).text_pool
+    return load_pair(saved.model.image_encoder.source, pretrained=False).family.text_pool
 
 
 def _check_is_clip(saved: SavedModel, written: str) -> None:
