@@ -118,17 +118,18 @@ def test_peft_puts_the_adapter_on_the_base(
 
 
 @pytest.mark.parametrize("kind", ["timm_vit", "hf_dinov2", "hf_siglip"])
-@pytest.mark.parametrize("resize", ["squash", "crop"])
+@pytest.mark.parametrize(("resize", "crop_pct"), [("squash", 1), ("crop", 1), ("squash", 0.75), ("crop", 0.8)])
 def test_the_folders_own_transform_makes_images_as_the_run_does(
-    resize: str, kind: str, train_run: TrainRun, image_encoder_folder: Any, tmp_path: Path
+    resize: str, crop_pct: float, kind: str, train_run: TrainRun, image_encoder_folder: Any, tmp_path: Path
 ) -> None:
     name = f"model.image_encoder.name={image_encoder_folder(kind)}"
-    run = train_run(f"data.resize={resize}", "trainer.max_epochs=1", name, "model.image_encoder.image_size=48")
+    typed = [f"data.resize={resize}", f"data.crop_pct={crop_pct}", "model.image_encoder.image_size=48"]
+    run = train_run(*typed, "trainer.max_epochs=1", name)
     assert export(compose("export", [f"run={run.path}", f"out={tmp_path / 'out'}"])) == 0
     ramps = np.linspace(0, 255, 160)[None, :, None] + np.linspace(0, 90, 60)[:, None, None] + np.array([0, 40, 80])
     image = Image.fromarray((ramps % 256).astype(np.uint8))
     image.save(tmp_path / "wide.png")
-    own = ImageReader(48, resize, "white", 10**6)(str(tmp_path / "wide.png")) / 255
+    own = ImageReader(48, resize, "white", 10**6, crop_pct=crop_pct)(str(tmp_path / "wide.png")) / 255
     folder, theirs = tmp_path / "out" / "image_encoder", own
     if kind.startswith("timm"):
         config = timm.data.resolve_model_data_config(loaded(folder))
