@@ -22,7 +22,7 @@ from mmft.commands.output import print_path
 from mmft.config.compose import Composed
 from mmft.config.schema.root import ExportConfig
 from mmft.errors import ExitCode, UserError
-from mmft.files import located, replace_folder
+from mmft.files import located, replace_folder, write_text
 from mmft.models.fusion.dual import DualFusion
 from mmft.models.language.generative_model import GenerativeModel
 from mmft.run.export.dual_encoder import check_fits, write_dual_encoder
@@ -39,7 +39,9 @@ from mmft.training.checkpoint import system_errors
 from mmft.tuning.quantize import is_quantized
 
 log = logging.getLogger(__name__)
-Writer = Callable[[SavedModel, Mapping[str, Any], Path], None]
+Writer = Callable[[SavedModel, Mapping[str, Any], Path], str]
+"""Writes a model, with the run's summary.json, into a folder, and returns what README.md is to say of it."""
+_CARD = "README.md"
 
 
 def export(composed: Composed) -> int:
@@ -55,7 +57,7 @@ def export(composed: Composed) -> int:
     logs.configure(None)
     run = find_run(config.run, located(config.paths.runs))
     out = run.path / "export" if config.out is None else located(config.out)
-    if out.exists() and any(out.iterdir()) and not (out / "README.md").is_file():
+    if out.exists() and any(out.iterdir()) and not (out / _CARD).is_file():
         raise UserError(f"out: {out} exists and is not an earlier export. Name a new folder")
     saved = load_model(run.model)
     write, summary = _writer(saved, config), run.peek()
@@ -65,7 +67,7 @@ def export(composed: Composed) -> int:
             "differs by a little"
         )
     with system_errors(out):
-        replace_folder(out, lambda new: write(saved, summary, new))
+        replace_folder(out, lambda new: write_text(new / _CARD, write(saved, summary, new)))
     print_path(out)
     return ExitCode.DONE
 
@@ -104,8 +106,8 @@ def _writer(saved: SavedModel, config: ExportConfig) -> Writer:
 def _merged(write: Writer) -> Writer:
     """`write`, given the model with the weights that were added in training merged."""
 
-    def merge_and_write(saved: SavedModel, summary: Mapping[str, Any], folder: Path) -> None:
+    def merge_and_write(saved: SavedModel, summary: Mapping[str, Any], folder: Path) -> str:
         saved.merge()
-        write(saved, summary, folder)
+        return write(saved, summary, folder)
 
     return merge_and_write

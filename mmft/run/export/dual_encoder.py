@@ -13,7 +13,7 @@ from mmft.config.schema.model import ENCODERS
 from mmft.errors import UserError, first_line
 from mmft.models.similarity import SimilarityHead
 from mmft.models.vision_language_model import VisionLanguageModel
-from mmft.run.export.pair import check_head, own_size, write_whole
+from mmft.run.export.pair import check_head, own_size, write_as_class
 from mmft.run.export.weights import fill
 from mmft.run.saved_model import SavedModel
 
@@ -63,8 +63,8 @@ def _needed(saved: SavedModel) -> Iterator[str]:
         yield "task.loss=info_nce"
 
 
-def write_dual_encoder(saved: SavedModel, summary: Mapping[str, Any], folder: Path) -> None:
-    """Writes both encoders, their projections and the temperature in float32.
+def write_dual_encoder(saved: SavedModel, summary: Mapping[str, Any], folder: Path) -> str:
+    """Writes both encoders, their projections and the temperature in float32; returns their model card.
 
     Args:
         saved: with `check_fits`, merged.
@@ -80,7 +80,7 @@ def write_dual_encoder(saved: SavedModel, summary: Mapping[str, Any], folder: Pa
     fill(whole.text_projection, model.fusion.get_submodule("text.1").state_dict())
     with torch.no_grad():
         whole.logit_scale.copy_(model.head.log_scale)
-    write_whole(saved, summary, whole, folder)
+    return write_as_class(saved, summary, whole, folder)
 
 
 def _empty(model: VisionLanguageModel) -> Any:

@@ -35,8 +35,8 @@ _CROP_MODES = {"squash": "squash", "crop": "center", "pad": "border"}
 """timm's names for the values of `data.resize`. It pads with the mean colour, whatever `data.background` is."""
 
 
-def write_encoders(saved: SavedModel, summary: Mapping[str, Any], folder: Path) -> None:
-    """Writes both encoders, each in its library's format, the adapters that peft added, and README.md.
+def write_encoders(saved: SavedModel, summary: Mapping[str, Any], folder: Path) -> str:
+    """Writes both encoders, each in its library's format, and the adapters that peft added; returns the model card.
 
     Args:
         saved: not merged.
@@ -47,7 +47,7 @@ def write_encoders(saved: SavedModel, summary: Mapping[str, Any], folder: Path) 
     saved.merge()
     for name in ENCODERS:
         write_encoder(getattr(saved.model, name), folder / name, squaring(saved.config.data))
-    (folder / "README.md").write_text(model_card(saved, summary, adapters), encoding="utf-8")
+    return model_card(saved, summary, adapters)
 
 
 def write_encoder(encoder: Encoder, folder: Path, how: Squaring) -> None:

@@ -59,8 +59,8 @@ def check_has_graph(saved: SavedModel, written: str) -> None:
         check_packages()
 
 
-def write_graphs(saved: SavedModel, summary: Mapping[str, Any], folder: Path, written: str, bits: str | None) -> None:
-    """Writes the graphs, once they are found to compute what the run's model does.
+def write_graphs(saved: SavedModel, summary: Mapping[str, Any], folder: Path, written: str, bits: str | None) -> str:
+    """Writes the graphs, once they are found to compute what the run's model does; returns their model card.
 
     Args:
         saved: with `check_has_graph`, not merged.
@@ -93,7 +93,7 @@ def write_graphs(saved: SavedModel, summary: Mapping[str, Any], folder: Path, wr
             compared[graph.name] = _in_int8(graph, file, expected)
     _write_tokenizer(saved, folder)
     description = write_description(saved, graphs, ending, bits, compared, folder)
-    (folder / "README.md").write_text(graph_card(saved, summary, description), encoding="utf-8")
+    return graph_card(saved, summary, description)
 
 
 def _merged_and_expected(saved: SavedModel) -> list[Expected]:

@@ -74,8 +74,8 @@ def _lacking(model: GenerativeModel) -> Iterator[str]:
         yield f"{image.source.name} and {text.source.name} ({error})"
 
 
-def write_llava(saved: SavedModel, summary: Mapping[str, Any], folder: Path) -> None:
-    """Writes the model in float32, after comparing it with the run's.
+def write_llava(saved: SavedModel, summary: Mapping[str, Any], folder: Path) -> str:
+    """Writes the model in float32, after comparing it with the run's; returns its model card.
 
     Args:
         saved: with `check_is_llava`, merged.
@@ -94,8 +94,7 @@ def write_llava(saved: SavedModel, summary: Mapping[str, Any], folder: Path) -> 
     whole.generation_config = generation_config(model, [image_token])
     whole.save_pretrained(folder)
     processor.save_pretrained(folder)
-    card = writing_card(saved, summary, type(whole).__name__, show_prompt(saved, processor))
-    (folder / "README.md").write_text(card, encoding="utf-8")
+    return writing_card(saved, summary, type(whole).__name__, show_prompt(saved, processor))
 
 
 def _filled(model: GenerativeModel, image_token: int) -> Any:

@@ -49,8 +49,8 @@ def check_has_format(saved: SavedModel) -> None:
         )
 
 
-def write_open_clip(saved: SavedModel, summary: Mapping[str, Any], folder: Path) -> None:
-    """Writes the whole pair in float32.
+def write_open_clip(saved: SavedModel, summary: Mapping[str, Any], folder: Path) -> str:
+    """Writes the whole pair in float32; returns its model card.
 
     Args:
         saved: with `check_is_pair` and `check_has_format`, merged.
@@ -75,7 +75,7 @@ def write_open_clip(saved: SavedModel, summary: Mapping[str, Any], folder: Path)
     (folder / "open_clip_config.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     save_file(to_open_clip(state, config), folder / "open_clip_model.safetensors", metadata={"format": "pt"})
     text.tokenizer.save_pretrained(folder)
-    (folder / "README.md").write_text(open_clip_card(saved, summary), encoding="utf-8")
+    return open_clip_card(saved, summary)
 
 
 def _state(model: VisionLanguageModel) -> dict[str, Tensor]:

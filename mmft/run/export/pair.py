@@ -109,8 +109,8 @@ def check_head(saved: SavedModel, written: str) -> None:
         )
 
 
-def write_pair(saved: SavedModel, summary: Mapping[str, Any], folder: Path) -> None:
-    """Writes the whole pair in float32.
+def write_pair(saved: SavedModel, summary: Mapping[str, Any], folder: Path) -> str:
+    """Writes the whole pair in float32; returns its model card.
 
     Args:
         saved: with `check_is_pair`, merged.
@@ -125,12 +125,13 @@ def write_pair(saved: SavedModel, summary: Mapping[str, Any], folder: Path) -> N
         pair = load_pair(source, pretrained=False)
     _fill(pair, model)
     _resize(pair, model.image_encoder)
-    write_whole(saved, summary, pair.whole, folder)
+    card = write_as_class(saved, summary, pair.whole, folder)
     _write_own_processor(saved, source, folder)
+    return card
 
 
-def write_whole(saved: SavedModel, summary: Mapping[str, Any], whole: Any, folder: Path) -> None:
-    """Writes a whole model of transformers with the run's tokenizer, preprocessing and a model card.
+def write_as_class(saved: SavedModel, summary: Mapping[str, Any], whole: Any, folder: Path) -> str:
+    """Writes a model of transformers with the run's tokenizer and preprocessing, and returns its model card.
 
     Args:
         saved: the run's model, merged.
@@ -148,7 +149,7 @@ def write_whole(saved: SavedModel, summary: Mapping[str, Any], whole: Any, folde
     tokenizer.save_pretrained(folder)
     processor = processor_of(model.image_encoder, squaring(saved.config.data))
     (folder / PREPROCESSOR).write_text(json.dumps(processor, indent=2) + "\n", encoding="utf-8")
-    (folder / "README.md").write_text(pair_card(saved, summary, type(whole).__name__), encoding="utf-8")
+    return pair_card(saved, summary, type(whole).__name__)
 
 
 def _fill(pair: Pair, model: VisionLanguageModel) -> None:

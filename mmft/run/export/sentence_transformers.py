@@ -47,8 +47,8 @@ def check_has_modules(saved: SavedModel) -> None:
         check_is_pair(saved, _FORMAT)
 
 
-def write_sentence_transformers(saved: SavedModel, summary: Mapping[str, Any], folder: Path) -> None:
-    """Writes the modules, and checks that they compute the run's embeddings.
+def write_sentence_transformers(saved: SavedModel, summary: Mapping[str, Any], folder: Path) -> str:
+    """Writes the modules, once they compute the run's embeddings; returns their model card.
 
     Args:
         saved: with `check_has_modules`, merged.
@@ -79,7 +79,7 @@ def write_sentence_transformers(saved: SavedModel, summary: Mapping[str, Any], f
                 "format=hf for the encoders alone"
             ) from error
         written.save_pretrained(str(folder), create_model_card=False)
-    (folder / "README.md").write_text(sentence_transformers_card(saved, summary), encoding="utf-8")
+    return sentence_transformers_card(saved, summary)
 
 
 def _whole(saved: SavedModel, parts: Path) -> nn.Module:

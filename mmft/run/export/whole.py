@@ -33,8 +33,8 @@ def check_has_whole(written: str) -> None:
         raise UserError(f"format={written} has no place for model.whole, which writes texts. Type format=transformers")
 
 
-def write_whole(saved: SavedModel, summary: Mapping[str, Any], folder: Path) -> None:
-    """Writes the model in float32.
+def write_whole(saved: SavedModel, summary: Mapping[str, Any], folder: Path) -> str:
+    """Writes the model in float32; returns its model card.
 
     Args:
         saved: of `model.whole`, not merged.
@@ -57,8 +57,7 @@ def write_whole(saved: SavedModel, summary: Mapping[str, Any], folder: Path) -> 
     prompt = [*_to_square(saved, model), *show_prompt(saved, processor, place, _in_one_piece(model))]
     handed_on = type(whole).generate is not GenerationMixin.generate  # BLIP-2's asks its language model's settings
     settings = ", generation_config=model.generation_config" if handed_on else ""
-    card = writing_card(saved, summary, type(whole).__name__, prompt, settings, adapters)
-    (folder / "README.md").write_text(card, encoding="utf-8")
+    return writing_card(saved, summary, type(whole).__name__, prompt, settings, adapters)
 
 
 def _to_square(saved: SavedModel, model: WholeModel) -> list[str]:
