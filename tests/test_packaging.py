@@ -57,7 +57,7 @@ def test_wheel_holds_the_package_and_nothing_else(target: Path) -> None:
 
 
 def test_wheel_holds_the_samples_and_is_small_enough(wheel: Path, target: Path) -> None:
-    assert wheel.stat().st_size <= 25e6
+    assert wheel.stat().st_size <= 40e6
     for path in (CHECKOUT / "mmft" / "samples").rglob("*"):
         if path.is_file():
             assert (target / path.relative_to(CHECKOUT)).read_bytes() == path.read_bytes()

@@ -12,8 +12,10 @@ import pytest
 import timm
 import transformers as hf
 from distill.sources import LICENCES
+from pair.sources import COLOURED
 from PIL import Image
 
+import mmft
 from mmft.config.compose import compose
 from mmft.config.paths import rebase
 from mmft.errors import UserError
@@ -95,9 +97,32 @@ class TestEncoders:
         assert dog @ puppy > dog @ violin + 0.2
 
 
+class TestPair:
+    folder = SAMPLES / "pair-tiny"
+
+    def test_small_enough_and_loads_with_plain_transformers(self) -> None:
+        assert sum(path.stat().st_size for path in self.folder.iterdir()) <= 15e6
+        assert type(hf.AutoModel.from_pretrained(self.folder)).__name__ == "VisionTextDualEncoderModel"
+        assert hf.AutoTokenizer.from_pretrained(self.folder)(["a red car"])["input_ids"]
+
+    def test_it_knows_drawings_that_it_was_not_shown(self) -> None:
+        """The test rows of clipart.parquet, none of which it was shown; chance is 0.08 and 0.02."""
+        pair = mmft.load_pair("mmft:pair-tiny", image="image", text="title")
+        rows = [row for row in TestRows.rows if row["split"] == "test"]
+        names = sorted({row["category"] for row in rows})
+        found = pair.zero_shot(names).predict([{"image": row["image"]} for row in rows])
+        known = [row["category"] for row in rows]
+        right = Counter(one["prediction"] for name, one in zip(known, found, strict=True) if name == one["prediction"])
+        every = Counter(known)
+        assert sum(right[name] / every[name] for name in names) / len(names) > 0.1
+        embedded = pair.embed([{"image": row["image"], "title": row["title"]} for row in rows])
+        places = (embedded["text"] @ embedded["image"].T).argsort(1)[:, ::-1]
+        assert sum(at in line[:10] for at, line in enumerate(places)) / len(rows) > 0.07
+
+
 def test_notice_names_every_source() -> None:
     words = " ".join((SAMPLES / "NOTICE").read_text(encoding="utf-8").split())
-    for package, licence in LICENCES.items():
+    for package, licence in (LICENCES | COLOURED).items():
         assert re.split(r" \(", licence)[0].split(", ")[0] in words, package
-    for name in ("clipart.parquet", "dinov2-tiny", "minilm-tiny", "DINOv2-small", "all-MiniLM-L6-v2"):
+    for name in ("clipart.parquet", "dinov2-tiny", "minilm-tiny", "pair-tiny", "DINOv2-small", "all-MiniLM-L6-v2"):
         assert name in words

@@ -120,7 +120,7 @@ def _prompt(saved: SavedModel, messages: Sequence[Mapping[str, str]] | str, imag
         given = tuple(_in_prompt(turns, prompt, typed))
     tokenizer: Any = saved.model.text_encoder.tokenizer
     longest = saved.model.text_encoder.max_length
-    found = tokenizer([given], truncation=True, max_length=longest)
+    found = tokenizer([given], truncation=isinstance(given, str), max_length=longest)  # turns may be as long as fits
     if found["problems"]:
         raise UserError(f"messages: {found['problems'][0]}")
     ids: list[int] = found["input_ids"][0]

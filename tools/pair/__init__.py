@@ -26,5 +26,5 @@ The clip-art rows that the pair is judged on are a sample of Open Clip Art, and 
 image, title or near-duplicate of the sample, see clip_art.py and apart.py. What was chosen (rows, layers, rates) was
 chosen by the pair's own validation rows and those of clip art.
 
-tools/pair/tiny.py says how the pair of the two shipped encoders follows from it.
+tools/pair/tiny.py says how the pair that mmft ships, of its two shipped encoders, is made of the same rows.
 """
