@@ -134,8 +134,9 @@ def mean_and_std(source: Source, key: str) -> tuple[Any, Any]:
 
 def _rescaled(own: Mapping[str, Any], mean: Any, std: Any) -> tuple[Any, Any]:
     """Mean and std of values from 0 to 1, where a processor takes them of values that it scales otherwise."""
-    factor = 255 * own.get("rescale_factor", 1 / 255) if own.get("do_rescale") is not False else 255.0
-    less = 1.0 if own.get("rescale_offset") and own.get("do_rescale") is not False else 0.0
+    rescales = own.get("do_rescale") is not False
+    factor = 255 * (own.get("rescale_factor", 1 / 255) if rescales else 1)
+    less = 1.0 if rescales and own.get("rescale_offset") else 0.0
     if (factor, less) == (1.0, 0.0):
         return mean, std
     many = [value if isinstance(value, list | tuple) else [value] * 3 for value in (mean, std)]

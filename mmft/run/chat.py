@@ -124,7 +124,7 @@ def _prompt(saved: SavedModel, messages: Sequence[Mapping[str, str]] | str, imag
     if found["problems"]:
         raise UserError(f"messages: {found['problems'][0]}")
     ids: list[int] = found["input_ids"][0]
-    if isinstance(given, str) and len(tokenizer([given])["input_ids"][0]) > len(ids):
+    if isinstance(given, str) and len(ids) >= longest and len(tokenizer([given])["input_ids"][0]) > len(ids):
         log.warning("messages: the text is cut, as a row's is, to model.text_encoder.max_length=%d", longest)
     return ids
 

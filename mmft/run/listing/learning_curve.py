@@ -134,18 +134,18 @@ class Curve:
         return "\n".join([title, aligned(lines, right=(0, 1)), *formula, self.forecast(), *self._unequal_steps()])
 
     def _unequal_steps(self) -> Iterator[str]:
-        first, last = self.points[0].steps, self.points[-1].steps
-        most = max(point.steps for point in self.points)
-        if first == last:
+        steps = [point.steps for point in self.points]
+        first, *_, last = steps
+        if len({*steps}) == 1:
             return
-        few, steep = ("fewer", "steeper") if first < last else ("more", "flatter")
-        alike = f"type trainer.max_epochs=100000 trainer.max_steps={most}"
-        if self.stops_early:
-            alike += ", and leave callbacks.early_stopping out"
-        yield (
-            f"Fewer rows were also trained for {few} optimizer steps ({first} to {last}), which makes the curve "
-            f"{steep}. For as many, {alike}."
-        )
+        if first == last:
+            told = f"Not all numbers of rows were trained for as many optimizer steps ({min(steps)} to {max(steps)})."
+        else:
+            few, steep = ("fewer", "steeper") if first < last else ("more", "flatter")
+            told = f"Fewer rows were also trained for {few} optimizer steps ({first} to {last}), which makes the curve "
+            told += f"{steep}."
+        early = ", and leave callbacks.early_stopping out" if self.stops_early else ""
+        yield f"{told} For as many, type trainer.max_epochs=100000 trainer.max_steps={max(steps)}{early}."
 
     def records(self) -> list[dict[str, Any]]:
         """One record per number of rows."""
@@ -171,11 +171,8 @@ class Curve:
         gain, *ends = (self._gain(last, self.fit.slope + change) for change in (0, -margin, margin))
         least, most = sorted(ends)
         between = f"{self._shown(least, unit='')} to {self._shown(most)} by the 95 % interval of the fit"
-        if self.flattens:
-            some = (
-                f" of the last two sizes, {self.points[-2].rows:,} and {rows:,}" if len(self.fitted_points) == 2 else ""
-            )
-            between += some
+        if len(self.fitted_points) < len(self.points):
+            between += f" of the last two sizes, {self.points[-2].rows:,} and {rows:,}"
         if self.flattens and least <= 0:
             return (
                 f"The curve flattens: {2 * rows:,} rows instead of {rows:,} would give {self._shown(gain)} if it went "

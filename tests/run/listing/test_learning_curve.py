@@ -148,6 +148,11 @@ def test_a_curve_that_flattens_is_no_line() -> None:
     [
         ((20, 30, 40), False, "fewer optimizer steps (20 to 40), which makes the curve steeper. For as many, type"),
         ((40, 30, 20), False, "more optimizer steps (40 to 20), which makes the curve flatter."),
+        (
+            (20, 40, 20),
+            False,
+            "Not all numbers of rows were trained for as many optimizer steps (20 to 40). For as many",
+        ),
         ((15, 18, 20), True, "trainer.max_steps=20, and leave callbacks.early_stopping out."),
         ((20, 20, 20), True, ""),
     ],
